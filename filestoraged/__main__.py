@@ -1,0 +1,5 @@
+import sys
+
+from filestoraged.daemon.cli import main
+
+sys.exit(main())

@@ -1,0 +1,148 @@
+"""What `files` and `repositories` share: an upload checked against what it announced, a download, a removal."""
+
+from __future__ import annotations
+
+import mimetypes
+import posixpath
+import re
+from typing import Iterable, Optional, Sequence, Tuple
+
+from filestoraged.digest import Bytes, Expected, digest_length, parse_digest
+from filestoraged.errors import AlreadyExists, BadRequest, NotFound, PreconditionFailed
+from filestoraged.store.contract import Blob, Staging, Store
+from filestoraged.web.message import Fields, Request, Response
+from filestoraged.wire import conditions
+from filestoraged.wire.dates import format_date
+from filestoraged.wire.expectations import expected_digests
+from filestoraged.wire.parameters import attachment
+from filestoraged.wire.ranges import parse_range
+
+# An object's bytes never change, and neither may what a browser makes of them: it neither guesses their type
+# nor runs them as a page of ours.
+_FIXED = (
+    ("Accept-Ranges", "bytes"),
+    ("Cache-Control", "public, max-age=31536000, immutable"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "sandbox"),
+)
+
+_OCTETS = "application/octet-stream"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+# The standard library's own table: the same answer on every machine.
+_TYPES = mimetypes.MimeTypes()
+
+
+def receive(
+    request: Request,
+    store: Store,
+    pieces: Iterable[Bytes],
+    *,
+    size: Optional[int] = None,
+    expected: Sequence[Expected] = (),
+) -> Tuple[str, int]:
+    """Store the `pieces`, whose digests must be those `expected`. Returns the object's digest and size."""
+    with begin(request, store, size=size, expected=expected) as staging:
+        for piece in pieces:
+            staging.write(piece)
+        return commit(request, staging), staging.size
+
+
+def begin(request: Request, store: Store, *, size: Optional[int], expected: Sequence[Expected]) -> Staging:
+    """Begin an upload, unless it is known beforehand that it will not be kept."""
+    if conditions.wants_new(request.fields):
+        for algorithm, digest in expected:
+            if algorithm == store.algorithm and _exists(store, digest):
+                raise AlreadyExists("There is an object by that digest.")
+    return store.stage(size, expected=expected)
+
+
+def commit(request: Request, staging: Staging) -> str:
+    return staging.commit_new() if conditions.wants_new(request.fields) else staging.commit()
+
+
+def announced(request: Request, store: Store) -> Sequence[Expected]:
+    """What the request says the digests of its bytes are, in the query and in its fields."""
+    return [*announced_in_query(request, store), *expected_digests(request.fields)]
+
+
+def announced_in_query(request: Request, store: Store) -> Sequence[Expected]:
+    hashes = request.parameters("hash", "file_hash")
+    if len(hashes) > 1:
+        raise BadRequest("An upload announces one hash.")
+    for text in hashes:
+        digest = parse_digest(text)
+        if digest is None or len(digest) != digest_length(store.algorithm):
+            raise BadRequest(f"The hash announced is not a {store.algorithm} in hexadecimal.")
+        return [Expected(store.algorithm, digest)]
+    return []
+
+
+def download(request: Request, store: Store, name: str) -> Response:
+    """Answer with the object's bytes, the part of them that is asked for, or that the client has them."""
+    blob = store.open(_digest(name))
+    try:
+        return _represent(request, blob)
+    except Exception:
+        blob.close()
+        raise
+
+
+def remove(request: Request, store: Store, name: str) -> str:
+    """Forget an object, where the request's conditions hold. Returns its digest."""
+    digest = _digest(name)
+    if any(field.startswith("if-") for field in request.fields):
+        with store.open(digest) as blob:
+            conditions.check_unchanged(request.fields, digest, blob.modified)
+            if conditions.is_known(request.fields, digest):
+                raise PreconditionFailed("The object is one that If-None-Match names.")
+    store.remove(digest)
+    return digest
+
+
+def _represent(request: Request, blob: Blob) -> Response:
+    fields: Fields = (("ETag", f'"{blob.digest}"'), ("Last-Modified", format_date(blob.modified)), *_FIXED)
+    if not conditions.must_send(request.fields, blob.digest, blob.modified):
+        blob.close()
+        return Response(304, fields)
+    fields += _description(request)
+    wanted = request.fields.get("range")
+    if wanted is not None and conditions.range_holds(request.fields, blob.digest, blob.modified):
+        part = parse_range(wanted, blob.size)
+        if part is not None:
+            start, stop = part
+            fields += (("Content-Range", f"bytes {start}-{stop - 1}/{blob.size}"),)
+            return Response(206, fields, content=blob, start=start, stop=stop)
+    return Response(200, fields, content=blob, stop=blob.size)
+
+
+def _description(request: Request) -> Fields:
+    """The type, and the name to save it by, where the client names one."""
+    name = next(iter(request.parameters("name")), "") if request.query else ""
+    if not name:
+        return (("Content-Type", _OCTETS),)
+    if _CONTROLS.search(name):
+        raise BadRequest("A name has no control characters.")
+    return (("Content-Type", content_type(name)), ("Content-Disposition", attachment(name)))
+
+
+def content_type(name: str) -> str:
+    """The type that a file's name suggests."""
+    # By the extension alone: the table takes a whole name for a URL, and one may look like "data:text/html,".
+    kind, encoding = _TYPES.guess_type("x" + posixpath.splitext(name)[1])
+    return kind if kind and not encoding else _OCTETS
+
+
+def _digest(name: str) -> str:
+    digest = parse_digest(name)
+    if digest is None:
+        raise NotFound("No object has such a name.")
+    return digest
+
+
+def _exists(store: Store, digest: str) -> bool:
+    try:
+        store.open(digest).close()
+    except NotFound:
+        return False
+    return True

@@ -1,0 +1,16 @@
+"""What belongs to operations: `/-/health`, on every listener whatever is mounted."""
+
+from __future__ import annotations
+
+from filestoraged.web.message import Request, Response, json_response
+from filestoraged.web.router import Router
+
+PREFIX = "/-"
+
+
+def routes() -> Router:
+    return Router([("GET", "/health", _health)])
+
+
+def _health(_: Request) -> Response:
+    return json_response(200, {"status": "ok"})

@@ -1,0 +1,51 @@
+"""The `repositories` interface: objects by their oid, kept apart by repository."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from filestoraged.api import objects
+from filestoraged.errors import BadRequest
+from filestoraged.store.contract import Store
+from filestoraged.web.message import Request, Response, json_response
+from filestoraged.web.router import Router
+
+_NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
+
+
+def routes(store: Store) -> Router:
+    """`store` has a namespace for each repository, and names objects by their SHA-256."""
+    pages = _Repositories(store)
+    return Router(
+        [
+            ("PUT", "/{repository}", pages.upload),
+            ("GET", "/{repository}/{oid}", pages.download),
+            ("DELETE", "/{repository}/{oid}", pages.remove),
+        ]
+    )
+
+
+class _Repositories:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def upload(self, request: Request, repository: str) -> Response:
+        store = self._open(repository)
+        expected = objects.announced(request, store)
+        oid, size = objects.receive(request, store, request.body, size=request.body.size, expected=expected)
+        location = f"{request.mount}/{repository}/{oid}"
+        return json_response(201, {"oid": oid, "size": size}, (("Location", location),))
+
+    def download(self, request: Request, repository: str, oid: str) -> Response:
+        return objects.download(request, self._open(repository), oid)
+
+    def remove(self, request: Request, repository: str, oid: str) -> Response:
+        objects.remove(request, self._open(repository), oid)
+        return Response(200)
+
+    def _open(self, repository: str) -> Store:
+        name = unquote(repository)
+        if not _NAME.fullmatch(name) or name in (".", ".."):
+            raise BadRequest("A repository's name is 1 to 128 of A-Z a-z 0-9 . _ - and not . or ..")
+        return self._store.namespace(name)

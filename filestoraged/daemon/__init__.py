@@ -1,0 +1,1 @@
+"""The daemon: wires everything, decides nothing else."""

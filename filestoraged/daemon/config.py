@@ -1,0 +1,152 @@
+"""What the daemon is told: one frozen record, and the values' spellings in flags and files.
+
+Flags win over the file, the file over the defaults. What cannot be meant raises UsageError with one sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Dict, List, NamedTuple, Optional, Tuple
+from urllib.parse import urlsplit
+
+from filestoraged.api import operations
+from filestoraged.digest import ALGORITHMS
+from filestoraged.errors import UsageError
+
+INTERFACES = ("files", "repositories", "drops", "kv")
+
+# Interfaces of the contract that this version does not have yet.
+_PLANNED = ("drops", "kv")
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,6}")
+# A prefix is matched against paths as they come, so it has only what nobody needs to encode.
+_PREFIX = re.compile(r"/|(?:/[A-Za-z0-9._~\-]+)+/?")
+_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._\-]+)?)\]|([^\[\]:/\s]+)):([0-9]{1,5})")
+
+
+class Address(NamedTuple):
+    """Where to listen: a host and a port, or the path of a Unix socket."""
+
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Config:
+    # "localhost" is each address that it has, IPv4 and IPv6.
+    listen: Tuple[Address, ...] = (Address("localhost", 8080),)
+    # Interfaces by prefix.
+    mounts: Dict[str, str] = field(default_factory=lambda: {"/": "files", "/data": "repositories"})
+    # A directory, made where it is missing.
+    store: str = "./store"
+    # Another one gives new files other names; those stored before keep theirs.
+    hash: str = "sha256"
+    # Bytes; None leaves it to the disk.
+    max_size: Optional[int] = None
+    # Processes.
+    workers: int = 1
+    # Requests that one worker serves at a time: each costs a thread and, while it uploads, 2.5 MiB.
+    threads: int = 32
+    # What links begin with; None takes it from the request's Host.
+    public_url: Optional[str] = None
+    # access lines are of level info.
+    log_level: str = "info"
+
+
+def parse_address(text: str) -> Address:
+    if text.startswith("unix:"):
+        if len(text) == len("unix:"):
+            raise UsageError("A Unix socket is given by its path, unix:/run/filestoraged.sock.")
+        return Address("", 0, text[len("unix:") :])
+    matched = _HOST_AND_PORT.fullmatch(text)
+    if matched is None or int(matched.group(3)) > 65535:
+        raise UsageError(f"{text!r} is no address to listen on: HOST:PORT, [::1]:PORT or unix:/path.")
+    return Address(matched.group(1) or matched.group(2), int(matched.group(3)))
+
+
+def parse_mount(text: str) -> Tuple[str, str]:
+    """Return the prefix and the name of `NAME=PREFIX`."""
+    name, _, prefix = text.partition("=")
+    if name not in INTERFACES:
+        raise UsageError(f"{name!r} is no interface; there are {', '.join(INTERFACES)}.")
+    if name in _PLANNED:
+        raise UsageError(f"The interface {name} is not part of this version yet.")
+    if not _PREFIX.fullmatch(prefix) or any(segment in (".", "..") for segment in prefix.split("/")):
+        raise UsageError(f"{prefix!r} is no prefix to mount {name} on: a path such as / or /{name}.")
+    prefix = prefix.rstrip("/") or "/"
+    if (prefix + "/").startswith(operations.PREFIX + "/"):
+        raise UsageError(f"{name} cannot be mounted on {prefix}: {operations.PREFIX}/ belongs to operations.")
+    return prefix, name
+
+
+def join_mounts(mounts: List[Tuple[str, str]]) -> Dict[str, str]:
+    """Raises UsageError where two share a prefix."""
+    joined: Dict[str, str] = {}
+    for prefix, name in mounts:
+        if prefix in joined:
+            raise UsageError(f"{joined[prefix]} and {name} cannot both be mounted on {prefix}.")
+        joined[prefix] = name
+    return joined
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of `50M` or `1G`; units are powers of 1024."""
+    matched = _SIZE.fullmatch(text)
+    if matched is None:
+        raise UsageError(f"{text!r} is no size: a number of bytes, or one with K, M, G or T behind it.")
+    return int(matched.group(1)) * _UNITS[matched.group(2).upper()]
+
+
+def parse_count(text: str) -> int:
+    if not _NUMBER.fullmatch(text) or int(text) < 1:
+        raise UsageError(f"{text!r} is no number from 1 to 999999.")
+    return int(text)
+
+
+def parse_directory(text: str) -> str:
+    if not text:
+        raise UsageError("A store is given by the path of its directory.")
+    return text
+
+
+def parse_hash(text: str) -> str:
+    return _one_of(text, ALGORITHMS, "hash")
+
+
+def parse_log_level(text: str) -> str:
+    return _one_of(text, LOG_LEVELS, "log level")
+
+
+def parse_public_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment or url.username)
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or " " in text:
+        raise UsageError(f"{text!r} is no URL that links could begin with, such as https://files.example.org.")
+    return text.rstrip("/")
+
+
+def default_store() -> str:
+    """Where the service manager wants durable things, else `./store`."""
+    # systemd separates several by colons; the first is ours.
+    return os.environ.get("STATE_DIRECTORY", "").split(":")[0] or "./store"
+
+
+def _one_of(text: str, choices: Tuple[str, ...], what: str) -> str:
+    if text not in choices:
+        raise UsageError(f"{text!r} is no {what}; there are {', '.join(choices)}.")
+    return text

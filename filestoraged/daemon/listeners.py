@@ -1,0 +1,130 @@
+"""Sockets that listen: bound before any server or worker exists, and handed to them.
+
+A host name is each of its addresses, so `localhost` is reached by IPv4 and IPv6 alike, on one port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from typing import List, Sequence, Tuple
+
+from filestoraged.daemon.config import Address
+from filestoraged.errors import StartError
+
+# Connections that may wait to be accepted: a burst of clients is not turned away while the threads are busy.
+BACKLOG = 1024
+
+# A port that is free on one address may be taken on the other. So many times another one is tried.
+_ATTEMPTS = 20
+
+# What a machine says that lacks IPv6, or the address.
+_ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
+
+
+def listen(address: Address) -> List[socket.socket]:
+    """Bind and listen. Raises StartError with a sentence for the operator."""
+    try:
+        return [_listen_unix(address.path)] if address.path else _listen_tcp(address)
+    except OSError as error:
+        raise StartError(f"Cannot listen on {address}: {error.strerror or error}.") from error
+
+
+def address_of(listener: socket.socket) -> Address:
+    """Where a socket listens, its port a number that was picked."""
+    name = listener.getsockname()
+    return Address("", 0, name) if listener.family == socket.AF_UNIX else Address(name[0], name[1])
+
+
+def close(listeners: List[socket.socket]) -> None:
+    """Close the sockets, and take the names of Unix sockets away."""
+    for listener in listeners:
+        if listener.family == socket.AF_UNIX and listener.fileno() >= 0:
+            # Somebody else may have done so.
+            with contextlib.suppress(OSError):
+                os.unlink(listener.getsockname())
+        listener.close()
+
+
+def _listen_tcp(address: Address) -> List[socket.socket]:
+    infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # In the resolver's order, each once.
+    places = list(dict.fromkeys((family, str(place[0]), address.port) for family, _, _, _, place in infos))
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _bind_all(places)
+        except OSError as error:
+            if address.port or error.errno != errno.EADDRINUSE or attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable: the last attempt raises")
+
+
+def _bind_all(places: Sequence[Tuple[int, str, int]]) -> List[socket.socket]:
+    listeners: List[socket.socket] = []
+    absent = OSError(errno.EADDRNOTAVAIL, "The machine has no such address")
+    try:
+        for family, host, port in places:
+            try:
+                # Port 0 is picked by the first and shared by the others.
+                listeners.append(_bind(family, host, port or (listeners[0].getsockname()[1] if listeners else 0)))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                absent = error
+    except OSError:
+        close(listeners)
+        raise
+    if not listeners:
+        raise absent
+    return listeners
+
+
+def _bind(family: int, host: str, port: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A restart need not wait for the connections of the one before to be forgotten.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+        if family == socket.AF_INET6:
+            # Else [::] would take 0.0.0.0's port as well.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _listen_unix(path: str) -> socket.socket:
+    _clear_away(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _clear_away(path: str) -> None:
+    """Remove a socket that nobody listens on, left by a daemon that was killed. Raises OSError where one is alive."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, "There is a file of that name")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # One that is alive but busy must not keep us here.
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except (BlockingIOError, socket.timeout):
+            pass
+    raise OSError(errno.EADDRINUSE, "A daemon is listening there")

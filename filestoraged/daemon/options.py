@@ -1,0 +1,129 @@
+"""The command line and the configuration file: one table of options for both."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+from typing import Any, Callable, Dict, NamedTuple, NoReturn, Sequence
+
+from filestoraged import __version__
+from filestoraged.daemon import config
+from filestoraged.daemon.config import LOG_LEVELS, Config
+from filestoraged.digest import ALGORITHMS
+from filestoraged.errors import StartError, UsageError
+
+_SECTION = "filestoraged"
+
+
+class Option(NamedTuple):
+    """`parse` turns a value's text into the value, or raises UsageError."""
+
+    name: str
+    metavar: str
+    parse: Callable[[str], Any]
+    help: str
+    repeatable: bool = False
+
+
+def _later(name: str) -> Callable[[str], Any]:
+    def refuse(_: str) -> Any:
+        raise UsageError(f"The option --{name} is not part of this version yet.")
+
+    return refuse
+
+
+_ADDRESS = "where to listen: also [::1]:8080, unix:/path; repeatable (localhost:8080)"
+_MOUNT = "which interfaces to serve, and where; repeatable (files=/, repositories=/data)"
+_STORE = "where everything durable lies (./store; under systemd $STATE_DIRECTORY)"
+_FILE = "an INI file with these options in a section [filestoraged]; flags win over it"
+
+# In the order of --help. README.md has the same table, and says more.
+OPTIONS = (
+    Option("listen", "HOST:PORT", config.parse_address, _ADDRESS, repeatable=True),
+    Option("mount", "NAME=PREFIX", config.parse_mount, _MOUNT, repeatable=True),
+    Option("store", "DIR", config.parse_directory, _STORE),
+    Option("memcached", "HOST:PORT[,...]", _later("memcached"), "not in this version yet"),
+    Option("hash", "NAME", config.parse_hash, f"the digest of the files interface: {' '.join(ALGORITHMS)} (sha256)"),
+    Option("max-size", "BYTES", config.parse_size, "the largest object taken, such as 50M or 1G (no limit)"),
+    Option("workers", "N", config.parse_count, "processes that share the listening sockets (1)"),
+    Option("threads", "N", config.parse_count, "requests that one worker serves at the same time (32)"),
+    Option("public-url", "URL", config.parse_public_url, "what the links it hands out begin with (from Host)"),
+    Option("accel", "PREFIX", _later("accel"), "not in this version yet"),
+    Option("log-level", "NAME", config.parse_log_level, f"{' '.join(LOG_LEVELS)} (info)"),
+    Option("config", "FILE", str, _FILE),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message[:1].upper() + message[1:] + ("" if message.endswith(".") else "."))
+
+
+def parse_arguments(arguments: Sequence[str]) -> Config:
+    """Read the flags, and the file that they name. Raises UsageError or StartError.
+
+    `--help` and `--version` print, and end the program.
+    """
+    given = vars(_parser().parse_args(arguments))
+    flags = {name: value for name, value in given.items() if value is not None}
+    file = flags.pop("config", None)
+    texts: Dict[str, Any] = {**(_read_file(file) if file is not None else {}), **flags}
+    values = {option.name: _value(option, texts[option.name]) for option in OPTIONS if option.name in texts}
+    return _build(values)
+
+
+def _build(values: Dict[str, Any]) -> Config:
+    values.setdefault("store", config.default_store())
+    if "listen" in values:
+        values["listen"] = tuple(values["listen"])
+    if "mount" in values:
+        values["mounts"] = config.join_mounts(values.pop("mount"))
+    return Config(**{name.replace("-", "_"): value for name, value in values.items()})
+
+
+def _value(option: Option, text: Any) -> Any:
+    try:
+        return [option.parse(each) for each in text] if option.repeatable else option.parse(text)
+    except UsageError as error:
+        raise UsageError(f"--{option.name}: {error}") from error
+
+
+def _read_file(path: str) -> Dict[str, Any]:
+    """The options of an INI file, as texts. One that is repeatable has a value on each of its lines."""
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), default_section="")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            parser.read_file(stream)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"The configuration {path} cannot be read: {_reason(error)}.") from error
+    except configparser.Error as error:
+        raise UsageError(f"The configuration {path} is no INI file: {' '.join(str(error).split())}.") from error
+    if not parser.has_section(_SECTION):
+        raise UsageError(f"The configuration {path} has no section [{_SECTION}].")
+    known = {option.name: option for option in OPTIONS if option.name != "config"}
+    texts: Dict[str, Any] = {}
+    for name, text in parser.items(_SECTION):
+        if name not in known:
+            raise UsageError(f"The configuration {path} has an option {name}, which there is not.")
+        texts[name] = text.split() if known[name].repeatable else text
+    return texts
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="filestoraged",
+        usage="filestoraged [serve] [OPTION ...]",
+        description="Keep files under their digests, and give them back over HTTP.",
+        epilog="Each option's default is in parentheses. See README.md for the HTTP interface.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"filestoraged {__version__}")
+    for option in OPTIONS:
+        action = "append" if option.repeatable else "store"
+        flag = f"--{option.name}"
+        parser.add_argument(flag, dest=option.name, metavar=option.metavar, action=action, help=option.help)
+    return parser

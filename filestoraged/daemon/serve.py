@@ -1,0 +1,98 @@
+"""`filestoraged serve`: from a configuration to a daemon that runs, and to its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from typing import Callable, Dict, List
+
+from filestoraged import __version__
+from filestoraged.api import files, operations, repositories
+from filestoraged.daemon import listeners, systemd
+from filestoraged.daemon.config import Config
+from filestoraged.daemon.logs import start_logging
+from filestoraged.daemon.worker import Worker
+from filestoraged.errors import StartError
+from filestoraged.store.disk import DiskStore
+from filestoraged.web.limits import Limits
+from filestoraged.web.router import Mounts, Router
+
+log = logging.getLogger(__name__)
+
+# Requests under way when the daemon is told to stop have this long, in seconds.
+DRAIN = 30.0
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT. Raises StartError."""
+    start_logging(config.log_level)
+    store = open_store(config)
+    bound = _bind(config)
+    try:
+        # Blocked before the first thread starts, so that all inherit it and the main thread alone is told.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        worker = Worker(bound, build_app(config, store), threads=config.threads, limits=Limits())
+        worker.start()
+        _announce(config, bound)
+        _await_stop()
+        drained = worker.drain(DRAIN)
+    finally:
+        listeners.close(bound)
+    log.info("drained" if drained else "left with requests still under way")
+    return 0
+
+
+def open_store(config: Config) -> DiskStore:
+    """Raises StartError where the directory cannot be one."""
+    store = DiskStore(config.store, algorithm=config.hash, max_size=config.max_size)
+    try:
+        swept = store.prepare()
+    except OSError as error:
+        raise StartError(f"The store {config.store} cannot be written: {error.strerror or error}.") from error
+    if swept:
+        log.info("swept %d stagings that a crash left", swept)
+    return store
+
+
+def build_app(config: Config, store: DiskStore) -> Mounts:
+    """Join each interface that is mounted to its engine."""
+    interfaces: Dict[str, Callable[[], Router]] = {
+        "files": lambda: files.routes(store),
+        # Its oid is SHA-256 whatever --hash says.
+        "repositories": lambda: repositories.routes(store.namespace("repositories", algorithm="sha256")),
+    }
+    routers = {prefix: interfaces[name]() for prefix, name in config.mounts.items()}
+    return Mounts({operations.PREFIX: operations.routes(), **routers})
+
+
+def _bind(config: Config) -> List[socket.socket]:
+    bound: List[socket.socket] = []
+    try:
+        for address in config.listen:
+            bound += listeners.listen(address)
+    except StartError:
+        listeners.close(bound)
+        raise
+    return bound
+
+
+def _announce(config: Config, bound: List[socket.socket]) -> None:
+    mounts = ", ".join(f"{name} at {prefix}" for prefix, name in config.mounts.items())
+    log.info("started filestoraged %s, storing in %s", __version__, os.path.abspath(config.store))
+    for listener in bound:
+        log.info("listening on %s for %s", listeners.address_of(listener), mounts)
+    systemd.notify("READY=1")
+
+
+def _await_stop() -> None:
+    received = signal.sigwait(_STOP)
+    log.info("draining on %s", signal.Signals(received).name)
+    systemd.notify("STOPPING=1")
+    # A second signal leaves at once.
+    for each in _STOP:
+        signal.signal(each, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)

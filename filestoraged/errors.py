@@ -1,0 +1,189 @@
+"""Everything that can be wrong, as one family: a class per meaning, its HTTP status beside its name.
+
+Storage raises these and `OSError`; one function, `web.refusals.refusal`, turns both into answers.
+A message is one sentence for the client: it never holds a path, a secret or a traceback. The cause
+travels with `raise … from` and goes to the log.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Iterable, Optional, Tuple
+
+
+class Error(Exception):
+    """The root. Never raised bare."""
+
+    status: ClassVar[int] = 500
+    # What the answer's "error" says where it is not the status's reason phrase.
+    label: ClassVar[Optional[str]] = None
+    # Whether the connection's framing is lost with this error, so that it cannot carry another request.
+    closes: ClassVar[bool] = False
+
+    @property
+    def fields(self) -> Tuple[Tuple[str, str], ...]:
+        """The header fields that an answer with this status must have."""
+        return ()
+
+
+# What a client did.
+
+
+class BadRequest(Error):
+    """What was asked makes no sense, though it was framed well."""
+
+    status = 400
+
+
+class MalformedRequest(Error):
+    """Not HTTP, or HTTP that two readers could frame in two ways."""
+
+    status = 400
+    closes = True
+
+
+class MalformedMultipart(BadRequest):
+    """A multipart body that is cut, or that nobody would have sent."""
+
+
+class DigestMismatch(BadRequest):
+    """The bytes that arrived are not those that were announced. Both digests are lower-case hex."""
+
+    def __init__(self, algorithm: str, expected: str, actual: str) -> None:
+        super().__init__(f"The {algorithm} of what arrived is {actual}, expected was {expected}.")
+        self.algorithm = algorithm
+        self.expected = expected
+        self.actual = actual
+
+
+class NotFound(Error):
+    """Nothing by that name."""
+
+    status = 404
+
+
+class MethodNotAllowed(Error):
+    """The path exists, but not for this method."""
+
+    status = 405
+
+    def __init__(self, method: str, allowed: Iterable[str]) -> None:
+        super().__init__(f"{method} is not among the methods of this path.")
+        self.allowed = tuple(allowed)
+
+    @property
+    def fields(self) -> Tuple[Tuple[str, str], ...]:
+        return (("Allow", ", ".join(self.allowed)),)
+
+
+class RequestTimeout(Error):
+    """The client fell silent in the middle of a request."""
+
+    status = 408
+    closes = True
+
+
+class PreconditionFailed(Error):
+    """A condition that the client set does not hold (RFC 9110, section 13)."""
+
+    status = 412
+
+
+class AlreadyExists(PreconditionFailed):
+    """The name is taken, and the caller asked not to replace what has it."""
+
+
+class TooLarge(Error):
+    """More bytes than `limit` allows."""
+
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"At most {limit} bytes are taken.")
+        self.limit = limit
+
+
+class TargetTooLong(Error):
+    status = 414
+    closes = True
+
+
+class RangeNotSatisfiable(Error):
+    """No byte of the range lies inside the object of `size` bytes."""
+
+    status = 416
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The range lies outside of the object's {size} bytes.")
+        self.size = size
+
+    @property
+    def fields(self) -> Tuple[Tuple[str, str], ...]:
+        return (("Content-Range", f"bytes */{self.size}"),)
+
+
+class ExpectationFailed(Error):
+    status = 417
+
+
+class HeadTooLarge(Error):
+    status = 431
+    closes = True
+
+
+class ClientGone(Error):
+    """The client hung up. Its status is for the table only: nobody is there to read it."""
+
+    status = 400
+    closes = True
+
+
+# What the server cannot do.
+
+
+class CorruptObject(Error):
+    """What is stored is not what was sent."""
+
+    status = 500
+    label = "Corrupt Object"
+
+
+class UnknownCoding(Error):
+    """A transfer coding other than chunked (RFC 9112, section 6.1)."""
+
+    status = 501
+    closes = True
+
+
+class StoreUnavailable(Error):
+    """The bytes cannot be reached for now."""
+
+    status = 503
+
+    # Seconds: a restarting memcached is back by then, and a thousand waiting clients do not stampede.
+    retry_after = 5
+
+    @property
+    def fields(self) -> Tuple[Tuple[str, str], ...]:
+        return (("Retry-After", str(self.retry_after)),)
+
+
+class VersionNotSupported(Error):
+    status = 505
+    closes = True
+
+
+class StorageFull(Error):
+    """No room for the bytes (ENOSPC, EDQUOT)."""
+
+    status = 507
+
+
+# What an operator did.
+
+
+class UsageError(Error):
+    """An option, or a value in the configuration, that cannot be meant. Exit status 2."""
+
+
+class StartError(Error):
+    """Something outside the configuration keeps the daemon from starting. Exit status 1."""

@@ -1,0 +1,163 @@
+"""What every backend promises: objects enter by `stage`, `write`, `commit` and by no other way.
+
+An object is visible as a whole and durable, or not at all. Whoever holds a `Staging` or a `Blob` is one
+thread; a `Store` is used by many.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Optional, Protocol, Sequence, Type, TypeVar, Union
+
+from filestoraged.digest import Bytes, Expected
+from filestoraged.errors import TooLarge
+from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
+
+_Self = TypeVar("_Self", bound="_Closing")
+
+
+class _Closing(ABC):
+    """A with-block that closes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is held. Again is harmless."""
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+
+class Sink(Protocol):
+    """Whoever takes the bytes of a blob. Which of the two a backend calls is its own business."""
+
+    def write(self, data: Bytes) -> None: ...
+
+    def sendfile(self, descriptor: int, start: int, stop: int) -> None: ...
+
+
+class Blob(_Closing):
+    """An object opened for reading. It stays readable until closed, also when the object is removed meanwhile."""
+
+    size: int
+    digest: str
+    # Whole seconds since 1970, when these bytes were stored under this name.
+    modified: int
+
+    @abstractmethod
+    def send(self, sink: Sink, start: int, stop: int) -> None:
+        """Hand the bytes from `start` up to `stop` to `sink`, and never others or fewer."""
+
+
+class Staging(_Closing):
+    """Bytes received but not yet visible. Leaving the with-block without a commit discards them."""
+
+    def __init__(
+        self, algorithm: str, *, limit: Optional[int], size: Optional[int], expected: Sequence[Expected]
+    ) -> None:
+        """`size` is what the client declared, in bytes. Raises TooLarge where that is above `limit`."""
+        if limit is not None and size is not None and size > limit:
+            raise TooLarge(limit)
+        self.size = 0
+        self._limit = limit
+        self._hasher = OverlappedHasher(algorithm, expected)
+
+    def write(self, data: Bytes) -> None:
+        """Take more bytes. The buffer may be reused afterwards. Raises TooLarge at the first byte too many."""
+        self.size += len(data)
+        if self._limit is not None and self.size > self._limit:
+            raise TooLarge(self._limit)
+        self._hasher.update(data)
+        self._write(data)
+
+    def commit(self, *, name: Optional[str] = None) -> str:
+        """Make the bytes visible and durable under `name`, or under their digest, which is returned.
+
+        What was there is replaced: that heals an object that was damaged. Raises DigestMismatch.
+        """
+        digest = self._hasher.finish()
+        self._publish(name or digest, digest)
+        return digest
+
+    def commit_new(self, *, name: Optional[str] = None) -> str:
+        """Like `commit`, but raise AlreadyExists where there is an object of that name."""
+        digest = self._hasher.finish()
+        self._publish_new(name or digest, digest)
+        return digest
+
+    def close(self) -> None:
+        self._hasher.close()
+        self._discard()
+
+    @abstractmethod
+    def _write(self, data: Bytes) -> None: ...
+
+    @abstractmethod
+    def _publish(self, name: str, digest: str) -> None: ...
+
+    @abstractmethod
+    def _publish_new(self, name: str, digest: str) -> None: ...
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Drop what is not visible. Called once or more, also after a commit."""
+
+
+class Store(ABC):
+    """Objects by name. `algorithm` makes the names of those that are stored without one."""
+
+    algorithm: str
+    # The size of the largest object taken, in bytes; None where only the room is a limit.
+    max_size: Optional[int]
+
+    @abstractmethod
+    def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> Staging:
+        """Begin an object, of `size` bytes where that is known, whose digests must be those `expected`.
+
+        Raises TooLarge.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> Blob:
+        """Raises NotFound or CorruptObject."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Forget an object, durably. Raises NotFound."""
+
+    @abstractmethod
+    def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "Store":
+        """A store within this one that shares no object with it."""
+
+    # Conveniences for those who use the package as a library.
+
+    def put(self, source: Union[bytes, str, "os.PathLike[str]", BinaryIO], *, name: Optional[str] = None) -> str:
+        """Store bytes, the file at a path, or what is left of a binary stream. Returns the digest.
+
+        Under a `name` of the caller's, raises AlreadyExists where it is taken.
+        """
+        if isinstance(source, (str, os.PathLike)):
+            with Path(source).open("rb") as stream:
+                return self.put(stream, name=name)
+        with self.stage(len(source) if isinstance(source, bytes) else None) as staging:
+            if isinstance(source, bytes):
+                staging.write(source)
+            else:
+                for piece in iter(lambda: source.read(COPY_SIZE), b""):
+                    staging.write(piece)
+            return staging.commit() if name is None else staging.commit_new(name=name)
+
+    @abstractmethod
+    def get(self, name: str) -> BinaryIO:
+        """Open an object as a stream. Raises NotFound or CorruptObject."""
+
+    def delete(self, name: str) -> None:
+        """The same as `remove`. Raises NotFound."""
+        self.remove(name)

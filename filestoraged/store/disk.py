@@ -1,0 +1,155 @@
+"""Objects as files: `abcdef…` is the file `ROOT/ab/abcdef…` and holds exactly its bytes.
+
+The invariant: a name in a two-letter folder leads to a whole object, at every moment and after every crash.
+So bytes are staged elsewhere on the same file system, synced, and only then renamed to their name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import BinaryIO, Callable, Optional, Sequence, Union
+
+from filestoraged.digest import Bytes, Expected, parse_digest
+from filestoraged.errors import AlreadyExists, NotFound
+from filestoraged.store.contract import Blob, Sink, Staging, Store
+from filestoraged.store.directories import Directories, sync
+from filestoraged.store.stagings import Stagings
+
+# How much may lie unwritten in the page cache before the kernel is asked to begin: the disk then works
+# while the network does, and the sync at the end has little left to wait for.
+_WRITE_BEHIND = 8 * 1024 * 1024
+
+
+class DiskStore(Store):
+    """A directory of objects. A namespace is a directory within it, which shares its stagings."""
+
+    def __init__(
+        self,
+        root: Union[str, "os.PathLike[str]"],
+        *,
+        algorithm: str = "sha256",
+        max_size: Optional[int] = None,
+        within: Optional["DiskStore"] = None,
+    ) -> None:
+        """`max_size` is in bytes, None for no limit. A namespace says `within` which store it lies."""
+        self.root = os.path.abspath(root)
+        self.algorithm = algorithm
+        self.max_size = max_size
+        self.stagings: Stagings = within.stagings if within else Stagings(self.root)
+        self.directories: Directories = within.directories if within else Directories(self.root)
+
+    def prepare(self) -> int:
+        """Make the directory, see that it can be written, and sweep what crashes left. Returns how many that was.
+
+        Raises OSError.
+        """
+        os.makedirs(self.root, exist_ok=True)
+        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied", self.root)
+        return self.stagings.sweep()
+
+    def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> "DiskStaging":
+        return DiskStaging(self, size, expected)
+
+    def open(self, name: str) -> "DiskBlob":
+        try:
+            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFound("There is no object by that name.") from error
+        return DiskBlob(name, descriptor)
+
+    def get(self, name: str) -> BinaryIO:
+        return os.fdopen(self.open(name).detach(), "rb")
+
+    def remove(self, name: str) -> None:
+        path = self.path(name)
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFound("There is no object by that name.") from error
+        sync(os.path.dirname(path))
+
+    def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "DiskStore":
+        root = os.path.join(self.root, name)
+        return DiskStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
+
+    def path(self, name: str) -> str:
+        if parse_digest(name) != name:
+            raise ValueError("objects on disk are named by a digest")
+        return os.path.join(self.root, name[:2], name)
+
+
+class DiskBlob(Blob):
+    def __init__(self, name: str, descriptor: int) -> None:
+        """Take over `descriptor`. Raises NotFound where it is no file's."""
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise NotFound("There is no object by that name.")
+        self.digest = name
+        self.size = status.st_size
+        self.modified = int(status.st_mtime)
+
+    def send(self, sink: Sink, start: int, stop: int) -> None:
+        sink.sendfile(self._descriptor, start, stop)
+
+    def detach(self) -> int:
+        """Hand the descriptor over to the caller."""
+        descriptor, self._descriptor = self._descriptor, -1
+        return descriptor
+
+    def close(self) -> None:
+        descriptor = self.detach()
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class DiskStaging(Staging):
+    def __init__(self, store: DiskStore, size: Optional[int], expected: Sequence[Expected]) -> None:
+        super().__init__(store.algorithm, limit=store.max_size, size=size, expected=expected)
+        self._store = store
+        self._behind = 0
+        self._renamed = False
+        self._path, self._descriptor = store.stagings.create()
+
+    def _write(self, data: Bytes) -> None:
+        view = memoryview(data)
+        while view:
+            # A signal or a full disk may cut a write short; the next one says which.
+            view = view[os.write(self._descriptor, view) :]
+        if self.size - self._behind >= _WRITE_BEHIND:
+            # It drops the pages that are clean already, and begins to write those that are not.
+            os.posix_fadvise(self._descriptor, self._behind, self.size - self._behind, os.POSIX_FADV_DONTNEED)
+            self._behind = self.size
+
+    def _publish(self, name: str, digest: str) -> None:
+        self._move(os.rename, name)
+        self._renamed = True
+
+    def _publish_new(self, name: str, digest: str) -> None:
+        # A link, unlike a rename, fails where the name is taken; the staging's own name goes with `_discard`.
+        self._move(os.link, name)
+
+    def _move(self, move: Callable[[str, str], None], name: str) -> None:
+        # Sync the bytes before the rename: after a crash no name may lead to half an object.
+        os.fsync(self._descriptor)
+        target = self._store.path(name)
+        # Opened before the rename, so that running out of descriptors leaves nothing visible.
+        directory = self._store.directories.open(os.path.dirname(target))
+        try:
+            move(self._path, target)
+            os.fsync(directory)
+        except FileExistsError as error:
+            raise AlreadyExists("There is an object by that name.") from error
+        finally:
+            os.close(directory)
+
+    def _discard(self) -> None:
+        if self._descriptor < 0:
+            return
+        os.close(self._descriptor)
+        self._descriptor = -1
+        if not self._renamed:
+            os.unlink(self._path)

@@ -1,0 +1,99 @@
+"""Which page answers: mounts by the longest prefix, then routes by their segments, then methods.
+
+Paths are matched as they came, and what a pattern leaves open reaches the page undecoded: `%2F` never makes
+a segment of its own, and `..` is a name like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from filestoraged.errors import ClientGone, MethodNotAllowed, NotFound
+from filestoraged.web.message import Request, Response
+from filestoraged.web.refusals import Refuse, meaning, refusal
+
+# A page is called with the request and the segments that its route's pattern leaves open, as they came.
+Page = Callable[..., Response]
+
+METHODS = ("GET", "POST", "PUT", "DELETE")
+
+
+class Router:
+    """One interface: a table of (method, pattern, page), and how its errors look.
+
+    A pattern is a path whose segments in braces stand for any one segment: `/{repository}/{oid}`.
+    """
+
+    def __init__(self, routes: Sequence[Tuple[str, str, Page]], *, refuse: Refuse = refusal) -> None:
+        self.refuse = refuse
+        self._routes: Dict[str, Dict[str, Page]] = {}
+        for method, pattern, page in routes:
+            self._routes.setdefault(pattern, {})[method] = page
+        self._patterns: Dict[int, List[Tuple[List[str], Dict[str, Page]]]] = {}
+        for pattern, pages in self._routes.items():
+            segments = pattern.split("/")
+            self._patterns.setdefault(len(segments), []).append((segments, pages))
+
+    def __call__(self, request: Request) -> Response:
+        """Answer the request, whose path begins behind the mount's prefix.
+
+        Nothing escapes but ClientGone, which nobody could be told.
+        """
+        try:
+            pages, segments = self._match(request.path)
+            page = pages.get(request.method)
+            if page is None:
+                raise MethodNotAllowed(request.method, [each for each in METHODS if each in pages])
+            return page(request, *segments)
+        except ClientGone:
+            raise
+        except Exception as error:
+            known = meaning(error)
+            response = self.refuse(known)
+            response.closes = known.closes
+            return response
+
+    def _match(self, path: str) -> Tuple[Mapping[str, Page], List[str]]:
+        # A mount is its root with and without the slash.
+        exact = self._routes.get(path or "/")
+        if exact is not None:
+            return exact, []
+        given = path.split("/")
+        for segments, pages in self._patterns.get(len(given), ()):
+            found = _fill(segments, given)
+            if found is not None:
+                return pages, found
+        raise NotFound("There is nothing at this path.")
+
+
+class Mounts:
+    """Routers by prefix, the longest that matches first. It is the App of a listener."""
+
+    def __init__(self, routers: Mapping[str, Router]) -> None:
+        """Prefixes begin with a slash and do not end with one, but for the root."""
+        self._mounts = sorted(
+            ((prefix.rstrip("/"), router) for prefix, router in routers.items()), key=lambda mount: -len(mount[0])
+        )
+
+    def __call__(self, request: Request) -> Response:
+        path = request.path
+        if not path.startswith("/"):
+            # OPTIONS * and CONNECT host:port are about no path: the methods are those of the server.
+            return refusal(MethodNotAllowed(request.method, METHODS))
+        for prefix, router in self._mounts:
+            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+                request.mount = prefix
+                request.path = path[len(prefix) :]
+                return router(request)
+        return refusal(NotFound("There is nothing at this path."))
+
+
+def _fill(segments: List[str], given: List[str]) -> Optional[List[str]]:
+    """The given segments that a pattern leaves open, or None where another one differs."""
+    found = []
+    for segment, value in zip(segments, given):
+        if segment.startswith("{"):
+            found.append(value)
+        elif segment != value:
+            return None
+    return found

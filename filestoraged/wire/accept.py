@@ -1,0 +1,31 @@
+"""Which of two types a client would rather have (Accept, RFC 9110, section 12.5.1)."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from filestoraged.errors import BadRequest
+from filestoraged.wire.parameters import parse_parameters
+
+
+def prefers_text(accept: Optional[str]) -> bool:
+    """Whether plain text is wanted more than JSON. Where both are as welcome, JSON it is."""
+    if accept is None:
+        return False
+    return _quality(accept, "text/plain") > _quality(accept, "application/json")
+
+
+def _quality(accept: str, wanted: str) -> float:
+    """The weight of the most specific range that covers the type `wanted`; a malformed range covers nothing."""
+    precedence = {wanted: 3, wanted.partition("/")[0] + "/*": 2, "*/*": 1}
+    best, quality = 0, 0.0
+    for member in accept.split(","):
+        try:
+            media_range, parameters = parse_parameters(member)
+            weight = float(parameters.get("q", "1"))
+        except (BadRequest, ValueError):
+            continue
+        specific = precedence.get(media_range, 0)
+        if specific > best:
+            best, quality = specific, weight
+    return quality

@@ -1,0 +1,270 @@
+"""The head of a request: one strict reading of it, so that no proxy in front can read another.
+
+The law of this page: what is not exactly the grammar of RFC 9112 raises, and nothing is repaired. The
+exceptions are empty lines before the request line (section 2.2) and header fields given twice with one
+value (RFC 9110, section 8.6). A whole head is judged by one regular expression; only a head that fails
+is walked line by line, to say what was wrong with it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Dict, List, NamedTuple, Tuple, Union
+
+from filestoraged.errors import (
+    Error,
+    ExpectationFailed,
+    HeadTooLarge,
+    MalformedRequest,
+    TargetTooLong,
+    TooLarge,
+    UnknownCoding,
+    VersionNotSupported,
+)
+from filestoraged.wire.body import Chunked, Framing, Sized
+from filestoraged.wire.grammar import FIELD_VALUE, TOKEN, latin
+
+# What nginx and Apache take by default, and more than any browser sends: 8 KiB of target (both),
+# 32 KiB in all (nginx: 4 buffers of 8 KiB), 100 fields (Apache).
+MAX_TARGET = 8 * 1024
+MAX_HEAD = 32 * 1024
+MAX_FIELDS = 100
+
+# Above this a Content-Length is no size of anything; int() must not be given a megabyte of digits.
+_MAX_LENGTH_DIGITS = 18
+
+# The target is visible ASCII without "#": a fragment never leaves the client (RFC 9112, section 3.2).
+_REQUEST_LINE = re.compile(latin(rf'({TOKEN}) ([!"$-~]+) HTTP/1\.([0-9])\r\n'))
+_FIELD_LINES = re.compile(latin(rf"(?:{TOKEN}:{FIELD_VALUE}\r\n)*"))
+_FIELD_LINE = re.compile(latin(rf"({TOKEN}):({FIELD_VALUE})\r\n"))
+_ANY_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9]+)(?:\.[0-9]+)?\r\n")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_LENGTH = re.compile(r"[0-9]+")
+# RFC 3986, section 3.2.2. An address in brackets is looked at once more, by `ipaddress`.
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?")
+_ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)(.*)")
+
+
+class Head(NamedTuple):
+    """A request's head. Names of fields are in lower case, their values joined with ", " and decoded as Latin-1."""
+
+    method: str
+    path: str
+    query: str
+    version: Tuple[int, int]
+    fields: Dict[str, str]
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client wants the connection after this request (RFC 9112, section 9.3)."""
+        connection = self.fields.get("connection")
+        if connection is None:
+            return self.version >= (1, 1)
+        options = _list(connection.lower())
+        return "close" not in options and (self.version >= (1, 1) or "keep-alive" in options)
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for `100 Continue` before it sends the body.
+
+        Raises ExpectationFailed for any other expectation. RFC 9110, section 10.1.1.
+        """
+        expect = self.fields.get("expect")
+        if expect is None or self.version < (1, 1):
+            return False
+        if expect.lower() != "100-continue":
+            raise ExpectationFailed("The only expectation known here is 100-continue.")
+        return True
+
+
+def find_end(data: Union[bytes, bytearray]) -> int:
+    """Return where the head in `data` ends, or -1 where it is not whole yet.
+
+    Raises as soon as no continuation can make it a good one: too long, or framed with bare line feeds.
+    """
+    end = data.find(b"\r\n\r\n") + 4
+    if end >= 4 and end <= MAX_HEAD:
+        return end
+    if _BARE_LF.search(data):
+        raise MalformedRequest("A line of the head ends without a carriage return.")
+    first, line_end, _ = bytes(data).partition(b"\r\n")
+    if not line_end:
+        _check_partial_line(first)
+    elif end >= 4 or len(data) > MAX_HEAD:
+        _check_target(first)
+        raise HeadTooLarge(f"A request's head may have {MAX_HEAD} bytes.")
+    return -1
+
+
+def skip_empty_lines(data: bytes) -> bytes:
+    """Drop the line ends that a sloppy client leaves behind a body (RFC 9112, section 2.2)."""
+    start = 0
+    while data.startswith(b"\r\n", start):
+        start += 2
+    return data[start:]
+
+
+def parse_head(data: bytes) -> Head:
+    """Read a whole head, its empty line included.
+
+    Raises MalformedRequest, TargetTooLong, HeadTooLarge or VersionNotSupported. RFC 9112, sections 3 to 5.
+    """
+    line = _REQUEST_LINE.match(data)
+    if line is None:
+        raise _request_line_fault(data)
+    method, target, minor = line.groups()
+    if len(target) > MAX_TARGET:
+        raise TargetTooLong(f"A request's target may have {MAX_TARGET} bytes.")
+    fields = _parse_fields(data, line.end())
+    version = (1, 1) if minor != b"0" else (1, 0)
+    if "host" in fields:
+        _check_host(fields["host"])
+    elif version >= (1, 1):
+        raise MalformedRequest("HTTP/1.1 asks for a Host.")
+    path, query = _split_target(method, target.decode("ascii"), fields)
+    return Head(method.decode("ascii"), path, query, version, fields)
+
+
+def parse_field_lines(data: bytes, start: int = 0) -> List[Tuple[str, str]]:
+    """Read field lines, up to the empty line that ends `data`; of a head, a part of a form, or trailers."""
+    matched = _FIELD_LINES.match(data, start)
+    if matched is None or data[matched.end() :] != b"\r\n":
+        raise _field_line_fault(data[start:])
+    lines = data[start : matched.end()].decode("latin-1").split("\r\n")
+    pairs = []
+    for line in lines[:-1]:
+        name, _, value = line.partition(":")
+        pairs.append((name.lower(), value.strip(" \t")))
+    return pairs
+
+
+def body_framing(head: Head) -> Framing:
+    """How the body is framed (RFC 9112, section 6.3): where two readings are possible, none is taken."""
+    length = head.fields.get("content-length")
+    coding = head.fields.get("transfer-encoding")
+    if coding is None:
+        return Sized(0 if length is None else _parse_length(length))
+    if length is not None:
+        raise MalformedRequest("Content-Length and Transfer-Encoding exclude each other.")
+    if head.version < (1, 1):
+        raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding.")
+    codings = _list(coding.lower())
+    if any(each != "chunked" for each in codings):
+        raise UnknownCoding("The only transfer coding known here is chunked.")
+    if len(codings) != 1:
+        raise MalformedRequest("A body is chunked once.")
+    return Chunked()
+
+
+def _parse_fields(data: bytes, start: int) -> Dict[str, str]:
+    pairs = parse_field_lines(data, start)
+    if len(pairs) > MAX_FIELDS:
+        raise HeadTooLarge(f"A request may have {MAX_FIELDS} header fields.")
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        fields = _join(pairs)
+    return fields
+
+
+def _join(pairs: List[Tuple[str, str]]) -> Dict[str, str]:
+    fields: Dict[str, str] = {}
+    for name, value in pairs:
+        if name not in fields:
+            fields[name] = value
+        elif name == "host":
+            raise MalformedRequest("A request has one Host.")
+        else:
+            fields[name] += ", " + value
+    return fields
+
+
+def _split_target(method: bytes, target: str, fields: Dict[str, str]) -> Tuple[str, str]:
+    """Take the target apart (RFC 9112, section 3.2). A host in it takes the place of the Host field's."""
+    if not target.startswith("/"):
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is not None:
+            fields["host"], target = absolute.groups()
+            _check_host(fields["host"])
+            target = target if target.startswith("/") else "/" + target
+        elif target != "*" and method != b"CONNECT":
+            raise MalformedRequest("A target is a path that begins with a slash, or a whole URL.")
+    path, _, query = target.partition("?")
+    return path, query
+
+
+def _check_host(host: str) -> None:
+    matched = _HOST.fullmatch(host)
+    if matched is None:
+        raise MalformedRequest("Host is not the name of a host.")
+    address, port = matched.groups()
+    if port and (len(port) > 5 or int(port) > 65535):
+        raise MalformedRequest("Host names a port that there is not.")
+    if address:
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError as error:
+            raise MalformedRequest("Host is not an IPv6 address.") from error
+
+
+def _parse_length(value: str) -> int:
+    lengths = {each.strip(" \t") for each in value.split(",")}
+    length = lengths.pop()
+    if lengths or not _LENGTH.fullmatch(length):
+        raise MalformedRequest("Content-Length is one decimal number.")
+    digits = length.lstrip("0") or "0"
+    if len(digits) > _MAX_LENGTH_DIGITS:
+        raise TooLarge(10**_MAX_LENGTH_DIGITS)
+    return int(digits)
+
+
+def _list(value: str) -> List[str]:
+    """The members of a comma-separated list, empty ones dropped (RFC 9110, section 5.6.1)."""
+    return [member for member in (each.strip(" \t") for each in value.split(",")) if member]
+
+
+# What is wrong with a head that the grammar refused. Slower, and only to answer with a sentence.
+
+
+def _check_partial_line(line: bytes) -> None:
+    """Refuse the beginning of a request line that no ending can mend, so that nobody waits 20 seconds to hear it."""
+    _check_target(line)
+    method, space, _ = line.partition(b" ")
+    known = method if space else method.rstrip(b"\r")
+    if known and not re.fullmatch(latin(TOKEN), known):
+        raise MalformedRequest("This is not HTTP.")
+    if len(line) > MAX_HEAD:
+        raise HeadTooLarge(f"A request's head may have {MAX_HEAD} bytes.")
+
+
+def _check_target(line: bytes) -> None:
+    target = line.partition(b" ")[2].partition(b" ")[0]
+    if len(target) > MAX_TARGET:
+        raise TargetTooLong(f"A request's target may have {MAX_TARGET} bytes.")
+
+
+def _request_line_fault(data: bytes) -> Error:
+    version = _ANY_VERSION.match(data)
+    if version is not None and int(version.group(1)[:9]) != 1:
+        return VersionNotSupported("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+    return MalformedRequest("The request line is not a method, a percent-encoded target and a version.")
+
+
+def _field_line_fault(lines: bytes) -> Error:
+    for line in lines.split(b"\r\n"):
+        if line and not _FIELD_LINE.match(line + b"\r\n"):
+            return MalformedRequest(_explain(line))
+    return MalformedRequest("The header fields end before the head does.")
+
+
+def _explain(line: bytes) -> str:
+    name, colon, _ = line.partition(b":")
+    if line[:1] in (b" ", b"\t"):
+        return "A header field is folded over two lines."
+    if not colon:
+        return "A line of the head has no colon."
+    if name.rstrip(b" \t") != name:
+        return "A header field has white space before its colon."
+    if not re.fullmatch(latin(TOKEN), name):
+        return "The name of a header field is no token."
+    return "A header field holds a control character."

@@ -1,0 +1,72 @@
+"""Header fields with parameters, read and written: `form-data; name="file"; filename="a.txt"`.
+
+RFC 9110, section 5.6.6; RFC 6266 and RFC 8187 for names of files; RFC 7578 for forms.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, Tuple
+from urllib.parse import quote, unquote
+
+from filestoraged.errors import BadRequest
+from filestoraged.wire.grammar import OWS, TOKEN
+
+_VALUE = re.compile(rf"{OWS}({TOKEN}(?:/{TOKEN})?){OWS}")
+# A quoted value may hold a backslash that escapes nothing: browsers write C:\cat.jpg so.
+_PARAMETER = re.compile(rf';{OWS}(?:({TOKEN}){OWS}={OWS}(?:({TOKEN})|"((?:[^"\\]|\\.)*)"){OWS})?')
+_ESCAPED = re.compile(r'\\(["\\])')
+# RFC 8187, section 3.2.1: charset, language, percent-encoded bytes.
+_EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[a-z0-9\-]*'((?:[!#$&+\-.^_`|~0-9a-z]|%[0-9a-f]{2})*)", re.IGNORECASE)
+# What RFC 8187 lets stand for itself, beyond what `quote` does anyway.
+_ATTR_CHARS = "!#$&+^`|"
+# Some browsers decode percent signs in a plain filename, and some keep backslashes: those names go extended.
+_PLAIN = re.compile(r"[ !#$&'()+,\-.0-9;=@A-Z\[\]^_`a-z{}~]+")
+
+
+def parse_parameters(field: str) -> Tuple[str, Dict[str, str]]:
+    """Take a field's value apart: the value in lower case, and its parameters by lower-case name.
+
+    Raises BadRequest where the field is not of that form, or says one parameter twice.
+    """
+    value = _VALUE.match(field)
+    if value is None:
+        raise BadRequest("A header field with parameters does not begin with a value.")
+    parameters: Dict[str, str] = {}
+    position = value.end()
+    while position < len(field):
+        matched = _PARAMETER.match(field, position)
+        if matched is None:
+            raise BadRequest("A parameter of a header field is malformed.")
+        position = matched.end()
+        name, token, quoted = matched.groups()
+        if name is None:
+            continue
+        if name.lower() in parameters:
+            raise BadRequest("A header field has one parameter twice.")
+        parameters[name.lower()] = token if quoted is None else _ESCAPED.sub(r"\1", quoted)
+    return value.group(1).lower(), parameters
+
+
+def decode_extended(value: str) -> str:
+    """Decode `UTF-8''caf%C3%A9` (RFC 8187). Raises BadRequest where it is none."""
+    matched = _EXTENDED.fullmatch(value)
+    if matched is None:
+        raise BadRequest("An extended parameter is malformed.")
+    charset, encoded = matched.groups()
+    try:
+        return unquote(encoded, encoding=charset, errors="strict")
+    except UnicodeDecodeError as error:
+        raise BadRequest("An extended parameter is not of its own charset.") from error
+
+
+def attachment(name: str) -> str:
+    """Return the Content-Disposition that has a client save a download as `name`.
+
+    RFC 6266, appendix D: a fallback of ASCII, and the whole name for all who read RFC 8187. `name` has no
+    control characters.
+    """
+    if _PLAIN.fullmatch(name):
+        return f'attachment; filename="{name}"'
+    fallback = "".join(each if _PLAIN.fullmatch(each) else "_" for each in name)
+    return f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{quote(name, safe=_ATTR_CHARS)}"

@@ -1,0 +1,228 @@
+"""What tests share: a directory that goes away, a real server on port 0 in this process, and raw sockets."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import unittest
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from filestoraged.daemon.config import Address, Config
+from filestoraged.daemon.listeners import address_of, close, listen
+from filestoraged.daemon.serve import build_app, open_store
+from filestoraged.daemon.worker import Worker
+from filestoraged.web.limits import Limits
+
+# Nothing on this machine takes that long: a test that waits for it has failed.
+PATIENCE = 10.0
+
+
+class TempCase(unittest.TestCase):
+    """Each test has a directory of its own."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.directory = Path(tempfile.mkdtemp(prefix="filestoraged-"))
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+
+    def files_below(self, directory: Path) -> List[str]:
+        """The paths of all files below `directory`, relative to it."""
+        return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+class Answer(NamedTuple):
+    status: int
+    fields: Dict[str, str]
+    body: bytes
+
+    @property
+    def reason(self) -> str:
+        return self.fields[":reason"]
+
+
+class ServerCase(TempCase):
+    """Each test has a real server on a free port, in this process, with a store of its own.
+
+    A subclass may set `config`, `threads` and `limits`.
+    """
+
+    config: Dict[str, Any] = {}
+    threads = 8
+    limits = Limits(notice=0.02)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.logged = self.capture_log()
+        self.store_path = self.directory / "store"
+        config = Config(store=str(self.store_path), **self.config)
+        self.store = open_store(config)
+        self.listeners = listen(self.address())
+        self.bound = address_of(self.listeners[0])
+        self.worker = Worker(
+            self.listeners, build_app(config, self.store), threads=self.threads, limits=self.limits
+        )
+        self.worker.start()
+        self.addCleanup(close, self.listeners)
+        self.addCleanup(self.worker.drain, PATIENCE)
+
+    def address(self) -> Address:
+        return Address("127.0.0.1", 0)
+
+    def capture_log(self) -> List[logging.LogRecord]:
+        """The records that the server logs during the test."""
+        records: List[logging.LogRecord] = []
+        handler = logging.Handler()
+        handler.emit = records.append  # type: ignore[method-assign]
+        logger = logging.getLogger("filestoraged")
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+        self.addCleanup(logger.setLevel, level)
+        self.addCleanup(logger.removeHandler, handler)
+        return records
+
+    def log_lines(self, level: int = logging.INFO) -> List[str]:
+        return [record.getMessage() for record in list(self.logged) if record.levelno >= level]
+
+    def connect(self) -> socket.socket:
+        """A connection to the server, closed after the test."""
+        if self.bound.path:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(PATIENCE)
+            connection.connect(self.bound.path)
+        else:
+            connection = socket.create_connection(self.bound[:2], timeout=PATIENCE)
+        self.addCleanup(connection.close)
+        return connection
+
+    def request(self, method: str, target: str, body: Any = None, **fields: str) -> Answer:
+        """Ask once, on a connection of its own. Fields' names are written with underscores."""
+        client = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+        client.sock = self.connect()
+        try:
+            named = {name.replace("_", "-"): value for name, value in fields.items()}
+            client.request(method, target, body=body, headers=named)
+            return _answer(client.getresponse())
+        finally:
+            client.close()
+
+    def get(self, target: str, **fields: str) -> Answer:
+        return self.request("GET", target, **fields)
+
+    def post(self, target: str, body: Any, **fields: str) -> Answer:
+        return self.request("POST", target, body, **fields)
+
+    def put(self, target: str, body: Any, **fields: str) -> Answer:
+        return self.request("PUT", target, body, **fields)
+
+    def delete(self, target: str, **fields: str) -> Answer:
+        return self.request("DELETE", target, **fields)
+
+    def raw(self, data: bytes, *, answers: int = 1) -> List[Answer]:
+        """Send hostile bytes as they are, and read so many answers."""
+        connection = self.connect()
+        connection.sendall(data)
+        return [read_answer(connection) for _ in range(answers)]
+
+    def raw_until_closed(self, data: bytes) -> Tuple[List[Answer], bytes]:
+        """Send bytes, and return the answers that came before the server closed."""
+        connection = self.connect()
+        connection.sendall(data)
+        received = read_all(connection)
+        answers = []
+        while received.startswith(b"HTTP/"):
+            answer, received = split_answer(received)
+            answers.append(answer)
+        return answers, received
+
+    def assert_nothing_stored(self) -> None:
+        self.assertEqual([], self.files_below(self.store_path))
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read until the other side closes."""
+    received = bytearray()
+    while True:
+        data = connection.recv(65536)
+        if not data:
+            return bytes(received)
+        received += data
+
+
+def read_answer(connection: socket.socket) -> Answer:
+    """Read one answer, without a byte of the next."""
+    received = bytearray()
+    while not received.endswith(b"\r\n\r\n"):
+        data = connection.recv(1)
+        if not data:
+            raise AssertionError(f"closed within a head: {bytes(received)!r}")
+        received += data
+    length = _parse_head(bytes(received))[1].get("content-length", "0")
+    while len(received) - bytes(received).index(b"\r\n\r\n") - 4 < int(length):
+        data = connection.recv(1)
+        if not data:
+            raise AssertionError(f"closed within a body: {bytes(received)!r}")
+        received += data
+    return split_answer(bytes(received))[0]
+
+
+def split_answer(received: bytes) -> Tuple[Answer, bytes]:
+    """Take the first answer off `received`."""
+    head, _, rest = received.partition(b"\r\n\r\n")
+    status, fields = _parse_head(head)
+    length = int(fields.get("content-length", "0"))
+    return Answer(status, fields, rest[:length]), rest[length:]
+
+
+def _parse_head(head: bytes) -> Tuple[int, Dict[str, str]]:
+    lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    _, status, reason = lines[0].split(" ", 2)
+    fields = {":reason": reason}
+    for line in lines[1:]:
+        name, _, value = line.partition(": ")
+        fields[name.lower()] = value
+    return int(status), fields
+
+
+def _answer(response: http.client.HTTPResponse) -> Answer:
+    fields = {name.lower(): value for name, value in response.getheaders()}
+    fields[":reason"] = response.reason
+    return Answer(response.status, fields, response.read())
+
+
+def in_threads(count: int, work: Any) -> List[Any]:
+    """Call `work(number)` on so many threads at once, and return what they returned, in order."""
+    barrier = threading.Barrier(count)
+    results: List[Any] = [None] * count
+    errors: List[BaseException] = []
+
+    def run(number: int) -> None:
+        barrier.wait(PATIENCE)
+        try:
+            results[number] = work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+def find_program(name: str) -> str:
+    """The path of a program that the tests need. What is missing fails a test: nothing is skipped."""
+    path: Optional[str] = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        raise AssertionError(f"{name} is not installed; bin/test installs it where it may")
+    return path
