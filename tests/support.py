@@ -64,9 +64,7 @@ class ServerCase(TempCase):
         self.store = open_store(config)
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
-        self.worker = Worker(
-            self.listeners, build_app(config, self.store), threads=self.threads, limits=self.limits
-        )
+        self.worker = Worker(self.listeners, build_app(config, self.store), threads=self.threads, limits=self.limits)
         self.worker.start()
         self.addCleanup(close, self.listeners)
         self.addCleanup(self.worker.drain, PATIENCE)

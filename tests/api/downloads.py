@@ -1,0 +1,207 @@
+"""What a download promises, for any interface that has objects: a case says how one gets there."""
+
+from __future__ import annotations
+
+import os
+from email.utils import formatdate
+from pathlib import Path
+
+from tests.support import ServerCase
+
+ALPHABET = b"abcdefghijklmnopqrstuvwxyz"
+
+
+class DownloadContract(ServerCase):
+    """`upload` stores bytes and returns the path they are fetched by, and their digest."""
+
+    def upload(self, data: bytes) -> "tuple[str, str]":
+        raise NotImplementedError
+
+    def path_on_disk(self, digest: str) -> Path:
+        (found,) = self.store_path.rglob(digest)
+        return found
+
+    def test_the_bytes_come_back(self) -> None:
+        for size in (0, 1, 65535, 65536, 65537, 3_000_000):
+            with self.subTest(size=size):
+                data = os.urandom(size)
+                path, _ = self.upload(data)
+
+                answer = self.get(path)
+
+                self.assertEqual(200, answer.status)
+                self.assertEqual(str(size), answer.fields["content-length"])
+                self.assertEqual(data, answer.body)
+
+    def test_a_download_says_what_it_is(self) -> None:
+        path, digest = self.upload(ALPHABET)
+
+        fields = self.get(path).fields
+
+        self.assertEqual(f'"{digest}"', fields["etag"])
+        self.assertEqual("bytes", fields["accept-ranges"])
+        self.assertEqual("public, max-age=31536000, immutable", fields["cache-control"])
+        self.assertEqual("nosniff", fields["x-content-type-options"])
+        self.assertEqual("sandbox", fields["content-security-policy"])
+        self.assertEqual("application/octet-stream", fields["content-type"])
+        modified = int(self.path_on_disk(digest).stat().st_mtime)
+        self.assertEqual(formatdate(modified, usegmt=True), fields["last-modified"])
+
+    def test_a_name_makes_the_type_and_the_disposition(self) -> None:
+        path, _ = self.upload(ALPHABET)
+        joint = "&" if "?" in path else "?"
+        names = {
+            "cat.jpg": ("image/jpeg", 'attachment; filename="cat.jpg"'),
+            "caf%C3%A9.txt": ("text/plain", "attachment; filename=\"caf_.txt\"; filename*=UTF-8''caf%C3%A9.txt"),
+            "data:text%2Fhtml,x": ("application/octet-stream", None),
+            "a.tar.gz": ("application/octet-stream", 'attachment; filename="a.tar.gz"'),
+            "no-extension": ("application/octet-stream", 'attachment; filename="no-extension"'),
+        }
+
+        for name, (kind, disposition) in names.items():
+            with self.subTest(name=name):
+                answer = self.get(f"{path}{joint}name={name}")
+
+                self.assertEqual(200, answer.status)
+                self.assertEqual(kind, answer.fields["content-type"])
+                if disposition:
+                    self.assertEqual(disposition, answer.fields["content-disposition"])
+
+    def test_a_name_cannot_smuggle_a_field(self) -> None:
+        path, _ = self.upload(ALPHABET)
+        joint = "&" if "?" in path else "?"
+
+        answer = self.get(f"{path}{joint}name=a%0D%0ASet-Cookie:%20x=y")
+
+        self.assertEqual(400, answer.status)
+        self.assertNotIn("set-cookie", answer.fields)
+
+    def test_one_range_is_a_part(self) -> None:
+        path, digest = self.upload(ALPHABET)
+        ranges = {
+            "bytes=0-": ALPHABET,
+            "bytes=0-0": b"a",
+            "bytes=5-9": b"fghij",
+            "bytes=20-999": b"uvwxyz",
+            "bytes=-3": b"xyz",
+            "bytes=-999": ALPHABET,
+        }
+
+        for field, expected in ranges.items():
+            with self.subTest(range=field):
+                answer = self.get(path, Range=field)
+
+                self.assertEqual((206, expected), (answer.status, answer.body))
+                start = ALPHABET.index(expected)
+                stop = start + len(expected) - 1
+                self.assertEqual(f"bytes {start}-{stop}/26", answer.fields["content-range"])
+                self.assertEqual(f'"{digest}"', answer.fields["etag"])
+
+    def test_a_part_of_a_large_object_is_sent_from_where_it_lies(self) -> None:
+        data = os.urandom(1_000_000)
+        path, _ = self.upload(data)
+
+        answer = self.get(path, Range="bytes=123456-987654")
+
+        self.assertEqual((206, data[123456:987655]), (answer.status, answer.body))
+
+    def test_a_range_past_the_end_answers_416_with_size(self) -> None:
+        path, _ = self.upload(ALPHABET)
+
+        for field in ("bytes=26-", "bytes=100-200", "bytes=-0", "bytes=99999999999999999999-"):
+            with self.subTest(range=field):
+                answer = self.get(path, Range=field)
+
+                self.assertEqual(416, answer.status)
+                self.assertEqual("bytes */26", answer.fields["content-range"])
+
+    def test_ranges_that_are_several_malformed_or_of_another_unit_are_answered_whole(self) -> None:
+        path, _ = self.upload(ALPHABET)
+
+        for field in ("bytes=0-1,3-4", "bytes=5-2", "bytes=", "bytes=a-b", "bytes=-", "lines=0-1", "0-1", "bytes=1--2"):
+            with self.subTest(range=field):
+                answer = self.get(path, Range=field)
+
+                self.assertEqual((200, ALPHABET), (answer.status, answer.body))
+
+    def test_what_the_client_has_is_not_sent_again(self) -> None:
+        path, digest = self.upload(ALPHABET)
+
+        for field in (f'"{digest}"', f'W/"{digest}"', f'"other", "{digest}"', "*"):
+            with self.subTest(none_match=field):
+                answer = self.get(path, If_None_Match=field)
+
+                self.assertEqual((304, b""), (answer.status, answer.body))
+                self.assertEqual(f'"{digest}"', answer.fields["etag"])
+        self.assertEqual(200, self.get(path, If_None_Match='"other"').status)
+
+    def test_dates_are_judged_where_no_tag_is(self) -> None:
+        path, digest = self.upload(ALPHABET)
+        modified = int(self.path_on_disk(digest).stat().st_mtime)
+        now, before = formatdate(modified, usegmt=True), formatdate(modified - 1, usegmt=True)
+
+        self.assertEqual(304, self.get(path, If_Modified_Since=now).status)
+        self.assertEqual(200, self.get(path, If_Modified_Since=before).status)
+        self.assertEqual(200, self.get(path, If_Modified_Since="yesterday").status)
+        self.assertEqual(200, self.get(path, If_Modified_Since=now, If_None_Match='"other"').status)
+        self.assertEqual(200, self.get(path, If_Unmodified_Since=now).status)
+        self.assertEqual(412, self.get(path, If_Unmodified_Since=before).status)
+
+    def test_another_tag_in_if_match_answers_412(self) -> None:
+        path, digest = self.upload(ALPHABET)
+
+        self.assertEqual(412, self.get(path, If_Match='"other"').status)
+        self.assertEqual(412, self.get(path, If_Match=f'W/"{digest}"').status)
+        self.assertEqual(200, self.get(path, If_Match=f'"{digest}"').status)
+        self.assertEqual(200, self.get(path, If_Match="*").status)
+
+    def test_if_range_decides_whether_a_range_counts(self) -> None:
+        path, digest = self.upload(ALPHABET)
+        modified = formatdate(int(self.path_on_disk(digest).stat().st_mtime), usegmt=True)
+
+        self.assertEqual(206, self.get(path, Range="bytes=0-1", If_Range=f'"{digest}"').status)
+        self.assertEqual(206, self.get(path, Range="bytes=0-1", If_Range=modified).status)
+        self.assertEqual(200, self.get(path, Range="bytes=0-1", If_Range='"other"').status)
+        self.assertEqual(200, self.get(path, Range="bytes=0-1", If_Range=f'W/"{digest}"').status)
+        self.assertEqual(200, self.get(path, Range="bytes=99-", If_Range='"other"').status)
+
+    def test_a_removal_whose_condition_fails_removes_nothing(self) -> None:
+        path, digest = self.upload(ALPHABET)
+
+        refused = [self.delete(path, If_Match='"other"').status, self.delete(path, If_None_Match="*").status]
+
+        self.assertEqual([412, 412], refused)
+        self.assertEqual(200, self.get(path).status)
+        self.assertEqual(200, self.delete(path, If_Match=f'"{digest}"').status)
+
+    def test_a_download_goes_on_when_its_object_is_removed(self) -> None:
+        data = os.urandom(20_000_000)
+        path, _ = self.upload(data)
+        connection = self.connect()
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        received = connection.recv(1000)
+
+        self.assertEqual(200, self.delete(path).status)
+        while True:
+            more = connection.recv(1_000_000)
+            if not more:
+                break
+            received += more
+
+        self.assertEqual(data, received.partition(b"\r\n\r\n")[2])
+
+    def test_an_object_cut_on_disk_while_it_is_sent_is_never_a_whole_answer(self) -> None:
+        data = os.urandom(20_000_000)
+        path, digest = self.upload(data)
+        connection = self.connect()
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        received = connection.recv(1000)
+
+        os.truncate(self.path_on_disk(digest), 19_000_000)
+        while True:
+            more = connection.recv(1_000_000)
+            if not more:
+                break
+            received += more
+
+        self.assertLess(len(received.partition(b"\r\n\r\n")[2]), len(data))

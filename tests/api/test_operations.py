@@ -1,0 +1,27 @@
+"""What belongs to operations is there whatever is mounted."""
+
+from __future__ import annotations
+
+from tests.support import ServerCase
+
+
+class HealthTest(ServerCase):
+    def test_health_is_ok(self) -> None:
+        answer = self.get("/-/health")
+
+        self.assertEqual((200, b'{"status": "ok"}'), (answer.status, answer.body))
+        self.assertEqual("application/json", answer.fields["content-type"])
+
+    def test_nothing_else_is_there(self) -> None:
+        for path in ("/-", "/-/", "/-/nothing", "/-/health/"):
+            with self.subTest(path=path):
+                self.assertEqual(404, self.get(path).status)
+
+    def test_health_is_only_asked_for(self) -> None:
+        answer = self.post("/-/health", b"")
+
+        self.assertEqual((405, "GET"), (answer.status, answer.fields["allow"]))
+
+
+class HealthOfOneMountTest(HealthTest):
+    config = {"mounts": {"/data": "repositories"}}

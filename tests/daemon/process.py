@@ -1,0 +1,93 @@
+"""The daemon as a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+# Until a daemon listens, or has drained.
+PATIENCE = 40.0
+
+
+class Daemon:
+    """A running `python -m filestoraged`. `ports` are those that its log names."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        before: Sequence[str] = (),
+        environment: Optional[Dict[str, str]] = None,
+        cwd: Optional[Path] = None,
+    ) -> None:
+        """`before` is a command that starts the daemon's, such as `prlimit`."""
+        command = [*before, sys.executable, "-m", "filestoraged", *arguments]
+        self.log = tempfile.NamedTemporaryFile("w+b", prefix="filestoraged-log-")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command, stderr=self.log, cwd=cwd or ROOT, env={**clean_environment(), **(environment or {})}
+        )
+        self.ports: List[int] = []
+
+    def wait_until_listening(self) -> "Daemon":
+        deadline = time.monotonic() + PATIENCE
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            lines = self.lines()
+            if any("listening on" in line for line in lines):
+                self.ports = [int(port) for port in re.findall(r"listening on [^ ]+:(\d+) ", "\n".join(lines))]
+                return self
+            if self.process.poll() is not None:
+                break
+            pause.wait(0.02)
+        self.kill()
+        raise AssertionError(f"the daemon does not listen: {self.lines()}")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    def lines(self) -> List[str]:
+        return Path(self.log.name).read_text(errors="replace").splitlines()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it, and return its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def resident(self, key: str = "VmRSS") -> int:
+        """Memory in bytes: `VmRSS` now, `VmHWM` at its peak."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (kibibytes,) = re.findall(rf"{key}:\s+(\d+) kB", status)
+        return int(kibibytes) * 1024
+
+
+@contextlib.contextmanager
+def running(*arguments: str, **settings: object) -> Iterator[Daemon]:
+    """A daemon on a free port for the length of a block."""
+    daemon = Daemon("--listen", "127.0.0.1:0", *arguments, **settings)  # type: ignore[arg-type]
+    try:
+        yield daemon.wait_until_listening()
+    finally:
+        daemon.kill()
+        daemon.log.close()
+
+
+def clean_environment() -> Dict[str, str]:
+    """The environment, without what a service manager or an earlier test has put there."""
+    ours = ("STATE_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM")
+    return {**{name: value for name, value in os.environ.items() if name not in ours}, "PYTHONPATH": str(ROOT)}

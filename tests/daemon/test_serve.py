@@ -1,0 +1,291 @@
+"""The daemon from its start to its end: what it says, what it refuses, how it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Tuple
+
+from filestoraged import __version__
+from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
+from tests.support import TempCase, read_all, read_answer
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class CommandTest(TempCase):
+    """A command that ends by itself."""
+
+    def run_command(self, *arguments: str) -> Tuple[int, str, str]:
+        command = [sys.executable, "-m", "filestoraged", *arguments]
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def assert_refused(self, status: int, *arguments: str) -> str:
+        code, output, complaint = self.run_command(*arguments)
+        self.assertEqual((status, ""), (code, output), complaint)
+        self.assertRegex(complaint, r"\Afilestoraged: .*\.\n\Z")
+        self.assertLessEqual(len(complaint.splitlines()), 3)
+        return complaint
+
+    def test_version_and_help_print_and_exit_0(self) -> None:
+        for arguments in (["--version"], ["serve", "--version"]):
+            self.assertEqual((0, f"filestoraged {__version__}\n", ""), self.run_command(*arguments))
+        code, output, _ = self.run_command("--help")
+        self.assertEqual(0, code)
+        for (
+            option
+        ) in "listen mount store memcached hash max-size workers threads public-url accel log-level config".split():
+            self.assertIn(f"--{option} ", output)
+
+    def test_the_checkouts_command_is_the_same(self) -> None:
+        command = [sys.executable, str(ROOT / "bin" / "filestoraged"), "--version"]
+
+        output = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, check=True).stdout
+
+        self.assertEqual(f"filestoraged {__version__}\n", output)
+
+    def test_nonsense_exits_2_with_a_sentence(self) -> None:
+        cases = [
+            ["--nonsense"],
+            ["nonsense"],
+            ["--stor", "x"],
+            ["--store"],
+            ["--store", ""],
+            ["--listen", "localhost"],
+            ["--listen", "localhost:99999"],
+            ["--listen", ":8080"],
+            ["--listen", "::1:8080"],
+            ["--listen", "unix:"],
+            ["--mount", "files"],
+            ["--mount", "files=data"],
+            ["--mount", "files=/a/../b"],
+            ["--mount", "files=/-/x"],
+            ["--mount", "pictures=/"],
+            ["--mount", "files=/", "--mount", "repositories=/"],
+            ["--mount", "files=/x", "--mount", "repositories=/x/"],
+            ["--hash", "crc32"],
+            ["--max-size", "50X"],
+            ["--max-size", "-1"],
+            ["--workers", "0"],
+            ["--threads", "many"],
+            ["--public-url", "files.example.org"],
+            ["--log-level", "loud"],
+        ]
+
+        for arguments in cases:
+            with self.subTest(arguments=arguments):
+                self.assert_refused(2, *arguments)
+
+    def test_a_configuration_that_cannot_be_read_exits_1(self) -> None:
+        (self.directory / "latin.conf").write_bytes(b"[filestoraged]\nstore = caf\xe9\n")
+
+        self.assert_refused(1, "--config", "missing.conf")
+        self.assert_refused(1, "--config", ".")
+        self.assert_refused(1, "--config", "latin.conf")
+
+    def test_a_configuration_with_nonsense_exits_2(self) -> None:
+        for text in ("[filestoraged]\nnonsense = 1\n", "[filestoraged]\nhash = crc32\n", "[other]\n", "store = x\n",
+                     "[filestoraged]\nstore\n", "[filestoraged]\nconfig = x\n", "[filestoraged]\nhash=md5\nhash=sha1\n"):  # fmt: skip
+            with self.subTest(text=text):
+                (self.directory / "nonsense.conf").write_text(text)
+
+                self.assert_refused(2, "--config", "nonsense.conf")
+
+    def test_a_store_that_cannot_be_written_exits_1(self) -> None:
+        (self.directory / "file").touch()
+
+        self.assert_refused(1, "--store", "file", "--listen", "127.0.0.1:0")
+        self.assert_refused(1, "--store", "/proc/store", "--listen", "127.0.0.1:0")
+
+    def test_an_address_in_use_exits_1(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+
+            complaint = self.assert_refused(1, "--listen", f"127.0.0.1:{port}")
+
+        self.assertIn(f"127.0.0.1:{port}", complaint)
+
+    def test_an_address_of_another_machine_exits_1(self) -> None:
+        self.assert_refused(1, "--listen", "192.0.2.1:0")
+        self.assert_refused(1, "--listen", "no-such-host.invalid:0")
+
+    def test_a_socket_that_is_alive_or_no_socket_exits_1(self) -> None:
+        path = str(self.directory / "socket")
+        (self.directory / "file").touch()
+        with socket.socket(socket.AF_UNIX) as alive:
+            alive.bind(path)
+            alive.listen()
+
+            self.assert_refused(1, "--listen", f"unix:{path}")
+        self.assert_refused(1, "--listen", f"unix:{self.directory / 'file'}")
+        self.assert_refused(1, "--listen", f"unix:{self.directory / ('x' * 200)}")
+        self.assertTrue((self.directory / "file").exists())
+
+
+class DaemonTest(TempCase):
+    def arguments(self) -> Tuple[str, str]:
+        return ("--store", str(self.directory / "store"))
+
+    def health(self, url: str) -> int:
+        with urllib.request.urlopen(f"{url}/-/health", timeout=PATIENCE) as response:
+            return int(response.status)
+
+    def test_it_serves_where_its_log_says(self) -> None:
+        with running(*self.arguments()) as daemon:
+            self.assertEqual(200, self.health(daemon.url))
+
+    def test_localhost_is_ipv4_and_ipv6_on_one_port(self) -> None:
+        daemon = Daemon("--listen", "localhost:0", *self.arguments())
+        self.addCleanup(daemon.kill)
+
+        daemon.wait_until_listening()
+
+        families = {info[0] for info in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
+        self.assertEqual(1, len(set(daemon.ports)))
+        for host in ["127.0.0.1"] * (socket.AF_INET in families) + ["[::1]"] * (socket.AF_INET6 in families):
+            self.assertEqual(200, self.health(f"http://{host}:{daemon.ports[0]}"))
+
+    def test_it_listens_in_several_places(self) -> None:
+        path = str(self.directory / "socket")
+
+        with running("--listen", f"unix:{path}", "--listen", "127.0.0.1:0", *self.arguments()) as daemon:
+            for port in daemon.ports:
+                self.assertEqual(200, self.health(f"http://127.0.0.1:{port}"))
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(path)
+                connection.sendall(HEALTH)
+                self.assertEqual(200, read_answer(connection).status)
+            self.assertEqual(2, len(daemon.ports))
+            self.assertEqual(0, daemon.stop())
+        self.assertFalse(Path(path).exists())
+
+    def test_a_socket_of_a_killed_daemon_is_taken_over(self) -> None:
+        listen = ("--listen", f"unix:{self.directory / 'socket'}", *self.arguments())
+        first = Daemon(*listen).wait_until_listening()
+        first.kill()
+
+        with running(*listen) as second:
+            self.assertEqual(0, second.stop())
+
+    def test_the_file_configures_and_flags_win(self) -> None:
+        lines = ["# a comment", "[filestoraged]", f"store = {self.directory / 'other'}", "hash = md5", "max-size = 1K"]
+        mounts = ["mount =", "  files=/f", "  repositories=/r"]
+        path = self.directory / "filestoraged.conf"
+        path.write_text("\n".join([*lines, *mounts]))
+
+        with running("--config", str(path), *self.arguments()) as daemon:
+            request = urllib.request.Request(f"{daemon.url}/f", b"tea")
+            answer = urllib.request.urlopen(request, timeout=PATIENCE).read()
+
+        self.assertIn(hashlib.md5(b"tea").hexdigest(), answer.decode())
+        self.assertFalse((self.directory / "other").exists())
+
+    def test_systemds_state_directory_is_the_store(self) -> None:
+        state = self.directory / "state"
+
+        with running(environment={"STATE_DIRECTORY": f"{state}:/elsewhere"}, cwd=self.directory):
+            self.assertTrue((state / "staging").is_dir())
+
+    def test_the_store_is_in_the_working_directory_by_default(self) -> None:
+        with running(cwd=self.directory):
+            self.assertTrue((self.directory / "store").is_dir())
+
+    def test_both_signals_end_it_with_0(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(signal=number), running(*self.arguments()) as daemon:
+                self.assertEqual(0, daemon.stop(number))
+
+    def test_a_request_under_way_is_finished(self) -> None:
+        with running(*self.arguments()) as daemon:
+            busy, idle = (socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(2))
+            with busy, idle:
+                busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+                self.assertEqual(100, read_answer(busy).status)
+
+                daemon.process.terminate()
+                self.assertEqual(b"", read_all(idle))
+                busy.sendall(b"tea")
+                answer = read_answer(busy)
+
+                self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
+            self.assertEqual(0, daemon.process.wait(PATIENCE))
+            self.assertRaises(OSError, socket.create_connection, ("127.0.0.1", daemon.ports[0]))
+
+    def test_a_second_signal_leaves_at_once(self) -> None:
+        with running(*self.arguments()) as daemon:
+            with socket.create_connection(("127.0.0.1", daemon.ports[0])) as idle:
+                with socket.create_connection(("127.0.0.1", daemon.ports[0])) as busy:
+                    busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+                    self.assertEqual(100, read_answer(busy).status)
+                    daemon.process.terminate()
+                    # It drains when it has closed what is idle.
+                    self.assertEqual(b"", read_all(idle))
+
+                    self.assertEqual(-signal.SIGTERM, daemon.stop())
+
+    def test_the_service_manager_is_told(self) -> None:
+        path = str(self.directory / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            manager.settimeout(PATIENCE)
+
+            with running(*self.arguments(), environment={"NOTIFY_SOCKET": path}) as daemon:
+                ready = manager.recv(100)
+                self.assertEqual(200, self.health(daemon.url))
+                daemon.process.terminate()
+                stopping = manager.recv(100)
+
+        self.assertEqual([b"READY=1", b"STOPPING=1"], [ready, stopping])
+
+    def test_the_journal_gets_priorities_and_no_time(self) -> None:
+        # The daemon's standard error is its log file here, so that is what the journal's name must be.
+        script = 'export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec "$@"'
+
+        with running(*self.arguments(), before=["sh", "-c", script, "sh"]) as daemon:
+            lines = daemon.lines()
+
+        self.assertTrue(all(re.match(r"<6>[a-z]", line) for line in lines), lines)
+
+    def test_access_lines_can_be_left_out(self) -> None:
+        for level, expected in (("info", 1), ("warning", 0)):
+            port = _free_port()
+            daemon = Daemon("--listen", f"127.0.0.1:{port}", "--log-level", level, *self.arguments())
+            self.addCleanup(daemon.kill)
+            with self.subTest(level=level):
+                _wait_for_port(port)
+
+                self.health(f"http://127.0.0.1:{port}")
+                daemon.stop()
+
+                self.assertEqual(expected, sum("GET /-/health 200" in line for line in daemon.lines()))
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _wait_for_port(port: int) -> None:
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        with socket.socket() as connection:
+            if connection.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        pause.wait(0.02)
+    raise AssertionError(f"nobody listens on port {port}")

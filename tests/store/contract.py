@@ -1,0 +1,222 @@
+"""What any backend promises, as tests that a backend's own test case inherits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, List
+
+from filestoraged.digest import Bytes, Expected
+from filestoraged.errors import AlreadyExists, DigestMismatch, NotFound, TooLarge
+from filestoraged.store.contract import Store
+from filestoraged.store.hashing import COPY_SIZE
+from tests.support import TempCase, in_threads
+
+TEA = b"tea"
+TEA_DIGEST = hashlib.sha256(TEA).hexdigest()
+
+
+class Gather:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: Bytes) -> None:
+        self.data += bytes(data)
+
+    def sendfile(self, descriptor: int, start: int, stop: int) -> None:
+        with open(descriptor, "rb", closefd=False) as stream:
+            stream.seek(start)
+            self.data += stream.read(stop - start)
+
+
+class StoreContract(TempCase):
+    """A subclass says how a store is made, and how one is that takes less."""
+
+    store: Store
+
+    def make_store(self, **settings: Any) -> Store:
+        raise NotImplementedError
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = self.make_store()
+
+    def stored(self, name: str) -> bytes:
+        sink = Gather()
+        with self.store.open(name) as blob:
+            blob.send(sink, 0, blob.size)
+        return sink.data
+
+    def test_what_is_put_comes_back(self) -> None:
+        for size in (0, 1, COPY_SIZE - 1, COPY_SIZE, COPY_SIZE + 1, 5 * COPY_SIZE + 3):
+            with self.subTest(size=size):
+                data = bytes(range(251)) * (size // 251 + 1)
+                data = data[:size]
+
+                digest = self.store.put(data)
+
+                self.assertEqual(hashlib.sha256(data).hexdigest(), digest)
+                self.assertEqual(data, self.stored(digest))
+
+    def test_a_stream_and_a_path_are_put_like_bytes(self) -> None:
+        path = Path(self.directory, "tea.txt")
+        path.write_bytes(TEA)
+
+        digests = [self.store.put(io.BytesIO(TEA)), self.store.put(path), self.store.put(str(path))]
+
+        self.assertEqual([TEA_DIGEST] * 3, digests)
+
+    def test_get_gives_a_stream(self) -> None:
+        digest = self.store.put(TEA)
+
+        with self.store.get(digest) as stream:
+            data = stream.read()
+
+        self.assertEqual(TEA, data)
+
+    def test_a_part_is_sent_as_asked(self) -> None:
+        digest = self.store.put(b"0123456789")
+        sink = Gather()
+
+        with self.store.open(digest) as blob:
+            blob.send(sink, 3, 7)
+
+        self.assertEqual(b"3456", sink.data)
+
+    def test_a_buffer_may_be_reused_after_a_write(self) -> None:
+        buffer = bytearray(COPY_SIZE)
+        expected = hashlib.sha256()
+
+        with self.store.stage() as staging:
+            for number in range(12):
+                buffer[:] = bytes([number]) * COPY_SIZE
+                expected.update(buffer)
+                staging.write(memoryview(buffer))
+            digest = staging.commit()
+
+        self.assertEqual(expected.hexdigest(), digest)
+
+    def test_uncommitted_bytes_are_invisible(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(TEA)
+
+            self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
+    def test_a_staging_left_without_commit_is_discarded(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(TEA)
+
+        self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
+    def test_an_error_in_the_block_discards(self) -> None:
+        with self.assertRaises(RuntimeError), self.store.stage() as staging:
+            staging.write(TEA * COPY_SIZE)
+            raise RuntimeError("the client left")
+
+        self.assertRaises(NotFound, self.store.open, hashlib.sha256(TEA * COPY_SIZE).hexdigest())
+
+    def test_the_same_bytes_twice_are_one_object(self) -> None:
+        first = self.store.put(TEA)
+        again = self.store.put(TEA)
+        self.store.remove(first)
+
+        self.assertEqual(first, again)
+        self.assertRaises(NotFound, self.store.open, first)
+
+    def test_commit_new_refuses_what_is_there(self) -> None:
+        self.store.put(TEA)
+
+        with self.assertRaises(AlreadyExists), self.store.stage() as staging:
+            staging.write(TEA)
+            staging.commit_new()
+
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+
+    def test_of_many_commit_new_at_once_one_succeeds(self) -> None:
+        def attempt(_: int) -> bool:
+            with self.store.stage() as staging:
+                staging.write(TEA)
+                try:
+                    staging.commit_new()
+                except AlreadyExists:
+                    return False
+                return True
+
+        self.assertEqual(1, sum(in_threads(16, attempt)))
+
+    def test_many_threads_may_store_the_same_bytes(self) -> None:
+        data = TEA * COPY_SIZE
+
+        digests: List[str] = in_threads(16, lambda _: self.store.put(data))
+
+        self.assertEqual({hashlib.sha256(data).hexdigest()}, set(digests))
+        self.assertEqual(data, self.stored(digests[0]))
+
+    def test_other_bytes_than_expected_are_not_kept(self) -> None:
+        expected = [Expected("md5", hashlib.md5(b"coffee").hexdigest())]
+
+        with self.assertRaises(DigestMismatch), self.store.stage(expected=expected) as staging:
+            staging.write(TEA)
+            staging.commit()
+
+        self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
+    def test_expected_bytes_are_kept(self) -> None:
+        expected = [Expected("sha256", TEA_DIGEST), Expected("sha512", hashlib.sha512(TEA).hexdigest())]
+
+        with self.store.stage(expected=expected) as staging:
+            staging.write(TEA)
+            staging.commit()
+
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+
+    def test_a_declared_size_above_the_limit_is_refused_before_a_byte(self) -> None:
+        store = self.make_store(max_size=3)
+
+        self.assertRaises(TooLarge, store.stage, 4)
+
+    def test_the_first_byte_above_the_limit_is_refused(self) -> None:
+        store = self.make_store(max_size=3)
+
+        with store.stage() as staging:
+            staging.write(TEA)
+            self.assertRaises(TooLarge, staging.write, b"!")
+
+    def test_an_object_of_the_limit_is_taken(self) -> None:
+        store = self.make_store(max_size=3)
+
+        self.assertEqual(TEA_DIGEST, store.put(TEA))
+
+    def test_removing_what_is_not_there_is_not_found(self) -> None:
+        self.assertRaises(NotFound, self.store.remove, TEA_DIGEST)
+        self.assertRaises(NotFound, self.store.delete, TEA_DIGEST)
+
+    def test_an_open_object_outlives_its_removal(self) -> None:
+        digest = self.store.put(TEA)
+        sink = Gather()
+
+        with self.store.open(digest) as blob:
+            self.store.remove(digest)
+            blob.send(sink, 0, blob.size)
+
+        self.assertEqual(TEA, sink.data)
+
+    def test_namespaces_share_no_object(self) -> None:
+        cats, dogs = self.store.namespace("cats"), self.store.namespace("dogs")
+        for each in (self.store, cats, dogs):
+            each.put(TEA)
+
+        cats.remove(TEA_DIGEST)
+
+        self.assertRaises(NotFound, cats.open, TEA_DIGEST)
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+        with dogs.get(TEA_DIGEST) as stream:
+            self.assertEqual(TEA, stream.read())
+
+    def test_a_namespace_may_name_by_another_algorithm(self) -> None:
+        within = self.store.namespace("short", algorithm="md5")
+
+        self.assertEqual(hashlib.md5(TEA).hexdigest(), within.put(TEA))

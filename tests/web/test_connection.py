@@ -1,0 +1,420 @@
+"""What a connection may be sent, and what it answers: framing, keeping alive, refusing, waiting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from typing import List
+
+from filestoraged.daemon.config import Address
+from filestoraged.web.limits import Limits
+from tests.support import PATIENCE, ServerCase, in_threads, read_all, read_answer
+
+TEA = b"tea"
+TEA_HASH = hashlib.sha256(TEA).hexdigest()
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class TcpTest(ServerCase):
+    """Over TCP; `UnixSocketTest` runs the same again."""
+
+    def assert_serving(self) -> None:
+        self.assertEqual(200, self.raw(HEALTH)[0].status)
+
+    def test_a_connection_is_kept_alive(self) -> None:
+        connection = self.connect()
+
+        for _ in range(3):
+            connection.sendall(HEALTH)
+            answer = read_answer(connection)
+
+            self.assertEqual(200, answer.status)
+            self.assertNotIn("connection", answer.fields)
+
+    def test_requests_in_a_row_are_answered_in_a_row(self) -> None:
+        upload = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea"
+        chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n"
+        download = f"GET /{TEA_HASH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        missing = b"GET /xyz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+        answers = self.raw(upload + HEALTH + chunked + download + missing + HEALTH, answers=6)
+
+        self.assertEqual([200, 200, 200, 200, 404, 200], [answer.status for answer in answers])
+        self.assertEqual(TEA, answers[3].body)
+
+    def test_a_request_may_come_byte_by_byte(self) -> None:
+        connection = self.connect()
+
+        for byte in b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n":
+            connection.sendall(bytes([byte]))
+
+        self.assertEqual(TEA_HASH, json.loads(read_answer(connection).body)["hash"])
+
+    def test_close_is_answered_and_done(self) -> None:
+        request = b"GET /-/health HTTP/1.1\r\nHost: x\r\nConnection: Close\r\n\r\n"
+
+        (answer,), rest = self.raw_until_closed(request)
+
+        self.assertEqual((200, "close", b""), (answer.status, answer.fields["connection"], rest))
+
+    def test_http_1_0_is_answered_and_closed(self) -> None:
+        (answer,), rest = self.raw_until_closed(b"GET /-/health HTTP/1.0\r\n\r\n")
+
+        self.assertEqual((200, "close", b""), (answer.status, answer.fields["connection"], rest))
+
+    def test_http_1_0_may_ask_to_be_kept_alive(self) -> None:
+        request = b"GET /-/health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+
+        answers = self.raw(request + request, answers=2)
+
+        self.assertEqual(["keep-alive"] * 2, [answer.fields["connection"] for answer in answers])
+
+    def test_an_answer_names_its_server_and_date(self) -> None:
+        answer = self.raw(HEALTH)[0]
+
+        self.assertEqual("filestoraged", answer.fields["server"])
+        self.assertRegex(answer.fields["date"], r"^\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$")
+
+    def test_malformed_requests_answer_400_and_close(self) -> None:
+        upload = b"POST / HTTP/1.1\r\nHost: x\r\n"
+        heads = [
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x/y\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: b\x7fc\r\n\r\n",
+            b"GET / HTTP/1.1\nHost: x\n\n",
+            b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /\r\n\r\n",
+            b"GET nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            upload + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n",
+            upload + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\ntea",
+            upload + b"Content-Length: +3\r\n\r\ntea",
+            upload + b"Content-Length: -3\r\n\r\ntea",
+            upload + b"Content-Length: 0x3\r\n\r\ntea",
+            upload + b"Content-Length: \r\n\r\n",
+            upload + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+            upload + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+            upload + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+            upload + b"Transfer-Encoding: chunked\r\n\r\n3\ntea\r\n0\r\n\r\n",
+            upload + b"Transfer-Encoding: chunked\r\n\r\n3\r\nteapot",
+            b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n",
+        ]
+
+        for head in heads:
+            with self.subTest(head=head):
+                answers, _ = self.raw_until_closed(head + HEALTH if head.endswith(b"\r\n\r\n") else head)
+
+                self.assertEqual([400], [answer.status for answer in answers])
+                self.assertEqual("close", answers[0].fields["connection"])
+                self.assertEqual("Bad Request", json.loads(answers[0].body)["error"])
+        self.assert_nothing_stored()
+        self.assert_serving()
+
+    def test_other_refusals_have_their_own_status(self) -> None:
+        upload = b"POST / HTTP/1.1\r\nHost: x\r\n"
+        cases = {
+            upload + b"Transfer-Encoding: gzip, chunked\r\n\r\n": (501, "Not Implemented"),
+            upload + b"Transfer-Encoding: identity\r\n\r\n": (501, "Not Implemented"),
+            b"GET / HTTP/2.0\r\nHost: x\r\n\r\n": (505, "HTTP Version Not Supported"),
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": (505, "HTTP Version Not Supported"),
+            b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\nHost: x\r\n\r\n": (414, "URI Too Long"),
+            b"GET /" + b"a" * 40_000: (414, "URI Too Long"),
+            HEALTH[:-2] + b"A: " + b"a" * 32_768 + b"\r\n\r\n": (431, "Request Header Fields Too Large"),
+            HEALTH[:-2] + b"A: b\r\n" * 100 + b"\r\n": (431, "Request Header Fields Too Large"),
+            upload + b"Expect: a-pony\r\nContent-Length: 3\r\n\r\n": (417, "Expectation Failed"),
+        }
+
+        for head, (status, reason) in cases.items():
+            with self.subTest(head=head[:80]):
+                answers, _ = self.raw_until_closed(head)
+
+                self.assertEqual([(status, reason)], [(answer.status, answer.reason) for answer in answers])
+
+    def test_what_is_just_within_the_limits_is_served(self) -> None:
+        target = b"/-/health?" + b"a" * (8192 - 10)
+        heads = [
+            b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+            HEALTH[:-2] + b"A: b\r\n" * 99 + b"\r\n",
+            HEALTH[:-2] + b"A: " + b"a" * (32_768 - len(HEALTH) - 5) + b"\r\n\r\n",
+        ]
+
+        for head in heads:
+            with self.subTest(head=head[:80]):
+                self.assertEqual(200, self.raw(head)[0].status)
+
+    def test_an_absolute_target_is_its_path(self) -> None:
+        answer = self.raw(b"GET http://example.org:80/-/health?x HTTP/1.1\r\nHost: other\r\n\r\n")[0]
+
+        self.assertEqual(200, answer.status)
+
+    def test_methods_about_no_path_answer_405(self) -> None:
+        for line in (b"OPTIONS * HTTP/1.1", b"CONNECT example.org:443 HTTP/1.1"):
+            with self.subTest(line=line):
+                answer = self.raw(line + b"\r\nHost: x\r\n\r\n")[0]
+
+                self.assertEqual((405, "GET, POST, PUT, DELETE"), (answer.status, answer.fields["allow"]))
+
+    def test_an_answer_to_head_has_no_body(self) -> None:
+        answers, _ = self.raw_until_closed(b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+        self.assertEqual([405], [answer.status for answer in answers])
+        self.assertEqual(b"", answers[0].body)
+
+    def test_continue_is_said_when_the_body_is_wanted(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n")
+
+        interim = read_answer(connection)
+        connection.sendall(TEA)
+        answer = read_answer(connection)
+
+        self.assertEqual((100, "Continue"), (interim.status, interim.reason))
+        self.assertEqual(200, answer.status)
+
+    def test_continue_is_not_said_when_the_body_is_refused(self) -> None:
+        for line in (
+            b"PUT / HTTP/1.1",
+            b"POST /-/health HTTP/1.1",
+            b"PUT /data/.. HTTP/1.1",
+            b"POST /?hash=x HTTP/1.1",
+        ):
+            with self.subTest(line=line):
+                request = line + b"\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+
+                answers, _ = self.raw_until_closed(request)
+
+                self.assertEqual(1, len(answers))
+                self.assertGreaterEqual(answers[0].status, 400)
+
+    def test_continue_is_not_said_to_http_1_0_nor_behind_a_body_that_came(self) -> None:
+        head = b"POST / HTTP/1.%d\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+
+        answers = [self.raw(head % 0 + TEA)[0], self.raw(head % 1 + TEA)[0]]
+
+        self.assertEqual([200, 200], [answer.status for answer in answers])
+
+    def test_a_small_body_nobody_wants_does_not_cost_the_connection(self) -> None:
+        unwanted = b"DELETE /xyz HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea"
+
+        answers = self.raw(unwanted + HEALTH, answers=2)
+
+        self.assertEqual([404, 200], [answer.status for answer in answers])
+
+    def test_a_refusal_reaches_a_client_that_is_still_sending(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n")
+        for _ in range(20):
+            connection.sendall(b"x" * 1_000_000)
+
+        answer = read_answer(connection)
+        rest = read_all(connection)
+
+        self.assertEqual((405, "close", b""), (answer.status, answer.fields["connection"], rest))
+
+    def test_a_client_that_leaves_within_an_upload_leaves_nothing(self) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+        chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nf4240\r\n"
+        form = head[:-2] + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+        part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="g"\r\n\r\ntea'
+
+        for request in (b"P", head[:30], head, head + b"x" * 500_000, chunked + b"x" * 500_000, form + part):
+            with self.subTest(request=request[:80]):
+                connection = self.connect()
+                connection.sendall(request)
+                connection.shutdown(socket.SHUT_WR)
+
+                # The server has noticed when it closes.
+                self.assertEqual(b"", read_all(connection))
+                self.assert_nothing_stored()
+        self.assert_serving()
+
+    def test_a_client_that_half_closes_gets_its_answer(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea")
+        connection.shutdown(socket.SHUT_WR)
+
+        self.assertIn(TEA_HASH.encode(), read_all(connection))
+
+    def test_more_clients_than_threads_are_served_in_turn(self) -> None:
+        data = os.urandom(200_000)
+
+        answers = in_threads(40, lambda number: self.post("/", data + bytes([number])))
+
+        self.assertEqual([200] * 40, [answer.status for answer in answers])
+        self.assertEqual(40, len(self.files_below(self.store_path)))
+
+    def test_silent_connections_take_no_thread(self) -> None:
+        silent = [self.connect() for _ in range(self.threads * 4)]
+        for connection in silent[::2]:
+            connection.sendall(HEALTH)
+            read_answer(connection)
+
+        self.assert_serving()
+
+        for connection in silent:
+            connection.sendall(HEALTH)
+            self.assertEqual(200, read_answer(connection).status)
+
+
+class UnixSocketTest(TcpTest):
+    def address(self) -> Address:
+        return Address("", 0, str(self.directory / "socket"))
+
+
+class Ipv6Test(ServerCase):
+    def address(self) -> Address:
+        return Address("::1", 0)
+
+    def test_health_is_ok(self) -> None:
+        self.assertEqual(200, self.get("/-/health").status)
+
+
+class TimeoutTest(ServerCase):
+    """Every wait of the contract, shortened."""
+
+    limits = Limits(head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, farewell_total=0.6, notice=0.02)
+
+    def time_until_closed(self, connection: socket.socket) -> "tuple[bytes, float]":
+        started = time.monotonic()
+        received = read_all(connection)
+        return received, time.monotonic() - started
+
+    def test_an_idle_connection_is_closed(self) -> None:
+        for used in (False, True):
+            with self.subTest(used=used):
+                connection = self.connect()
+                if used:
+                    connection.sendall(HEALTH)
+                    read_answer(connection)
+
+                received, seconds = self.time_until_closed(connection)
+
+                self.assertEqual(b"", received)
+                self.assertGreater(seconds, 0.2)
+
+    def test_a_head_that_does_not_come_to_its_end_answers_408(self) -> None:
+        connection = self.connect()
+        stop = threading.Event()
+
+        def drip() -> None:
+            while not stop.wait(0.05):
+                try:
+                    connection.sendall(b"a")
+                except OSError:
+                    return
+
+        connection.sendall(b"GET /")
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        answer = read_answer(connection)
+        stop.set()
+        dripping.join()
+
+        self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
+
+    def test_a_silent_body_answers_408_and_is_not_stored(self) -> None:
+        for framing in (b"Content-Length: 10", b"Transfer-Encoding: chunked"):
+            with self.subTest(framing=framing):
+                connection = self.connect()
+                connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n3\r\n")
+
+                answer = read_answer(connection)
+
+                self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
+                self.assert_nothing_stored()
+
+    def test_a_slow_body_that_is_never_silent_is_taken(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        pause = threading.Event()
+
+        for _ in range(10):
+            connection.sendall(b"x")
+            pause.wait(0.1)
+
+        self.assertEqual(200, read_answer(connection).status)
+
+    def test_a_client_that_reads_nothing_is_cut_off(self) -> None:
+        self.post("/", b"x" * 20_000_000)
+        digest = hashlib.sha256(b"x" * 20_000_000).hexdigest()
+        connection = self.connect()
+        connection.sendall(f"GET /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+        self.wait_for_log(f"GET /{digest} 200")
+        received = read_all(connection)
+
+        self.assertLess(len(received), 20_000_000)
+
+    def test_a_refused_client_that_goes_on_for_ever_is_cut_off(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
+        started = time.monotonic()
+
+        with self.assertRaises(OSError):
+            while time.monotonic() - started < PATIENCE:
+                connection.sendall(b"x" * 10_000)
+
+        self.assertGreater(time.monotonic() - started, 0.5)
+
+    def wait_for_log(self, text: str) -> None:
+        pause = threading.Event()
+        for _ in range(int(PATIENCE / 0.02)):
+            if any(text in line for line in self.log_lines()):
+                return
+            pause.wait(0.02)
+        raise AssertionError(f"not logged: {text}")
+
+
+class AccessLogTest(ServerCase):
+    def lines(self, count: int) -> List[str]:
+        pause = threading.Event()
+        while len(self.log_lines()) < count:
+            pause.wait(0.01)
+        return self.log_lines()
+
+    def test_a_request_is_one_line(self) -> None:
+        self.post("/", TEA)
+        self.get(f"/?hash={TEA_HASH}")
+
+        upload, download = self.lines(2)
+
+        self.assertRegex(upload, r"^127\.0\.0\.1 POST / 200 87 \d\.\d{6}$")
+        self.assertRegex(download, rf"^127\.0\.0\.1 GET /\?hash={TEA_HASH} 200 3 \d\.\d{{6}}$")
+
+    def test_what_is_no_request_is_one_line(self) -> None:
+        self.raw(b"\x00\r\n\r\n")
+
+        self.assertRegex(self.lines(1)[0], r"^127\.0\.0\.1 - - 400 \d+ \d\.\d{6}$")
+
+    def test_a_secret_is_not_logged(self) -> None:
+        for name in ("password", "Password", "pass%77ord", "token", "pass%57ord"):
+            with self.subTest(name=name):
+                self.get(f"/?a=b&{name}=s3cret&c=d")
+
+        for line in self.lines(5):
+            self.assertNotIn("s3cret", line)
+            self.assertRegex(line, r" /\?a=b&[^=]+=\*\*\*&c=d 400 ")
+
+    def test_a_failure_of_the_servers_is_logged_once_with_its_cause(self) -> None:
+        (self.store_path / "staging").rmdir()
+        (self.store_path / "staging").write_text("in the way")
+
+        answer = self.post("/", TEA)
+
+        self.assertEqual(500, answer.status)
+        self.assertNotIn(str(self.directory), answer.body.decode())
+        records = [record for record in self.logged if record.levelname == "ERROR"]
+        self.assertEqual(1, len(records))
+        self.assertIsNotNone(records[0].exc_info)
+        self.assertEqual(200, self.get("/-/health").status)
