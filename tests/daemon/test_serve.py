@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Tuple
 
 from filestoraged import __version__
+from filestoraged.daemon.options import OPTIONS
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
 from tests.support import TempCase, read_all, read_answer
 
@@ -25,15 +26,8 @@ class CommandTest(TempCase):
 
     def run_command(self, *arguments: str) -> Tuple[int, str, str]:
         command = [sys.executable, "-m", "filestoraged", *arguments]
-        done = subprocess.run(
-            command,
-            cwd=self.directory,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        where = {"cwd": self.directory, "env": clean_environment()}
+        done = subprocess.run(command, **where, capture_output=True, text=True, timeout=PATIENCE, check=False)
         return done.returncode, done.stdout, done.stderr
 
     def assert_refused(self, status: int, *arguments: str) -> str:
@@ -48,10 +42,8 @@ class CommandTest(TempCase):
             self.assertEqual((0, f"filestoraged {__version__}\n", ""), self.run_command(*arguments))
         code, output, _ = self.run_command("--help")
         self.assertEqual(0, code)
-        for (
-            option
-        ) in "listen mount store memcached hash max-size workers threads public-url accel log-level config".split():
-            self.assertIn(f"--{option} ", output)
+        for option in OPTIONS:
+            self.assertIn(f"--{option.name} {option.metavar}", output)
 
     def test_the_checkouts_command_is_the_same(self) -> None:
         command = [sys.executable, str(ROOT / "bin" / "filestoraged"), "--version"]
@@ -100,8 +92,8 @@ class CommandTest(TempCase):
         self.assert_refused(1, "--config", "latin.conf")
 
     def test_a_configuration_with_nonsense_exits_2(self) -> None:
-        for text in ("[filestoraged]\nnonsense = 1\n", "[filestoraged]\nhash = crc32\n", "[other]\n", "store = x\n",
-                     "[filestoraged]\nstore\n", "[filestoraged]\nconfig = x\n", "[filestoraged]\nhash=md5\nhash=sha1\n"):  # fmt: skip
+        wrong = ("nonsense = 1", "hash = crc32", "store", "config = x", "hash=md5\nhash=sha1", "listen =\n  nowhere")
+        for text in ("[other]\n", "store = x\n", *(f"[filestoraged]\n{line}\n" for line in wrong)):
             with self.subTest(text=text):
                 (self.directory / "nonsense.conf").write_text(text)
 
@@ -229,15 +221,15 @@ class DaemonTest(TempCase):
 
     def test_a_second_signal_leaves_at_once(self) -> None:
         with running(*self.arguments()) as daemon:
-            with socket.create_connection(("127.0.0.1", daemon.ports[0])) as idle:
-                with socket.create_connection(("127.0.0.1", daemon.ports[0])) as busy:
-                    busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-                    self.assertEqual(100, read_answer(busy).status)
-                    daemon.process.terminate()
-                    # It drains when it has closed what is idle.
-                    self.assertEqual(b"", read_all(idle))
+            busy, idle = (socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(2))
+            with busy, idle:
+                busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+                self.assertEqual(100, read_answer(busy).status)
+                daemon.process.terminate()
+                # It drains when it has closed what is idle.
+                self.assertEqual(b"", read_all(idle))
 
-                    self.assertEqual(-signal.SIGTERM, daemon.stop())
+                self.assertEqual(-signal.SIGTERM, daemon.stop())
 
     def test_the_service_manager_is_told(self) -> None:
         path = str(self.directory / "notify")
