@@ -1,0 +1,211 @@
+"""Faults on purpose, on a daemon of its own: kills, full and read-only disks, no descriptors left.
+
+Nothing answered may be lost, nothing half-visible, and the daemon goes on serving.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import resource
+import socket
+import subprocess
+import threading
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+import requests
+
+from tests.daemon.process import PATIENCE, Daemon, running
+from tests.support import TempCase, find_program, in_threads, read_answer
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class KilledDaemonTest(TempCase):
+    def test_every_answered_upload_is_there_and_whole_and_nothing_else(self) -> None:
+        store = self.directory / "store"
+        answered: List[str] = []
+        started = threading.Semaphore(0)
+
+        def upload(number: int) -> None:
+            """Upload files, small ones and some that are still on their way when the daemon dies."""
+            with contextlib.suppress(requests.RequestException), requests.Session() as session:
+                for step in range(1000):
+                    data = f"{number} {step} ".encode() * (1 if number % 2 else 200_000)
+                    answer = session.post(daemon.url, data=data, timeout=PATIENCE)
+                    answered.append(answer.json()["hash"])
+                    started.release()
+
+        with running("--store", str(store)) as daemon:
+            threads = [threading.Thread(target=upload, args=(number,)) for number in range(100)]
+            for thread in threads:
+                thread.start()
+            for _ in range(150):
+                self.assertTrue(started.acquire(timeout=PATIENCE))
+            daemon.kill()
+            for thread in threads:
+                thread.join()
+        left = len(list((store / "staging").iterdir()))
+        with running("--store", str(store)) as daemon:
+            log = "\n".join(daemon.lines())
+
+        self.assertEqual([], list((store / "staging").iterdir()))
+        self.assertGreaterEqual(len(answered), 150)
+        self.assertIn(f"swept {left} staging", log if left else f"swept {left} staging")
+        visible = {path.name: path for path in store.glob("[0-9a-f][0-9a-f]/*")}
+        self.assertLessEqual(set(answered), set(visible))
+        for name, path in visible.items():
+            self.assertEqual(name, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+class PrivateDiskCase(TempCase):
+    """A daemon in a mount namespace of its own, with a small disk that nobody else sees."""
+
+    def disk(self, size: str) -> Path:
+        """Start the daemon on an empty disk of `size`, and return the path of its store, as seen from here."""
+        mounted = self.directory / "disk"
+        mounted.mkdir()
+        script = f'mount -t tmpfs -o size={size} none "{mounted}" && exec "$@"'
+        before = [find_program("unshare"), "--mount", "--map-root-user", "sh", "-c", script, "sh"]
+        self.daemon = Daemon("--listen", "127.0.0.1:0", "--store", str(mounted / "store"), before=before)
+        self.addCleanup(self.daemon.kill)
+        self.daemon.wait_until_listening()
+        return Path(f"/proc/{self.daemon.process.pid}/root{mounted}/store")
+
+    def remount(self, options: str) -> None:
+        enter = [find_program("nsenter"), "--target", str(self.daemon.process.pid), "--user", "--preserve-credentials"]
+        subprocess.run(
+            [*enter, "--mount", "mount", "-o", f"remount,{options}", str(self.directory / "disk")], check=True
+        )
+
+    def post(self, data: bytes) -> "requests.Response":
+        return requests.post(self.daemon.url, data=data, timeout=PATIENCE)
+
+
+class FullDiskTest(PrivateDiskCase):
+    def test_a_full_disk_answers_507_and_the_next_that_fits_is_taken(self) -> None:
+        store = self.disk("2M")
+
+        too_much = self.post(b"x" * 3_000_000)
+        small = self.post(b"tea")
+
+        self.assertEqual((507, "Insufficient Storage"), (too_much.status_code, too_much.json()["error"]))
+        self.assertNotIn(str(self.directory), too_much.text)
+        self.assertEqual(200, small.status_code)
+        digest = small.json()["hash"]
+        self.assertEqual([f"{digest[:2]}/{digest}"], self.files_below(store))
+        self.assertEqual(1, sum("507" in line and "WARNING" in line for line in self.daemon.lines()))
+
+    def test_a_full_disk_still_gives_and_forgets(self) -> None:
+        self.disk("2M")
+        digest = self.post(b"x" * 1_900_000).json()["hash"]
+
+        refused = self.post(b"y" * 1_900_000).status_code
+        fetched = requests.get(f"{self.daemon.url}/{digest}", timeout=PATIENCE)
+        removed = requests.delete(f"{self.daemon.url}/{digest}", timeout=PATIENCE)
+
+        self.assertEqual((507, 1_900_000, 200), (refused, len(fetched.content), removed.status_code))
+        self.assertEqual(200, self.post(b"y" * 1_900_000).status_code)
+
+
+class ReadOnlyDiskTest(PrivateDiskCase):
+    def test_a_disk_that_turned_read_only_answers_500_and_still_gives(self) -> None:
+        self.disk("2M")
+        digest = self.post(b"tea").json()["hash"]
+        self.remount("ro")
+
+        refused = [self.post(b"coffee"), requests.delete(f"{self.daemon.url}/{digest}", timeout=PATIENCE)]
+        fetched = requests.get(f"{self.daemon.url}/{digest}", timeout=PATIENCE)
+        self.remount("rw")
+        taken = self.post(b"coffee")
+
+        self.assertEqual([500, 500], [answer.status_code for answer in refused])
+        self.assertEqual({"Internal Server Error"}, {answer.json()["error"] for answer in refused})
+        self.assertEqual(2, sum("answering 500" in line for line in self.daemon.lines()))
+        self.assertEqual((200, b"tea"), (fetched.status_code, fetched.content))
+        self.assertEqual(200, taken.status_code)
+
+
+class NoDescriptorsTest(TempCase):
+    def test_it_waits_for_descriptors_and_goes_on(self) -> None:
+        limit = ["prlimit", "--nofile=60:60"]
+
+        with running("--store", str(self.directory / "store"), before=limit) as daemon:
+            crowd = [socket.create_connection(("127.0.0.1", daemon.ports[0])) for _ in range(100)]
+            for connection in crowd[:20]:
+                connection.sendall(HEALTH)
+                self.assertEqual(200, read_answer(connection).status)
+            for connection in crowd:
+                connection.close()
+            answer = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
+            warnings = [line for line in daemon.lines() if "cannot accept" in line]
+            spent = _cpu_seconds(daemon)
+
+        self.assertEqual(200, answer.status_code)
+        self.assertEqual(1, len(warnings))
+        self.assertLess(spent, 2)
+
+
+class BrokenSyscallTest(TempCase):
+    """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is one."""
+
+    def inject(self, what: str) -> Daemon:
+        before = [find_program("strace"), "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={what}"]
+        arguments = ("--listen", "127.0.0.1:0", "--threads", "1", "--store", str(self.directory / "store"))
+        daemon = Daemon(*arguments, before=before)
+        self.addCleanup(daemon.kill)
+        return daemon.wait_until_listening()
+
+    def test_a_sync_or_a_rename_that_fails_keeps_nothing(self) -> None:
+        faults: Dict[str, Tuple[int, Sequence[str]]] = {
+            "fsync:error=EIO:when=1": (500, []),
+            "rename:error=EDQUOT:when=1": (507, []),
+            "rename:error=EIO:when=1": (500, []),
+        }
+
+        for fault, (status, left) in faults.items():
+            with self.subTest(fault=fault):
+                daemon = self.inject(fault)
+
+                broken = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
+                self.assertEqual(status, broken.status_code)
+                self.assertEqual(left, self.files_below(self.directory / "store"))
+                again = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
+
+                self.assertEqual(200, again.status_code)
+                requests.delete(f"{daemon.url}/{again.json()['hash']}", timeout=PATIENCE)
+                daemon.kill()
+
+
+class TwoDaemonsTest(TempCase):
+    def test_two_daemons_share_a_store_and_leave_each_others_uploads_alone(self) -> None:
+        store = ("--store", str(self.directory / "store"))
+
+        with running(*store) as first:
+            upload = socket.create_connection(("127.0.0.1", first.ports[0]), PATIENCE)
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+            self.assertEqual(100, read_answer(upload).status)
+            with running(*store) as second:
+                upload.sendall(b"tea")
+                self.assertEqual(200, read_answer(upload).status)
+                upload.close()
+                digest = hashlib.sha256(b"tea").hexdigest()
+
+                def put(number: int) -> int:
+                    return requests.post((first, second)[number % 2].url, data=b"tea", timeout=PATIENCE).status_code
+
+                self.assertEqual([200] * 16, in_threads(16, put))
+                self.assertEqual(b"tea", requests.get(f"{second.url}/{digest}", timeout=PATIENCE).content)
+
+
+def _cpu_seconds(daemon: Daemon) -> float:
+    fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def setUpModule() -> None:
+    # A hundred clients of this process beside the daemon's.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))

@@ -1,0 +1,251 @@
+"""The package's floors: a module imports only from those beneath it, and nothing that is not Python's or ours.
+
+Imports are read from the source, so they count whether they run or not.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sysconfig
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set
+
+import filestoraged
+from tests.support import TempCase
+
+PACKAGE = "filestoraged"
+
+# What lies beneath each floor. `store` and `web` have the same beneath them, and not each other.
+FLOORS: Dict[str, Set[str]] = {}
+FLOORS["errors"] = set()
+FLOORS["digest"] = {"errors"}
+FLOORS["wire"] = {"errors", "digest"}
+FLOORS["store"] = {"errors", "digest", "wire"}
+FLOORS["web"] = {"errors", "digest", "wire"}
+FLOORS["api"] = {"errors", "digest", "wire", "store", "web"}
+FLOORS["daemon"] = {"errors", "digest", "wire", "store", "web", "api"}
+
+# These stand outside: the first is imported by all, the second imports the top.
+OUTSIDE = (PACKAGE, f"{PACKAGE}.__main__")
+
+REQUIREMENTS = ("pymemcache",)
+
+
+class Import(NamedTuple):
+    """`for_types` is one under `if TYPE_CHECKING`, `late` one within a function."""
+
+    line: int
+    target: str
+    for_types: bool
+    late: bool
+
+
+class FloorsTest(TempCase):
+    def test_the_package_keeps_to_its_floors(self) -> None:
+        root = Path(filestoraged.__file__).parent
+
+        self.assertEqual([], faults(root))
+        self.assertGreater(len(modules(root)), 20)
+
+    def test_an_import_from_a_floor_above_is_noticed(self) -> None:
+        self.write("wire/body.py", "from filestoraged.web.server import Server")
+        self.write("web/server.py", "")
+
+        self.assert_faults("wire.body:1: imports web.server, which is not beneath it")
+
+    def test_a_name_of_a_package_may_be_a_module(self) -> None:
+        self.write("wire/body.py", "import os\nfrom filestoraged.web import server")
+        self.write("web/server.py", "")
+
+        self.assert_faults("wire.body:2: imports web.server, which is not beneath it")
+
+    def test_store_and_web_are_not_beneath_each_other(self) -> None:
+        self.write("store/disk.py", "import filestoraged.web.server")
+        self.write("web/server.py", "from ..store.disk import DiskStore")
+
+        self.assert_faults(
+            "store.disk:1: imports web.server, which is not beneath it",
+            "web.server:1: imports store.disk, which is not beneath it",
+            "store.disk, web.server: import each other in a circle",
+        )
+
+    def test_the_ground_does_not_import_upwards(self) -> None:
+        self.write("errors.py", "import filestoraged.digest")
+        self.write("digest.py", "")
+
+        self.assert_faults("errors:1: imports digest, which is not beneath it")
+
+    def test_a_floor_holds_for_types_as_well(self) -> None:
+        self.write("wire/body.py", "if TYPE_CHECKING:\n    from filestoraged.api.files import routes")
+        self.write("api/files.py", "")
+
+        self.assert_faults("wire.body:2: imports api.files, which is not beneath it")
+
+    def test_a_module_that_has_no_floor_is_noticed(self) -> None:
+        self.write("utilities.py", "")
+
+        self.assert_faults("utilities: stands on no floor")
+
+    def test_a_circle_within_a_floor_is_noticed(self) -> None:
+        self.write("web/server.py", "from . import handler")
+        self.write("web/handler.py", "from filestoraged.web.sender import Sender")
+        self.write("web/sender.py", "from filestoraged.web.server import Server")
+
+        self.assert_faults("web.handler, web.sender, web.server: import each other in a circle")
+
+    def test_a_circle_for_types_alone_is_none(self) -> None:
+        self.write("web/server.py", "from filestoraged.web.handler import Handler")
+        self.write("web/handler.py", "if typing.TYPE_CHECKING:\n    from filestoraged.web.server import Server")
+
+        self.assert_faults()
+
+    def test_the_outside_may_import_and_be_imported(self) -> None:
+        self.write("__main__.py", "from filestoraged.daemon.cli import main")
+        self.write("daemon/cli.py", "from filestoraged import __version__")
+
+        self.assert_faults()
+
+    def test_an_import_in_a_function_is_noticed(self) -> None:
+        self.write("wire/body.py", "class Body:\n    def read(self):\n        import re")
+
+        self.assert_faults("wire.body:3: imports re within a function")
+
+    def test_an_import_of_somebody_elses_is_noticed(self) -> None:
+        self.write("store/memcached.py", "import pymemcache.client\ntry:\n    import requests\nfinally: pass")
+        self.write("wire/body.py", "import email.utils, tests")
+
+        self.assert_faults(
+            "store.memcached:3: imports requests, which is neither Python's nor ours",
+            "wire.body:1: imports tests, which is neither Python's nor ours",
+        )
+
+    def test_an_import_of_what_there_is_not_is_noticed(self) -> None:
+        self.write("wire/body.py", "from filestoraged.wire.gone import name")
+
+        self.assert_faults("wire.body:1: imports filestoraged.wire.gone.name, which there is not")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write("__init__.py", "__version__ = '1'")
+
+    def write(self, path: str, source: str) -> None:
+        module = self.directory / PACKAGE / path
+        module.parent.mkdir(parents=True, exist_ok=True)
+        (module.parent / "__init__.py").touch()
+        module.write_text(source, encoding="utf-8")
+
+    def assert_faults(self, *expected: str) -> None:
+        self.assertEqual(list(expected), faults(self.directory / PACKAGE))
+
+
+def faults(root: Path) -> List[str]:
+    """What is wrong with the package that lies in `root`, a sentence for each."""
+    found = {name: list(imports(path, name)) for name, path in modules(root).items()}
+    said = [fault for name in found for fault in module_faults(name, found)]
+    graph = {name: {known(each.target, found) or name for each in found[name] if not each.for_types} for name in found}
+    return said + [f"{', '.join(map(short, circle))}: import each other in a circle" for circle in circles(graph)]
+
+
+def module_faults(name: str, found: Dict[str, List[Import]]) -> Iterator[str]:
+    if name in OUTSIDE:
+        return
+    if floor(name) not in FLOORS:
+        yield f"{short(name)}: stands on no floor"
+        return
+    for each in found[name]:
+        where = f"{short(name)}:{each.line}: imports"
+        target = known(each.target, found)
+        if each.late:
+            yield f"{where} {each.target} within a function"
+        if target is not None:
+            if target != PACKAGE and floor(target) not in FLOORS[floor(name)] | {floor(name)}:
+                yield f"{where} {short(target)}, which is not beneath it"
+        elif top(each.target) == PACKAGE:
+            yield f"{where} {each.target}, which there is not"
+        elif top(each.target) not in REQUIREMENTS and not is_pythons(top(each.target)):
+            yield f"{where} {top(each.target)}, which is neither Python's nor ours"
+
+
+def modules(root: Path) -> Dict[str, Path]:
+    """The path of each module below `root`, by its name."""
+    named = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = [PACKAGE, *path.relative_to(root).with_suffix("").parts]
+        named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
+
+
+def imports(path: Path, name: str) -> Iterator[Import]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield from _imports(tree, package, for_types=False, late=False)
+
+
+def _imports(node: ast.AST, package: str, *, for_types: bool, late: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            for target in _targets(child, package):
+                yield Import(child.lineno, target, for_types, late)
+        elif isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            body, orelse = ast.Module(child.body, []), ast.Module(child.orelse, [])
+            yield from _imports(body, package, for_types=True, late=late)
+            yield from _imports(orelse, package, for_types=for_types, late=late)
+        else:
+            within = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+            yield from _imports(child, package, for_types=for_types, late=late or within)
+
+
+def _targets(node: ast.stmt, package: str) -> List[str]:
+    """The dotted names that an import statement names; whether the last part is a module, it does not say."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    assert isinstance(node, ast.ImportFrom)
+    base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+    if top(base) != PACKAGE:
+        return [base]
+    return [f"{base}.{alias.name}" for alias in node.names]
+
+
+def known(target: str, found: Dict[str, List[Import]]) -> Optional[str]:
+    """The module of ours that `target` is, or is a name of: `filestoraged.digest` of `filestoraged.digest.Hasher`."""
+    return next((name for name in (target, target.rpartition(".")[0]) if name in found), None)
+
+
+def circles(graph: Dict[str, Set[str]]) -> List[List[str]]:
+    """The groups of modules that reach each other."""
+    reached = {name: reachable(name, graph) for name in graph}
+    groups = {tuple(sorted(other for other in reached[name] if name in reached[other])) for name in graph}
+    return sorted(list(group) for group in groups if len(group) > 1)
+
+
+def reachable(name: str, graph: Dict[str, Set[str]]) -> Set[str]:
+    seen: Set[str] = set()
+    todo = [name]
+    while todo:
+        for target in graph[todo.pop()] - seen:
+            seen.add(target)
+            todo.append(target)
+    return seen
+
+
+def is_pythons(name: str) -> bool:
+    """Whether the interpreter that runs has that module itself. (3.9 has no `sys.stdlib_module_names`.)"""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin in ("built-in", "frozen"):
+        return spec is not None
+    library = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")}
+    parents = Path(spec.origin or "").resolve().parents
+    return not library.isdisjoint(parents) and not any(each.name.endswith("-packages") for each in parents)
+
+
+def floor(name: str) -> str:
+    return f"{name}.".split(".")[1]
+
+
+def top(target: str) -> str:
+    return target.partition(".")[0]
+
+
+def short(name: str) -> str:
+    return name.partition(".")[2] or name

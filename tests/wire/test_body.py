@@ -1,0 +1,291 @@
+"""How a body is framed, whatever the cuts it arrives in."""
+
+from __future__ import annotations
+
+import math
+import time
+import unittest
+from typing import Iterable, Tuple
+
+from filestoraged.errors import MalformedRequest
+from filestoraged.wire.body import Chunked, Framing, Sized
+from tests.wire.cuts import cuts, one_by_one
+
+NEXT = b"GET / HTTP/1.1\r\n"
+
+
+def decode(framing: Framing, pieces: Iterable[bytes]) -> Tuple[bytes, bytes]:
+    """Feed `pieces` as the network would; return the body, and the bytes that were not its own."""
+    body, left = bytearray(), bytearray()
+    for piece in pieces:
+        views, used = ([], 0) if framing.done else framing.decode(memoryview(piece))
+        body += b"".join(views)
+        left += piece[used:]
+        if used < len(piece) and not framing.done:
+            raise AssertionError(f"{len(piece) - used} bytes were not used, though the body goes on")
+    return bytes(body), bytes(left)
+
+
+class SizedTest(unittest.TestCase):
+    def test_a_body_of_a_known_size_comes_in_any_cut(self) -> None:
+        for name, pieces in cuts(b"hello world"):
+            framing = Sized(11)
+            with self.subTest(name):
+                self.assertEqual((b"hello world", b""), decode(framing, pieces))
+                self.assertTrue(framing.done)
+
+    def test_the_next_request_is_not_used(self) -> None:
+        for name, pieces in cuts(b"hello" + NEXT):
+            with self.subTest(name):
+                self.assertEqual((b"hello", NEXT), decode(Sized(5), pieces))
+
+    def test_a_body_says_how_much_is_left(self) -> None:
+        framing = Sized(5)
+
+        framing.decode(memoryview(b"hel"))
+
+        self.assertEqual(5, framing.size)
+        self.assertEqual(2, framing.left)
+        self.assertFalse(framing.done)
+
+    def test_no_body_is_over_before_it_begins(self) -> None:
+        framing = Sized(0)
+
+        self.assertTrue(framing.done)
+        self.assertEqual((b"", NEXT), decode(framing, [NEXT]))
+        self.assertEqual(0, framing.decode(memoryview(NEXT))[1])
+
+    def test_pieces_are_views_and_no_copies(self) -> None:
+        data = b"hello" + NEXT
+
+        views, _ = Sized(5).decode(memoryview(data))
+
+        self.assertTrue(all(view.obj is data for view in views))
+
+
+class ChunkedTest(unittest.TestCase):
+    def assert_body(self, expected: bytes, framed: bytes) -> None:
+        """In every cut, with and without a request behind it."""
+        for following in (b"", NEXT):
+            for name, pieces in cuts(framed + following):
+                framing = Chunked()
+                with self.subTest(name, following=following):
+                    self.assertEqual((expected, following), decode(framing, pieces))
+                    self.assertTrue(framing.done)
+
+    def assert_malformed(self, framed: bytes) -> None:
+        """In every cut, and without waiting for more than was sent."""
+        for name, pieces in cuts(framed):
+            with self.subTest(name, framed=framed):
+                with self.assertRaises(MalformedRequest) as caught:
+                    decode(Chunked(), pieces)
+
+                self.assertEqual(400, caught.exception.status)
+                self.assertTrue(caught.exception.closes)
+
+    def test_chunks_are_joined(self) -> None:
+        self.assert_body(b"hello world", b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")
+
+    def test_the_last_chunk_alone_is_an_empty_body(self) -> None:
+        for zero in (b"0", b"00", b"0000000000000000"):
+            self.assert_body(b"", zero + b"\r\n\r\n")
+
+    def test_a_chunk_may_hold_what_looks_like_framing(self) -> None:
+        self.assert_body(b"\r\n0\r\n\r\n5\r\n\n", b"b\r\n\r\n0\r\n\r\n5\r\n\n\r\n0\r\n\r\n")
+
+    def test_a_size_is_hexadecimal_in_either_case_with_zeros_before_it(self) -> None:
+        ten = b"0123456789"
+        for size in (b"a", b"A", b"0a", b"000000000000000A"):
+            self.assert_body(ten, size + b"\r\n" + ten + b"\r\n0\r\n\r\n")
+
+    def test_extensions_are_dropped(self) -> None:
+        extensions = (
+            b";a",
+            b";a=b",
+            b";a=b;c;d=e",
+            b' ; a = b\t;\tc = "d"',
+            b';a=""',
+            b';a="b;c=d"',
+            b';a="\\"\\\\"',
+            b';a="\xe9 \t"',
+            b";!#$%&'*+-.^_`|~09aZ=!#$%&'*+-.^_`|~09aZ",
+        )
+        for extension in extensions:
+            self.assert_body(b"hello", b"5" + extension + b"\r\nhello\r\n0" + extension + b"\r\n\r\n")
+
+    def test_trailers_are_dropped(self) -> None:
+        for trailers in (b"A: b\r\n", b"A: b\r\nC:\r\n", b"A:b\xe9\t \r\n", b"Content-Length: 5\r\nHost: x\r\n"):
+            self.assert_body(b"hello", b"5\r\nhello\r\n0\r\n" + trailers + b"\r\n")
+
+    def test_what_is_no_size_is_refused(self) -> None:
+        sizes = (
+            b"",
+            b"x",
+            b"g",
+            b"+5",
+            b"-5",
+            b"-0",
+            b"0x5",
+            b"5h",
+            b"5_0",
+            b"5.",
+            b"5,",
+            b" 5",
+            b"\t5",
+            b"5 ",
+            b"5\t",
+        )
+        for size in (*sizes, b"5 5", b"\xb2", b"\xd9\xa5", b"'5'", b"0" * 17, b"f" * 17, b"5\x00", b"\x005", b"5\x0b"):
+            self.assert_malformed(size + b"\r\nhello\r\n0\r\n\r\n")
+
+    def test_malformed_extensions_are_refused(self) -> None:
+        extensions = (
+            b";",
+            b";;a",
+            b";=b",
+            b";a=",
+            b";a b",
+            b";a=b c",
+            b"x",
+            b" x",
+            b";a;",
+            b";a=b ",
+            b";\xe9",
+            b";a=\xe9",
+        )
+        for extension in (*extensions, b';a="', b';a="b', b';a="b"c', b';a="\x00"', b';a="\\', b";a\x00", b";a=b\x7f"):
+            self.assert_malformed(b"5" + extension + b"\r\nhello\r\n0\r\n\r\n")
+
+    def test_a_bare_line_feed_in_the_framing_is_refused(self) -> None:
+        self.assert_malformed(b"5\nhello\r\n0\r\n\r\n")
+        self.assert_malformed(b"5\r\nhello\n0\r\n\r\n")
+        self.assert_malformed(b"5\r\nhello\r\n0\n\r\n")
+        self.assert_malformed(b"5\r\nhello\r\n0\r\n\n")
+        self.assert_malformed(b"5\r\nhello\r\n0\r\nA: b\n\r\n")
+        self.assert_malformed(b"5\r\nhello\r\n0\r\nA: b\r\n\n")
+        self.assert_malformed(b"5;a\nb\r\nhello\r\n0\r\n\r\n")
+        self.assert_malformed(b'5;a="\n"\r\nhello\r\n0\r\n\r\n')
+        self.assert_malformed(b"\n5\r\nhello\r\n0\r\n\r\n")
+
+    def test_a_bare_carriage_return_in_the_framing_is_refused(self) -> None:
+        self.assert_malformed(b"5\rhello\r\n0\r\n\r\n")
+        self.assert_malformed(b"5\r\r\nhello\r\n0\r\n\r\n")
+        self.assert_malformed(b"5;a=\rb\r\nhello\r\n0\r\n\r\n")
+        self.assert_malformed(b"5\r\nhello\r0\r\n\r\n")
+        self.assert_malformed(b"5\r\nhello\r\r\n0\r\n\r\n")
+        self.assert_malformed(b"5\r\nhello\r\n0\r\n\r\r\n")
+        self.assert_malformed(b"5\r\nhello\r\n0\r\nA: b\rc\r\n\r\n")
+
+    def test_a_chunk_longer_than_its_size_is_refused(self) -> None:
+        self.assert_malformed(b"4\r\nhello\r\n0\r\n\r\n")
+        self.assert_malformed(b"4\r\nhell0\r\n\r\n")
+        self.assert_malformed(b"4\r\nhell \r\n0\r\n\r\n")
+
+    def test_a_chunk_shorter_than_its_size_is_refused(self) -> None:
+        self.assert_malformed(b"6\r\nhello\r\n0\r\n\r\n")
+        self.assert_malformed(b"7\r\nhello\r\n0\r\n\r\n")
+
+    def test_a_wrong_byte_behind_a_chunk_is_not_waited_on(self) -> None:
+        for wrong in (b"x", b"\n", b" ", b"0", b"\rx", b"\r\r"):
+            with self.subTest(wrong=wrong), self.assertRaises(MalformedRequest):
+                decode(Chunked(), one_by_one(b"5\r\nhello" + wrong))
+
+    def test_malformed_trailers_are_refused(self) -> None:
+        trailers = (
+            b"A",
+            b"A : b",
+            b" A: b",
+            b"\tA: b",
+            b": b",
+            b"A: b\x00",
+            b"A\xe9: b",
+            b"A b: c",
+            b"A: b\r\n c",
+            b" ",
+        )
+        for trailer in trailers:
+            self.assert_malformed(b"5\r\nhello\r\n0\r\n" + trailer + b"\r\n\r\n")
+
+    def test_a_body_cut_anywhere_is_not_done(self) -> None:
+        framed = b"5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n"
+
+        for length in range(len(framed)):
+            framing = Chunked()
+            with self.subTest(length=length):
+                body, left = decode(framing, [framed[:length]])
+
+                self.assertTrue(b"hello!".startswith(body))
+                self.assertEqual(b"", left)
+                self.assertFalse(framing.done)
+
+    def test_bytes_are_handed_on_before_their_chunk_is_whole(self) -> None:
+        framing = Chunked()
+
+        body, _ = decode(framing, [b"ffffffffffffffff\r\nhel", b"lo"])
+
+        self.assertEqual(b"hello", body)
+
+    def test_nobody_knows_the_size_beforehand(self) -> None:
+        framing = Chunked()
+
+        framing.decode(memoryview(b"5\r\nhel"))
+
+        self.assertIsNone(framing.size)
+        self.assertEqual(math.inf, framing.left)
+
+    def test_nothing_is_used_when_the_body_is_over(self) -> None:
+        framing = Chunked()
+        framing.decode(memoryview(b"0\r\n\r\n"))
+
+        views, used = framing.decode(memoryview(NEXT))
+
+        self.assertEqual(([], 0), (views, used))
+
+    def test_pieces_are_views_and_no_copies(self) -> None:
+        data = b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
+
+        views, _ = Chunked().decode(memoryview(data))
+
+        self.assertEqual([b"hello", b" world"], [bytes(view) for view in views])
+        self.assertTrue(all(view.obj is data for view in views))
+
+    def test_a_line_that_never_ends_is_refused(self) -> None:
+        for beginning in (b"5;a=", b"0" * 20, b"0\r\nA: "):
+            endless = beginning + b"x" * 8 * 1024
+            for pieces in ([endless], one_by_one(endless)):
+                with self.subTest(beginning=beginning, pieces=len(pieces)), self.assertRaises(MalformedRequest):
+                    decode(Chunked(), pieces)
+
+    def test_a_line_too_long_is_refused_in_whatever_cut(self) -> None:
+        for length in (1024, 4090, 4093, 4094, 4095, 4096, 4097, 4098, 5000, 8192):
+            framed = b"1;a=" + b"x" * (length - 6) + b"\r\n!\r\n0\r\n\r\n"
+            taken = set()
+            for pieces in ([framed], one_by_one(framed), [framed[: length - 1], framed[length - 1 :]]):
+                try:
+                    taken.add(decode(Chunked(), pieces)[0])
+                except MalformedRequest:
+                    taken.add(b"refused")
+
+            with self.subTest(length=length):
+                self.assertEqual({b"!" if length <= 4096 else b"refused"}, taken)
+
+    def test_trailers_may_be_as_large_as_a_head_and_no_larger(self) -> None:
+        line = b"X-Trailer: " + b"x" * 1011 + b"\r\n"
+        for count, taken in ((30, True), (34, False)):
+            framing = Chunked()
+            framed = b"0\r\n" + line * count + b"\r\n"
+            with self.subTest(count=count):
+                if taken:
+                    self.assertEqual((b"", b""), decode(framing, [framed]))
+                else:
+                    self.assertRaises(MalformedRequest, decode, framing, [framed])
+
+    def test_the_smallest_chunks_are_read_in_a_time_that_grows_with_their_number(self) -> None:
+        # A megabyte on the wire takes a tenth of a second; were it quadratic, it would take minutes.
+        framed = b"1\r\nx\r\n" * 170_000 + b"0\r\n\r\n"
+        started = time.process_time()
+
+        body, _ = decode(Chunked(), [framed])
+
+        self.assertEqual(170_000, len(body))
+        self.assertLess(time.process_time() - started, 5)

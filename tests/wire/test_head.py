@@ -1,0 +1,707 @@
+"""The head of a request: what is taken, what is refused, and that a cut head is only waited for."""
+
+from __future__ import annotations
+
+import re
+import unittest
+from typing import Iterator, Optional
+
+from filestoraged.errors import (
+    Error,
+    ExpectationFailed,
+    HeadTooLarge,
+    MalformedRequest,
+    TargetTooLong,
+    TooLarge,
+    UnknownCoding,
+    VersionNotSupported,
+)
+from filestoraged.wire.body import Chunked, Framing, Sized
+from filestoraged.wire.head import Head, body_framing, find_end, parse_field_lines, parse_head, skip_empty_lines
+
+HOST = b"Host: localhost"
+GET = b"GET / HTTP/1.1"
+OLD_GET = b"GET / HTTP/1.0"
+
+# What the contract names. The page's own constants are not asked: changing them is to fail here.
+MAX_TARGET = 8 * 1024
+MAX_HEAD = 32 * 1024
+MAX_FIELDS = 100
+
+# Every control byte that no part of a head may hold; of the blanks, a value may hold the tab.
+CONTROLS = [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F]
+
+
+def head_of(*fields: bytes, line: bytes = GET) -> bytes:
+    return b"\r\n".join((line, *fields, b"", b""))
+
+
+def parse(*fields: bytes, line: bytes = GET) -> Head:
+    """Read a head that has a Host beside `fields`."""
+    return parse_head(head_of(HOST, *fields, line=line))
+
+
+def framing(*fields: bytes, line: bytes = b"POST / HTTP/1.1") -> Framing:
+    return body_framing(parse(*fields, line=line))
+
+
+def head_of_size(size: int) -> bytes:
+    """A good head of so many bytes, none of its fields remarkable."""
+    bare = head_of(HOST, b"X-Padding: ")
+    return head_of(HOST, b"X-Padding: " + b"x" * (size - len(bare)))
+
+
+class HeadCase(unittest.TestCase):
+    def assert_malformed(self, data: bytes) -> None:
+        """Refused with 400 and the connection closed, for what it is and not for what is missing."""
+        with self.assertRaises(MalformedRequest) as caught:
+            body_framing(parse_head(data))
+
+        self.assertEqual(400, caught.exception.status)
+        self.assertTrue(caught.exception.closes)
+        # One sentence, and nothing of the bytes that a terminal would obey.
+        self.assertRegex(str(caught.exception), r"\A[ -~]+\.\Z")
+
+
+class RequestLineTest(HeadCase):
+    def test_a_request_line_has_a_method_a_path_a_query_and_a_version(self) -> None:
+        head = parse(line=b"PUT /data/cats?name=a%20b HTTP/1.1")
+
+        self.assertEqual("PUT", head.method)
+        self.assertEqual("/data/cats", head.path)
+        self.assertEqual("name=a%20b", head.query)
+        self.assertEqual((1, 1), head.version)
+
+    def test_a_method_may_be_any_token_and_keeps_its_case(self) -> None:
+        for method in ("GET", "get", "M-SEARCH", "!#$%&'*+-.^_`|~09"):
+            with self.subTest(method=method):
+                self.assertEqual(method, parse(line=f"{method} / HTTP/1.1".encode()).method)
+
+    def test_an_unknown_minor_version_is_spoken_to_as_1_1(self) -> None:
+        # RFC 9110, section 2.5.
+        self.assertEqual((1, 1), parse(line=b"GET / HTTP/1.2").version)
+        self.assertEqual((1, 1), parse(line=b"GET / HTTP/1.9").version)
+
+    def test_http_1_0_is_told_apart(self) -> None:
+        self.assertEqual((1, 0), parse(line=OLD_GET).version)
+
+    def test_another_major_version_is_not_supported(self) -> None:
+        for version in (b"HTTP/2.0", b"HTTP/2", b"HTTP/3", b"HTTP/0.9", b"HTTP/9.9", b"HTTP/10.1", b"HTTP/11.1"):
+            with self.subTest(version=version), self.assertRaises(VersionNotSupported):
+                parse(line=b"GET / " + version)
+
+    def test_the_preface_of_http_2_is_of_another_version(self) -> None:
+        with self.assertRaises(VersionNotSupported):
+            parse_head(b"PRI * HTTP/2.0\r\n\r\n")
+
+    def test_a_version_of_a_million_digits_is_no_work(self) -> None:
+        with self.assertRaises(VersionNotSupported):
+            parse(line=b"GET / HTTP/" + b"9" * 1_000_000)
+
+    def test_malformed_request_lines_are_refused(self) -> None:
+        lines = (
+            b"",
+            b"GET",
+            b"GET /",
+            b"GET / ",
+            b"GET  / HTTP/1.1",
+            b"GET /  HTTP/1.1",
+            b"GET / HTTP/1.1 ",
+            b" GET / HTTP/1.1",
+            b"GET\t/ HTTP/1.1",
+            b"GET /\tHTTP/1.1",
+            b"GET / a HTTP/1.1",
+            b"GET / HTTP/1.10",
+            b"GET / HTTP/01.1",
+            b"GET / HTTP/1",
+            b"GET / HTTP/1.",
+            b"GET / HTTP/1.x",
+            b"GET / HTTP/+1.1",
+            b"GET / http/1.1",
+            b"GET / HTTPS/1.1",
+            b"GET / HTTP 1.1",
+            b"/ GET HTTP/1.1",
+            b"G(T / HTTP/1.1",
+            b"G\xc9T / HTTP/1.1",
+            b"GET: / HTTP/1.1",
+            b"HTTP/1.1 200 OK",
+        )
+        for line in lines:
+            with self.subTest(line=line):
+                self.assert_malformed(head_of(HOST, line=line))
+
+    def test_control_bytes_in_the_request_line_are_refused(self) -> None:
+        for byte in [*CONTROLS, 0x0A, 0x0D]:
+            for line in (b"G%cT / HTTP/1.1", b"GET /a%cb HTTP/1.1", b"GET / HTTP/1.1%c", b"%cGET / HTTP/1.1"):
+                with self.subTest(line=line, byte=byte):
+                    self.assert_malformed(head_of(HOST, line=line % byte))
+
+
+class TargetTest(HeadCase):
+    def test_a_target_is_not_decoded(self) -> None:
+        head = parse(line=b"GET /a%2Fb/%2e%2E//c?x=%26&y?z HTTP/1.1")
+
+        self.assertEqual("/a%2Fb/%2e%2E//c", head.path)
+        self.assertEqual("x=%26&y?z", head.query)
+
+    def test_two_slashes_are_a_path_and_no_host(self) -> None:
+        head = parse(line=b"GET //elsewhere/x HTTP/1.1")
+
+        self.assertEqual("//elsewhere/x", head.path)
+        self.assertEqual("localhost", head.fields["host"])
+
+    def test_a_target_that_is_no_path_is_refused(self) -> None:
+        for target in (b"a", b"a/b", b"?hash=x", b"../x", b"ftp://h/x", b"http:/x", b"http:x", b"**", b"\\x", b"%2F"):
+            with self.subTest(target=target):
+                self.assert_malformed(head_of(HOST, line=b"GET " + target + b" HTTP/1.1"))
+
+    def test_a_fragment_is_refused(self) -> None:
+        # RFC 9112, section 3.2: it never leaves the client.
+        for target in (b"/#top", b"/a#b", b"/?a#b", b"http://localhost/#"):
+            with self.subTest(target=target):
+                self.assert_malformed(head_of(HOST, line=b"GET " + target + b" HTTP/1.1"))
+
+    def test_a_target_that_is_not_ascii_is_refused(self) -> None:
+        for target in ("/é".encode("latin-1"), "/é".encode(), b"/\x80", b"/\xff"):
+            with self.subTest(target=target):
+                self.assert_malformed(head_of(HOST, line=b"GET " + target + b" HTTP/1.1"))
+
+    def test_a_whole_url_is_a_target(self) -> None:
+        # RFC 9112, section 3.2.2: what proxies are sent, and every server is to understand.
+        urls = {
+            b"http://h": ("/", "", "h"),
+            b"http://h/": ("/", "", "h"),
+            b"http://h?a=b": ("/", "a=b", "h"),
+            b"http://h/?": ("/", "", "h"),
+            b"http://h/a?b/c?d": ("/a", "b/c?d", "h"),
+            b"HTTP://h:8080/a": ("/a", "", "h:8080"),
+            b"https://h/a": ("/a", "", "h"),
+            b"http://[::1]:80/a": ("/a", "", "[::1]:80"),
+        }
+        for url, (path, query, host) in urls.items():
+            with self.subTest(url=url):
+                head = parse(line=b"GET " + url + b" HTTP/1.1")
+
+                self.assertEqual((path, query, host), (head.path, head.query, head.fields["host"]))
+
+    def test_a_whole_url_names_the_host_on_http_1_0_too(self) -> None:
+        head = parse_head(head_of(line=b"GET http://elsewhere/a HTTP/1.0"))
+
+        self.assertEqual("elsewhere", head.fields["host"])
+
+    def test_a_whole_url_does_not_stand_for_the_host_field(self) -> None:
+        # RFC 9112, section 3.2.2: the field is sent even so.
+        self.assert_malformed(head_of(line=b"GET http://localhost/ HTTP/1.1"))
+
+    def test_a_whole_url_without_a_good_host_is_refused(self) -> None:
+        for url in (
+            b"http://",
+            b"http:///a",
+            b"http://?a",
+            b"http://user@h/",
+            b"http://a:b@h/",
+            b"http://h:x/",
+            b"http://[::/",
+        ):
+            with self.subTest(url=url):
+                self.assert_malformed(head_of(HOST, line=b"GET " + url + b" HTTP/1.1"))
+
+    def test_the_asterisk_is_a_target_of_options(self) -> None:
+        self.assertEqual("*", parse(line=b"OPTIONS * HTTP/1.1").path)
+
+    def test_a_target_of_8_kib_is_taken(self) -> None:
+        target = b"/" + b"x" * (MAX_TARGET - 1)
+
+        self.assertEqual(target.decode(), parse(line=b"GET " + target + b" HTTP/1.1").path)
+
+    def test_a_target_of_one_byte_more_is_too_long(self) -> None:
+        with self.assertRaises(TargetTooLong) as caught:
+            parse(line=b"GET /" + b"x" * MAX_TARGET + b" HTTP/1.1")
+
+        self.assertEqual(414, caught.exception.status)
+        self.assertTrue(caught.exception.closes)
+
+
+class HostTest(HeadCase):
+    def test_http_1_1_asks_for_a_host(self) -> None:
+        self.assert_malformed(head_of())
+        self.assert_malformed(head_of(b"X-Host: localhost"))
+
+    def test_http_1_0_does_not_ask_for_a_host(self) -> None:
+        self.assertNotIn("host", parse_head(head_of(line=OLD_GET)).fields)
+
+    def test_two_hosts_are_refused(self) -> None:
+        for line in (GET, OLD_GET):
+            for second in (b"Host: elsewhere", HOST, b"HOST: localhost", b"Host:"):
+                with self.subTest(line=line, second=second):
+                    self.assert_malformed(head_of(HOST, b"X: y", second, line=line))
+
+    def test_names_and_addresses_are_hosts(self) -> None:
+        hosts = (
+            "a",
+            "files.example.com",
+            "files.example.com.",
+            "under_score",
+            "a:0",
+            "a:80",
+            "a:65535",
+            "a:",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[::1]:8080",
+            "[2001:db8::192.0.2.1]",
+            "%C3%A9",
+            "EXAMPLE.com",
+        )
+        for host in hosts:
+            with self.subTest(host=host):
+                self.assertEqual(host, parse_head(head_of(b"Host: " + host.encode())).fields["host"])
+
+    def test_what_is_no_host_is_refused(self) -> None:
+        hosts = (
+            b"",
+            b":80",
+            b"a b",
+            b"a, b",
+            b"a/b",
+            b"a?b",
+            b"a#b",
+            b"a@b",
+            b"http://a",
+            b"a:b",
+            b"a:-1",
+            b"a:80:80",
+            b"a:65536",
+            b"a:000080",
+            b"a:99999999999999999999",
+            b"::1",
+            b"[::1",
+            b"::1]",
+            b"[]",
+            b"[::1]80",
+            b"[1.2.3.4]",
+            b"[::g]",
+            b"[1::2::3]",
+            b"[::1%eth0]",
+            b"[" + b"1:" * 5000 + b"]",
+            b"a%",
+            b"a%2",
+            b"a%zz",
+            b'a"b',
+            b"a\\b",
+            b"<script>",
+            b"a\tb",
+            b"\xe9",
+        )
+        for line in (GET, OLD_GET):
+            for host in hosts:
+                with self.subTest(line=line, host=host[:40]):
+                    self.assert_malformed(head_of(b"Host: " + host, line=line))
+
+
+class FieldsTest(HeadCase):
+    def test_names_are_in_lower_case_and_values_without_the_blanks_around_them(self) -> None:
+        fields = parse(b"X-One:1", b"x-TWO: \t 2 \t", b"X-Three:", b"X-Four:  a \t b:c ").fields
+
+        self.assertEqual({"host": "localhost", "x-one": "1", "x-two": "2", "x-three": "", "x-four": "a \t b:c"}, fields)
+
+    def test_any_token_is_a_name(self) -> None:
+        self.assertEqual("v", parse(b"!#$%&'*+-.^_`|~09aZ: v").fields["!#$%&'*+-.^_`|~09az"])
+
+    def test_bytes_beyond_ascii_are_read_as_latin_1(self) -> None:
+        self.assertEqual("\x80\x85\xa0\xe9\xff", parse(b"X: \x80\x85\xa0\xe9\xff").fields["x"])
+
+    def test_a_field_given_twice_is_a_list(self) -> None:
+        self.assertEqual("a, b, c", parse(b"X: a", b"Y: -", b"x: b", b"X: c").fields["x"])
+
+    def test_a_folded_field_is_refused(self) -> None:
+        for blank in (b" ", b"\t", b"  \t"):
+            with self.subTest(blank=blank):
+                self.assert_malformed(head_of(HOST, b"X: a", blank + b"b"))
+                self.assert_malformed(head_of(HOST, b"X: a", blank + b"Content-Length: 5"))
+                self.assert_malformed(head_of(HOST, b"X: a", blank))
+                self.assert_malformed(head_of(blank + b"X: a", HOST))
+
+    def test_white_space_before_the_colon_is_refused(self) -> None:
+        for name in (b"X ", b"X\t", b"X  \t", b"Content-Length ", b"Transfer-Encoding\t"):
+            with self.subTest(name=name):
+                self.assert_malformed(head_of(HOST, name + b": 5"))
+
+    def test_a_name_that_is_no_token_is_refused(self) -> None:
+        for name in (
+            b"",
+            b"a b",
+            b"a(b",
+            b'"a"',
+            b"a/b",
+            b"a@b",
+            b"[a]",
+            b"a{",
+            b"a,b",
+            b"a;b",
+            b"a=b",
+            b"\xe9",
+            b"a\\b",
+        ):
+            with self.subTest(name=name):
+                self.assert_malformed(head_of(HOST, name + b": v"))
+
+    def test_a_line_without_a_colon_is_refused(self) -> None:
+        for line in (b"X", b"Content-Length 5", b"=", b"GET / HTTP/1.1"):
+            with self.subTest(line=line):
+                self.assert_malformed(head_of(HOST, line))
+
+    def test_control_bytes_are_refused(self) -> None:
+        for byte in CONTROLS:
+            for line in (b"X: a%cb", b"X:%c", b"X: a%c", b"X%c: a", b"%cX: a", b"X%cY: a"):
+                with self.subTest(line=line, byte=byte):
+                    self.assert_malformed(head_of(HOST, line % byte))
+
+    def test_a_bare_carriage_return_is_refused(self) -> None:
+        for line in (b"X: a\rb", b"X: a\r", b"X: \rContent-Length: 5", b"X\r: a", b"\rX: a", b"\r", b"X: a\r\r"):
+            with self.subTest(line=line):
+                self.assert_malformed(head_of(HOST, line))
+                self.assert_malformed(head_of(HOST, line, b"Y: b"))
+
+    def test_a_bare_line_feed_is_refused(self) -> None:
+        for line in (b"X: a\nb", b"X: a\nContent-Length: 5", b"X: a\n", b"\nX: a", b"\n", b"X: a\n\n", b"X: a\n\r"):
+            with self.subTest(line=line):
+                self.assert_malformed(head_of(HOST, line))
+                self.assert_malformed(head_of(HOST, line, b"Y: b"))
+
+    def test_a_head_that_goes_on_behind_its_empty_line_is_refused(self) -> None:
+        self.assert_malformed(head_of(HOST) + b"X: a\r\n")
+        self.assert_malformed(head_of(HOST) + b"\r\n")
+
+    def test_a_head_without_its_empty_line_is_refused(self) -> None:
+        self.assert_malformed(head_of(HOST)[:-2])
+
+    def test_a_hundred_fields_are_taken(self) -> None:
+        fields = [b"X-%d: v" % number for number in range(MAX_FIELDS - 1)]
+
+        self.assertEqual(MAX_FIELDS, len(parse(*fields).fields))
+
+    def test_one_field_more_is_too_many_whatever_their_names(self) -> None:
+        for template in (b"X-%d: v", b"X: %d"):
+            with self.subTest(template=template):
+                with self.assertRaises(HeadTooLarge) as caught:
+                    parse(*[template % number for number in range(MAX_FIELDS)])
+
+                self.assertEqual(431, caught.exception.status)
+                self.assertTrue(caught.exception.closes)
+
+
+class FieldLinesTest(HeadCase):
+    def test_lines_are_pairs_in_their_order(self) -> None:
+        self.assertEqual([("b", "1"), ("a", "2"), ("b", "3")], parse_field_lines(b"B: 1\r\nA:2\r\nb:3 \r\n\r\n"))
+
+    def test_no_line_is_no_pair(self) -> None:
+        self.assertEqual([], parse_field_lines(b"\r\n"))
+
+    def test_lines_are_read_from_where_they_start(self) -> None:
+        self.assertEqual([("a", "1")], parse_field_lines(b"junk\r\nA: 1\r\n\r\n", 6))
+
+    def test_lines_without_an_end_are_malformed(self) -> None:
+        for lines in (b"", b"A: 1", b"A: 1\r\n", b"A: 1\r\n\r", b"A: 1\r\n\r\n\r\n"):
+            with self.subTest(lines=lines):
+                self.assertRaises(MalformedRequest, parse_field_lines, lines)
+
+
+class KeepAliveTest(unittest.TestCase):
+    def test_a_connection_lives_on_as_version_and_field_say(self) -> None:
+        # Of each row: the Connection field, whether it lives on under HTTP/1.1, and under HTTP/1.0.
+        rows = (
+            (None, True, False),
+            (b"", True, False),
+            (b"close", False, False),
+            (b"Close", False, False),
+            (b"CLOSE", False, False),
+            (b"keep-alive", True, True),
+            (b"Keep-Alive", True, True),
+            (b"keep-alive, close", False, False),
+            (b"close, keep-alive", False, False),
+            (b"keep-alive,close", False, False),
+            (b"upgrade", True, False),
+            (b"TE, keep-alive", True, True),
+            (b"TE ,\tclose", False, False),
+            (b", ,close,", False, False),
+            (b"closed", True, False),
+            (b"not-close", True, False),
+            (b"keep-alives", True, False),
+        )
+        for connection, new, old in rows:
+            fields = [] if connection is None else [b"Connection: " + connection]
+            with self.subTest(connection=connection):
+                self.assertEqual(new, parse(*fields).keep_alive)
+                self.assertEqual(old, parse(*fields, line=OLD_GET).keep_alive)
+
+    def test_two_fields_are_one_list(self) -> None:
+        self.assertFalse(parse(b"Connection: keep-alive", b"Connection: close").keep_alive)
+        self.assertTrue(parse(b"Connection: TE", b"Connection: keep-alive", line=OLD_GET).keep_alive)
+
+
+class ExpectationTest(unittest.TestCase):
+    def test_who_expects_nothing_waits_for_nothing(self) -> None:
+        self.assertFalse(parse().expects_continue)
+
+    def test_a_client_may_wait_for_100_continue(self) -> None:
+        for expectation in (b"100-continue", b"100-Continue", b"100-CONTINUE"):
+            with self.subTest(expectation=expectation):
+                self.assertTrue(parse(b"Expect: " + expectation).expects_continue)
+
+    def test_http_1_0_does_not_know_expectations(self) -> None:
+        # RFC 9110, section 10.1.1: the server ignores it.
+        self.assertFalse(parse(b"Expect: 100-continue", line=OLD_GET).expects_continue)
+
+    def test_any_other_expectation_fails(self) -> None:
+        for expectation in (b"200-ok", b"100", b"100-continue-please", b"100-continue; x=y", b"100-continue, other"):
+            head = parse(b"Expect: " + expectation)
+            with self.subTest(expectation=expectation):
+                with self.assertRaises(ExpectationFailed) as caught:
+                    _ = head.expects_continue
+
+                self.assertEqual(417, caught.exception.status)
+
+
+class FramingTest(HeadCase):
+    def assert_framing_refused(self, *fields: bytes, line: bytes = b"POST / HTTP/1.1") -> None:
+        self.assert_malformed(head_of(HOST, *fields, line=line))
+
+    def size(self, *fields: bytes) -> Optional[int]:
+        framed = framing(*fields)
+        self.assertIsInstance(framed, Sized)
+        return framed.size
+
+    def test_no_field_is_no_body(self) -> None:
+        self.assertEqual(0, self.size())
+
+    def test_content_length_is_the_size(self) -> None:
+        for value, size in (
+            (b"0", 0),
+            (b"5", 5),
+            (b"007", 7),
+            (b"  5\t", 5),
+            (b"123456789012345678", 123456789012345678),
+        ):
+            with self.subTest(value=value):
+                self.assertEqual(size, self.size(b"Content-Length: " + value))
+
+    def test_one_content_length_said_twice_is_one(self) -> None:
+        # RFC 9110, section 8.6, allows it; proxies that join fields make it.
+        self.assertEqual(5, self.size(b"Content-Length: 5", b"Content-Length: 5"))
+        self.assertEqual(5, self.size(b"Content-Length: 5, 5 ,5"))
+
+    def test_two_different_content_lengths_are_refused(self) -> None:
+        self.assert_framing_refused(b"Content-Length: 5", b"Content-Length: 6")
+        self.assert_framing_refused(b"Content-Length: 6", b"X: y", b"content-length: 5")
+        self.assert_framing_refused(b"Content-Length: 5, 6")
+        self.assert_framing_refused(b"Content-Length: 5", b"Content-Length:")
+        self.assert_framing_refused(b"Content-Length: 5,")
+        self.assert_framing_refused(b"Content-Length: , 5")
+
+    def test_a_content_length_that_is_no_decimal_number_is_refused(self) -> None:
+        lengths = (b"", b"+5", b"-5", b"-0", b"+0", b"0x5", b"5x", b"5.0", b"5e1", b"5 5", b"1_000", b"1,000", b"five")
+        for value in (*lengths, b"\xb2", b"\xa05", b"\xd9\xa5", b"'5'", b'"5"', b"5;", b"0b1", b"NaN", b"inf"):
+            with self.subTest(value=value):
+                self.assert_framing_refused(b"Content-Length: " + value)
+
+    def test_a_content_length_beyond_all_objects_is_too_large(self) -> None:
+        for digits in (19, 20, 5000, 30000):
+            with self.subTest(digits=digits):
+                with self.assertRaises(TooLarge) as caught:
+                    framing(b"Content-Length: " + b"9" * digits)
+
+                self.assertEqual(413, caught.exception.status)
+
+    def test_leading_zeros_make_no_number_large(self) -> None:
+        self.assertEqual(5, self.size(b"Content-Length: " + b"0" * 5000 + b"5"))
+
+    def test_chunked_is_understood(self) -> None:
+        for coding in (b"chunked", b"Chunked", b"CHUNKED", b" chunked\t", b",chunked,"):
+            with self.subTest(coding=coding):
+                framed = framing(b"Transfer-Encoding: " + coding)
+
+                self.assertIsInstance(framed, Chunked)
+                self.assertIsNone(framed.size)
+
+    def test_both_content_length_and_transfer_encoding_are_refused(self) -> None:
+        for coding in (b"chunked", b"gzip", b"identity", b""):
+            for length in (b"5", b"0", b"x"):
+                fields = (b"Content-Length: " + length, b"Transfer-Encoding: " + coding)
+                for line in (b"POST / HTTP/1.1", b"POST / HTTP/1.0"):
+                    with self.subTest(coding=coding, length=length, line=line):
+                        self.assert_framing_refused(*fields, line=line)
+                        self.assert_framing_refused(*reversed(fields), line=line)
+
+    def test_http_1_0_has_no_transfer_encoding(self) -> None:
+        for coding in (b"chunked", b"gzip", b"gzip, chunked", b""):
+            with self.subTest(coding=coding):
+                self.assert_framing_refused(b"Transfer-Encoding: " + coding, line=b"POST / HTTP/1.0")
+
+    def test_an_unknown_transfer_coding_is_refused_as_such(self) -> None:
+        codings = (
+            b"gzip",
+            b"deflate",
+            b"identity",
+            b"x",
+            b"gzip, chunked",
+            b"xchunked",
+            b"chunked2",
+            b"chunk",
+            b"chunked;q=1",
+        )
+        for coding in codings:
+            with self.subTest(coding=coding):
+                with self.assertRaises(UnknownCoding) as caught:
+                    framing(b"Transfer-Encoding: " + coding)
+
+                self.assertEqual(501, caught.exception.status)
+                self.assertTrue(caught.exception.closes)
+
+    def test_chunked_behind_a_character_that_only_looks_like_a_blank_is_another_coding(self) -> None:
+        # str.strip takes U+00A0 and U+0085 for blanks; a proxy in front does not.
+        for coding in (b"\xa0chunked", b"chunked\x85", b"chunked\xa0"):
+            with self.subTest(coding=coding), self.assertRaises(UnknownCoding):
+                framing(b"Transfer-Encoding: " + coding)
+
+    def test_a_body_is_not_chunked_twice(self) -> None:
+        self.assert_framing_refused(b"Transfer-Encoding: chunked, chunked")
+        self.assert_framing_refused(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked")
+
+    def test_an_empty_transfer_encoding_is_refused(self) -> None:
+        self.assert_framing_refused(b"Transfer-Encoding:")
+        self.assert_framing_refused(b"Transfer-Encoding: ,")
+
+
+class FindEndTest(unittest.TestCase):
+    def good_heads(self) -> Iterator[bytes]:
+        yield head_of(HOST)
+        yield head_of(line=OLD_GET)
+        yield head_of(HOST, b"Content-Length: 5", line=b"POST /?a=b HTTP/1.1")
+        yield head_of(HOST, b"X:", b"Y: \xe9\xff", b"!#$%: \t", line=b"M-SEARCH http://h/ HTTP/1.1")
+        yield head_of(*[b"X-%d: v" % number for number in range(MAX_FIELDS)])
+
+    def assert_waits_until_whole(self, head: bytes, step: int = 1) -> None:
+        for length in range(0, len(head), step):
+            self.assertEqual(-1, find_end(head[:length]), f"the first {length} bytes")
+            self.assertEqual(-1, find_end(bytearray(head[:length])), f"the first {length} bytes")
+        self.assertEqual(-1, find_end(head[:-1]))
+        self.assertEqual(len(head), find_end(head))
+
+    def test_a_good_head_is_waited_for_byte_by_byte(self) -> None:
+        for head in self.good_heads():
+            with self.subTest(head=head[:60]):
+                self.assert_waits_until_whole(head)
+
+    def test_a_head_with_the_longest_target_is_waited_for_byte_by_byte(self) -> None:
+        self.assert_waits_until_whole(head_of(HOST, line=b"GET /" + b"x" * (MAX_TARGET - 1) + b" HTTP/1.1"))
+
+    def test_a_head_of_32_kib_is_waited_for(self) -> None:
+        self.assert_waits_until_whole(head_of_size(MAX_HEAD), step=101)
+
+    def test_what_follows_does_not_move_the_end(self) -> None:
+        following = head_of(HOST) + b"body\n\n\r\n\r\n\x00" + b"x" * MAX_HEAD
+        for head in [*self.good_heads(), head_of_size(MAX_HEAD)]:
+            with self.subTest(head=head[:60]):
+                self.assertEqual(len(head), find_end(head + following))
+                self.assertEqual(len(head), find_end(bytearray(head + following)))
+
+    def test_a_head_of_32_kib_is_read(self) -> None:
+        self.assertEqual(2, len(parse_head(head_of_size(MAX_HEAD)).fields))
+
+    def test_a_head_of_one_byte_more_is_too_large(self) -> None:
+        head = head_of_size(MAX_HEAD + 1)
+        for data in (head, head + b"body", head[:-1] + b"x", head * 2):
+            with self.subTest(size=len(data)), self.assertRaises(HeadTooLarge):
+                find_end(data)
+
+    def test_a_head_that_never_ends_is_too_large(self) -> None:
+        endless = {
+            "a field": GET + b"\r\nX: " + b"x" * MAX_HEAD,
+            "fields": GET + b"\r\n" + b"X: y\r\n" * MAX_HEAD,
+            "a method": b"G" * (MAX_HEAD + 1),
+            "a version": b"GET / " + b"H" * MAX_HEAD,
+        }
+        for name, data in endless.items():
+            with self.subTest(name), self.assertRaises(HeadTooLarge):
+                find_end(data)
+
+    def test_a_target_that_never_ends_is_too_long(self) -> None:
+        for data in (b"GET /" + b"x" * MAX_TARGET, b"GET /" + b"x" * MAX_HEAD, b"GET " + b"http://" + b"x" * MAX_HEAD):
+            with self.subTest(size=len(data)), self.assertRaises(TargetTooLong):
+                find_end(data)
+
+    def test_a_target_too_long_is_said_so_where_the_head_is_too_large_as_well(self) -> None:
+        with self.assertRaises(TargetTooLong):
+            find_end(head_of(HOST, line=b"GET /" + b"x" * MAX_HEAD + b" HTTP/1.1"))
+
+    def test_a_head_of_bare_line_feeds_is_refused_at_once(self) -> None:
+        for data in (
+            b"GET / HTTP/1.1\n",
+            b"GET / HTTP/1.1\r\nHost: a\n",
+            b"GET / HTTP/1.1\nHost: a\n\n",
+            b"\n",
+            b"\nGET",
+        ):
+            with self.subTest(data=data), self.assertRaises(MalformedRequest):
+                find_end(data)
+
+    def test_what_is_not_http_is_refused_at_once(self) -> None:
+        greetings = (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+            b"\x00\x00\x00\x00",
+            b"\x80abc",
+            b"{}",
+            b'"GET / HTTP/1.1',
+            b"G(T / HTTP/1.1",
+        )
+        for data in greetings:
+            with self.subTest(data=data), self.assertRaises(MalformedRequest):
+                find_end(data)
+
+    def test_no_malformed_head_is_waited_for_when_it_is_whole(self) -> None:
+        for data in (head_of(b"X : y"), head_of(b" X: y"), head_of(b"X: a\nb"), head_of(b"X: a\rb"), head_of(b"\x00")):
+            with self.subTest(data=data):
+                try:
+                    end: Optional[int] = find_end(data)
+                except Error:
+                    end = None
+
+                self.assertIn(end, (len(data), None))
+
+
+class EmptyLinesTest(unittest.TestCase):
+    def test_empty_lines_before_a_request_are_dropped(self) -> None:
+        # RFC 9112, section 2.2.
+        for before in (b"", b"\r\n", b"\r\n\r\n", b"\r\n" * 1000):
+            with self.subTest(lines=len(before) // 2):
+                self.assertEqual(head_of(HOST), skip_empty_lines(before + head_of(HOST)))
+
+    def test_only_the_lines_before_a_request_are_dropped(self) -> None:
+        self.assertEqual(b"G\r\n\r\n", skip_empty_lines(b"\r\nG\r\n\r\n"))
+
+    def test_half_an_empty_line_is_waited_for(self) -> None:
+        self.assertEqual(b"\r", skip_empty_lines(b"\r\n\r"))
+        self.assertEqual(-1, find_end(b"\r"))
+        self.assertEqual(b"", skip_empty_lines(b"\r\n"))
+        self.assertEqual(-1, find_end(b""))
+
+    def test_a_line_end_that_is_none_is_no_empty_line(self) -> None:
+        for data in (b"\nGET", b"\r\rGET", b" \r\nGET", b"\n\rGET"):
+            with self.subTest(data=data):
+                self.assertEqual(data, skip_empty_lines(data))
+
+
+class MessagesTest(unittest.TestCase):
+    def test_each_fault_of_a_field_line_has_its_sentence(self) -> None:
+        sentences = {
+            b" X: a": "folded",
+            b"X : a": "white space before its colon",
+            b"X a": "no colon",
+            b"X(: a": "no token",
+            b"X: \x00": "control character",
+            b"X: a\rb": "control character",
+        }
+        for line, sentence in sentences.items():
+            with self.subTest(line=line), self.assertRaisesRegex(MalformedRequest, re.escape(sentence)):
+                parse(b"Good: line", line)
