@@ -23,7 +23,7 @@ _PLANNED = ("drops", "kv")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,6}")
 # A prefix is matched against paths as they come, so it has only what nobody needs to encode.
 _PREFIX = re.compile(r"/|(?:/[A-Za-z0-9._~\-]+)+/?")

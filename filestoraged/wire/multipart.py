@@ -104,15 +104,15 @@ class Multipart:
             self._over = True
             return None
         line, line_end, rest = data.partition(b"\r\n")
-        if line_end:
-            if line.strip(b" \t"):
-                raise MalformedMultipart("A delimiter of the form has something behind it.")
-            self._read = self._read_head
-            return rest
-        if line.rstrip(b"\r").strip(b" \t") not in (b"", b"-") or len(line) > _MAX_PADDING:
+        # Of a line that is still coming, the last byte may be half of its end, or of the closing delimiter.
+        padding = line if line_end else line.rstrip(b"\r")
+        if len(padding) > _MAX_PADDING or (padding.strip(b" \t") and (line_end or line != b"-")):
             raise MalformedMultipart("A delimiter of the form has something behind it.")
-        self._held = data
-        return None
+        if not line_end:
+            self._held = data
+            return None
+        self._read = self._read_head
+        return rest
 
     def _read_head(self, data: bytes, events: List[Event]) -> Optional[bytes]:
         # A part without any field is legal MIME: its head is the empty line alone.

@@ -17,7 +17,8 @@ _VALUE = re.compile(rf"{OWS}({TOKEN}(?:/{TOKEN})?){OWS}")
 _PARAMETER = re.compile(rf';{OWS}(?:({TOKEN}){OWS}={OWS}(?:({TOKEN})|"((?:[^"\\]|\\.)*)"){OWS})?')
 _ESCAPED = re.compile(r'\\(["\\])')
 # RFC 8187, section 3.2.1: charset, language, percent-encoded bytes.
-_EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[a-z0-9\-]*'((?:[!#$&+\-.^_`|~0-9a-z]|%[0-9a-f]{2})*)", re.IGNORECASE)
+_ENCODED = r"(?:[!#$&+\-.^_`|~0-9a-z]|%[0-9a-f]{2})*"
+_EXTENDED = re.compile(rf"(utf-8|iso-8859-1)'[a-z0-9\-]*'({_ENCODED})", re.IGNORECASE | re.ASCII)
 # What RFC 8187 lets stand for itself, beyond what `quote` does anyway.
 _ATTR_CHARS = "!#$&+^`|"
 # Some browsers decode percent signs in a plain filename, and some keep backslashes: those names go extended.

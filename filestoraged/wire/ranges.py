@@ -7,7 +7,7 @@ from typing import Optional, Tuple
 
 from filestoraged.errors import RangeNotSatisfiable
 
-_UNIT = re.compile(r"bytes[ \t]*=(.*)", re.IGNORECASE)
+_UNIT = re.compile(r"bytes[ \t]*=(.*)", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
 

@@ -1,0 +1,170 @@
+"""Big files on a real daemon: memory while 2 GiB go up and come down, and the speed of 512 MiB beside others'.
+
+    python3 -m tests.proofs.big_file [DIRECTORY]
+
+The directory is where the files lie, the daemon's among them; the speeds are those of its disk. It needs curl,
+and nginx to compare with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import BinaryIO, Callable, Iterator, List, Sequence
+
+from tests.daemon.process import Daemon, running
+from tests.support import find_program
+
+MIB = 1024 * 1024
+ROUNDS = 5
+
+NGINX = """
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.log;
+events {{ }}
+http {{
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  server {{ listen 127.0.0.1:{port}; root {root}; }}
+}}
+"""
+
+
+def main(directory: Path) -> bool:
+    """Print the figures. Returns whether all are as promised."""
+    print("memory, while 2 GiB go up and come down:")
+    good = [prove_memory(directory)]
+    print(f"speed of 512 MiB, medians of {ROUNDS} rounds in turn:")
+    file = make_file(directory / "medium", 512)
+    return all([*good, prove_upload(directory, file), prove_download(directory, file)])
+
+
+def prove_memory(directory: Path) -> bool:
+    file = make_file(directory / "large", 2048)
+    digest = digest_of(file)
+    with running("--store", str(directory / "store")) as daemon:
+        # What the first request of all loads is not the file's.
+        run_curl("--data-binary", "tea", daemon.url)
+        idle = daemon.resident()
+        upload(daemon, file)
+        going_up = daemon.resident("VmHWM") - idle
+        with subprocess.Popen([find_program("curl"), "-sS", f"{daemon.url}/data/big/{digest}"], stdout=subprocess.PIPE) as curl:
+            assert curl.stdout is not None
+            whole = digest_of_stream(curl.stdout) == digest
+        in_all = daemon.resident("VmHWM") - idle
+    shutil.rmtree(directory / "store")
+    file.unlink()
+    print(f"  idle {idle / MIB:.1f} MiB; going up at most {going_up / MIB:.1f} MiB more, in all {in_all / MIB:.1f}")
+    print(f"  the bytes are the same: {whole}")
+    return whole and in_all <= 40 * MIB
+
+
+def prove_upload(directory: Path, file: Path) -> bool:
+    """Beside what the hash and a synced copy need when they overlap, which is what the longer one needs."""
+    copy = directory / "copy"
+    with running("--store", str(directory / "store")) as daemon:
+        summed, hashed, copied, uploaded = medians_in_turn(
+            [
+                lambda: run("sha256sum", str(file)),
+                lambda: digest_of(file),
+                lambda: run("dd", f"if={file}", f"of={copy}", "bs=1M", "conv=fsync", "status=none"),
+                lambda: upload(daemon, file),
+            ],
+            before=os.sync,
+        )
+    ratio, with_hashlib = max(summed, copied) / uploaded, max(hashed, copied) / uploaded
+    print(f"  up: {uploaded:.2f} s; sha256sum {summed:.2f} s, hashlib {hashed:.2f} s, dd conv=fsync {copied:.2f} s")
+    print(f"  up, against sha256sum and dd overlapped: {ratio:.2f}; against hashlib and dd: {with_hashlib:.2f}")
+    return ratio >= 0.8
+
+
+def prove_download(directory: Path, file: Path) -> bool:
+    digest = digest_of(file)
+    with running("--store", str(directory / "store")) as daemon, nginx(directory, file.parent) as url:
+        upload(daemon, file)
+        ours, theirs = medians_in_turn(
+            [lambda: fetch(f"{daemon.url}/data/big/{digest}"), lambda: fetch(f"{url}/{file.name}")], before=lambda: None
+        )
+    print(f"  down: {ours:.3f} s; nginx with sendfile {theirs:.3f} s; ratio {theirs / ours:.2f}")
+    return theirs / ours >= 0.8
+
+
+def medians_in_turn(tries: Sequence[Callable[[], object]], *, before: Callable[[], None]) -> List[float]:
+    """The median of the seconds that each takes. They take turns, so that a machine that drifts does so for all."""
+    seconds: List[List[float]] = [[] for _ in tries]
+    for _ in range(ROUNDS):
+        for number, attempt in enumerate(tries):
+            before()
+            started = time.monotonic()
+            attempt()
+            seconds[number].append(time.monotonic() - started)
+    return [statistics.median(each) for each in seconds]
+
+
+@contextlib.contextmanager
+def nginx(directory: Path, root: Path) -> Iterator[str]:
+    """An nginx of one worker that serves `root`."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    configuration = directory / "nginx.conf"
+    configuration.write_text(NGINX.format(directory=directory, port=port, root=root))
+    # Its worker is another user, who must be let through to the files.
+    directory.chmod(0o755)
+    with subprocess.Popen([find_program("nginx"), "-c", str(configuration)]) as server:
+        try:
+            run("curl", "-sS", "-o", "/dev/null", "--retry", "9", "--retry-connrefused", f"http://127.0.0.1:{port}/")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def upload(daemon: Daemon, file: Path) -> None:
+    run_curl("-T", str(file), "-H", "Expect:", f"{daemon.url}/data/big")
+
+
+def fetch(url: str) -> None:
+    run_curl("-o", "/dev/null", url)
+
+
+def run_curl(*arguments: str) -> None:
+    run("curl", "-sSf", "-o", "/dev/null", *arguments)
+
+
+def run(program: str, *arguments: str) -> None:
+    subprocess.run([find_program(program), *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def make_file(path: Path, mebibytes: int) -> Path:
+    with path.open("wb") as stream:
+        for _ in range(mebibytes):
+            stream.write(os.urandom(MIB))
+    return path
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return digest_of_stream(stream)
+
+
+def digest_of_stream(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    for piece in iter(lambda: stream.read(MIB), b""):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as temporary:
+        sys.exit(0 if main(Path(temporary)) else 1)

@@ -1,0 +1,78 @@
+"""Torture: rounds of a hundred uploads at once, `kill -9` in the middle, a restart, and a look at what is there.
+
+python3 -m tests.proofs.torture [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import random
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Set
+
+from tests.daemon.process import PATIENCE, Daemon, running
+
+UPLOADS = 100
+
+
+def main(directory: Path, rounds: int) -> bool:
+    """Print what each round came to. Returns whether nothing answered was lost and nothing else was visible."""
+    store = directory / "store"
+    answered: Set[str] = set()
+    good = True
+    for number in range(rounds):
+        with running("--store", str(store)) as daemon:
+            before = len(answered)
+            upload_until_killed(daemon, answered)
+        left = len(list((store / "staging").iterdir()))
+        with running("--store", str(store)):
+            swept = not list((store / "staging").iterdir())
+        lost, damaged = look(store, answered)
+        good = good and swept and not lost and not damaged
+        print(
+            f"round {number + 1}: {len(answered) - before} uploads answered, {left} cut off; "
+            f"lost {lost}, damaged {damaged}, stagings all swept: {swept}",
+            flush=True,
+        )
+    return good
+
+
+def upload_until_killed(daemon: Daemon, answered: Set[str]) -> None:
+    threads = [threading.Thread(target=upload, args=(daemon.ports[0], answered)) for _ in range(UPLOADS)]
+    for thread in threads:
+        thread.start()
+    threading.Event().wait(random.uniform(0.3, 2.0))
+    daemon.kill()
+    for thread in threads:
+        thread.join()
+
+
+def upload(port: int, answered: Set[str]) -> None:
+    """Upload files of any size, one after the other, and note those that were answered."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        while True:
+            data = os.urandom(random.choice([0, 1, 1000, 100_000, 1_000_000, 5_000_000]))
+            client.request("POST", "/", data, {"Accept": "text/plain"})
+            digest = client.getresponse().read().decode().strip()
+            if len(digest) == 64:
+                answered.add(digest)
+    client.close()
+
+
+def look(store: Path, answered: Set[str]) -> "tuple[int, int]":
+    """How many of the answered are not there, and how many of those there are not what their name says."""
+    visible = {path.name: path for path in store.glob("[0-9a-f][0-9a-f]/*")}
+    damaged = [name for name, path in visible.items() if hashlib.sha256(path.read_bytes()).hexdigest() != name]
+    return len(answered - set(visible)), len(damaged)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        sys.exit(0 if main(Path(temporary), int(sys.argv[1]) if len(sys.argv) > 1 else 10) else 1)

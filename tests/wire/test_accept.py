@@ -1,0 +1,106 @@
+"""Which of two types a client would rather have."""
+
+from __future__ import annotations
+
+import unittest
+
+from filestoraged.wire.accept import prefers_text
+
+
+class AcceptTest(unittest.TestCase):
+    def assert_text(self, *fields: str) -> None:
+        for field in fields:
+            with self.subTest(field=field):
+                self.assertTrue(prefers_text(field))
+
+    def assert_json(self, *fields: str) -> None:
+        for field in fields:
+            with self.subTest(field=field):
+                self.assertFalse(prefers_text(field))
+
+    def test_who_says_nothing_gets_json(self) -> None:
+        self.assertFalse(prefers_text(None))
+        self.assert_json("", " ", ",")
+
+    def test_who_asks_for_text_gets_text(self) -> None:
+        self.assert_text(
+            "text/plain", "TEXT/Plain", " text/plain ", "text/plain; charset=utf-8", "text/plain;q=0.1", ",text/plain,"
+        )
+
+    def test_who_asks_for_any_text_gets_text(self) -> None:
+        self.assert_text("text/*", "text/html, text/*;q=0.1")
+
+    def test_who_asks_for_json_gets_json(self) -> None:
+        self.assert_json("application/json", "application/*", "application/json;q=0.1")
+
+    def test_who_takes_both_alike_gets_json(self) -> None:
+        self.assert_json("*/*", "text/plain, application/json", "application/json, text/plain, */*", "text/plain, */*")
+        self.assert_json("text/plain;q=0.5, application/json;q=0.5", "text/*, application/*")
+
+    def test_the_larger_weight_decides_whatever_the_order(self) -> None:
+        self.assert_text(
+            "text/plain, application/json;q=0.9", "application/json;q=0.9, text/plain", "text/plain;q=0.2, */*;q=0.1"
+        )
+        self.assert_text(
+            "text/plain;q=0.002, application/json;q=0.001", "*/*;q=0.1, text/plain", "text/plain;Q=1, */*;Q=0.5"
+        )
+        self.assert_json(
+            "text/plain;q=0.9, application/json", "text/plain;q=0.1, */*;q=0.2", "text/plain;q=0.8, */*;q=0.9"
+        )
+
+    def test_the_most_specific_range_has_the_weight(self) -> None:
+        # RFC 9110, section 12.5.1.
+        self.assert_json(
+            "text/*, text/plain;q=0.1, application/json;q=0.5",
+            "*/*, text/plain;q=0.5",
+            "text/plain;q=0.1, text/*, */*;q=0.5",
+        )
+        self.assert_text("*/*, application/json;q=0.5", "application/*;q=0.1, */*", "application/json;q=0, */*")
+
+    def test_a_weight_of_nought_is_a_refusal(self) -> None:
+        self.assert_json("text/plain;q=0", "text/plain;q=0.000", "text/plain;q=0, */*", "*/*;q=0")
+        self.assert_text("application/json;q=0, text/plain;q=0.001")
+
+    def test_other_types_say_nothing(self) -> None:
+        self.assert_json(
+            "text/html", "image/*", "text/html, application/xhtml+xml, */*;q=0.8", "text/plainer", "xtext/plain"
+        )
+
+    def test_a_malformed_range_covers_nothing(self) -> None:
+        self.assert_json(
+            "text",
+            "text/plain/x",
+            "/plain",
+            "text plain",
+            "text/plain;q",
+            "text/plain;q=",
+            "text/plain;q=x",
+            '"text/plain"',
+        )
+        self.assert_text("nonsense;;=, text/plain", "text/plain, application/json;q=x")
+
+    def test_a_weight_that_is_none_covers_nothing(self) -> None:
+        # RFC 9110, section 12.4.2: from 0 to 1, and three digits behind the point at most.
+        for weight in (
+            "2",
+            "1.001",
+            "10",
+            "1e3",
+            "1e-1",
+            "inf",
+            "infinity",
+            "nan",
+            "-1",
+            "+1",
+            "1_0",
+            "0x1",
+            ".5",
+            "0.1234",
+        ):
+            with self.subTest(weight=weight):
+                self.assertFalse(prefers_text(f"text/plain;q={weight}"))
+                self.assertTrue(prefers_text(f"application/json;q={weight}, text/plain;q=0.5"))
+
+    def test_a_weight_may_have_a_point_and_no_digit_behind_it(self) -> None:
+        self.assert_text("text/plain;q=1.", "text/plain;q=1.000, application/json;q=0.999")
+        self.assert_json("text/plain;q=0.")

@@ -1,0 +1,190 @@
+"""What an upload says its bytes are: read exactly, or refused, for who asks for a check is to get one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+import unittest
+from typing import List
+
+from filestoraged.digest import Expected
+from filestoraged.errors import BadRequest
+from filestoraged.wire.expectations import expected_digests
+
+TEA = b"tea"
+
+
+def encoded(algorithm: str, data: bytes = TEA) -> str:
+    return base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
+
+
+def expected(algorithm: str, data: bytes = TEA) -> Expected:
+    return Expected(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+
+MD5, SHA256, SHA512 = encoded("md5"), encoded("sha256"), encoded("sha512")
+
+
+class ExpectationsTest(unittest.TestCase):
+    def read(self, field: str) -> List[Expected]:
+        """What Content-Digest says; Repr-Digest says the same by the same words."""
+        content, representation = expected_digests({"content-digest": field}), expected_digests({"repr-digest": field})
+        self.assertEqual(content, representation)
+        return content
+
+    def assert_refused(self, **fields: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in fields.items()}
+        with self.subTest(**{name: value[:80] for name, value in fields.items()}):
+            self.assertRaises(BadRequest, expected_digests, named)
+
+    def test_who_announces_nothing_expects_nothing(self) -> None:
+        self.assertEqual([], expected_digests({}))
+        self.assertEqual([], expected_digests({"content-type": "text/plain", "digest": "x", "etag": '"x"'}))
+
+    def test_content_md5_is_an_md5(self) -> None:
+        self.assertEqual([expected("md5")], expected_digests({"content-md5": MD5}))
+
+    def test_the_digest_of_rfc_9530_is_read(self) -> None:
+        # Appendix B.1 of it.
+        field = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
+
+        self.assertEqual([expected("sha256", b'{"hello": "world"}\n')], self.read(field))
+
+    def test_the_algorithms_of_the_contract_are_known(self) -> None:
+        self.assertEqual([expected("sha256")], self.read(f"sha-256=:{SHA256}:"))
+        self.assertEqual([expected("sha512")], self.read(f"sha-512=:{SHA512}:"))
+        self.assertEqual([expected("md5")], self.read(f"md5=:{MD5}:"))
+
+    def test_several_digests_are_all_expected(self) -> None:
+        both = [expected("sha256"), expected("sha512")]
+
+        for comma in (",", ", ", " ,", "\t, \t"):
+            with self.subTest(comma=comma):
+                self.assertEqual(both, self.read(f"sha-256=:{SHA256}:{comma}sha-512=:{SHA512}:"))
+
+    def test_all_fields_are_read(self) -> None:
+        fields = {"repr-digest": f"sha-512=:{SHA512}:", "content-digest": f"sha-256=:{SHA256}:", "content-md5": MD5}
+
+        self.assertCountEqual([expected("md5"), expected("sha256"), expected("sha512")], expected_digests(fields))
+
+    def test_other_algorithms_are_ignored(self) -> None:
+        # RFC 9530, section 2.
+        for other in ("sha-384=:AA==:", "unixsum=:AAA=:", "crc32c=:AAAAAA==:", "x=::", "*=:AA==:", "a_b-c.d*=:AA==:"):
+            with self.subTest(other=other):
+                self.assertEqual([], self.read(other))
+                self.assertEqual([expected("sha256")], self.read(f"{other}, sha-256=:{SHA256}:"))
+                self.assertEqual([expected("sha256")], self.read(f"sha-256=:{SHA256}:, {other}"))
+
+    def test_an_empty_dictionary_is_one(self) -> None:
+        # RFC 8941, section 3.2.
+        self.assertEqual([], self.read(""))
+
+    def test_parameters_are_dropped(self) -> None:
+        # RFC 8941, section 3.1.2: of whatever type their values are.
+        for parameters in (
+            ";a",
+            ";a;b",
+            "; a=1",
+            ";a=?0;b=token",
+            ";a=-1.5",
+            ";a=:AA==:",
+            ';a="text"',
+            ';a="a, b; c\\""',
+        ):
+            with self.subTest(parameters=parameters):
+                self.assertEqual([expected("sha256")], self.read(f"sha-256=:{SHA256}:{parameters}"))
+                self.assertEqual(
+                    [expected("sha256"), expected("md5")], self.read(f"sha-256=:{SHA256}:{parameters}, md5=:{MD5}:")
+                )
+
+    def test_a_field_that_is_no_dictionary_of_bytes_is_refused(self) -> None:
+        fields = (
+            "sha-256",
+            "sha-256=",
+            f"sha-256={SHA256}",
+            f'sha-256="{SHA256}"',
+            f"sha-256=:{SHA256}",
+            f"sha-256={SHA256}:",
+            f"sha-256:{SHA256}:",
+            f"sha-256 =:{SHA256}:",
+            f"sha-256= :{SHA256}:",
+            f"=:{SHA256}:",
+            f":{SHA256}:",
+            f"SHA-256=:{SHA256}:",
+            f"-sha=:{SHA256}:",
+            f"sha-256=:{SHA256}:,",
+            f",sha-256=:{SHA256}:",
+            f"sha-256=:{SHA256}:,,md5=:{MD5}:",
+            f"sha-256=:{SHA256}: md5=:{MD5}:",
+            f"sha-256=:{SHA256}:;",
+            f"sha-256=:{SHA256}:;A=1",
+            f"sha-256=:{SHA256}:x",
+            f"sha-256=:{SHA256[:20]} {SHA256[20:]}:",
+            f"sha-256=:{SHA256[:-1]}*:",
+            f"sha-256=:{SHA256.replace('=', '.')}:",
+            "sha-256=?1",
+            "sha-256=1",
+            "sha-256=\u00e9",
+            "\u00e9=:AA==:",
+            ",",
+        )
+        for field in fields:
+            self.assert_refused(content_digest=field)
+            self.assert_refused(repr_digest=field)
+
+    def test_what_is_not_base64_is_refused(self) -> None:
+        for value in (
+            "",
+            "=",
+            "====",
+            "=AAA",
+            "A",
+            "AAAAA",
+            "A=AA",
+            "*",
+            "not base64",
+            MD5[:-2],
+            MD5 + "=",
+            MD5 + "\n",
+            "-_-_",
+        ):
+            self.assert_refused(content_md5=value)
+        for value in ("=", "A", "A=AA", "=AAA", SHA256[:-1]):
+            self.assert_refused(content_digest=f"sha-256=:{value}:")
+
+    def test_what_is_not_ascii_is_not_base64(self) -> None:
+        # Bytes beyond ASCII are allowed in a field's value, and read as Latin-1.
+        for value in ("\u00e9", MD5[:-1] + "\u00ff", "\u00a0" + MD5):
+            self.assert_refused(content_md5=value)
+
+    def test_a_digest_of_another_length_is_refused(self) -> None:
+        self.assert_refused(content_md5=SHA256)
+        self.assert_refused(content_md5="AA==")
+        self.assert_refused(content_digest=f"sha-256=:{SHA512}:")
+        self.assert_refused(content_digest=f"sha-512=:{SHA256}:")
+        self.assert_refused(content_digest="sha-256=::")
+        self.assert_refused(content_digest=f"md5=:{SHA256}:")
+
+    def test_two_content_md5s_are_refused(self) -> None:
+        # As a head joins them.
+        self.assert_refused(content_md5=f"{MD5}, {MD5}")
+
+    def test_a_hostile_field_takes_a_time_that_grows_with_its_size(self) -> None:
+        # As long as a head may be. Milliseconds; were it quadratic, many seconds.
+        hostile = (
+            "a=::;a=" + " " * 30000 + '"',
+            "a=::" + ";a=    " * 4000 + '"',
+            "a=::" + " " * 30000 + "x",
+            "a=::;" + " " * 30000 + "=",
+            "a=::" + ";a" * 15000 + "=,",
+            "a" * 30000,
+            "a=:" + "A" * 30000,
+            "a=::," * 6000,
+            "a=::;a=" + "x" * 30000 + '"',
+        )
+        for field in hostile:
+            started = time.process_time()
+            self.assert_refused(content_digest=field)
+            with self.subTest(field=field[:10]):
+                self.assertLess(time.process_time() - started, 1)

@@ -1,0 +1,240 @@
+"""Header fields with parameters: read strictly, written so that every client reads the same name."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import unittest
+
+from filestoraged.errors import BadRequest
+from filestoraged.wire.parameters import attachment, decode_extended, parse_parameters
+
+
+class ParseTest(unittest.TestCase):
+    def test_a_field_has_a_value_and_parameters(self) -> None:
+        fields = {
+            "text/plain": ("text/plain", {}),
+            "Text/PLAIN;Charset=UTF-8": ("text/plain", {"charset": "UTF-8"}),
+            "form-data; name=a; filename=b": ("form-data", {"name": "a", "filename": "b"}),
+            "  a  ;  b  =  c  ;d=e  ": ("a", {"b": "c", "d": "e"}),
+            "a;\tb\t=\tc": ("a", {"b": "c"}),
+            "*/*;q=0.5": ("*/*", {"q": "0.5"}),
+            "a;b*=UTF-8''x": ("a", {"b*": "UTF-8''x"}),
+        }
+        for field, expected in fields.items():
+            with self.subTest(field=field):
+                self.assertEqual(expected, parse_parameters(field))
+
+    def test_empty_parameters_are_nothing(self) -> None:
+        # RFC 9110, section 5.6.6: parameters = *( OWS ";" OWS [ parameter ] ).
+        for field in ("a;", "a ; ", "a;;;", "a;;b=c", "a;b=c;", "a; ;b=c; ;"):
+            with self.subTest(field=field):
+                self.assertEqual("a", parse_parameters(field)[0])
+                self.assertEqual({"b": "c"} if "b" in field else {}, parse_parameters(field)[1])
+
+    def test_a_quoted_value_is_taken_out_of_its_quotes(self) -> None:
+        values = {
+            '""': "",
+            '"c"': "c",
+            '" c  d "': " c  d ",
+            '"c;d=e"': "c;d=e",
+            '"c, d"': "c, d",
+            '"\\""': '"',
+            '"\\\\"': "\\",
+            '"\\\\\\""': '\\"',
+            '"c\\"d"': 'c"d',
+            '"C:\\cat.jpg"': "C:\\cat.jpg",
+            '"é☕"': "é☕",
+        }
+        for quoted, value in values.items():
+            with self.subTest(quoted=quoted):
+                self.assertEqual(("a", {"b": value}), parse_parameters(f"a; b={quoted}"))
+
+    def test_a_field_that_is_malformed_is_refused(self) -> None:
+        fields = (
+            "",
+            " ",
+            ";",
+            ";b=c",
+            "=b",
+            '"a"',
+            "a b",
+            "a/",
+            "/a",
+            "a/b/c",
+            "a,b",
+            "é",
+            "a;b",
+            "a;b=",
+            "a;=c",
+            "a;b==c",
+            "a;b=c d",
+            "a;b c",
+            "a;b=c=d",
+            'a;b="c',
+            'a;b=c"',
+            'a;b="c"d',
+            'a;b="c""d"',
+            'a;b="c\\"',
+            "a;b='c;d'",
+            "a;b=é",
+            "a;é=b",
+            "a;b=c/d",
+            "a;b=c,d",
+            "a;b=c, a;b=d",
+        )
+        for field in fields:
+            with self.subTest(field=field), self.assertRaises(BadRequest):
+                parse_parameters(field)
+
+    def test_one_parameter_twice_is_refused(self) -> None:
+        for field in ("a;b=c;b=c", "a;b=c;B=d", 'a;b="c";b=d', "a;b=;b=c", "a;b=c;c=d;b=e"):
+            with self.subTest(field=field), self.assertRaises(BadRequest):
+                parse_parameters(field)
+
+    def test_a_hostile_field_takes_a_time_that_grows_with_its_size(self) -> None:
+        # As long as a head may be. Milliseconds; were it quadratic, many seconds.
+        hostile = (
+            "a" + ";" * 32000,
+            "a" + " " * 32000 + "x",
+            "a;" + " " * 32000 + "=",
+            "a;b=" + " " * 32000,
+            'a;b="' + "\\" * 32000,
+            'a;b="' + "\\a" * 16000,
+            "a" * 32000 + "/" + "\x00",
+            "a" + ";b=c " * 6400 + '"',
+        )
+        for field in hostile:
+            started = time.process_time()
+            with self.subTest(field=field[:10]):
+                with contextlib.suppress(BadRequest):
+                    parse_parameters(field)
+
+                self.assertLess(time.process_time() - started, 1)
+
+
+class ExtendedTest(unittest.TestCase):
+    def test_an_extended_value_has_a_charset_and_percent_encoded_bytes(self) -> None:
+        # RFC 8187, section 3.2.
+        values = {
+            "UTF-8''caf%C3%A9": "café",
+            "utf-8''caf%c3%a9": "café",
+            "UTF-8'en'%e2%82%ac%20rates": "€ rates",
+            "UTF-8'de-CH-1996'x": "x",
+            "ISO-8859-1''caf%E9": "café",
+            "iso-8859-1'en'%A3%20rates": "£ rates",
+            "UTF-8''%F0%9F%90%B1": "🐱",
+            "UTF-8''": "",
+            "UTF-8''a!#$&+-.^_`|~z09": "a!#$&+-.^_`|~z09",
+            "UTF-8''%25%27%22%2F": "%'\"/",
+            "UTF-8''a%2Bb+c": "a+b+c",
+        }
+        for encoded, value in values.items():
+            with self.subTest(encoded=encoded):
+                self.assertEqual(value, decode_extended(encoded))
+
+    def test_a_malformed_extended_value_is_refused(self) -> None:
+        values = (
+            "",
+            "cat.jpg",
+            "UTF-8",
+            "UTF-8'",
+            "UTF-8'x",
+            "''x",
+            "UTF-8''a b",
+            "UTF-8''a'b",
+            "UTF-8''a%",
+            "UTF-8''a%2",
+            "UTF-8''a%zz",
+            "UTF-8''a/b",
+            "UTF-8''a\"b",
+            "UTF-8''é",
+            "UTF-8'e n'x",
+            " UTF-8''x",
+            "UTF-8''x ",
+            "UTF-8''x\n",
+            "UTF8''x",
+            "UTF-16''x",
+            "us-ascii''x",
+            "windows-1252''x",
+        )
+        for value in values:
+            with self.subTest(value=value), self.assertRaises(BadRequest):
+                decode_extended(value)
+
+    def test_bytes_that_are_not_of_their_charset_are_refused(self) -> None:
+        for value in ("UTF-8''%C3", "UTF-8''%E9", "UTF-8''%FF", "UTF-8''%C0%AF", "UTF-8''%ED%A0%80", "UTF-8''a%80b"):
+            with self.subTest(value=value), self.assertRaises(BadRequest):
+                decode_extended(value)
+
+    def test_letters_that_fold_to_ascii_are_not_ascii(self) -> None:
+        # Unicode folds U+017F to "s", U+212A to "k" and U+0130 and U+0131 to "i"; RFC 8187 has letters of ASCII alone.
+        for value in (
+            "i\u017fo-8859-1''%41",
+            "\u0131so-8859-1''%41",
+            "UTF-8'\u212a'x",
+            "UTF-8''\u017f",
+            "UTF-8''\u0130",
+        ):
+            with self.subTest(value=value), self.assertRaises(BadRequest):
+                decode_extended(value)
+
+
+class AttachmentTest(unittest.TestCase):
+    def test_a_plain_name_is_quoted_and_no_more(self) -> None:
+        for name in ("cat.jpg", "my cat (1).jpg", "a;b,c=d", "it's", "-._~!#$&+^`{}[]@"):
+            with self.subTest(name=name):
+                self.assertEqual(f'attachment; filename="{name}"', attachment(name))
+
+    def test_any_other_name_has_a_fallback_of_ascii_beside_it(self) -> None:
+        # RFC 6266, appendix D.
+        self.assertEqual("attachment; filename=\"caf_.txt\"; filename*=UTF-8''caf%C3%A9.txt", attachment("café.txt"))
+        self.assertEqual("attachment; filename=\"a_b\"; filename*=UTF-8''a%22b", attachment('a"b'))
+        self.assertEqual("attachment; filename=\"100_\"; filename*=UTF-8''100%25", attachment("100%"))
+
+    def test_a_name_comes_back_whole(self) -> None:
+        names = (
+            "cat.jpg",
+            "café ☕.txt",
+            "🐱",
+            'a"b',
+            "a\\b",
+            "C:\\cat.jpg",
+            "a/b",
+            "../../etc/passwd",
+            "a%20b",
+            "%41",
+            "100%",
+            "a*b?c:d<e>f|g",
+            "'; filename=evil.exe",
+            '"; filename=evil.exe; x="',
+            "UTF-8''x",
+            " leading and trailing ",
+            "\u202egpj.exe",
+            "\x85\xa0",
+            "e\u0301",
+        )
+        for name in names:
+            with self.subTest(name=name):
+                self.assertEqual(name, _read(attachment(name)))
+
+    def test_every_character_of_ascii_comes_back(self) -> None:
+        for code in range(0x20, 0x7F):
+            with self.subTest(character=chr(code)):
+                self.assertEqual(f"a{chr(code)}b", _read(attachment(f"a{chr(code)}b")))
+
+    def test_a_field_is_of_ascii_that_may_stand_in_a_head(self) -> None:
+        # Whatever the name, a head cannot be split by it.
+        for name in ("é", "☕", "a\r\nX: y", "\x00", "\x7f", "\x85", '"', "\\"):
+            with self.subTest(name=name):
+                self.assertRegex(attachment(name), r"\A[ -~]+\Z")
+
+
+def _read(field: str) -> str:
+    """The name that a client saves a download by."""
+    disposition, parameters = parse_parameters(field)
+    if disposition != "attachment":
+        raise AssertionError(f"{disposition} is no attachment")
+    if "filename*" in parameters:
+        return decode_extended(parameters["filename*"])
+    return parameters["filename"]

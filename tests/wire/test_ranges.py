@@ -1,0 +1,150 @@
+"""Ranges of bytes: which part of an object a Range header means, and when it means nothing."""
+
+from __future__ import annotations
+
+import time
+import unittest
+
+from filestoraged.errors import RangeNotSatisfiable
+from filestoraged.wire.ranges import parse_range
+
+
+class RangesTest(unittest.TestCase):
+    def assert_unsatisfiable(self, field: str, size: int) -> None:
+        with self.assertRaises(RangeNotSatisfiable) as caught:
+            parse_range(field, size)
+
+        self.assertEqual(416, caught.exception.status)
+        self.assertEqual((("Content-Range", f"bytes */{size}"),), caught.exception.fields)
+
+    def assert_ignored(self, *fields: str) -> None:
+        for field in fields:
+            with self.subTest(field=field):
+                self.assertIsNone(parse_range(field, 10))
+
+    def test_every_small_range_means_the_bytes_that_rfc_9110_says(self) -> None:
+        # Section 14.1.2, told once more with a list of positions in place of the page's arithmetic.
+        for size in range(5):
+            positions = range(size)
+            for first in range(7):
+                for last in range(7):
+                    chosen = [position for position in positions if first <= position <= last]
+                    with self.subTest(size=size, first=first, last=last):
+                        self.assert_means(chosen, f"bytes={first}-{last}", size, valid=first <= last)
+                with self.subTest(size=size, first=first):
+                    self.assert_means(
+                        [position for position in positions if first <= position], f"bytes={first}-", size
+                    )
+
+    def assert_means(self, chosen: "list[int]", field: str, size: int, *, valid: bool = True) -> None:
+        if not valid:
+            self.assertIsNone(parse_range(field, size))
+        elif chosen:
+            self.assertEqual((chosen[0], chosen[-1] + 1), parse_range(field, size))
+        else:
+            self.assert_unsatisfiable(field, size)
+
+    def test_a_suffix_is_the_last_bytes(self) -> None:
+        self.assertEqual((9, 10), parse_range("bytes=-1", 10))
+        self.assertEqual((1, 10), parse_range("bytes=-9", 10))
+        self.assertEqual((0, 10), parse_range("bytes=-10", 10))
+
+    def test_a_suffix_longer_than_the_object_is_all_of_it(self) -> None:
+        self.assertEqual((0, 10), parse_range("bytes=-11", 10))
+        self.assertEqual((0, 10), parse_range("bytes=-" + "9" * 30000, 10))
+
+    def test_a_suffix_of_no_byte_is_not_satisfiable(self) -> None:
+        self.assert_unsatisfiable("bytes=-0", 10)
+        self.assert_unsatisfiable("bytes=-000", 10)
+        self.assert_unsatisfiable("bytes=-0", 0)
+
+    def test_a_suffix_of_an_empty_object_is_answered_whole(self) -> None:
+        # It is satisfiable, but no Content-Range can name no byte.
+        self.assertIsNone(parse_range("bytes=-5", 0))
+
+    def test_range_past_the_end_is_not_satisfiable(self) -> None:
+        for field in (
+            "bytes=10-",
+            "bytes=10-10",
+            "bytes=11-20",
+            "bytes=99999999999999999999-",
+            "bytes=" + "9" * 30000 + "-",
+        ):
+            with self.subTest(field=field[:30]):
+                self.assert_unsatisfiable(field, 10)
+
+    def test_any_range_of_an_empty_object_is_not_satisfiable(self) -> None:
+        self.assert_unsatisfiable("bytes=0-", 0)
+        self.assert_unsatisfiable("bytes=0-0", 0)
+
+    def test_a_range_beyond_all_numbers_ends_with_the_object(self) -> None:
+        for last in ("10", "99", "9" * 18, "9" * 19, "9" * 20, "1" + "0" * 18, "1" + "0" * 19, "9" * 30000):
+            with self.subTest(digits=len(last)):
+                self.assertEqual((3, 10), parse_range("bytes=3-" + last, 10))
+
+    def test_a_range_between_two_enormous_numbers_is_past_the_end(self) -> None:
+        # The larger one has the smaller digits at its beginning.
+        self.assert_unsatisfiable("bytes=20000000000000000000-100000000000000000000", 10)
+        self.assert_unsatisfiable("bytes=" + "9" * 100 + "-" + "1" * 101, 10)
+
+    def test_leading_zeros_change_nothing(self) -> None:
+        self.assertEqual((3, 6), parse_range("bytes=0003-005", 10))
+        self.assertEqual((3, 6), parse_range("bytes=" + "0" * 5000 + "3-" + "0" * 5000 + "5", 10))
+        self.assertEqual((0, 1), parse_range("bytes=00-00", 10))
+
+    def test_the_unit_is_read_whatever_its_case(self) -> None:
+        for unit in ("bytes", "Bytes", "BYTES"):
+            with self.subTest(unit=unit):
+                self.assertEqual((0, 5), parse_range(f"{unit}=0-4", 10))
+
+    def test_empty_members_of_the_list_are_no_ranges(self) -> None:
+        # RFC 9110, section 5.6.1.2.
+        for field in ("bytes=0-4,", "bytes=,0-4", "bytes=, ,0-4 ,\t,"):
+            with self.subTest(field=field):
+                self.assertEqual((0, 5), parse_range(field, 10))
+
+    def test_another_unit_is_ignored(self) -> None:
+        self.assert_ignored(
+            "lines=0-4",
+            "byte=0-4",
+            "bytes2=0-4",
+            "xbytes=0-4",
+            "=0-4",
+            "none",
+            "seconds=0-",
+        )
+
+    def test_several_ranges_are_ignored(self) -> None:
+        self.assert_ignored(
+            "bytes=0-1,3-4", "bytes=0-1, 3-4", "bytes=0-,-1", "bytes=-1,-2,-3", "bytes=99-,0-1", "bytes=0-0,0-0"
+        )
+
+    def test_a_malformed_range_is_ignored(self) -> None:
+        self.assert_ignored(
+            "", "bytes", "bytes=", "bytes=,", "bytes=-", "bytes=--", "bytes=5", "bytes=5-4", "bytes=99-98"
+        )
+        self.assert_ignored(
+            "bytes=--5", "bytes=-5-", "bytes=1-2-3", "bytes=+1-2", "bytes=1-+2", "bytes=-+2", "bytes=0x0-4"
+        )
+        self.assert_ignored(
+            "bytes=a-b", "bytes=0-b", "bytes=a-4", "bytes=0.0-4", "bytes=1_0-", "bytes=0:4", "bytes 0-4"
+        )
+        self.assert_ignored(
+            "bytes=0 - 4", "bytes=0- 4", "bytes=0 -4", "bytes==0-4", "bytes=0-4;", "bytes=0-4 x", "bytes: 0-4"
+        )
+        self.assert_ignored(
+            "bytes=0-4, x", "bytes=x, 0-4", "bytes=0-4/10", "bytes=*", "bytes=*-4", "bytes=\u0660-\u0664", "bytes=\xb2-"
+        )
+
+    def test_a_hostile_field_takes_a_time_that_grows_with_its_size(self) -> None:
+        hostile = (
+            "bytes" + " " * 32000 + "x",
+            "bytes=" + "," * 32000,
+            "bytes=" + "0-," * 10000,
+            "bytes=" + "1" * 32000 + "x",
+        )
+        for field in hostile:
+            started = time.process_time()
+            with self.subTest(field=field[:10]):
+                self.assertIsNone(parse_range(field, 10))
+                self.assertLess(time.process_time() - started, 1)
