@@ -83,6 +83,8 @@ def _bind(config: Config) -> List[socket.socket]:
 def _announce(config: Config, bound: List[socket.socket]) -> None:
     mounts = ", ".join(f"{name} at {prefix}" for prefix, name in config.mounts.items())
     log.info("started filestoraged %s, storing in %s", __version__, os.path.abspath(config.store))
+    if config.workers > 1:
+        log.warning("serving with one worker: more are not part of this version yet")
     for listener in bound:
         log.info("listening on %s for %s", listeners.address_of(listener), mounts)
     systemd.notify("READY=1")

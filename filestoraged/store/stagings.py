@@ -48,8 +48,8 @@ def _sweep(path: str) -> bool:
     """Remove one staging, if it is a dead one's, under its lock."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        # Committed or discarded since it was listed.
+    except (FileNotFoundError, IsADirectoryError):
+        # Committed or discarded since it was listed; or not ours.
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -51,6 +51,10 @@ class Handler(BaseHTTPRequestHandler):
         except ClientGone as error:
             log.debug("%s: %s", self.address_string(), error)
             self.close_connection, self.unread = True, False
+        except Exception:
+            # Whatever it was, part of an answer may have gone out: nothing can follow it.
+            self.server.handle_error(self.request, self.client_address)
+            self.close_connection, self.unread = True, False
 
     def finish(self) -> None:
         if not self.close_connection:
@@ -62,11 +66,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def resume(self) -> None:
         """Go on with a connection that was parked. On a thread of the pool."""
-        try:
-            self.handle()
-        except Exception:
-            self.server.handle_error(self.request, self.client_address)
-            self.close_connection, self.unread = True, False
+        self.handle()
         self.finish()
 
     def handle_one_request(self) -> None:

@@ -33,14 +33,23 @@ class Pool:
             self._unfinished += 1
             wanted = self._unfinished > self._threads < self._size
             self._threads += wanted
-        if wanted:
-            threading.Thread(target=self._run, name="request", daemon=True).start()
         self._jobs.put(job)
+        if wanted:
+            self._start_thread()
 
     def join(self, timeout: float) -> bool:
         """Wait until no job is left. Returns whether that came about within `timeout` seconds."""
         with self._lock:
             return self._idle.wait_for(lambda: self._unfinished == 0, timeout)
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="request", daemon=True).start()
+        except RuntimeError as error:
+            # The job waits for one of the others, or for the next try.
+            log.warning("cannot start a thread: %s", error)
+            with self._lock:
+                self._threads -= 1
 
     def _run(self) -> None:
         while True:

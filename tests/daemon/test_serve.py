@@ -204,32 +204,35 @@ class DaemonTest(TempCase):
                 self.assertEqual(0, daemon.stop(number))
 
     def test_a_request_under_way_is_finished(self) -> None:
-        with running(*self.arguments()) as daemon:
-            busy, idle = (socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(2))
-            with busy, idle:
-                busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-                self.assertEqual(100, read_answer(busy).status)
+        with running(*self.arguments()) as daemon, self.upload_begun(daemon) as upload:
+            self.terminate_and_wait_until_it_drains(daemon)
 
-                daemon.process.terminate()
-                self.assertEqual(b"", read_all(idle))
-                busy.sendall(b"tea")
-                answer = read_answer(busy)
+            upload.sendall(b"tea")
+            answer = read_answer(upload)
 
-                self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
+            self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
+            upload.close()
             self.assertEqual(0, daemon.process.wait(PATIENCE))
             self.assertRaises(OSError, socket.create_connection, ("127.0.0.1", daemon.ports[0]))
 
     def test_a_second_signal_leaves_at_once(self) -> None:
-        with running(*self.arguments()) as daemon:
-            busy, idle = (socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(2))
-            with busy, idle:
-                busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-                self.assertEqual(100, read_answer(busy).status)
-                daemon.process.terminate()
-                # It drains when it has closed what is idle.
-                self.assertEqual(b"", read_all(idle))
+        with running(*self.arguments()) as daemon, self.upload_begun(daemon):
+            self.terminate_and_wait_until_it_drains(daemon)
 
-                self.assertEqual(-signal.SIGTERM, daemon.stop())
+            self.assertEqual(-signal.SIGTERM, daemon.stop())
+
+    def upload_begun(self, daemon: Daemon) -> socket.socket:
+        """A connection that has been told to go on with three bytes."""
+        upload = socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE)
+        upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        self.assertEqual(100, read_answer(upload).status)
+        return upload
+
+    def terminate_and_wait_until_it_drains(self, daemon: Daemon) -> None:
+        with socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as idle:
+            daemon.process.terminate()
+            # It closes what is idle when it has stopped accepting.
+            self.assertEqual(b"", read_all(idle))
 
     def test_the_service_manager_is_told(self) -> None:
         path = str(self.directory / "notify")

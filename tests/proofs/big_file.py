@@ -60,7 +60,8 @@ def prove_memory(directory: Path) -> bool:
         idle = daemon.resident()
         upload(daemon, file)
         going_up = daemon.resident("VmHWM") - idle
-        with subprocess.Popen([find_program("curl"), "-sS", f"{daemon.url}/data/big/{digest}"], stdout=subprocess.PIPE) as curl:
+        command = [find_program("curl"), "-sS", f"{daemon.url}/data/big/{digest}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
             assert curl.stdout is not None
             whole = digest_of_stream(curl.stdout) == digest
         in_all = daemon.resident("VmHWM") - idle

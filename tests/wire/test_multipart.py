@@ -378,6 +378,17 @@ class LimitsTest(MultipartCase):
             for _ in range(MAX_PART_HEAD + 4):
                 list(form.feed(b"X"))
 
+    def test_a_delimiters_line_that_never_ends_is_refused_while_it_comes(self) -> None:
+        # It is held until it ends: what may be held without end fills the memory.
+        for byte in (b" ", b"\t", b"\r", b"-"):
+            form = Multipart(BOUNDARY)
+            list(form.feed(b"--boundary"))
+
+            with self.subTest(byte=byte), self.assertRaises(MalformedMultipart):
+                # Two dashes would close the form.
+                for piece in one_by_one((b" -" if byte == b"-" else byte) * 1000):
+                    list(form.feed(piece))
+
     def test_content_full_of_delimiters_cut_short_takes_a_time_that_grows_with_its_size(self) -> None:
         # Four megabytes take some milliseconds; were it quadratic, it would take minutes.
         content = b"\r\n--boundar" * 400_000

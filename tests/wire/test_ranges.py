@@ -114,6 +114,9 @@ class RangesTest(unittest.TestCase):
             "seconds=0-",
         )
 
+    def test_a_letter_that_folds_to_ascii_is_of_another_unit(self) -> None:
+        self.assert_ignored("byte\u017f=0-4")
+
     def test_several_ranges_are_ignored(self) -> None:
         self.assert_ignored(
             "bytes=0-1,3-4", "bytes=0-1, 3-4", "bytes=0-,-1", "bytes=-1,-2,-3", "bytes=99-,0-1", "bytes=0-0,0-0"
