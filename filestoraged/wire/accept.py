@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Optional
 
 from filestoraged.errors import BadRequest
 from filestoraged.wire.parameters import parse_parameters
+
+# RFC 9110, section 12.4.2.
+_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 
 def prefers_text(accept: Optional[str]) -> bool:
@@ -22,10 +26,12 @@ def _quality(accept: str, wanted: str) -> float:
     for member in accept.split(","):
         try:
             media_range, parameters = parse_parameters(member)
-            weight = float(parameters.get("q", "1"))
-        except (BadRequest, ValueError):
+        except BadRequest:
+            continue
+        weight = parameters.get("q", "1")
+        if not _WEIGHT.fullmatch(weight):
             continue
         specific = precedence.get(media_range, 0)
         if specific > best:
-            best, quality = specific, weight
+            best, quality = specific, float(weight)
     return quality

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from typing import List, Mapping
 
@@ -14,9 +13,10 @@ from filestoraged.wire.grammar import OWS
 # The names of RFC 9530's registry, and ours. Others are ignored, as section 2 has it.
 _ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512", "md5": "md5"}
 # A dictionary of byte sequences (RFC 8941, section 3.2), whose parameters mean nothing here.
-_MEMBER = re.compile(
-    rf"([a-z*][a-z0-9_\-.*]*)=:([A-Za-z0-9+/=]*):(?:;{OWS}[a-z*][a-z0-9_\-.*]*(?:=[^,;\"]*)?)*{OWS}(,{OWS}|$)"
-)
+_KEY = r"[a-z*][a-z0-9_\-.*]*"
+_STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
+_PARAMETERS = rf"(?:; *{_KEY}(?:=(?:{_STRING}|[^,;\" \t]+))?)*"
+_MEMBER = re.compile(rf"({_KEY})=:([A-Za-z0-9+/=]*):{_PARAMETERS}{OWS}(,{OWS}|$)")
 
 
 def expected_digests(fields: Mapping[str, str]) -> List[Expected]:
@@ -47,7 +47,7 @@ def _parse_dictionary(field: str) -> List[Expected]:
 def _expected(algorithm: str, encoded: str) -> Expected:
     try:
         digest = base64.b64decode(encoded, validate=True).hex()
-    except binascii.Error as error:
+    except ValueError as error:
         raise BadRequest("A digest is not of base64.") from error
     if len(digest) != digest_length(algorithm):
         raise BadRequest(f"A digest is not as long as {algorithm} makes them.")

@@ -105,7 +105,7 @@ class Multipart:
             return None
         line, line_end, rest = data.partition(b"\r\n")
         # Of a line that is still coming, the last byte may be half of its end, or of the closing delimiter.
-        padding = line if line_end else line.rstrip(b"\r")
+        padding = line[:-1] if line.endswith(b"\r") and not line_end else line
         if len(padding) > _MAX_PADDING or (padding.strip(b" \t") and (line_end or line != b"-")):
             raise MalformedMultipart("A delimiter of the form has something behind it.")
         if not line_end:
@@ -133,7 +133,10 @@ class Multipart:
 
 def _parse_part(head: bytes) -> Part:
     try:
-        fields = dict(parse_field_lines(head))
+        pairs = parse_field_lines(head)
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            raise BadRequest("It has one field twice.")
         kind, parameters = parse_parameters(_utf8(fields.get("content-disposition", "form-data")))
     except (MalformedRequest, BadRequest) as error:
         raise MalformedMultipart(f"The head of a part is malformed. {error}") from error

@@ -7,7 +7,7 @@ from typing import Optional, Tuple
 
 from filestoraged.errors import RangeNotSatisfiable
 
-_UNIT = re.compile(r"bytes[ \t]*=(.*)", re.IGNORECASE | re.ASCII)
+_UNIT = re.compile(r"bytes=(.*)", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
 
@@ -47,5 +47,5 @@ def _suffix(length: Optional[int], size: int) -> Optional[Tuple[int, int]]:
 
 
 def _number(digits: str) -> Optional[int]:
-    # No object has 10^18 bytes: beyond that, all numbers mean "past the end".
-    return int(digits.lstrip("0")[:19] or "0") if digits else None
+    # No object has 10^18 bytes: from there on, all numbers are as good as one, and none needs a long conversion.
+    return min(int(digits.lstrip("0")[:19] or "0"), 10**18) if digits else None
