@@ -132,7 +132,7 @@ class NoDescriptorsTest(TempCase):
     def test_it_waits_for_descriptors_and_goes_on(self) -> None:
         limit = ["prlimit", "--nofile=60:60"]
 
-        with running("--store", str(self.directory / "store"), before=limit) as daemon:
+        with running("--workers", "1", "--store", str(self.directory / "store"), before=limit) as daemon:
             crowd = [socket.create_connection(("127.0.0.1", daemon.ports[0])) for _ in range(100)]
             for connection in crowd[:20]:
                 connection.sendall(HEALTH)
@@ -149,11 +149,20 @@ class NoDescriptorsTest(TempCase):
 
 
 class BrokenSyscallTest(TempCase):
-    """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is one."""
+    """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is but one."""
 
     def inject(self, what: str) -> Daemon:
         before = [find_program("strace"), "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={what}"]
-        arguments = ("--listen", "127.0.0.1:0", "--threads", "1", "--store", str(self.directory / "store"))
+        arguments = (
+            "--listen",
+            "127.0.0.1:0",
+            "--workers",
+            "1",
+            "--threads",
+            "1",
+            "--store",
+            str(self.directory / "store"),
+        )
         daemon = Daemon(*arguments, before=before)
         self.addCleanup(daemon.kill)
         return daemon.wait_until_listening()

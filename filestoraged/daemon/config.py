@@ -55,7 +55,7 @@ class Config:
     hash: str = "sha256"
     # Bytes; None leaves it to the disk.
     max_size: Optional[int] = None
-    # Processes.
+    # Processes. Each has threads and connections of its own; one alone does without a master.
     workers: int = 1
     # Requests that one worker serves at a time: each costs a thread and, while it uploads, 2.5 MiB.
     threads: int = 32
@@ -144,6 +144,11 @@ def default_store() -> str:
     """Where the service manager wants durable things, else `./store`."""
     # systemd separates several by colons; the first is ours.
     return os.environ.get("STATE_DIRECTORY", "").split(":")[0] or "./store"
+
+
+def default_workers() -> int:
+    """One for each CPU that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _one_of(text: str, choices: Tuple[str, ...], what: str) -> str:

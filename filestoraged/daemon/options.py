@@ -45,7 +45,7 @@ OPTIONS = (
     Option("memcached", "HOST:PORT[,...]", _later("memcached"), "not in this version yet"),
     Option("hash", "NAME", config.parse_hash, f"the digest of the files interface: {' '.join(ALGORITHMS)} (sha256)"),
     Option("max-size", "BYTES", config.parse_size, "the largest object taken, such as 50M or 1G (no limit)"),
-    Option("workers", "N", config.parse_count, "processes that share the listening sockets (1)"),
+    Option("workers", "N", config.parse_count, "processes that share the listening sockets (one per CPU)"),
     Option("threads", "N", config.parse_count, "requests that one worker serves at the same time (32)"),
     Option("public-url", "URL", config.parse_public_url, "what the links it hands out begin with (from Host)"),
     Option("accel", "PREFIX", _later("accel"), "not in this version yet"),
@@ -74,6 +74,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
 
 def _build(values: Dict[str, Any]) -> Config:
     values.setdefault("store", config.default_store())
+    values.setdefault("workers", config.default_workers())
     if "listen" in values:
         values["listen"] = tuple(values["listen"])
     if "mount" in values:

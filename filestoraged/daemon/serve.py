@@ -14,6 +14,7 @@ from filestoraged.daemon import listeners, systemd
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.worker import Worker
+from filestoraged.daemon.workers import STOP, Workers
 from filestoraged.errors import StartError
 from filestoraged.store.disk import DiskStore
 from filestoraged.web.limits import Limits
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 # Requests under way when the daemon is told to stop have this long, in seconds.
 DRAIN = 30.0
 
-_STOP = (signal.SIGTERM, signal.SIGINT)
+# How much longer the master waits for workers that leave at that deadline.
+_LATE = 5.0
 
 
 def serve(config: Config) -> int:
@@ -33,13 +35,8 @@ def serve(config: Config) -> int:
     store = open_store(config)
     bound = _bind(config)
     try:
-        # Blocked before the first thread starts, so that all inherit it and the main thread alone is told.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
-        worker = Worker(bound, build_app(config, store), threads=config.threads, limits=Limits())
-        worker.start()
-        _announce(config, bound)
-        _await_stop()
-        drained = worker.drain(DRAIN)
+        serve_until_told = _serve_alone if config.workers == 1 else _serve_by_workers
+        drained = serve_until_told(config, store, bound)
     finally:
         listeners.close(bound)
     log.info("drained" if drained else "left with requests still under way")
@@ -82,19 +79,48 @@ def _bind(config: Config) -> List[socket.socket]:
 
 def _announce(config: Config, bound: List[socket.socket]) -> None:
     mounts = ", ".join(f"{name} at {prefix}" for prefix, name in config.mounts.items())
-    log.info("started filestoraged %s, storing in %s", __version__, os.path.abspath(config.store))
-    if config.workers > 1:
-        log.warning("serving with one worker: more are not part of this version yet")
+    where = os.path.abspath(config.store)
+    log.info("started filestoraged %s with %d workers, storing in %s", __version__, config.workers, where)
     for listener in bound:
         log.info("listening on %s for %s", listeners.address_of(listener), mounts)
     systemd.notify("READY=1")
 
 
-def _await_stop() -> None:
-    received = signal.sigwait(_STOP)
-    log.info("draining on %s", signal.Signals(received).name)
-    systemd.notify("STOPPING=1")
+def _serve_alone(config: Config, store: DiskStore, bound: List[socket.socket]) -> bool:
+    # Blocked before the first thread starts, so that all inherit it and the main thread alone is told.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    worker = _start_worker(config, store, bound)
+    _announce(config, bound)
+    _announce_end(signal.Signals(signal.sigwait(STOP)))
     # A second signal leaves at once.
-    for each in _STOP:
+    for each in STOP:
         signal.signal(each, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+    return worker.drain(DRAIN)
+
+
+def _serve_by_workers(config: Config, store: DiskStore, bound: List[socket.socket]) -> bool:
+    def work(on_serving: Callable[[], None]) -> int:
+        # The one that this one replaces may have left some.
+        store.prepare()
+        worker = _start_worker(config, store, bound)
+        on_serving()
+        signal.sigwait([signal.SIGTERM])
+        return 0 if worker.drain(DRAIN) else 1
+
+    workers = Workers(config.workers, work)
+    workers.start()
+    _announce(config, bound)
+    _announce_end(workers.run())
+    return workers.drain(DRAIN + _LATE)
+
+
+def _start_worker(config: Config, store: DiskStore, bound: List[socket.socket]) -> Worker:
+    worker = Worker(bound, build_app(config, store), threads=config.threads, limits=Limits())
+    worker.start()
+    return worker
+
+
+def _announce_end(received: signal.Signals) -> None:
+    log.info("draining on %s", received.name)
+    systemd.notify("STOPPING=1")

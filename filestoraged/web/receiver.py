@@ -36,7 +36,7 @@ class Receiver:
     def has_next(self, timeout: float) -> bool:
         """Whether something comes within `timeout` seconds; 0 asks only for what is there already.
 
-        The end of the connection counts: `read_head` then says so.
+        Raises ClientGone where it is the connection's end.
         """
         if self.buffer:
             return True

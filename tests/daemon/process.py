@@ -64,9 +64,18 @@ class Daemon:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
+    def workers(self) -> List[int]:
+        """The process ids of its workers, where it has any."""
+        pid = self.process.pid
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
+
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+        """Kill it and its workers, as a machine that loses its power does."""
+        for pid in [self.process.pid, *self.workers()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
 
     def resident(self, key: str = "VmRSS") -> int:

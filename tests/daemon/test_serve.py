@@ -131,8 +131,8 @@ class CommandTest(TempCase):
 
 
 class DaemonTest(TempCase):
-    def arguments(self) -> Tuple[str, str]:
-        return ("--store", str(self.directory / "store"))
+    def arguments(self) -> Tuple[str, ...]:
+        return ("--workers", "2", "--store", str(self.directory / "store"))
 
     def health(self, url: str) -> int:
         with urllib.request.urlopen(f"{url}/-/health", timeout=PATIENCE) as response:
@@ -269,6 +269,13 @@ class DaemonTest(TempCase):
                 daemon.stop()
 
                 self.assertEqual(expected, sum("GET /-/health 200" in line for line in daemon.lines()))
+
+
+class OneWorkerTest(DaemonTest):
+    """The same without a master."""
+
+    def arguments(self) -> Tuple[str, ...]:
+        return ("--workers", "1", "--store", str(self.directory / "store"))
 
 
 def _free_port() -> int:

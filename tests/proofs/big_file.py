@@ -54,7 +54,7 @@ def main(directory: Path) -> bool:
 def prove_memory(directory: Path) -> bool:
     file = make_file(directory / "large", 2048)
     digest = digest_of(file)
-    with running("--store", str(directory / "store")) as daemon:
+    with running("--workers", "1", "--store", str(directory / "store")) as daemon:
         # What the first request of all loads is not the file's.
         run_curl("--data-binary", "tea", daemon.url)
         idle = daemon.resident()
@@ -75,7 +75,7 @@ def prove_memory(directory: Path) -> bool:
 def prove_upload(directory: Path, file: Path) -> bool:
     """Beside what the hash and a synced copy need when they overlap, which is what the longer one needs."""
     copy = directory / "copy"
-    with running("--store", str(directory / "store")) as daemon:
+    with running("--workers", "1", "--store", str(directory / "store")) as daemon:
         summed, hashed, copied, uploaded = medians_in_turn(
             [
                 lambda: run("sha256sum", str(file)),
@@ -93,7 +93,7 @@ def prove_upload(directory: Path, file: Path) -> bool:
 
 def prove_download(directory: Path, file: Path) -> bool:
     digest = digest_of(file)
-    with running("--store", str(directory / "store")) as daemon, nginx(directory, file.parent) as url:
+    with running("--workers", "1", "--store", str(directory / "store")) as daemon, nginx(directory, file.parent) as url:
         upload(daemon, file)
         ours, theirs = medians_in_turn(
             [lambda: fetch(f"{daemon.url}/data/big/{digest}"), lambda: fetch(f"{url}/{file.name}")], before=lambda: None

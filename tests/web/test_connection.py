@@ -358,8 +358,8 @@ class TimeoutTest(ServerCase):
 
     def test_a_refused_client_that_goes_on_for_ever_is_cut_off(self) -> None:
         connection = self.connect()
-        connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
         started = time.monotonic()
+        connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
 
         with self.assertRaises(OSError):
             while time.monotonic() - started < PATIENCE:

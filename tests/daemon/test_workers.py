@@ -1,0 +1,117 @@
+"""Several workers under one master: all serve, the dead are replaced, and none outlives the master."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import requests
+
+from tests.daemon.process import PATIENCE, Daemon, running
+from tests.support import TempCase, in_threads, read_answer
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+class WorkersTest(TempCase):
+    def daemon(self) -> "contextlib.AbstractContextManager[Daemon]":
+        return running("--workers", "3", "--store", str(self.directory / "store"))
+
+    def wait_until(self, what: str, condition: object) -> None:
+        assert callable(condition)
+        pause = threading.Event()
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, f"still not: {what}")
+            pause.wait(0.02)
+
+    def test_so_many_workers_as_asked_for_serve(self) -> None:
+        with self.daemon() as daemon:
+            workers = daemon.workers()
+
+            statuses = in_threads(30, lambda _: requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+
+            self.assertEqual(3, len(workers))
+            self.assertEqual([200] * 30, statuses)
+            self.assertTrue(any("with 3 workers" in line for line in daemon.lines()))
+
+    def test_what_one_stored_all_give(self) -> None:
+        with self.daemon() as daemon:
+            digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
+
+            bodies = in_threads(30, lambda _: requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
+
+            self.assertEqual([b"tea"] * 30, bodies)
+
+    def test_a_worker_that_dies_is_replaced_and_its_stagings_are_swept(self) -> None:
+        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0])) as upload:
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            self.assertEqual(100, read_answer(upload).status)
+            staging = self.directory / "store" / "staging"
+            self.assertEqual(1, len(list(staging.iterdir())))
+            first = daemon.workers()
+
+            for pid in first:
+                os.kill(pid, signal.SIGKILL)
+
+            self.wait_until("three others", lambda: len(set(daemon.workers()) - set(first)) == 3)
+            self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+            self.wait_until("swept", lambda: not list(staging.iterdir()))
+            self.assertEqual(3, sum("died after" in line and "SIGKILL" in line for line in daemon.lines()))
+
+    def test_one_that_keeps_dying_young_is_replaced_after_longer_and_longer(self) -> None:
+        with self.daemon() as daemon:
+            (self.directory / "store" / "staging").rename(self.directory / "store" / "away")
+            (self.directory / "store" / "staging").touch()
+            os.kill(daemon.workers()[0], signal.SIGKILL)
+
+            self.wait_until("dead again", lambda: sum("died after" in line for line in daemon.lines()) >= 4)
+            times = [line.split()[1] for line in daemon.lines() if "died after" in line]
+            (self.directory / "store" / "staging").unlink()
+            self.wait_until("whole again", lambda: len(daemon.workers()) == 3)
+
+            seconds = [float(text.replace(",", ".").rpartition(":")[2]) for text in times]
+            pauses = [(later - earlier) % 60 for earlier, later in zip(seconds, seconds[1:])]
+            self.assertEqual(sorted(pauses[:3]), pauses[:3])
+            self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+
+    def test_workers_leave_when_the_master_is_killed(self) -> None:
+        with self.daemon() as daemon:
+            workers = daemon.workers()
+
+            daemon.process.kill()
+
+            self.wait_until("all gone", lambda: not any(is_running(pid) for pid in workers))
+
+    def test_a_stop_leaves_no_worker(self) -> None:
+        with self.daemon() as daemon:
+            workers = daemon.workers()
+
+            self.assertEqual(0, daemon.stop())
+
+            self.assertEqual([], [pid for pid in workers if is_running(pid)])
+
+    def test_a_signal_to_all_of_the_group_drains_as_one_to_the_master_does(self) -> None:
+        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            self.assertEqual(100, read_answer(upload).status)
+
+            for pid in [*daemon.workers(), daemon.process.pid]:
+                os.kill(pid, signal.SIGINT)
+            self.wait_until("draining", lambda: any("draining" in line for line in daemon.lines()))
+            upload.sendall(b"tea")
+
+            self.assertEqual(200, read_answer(upload).status)
+            upload.close()
+            self.assertEqual(0, daemon.process.wait(PATIENCE))
