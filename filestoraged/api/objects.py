@@ -50,6 +50,9 @@ def receive(
 
 def begin(request: Request, store: Store, *, size: Optional[int], expected: Sequence[Expected]) -> Staging:
     """Begin an upload, unless it is known beforehand that it will not be kept."""
+    if "content-range" in request.fields:
+        # `curl -C -` sends the rest of a file so. Kept as a whole, it would be another file (RFC 9110, section 14.5).
+        raise BadRequest("An object is uploaded as a whole.")
     if conditions.wants_new(request.fields):
         for algorithm, digest in expected:
             if algorithm == store.algorithm and _exists(store, digest):

@@ -96,6 +96,11 @@ class RepositoriesTest(ServerCase):
         self.assert_nothing_stored()
         self.assertEqual(201, self.put(f"/data/pets?hash={TEA_OID}", TEA).status)
 
+    def test_a_part_of_an_object_answers_400(self) -> None:
+        self.assertEqual(400, self.put("/data/pets", TEA, Content_Range="bytes 3-5/6").status)
+        self.assertEqual(400, self.post("/", TEA, Content_Range="bytes 3-5/6").status)
+        self.assert_nothing_stored()
+
     def test_if_none_match_any_answers_412_where_the_repository_has_it(self) -> None:
         self.put("/data/cats", TEA)
 
