@@ -18,7 +18,8 @@ from filestoraged.web.message import Request, Response
 from filestoraged.web.receiver import ReceivedBody, Receiver
 from filestoraged.web.refusals import refusal
 from filestoraged.web.sender import Sender
-from filestoraged.wire.head import body_framing, parse_head
+from filestoraged.wire.framing import body_framing
+from filestoraged.wire.head import parse_head
 
 if TYPE_CHECKING:
     from filestoraged.web.server import Server

@@ -18,12 +18,9 @@ from filestoraged.errors import (
     HeadTooLarge,
     MalformedRequest,
     TargetTooLong,
-    TooLarge,
-    UnknownCoding,
     VersionNotSupported,
 )
-from filestoraged.wire.body import Chunked, Framing, Sized
-from filestoraged.wire.grammar import FIELD_VALUE, TOKEN, latin
+from filestoraged.wire.grammar import FIELD_VALUE, TOKEN, latin, members
 
 # What nginx and Apache take by default, and more than any browser sends: 8 KiB of target (both),
 # 32 KiB in all (nginx: 4 buffers of 8 KiB), 100 fields (Apache).
@@ -31,15 +28,11 @@ MAX_TARGET = 8 * 1024
 MAX_HEAD = 32 * 1024
 MAX_FIELDS = 100
 
-# Above this a Content-Length is no size of anything; int() must not be given a megabyte of digits.
-_MAX_LENGTH_DIGITS = 18
-
 # The target is visible ASCII without "#": a fragment never leaves the client (RFC 9112, section 3.2).
 _REQUEST_LINE = re.compile(latin(rf'({TOKEN}) ([!"$-~]+) HTTP/1\.([0-9])\r\n'))
 _FIELD_LINES = re.compile(latin(rf"(?:{TOKEN}:{FIELD_VALUE}\r\n)*"))
 _FIELD_LINE = re.compile(latin(rf"({TOKEN}):({FIELD_VALUE})\r\n"))
 _ANY_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9]+)(?:\.[0-9]+)?\r\n")
-_LENGTH = re.compile(r"[0-9]+")
 # RFC 3986, section 3.2.2. An address in brackets is looked at once more, by `ipaddress`.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?")
 _ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)(.*)")
@@ -60,7 +53,7 @@ class Head(NamedTuple):
         connection = self.fields.get("connection")
         if connection is None:
             return self.version >= (1, 1)
-        options = _list(connection.lower())
+        options = members(connection.lower())
         return "close" not in options and (self.version >= (1, 1) or "keep-alive" in options)
 
     @property
@@ -72,7 +65,7 @@ class Head(NamedTuple):
         expect = self.fields.get("expect")
         if expect is None or self.version < (1, 1):
             return False
-        if _list(expect.lower()) != ["100-continue"]:
+        if members(expect.lower()) != ["100-continue"]:
             raise ExpectationFailed("The only expectation known here is 100-continue.")
         return True
 
@@ -139,24 +132,6 @@ def parse_field_lines(data: bytes, start: int = 0) -> List[Tuple[str, str]]:
     return pairs
 
 
-def body_framing(head: Head) -> Framing:
-    """How the body is framed (RFC 9112, section 6.3): where two readings are possible, none is taken."""
-    length = head.fields.get("content-length")
-    coding = head.fields.get("transfer-encoding")
-    if coding is None:
-        return Sized(0 if length is None else _parse_length(length))
-    if length is not None:
-        raise MalformedRequest("Content-Length and Transfer-Encoding exclude each other.")
-    if head.version < (1, 1):
-        raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding.")
-    codings = _list(coding.lower())
-    if any(each != "chunked" for each in codings):
-        raise UnknownCoding("The only transfer coding known here is chunked.")
-    if len(codings) != 1:
-        raise MalformedRequest("A body is chunked once.")
-    return Chunked()
-
-
 def _parse_fields(data: bytes, start: int) -> Dict[str, str]:
     pairs = parse_field_lines(data, start)
     if len(pairs) > MAX_FIELDS:
@@ -205,22 +180,6 @@ def _check_host(host: str) -> None:
             ipaddress.IPv6Address(address)
         except ValueError as error:
             raise MalformedRequest("Host is not an IPv6 address.") from error
-
-
-def _parse_length(value: str) -> int:
-    lengths = {each.strip(" \t") for each in value.split(",")}
-    length = lengths.pop()
-    if lengths or not _LENGTH.fullmatch(length):
-        raise MalformedRequest("Content-Length is one decimal number.")
-    digits = length.lstrip("0") or "0"
-    if len(digits) > _MAX_LENGTH_DIGITS:
-        raise TooLarge(10**_MAX_LENGTH_DIGITS)
-    return int(digits)
-
-
-def _list(value: str) -> List[str]:
-    """The members of a comma-separated list, empty ones dropped (RFC 9110, section 5.6.1)."""
-    return [member for member in (each.strip(" \t") for each in value.split(",")) if member]
 
 
 # What is wrong with a head that the grammar refused. Slower, and only to answer with a sentence.

@@ -1,0 +1,122 @@
+"""How a body is framed: by a length, in chunks, or in no way that one may trust."""
+
+from __future__ import annotations
+
+from filestoraged.errors import TooLarge, UnknownCoding
+from filestoraged.wire.body import Chunked, Framing, Sized
+from filestoraged.wire.framing import body_framing
+from tests.wire.heads import HOST, HeadCase, head_of, parse
+
+
+def framing(*fields: bytes, line: bytes = b"POST / HTTP/1.1") -> Framing:
+    return body_framing(parse(*fields, line=line))
+
+
+class FramingTest(HeadCase):
+    def assert_framing_refused(self, *fields: bytes, line: bytes = b"POST / HTTP/1.1") -> None:
+        self.assert_malformed(head_of(HOST, *fields, line=line))
+
+    def size(self, *fields: bytes) -> Optional[int]:
+        framed = framing(*fields)
+        self.assertIsInstance(framed, Sized)
+        return framed.size
+
+    def test_no_field_is_no_body(self) -> None:
+        self.assertEqual(0, self.size())
+
+    def test_content_length_is_the_size(self) -> None:
+        for value, size in (
+            (b"0", 0),
+            (b"5", 5),
+            (b"007", 7),
+            (b"  5\t", 5),
+            (b"123456789012345678", 123456789012345678),
+        ):
+            with self.subTest(value=value):
+                self.assertEqual(size, self.size(b"Content-Length: " + value))
+
+    def test_one_content_length_said_twice_is_one(self) -> None:
+        # RFC 9110, section 8.6, allows it; proxies that join fields make it.
+        self.assertEqual(5, self.size(b"Content-Length: 5", b"Content-Length: 5"))
+        self.assertEqual(5, self.size(b"Content-Length: 5, 5 ,5"))
+
+    def test_two_different_content_lengths_are_refused(self) -> None:
+        self.assert_framing_refused(b"Content-Length: 5", b"Content-Length: 6")
+        self.assert_framing_refused(b"Content-Length: 6", b"X: y", b"content-length: 5")
+        self.assert_framing_refused(b"Content-Length: 5, 6")
+        self.assert_framing_refused(b"Content-Length: 5", b"Content-Length:")
+        self.assert_framing_refused(b"Content-Length: 5,")
+        self.assert_framing_refused(b"Content-Length: , 5")
+
+    def test_a_content_length_that_is_no_decimal_number_is_refused(self) -> None:
+        lengths = (b"", b"+5", b"-5", b"-0", b"+0", b"0x5", b"5x", b"5.0", b"5e1", b"5 5", b"1_000", b"1,000", b"five")
+        for value in (*lengths, b"\xb2", b"\xa05", b"\xd9\xa5", b"'5'", b'"5"', b"5;", b"0b1", b"NaN", b"inf"):
+            with self.subTest(value=value):
+                self.assert_framing_refused(b"Content-Length: " + value)
+
+    def test_a_content_length_beyond_all_objects_is_too_large(self) -> None:
+        for digits in (19, 20, 5000, 30000):
+            with self.subTest(digits=digits):
+                with self.assertRaises(TooLarge) as caught:
+                    framing(b"Content-Length: " + b"9" * digits)
+
+                self.assertEqual(413, caught.exception.status)
+
+    def test_leading_zeros_make_no_number_large(self) -> None:
+        self.assertEqual(5, self.size(b"Content-Length: " + b"0" * 5000 + b"5"))
+
+    def test_chunked_is_understood(self) -> None:
+        for coding in (b"chunked", b"Chunked", b"CHUNKED", b" chunked\t", b",chunked,"):
+            with self.subTest(coding=coding):
+                framed = framing(b"Transfer-Encoding: " + coding)
+
+                self.assertIsInstance(framed, Chunked)
+                self.assertIsNone(framed.size)
+
+    def test_both_content_length_and_transfer_encoding_are_refused(self) -> None:
+        for coding in (b"chunked", b"gzip", b"identity", b""):
+            for length in (b"5", b"0", b"x"):
+                fields = (b"Content-Length: " + length, b"Transfer-Encoding: " + coding)
+                for line in (b"POST / HTTP/1.1", b"POST / HTTP/1.0"):
+                    with self.subTest(coding=coding, length=length, line=line):
+                        self.assert_framing_refused(*fields, line=line)
+                        self.assert_framing_refused(*reversed(fields), line=line)
+
+    def test_http_1_0_has_no_transfer_encoding(self) -> None:
+        for coding in (b"chunked", b"gzip", b"gzip, chunked", b""):
+            with self.subTest(coding=coding):
+                self.assert_framing_refused(b"Transfer-Encoding: " + coding, line=b"POST / HTTP/1.0")
+
+    def test_an_unknown_transfer_coding_is_refused_as_such(self) -> None:
+        codings = (
+            b"gzip",
+            b"deflate",
+            b"identity",
+            b"x",
+            b"gzip, chunked",
+            b"xchunked",
+            b"chunked2",
+            b"chunk",
+            b"chunked;q=1",
+        )
+        for coding in codings:
+            with self.subTest(coding=coding):
+                with self.assertRaises(UnknownCoding) as caught:
+                    framing(b"Transfer-Encoding: " + coding)
+
+                self.assertEqual(501, caught.exception.status)
+                self.assertTrue(caught.exception.closes)
+
+    def test_chunked_behind_a_character_that_only_looks_like_a_blank_is_another_coding(self) -> None:
+        # str.strip takes U+00A0 and U+0085 for blanks; a proxy in front does not.
+        for coding in (b"\xa0chunked", b"chunked\x85", b"chunked\xa0"):
+            with self.subTest(coding=coding), self.assertRaises(UnknownCoding):
+                framing(b"Transfer-Encoding: " + coding)
+
+    def test_a_body_is_not_chunked_twice(self) -> None:
+        self.assert_framing_refused(b"Transfer-Encoding: chunked, chunked")
+        self.assert_framing_refused(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked")
+
+    def test_an_empty_transfer_encoding_is_refused(self) -> None:
+        self.assert_framing_refused(b"Transfer-Encoding:")
+        self.assert_framing_refused(b"Transfer-Encoding: ,")
