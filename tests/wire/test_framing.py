@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from filestoraged.errors import TooLarge, UnknownCoding
 from filestoraged.wire.body import Chunked, Framing, Sized
 from filestoraged.wire.framing import body_framing
