@@ -131,9 +131,9 @@ class HeadTooLarge(Error):
 
 
 class ClientGone(Error):
-    """The client hung up. Its status is for the table only: nobody is there to read it."""
+    """The client hung up. Its status is nginx's word for it, and for the log alone: nobody is there to be told."""
 
-    status = 400
+    status = 499
     closes = True
 
 

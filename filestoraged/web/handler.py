@@ -73,6 +73,7 @@ class Handler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         self.started = time.monotonic()
         self.asked: Optional[Request] = None
+        self.sender.sent = 0
         try:
             head = parse_head(self.receiver.read_head())
             framing = body_framing(head)
@@ -93,7 +94,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Have the page at the request's path answer it, whatever the method."""
         assert self.asked is not None
-        response = self.server.app(self.asked)
+        try:
+            response = self.server.app(self.asked)
+        except ClientGone as error:
+            self._log_access(error.status)
+            raise
         self._decide(response)
         self._send(response, self._connection_field())
         if not self.close_connection:
@@ -140,8 +145,7 @@ class Handler(BaseHTTPRequestHandler):
             self.sender.finish()
         finally:
             response.close()
-            if access.isEnabledFor(logging.INFO):
-                self._log_access(response.status)
+            self._log_access(response.status)
 
     def _send_body(self, response: Response) -> None:
         if response.content is None:
@@ -151,6 +155,8 @@ class Handler(BaseHTTPRequestHandler):
             response.content.send(self.sender, response.start, response.stop)
 
     def _log_access(self, status: int) -> None:
+        if not access.isEnabledFor(logging.INFO):
+            return
         asked = self.asked
         access.info(
             "%s %s %s %d %d %.6f",

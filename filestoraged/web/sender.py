@@ -28,6 +28,7 @@ class Sender:
     """The sending half of a connection. Raises ClientGone where it takes nothing any more."""
 
     def __init__(self, connection: socket.socket, timeout: float) -> None:
+        # Of the contents of one answer, in bytes; whoever counts them sets it back.
         self.sent = 0
         self._connection = connection
         self._head = b""
@@ -38,7 +39,6 @@ class Sender:
     def begin(self, head: bytes) -> None:
         """Hold `head` until the first bytes of what it announces; `finish` sends it in any case."""
         self._head = head
-        self.sent = 0
 
     def write(self, data: Bytes) -> None:
         self._send_all([self._head, data] if self._head else [data])

@@ -397,6 +397,13 @@ class AccessLogTest(ServerCase):
 
         self.assertRegex(self.lines(1)[0], r"^127\.0\.0\.1 - - 400 \d+ \d\.\d{6}$")
 
+    def test_a_client_that_leaves_within_an_upload_is_one_line(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        connection.close()
+
+        self.assertRegex(self.lines(1)[0], r"^127\.0\.0\.1 POST / 499 0 \d\.\d{6}$")
+
     def test_a_secret_is_not_logged(self) -> None:
         for name in ("password", "Password", "pass%77ord", "token", "pass%57ord"):
             with self.subTest(name=name):
