@@ -131,13 +131,19 @@ class Parking:
             seen_off = self._seen_off.get(descriptor)
             if parked is not None:
                 self._epoll.unregister(descriptor)
-            elif seen_off is not None:
-                if seen_off.read_on(self._buffer, self._clock()):
-                    self._epoll.modify(descriptor, _EVENTS)
-                else:
-                    self._forget(self._seen_off, descriptor)
         if parked is not None:
             parked.resume()
+        elif seen_off is not None:
+            self._read_on(descriptor, seen_off)
+
+    def _read_on(self, descriptor: int, seen_off: _SeenOff) -> None:
+        # Outside the lock: nobody else takes one out of that table while this thread runs.
+        goes_on = seen_off.read_on(self._buffer, self._clock())
+        with self._lock:
+            if goes_on:
+                self._epoll.modify(descriptor, _EVENTS)
+            else:
+                self._forget(self._seen_off, descriptor)
 
     def _expire(self) -> None:
         with self._lock:

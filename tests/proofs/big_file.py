@@ -73,22 +73,27 @@ def prove_memory(directory: Path) -> bool:
 
 
 def prove_upload(directory: Path, file: Path) -> bool:
-    """Beside what the hash and a synced copy need when they overlap, which is what the longer one needs."""
+    """Beside the hash and a synced copy of the same file, both at once."""
     copy = directory / "copy"
+
+    def start_afresh() -> None:
+        # Freeing the blocks of what is replaced would be timed with it.
+        copy.unlink(missing_ok=True)
+        for stored in (directory / "store" / "repositories").glob("*/*/*"):
+            stored.unlink()
+        os.sync()
+
+    def hash_and_copy() -> None:
+        with subprocess.Popen(["sha256sum", str(file)], stdout=subprocess.DEVNULL):
+            run("dd", f"if={file}", f"of={copy}", "bs=1M", "conv=fsync", "status=none")
+
     with running("--workers", "1", "--store", str(directory / "store")) as daemon:
-        summed, hashed, copied, uploaded = medians_in_turn(
-            [
-                lambda: run("sha256sum", str(file)),
-                lambda: digest_of(file),
-                lambda: run("dd", f"if={file}", f"of={copy}", "bs=1M", "conv=fsync", "status=none"),
-                lambda: upload(daemon, file),
-            ],
-            before=os.sync,
+        both, hashed, uploaded = medians_in_turn(
+            [hash_and_copy, lambda: digest_of(file), lambda: upload(daemon, file)], before=start_afresh
         )
-    ratio, with_hashlib = max(summed, copied) / uploaded, max(hashed, copied) / uploaded
-    print(f"  up: {uploaded:.2f} s; sha256sum {summed:.2f} s, hashlib {hashed:.2f} s, dd conv=fsync {copied:.2f} s")
-    print(f"  up, against sha256sum and dd overlapped: {ratio:.2f}; against hashlib and dd: {with_hashlib:.2f}")
-    return ratio >= 0.8
+    print(f"  up: {uploaded:.2f} s; sha256sum beside dd conv=fsync {both:.2f} s; ratio {both / uploaded:.2f}")
+    print(f"  hashlib's SHA-256 alone needs {hashed:.2f} s")
+    return both / uploaded >= 0.8
 
 
 def prove_download(directory: Path, file: Path) -> bool:

@@ -98,6 +98,12 @@ class ChunkedTest(unittest.TestCase):
         for size in (b"a", b"A", b"0a", b"000000000000000A"):
             self.assert_body(ten, size + b"\r\n" + ten + b"\r\n0\r\n\r\n")
 
+    def test_a_size_of_several_digits_is_hexadecimal(self) -> None:
+        for size in (16, 31, 171, 256):
+            content = bytes(range(256))[:size]
+            for written in (b"%x" % size, b"%X" % size, b"0%x" % size):
+                self.assert_body(content, written + b"\r\n" + content + b"\r\n0\r\n\r\n")
+
     def test_extensions_are_dropped(self) -> None:
         extensions = (
             b";a",

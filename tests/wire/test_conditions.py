@@ -78,6 +78,12 @@ class IfNoneMatchTest(CaseOfConditions):
             with self.subTest(field=field):
                 self.assertEqual("200", self.judge(if_none_match=field))
 
+    def test_every_character_that_a_tag_may_have_is_read(self) -> None:
+        # Section 8.8.3: etagc.
+        for code in (0x21, *range(0x23, 0x7F), *range(0x80, 0x100)):
+            with self.subTest(code=code):
+                self.assertEqual("304", self.judge(if_none_match=f'"{chr(code)}", "abcdef"'))
+
     def test_a_malformed_list_names_nothing(self) -> None:
         for field in (
             *MALFORMED,
@@ -95,6 +101,15 @@ class IfNoneMatchTest(CaseOfConditions):
         # Section 13.1.3.
         self.assertEqual("200", self.judge(if_none_match='"x"', if_modified_since=AFTER))
         self.assertEqual("304", self.judge(if_none_match='"abcdef"', if_modified_since=BEFORE))
+
+
+class EmptyMembersTest(CaseOfConditions):
+    def test_empty_members_of_a_list_change_nothing_wherever_they_stand(self) -> None:
+        # RFC 9110, section 5.6.1.2. A head joins a second field that is empty so that the list ends with a blank.
+        for field in ('"abcdef", ', '"abcdef",\t', '"abcdef", , ', ' , "abcdef"', '"abcdef" , ,"x"'):
+            with self.subTest(field=field):
+                self.assertEqual("304", self.judge(if_none_match=field))
+                self.assertEqual("200", self.judge(if_match=field))
 
 
 class IfModifiedSinceTest(CaseOfConditions):

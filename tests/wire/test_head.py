@@ -115,6 +115,12 @@ class TargetTest(HeadCase):
         self.assertEqual("/a%2Fb/%2e%2E//c", head.path)
         self.assertEqual("x=%26&y?z", head.query)
 
+    def test_any_visible_character_of_ascii_but_the_hash_may_stand_in_a_target(self) -> None:
+        for character in map(chr, range(0x21, 0x7F)):
+            if character not in "#?":
+                with self.subTest(character=character):
+                    self.assertEqual(f"/{character}x", parse(line=f"GET /{character}x HTTP/1.1".encode()).path)
+
     def test_two_slashes_are_a_path_and_no_host(self) -> None:
         head = parse(line=b"GET //elsewhere/x HTTP/1.1")
 
@@ -180,6 +186,17 @@ class TargetTest(HeadCase):
     def test_the_asterisk_is_a_target_of_options(self) -> None:
         self.assertEqual("*", parse(line=b"OPTIONS * HTTP/1.1").path)
 
+    def test_the_asterisk_is_no_target_of_another_method(self) -> None:
+        # RFC 9112, section 3.2.4.
+        for method in (b"GET", b"POST", b"DELETE", b"options"):
+            with self.subTest(method=method):
+                self.assert_malformed(head_of(HOST, line=method + b" * HTTP/1.1"))
+
+    def test_a_host_and_a_port_are_a_target_of_connect_alone(self) -> None:
+        # RFC 9112, section 3.2.3.
+        self.assertEqual("localhost:80", parse(line=b"CONNECT localhost:80 HTTP/1.1").path)
+        self.assert_malformed(head_of(HOST, line=b"GET localhost:80 HTTP/1.1"))
+
     def test_a_target_of_8_kib_is_taken(self) -> None:
         target = b"/" + b"x" * (MAX_TARGET - 1)
 
@@ -227,6 +244,12 @@ class HostTest(HeadCase):
         for host in hosts:
             with self.subTest(host=host):
                 self.assertEqual(host, parse_head(head_of(b"Host: " + host.encode())).fields["host"])
+
+    def test_every_character_that_rfc_3986_allows_may_stand_in_a_host(self) -> None:
+        # Section 3.2.2: unreserved, and sub-delims.
+        for character in "aZ09-._~!$&'()*+,;=":
+            with self.subTest(character=character):
+                self.assertEqual(character, parse_head(head_of(b"Host: " + character.encode())).fields["host"])
 
     def test_what_is_no_host_is_refused(self) -> None:
         hosts = (
@@ -425,7 +448,14 @@ class ExpectationTest(unittest.TestCase):
         self.assertFalse(parse(b"Expect: 100-continue", line=OLD_GET).expects_continue)
 
     def test_any_other_expectation_fails(self) -> None:
-        for expectation in (b"200-ok", b"100", b"100-continue-please", b"100-continue; x=y", b"100-continue, other"):
+        for expectation in (
+            b"200-ok",
+            b"100",
+            b"100-continue-please",
+            b"100-continue; x=y",
+            b"100-continue, other",
+            b"",
+        ):
             head = parse(b"Expect: " + expectation)
             with self.subTest(expectation=expectation):
                 with self.assertRaises(ExpectationFailed) as caught:
@@ -475,6 +505,14 @@ class FindEndTest(unittest.TestCase):
         for data in (head, head + b"body", head[:-1] + b"x", head * 2):
             with self.subTest(size=len(data)), self.assertRaises(HeadTooLarge):
                 find_end(data)
+
+    def test_what_follows_a_head_does_not_change_what_is_wrong_with_it(self) -> None:
+        head = head_of_size(MAX_HEAD + 1)
+        long_target = head_of(HOST, line=b"GET /" + b"x" * MAX_HEAD + b" HTTP/1.1")
+        for body in (b"a\nb", b"\n", b"\r\n\n", b"\x00\r"):
+            with self.subTest(body=body):
+                self.assertRaises(HeadTooLarge, find_end, head + body)
+                self.assertRaises(TargetTooLong, find_end, long_target + body)
 
     def test_a_head_that_never_ends_is_too_large(self) -> None:
         endless = {

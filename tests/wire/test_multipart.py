@@ -320,6 +320,11 @@ class PartHeadTest(MultipartCase):
             with self.subTest(encoding=encoding):
                 self.assertEqual("a", part_of(FIELD + b"\r\nContent-Transfer-Encoding: " + encoding).name)
 
+    def test_a_part_that_has_one_field_twice_is_refused(self) -> None:
+        # Two readers could take the one or the other for the name of the file.
+        for line in (FIELD, b'content-disposition: form-data; name="b"', b"Content-Type: a/b\r\nCONTENT-TYPE: c/d"):
+            self.assert_head_refused(FIELD + b"\r\n" + line)
+
     def test_malformed_fields_of_a_part_are_refused(self) -> None:
         lines = (
             b"X",
@@ -456,6 +461,13 @@ class FormBoundaryTest(unittest.TestCase):
         for each in parameters:
             with self.subTest(each), self.assertRaises(MalformedMultipart):
                 form_boundary("multipart/form-data" + each)
+
+    def test_every_character_that_rfc_2046_allows_may_stand_in_a_boundary(self) -> None:
+        # Section 5.1.1; only the blank may not end it.
+        for character in "09AZaz'()+_,-./:=?":
+            for boundary in (character, "x" + character, character + "x"):
+                with self.subTest(boundary=boundary):
+                    self.assertEqual(boundary, form_boundary(f'multipart/form-data; boundary="{boundary}"'))
 
     def test_a_boundary_has_70_characters_at_most(self) -> None:
         # RFC 2046, section 5.1.1.
