@@ -8,7 +8,7 @@ from typing import List, Mapping, Optional
 from filestoraged.errors import PreconditionFailed
 from filestoraged.wire.dates import parse_date
 
-_ENTITY_TAG = re.compile(r'[ \t]*(W/)?"([!#-~\x80-\xff]*)"[ \t]*(?:,|$)|[ \t]*,')
+_ENTITY_TAG = re.compile(r'[ \t]*(W/)?"([!#-~\x80-\xff]*)"[ \t]*(?:,|$)|[ \t]*,|[ \t]+$')
 
 
 def must_send(fields: Mapping[str, str], tag: str, modified: int) -> bool:

@@ -79,7 +79,8 @@ def find_end(data: Union[bytes, bytearray]) -> int:
     if end >= 4 and end <= MAX_HEAD:
         return end
     # Counting takes a tenth of what a search for a line feed without its return does, on a head that comes in drops.
-    if data.count(b"\n") != data.count(b"\r\n"):
+    stop = end if end >= 4 else len(data)
+    if data.count(b"\n", 0, stop) != data.count(b"\r\n", 0, stop):
         raise MalformedRequest("A line of the head ends without a carriage return.")
     first, line_end, _ = bytes(data).partition(b"\r\n")
     if not line_end:
@@ -162,7 +163,7 @@ def _split_target(method: bytes, target: str, fields: Dict[str, str]) -> Tuple[s
             fields["host"], target = absolute.groups()
             _check_host(fields["host"])
             target = target if target.startswith("/") else "/" + target
-        elif target != "*" and method != b"CONNECT":
+        elif method != b"CONNECT" and (method, target) != (b"OPTIONS", "*"):
             raise MalformedRequest("A target is a path that begins with a slash, or a whole URL.")
     path, _, query = target.partition("?")
     return path, query

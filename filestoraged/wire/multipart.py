@@ -62,7 +62,7 @@ class Multipart:
         self._over = False
 
     def feed(self, data: Union[bytes, memoryview]) -> Iterator[Event]:
-        """Return what begins or goes on in `data`, in order. The views are good until the next call."""
+        """Yield what begins or goes on in `data`, in order. It is to be iterated to its end before the next call."""
         rest: Optional[bytes] = b"".join((self._held, data))
         self._held = b""
         while rest is not None and not self._over:

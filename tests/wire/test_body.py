@@ -287,7 +287,7 @@ class ChunkedTest(unittest.TestCase):
                     self.assertRaises(MalformedRequest, decode, framing, [framed])
 
     def test_the_smallest_chunks_are_read_in_a_time_that_grows_with_their_number(self) -> None:
-        # A megabyte on the wire takes a tenth of a second; were it quadratic, it would take minutes.
+        # A megabyte on the wire takes about a second; were it quadratic, it would take minutes.
         framed = b"1\r\nx\r\n" * 170_000 + b"0\r\n\r\n"
         started = time.process_time()
 
