@@ -154,8 +154,8 @@ class UnknownCoding(Error):
     closes = True
 
 
-class StoreUnavailable(Error):
-    """The bytes cannot be reached for now."""
+class Unavailable(Error):
+    """Not now, but soon."""
 
     status = 503
 
@@ -165,6 +165,16 @@ class StoreUnavailable(Error):
     @property
     def fields(self) -> Tuple[Tuple[str, str], ...]:
         return (("Retry-After", str(self.retry_after)),)
+
+
+class StoreUnavailable(Unavailable):
+    """The bytes cannot be reached for now."""
+
+
+class Overloaded(Unavailable):
+    """There is no room for another connection."""
+
+    closes = True
 
 
 class VersionNotSupported(Error):

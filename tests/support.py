@@ -18,6 +18,7 @@ from filestoraged.daemon.listeners import address_of, close, listen
 from filestoraged.daemon.serve import build_app, open_store
 from filestoraged.daemon.worker import Worker
 from filestoraged.web.limits import Limits
+from filestoraged.web.room import Room
 
 # Nothing on this machine takes that long: a test that waits for it has failed.
 PATIENCE = 10.0
@@ -49,11 +50,12 @@ class Answer(NamedTuple):
 class ServerCase(TempCase):
     """Each test has a real server on a free port, in this process, with a store of its own.
 
-    A subclass may set `config`, `threads` and `limits`.
+    A subclass may set `config`, `threads`, `connections` and `limits`.
     """
 
     config: Dict[str, Any] = {}
     threads = 8
+    connections = 1000
     limits = Limits(notice=0.02)
 
     def setUp(self) -> None:
@@ -64,7 +66,9 @@ class ServerCase(TempCase):
         self.store = open_store(config)
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
-        self.worker = Worker(self.listeners, build_app(config, self.store), threads=self.threads, limits=self.limits)
+        app = build_app(config, self.store)
+        self.room = Room(self.connections)
+        self.worker = Worker(self.listeners, app, threads=self.threads, limits=self.limits, room=self.room)
         self.worker.start()
         self.addCleanup(close, self.listeners)
         self.addCleanup(self.worker.drain, PATIENCE)

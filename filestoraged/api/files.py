@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Optional, Tuple
+from typing import Generator, Optional, Tuple
 
 from filestoraged.api import objects
-from filestoraged.digest import Hasher
+from filestoraged.digest import Bytes, Hasher
 from filestoraged.errors import BadRequest, MalformedMultipart, TooLarge
-from filestoraged.store.contract import Store
-from filestoraged.web.message import Request, Response, json_response
+from filestoraged.store.contract import Staging, Store
+from filestoraged.web.message import Receiving, Request, Response, json_response
 from filestoraged.web.router import Router
 from filestoraged.wire.accept import prefers_text
 from filestoraged.wire.expectations import expected_digests
@@ -35,14 +35,12 @@ class _Files:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def upload(self, request: Request) -> Response:
+    def upload(self, request: Request) -> Receiving:
         boundary = form_boundary(request.fields.get("content-type", ""))
         if boundary is None:
-            expected = objects.announced(request, self._store)
-            size = request.body.size
-            digest, size = objects.receive(request, self._store, request.body, size=size, expected=expected)
+            digest, size = yield from objects.receive(request, self._store, objects.announced(request, self._store))
         else:
-            digest, size = self._receive_form(request, boundary)
+            digest, size = yield from self._receive_form(request, boundary)
         if prefers_text(request.fields.get("accept")):
             return Response(200, (("Content-Type", "text/plain"),), f"{digest}\n".encode())
         return json_response(200, {"hash": digest, "size": size})
@@ -53,46 +51,64 @@ class _Files:
     def remove(self, request: Request, segment: Optional[str] = None) -> Response:
         return json_response(200, {"hash": objects.remove(request, self._store, _the_hash(request, segment))})
 
-    def _receive_form(self, request: Request, boundary: str) -> Tuple[str, int]:
+    def _receive_form(self, request: Request, boundary: str) -> Generator[None, Bytes, Tuple[str, int]]:
         """Store the form's first file. The rest of the form is read too: a form that is cut keeps nothing."""
         form = Multipart(boundary)
         # What the head announces is about the whole body (RFC 9530, section 2), the query's hash about the file.
         whole = Hasher(self._store.algorithm, expected_digests(request.fields))
-        events = (event for piece in self._bounded(request, whole) for event in form.feed(piece))
-        part = _first_file(events)
-        expected = [*objects.announced_in_query(request, self._store), *expected_digests(part.fields)]
-        with objects.begin(request, self._store, size=None, expected=expected) as staging:
-            for event in events:
-                if isinstance(event, Part):
-                    break
-                staging.write(event)
-            for _ in events:
-                pass
+        self._check_form_size(request.size or 0)
+        received = 0
+        with _FirstFile(request, self._store) as file:
+            piece = yield
+            while piece:
+                received += len(piece)
+                self._check_form_size(received)
+                if whole.expected:
+                    whole.update(piece)
+                for event in form.feed(piece):
+                    file.take(event)
+                piece = yield
             form.finish()
             whole.check()
-            return objects.commit(request, staging), staging.size
+            return file.commit()
 
-    def _bounded(self, request: Request, whole: Hasher) -> Iterator[memoryview]:
-        """The body's pieces, as many as a form with the largest file may have."""
+    def _check_form_size(self, size: int) -> None:
         limit = self._store.max_size
-        if limit is not None and (request.body.size or 0) > limit + _FORM_OVERHEAD:
+        if limit is not None and size > limit + _FORM_OVERHEAD:
             raise TooLarge(limit)
-        received = 0
-        for piece in request.body:
-            received += len(piece)
-            if limit is not None and received > limit + _FORM_OVERHEAD:
-                raise TooLarge(limit)
-            if whole.expected:
-                whole.update(piece)
-            yield piece
 
 
-def _first_file(events: Iterator[Event]) -> Part:
-    for event in events:
-        # A browser sends an empty name where nobody has chosen a file.
-        if isinstance(event, Part) and event.filename:
-            return event
-    raise MalformedMultipart("The form has no file.")
+class _FirstFile:
+    """The staging of a form's first file, once that comes."""
+
+    def __init__(self, request: Request, store: Store) -> None:
+        self._request = request
+        self._store = store
+        self._staging: Optional[Staging] = None
+        self._whole = False
+
+    def __enter__(self) -> "_FirstFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._staging is not None:
+            self._staging.close()
+
+    def take(self, event: Event) -> None:
+        if not isinstance(event, Part):
+            if self._staging is not None and not self._whole:
+                self._staging.write(event)
+        elif self._staging is not None:
+            self._whole = True
+        elif event.filename:
+            # A browser sends an empty name where nobody has chosen a file.
+            expected = [*objects.announced_in_query(self._request, self._store), *expected_digests(event.fields)]
+            self._staging = objects.begin(self._request, self._store, size=None, expected=expected)
+
+    def commit(self) -> Tuple[str, int]:
+        if self._staging is None:
+            raise MalformedMultipart("The form has no file.")
+        return objects.commit(self._request, self._staging), self._staging.size
 
 
 def _the_hash(request: Request, segment: Optional[str]) -> str:

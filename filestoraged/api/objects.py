@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 import posixpath
 import re
-from typing import Iterable, Optional, Sequence, Tuple
+from typing import Generator, Optional, Sequence, Tuple
 
 from filestoraged.digest import Bytes, Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, NotFound, PreconditionFailed
@@ -33,18 +33,13 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TYPES = mimetypes.MimeTypes()
 
 
-def receive(
-    request: Request,
-    store: Store,
-    pieces: Iterable[Bytes],
-    *,
-    size: Optional[int] = None,
-    expected: Sequence[Expected] = (),
-) -> Tuple[str, int]:
-    """Store the `pieces`, whose digests must be those `expected`. Returns the object's digest and size."""
-    with begin(request, store, size=size, expected=expected) as staging:
-        for piece in pieces:
+def receive(request: Request, store: Store, expected: Sequence[Expected]) -> Generator[None, Bytes, Tuple[str, int]]:
+    """Store the body, whose digests must be those `expected`. Returns the object's digest and size."""
+    with begin(request, store, size=request.size, expected=expected) as staging:
+        piece = yield
+        while piece:
             staging.write(piece)
+            piece = yield
         return commit(request, staging), staging.size
 
 

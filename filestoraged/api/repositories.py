@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from filestoraged.api import objects
 from filestoraged.errors import BadRequest
 from filestoraged.store.contract import Store
-from filestoraged.web.message import Request, Response, json_response
+from filestoraged.web.message import Receiving, Request, Response, json_response
 from filestoraged.web.router import Router
 
 _NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
@@ -30,10 +30,9 @@ class _Repositories:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def upload(self, request: Request, repository: str) -> Response:
+    def upload(self, request: Request, repository: str) -> Receiving:
         store = self._open(repository)
-        expected = objects.announced(request, store)
-        oid, size = objects.receive(request, store, request.body, size=request.body.size, expected=expected)
+        oid, size = yield from objects.receive(request, store, objects.announced(request, store))
         location = f"{request.mount}/{repository}/{oid}"
         return json_response(201, {"oid": oid, "size": size}, (("Location", location),))
 

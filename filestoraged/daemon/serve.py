@@ -18,6 +18,7 @@ from filestoraged.daemon.workers import STOP, Workers
 from filestoraged.errors import StartError
 from filestoraged.store.disk import DiskStore
 from filestoraged.web.limits import Limits
+from filestoraged.web.room import Room
 from filestoraged.web.router import Mounts, Router
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ def _serve_by_workers(config: Config, store: DiskStore, bound: List[socket.socke
 
 
 def _start_worker(config: Config, store: DiskStore, bound: List[socket.socket]) -> Worker:
-    worker = Worker(bound, build_app(config, store), threads=config.threads, limits=Limits())
+    room = Room(10000)
+    worker = Worker(bound, build_app(config, store), threads=config.threads, limits=Limits(), room=room)
     worker.start()
     return worker
 

@@ -36,11 +36,11 @@ class _Closing(ABC):
 
 
 class Sink(Protocol):
-    """Whoever takes the bytes of a blob. Which of the two a backend calls is its own business."""
+    """Whoever takes the bytes of a blob, and says how many. Which of the two a backend calls is its own business."""
 
-    def write(self, data: Bytes) -> None: ...
+    def write(self, data: Bytes) -> int: ...
 
-    def sendfile(self, descriptor: int, start: int, stop: int) -> None: ...
+    def sendfile(self, descriptor: int, start: int, stop: int) -> int: ...
 
 
 class Blob(_Closing):
@@ -52,8 +52,11 @@ class Blob(_Closing):
     modified: int
 
     @abstractmethod
-    def send(self, sink: Sink, start: int, stop: int) -> None:
-        """Hand the bytes from `start` up to `stop` to `sink`, and never others or fewer."""
+    def send(self, sink: Sink, start: int, stop: int) -> int:
+        """Hand the bytes from `start` on to `sink`, up to `stop` or until it takes no more for now.
+
+        Returns up to where that was, for the next call to go on from. Never hands over other bytes.
+        """
 
 
 class Staging(_Closing):

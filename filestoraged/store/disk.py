@@ -92,8 +92,8 @@ class DiskBlob(Blob):
         self.size = status.st_size
         self.modified = int(status.st_mtime)
 
-    def send(self, sink: Sink, start: int, stop: int) -> None:
-        sink.sendfile(self._descriptor, start, stop)
+    def send(self, sink: Sink, start: int, stop: int) -> int:
+        return start + sink.sendfile(self._descriptor, start, stop)
 
     def detach(self) -> int:
         """Hand the descriptor over to the caller."""

@@ -1,31 +1,40 @@
 """One connection: it reads requests, has them answered, and sends the answers, in order.
 
-A handler outlives the thread that serves it. While a connection talks, one thread of the pool owns it; when it
-falls silent the handler parks it and the thread goes; the next that picks it up calls `resume`.
+A handler goes on in steps, each as far as the bytes reach. What a step then waits for is parked, so that a slow client
+costs no thread, whether it sends or reads. The server's loop takes the steps that cannot wait; one that may (an
+upload, a large file, a disk that has to be asked) is taken by a thread of the pool. Never by both at once.
 """
 
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import time
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
-from filestoraged.errors import ClientGone, Error
+from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
 from filestoraged.web.encoder import CONTINUE
+from filestoraged.web.intake import Intake
 from filestoraged.web.message import Request, Response
-from filestoraged.web.receiver import ReceivedBody, Receiver
+from filestoraged.web.receiver import Receiver
 from filestoraged.web.refusals import refusal
-from filestoraged.web.sender import Sender
-from filestoraged.wire.framing import body_framing
+from filestoraged.web.sender import Sender, WouldWait
+from filestoraged.wire.framing import NO_BODY, body_framing
 from filestoraged.wire.head import parse_head
 
 if TYPE_CHECKING:
     from filestoraged.web.server import Server
 
 log = logging.getLogger(__name__)
-access = logging.getLogger("filestoraged.access")
+
+_TALK = select.EPOLLIN
+_ROOM = select.EPOLLOUT
+
+# Takes the connection on, as far as it goes. Returns whether the next step can be taken at once. They are kept as
+# plain functions: a method bound to its own handler would keep it alive.
+_Step = Callable[["Handler"], bool]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,139 +43,330 @@ class Handler(BaseHTTPRequestHandler):
     server: "Server"
 
     def setup(self) -> None:
-        self.limits = self.server.limits
-        if self.request.family != socket.AF_UNIX:
-            # An answer in two segments would wait 40 ms for Nagle's algorithm.
-            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self.receiver = Receiver(self.request, self.limits)
-        self.sender = Sender(self.request, self.limits.send)
+        server = self.server
+        self.limits = server.limits
+        self.receiver = Receiver(self.request)
+        self.sender = Sender(self.request, server.scratch)
+        self.framing = NO_BODY
+        self.expects_continue = False
+        self.keep_alive = self.speaks_1_1 = True
+        self.asked: Optional[Request] = None
+        self.response: Optional[Response] = None
+        self.intake: Optional[Intake] = None
         self.close_connection = False
         # Whether bytes may be on their way that nobody will ask for.
         self.unread = False
+        # Whether a thread has it that may wait.
+        self.on_thread = False
+        # Whether it is at its end.
+        self.over = False
+        # See `Parked`. With nothing awaited, before the end, it is a thread that is waited for.
+        self.watched = 0
+        self.fileno = self.request.fileno
+        self.started = time.monotonic()
+        self._await_request(self.started)
+        if server.room.full:
+            self.step = Handler._turn_away
 
     def handle(self) -> None:
-        """Serve the connection while it talks; `finish` then sees what becomes of it."""
+        """Go on until something has to be waited for; `finish` then sees to that."""
         try:
-            while not self.close_connection and self.receiver.has_next(self._patience()):
-                self.handle_one_request()
+            while self.step(self):
+                pass
         except ClientGone as error:
             log.debug("%s: %s", self.address_string(), error)
-            self.close_connection, self.unread = True, False
+            self._abandon()
         except Exception:
             # Whatever it was, part of an answer may have gone out: nothing can follow it.
             self.server.handle_error(self.request, self.client_address)
-            self.close_connection, self.unread = True, False
+            self._abandon()
 
     def finish(self) -> None:
-        if not self.close_connection:
-            self.server.parking.park(self.request, self._on_talk)
-        elif self.unread:
-            self.server.parking.see_off(self.request)
+        if self.over:
+            self.server.parking.take(self)
+            self.server.close_request(self.request)
+        elif self.awaits:
+            self.server.parking.park(self)
         else:
-            self.request.close()
+            self.server.parking.take(self)
+            self.server.pool.submit(self.go_on_thread)
 
-    def resume(self) -> None:
-        """Go on with a connection that was parked. On a thread of the pool."""
+    def go_on_loop(self) -> None:
+        """Go on because what was awaited has come. On the server's loop."""
         self.handle()
         self.finish()
 
-    def handle_one_request(self) -> None:
-        self.started = time.monotonic()
-        self.asked: Optional[Request] = None
-        self.sender.sent = 0
-        try:
-            head = parse_head(self.receiver.read_head())
-            framing = body_framing(head)
-            on_start = self._send_continue if head.expects_continue else None
-        except ClientGone:
-            raise
-        except Error as error:
-            # What cannot be read as a request tells nothing of where the next one begins.
-            self.close_connection = self.unread = True
-            self._send(refusal(error), "Connection: close\r\n")
-            return
-        self.head = head
-        self.body = ReceivedBody(self.receiver, framing, on_start)
-        self.asked = Request(head, self.body)
-        answer = getattr(self, "do_" + head.method, self.do_other)
-        answer()
+    def go_on_thread(self) -> None:
+        """Go on where the loop could not. On a thread of the pool, which lingers unless others wait for one."""
+        self.on_thread = True
+        self.receiver.flags = self.sender.flags = socket.MSG_DONTWAIT if self.server.pool.crowded else 0
+        self.sender.may_read = True
+        self.handle()
+        self.on_thread = self.sender.may_read = False
+        self.receiver.flags = self.sender.flags = socket.MSG_DONTWAIT
+        self.finish()
 
-    def do_GET(self) -> None:
-        """Have the page at the request's path answer it, whatever the method."""
-        assert self.asked is not None
-        try:
-            response = self.server.app(self.asked)
-        except ClientGone as error:
-            self._log_access(error.status)
-            raise
-        self._decide(response)
-        self._send(response, self._connection_field())
-        if not self.close_connection:
-            self._drain_body()
+    def give_up(self) -> None:
+        """Go on without what was awaited: it has not come in time. On the server's loop."""
+        self.step = self.on_overdue
+        self.go_on_loop()
 
-    # The router knows which methods a path has. HEAD, OPTIONS, TRACE and made-up ones get its 405 too.
-    do_POST = do_PUT = do_DELETE = do_other = do_GET
+    @property
+    def idle(self) -> bool:
+        """Whether it rests between requests."""
+        return self.step is Handler._read_head and not self.receiver.buffer
+
+    @property
+    def seen_off(self) -> bool:
+        """Whether all is said, and it is only read on."""
+        return self.step is Handler._read_on
 
     def address_string(self) -> str:
         return self.client_address[0] if self.client_address else "unix"
 
-    def _patience(self) -> float:
-        """How long to wait for the next request before parking. Nobody lingers while others wait for a thread."""
-        return 0 if self.server.draining or self.server.pool.crowded else self.limits.next_request
+    # The steps, in the order in which they are taken.
 
-    def _send_continue(self) -> None:
-        self.sender.send_now(CONTINUE)
+    def _read_head(self) -> bool:
+        receiver = self.receiver
+        if not receiver.buffer:
+            if not receiver.receive():
+                return False
+            self.started = time.monotonic()
+        try:
+            data = receiver.take_head()
+            while data is None:
+                if not receiver.receive():
+                    self._await_rest_of_head()
+                    return False
+                data = receiver.take_head()
+            return self._read_request(data)
+        except ClientGone:
+            raise
+        except Error as error:
+            return self._refuse(error)
+
+    def _read_request(self, data: bytes) -> bool:
+        head = parse_head(data, self.server.read_fields)
+        self.framing = body_framing(head)
+        self.expects_continue = head.expects_continue
+        self.keep_alive = head.keep_alive
+        self.speaks_1_1 = head.version >= (1, 1)
+        self.asked = Request(head, self.framing.size)
+        # Storing and removing wait for the disk; only a question is answered where it was read.
+        if self.on_thread or (head.method == "GET" and self.framing is NO_BODY):
+            return self._answer()
+        return self._hand_over(Handler._answer)
+
+    def _answer(self) -> bool:
+        """Have `http.server`'s method for the request's answer it."""
+        assert self.asked is not None
+        answered: bool = getattr(self, "do_" + self.asked.method, self.do_other)()
+        return answered
+
+    def do_GET(self) -> bool:
+        """Have the page at the request's path answer it, whatever the method."""
+        assert self.asked is not None
+        answer = self.server.app(self.asked)
+        if isinstance(answer, Response):
+            return self._respond(answer)
+        self.intake = Intake(self.receiver, self.framing, answer)
+        response = self.intake.start()
+        if response is not None:
+            return self._respond(response)
+        if self.expects_continue and not self.receiver.buffer and not self.framing.done:
+            self.sender.send_now(CONTINUE)
+        self.expects_continue = False
+        self.step = Handler._receive_body
+        return True
+
+    # The router knows which methods a path has. HEAD, OPTIONS, TRACE and made-up ones get its 405 too.
+    do_POST = do_PUT = do_DELETE = do_other = do_GET
+
+    def _receive_body(self) -> bool:
+        assert self.intake is not None
+        if not self.on_thread:
+            return self._hand_over(Handler._receive_body)
+        try:
+            response = self.intake.go_on()
+        except ClientGone:
+            raise
+        except Error as error:
+            response = self.intake.fail(error)
+        if response is not None:
+            return self._respond(response)
+        if self.intake.silent:
+            return self._await(_TALK, self.limits.body, Handler._time_out_body)
+        return self._take_turns()
+
+    def _respond(self, response: Response) -> bool:
+        self.intake = None
+        self.response = response
+        self.position = response.start
+        self._decide(response)
+        self.sender.sent = 0
+        self.sender.begin(self.server.encoder.head(response, self._connection_field()))
+        self.step = Handler._send
+        return True
+
+    def _send(self) -> bool:
+        response = self.response
+        assert response is not None
+        before = self.position
+        if before >= response.stop or self._is_bodiless():
+            if not self.sender.flush():
+                return self._await(_ROOM, self.limits.send, Handler._cut_off)
+            return self._end_request(response)
+        try:
+            self.position = response.send(self.sender, before)
+        except WouldWait:
+            return self._hand_over(Handler._send)
+        if self.position == response.stop:
+            return self._end_request(response)
+        if self.position > before and self.on_thread:
+            return self._take_turns()
+        return self._await(_ROOM, self.limits.send, Handler._cut_off)
+
+    def _end_request(self, response: Response) -> bool:
+        response.close()
+        ended = time.monotonic()
+        self.server.log_access(self, response.status, ended)
+        self.response = self.asked = None
+        if self.close_connection:
+            return self._take_leave()
+        self._await_request(ended)
+        self.started = ended
+        if not self.framing.done:
+            self.step = Handler._skip_body
+            return True
+        if self.receiver.buffer:
+            # Who does not wait for answers gets a thread: there, others have their turn in between.
+            return self._take_turns() if self.on_thread else self._hand_over(Handler._read_head)
+        return self.on_thread and not self.server.pool.crowded
+
+    def _skip_body(self) -> bool:
+        """Drop the little that a page left unread: cheaper than for the client to connect anew."""
+        receiver = self.receiver
+        while not self.framing.done:
+            if not receiver.buffer and not receiver.receive():
+                return False
+            _, used = self.framing.decode(memoryview(receiver.buffer))
+            receiver.buffer = receiver.buffer[used:]
+        self.step = Handler._read_head
+        return True
+
+    def _read_on(self) -> bool:
+        """Drop what a client still sends that has got its answer. On the server's loop, as all that follow."""
+        try:
+            received = self.request.recv_into(self.server.scratch, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            received = 0
+        self.farewell_left -= received
+        if not received or self.farewell_left <= 0:
+            return self._leave()
+        self.deadline = min(time.monotonic() + self.limits.farewell, self.farewell_end)
+        return False
+
+    def _turn_away(self) -> bool:
+        return self._refuse(Overloaded("There are too many connections."))
+
+    def _leave(self) -> bool:
+        self.over = True
+        return False
+
+    # The steps that are taken when what was awaited has not come.
+
+    def _time_out_head(self) -> bool:
+        return self._refuse(RequestTimeout("The head of the request came too slowly."))
+
+    def _time_out_body(self) -> bool:
+        assert self.intake is not None
+        if not self.on_thread:
+            return self._hand_over(Handler._time_out_body)
+        return self._respond(self.intake.fail(RequestTimeout("The body of the request fell silent.")))
+
+    def _cut_off(self) -> bool:
+        raise ClientGone("The client takes nothing any more.")
+
+    # What a step leaves behind. Those that end one return what it returns.
+
+    def _await_request(self, now: float) -> None:
+        self.step: _Step = Handler._read_head
+        self.awaits = _TALK
+        self.deadline = now + self.limits.idle
+        self.on_overdue: _Step = Handler._leave
+
+    def _await_rest_of_head(self) -> None:
+        # A head's time runs from its first byte; empty lines before it are none of its bytes.
+        if self.receiver.buffer and self.on_overdue is not Handler._time_out_head:
+            self._await(_TALK, self.limits.head, Handler._time_out_head)
+
+    def _await(self, events: int, timeout: float, on_overdue: _Step) -> bool:
+        self.awaits = events
+        self.deadline = time.monotonic() + timeout
+        self.on_overdue = on_overdue
+        return False
+
+    def _hand_over(self, step: _Step) -> bool:
+        """Have a thread of the pool take `step`."""
+        self.step = step
+        self.awaits = 0
+        return False
+
+    def _take_turns(self) -> bool:
+        """Go on, unless others wait for the thread: then behind them."""
+        if not self.server.pool.crowded:
+            return True
+        self.awaits = 0
+        return False
+
+    def _take_leave(self) -> bool:
+        """Close the connection. One whose client may still be sending is half-closed and read on.
+
+        Closing a socket with unread bytes resets it, and takes the answer along.
+        """
+        if not self.unread:
+            return self._leave()
+        try:
+            self.request.shutdown(socket.SHUT_WR)
+        except OSError:
+            return self._leave()
+        self.farewell_left = self.limits.farewell_bytes
+        self.farewell_end = time.monotonic() + self.limits.farewell_total
+        self.step = Handler._read_on
+        return self._await(_TALK, self.limits.farewell, Handler._leave)
+
+    def _refuse(self, error: Error) -> bool:
+        """Answer what cannot be read as a request: it tells nothing of where the next one begins."""
+        response = refusal(error)
+        response.closes = True
+        self.keep_alive = True
+        return self._respond(response)
+
+    def _abandon(self) -> None:
+        """Undo what was under way: the client is gone, or as good as that."""
+        if self.intake is not None:
+            self.intake.close()
+        if self.response is not None:
+            self.response.close()
+            self.server.log_access(self, self.response.status, time.monotonic())
+        elif self.asked is not None:
+            self.server.log_access(self, ClientGone.status, time.monotonic())
+        self._leave()
 
     def _decide(self, response: Response) -> None:
         """Decide whether the connection goes on behind this answer."""
-        drainable = self.body.done or (self.body.left <= self.limits.drain_bytes and not self.body.awaits_continue)
-        self.close_connection = response.closes or not drainable or not self.head.keep_alive or self.server.draining
+        framing = self.framing
+        drainable = framing.done or (framing.left <= self.limits.drain_bytes and not self.expects_continue)
+        self.close_connection = response.closes or not drainable or not self.keep_alive or self.server.draining
         # A client that asked for the end, and whose every byte was read, needs no seeing off.
-        self.unread = self.head.keep_alive or not self.body.done or bool(self.receiver.buffer)
+        self.unread = self.keep_alive or not framing.done or bool(self.receiver.buffer)
 
     def _connection_field(self) -> str:
         if self.close_connection:
             return "Connection: close\r\n"
-        return "" if self.head.version >= (1, 1) else "Connection: keep-alive\r\n"
+        return "" if self.speaks_1_1 else "Connection: keep-alive\r\n"
 
-    def _drain_body(self) -> None:
-        """Read the little that a page left unread: cheaper than for the client to connect anew."""
-        try:
-            for _ in self.body:
-                pass
-        except Error as error:
-            raise ClientGone("The rest of a body did not come.") from error
-
-    def _send(self, response: Response, connection: str) -> None:
-        try:
-            self.sender.begin(self.server.encoder.head(response, connection))
-            if self.asked is None or self.asked.method != "HEAD":
-                self._send_body(response)
-            self.sender.finish()
-        finally:
-            response.close()
-            self._log_access(response.status)
-
-    def _send_body(self, response: Response) -> None:
-        if response.content is None:
-            if response.body:
-                self.sender.write(response.body)
-        elif response.size:
-            response.content.send(self.sender, response.start, response.stop)
-
-    def _log_access(self, status: int) -> None:
-        if not access.isEnabledFor(logging.INFO):
-            return
-        asked = self.asked
-        access.info(
-            "%s %s %s %d %d %.6f",
-            self.address_string(),
-            asked.method if asked else "-",
-            asked.loggable if asked else "-",
-            status,
-            self.sender.sent,
-            time.monotonic() - self.started,
-        )
-
-    def _on_talk(self) -> None:
-        self.server.pool.submit(self.resume)
+    def _is_bodiless(self) -> bool:
+        return self.asked is not None and self.asked.method == "HEAD"

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 class Limits:
     """Seconds, but where a name says bytes."""
 
-    # A head must be complete this long after its first byte: a slow one costs a thread.
+    # A head must be complete this long after its first byte.
     head: float = 20.0
     # A body may be silent this long; a mobile network's gaps are shorter.
     body: float = 30.0
     # A client may take no byte of an answer for this long.
     send: float = 30.0
-    # How soon the threads that wait for connections notice that they are to stop, or that one is overdue:
-    # an idle daemon wakes that often.
-    notice: float = 0.5
     # A connection may rest this long between requests.
     idle: float = 60.0
-    # A thread waits this long for a connection's next request before it is parked: a client on the same
-    # network, and any that pipelines, has asked by then.
-    next_request: float = 0.005
+    # How soon a deadline that has passed is noticed, or that the server is to stop: an idle daemon wakes that often.
+    notice: float = 0.5
+    # A thread waits this long for a connection to go on before it is parked: a client on the same network has by then.
+    linger: float = 0.005
+    # A thread without anything to do ends after this long.
+    thread: float = 10.0
     # After an answer that refuses a body, the client is read on for this long, and this much, so that it
     # comes to read the answer: 10 s of silence is a client that does not care.
     farewell: float = 10.0

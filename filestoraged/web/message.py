@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import Callable, Iterator, List, Mapping, Optional, Protocol, Tuple
+from typing import Callable, Generator, List, Mapping, Optional, Protocol, Tuple, Union
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
@@ -47,60 +47,58 @@ Fields = Tuple[Tuple[str, str], ...]
 _SECRETS = ("password", "token")
 
 
-class Body(Protocol):
-    """A request's body, as it arrives."""
-
-    # In bytes, where the client declared it.
-    size: Optional[int]
-
-    def __iter__(self) -> Iterator[memoryview]:
-        """The body's bytes, once. Each view is good until the next one is asked for."""
-
-
 class Request:
-    """What a client asks. `path` begins behind the mount's prefix once a mount has been chosen."""
+    """What a client asks. `path` begins behind the mount's prefix once a mount has been chosen.
 
-    def __init__(self, head: Head, body: Body) -> None:
+    `size` is the body's in bytes, None where the client did not declare it.
+    """
+
+    __slots__ = ("_head", "fields", "method", "mount", "path", "query", "size")
+
+    def __init__(self, head: Head, size: Optional[int]) -> None:
+        self._head = head
         self.method = head.method
         self.path = head.path
         self.query = head.query
         self.fields: Mapping[str, str] = head.fields
-        self.body = body
+        self.size = size
         # The prefix that the mount has taken off the path.
         self.mount = ""
-        self._target = head.path + ("?" + head.query if head.query else "")
 
     def parameters(self, *names: str) -> List[str]:
         """The values that the query has for any of `names`, in order. What is not UTF-8 in them becomes U+FFFD."""
-        pairs = (pair.partition("=") for pair in self.query.split("&"))
-        return [unquote_plus(value) for name, _, value in pairs if unquote_plus(name) in names]
+        pairs = [pair.partition("=") for pair in self.query.split("&")]
+        return [_decoded(value) for name, _, value in pairs if _decoded(name) in names]
 
     @property
     def loggable(self) -> str:
         """The target as it was asked for, without what must not stand in a log."""
-        if not self.query:
-            return self._target
-        return self._target.partition("?")[0] + "?" + "&".join(_redacted(pair) for pair in self.query.split("&"))
+        path, query = self._head.path, self._head.query
+        if not query:
+            return path
+        return path + "?" + "&".join([_redacted(pair) for pair in query.split("&")])
 
 
 class Sink(Protocol):
-    """Takes the bytes of a content. Its twin on the storage's side is `store.contract.Sink`."""
+    """Takes the bytes of a content, and says how many. Its twin on the storage's side is `store.contract.Sink`."""
 
-    def write(self, data: Bytes) -> None: ...
+    def write(self, data: Bytes) -> int: ...
 
-    def sendfile(self, descriptor: int, start: int, stop: int) -> None: ...
+    def sendfile(self, descriptor: int, start: int, stop: int) -> int: ...
 
 
 class Content(Protocol):
-    """Bytes that are sent from where they lie."""
+    """Bytes that are sent from where they lie, as far as the sink takes them. Returns up to where that was."""
 
-    def send(self, sink: Sink, start: int, stop: int) -> None: ...
+    def send(self, sink: Sink, start: int, stop: int) -> int: ...
 
     def close(self) -> None: ...
 
 
 class Response:
     """An answer. Its bytes are `body`, or those of `content` from `start` up to `stop`."""
+
+    __slots__ = ("body", "closes", "content", "fields", "size", "start", "status", "stop")
 
     def __init__(
         self,
@@ -117,27 +115,38 @@ class Response:
         self.body = body
         self.content = content
         self.start = start
-        self.stop = stop
+        self.stop = len(body) if content is None else stop
+        # Of what is sent behind the head, in bytes.
+        self.size = self.stop - start
         # Whether the connection cannot carry another request.
         self.closes = False
 
-    @property
-    def size(self) -> int:
-        """Of what is sent behind the head, in bytes."""
-        return len(self.body) if self.content is None else self.stop - self.start
+    def send(self, sink: Sink, start: int) -> int:
+        """Send the bytes from `start` on, as far as the sink takes them. Returns up to where that was."""
+        if self.content is None:
+            return start + sink.write(memoryview(self.body)[start:])
+        return self.content.send(sink, start, self.stop)
 
     def close(self) -> None:
         if self.content is not None:
             self.content.close()
 
 
-App = Callable[[Request], Response]
+# A page that wants the body: it is sent the pieces as they arrive, each good until it asks for the next, and an
+# empty one at the end. It holds no thread in between, and when the client leaves it is closed.
+Receiving = Generator[None, Bytes, Response]
+
+App = Callable[[Request], Union[Response, Receiving]]
 
 
 def json_response(status: int, value: object, fields: Fields = ()) -> Response:
     return Response(status, (("Content-Type", "application/json"), *fields), json.dumps(value).encode())
 
 
+def _decoded(text: str) -> str:
+    return unquote_plus(text) if "%" in text or "+" in text else text
+
+
 def _redacted(pair: str) -> str:
     name = pair.partition("=")[0]
-    return f"{name}=***" if unquote_plus(name).lower() in _SECRETS else pair
+    return f"{name}=***" if _decoded(name).lower() in _SECRETS else pair

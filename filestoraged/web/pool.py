@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
-from queue import SimpleQueue
 from typing import Callable
 
 log = logging.getLogger(__name__)
@@ -13,13 +13,16 @@ Job = Callable[[], None]
 
 
 class Pool:
-    """At most `size` threads, started as they are needed. The lock guards the two counters."""
+    """At most `size` threads, started as they are needed, ended when nothing has come for `idle` seconds.
 
-    def __init__(self, size: int) -> None:
+    The lock guards the two counters.
+    """
+
+    def __init__(self, size: int, idle: float) -> None:
         self._size = size
-        self._jobs: "SimpleQueue[Job]" = SimpleQueue()
+        self._idle = idle
+        self._jobs: "queue.SimpleQueue[Job]" = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
         self._threads = 0
         self._unfinished = 0
 
@@ -27,6 +30,10 @@ class Pool:
     def crowded(self) -> bool:
         """Whether a job waits for a thread."""
         return self._unfinished > self._threads
+
+    @property
+    def busy(self) -> bool:
+        return self._unfinished > 0
 
     def submit(self, job: Job) -> None:
         with self._lock:
@@ -36,11 +43,6 @@ class Pool:
         self._jobs.put(job)
         if wanted:
             self._start_thread()
-
-    def join(self, timeout: float) -> bool:
-        """Wait until no job is left. Returns whether that came about within `timeout` seconds."""
-        with self._lock:
-            return self._idle.wait_for(lambda: self._unfinished == 0, timeout)
 
     def _start_thread(self) -> None:
         try:
@@ -52,15 +54,23 @@ class Pool:
                 self._threads -= 1
 
     def _run(self) -> None:
-        while True:
-            job = self._jobs.get()
-            try:
-                job()
-            except Exception:
-                log.exception("a connection failed")
+        while self._work():
+            pass
+
+    def _work(self) -> bool:
+        """Do the next job. Returns whether the thread is to wait for another one."""
+        try:
+            job = self._jobs.get(timeout=self._idle)
+        except queue.Empty:
             with self._lock:
-                self._unfinished -= 1
-                if self._unfinished == 0:
-                    self._idle.notify_all()
-            # Not kept alive by this frame until the next one comes.
-            del job
+                # A job that was submitted in this moment has counted on this thread.
+                leaves = self._unfinished < self._threads
+                self._threads -= leaves
+            return not leaves
+        try:
+            job()
+        except Exception:
+            log.exception("a connection failed")
+        with self._lock:
+            self._unfinished -= 1
+        return True

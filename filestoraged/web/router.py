@@ -6,14 +6,15 @@ a segment of its own, and `..` is a name like any other.
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+import re
+from typing import Callable, Dict, List, Mapping, Optional, Pattern, Sequence, Tuple, Union
 
 from filestoraged.errors import ClientGone, MethodNotAllowed, NotFound
-from filestoraged.web.message import Request, Response
+from filestoraged.web.message import Receiving, Request, Response
 from filestoraged.web.refusals import Refuse, meaning, refusal
 
 # A page is called with the request and the segments that its route's pattern leaves open, as they came.
-Page = Callable[..., Response]
+Page = Callable[..., Union[Response, Receiving]]
 
 METHODS = ("GET", "POST", "PUT", "DELETE")
 
@@ -29,12 +30,9 @@ class Router:
         self._routes: Dict[str, Dict[str, Page]] = {}
         for method, pattern, page in routes:
             self._routes.setdefault(pattern, {})[method] = page
-        self._patterns: Dict[int, List[Tuple[List[str], Dict[str, Page]]]] = {}
-        for pattern, pages in self._routes.items():
-            segments = pattern.split("/")
-            self._patterns.setdefault(len(segments), []).append((segments, pages))
+        self._patterns = [(_compiled(pattern), pages) for pattern, pages in self._routes.items() if "{" in pattern]
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: Request) -> Union[Response, Receiving]:
         """Answer the request, whose path begins behind the mount's prefix.
 
         Nothing escapes but ClientGone, which nobody could be told.
@@ -44,25 +42,36 @@ class Router:
             page = pages.get(request.method)
             if page is None:
                 raise MethodNotAllowed(request.method, [each for each in METHODS if each in pages])
-            return page(request, *segments)
+            answer = page(request, *segments)
         except ClientGone:
             raise
         except Exception as error:
-            known = meaning(error)
-            response = self.refuse(known)
-            response.closes = known.closes
-            return response
+            return self._refusal(error)
+        return answer if isinstance(answer, Response) else self._receiving(answer)
 
-    def _match(self, path: str) -> Tuple[Mapping[str, Page], List[str]]:
+    def _receiving(self, page: Receiving) -> Receiving:
+        try:
+            return (yield from page)
+        except ClientGone:
+            raise
+        except Exception as error:
+            return self._refusal(error)
+
+    def _refusal(self, error: Exception) -> Response:
+        known = meaning(error)
+        response = self.refuse(known)
+        response.closes = known.closes
+        return response
+
+    def _match(self, path: str) -> Tuple[Mapping[str, Page], Sequence[str]]:
         # A mount is its root with and without the slash.
         exact = self._routes.get(path or "/")
         if exact is not None:
-            return exact, []
-        given = path.split("/")
-        for segments, pages in self._patterns.get(len(given), ()):
-            found = _fill(segments, given)
+            return exact, ()
+        for pattern, pages in self._patterns:
+            found = pattern.fullmatch(path)
             if found is not None:
-                return pages, found
+                return pages, found.groups()
         raise NotFound("There is nothing at this path.")
 
 
@@ -71,29 +80,24 @@ class Mounts:
 
     def __init__(self, routers: Mapping[str, Router]) -> None:
         """Prefixes begin with a slash and do not end with one, but for the root."""
-        self._mounts = sorted(
-            ((prefix.rstrip("/"), router) for prefix, router in routers.items()), key=lambda mount: -len(mount[0])
-        )
+        self._mounts = [
+            (prefix.rstrip("/"), prefix.rstrip("/") + "/", routers[prefix])
+            for prefix in sorted(routers, key=len, reverse=True)
+        ]
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: Request) -> Union[Response, Receiving]:
         path = request.path
         if not path.startswith("/"):
             # OPTIONS * and CONNECT host:port are about no path: the methods are those of the server.
             return refusal(MethodNotAllowed(request.method, METHODS))
-        for prefix, router in self._mounts:
-            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+        for prefix, below, router in self._mounts:
+            if path.startswith(below) or path == prefix:
                 request.mount = prefix
                 request.path = path[len(prefix) :]
                 return router(request)
         return refusal(NotFound("There is nothing at this path."))
 
 
-def _fill(segments: List[str], given: List[str]) -> Optional[List[str]]:
-    """The given segments that a pattern leaves open, or None where another one differs."""
-    found = []
-    for segment, value in zip(segments, given):
-        if segment.startswith("{"):
-            found.append(value)
-        elif segment != value:
-            return None
-    return found
+def _compiled(pattern: str) -> Pattern[str]:
+    segments = ["([^/]*)" if segment.startswith("{") else re.escape(segment) for segment in pattern.split("/")]
+    return re.compile("/".join(segments))

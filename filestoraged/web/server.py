@@ -1,7 +1,6 @@
-"""One listener's server: `http.server`'s, with connections handed to a bounded pool and parked in between.
+"""A worker's server: `http.server`'s, with one loop that watches all its sockets and a pool of threads beside it.
 
-The accepting thread never reads from a client: a new connection is parked at once, and gets a thread when it
-talks. So silent clients, however many, take none.
+The loop accepts, reads heads and answers what needs no waiting; see `handler`. It waits for nothing but the next event.
 """
 
 from __future__ import annotations
@@ -9,17 +8,24 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import math
+import select
 import socket
+import struct
+import threading
 import time
 from http.server import ThreadingHTTPServer
-from typing import Any, Tuple
+from typing import Any, Mapping, Sequence, Tuple
 
+from filestoraged.web.access import AccessLog
 from filestoraged.web.encoder import Encoder
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import App
 from filestoraged.web.parking import Parking
 from filestoraged.web.pool import Pool
+from filestoraged.web.room import Room
+from filestoraged.wire.head import parse_fields
 
 log = logging.getLogger(__name__)
 
@@ -32,50 +38,195 @@ _PAUSE = 0.1
 # Seconds between two lines about it in the log.
 _QUIET = 10.0
 
+# How long those who were answered while they sent may go on reading, when all else is done, in seconds.
+_FAREWELL = 1.0
+
+# Of the workers that share a listener, one is woken for a connection.
+_CONNECT = select.EPOLLIN | select.EPOLLEXCLUSIVE
+
+# Header fields that are remembered: a client sends the same ones with each request. Longer ones are no client's of many.
+_REMEMBERED = 512
+_MEMORABLE = 1024
+
+# What the loop reads into: a small object, or what nobody wants.
+_SCRATCH = 64 * 1024
+
 
 class Server(ThreadingHTTPServer):
-    """Serves one bound and listening socket, by a pool and a parking that it may share with others."""
+    """Serves bound and listening sockets. `serve_forever` runs on one thread; `drain` is called by another."""
 
-    def __init__(self, listener: socket.socket, app: App, pool: Pool, parking: Parking, limits: Limits) -> None:
+    def __init__(
+        self, listeners: Sequence[socket.socket], app: App, *, threads: int, limits: Limits, room: Room
+    ) -> None:
         super().__init__(("", 0), Handler, bind_and_activate=False)
         self.socket.close()
-        self.socket = listener
-        # Whoever shares the socket may have taken the connection that woke us.
-        listener.setblocking(False)
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        # The one that has a connection to accept.
+        self.socket = listeners[0]
         self.app = app
-        self.pool = pool
-        self.parking = parking
         self.limits = limits
+        self.room = room
+        self.pool = Pool(threads, limits.thread)
+        self.parking = Parking()
         self.encoder = Encoder()
+        self.scratch = memoryview(bytearray(_SCRATCH))
         self.draining = False
+        self._access = AccessLog()
+        self._recall_fields = functools.lru_cache(_REMEMBERED)(parse_fields)
+        self._drain_end = math.inf
+        self._finished = False
+        self._drained = threading.Event()
+        self._next_check = 0.0
+        # Whether new connections are left waiting.
+        self._paused = False
         self._warned = -_QUIET
+        for listener in listeners:
+            self._prepare(listener)
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Accept and serve until drained."""
+        poll, find = self.parking.poll, self.parking.find
+        while not self._drained.is_set():
+            try:
+                for descriptor, _ in poll(self.limits.notice):
+                    connection = find(descriptor)
+                    if connection is None:
+                        self._accept(descriptor)
+                    else:
+                        connection.go_on_loop()
+                self._access.flush()
+                if time.monotonic() >= self._next_check:
+                    self.service_actions()
+            except Exception:
+                log.exception("a round of the server's loop failed")
+        self._end()
+
+    def service_actions(self) -> None:
+        """What is to be done every now and then: see whose time is over, and whether all is done."""
+        now = time.monotonic()
+        self._next_check = now + self.limits.notice
+        for connection in self.parking.overdue(now):
+            connection.give_up()
+        if self.draining:
+            self._drain(now)
+        elif self._paused:
+            self._resume()
+
+    def drain(self, timeout: float) -> bool:
+        """Accept nothing more, and finish what is under way. Returns whether that took at most `timeout` seconds."""
+        self._drain_end = time.monotonic() + timeout
+        self.draining = True
+        self._drained.wait()
+        return self._finished
+
+    # What `socketserver` asks on the way of a new connection, in this order.
 
     def get_request(self) -> Tuple[socket.socket, Any]:
         try:
-            return self.socket.accept()
+            connection, address = self.socket.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 self._pause(error)
             raise
+        if connection.family == socket.AF_UNIX:
+            # Over TCP, it has these from its listener.
+            self._set_timeouts(connection)
+        self.room.enter()
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room, if only to be told that there is none."""
+        if self.room.full:
+            self._warn("turning connections away: %d are open", self.room.limit)
+        return not self.room.overrun
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        begin = functools.partial(self.process_request_thread, request, client_address)
-        self.parking.park(request, functools.partial(self.pool.submit, begin))
+        self.finish_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a new connection until it falls silent. On a thread of the pool."""
-        try:
-            self.finish_request(request, client_address)
-        except Exception:
-            self.handle_error(request, client_address)
-            request.close()
+    def close_request(self, request: Any) -> None:
+        request.close()
+        self.room.leave()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.exception("a connection of %s failed", client_address or "a Unix socket")
 
+    # What handlers ask.
+
+    def read_fields(self, lines: bytes) -> Mapping[str, str]:
+        """What `parse_fields` says, from memory if possible. Whatever might hold a password is not remembered."""
+        if len(lines) > _MEMORABLE or b"uthorization:" in lines:
+            return parse_fields(lines)
+        return self._recall_fields(lines)
+
+    def log_access(self, handler: Handler, status: int, ended: float) -> None:
+        log_line = self._access.write if handler.on_thread else self._access.note
+        log_line(handler.address_string(), handler.asked, status, handler.sender.sent, ended - handler.started)
+
+    # The rest is for the loop alone.
+
+    def _prepare(self, listener: socket.socket) -> None:
+        # Whoever shares the socket may have taken the connection that woke us.
+        listener.setblocking(False)
+        # A connection inherits these, for a system call less each.
+        self._set_timeouts(listener)
+        if listener.family != socket.AF_UNIX:
+            # An answer in two segments would wait 40 ms for Nagle's algorithm.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        self.parking.watch(listener.fileno(), _CONNECT)
+
+    def _set_timeouts(self, connection: socket.socket) -> None:
+        """Have the kernel keep the time that a thread lingers."""
+        micros = int(self.limits.linger * 1_000_000)
+        value = struct.pack("@ll", micros // 1_000_000, micros % 1_000_000)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def _accept(self, descriptor: int) -> None:
+        listener = self._listeners.get(descriptor)
+        # None where an event came for a connection that another event of the same round has closed.
+        if listener is not None:
+            self.socket = listener
+            self._handle_request_noblock()
+
     def _pause(self, error: OSError) -> None:
+        """Leave new connections waiting until the next look around."""
+        self._warn("cannot accept connections for now: %s", error.strerror)
+        self._leave_waiting()
+
+    def _leave_waiting(self) -> None:
+        if not self._paused:
+            self._paused = True
+            for descriptor in self._listeners:
+                self.parking.unwatch(descriptor)
+
+    def _resume(self) -> None:
+        self._paused = False
+        for descriptor in self._listeners:
+            self.parking.watch(descriptor, _CONNECT)
+
+    def _warn(self, message: str, *values: object) -> None:
         now = time.monotonic()
         if now - self._warned >= _QUIET:
-            log.warning("cannot accept connections for now: %s", error.strerror)
+            log.warning(message, *values)
             self._warned = now
-        time.sleep(_PAUSE)
+
+    def _drain(self, now: float) -> None:
+        """Let go of connections that rest, and see whether any other is left."""
+        self._leave_waiting()
+        for connection in self.parking.all():
+            if connection.idle:
+                connection.give_up()
+        left = self.parking.all()
+        if self.pool.busy or not all(connection.seen_off for connection in left):
+            over = now >= self._drain_end
+        else:
+            self._finished = True
+            self._drain_end = min(self._drain_end, now + _FAREWELL)
+            over = not left or now >= self._drain_end
+        if over:
+            self._drained.set()
+
+    def _end(self) -> None:
+        for connection in self.parking.all():
+            connection.request.close()
+        self.parking.close()

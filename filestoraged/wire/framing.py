@@ -12,6 +12,9 @@ from filestoraged.wire.head import Head
 # Above this a Content-Length is no size of anything; int() must not be given a megabyte of digits.
 _MAX_LENGTH_DIGITS = 18
 
+# Most requests have none. It is never decoded, so all of them may share it.
+NO_BODY: Framing = Sized(0)
+
 _LENGTH = re.compile(r"[0-9]+")
 
 
@@ -23,7 +26,7 @@ def body_framing(head: Head) -> Framing:
     length = head.fields.get("content-length")
     coding = head.fields.get("transfer-encoding")
     if coding is None:
-        return Sized(0 if length is None else _parse_length(length))
+        return NO_BODY if length is None else Sized(_parse_length(length))
     if length is not None:
         raise MalformedRequest("Content-Length and Transfer-Encoding exclude each other.")
     if head.version < (1, 1):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Dict, List, NamedTuple, Tuple, Union
+from typing import Callable, Dict, List, Mapping, NamedTuple, Tuple, Union
 
 from filestoraged.errors import (
     Error,
@@ -35,6 +35,8 @@ _FIELD_LINE = re.compile(latin(rf"({TOKEN}):({FIELD_VALUE})\r\n"))
 _ANY_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9]+)(?:\.[0-9]+)?\r\n")
 # RFC 3986, section 3.2.2. An address in brackets is looked at once more, by `ipaddress`.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?")
+_VERSION_1_0 = (1, 0)
+_VERSION_1_1 = (1, 1)
 _ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)(.*)")
 
 
@@ -45,7 +47,7 @@ class Head(NamedTuple):
     path: str
     query: str
     version: Tuple[int, int]
-    fields: Dict[str, str]
+    fields: Mapping[str, str]
 
     @property
     def keep_alive(self) -> bool:
@@ -70,20 +72,23 @@ class Head(NamedTuple):
         return True
 
 
-def find_end(data: Union[bytes, bytearray]) -> int:
+def find_end(data: Union[bytes, bytearray], seen: int = 0) -> int:
     """Return where the head in `data` ends, or -1 where it is not whole yet.
 
-    Raises as soon as no continuation can make it a good one: too long, or framed with bare line feeds.
+    `seen` is how many of the bytes were there the last time, so that a head that comes in drops is not searched anew
+    for each. Raises as soon as no continuation can make it a good one: too long, or framed with bare line feeds.
     """
-    end = data.find(b"\r\n\r\n") + 4
+    start = max(0, seen - 3)
+    end = data.find(b"\r\n\r\n", start) + 4
     if end >= 4 and end <= MAX_HEAD:
         return end
-    # Counting takes a tenth of what a search for a line feed without its return does, on a head that comes in drops.
+    # Counting takes a tenth of what a search for a line feed without its return does.
     stop = end if end >= 4 else len(data)
-    if data.count(b"\n", 0, stop) != data.count(b"\r\n", 0, stop):
+    if data.count(b"\n", max(start, 1), stop) != data.count(b"\r\n", max(start - 1, 0), stop) or data[:1] == b"\n":
         raise MalformedRequest("A line of the head ends without a carriage return.")
-    first, line_end, _ = bytes(data).partition(b"\r\n")
-    if not line_end:
+    line_end = data.find(b"\r\n", 0, MAX_HEAD)
+    first = bytes(data[:line_end] if line_end >= 0 else data)
+    if line_end < 0:
         _check_partial_line(first)
     elif end >= 4 or len(data) > MAX_HEAD:
         _check_target(first)
@@ -99,9 +104,26 @@ def skip_empty_lines(data: bytes) -> bytes:
     return data[start:]
 
 
-def parse_head(data: bytes) -> Head:
+def parse_fields(lines: bytes) -> Mapping[str, str]:
+    """Read what stands below the request line. The answer depends on `lines` alone, so it may be remembered.
+
+    Raises MalformedRequest or HeadTooLarge. RFC 9112, section 5.
+    """
+    pairs = parse_field_lines(lines)
+    if len(pairs) > MAX_FIELDS:
+        raise HeadTooLarge(f"A request may have {MAX_FIELDS} header fields.")
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        fields = _join(pairs)
+    if "host" in fields:
+        _check_host(fields["host"])
+    return fields
+
+
+def parse_head(data: bytes, read_fields: Callable[[bytes], Mapping[str, str]] = parse_fields) -> Head:
     """Read a whole head, its empty line included.
 
+    `read_fields` does what `parse_fields` does, perhaps from memory.
     Raises MalformedRequest, TargetTooLong, HeadTooLarge or VersionNotSupported. RFC 9112, sections 3 to 5.
     """
     line = _REQUEST_LINE.match(data)
@@ -110,13 +132,14 @@ def parse_head(data: bytes) -> Head:
     method, target, minor = line.groups()
     if len(target) > MAX_TARGET:
         raise TargetTooLong(f"A request's target may have {MAX_TARGET} bytes.")
-    fields = _parse_fields(data, line.end())
-    version = (1, 1) if minor != b"0" else (1, 0)
-    if "host" in fields:
-        _check_host(fields["host"])
-    elif version >= (1, 1):
+    fields = read_fields(data[line.end() :])
+    version = _VERSION_1_0 if minor == b"0" else _VERSION_1_1
+    if "host" not in fields and version is _VERSION_1_1:
         raise MalformedRequest("HTTP/1.1 asks for a Host.")
-    path, query = _split_target(method, target.decode("ascii"), fields)
+    text = target.decode("ascii")
+    if not text.startswith("/"):
+        text, fields = _whole_url(method, text, fields)
+    path, _, query = text.partition("?")
     return Head(method.decode("ascii"), path, query, version, fields)
 
 
@@ -133,16 +156,6 @@ def parse_field_lines(data: bytes, start: int = 0) -> List[Tuple[str, str]]:
     return pairs
 
 
-def _parse_fields(data: bytes, start: int) -> Dict[str, str]:
-    pairs = parse_field_lines(data, start)
-    if len(pairs) > MAX_FIELDS:
-        raise HeadTooLarge(f"A request may have {MAX_FIELDS} header fields.")
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        fields = _join(pairs)
-    return fields
-
-
 def _join(pairs: List[Tuple[str, str]]) -> Dict[str, str]:
     fields: Dict[str, str] = {}
     for name, value in pairs:
@@ -155,18 +168,16 @@ def _join(pairs: List[Tuple[str, str]]) -> Dict[str, str]:
     return fields
 
 
-def _split_target(method: bytes, target: str, fields: Dict[str, str]) -> Tuple[str, str]:
-    """Take the target apart (RFC 9112, section 3.2). A host in it takes the place of the Host field's."""
-    if not target.startswith("/"):
-        absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is not None:
-            fields["host"], target = absolute.groups()
-            _check_host(fields["host"])
-            target = target if target.startswith("/") else "/" + target
-        elif method != b"CONNECT" and (method, target) != (b"OPTIONS", "*"):
-            raise MalformedRequest("A target is a path that begins with a slash, or a whole URL.")
-    path, _, query = target.partition("?")
-    return path, query
+def _whole_url(method: bytes, target: str, fields: Mapping[str, str]) -> Tuple[str, Mapping[str, str]]:
+    """A target that is no path (RFC 9112, section 3.2). A host in it takes the place of the Host field's."""
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is not None:
+        host, rest = absolute.groups()
+        _check_host(host)
+        return (rest if rest.startswith("/") else "/" + rest), {**fields, "host": host}
+    if method != b"CONNECT" and (method, target) != (b"OPTIONS", "*"):
+        raise MalformedRequest("A target is a path that begins with a slash, or a whole URL.")
+    return target, fields
 
 
 def _check_host(host: str) -> None:
