@@ -16,7 +16,8 @@ Bytes = Union[bytes, bytearray, memoryview]
 ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake2s", "sha3_256")
 
 # From md5's 32 digits to sha512's 128. Any of these lengths may lie in a store whose --hash was changed.
-_DIGEST = re.compile(r"(?:[0-9a-f]{2}){16,64}")
+_LENGTHS = range(32, 129, 2)
+_HEX = re.compile(r"[0-9a-f]*")
 
 
 class Expected(NamedTuple):
@@ -29,7 +30,7 @@ class Expected(NamedTuple):
 def parse_digest(text: str) -> Optional[str]:
     """Return `text` as a digest, in lower case, or None where it cannot be one."""
     digest = text.lower()
-    return digest if _DIGEST.fullmatch(digest) else None
+    return digest if len(digest) in _LENGTHS and _HEX.fullmatch(digest) else None
 
 
 def digest_length(algorithm: str) -> int:

@@ -42,7 +42,7 @@ class _Files:
         else:
             digest, size = yield from self._receive_form(request, boundary)
         if prefers_text(request.fields.get("accept")):
-            return Response(200, (("Content-Type", "text/plain"),), f"{digest}\n".encode())
+            return Response(200, "Content-Type: text/plain\r\n", f"{digest}\n".encode())
         return json_response(200, {"hash": digest, "size": size})
 
     def download(self, request: Request, segment: Optional[str] = None) -> Response:

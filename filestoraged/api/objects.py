@@ -10,7 +10,7 @@ from typing import Generator, Optional, Sequence, Tuple
 from filestoraged.digest import Bytes, Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, NotFound, PreconditionFailed
 from filestoraged.store.contract import Blob, Staging, Store
-from filestoraged.web.message import Fields, Request, Response
+from filestoraged.web.message import Fields, Request, Response, field_lines
 from filestoraged.wire import conditions
 from filestoraged.wire.dates import format_date
 from filestoraged.wire.expectations import expected_digests
@@ -19,7 +19,7 @@ from filestoraged.wire.ranges import parse_range
 
 # An object's bytes never change, and neither may what a browser makes of them: it neither guesses their type
 # nor runs them as a page of ours.
-_FIXED = (
+_FIXED = field_lines(
     ("Accept-Ranges", "bytes"),
     ("Cache-Control", "public, max-age=31536000, immutable"),
     ("X-Content-Type-Options", "nosniff"),
@@ -27,6 +27,9 @@ _FIXED = (
 )
 
 _OCTETS = "application/octet-stream"
+_TYPE_OF_OCTETS = field_lines(("Content-Type", _OCTETS))
+# Most requests have none of these.
+_CONDITIONS = frozenset(("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "range"))
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 # The standard library's own table: the same answer on every machine.
@@ -99,7 +102,9 @@ def remove(request: Request, store: Store, name: str) -> str:
 
 
 def _represent(request: Request, blob: Blob) -> Response:
-    fields: Fields = (("ETag", f'"{blob.digest}"'), ("Last-Modified", format_date(blob.modified)), *_FIXED)
+    fields = f'ETag: "{blob.digest}"\r\nLast-Modified: {format_date(blob.modified)}\r\n{_FIXED}'
+    if _CONDITIONS.isdisjoint(request.fields):
+        return Response(200, fields + _description(request), content=blob, stop=blob.size)
     if not conditions.must_send(request.fields, blob.digest, blob.modified):
         blob.close()
         return Response(304, fields)
@@ -109,7 +114,7 @@ def _represent(request: Request, blob: Blob) -> Response:
         part = parse_range(wanted, blob.size)
         if part is not None:
             start, stop = part
-            fields += (("Content-Range", f"bytes {start}-{stop - 1}/{blob.size}"),)
+            fields += f"Content-Range: bytes {start}-{stop - 1}/{blob.size}\r\n"
             return Response(206, fields, content=blob, start=start, stop=stop)
     return Response(200, fields, content=blob, stop=blob.size)
 
@@ -118,10 +123,10 @@ def _description(request: Request) -> Fields:
     """The type, and the name to save it by, where the client names one."""
     name = next(iter(request.parameters("name")), "") if request.query else ""
     if not name:
-        return (("Content-Type", _OCTETS),)
+        return _TYPE_OF_OCTETS
     if _CONTROLS.search(name):
         raise BadRequest("A name has no control characters.")
-    return (("Content-Type", content_type(name)), ("Content-Disposition", attachment(name)))
+    return field_lines(("Content-Type", content_type(name)), ("Content-Disposition", attachment(name)))
 
 
 def content_type(name: str) -> str:

@@ -34,7 +34,7 @@ class _Repositories:
         store = self._open(repository)
         oid, size = yield from objects.receive(request, store, objects.announced(request, store))
         location = f"{request.mount}/{repository}/{oid}"
-        return json_response(201, {"oid": oid, "size": size}, (("Location", location),))
+        return json_response(201, {"oid": oid, "size": size}, f"Location: {location}\r\n")
 
     def download(self, request: Request, repository: str, oid: str) -> Response:
         return objects.download(request, self._open(repository), oid)

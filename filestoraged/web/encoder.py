@@ -28,9 +28,9 @@ class Encoder:
 
     def head(self, response: Response, connection: str) -> bytes:
         """`connection` is a whole field line, or nothing."""
-        lines = "".join([f"{name}: {value}\r\n" for name, value in response.fields])
-        length = "" if response.status in _BODILESS else f"Content-Length: {response.size}\r\n"
-        head = f"{_STATUS_LINES[response.status]}{self._date_line()}{lines}{length}{connection}\r\n"
+        status = response.status
+        length = "" if status in _BODILESS else f"Content-Length: {response.size}\r\n"
+        head = f"{_STATUS_LINES[status]}{self._date_line()}{response.fields}{length}{connection}\r\n"
         return head.encode("latin-1")
 
     def _date_line(self) -> str:

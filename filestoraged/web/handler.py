@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Callable, Optional
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
 from filestoraged.web.encoder import CONTINUE
 from filestoraged.web.intake import Intake
+from filestoraged.web.memory import Asked
 from filestoraged.web.message import Request, Response
-from filestoraged.web.receiver import Receiver
+from filestoraged.web.receiver import DONT_WAIT, Receiver
 from filestoraged.web.refusals import refusal
 from filestoraged.web.sender import Sender, WouldWait
-from filestoraged.wire.framing import NO_BODY, body_framing
-from filestoraged.wire.head import parse_head
+from filestoraged.wire.framing import NO_BODY
 
 if TYPE_CHECKING:
     from filestoraged.web.server import Server
@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         self.limits = server.limits
         self.receiver = Receiver(self.request)
-        self.sender = Sender(self.request, server.scratch)
+        self.sender = Sender(self.request)
         self.framing = NO_BODY
         self.expects_continue = False
         self.keep_alive = self.speaks_1_1 = True
@@ -99,11 +99,12 @@ class Handler(BaseHTTPRequestHandler):
     def go_on_thread(self) -> None:
         """Go on where the loop could not. On a thread of the pool, which lingers unless others wait for one."""
         self.on_thread = True
-        self.receiver.flags = self.sender.flags = socket.MSG_DONTWAIT if self.server.pool.crowded else 0
-        self.sender.may_read = True
+        self.receiver.flags = DONT_WAIT if self.server.pool.crowded else 0
+        self.sender.send_at_once(self.receiver.flags)
         self.handle()
-        self.on_thread = self.sender.may_read = False
-        self.receiver.flags = self.sender.flags = socket.MSG_DONTWAIT
+        self.on_thread = False
+        self.receiver.flags = DONT_WAIT
+        self.sender.hold()
         self.finish()
 
     def give_up(self) -> None:
@@ -132,6 +133,10 @@ class Handler(BaseHTTPRequestHandler):
             if not receiver.receive():
                 return False
             self.started = time.monotonic()
+        asked = self.server.memory.recall(receiver.buffer)
+        if asked is not None:
+            receiver.buffer = b""
+            return self._begin(asked)
         try:
             data = receiver.take_head()
             while data is None:
@@ -139,21 +144,16 @@ class Handler(BaseHTTPRequestHandler):
                     self._await_rest_of_head()
                     return False
                 data = receiver.take_head()
-            return self._read_request(data)
+            return self._begin(self.server.memory.read(data))
         except ClientGone:
             raise
         except Error as error:
             return self._refuse(error)
 
-    def _read_request(self, data: bytes) -> bool:
-        head = parse_head(data, self.server.read_fields)
-        self.framing = body_framing(head)
-        self.expects_continue = head.expects_continue
-        self.keep_alive = head.keep_alive
-        self.speaks_1_1 = head.version >= (1, 1)
-        self.asked = Request(head, self.framing.size)
+    def _begin(self, asked: Asked) -> bool:
+        self.asked, self.framing, self.keep_alive, self.speaks_1_1, self.expects_continue = asked
         # Storing and removing wait for the disk; only a question is answered where it was read.
-        if self.on_thread or (head.method == "GET" and self.framing is NO_BODY):
+        if self.on_thread or (self.framing is NO_BODY and self.asked.method == "GET"):
             return self._answer()
         return self._hand_over(Handler._answer)
 
@@ -203,44 +203,76 @@ class Handler(BaseHTTPRequestHandler):
         self.response = response
         self.position = response.start
         self._decide(response)
-        self.sender.sent = 0
         self.sender.begin(self.server.encoder.head(response, self._connection_field()))
         self.step = Handler._send
-        return True
+        return self._send()
 
     def _send(self) -> bool:
         response = self.response
         assert response is not None
         before = self.position
-        if before >= response.stop or self._is_bodiless():
-            if not self.sender.flush():
+        if before < response.stop and not self._is_bodiless():
+            try:
+                self.position = response.send(self.sender, before)
+            except WouldWait:
+                return self._hand_over(Handler._send)
+            if self.position < response.stop:
+                if self.position > before and self.on_thread:
+                    return self._take_turns()
                 return self._await(_ROOM, self.limits.send, Handler._cut_off)
-            return self._end_request(response)
-        try:
-            self.position = response.send(self.sender, before)
-        except WouldWait:
-            return self._hand_over(Handler._send)
-        if self.position == response.stop:
-            return self._end_request(response)
-        if self.position > before and self.on_thread:
-            return self._take_turns()
-        return self._await(_ROOM, self.limits.send, Handler._cut_off)
+        elif not self.sender.flush():
+            return self._await(_ROOM, self.limits.send, Handler._cut_off)
+        return self._end_request(response)
 
     def _end_request(self, response: Response) -> bool:
         response.close()
         ended = time.monotonic()
         self.server.log_access(self, response.status, ended)
         self.response = self.asked = None
+        self.started = ended
+        self._await_request(ended)
+        if self.on_thread:
+            return self._follow()
+        # The loop sends the answers of a round at its end.
+        self.server.outbox.append(self)
+        return False
+
+    def push(self) -> None:
+        """Send the answer that is held. On the server's loop."""
+        try:
+            if not self.sender.push():
+                self.step = Handler._push_on
+                self._await(_ROOM, self.limits.send, Handler._cut_off)
+            elif not self._rests():
+                self.step = Handler._follow
+                self.handle()
+            else:
+                return
+        except ClientGone:
+            self._leave()
+        self.finish()
+
+    def _push_on(self) -> bool:
+        if not self.sender.push():
+            return self._await(_ROOM, self.limits.send, Handler._cut_off)
+        self._await_request(time.monotonic())
+        return self._follow()
+
+    def _rests(self) -> bool:
+        return not self.close_connection and self.framing.done and not self.receiver.buffer
+
+    def _follow(self) -> bool:
+        """What comes behind an answer: the end, the rest of a body, the next request."""
         if self.close_connection:
             return self._take_leave()
-        self._await_request(ended)
-        self.started = ended
         if not self.framing.done:
             self.step = Handler._skip_body
             return True
+        self.step = Handler._read_head
         if self.receiver.buffer:
             # Who does not wait for answers gets a thread: there, others have their turn in between.
             return self._take_turns() if self.on_thread else self._hand_over(Handler._read_head)
+        # Lingering is for threads.
         return self.on_thread and not self.server.pool.crowded
 
     def _skip_body(self) -> bool:

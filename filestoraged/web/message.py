@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import Callable, Generator, List, Mapping, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, Generator, List, Mapping, Optional, Protocol, Tuple, Union
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
@@ -40,30 +40,31 @@ REASONS = {
     507: "Insufficient Storage",
 }
 
-# The header fields of an answer, in their order.
-Fields = Tuple[Tuple[str, str], ...]
+# The header fields of an answer, in their order, as they are sent: each a line with its end.
+Fields = str
 
 # What must not stand in a log, wherever it stands in a query.
 _SECRETS = ("password", "token")
 
 
 class Request:
-    """What a client asks. `path` begins behind the mount's prefix once a mount has been chosen.
+    """What a client asks. `path` is the whole one, `mount` the prefix of it that leads to the interface.
 
-    `size` is the body's in bytes, None where the client did not declare it.
+    `size` is the body's in bytes, None where the client did not declare it. Another client that asks the very same
+    may have the same object, so nobody changes what it says.
     """
 
-    __slots__ = ("_head", "fields", "method", "mount", "path", "query", "size")
+    __slots__ = ("fields", "method", "mount", "path", "query", "route", "size")
 
     def __init__(self, head: Head, size: Optional[int]) -> None:
-        self._head = head
         self.method = head.method
         self.path = head.path
         self.query = head.query
         self.fields: Mapping[str, str] = head.fields
         self.size = size
-        # The prefix that the mount has taken off the path.
+        # Whoever routes the request sets these two, once.
         self.mount = ""
+        self.route: Any = None
 
     def parameters(self, *names: str) -> List[str]:
         """The values that the query has for any of `names`, in order. What is not UTF-8 in them becomes U+FFFD."""
@@ -73,10 +74,14 @@ class Request:
     @property
     def loggable(self) -> str:
         """The target as it was asked for, without what must not stand in a log."""
-        path, query = self._head.path, self._head.query
-        if not query:
-            return path
-        return path + "?" + "&".join([_redacted(pair) for pair in query.split("&")])
+        if not self.query:
+            return self.path
+        return self.path + "?" + "&".join([_redacted(pair) for pair in self.query.split("&")])
+
+    @property
+    def secret(self) -> bool:
+        """Whether it holds what must not be remembered."""
+        return "authorization" in self.fields or (self.query != "" and not self.loggable.endswith(self.query))
 
 
 class Sink(Protocol):
@@ -103,7 +108,7 @@ class Response:
     def __init__(
         self,
         status: int,
-        fields: Fields = (),
+        fields: Fields = "",
         body: bytes = b"",
         *,
         content: Optional[Content] = None,
@@ -139,8 +144,12 @@ Receiving = Generator[None, Bytes, Response]
 App = Callable[[Request], Union[Response, Receiving]]
 
 
-def json_response(status: int, value: object, fields: Fields = ()) -> Response:
-    return Response(status, (("Content-Type", "application/json"), *fields), json.dumps(value).encode())
+def field_lines(*fields: Tuple[str, str]) -> Fields:
+    return "".join([f"{name}: {value}\r\n" for name, value in fields])
+
+
+def json_response(status: int, value: object, fields: Fields = "") -> Response:
+    return Response(status, "Content-Type: application/json\r\n" + fields, json.dumps(value).encode())
 
 
 def _decoded(text: str) -> str:

@@ -11,6 +11,9 @@ from typing import Optional
 from filestoraged.errors import ClientGone
 from filestoraged.wire.head import find_end, skip_empty_lines
 
+# A plain number: the enumeration's members are slow to combine.
+DONT_WAIT = int(socket.MSG_DONTWAIT)
+
 # A head with the small body behind it comes by one call.
 _RECEIVE_SIZE = 64 * 1024
 
@@ -26,7 +29,7 @@ class Receiver:
 
     def __init__(self, connection: socket.socket) -> None:
         self.buffer = b""
-        self.flags = socket.MSG_DONTWAIT
+        self.flags = DONT_WAIT
         self._connection = connection
         # How much of the buffer was searched for the end of a head already.
         self._seen = 0

@@ -7,7 +7,7 @@ import logging
 from typing import Callable
 
 from filestoraged.errors import Error, StorageFull
-from filestoraged.web.message import REASONS, Response, json_response
+from filestoraged.web.message import REASONS, Response, field_lines, json_response
 
 log = logging.getLogger(__name__)
 
@@ -38,4 +38,4 @@ def meaning(error: Exception) -> Error:
 def refusal(error: Error) -> Response:
     """The answer that most interfaces give."""
     label = error.label or REASONS[error.status]
-    return json_response(error.status, {"error": label, "message": str(error) or label}, error.fields)
+    return json_response(error.status, {"error": label, "message": str(error) or label}, field_lines(*error.fields))

@@ -7,14 +7,16 @@ a segment of its own, and `..` is a name like any other.
 from __future__ import annotations
 
 import re
-from typing import Callable, Dict, List, Mapping, Optional, Pattern, Sequence, Tuple, Union
+from typing import Callable, Dict, Mapping, Pattern, Sequence, Tuple, Union
 
-from filestoraged.errors import ClientGone, MethodNotAllowed, NotFound
+from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
 from filestoraged.web.message import Receiving, Request, Response
 from filestoraged.web.refusals import Refuse, meaning, refusal
 
 # A page is called with the request and the segments that its route's pattern leaves open, as they came.
 Page = Callable[..., Union[Response, Receiving]]
+
+Answer = Union[Response, Receiving]
 
 METHODS = ("GET", "POST", "PUT", "DELETE")
 
@@ -32,16 +34,24 @@ class Router:
             self._routes.setdefault(pattern, {})[method] = page
         self._patterns = [(_compiled(pattern), pages) for pattern, pages in self._routes.items() if "{" in pattern]
 
-    def __call__(self, request: Request) -> Union[Response, Receiving]:
-        """Answer the request, whose path begins behind the mount's prefix.
+    def find(self, path: str) -> "Route":
+        """Which pages there are for `path`, which begins behind the mount's prefix."""
+        # A mount is its root with and without the slash.
+        exact = self._routes.get(path or "/")
+        if exact is not None:
+            return self, exact, ()
+        for pattern, pages in self._patterns:
+            found = pattern.fullmatch(path)
+            if found is not None:
+                return self, pages, found.groups()
+        return self, {}, ()
 
-        Nothing escapes but ClientGone, which nobody could be told.
-        """
+    def answer(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer:
+        """Have the page for the request's method answer. Nothing escapes but ClientGone, which nobody could be told."""
         try:
-            pages, segments = self._match(request.path)
             page = pages.get(request.method)
             if page is None:
-                raise MethodNotAllowed(request.method, [each for each in METHODS if each in pages])
+                raise _no_such_page(request.method, pages)
             answer = page(request, *segments)
         except ClientGone:
             raise
@@ -63,16 +73,12 @@ class Router:
         response.closes = known.closes
         return response
 
-    def _match(self, path: str) -> Tuple[Mapping[str, Page], Sequence[str]]:
-        # A mount is its root with and without the slash.
-        exact = self._routes.get(path or "/")
-        if exact is not None:
-            return exact, ()
-        for pattern, pages in self._patterns:
-            found = pattern.fullmatch(path)
-            if found is not None:
-                return pages, found.groups()
-        raise NotFound("There is nothing at this path.")
+
+# A router, its pages at a path by their methods, and the segments that the pattern leaves open.
+Route = Tuple[Router, Mapping[str, Page], Sequence[str]]
+
+# Answers for paths that no mount has.
+_NOWHERE = Router([])
 
 
 class Mounts:
@@ -85,17 +91,32 @@ class Mounts:
             for prefix in sorted(routers, key=len, reverse=True)
         ]
 
-    def __call__(self, request: Request) -> Union[Response, Receiving]:
+    def __call__(self, request: Request) -> Answer:
+        if request.route is None:
+            request.route = self._find(request)
+        router, pages, segments = request.route
+        return router.answer(request, pages, segments)
+
+    def _find(self, request: Request) -> Route:
         path = request.path
         if not path.startswith("/"):
             # OPTIONS * and CONNECT host:port are about no path: the methods are those of the server.
-            return refusal(MethodNotAllowed(request.method, METHODS))
+            return _NOWHERE, dict.fromkeys(METHODS, _no_page), ()
         for prefix, below, router in self._mounts:
             if path.startswith(below) or path == prefix:
                 request.mount = prefix
-                request.path = path[len(prefix) :]
-                return router(request)
-        return refusal(NotFound("There is nothing at this path."))
+                return router.find(path[len(prefix) :])
+        return _NOWHERE, {}, ()
+
+
+def _no_page(request: Request) -> Response:
+    raise AssertionError("unreachable: OPTIONS and CONNECT are no method of any page")
+
+
+def _no_such_page(method: str, pages: Mapping[str, Page]) -> Error:
+    if not pages:
+        return NotFound("There is nothing at this path.")
+    return MethodNotAllowed(method, [each for each in METHODS if each in pages])
 
 
 def _compiled(pattern: str) -> Pattern[str]:

@@ -12,6 +12,7 @@ from typing import List
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone
+from filestoraged.web.receiver import DONT_WAIT
 
 # Up to here, reading a file and sending it with its head is one call less than `sendfile` behind a head.
 _SMALL = 64 * 1024
@@ -25,47 +26,99 @@ class ContentCut(Exception):
 
 
 class WouldWait(Exception):
-    """The disk has to be asked, which takes a thread that may wait."""
+    """There is more to it than one small answer from memory: it takes a thread, which may wait."""
 
 
 class Sender:
     """The sending half of a connection. Raises ClientGone where that takes nothing any more.
 
-    `flags` says how long a call may wait for the client: not at all by MSG_DONTWAIT, else as long as the socket's
-    SO_SNDTIMEO. Who `may_read` waits for the disk; else files are read into `scratch`, if the kernel has them at hand.
+    On the server's loop, what is small is held, all of it, until `push`; what is not raises WouldWait. A thread sends
+    at once, and says so by `send_at_once`.
     """
 
-    __slots__ = ("_connection", "_head", "_scratch", "flags", "may_read", "sent")
+    __slots__ = ("_connection", "_flags", "_head", "_held", "_holds", "sent")
 
-    def __init__(self, connection: socket.socket, scratch: memoryview) -> None:
-        # Of the contents of one answer, in bytes; whoever counts them sets it back.
+    def __init__(self, connection: socket.socket) -> None:
+        # Of the contents of one answer, in bytes.
         self.sent = 0
-        self.flags = socket.MSG_DONTWAIT
-        self.may_read = False
         self._connection = connection
-        self._scratch = scratch
         self._head = b""
+        self._held: List[Bytes] = []
+        self._holds = True
+        self._flags = DONT_WAIT
+
+    def send_at_once(self, flags: int) -> None:
+        """Send from now on, and wait for the client not at all (DONT_WAIT) or as long as the socket's SO_SNDTIMEO (0)."""
+        self._holds = False
+        self._held = []
+        self._flags = flags
+
+    def hold(self) -> None:
+        """Hold small answers from now on."""
+        self._holds = True
+        self._flags = DONT_WAIT
 
     def begin(self, head: bytes) -> None:
-        """Hold `head` until the first bytes of what it announces; `flush` sends it in any case."""
+        """Take the `head` of an answer; it goes out with the first bytes of what it announces, or by `flush`."""
+        self.sent = 0
         self._head = head
 
     def write(self, data: Bytes) -> int:
-        taken = self._send([self._head, data] if self._head else [data])
-        if self._head:
-            taken = self._behind_head(taken)
+        if self._holds:
+            if self._held or len(data) > _SMALL:
+                raise WouldWait
+            self._held = [self._head, bytes(data)]
+            taken = len(data)
+        else:
+            taken = self._behind_head(self._send([self._head, data] if self._head else [data]))
         self.sent += taken
         return taken
 
     def sendfile(self, descriptor: int, start: int, stop: int) -> int:
-        if stop - start <= _SMALL:
-            return self.write(self._read(descriptor, start, stop))
-        if not self.may_read:
-            raise WouldWait
-        if not self._send_head_before_more():
-            return 0
+        size = stop - start
+        if self._holds:
+            self._held = [self._head, _read_from_memory(descriptor, start, size)]
+            self.sent = size
+            return size
+        if size <= _SMALL:
+            data = os.pread(descriptor, size, start)
+            if len(data) < size:
+                raise ContentCut("a file ended before its size")
+            return self.write(data)
+        return self._sendfile(descriptor, start, size)
+
+    def flush(self) -> bool:
+        """Send the head where nothing followed it. Returns whether all of it is gone, or held."""
+        if self._holds:
+            self._held = [self._head]
+            return True
+        if self._head:
+            self._behind_head(self._send([self._head]))
+        return not self._head
+
+    def push(self) -> bool:
+        """Send what is held. Returns whether all of it is gone."""
+        held = self._held
+        taken = self._send(held)
+        if taken == sum(map(len, held)):
+            self._held = []
+            return True
+        self._held = [memoryview(b"".join(held))[taken:]]
+        return False
+
+    def send_now(self, data: bytes) -> None:
+        """Send the few bytes of an interim answer. A client that does not even take these is gone."""
+        if self._send([data]) < len(data):
+            raise ClientGone("The client takes nothing any more.")
+
+    def _sendfile(self, descriptor: int, start: int, size: int) -> int:
+        if self._head:
+            # The kernel waits for more before it makes packets of the head.
+            self._behind_head(self._send([self._head], socket.MSG_MORE))
+            if self._head:
+                return 0
         try:
-            sent = os.sendfile(self._connection.fileno(), descriptor, start, min(stop - start, _SENDFILE_SIZE))
+            sent = os.sendfile(self._connection.fileno(), descriptor, start, min(size, _SENDFILE_SIZE))
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -75,23 +128,6 @@ class Sender:
         self.sent += sent
         return sent
 
-    def flush(self) -> bool:
-        """Send the head where nothing followed it. Returns whether all of it is gone."""
-        if self._head:
-            self._behind_head(self._send([self._head]))
-        return not self._head
-
-    def send_now(self, data: bytes) -> None:
-        """Send the few bytes of an interim answer. A client that does not even take these is gone."""
-        if self._send([data]) < len(data):
-            raise ClientGone("The client takes nothing any more.")
-
-    def _send_head_before_more(self) -> bool:
-        """Send the head, of which the kernel makes no packet before more comes. Returns whether it is gone."""
-        if self._head:
-            self._behind_head(self._send([self._head], socket.MSG_MORE))
-        return not self._head
-
     def _behind_head(self, taken: int) -> int:
         """How many of the bytes `taken` were no longer the head's."""
         rest = self._head[taken:]
@@ -99,26 +135,24 @@ class Sender:
         self._head = rest
         return taken
 
-    def _read(self, descriptor: int, start: int, stop: int) -> Bytes:
-        if self.may_read:
-            data = os.pread(descriptor, stop - start, start)
-            if len(data) < stop - start:
-                raise ContentCut("a file ended before its size")
-            return data
-        view = self._scratch[: stop - start]
-        try:
-            read = os.preadv(descriptor, (view,), start, os.RWF_NOWAIT)
-        except OSError as error:
-            # Not in memory; or a file system that cannot say.
-            raise WouldWait from error
-        if read < stop - start:
-            raise WouldWait
-        return view
-
     def _send(self, buffers: List[Bytes], more: int = 0) -> int:
         try:
-            return self._connection.sendmsg(buffers, (), self.flags | more)
+            return self._connection.sendmsg(buffers, (), self._flags | more)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise ClientGone("The client hung up.") from error
+
+
+def _read_from_memory(descriptor: int, start: int, size: int) -> Bytes:
+    """Read a small part of a file, if the kernel has it at hand."""
+    if size > _SMALL:
+        raise WouldWait
+    data = bytearray(size)
+    try:
+        if os.preadv(descriptor, (data,), start, os.RWF_NOWAIT) < size:
+            raise WouldWait
+    except OSError as error:
+        # Not in memory; or a file system that cannot say.
+        raise WouldWait from error
+    return data

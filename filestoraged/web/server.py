@@ -6,7 +6,6 @@ The loop accepts, reads heads and answers what needs no waiting; see `handler`. 
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import math
 import select
@@ -15,17 +14,17 @@ import struct
 import threading
 import time
 from http.server import ThreadingHTTPServer
-from typing import Any, Mapping, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 from filestoraged.web.access import AccessLog
 from filestoraged.web.encoder import Encoder
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
+from filestoraged.web.memory import Memory
 from filestoraged.web.message import App
 from filestoraged.web.parking import Parking
 from filestoraged.web.pool import Pool
 from filestoraged.web.room import Room
-from filestoraged.wire.head import parse_fields
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +43,8 @@ _FAREWELL = 1.0
 # Of the workers that share a listener, one is woken for a connection.
 _CONNECT = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
-# Header fields that are remembered: a client sends the same ones with each request. Longer ones are no client's of many.
-_REMEMBERED = 512
-_MEMORABLE = 1024
+# Events that are handled before their answers go out.
+_ROUND = 64
 
 # What the loop reads into: a small object, or what nobody wants.
 _SCRATCH = 64 * 1024
@@ -69,10 +67,12 @@ class Server(ThreadingHTTPServer):
         self.pool = Pool(threads, limits.thread)
         self.parking = Parking()
         self.encoder = Encoder()
+        self.memory = Memory()
         self.scratch = memoryview(bytearray(_SCRATCH))
         self.draining = False
+        # Connections that have an answer to send at the end of the round.
+        self.outbox: List[Handler] = []
         self._access = AccessLog()
-        self._recall_fields = functools.lru_cache(_REMEMBERED)(parse_fields)
         self._drain_end = math.inf
         self._finished = False
         self._drained = threading.Event()
@@ -88,18 +88,25 @@ class Server(ThreadingHTTPServer):
         poll, find = self.parking.poll, self.parking.find
         while not self._drained.is_set():
             try:
-                for descriptor, _ in poll(self.limits.notice):
+                for descriptor, _ in poll(self.limits.notice, _ROUND):
                     connection = find(descriptor)
                     if connection is None:
                         self._accept(descriptor)
                     else:
                         connection.go_on_loop()
-                self._access.flush()
+                self._send_answers()
                 if time.monotonic() >= self._next_check:
                     self.service_actions()
             except Exception:
                 log.exception("a round of the server's loop failed")
         self._end()
+
+    def _send_answers(self) -> None:
+        """Send all answers of a round in a row, which wakes clients that wait together once and not each by itself."""
+        outbox, self.outbox = self.outbox, []
+        for connection in outbox:
+            connection.push()
+        self._access.flush()
 
     def service_actions(self) -> None:
         """What is to be done every now and then: see whose time is over, and whether all is done."""
@@ -151,12 +158,6 @@ class Server(ThreadingHTTPServer):
         log.exception("a connection of %s failed", client_address or "a Unix socket")
 
     # What handlers ask.
-
-    def read_fields(self, lines: bytes) -> Mapping[str, str]:
-        """What `parse_fields` says, from memory if possible. Whatever might hold a password is not remembered."""
-        if len(lines) > _MEMORABLE or b"uthorization:" in lines:
-            return parse_fields(lines)
-        return self._recall_fields(lines)
 
     def log_access(self, handler: Handler, status: int, ended: float) -> None:
         log_line = self._access.write if handler.on_thread else self._access.note
