@@ -112,6 +112,8 @@ class _FirstFile:
 
 
 def _the_hash(request: Request, segment: Optional[str]) -> str:
+    if segment and not request.query:
+        return segment
     hashes = request.parameters("hash", "file_hash") if request.query else []
     if segment is not None:
         hashes.append(segment)

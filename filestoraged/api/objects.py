@@ -81,7 +81,10 @@ def announced_in_query(request: Request, store: Store) -> Sequence[Expected]:
 
 def download(request: Request, store: Store, name: str) -> Response:
     """Answer with the object's bytes, the part of them that is asked for, or that the client has them."""
-    blob = store.open(_digest(name))
+    digest = parse_digest(name)
+    if digest is None:
+        raise NotFound("No object has such a name.")
+    blob = store.open(digest)
     try:
         return _represent(request, blob)
     except Exception:

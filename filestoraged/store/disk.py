@@ -10,10 +10,11 @@ import os
 import stat
 from typing import BinaryIO, Callable, Optional, Sequence, Union
 
-from filestoraged.digest import Bytes, Expected
+from filestoraged.digest import Bytes, Expected, parse_digest
 from filestoraged.errors import AlreadyExists, NotFound
 from filestoraged.store.contract import Blob, Sink, Staging, Store
 from filestoraged.store.directories import Directories, sync
+from filestoraged.store.recent import SMALL, Recent, SmallBlob, read_at_once
 from filestoraged.store.stagings import Stagings
 
 # How much may lie unwritten in the page cache before the kernel is asked to begin: the disk then works
@@ -37,6 +38,7 @@ class DiskStore(Store):
         self.algorithm = algorithm
         self.max_size = max_size
         self.stagings: Stagings = within.stagings if within else Stagings(self.root)
+        self._recent: Recent = within._recent if within else Recent()
         self.directories: Directories = within.directories if within else Directories(self.root)
 
     def prepare(self) -> int:
@@ -52,22 +54,34 @@ class DiskStore(Store):
     def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> "DiskStaging":
         return DiskStaging(self, size, expected)
 
-    def open(self, name: str) -> "DiskBlob":
+    def open(self, name: str) -> Blob:
+        # What is found there has been opened before, so it is no use to look at the name again.
+        recent = self._recent.find(self._place(name))
+        if recent is not None:
+            return recent
+        blob = self._open_file(name)
+        small = blob.load() if blob.size <= SMALL else None
+        if small is None:
+            return blob
+        blob.close()
+        self._recent.keep(self._place(name), small)
+        return small
+
+    def _open_file(self, name: str) -> "DiskBlob":
         try:
-            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
+            return DiskBlob(name, os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFound("There is no object by that name.") from error
-        return DiskBlob(name, descriptor)
+            raise _not_found() from error
 
     def get(self, name: str) -> BinaryIO:
-        return os.fdopen(self.open(name).detach(), "rb")
+        return os.fdopen(self._open_file(name).detach(), "rb")
 
     def remove(self, name: str) -> None:
         path = self.path(name)
         try:
             os.unlink(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFound("There is no object by that name.") from error
+            raise _not_found() from error
         sync(os.path.dirname(path))
 
     def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "DiskStore":
@@ -75,9 +89,11 @@ class DiskStore(Store):
         return DiskStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
 
     def path(self, name: str) -> str:
-        # Whoever calls has made sure that it is a digest. This is the last line of defence: it never leads elsewhere.
-        if not name.isalnum():
+        if parse_digest(name) != name:
             raise ValueError("objects on disk are named by a digest")
+        return self._place(name)
+
+    def _place(self, name: str) -> str:
         return f"{self.root}/{name[:2]}/{name}"
 
 
@@ -85,16 +101,21 @@ class DiskBlob(Blob):
     def __init__(self, name: str, descriptor: int) -> None:
         """Take over `descriptor`. Raises NotFound where it is no file's."""
         self._descriptor = descriptor
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        self._status = os.fstat(descriptor)
+        if not stat.S_ISREG(self._status.st_mode):
             self.close()
-            raise NotFound("There is no object by that name.")
+            raise _not_found()
         self.digest = name
-        self.size = status.st_size
-        self.modified = int(status.st_mtime)
+        self.size = self._status.st_size
+        self.modified = int(self._status.st_mtime)
 
     def send(self, sink: Sink, start: int, stop: int) -> int:
         return start + sink.sendfile(self._descriptor, start, stop)
+
+    def load(self) -> Optional[SmallBlob]:
+        """The same object in memory, if that takes no waiting for the disk."""
+        data = read_at_once(self._descriptor, self.size)
+        return None if data is None else SmallBlob(self.digest, data, self._status)
 
     def detach(self) -> int:
         """Hand the descriptor over to the caller."""
@@ -154,3 +175,7 @@ class DiskStaging(Staging):
         self._descriptor = -1
         if not self._renamed:
             os.unlink(self._path)
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is no object by that name.")

@@ -54,8 +54,6 @@ class Handler(BaseHTTPRequestHandler):
         self.response: Optional[Response] = None
         self.intake: Optional[Intake] = None
         self.close_connection = False
-        # Whether bytes may be on their way that nobody will ask for.
-        self.unread = False
         # Whether a thread has it that may wait.
         self.on_thread = False
         # Whether it is at its end.
@@ -201,9 +199,13 @@ class Handler(BaseHTTPRequestHandler):
     def _respond(self, response: Response) -> bool:
         self.intake = None
         self.response = response
-        self.position = response.start
+        # An answer to HEAD has no body, whatever its head says.
+        is_bodiless = self.asked is not None and self.asked.method == "HEAD"
+        self.position = response.stop if is_bodiless else response.start
         self._decide(response)
-        self.sender.begin(self.server.encoder.head(response, self._connection_field()))
+        # HTTP/1.1 goes on unless told otherwise.
+        connection = "" if self.speaks_1_1 and not self.close_connection else self._connection_field()
+        self.sender.begin(self.server.encoder.head(response, connection))
         self.step = Handler._send
         return self._send()
 
@@ -211,7 +213,7 @@ class Handler(BaseHTTPRequestHandler):
         response = self.response
         assert response is not None
         before = self.position
-        if before < response.stop and not self._is_bodiless():
+        if before < response.stop:
             try:
                 self.position = response.send(self.sender, before)
             except WouldWait:
@@ -358,7 +360,8 @@ class Handler(BaseHTTPRequestHandler):
 
         Closing a socket with unread bytes resets it, and takes the answer along.
         """
-        if not self.unread:
+        # A client that asked for the end, and whose every byte was read, needs no seeing off.
+        if not self.keep_alive and self.framing.done and not self.receiver.buffer:
             return self._leave()
         try:
             self.request.shutdown(socket.SHUT_WR)
@@ -392,13 +395,8 @@ class Handler(BaseHTTPRequestHandler):
         framing = self.framing
         drainable = framing.done or (framing.left <= self.limits.drain_bytes and not self.expects_continue)
         self.close_connection = response.closes or not drainable or not self.keep_alive or self.server.draining
-        # A client that asked for the end, and whose every byte was read, needs no seeing off.
-        self.unread = self.keep_alive or not framing.done or bool(self.receiver.buffer)
 
     def _connection_field(self) -> str:
         if self.close_connection:
             return "Connection: close\r\n"
-        return "" if self.speaks_1_1 else "Connection: keep-alive\r\n"
-
-    def _is_bodiless(self) -> bool:
-        return self.asked is not None and self.asked.method == "HEAD"
+        return "Connection: keep-alive\r\n"

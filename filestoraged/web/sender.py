@@ -14,7 +14,7 @@ from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone
 from filestoraged.web.receiver import DONT_WAIT
 
-# Up to here, reading a file and sending it with its head is one call less than `sendfile` behind a head.
+# Larger ones are sent by a thread: a client's socket may not take them at once, and the loop has others.
 _SMALL = 64 * 1024
 
 # What one call of sendfile is given: some milliseconds' worth, so that whoever waits for the thread gets it.
@@ -75,17 +75,23 @@ class Sender:
         return taken
 
     def sendfile(self, descriptor: int, start: int, stop: int) -> int:
-        size = stop - start
         if self._holds:
-            self._held = [self._head, _read_from_memory(descriptor, start, size)]
-            self.sent = size
-            return size
-        if size <= _SMALL:
-            data = os.pread(descriptor, size, start)
-            if len(data) < size:
-                raise ContentCut("a file ended before its size")
-            return self.write(data)
-        return self._sendfile(descriptor, start, size)
+            raise WouldWait
+        if self._head:
+            # The kernel waits for more before it makes packets of the head.
+            self._behind_head(self._send([self._head], socket.MSG_MORE))
+            if self._head:
+                return 0
+        try:
+            sent = os.sendfile(self._connection.fileno(), descriptor, start, min(stop - start, _SENDFILE_SIZE))
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise ClientGone("The client hung up.") from error
+        if not sent:
+            raise ContentCut("a file ended before its size")
+        self.sent += sent
+        return sent
 
     def flush(self) -> bool:
         """Send the head where nothing followed it. Returns whether all of it is gone, or held."""
@@ -98,35 +104,16 @@ class Sender:
 
     def push(self) -> bool:
         """Send what is held. Returns whether all of it is gone."""
-        held = self._held
-        taken = self._send(held)
-        if taken == sum(map(len, held)):
-            self._held = []
-            return True
-        self._held = [memoryview(b"".join(held))[taken:]]
-        return False
+        held, self._held = self._held, []
+        left = sum(map(len, held)) - self._send(held)
+        if left:
+            self._held = [memoryview(b"".join(held))[-left:]]
+        return not left
 
     def send_now(self, data: bytes) -> None:
         """Send the few bytes of an interim answer. A client that does not even take these is gone."""
         if self._send([data]) < len(data):
             raise ClientGone("The client takes nothing any more.")
-
-    def _sendfile(self, descriptor: int, start: int, size: int) -> int:
-        if self._head:
-            # The kernel waits for more before it makes packets of the head.
-            self._behind_head(self._send([self._head], socket.MSG_MORE))
-            if self._head:
-                return 0
-        try:
-            sent = os.sendfile(self._connection.fileno(), descriptor, start, min(size, _SENDFILE_SIZE))
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise ClientGone("The client hung up.") from error
-        if not sent:
-            raise ContentCut("a file ended before its size")
-        self.sent += sent
-        return sent
 
     def _behind_head(self, taken: int) -> int:
         """How many of the bytes `taken` were no longer the head's."""
@@ -142,17 +129,3 @@ class Sender:
             return 0
         except OSError as error:
             raise ClientGone("The client hung up.") from error
-
-
-def _read_from_memory(descriptor: int, start: int, size: int) -> Bytes:
-    """Read a small part of a file, if the kernel has it at hand."""
-    if size > _SMALL:
-        raise WouldWait
-    data = bytearray(size)
-    try:
-        if os.preadv(descriptor, (data,), start, os.RWF_NOWAIT) < size:
-            raise WouldWait
-    except OSError as error:
-        # Not in memory; or a file system that cannot say.
-        raise WouldWait from error
-    return data

@@ -23,13 +23,15 @@ class Gather:
     def __init__(self) -> None:
         self.data = b""
 
-    def write(self, data: Bytes) -> None:
+    def write(self, data: Bytes) -> int:
         self.data += bytes(data)
+        return len(data)
 
-    def sendfile(self, descriptor: int, start: int, stop: int) -> None:
+    def sendfile(self, descriptor: int, start: int, stop: int) -> int:
         with open(descriptor, "rb", closefd=False) as stream:
             stream.seek(start)
             self.data += stream.read(stop - start)
+        return stop - start
 
 
 class StoreContract(TempCase):
