@@ -7,13 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Dict, NamedTuple, Optional, Sequence, Union
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 from filestoraged.errors import DigestMismatch
 
 Bytes = Union[bytes, bytearray, memoryview]
 
-ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake2s", "sha3_256")
+# The constructors themselves: `hashlib.new` looks each of them up anew.
+_CONSTRUCTORS: Dict[str, Callable[..., "hashlib._Hash"]] = {
+    "md5": hashlib.md5,
+    "sha1": hashlib.sha1,
+    "sha224": hashlib.sha224,
+    "sha256": hashlib.sha256,
+    "sha384": hashlib.sha384,
+    "sha512": hashlib.sha512,
+    "blake2b": hashlib.blake2b,
+    "blake2s": hashlib.blake2s,
+    "sha3_256": hashlib.sha3_256,
+}
+
+ALGORITHMS = tuple(_CONSTRUCTORS)
 
 # From md5's 32 digits to sha512's 128. Any of these lengths may lie in a store whose --hash was changed.
 _LENGTHS = range(32, 129, 2)
@@ -40,7 +53,7 @@ def digest_length(algorithm: str) -> int:
 
 def new_hash(algorithm: str) -> "hashlib._Hash":
     # Not a protection of secrets: a host in FIPS mode may still name files by their md5.
-    return hashlib.new(algorithm, usedforsecurity=False)
+    return _CONSTRUCTORS[algorithm](usedforsecurity=False)
 
 
 class Hasher:

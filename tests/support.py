@@ -70,6 +70,7 @@ class ServerCase(TempCase):
         self.room = Room(self.connections)
         self.worker = Worker(self.listeners, app, threads=self.threads, limits=self.limits, room=self.room)
         self.worker.start()
+        self.addCleanup(self.room.close)
         self.addCleanup(close, self.listeners)
         self.addCleanup(self.worker.drain, PATIENCE)
 

@@ -8,7 +8,7 @@ from filestoraged.api import objects
 from filestoraged.digest import Bytes, Hasher
 from filestoraged.errors import BadRequest, MalformedMultipart, TooLarge
 from filestoraged.store.contract import Staging, Store
-from filestoraged.web.message import Receiving, Request, Response, json_response
+from filestoraged.web.message import JSON, Receiving, Request, Response, json_response
 from filestoraged.web.router import Router
 from filestoraged.wire.accept import prefers_text
 from filestoraged.wire.expectations import expected_digests
@@ -43,7 +43,7 @@ class _Files:
             digest, size = yield from self._receive_form(request, boundary)
         if prefers_text(request.fields.get("accept")):
             return Response(200, "Content-Type: text/plain\r\n", f"{digest}\n".encode())
-        return json_response(200, {"hash": digest, "size": size})
+        return Response(200, JSON, objects.receipt("hash", digest, size))
 
     def download(self, request: Request, segment: Optional[str] = None) -> Response:
         return objects.download(request, self._store, _the_hash(request, segment))

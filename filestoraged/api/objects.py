@@ -79,6 +79,11 @@ def announced_in_query(request: Request, store: Store) -> Sequence[Expected]:
     return []
 
 
+def receipt(key: str, digest: str, size: int) -> bytes:
+    """What an upload is answered: JSON, of two values that need no escaping."""
+    return f'{{"{key}": "{digest}", "size": {size}}}'.encode()
+
+
 def download(request: Request, store: Store, name: str) -> Response:
     """Answer with the object's bytes, the part of them that is asked for, or that the client has them."""
     digest = parse_digest(name)
@@ -124,7 +129,7 @@ def _represent(request: Request, blob: Blob) -> Response:
 
 def _description(request: Request) -> Fields:
     """The type, and the name to save it by, where the client names one."""
-    name = next(iter(request.parameters("name")), "") if request.query else ""
+    name = next(iter(request.parameters("name")), "")
     if not name:
         return _TYPE_OF_OCTETS
     if _CONTROLS.search(name):

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from filestoraged.api import objects
 from filestoraged.errors import BadRequest
 from filestoraged.store.contract import Store
-from filestoraged.web.message import Receiving, Request, Response, json_response
+from filestoraged.web.message import JSON, Receiving, Request, Response
 from filestoraged.web.router import Router
 
 _NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
@@ -34,7 +34,7 @@ class _Repositories:
         store = self._open(repository)
         oid, size = yield from objects.receive(request, store, objects.announced(request, store))
         location = f"{request.mount}/{repository}/{oid}"
-        return json_response(201, {"oid": oid, "size": size}, f"Location: {location}\r\n")
+        return Response(201, f"{JSON}Location: {location}\r\n", objects.receipt("oid", oid, size))
 
     def download(self, request: Request, repository: str, oid: str) -> Response:
         return objects.download(request, self._open(repository), oid)

@@ -47,6 +47,7 @@ OPTIONS = (
     Option("max-size", "BYTES", config.parse_size, "the largest object taken, such as 50M or 1G (no limit)"),
     Option("workers", "N", config.parse_count, "processes that share the listening sockets (one per CPU)"),
     Option("threads", "N", config.parse_count, "requests that one worker serves at the same time (32)"),
+    Option("max-connections", "N", config.parse_count, "clients at the same time; more are told to come again (10000)"),
     Option("public-url", "URL", config.parse_public_url, "what the links it hands out begin with (from Host)"),
     Option("accel", "PREFIX", _later("accel"), "not in this version yet"),
     Option("log-level", "NAME", config.parse_log_level, f"{' '.join(LOG_LEVELS)} (info)"),

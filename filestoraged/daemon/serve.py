@@ -10,7 +10,7 @@ from typing import Callable, Dict, List
 
 from filestoraged import __version__
 from filestoraged.api import files, operations, repositories
-from filestoraged.daemon import listeners, systemd
+from filestoraged.daemon import descriptors, listeners, systemd
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.worker import Worker
@@ -87,10 +87,17 @@ def _announce(config: Config, bound: List[socket.socket]) -> None:
     systemd.notify("READY=1")
 
 
+def _make_room(config: Config) -> Room:
+    enough = descriptors.enough_for(descriptors.raise_limit()) * config.workers
+    if enough < config.max_connections:
+        log.warning("descriptors are enough for %d connections, not for %d", enough, config.max_connections)
+    return Room(min(enough, config.max_connections), config.workers)
+
+
 def _serve_alone(config: Config, store: DiskStore, bound: List[socket.socket]) -> bool:
     # Blocked before the first thread starts, so that all inherit it and the main thread alone is told.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-    worker = _start_worker(config, store, bound)
+    worker = _start_worker(config, store, bound, _make_room(config))
     _announce(config, bound)
     _announce_end(signal.Signals(signal.sigwait(STOP)))
     # A second signal leaves at once.
@@ -101,10 +108,13 @@ def _serve_alone(config: Config, store: DiskStore, bound: List[socket.socket]) -
 
 
 def _serve_by_workers(config: Config, store: DiskStore, bound: List[socket.socket]) -> bool:
-    def work(on_serving: Callable[[], None]) -> int:
+    room = _make_room(config)
+
+    def work(slot: int, on_serving: Callable[[], None]) -> int:
         # The one that this one replaces may have left some.
         store.prepare()
-        worker = _start_worker(config, store, bound)
+        room.take_slot(slot)
+        worker = _start_worker(config, store, bound, room)
         on_serving()
         signal.sigwait([signal.SIGTERM])
         return 0 if worker.drain(DRAIN) else 1
@@ -116,8 +126,7 @@ def _serve_by_workers(config: Config, store: DiskStore, bound: List[socket.socke
     return workers.drain(DRAIN + _LATE)
 
 
-def _start_worker(config: Config, store: DiskStore, bound: List[socket.socket]) -> Worker:
-    room = Room(10000)
+def _start_worker(config: Config, store: DiskStore, bound: List[socket.socket], room: Room) -> Worker:
     worker = Worker(bound, build_app(config, store), threads=config.threads, limits=Limits(), room=room)
     worker.start()
     return worker

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from typing import Callable, Dict
+from typing import Callable, Dict, NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,15 @@ _GROWN_UP = 10.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 
-# Runs one worker: calls its argument when it serves, and returns the exit status when it has drained.
-Work = Callable[[Callable[[], None]], int]
+# Runs the worker of a slot: calls its second argument when it serves, and returns the exit status when it has drained.
+Work = Callable[[int, Callable[[], None]], int]
+
+
+class _Started(NamedTuple):
+    # From 0 up; the one that replaces a worker has its slot.
+    slot: int
+    # On the monotonic clock.
+    time: float
 
 
 class Workers:
@@ -36,7 +43,7 @@ class Workers:
     def __init__(self, count: int, work: Work) -> None:
         self._count = count
         self._work = work
-        self._started: Dict[int, float] = {}
+        self._started: Dict[int, _Started] = {}
         self._pause = _FIRST_PAUSE
         # Nothing is ever written to it: its end is the message.
         self._alive, self._master = os.pipe()
@@ -83,15 +90,16 @@ class Workers:
         return True
 
     def _fork(self, on_serving: Callable[[], None]) -> None:
+        slot = min(set(range(self._count)) - {each.slot for each in self._started.values()})
         pid = os.fork()
         if pid:
-            self._started[pid] = time.monotonic()
+            self._started[pid] = _Started(slot, time.monotonic())
             return
         status = 1
         try:
             os.close(self._master)
             threading.Thread(target=self._await_masters_end, name="master", daemon=True).start()
-            status = self._work(on_serving)
+            status = self._work(slot, on_serving)
         except Exception:
             log.exception("a worker failed")
         finally:
@@ -108,7 +116,7 @@ class Workers:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            lived = time.monotonic() - self._started.pop(pid)
+            lived = time.monotonic() - self._started.pop(pid).time
             if status:
                 log.error("worker %d died after %.1f s: %s", pid, lived, _cause(status))
             if lived >= _GROWN_UP:

@@ -93,6 +93,10 @@ class DiskStore(Store):
             raise ValueError("objects on disk are named by a digest")
         return self._place(name)
 
+    def shard(self, name: str) -> str:
+        """The directory that an object of that name lies in."""
+        return f"{self.root}/{name[:2]}"
+
     def _place(self, name: str) -> str:
         return f"{self.root}/{name[:2]}/{name}"
 
@@ -159,7 +163,7 @@ class DiskStaging(Staging):
         os.fsync(self._descriptor)
         target = self._store.path(name)
         # Opened before the rename, so that running out of descriptors leaves nothing visible.
-        directory = self._store.directories.open(os.path.dirname(target))
+        directory = self._store.directories.open(self._store.shard(name))
         try:
             move(self._path, target)
             os.fsync(directory)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from typing import Optional, Sequence
+from collections import deque
+from typing import Deque, Optional, Sequence
 
 from filestoraged.digest import Bytes, Expected, Hasher
 
@@ -17,29 +17,30 @@ _WORTH_A_THREAD = 4 * COPY_SIZE
 # Pieces that may wait for the hash: enough to ride out a slow write, 2 MiB an upload.
 _AHEAD = 8
 
+# A thread that gets nothing for so many seconds ends: of a client that pauses, nothing is left but what it has sent.
+_PATIENCE = 1.0
+
 
 class OverlappedHasher:
-    """A Hasher that moves to a thread of its own once an object turns out to be large.
+    """A Hasher that has its work done by a thread of its own once an object turns out to be large.
 
-    One thread calls it. The other only ever takes pieces off the queue, so nothing here needs a lock.
+    One thread at a time calls it.
     """
 
     def __init__(self, algorithm: str, expected: Sequence[Expected]) -> None:
         self._hasher = Hasher(algorithm, expected)
         self._hashed = 0
-        self._pieces: "queue.Queue[Optional[bytes]]" = queue.Queue(_AHEAD)
-        self._thread: Optional[threading.Thread] = None
+        self._beside: Optional[_Beside] = None
 
     def update(self, data: Bytes) -> None:
         """Take more bytes. The buffer may be reused afterwards."""
-        if self._thread is not None:
-            self._pieces.put(bytes(data))
+        if self._beside is not None:
+            self._beside.put(bytes(data))
             return
         self._hasher.update(data)
         self._hashed += len(data)
         if self._hashed >= _WORTH_A_THREAD:
-            self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
-            self._thread.start()
+            self._beside = _Beside(self._hasher)
 
     def finish(self) -> str:
         """Return the digest of all bytes. Raises DigestMismatch where they are not the expected ones."""
@@ -48,12 +49,45 @@ class OverlappedHasher:
         return self._hasher.digest()
 
     def close(self) -> None:
-        """End the thread, if there is one. Again is harmless."""
-        if self._thread is not None:
-            self._pieces.put(None)
-            self._thread.join()
-            self._thread = None
+        """Wait until all is hashed, and end the thread, if there is one. Again is harmless."""
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
+
+
+class _Beside:
+    """Hashes pieces in their order, on a thread that is there while they come. A condition guards all but the hasher."""
+
+    def __init__(self, hasher: Hasher) -> None:
+        self._hasher = hasher
+        self._pieces: Deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._thread: Optional[threading.Thread] = None
+        self._closed = False
+
+    def put(self, piece: bytes) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._pieces) < _AHEAD)
+            self._pieces.append(piece)
+            self._changed.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
-        for piece in iter(self._pieces.get, None):
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._pieces or self._closed, _PATIENCE) or not self._pieces:
+                    self._thread = None
+                    return
+                piece = self._pieces.popleft()
+                self._changed.notify_all()
             self._hasher.update(piece)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import List, Optional
 
 from filestoraged.web.message import Request
@@ -11,31 +12,29 @@ access = logging.getLogger("filestoraged.access")
 
 
 class AccessLog:
-    """Gathers the lines of one round of the server's loop, and logs them as one record: that is a write a round.
+    """Gathers lines, and logs those that came together as one record: one write, and one wait for the log's lock.
 
-    A thread of the pool logs its lines by itself.
+    Any thread notes a line, and flushes. While one writes, the others go on, and it writes theirs as well.
     """
 
     def __init__(self) -> None:
         self._lines: List[str] = []
+        self._writing = threading.Lock()
 
     def note(self, address: str, asked: Optional[Request], status: int, sent: int, seconds: float) -> None:
-        """Keep a line for the end of the round."""
+        """Keep a line for the next flush."""
         if access.isEnabledFor(logging.INFO):
-            self._lines.append(_line(address, asked, status, sent, seconds))
-
-    def write(self, address: str, asked: Optional[Request], status: int, sent: int, seconds: float) -> None:
-        """Log a line now."""
-        if access.isEnabledFor(logging.INFO):
-            access.info("%s", _line(address, asked, status, sent, seconds))
+            method, target = (asked.method, asked.loggable) if asked else ("-", "-")
+            self._lines.append(f"{address} {method} {target} {status} {sent} {seconds:.6f}")
 
     def flush(self) -> None:
-        """Log what was noted. By the server's loop, at the end of a round."""
-        if self._lines:
-            lines, self._lines = self._lines, []
-            access.info("%s", "\n".join(lines))
-
-
-def _line(address: str, asked: Optional[Request], status: int, sent: int, seconds: float) -> str:
-    method, target = (asked.method, asked.loggable) if asked else ("-", "-")
-    return f"{address} {method} {target} {status} {sent} {seconds:.6f}"
+        """Log what was noted, unless another thread is about to."""
+        while self._lines and self._writing.acquire(blocking=False):
+            try:
+                count = len(self._lines)
+                lines = self._lines[:count]
+                # Others append meanwhile, always behind these.
+                del self._lines[:count]
+                access.info("%s", "\n".join(lines))
+            finally:
+                self._writing.release()

@@ -58,7 +58,9 @@ class Handler(BaseHTTPRequestHandler):
         self.on_thread = False
         # Whether it is at its end.
         self.over = False
-        # See `Parked`. With nothing awaited, before the end, it is a thread that is waited for.
+        self.step: _Step
+        self.on_overdue: _Step
+        # See `parking`. With nothing awaited, before the end, it is a thread that is waited for.
         self.watched = 0
         self.fileno = self.request.fileno
         self.started = time.monotonic()
@@ -326,10 +328,10 @@ class Handler(BaseHTTPRequestHandler):
     # What a step leaves behind. Those that end one return what it returns.
 
     def _await_request(self, now: float) -> None:
-        self.step: _Step = Handler._read_head
+        self.step = Handler._read_head
         self.awaits = _TALK
         self.deadline = now + self.limits.idle
-        self.on_overdue: _Step = Handler._leave
+        self.on_overdue = Handler._leave
 
     def _await_rest_of_head(self) -> None:
         # A head's time runs from its first byte; empty lines before it are none of its bytes.

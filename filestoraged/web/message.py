@@ -68,6 +68,8 @@ class Request:
 
     def parameters(self, *names: str) -> List[str]:
         """The values that the query has for any of `names`, in order. What is not UTF-8 in them becomes U+FFFD."""
+        if not self.query:
+            return []
         pairs = [pair.partition("=") for pair in self.query.split("&")]
         return [_decoded(value) for name, _, value in pairs if _decoded(name) in names]
 
@@ -144,12 +146,15 @@ Receiving = Generator[None, Bytes, Response]
 App = Callable[[Request], Union[Response, Receiving]]
 
 
+JSON: Fields = "Content-Type: application/json\r\n"
+
+
 def field_lines(*fields: Tuple[str, str]) -> Fields:
     return "".join([f"{name}: {value}\r\n" for name, value in fields])
 
 
 def json_response(status: int, value: object, fields: Fields = "") -> Response:
-    return Response(status, "Content-Type: application/json\r\n" + fields, json.dumps(value).encode())
+    return Response(status, JSON + fields, json.dumps(value).encode())
 
 
 def _decoded(text: str) -> str:

@@ -94,7 +94,8 @@ class Mounts:
     def __call__(self, request: Request) -> Answer:
         if request.route is None:
             request.route = self._find(request)
-        router, pages, segments = request.route
+        route: Route = request.route
+        router, pages, segments = route
         return router.answer(request, pages, segments)
 
     def _find(self, request: Request) -> Route:

@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 # Running out of these is no reason to stop, nor to spin: connections that end give them back.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-# How long to let them end, in seconds.
-_PAUSE = 0.1
-
 # Seconds between two lines about it in the log.
 _QUIET = 10.0
 
@@ -77,11 +74,14 @@ class Server(ThreadingHTTPServer):
         self._finished = False
         self._drained = threading.Event()
         self._next_check = 0.0
-        # Whether new connections are left waiting.
-        self._paused = False
+        # Whether new connections are left waiting, for other workers or for descriptors.
+        self._stands_back = False
+        # Whether other workers were too busy to take them.
+        self._helps = False
         self._warned = -_QUIET
         for listener in listeners:
             self._prepare(listener)
+        self.parking.watch(room.bell, select.EPOLLIN)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept and serve until drained."""
@@ -91,7 +91,7 @@ class Server(ThreadingHTTPServer):
                 for descriptor, _ in poll(self.limits.notice, _ROUND):
                     connection = find(descriptor)
                     if connection is None:
-                        self._accept(descriptor)
+                        self._on_other_event(descriptor)
                     else:
                         connection.go_on_loop()
                 self._send_answers()
@@ -107,6 +107,8 @@ class Server(ThreadingHTTPServer):
         for connection in outbox:
             connection.push()
         self._access.flush()
+        if self._stands_back and not self.draining and not self.room.ahead:
+            self._step_forward()
 
     def service_actions(self) -> None:
         """What is to be done every now and then: see whose time is over, and whether all is done."""
@@ -116,8 +118,11 @@ class Server(ThreadingHTTPServer):
             connection.give_up()
         if self.draining:
             self._drain(now)
-        elif self._paused:
-            self._resume()
+            return
+        waiting = self._stands_back and select.select(self._listeners, (), (), 0)[0]
+        self._helps = bool(waiting)
+        if waiting:
+            self._step_forward()
 
     def drain(self, timeout: float) -> bool:
         """Accept nothing more, and finish what is under way. Returns whether that took at most `timeout` seconds."""
@@ -133,7 +138,7 @@ class Server(ThreadingHTTPServer):
             connection, address = self.socket.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                self._pause(error)
+                self._run_out(error)
             raise
         if connection.family == socket.AF_UNIX:
             # Over TCP, it has these from its listener.
@@ -160,8 +165,11 @@ class Server(ThreadingHTTPServer):
     # What handlers ask.
 
     def log_access(self, handler: Handler, status: int, ended: float) -> None:
-        log_line = self._access.write if handler.on_thread else self._access.note
-        log_line(handler.address_string(), handler.asked, status, handler.sender.sent, ended - handler.started)
+        seconds = ended - handler.started
+        self._access.note(handler.address_string(), handler.asked, status, handler.sender.sent, seconds)
+        if handler.on_thread:
+            # The loop does so at the end of its round.
+            self._access.flush()
 
     # The rest is for the loop alone.
 
@@ -182,26 +190,40 @@ class Server(ThreadingHTTPServer):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
-    def _accept(self, descriptor: int) -> None:
+    def _on_other_event(self, descriptor: int) -> None:
+        if descriptor == self.room.bell:
+            self.room.hear()
+            return
         listener = self._listeners.get(descriptor)
         # None where an event came for a connection that another event of the same round has closed.
         if listener is not None:
-            self.socket = listener
-            self._handle_request_noblock()
+            self._accept_from(listener)
+            if self.room.ahead and not self._helps:
+                # The kernel would wake the same worker again and again. Left alone, it wakes another one.
+                self._stand_back()
+                self.room.ring()
+                for each in self._listeners.values():
+                    # It may have woken this one a moment ago, and wakes nobody else for the same connection.
+                    self._accept_from(each)
 
-    def _pause(self, error: OSError) -> None:
-        """Leave new connections waiting until the next look around."""
+    def _accept_from(self, listener: socket.socket) -> None:
+        self.socket = listener
+        # The step of `serve_forever` that takes one connection; its hooks are below.
+        self._handle_request_noblock()  # type: ignore[attr-defined]
+
+    def _run_out(self, error: OSError) -> None:
         self._warn("cannot accept connections for now: %s", error.strerror)
-        self._leave_waiting()
+        self._stand_back()
 
-    def _leave_waiting(self) -> None:
-        if not self._paused:
-            self._paused = True
+    def _stand_back(self) -> None:
+        """Leave new connections waiting, until it is this worker's turn or nobody else takes them."""
+        if not self._stands_back:
+            self._stands_back = True
             for descriptor in self._listeners:
                 self.parking.unwatch(descriptor)
 
-    def _resume(self) -> None:
-        self._paused = False
+    def _step_forward(self) -> None:
+        self._stands_back = False
         for descriptor in self._listeners:
             self.parking.watch(descriptor, _CONNECT)
 
@@ -213,7 +235,7 @@ class Server(ThreadingHTTPServer):
 
     def _drain(self, now: float) -> None:
         """Let go of connections that rest, and see whether any other is left."""
-        self._leave_waiting()
+        self._stand_back()
         for connection in self.parking.all():
             if connection.idle:
                 connection.give_up()

@@ -14,7 +14,8 @@ _WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 def prefers_text(accept: Optional[str]) -> bool:
     """Whether plain text is wanted more than JSON. Where both are as welcome, JSON it is."""
-    if accept is None:
+    # What curl says where it was told nothing, and the answer to it.
+    if accept is None or accept == "*/*":
         return False
     return _quality(accept, "text/plain") > _quality(accept, "application/json")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterator, List, NamedTuple, Optional, Union
 
+from filestoraged.digest import Bytes
 from filestoraged.errors import BadRequest, MalformedMultipart, MalformedRequest
 from filestoraged.wire.head import parse_field_lines
 from filestoraged.wire.parameters import decode_extended, parse_parameters
@@ -61,7 +62,7 @@ class Multipart:
         self._in_part = False
         self._over = False
 
-    def feed(self, data: Union[bytes, memoryview]) -> Iterator[Event]:
+    def feed(self, data: Bytes) -> Iterator[Event]:
         """Yield what begins or goes on in `data`, in order. It is to be iterated to its end before the next call."""
         rest: Optional[bytes] = b"".join((self._held, data))
         self._held = b""
