@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import resource
 
-# For the listeners, the log, databases and the like, and for whatever the threads have open for a moment.
+# For the listeners, the log, databases and the like, and for whatever the threads have open for a moment. Where there
+# are few, a quarter of them.
 _RESERVED = 256
 
 # A connection is one, what it stores or fetches another.
@@ -23,4 +24,4 @@ def raise_limit() -> int:
 
 def enough_for(descriptors: int) -> int:
     """How many connections a worker with so many descriptors can serve; one at least."""
-    return max(1, (descriptors - _RESERVED) // _EACH)
+    return max(1, (descriptors - min(_RESERVED, descriptors // 4)) // _EACH)

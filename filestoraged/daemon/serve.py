@@ -90,7 +90,7 @@ def _announce(config: Config, bound: List[socket.socket]) -> None:
 def _make_room(config: Config) -> Room:
     enough = descriptors.enough_for(descriptors.raise_limit()) * config.workers
     if enough < config.max_connections:
-        log.warning("descriptors are enough for %d connections, not for %d", enough, config.max_connections)
+        log.info("descriptors are enough for %d connections, not for %d", enough, config.max_connections)
     return Room(min(enough, config.max_connections), config.workers)
 
 

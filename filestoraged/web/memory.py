@@ -6,7 +6,7 @@ import functools
 from typing import Dict, Mapping, NamedTuple, Optional
 
 from filestoraged.web.message import Request
-from filestoraged.wire.body import Framing
+from filestoraged.wire.body import Framing, Sized
 from filestoraged.wire.framing import NO_BODY, body_framing
 from filestoraged.wire.head import parse_fields, parse_head
 
@@ -32,27 +32,40 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self._asked: Dict[bytes, Asked] = {}
+        # By a head and what follows it, which is nothing; and by the heads of bodies that have a length.
+        self._questions: Dict[bytes, Asked] = {}
+        self._uploads: Dict[bytes, Asked] = {}
         # A client that asks for something else sends the same fields below its request line.
         self._parse_fields = functools.lru_cache(_REMEMBERED)(parse_fields)
 
     def recall(self, data: bytes) -> Optional[Asked]:
-        """Return what the bytes of one whole request, without a body, were read as."""
-        return self._asked.get(data)
+        """Return what `data` was read as, where it is one whole request without a body that was read before."""
+        return self._questions.get(data)
 
     def read(self, data: bytes) -> Asked:
         """Read a whole head. Raises what `parse_head` and `body_framing` do, and ExpectationFailed."""
+        known = self._uploads.get(data)
+        if known is not None:
+            # A framing counts the bytes of one body.
+            return Asked(known.request, Sized(known.request.size or 0), *known[2:])
         head = parse_head(data, self._read_fields)
         framing = body_framing(head)
         request = Request(head, framing.size)
         asked = Asked(request, framing, head.keep_alive, head.version >= (1, 1), head.expects_continue)
-        if framing is NO_BODY and len(data) <= _MEMORABLE and not request.secret:
-            if len(self._asked) >= _REMEMBERED:
-                self._asked.clear()
-            self._asked[data] = asked
+        if len(data) <= _MEMORABLE and not request.secret:
+            if framing is NO_BODY:
+                _remember(self._questions, data, asked)
+            elif framing.size is not None:
+                _remember(self._uploads, data, asked)
         return asked
 
     def _read_fields(self, lines: bytes) -> Mapping[str, str]:
         if len(lines) > _MEMORABLE or b"uthorization:" in lines:
             return parse_fields(lines)
         return self._parse_fields(lines)
+
+
+def _remember(table: Dict[bytes, Asked], data: bytes, asked: Asked) -> None:
+    if len(table) >= _REMEMBERED:
+        table.clear()
+    table[data] = asked

@@ -59,7 +59,7 @@ class WorkersTest(TempCase):
             upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
             self.assertEqual(100, read_answer(upload).status)
             staging = self.directory / "store" / "staging"
-            self.assertEqual(1, len(list(staging.iterdir())))
+            self.assertEqual(1, len(self.files_below(staging)))
             first = daemon.workers()
 
             for pid in first:
@@ -67,7 +67,7 @@ class WorkersTest(TempCase):
 
             self.wait_until("three others", lambda: len(set(daemon.workers()) - set(first)) == 3)
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
-            self.wait_until("swept", lambda: not list(staging.iterdir()))
+            self.wait_until("swept", lambda: not self.files_below(staging))
             self.assertEqual(3, sum("died after" in line and "SIGKILL" in line for line in daemon.lines()))
 
     def test_one_that_keeps_dying_young_is_replaced_after_longer_and_longer(self) -> None:

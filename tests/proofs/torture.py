@@ -30,9 +30,9 @@ def main(directory: Path, rounds: int) -> bool:
         with running("--store", str(store)) as daemon:
             before = len(answered)
             upload_until_killed(daemon, answered)
-        left = len(list((store / "staging").iterdir()))
+        left = len(list((store / "staging").glob("*/*")))
         with running("--store", str(store)):
-            swept = not list((store / "staging").iterdir())
+            swept = not list((store / "staging").glob("*/*"))
         lost, damaged = look(store, answered)
         good = good and swept and not lost and not damaged
         print(

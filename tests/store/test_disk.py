@@ -197,7 +197,8 @@ class TwoDaemonsTest(TempCase):
 
         def sweep_and_lock(descriptor: int, operation: int) -> None:
             if operation == fcntl.LOCK_EX and next(sweeps):
-                self.assertEqual(1, DiskStore(self.root).prepare())
+                DiskStore(self.root).prepare()
+                self.assertEqual([], list((self.root / "staging").iterdir()))
             lock(descriptor, operation)
 
         with mock.patch("fcntl.flock", sweep_and_lock), store.stage() as staging:
