@@ -1,0 +1,56 @@
+"""The figures of the README: `bin/bench [--json] [--plot FILE.svg] [--rounds N] [--seconds S] [--in DIRECTORY] [MEASURE ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import tempfile
+from pathlib import Path
+from typing import List
+
+from tests.bench import machine, report
+from tests.bench.figures import Figure
+from tests.bench.measures import MEASURES, Bench
+
+
+def main() -> int:
+    """Measure, print, and return 0 where every goal that could be measured is reached, else 1."""
+    given = _parser().parse_args()
+    machine.raise_descriptor_limit()
+    about = {"date": datetime.date.today().isoformat(), "machine": machine.description()}
+    figures: List[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="filestoraged-bench-", dir=given.directory) as temporary:
+        directory = Path(temporary)
+        # nginx serves the same files as another user.
+        directory.chmod(0o755)
+        for name in given.measures or MEASURES:
+            print(f"bin/bench: {name}", file=sys.stderr, flush=True)
+            figures += MEASURES[name](Bench(directory, given.rounds, given.seconds))
+    if given.plot:
+        given.plot.write_text(report.plot(figures, f"{about['date']}, {about['machine']}"))
+    if given.json:
+        print(report.as_json(figures, about))
+    else:
+        print(f"{about['date']}, {about['machine']}; medians of {given.rounds} rounds (and their spread)")
+        print(report.table(figures))
+    return 0 if all(goal.holds is not False for figure in figures for goal in figure.goals) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bin/bench",
+        description="Measure filestoraged on this machine, beside what else is installed.",
+        epilog=f"The measures are {', '.join(MEASURES)}; all of them unless some are named.",
+    )
+    parser.add_argument("measures", metavar="MEASURE", nargs="*", choices=[*MEASURES, []], help="what to measure")
+    parser.add_argument("--json", action="store_true", help="print every sample as JSON, not a table")
+    parser.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw a bar chart as well")
+    parser.add_argument("--rounds", metavar="N", type=int, default=5, help="how often each is measured (5)")
+    parser.add_argument("--seconds", metavar="S", type=float, default=3.0, help="how long each time (3)")
+    parser.add_argument("--in", metavar="DIRECTORY", dest="directory", help="where the files lie (the temporary directory)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Figures: what was measured in several rounds, and the goals that it is held against."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Dict, List, NamedTuple, Optional
+
+# Whatever is compared, this is its name.
+OURS = "filestoraged"
+
+
+class Goal(NamedTuple):
+    """`limit` is a least one, unless `at_most`. `value` is None where what it needs is not installed."""
+
+    text: str
+    value: Optional[float]
+    limit: float
+    at_most: bool = False
+
+    @property
+    def holds(self) -> Optional[bool]:
+        if self.value is None:
+            return None
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+
+class Figure(NamedTuple):
+    """`samples` has a value a round for each contender, in `unit`."""
+
+    name: str
+    unit: str
+    samples: Dict[str, List[float]]
+    goals: List[Goal]
+    # Whether the plot shows it.
+    plotted: bool = False
+    note: str = ""
+
+
+def median(samples: List[float]) -> float:
+    return statistics.median(samples)
+
+
+def ratio(samples: Dict[str, List[float]], ours: str, other: str) -> Optional[float]:
+    """The median of the ratios round by round: a machine that drifts does so for both."""
+    if other not in samples or ours not in samples:
+        return None
+    return statistics.median(one / another for one, another in zip(samples[ours], samples[other]))

@@ -1,0 +1,110 @@
+"""The clients, all on the client's core: wrk for many small requests, sockets for a few large ones."""
+
+from __future__ import annotations
+
+import re
+import resource
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+from tests.bench.machine import CLIENT_CORE, pinned
+from tests.daemon.process import PATIENCE
+from tests.support import find_program
+
+# Uploads of bytes that no other upload has: a number in front, and who sends it.
+_UPLOADS = """
+local sent, padding = 0, string.rep("x", {size})
+request = function()
+  sent = sent + 1
+  local mark = string.format("%s %d ", "{mark}", sent)
+  return wrk.format("{method}", "{path}" .. ({named} and string.gsub(mark, " ", "-") or ""), nil,
+                    mark .. string.sub(padding, #mark + 1))
+end
+"""
+
+# One path after another.
+_PATHS = """
+local paths, asked = {{}}, 0
+for line in io.lines("{file}") do paths[#paths + 1] = wrk.format("GET", line) end
+request = function()
+  asked = asked % #paths + 1
+  return paths[asked]
+end
+"""
+
+
+class Load(NamedTuple):
+    """What wrk saw."""
+
+    rate: float
+    # In seconds, of a hundred requests the slowest but one.
+    p99: float
+    # What it used of its own core.
+    client_share: float
+
+
+def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: Optional[int] = CLIENT_CORE) -> Load:
+    """Ask for `url` again and again. Raises AssertionError where an answer was none that was wanted."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    pin = [] if core is None else pinned(core)
+    command = [*pin, find_program("wrk"), "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency", *arguments, url]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    after, elapsed = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - started
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise AssertionError(output)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    (rate,) = re.findall(r"Requests/sec:\s+([0-9.]+)", output)
+    (p99,) = re.findall(r"99%\s+([0-9.]+[a-z]+)", output)
+    return Load(float(rate), _seconds(p99), used / elapsed)
+
+
+def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = False) -> Sequence[str]:
+    """Arguments for wrk that upload bytes of `size`, new ones each time; each to a path of its own where `named`."""
+    script = directory / "uploads.lua"
+    mark = str(time.monotonic_ns())
+    flag = "true" if named else "false"
+    script.write_text(_UPLOADS.format(size=size, mark=mark, method=method, path="/", named=flag))
+    return ("-s", str(script))
+
+
+def many_paths(directory: Path, paths: List[str]) -> Sequence[str]:
+    """Arguments for wrk that ask for these paths in turn."""
+    file, script = directory / "paths", directory / "paths.lua"
+    file.write_text("\n".join(paths) + "\n")
+    script.write_text(_PATHS.format(file=file))
+    return ("-s", str(script))
+
+
+def fetch(port: int, path: str) -> float:
+    """Fetch a large object and drop it. Returns the seconds that it took."""
+    buffer = bytearray(1024 * 1024)
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        started = time.monotonic()
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        while connection.recv_into(buffer):
+            pass
+        return time.monotonic() - started
+
+
+def upload(port: int, path: str, file: Path) -> Tuple[float, bytes]:
+    """Upload a file. Returns the seconds until the answer, and the answer."""
+    with file.open("rb") as stream, socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        started = time.monotonic()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {file.stat().st_size}\r\n"
+        connection.sendall(f"{head}Accept: text/plain\r\nConnection: close\r\n\r\n".encode())
+        connection.sendfile(stream)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return time.monotonic() - started, answer
+
+
+def ask(connection: socket.socket, request: bytes) -> bytes:
+    connection.sendall(request)
+    return connection.recv(65536)
+
+
+def _seconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([0-9.]+)([a-z]+)", text).groups()  # type: ignore[union-attr]
+    return float(number) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[unit]

@@ -1,0 +1,355 @@
+"""What is measured. Each measure returns its figures; in each round the contenders take turns."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Sequence
+
+from tests.bench import load, servers
+from tests.bench.figures import OURS, Figure, Goal, median, ratio
+from tests.bench.machine import MIB, SERVER_CORE, cpu_seconds, pinned, proportional_memory
+from tests.daemon.process import ROOT, clean_environment
+
+LARGE = 512
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+_QUIET = ("--log-level", "warning")
+_KEPT, _P99 = "kept alive", "99 % answered within"
+
+
+class Bench(NamedTuple):
+    """Where the files lie, and how long is measured: so many rounds, each so many seconds for each contender."""
+
+    directory: Path
+    rounds: int
+    seconds: float
+
+    def take_turns(self, contenders: Dict[str, Callable[[], float]]) -> Dict[str, List[float]]:
+        samples: Dict[str, List[float]] = {name: [] for name in contenders}
+        for _ in range(self.rounds):
+            for name, measure in contenders.items():
+                samples[name].append(measure())
+        return samples
+
+
+def small_downloads(bench: Bench) -> List[Figure]:
+    """1 and 64 KiB by 32 kept-alive clients, from us and from all others, the same files."""
+    return [
+        *_downloads(bench, 1024, nginx=0.50, copyparty=6.0, p99=5.0),
+        *_downloads(bench, 64 * 1024, nginx=0.40, copyparty=1.0, p99=8.0),
+    ]
+
+
+def _downloads(bench: Bench, size: int, *, nginx: float, copyparty: float, p99: float) -> List[Figure]:
+    name = f"GET {size // 1024} KiB, 32 kept-alive clients"
+    slowest: Dict[str, List[float]] = {}
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(servers.ours(bench.directory, *_QUIET))
+        digest = _store(daemon.ports[0], os.urandom(size))
+        root = bench.directory / "store" / digest[:2]
+        urls = {OURS: f"{daemon.url}/{digest}"}
+        here = servers.installed()
+        if here["nginx"]:
+            urls["nginx"] = f"{stack.enter_context(servers.nginx(bench.directory, root))}/{digest}"
+        if here["copyparty"]:
+            urls["copyparty"] = f"{stack.enter_context(servers.copyparty(bench.directory, root))}/{digest}"
+        urls["python3 -m http.server"] = f"{stack.enter_context(servers.stock(bench.directory, root))}/{digest}"
+
+        def ask(contender: str) -> float:
+            seen = load.run_wrk(urls[contender], 32, bench.seconds)
+            slowest.setdefault(contender, []).append(seen.p99 * 1000)
+            return seen.rate
+
+        samples = bench.take_turns({contender: (lambda name=contender: ask(name)) for contender in urls})
+    goals = [
+        Goal("of nginx", ratio(samples, OURS, "nginx"), nginx),
+        Goal("times copyparty", ratio(samples, OURS, "copyparty"), copyparty),
+    ]
+    return [
+        Figure(name, "requests/s", samples, goals, plotted=True, note="no access logs"),
+        Figure(f"{name}: {_P99}", "ms", slowest, [Goal("ms", median(slowest[OURS]), p99, at_most=True)]),
+    ]
+
+
+def many_downloads(bench: Bench) -> List[Figure]:
+    """Files that no memory of ours has: twenty thousand of them, each asked for once in a while."""
+    if not servers.installed()["nginx"]:
+        return []
+    with servers.ours(bench.directory, *_QUIET) as daemon:
+        digests = _store_many(daemon.ports[0], 20_000)
+        with servers.nginx(bench.directory, bench.directory / "store") as other:
+            mine = load.many_paths(bench.directory, [f"/{digest}" for digest in digests])
+            ours = bench.take_turns({OURS: lambda: load.run_wrk(daemon.url, 32, bench.seconds, *mine).rate})
+            theirs_paths = load.many_paths(bench.directory, [f"/{digest[:2]}/{digest}" for digest in digests])
+            theirs = bench.take_turns({"nginx": lambda: load.run_wrk(other, 32, bench.seconds, *theirs_paths).rate})
+    samples = {**ours, **theirs}
+    value = ratio(samples, OURS, "nginx")
+    return [Figure("GET 1 KiB, 20,000 different objects", "requests/s", samples, [Goal("of nginx", value, 0.25)])]
+
+
+def large_download(bench: Bench) -> List[Figure]:
+    """One stream of 512 MiB, and what it costs."""
+    costs: List[float] = []
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(servers.ours(bench.directory, *_QUIET))
+        digest = load.upload(daemon.ports[0], "/", _large_file(bench))[1].rpartition(b"\n\r\n")[2].strip().decode()
+
+        def ours() -> float:
+            before = cpu_seconds(daemon.process.pid)
+            seconds = load.fetch(daemon.ports[0], f"/{digest}")
+            costs.append((cpu_seconds(daemon.process.pid) - before) * 1024 / LARGE)
+            return LARGE / seconds
+
+        contenders: Dict[str, Callable[[], float]] = {OURS: ours}
+        if servers.installed()["nginx"]:
+            url = stack.enter_context(servers.nginx(bench.directory, bench.directory / "store"))
+            port = int(url.rpartition(":")[2])
+            contenders["nginx"] = lambda: LARGE / load.fetch(port, f"/{digest[:2]}/{digest}")
+        samples = bench.take_turns(contenders)
+        _remove(daemon.ports[0], digest)
+    name = "GET 512 MiB, one stream"
+    cost = Goal("CPU seconds a GiB", median(costs), 0.12, at_most=True)
+    return [
+        Figure(name, "MiB/s", samples, [Goal("of nginx", ratio(samples, OURS, "nginx"), 0.97)]),
+        Figure(f"{name}: cost", "s/GiB", {OURS: costs}, [cost]),
+    ]
+
+
+def small_uploads(bench: Bench) -> List[Figure]:
+    """New files of 1 and 64 KiB by 16 clients, beside bare threads that do to the disk what we do, and copyparty."""
+    return [_uploads(bench, 1024, bare=0.75, copyparty=1.0), _uploads(bench, 64 * 1024, bare=0.75, copyparty=1.0)]
+
+
+def _uploads(bench: Bench, size: int, *, bare: float, copyparty: float) -> Figure:
+    root = bench.directory / "uploaded"
+    root.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(servers.ours(bench.directory, *_QUIET))
+
+        def post(url: str, method: str, named: bool) -> float:
+            script = load.uploads(bench.directory, size, method=method, named=named)
+            return load.run_wrk(url, 16, bench.seconds, *script).rate
+
+        def files() -> float:
+            directory = bench.directory / f"bare-{time.monotonic_ns()}"
+            return float(_bare("files", str(directory), str(size), str(bench.seconds), on=SERVER_CORE))
+
+        contenders: Dict[str, Callable[[], float]] = {
+            OURS: lambda: post(daemon.url, "POST", named=False),
+            "16 bare threads": files,
+        }
+        if servers.installed()["copyparty"]:
+            url = stack.enter_context(servers.copyparty(bench.directory, root))
+            contenders["copyparty, not synced"] = lambda: post(url, "PUT", named=True)
+        # The store's folders are made once, not with each upload.
+        post(daemon.url, "POST", named=False)
+        samples = bench.take_turns(contenders)
+    goals = [Goal("of bare threads", ratio(samples, OURS, "16 bare threads"), bare)] if size == 1024 else []
+    if size > 1024:
+        goals.append(Goal("times copyparty", ratio(samples, OURS, "copyparty, not synced"), copyparty))
+    name = f"POST {size // 1024} KiB of new content, 16 clients, durable"
+    return Figure(name, "requests/s", samples, goals, plotted=True)
+
+
+def large_upload(bench: Bench) -> List[Figure]:
+    """512 MiB into SHA-256 and onto the disk: on one core beside a bare loop, on two beside the hash alone."""
+    file = _large_file(bench)
+    costs: List[float] = []
+    growth: List[float] = []
+
+    def through(daemon: servers.Daemon) -> float:
+        _settle()
+        pid = daemon.process.pid
+        load.upload(daemon.ports[0], "/", bench.directory / "tiny")
+        idle, before = daemon.resident(), cpu_seconds(pid)
+        seconds, answer = load.upload(daemon.ports[0], "/", file)
+        costs.append((cpu_seconds(pid) - before) * 1024 / LARGE)
+        growth.append((daemon.resident("VmHWM") - idle) / MIB)
+        _remove(daemon.ports[0], answer.rpartition(b"\n\r\n")[2].strip().decode())
+        return LARGE / seconds
+
+    (bench.directory / "tiny").write_bytes(b"tea")
+    command = [*pinned(SERVER_CORE), sys.executable, "-m", "tests.bench.bare", "sink", str(bench.directory)]
+    with servers.ours(bench.directory, *_QUIET) as daemon, subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=ROOT
+    ) as sink:
+        assert sink.stdout is not None
+        port = int(sink.stdout.readline())
+
+        def inline() -> float:
+            _settle()
+            return LARGE / load.upload(port, "/", file)[0]
+
+        one = bench.take_turns({OURS: lambda: through(daemon), "bare loop": inline})
+        sink.terminate()
+    one_cost = median(costs)
+    with servers.ours(bench.directory, *_QUIET, before=()) as daemon:
+        hashing = {"SHA-256 alone": lambda: LARGE / float(_bare("hash", str(LARGE)))}
+        two = bench.take_turns({OURS: lambda: through(daemon), **hashing})
+    return [
+        Figure(
+            "POST 512 MiB, durable, on one core",
+            "MiB/s",
+            one,
+            [
+                Goal("of a bare loop", ratio(one, OURS, "bare loop"), 0.95),
+                Goal("CPU seconds a GiB", one_cost, 4.0, at_most=True),
+                Goal("MiB of memory above idle", max(growth), 25.0, at_most=True),
+            ],
+        ),
+        Figure(
+            "POST 512 MiB, durable, on two cores",
+            "MiB/s",
+            two,
+            [Goal("of SHA-256 alone", ratio(two, OURS, "SHA-256 alone"), 0.9)],
+        ),
+    ]
+
+
+def workers(bench: Bench) -> List[Figure]:
+    """Two workers on two cores beside one on one: the client takes its share of the same cores."""
+    shares: List[float] = []
+    digest = ""
+
+    def ask(url: str) -> float:
+        seen = load.run_wrk(f"{url}/{digest}", 32, bench.seconds, core=None)
+        shares.append(seen.client_share)
+        return seen.rate
+
+    with servers.ours(bench.directory, *_QUIET) as one, servers.ours(
+        bench.directory, *_QUIET, workers=2, before=()
+    ) as two:
+        digest = _store(one.ports[0], os.urandom(1024))
+        samples = bench.take_turns({"one worker": lambda: ask(one.url), "two workers": lambda: ask(two.url)})
+    goal = Goal("times one worker", ratio(samples, "two workers", "one worker"), 1.6)
+    note = f"the client used {max(shares):.2f} of a core at most"
+    return [Figure("GET 1 KiB, two workers", "requests/s", samples, [goal], note=note)]
+
+
+def new_connections(bench: Bench) -> List[Figure]:
+    """A connection for each request."""
+    with servers.ours(bench.directory, *_QUIET) as daemon:
+        url = f"{daemon.url}/{_store(daemon.ports[0], os.urandom(1024))}"
+        anew = ("-H", "Connection: close")
+        samples = bench.take_turns(
+            {
+                "opened anew": lambda: load.run_wrk(url, 32, bench.seconds, *anew).rate,
+                _KEPT: lambda: load.run_wrk(url, 32, bench.seconds).rate,
+            }
+        )
+    goal = Goal("of the rate when kept alive", ratio(samples, "opened anew", _KEPT), 0.5)
+    return [Figure("GET 1 KiB, connections opened anew", "requests/s", samples, [goal])]
+
+
+def access_log(bench: Bench) -> List[Figure]:
+    """A line for each request, into a file, and none; nginx with its line beside it."""
+    with contextlib.ExitStack() as stack:
+        loud = stack.enter_context(servers.ours(bench.directory))
+        quiet = stack.enter_context(servers.ours(bench.directory, *_QUIET))
+        digest = _store(loud.ports[0], os.urandom(1024))
+        urls = {"with a log": f"{loud.url}/{digest}", "without": f"{quiet.url}/{digest}"}
+        if servers.installed()["nginx"]:
+            root = bench.directory / "store" / digest[:2]
+            log = str(bench.directory / "access.log")
+            nginx = stack.enter_context(servers.nginx(bench.directory, root, access_log=log))
+            urls["nginx with a log"] = f"{nginx}/{digest}"
+        samples = bench.take_turns(
+            {name: (lambda url=url: load.run_wrk(url, 32, bench.seconds).rate) for name, url in urls.items()}
+        )
+    goals = [
+        Goal("of the rate without", ratio(samples, "with a log", "without"), 0.85),
+        Goal("of nginx with a log", ratio(samples, "with a log", "nginx with a log"), 0.5),
+    ]
+    return [Figure("GET 1 KiB with the access log", "requests/s", samples, goals)]
+
+
+def idle_connections(bench: Bench) -> List[Figure]:
+    """Thousands of connections that rest, half of them after a request; and a fresh request among them."""
+    figures = []
+    for count, limit in ((2000, 30.0), (5000, 40.0)):
+        memory: List[float] = []
+        latency: List[float] = []
+        for _ in range(bench.rounds):
+            with servers.ours(bench.directory, *_QUIET) as daemon, contextlib.ExitStack() as stack:
+                for number in range(count):
+                    connection = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.ports[0])))
+                    if number % 2:
+                        load.ask(connection, HEALTH)
+                memory.append(proportional_memory(daemon.process.pid) / MIB)
+                latency.append(statistics.median(_fresh_request(daemon.ports[0]) for _ in range(20)) * 1000)
+        fresh = Goal("ms for a fresh request", median(latency), 5.0, at_most=True)
+        bound = Goal("MiB in all", median(memory), limit, at_most=True)
+        figures.append(Figure(f"{count:,} idle connections", "MiB", {OURS: memory}, [bound, fresh]))
+    return figures
+
+
+def _fresh_request(port: int) -> float:
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        load.ask(connection, HEALTH)
+    return time.monotonic() - started
+
+
+def _store(port: int, data: bytes) -> str:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        return _store_by(connection, data)
+
+
+def _store_many(port: int, count: int) -> List[str]:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        return [_store_by(connection, f"{number} ".encode() + os.urandom(1024)) for number in range(count)]
+
+
+def _store_by(connection: socket.socket, data: bytes) -> str:
+    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\nContent-Length: {len(data)}\r\n\r\n"
+    answer = load.ask(connection, head.encode() + data)
+    digest = answer.rpartition(b"\r\n\r\n")[2].strip().decode()
+    assert digest == hashlib.sha256(data).hexdigest(), answer
+    return digest
+
+
+def _remove(port: int, digest: str) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        answer = load.ask(connection, f"DELETE /{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
+def _large_file(bench: Bench) -> Path:
+    file = bench.directory / "large"
+    if not file.exists():
+        with file.open("wb") as stream:
+            for _ in range(LARGE):
+                stream.write(os.urandom(MIB))
+    return file
+
+
+def _settle() -> None:
+    """Have the disk done with what was written before."""
+    os.sync()
+
+
+def _bare(*arguments: str, on: int = -1) -> str:
+    command = [*(pinned(on) if on >= 0 else []), sys.executable, "-m", "tests.bench.bare", *arguments]
+    environment = clean_environment()
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
+
+
+MEASURES: Dict[str, Callable[[Bench], Sequence[Figure]]] = {
+    "small-downloads": small_downloads,
+    "many-downloads": many_downloads,
+    "large-download": large_download,
+    "small-uploads": small_uploads,
+    "large-upload": large_upload,
+    "workers": workers,
+    "new-connections": new_connections,
+    "access-log": access_log,
+    "idle-connections": idle_connections,
+}

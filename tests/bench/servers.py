@@ -1,0 +1,122 @@
+"""The servers that are measured, each on the server's core: ours, and those that are installed beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence
+
+from tests.bench.machine import SERVER_CORE, pinned
+from tests.daemon.process import PATIENCE, Daemon, clean_environment
+from tests.support import find_program
+
+_NGINX = """
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log {access_log};
+  sendfile on;
+  tcp_nopush on;
+  keepalive_requests 1000000000;
+  server {{ listen 127.0.0.1:{port}; root {root}; }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def ours(
+    directory: Path, *arguments: str, workers: int = 1, before: Optional[Sequence[str]] = None
+) -> Iterator[Daemon]:
+    """Our daemon, its log to a file. `before` starts its command, on the server's core unless told otherwise."""
+    port = free_port()
+    where = ("--listen", f"127.0.0.1:{port}", "--store", str(directory / "store"), "--workers", str(workers))
+    daemon = Daemon(*where, *arguments, before=pinned(SERVER_CORE) if before is None else before)
+    try:
+        wait_until_listening(port)
+        # Without a log of that level, nothing names it.
+        daemon.ports = [port]
+        yield daemon
+    finally:
+        daemon.kill()
+        daemon.log.close()
+
+
+@contextlib.contextmanager
+def nginx(directory: Path, root: Path, *, access_log: str = "off") -> Iterator[str]:
+    """nginx with one worker, as it is set up to be fast. Yields its URL."""
+    port = free_port()
+    configuration = directory / "nginx.conf"
+    configuration.write_text(_NGINX.format(directory=directory, port=port, root=root, access_log=access_log))
+    with _server([find_program("nginx"), "-c", str(configuration)], port, directory):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def stock(directory: Path, root: Path) -> Iterator[str]:
+    """`python3 -m http.server`, with connections kept alive where it knows how to."""
+    port = free_port()
+    protocol = ["--protocol", "HTTP/1.1"] if sys.version_info >= (3, 11) else []
+    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", *protocol, "-d", str(root), str(port)]
+    with _server(command, port, directory):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def copyparty(directory: Path, root: Path) -> Iterator[str]:
+    """copyparty, which may read and write in `root`, without what it does beside serving."""
+    port = free_port()
+    home = directory / "copyparty"
+    home.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "copyparty", "-q", "-i", "127.0.0.1", "-p", str(port), "-v", f"{root}::rw"]
+    with _server([*command, "--no-thumb", "--no-crt"], port, directory, HOME=str(home), XDG_CONFIG_HOME=str(home)):
+        yield f"http://127.0.0.1:{port}"
+
+
+def installed() -> Dict[str, bool]:
+    """Which of the others can be measured here."""
+    with_copyparty = subprocess.run([sys.executable, "-c", "import copyparty"], capture_output=True, check=False)
+    has_nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is not None
+    return {"nginx": has_nginx, "copyparty": with_copyparty.returncode == 0}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_listening(port: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens on port {port}")
+
+
+@contextlib.contextmanager
+def _server(command: List[str], port: int, directory: Path, **environment: str) -> Iterator[None]:
+    with (directory / "others.log").open("ab") as log, subprocess.Popen(
+        [*pinned(SERVER_CORE), *command],
+        stdout=log,
+        stderr=log,
+        cwd=directory,
+        env={**clean_environment(), **environment},
+    ) as process:
+        try:
+            wait_until_listening(port)
+            yield
+        finally:
+            process.terminate()
+
+
+__all__ = ["Daemon", "copyparty", "free_port", "installed", "nginx", "ours", "stock", "wait_until_listening"]
