@@ -56,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = False
         # Whether a thread has it that may wait.
         self.on_thread = False
+        # Whether its answer waits for the end of the loop's round.
+        self.held = False
         # Whether it is at its end.
         self.over = False
         self.step: _Step
@@ -65,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         self.fileno = self.request.fileno
         self.started = time.monotonic()
         self._await_request(self.started)
-        if server.room.full:
+        if server.full:
             self.step = Handler._turn_away
 
     def handle(self) -> None:
@@ -82,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
             self._abandon()
 
     def finish(self) -> None:
+        if self.held:
+            return
         if self.over:
             self.server.parking.take(self)
             self.server.close_request(self.request)
@@ -238,11 +242,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.on_thread:
             return self._follow()
         # The loop sends the answers of a round at its end.
+        self.held = True
         self.server.outbox.append(self)
         return False
 
     def push(self) -> None:
         """Send the answer that is held. On the server's loop."""
+        self.held = False
         try:
             if not self.sender.push():
                 self.step = Handler._push_on
@@ -250,8 +256,6 @@ class Handler(BaseHTTPRequestHandler):
             elif not self._rests():
                 self.step = Handler._follow
                 self.handle()
-            else:
-                return
         except ClientGone:
             self._leave()
         self.finish()

@@ -11,9 +11,6 @@ from typing import Tuple
 # Workers need not be even to the last connection.
 _SLACK = 2
 
-# Connections beyond the limit that are still told so, before others are closed without a word.
-_TOLD = 128
-
 
 class Room:
     """Counts connections in memory that the workers share. Make it before the fork; each worker then takes a slot.
@@ -39,17 +36,15 @@ class Room:
             for descriptor in bell:
                 os.close(descriptor)
 
-    def enter(self) -> None:
+    def enter(self) -> int:
+        """Count one more. Returns by how many that is above the limit."""
         with self._lock:
             self._counts[self._slot] += 1
+        return sum(self._counts) - self.limit
 
     def leave(self) -> None:
         with self._lock:
             self._counts[self._slot] -= 1
-
-    @property
-    def count(self) -> int:
-        return sum(self._counts)
 
     @property
     def ahead(self) -> bool:
@@ -72,16 +67,6 @@ class Room:
                 # One that has not heard the last thousand times need not hear this one.
                 with contextlib.suppress(BlockingIOError):
                     os.write(other, b"!")
-
-    @property
-    def full(self) -> bool:
-        """Whether the last who entered is to be told that there is no room."""
-        return self.count > self.limit
-
-    @property
-    def overrun(self) -> bool:
-        """Whether there is none to be told."""
-        return self.count > self.limit + _TOLD
 
 
 def _bell() -> Tuple[int, int]:

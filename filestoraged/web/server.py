@@ -43,6 +43,12 @@ _CONNECT = select.EPOLLIN | select.EPOLLEXCLUSIVE
 # Events that are handled before their answers go out.
 _ROUND = 64
 
+# Connections beyond the limit that are still told so, before others are closed without a word.
+_TOLD = 128
+
+# Connections that are accepted in one round from one listener.
+_ACCEPTED = 16
+
 # What the loop reads into: a small object, or what nobody wants.
 _SCRATCH = 64 * 1024
 
@@ -74,6 +80,9 @@ class Server(ThreadingHTTPServer):
         self._finished = False
         self._drained = threading.Event()
         self._next_check = 0.0
+        self._accepted = False
+        # How many connections there are above the limit, with the one that is coming in.
+        self._excess = 0
         # Whether new connections are left waiting, for other workers or for descriptors.
         self._stands_back = False
         # Whether other workers were too busy to take them.
@@ -140,17 +149,23 @@ class Server(ThreadingHTTPServer):
             if error.errno in _EXHAUSTED:
                 self._run_out(error)
             raise
-        if connection.family == socket.AF_UNIX:
+        if not address:
             # Over TCP, it has these from its listener.
             self._set_timeouts(connection)
-        self.room.enter()
+        self._accepted = True
+        self._excess = self.room.enter()
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is room, if only to be told that there is none."""
-        if self.room.full:
+        if self.full:
             self._warn("turning connections away: %d are open", self.room.limit)
-        return not self.room.overrun
+        return self._excess <= _TOLD
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for the connection that is coming in."""
+        return self._excess > 0
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.finish_request(request, client_address)
@@ -197,19 +212,24 @@ class Server(ThreadingHTTPServer):
         listener = self._listeners.get(descriptor)
         # None where an event came for a connection that another event of the same round has closed.
         if listener is not None:
-            self._accept_from(listener)
+            left = _ACCEPTED
+            while left and self._accept(listener) and (self._helps or not self.room.ahead):
+                left -= 1
             if self.room.ahead and not self._helps:
                 # The kernel would wake the same worker again and again. Left alone, it wakes another one.
                 self._stand_back()
                 self.room.ring()
                 for each in self._listeners.values():
                     # It may have woken this one a moment ago, and wakes nobody else for the same connection.
-                    self._accept_from(each)
+                    self._accept(each)
 
-    def _accept_from(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take a connection and begin to serve it. Returns whether there was one."""
         self.socket = listener
-        # The step of `serve_forever` that takes one connection; its hooks are below.
+        self._accepted = False
+        # The step of `serve_forever` that takes one connection; its hooks are above.
         self._handle_request_noblock()  # type: ignore[attr-defined]
+        return self._accepted
 
     def _run_out(self, error: OSError) -> None:
         self._warn("cannot accept connections for now: %s", error.strerror)
