@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Callable, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 from filestoraged.errors import DigestMismatch
 
 Bytes = Union[bytes, bytearray, memoryview]
 
 # The constructors themselves: `hashlib.new` looks each of them up anew.
-_CONSTRUCTORS: Dict[str, Callable[..., "hashlib._Hash"]] = {
+_CONSTRUCTORS: Dict[str, Callable[..., Any]] = {
     "md5": hashlib.md5,
     "sha1": hashlib.sha1,
     "sha224": hashlib.sha224,
@@ -53,7 +53,8 @@ def digest_length(algorithm: str) -> int:
 
 def new_hash(algorithm: str) -> "hashlib._Hash":
     # Not a protection of secrets: a host in FIPS mode may still name files by their md5.
-    return _CONSTRUCTORS[algorithm](usedforsecurity=False)
+    made: hashlib._Hash = _CONSTRUCTORS[algorithm](usedforsecurity=False)
+    return made
 
 
 class Hasher:

@@ -1,4 +1,9 @@
-# What bin/test and .ci/ share, for bash: an interpreter, and environments made for it. To be sourced.
+# What bin/test, bin/bench and .ci/ share, for bash: an interpreter, environments made for it, and Debian's packages.
+# To be sourced.
+
+POLICY=/usr/sbin/policy-rc.d
+# What could not be installed.
+missing=()
 
 # Print the path of the Python that $PYTHON names, python3 where it names none.
 # Called before any `cd`: what $PYTHON names may depend on the directory.
@@ -35,4 +40,73 @@ make_environment() {
             quietly "$directory/bin/python" -m pip install --requirement "$requirements" &&
             printf '%s\n' "$wanted" >"$directory/made-of"
     ) 9<"$directory"
+}
+
+# Install the Debian packages that are missing of those that the file PROGRAMS lists, and note which are missing still.
+install_packages() {
+    local packages
+    packages=$(missing_packages "$@")
+    if [ -n "$packages" ] && may_install; then
+        # shellcheck disable=SC2086
+        install_debian $packages
+        packages=$(missing_packages "$@")
+    fi
+    for package in $packages; do
+        missing+=("Debian's $package")
+    done
+}
+
+missing_packages() {
+    local programs=$1 python=$2 version=$3 program package
+    # Debian keeps ensurepip, which venv needs, in a package of its own.
+    "$python" -I -c 'import ensurepip, venv' 2>/dev/null || echo "python$version-venv"
+    grep -v '^#' "$programs" | while read -r program package; do
+        command -v "$program" >/dev/null || echo "$package"
+    done | sort -u
+}
+
+may_install() {
+    command -v apt-get >/dev/null && as_root true 2>/dev/null
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# One by one, so that one that cannot be had keeps no other away.
+install_debian() {
+    local package
+    echo "$0: installing $*" >&2
+    hold_services
+    quietly as_root apt-get -qq update || true
+    for package; do
+        # needrestart would restart services that are none of our business.
+        quietly as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+            apt-get -qq --yes --no-install-recommends -o DPkg::Lock::Timeout=120 install "$package" || true
+    done
+    for package; do
+        # A service that came with its package does not start with the machine either. Most packages have none.
+        as_root systemctl --quiet disable --now "$package.service" >/dev/null 2>&1 || true
+    done
+    release_services
+}
+
+# Debian starts a service when it installs it; the tests start their own. A policy that is there already stays.
+hold_services() {
+    [ ! -e "$POLICY" ] && [ ! -L "$POLICY" ] || return 0
+    trap release_services EXIT
+    as_root sh -c 'set -C; printf "#!/bin/sh\nexit 101\n" >"$1" && chmod 755 "$1"' sh "$POLICY" || trap - EXIT
+}
+
+release_services() {
+    [ -n "$(trap -p EXIT)" ] || return 0
+    trap - EXIT
+    as_root rm -f "$POLICY"
+}
+
+name_missing() {
+    local each
+    for each in ${missing[@]+"${missing[@]}"}; do
+        echo "$0: cannot install $each" >&2
+    done
 }

@@ -56,7 +56,7 @@ class OverlappedHasher:
 
 
 class _Beside:
-    """Hashes pieces in their order, on a thread that is there while they come. A condition guards all but the hasher."""
+    """Hashes pieces in their order, on a thread that is there while they come. A condition guards what they share."""
 
     def __init__(self, hasher: Hasher) -> None:
         self._hasher = hasher

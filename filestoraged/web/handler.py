@@ -1,133 +1,53 @@
-"""One connection: it reads requests, has them answered, and sends the answers, in order.
-
-A handler goes on in steps, each as far as the bytes reach. What a step then waits for is parked, so that a slow client
-costs no thread, whether it sends or reads. The server's loop takes the steps that cannot wait; one that may (an
-upload, a large file, a disk that has to be asked) is taken by a thread of the pool. Never by both at once.
-"""
+"""What is said on one connection: requests are read, answered by the app, and the answers sent, in order."""
 
 from __future__ import annotations
 
-import logging
-import select
-import socket
 import time
-from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Optional
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
+from filestoraged.web.connection import TALK, Connection
 from filestoraged.web.encoder import CONTINUE
 from filestoraged.web.intake import Intake
 from filestoraged.web.memory import Asked
 from filestoraged.web.message import Request, Response
-from filestoraged.web.receiver import DONT_WAIT, Receiver
 from filestoraged.web.refusals import refusal
-from filestoraged.web.sender import Sender, WouldWait
+from filestoraged.web.sender import WouldWait
 from filestoraged.wire.framing import NO_BODY
 
-if TYPE_CHECKING:
-    from filestoraged.web.server import Server
 
-log = logging.getLogger(__name__)
-
-_TALK = select.EPOLLIN
-_ROOM = select.EPOLLOUT
-
-# Takes the connection on, as far as it goes. Returns whether the next step can be taken at once. They are kept as
-# plain functions: a method bound to its own handler would keep it alive.
-_Step = Callable[["Handler"], bool]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """What `http.server` asks of a handler, on a receiver and a sender of our own."""
-
-    server: "Server"
+class Handler(Connection):
+    """The steps of a connection, one request after another."""
 
     def setup(self) -> None:
-        server = self.server
-        self.limits = server.limits
-        self.receiver = Receiver(self.request)
-        self.sender = Sender(self.request)
+        super().setup()
         self.framing = NO_BODY
         self.expects_continue = False
         self.keep_alive = self.speaks_1_1 = True
-        self.asked: Optional[Request] = None
-        self.response: Optional[Response] = None
-        self.intake: Optional[Intake] = None
         self.close_connection = False
-        # Whether a thread has it that may wait.
-        self.on_thread = False
-        # Whether its answer waits for the end of the loop's round.
-        self.held = False
-        # Whether it is at its end.
-        self.over = False
-        self.step: _Step
-        self.on_overdue: _Step
-        # See `parking`. With nothing awaited, before the end, it is a thread that is waited for.
-        self.watched = 0
-        self.fileno = self.request.fileno
+        # What is under way, as far as it has come.
+        self.asked: Optional[Request] = None
+        self.intake: Optional[Intake] = None
+        self.response: Optional[Response] = None
         self.started = time.monotonic()
         self._await_request(self.started)
-        if server.full:
+        if self.server.full:
             self.step = Handler._turn_away
-
-    def handle(self) -> None:
-        """Go on until something has to be waited for; `finish` then sees to that."""
-        try:
-            while self.step(self):
-                pass
-        except ClientGone as error:
-            log.debug("%s: %s", self.address_string(), error)
-            self._abandon()
-        except Exception:
-            # Whatever it was, part of an answer may have gone out: nothing can follow it.
-            self.server.handle_error(self.request, self.client_address)
-            self._abandon()
-
-    def finish(self) -> None:
-        if self.held:
-            return
-        if self.over:
-            self.server.parking.take(self)
-            self.server.close_request(self.request)
-        elif self.awaits:
-            self.server.parking.park(self)
-        else:
-            self.server.parking.take(self)
-            self.server.pool.submit(self.go_on_thread)
-
-    def go_on_loop(self) -> None:
-        """Go on because what was awaited has come. On the server's loop."""
-        self.handle()
-        self.finish()
-
-    def go_on_thread(self) -> None:
-        """Go on where the loop could not. On a thread of the pool, which lingers unless others wait for one."""
-        self.on_thread = True
-        self.receiver.flags = DONT_WAIT if self.server.pool.crowded else 0
-        self.sender.send_at_once(self.receiver.flags)
-        self.handle()
-        self.on_thread = False
-        self.receiver.flags = DONT_WAIT
-        self.sender.hold()
-        self.finish()
-
-    def give_up(self) -> None:
-        """Go on without what was awaited: it has not come in time. On the server's loop."""
-        self.step = self.on_overdue
-        self.go_on_loop()
 
     @property
     def idle(self) -> bool:
         """Whether it rests between requests."""
         return self.step is Handler._read_head and not self.receiver.buffer
 
-    @property
-    def seen_off(self) -> bool:
-        """Whether all is said, and it is only read on."""
-        return self.step is Handler._read_on
-
-    def address_string(self) -> str:
-        return self.client_address[0] if self.client_address else "unix"
+    def abandon(self) -> None:
+        if self.intake is not None:
+            self.intake.close()
+        if self.response is not None:
+            self.response.close()
+            self.server.log_access(self, self.response.status, time.monotonic())
+        elif self.asked is not None:
+            self.server.log_access(self, ClientGone.status, time.monotonic())
+        super().abandon()
 
     # The steps, in the order in which they are taken.
 
@@ -159,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         # Storing and removing wait for the disk; only a question is answered where it was read.
         if self.on_thread or (self.framing is NO_BODY and self.asked.method == "GET"):
             return self._answer()
-        return self._hand_over(Handler._answer)
+        return self.hand_over(Handler._answer)
 
     def _answer(self) -> bool:
         """Have `http.server`'s method for the request's answer it."""
@@ -189,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
     def _receive_body(self) -> bool:
         assert self.intake is not None
         if not self.on_thread:
-            return self._hand_over(Handler._receive_body)
+            return self.hand_over(Handler._receive_body)
         try:
             response = self.intake.go_on()
         except ClientGone:
@@ -199,8 +119,8 @@ class Handler(BaseHTTPRequestHandler):
         if response is not None:
             return self._respond(response)
         if self.intake.silent:
-            return self._await(_TALK, self.limits.body, Handler._time_out_body)
-        return self._take_turns()
+            return self.await_(TALK, self.limits.body, Handler._time_out_body)
+        return self.take_turns()
 
     def _respond(self, response: Response) -> bool:
         self.intake = None
@@ -223,13 +143,13 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 self.position = response.send(self.sender, before)
             except WouldWait:
-                return self._hand_over(Handler._send)
+                return self.hand_over(Handler._send)
             if self.position < response.stop:
                 if self.position > before and self.on_thread:
-                    return self._take_turns()
-                return self._await(_ROOM, self.limits.send, Handler._cut_off)
+                    return self.take_turns()
+                return self.await_room()
         elif not self.sender.flush():
-            return self._await(_ROOM, self.limits.send, Handler._cut_off)
+            return self.await_room()
         return self._end_request(response)
 
     def _end_request(self, response: Response) -> bool:
@@ -252,17 +172,17 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if not self.sender.push():
                 self.step = Handler._push_on
-                self._await(_ROOM, self.limits.send, Handler._cut_off)
+                self.await_room()
             elif not self._rests():
                 self.step = Handler._follow
                 self.handle()
         except ClientGone:
-            self._leave()
+            self.leave()
         self.finish()
 
     def _push_on(self) -> bool:
         if not self.sender.push():
-            return self._await(_ROOM, self.limits.send, Handler._cut_off)
+            return self.await_room()
         self._await_request(time.monotonic())
         return self._follow()
 
@@ -279,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
         self.step = Handler._read_head
         if self.receiver.buffer:
             # Who does not wait for answers gets a thread: there, others have their turn in between.
-            return self._take_turns() if self.on_thread else self._hand_over(Handler._read_head)
+            return self.take_turns() if self.on_thread else self.hand_over(Handler._read_head)
         # Lingering is for threads.
         return self.on_thread and not self.server.pool.crowded
 
@@ -294,26 +214,8 @@ class Handler(BaseHTTPRequestHandler):
         self.step = Handler._read_head
         return True
 
-    def _read_on(self) -> bool:
-        """Drop what a client still sends that has got its answer. On the server's loop, as all that follow."""
-        try:
-            received = self.request.recv_into(self.server.scratch, 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            received = 0
-        self.farewell_left -= received
-        if not received or self.farewell_left <= 0:
-            return self._leave()
-        self.deadline = min(time.monotonic() + self.limits.farewell, self.farewell_end)
-        return False
-
     def _turn_away(self) -> bool:
         return self._refuse(Overloaded("There are too many connections."))
-
-    def _leave(self) -> bool:
-        self.over = True
-        return False
 
     # The steps that are taken when what was awaited has not come.
 
@@ -323,60 +225,27 @@ class Handler(BaseHTTPRequestHandler):
     def _time_out_body(self) -> bool:
         assert self.intake is not None
         if not self.on_thread:
-            return self._hand_over(Handler._time_out_body)
+            return self.hand_over(Handler._time_out_body)
         return self._respond(self.intake.fail(RequestTimeout("The body of the request fell silent.")))
 
-    def _cut_off(self) -> bool:
-        raise ClientGone("The client takes nothing any more.")
+    # Ends of steps.
 
-    # What a step leaves behind. Those that end one return what it returns.
+    def _take_leave(self) -> bool:
+        # A client that asked for the end, and whose every byte was read, needs no seeing off.
+        if not self.keep_alive and self.framing.done and not self.receiver.buffer:
+            return self.leave()
+        return self.see_off()
 
     def _await_request(self, now: float) -> None:
         self.step = Handler._read_head
-        self.awaits = _TALK
+        self.awaits = TALK
         self.deadline = now + self.limits.idle
-        self.on_overdue = Handler._leave
+        self.on_overdue = Handler.leave
 
     def _await_rest_of_head(self) -> None:
         # A head's time runs from its first byte; empty lines before it are none of its bytes.
         if self.receiver.buffer and self.on_overdue is not Handler._time_out_head:
-            self._await(_TALK, self.limits.head, Handler._time_out_head)
-
-    def _await(self, events: int, timeout: float, on_overdue: _Step) -> bool:
-        self.awaits = events
-        self.deadline = time.monotonic() + timeout
-        self.on_overdue = on_overdue
-        return False
-
-    def _hand_over(self, step: _Step) -> bool:
-        """Have a thread of the pool take `step`."""
-        self.step = step
-        self.awaits = 0
-        return False
-
-    def _take_turns(self) -> bool:
-        """Go on, unless others wait for the thread: then behind them."""
-        if not self.server.pool.crowded:
-            return True
-        self.awaits = 0
-        return False
-
-    def _take_leave(self) -> bool:
-        """Close the connection. One whose client may still be sending is half-closed and read on.
-
-        Closing a socket with unread bytes resets it, and takes the answer along.
-        """
-        # A client that asked for the end, and whose every byte was read, needs no seeing off.
-        if not self.keep_alive and self.framing.done and not self.receiver.buffer:
-            return self._leave()
-        try:
-            self.request.shutdown(socket.SHUT_WR)
-        except OSError:
-            return self._leave()
-        self.farewell_left = self.limits.farewell_bytes
-        self.farewell_end = time.monotonic() + self.limits.farewell_total
-        self.step = Handler._read_on
-        return self._await(_TALK, self.limits.farewell, Handler._leave)
+            self.await_(TALK, self.limits.head, Handler._time_out_head)
 
     def _refuse(self, error: Error) -> bool:
         """Answer what cannot be read as a request: it tells nothing of where the next one begins."""
@@ -384,17 +253,6 @@ class Handler(BaseHTTPRequestHandler):
         response.closes = True
         self.keep_alive = True
         return self._respond(response)
-
-    def _abandon(self) -> None:
-        """Undo what was under way: the client is gone, or as good as that."""
-        if self.intake is not None:
-            self.intake.close()
-        if self.response is not None:
-            self.response.close()
-            self.server.log_access(self, self.response.status, time.monotonic())
-        elif self.asked is not None:
-            self.server.log_access(self, ClientGone.status, time.monotonic())
-        self._leave()
 
     def _decide(self, response: Response) -> None:
         """Decide whether the connection goes on behind this answer."""

@@ -10,7 +10,7 @@ import select
 from typing import TYPE_CHECKING, Dict, List
 
 if TYPE_CHECKING:
-    from filestoraged.web.handler import Handler
+    from filestoraged.web.connection import Connection
 
 
 class Parking:
@@ -21,13 +21,13 @@ class Parking:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._parked: Dict[int, "Handler"] = {}
+        self._parked: Dict[int, "Connection"] = {}
         # The methods themselves: the polling thread calls nothing more often.
         self.poll = self._epoll.poll
         self.find = self._parked.get
 
-    def park(self, connection: "Handler") -> None:
-        """Watch a connection for what it awaits. From any thread, which has it no longer."""
+    def park(self, connection: "Connection") -> None:
+        """Watch a connection for what it awaits. From any thread, which has it no longer. Raises OSError."""
         events, watched = connection.awaits, connection.watched
         if events == watched:
             return
@@ -36,10 +36,15 @@ class Parking:
         if watched:
             self._epoll.modify(descriptor, events)
         else:
+            # First into the table: its next event may come before `register` is back.
             self._parked[descriptor] = connection
-            self._epoll.register(descriptor, events)
+            try:
+                self._epoll.register(descriptor, events)
+            except OSError:
+                del self._parked[descriptor]
+                raise
 
-    def take(self, connection: "Handler") -> None:
+    def take(self, connection: "Connection") -> None:
         """Watch it no longer, because a thread is to have it or it is to be closed. By the polling thread."""
         if connection.watched:
             connection.watched = 0
@@ -47,11 +52,11 @@ class Parking:
             del self._parked[descriptor]
             self._epoll.unregister(descriptor)
 
-    def overdue(self, now: float) -> List["Handler"]:
+    def overdue(self, now: float) -> List["Connection"]:
         """Those whose deadline has passed. By the polling thread."""
         return [each for each in self.all() if each.deadline <= now]
 
-    def all(self) -> List["Handler"]:
+    def all(self) -> List["Connection"]:
         return list(self._parked.values())
 
     def watch(self, descriptor: int, events: int) -> None:

@@ -60,7 +60,7 @@ class Receiver:
         return data[:end]
 
     def receive_into(self, buffer: memoryview) -> int:
-        """Fill some of `buffer` with what comes next. Returns how much that is, 0 for nothing yet. Raises ClientGone."""
+        """Fill some of `buffer` with what comes next. Returns how much, 0 where nothing has. Raises ClientGone."""
         try:
             received = self._connection.recv_into(buffer, 0, self.flags)
         except BlockingIOError:

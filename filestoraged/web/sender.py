@@ -48,7 +48,7 @@ class Sender:
         self._flags = DONT_WAIT
 
     def send_at_once(self, flags: int) -> None:
-        """Send from now on, and wait for the client not at all (DONT_WAIT) or as long as the socket's SO_SNDTIMEO (0)."""
+        """Send from now on, and wait for the client not at all, or with `flags` 0 as long as SO_SNDTIMEO says."""
         self._holds = False
         self._held = []
         self._flags = flags

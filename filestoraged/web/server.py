@@ -8,15 +8,14 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import select
 import socket
-import struct
 import threading
 import time
 from http.server import ThreadingHTTPServer
 from typing import Any, List, Sequence, Tuple
 
 from filestoraged.web.access import AccessLog
+from filestoraged.web.door import Door, prepare, set_timeouts
 from filestoraged.web.encoder import Encoder
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
@@ -31,25 +30,19 @@ log = logging.getLogger(__name__)
 # Running out of these is no reason to stop, nor to spin: connections that end give them back.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-# Seconds between two lines about it in the log.
+# Connections beyond the limit that are still told so, before others are closed without a word.
+_TOLD = 128
+
+# Seconds between two lines about either in the log.
 _QUIET = 10.0
 
 # How long those who were answered while they sent may go on reading, when all else is done, in seconds.
 _FAREWELL = 1.0
 
-# Of the workers that share a listener, one is woken for a connection.
-_CONNECT = select.EPOLLIN | select.EPOLLEXCLUSIVE
-
 # Events that are handled before their answers go out.
 _ROUND = 64
 
-# Connections beyond the limit that are still told so, before others are closed without a word.
-_TOLD = 128
-
-# Connections that are accepted in one round from one listener.
-_ACCEPTED = 16
-
-# What the loop reads into: a small object, or what nobody wants.
+# What the loop reads into what nobody wants.
 _SCRATCH = 64 * 1024
 
 
@@ -61,7 +54,6 @@ class Server(ThreadingHTTPServer):
     ) -> None:
         super().__init__(("", 0), Handler, bind_and_activate=False)
         self.socket.close()
-        self._listeners = {listener.fileno(): listener for listener in listeners}
         # The one that has a connection to accept.
         self.socket = listeners[0]
         self.app = app
@@ -83,14 +75,10 @@ class Server(ThreadingHTTPServer):
         self._accepted = False
         # How many connections there are above the limit, with the one that is coming in.
         self._excess = 0
-        # Whether new connections are left waiting, for other workers or for descriptors.
-        self._stands_back = False
-        # Whether other workers were too busy to take them.
-        self._helps = False
         self._warned = -_QUIET
         for listener in listeners:
-            self._prepare(listener)
-        self.parking.watch(room.bell, select.EPOLLIN)
+            prepare(listener, limits.linger)
+        self._door = Door(listeners, self.parking, room, self._accept)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept and serve until drained."""
@@ -100,7 +88,7 @@ class Server(ThreadingHTTPServer):
                 for descriptor, _ in poll(self.limits.notice, _ROUND):
                     connection = find(descriptor)
                     if connection is None:
-                        self._on_other_event(descriptor)
+                        self._door.on_event(descriptor)
                     else:
                         connection.go_on_loop()
                 self._send_answers()
@@ -116,8 +104,8 @@ class Server(ThreadingHTTPServer):
         for connection in outbox:
             connection.push()
         self._access.flush()
-        if self._stands_back and not self.draining and not self.room.ahead:
-            self._step_forward()
+        if not self.draining:
+            self._door.end_round()
 
     def service_actions(self) -> None:
         """What is to be done every now and then: see whose time is over, and whether all is done."""
@@ -128,10 +116,7 @@ class Server(ThreadingHTTPServer):
         if self.draining:
             self._drain(now)
             return
-        waiting = self._stands_back and select.select(self._listeners, (), (), 0)[0]
-        self._helps = bool(waiting)
-        if waiting:
-            self._step_forward()
+        self._door.look_around()
 
     def drain(self, timeout: float) -> bool:
         """Accept nothing more, and finish what is under way. Returns whether that took at most `timeout` seconds."""
@@ -151,7 +136,7 @@ class Server(ThreadingHTTPServer):
             raise
         if not address:
             # Over TCP, it has these from its listener.
-            self._set_timeouts(connection)
+            set_timeouts(connection, self.limits.linger)
         self._accepted = True
         self._excess = self.room.enter()
         return connection, address
@@ -188,41 +173,6 @@ class Server(ThreadingHTTPServer):
 
     # The rest is for the loop alone.
 
-    def _prepare(self, listener: socket.socket) -> None:
-        # Whoever shares the socket may have taken the connection that woke us.
-        listener.setblocking(False)
-        # A connection inherits these, for a system call less each.
-        self._set_timeouts(listener)
-        if listener.family != socket.AF_UNIX:
-            # An answer in two segments would wait 40 ms for Nagle's algorithm.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self.parking.watch(listener.fileno(), _CONNECT)
-
-    def _set_timeouts(self, connection: socket.socket) -> None:
-        """Have the kernel keep the time that a thread lingers."""
-        micros = int(self.limits.linger * 1_000_000)
-        value = struct.pack("@ll", micros // 1_000_000, micros % 1_000_000)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-
-    def _on_other_event(self, descriptor: int) -> None:
-        if descriptor == self.room.bell:
-            self.room.hear()
-            return
-        listener = self._listeners.get(descriptor)
-        # None where an event came for a connection that another event of the same round has closed.
-        if listener is not None:
-            left = _ACCEPTED
-            while left and self._accept(listener) and (self._helps or not self.room.ahead):
-                left -= 1
-            if self.room.ahead and not self._helps:
-                # The kernel would wake the same worker again and again. Left alone, it wakes another one.
-                self._stand_back()
-                self.room.ring()
-                for each in self._listeners.values():
-                    # It may have woken this one a moment ago, and wakes nobody else for the same connection.
-                    self._accept(each)
-
     def _accept(self, listener: socket.socket) -> bool:
         """Take a connection and begin to serve it. Returns whether there was one."""
         self.socket = listener
@@ -233,19 +183,7 @@ class Server(ThreadingHTTPServer):
 
     def _run_out(self, error: OSError) -> None:
         self._warn("cannot accept connections for now: %s", error.strerror)
-        self._stand_back()
-
-    def _stand_back(self) -> None:
-        """Leave new connections waiting, until it is this worker's turn or nobody else takes them."""
-        if not self._stands_back:
-            self._stands_back = True
-            for descriptor in self._listeners:
-                self.parking.unwatch(descriptor)
-
-    def _step_forward(self) -> None:
-        self._stands_back = False
-        for descriptor in self._listeners:
-            self.parking.watch(descriptor, _CONNECT)
+        self._door.stand_back()
 
     def _warn(self, message: str, *values: object) -> None:
         now = time.monotonic()
@@ -255,7 +193,7 @@ class Server(ThreadingHTTPServer):
 
     def _drain(self, now: float) -> None:
         """Let go of connections that rest, and see whether any other is left."""
-        self._stand_back()
+        self._door.stand_back()
         for connection in self.parking.all():
             if connection.idle:
                 connection.give_up()
@@ -271,5 +209,5 @@ class Server(ThreadingHTTPServer):
 
     def _end(self) -> None:
         for connection in self.parking.all():
-            connection.request.close()
+            self.close_request(connection.request)
         self.parking.close()

@@ -1,4 +1,4 @@
-"""The figures of the README: `bin/bench [--json] [--plot FILE.svg] [--rounds N] [--seconds S] [--in DIRECTORY] [MEASURE ...]`."""
+"""`bin/bench`: every figure of the README, on this machine, as a table, as JSON or as a chart."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw a bar chart as well")
     parser.add_argument("--rounds", metavar="N", type=int, default=5, help="how often each is measured (5)")
     parser.add_argument("--seconds", metavar="S", type=float, default=3.0, help="how long each time (3)")
-    parser.add_argument("--in", metavar="DIRECTORY", dest="directory", help="where the files lie (the temporary directory)")
+    parser.add_argument(
+        "--in", metavar="DIRECTORY", dest="directory", help="where the files lie (the temporary directory)"
+    )
     return parser
 
 

@@ -1,8 +1,8 @@
 """What Python and the kernel can do when nobody asks for more: the limits that our figures are held against.
 
-    python3 -m tests.bench.bare files DIRECTORY SIZE SECONDS    prints files stored a second, by 16 threads
-    python3 -m tests.bench.bare sink DIRECTORY                  prints a port, and stores what it is sent there
-    python3 -m tests.bench.bare hash MEBIBYTES                  prints the seconds that SHA-256 takes
+python3 -m tests.bench.bare files DIRECTORY SIZE SECONDS    prints files stored a second, by 16 threads
+python3 -m tests.bench.bare sink DIRECTORY                  prints a port, and stores what it is sent there
+python3 -m tests.bench.bare hash MEBIBYTES                  prints the seconds that SHA-256 takes
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ end
 # One path after another.
 _PATHS = """
 local paths, asked = {{}}, 0
-for line in io.lines("{file}") do paths[#paths + 1] = wrk.format("GET", line) end
+init = function()
+  for line in io.lines("{file}") do paths[#paths + 1] = wrk.format("GET", line) end
+end
 request = function()
   asked = asked % #paths + 1
   return paths[asked]
@@ -70,9 +72,9 @@ def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = F
     return ("-s", str(script))
 
 
-def many_paths(directory: Path, paths: List[str]) -> Sequence[str]:
+def many_paths(directory: Path, name: str, paths: List[str]) -> Sequence[str]:
     """Arguments for wrk that ask for these paths in turn."""
-    file, script = directory / "paths", directory / "paths.lua"
+    file, script = directory / f"{name}.paths", directory / f"{name}.lua"
     file.write_text("\n".join(paths) + "\n")
     script.write_text(_PATHS.format(file=file))
     return ("-s", str(script))

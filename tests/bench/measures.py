@@ -86,11 +86,14 @@ def many_downloads(bench: Bench) -> List[Figure]:
     with servers.ours(bench.directory, *_QUIET) as daemon:
         digests = _store_many(daemon.ports[0], 20_000)
         with servers.nginx(bench.directory, bench.directory / "store") as other:
-            mine = load.many_paths(bench.directory, [f"/{digest}" for digest in digests])
-            ours = bench.take_turns({OURS: lambda: load.run_wrk(daemon.url, 32, bench.seconds, *mine).rate})
-            theirs_paths = load.many_paths(bench.directory, [f"/{digest[:2]}/{digest}" for digest in digests])
-            theirs = bench.take_turns({"nginx": lambda: load.run_wrk(other, 32, bench.seconds, *theirs_paths).rate})
-    samples = {**ours, **theirs}
+            mine = load.many_paths(bench.directory, "ours", [f"/{digest}" for digest in digests])
+            theirs = load.many_paths(bench.directory, "nginx", [f"/{digest[:2]}/{digest}" for digest in digests])
+            samples = bench.take_turns(
+                {
+                    OURS: lambda: load.run_wrk(daemon.url, 32, bench.seconds, *mine).rate,
+                    "nginx": lambda: load.run_wrk(other, 32, bench.seconds, *theirs).rate,
+                }
+            )
     value = ratio(samples, OURS, "nginx")
     return [Figure("GET 1 KiB, 20,000 different objects", "requests/s", samples, [Goal("of nginx", value, 0.25)])]
 
@@ -178,9 +181,10 @@ def large_upload(bench: Bench) -> List[Figure]:
 
     (bench.directory / "tiny").write_bytes(b"tea")
     command = [*pinned(SERVER_CORE), sys.executable, "-m", "tests.bench.bare", "sink", str(bench.directory)]
-    with servers.ours(bench.directory, *_QUIET) as daemon, subprocess.Popen(
-        command, stdout=subprocess.PIPE, cwd=ROOT
-    ) as sink:
+    with (
+        servers.ours(bench.directory, *_QUIET) as daemon,
+        subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as sink,
+    ):
         assert sink.stdout is not None
         port = int(sink.stdout.readline())
 
@@ -224,9 +228,10 @@ def workers(bench: Bench) -> List[Figure]:
         shares.append(seen.client_share)
         return seen.rate
 
-    with servers.ours(bench.directory, *_QUIET) as one, servers.ours(
-        bench.directory, *_QUIET, workers=2, before=()
-    ) as two:
+    with (
+        servers.ours(bench.directory, *_QUIET) as one,
+        servers.ours(bench.directory, *_QUIET, workers=2, before=()) as two,
+    ):
         digest = _store(one.ports[0], os.urandom(1024))
         samples = bench.take_turns({"one worker": lambda: ask(one.url), "two workers": lambda: ask(two.url)})
     goal = Goal("times one worker", ratio(samples, "two workers", "one worker"), 1.6)

@@ -105,13 +105,16 @@ def wait_until_listening(port: int) -> None:
 
 @contextlib.contextmanager
 def _server(command: List[str], port: int, directory: Path, **environment: str) -> Iterator[None]:
-    with (directory / "others.log").open("ab") as log, subprocess.Popen(
-        [*pinned(SERVER_CORE), *command],
-        stdout=log,
-        stderr=log,
-        cwd=directory,
-        env={**clean_environment(), **environment},
-    ) as process:
+    with (
+        (directory / "others.log").open("ab") as log,
+        subprocess.Popen(
+            [*pinned(SERVER_CORE), *command],
+            stdout=log,
+            stderr=log,
+            cwd=directory,
+            env={**clean_environment(), **environment},
+        ) as process,
+    ):
         try:
             wait_until_listening(port)
             yield

@@ -1,0 +1,189 @@
+"""One connection: who has it, what it waits for, and how it ends. What is said on it is `handler`'s business.
+
+It goes on in steps, each as far as the bytes reach. What a step then waits for is parked, so that a slow client costs
+no thread, whether it sends or reads. The server's loop takes the steps that cannot wait; one that may (an upload, a
+large file, a disk that has to be asked) is taken by a thread of the pool. Never by both at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import time
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any, Callable
+
+from filestoraged.errors import ClientGone
+from filestoraged.web.receiver import DONT_WAIT, Receiver
+from filestoraged.web.sender import Sender
+
+if TYPE_CHECKING:
+    from filestoraged.web.server import Server
+
+log = logging.getLogger(__name__)
+
+# What a connection may await: bytes, or room for them.
+TALK = select.EPOLLIN
+ROOM = select.EPOLLOUT
+
+# Takes a connection on, as far as it goes. Returns whether the next step can be taken at once. They are kept as plain
+# functions: a method bound to its own connection would keep it alive.
+Step = Callable[[Any], bool]
+
+
+class Connection(BaseHTTPRequestHandler):
+    """What `http.server` asks of a handler, but for the requests themselves. A subclass has the first step."""
+
+    server: "Server"
+    step: Step
+    # What is awaited: epoll's events; with none, before the end, it is a thread. Until when, on the monotonic clock;
+    # and the step to take then.
+    awaits: int
+    deadline: float
+    on_overdue: Step
+
+    def setup(self) -> None:
+        self.limits = self.server.limits
+        self.receiver = Receiver(self.request)
+        self.sender = Sender(self.request)
+        self.fileno = self.request.fileno
+        # Whether a thread has it that may wait.
+        self.on_thread = False
+        # Whether an answer of it waits for the end of the loop's round.
+        self.held = False
+        # Whether it is at its end.
+        self.over = False
+        # What it is watched for; see `parking`.
+        self.watched = 0
+
+    def handle(self) -> None:
+        """Go on until something has to be waited for; `finish` then sees to that."""
+        try:
+            while self.step(self):
+                pass
+        except ClientGone as error:
+            log.debug("%s: %s", self.address_string(), error)
+            self.abandon()
+        except Exception:
+            # Whatever it was, part of an answer may have gone out: nothing can follow it.
+            self.server.handle_error(self.request, self.client_address)
+            self.abandon()
+
+    def finish(self) -> None:
+        if self.held:
+            return
+        if self.over:
+            self.server.parking.take(self)
+            self.server.close_request(self.request)
+        elif self.awaits:
+            self._park()
+        else:
+            self.server.parking.take(self)
+            self.server.pool.submit(self.go_on_thread)
+
+    def go_on_loop(self) -> None:
+        """Go on because what was awaited has come. On the server's loop."""
+        self.handle()
+        self.finish()
+
+    def go_on_thread(self) -> None:
+        """Go on where the loop could not. On a thread of the pool, which lingers unless others wait for one."""
+        self.on_thread = True
+        self.receiver.flags = DONT_WAIT if self.server.pool.crowded else 0
+        self.sender.send_at_once(self.receiver.flags)
+        self.handle()
+        self.on_thread = False
+        self.receiver.flags = DONT_WAIT
+        self.sender.hold()
+        self.finish()
+
+    def give_up(self) -> None:
+        """Go on without what was awaited: it has not come in time. On the server's loop."""
+        self.step = self.on_overdue
+        self.go_on_loop()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        raise NotImplementedError
+
+    @property
+    def seen_off(self) -> bool:
+        """Whether all is said, and it is only read on."""
+        return self.step is Connection._read_on
+
+    def address_string(self) -> str:
+        return self.client_address[0] if self.client_address else "unix"
+
+    def abandon(self) -> None:
+        """Undo what is under way: the client is gone, or as good as that."""
+        self.leave()
+
+    # Ends of steps: each returns what the step then returns.
+
+    def await_(self, events: int, timeout: float, on_overdue: Step) -> bool:
+        self.awaits = events
+        self.deadline = time.monotonic() + timeout
+        self.on_overdue = on_overdue
+        return False
+
+    def await_room(self) -> bool:
+        return self.await_(ROOM, self.limits.send, Connection._cut_off)
+
+    def hand_over(self, step: Step) -> bool:
+        """Have a thread of the pool take `step`."""
+        self.step = step
+        self.awaits = 0
+        return False
+
+    def take_turns(self) -> bool:
+        """Go on, unless others wait for the thread: then behind them."""
+        if not self.server.pool.crowded:
+            return True
+        self.awaits = 0
+        return False
+
+    def see_off(self) -> bool:
+        """Half-close the connection and read it on, because the client may still be sending.
+
+        Closing a socket with unread bytes resets it, and takes the answer along.
+        """
+        try:
+            self.request.shutdown(socket.SHUT_WR)
+        except OSError:
+            return self.leave()
+        self.farewell_left = self.limits.farewell_bytes
+        self.farewell_end = time.monotonic() + self.limits.farewell_total
+        self.step = Connection._read_on
+        return self.await_(TALK, self.limits.farewell, Connection.leave)
+
+    def leave(self) -> bool:
+        self.over = True
+        return False
+
+    def _read_on(self) -> bool:
+        """Drop what a client still sends that has got its answer. On the server's loop."""
+        try:
+            received = self.request.recv_into(self.server.scratch, 0, DONT_WAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            received = 0
+        self.farewell_left -= received
+        if not received or self.farewell_left <= 0:
+            return self.leave()
+        self.deadline = min(time.monotonic() + self.limits.farewell, self.farewell_end)
+        return False
+
+    def _cut_off(self) -> bool:
+        raise ClientGone("The client takes nothing any more.")
+
+    def _park(self) -> None:
+        try:
+            self.server.parking.park(self)
+        except OSError:
+            # The kernel watches no more of them; nobody could go on with this one.
+            self.server.handle_error(self.request, self.client_address)
+            self.abandon()
+            self.server.close_request(self.request)
