@@ -25,6 +25,8 @@ class Handler(Connection):
         self.expects_continue = False
         self.keep_alive = self.speaks_1_1 = True
         self.close_connection = False
+        # Whether a thread waits for its next request.
+        self.lingers = False
         # What is under way, as far as it has come.
         self.asked: Optional[Request] = None
         self.intake: Optional[Intake] = None
@@ -156,6 +158,8 @@ class Handler(Connection):
         response.close()
         ended = time.monotonic()
         self.server.log_access(self, response.status, ended)
+        # Who stores something goes on storing. Other requests are the loop's, even if this one was not.
+        self.lingers = self.asked is not None and self.asked.method != "GET"
         self.response = self.asked = None
         self.started = ended
         self._await_request(ended)
@@ -200,8 +204,7 @@ class Handler(Connection):
         if self.receiver.buffer:
             # Who does not wait for answers gets a thread: there, others have their turn in between.
             return self.take_turns() if self.on_thread else self.hand_over(Handler._read_head)
-        # Lingering is for threads.
-        return self.on_thread and not self.server.pool.crowded
+        return self.on_thread and self.lingers and not self.server.pool.crowded
 
     def _skip_body(self) -> bool:
         """Drop the little that a page left unread: cheaper than for the client to connect anew."""
