@@ -129,6 +129,9 @@ class Connection(BaseHTTPRequestHandler):
         return False
 
     def await_room(self) -> bool:
+        """Go on with the same step when the client has taken a good deal of what it was sent."""
+        self.unread = self.sender.unread
+        self.sending = self.step
         return self.await_(ROOM, self.limits.send, Connection._cut_off)
 
     def hand_over(self, step: Step) -> bool:
@@ -177,6 +180,10 @@ class Connection(BaseHTTPRequestHandler):
         return False
 
     def _cut_off(self) -> bool:
+        if self.sender.unread < self.unread:
+            # It takes little, not nothing.
+            self.step = self.sending
+            return self.await_room()
         raise ClientGone("The client takes nothing any more.")
 
     def _park(self) -> None:

@@ -40,11 +40,15 @@ class Room:
         """Count one more. Returns by how many that is above the limit."""
         with self._lock:
             self._counts[self._slot] += 1
-        return sum(self._counts) - self.limit
+        return self.count - self.limit
 
     def leave(self) -> None:
         with self._lock:
             self._counts[self._slot] -= 1
+
+    @property
+    def count(self) -> int:
+        return sum(self._counts)
 
     @property
     def ahead(self) -> bool:

@@ -6,8 +6,11 @@ its caller may: what is not taken now is tried again later.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 from typing import List
 
 from filestoraged.digest import Bytes
@@ -112,6 +115,12 @@ class Sender:
         if left:
             self._held = [memoryview(b"".join(held))[-left:]]
         return not left
+
+    @property
+    def unread(self) -> int:
+        """How many bytes are on their way that the client has not taken yet (tcp(7), unix(7))."""
+        (size,) = struct.unpack("i", fcntl.ioctl(self._connection, termios.TIOCOUTQ, bytes(4)))
+        return int(size)
 
     def send_now(self, data: bytes) -> None:
         """Send the few bytes of an interim answer. A client that does not even take these is gone."""
