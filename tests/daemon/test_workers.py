@@ -24,6 +24,13 @@ def is_running(pid: int) -> bool:
     return False
 
 
+def _connections(pid: int) -> int:
+    """How many TCP connections a process has open, by the sockets among its descriptors."""
+    sockets = {os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
+    established = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(fields[3] == "01" and f"socket:[{fields[9]}]" in sockets for fields in established)
+
+
 class WorkersTest(TempCase):
     def daemon(self) -> "contextlib.AbstractContextManager[Daemon]":
         return running("--workers", "3", "--store", str(self.directory / "store"))
@@ -53,6 +60,32 @@ class WorkersTest(TempCase):
             bodies = in_threads(30, lambda _: requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
 
             self.assertEqual([b"tea"] * 30, bodies)
+
+    def test_connections_are_shared_evenly_and_none_waits(self) -> None:
+        with self.daemon() as daemon, contextlib.ExitStack() as stack:
+            slowest = 0.0
+            for _ in range(90):
+                started = time.monotonic()
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.ports[0])))
+                connection.sendall(HEALTH)
+                read_answer(connection)
+                slowest = max(slowest, time.monotonic() - started)
+            shares = [_connections(pid) for pid in daemon.workers()]
+
+        self.assertEqual(90, sum(shares))
+        self.assertGreaterEqual(min(shares), 20)
+        self.assertLess(slowest, 0.4)
+
+    def test_the_limit_is_one_for_all_workers(self) -> None:
+        where = ("--store", str(self.directory / "store"), "--max-connections", "7")
+        with running("--workers", "3", *where) as daemon, contextlib.ExitStack() as stack:
+            statuses = []
+            for _ in range(10):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.ports[0])))
+                connection.sendall(HEALTH)
+                statuses.append(read_answer(connection).status)
+
+        self.assertEqual([200] * 7 + [503] * 3, statuses)
 
     def test_a_worker_that_dies_is_replaced_and_its_stagings_are_swept(self) -> None:
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0])) as upload:

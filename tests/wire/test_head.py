@@ -447,6 +447,24 @@ class ExpectationTest(unittest.TestCase):
         # RFC 9110, section 10.1.1: the server ignores it.
         self.assertFalse(parse(b"Expect: 100-continue", line=OLD_GET).expects_continue)
 
+    def test_a_head_that_comes_in_drops_is_found_as_one_that_comes_at_once(self) -> None:
+        good = head_of(HOST, b"A: b", b"Long: " + b"x" * 200)
+        for step in (1, 2, 3, 4, 5, 7):
+            seen = 0
+            for length in range(step, len(good), step):
+                self.assertEqual(-1, find_end(good[:length], seen))
+                seen = length
+            self.assertEqual(len(good), find_end(good + b"next", seen))
+
+    def test_a_bare_line_feed_is_seen_whichever_drop_it_comes_in(self) -> None:
+        bad = GET + b"\r\nA: b\nC: d\r\n\r\n"
+        where = bad.index(b"b\n") + 1
+
+        for before in range(where):
+            with self.subTest(before=before), self.assertRaises(MalformedRequest):
+                self.assertEqual(-1, find_end(bad[:before]))
+                find_end(bad[: where + 1], before)
+
     def test_any_other_expectation_fails(self) -> None:
         for expectation in (
             b"200-ok",
