@@ -11,6 +11,18 @@ from typing import Mapping
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
 
 
+class LineFormatter(logging.Formatter):
+    """The same beginning before each line of a message: requests that were answered together are one record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        message = record.getMessage()
+        if "\n" not in message or not text.endswith(message):
+            return text
+        beginning = text[: -len(message)]
+        return "\n".join([beginning + line for line in message.split("\n")])
+
+
 class JournalFormatter(logging.Formatter):
     """Lines with a priority before them, and no time: the journal has the clock."""
 
@@ -27,7 +39,7 @@ def start_logging(level: str) -> None:
     if journal_listens(os.environ):
         handler.setFormatter(JournalFormatter("%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Nobody reads which thread or process a line came from, and finding out costs on each of them.
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False

@@ -257,6 +257,21 @@ class DaemonTest(TempCase):
 
         self.assertTrue(all(re.match(r"<6>[a-z]", line) for line in lines), lines)
 
+    def test_each_access_line_is_whole_when_many_are_written_at_once(self) -> None:
+        with running(*self.arguments()) as daemon:
+            crowd = [socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(50)]
+            for connection in crowd:
+                connection.sendall(HEALTH)
+            for connection in crowd:
+                read_answer(connection)
+                connection.close()
+            daemon.stop()
+            lines = [line for line in daemon.lines() if "/-/health" in line]
+
+        self.assertEqual(50, len(lines))
+        for line in lines:
+            self.assertRegex(line, r"^[-0-9]{10} [:,0-9]{12} INFO 127\.0\.0\.1 GET /-/health 200 16 \d\.\d{6}$")
+
     def test_access_lines_can_be_left_out(self) -> None:
         for level, expected in (("info", 1), ("warning", 0)):
             port = _free_port()
