@@ -173,25 +173,15 @@ class Handler(Connection):
     def push(self) -> None:
         """Send the answer that is held. On the server's loop."""
         self.held = False
-        try:
-            if not self.sender.push():
-                self.step = Handler._push_on
-                self.await_room()
-            elif not self._rests():
-                self.step = Handler._follow
-                self.handle()
-        except ClientGone:
-            self.leave()
-        self.finish()
+        self.step = Handler._push
+        self.go_on_loop()
 
-    def _push_on(self) -> bool:
+    def _push(self) -> bool:
         if not self.sender.push():
             return self.await_room()
-        self._await_request(time.monotonic())
+        if self.awaits != TALK:
+            self._await_request(time.monotonic())
         return self._follow()
-
-    def _rests(self) -> bool:
-        return not self.close_connection and self.framing.done and not self.receiver.buffer
 
     def _follow(self) -> bool:
         """What comes behind an answer: the end, the rest of a body, the next request."""
