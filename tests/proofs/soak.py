@@ -56,10 +56,10 @@ def main(count: int) -> bool:
         before = use(daemon)
         quiet = measure_latency(daemon, 200)
         print(f"before: {before}; a client stores and fetches in {quiet * 1000:.1f} ms (99 %)")
-        left = beset(daemon, count, large)
+        left = beset(daemon, count, large) - before.descriptors
         once = use(daemon)
         print(f"after: {once}; {left} connections not cut off")
-        left += beset(daemon, count, large)
+        left += beset(daemon, count, large) - before.descriptors
         twice = use(daemon)
         print(f"after: {twice}; {left} connections not cut off")
         stagings = len(list(Path(directory).glob("staging/*/*")))
@@ -67,11 +67,11 @@ def main(count: int) -> bool:
         print(f"{stagings} stagings left; errors in the log: {errors[:3]}")
     back = twice.threads <= before.threads and twice.descriptors <= before.descriptors
     # What the crowd has needed stays with Python for the next one; it must not need more.
-    return not left and not stagings and not errors and back and twice.mebibytes < once.mebibytes + 5
+    return left <= 0 and not stagings and not errors and back and twice.mebibytes < once.mebibytes + 5
 
 
 def beset(daemon: Daemon, count: int, large: str) -> int:
-    """Send the crowd, and wait until it is gone. Returns how many were not cut off."""
+    """Send the crowd, and wait until it is cut off. Returns how many descriptors the daemon has open then."""
     with contextlib.ExitStack() as stack:
         hostile = [stack.enter_context(connect(daemon)) for _ in range(count)]
         for number, connection in enumerate(hostile):
@@ -79,7 +79,8 @@ def beset(daemon: Daemon, count: int, large: str) -> int:
         amid = measure_latency(daemon, 200)
         print(f"amid {count} hostile connections: {use(daemon)}; in {amid * 1000:.1f} ms (99 %)", flush=True)
         time.sleep(TIMEOUTS)
-        left = sum(not is_closed(connection) for connection in hostile)
+        # A client's own kernel may not have noticed: it asks ever less often for what nobody reads.
+        left = use(daemon).descriptors
     measure_latency(daemon, 10)
     time.sleep(REST)
     return left
@@ -100,19 +101,6 @@ def connect(daemon: Daemon) -> socket.socket:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     connection.connect(("127.0.0.1", daemon.ports[0]))
     return connection
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """Whether the daemon has ended the connection: what it sent before that is read away."""
-    connection.settimeout(1)
-    try:
-        while connection.recv(1 << 20):
-            pass
-    except socket.timeout:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def measure_latency(daemon: Daemon, count: int) -> float:

@@ -131,7 +131,7 @@ class NoThreadTest(SlowCase):
 
 class CutOffTest(SlowCase):
     threads = 2
-    limits = Limits(head=0.3, body=0.3, send=0.3, idle=0.3, notice=0.02)
+    limits = Limits(head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, notice=0.02)
 
     def test_all_that_are_silent_for_too_long_are_cut_off(self) -> None:
         data = os.urandom(20_000_000)
