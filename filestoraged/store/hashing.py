@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from typing import Deque, Optional, Sequence
@@ -22,7 +23,7 @@ _PATIENCE = 1.0
 
 
 class OverlappedHasher:
-    """A Hasher that has its work done by a thread of its own once an object turns out to be large.
+    """A Hasher that has its work done by a thread of its own once an object turns out to be large, if there is a core.
 
     One thread at a time calls it.
     """
@@ -39,7 +40,7 @@ class OverlappedHasher:
             return
         self._hasher.update(data)
         self._hashed += len(data)
-        if self._hashed >= _WORTH_A_THREAD:
+        if self._hashed >= _WORTH_A_THREAD and len(os.sched_getaffinity(0)) > 1:
             self._beside = _Beside(self._hasher)
 
     def finish(self) -> str:

@@ -58,10 +58,10 @@ def _downloads(bench: Bench, size: int, *, nginx: float, copyparty: float, p99: 
         urls = {OURS: f"{daemon.url}/{digest}"}
         here = servers.installed()
         if here["nginx"]:
-            urls["nginx"] = f"{stack.enter_context(servers.nginx(bench.directory, root))}/{digest}"
+            urls["nginx"] = f"{stack.enter_context(servers.nginx(bench.directory, root)).url}/{digest}"
         if here["copyparty"]:
-            urls["copyparty"] = f"{stack.enter_context(servers.copyparty(bench.directory, root))}/{digest}"
-        urls["python3 -m http.server"] = f"{stack.enter_context(servers.stock(bench.directory, root))}/{digest}"
+            urls["copyparty"] = f"{stack.enter_context(servers.copyparty(bench.directory, root)).url}/{digest}"
+        urls["python3 -m http.server"] = f"{stack.enter_context(servers.stock(bench.directory, root)).url}/{digest}"
 
         def ask(contender: str) -> float:
             seen = load.run_wrk(urls[contender], 32, bench.seconds)
@@ -91,7 +91,7 @@ def many_downloads(bench: Bench) -> List[Figure]:
             samples = bench.take_turns(
                 {
                     OURS: lambda: load.run_wrk(daemon.url, 32, bench.seconds, *mine).rate,
-                    "nginx": lambda: load.run_wrk(other, 32, bench.seconds, *theirs).rate,
+                    "nginx": lambda: load.run_wrk(other.url, 32, bench.seconds, *theirs).rate,
                 }
             )
     value = ratio(samples, OURS, "nginx")
@@ -100,29 +100,29 @@ def many_downloads(bench: Bench) -> List[Figure]:
 
 def large_download(bench: Bench) -> List[Figure]:
     """One stream of 512 MiB, and what it costs."""
-    costs: List[float] = []
+    costs: Dict[str, List[float]] = {}
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(servers.ours(bench.directory, *_QUIET))
         digest = load.upload(daemon.ports[0], "/", _large_file(bench))[1].rpartition(b"\n\r\n")[2].strip().decode()
+        servings = {OURS: (daemon.process.pid, daemon.url, f"/{digest}")}
+        if servers.installed()["nginx"]:
+            other = stack.enter_context(servers.nginx(bench.directory, bench.directory / "store"))
+            servings["nginx"] = (other.pid, other.url, f"/{digest[:2]}/{digest}")
 
-        def ours() -> float:
-            before = cpu_seconds(daemon.process.pid)
-            seconds = load.fetch(daemon.ports[0], f"/{digest}")
-            costs.append((cpu_seconds(daemon.process.pid) - before) * 1024 / LARGE)
+        def fetch(contender: str) -> float:
+            pid, url, path = servings[contender]
+            before = cpu_seconds(pid)
+            seconds = load.fetch(int(url.rpartition(":")[2]), path)
+            costs.setdefault(contender, []).append((cpu_seconds(pid) - before) * 1024 / LARGE)
             return LARGE / seconds
 
-        contenders: Dict[str, Callable[[], float]] = {OURS: ours}
-        if servers.installed()["nginx"]:
-            url = stack.enter_context(servers.nginx(bench.directory, bench.directory / "store"))
-            port = int(url.rpartition(":")[2])
-            contenders["nginx"] = lambda: LARGE / load.fetch(port, f"/{digest[:2]}/{digest}")
-        samples = bench.take_turns(contenders)
+        samples = bench.take_turns({contender: (lambda name=contender: fetch(name)) for contender in servings})
         _remove(daemon.ports[0], digest)
     name = "GET 512 MiB, one stream"
-    cost = Goal("CPU seconds a GiB", median(costs), 0.12, at_most=True)
+    cost = Goal("CPU seconds a GiB", median(costs[OURS]), 0.12, at_most=True)
     return [
         Figure(name, "MiB/s", samples, [Goal("of nginx", ratio(samples, OURS, "nginx"), 0.97)]),
-        Figure(f"{name}: cost", "s/GiB", {OURS: costs}, [cost]),
+        Figure(f"{name}: cost", "s/GiB", costs, [cost]),
     ]
 
 
@@ -150,8 +150,8 @@ def _uploads(bench: Bench, size: int, *, bare: float, copyparty: float) -> Figur
             "16 bare threads": files,
         }
         if servers.installed()["copyparty"]:
-            url = stack.enter_context(servers.copyparty(bench.directory, root))
-            contenders["copyparty, not synced"] = lambda: post(url, "PUT", named=True)
+            other = stack.enter_context(servers.copyparty(bench.directory, root))
+            contenders["copyparty, not synced"] = lambda: post(other.url, "PUT", named=True)
         # The store's folders are made once, not with each upload.
         post(daemon.url, "POST", named=False)
         samples = bench.take_turns(contenders)
@@ -265,7 +265,7 @@ def access_log(bench: Bench) -> List[Figure]:
             root = bench.directory / "store" / digest[:2]
             log = str(bench.directory / "access.log")
             nginx = stack.enter_context(servers.nginx(bench.directory, root, access_log=log))
-            urls["nginx with a log"] = f"{nginx}/{digest}"
+            urls["nginx with a log"] = f"{nginx.url}/{digest}"
         samples = bench.take_turns(
             {name: (lambda url=url: load.run_wrk(url, 32, bench.seconds).rate) for name, url in urls.items()}
         )

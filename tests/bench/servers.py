@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from tests.bench.machine import SERVER_CORE, pinned
 from tests.daemon.process import PATIENCE, Daemon, clean_environment
@@ -50,35 +50,43 @@ def ours(
         daemon.log.close()
 
 
+class Other(NamedTuple):
+    """A server that is not ours."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
-def nginx(directory: Path, root: Path, *, access_log: str = "off") -> Iterator[str]:
-    """nginx with one worker, as it is set up to be fast. Yields its URL."""
+def nginx(directory: Path, root: Path, *, access_log: str = "off") -> Iterator[Other]:
+    """nginx with one worker, as it is set up to be fast."""
     port = free_port()
     configuration = directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=directory, port=port, root=root, access_log=access_log))
-    with _server([find_program("nginx"), "-c", str(configuration)], port, directory):
-        yield f"http://127.0.0.1:{port}"
+    with _server([find_program("nginx"), "-c", str(configuration)], port, directory) as server:
+        yield server
 
 
 @contextlib.contextmanager
-def stock(directory: Path, root: Path) -> Iterator[str]:
+def stock(directory: Path, root: Path) -> Iterator[Other]:
     """`python3 -m http.server`, with connections kept alive where it knows how to."""
     port = free_port()
     protocol = ["--protocol", "HTTP/1.1"] if sys.version_info >= (3, 11) else []
     command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", *protocol, "-d", str(root), str(port)]
-    with _server(command, port, directory):
-        yield f"http://127.0.0.1:{port}"
+    with _server(command, port, directory) as server:
+        yield server
 
 
 @contextlib.contextmanager
-def copyparty(directory: Path, root: Path) -> Iterator[str]:
+def copyparty(directory: Path, root: Path) -> Iterator[Other]:
     """copyparty, which may read and write in `root`, without what it does beside serving."""
     port = free_port()
     home = directory / "copyparty"
     home.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "copyparty", "-q", "-i", "127.0.0.1", "-p", str(port), "-v", f"{root}::rw"]
-    with _server([*command, "--no-thumb", "--no-crt"], port, directory, HOME=str(home), XDG_CONFIG_HOME=str(home)):
-        yield f"http://127.0.0.1:{port}"
+    command += ["--no-thumb", "--no-crt"]
+    with _server(command, port, directory, HOME=str(home), XDG_CONFIG_HOME=str(home)) as server:
+        yield server
 
 
 def installed() -> Dict[str, bool]:
@@ -104,7 +112,7 @@ def wait_until_listening(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _server(command: List[str], port: int, directory: Path, **environment: str) -> Iterator[None]:
+def _server(command: List[str], port: int, directory: Path, **environment: str) -> Iterator[Other]:
     with (
         (directory / "others.log").open("ab") as log,
         subprocess.Popen(
@@ -117,9 +125,6 @@ def _server(command: List[str], port: int, directory: Path, **environment: str) 
     ):
         try:
             wait_until_listening(port)
-            yield
+            yield Other(f"http://127.0.0.1:{port}", process.pid)
         finally:
             process.terminate()
-
-
-__all__ = ["Daemon", "copyparty", "free_port", "installed", "nginx", "ours", "stock", "wait_until_listening"]
