@@ -9,9 +9,10 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 import unittest
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from filestoraged.daemon.config import Address, Config
 from filestoraged.daemon.listeners import address_of, close, listen
@@ -31,6 +32,14 @@ class TempCase(unittest.TestCase):
         super().setUp()
         self.directory = Path(tempfile.mkdtemp(prefix="filestoraged-"))
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+
+    def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
+        """Wait for something that others bring about."""
+        pause = threading.Event()
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, f"still not: {what}")
+            pause.wait(0.02)
 
     def files_below(self, directory: Path) -> List[str]:
         """The paths of all files below `directory`, relative to it."""

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 import time
 from pathlib import Path
 
@@ -34,14 +33,6 @@ def _connections(pid: int) -> int:
 class WorkersTest(TempCase):
     def daemon(self) -> "contextlib.AbstractContextManager[Daemon]":
         return running("--workers", "3", "--store", str(self.directory / "store"))
-
-    def wait_until(self, what: str, condition: object) -> None:
-        assert callable(condition)
-        pause = threading.Event()
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, f"still not: {what}")
-            pause.wait(0.02)
 
     def test_so_many_workers_as_asked_for_serve(self) -> None:
         with self.daemon() as daemon:

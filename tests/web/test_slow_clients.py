@@ -7,10 +7,10 @@ import os
 import socket
 import threading
 import time
-from typing import Callable, List, Tuple
+from typing import List, Tuple
 
 from filestoraged.web.limits import Limits
-from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, read_answer, split_answer
+from tests.support import Answer, ServerCase, in_threads, read_all, read_answer, split_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nAccept: text/plain\r\nContent-Length: %d\r\n\r\n"
@@ -27,13 +27,6 @@ def threads_named(name: str) -> int:
 
 
 class SlowCase(ServerCase):
-    def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
-        pause = threading.Event()
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, f"still not: {what}")
-            pause.wait(0.02)
-
     def assert_serving_at_once(self) -> None:
         started = time.monotonic()
         self.assertEqual(200, self.raw(HEALTH)[0].status)
