@@ -17,6 +17,9 @@ from filestoraged.store.directories import Directories, sync
 from filestoraged.store.recent import SMALL, Recent, SmallBlob, read_at_once
 from filestoraged.store.stagings import Stagings
 
+# A pipe that somebody has put there must not keep us waiting for its other end.
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
 # How much may lie unwritten in the page cache before the kernel is asked to begin: the disk then works
 # while the network does, and the sync at the end has little left to wait for.
 _WRITE_BEHIND = 8 * 1024 * 1024
@@ -69,7 +72,7 @@ class DiskStore(Store):
 
     def _open_file(self, name: str) -> "DiskBlob":
         try:
-            return DiskBlob(name, os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC))
+            return DiskBlob(name, os.open(self.path(name), _READING))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _not_found() from error
 

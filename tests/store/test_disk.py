@@ -49,6 +49,13 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertEqual([f"repositories/pets/{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
 
+    def test_what_is_no_file_is_not_found_and_not_waited_for(self) -> None:
+        place = self.root / TEA_DIGEST[:2] / TEA_DIGEST
+        place.parent.mkdir(parents=True)
+        os.mkfifo(place)
+
+        self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
     def test_a_discarded_staging_leaves_no_file(self) -> None:
         with self.store.stage() as staging:
             staging.write(TEA)
