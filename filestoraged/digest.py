@@ -13,20 +13,10 @@ from filestoraged.errors import DigestMismatch
 
 Bytes = Union[bytes, bytearray, memoryview]
 
-# The constructors themselves: `hashlib.new` looks each of them up anew.
-_CONSTRUCTORS: Dict[str, Callable[..., Any]] = {
-    "md5": hashlib.md5,
-    "sha1": hashlib.sha1,
-    "sha224": hashlib.sha224,
-    "sha256": hashlib.sha256,
-    "sha384": hashlib.sha384,
-    "sha512": hashlib.sha512,
-    "blake2b": hashlib.blake2b,
-    "blake2s": hashlib.blake2s,
-    "sha3_256": hashlib.sha3_256,
-}
+ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake2s", "sha3_256")
 
-ALGORITHMS = tuple(_CONSTRUCTORS)
+# The constructors themselves: `hashlib.new` looks each of them up anew.
+_CONSTRUCTORS: Dict[str, Callable[..., Any]] = {name: getattr(hashlib, name) for name in ALGORITHMS}
 
 # From md5's 32 digits to sha512's 128. Any of these lengths may lie in a store whose --hash was changed.
 _LENGTHS = range(32, 129, 2)

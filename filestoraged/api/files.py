@@ -112,9 +112,7 @@ class _FirstFile:
 
 
 def _the_hash(request: Request, segment: Optional[str]) -> str:
-    if segment and not request.query:
-        return segment
-    hashes = request.parameters("hash", "file_hash") if request.query else []
+    hashes = request.parameters("hash", "file_hash")
     if segment is not None:
         hashes.append(segment)
     if len(hashes) != 1 or not hashes[0]:

@@ -59,7 +59,8 @@ class Config:
     workers: int = 1
     # Requests that one worker serves at a time: each costs a thread and, while it uploads, 2.5 MiB.
     threads: int = 32
-    # Connections in all workers together; each costs 4 KiB while it rests. The descriptor limit bounds them too.
+    # Connections in all workers together; each costs 1 KiB while it rests, and 4 KiB in a request. The limit of
+    # descriptors bounds them too.
     max_connections: int = 10_000
     # What links begin with; None takes it from the request's Host.
     public_url: Optional[str] = None

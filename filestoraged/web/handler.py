@@ -7,7 +7,7 @@ from typing import Optional
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
 from filestoraged.web.connection import TALK, Connection
-from filestoraged.web.encoder import CONTINUE
+from filestoraged.web.encoder import CONTINUE, encode_head
 from filestoraged.web.intake import Intake
 from filestoraged.web.memory import Asked
 from filestoraged.web.message import Request, Response
@@ -131,9 +131,7 @@ class Handler(Connection):
         is_bodiless = self.asked is not None and self.asked.method == "HEAD"
         self.position = response.stop if is_bodiless else response.start
         self._decide(response)
-        # HTTP/1.1 goes on unless told otherwise.
-        connection = "" if self.speaks_1_1 and not self.close_connection else self._connection_field()
-        self.sender.begin(self.server.encoder.head(response, connection))
+        self.sender.begin(encode_head(response, self._connection_field()))
         self.step = Handler._send
         return self._send()
 
@@ -256,4 +254,5 @@ class Handler(Connection):
     def _connection_field(self) -> str:
         if self.close_connection:
             return "Connection: close\r\n"
-        return "Connection: keep-alive\r\n"
+        # HTTP/1.1 goes on unless told otherwise.
+        return "" if self.speaks_1_1 else "Connection: keep-alive\r\n"

@@ -143,7 +143,9 @@ class Response:
 # empty one at the end. It holds no thread in between, and when the client leaves it is closed.
 Receiving = Generator[None, Bytes, Response]
 
-App = Callable[[Request], Union[Response, Receiving]]
+Answer = Union[Response, Receiving]
+
+App = Callable[[Request], Answer]
 
 
 JSON: Fields = "Content-Type: application/json\r\n"

@@ -7,16 +7,14 @@ a segment of its own, and `..` is a name like any other.
 from __future__ import annotations
 
 import re
-from typing import Callable, Dict, Mapping, Pattern, Sequence, Tuple, Union
+from typing import Callable, Dict, Mapping, Pattern, Sequence, Tuple
 
 from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
-from filestoraged.web.message import Receiving, Request, Response
+from filestoraged.web.message import Answer, Receiving, Request, Response
 from filestoraged.web.refusals import Refuse, meaning, refusal
 
 # A page is called with the request and the segments that its route's pattern leaves open, as they came.
-Page = Callable[..., Union[Response, Receiving]]
-
-Answer = Union[Response, Receiving]
+Page = Callable[..., Answer]
 
 METHODS = ("GET", "POST", "PUT", "DELETE")
 

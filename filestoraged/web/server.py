@@ -16,7 +16,6 @@ from typing import Any, List, Sequence, Tuple
 
 from filestoraged.web.access import AccessLog
 from filestoraged.web.door import Door, prepare, set_timeouts
-from filestoraged.web.encoder import Encoder
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.memory import Memory
@@ -61,7 +60,6 @@ class Server(ThreadingHTTPServer):
         self.room = room
         self.pool = Pool(threads, limits.thread)
         self.parking = Parking()
-        self.encoder = Encoder()
         self.memory = Memory()
         self.scratch = memoryview(bytearray(_SCRATCH))
         self.draining = False

@@ -5,22 +5,17 @@ from __future__ import annotations
 import calendar
 import functools
 import time
+from email.utils import formatdate
 from typing import Optional
 
 # What is written today, and the two obsolete forms that must still be read.
 _FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 
 
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-# What is asked for often was stored in a few thousand seconds.
+# Objects asked for often were stored in a few thousand seconds, and every answer has the present one.
 @functools.lru_cache(4096)
 def format_date(seconds: int) -> str:
-    # Not by strftime: its names are the locale's.
-    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(seconds)
-    return f"{_DAYS[weekday]}, {day:02} {_MONTHS[month]} {year:04} {hour:02}:{minute:02}:{second:02} GMT"
+    return formatdate(seconds, usegmt=True)
 
 
 def parse_date(field: str) -> Optional[int]:

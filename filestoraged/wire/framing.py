@@ -40,9 +40,6 @@ def body_framing(head: Head) -> Framing:
 
 
 def _parse_length(value: str) -> int:
-    # What every client sends; the rest is for those that say it twice.
-    if value.isdigit() and value.isascii() and len(value) <= _MAX_LENGTH_DIGITS:
-        return int(value)
     lengths = {each.strip(" \t") for each in value.split(",")}
     length = lengths.pop()
     if lengths or not _LENGTH.fullmatch(length):
