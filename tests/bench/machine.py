@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import resource
 from pathlib import Path
 from typing import List
 
@@ -46,12 +45,6 @@ def proportional_memory(pid: int) -> int:
 
 def _kibibytes(path: Path, name: str) -> int:
     return sum(int(number) for number in re.findall(rf"^{name}:\s+(\d+) kB", path.read_text(), re.MULTILINE))
-
-
-def raise_descriptor_limit() -> None:
-    """Thousands of connections are as many descriptors here, too."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def description() -> str:

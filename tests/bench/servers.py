@@ -58,12 +58,14 @@ class Other(NamedTuple):
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, root: Path, *, access_log: str = "off") -> Iterator[Other]:
-    """nginx with one worker, as it is set up to be fast."""
+def nginx(
+    directory: Path, root: Path, *, access_log: str = "off", before: Optional[Sequence[str]] = None
+) -> Iterator[Other]:
+    """nginx with one worker, as it is set up to be fast. `before` is as for `ours`."""
     port = free_port()
     configuration = directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=directory, port=port, root=root, access_log=access_log))
-    with _server([find_program("nginx"), "-c", str(configuration)], port, directory) as server:
+    with _server([find_program("nginx"), "-c", str(configuration)], port, directory, before=before) as server:
         yield server
 
 
@@ -112,11 +114,13 @@ def wait_until_listening(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _server(command: List[str], port: int, directory: Path, **environment: str) -> Iterator[Other]:
+def _server(
+    command: List[str], port: int, directory: Path, *, before: Optional[Sequence[str]] = None, **environment: str
+) -> Iterator[Other]:
     with (
         (directory / "others.log").open("ab") as log,
         subprocess.Popen(
-            [*pinned(SERVER_CORE), *command],
+            [*(pinned(SERVER_CORE) if before is None else before), *command],
             stdout=log,
             stderr=log,
             cwd=directory,

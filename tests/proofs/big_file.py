@@ -8,38 +8,23 @@ and nginx to compare with.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator, List, Sequence
+from typing import BinaryIO, Callable, List, Sequence
 
+from tests.bench.servers import nginx
 from tests.daemon.process import Daemon, running
 from tests.support import find_program
 
 MIB = 1024 * 1024
 ROUNDS = 5
-
-NGINX = """
-daemon off;
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.log;
-events {{ }}
-http {{
-  access_log off;
-  sendfile on;
-  tcp_nopush on;
-  server {{ listen 127.0.0.1:{port}; root {root}; }}
-}}
-"""
 
 
 def main(directory: Path) -> bool:
@@ -98,10 +83,16 @@ def prove_upload(directory: Path, file: Path) -> bool:
 
 def prove_download(directory: Path, file: Path) -> bool:
     digest = digest_of(file)
-    with running("--workers", "1", "--store", str(directory / "store")) as daemon, nginx(directory, file.parent) as url:
+    # nginx's worker is another user, who must be let through to the files.
+    directory.chmod(0o755)
+    with (
+        running("--workers", "1", "--store", str(directory / "store")) as daemon,
+        nginx(directory, file.parent, before=()) as other,
+    ):
         upload(daemon, file)
         ours, theirs = medians_in_turn(
-            [lambda: fetch(f"{daemon.url}/data/big/{digest}"), lambda: fetch(f"{url}/{file.name}")], before=lambda: None
+            [lambda: fetch(f"{daemon.url}/data/big/{digest}"), lambda: fetch(f"{other.url}/{file.name}")],
+            before=lambda: None,
         )
     print(f"  down: {ours:.3f} s; nginx with sendfile {theirs:.3f} s; ratio {theirs / ours:.2f}")
     return theirs / ours >= 0.8
@@ -117,23 +108,6 @@ def medians_in_turn(tries: Sequence[Callable[[], object]], *, before: Callable[[
             attempt()
             seconds[number].append(time.monotonic() - started)
     return [statistics.median(each) for each in seconds]
-
-
-@contextlib.contextmanager
-def nginx(directory: Path, root: Path) -> Iterator[str]:
-    """An nginx of one worker that serves `root`."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    configuration = directory / "nginx.conf"
-    configuration.write_text(NGINX.format(directory=directory, port=port, root=root))
-    # Its worker is another user, who must be let through to the files.
-    directory.chmod(0o755)
-    with subprocess.Popen([find_program("nginx"), "-c", str(configuration)]) as server:
-        try:
-            run("curl", "-sS", "-o", "/dev/null", "--retry", "9", "--retry-connrefused", f"http://127.0.0.1:{port}/")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
 
 
 def upload(daemon: Daemon, file: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from typing import List, NamedTuple
 
 import requests
 
+from filestoraged.daemon.descriptors import raise_limit
+from tests.bench.machine import MIB, family, proportional_memory
 from tests.daemon.process import PATIENCE, Daemon, running
 
 LARGE = 8 * 1024 * 1024
@@ -45,9 +46,7 @@ class Use(NamedTuple):
 
 def main(count: int) -> bool:
     """Print what was seen. Returns whether all is as promised."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    count = min(count, hard - 100)
+    count = min(count, raise_limit() - 100)
     options = ("--workers", "2", "--max-connections", str(count + 500))
     with tempfile.TemporaryDirectory() as directory, running("--store", directory, *options) as daemon:
         large = requests.post(daemon.url, data=os.urandom(LARGE), timeout=PATIENCE).json()["hash"]
@@ -117,15 +116,9 @@ def measure_latency(daemon: Daemon, count: int) -> float:
 
 
 def use(daemon: Daemon) -> Use:
-    pids = [daemon.process.pid, *daemon.workers()]
-    memory = sum(_proportional(pid) for pid in pids)
-    threads = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids)
-    return Use(memory / 1024, threads, sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids))
-
-
-def _proportional(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    pids = family(daemon.process.pid)
+    threads, descriptors = (sum(len(os.listdir(f"/proc/{pid}/{what}")) for pid in pids) for what in ("task", "fd"))
+    return Use(proportional_memory(daemon.process.pid) / MIB, threads, descriptors)
 
 
 if __name__ == "__main__":
