@@ -218,7 +218,9 @@ class NoRoomTest(SlowCase):
         self.assertLess(told, 200)
         for connection in crowd:
             connection.close()
-        self.wait_until("there is room again", lambda: self.raw(HEALTH)[0].status == 200)
+        self.wait_until("all are gone", lambda: self.room.count == 0)
+
+        self.assertEqual(200, self.raw(HEALTH)[0].status)
 
 
 def read_answer_fast(connection: socket.socket, received: bytes) -> Tuple[Answer, bytes]:
