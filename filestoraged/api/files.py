@@ -27,7 +27,8 @@ def routes(store: Store) -> Router:
             ("DELETE", "/", pages.remove),
             ("GET", "/{hash}", pages.download),
             ("DELETE", "/{hash}", pages.remove),
-        ]
+        ],
+        remote=store.remote,
     )
 
 

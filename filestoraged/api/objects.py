@@ -8,7 +8,7 @@ import re
 from typing import Generator, Optional, Sequence, Tuple
 
 from filestoraged.digest import Bytes, Expected, digest_length, parse_digest
-from filestoraged.errors import AlreadyExists, BadRequest, NotFound, PreconditionFailed
+from filestoraged.errors import AlreadyExists, BadRequest, CorruptObject, NotFound, PreconditionFailed
 from filestoraged.store.contract import Blob, Staging, Store
 from filestoraged.web.message import Fields, Request, Response, field_lines
 from filestoraged.wire import conditions
@@ -54,7 +54,7 @@ def begin(request: Request, store: Store, *, size: Optional[int], expected: Sequ
     if conditions.wants_new(request.fields):
         for algorithm, digest in expected:
             if algorithm == store.algorithm and _exists(store, digest):
-                raise AlreadyExists("There is an object by that digest.")
+                raise AlreadyExists(digest)
     return store.stage(size, expected=expected)
 
 
@@ -154,6 +154,7 @@ def _digest(name: str) -> str:
 def _exists(store: Store, digest: str) -> bool:
     try:
         store.open(digest).close()
-    except NotFound:
+    except (NotFound, CorruptObject):
+        # What is damaged is to be stored anew.
         return False
     return True

@@ -22,7 +22,8 @@ def routes(store: Store) -> Router:
             ("PUT", "/{repository}", pages.upload),
             ("GET", "/{repository}/{oid}", pages.download),
             ("DELETE", "/{repository}/{oid}", pages.remove),
-        ]
+        ],
+        remote=store.remote,
     )
 
 

@@ -48,6 +48,8 @@ class Connection(BaseHTTPRequestHandler):
         self.receiver = Receiver(self.request)
         self.sender = Sender(self.request)
         self.fileno = self.request.fileno
+        # Where it finds a thread.
+        self.pool = self.server.pool
         # Whether a thread has it that may wait.
         self.on_thread = False
         # Whether an answer of it waits for the end of the loop's round.
@@ -80,7 +82,7 @@ class Connection(BaseHTTPRequestHandler):
             self._park()
         else:
             self.server.parking.take(self)
-            self.server.pool.submit(self.go_on_thread)
+            self.pool.submit(self.go_on_thread)
 
     def go_on_loop(self) -> None:
         """Go on because what was awaited has come. On the server's loop."""
@@ -90,7 +92,7 @@ class Connection(BaseHTTPRequestHandler):
     def go_on_thread(self) -> None:
         """Go on where the loop could not. On a thread of the pool, which lingers unless others wait for one."""
         self.on_thread = True
-        self.receiver.flags = DONT_WAIT if self.server.pool.crowded else 0
+        self.receiver.flags = DONT_WAIT if self.pool.crowded else 0
         self.sender.send_at_once(self.receiver.flags)
         self.handle()
         self.on_thread = False
@@ -142,7 +144,7 @@ class Connection(BaseHTTPRequestHandler):
 
     def take_turns(self) -> bool:
         """Go on, unless others wait for the thread: then behind them."""
-        if not self.server.pool.crowded:
+        if not self.pool.crowded:
             return True
         self.awaits = 0
         return False

@@ -78,9 +78,15 @@ class Handler(Connection):
 
     def _begin(self, asked: Asked) -> bool:
         self.asked, self.framing, self.keep_alive, self.speaks_1_1, self.expects_continue = asked
-        # Storing and removing wait for the disk; only a question is answered where it was read.
-        if self.on_thread or (self.framing is NO_BODY and self.asked.method == "GET"):
+        pool = self.server.pool_for(self.asked)
+        if self.on_thread:
+            here = pool is self.pool
+        else:
+            # Storing and removing wait for the disk; only a question is answered where it was read.
+            here = pool is self.server.pool and self.framing is NO_BODY and self.asked.method == "GET"
+        if here:
             return self._answer()
+        self.pool = pool
         return self.hand_over(Handler._answer)
 
     def _answer(self) -> bool:
@@ -192,7 +198,7 @@ class Handler(Connection):
         if self.receiver.buffer:
             # Who does not wait for answers gets a thread: there, others have their turn in between.
             return self.take_turns() if self.on_thread else self.hand_over(Handler._read_head)
-        return self.on_thread and self.lingers and not self.server.pool.crowded
+        return self.on_thread and self.lingers and not self.pool.crowded
 
     def _skip_body(self) -> bool:
         """Drop the little that a page left unread: cheaper than for the client to connect anew."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Generator, List, Mapping, Optional, Protocol, Tuple, Union
+from typing import Any, Generator, List, Mapping, Optional, Protocol, Tuple, Union
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
@@ -145,7 +145,12 @@ Receiving = Generator[None, Bytes, Response]
 
 Answer = Union[Response, Receiving]
 
-App = Callable[[Request], Answer]
+
+class App(Protocol):
+    def __call__(self, request: Request) -> Answer: ...
+
+    def is_remote(self, request: Request) -> bool:
+        """Whether answering it waits for other machines. Such requests have threads of their own."""
 
 
 JSON: Fields = "Content-Type: application/json\r\n"

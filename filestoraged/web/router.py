@@ -25,8 +25,12 @@ class Router:
     A pattern is a path whose segments in braces stand for any one segment: `/{repository}/{oid}`.
     """
 
-    def __init__(self, routes: Sequence[Tuple[str, str, Page]], *, refuse: Refuse = refusal) -> None:
+    def __init__(
+        self, routes: Sequence[Tuple[str, str, Page]], *, refuse: Refuse = refusal, remote: bool = False
+    ) -> None:
+        """`remote` says that pages wait for other machines."""
         self.refuse = refuse
+        self.remote = remote
         self._routes: Dict[str, Dict[str, Page]] = {}
         for method, pattern, page in routes:
             self._routes.setdefault(pattern, {})[method] = page
@@ -90,11 +94,17 @@ class Mounts:
         ]
 
     def __call__(self, request: Request) -> Answer:
+        router, pages, segments = self._route(request)
+        return router.answer(request, pages, segments)
+
+    def is_remote(self, request: Request) -> bool:
+        return self._route(request)[0].remote
+
+    def _route(self, request: Request) -> Route:
         if request.route is None:
             request.route = self._find(request)
         route: Route = request.route
-        router, pages, segments = route
-        return router.answer(request, pages, segments)
+        return route
 
     def _find(self, request: Request) -> Route:
         path = request.path

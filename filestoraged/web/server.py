@@ -19,7 +19,7 @@ from filestoraged.web.door import Door, prepare, set_timeouts
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.memory import Memory
-from filestoraged.web.message import App
+from filestoraged.web.message import App, Request
 from filestoraged.web.parking import Parking
 from filestoraged.web.pool import Pool
 from filestoraged.web.room import Room
@@ -59,6 +59,8 @@ class Server(ThreadingHTTPServer):
         self.limits = limits
         self.room = room
         self.pool = Pool(threads, limits.thread)
+        # For requests that wait for other machines.
+        self.remote_pool = Pool(threads, limits.thread)
         self.parking = Parking()
         self.memory = Memory()
         self.scratch = memoryview(bytearray(_SCRATCH))
@@ -162,6 +164,9 @@ class Server(ThreadingHTTPServer):
 
     # What handlers ask.
 
+    def pool_for(self, request: Request) -> Pool:
+        return self.remote_pool if self.app.is_remote(request) else self.pool
+
     def log_access(self, handler: Handler, status: int, ended: float) -> None:
         seconds = ended - handler.started
         self._access.note(handler.address_string(), handler.asked, status, handler.sender.sent, seconds)
@@ -196,7 +201,7 @@ class Server(ThreadingHTTPServer):
             if connection.idle:
                 connection.give_up()
         left = self.parking.all()
-        if self.pool.busy or not all(connection.seen_off for connection in left):
+        if self.pool.busy or self.remote_pool.busy or not all(connection.seen_off for connection in left):
             over = now >= self._drain_end
         else:
             self._finished = True
