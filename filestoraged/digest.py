@@ -18,6 +18,9 @@ ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", 
 # The constructors themselves: `hashlib.new` looks each of them up anew.
 _CONSTRUCTORS: Dict[str, Callable[..., Any]] = {name: getattr(hashlib, name) for name in ALGORITHMS}
 
+# One in 4,000 million wrong chunks would be blamed on the next one.
+MARK_SIZE = 4
+
 # From md5's 32 digits to sha512's 128. Any of these lengths may lie in a store whose --hash was changed.
 _LENGTHS = range(32, 129, 2)
 _HEX = re.compile(r"[0-9a-f]*")
@@ -64,6 +67,10 @@ class Hasher:
 
     def digest(self) -> str:
         return self._hashes[self.algorithm].hexdigest()
+
+    def mark(self) -> bytes:
+        """The first bytes of the digest of what has been hashed so far, which tell where two contents part."""
+        return self._hashes[self.algorithm].copy().digest()[:MARK_SIZE]
 
     def check(self) -> None:
         """Raise DigestMismatch where the bytes are not what was expected."""

@@ -56,9 +56,13 @@ class DigestMismatch(BadRequest):
 
 
 class NotFound(Error):
-    """Nothing by that name."""
+    """Nothing by that name, which is None where a path leads nowhere."""
 
     status = 404
+
+    def __init__(self, message: str = "There is no object by that name.", *, name: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class MethodNotAllowed(Error):
@@ -90,6 +94,10 @@ class PreconditionFailed(Error):
 
 class AlreadyExists(PreconditionFailed):
     """The name is taken, and the caller asked not to replace what has it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("There is an object by that name.")
+        self.name = name
 
 
 class TooLarge(Error):
@@ -141,10 +149,15 @@ class ClientGone(Error):
 
 
 class CorruptObject(Error):
-    """What is stored is not what was sent."""
+    """What is stored is not what was sent. `reason` says in which way."""
 
     status = 500
     label = "Corrupt Object"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The object is damaged: {reason}.")
+        self.name = name
+        self.reason = reason
 
 
 class UnknownCoding(Error):
@@ -168,7 +181,11 @@ class Unavailable(Error):
 
 
 class StoreUnavailable(Unavailable):
-    """The bytes cannot be reached for now."""
+    """The bytes cannot be reached for now. `node` is the server that does not answer, where it is one's fault."""
+
+    def __init__(self, message: str = "The store cannot be reached for now.", *, node: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class Overloaded(Unavailable):

@@ -6,6 +6,7 @@ thread; a `Store` is used by many.
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -77,7 +78,6 @@ class Staging(_Closing):
         self.size += len(data)
         if self._limit is not None and self.size > self._limit:
             raise TooLarge(self._limit)
-        self._hasher.update(data)
         self._write(data)
 
     def commit(self, *, name: Optional[str] = None) -> str:
@@ -85,14 +85,14 @@ class Staging(_Closing):
 
         What was there is replaced: that heals an object that was damaged. Raises DigestMismatch.
         """
-        digest = self._hasher.finish()
-        self._publish(name or digest, digest)
+        digest = self._finish()
+        self._publish(name, digest)
         return digest
 
     def commit_new(self, *, name: Optional[str] = None) -> str:
         """Like `commit`, but raise AlreadyExists where there is an object of that name."""
-        digest = self._hasher.finish()
-        self._publish_new(name or digest, digest)
+        digest = self._finish()
+        self._publish_new(name, digest)
         return digest
 
     def close(self) -> None:
@@ -100,13 +100,18 @@ class Staging(_Closing):
         self._discard()
 
     @abstractmethod
-    def _write(self, data: Bytes) -> None: ...
+    def _write(self, data: Bytes) -> None:
+        """Keep the bytes, and have them hashed."""
+
+    def _finish(self) -> str:
+        """All bytes have come. Returns their digest, or raises DigestMismatch."""
+        return self._hasher.finish()
 
     @abstractmethod
-    def _publish(self, name: str, digest: str) -> None: ...
+    def _publish(self, name: Optional[str], digest: str) -> None: ...
 
     @abstractmethod
-    def _publish_new(self, name: str, digest: str) -> None: ...
+    def _publish_new(self, name: Optional[str], digest: str) -> None: ...
 
     @abstractmethod
     def _discard(self) -> None:
@@ -117,6 +122,8 @@ class Store(ABC):
     """Objects by name. `algorithm` makes the names of those that are stored without one."""
 
     algorithm: str
+    # Whether it asks other machines, which may keep whoever calls it waiting.
+    remote = False
     # The size of the largest object taken, in bytes; None where only the room is a limit.
     max_size: Optional[int]
 
@@ -128,11 +135,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def open(self, name: str) -> Blob:
+    def open(self, name: str, /) -> Blob:
         """Raises NotFound or CorruptObject."""
 
     @abstractmethod
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, /) -> None:
         """Forget an object, durably. Raises NotFound."""
 
     @abstractmethod
@@ -150,17 +157,15 @@ class Store(ABC):
             with Path(source).open("rb") as stream:
                 return self.put(stream, name=name)
         with self.stage(len(source) if isinstance(source, bytes) else None) as staging:
-            if isinstance(source, bytes):
-                staging.write(source)
-            else:
-                for piece in iter(lambda: source.read(COPY_SIZE), b""):
-                    staging.write(piece)
+            pieces: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
+            for piece in iter(lambda: pieces.read(COPY_SIZE), b""):
+                staging.write(piece)
             return staging.commit() if name is None else staging.commit_new(name=name)
 
     @abstractmethod
-    def get(self, name: str) -> BinaryIO:
+    def get(self, name: str, /) -> BinaryIO:
         """Open an object as a stream. Raises NotFound or CorruptObject."""
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, /) -> None:
         """The same as `remove`. Raises NotFound."""
         self.remove(name)

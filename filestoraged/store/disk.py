@@ -74,7 +74,7 @@ class DiskStore(Store):
         try:
             return DiskBlob(name, os.open(self.path(name), _READING))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _not_found() from error
+            raise NotFound(name=name) from error
 
     def get(self, name: str) -> BinaryIO:
         return os.fdopen(self._open_file(name).detach(), "rb")
@@ -84,7 +84,7 @@ class DiskStore(Store):
         try:
             os.unlink(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _not_found() from error
+            raise NotFound(name=name) from error
         sync(os.path.dirname(path))
 
     def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "DiskStore":
@@ -111,7 +111,7 @@ class DiskBlob(Blob):
         self._status = os.fstat(descriptor)
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
-            raise _not_found()
+            raise NotFound(name=name)
         self.digest = name
         self.size = self._status.st_size
         self.modified = int(self._status.st_mtime)
@@ -144,6 +144,7 @@ class DiskStaging(Staging):
         self._path, self._descriptor = store.stagings.create()
 
     def _write(self, data: Bytes) -> None:
+        self._hasher.update(data)
         view = memoryview(data)
         while view:
             # A signal or a full disk may cut a write short; the next one says which.
@@ -153,13 +154,13 @@ class DiskStaging(Staging):
             os.posix_fadvise(self._descriptor, self._behind, self.size - self._behind, os.POSIX_FADV_DONTNEED)
             self._behind = self.size
 
-    def _publish(self, name: str, digest: str) -> None:
-        self._move(os.rename, name)
+    def _publish(self, name: Optional[str], digest: str) -> None:
+        self._move(os.rename, name or digest)
         self._renamed = True
 
-    def _publish_new(self, name: str, digest: str) -> None:
+    def _publish_new(self, name: Optional[str], digest: str) -> None:
         # A link, unlike a rename, fails where the name is taken; the staging's own name goes with `_discard`.
-        self._move(os.link, name)
+        self._move(os.link, name or digest)
 
     def _move(self, move: Callable[[str, str], None], name: str) -> None:
         # Sync the bytes before the rename: after a crash no name may lead to half an object.
@@ -171,7 +172,7 @@ class DiskStaging(Staging):
             move(self._path, target)
             os.fsync(directory)
         except FileExistsError as error:
-            raise AlreadyExists("There is an object by that name.") from error
+            raise AlreadyExists(name) from error
         finally:
             os.close(directory)
 
@@ -182,7 +183,3 @@ class DiskStaging(Staging):
         self._descriptor = -1
         if not self._renamed:
             os.unlink(self._path)
-
-
-def _not_found() -> NotFound:
-    return NotFound("There is no object by that name.")

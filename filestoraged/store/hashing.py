@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import deque
-from typing import Deque, Optional, Sequence
+from typing import Callable, Deque, List, Optional, Sequence
 
 from filestoraged.digest import Bytes, Expected, Hasher
 
@@ -31,17 +32,30 @@ class OverlappedHasher:
     def __init__(self, algorithm: str, expected: Sequence[Expected]) -> None:
         self._hasher = Hasher(algorithm, expected)
         self._hashed = 0
+        # Of all bytes up to the end of each piece that was marked.
+        self.marks: List[bytes] = []
         self._beside: Optional[_Beside] = None
 
     def update(self, data: Bytes) -> None:
         """Take more bytes. The buffer may be reused afterwards."""
+        self._take(self._hasher.update, data if self._beside is None else bytes(data))
+
+    def update_marked(self, data: Bytes) -> None:
+        """Take more bytes, in a buffer that nobody changes, and note their mark in `marks`."""
+        self._take(self._mark, data)
+
+    def _take(self, hash_: Callable[[Bytes], None], data: Bytes) -> None:
         if self._beside is not None:
-            self._beside.put(bytes(data))
+            self._beside.put(functools.partial(hash_, data))
             return
-        self._hasher.update(data)
+        hash_(data)
         self._hashed += len(data)
         if self._hashed >= _WORTH_A_THREAD and len(os.sched_getaffinity(0)) > 1:
-            self._beside = _Beside(self._hasher)
+            self._beside = _Beside()
+
+    def _mark(self, data: Bytes) -> None:
+        self._hasher.update(data)
+        self.marks.append(self._hasher.mark())
 
     def finish(self) -> str:
         """Return the digest of all bytes. Raises DigestMismatch where they are not the expected ones."""
@@ -57,19 +71,18 @@ class OverlappedHasher:
 
 
 class _Beside:
-    """Hashes pieces in their order, on a thread that is there while they come. A condition guards what they share."""
+    """Does jobs in their order, on a thread that is there while they come. A condition guards what they share."""
 
-    def __init__(self, hasher: Hasher) -> None:
-        self._hasher = hasher
-        self._pieces: Deque[bytes] = deque()
+    def __init__(self) -> None:
+        self._jobs: Deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._thread: Optional[threading.Thread] = None
         self._closed = False
 
-    def put(self, piece: bytes) -> None:
+    def put(self, job: Callable[[], None]) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: len(self._pieces) < _AHEAD)
-            self._pieces.append(piece)
+            self._changed.wait_for(lambda: len(self._jobs) < _AHEAD)
+            self._jobs.append(job)
             self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
@@ -86,9 +99,9 @@ class _Beside:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not self._changed.wait_for(lambda: self._pieces or self._closed, _PATIENCE) or not self._pieces:
+                if not self._changed.wait_for(lambda: self._jobs or self._closed, _PATIENCE) or not self._jobs:
                     self._thread = None
                     return
-                piece = self._pieces.popleft()
+                job = self._jobs.popleft()
                 self._changed.notify_all()
-            self._hasher.update(piece)
+            job()
