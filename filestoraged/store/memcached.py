@@ -1,0 +1,170 @@
+"""Objects in memcached: in chunks that are checked, all of them, before the first byte is given out.
+
+The invariant: who opens an object gets its very bytes or an error, whatever the servers have lost, and whoever else
+writes. So chunks are written under keys of their upload's own, the manifest last; and it is removed first.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+from contextlib import closing, suppress
+from typing import BinaryIO, Iterator, List, Optional, Sequence, cast
+
+from filestoraged.digest import Bytes, Expected, parse_digest
+from filestoraged.errors import CorruptObject, NotFound, StoreUnavailable
+from filestoraged.store.budget import Budget
+from filestoraged.store.chunked import ATTEMPTS, ChunkedStaging
+from filestoraged.store.contract import Store
+from filestoraged.store.fetched import FetchedBlob, Stream
+from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
+from filestoraged.store.manifest import MAX_SIZE, Manifest, unpack
+from filestoraged.store.nodes import Found, Nodes
+
+# For all downloads of a store, in bytes: five of the largest objects.
+MEMORY = 256 * 1024 * 1024
+
+
+class MemcachedStore(Store):
+    """A pool of memcached servers. A namespace is a part of the keys.
+
+    An object that is stored without a name has its digest for one. Those and the caller's own names never meet:
+    `get(oid)` is the object of that digest, `get(name=...)` what was stored under a name, whatever that looks like.
+    """
+
+    remote = True
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        algorithm: str = "sha256",
+        max_size: int = MAX_SIZE,
+        memory: int = MEMORY,
+        ttl: int = 0,
+        timeout: float = 2.0,
+        connect_timeout: float = 2.0,
+    ) -> None:
+        """`servers` are HOST:PORT each. `max_size`, and `memory` for all downloads together, are in bytes.
+
+        Objects are gone `ttl` seconds after they were stored; 0 keeps them. Timeouts are in seconds. Raises ValueError.
+        """
+        if not 0 <= max_size <= MAX_SIZE:
+            raise ValueError(f"an object in memcached has {MAX_SIZE} bytes at most, so max_size cannot be {max_size}")
+        if memory < 0 or ttl < 0:
+            raise ValueError("memory and ttl cannot be negative")
+        self.algorithm = algorithm
+        self.max_size = max_size
+        self.ttl = ttl
+        self.nodes = Nodes(servers, timeout=timeout, connect_timeout=connect_timeout)
+        self._budget = Budget(memory)
+        self._path: List[str] = []
+
+    def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> "ChunkedStaging":
+        return ChunkedStaging(self, size, expected)
+
+    def open(self, oid: str = "", *, name: Optional[str] = None) -> FetchedBlob:
+        """Fetch an object and check all of it, which takes its size of the store's memory until it is closed.
+
+        In one pass: a second one, which would need no memory, takes longer, and may come upon a loss when the first
+        bytes have gone out. Raises NotFound, CorruptObject, and StoreUnavailable where no memory gets free.
+        """
+        key = self.key(oid, name=name)
+        for _ in range(ATTEMPTS):
+            manifest = self._manifest(key, name or oid)
+            try:
+                return self._load(manifest)
+            except CorruptObject:
+                # Its chunks go when it is replaced or removed: then this is not the manifest any more.
+                if self._manifest(key, name or oid).token == manifest.token:
+                    raise
+        raise StoreUnavailable("The object is being replaced all the time.")
+
+    def get(self, oid: str = "", *, name: Optional[str] = None) -> BinaryIO:
+        return cast(BinaryIO, io.BufferedReader(Stream(self.open(oid, name=name)), COPY_SIZE))
+
+    def remove(self, oid: str = "", *, name: Optional[str] = None) -> None:
+        key = self.key(oid, name=name)
+        for _ in range(ATTEMPTS):
+            found = self.nodes.find(key)
+            if found is None:
+                raise NotFound(name=name or oid)
+            if self.nodes.take(key, found.version):
+                self.forget(key, found)
+                return
+        raise StoreUnavailable("The object is being replaced all the time.")
+
+    def delete(self, oid: str = "", *, name: Optional[str] = None) -> None:
+        self.remove(oid, name=name)
+
+    def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "MemcachedStore":
+        # It shares the connections and the memory.
+        within = copy.copy(self)
+        within._path = [*self._path, name]
+        within.algorithm = algorithm or self.algorithm
+        return within
+
+    def key(self, oid: str, *, name: Optional[str]) -> str:
+        """Where the manifest of an object lies. What is no digest is a name."""
+        kind = "digest" if name is None and parse_digest(oid) == oid else "name"
+        # JSON tells ["a", "b"] from ["a/b"], and takes any string.
+        place = json.dumps([*self._path, kind, oid if name is None else name])
+        return "fsd:" + hashlib.sha256(place.encode()).hexdigest()
+
+    def read(self, manifest: Manifest) -> Iterator[Bytes]:
+        """The bytes of an object in pieces of CHUNK_SIZE. They are checked when the last one has been taken.
+
+        Raises CorruptObject.
+        """
+        with closing(OverlappedHasher(manifest.algorithm, ())) as hasher:
+            for number, chunk in enumerate(manifest.chunks):
+                data = self.nodes.get(chunk.key)
+                if data is None:
+                    raise _damaged(manifest, number, "is gone")
+                if len(data) != chunk.size:
+                    raise _damaged(manifest, number, "is not as long as it was")
+                hasher.update_marked(data)
+                yield data
+            if manifest.tail:
+                hasher.update(manifest.tail)
+                yield manifest.tail
+            if hasher.finish() != manifest.digest:
+                wrong = [mark != checksum for mark, checksum in zip(hasher.marks, manifest.checksums)]
+                raise _damaged(manifest, wrong.index(True) if any(wrong) else 0, "is not what was stored")
+
+    def is_whole(self, manifest: Manifest) -> bool:
+        try:
+            for _ in self.read(manifest):
+                pass
+        except CorruptObject:
+            return False
+        return True
+
+    def forget(self, key: str, found: Found) -> None:
+        """Delete the chunks of a manifest that is there no more, as far as they can be reached."""
+        with suppress(ValueError):
+            self.nodes.forget([chunk.key for chunk in unpack(key, found.data).chunks])
+
+    def _manifest(self, key: str, name: str) -> Manifest:
+        data = self.nodes.get(key)
+        if data is None:
+            raise NotFound(name=name)
+        try:
+            return unpack(key, data)
+        except ValueError as error:
+            raise CorruptObject(name, str(error)) from error
+
+    def _load(self, manifest: Manifest) -> FetchedBlob:
+        self._budget.take(manifest.size)
+        try:
+            pieces = list(self.read(manifest))
+        except BaseException:
+            self._budget.give(manifest.size)
+            raise
+        return FetchedBlob(manifest, pieces, self._budget)
+
+
+def _damaged(manifest: Manifest, number: int, what: str) -> CorruptObject:
+    return CorruptObject(manifest.digest, f"chunk {number + 1} of {len(manifest.checksums)} {what}")

@@ -1,0 +1,187 @@
+"""The memcached servers of a pool: which of them has a key, and what it means when one fails.
+
+A key belongs to one node for ever. Where that does not answer, what it has is unavailable, not lost: it is asked again
+the next time, and nothing moves to another node because one blinks.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import socket
+import threading
+import time
+from collections import deque
+from typing import Callable, Deque, Iterable, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
+
+from filestoraged.digest import Bytes
+from filestoraged.errors import StorageFull, StoreUnavailable
+from filestoraged.store.link import Link
+
+try:
+    from pymemcache.exceptions import MemcacheError
+except ImportError:
+    MemcacheError = None  # type: ignore[assignment,misc]
+
+_Answer = TypeVar("_Answer")
+
+# The port of a server that is named without one.
+_PORT = 11211
+_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+))(?::([0-9]{1,5}))?", re.ASCII)
+
+# memcached takes what is larger for a time since 1970; and what is negative has passed.
+_LONGEST_TTL = 30 * 24 * 3600
+_AT_ONCE = -1
+
+
+class Found(NamedTuple):
+    """A value, and the version of it that `swap` and `take` replace."""
+
+    data: memoryview
+    version: bytes
+
+
+class Node:
+    """One server. Many threads ask it, each on a connection of its own.
+
+    One that has let somebody wait in vain is suspect: until it answers again, one thread at a time waits for it, and
+    others are refused at once. So a server that hangs holds up one thread, and the first request finds it back.
+    """
+
+    def __init__(self, server: str, *, timeout: float, connect_timeout: float) -> None:
+        """`server` is HOST:PORT, HOST or [::1]:PORT. Raises ValueError where it is none."""
+        self.name = server
+        self.suspect = False
+        self._address = _parse_address(server)
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._idle: Deque[Link] = deque()
+        self._owner = os.getpid()
+        self._probing = threading.Lock()
+
+    def ask(self, question: Callable[[Link], _Answer]) -> _Answer:
+        """Raises StoreUnavailable where no answer comes, StorageFull where there is no room."""
+        if not self.suspect:
+            return self._ask(question)
+        if not self._probing.acquire(blocking=False):
+            raise StoreUnavailable(node=self.name) from TimeoutError(f"memcached {self.name} has not answered lately")
+        try:
+            return self._ask(question)
+        finally:
+            self._probing.release()
+
+    def _ask(self, question: Callable[[Link], _Answer]) -> _Answer:
+        link = self._take_link()
+        try:
+            answer = _ask_twice(link, question)
+        except (MemcacheError, OSError) as error:
+            link.close()
+            self.suspect = isinstance(error, socket.timeout)
+            if "out of memory" in str(error):
+                raise StorageFull("There is no room left to store this.") from error
+            raise StoreUnavailable(node=self.name) from ConnectionError(f"memcached {self.name}: {error!r}")
+        self.suspect = False
+        self._idle.append(link)
+        return answer
+
+    def _take_link(self) -> Link:
+        if self._owner != os.getpid():
+            # A child must not talk on its parent's connections.
+            self._idle = deque()
+            self._owner = os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Link(self._address, connect_timeout=self._connect_timeout, timeout=self._timeout)
+
+
+class Nodes:
+    """All servers of a pool as one. Keys are spread by rendezvous hashing: the node that scores highest has it."""
+
+    def __init__(self, servers: Sequence[str], *, timeout: float, connect_timeout: float) -> None:
+        """Both in seconds: for connecting, and for each time that a server keeps us waiting."""
+        if MemcacheError is None:
+            raise ImportError("Objects in memcached need pymemcache: pip install pymemcache")
+        # Each once, however often it is named.
+        names = dict.fromkeys(servers)
+        if not names:
+            raise ValueError("a pool has one memcached server at least")
+        self.all = [Node(name, timeout=timeout, connect_timeout=connect_timeout) for name in names]
+
+    def get(self, key: str) -> Optional[memoryview]:
+        value: Optional[memoryview] = self._of(key).ask(lambda link: link.get(key))
+        return value
+
+    def find(self, key: str) -> Optional[Found]:
+        data, version = self._of(key).ask(lambda link: link.gets(key))
+        return None if data is None else Found(data, version)
+
+    def set(self, key: str, data: Bytes, *, ttl: int) -> None:
+        """`ttl` is in seconds, 0 for ever, as it is for all."""
+        self._of(key).ask(lambda link: link.send(key, data, _expiry(ttl)))
+
+    def add(self, key: str, data: bytes, *, ttl: int) -> bool:
+        """Set what is not there. Returns whether that was so."""
+        return bool(self._of(key).ask(lambda link: link.add(key, data, _expiry(ttl))))
+
+    def swap(self, key: str, data: bytes, version: bytes, *, ttl: int) -> bool:
+        """Set what still has that version. Returns whether that was so."""
+        return bool(self._of(key).ask(lambda link: link.cas(key, data, version, _expiry(ttl))))
+
+    def take(self, key: str, version: bytes) -> bool:
+        """Delete what still has that version. Returns whether that was so."""
+        # memcached's text protocol has no such deletion, but what is swapped may expire at once.
+        taken = bool(self._of(key).ask(lambda link: link.cas(key, b"", version, _AT_ONCE)))
+        # Asked for once more, it gives its memory back.
+        self.get(key)
+        return taken
+
+    def touch(self, key: str, *, ttl: int) -> bool:
+        """Have a key expire then. Returns whether it is still there."""
+        return bool(self._of(key).ask(lambda link: link.touch(key, _expiry(ttl))))
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Delete keys where they can be reached. Nobody waits for what cannot: it is out of sight as it is."""
+        failed: Set[Node] = set()
+        for key in keys:
+            node = self._of(key)
+            if node in failed or node.suspect:
+                continue
+            try:
+                node.ask(functools.partial(_delete, key))
+            except StoreUnavailable:
+                failed.add(node)
+
+    def _of(self, key: str) -> Node:
+        if len(self.all) == 1:
+            return self.all[0]
+        return max(self.all, key=lambda node: hashlib.blake2b(f"{node.name} {key}".encode(), digest_size=8).digest())
+
+
+def _ask_twice(link: Link, question: Callable[[Link], _Answer]) -> _Answer:
+    try:
+        return question(link)
+    except socket.timeout:
+        # Whoever asks has waited long enough.
+        raise
+    except (MemcacheError, OSError):
+        # The server may have been started anew since the link was last used. Having failed, it connects again.
+        return question(link)
+
+
+def _delete(key: str, link: Link) -> None:
+    link.delete(key)
+
+
+def _expiry(ttl: int) -> int:
+    return ttl if ttl <= _LONGEST_TTL else int(time.time()) + ttl
+
+
+def _parse_address(server: str) -> Tuple[str, int]:
+    matched = _SERVER.fullmatch(server)
+    port = int(matched.group(3) or _PORT) if matched else 0
+    if matched is None or not 0 < port < 65536:
+        raise ValueError(f"{server!r} is no memcached server: HOST:PORT, HOST or [::1]:PORT")
+    return matched.group(1) or matched.group(2), port
