@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Callable, Dict, List, Optional, Sequence
 
+from filestoraged.daemon.check import check
 from filestoraged.daemon.options import parse_arguments
 from filestoraged.daemon.serve import serve
 from filestoraged.errors import StartError, UsageError
@@ -31,4 +32,4 @@ def _complain(error: Exception, status: int) -> int:
     return status
 
 
-_COMMANDS: Dict[str, Callable[[Sequence[str]], int]] = {"serve": _serve}
+_COMMANDS: Dict[str, Callable[[Sequence[str]], int]] = {"serve": _serve, "memcached-check": check}

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from filestoraged.api import operations
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import UsageError
+from filestoraged.store.manifest import MAX_SIZE as LARGEST_IN_MEMCACHED
+from filestoraged.store.nodes import parse_server
 
 INTERFACES = ("files", "repositories", "drops", "kv")
 
@@ -51,9 +53,13 @@ class Config:
     mounts: Dict[str, str] = field(default_factory=lambda: {"/": "files", "/data": "repositories"})
     # A directory, made where it is missing.
     store: str = "./store"
+    # memcached servers, HOST:PORT each, that have the objects of files and repositories instead of the directory.
+    memcached: Tuple[str, ...] = ()
+    # Bytes of objects from memcached that are being downloaded, in all workers: others wait for their turn.
+    memory: int = 256 * 1024 * 1024
     # Another one gives new files other names; those stored before keep theirs.
     hash: str = "sha256"
-    # Bytes; None leaves it to the disk.
+    # Bytes; None leaves it to the disk, or means the most that memcached takes.
     max_size: Optional[int] = None
     # Processes. Each has threads and connections of its own; one alone does without a master.
     workers: int = 1
@@ -77,6 +83,17 @@ def parse_address(text: str) -> Address:
     if matched is None or int(matched.group(3)) > 65535:
         raise UsageError(f"{text!r} is no address to listen on: HOST:PORT, [::1]:PORT or unix:/path.")
     return Address(matched.group(1) or matched.group(2), int(matched.group(3)))
+
+
+def parse_servers(text: str) -> Tuple[str, ...]:
+    """Return the memcached servers of `HOST:PORT,…`."""
+    servers = tuple(each.strip() for each in text.split(","))
+    try:
+        for server in servers:
+            parse_server(server)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+    return servers
 
 
 def parse_mount(text: str) -> Tuple[str, str]:
@@ -110,6 +127,12 @@ def parse_size(text: str) -> int:
     if matched is None:
         raise UsageError(f"{text!r} is no size: a number of bytes, or one with K, M, G or T behind it.")
     return int(matched.group(1)) * _UNITS[matched.group(2).upper()]
+
+
+def check_max_size(max_size: Optional[int], servers: Tuple[str, ...]) -> None:
+    """Raises UsageError where memcached takes no objects of that size."""
+    if servers and max_size is not None and max_size > LARGEST_IN_MEMCACHED:
+        raise UsageError(f"--max-size is above the {LARGEST_IN_MEMCACHED} bytes that --memcached takes at most.")
 
 
 def parse_count(text: str) -> int:

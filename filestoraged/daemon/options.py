@@ -35,6 +35,9 @@ def _later(name: str) -> Callable[[str], Any]:
 _ADDRESS = "where to listen: also [::1]:8080, unix:/path; repeatable (localhost:8080)"
 _MOUNT = "which interfaces to serve, and where; repeatable (files=/, repositories=/data)"
 _STORE = "where everything durable lies (./store; under systemd $STATE_DIRECTORY)"
+_MEMCACHED = "servers that keep the objects of files and repositories, instead of the directory (none)"
+_MEMORY = "for all downloads from memcached together, such as 1G; more wait for their turn (256M)"
+_MAX_SIZE = "the largest object taken, such as 10M or 1G (no limit; on memcached 50M, and no more)"
 _FILE = "an INI file with these options in a section [filestoraged]; flags win over it"
 
 # In the order of --help. README.md has the same table, and says more.
@@ -42,9 +45,10 @@ OPTIONS = (
     Option("listen", "HOST:PORT", config.parse_address, _ADDRESS, repeatable=True),
     Option("mount", "NAME=PREFIX", config.parse_mount, _MOUNT, repeatable=True),
     Option("store", "DIR", config.parse_directory, _STORE),
-    Option("memcached", "HOST:PORT[,...]", _later("memcached"), "not in this version yet"),
+    Option("memcached", "HOST:PORT[,...]", config.parse_servers, _MEMCACHED),
+    Option("memory", "BYTES", config.parse_size, _MEMORY),
     Option("hash", "NAME", config.parse_hash, f"the digest of the files interface: {' '.join(ALGORITHMS)} (sha256)"),
-    Option("max-size", "BYTES", config.parse_size, "the largest object taken, such as 50M or 1G (no limit)"),
+    Option("max-size", "BYTES", config.parse_size, _MAX_SIZE),
     Option("workers", "N", config.parse_count, "processes that share the listening sockets (one per CPU)"),
     Option("threads", "N", config.parse_count, "requests that one worker serves at the same time (32)"),
     Option("max-connections", "N", config.parse_count, "clients at the same time; more are told to come again (10000)"),
@@ -55,7 +59,9 @@ OPTIONS = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would end the program."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message[:1].upper() + message[1:] + ("" if message.endswith(".") else "."))
 
@@ -80,6 +86,7 @@ def _build(values: Dict[str, Any]) -> Config:
         values["listen"] = tuple(values["listen"])
     if "mount" in values:
         values["mounts"] = config.join_mounts(values.pop("mount"))
+    config.check_max_size(values.get("max-size"), values.get("memcached", ()))
     return Config(**{name.replace("-", "_"): value for name, value in values.items()})
 
 
@@ -115,10 +122,10 @@ def _reason(error: Exception) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="filestoraged",
-        usage="filestoraged [serve] [OPTION ...]",
+        usage="filestoraged [serve] [OPTION ...]\n       filestoraged memcached-check HOST:PORT[,...] [--size BYTES]",
         description="Keep files under their digests, and give them back over HTTP.",
         epilog="Each option's default is in parentheses. See README.md for the HTTP interface.",
         allow_abbrev=False,

@@ -16,7 +16,10 @@ from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.worker import Worker
 from filestoraged.daemon.workers import STOP, Workers
 from filestoraged.errors import StartError
+from filestoraged.store.contract import Store
 from filestoraged.store.disk import DiskStore
+from filestoraged.store.manifest import MAX_SIZE
+from filestoraged.store.memcached import MemcachedStore
 from filestoraged.web.limits import Limits
 from filestoraged.web.room import Room
 from filestoraged.web.router import Mounts, Router
@@ -44,11 +47,16 @@ def serve(config: Config) -> int:
     return 0
 
 
-def open_store(config: Config) -> DiskStore:
-    """Raises StartError where the directory cannot be one."""
+def open_store(config: Config) -> Store:
+    """Raises StartError where objects cannot be stored there."""
+    return _open_memcached(config) if config.memcached else _open_disk(config)
+
+
+def _open_disk(config: Config) -> DiskStore:
     store = DiskStore(config.store, algorithm=config.hash, max_size=config.max_size)
     try:
-        swept = store.prepare()
+        store.prepare()
+        swept = store.sweep()
     except OSError as error:
         raise StartError(f"The store {config.store} cannot be written: {error.strerror or error}.") from error
     if swept:
@@ -56,7 +64,19 @@ def open_store(config: Config) -> DiskStore:
     return store
 
 
-def build_app(config: Config, store: DiskStore) -> Mounts:
+def _open_memcached(config: Config) -> MemcachedStore:
+    max_size = MAX_SIZE if config.max_size is None else config.max_size
+    memory = config.memory // config.workers
+    try:
+        store = MemcachedStore(config.memcached, algorithm=config.hash, max_size=max_size, memory=memory)
+    except ImportError as error:
+        raise StartError(f"{error}.") from error
+    for cause in store.nodes.check():
+        log.warning("starting without %s; it is asked again with each request", cause)
+    return store
+
+
+def build_app(config: Config, store: Store) -> Mounts:
     """Join each interface that is mounted to its engine."""
     interfaces: Dict[str, Callable[[], Router]] = {
         "files": lambda: files.routes(store),
@@ -80,7 +100,7 @@ def _bind(config: Config) -> List[socket.socket]:
 
 def _announce(config: Config, bound: List[socket.socket]) -> None:
     mounts = ", ".join(f"{name} at {prefix}" for prefix, name in config.mounts.items())
-    where = os.path.abspath(config.store)
+    where = ", ".join(config.memcached) or os.path.abspath(config.store)
     log.info("started filestoraged %s with %d workers, storing in %s", __version__, config.workers, where)
     for listener in bound:
         log.info("listening on %s for %s", listeners.address_of(listener), mounts)
@@ -94,7 +114,7 @@ def _make_room(config: Config) -> Room:
     return Room(min(enough, config.max_connections), config.workers)
 
 
-def _serve_alone(config: Config, store: DiskStore, bound: List[socket.socket]) -> bool:
+def _serve_alone(config: Config, store: Store, bound: List[socket.socket]) -> bool:
     # Blocked before the first thread starts, so that all inherit it and the main thread alone is told.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     worker = _start_worker(config, store, bound, _make_room(config))
@@ -107,12 +127,12 @@ def _serve_alone(config: Config, store: DiskStore, bound: List[socket.socket]) -
     return worker.drain(DRAIN)
 
 
-def _serve_by_workers(config: Config, store: DiskStore, bound: List[socket.socket]) -> bool:
+def _serve_by_workers(config: Config, store: Store, bound: List[socket.socket]) -> bool:
     room = _make_room(config)
 
     def work(slot: int, on_serving: Callable[[], None]) -> int:
         # The one that this one replaces may have left some.
-        store.prepare()
+        store.sweep()
         room.take_slot(slot)
         worker = _start_worker(config, store, bound, room)
         on_serving()
@@ -126,7 +146,7 @@ def _serve_by_workers(config: Config, store: DiskStore, bound: List[socket.socke
     return workers.drain(DRAIN + _LATE)
 
 
-def _start_worker(config: Config, store: DiskStore, bound: List[socket.socket], room: Room) -> Worker:
+def _start_worker(config: Config, store: Store, bound: List[socket.socket], room: Room) -> Worker:
     worker = Worker(bound, build_app(config, store), threads=config.threads, limits=Limits(), room=room)
     worker.start()
     return worker

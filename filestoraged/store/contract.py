@@ -142,6 +142,10 @@ class Store(ABC):
     def remove(self, name: str, /) -> None:
         """Forget an object, durably. Raises NotFound."""
 
+    def sweep(self) -> int:
+        """Clear away what a crash left, unless that goes by itself. Returns how many stagings."""
+        return 0
+
     @abstractmethod
     def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "Store":
         """A store within this one that shares no object with it."""

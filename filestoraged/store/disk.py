@@ -44,14 +44,13 @@ class DiskStore(Store):
         self._recent: Recent = within._recent if within else Recent()
         self.directories: Directories = within.directories if within else Directories(self.root)
 
-    def prepare(self) -> int:
-        """Make the directory, see that it can be written, and sweep what crashes left. Returns how many that was.
-
-        Raises OSError.
-        """
+    def prepare(self) -> None:
+        """Make the directory, and see that it can be written. Raises OSError."""
         os.makedirs(self.root, exist_ok=True)
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied", self.root)
+
+    def sweep(self) -> int:
         return self.stagings.sweep()
 
     def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> "DiskStaging":

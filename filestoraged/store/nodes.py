@@ -14,7 +14,8 @@ import socket
 import threading
 import time
 from collections import deque
-from typing import Callable, Deque, Iterable, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Deque, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import StorageFull, StoreUnavailable
@@ -51,10 +52,10 @@ class Node:
     """
 
     def __init__(self, server: str, *, timeout: float, connect_timeout: float) -> None:
-        """`server` is HOST:PORT, HOST or [::1]:PORT. Raises ValueError where it is none."""
+        """Raises what `parse_server` does. Timeouts are in seconds."""
         self.name = server
         self.suspect = False
-        self._address = _parse_address(server)
+        self._address = parse_server(server)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._idle: Deque[Link] = deque()
@@ -72,6 +73,15 @@ class Node:
         finally:
             self._probing.release()
 
+    def check(self) -> Optional[BaseException]:
+        """Ask for a sign of life. Returns why there is none, if so."""
+        try:
+            # On a connection of its own, closed at once: the processes that are forked next shall not have it.
+            self.ask(lambda link: link.quit() if link.version() else None)
+        except StoreUnavailable as error:
+            return error.__cause__
+        return None
+
     def _ask(self, question: Callable[[Link], _Answer]) -> _Answer:
         link = self._take_link()
         try:
@@ -81,7 +91,7 @@ class Node:
             self.suspect = isinstance(error, socket.timeout)
             if "out of memory" in str(error):
                 raise StorageFull("There is no room left to store this.") from error
-            raise StoreUnavailable(node=self.name) from ConnectionError(f"memcached {self.name}: {error!r}")
+            raise StoreUnavailable(node=self.name) from ConnectionError(f"memcached {self.name}: {_reason(error)}")
         self.suspect = False
         self._idle.append(link)
         return answer
@@ -109,6 +119,11 @@ class Nodes:
         if not names:
             raise ValueError("a pool has one memcached server at least")
         self.all = [Node(name, timeout=timeout, connect_timeout=connect_timeout) for name in names]
+
+    def check(self) -> List[BaseException]:
+        """Ask each server for a sign of life, all at once. Returns why those that give none do not."""
+        with ThreadPoolExecutor(len(self.all)) as threads:
+            return [failure for failure in threads.map(Node.check, self.all) if failure is not None]
 
     def get(self, key: str) -> Optional[memoryview]:
         value: Optional[memoryview] = self._of(key).ask(lambda link: link.get(key))
@@ -171,6 +186,10 @@ def _ask_twice(link: Link, question: Callable[[Link], _Answer]) -> _Answer:
         return question(link)
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 def _delete(key: str, link: Link) -> None:
     link.delete(key)
 
@@ -179,7 +198,8 @@ def _expiry(ttl: int) -> int:
     return ttl if ttl <= _LONGEST_TTL else int(time.time()) + ttl
 
 
-def _parse_address(server: str) -> Tuple[str, int]:
+def parse_server(server: str) -> Tuple[str, int]:
+    """Return the host and the port of HOST:PORT, HOST or [::1]:PORT. Raises ValueError where it is none of them."""
     matched = _SERVER.fullmatch(server)
     port = int(matched.group(3) or _PORT) if matched else 0
     if matched is None or not 0 < port < 65536:

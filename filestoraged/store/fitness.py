@@ -1,0 +1,92 @@
+"""Whether memcached servers are fit to keep objects: what they say of themselves, against what objects need."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+
+from filestoraged.errors import StoreUnavailable
+from filestoraged.store.manifest import CHUNK_SIZE
+from filestoraged.store.nodes import Node, Nodes
+
+# What a chunk's key, its header and its slot take beside its bytes.
+_ITEM_OVERHEAD = 288
+
+# Objects take up to so much more than they are, in percent: rests of pages, and pages begun.
+_OVERHEAD = 3
+
+_MIB = 1024 * 1024
+
+_Stats = Dict[bytes, Any]
+
+
+GOOD, NOTE, BAD = "good", "note", "BAD"
+
+
+class Finding(NamedTuple):
+    verdict: str
+    text: str
+
+
+def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> List[Finding]:
+    """What is good and what is not about keeping objects of `size` bytes in all on these servers, one sentence each.
+
+    Raises ValueError where one of them is no HOST:PORT.
+    """
+    nodes = Nodes(servers, timeout=timeout, connect_timeout=timeout).all
+    # Chunks are spread evenly.
+    share = size * (100 + _OVERHEAD) // 100 // len(nodes)
+    return [finding for node in nodes for finding in _examine_node(node, share)]
+
+
+def _examine_node(node: Node, share: int) -> Iterator[Finding]:
+    try:
+        stats, settings = _stats(node), _stats(node, "settings")
+    except StoreUnavailable as error:
+        yield Finding(BAD, str(error.__cause__))
+        return
+    for finding in (
+        _version(stats),
+        _item_size(settings),
+        _memory(stats, share),
+        _evictions(stats),
+        _when_full(settings),
+    ):
+        yield Finding(finding.verdict, f"memcached {node.name}: {finding.text}")
+
+
+def _stats(node: Node, *names: str) -> _Stats:
+    stats: _Stats = node.ask(lambda link: link.stats(*names))  # type: ignore[no-untyped-call]
+    return stats
+
+
+def _version(stats: _Stats) -> Finding:
+    version = stats.get(b"version", b"").decode("ascii", "replace")
+    return Finding(GOOD if version else BAD, f"is reachable, version {version or 'unknown'}")
+
+
+def _item_size(settings: _Stats) -> Finding:
+    largest, needed = int(settings.get(b"item_size_max", 0)), CHUNK_SIZE + _ITEM_OVERHEAD
+    return Finding(
+        GOOD if largest >= needed else BAD, f"takes items of up to {largest} bytes; {needed} are needed (-I)"
+    )
+
+
+def _memory(stats: _Stats, share: int) -> Finding:
+    limit, used = int(stats.get(b"limit_maxbytes", 0)), int(stats.get(b"bytes", 0))
+    free = max(0, limit - used)
+    return Finding(
+        GOOD if free >= share else BAD,
+        f"has {limit // _MIB} MiB, {free // _MIB} of them free; {-(-share // _MIB)} are needed (-m)",
+    )
+
+
+def _evictions(stats: _Stats) -> Finding:
+    count = int(stats.get(b"evictions", 0))
+    return Finding(BAD if count else GOOD, f"has evicted {count} items so far")
+
+
+def _when_full(settings: _Stats) -> Finding:
+    if settings.get(b"evictions") == b"off":
+        return Finding(GOOD, "refuses new objects when it is full")
+    # Who uses it as a cache wants just that.
+    return Finding(NOTE, "drops old objects when it is full; with -M it refuses new ones")
