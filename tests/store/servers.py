@@ -1,0 +1,120 @@
+"""Real memcached servers, started on free ports by the tests that use them, and made to fail."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+from urllib.parse import unquote
+
+from pymemcache.client.base import Client
+
+from tests.support import PATIENCE, find_program
+
+
+class Item(NamedTuple):
+    """A key as memcached lists it. `expires` is in seconds since 1970, -1 for never."""
+
+    key: str
+    expires: int
+
+
+class Memcached:
+    """A server of 64 MiB, on one port for all of its life, which has `start`, `kill`, `hang` and `wake`."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        # The server picks a port, and names it in a file.
+        self.port = -1
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> Client:
+        """A connection beside the store's, to look at what is kept and to change it."""
+        return Client(("127.0.0.1", self.port), default_noreply=False, timeout=PATIENCE, connect_timeout=PATIENCE)
+
+    def start(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            named = Path(directory, "port")
+            command = [find_program("memcached"), "-u", getpass.getuser(), "-l", "127.0.0.1", "-U", "0"]
+            self._process = subprocess.Popen(
+                [*command, "-p", str(self.port), *self._options],
+                env={**os.environ, "MEMCACHED_PORT_FILENAME": str(named)},
+            )
+            self._wait_until_it_listens(named)
+            self.port = int(named.read_text().split()[-1])
+
+    def stop(self) -> None:
+        self.wake()
+        self.kill()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(PATIENCE)
+
+    def hang(self) -> None:
+        """Leave its connections open and answer nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
+
+    def wake(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def items(self) -> List[Item]:
+        """All that it has, in no order."""
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connection:
+            connection.sendall(b"lru_crawler metadump all\r\n")
+            received = b""
+            while not received.endswith(b"END\r\n"):
+                received += connection.recv(65536)
+        lines = [dict(pair.split("=", 1) for pair in line.split()) for line in received.decode().splitlines()[:-1]]
+        return [Item(unquote(line["key"]), int(line["exp"])) for line in lines]
+
+    def all_keys(self) -> List[str]:
+        return sorted(item.key for item in self.items())
+
+    def chunk_keys(self) -> List[str]:
+        """In the order of their object, where there is one."""
+        return sorted(
+            (key for key in self.all_keys() if key.count(":") > 1), key=lambda key: int(key.rpartition(":")[2])
+        )
+
+    def manifest_keys(self) -> List[str]:
+        return [key for key in self.all_keys() if key.count(":") == 1]
+
+    def statistics(self) -> Dict[bytes, object]:
+        statistics: Dict[bytes, object] = self.client.stats()
+        return statistics
+
+    def _wait_until_it_listens(self, named: Path) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + PATIENCE
+        pause = threading.Event()
+        while not named.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise AssertionError("memcached does not listen")
+            pause.wait(0.005)
+
+
+def start_memcached(case: unittest.TestCase, *options: str) -> Memcached:
+    """A server that is stopped after the test."""
+    server = Memcached(*options)
+    case.addCleanup(server.stop)
+    return server
