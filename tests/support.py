@@ -154,8 +154,9 @@ class ServerCase(TempCase):
             answers.append(answer)
         return answers, received
 
-    def assert_nothing_stored(self) -> None:
-        self.assertEqual([], self.files_below(self.store_path))
+    def assert_stored(self, count: int) -> None:
+        """So many objects are kept, and nothing else."""
+        self.assertEqual(count, len(self.files_below(self.store_path)))
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -35,16 +35,28 @@ def b64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
-class FilesDownloadTest(downloads.DownloadContract):
+class UploadToFiles(ServerCase):
     def upload(self, data: bytes) -> "tuple[str, str]":
         digest = json.loads(self.post("/", data).body)["hash"]
         return f"/?hash={digest}", digest
 
 
-class DownloadByPathTest(downloads.DownloadContract):
+class FilesDownloadTest(UploadToFiles, downloads.FromDiskContract):
+    pass
+
+
+class DownloadByPathTest(downloads.FromDiskContract):
     def upload(self, data: bytes) -> "tuple[str, str]":
         digest = json.loads(self.post("/", data).body)["hash"]
         return f"/{digest}", digest
+
+
+class FileOnDiskTest(ServerCase):
+    def test_an_upload_is_a_file_by_its_hash(self) -> None:
+        self.post("/", TEA)
+
+        self.assertEqual([f"{TEA_HASH[:2]}/{TEA_HASH}"], self.files_below(self.store_path))
+        self.assertEqual(TEA, (self.store_path / TEA_HASH[:2] / TEA_HASH).read_bytes())
 
 
 class FilesTest(ServerCase):
@@ -55,18 +67,12 @@ class FilesTest(ServerCase):
         self.assertEqual("application/json", answer.fields["content-type"])
         self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
 
-    def test_an_upload_is_a_file_by_its_hash(self) -> None:
-        self.post("/", TEA)
-
-        self.assertEqual([f"{TEA_HASH[:2]}/{TEA_HASH}"], self.files_below(self.store_path))
-        self.assertEqual(TEA, (self.store_path / TEA_HASH[:2] / TEA_HASH).read_bytes())
-
     def test_same_bytes_twice_have_one_hash(self) -> None:
         first = self.post("/", TEA)
         again = self.post("/", TEA)
 
         self.assertEqual((first.status, first.body), (again.status, again.body))
-        self.assertEqual(1, len(self.files_below(self.store_path)))
+        self.assert_stored(1)
 
     def test_an_empty_body_is_the_empty_file(self) -> None:
         empty = hashlib.sha256(b"").hexdigest()
@@ -103,7 +109,7 @@ class FilesTest(ServerCase):
         answers = in_threads(16, lambda _: self.post("/", data))
 
         self.assertEqual({hashlib.sha256(data).hexdigest()}, {json.loads(each.body)["hash"] for each in answers})
-        self.assertEqual(1, len(self.files_below(self.store_path)))
+        self.assert_stored(1)
 
     def test_file_hash_is_understood_as_hash(self) -> None:
         self.post("/", TEA)
@@ -127,7 +133,7 @@ class FilesTest(ServerCase):
                 self.assertEqual((200, {"hash": TEA_HASH}), (removed.status, json.loads(removed.body)))
                 self.assertEqual(404, self.get(path).status)
                 self.assertEqual(404, self.delete(path).status)
-                self.assert_nothing_stored()
+                self.assert_stored(0)
 
     def test_no_hash_or_two_answers_400(self) -> None:
         for path in (
@@ -207,7 +213,7 @@ class AnnouncedDigestTest(ServerCase):
         ]
 
         self.assertEqual([400] * 9, [answer.status for answer in answers])
-        self.assert_nothing_stored()
+        self.assert_stored(0)
 
     def test_if_none_match_any_answers_412_where_the_object_exists(self) -> None:
         first = self.post("/", TEA, If_None_Match="*")
@@ -234,7 +240,7 @@ class FormTest(ServerCase):
         answer = self.post("/", body, **fields)
 
         self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
-        self.assertEqual(1, len(self.files_below(self.store_path)))
+        self.assert_stored(1)
 
     def test_an_empty_file_of_a_form_is_the_empty_file(self) -> None:
         body, fields = form(file_part(b""))
@@ -257,7 +263,7 @@ class FormTest(ServerCase):
                 body, fields = form(*parts)
 
                 self.assertEqual(400, self.post("/", body, **fields).status)
-        self.assert_nothing_stored()
+        self.assert_stored(0)
 
     def test_a_form_without_a_good_boundary_answers_400(self) -> None:
         for kind in (
@@ -267,7 +273,7 @@ class FormTest(ServerCase):
         ):
             with self.subTest(kind=kind):
                 self.assertEqual(400, self.post("/", TEA, Content_Type=kind).status)
-        self.assert_nothing_stored()
+        self.assert_stored(0)
 
     def test_a_form_cut_anywhere_answers_400_and_keeps_nothing(self) -> None:
         body, fields = form(text_part(b"note", b"hello"), file_part(TEA))
@@ -276,7 +282,7 @@ class FormTest(ServerCase):
         for stop in range(whole + 2):
             with self.subTest(stop=stop):
                 self.assertEqual(400, self.post("/", body[:stop], **fields).status)
-        self.assert_nothing_stored()
+        self.assert_stored(0)
 
     def test_the_querys_hash_is_about_the_file(self) -> None:
         body, fields = form(file_part(TEA))
@@ -290,7 +296,7 @@ class FormTest(ServerCase):
         of_file = f"sha-256=:{b64(hashlib.sha256(TEA).digest())}:"
 
         refused = self.post("/", body, Content_Digest=of_file, **fields)
-        self.assert_nothing_stored()
+        self.assert_stored(0)
         taken = self.post("/", body, Content_Digest=of_body, **fields)
 
         self.assertEqual([400, 200], [refused.status, taken.status])
@@ -323,7 +329,7 @@ class LimitTest(ServerCase):
 
         self.assertEqual([413] * 4, [answer.status for answer in answers])
         self.assertEqual("Content Too Large", answers[0].reason)
-        self.assert_nothing_stored()
+        self.assert_stored(0)
 
     def test_a_declared_size_is_refused_before_the_first_byte(self) -> None:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n%s\r\n"

@@ -12,10 +12,14 @@ TEA = b"tea"
 TEA_OID = hashlib.sha256(TEA).hexdigest()
 
 
-class RepositoriesDownloadTest(downloads.DownloadContract):
+class UploadToRepository(ServerCase):
     def upload(self, data: bytes) -> "tuple[str, str]":
         oid = json.loads(self.put("/data/pets", data).body)["oid"]
         return f"/data/pets/{oid}", oid
+
+
+class RepositoriesDownloadTest(UploadToRepository, downloads.FromDiskContract):
+    pass
 
 
 class RepositoriesTest(ServerCase):
@@ -31,7 +35,7 @@ class RepositoriesTest(ServerCase):
 
         self.assertEqual([201, 201], [answer.status for answer in answers])
         self.assertEqual(answers[0].body, answers[1].body)
-        self.assertEqual(1, len(self.files_below(self.store_path)))
+        self.assert_stored(1)
 
     def test_a_form_is_raw_bytes_here(self) -> None:
         answer = self.put("/data/pets", TEA, Content_Type="multipart/form-data; boundary=x")
@@ -75,7 +79,7 @@ class RepositoriesTest(ServerCase):
             with self.subTest(name=name):
                 self.assertEqual(400, self.put(f"/data/{name}", TEA).status)
                 self.assertEqual(400, self.get(f"/data/{name}/{TEA_OID}").status)
-        self.assert_nothing_stored()
+        self.assert_stored(0)
 
     def test_a_path_of_no_route_answers_404(self) -> None:
         for path in ("/data", f"/data/pets/{TEA_OID}/x", "/data/a/b/c"):
@@ -93,13 +97,13 @@ class RepositoriesTest(ServerCase):
     def test_other_bytes_than_announced_answer_400(self) -> None:
         self.assertEqual(400, self.put(f"/data/pets?hash={'0' * 64}", TEA).status)
         self.assertEqual(400, self.put("/data/pets", TEA, Content_MD5="AAAAAAAAAAAAAAAAAAAAAA==").status)
-        self.assert_nothing_stored()
+        self.assert_stored(0)
         self.assertEqual(201, self.put(f"/data/pets?hash={TEA_OID}", TEA).status)
 
     def test_a_part_of_an_object_answers_400(self) -> None:
         self.assertEqual(400, self.put("/data/pets", TEA, Content_Range="bytes 3-5/6").status)
         self.assertEqual(400, self.post("/", TEA, Content_Range="bytes 3-5/6").status)
-        self.assert_nothing_stored()
+        self.assert_stored(0)
 
     def test_if_none_match_any_answers_412_where_the_repository_has_it(self) -> None:
         self.put("/data/cats", TEA)

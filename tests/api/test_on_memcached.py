@@ -1,0 +1,206 @@
+"""The same interfaces with their objects in a real memcached, and what is different then."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from typing import Dict
+
+from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE
+from tests.api import downloads, test_files, test_repositories
+from tests.store.servers import Memcached, start_memcached
+from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_answer
+
+TEA = b"tea"
+TEA_HASH = hashlib.sha256(TEA).hexdigest()
+
+# The store's own timeout, in seconds, and what a test allows beside it on a busy machine.
+TIMEOUT = 2.0
+ALLOWED = TIMEOUT + 1.0
+
+
+class OnMemcached(ServerCase):
+    """Each test has a memcached of its own."""
+
+    memcached: Memcached
+
+    def setUp(self) -> None:
+        self.memcached = start_memcached(self, "-m", "256")
+        self.config = {**self.config, "memcached": (self.memcached.address,)}
+        super().setUp()
+
+    def assert_stored(self, count: int) -> None:
+        self.assertEqual(count, len(self.memcached.manifest_keys()))
+        self.assertTrue(count or not self.memcached.all_keys())
+        self.assertFalse(self.store_path.exists())
+
+
+class FilesDownloadTest(OnMemcached, test_files.UploadToFiles, downloads.DownloadContract):
+    pass
+
+
+class RepositoriesDownloadTest(OnMemcached, test_repositories.UploadToRepository, downloads.DownloadContract):
+    pass
+
+
+class FilesTest(OnMemcached, test_files.FilesTest):
+    pass
+
+
+class AnnouncedDigestTest(OnMemcached, test_files.AnnouncedDigestTest):
+    pass
+
+
+class FormTest(OnMemcached, test_files.FormTest):
+    pass
+
+
+class LimitTest(OnMemcached, test_files.LimitTest):
+    pass
+
+
+class OtherHashTest(OnMemcached, test_files.OtherHashTest):
+    pass
+
+
+class RepositoriesTest(OnMemcached, test_repositories.RepositoriesTest):
+    pass
+
+
+class LargestObjectTest(OnMemcached):
+    def test_fifty_mebibytes_are_taken_and_one_byte_more_is_not(self) -> None:
+        data = os.urandom(MAX_SIZE)
+
+        stored = json.loads(self.post("/", data).body)
+        fetched = self.get(f"/{stored['hash']}")
+        self.delete(f"/{stored['hash']}")
+        refused = [self.post("/", data + b"!").status, self.post("/", iter([data, b"!"])).status]
+
+        self.assertEqual({"hash": hashlib.sha256(data).hexdigest(), "size": MAX_SIZE}, stored)
+        self.assertTrue(fetched.body == data)
+        self.assertEqual([413, 413], refused)
+        self.assert_stored(0)
+
+
+class DamageTest(OnMemcached):
+    def setUp(self) -> None:
+        super().setUp()
+        self.data = os.urandom(4 * CHUNK_SIZE)
+        self.path = "/" + json.loads(self.post("/", self.data).body)["hash"]
+        self.memcached.client.delete(self.memcached.chunk_keys()[2])
+
+    def test_a_damaged_object_answers_500_before_its_first_byte(self) -> None:
+        for fields in ({}, {"Range": "bytes=0-9"}, {"If_None_Match": '"other"'}):
+            with self.subTest(fields=fields):
+                answer = self.get(self.path, **fields)
+
+                self.assertEqual(500, answer.status)
+                self.assertEqual("Corrupt Object", json.loads(answer.body)["error"])
+
+    def test_the_same_bytes_again_heal_it(self) -> None:
+        announced = f"/?hash={self.path[1:]}"
+        for path, fields in (("/", {}), ("/", {"If_None_Match": "*"}), (announced, {"If_None_Match": "*"})):
+            with self.subTest(path=path, fields=fields):
+                self.memcached.client.delete(self.memcached.chunk_keys()[0])
+
+                self.assertEqual(200, self.post(path, self.data, **fields).status)
+
+                self.assertTrue(self.get(self.path).body == self.data)
+        self.assertEqual(412, self.post("/", self.data, If_None_Match="*").status)
+
+    def test_a_damaged_object_can_be_removed(self) -> None:
+        self.assertEqual(200, self.delete(self.path).status)
+        self.assertEqual(404, self.get(self.path).status)
+        self.assert_stored(0)
+
+
+class UnreachableTest(OnMemcached):
+    threads = 4
+
+    def test_a_server_that_is_gone_answers_503_and_is_found_again(self) -> None:
+        self.post("/", TEA)
+        self.memcached.kill()
+
+        answers = [self.post("/", TEA), self.get(f"/{TEA_HASH}"), self.delete(f"/{TEA_HASH}")]
+        self.memcached.start()
+
+        self.assertEqual([503] * 3, [answer.status for answer in answers])
+        self.assertTrue(all(int(answer.fields["retry-after"]) > 0 for answer in answers))
+        self.assertEqual(404, self.get(f"/{TEA_HASH}").status)
+        self.assertEqual(200, self.post("/", TEA).status)
+        self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
+
+    def test_a_server_that_hangs_answers_503_in_time_and_holds_up_nobody_else(self) -> None:
+        self.post("/", TEA)
+        self.memcached.hang()
+        answers: Dict[int, Answer] = {}
+        ended: Dict[int, float] = {}
+        started = time.monotonic()
+
+        def ask(number: int) -> None:
+            ask_by = (lambda: self.post("/", TEA), lambda: self.get(f"/{TEA_HASH}"))[number % 2]
+            answers[number] = ask_by()
+            ended[number] = time.monotonic() - started
+
+        # Three times as many as there are threads: one of those behind finds out whether the server is back.
+        clients = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        for client in clients:
+            client.start()
+        health = [self.get("/-/health").status for _ in range(20)]
+        asked = time.monotonic() - started
+        for client in clients:
+            client.join(PATIENCE)
+
+        self.assertEqual([200] * 20, health)
+        self.assertLess(asked, TIMEOUT / 2)
+        self.assertEqual({503}, {answer.status for answer in answers.values()})
+        self.assertLess(sorted(ended.values())[-2], ALLOWED)
+        self.assertLess(max(ended.values()), TIMEOUT + ALLOWED)
+        self.memcached.wake()
+        self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
+
+    def test_an_upload_that_a_server_hangs_in_answers_503(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % MAX_SIZE)
+        connection.sendall(bytes(3 * CHUNK_SIZE))
+        self.wait_until("chunks are there", lambda: len(self.memcached.chunk_keys()) == 3)
+
+        self.memcached.hang()
+        connection.sendall(bytes(2 * CHUNK_SIZE))
+        answer = read_answer(connection)
+
+        self.assertEqual(503, answer.status)
+        self.assertIn("retry-after", answer.fields)
+
+
+class SlowReadersTest(OnMemcached):
+    """Readers who take nothing hold memory; others wait for them, and get theirs."""
+
+    config = {"memory": 20_000_000}
+
+    def test_readers_beyond_the_memory_wait_for_their_turn(self) -> None:
+        data = os.urandom(8_000_000)
+        path = "/" + json.loads(self.post("/", data).body)["hash"]
+        stalled = [self.connect() for _ in range(2)]
+        for connection in stalled:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            connection.recv(1000)
+
+        waiting = threading.Thread(target=lambda: bodies.append(self.get(path).body))
+        bodies: "list[bytes]" = []
+        waiting.start()
+        self.assertEqual(200, self.get("/-/health").status)
+        for connection in stalled:
+            connection.close()
+        waiting.join(PATIENCE)
+
+        self.assertTrue(bodies == [data])
+
+    def test_many_at_once_all_get_theirs(self) -> None:
+        data = os.urandom(8_000_000)
+        path = "/" + json.loads(self.post("/", data).body)["hash"]
+
+        self.assertEqual([True] * 16, in_threads(16, lambda _: self.get(path).body == data))

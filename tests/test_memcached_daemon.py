@@ -1,0 +1,152 @@
+"""The daemon on memcached, as a process of its own: how it starts without, and what a kill leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from typing import List
+
+import requests
+
+from filestoraged.store.manifest import CHUNK_SIZE, unpack
+from filestoraged.store.memcached import MemcachedStore
+from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
+from tests.store.servers import Memcached, start_memcached
+from tests.support import TempCase, in_threads
+
+
+class DaemonOnMemcachedTest(TempCase):
+    def test_it_starts_without_memcached_says_so_once_and_recovers(self) -> None:
+        server = start_memcached(self)
+        server.kill()
+        with self.running(server, "--workers", "2") as daemon:
+            lines = [line for line in daemon.lines() if "memcached" in line and "starting without" in line]
+            refused = requests.post(daemon.url, data=b"tea")
+            server.start()
+            stored = requests.post(daemon.url, data=b"tea")
+            fetched = requests.get(f"{daemon.url}/{stored.json()['hash']}")
+
+        self.assertEqual(1, len(lines))
+        self.assertIn(server.address, lines[0])
+        self.assertEqual(503, refused.status_code)
+        self.assertGreater(int(refused.headers["Retry-After"]), 0)
+        self.assertEqual((200, b"tea"), (fetched.status_code, fetched.content))
+
+    def test_a_kill_amid_fifty_uploads_leaves_whole_objects_and_what_expires(self) -> None:
+        server = start_memcached(self, "-m", "1024")
+        answered: List[str] = []
+        started = threading.Semaphore(0)
+
+        def upload(number: int) -> None:
+            """Small ones and some of several chunks that are on their way when the daemon dies."""
+            with contextlib.suppress(requests.RequestException), requests.Session() as session:
+                for step in range(1000):
+                    data = f"{number} {step} ".encode() * (1 if number % 2 else 200_000)
+                    answered.append(session.post(daemon.url, data=data, timeout=PATIENCE).json()["hash"])
+                    started.release()
+
+        with self.running(server) as daemon:
+            threads = [threading.Thread(target=upload, args=(number,)) for number in range(50)]
+            for thread in threads:
+                thread.start()
+            for _ in range(100):
+                self.assertTrue(started.acquire(timeout=PATIENCE))
+            daemon.kill()
+            for thread in threads:
+                thread.join()
+
+        store = MemcachedStore([server.address])
+        self.assertGreaterEqual(len(answered), 100)
+        for digest in set(answered):
+            with store.get(digest) as stream:
+                self.assertEqual(digest, hashlib.sha256(stream.read()).hexdigest())
+        listed = {chunk.key for key in server.manifest_keys() for chunk in unpack(key, server.client.get(key)).chunks}
+        kept = {item.key for item in server.items() if item.expires < 0} - set(server.manifest_keys())
+        self.assertLessEqual(listed, kept)
+        # Between keeping its chunks and entering its manifest, an upload may have been killed as well.
+        self.assertLessEqual(len(kept - listed), 25 * 3)
+
+    def test_two_workers_see_the_same_objects(self) -> None:
+        server = start_memcached(self, "-m", "256")
+        with self.running(server, "--workers", "2") as daemon:
+
+            def store_and_fetch(number: int) -> bool:
+                data = os.urandom(2 * CHUNK_SIZE + number)
+                digest = requests.post(daemon.url, data=data).json()["hash"]
+                return requests.get(f"{daemon.url}/{digest}").content == data
+
+            self.assertEqual([True] * 16, in_threads(16, store_and_fetch))
+
+    def running(self, server: Memcached, *arguments: str) -> "contextlib.AbstractContextManager[Daemon]":
+        return running("--memcached", server.address, "--store", str(self.directory / "store"), *arguments)
+
+
+class CheckTest(TempCase):
+    def test_a_good_server_is_fit(self) -> None:
+        status, out, err = self.check(start_memcached(self).address)
+
+        self.assertEqual((0, ""), (status, err))
+        for expected in ("is reachable", "takes items", "has 64 MiB", "has evicted 0 items", "drops old objects"):
+            self.assertIn(expected, out)
+        self.assertNotIn("BAD", out)
+
+    def test_too_little_memory_is_bad(self) -> None:
+        server = start_memcached(self, "-m", "128", "-M")
+
+        status, out, _ = self.check(server.address, "--size", "125M")
+
+        self.assertEqual(1, status)
+        self.assertEqual(["BAD"], [line[:3] for line in out.splitlines() if "128 MiB" in line])
+        self.assertIn("refuses new objects", out)
+        self.assertEqual(0, self.check(server.address, "--size", "120M")[0])
+
+    def test_memory_is_judged_for_the_pool(self) -> None:
+        pool = ",".join(start_memcached(self).address for _ in range(2))
+
+        self.assertEqual(0, self.check(pool, "--size", "120M")[0])
+
+    def test_items_that_are_too_small_are_bad(self) -> None:
+        server = start_memcached(self, "-I", "256k", "-o", "slab_chunk_max=128")
+
+        status, out, _ = self.check(server.address)
+
+        self.assertEqual(1, status)
+        self.assertIn("BAD  memcached " + server.address + ": takes items of up to 262144 bytes", out)
+
+    def test_evictions_are_bad(self) -> None:
+        server = start_memcached(self, "-m", "16")
+        client = server.client
+        for number in range(40):
+            client.set(str(number), bytes(CHUNK_SIZE))
+
+        status, out, _ = self.check(server.address, "--size", "1")
+
+        self.assertEqual(1, status)
+        self.assertIn("BAD  memcached " + server.address + ": has evicted", out)
+
+    def test_one_that_is_not_there_is_bad(self) -> None:
+        server = start_memcached(self)
+        server.kill()
+
+        status, out, err = self.check(server.address)
+
+        self.assertEqual((1, f"BAD  memcached {server.address}: Connection refused\n", ""), (status, out, err))
+
+    def test_nonsense_is_refused(self) -> None:
+        for arguments in ((), ("x:99999",), ("unix:/x",), ("localhost", "--size", "many"), ("localhost", "more")):
+            with self.subTest(arguments=arguments):
+                status, out, err = self.check(*arguments)
+
+                self.assertEqual((2, ""), (status, out))
+                self.assertEqual(1, err.count("\n"))
+
+    def check(self, *arguments: str) -> "tuple[int, str, str]":
+        command = [sys.executable, "-m", "filestoraged", "memcached-check", *arguments]
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT, env=clean_environment(), check=False
+        )
+        return ended.returncode, ended.stdout, ended.stderr
