@@ -1,63 +1,34 @@
-"""An object that was fetched as a whole: as a blob, or as a stream. Its memory is given back as it is read."""
+"""An object that was fetched as a whole: as a blob, or as a stream."""
 
 from __future__ import annotations
 
 import io
-from typing import Any, List, Sequence
+from typing import Any
 
-from filestoraged.digest import Bytes
-from filestoraged.store.budget import Budget
 from filestoraged.store.contract import Blob, Sink
-from filestoraged.store.manifest import CHUNK_SIZE, Manifest
+from filestoraged.store.manifest import Manifest
+from filestoraged.store.memory import Memory
 
 
 class FetchedBlob(Blob):
-    """Sent once, from front to back: pieces before what is asked for are dropped."""
+    """It is read once, from front to back: memory before what is asked for is given back."""
 
-    def __init__(self, manifest: Manifest, pieces: Sequence[Bytes], budget: Budget) -> None:
-        """Take over the object's `pieces`, of CHUNK_SIZE but for the last one, and their share of the `budget`."""
+    def __init__(self, manifest: Manifest, memory: Memory) -> None:
+        """Take over the `memory` that holds the object."""
         self.digest = manifest.digest
         self.size = manifest.size
         self.modified = manifest.modified
-        self._pieces: List[Bytes] = list(pieces)
-        self._budget = budget
-        self._dropped = 0
+        self._memory = memory
 
     def send(self, sink: Sink, start: int, stop: int) -> int:
-        self._drop_before(start)
-        while start < stop:
-            piece = self._at(start)[: stop - start]
-            taken = sink.write(piece)
-            start += taken
-            if taken < len(piece):
-                break
-        return start
+        return start + sink.write(self.read(start, stop))
 
-    def read_into(self, buffer: memoryview, start: int) -> int:
-        """Begin to fill the `buffer` with what is from `start` on. Returns how many bytes, 0 at the end."""
-        self._drop_before(start)
-        if start == self.size:
-            return 0
-        piece = self._at(start)[: len(buffer)]
-        buffer[: len(piece)] = piece
-        return len(piece)
+    def read(self, start: int, stop: int) -> memoryview:
+        self._memory.drop_before(start)
+        return self._memory.view[start : min(stop, self.size)]
 
     def close(self) -> None:
-        self._drop(len(self._pieces))
-
-    def _at(self, start: int) -> memoryview:
-        number, offset = divmod(start, CHUNK_SIZE)
-        return memoryview(self._pieces[number])[offset:]
-
-    def _drop_before(self, start: int) -> None:
-        self._drop(start // CHUNK_SIZE)
-
-    def _drop(self, count: int) -> None:
-        """Drop the first `count` pieces."""
-        while self._dropped < count:
-            self._budget.give(len(self._pieces[self._dropped]))
-            self._pieces[self._dropped] = b""
-            self._dropped += 1
+        self._memory.close()
 
 
 class Stream(io.RawIOBase):
@@ -71,9 +42,10 @@ class Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        read = self._blob.read_into(memoryview(buffer), self._position)
-        self._position += read
-        return read
+        data = self._blob.read(self._position, self._position + len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
     def close(self) -> None:
         self._blob.close()

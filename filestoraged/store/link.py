@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from filestoraged.digest import Bytes
 
@@ -13,6 +13,9 @@ try:
 except ImportError:
     # A store on disk does without; `nodes` says what is missing.
     Client = object  # type: ignore[assignment,misc]
+
+# How many bytes end a line, and follow a value.
+LINE_END = 2
 
 # Values are chunks and manifests. What announces more is no memcached of ours, and is given no memory.
 _LARGEST = 1024 * 1024
@@ -27,6 +30,16 @@ class Link(Client):
         """It connects with the first question. Replies are read, whatever is asked."""
         super().__init__(address, connect_timeout=connect_timeout, timeout=timeout, default_noreply=False)
         self._address = address
+        self._room: Optional[memoryview] = None
+
+    def fetch(self, key: str, room: Optional[memoryview]) -> Optional[memoryview]:
+        """The same as `get`, into `room` where the value and the end of its line fit."""
+        self._room = room
+        try:
+            value: Optional[memoryview] = self.get(key)
+        finally:
+            self._room = None
+        return value
 
     def send(self, key: str, data: Bytes, expire: int) -> None:
         """The same as `set`, which takes nothing but bytes and copies them twice."""
@@ -63,7 +76,7 @@ class Link(Client):
         _, key, _, size, *cas = line.split()
         if key not in remapped_keys or not size.isdigit() or int(size) > _LARGEST:
             raise MemcacheUnknownError(line[:32])
-        data = memoryview(bytearray(int(size) + 2))
+        data = self._room_for(int(size) + LINE_END)
         received = min(len(buf), len(data))
         data[:received] = buf[:received]
         rest = buf[received:]
@@ -72,7 +85,12 @@ class Link(Client):
             if not count:
                 raise MemcacheUnexpectedCloseError
             received += count
-        if bytes(data[-2:]) != b"\r\n":
+        if bytes(data[-LINE_END:]) != b"\r\n":
             raise MemcacheUnknownError(line[:32])
-        value = data[:-2]
+        value = data[:-LINE_END]
         return remapped_keys[key], (value, cas[0]) if expect_cas else value, rest
+
+    def _room_for(self, size: int) -> memoryview:
+        if self._room is not None and size <= len(self._room):
+            return self._room[:size]
+        return memoryview(bytearray(size))

@@ -11,16 +11,17 @@ import hashlib
 import io
 import json
 from contextlib import closing, suppress
-from typing import BinaryIO, Iterator, List, Optional, Sequence, cast
+from typing import BinaryIO, List, Optional, Sequence, cast
 
-from filestoraged.digest import Bytes, Expected, parse_digest
+from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import CorruptObject, NotFound, StoreUnavailable
-from filestoraged.store.budget import Budget
 from filestoraged.store.chunked import ATTEMPTS, ChunkedStaging
 from filestoraged.store.contract import Store
 from filestoraged.store.fetched import FetchedBlob, Stream
 from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
+from filestoraged.store.link import LINE_END
 from filestoraged.store.manifest import MAX_SIZE, Manifest, unpack
+from filestoraged.store.memory import Budget, Memory
 from filestoraged.store.nodes import Found, Nodes
 
 # For all downloads of a store, in bytes: five of the largest objects.
@@ -113,31 +114,9 @@ class MemcachedStore(Store):
         place = json.dumps([*self._path, kind, oid if name is None else name])
         return "fsd:" + hashlib.sha256(place.encode()).hexdigest()
 
-    def read(self, manifest: Manifest) -> Iterator[Bytes]:
-        """The bytes of an object in pieces of CHUNK_SIZE. They are checked when the last one has been taken.
-
-        Raises CorruptObject.
-        """
-        with closing(OverlappedHasher(manifest.algorithm, ())) as hasher:
-            for number, chunk in enumerate(manifest.chunks):
-                data = self.nodes.get(chunk.key)
-                if data is None:
-                    raise _damaged(manifest, number, "is gone")
-                if len(data) != chunk.size:
-                    raise _damaged(manifest, number, "is not as long as it was")
-                hasher.update_marked(data)
-                yield data
-            if manifest.tail:
-                hasher.update(manifest.tail)
-                yield manifest.tail
-            if hasher.finish() != manifest.digest:
-                wrong = [mark != checksum for mark, checksum in zip(hasher.marks, manifest.checksums)]
-                raise _damaged(manifest, wrong.index(True) if any(wrong) else 0, "is not what was stored")
-
     def is_whole(self, manifest: Manifest) -> bool:
         try:
-            for _ in self.read(manifest):
-                pass
+            self._fetch(manifest, None)
         except CorruptObject:
             return False
         return True
@@ -157,13 +136,36 @@ class MemcachedStore(Store):
             raise CorruptObject(name, str(error)) from error
 
     def _load(self, manifest: Manifest) -> FetchedBlob:
-        self._budget.take(manifest.size)
+        memory = Memory(self._budget, manifest.size, spare=LINE_END)
         try:
-            pieces = list(self.read(manifest))
+            self._fetch(manifest, memory.view)
         except BaseException:
-            self._budget.give(manifest.size)
+            memory.close()
             raise
-        return FetchedBlob(manifest, pieces, self._budget)
+        return FetchedBlob(manifest, memory)
+
+    def _fetch(self, manifest: Manifest, view: Optional[memoryview]) -> None:
+        """Check all bytes of an object, and leave them in `view`, if there is one. Raises CorruptObject."""
+        with closing(OverlappedHasher(manifest.algorithm, ())) as hasher:
+            start = 0
+            for number, chunk in enumerate(manifest.chunks):
+                # The end of the line that it comes with is overwritten by the next one.
+                room = None if view is None else view[start : start + chunk.size + LINE_END]
+                data = self.nodes.get(chunk.key, room)
+                if data is None:
+                    raise _damaged(manifest, number, "is gone")
+                if len(data) != chunk.size:
+                    raise _damaged(manifest, number, "is not as long as it was")
+                hasher.update_marked(data)
+                start += chunk.size
+            hasher.update(manifest.tail)
+            if view is not None:
+                view[start : manifest.size] = manifest.tail
+            if hasher.finish() != manifest.digest:
+                for number, checksum in enumerate(manifest.checksums):
+                    if hasher.marks[number] != checksum:
+                        raise _damaged(manifest, number, "is not what was stored")
+                raise CorruptObject(manifest.digest, "it has another digest")
 
 
 def _damaged(manifest: Manifest, number: int, what: str) -> CorruptObject:

@@ -125,9 +125,9 @@ class Nodes:
         with ThreadPoolExecutor(len(self.all)) as threads:
             return [failure for failure in threads.map(Node.check, self.all) if failure is not None]
 
-    def get(self, key: str) -> Optional[memoryview]:
-        value: Optional[memoryview] = self._of(key).ask(lambda link: link.get(key))
-        return value
+    def get(self, key: str, room: Optional[memoryview] = None) -> Optional[memoryview]:
+        """The value, which lies in `room` where it fits, with the end of the line it came with."""
+        return self._of(key).ask(lambda link: link.fetch(key, room))
 
     def find(self, key: str) -> Optional[Found]:
         data, version = self._of(key).ask(lambda link: link.gets(key))

@@ -13,9 +13,9 @@ from typing import Any, List
 from unittest import mock
 
 from filestoraged.errors import AlreadyExists, NotFound, StoreUnavailable, TooLarge
-from filestoraged.store.budget import Budget
 from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, TAIL_SIZE
 from filestoraged.store.memcached import MemcachedStore
+from filestoraged.store.memory import Budget
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
 from tests.store.servers import Memcached, start_memcached

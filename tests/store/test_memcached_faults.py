@@ -150,12 +150,12 @@ class DamageTest(MemcachedCase):
         get = self.store.nodes.get
         replaced = threading.Event()
 
-        def replace_first(key: str) -> object:
+        def replace_first(key: str, *room: object) -> object:
             if key == self.chunks[2] and not replaced.is_set():
                 replaced.set()
                 self.store.delete(self.digest)
                 self.store.put(self.data)
-            return get(key)
+            return get(key, *room)
 
         self.store.nodes.get = replace_first  # type: ignore[method-assign,assignment]
 

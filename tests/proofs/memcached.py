@@ -1,0 +1,113 @@
+"""Overhead and speed of the memcached store, beside plain pymemcache: `python -m tests.proofs.memcached [ROUNDS]`.
+
+The plain one moves the same chunks with no digest and no checks. Both take turns, on one server, and ratios are of the
+same round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import sys
+import time
+from typing import Callable, Dict, Iterator, List, Tuple
+
+from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, Manifest, unpack
+from filestoraged.store.memcached import MemcachedStore
+from tests.store.servers import Memcached
+
+ROUNDS = 15
+
+
+@contextlib.contextmanager
+def memcached(*options: str) -> Iterator[Memcached]:
+    server = Memcached("-m", "1024", *options)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def weigh() -> None:
+    """What memcached says it has, with one object and with many."""
+    data = os.urandom(MAX_SIZE)
+    for count in (1, 10):
+        with memcached() as server:
+            store = MemcachedStore([server.address])
+            for number in range(count):
+                store.put(data, name=str(number))
+            payload = count * len(data)
+            used = int(server.client.stats()[b"bytes"])
+            malloced = int(server.client.stats("slabs")[b"total_malloced"])
+        print(
+            f"{count} objects of 50 MiB: bytes {used / payload - 1:+.2%}, total_malloced {malloced / payload - 1:+.2%}"
+        )
+
+
+def race(rounds: int) -> None:
+    data = os.urandom(MAX_SIZE)
+    chunks = [data[start : start + CHUNK_SIZE] for start in range(0, len(data), CHUNK_SIZE)]
+    keys = [f"plain-{number}" for number in range(len(chunks))]
+    with memcached() as server:
+        store, plain = MemcachedStore([server.address]), server.client
+
+        def plain_put() -> None:
+            for key, chunk in zip(keys, chunks):
+                plain.set(key, chunk)
+
+        def plain_get() -> None:
+            for key in keys:
+                assert plain.get(key) is not None
+
+        def get() -> None:
+            with store.get(digest) as stream:
+                while stream.read(CHUNK_SIZE):
+                    pass
+
+        def two_passes() -> None:
+            manifest = manifest_of(server)
+            assert store.is_whole(manifest) and store.is_whole(manifest)
+
+        digest = store.put(data)
+        plain_put()
+        figures: Dict[str, List[float]] = {}
+        for _ in range(rounds):
+            for name, work, clear in (
+                ("plain put", plain_put, lambda: plain.delete_many(keys)),
+                ("put", lambda: store.put(data), lambda: store.delete(digest)),
+            ):
+                clear()
+                figures.setdefault(name, []).append(timed(work))
+            for name, work in (("plain get", plain_get), ("get", get), ("two passes", two_passes)):
+                figures.setdefault(name, []).append(timed(work))
+    for name, seconds in figures.items():
+        low, middle, high = spread(seconds)
+        print(
+            f"{name:10} {middle * 1000:6.1f} ms ({low * 1000:.1f} to {high * 1000:.1f}), "
+            f"{MAX_SIZE / middle / 1024 / 1024:.0f} MiB/s"
+        )
+    for name in ("put", "get"):
+        ratios = [beside / ours for beside, ours in zip(figures[f"plain {name}"], figures[name])]
+        low, middle, high = spread(ratios)
+        print(f"{name}: {middle:.2f} of plain pymemcache's speed ({low:.2f} to {high:.2f})")
+
+
+def manifest_of(server: Memcached) -> Manifest:
+    (key,) = server.manifest_keys()
+    return unpack(key, server.client.get(key))
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def spread(values: List[float]) -> Tuple[float, float, float]:
+    return min(values), statistics.median(values), max(values)
+
+
+if __name__ == "__main__":
+    weigh()
+    race(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
