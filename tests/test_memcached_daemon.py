@@ -12,7 +12,7 @@ from typing import List
 
 import requests
 
-from filestoraged.store.manifest import CHUNK_SIZE, unpack
+from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, unpack
 from filestoraged.store.memcached import MemcachedStore
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
 from tests.store.servers import Memcached, start_memcached
@@ -80,6 +80,22 @@ class DaemonOnMemcachedTest(TempCase):
                 return requests.get(f"{daemon.url}/{digest}").content == data
 
             self.assertEqual([True] * 16, in_threads(16, store_and_fetch))
+
+    def test_downloads_stay_within_the_memory(self) -> None:
+        server = start_memcached(self, "-m", "256")
+        data = os.urandom(MAX_SIZE)
+        with self.running(server, "--workers", "1", "--memory", "100M") as daemon:
+            before = daemon.resident()
+            path = requests.post(daemon.url, data=data).json()["hash"]
+            stored = daemon.resident("VmHWM") - before
+
+            whole = in_threads(8, lambda _: requests.get(f"{daemon.url}/{path}").content == data)
+
+            fetched = daemon.resident("VmHWM") - before
+
+        self.assertEqual([True] * 8, whole)
+        self.assertLess(stored, 20 * 1024 * 1024)
+        self.assertLess(fetched, 120 * 1024 * 1024)
 
     def running(self, server: Memcached, *arguments: str) -> "contextlib.AbstractContextManager[Daemon]":
         return running("--memcached", server.address, "--store", str(self.directory / "store"), *arguments)

@@ -11,7 +11,7 @@ from filestoraged.store.memory import Memory
 
 
 class FetchedBlob(Blob):
-    """It is read once, from front to back: memory before what is asked for is given back."""
+    """It is read once, from front to back: the memory of what has been handed on is given back."""
 
     def __init__(self, manifest: Manifest, memory: Memory) -> None:
         """Take over the `memory` that holds the object."""
@@ -21,11 +21,16 @@ class FetchedBlob(Blob):
         self._memory = memory
 
     def send(self, sink: Sink, start: int, stop: int) -> int:
-        return start + sink.write(self.read(start, stop))
-
-    def read(self, start: int, stop: int) -> memoryview:
+        start += sink.write(self._memory.view[start:stop])
         self._memory.drop_before(start)
-        return self._memory.view[start : min(stop, self.size)]
+        return start
+
+    def read_into(self, buffer: memoryview, start: int) -> int:
+        """Copy what is from `start` on. Returns how many bytes, 0 at the end."""
+        data = self._memory.view[start : min(start + len(buffer), self.size)]
+        buffer[: len(data)] = data
+        self._memory.drop_before(start + len(data))
+        return len(data)
 
     def close(self) -> None:
         self._memory.close()
@@ -42,10 +47,9 @@ class Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._blob.read(self._position, self._position + len(buffer))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        count = self._blob.read_into(buffer, self._position)
+        self._position += count
+        return count
 
     def close(self) -> None:
         self._blob.close()

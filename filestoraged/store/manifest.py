@@ -82,8 +82,8 @@ def unpack(key: str, data: Bytes) -> Manifest:
         raise ValueError("its manifest is cut") from error
     algorithm, _, digest = body[_HEAD.size : _HEAD.size + length].decode("ascii", "replace").partition(":")
     tail = body[_HEAD.size + length + MARK_SIZE * count :]
-    in_chunks = size - len(tail)
-    if algorithm not in ALGORITHMS or not 0 <= in_chunks <= MAX_SIZE or count != math.ceil(in_chunks / CHUNK_SIZE):
+    makes_sense = algorithm in ALGORITHMS and len(tail) <= size <= MAX_SIZE
+    if not makes_sense or count != math.ceil((size - len(tail)) / CHUNK_SIZE):
         raise ValueError("its manifest makes no sense")
     return Manifest(size, algorithm, digest, modified, expires, token, checksums, tail)
 

@@ -13,6 +13,9 @@ from filestoraged.errors import StoreUnavailable
 # How long somebody waits for a turn, in seconds. What is waited for may be a slow client's download.
 _PATIENCE = 30.0
 
+# What is small does not count: a client's socket takes it at once, and nobody who asks for it waits behind large ones.
+_SMALL = 64 * 1024
+
 # A mapping of its own pays from here on, and what is read of it goes back in steps of so many bytes: huge pages are
 # of 2 MiB each.
 _STEP = 4 * 1024 * 1024
@@ -59,9 +62,10 @@ class Memory:
 
     def __init__(self, budget: Budget, size: int, *, spare: int) -> None:
         """Wait for `size` bytes, and have `spare` ones behind them. Raises StoreUnavailable."""
-        budget.take(size)
+        self._counted = size if size > _SMALL else 0
+        if self._counted:
+            budget.take(size)
         self._budget = budget
-        self._size = size
         self._dropped = 0
         self._map = _map(size + spare) if size >= _STEP else None
         self.view = memoryview(bytearray(size + spare) if self._map is None else self._map)
@@ -76,10 +80,11 @@ class Memory:
 
     def close(self) -> None:
         """Give back the rest. Again is harmless."""
-        left, self._size = self._size - self._dropped, self._dropped
+        left, self._counted = self._counted - self._dropped, self._dropped
         # The mapping goes with the last view of it.
         self._map, self.view = None, memoryview(b"")
-        self._budget.give(left)
+        if left:
+            self._budget.give(left)
 
 
 def _map(size: int) -> mmap.mmap:

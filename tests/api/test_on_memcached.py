@@ -192,7 +192,8 @@ class SlowReadersTest(OnMemcached):
         waiting = threading.Thread(target=lambda: bodies.append(self.get(path).body))
         bodies: "list[bytes]" = []
         waiting.start()
-        self.assertEqual(200, self.get("/-/health").status)
+        self.post("/", TEA)
+        self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
         for connection in stalled:
             connection.close()
         waiting.join(PATIENCE)

@@ -12,10 +12,9 @@ import tracemalloc
 from typing import Any, List
 from unittest import mock
 
-from filestoraged.errors import AlreadyExists, NotFound, StoreUnavailable, TooLarge
+from filestoraged.errors import AlreadyExists, NotFound, TooLarge
 from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, TAIL_SIZE
 from filestoraged.store.memcached import MemcachedStore
-from filestoraged.store.memory import Budget
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
 from tests.store.servers import Memcached, start_memcached
@@ -314,18 +313,22 @@ class StreamTest(MemcachedCase):
             self.store.get(self.digest).read(1)
 
     def test_memory_is_given_back_as_a_stream_is_read(self) -> None:
-        first, second = self.store.get(self.digest), self.store.get(self.digest)
+        store = self.make_store(memory=20 * MIB)
+        data = os.urandom(9 * MIB)
+        digest = store.put(data)
+        first, second = store.get(digest), store.get(digest)
         self.addCleanup(first.close)
         self.addCleanup(second.close)
         third: List[bytes] = []
-        reader = threading.Thread(target=lambda: third.append(self.store.get(self.digest).read()))
+        reader = threading.Thread(target=lambda: third.append(store.get(digest).read()))
         reader.start()
+        self.wait_until("the third waits", lambda: len(store._budget._waiting) == 1)
 
-        first.read(4 * CHUNK_SIZE)
-        second.read(4 * CHUNK_SIZE)
+        beginnings = [first.read(8 * MIB), second.read(8 * MIB)]
 
         reader.join(PATIENCE)
-        self.assertEqual([self.data], third)
+        self.assertTrue(third == [data])
+        self.assertTrue(all(each + stream.read() == data for each, stream in zip(beginnings, (first, second))))
 
     def test_readers_wait_for_their_turn(self) -> None:
         results = in_threads(16, lambda _: self.store.get(self.digest).read() == self.data)
@@ -336,38 +339,6 @@ class StreamTest(MemcachedCase):
         store = self.make_store(memory=1)
 
         self.assertEqual([True] * 4, in_threads(4, lambda _: store.get(self.digest).read() == self.data))
-
-
-class BudgetTest(TempCase):
-    def test_who_waits_too_long_is_told(self) -> None:
-        budget = Budget(10, patience=0.01)
-        budget.take(10)
-
-        self.assertRaises(StoreUnavailable, budget.take, 1)
-        budget.give(10)
-        budget.take(10)
-
-    def test_a_small_one_does_not_overtake_a_large_one(self) -> None:
-        budget = Budget(10, patience=PATIENCE)
-        budget.take(8)
-        order: List[int] = []
-
-        def wait_for(size: int) -> None:
-            budget.take(size)
-            order.append(size)
-            budget.give(size)
-
-        large = threading.Thread(target=wait_for, args=(9,))
-        large.start()
-        self.wait_until("the large one waits", lambda: len(budget._waiting) == 1)
-        small = threading.Thread(target=wait_for, args=(1,))
-        small.start()
-        self.wait_until("the small one waits", lambda: len(budget._waiting) == 2)
-        budget.give(8)
-        large.join(PATIENCE)
-        small.join(PATIENCE)
-
-        self.assertEqual([9, 1], order)
 
 
 class TimeToLiveTest(MemcachedCase):
