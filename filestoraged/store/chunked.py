@@ -61,8 +61,10 @@ class ChunkedStaging(Staging):
         self._enter(self._store.key(digest, name=name), sealed, may_stay)
 
     def _publish_new(self, name: Optional[str], digest: str) -> None:
-        key = self._store.key(digest, name=name)
-        if not self._enter(key, self._seal(digest), lambda _: True):
+        def may_stay(present: Manifest) -> bool:
+            return name is not None or present.digest == digest
+
+        if not self._enter(self._store.key(digest, name=name), self._seal(digest), may_stay):
             raise AlreadyExists(digest if name is None else name)
 
     def _discard(self) -> None:

@@ -73,7 +73,10 @@ class Link(Client):
 
         The client's own reads 4 KiB a call and joins them, which takes twice as long.
         """
-        _, key, _, size, *cas = line.split()
+        words = line.split()
+        if len(words) != (5 if expect_cas else 4):
+            raise MemcacheUnknownError(line[:32])
+        key, size = words[1], words[3]
         if key not in remapped_keys or not size.isdigit() or int(size) > _LARGEST:
             raise MemcacheUnknownError(line[:32])
         data = self._room_for(int(size) + LINE_END)
@@ -88,7 +91,7 @@ class Link(Client):
         if bytes(data[-LINE_END:]) != b"\r\n":
             raise MemcacheUnknownError(line[:32])
         value = data[:-LINE_END]
-        return remapped_keys[key], (value, cas[0]) if expect_cas else value, rest
+        return remapped_keys[key], (value, words[4]) if expect_cas else value, rest
 
     def _room_for(self, size: int) -> memoryview:
         if self._room is not None and size <= len(self._room):

@@ -72,14 +72,13 @@ class MemcachedStore(Store):
         In one pass: a second one, which would need no memory, takes longer, and may come upon a loss when the first
         bytes have gone out. Raises NotFound, CorruptObject, and StoreUnavailable where no memory gets free.
         """
-        key = self.key(oid, name=name)
         for _ in range(ATTEMPTS):
-            manifest = self._manifest(key, name or oid)
+            manifest = self._manifest(oid, name)
             try:
                 return self._load(manifest)
             except CorruptObject:
                 # Its chunks go when it is replaced or removed: then this is not the manifest any more.
-                if self._manifest(key, name or oid).token == manifest.token:
+                if self._manifest(oid, name).token == manifest.token:
                     raise
         raise StoreUnavailable("The object is being replaced all the time.")
 
@@ -109,10 +108,14 @@ class MemcachedStore(Store):
 
     def key(self, oid: str, *, name: Optional[str]) -> str:
         """Where the manifest of an object lies. What is no digest is a name."""
-        kind = "digest" if name is None and parse_digest(oid) == oid else "name"
+        kind = "digest" if name is None and _is_digest(oid) else "name"
         # JSON tells ["a", "b"] from ["a/b"], and takes any string.
         place = json.dumps([*self._path, kind, oid if name is None else name])
         return "fsd:" + hashlib.sha256(place.encode()).hexdigest()
+
+    def close(self) -> None:
+        """Close the connections that rest; the store can still be used."""
+        self.nodes.close()
 
     def is_whole(self, manifest: Manifest) -> bool:
         try:
@@ -126,14 +129,18 @@ class MemcachedStore(Store):
         with suppress(ValueError):
             self.nodes.forget([chunk.key for chunk in unpack(key, found.data).chunks])
 
-    def _manifest(self, key: str, name: str) -> Manifest:
+    def _manifest(self, oid: str, name: Optional[str]) -> Manifest:
+        key = self.key(oid, name=name)
         data = self.nodes.get(key)
         if data is None:
-            raise NotFound(name=name)
+            raise NotFound(name=name or oid)
         try:
-            return unpack(key, data)
+            manifest = unpack(key, data)
         except ValueError as error:
-            raise CorruptObject(name, str(error)) from error
+            raise CorruptObject(name or oid, str(error)) from error
+        if name is None and _is_digest(oid) and manifest.digest != oid:
+            raise CorruptObject(oid, "its manifest is of other bytes")
+        return manifest
 
     def _load(self, manifest: Manifest) -> FetchedBlob:
         memory = Memory(self._budget, manifest.size, spare=LINE_END)
@@ -166,6 +173,10 @@ class MemcachedStore(Store):
                     if hasher.marks[number] != checksum:
                         raise _damaged(manifest, number, "is not what was stored")
                 raise CorruptObject(manifest.digest, "it has another digest")
+
+
+def _is_digest(oid: str) -> bool:
+    return parse_digest(oid) == oid
 
 
 def _damaged(manifest: Manifest, number: int, what: str) -> CorruptObject:

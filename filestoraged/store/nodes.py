@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Callable, Deque, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
 
 from filestoraged.digest import Bytes
@@ -54,16 +55,22 @@ class Node:
     def __init__(self, server: str, *, timeout: float, connect_timeout: float) -> None:
         """Raises what `parse_server` does. Timeouts are in seconds."""
         self.name = server
-        self.suspect = False
         self._address = parse_server(server)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._idle: Deque[Link] = deque()
+        self._begin()
+
+    def _begin(self) -> None:
         self._owner = os.getpid()
+        self._idle: Deque[Link] = deque()
         self._probing = threading.Lock()
+        self.suspect = False
 
     def ask(self, question: Callable[[Link], _Answer]) -> _Answer:
         """Raises StoreUnavailable where no answer comes, StorageFull where there is no room."""
+        if self._owner != os.getpid():
+            # A child must not talk on its parent's connections, nor wait for its parent's threads.
+            self._begin()
         if not self.suspect:
             return self._ask(question)
         if not self._probing.acquire(blocking=False):
@@ -82,8 +89,16 @@ class Node:
             return error.__cause__
         return None
 
+    def close(self) -> None:
+        """Close the connections that rest. The next question opens one anew."""
+        while self._idle:
+            self._idle.pop().close()
+
     def _ask(self, question: Callable[[Link], _Answer]) -> _Answer:
-        link = self._take_link()
+        try:
+            link = self._idle.pop()
+        except IndexError:
+            link = Link(self._address, connect_timeout=self._connect_timeout, timeout=self._timeout)
         try:
             answer = _ask_twice(link, question)
         except (MemcacheError, OSError) as error:
@@ -95,16 +110,6 @@ class Node:
         self.suspect = False
         self._idle.append(link)
         return answer
-
-    def _take_link(self) -> Link:
-        if self._owner != os.getpid():
-            # A child must not talk on its parent's connections.
-            self._idle = deque()
-            self._owner = os.getpid()
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return Link(self._address, connect_timeout=self._connect_timeout, timeout=self._timeout)
 
 
 class Nodes:
@@ -124,6 +129,10 @@ class Nodes:
         """Ask each server for a sign of life, all at once. Returns why those that give none do not."""
         with ThreadPoolExecutor(len(self.all)) as threads:
             return [failure for failure in threads.map(Node.check, self.all) if failure is not None]
+
+    def close(self) -> None:
+        for node in self.all:
+            node.close()
 
     def get(self, key: str, room: Optional[memoryview] = None) -> Optional[memoryview]:
         """The value, which lies in `room` where it fits, with the end of the line it came with."""
@@ -149,8 +158,9 @@ class Nodes:
         """Delete what still has that version. Returns whether that was so."""
         # memcached's text protocol has no such deletion, but what is swapped may expire at once.
         taken = bool(self._of(key).ask(lambda link: link.cas(key, b"", version, _AT_ONCE)))
-        # Asked for once more, it gives its memory back.
-        self.get(key)
+        with suppress(StoreUnavailable):
+            # Asked for once more, it gives its memory back.
+            self.get(key)
         return taken
 
     def touch(self, key: str, *, ttl: int) -> bool:

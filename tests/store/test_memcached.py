@@ -181,6 +181,18 @@ class LayoutTest(MemcachedCase):
         _, peak = tracemalloc.get_traced_memory()
         self.assertLess(peak, 14 * CHUNK_SIZE)
 
+    def test_a_closed_store_has_no_connection_and_opens_one_when_it_is_used(self) -> None:
+        client = self.memcached.client
+        before = client.stats()[b"curr_connections"]
+        digest = self.store.put(TEA)
+        self.assertEqual(before + 1, client.stats()[b"curr_connections"])
+
+        self.store.close()
+
+        self.wait_until("it has none", lambda: client.stats()[b"curr_connections"] == before)
+
+        self.assertEqual(TEA, self.store.get(digest).read())
+
     def test_a_child_process_talks_on_connections_of_its_own(self) -> None:
         data = os.urandom(4 * CHUNK_SIZE)
         digest = self.store.put(data)

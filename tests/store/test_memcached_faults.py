@@ -122,6 +122,18 @@ class DamageTest(MemcachedCase):
         self.assert_corrupt()
         self.assertEqual(b"another", self.store.get(other).read())
 
+    def test_a_manifest_of_other_bytes_is_no_object_of_that_digest(self) -> None:
+        forged = Manifest(3, "sha256", hashlib.sha256(b"bad").hexdigest(), 0, 0, b"t" * 16, (), b"bad")
+
+        for data in (forged, forged._replace(digest=self.digest)):
+            self.client.set(self.manifest, data.pack(self.manifest))
+
+            self.assert_corrupt()
+            with self.store.stage() as staging:
+                staging.write(self.data)
+                staging.commit_new()
+            self.assert_whole()
+
     def test_a_damaged_object_is_removed_whole(self) -> None:
         self.client.delete(self.chunks[0])
 
@@ -399,7 +411,13 @@ class OddServerTest(TempCase):
         self.memcached = start_memcached(self)
 
     def test_a_server_that_is_no_memcached_is_unavailable(self) -> None:
-        for reply in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\r\n" * 1000, b"VALUE x 0 99999999999\r\n", b"\0\xff\r\n"):
+        for reply in (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"\r\n" * 1000,
+            b"VALUE x 0 99999999999\r\n",
+            b"VALUE\r\n",
+            b"\0\xff\r\n",
+        ):
             with self.subTest(reply=reply[:20]):
                 store = self.store_at(lambda connection, reply=reply: connection.sendall(reply))
 
