@@ -182,7 +182,7 @@ class TwoDaemonsTest(TempCase):
     def test_a_live_daemons_staging_is_not_swept(self) -> None:
         self.hold()
 
-        swept = DiskStore(self.root).prepare()
+        swept = DiskStore(self.root).sweep()
 
         self.assertEqual(0, swept)
         self.assertEqual(1, len(self.files_below(self.root)))
@@ -192,7 +192,7 @@ class TwoDaemonsTest(TempCase):
         holder.kill()
         holder.wait()
 
-        swept = DiskStore(self.root).prepare()
+        swept = DiskStore(self.root).sweep()
 
         self.assertEqual(1, swept)
         self.assertEqual([], self.files_below(self.root))
@@ -204,7 +204,7 @@ class TwoDaemonsTest(TempCase):
 
         def sweep_and_lock(descriptor: int, operation: int) -> None:
             if operation == fcntl.LOCK_EX and next(sweeps):
-                DiskStore(self.root).prepare()
+                DiskStore(self.root).sweep()
                 self.assertEqual([], list((self.root / "staging").iterdir()))
             lock(descriptor, operation)
 

@@ -118,7 +118,7 @@ class TcpTest(ServerCase):
                 self.assertEqual([400], [answer.status for answer in answers])
                 self.assertEqual("close", answers[0].fields["connection"])
                 self.assertEqual("Bad Request", json.loads(answers[0].body)["error"])
-        self.assert_nothing_stored()
+        self.assert_stored(0)
         self.assert_serving()
 
     def test_other_refusals_have_their_own_status(self) -> None:
@@ -236,7 +236,7 @@ class TcpTest(ServerCase):
 
                 # The server has noticed when it closes.
                 self.assertEqual(b"", read_all(connection))
-                self.assert_nothing_stored()
+                self.assert_stored(0)
         self.assert_serving()
 
     def test_a_client_that_half_closes_gets_its_answer(self) -> None:
@@ -332,7 +332,7 @@ class TimeoutTest(ServerCase):
                 answer = read_answer(connection)
 
                 self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
-                self.assert_nothing_stored()
+                self.assert_stored(0)
 
     def test_a_slow_body_that_is_never_silent_is_taken(self) -> None:
         connection = self.connect()
