@@ -1,0 +1,110 @@
+"""Strict JSON: each payload is kept exactly or refused."""
+
+from __future__ import annotations
+
+import json
+import unittest
+
+from hypothesis import given, settings, strategies
+
+from filestoraged.errors import BadRequest
+from filestoraged.wire.json_text import pair, parse_pair, parse_string
+
+GOOD_VALUES = (
+    *(b"1.0", b"1", b"-0", b"0.10", b"1e999", b"1E+2", b"1" * 5000, b"0." + b"1" * 5000, b"true", b"null"),
+    *(b'""', b'"\\u00e9"', '"é"'.encode(), b'"\\ud83d\\ude00"', b'"\\\\ud800"', b'"\\u0000"', b'"a\\/b"', b'"\x7f"'),
+    *(b"[]", b"{}", b"[1, 2,3 ]", b'{"a": {"a": 1}}', b'[[{"a":1},{"a":2}]]', b"[" * 99 + b"]" * 99),
+    *(b'"' + b"[{" * 500 + b'"', b'["' + b'\\"[' * 200 + b'"]', b"[" + b"[]," * 500 + b"[]]"),
+    b'"' + b"x" * 100_000 + b'"',
+)
+
+BAD_VALUES = (
+    *(b"NaN", b"Infinity", b"-Infinity", b"01", b"1.", b".5", b"+1", b"0x1", b"1e", b"-", b"'a'", b"undefined"),
+    *(b'"', b'"\\x"', b'"\\u12"', b'"\n"', b'"\x00"', b'"\\ud800"', b'"\\udc00\\ud800"', b'["\\ud800x"]'),
+    *(b"[1,]", b"[", b"{", b"]", b"[1 2]", b'{"a": 1,}', b'{"a" 1}', b"{1: 2}", b'{"a": 1, "a": 2}', b'{"\\ud800": 1}'),
+    *(b"[" * 100 + b"]" * 100, b"[" * 10_000 + b"]" * 10_000, b"[" * 10_000, b'{"a":' * 200 + b"1" + b"}" * 200),
+    *(b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b'"\xf5\x80\x80\x80"', b"", b" ", b"1 2", b"1, 2", b"// 1"),
+    *(b'[{"a":1,"\\u0061":2}]', b"\xa01"),
+)
+
+
+class PairTest(unittest.TestCase):
+    def test_a_value_comes_back_as_it_went_in(self) -> None:
+        for value in GOOD_VALUES:
+            with self.subTest(value=value[:50]):
+                self.assertEqual(("key", value), parse_pair(b'{"key": %b}' % value))
+                self.assertEqual(("key", value), parse_pair(b' {\r\n"key"\t:%b } ' % value))
+
+    def test_what_is_no_json_is_refused(self) -> None:
+        for value in BAD_VALUES:
+            with self.subTest(value=value[:50]):
+                self.assertRaises(BadRequest, parse_pair, b'{"key": %b}' % value)
+
+    def test_it_is_one_pair_and_nothing_else(self) -> None:
+        for data in (
+            *(b"{}", b'{"a": 1, "b": 2}', b'{"a": 1, "a": 1}', b"[]", b'"a"', b"1", b"null", b"", b" ", b'{"a": 1}}'),
+            *(b'{"a": 1} x', b'\xef\xbb\xbf{"a": 1}', b'{"a": 1}\x00', b"{a: 1}", b'{"a": 1', b'{"a"', b'{"a":', b"{"),
+            *('{"a": 1}'.encode("utf-16"), '{"a": 1}'.encode("utf-32"), b'\x0b{"a": 1}', b'{"a"\xc2\xa0: 1}'),
+        ):
+            with self.subTest(data=data):
+                self.assertRaises(BadRequest, parse_pair, data)
+
+    def test_a_name_is_any_string(self) -> None:
+        for text, name in (
+            *((b'""', ""), (b'"a/b"', "a/b"), (b'"\\u0000"', "\0"), ('"é"'.encode(), "é"), (b'"\\u00e9"', "é")),
+            *((b'"\\ud83d\\ude00"', "\U0001f600"), (b'"set"', "set"), (b'".."', ".."), (b'"\\""', '"')),
+        ):
+            with self.subTest(text=text):
+                self.assertEqual((name, b"1"), parse_pair(b"{%b: 1}" % text))
+
+    def test_a_name_has_no_lone_surrogate(self) -> None:
+        self.assertRaises(BadRequest, parse_pair, b'{"\\ud800": 1}')
+        self.assertRaises(BadRequest, parse_pair, b'{"\\udc00\\ud800": 1}')
+
+    @settings(database=None, deadline=None)
+    @given(
+        strategies.text(),
+        strategies.recursive(
+            strategies.none()
+            | strategies.booleans()
+            | strategies.integers()
+            | strategies.text()
+            | strategies.floats(allow_nan=False, allow_infinity=False),
+            lambda inner: strategies.lists(inner) | strategies.dictionaries(strategies.text(), inner),
+        ),
+        strategies.booleans(),
+    )
+    def test_what_python_writes_is_read(self, name: str, value: object, ascii_only: bool) -> None:
+        text = json.dumps({name: value}, ensure_ascii=ascii_only)
+        try:
+            data = text.encode()
+            name.encode()
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            self.assertRaises(BadRequest, parse_pair, text.encode("utf-8", "surrogatepass"))
+            return
+
+        read, raw = parse_pair(data)
+
+        self.assertEqual((name, value), (read, json.loads(raw)))
+        self.assertEqual({name: value}, json.loads(pair(read, raw)))
+
+    @settings(database=None, deadline=None)
+    @given(strategies.binary())
+    def test_noise_is_refused_or_read_as_python_reads_it(self, data: bytes) -> None:
+        try:
+            name, raw = parse_pair(data)
+        except BadRequest:
+            return
+        self.assertEqual({name: json.loads(raw)}, json.loads(data))
+
+
+class StringTest(unittest.TestCase):
+    def test_a_string_is_read(self) -> None:
+        for text, value in ((b'"a"', "a"), (b' "\\u00e9"\n', "é"), (b'""', ""), (b'"\\ud83d\\ude00"', "\U0001f600")):
+            self.assertEqual(value, parse_string(text))
+
+    def test_anything_else_is_refused(self) -> None:
+        for data in (b"", b"a", b"1", b'["a"]', b'"a" "b"', b'"a', b'"\\ud800"', b'"\xff"', b'"\n"', b"null", b'"a",'):
+            with self.subTest(data=data):
+                self.assertRaises(BadRequest, parse_string, data)
