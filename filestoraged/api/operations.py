@@ -5,7 +5,8 @@ from __future__ import annotations
 from filestoraged.web.message import Request, Response, json_response
 from filestoraged.web.router import Router
 
-PREFIX = "/-"
+# What lies below it. The path "/-" itself may be a key of a database.
+PREFIX = "/-/"
 
 
 def routes() -> Router:

@@ -20,7 +20,10 @@ from filestoraged.store.nodes import parse_server
 INTERFACES = ("files", "repositories", "drops", "kv")
 
 # Interfaces of the contract that this version does not have yet.
-_PLANNED = ("drops", "kv")
+_PLANNED = ("drops",)
+
+# Interfaces by prefix.
+_DEFAULT_MOUNTS = {"/": "files", "/data": "repositories", "/kv": "kv"}
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -49,8 +52,7 @@ class Address(NamedTuple):
 class Config:
     # "localhost" is each address that it has, IPv4 and IPv6.
     listen: Tuple[Address, ...] = (Address("localhost", 8080),)
-    # Interfaces by prefix.
-    mounts: Dict[str, str] = field(default_factory=lambda: {"/": "files", "/data": "repositories"})
+    mounts: Dict[str, str] = field(default_factory=lambda: dict(_DEFAULT_MOUNTS))
     # A directory, made where it is missing.
     store: str = "./store"
     # memcached servers, HOST:PORT each, that have the objects of files and repositories instead of the directory.
@@ -106,8 +108,8 @@ def parse_mount(text: str) -> Tuple[str, str]:
     if not _PREFIX.fullmatch(prefix) or any(segment in (".", "..") for segment in prefix.split("/")):
         raise UsageError(f"{prefix!r} is no prefix to mount {name} on: a path such as / or /{name}.")
     prefix = prefix.rstrip("/") or "/"
-    if (prefix + "/").startswith(operations.PREFIX + "/"):
-        raise UsageError(f"{name} cannot be mounted on {prefix}: {operations.PREFIX}/ belongs to operations.")
+    if (prefix + "/").startswith(operations.PREFIX):
+        raise UsageError(f"{name} cannot be mounted on {prefix}: {operations.PREFIX} belongs to operations.")
     return prefix, name
 
 

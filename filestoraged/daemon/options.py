@@ -33,7 +33,7 @@ def _later(name: str) -> Callable[[str], Any]:
 
 
 _ADDRESS = "where to listen: also [::1]:8080, unix:/path; repeatable (localhost:8080)"
-_MOUNT = "which interfaces to serve, and where; repeatable (files=/, repositories=/data)"
+_MOUNT = "which interfaces to serve, and where; repeatable (files=/, repositories=/data, kv=/kv)"
 _STORE = "where everything durable lies (./store; under systemd $STATE_DIRECTORY)"
 _MEMCACHED = "servers that keep the objects of files and repositories, instead of the directory (none)"
 _MEMORY = "for all downloads from memcached together, such as 1G; more wait for their turn (256M)"

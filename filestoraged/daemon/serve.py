@@ -9,7 +9,7 @@ import socket
 from typing import Callable, Dict, List
 
 from filestoraged import __version__
-from filestoraged.api import files, operations, repositories
+from filestoraged.api import files, kv, operations, repositories
 from filestoraged.daemon import descriptors, listeners, systemd
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.logs import start_logging
@@ -18,6 +18,7 @@ from filestoraged.daemon.workers import STOP, Workers
 from filestoraged.errors import StartError
 from filestoraged.store.contract import Store
 from filestoraged.store.disk import DiskStore
+from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.manifest import MAX_SIZE
 from filestoraged.store.memcached import MemcachedStore
 from filestoraged.web.limits import Limits
@@ -49,19 +50,22 @@ def serve(config: Config) -> int:
 
 def open_store(config: Config) -> Store:
     """Raises StartError where objects cannot be stored there."""
-    return _open_memcached(config) if config.memcached else _open_disk(config)
+    disk = DiskStore(config.store, algorithm=config.hash, max_size=config.max_size)
+    if not config.memcached or "kv" in config.mounts.values():
+        _prepare(config, disk)
+    return _open_memcached(config) if config.memcached else disk
 
 
-def _open_disk(config: Config) -> DiskStore:
-    store = DiskStore(config.store, algorithm=config.hash, max_size=config.max_size)
+def _prepare(config: Config, disk: DiskStore) -> None:
     try:
-        store.prepare()
-        swept = store.sweep()
+        disk.prepare()
+        swept = disk.sweep()
     except OSError as error:
         raise StartError(f"The store {config.store} cannot be written: {error.strerror or error}.") from error
     if swept:
         log.info("swept %d stagings that a crash left", swept)
-    return store
+    if "kv" in config.mounts.values():
+        prepare_keys(_keys_path(config))
 
 
 def _open_memcached(config: Config) -> MemcachedStore:
@@ -82,9 +86,14 @@ def build_app(config: Config, store: Store) -> Mounts:
         "files": lambda: files.routes(store),
         # Its oid is SHA-256 whatever --hash says.
         "repositories": lambda: repositories.routes(store.namespace("repositories", algorithm="sha256")),
+        "kv": lambda: kv.routes(KeyValues(_keys_path(config))),
     }
     routers = {prefix: interfaces[name]() for prefix, name in config.mounts.items()}
     return Mounts({operations.PREFIX: operations.routes(), **routers})
+
+
+def _keys_path(config: Config) -> str:
+    return os.path.join(config.store, "kv.sqlite")
 
 
 def _bind(config: Config) -> List[socket.socket]:

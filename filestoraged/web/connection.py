@@ -8,11 +8,13 @@ large file, a disk that has to be asked) is taken by a thread of the pool. Never
 from __future__ import annotations
 
 import logging
+import math
 import select
 import socket
 import time
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from filestoraged.errors import ClientGone
 from filestoraged.web.receiver import DONT_WAIT, Receiver
@@ -42,6 +44,7 @@ class Connection(BaseHTTPRequestHandler):
     awaits: int
     deadline: float
     on_overdue: Step
+    on_result: Step
 
     def setup(self) -> None:
         self.limits = self.server.limits
@@ -52,8 +55,9 @@ class Connection(BaseHTTPRequestHandler):
         self.pool = self.server.pool
         # Whether a thread has it that may wait.
         self.on_thread = False
-        # Whether an answer of it waits for the end of the loop's round.
+        # Whether the loop goes on with it by itself: at the end of its round, or when there is a result.
         self.held = False
+        self.result: Optional["Future[Any]"] = None
         # Whether it is at its end.
         self.over = False
         # What it is watched for; see `parking`.
@@ -74,6 +78,9 @@ class Connection(BaseHTTPRequestHandler):
 
     def finish(self) -> None:
         if self.held:
+            if self.result is not None:
+                result, self.result = self.result, None
+                self.server.wakes.expect(self, result)
             return
         if self.over:
             self.server.parking.take(self)
@@ -99,6 +106,12 @@ class Connection(BaseHTTPRequestHandler):
         self.receiver.flags = DONT_WAIT
         self.sender.hold()
         self.finish()
+
+    def wake(self) -> None:
+        """Go on because there is a result. On the server's loop."""
+        self.held = False
+        self.step = self.on_result
+        self.go_on_loop()
 
     def give_up(self) -> None:
         """Go on without what was awaited: it has not come in time. On the server's loop."""
@@ -136,6 +149,15 @@ class Connection(BaseHTTPRequestHandler):
         self.sending = self.step
         return self.await_(ROOM, self.limits.send, Connection._cut_off)
 
+    def await_result(self, result: "Future[Any]", step: Step) -> bool:
+        """Go on with `step` when there is a result. What the client says meanwhile waits."""
+        self.held = True
+        self.result = result
+        self.on_result = step
+        self.deadline = math.inf
+        self.step = Connection._let_wait
+        return False
+
     def hand_over(self, step: Step) -> bool:
         """Have a thread of the pool take `step`."""
         self.step = step
@@ -165,6 +187,11 @@ class Connection(BaseHTTPRequestHandler):
 
     def leave(self) -> bool:
         self.over = True
+        return False
+
+    def _let_wait(self) -> bool:
+        """The client said something before it was answered. On the server's loop."""
+        self.server.parking.take(self)
         return False
 
     def _read_on(self) -> bool:

@@ -10,7 +10,7 @@ from filestoraged.web.connection import TALK, Connection
 from filestoraged.web.encoder import CONTINUE, encode_head
 from filestoraged.web.intake import Intake
 from filestoraged.web.memory import Asked
-from filestoraged.web.message import Request, Response
+from filestoraged.web.message import Answer, Request, Response
 from filestoraged.web.refusals import refusal
 from filestoraged.web.sender import WouldWait
 from filestoraged.wire.framing import NO_BODY
@@ -27,6 +27,8 @@ class Handler(Connection):
         self.close_connection = False
         # Whether a thread waits for its next request.
         self.lingers = False
+        # Whether its request keeps nobody waiting, and needs no thread.
+        self.at_once = True
         # What is under way, as far as it has come.
         self.asked: Optional[Request] = None
         self.intake: Optional[Intake] = None
@@ -78,13 +80,14 @@ class Handler(Connection):
 
     def _begin(self, asked: Asked) -> bool:
         self.asked, self.framing, self.keep_alive, self.speaks_1_1, self.expects_continue = asked
+        if not self.on_thread:
+            answer = self.server.app.at_once(self.asked)
+            if answer is not None:
+                self.at_once = True
+                return self._go_on_with(answer)
+        self.at_once = False
         pool = self.server.pool_for(self.asked)
-        if self.on_thread:
-            here = pool is self.pool
-        else:
-            # Storing and removing wait for the disk; only a question is answered where it was read.
-            here = pool is self.server.pool and self.framing is NO_BODY and self.asked.method == "GET"
-        if here:
+        if self.on_thread and pool is self.pool:
             return self._answer()
         self.pool = pool
         return self.hand_over(Handler._answer)
@@ -98,7 +101,12 @@ class Handler(Connection):
     def do_GET(self) -> bool:
         """Have the page at the request's path answer it, whatever the method."""
         assert self.asked is not None
-        answer = self.server.app(self.asked)
+        return self._go_on_with(self.server.app(self.asked))
+
+    # The router knows which methods a path has. HEAD, OPTIONS, TRACE and made-up ones get its 405 too.
+    do_POST = do_PUT = do_DELETE = do_other = do_GET
+
+    def _go_on_with(self, answer: Answer) -> bool:
         if isinstance(answer, Response):
             return self._respond(answer)
         self.intake = Intake(self.receiver, self.framing, answer)
@@ -111,13 +119,13 @@ class Handler(Connection):
         self.step = Handler._receive_body
         return True
 
-    # The router knows which methods a path has. HEAD, OPTIONS, TRACE and made-up ones get its 405 too.
-    do_POST = do_PUT = do_DELETE = do_other = do_GET
-
     def _receive_body(self) -> bool:
         assert self.intake is not None
-        if not self.on_thread:
+        if not self.on_thread and not self.at_once:
             return self.hand_over(Handler._receive_body)
+        result = self.intake.awaited
+        if result is not None and not result.done():
+            return self.await_result(result, Handler._receive_body)
         try:
             response = self.intake.go_on()
         except ClientGone:
@@ -128,7 +136,7 @@ class Handler(Connection):
             return self._respond(response)
         if self.intake.silent:
             return self.await_(TALK, self.limits.body, Handler._time_out_body)
-        return self.take_turns()
+        return self.intake.awaited is not None or self.take_turns()
 
     def _respond(self, response: Response) -> bool:
         self.intake = None
@@ -221,7 +229,7 @@ class Handler(Connection):
 
     def _time_out_body(self) -> bool:
         assert self.intake is not None
-        if not self.on_thread:
+        if not self.on_thread and not self.at_once:
             return self.hand_over(Handler._time_out_body)
         return self._respond(self.intake.fail(RequestTimeout("The body of the request fell silent.")))
 

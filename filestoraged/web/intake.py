@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from concurrent.futures import Future
+from typing import Any, Optional
 
-from filestoraged.digest import Bytes
 from filestoraged.web.message import Receiving, Response
 from filestoraged.web.receiver import Receiver
 from filestoraged.wire.body import Framing
@@ -19,7 +19,7 @@ _TURN = 4 * 1024 * 1024
 class Intake:
     """Feeds a page that wants a body. One thread at a time has it; the buffer is held only while bytes come."""
 
-    __slots__ = ("_framing", "_page", "_receiver", "silent")
+    __slots__ = ("_framing", "_page", "_receiver", "awaited", "silent")
 
     def __init__(self, receiver: Receiver, framing: Framing, page: Receiving) -> None:
         self._receiver = receiver
@@ -27,14 +27,12 @@ class Intake:
         self._page = page
         # Whether it stopped because nothing came.
         self.silent = False
+        # What the page waits for, if it is no piece.
+        self.awaited: Optional["Future[Any]"] = None
 
     def start(self) -> Optional[Response]:
         """Run the page up to where it wants the body. Returns its answer, where it does not."""
-        try:
-            next(self._page)
-        except StopIteration as ended:
-            return _answer(ended)
-        return None
+        return self._feed(None)
 
     def go_on(self) -> Optional[Response]:
         """Feed what has come. Returns the page's answer, or None where it has none yet.
@@ -42,6 +40,8 @@ class Intake:
         Raises ClientGone, or MalformedRequest where a chunk is.
         """
         self.silent = False
+        if self.awaited is not None:
+            return self._feed_result(self.awaited)
         response = self._feed_buffered()
         if response is None and not self._framing.done:
             response = self._feed_arriving()
@@ -49,13 +49,13 @@ class Intake:
             response = self._feed(b"")
         return response
 
-    def fail(self, error: Exception) -> Response:
-        """Tell the page that the rest will not come. Returns its answer."""
+    def fail(self, error: BaseException) -> Response:
+        """Tell the page that what it waits for will not come. Returns its answer."""
         try:
             self._page.throw(error)
         except StopIteration as ended:
             return _answer(ended)
-        raise AssertionError("a page goes on without its body") from error
+        raise AssertionError("a page goes on without what it waits for") from error
 
     def close(self) -> None:
         """The client left: what the page has begun is to be undone."""
@@ -89,6 +89,10 @@ class Intake:
             turn -= received
         return None
 
+    def _feed_result(self, result: "Future[Any]") -> Optional[Response]:
+        error = result.exception()
+        return self._feed(result.result()) if error is None else self.fail(error)
+
     def _decode(self, data: memoryview) -> "tuple[Optional[Response], int]":
         pieces, used = self._framing.decode(data)
         for piece in pieces:
@@ -97,9 +101,9 @@ class Intake:
                 return response, used
         return None, used
 
-    def _feed(self, piece: Bytes) -> Optional[Response]:
+    def _feed(self, piece: Any) -> Optional[Response]:
         try:
-            self._page.send(piece)
+            self.awaited = self._page.send(piece)
         except StopIteration as ended:
             return _answer(ended)
         return None

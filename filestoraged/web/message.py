@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from typing import Any, Generator, List, Mapping, Optional, Protocol, Tuple, Union
 from urllib.parse import unquote_plus
 
@@ -140,14 +141,18 @@ class Response:
 
 
 # A page that wants the body: it is sent the pieces as they arrive, each good until it asks for the next, and an
-# empty one at the end. It holds no thread in between, and when the client leaves it is closed.
-Receiving = Generator[None, Bytes, Response]
+# empty one at the end. One that yields a future is sent its result. It holds no thread in between, and when the client
+# leaves it is closed.
+Receiving = Generator[Optional["Future[Any]"], Any, Response]
 
 Answer = Union[Response, Receiving]
 
 
 class App(Protocol):
     def __call__(self, request: Request) -> Answer: ...
+
+    def at_once(self, request: Request) -> Optional[Answer]:
+        """Answer what needs no waiting, not even for the disk; None for what may."""
 
     def is_remote(self, request: Request) -> bool:
         """Whether answering it waits for other machines. Such requests have threads of their own."""

@@ -7,7 +7,7 @@ a segment of its own, and `..` is a name like any other.
 from __future__ import annotations
 
 import re
-from typing import Callable, Dict, Mapping, Pattern, Sequence, Tuple
+from typing import Callable, Dict, Mapping, Optional, Pattern, Sequence, Tuple
 
 from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
 from filestoraged.web.message import Answer, Receiving, Request, Response
@@ -61,6 +61,12 @@ class Router:
             return self._refusal(error)
         return answer if isinstance(answer, Response) else self._receiving(answer)
 
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+        """Answer on the server's loop what keeps nobody waiting; None for what may. Storing and removing do."""
+        if self.remote or request.method != "GET" or request.size != 0:
+            return None
+        return self.answer(request, pages, segments)
+
     def _receiving(self, page: Receiving) -> Receiving:
         try:
             return (yield from page)
@@ -87,15 +93,18 @@ class Mounts:
     """Routers by prefix, the longest that matches first. It is the App of a listener."""
 
     def __init__(self, routers: Mapping[str, Router]) -> None:
-        """Prefixes begin with a slash and do not end with one, but for the root."""
+        """Prefixes begin with a slash. One that ends with a slash does not have the path that lacks it."""
         self._mounts = [
-            (prefix.rstrip("/"), prefix.rstrip("/") + "/", routers[prefix])
-            for prefix in sorted(routers, key=len, reverse=True)
+            (prefix, prefix.rstrip("/") + "/", routers[prefix]) for prefix in sorted(routers, key=len, reverse=True)
         ]
 
     def __call__(self, request: Request) -> Answer:
         router, pages, segments = self._route(request)
         return router.answer(request, pages, segments)
+
+    def at_once(self, request: Request) -> Optional[Answer]:
+        router, pages, segments = self._route(request)
+        return router.at_once(request, pages, segments)
 
     def is_remote(self, request: Request) -> bool:
         return self._route(request)[0].remote
@@ -113,8 +122,8 @@ class Mounts:
             return _NOWHERE, dict.fromkeys(METHODS, _no_page), ()
         for prefix, below, router in self._mounts:
             if path.startswith(below) or path == prefix:
-                request.mount = prefix
-                return router.find(path[len(prefix) :])
+                request.mount = below[:-1]
+                return router.find(path[len(below) - 1 :])
         return _NOWHERE, {}, ()
 
 

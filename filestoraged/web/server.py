@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import select
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from filestoraged.web.message import App, Request
 from filestoraged.web.parking import Parking
 from filestoraged.web.pool import Pool
 from filestoraged.web.room import Room
+from filestoraged.web.wakes import Wakes
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ class Server(ThreadingHTTPServer):
         # For requests that wait for other machines.
         self.remote_pool = Pool(threads, limits.thread)
         self.parking = Parking()
+        self.wakes = Wakes()
+        self.parking.watch(self.wakes.bell, select.EPOLLIN)
         self.memory = Memory()
         self.scratch = memoryview(bytearray(_SCRATCH))
         self.draining = False
@@ -88,7 +92,7 @@ class Server(ThreadingHTTPServer):
                 for descriptor, _ in poll(self.limits.notice, _ROUND):
                     connection = find(descriptor)
                     if connection is None:
-                        self._door.on_event(descriptor)
+                        self._on_event(descriptor)
                     else:
                         connection.go_on_loop()
                 self._send_answers()
@@ -97,6 +101,13 @@ class Server(ThreadingHTTPServer):
             except Exception:
                 log.exception("a round of the server's loop failed")
         self._end()
+
+    def _on_event(self, descriptor: int) -> None:
+        if descriptor == self.wakes.bell:
+            for connection in self.wakes.take():
+                connection.wake()
+        else:
+            self._door.on_event(descriptor)
 
     def _send_answers(self) -> None:
         """Send all answers of a round in a row, which wakes clients that wait together once and not each by itself."""
@@ -201,7 +212,8 @@ class Server(ThreadingHTTPServer):
             if connection.idle:
                 connection.give_up()
         left = self.parking.all()
-        if self.pool.busy or self.remote_pool.busy or not all(connection.seen_off for connection in left):
+        busy = self.pool.busy or self.remote_pool.busy or self.wakes.expected
+        if busy or not all(connection.seen_off for connection in left):
             over = now >= self._drain_end
         else:
             self._finished = True
@@ -214,3 +226,4 @@ class Server(ThreadingHTTPServer):
         for connection in self.parking.all():
             self.close_request(connection.request)
         self.parking.close()
+        self.wakes.close()

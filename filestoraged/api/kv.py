@@ -1,0 +1,172 @@
+"""The `kv` interface: values are queued by `/set`, and become visible together by `/commit`."""
+
+from __future__ import annotations
+
+import threading
+from typing import Dict, Generator, List, Mapping, Optional, Sequence, Tuple
+from urllib.parse import unquote_to_bytes
+
+from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound, TooLarge, Unavailable
+from filestoraged.store.kv import KeyValues
+from filestoraged.web.message import JSON, Answer, Receiving, Request, Response
+from filestoraged.web.refusals import refusal
+from filestoraged.web.router import Page, Router
+from filestoraged.wire.json_text import pair, parse_pair, parse_string
+
+# Bytes of a payload.
+_LARGEST = 1024 * 1024
+
+# One of this size is checked in less than a tenth of a millisecond: on the loop, others hardly wait for it.
+_SMALL = 4 * 1024
+
+# Bytes of larger payloads that may be on their way at once, of all clients of a worker.
+_ON_THEIR_WAY = 64 * 1024 * 1024
+
+# Bytes of answers that a worker remembers. When they are reached, all are forgotten.
+_REMEMBERED = 8 * 1024 * 1024
+
+
+def routes(keys: KeyValues) -> Router:
+    return _Router(_Pages(keys))
+
+
+class _Router(Router):
+    """What is remembered, and what is small, takes no thread: who wants to write waits for the writer without one."""
+
+    def __init__(self, pages: "_Pages") -> None:
+        super().__init__(
+            [
+                ("GET", "/{key}", pages.read),
+                # A key may have these names.
+                ("GET", "/set", pages.read),
+                ("GET", "/commit", pages.read),
+                ("POST", "/set", pages.set),
+                ("DELETE", "/set", pages.delete),
+                ("POST", "/commit", pages.commit),
+            ],
+            refuse=_refuse,
+        )
+        self._pages = pages
+
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+        if request.size is None or request.size > _SMALL:
+            return None
+        if request.method == "GET" and pages:
+            return self._pages.recall(request)
+        return self.answer(request, pages, segments)
+
+
+class _Pages:
+    def __init__(self, keys: KeyValues) -> None:
+        self._keys = keys
+        self._payloads = _Payloads()
+        self._answers = _Answers()
+
+    def read(self, request: Request, *_: str) -> Response:
+        # Before it is read: what is committed meanwhile makes it one that is not trusted.
+        commits = self._keys.commits
+        key = _key(request)
+        value = self._keys.get(key)
+        if value is None:
+            raise NotFound("There is no value by that key.", name=key)
+        body = pair(key, value)
+        if commits % 2 == 0:
+            self._answers.keep(request.path, commits, body)
+        return Response(200, JSON, body)
+
+    def recall(self, request: Request) -> Optional[Response]:
+        """The answer that `read` gave, if nothing was committed since."""
+        body = self._answers.find(request.path, self._keys.commits)
+        return None if body is None else Response(200, JSON, body)
+
+    def set(self, request: Request) -> Receiving:
+        body = yield from self._payloads.gather(request)
+        key, value = parse_pair(body)
+        if not key:
+            raise BadRequest("A key has one character at least.")
+        is_new = yield self._keys.set_later(key, value)
+        return Response(201 if is_new else 200, JSON, body)
+
+    def delete(self, request: Request) -> Receiving:
+        body = yield from self._payloads.gather(request)
+        key = parse_string(body)
+        if not key:
+            raise BadRequest("A key has one character at least.")
+        yield self._keys.delete_later(key)
+        return Response(200, JSON, body)
+
+    def commit(self, request: Request) -> Receiving:
+        yield self._keys.commit_later()
+        return Response(204)
+
+
+class _Payloads:
+    """Bodies that are gathered in memory, which together are not many bytes. The lock guards their count."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def gather(self, request: Request) -> "Generator[None, bytes, bytes]":
+        """Receive a body. Raises TooLarge, and Unavailable where too much is on its way."""
+        if (request.size or 0) > _LARGEST:
+            raise TooLarge(_LARGEST)
+        pieces: List[bytes] = []
+        size = 0
+        try:
+            piece = yield
+            while piece:
+                size += len(piece)
+                self._count(len(piece))
+                if size > _LARGEST:
+                    raise TooLarge(_LARGEST)
+                pieces.append(bytes(piece))
+                piece = yield
+        finally:
+            self._count(-size)
+        return b"".join(pieces)
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self._size += size
+            too_much = self._size > _ON_THEIR_WAY
+        if too_much and size > 0:
+            raise Unavailable("Too much is on its way.")
+
+
+class _Answers:
+    """Rendered answers by path, each with the count of commits that it was read at. The lock guards their size."""
+
+    def __init__(self) -> None:
+        self._answers: Dict[str, Tuple[int, bytes]] = {}
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def find(self, path: str, commits: int) -> Optional[bytes]:
+        known = self._answers.get(path)
+        return known[1] if known is not None and known[0] == commits else None
+
+    def keep(self, path: str, commits: int, body: bytes) -> None:
+        with self._lock:
+            if self._size > _REMEMBERED or len(self._answers) >= _REMEMBERED // 256:
+                self._answers.clear()
+                self._size = 0
+            self._size += len(body)
+            self._answers[path] = commits, body
+
+
+def _key(request: Request) -> str:
+    """The key that the path names, which is one segment."""
+    segment = request.path[len(request.mount) + 1 :]
+    try:
+        key = unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError as error:
+        raise NotFound("No key has such a name.") from error
+    if not key:
+        raise NotFound("No key has such a name.")
+    return key
+
+
+def _refuse(error: Error) -> Response:
+    """Every other route and method is nothing that there is."""
+    return refusal(NotFound("There is nothing at this path.") if isinstance(error, MethodNotAllowed) else error)

@@ -1,0 +1,103 @@
+"""SQLite files: made where they are missing, refused where they are damaged, somebody else's or too new.
+
+What is said here holds for all of ours; which tables there are is said by those who have them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from typing import NamedTuple, Tuple
+
+from filestoraged.errors import Error, StartError, StorageFull, StoreUnavailable
+from filestoraged.store.directories import sync
+
+# Looking for damage takes this long at most, in seconds: of a large file, the beginning is looked at.
+_LOOK = 5.0
+
+# For somebody else who writes, such as an operator's shell, in seconds. Our own writers wait for each other elsewhere.
+_PATIENCE = 30.0
+
+# KiB of pages that a connection keeps. The kernel keeps the others, for all connections together.
+_CACHE = 512
+
+# Of SQLite's instructions, between two looks at the clock.
+_INSTRUCTIONS = 100_000
+
+
+class Schema(NamedTuple):
+    """`application` tells one kind of file from another, `version` which tables it has; `tables` make them."""
+
+    application: int
+    version: int
+    tables: Tuple[str, ...]
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Transactions are the caller's to begin. Any thread may use it, one at a time. Make it after the fork."""
+    connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA cache_size = -{_CACHE}")
+    return connection
+
+
+def prepare(path: str, schema: Schema) -> None:
+    """Make the file, or see that it is one of ours. Raises StartError with a sentence for the operator."""
+    try:
+        with contextlib.closing(connect(path)) as connection:
+            _check_owner(connection, path, schema)
+            _make(connection, schema)
+            _look_for_damage(connection, path)
+        sync(os.path.dirname(path))
+    except sqlite3.Error as error:
+        raise StartError(f"The database {path} cannot be used: {error}.") from error
+
+
+def meaning(error: sqlite3.Error) -> Exception:
+    """What an error says to whoever asked."""
+    known: Error
+    if "disk is full" in str(error):
+        known = StorageFull("There is no room left to store this.")
+    elif "locked" in str(error):
+        known = StoreUnavailable("The database is busy.")
+    else:
+        return error
+    known.__cause__ = error
+    return known
+
+
+def _check_owner(connection: sqlite3.Connection, path: str, schema: Schema) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != schema.application and (application or version or tables):
+        raise StartError(f"The database {path} is another program's.")
+    if version > schema.version:
+        raise StartError(f"The database {path} is of version {version}, which is newer than this program's.")
+
+
+def _make(connection: sqlite3.Connection, schema: Schema) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    # There already, they stay as they are; another daemon may have made them a moment ago.
+    for table in schema.tables:
+        connection.execute(table)
+    connection.execute(f"PRAGMA application_id = {schema.application}")
+    connection.execute(f"PRAGMA user_version = {schema.version}")
+    connection.execute("COMMIT")
+
+
+def _look_for_damage(connection: sqlite3.Connection, path: str) -> None:
+    end = time.monotonic() + _LOOK
+    connection.set_progress_handler(lambda: time.monotonic() > end, _INSTRUCTIONS)
+    try:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        # The time is over, and nothing was found so far.
+        if time.monotonic() <= end:
+            raise
+        return
+    if found != "ok":
+        raise StartError(f"The database {path} is damaged: {' '.join(found.split())}.")

@@ -1,0 +1,176 @@
+"""A transactional key-value database: what is set and deleted is queued, and a commit makes all of it visible at once.
+
+One SQLite file with a write-ahead log, so that readers never wait and never see half a commit. The queue is a table:
+every process sees the same one, and a restart forgets nothing. A commit is on disk when it is answered; what is queued
+survives a kill, and the next commit's sync covers it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import deque
+from concurrent.futures import Future
+from typing import Any, Deque, List, NamedTuple, Optional, Sequence, Set
+
+from filestoraged.store import database
+from filestoraged.store.database import Schema
+from filestoraged.store.turn import Turn
+from filestoraged.store.writer import Writer
+
+_SCHEMA = Schema(
+    # "fskv"
+    application=0x66736B76,
+    version=1,
+    tables=(
+        "CREATE TABLE IF NOT EXISTS pairs (key BLOB PRIMARY KEY, value BLOB NOT NULL)",
+        # In the order of their coming; without a value, the key is to be deleted.
+        "CREATE TABLE IF NOT EXISTS queue (id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB)",
+    ),
+)
+
+# Of all that is queued for a key, the last counts.
+_LAST = "id IN (SELECT max(id) FROM queue GROUP BY key)"
+_APPLY = (
+    f"DELETE FROM pairs WHERE key IN (SELECT key FROM queue WHERE value IS NULL AND {_LAST})",
+    f"INSERT OR REPLACE INTO pairs SELECT key, value FROM queue WHERE value IS NOT NULL AND {_LAST}",
+    "DELETE FROM queue",
+)
+
+# Pages of the log before they are copied into the database: syncing both then takes a while.
+_CHECKPOINT = 4000
+
+# Bytes of the log's file that are kept when a large commit has made it larger.
+_LOG_SIZE = 64 * 1024 * 1024
+
+
+class _Job(NamedTuple):
+    """What is to be written for one caller: a pair, a key without a value to delete it, or, without a key, a commit."""
+
+    key: Optional[bytes]
+    value: Optional[bytes]
+    # A set's is whether the commit will create the key.
+    done: "Future[bool]"
+
+
+def prepare_keys(path: str) -> None:
+    """Make the database, or see that it can be used. Raises StartError."""
+    database.prepare(path, _SCHEMA)
+
+
+class KeyValues:
+    """The database at `path`, which is there. Keys are any strings that can be UTF-8, values are bytes.
+
+    Make it after the fork. Many threads use it; what they write is gathered by one, into few transactions.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._turn = Turn(path + ".turn")
+        self._readers: Deque[sqlite3.Connection] = deque()
+        self._connection: Optional[sqlite3.Connection] = None
+        self._writer = Writer(self._write)
+
+    @property
+    def commits(self) -> int:
+        """Whatever was read is still the same while this is, and even."""
+        return self._turn.commits
+
+    def get(self, key: str) -> Optional[bytes]:
+        """The committed value, None where there is none."""
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            reader = database.connect(self._path)
+        try:
+            row = reader.execute("SELECT value FROM pairs WHERE key = ?", (key.encode(),)).fetchone()
+        except sqlite3.Error as error:
+            raise database.meaning(error) from error
+        self._readers.append(reader)
+        return None if row is None else bytes(row[0])
+
+    def set(self, key: str, value: bytes) -> bool:
+        """Queue a value. Returns whether the commit will create the key."""
+        return self.set_later(key, value).result()
+
+    def delete(self, key: str) -> None:
+        """Queue a deletion, of what may not be there."""
+        self.delete_later(key).result()
+
+    def commit(self) -> None:
+        """Make visible all that was queued before, in its order."""
+        self.commit_later().result()
+
+    # The same, for those who do not wait.
+
+    def set_later(self, key: str, value: bytes) -> "Future[bool]":
+        return self._submit(key.encode(), value)
+
+    def delete_later(self, key: str) -> "Future[bool]":
+        return self._submit(key.encode(), None)
+
+    def commit_later(self) -> "Future[bool]":
+        return self._submit(None, None)
+
+    def close(self) -> None:
+        """Finish what is being written, and close all files."""
+        self._writer.close()
+        for connection in (*self._readers, *filter(None, [self._connection])):
+            connection.close()
+        self._readers.clear()
+        self._turn.close()
+
+    def _submit(self, key: Optional[bytes], value: Optional[bytes]) -> "Future[bool]":
+        done: "Future[bool]" = Future()
+        self._writer.submit(_Job(key, value, done))
+        return done
+
+    # The rest runs on the writer's thread.
+
+    def _write(self, jobs: Sequence[_Job]) -> None:
+        """Write what many want by one transaction. All of them were asked for at once, so commits may come last."""
+        try:
+            with self._turn:
+                existing = self._transact(jobs)
+        except Exception as error:
+            cause = database.meaning(error) if isinstance(error, sqlite3.Error) else error
+            for job in jobs:
+                job.done.set_exception(cause)
+            return
+        for job in jobs:
+            job.done.set_result(job.value is not None and job.key not in existing)
+
+    def _transact(self, jobs: Sequence[_Job]) -> Set[bytes]:
+        """Returns which of the keys that are set there are already."""
+        connection = self._connect()
+        commits = any(job.key is None for job in jobs)
+        connection.execute(f"PRAGMA synchronous = {'FULL' if commits else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            existing = _existing(connection, [job.key for job in jobs if job.value is not None])
+            queued = [(job.key, job.value) for job in jobs if job.key is not None]
+            connection.executemany("INSERT INTO queue (key, value) VALUES (?, ?)", queued)
+            if commits:
+                for statement in _APPLY:
+                    connection.execute(statement)
+            with self._turn.committing() if commits else contextlib.nullcontext():
+                connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return existing
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = database.connect(self._path)
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+            self._connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
+        return self._connection
+
+
+def _existing(connection: sqlite3.Connection, keys: List[Any]) -> Set[bytes]:
+    if not keys:
+        return set()
+    places = ",".join("?" * len(keys))
+    return {bytes(key) for (key,) in connection.execute(f"SELECT key FROM pairs WHERE key IN ({places})", keys)}
