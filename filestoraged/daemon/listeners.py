@@ -50,9 +50,7 @@ def close(listeners: List[socket.socket]) -> None:
 
 
 def _listen_tcp(address: Address) -> List[socket.socket]:
-    infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # In the resolver's order, each once.
-    places = list(dict.fromkeys((family, str(place[0]), address.port) for family, _, _, _, place in infos))
+    places = _places(address)
     for attempt in range(_ATTEMPTS):
         try:
             return _bind_all(places)
@@ -60,6 +58,16 @@ def _listen_tcp(address: Address) -> List[socket.socket]:
             if address.port or error.errno != errno.EADDRINUSE or attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable: the last attempt raises")
+
+
+def _places(address: Address) -> List[Tuple[int, str, int]]:
+    """The addresses that a host has, each with its family and the port."""
+    if address.host == "localhost":
+        # Both, also where the machine's list of hosts names one of them alone (RFC 6761, section 6.3).
+        return [(socket.AF_INET, "127.0.0.1", address.port), (socket.AF_INET6, "::1", address.port)]
+    infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # In the resolver's order, each once.
+    return list(dict.fromkeys((family, str(place[0]), address.port) for family, _, _, _, place in infos))
 
 
 def _bind_all(places: Sequence[Tuple[int, str, int]]) -> List[socket.socket]:

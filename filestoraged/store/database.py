@@ -23,6 +23,8 @@ _PATIENCE = 30.0
 # KiB of pages that a connection keeps. The kernel keeps the others, for all connections together.
 _CACHE = 512
 
+_MAGIC = b"SQLite format 3\0"
+
 # Of SQLite's instructions, between two looks at the clock.
 _INSTRUCTIONS = 100_000
 
@@ -45,13 +47,14 @@ def connect(path: str) -> sqlite3.Connection:
 def prepare(path: str, schema: Schema) -> None:
     """Make the file, or see that it is one of ours. Raises StartError with a sentence for the operator."""
     try:
+        _check_beginning(path)
         with contextlib.closing(connect(path)) as connection:
             _check_owner(connection, path, schema)
             _make(connection, schema)
             _look_for_damage(connection, path)
         sync(os.path.dirname(path))
-    except sqlite3.Error as error:
-        raise StartError(f"The database {path} cannot be used: {error}.") from error
+    except (sqlite3.Error, OSError) as error:
+        raise StartError(f"The database {path} cannot be used: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def meaning(error: sqlite3.Error) -> Exception:
@@ -65,6 +68,14 @@ def meaning(error: sqlite3.Error) -> Exception:
         return error
     known.__cause__ = error
     return known
+
+
+def _check_beginning(path: str) -> None:
+    """SQLite takes a file of a few bytes for one that is empty, and would write over it."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        beginning = file.read(len(_MAGIC))
+        if beginning not in (b"", _MAGIC):
+            raise sqlite3.DatabaseError("file is not a database")
 
 
 def _check_owner(connection: sqlite3.Connection, path: str, schema: Schema) -> None:

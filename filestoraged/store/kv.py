@@ -13,6 +13,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Any, Deque, List, NamedTuple, Optional, Sequence, Set
 
+from filestoraged.errors import StartError
 from filestoraged.store import database
 from filestoraged.store.database import Schema
 from filestoraged.store.turn import Turn
@@ -37,6 +38,9 @@ _APPLY = (
     "DELETE FROM queue",
 )
 
+# What the file beside the database is called, behind its name.
+_TURN = ".turn"
+
 # Pages of the log before they are copied into the database: syncing both then takes a while.
 _CHECKPOINT = 4000
 
@@ -55,7 +59,13 @@ class _Job(NamedTuple):
 
 def prepare_keys(path: str) -> None:
     """Make the database, or see that it can be used. Raises StartError."""
-    database.prepare(path, _SCHEMA)
+    try:
+        turn = Turn(path + _TURN)
+    except OSError as error:
+        raise StartError(f"The database {path} cannot be used: {error.strerror}.") from error
+    # Two daemons may start at once.
+    with contextlib.closing(turn), turn:
+        database.prepare(path, _SCHEMA)
 
 
 class KeyValues:
@@ -66,7 +76,7 @@ class KeyValues:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._turn = Turn(path + ".turn")
+        self._turn = Turn(path + _TURN)
         self._readers: Deque[sqlite3.Connection] = deque()
         self._connection: Optional[sqlite3.Connection] = None
         self._writer = Writer(self._write)

@@ -10,8 +10,8 @@ _Job = TypeVar("_Job")
 # What is written together: more would keep the first of them waiting for the last.
 _MOST = 500
 
-# How long it waits for as many as there were last time, in seconds: a transaction of one costs as much as half of one of
-# thirty. Who is alone never waits.
+# How long it waits for as many as there were last time, in seconds: a transaction of one costs half as much as one of
+# ten. Who is alone never waits.
 _GATHER = 0.001
 
 # A thread that gets nothing for so many seconds ends.
@@ -19,7 +19,7 @@ _PATIENCE = 5.0
 
 
 class Writer(Generic[_Job]):
-    """Hands jobs to `write`, on a thread that is there while they come. The condition guards the rest.
+    """Hands jobs to `write`, on a thread that is there while they come. The lock guards the rest.
 
     `write` sees to it that whoever waits for a job is told, whatever happens.
     """
@@ -27,14 +27,15 @@ class Writer(Generic[_Job]):
     def __init__(self, write: Callable[[Sequence[_Job]], None]) -> None:
         self._write = write
         self._jobs: List[_Job] = []
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread: Optional[threading.Thread] = None
         self._closed = False
         # How many were written last.
         self._crowd = 1
 
     def submit(self, job: _Job) -> None:
-        with self._changed:
+        with self._lock:
             self._jobs.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="writer", daemon=True)

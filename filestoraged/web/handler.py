@@ -117,15 +117,12 @@ class Handler(Connection):
             self.sender.send_now(CONTINUE)
         self.expects_continue = False
         self.step = Handler._receive_body
-        return True
+        return self._wait_for_page()
 
     def _receive_body(self) -> bool:
         assert self.intake is not None
         if not self.on_thread and not self.at_once:
             return self.hand_over(Handler._receive_body)
-        result = self.intake.awaited
-        if result is not None and not result.done():
-            return self.await_result(result, Handler._receive_body)
         try:
             response = self.intake.go_on()
         except ClientGone:
@@ -136,7 +133,14 @@ class Handler(Connection):
             return self._respond(response)
         if self.intake.silent:
             return self.await_(TALK, self.limits.body, Handler._time_out_body)
-        return self.intake.awaited is not None or self.take_turns()
+        return self._wait_for_page() and self.take_turns()
+
+    def _wait_for_page(self) -> bool:
+        """Have the page go on when it has the result that it waits for, if it waits for one."""
+        assert self.intake is not None
+        if self.intake.awaited is not None:
+            return self.await_result(self.intake.awaited, Handler._receive_body)
+        return True
 
     def _respond(self, response: Response) -> bool:
         self.intake = None

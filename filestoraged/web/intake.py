@@ -35,13 +35,13 @@ class Intake:
         return self._feed(None)
 
     def go_on(self) -> Optional[Response]:
-        """Feed what has come. Returns the page's answer, or None where it has none yet.
+        """Feed what has come, or the result that was awaited. Returns the page's answer, or None while there is none.
 
         Raises ClientGone, or MalformedRequest where a chunk is.
         """
         self.silent = False
         if self.awaited is not None:
-            return self._feed_result(self.awaited)
+            return self._feed_result()
         response = self._feed_buffered()
         if response is None and not self._framing.done:
             response = self._feed_arriving()
@@ -49,7 +49,7 @@ class Intake:
             response = self._feed(b"")
         return response
 
-    def fail(self, error: BaseException) -> Response:
+    def fail(self, error: Exception) -> Response:
         """Tell the page that what it waits for will not come. Returns its answer."""
         try:
             self._page.throw(error)
@@ -89,9 +89,13 @@ class Intake:
             turn -= received
         return None
 
-    def _feed_result(self, result: "Future[Any]") -> Optional[Response]:
-        error = result.exception()
-        return self._feed(result.result()) if error is None else self.fail(error)
+    def _feed_result(self) -> Optional[Response]:
+        assert self.awaited is not None
+        try:
+            result = self.awaited.result()
+        except Exception as error:
+            return self.fail(error)
+        return self._feed(result)
 
     def _decode(self, data: memoryview) -> "tuple[Optional[Response], int]":
         pieces, used = self._framing.decode(data)

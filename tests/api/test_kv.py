@@ -1,0 +1,347 @@
+"""The kv interface, request by request."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any, Dict
+from urllib.parse import quote
+
+from filestoraged.api import kv
+from filestoraged.store.kv import KeyValues
+from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_answer
+
+
+class KvCase(ServerCase):
+    """At the root, as `run.sh` has it."""
+
+    config: Dict[str, Any] = {"mounts": {"/": "kv"}}
+    prefix = ""
+
+    def set(self, key: str, value: Any) -> Answer:
+        return self.post(f"{self.prefix}/set", json.dumps({key: value}))
+
+    def unset(self, key: str) -> Answer:
+        return self.delete_raw(json.dumps(key))
+
+    def delete_raw(self, body: Any) -> Answer:
+        return self.request("DELETE", f"{self.prefix}/set", body)
+
+    def commit(self) -> Answer:
+        return self.post(f"{self.prefix}/commit", b"")
+
+    def engine(self) -> KeyValues:
+        routers = [router for _, _, router in self.app._mounts]
+        return next(router._pages._keys for router in routers if isinstance(router, kv._Router))
+
+    def value(self, key: str) -> Any:
+        answer = self.get(f"{self.prefix}/{quote(key, safe='')}")
+        return json.loads(answer.body)[key] if answer.status == 200 else answer.status
+
+
+class KvTest(KvCase):
+    def test_a_value_is_visible_when_it_is_committed(self) -> None:
+        queued = self.set("key", "value")
+        before = self.get(f"{self.prefix}/key")
+        committed = self.commit()
+        after = self.get(f"{self.prefix}/key")
+
+        self.assertEqual((201, b'{"key": "value"}'), (queued.status, queued.body))
+        self.assertEqual(404, before.status)
+        self.assertEqual((204, b""), (committed.status, committed.body))
+        self.assertNotIn("content-length", committed.fields)
+        self.assertEqual((200, b'{"key": "value"}'), (after.status, after.body))
+        for answer in (queued, before, after):
+            self.assertEqual("application/json", answer.fields["content-type"])
+
+    def test_an_update_answers_200(self) -> None:
+        statuses = [self.set("key", 1).status, self.set("key", 2).status]
+        self.commit()
+        statuses.append(self.set("key", 3).status)
+        self.commit()
+
+        self.assertEqual([201, 201, 200], statuses)
+        self.assertEqual(3, self.value("key"))
+
+    def test_a_deletion_is_visible_when_it_is_committed(self) -> None:
+        self.set("key", 1)
+        self.commit()
+
+        queued = self.unset("key")
+        before = self.value("key")
+        self.commit()
+
+        self.assertEqual((200, b'"key"'), (queued.status, queued.body))
+        self.assertEqual([1, 404], [before, self.value("key")])
+        self.assertEqual(200, self.unset("never there").status)
+
+    def test_the_body_comes_back_as_it_came(self) -> None:
+        for body in (b' {"key" :\t1.0} ', b'{"\\u006bey": [1,2 , 3]}', '{"é": "☕"}'.encode()):
+            self.assertEqual(body, self.post(f"{self.prefix}/set", body).body)
+        self.assertEqual(b' "key" ', self.delete_raw(b' "key" ').body)
+
+    def test_a_value_comes_back_as_it_went_in(self) -> None:
+        for value in (
+            b"1.0",
+            b"1",
+            b"1e999",
+            b"-0",
+            b"0.10",
+            b"9" * 5000,
+            b'"\\u00e9"',
+            b'{"b": 1, "a": [ ]}',
+            b"null",
+        ):
+            with self.subTest(value=value[:20]):
+                self.post(f"{self.prefix}/set", b'{"key":%b}' % value)
+                self.commit()
+
+                self.assertEqual(b'{"key": %b}' % value, self.get(f"{self.prefix}/key").body)
+
+    def test_keys_are_any_strings(self) -> None:
+        keys = [
+            "set",
+            "commit",
+            ".",
+            "..",
+            "-",
+            "a/b",
+            "a b",
+            "a+b",
+            "%",
+            "%41",
+            "é",
+            "\0",
+            '"',
+            "?",
+            "#",
+            "\U0001f600",
+        ]
+        for number, key in enumerate(keys):
+            self.set(key, number)
+        self.commit()
+
+        self.assertEqual(list(range(len(keys))), [self.value(key) for key in keys])
+
+    def test_a_path_is_matched_before_it_is_decoded(self) -> None:
+        self.set("a/b", 1)
+        self.set("set", 2)
+        self.commit()
+
+        self.assertEqual([200, 404], [self.get(f"{self.prefix}/a%2Fb").status, self.get(f"{self.prefix}/a/b").status])
+        self.assertEqual(b'{"set": 2}', self.get(f"{self.prefix}/s%65t").body)
+        self.assertEqual(404, self.post(f"{self.prefix}/s%65t", b'{"key": 1}').status)
+
+    def test_what_is_no_key_is_not_found(self) -> None:
+        for path in ("/", "/a/", "//", "/a//b", "/%FF", "/%ED%A0%80", "/missing", "/set", "/commit"):
+            with self.subTest(path=path):
+                answer = self.get(self.prefix + path)
+
+                self.assertEqual(404, answer.status)
+                self.assertEqual("Not Found", json.loads(answer.body)["error"])
+
+    def test_every_other_route_and_method_is_not_found(self) -> None:
+        for method, path in (
+            *(
+                ("PUT", "/set"),
+                ("HEAD", "/key"),
+                ("OPTIONS", "/set"),
+                ("PATCH", "/set"),
+                ("TRACE", "/key"),
+                ("BREW", "/key"),
+            ),
+            *(
+                ("DELETE", "/commit"),
+                ("DELETE", "/key"),
+                ("POST", "/key"),
+                ("POST", "/"),
+                ("PUT", "/key"),
+                ("POST", "/set/"),
+            ),
+        ):
+            with self.subTest(method=method, path=path):
+                answer = self.request(method, self.prefix + path)
+
+                self.assertEqual(404, answer.status)
+                self.assertNotIn("allow", answer.fields)
+
+    def test_a_payload_that_makes_no_sense_is_refused(self) -> None:
+        for body in (
+            *(
+                b"",
+                b"nonsense",
+                b"{}",
+                b'{"a": 1, "b": 2}',
+                b"[]",
+                b'"a"',
+                b"1",
+                b'{"": 1}',
+                b'{"a": NaN}',
+                b'{"a": 1} x',
+            ),
+            *(
+                b'{"a": "\\ud800"}',
+                b'{"\\ud800": 1}',
+                b'{"a": "\xff"}',
+                b'\xef\xbb\xbf{"a": 1}',
+                b'{"a": {"b": 1, "b": 2}}',
+            ),
+            *(b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", b'{"a": ' + b"[" * 10_000, b'{"a": ' + b"[" * 500_000),
+        ):
+            with self.subTest(body=body[:30]):
+                answer = self.post(f"{self.prefix}/set", body)
+
+                self.assertEqual(400, answer.status)
+                self.assertEqual("Bad Request", json.loads(answer.body)["error"])
+        for body in (b"", b"key", b'{"key": 1}', b'["key"]', b"1", b'""', b'"a" "b"', b'"\\ud800"', b'"\xff"'):
+            with self.subTest(body=body):
+                self.assertEqual(400, self.delete_raw(body).status)
+        self.commit()
+        self.assertEqual(404, self.value("a"))
+
+    def test_a_megabyte_is_taken_and_one_byte_more_is_not(self) -> None:
+        body = b'{"key": "' + b"x" * (1024 * 1024 - 11) + b'"}'
+
+        self.assertEqual(201, self.post(f"{self.prefix}/set", body).status)
+        self.assertEqual(413, self.post(f"{self.prefix}/set", body + b" ").status)
+        self.assertEqual(413, self.post(f"{self.prefix}/set", iter([body, b" "])).status)
+        self.assertEqual(413, self.delete_raw(b'"' + b"x" * 1024 * 1024 + b'"').status)
+        self.commit()
+        self.assertEqual(body, self.get(f"{self.prefix}/key").body)
+
+    def test_nothing_asks_for_a_type(self) -> None:
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "nonsense"):
+            self.assertIn(self.post(f"{self.prefix}/set", b'{"key": 1}', Content_Type=kind).status, (200, 201))
+
+    def test_a_body_may_come_in_chunks_or_slowly_or_after_a_continue(self) -> None:
+        self.assertEqual(201, self.post(f"{self.prefix}/set", iter([b'{"key"', b": 1}"])).status)
+        connection = self.connect()
+        head = f"POST {self.prefix}/set HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
+        connection.sendall(head.encode())
+        self.assertEqual(b"HTTP/1.1 100 Continue\r\n\r\n", connection.recv(1000))
+        for byte in b'{"key": 2}':
+            connection.sendall(bytes([byte]))
+            time.sleep(0.002)
+        self.assertEqual(201, read_answer(connection).status)
+        self.commit()
+        self.assertEqual(2, self.value("key"))
+
+    def test_requests_in_a_row_are_answered_in_order(self) -> None:
+        set_, commit = (
+            f"POST {self.prefix}/set HTTP/1.1\r\nHost: x\r\n",
+            f"POST {self.prefix}/commit HTTP/1.1\r\nHost: x\r\n",
+        )
+        get = f"GET {self.prefix}/key HTTP/1.1\r\nHost: x\r\n\r\n"
+        requests = "".join(
+            f'{set_}Content-Length: 10\r\n\r\n{{"key": {number}}}{commit}\r\n{get}' for number in range(9)
+        )
+
+        answers = self.raw(requests.encode(), answers=27)
+
+        self.assertEqual([201, 204, 200] + [200, 204, 200] * 8, [answer.status for answer in answers])
+        self.assertEqual([b'{"key": %d}' % number for number in range(9)], [answer.body for answer in answers[2::3]])
+
+    def test_a_commit_with_a_body_is_one(self) -> None:
+        connection = self.connect()
+        for body in (b"", b"{}", b"x" * 10_000):
+            head = f"POST {self.prefix}/commit HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            self.assertEqual(204, read_answer(connection).status)
+
+    def test_a_client_that_leaves_before_it_is_answered_harms_nobody(self) -> None:
+        for _ in range(50):
+            connection = self.connect()
+            connection.sendall(
+                f'POST {self.prefix}/set HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{"key": 1}}'.encode()
+            )
+            connection.close()
+        self.commit()
+
+        self.wait_until("nobody is waited for", lambda: not self.worker._server.wakes.expected)
+        self.assertEqual(1, self.value("key"))
+
+    def test_what_is_remembered_is_never_older_than_the_last_commit(self) -> None:
+        def work(number: int) -> None:
+            for step in range(50):
+                self.set(f"key {number}", step)
+                self.commit()
+                self.assertEqual(step, self.value(f"key {number}"))
+
+        in_threads(8, work)
+
+    def test_readers_do_not_wait_for_a_large_commit(self) -> None:
+        self.set("key", 1)
+        self.commit()
+        for number in range(20_000):
+            self.engine().set_later(f"key {number}", b'{"n": %d}' % number)
+        slowest = 0.0
+        commit = threading.Thread(target=self.commit)
+        commit.start()
+        while commit.is_alive():
+            started = time.monotonic()
+            self.assertEqual(1, self.value("key"))
+            slowest = max(slowest, time.monotonic() - started)
+        commit.join(PATIENCE)
+
+        self.assertEqual({"n": 7}, self.value("key 7"))
+        self.assertLess(slowest, 1.0)
+
+
+class MountedKvTest(KvTest):
+    """Beside the others, where it is by default."""
+
+    config: Dict[str, Any] = {}
+    prefix = "/kv"
+
+    def test_the_mount_itself_is_nothing(self) -> None:
+        for path in ("/kv", "/kv/"):
+            self.assertEqual(404, self.get(path).status)
+
+    def test_no_object_of_the_store_is_touched(self) -> None:
+        self.assert_stored(0)
+
+
+class BodiesOnTheirWayTest(KvCase):
+    def test_too_many_at_once_are_told_to_come_again(self) -> None:
+        body = b'{"key": "' + b"x" * (1024 * 1024 - 11) + b'"}'
+        head = b"POST /set HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        connections = [self.connect() for _ in range(70)]
+        for connection in connections:
+            connection.sendall(head + body[:-1])
+
+        self.wait_until("one is told", lambda: any("answering 503" in line for line in self.log_lines()))
+        self.assertEqual(200, self.get("/-/health").status)
+        for connection in connections:
+            connection.close()
+        self.wait_until("there is room again", lambda: self.post("/set", body).status in (200, 201))
+
+
+class SlowWriterTest(KvCase):
+    """Nobody holds a thread while the writer is busy: it may be, with a commit of everything."""
+
+    threads = 1
+
+    def test_many_wait_for_the_writer_and_others_are_served(self) -> None:
+        writing, goes_on = threading.Event(), threading.Event()
+        keys = self.engine()
+        transact = keys._transact
+
+        def slowly(jobs: Any) -> Any:
+            writing.set()
+            goes_on.wait(PATIENCE)
+            return transact(jobs)
+
+        keys._transact = slowly  # type: ignore[method-assign]
+        connections = [self.connect() for _ in range(20)]
+        for number, connection in enumerate(connections):
+            connection.sendall(
+                b'POST /set HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"k%02d": %d}' % (number, number % 10)
+            )
+        writing.wait(PATIENCE)
+
+        self.assertEqual(200, self.get("/-/health").status)
+        self.assertEqual(404, self.get("/k01").status)
+        goes_on.set()
+
+        self.assertEqual([201] * 20, [read_answer(connection).status for connection in connections])

@@ -1,0 +1,112 @@
+"""build.sh, run.sh and bin/package: the key-value database by itself, where it lies and unpacked elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from tests.daemon.process import PATIENCE, ROOT, clean_environment
+from tests.support import TempCase, find_program
+
+# Run in a network of its own, where port 4000 is free: serve by run.sh, and be its client over IPv4 and IPv6.
+_SESSION = """
+import fcntl, http.client, json, os, signal, socket, struct, subprocess, sys, time
+
+with socket.socket() as s:
+    name = struct.pack("16sH14x", b"lo", 0)
+    flags = struct.unpack("16xH14x", fcntl.ioctl(s, 0x8913, name))[0]
+    fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", flags | 1))
+
+def ask(host, method, path, body=None):
+    client = http.client.HTTPConnection(host, 4000, timeout=10)
+    client.request(method, path, body, {"Content-Type": "application/json"})
+    answer = client.getresponse()
+    return answer.status, answer.read().decode()
+
+server = subprocess.Popen([sys.argv[1]])
+try:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", 4000), 1).close()
+            break
+        except OSError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    print(json.dumps([
+        ask("127.0.0.1", "POST", "/set", '{"key": "value"}'),
+        ask("::1", "GET", "/key"),
+        ask("::1", "POST", "/commit"),
+        ask("127.0.0.1", "GET", "/key"),
+    ]))
+finally:
+    server.send_signal(signal.SIGTERM)
+sys.exit(server.wait(40))
+"""
+
+_SAID = '[[201, "{\\"key\\": \\"value\\"}"], [404, '
+_COMMITTED = '[204, ""], [200, "{\\"key\\": \\"value\\"}"]]'
+
+
+class KeyValueArchiveTest(TempCase):
+    def test_it_is_unpacked_built_and_run_from_anywhere(self) -> None:
+        packed = self.run_command(str(ROOT / "bin" / "package"), cwd=self.directory)
+        (archive,) = self.directory.glob("filestoraged-*.tar.gz")
+        self.assertEqual(f"{archive}\n", packed)
+        unpacked = self.directory / "unpacked here"
+        with tarfile.open(archive) as tar:
+            names = tar.getnames()
+            # Our own archive, and Python 3.14 wants a filter to be chosen.
+            tar.extractall(unpacked, **({"filter": "data"} if sys.version_info >= (3, 12) else {}))
+
+        built = self.run_command(str(unpacked / "build.sh"), cwd=self.directory)
+        said = self.run_session(unpacked / "run.sh")
+
+        self.assertLessEqual({"README.md", "build.sh", "run.sh", "filestoraged/store/kv.py"}, set(names))
+        self.assertEqual([], [name for name in names if "__pycache__" in name or name.startswith("tests")])
+        self.assertIn("nothing to build", built)
+        self.assertTrue(said.startswith(_SAID) and said.rstrip().endswith(_COMMITTED), said)
+        self.assertTrue((unpacked / "store" / "kv.sqlite").exists())
+
+    def test_what_was_committed_is_there_after_a_restart(self) -> None:
+        copy = self.directory / "copy"
+        self.run_command("cp", "-r", str(ROOT / "filestoraged"), str(ROOT / "run.sh"), str(self.make(copy)))
+
+        self.run_session(copy / "run.sh")
+        again = self.run_session(copy / "run.sh")
+
+        # It is there before anything is committed, and setting it updates it.
+        self.assertTrue(again.startswith('[[200, "{\\"key\\": \\"value\\"}"], [200, '), again)
+
+    def test_an_old_python_is_refused_with_a_sentence(self) -> None:
+        old = self.directory / "python"
+        old.write_text("#!/bin/sh\necho 'Python 3.9 or later is needed' >&2; exit 1\n")
+        old.chmod(0o755)
+        for python in (str(old), str(self.directory / "none")):
+            ended = subprocess.run(
+                [ROOT / "build.sh"], env={**os.environ, "PYTHON": python}, capture_output=True, text=True, check=False
+            )
+            self.assertEqual(1, ended.returncode)
+            self.assertIn("Python 3.9 or later", ended.stderr)
+
+    def make(self, directory: Path) -> Path:
+        directory.mkdir()
+        return directory
+
+    def run_session(self, script: Path) -> str:
+        unshare = [find_program("unshare"), "--net", *([] if os.getuid() == 0 else ["--map-root-user"])]
+        return self.run_command(*unshare, sys.executable, "-c", _SESSION, str(script), cwd=Path("/"))
+
+    def run_command(self, *command: str, cwd: Path = ROOT) -> str:
+        environment = {**clean_environment(), "PYTHON": sys.executable}
+        # It is found beside the scripts, not by a path of ours.
+        del environment["PYTHONPATH"]
+        ended = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE * 2, check=False
+        )
+        self.assertEqual(0, ended.returncode, ended.stderr)
+        return ended.stdout
