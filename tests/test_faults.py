@@ -48,7 +48,9 @@ class PrivateDiskCase(TempCase):
         mounted.mkdir()
         script = f'mount -t tmpfs -o size={size} none "{mounted}" && exec "$@"'
         before = [find_program("unshare"), "--mount", "--map-root-user", "sh", "-c", script, "sh"]
-        self.daemon = Daemon("--listen", "127.0.0.1:0", "--store", str(mounted / "store"), before=before)
+        self.daemon = Daemon(
+            *("--listen", "127.0.0.1:0", "--mount", "files=/", "--store", str(mounted / "store")), before=before
+        )
         self.addCleanup(self.daemon.kill)
         self.daemon.wait_until_listening()
         return Path(f"/proc/{self.daemon.process.pid}/root{mounted}/store")
@@ -132,16 +134,8 @@ class BrokenSyscallTest(TempCase):
 
     def inject(self, what: str) -> Daemon:
         before = [find_program("strace"), "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={what}"]
-        arguments = (
-            "--listen",
-            "127.0.0.1:0",
-            "--workers",
-            "1",
-            "--threads",
-            "1",
-            "--store",
-            str(self.directory / "store"),
-        )
+        listen, store = ("--listen", "127.0.0.1:0"), ("--store", str(self.directory / "store"))
+        arguments = (*listen, *store, "--mount", "files=/", "--workers", "1", "--threads", "1")
         daemon = Daemon(*arguments, before=before)
         self.addCleanup(daemon.kill)
         return daemon.wait_until_listening()

@@ -8,9 +8,11 @@ survives a kill, and the next commit's sync covers it.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import threading
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Deque, List, NamedTuple, Optional, Sequence, Set
 
 from filestoraged.errors import StartError
@@ -40,6 +42,9 @@ _APPLY = (
 
 # What the file beside the database is called, behind its name.
 _TURN = ".turn"
+
+# A queue of so many is applied beside other work, not before it.
+_LARGE = 5000
 
 # Pages of the log before they are copied into the database: syncing both then takes a while.
 _CHECKPOINT = 4000
@@ -161,8 +166,7 @@ class KeyValues:
             queued = [(job.key, job.value) for job in jobs if job.key is not None]
             connection.executemany("INSERT INTO queue (key, value) VALUES (?, ?)", queued)
             if commits:
-                for statement in _APPLY:
-                    connection.execute(statement)
+                _apply(connection)
             with self._turn.committing() if commits else contextlib.nullcontext():
                 connection.execute("COMMIT")
         except BaseException:
@@ -177,6 +181,26 @@ class KeyValues:
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
             self._connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
         return self._connection
+
+
+def _apply(connection: sqlite3.Connection) -> None:
+    (queued,) = connection.execute("SELECT ifnull(max(id) - min(id), 0) FROM queue").fetchone()
+    if queued < _LARGE:
+        _execute_all(connection)
+        return
+    # It takes a while, and readers may have no other core: they go first.
+    with ThreadPoolExecutor(1, initializer=_stand_back) as thread:
+        thread.submit(_execute_all, connection).result()
+
+
+def _execute_all(connection: sqlite3.Connection) -> None:
+    for statement in _APPLY:
+        connection.execute(statement)
+
+
+def _stand_back() -> None:
+    # Of Linux's threads, each has a priority of its own.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _existing(connection: sqlite3.Connection, keys: List[Any]) -> Set[bytes]:

@@ -1,0 +1,143 @@
+"""Kill the key-value database at random moments: `python -m tests.proofs.kv_torture [ROUNDS]`.
+
+One client sets a group of keys to the same number and commits, again and again; others set keys of their own and never
+commit. After `kill -9` and a restart the group has one number, not older than the last commit that was answered. One
+more commit, and all that was answered as queued is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from tests.daemon.process import PATIENCE, Daemon, running
+
+ROUNDS = 30
+GROUP = 40
+CLIENTS = 8
+
+
+class Answered:
+    """What the daemon has answered so far, over all rounds."""
+
+    def __init__(self) -> None:
+        # The number of the last commit that was answered, and of the one that was under way.
+        self.committed = 0
+        self.tried = 0
+        # Of each key of the others, the last number that was queued, and the one that was under way.
+        self.queued: Dict[str, int] = {}
+        self.sent: Dict[str, int] = {}
+        self.sets = 0
+        self.commits = 0
+
+
+def main(directory: Path, rounds: int) -> bool:
+    answered = Answered()
+    good = True
+    for number in range(1, rounds + 1):
+        before = answered.sets, answered.commits
+        with serving(directory) as daemon:
+            load_until_killed(daemon, answered)
+        with serving(directory) as daemon:
+            faults = look(daemon, answered)
+        good = good and not faults
+        print(
+            f"round {number}: {answered.sets - before[0]} sets and {answered.commits - before[1]} commits answered; "
+            f"faults: {faults or 'none'}",
+            flush=True,
+        )
+    return good
+
+
+def serving(directory: Path) -> "contextlib.AbstractContextManager[Daemon]":
+    return running("--store", str(directory), "--mount", "kv=/")
+
+
+def load_until_killed(daemon: Daemon, answered: Answered) -> None:
+    works = [lambda: set_and_commit(Client(daemon), answered)]
+    works += [lambda name=f"own{n}": set_only(Client(daemon), answered, name) for n in range(CLIENTS - 1)]
+    threads = [threading.Thread(target=until_the_end, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    threading.Event().wait(random.uniform(0.2, 1.5))
+    daemon.kill()
+    for thread in threads:
+        thread.join()
+
+
+def until_the_end(work: Any) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        work()
+
+
+def set_and_commit(client: "Client", answered: Answered) -> None:
+    while True:
+        number = answered.tried = answered.tried + 1
+        for key in range(GROUP):
+            client.set(f"group{key}", number)
+            answered.sets += 1
+        assert client.ask("POST", "/commit") == (204, b"")
+        answered.committed = number
+        answered.commits += 1
+
+
+def set_only(client: "Client", answered: Answered, name: str) -> None:
+    while True:
+        key = f"{name}-{random.randrange(20)}"
+        number = answered.sent[key] = answered.sent.get(key, 0) + 1
+        client.set(key, number)
+        answered.queued[key] = number
+        answered.sets += 1
+
+
+def look(daemon: Daemon, answered: Answered) -> List[str]:
+    client = Client(daemon)
+    group = {client.get(f"group{key}") for key in range(GROUP)}
+    faults = []
+    if len(group) != 1:
+        faults.append(f"half a commit: {group}")
+    elif not answered.committed <= (group.pop() or 0) <= answered.tried:
+        faults.append("a commit is lost")
+    client.ask("POST", "/commit")
+    for key, number in answered.queued.items():
+        found = client.get(key)
+        if found not in (number, answered.sent[key]):
+            faults.append(f"{key} is {found}, not {number}")
+        # The next round counts on from what is there.
+        answered.queued[key] = answered.sent[key] = found or 0
+    # Of a group that was under way a part was queued, and is committed now.
+    answered.committed = answered.tried = answered.tried + 1
+    for key in range(GROUP):
+        client.set(f"group{key}", answered.committed)
+    client.ask("POST", "/commit")
+    return faults
+
+
+class Client:
+    def __init__(self, daemon: Daemon) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
+
+    def ask(self, method: str, path: str, body: Optional[str] = None) -> "tuple[int, bytes]":
+        self._connection.request(method, path, body)
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
+
+    def set(self, key: str, number: int) -> None:
+        status, _ = self.ask("POST", "/set", json.dumps({key: number}))
+        assert status in (200, 201), status
+
+    def get(self, key: str) -> Optional[int]:
+        status, body = self.ask("GET", f"/{key}")
+        return int(json.loads(body)[key]) if status == 200 else None
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        sys.exit(0 if main(Path(temporary), int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS) else 1)
