@@ -1,0 +1,144 @@
+"""The key-value database in a daemon of its own: workers, kills, disks that fail or are full, files of no use."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Dict, Iterator, List
+
+import requests
+
+from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
+from tests.support import TempCase, find_program, in_threads
+
+
+class KvDaemonTest(TempCase):
+    def running(self, *arguments: str) -> "contextlib.AbstractContextManager[Daemon]":
+        return running("--mount", "kv=/", "--store", str(self.directory / "store"), *arguments)
+
+    def test_workers_share_the_queue_and_what_is_committed(self) -> None:
+        with self.running("--workers", "3") as daemon:
+
+            def work(number: int) -> List[int]:
+                # Each request has a connection of its own, and so any worker.
+                statuses = [
+                    requests.post(f"{daemon.url}/set", json={f"key{number}": step}).status_code for step in (1, 2)
+                ]
+                statuses.append(requests.post(f"{daemon.url}/commit").status_code)
+                statuses += [requests.get(f"{daemon.url}/key{number}").json()[f"key{number}"] for _ in range(4)]
+                return statuses
+
+            results = in_threads(12, work)
+
+        # The second is an update where another client has committed the first.
+        self.assertEqual([[201, result[1], 204, 2, 2, 2, 2] for result in results], results)
+        self.assertLessEqual({result[1] for result in results}, {200, 201})
+
+    def test_a_kill_loses_nothing_that_was_answered(self) -> None:
+        committed: Dict[str, int] = {}
+        queued: Dict[str, int] = {}
+        enough = threading.Semaphore(0)
+
+        def client(number: int) -> None:
+            key = f"key{number}"
+            with contextlib.suppress(requests.RequestException), requests.Session() as session:
+                for step in range(10_000):
+                    session.post(f"{daemon.url}/set", json={key: step}, timeout=PATIENCE).raise_for_status()
+                    queued[key] = step
+                    if step % 3 == number % 3:
+                        session.post(f"{daemon.url}/commit", timeout=PATIENCE).raise_for_status()
+                        committed[key] = step
+                    enough.release()
+
+        with self.running() as daemon:
+            clients = [threading.Thread(target=client, args=(number,)) for number in range(12)]
+            for each in clients:
+                each.start()
+            for _ in range(200):
+                self.assertTrue(enough.acquire(timeout=PATIENCE))
+            daemon.kill()
+            for each in clients:
+                each.join()
+        with self.running() as daemon:
+            visible = {key: requests.get(f"{daemon.url}/{key}").json()[key] for key in committed}
+            requests.post(f"{daemon.url}/commit")
+            in_the_end = {key: requests.get(f"{daemon.url}/{key}").json()[key] for key in queued}
+
+        for key, step in committed.items():
+            self.assertGreaterEqual(visible[key], step)
+        for key, step in queued.items():
+            # One more may have been on its way.
+            self.assertIn(in_the_end[key], (step, step + 1))
+
+    def test_a_commit_whose_sync_fails_is_none_and_the_next_is_one(self) -> None:
+        with self.running("--workers", "1") as daemon:
+            requests.post(f"{daemon.url}/set", json={"key": 1})
+            with self.failing(daemon, "fdatasync,fsync:error=EIO"):
+                refused = requests.post(f"{daemon.url}/commit")
+                during = requests.get(f"{daemon.url}/key")
+            taken = requests.post(f"{daemon.url}/commit")
+            after = requests.get(f"{daemon.url}/key")
+            logged = [line for line in daemon.lines() if "answering 500" in line]
+
+        self.assertEqual([500, 404, 204, 200], [each.status_code for each in (refused, during, taken, after)])
+        self.assertEqual({"key": 1}, after.json())
+        self.assertEqual(1, len(logged))
+
+    def test_a_full_disk_answers_507_and_loses_nothing(self) -> None:
+        with self.running("--workers", "1") as daemon:
+            requests.post(f"{daemon.url}/set", json={"key": 1})
+            with self.failing(daemon, "pwrite64:error=ENOSPC"):
+                refused = [requests.post(f"{daemon.url}/set", json={"other": 1}), requests.post(f"{daemon.url}/commit")]
+            taken = [requests.post(f"{daemon.url}/set", json={"other": 2}), requests.post(f"{daemon.url}/commit")]
+            values = [requests.get(f"{daemon.url}/{key}").json() for key in ("key", "other")]
+
+        self.assertEqual([507, 507], [each.status_code for each in refused])
+        self.assertEqual([201, 204], [each.status_code for each in taken])
+        self.assertEqual([{"key": 1}, {"other": 2}], values)
+
+    def test_a_commit_is_synced_before_it_is_answered(self) -> None:
+        trace = self.directory / "trace"
+        with self.running("--workers", "1") as daemon:
+            requests.post(f"{daemon.url}/set", json={"key": 1})
+            with self.strace(daemon, "-e", "trace=fdatasync,fsync", "-o", str(trace)):
+                self.assertEqual(204, requests.post(f"{daemon.url}/commit").status_code)
+                synced = trace.read_text().count("sync(")
+
+        self.assertGreaterEqual(synced, 1)
+
+    def test_a_file_that_is_no_good_is_refused_with_one_sentence(self) -> None:
+        store = self.directory / "store"
+        store.mkdir()
+        (store / "kv.sqlite").write_bytes(b"nonsense" * 1000)
+        command = [sys.executable, "-m", "filestoraged", "--listen", "127.0.0.1:0", "--store", str(store)]
+
+        ended = subprocess.run(
+            command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+
+        self.assertEqual(1, ended.returncode)
+        expected = f"filestoraged: The database {store}/kv.sqlite cannot be used: file is not a database.\n"
+        self.assertEqual(expected, ended.stderr)
+
+    def failing(self, daemon: Daemon, what: str) -> "contextlib.AbstractContextManager[None]":
+        return self.strace(daemon, "-o", "/dev/null", "-e", f"inject={what}")
+
+    @contextlib.contextmanager
+    def strace(self, daemon: Daemon, *arguments: str) -> Iterator[None]:
+        """Have all threads of the daemon traced for the length of the block."""
+        pid = str(daemon.process.pid)
+        tracer = subprocess.Popen([find_program("strace"), "-f", "-qq", *arguments, "-p", pid])
+        tasks = Path("/proc", pid, "task")
+
+        def is_traced() -> bool:
+            return all("TracerPid:\t0" not in (task / "status").read_text() for task in tasks.iterdir())
+
+        try:
+            self.wait_until("it is traced", is_traced)
+            yield
+        finally:
+            tracer.terminate()
+            tracer.wait(PATIENCE)
