@@ -55,6 +55,22 @@ class DigestMismatch(BadRequest):
         self.actual = actual
 
 
+class Unauthorized(Error):
+    """The password is missing or wrong."""
+
+    status = 401
+
+    @property
+    def fields(self) -> Tuple[Tuple[str, str], ...]:
+        return (("WWW-Authenticate", 'Basic realm="drop", charset="UTF-8"'),)
+
+
+class Forbidden(Error):
+    """Not in this way."""
+
+    status = 403
+
+
 class NotFound(Error):
     """Nothing by that name, which is None where a path leads nowhere."""
 
@@ -84,6 +100,12 @@ class RequestTimeout(Error):
 
     status = 408
     closes = True
+
+
+class Gone(Error):
+    """It was here, and somebody had it, or its time was over."""
+
+    status = 410
 
 
 class PreconditionFailed(Error):
@@ -131,6 +153,20 @@ class RangeNotSatisfiable(Error):
 
 class ExpectationFailed(Error):
     status = 417
+
+
+class TooManyGuesses(Error):
+    """Too many wrong passwords in a short time; the next may come in `retry_after` seconds."""
+
+    status = 429
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("Too many wrong passwords came within a minute.")
+        self.retry_after = retry_after
+
+    @property
+    def fields(self) -> Tuple[Tuple[str, str], ...]:
+        return (("Retry-After", str(self.retry_after)),)
 
 
 class HeadTooLarge(Error):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from filestoraged.daemon.config import Address, Config
+from filestoraged.daemon.engines import Engines
 from filestoraged.daemon.listeners import address_of, close, listen
-from filestoraged.daemon.serve import build_app, open_store
 from filestoraged.daemon.worker import Worker
 from filestoraged.web.limits import Limits
 from filestoraged.web.room import Room
@@ -42,9 +42,9 @@ class TempCase(unittest.TestCase):
             pause.wait(0.02)
 
     def files_below(self, directory: Path) -> List[str]:
-        """The paths of all files below `directory`, relative to it, but for those of the database of keys."""
+        """The paths of all files below `directory`, relative to it, but for those of databases."""
         paths = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
-        return [path for path in paths if not path.startswith("kv.sqlite")]
+        return [path for path in paths if not path.startswith(("kv.sqlite", "drops.sqlite", "drops.owners"))]
 
 
 class Answer(NamedTuple):
@@ -73,10 +73,11 @@ class ServerCase(TempCase):
         self.logged = self.capture_log()
         self.store_path = self.directory / "store"
         config = Config(store=str(self.store_path), **self.config)
-        self.store = open_store(config)
+        self.engines = Engines(config)
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
-        self.app = build_app(config, self.store)
+        self.app = self.engines.build_app()
+        self.addCleanup(self.engines.stop)
         self.room = Room(self.connections)
         self.worker = Worker(self.listeners, self.app, threads=self.threads, limits=self.limits, room=self.room)
         self.worker.start()

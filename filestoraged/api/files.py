@@ -18,8 +18,8 @@ from filestoraged.wire.multipart import Event, Multipart, Part, form_boundary
 _FORM_OVERHEAD = 1024 * 1024
 
 
-def routes(store: Store) -> Router:
-    pages = _Files(store)
+def routes(store: Store, *, accel: Optional[str] = None) -> Router:
+    pages = _Files(store, accel)
     return Router(
         [
             ("POST", "/", pages.upload),
@@ -33,8 +33,9 @@ def routes(store: Store) -> Router:
 
 
 class _Files:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, accel: Optional[str]) -> None:
         self._store = store
+        self._accel = accel
 
     def upload(self, request: Request) -> Receiving:
         boundary = form_boundary(request.fields.get("content-type", ""))
@@ -47,7 +48,7 @@ class _Files:
         return Response(200, JSON, objects.receipt("hash", digest, size))
 
     def download(self, request: Request, segment: Optional[str] = None) -> Response:
-        return objects.download(request, self._store, _the_hash(request, segment))
+        return objects.download(request, self._store, _the_hash(request, segment), self._accel)
 
     def remove(self, request: Request, segment: Optional[str] = None) -> Response:
         return json_response(200, {"hash": objects.remove(request, self._store, _the_hash(request, segment))})

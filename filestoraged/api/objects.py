@@ -84,14 +84,17 @@ def receipt(key: str, digest: str, size: int) -> bytes:
     return f'{{"{key}": "{digest}", "size": {size}}}'.encode()
 
 
-def download(request: Request, store: Store, name: str) -> Response:
-    """Answer with the object's bytes, the part of them that is asked for, or that the client has them."""
+def download(request: Request, store: Store, name: str, accel: Optional[str] = None) -> Response:
+    """Answer with the object's bytes, the part of them that is asked for, or that the client has them.
+
+    Below the prefix `accel`, a proxy in front sends the bytes, where they are a file's.
+    """
     digest = parse_digest(name)
     if digest is None:
         raise NotFound("No object has such a name.")
     blob = store.open(digest)
     try:
-        return _represent(request, blob)
+        return _represent(request, blob, accelerated(store, digest, accel))
     except Exception:
         blob.close()
         raise
@@ -109,14 +112,22 @@ def remove(request: Request, store: Store, name: str) -> str:
     return digest
 
 
-def _represent(request: Request, blob: Blob) -> Response:
+def accelerated(store: Store, name: str, accel: Optional[str]) -> Fields:
+    """What has a proxy send an object from the disk; nothing where it cannot."""
+    place = None if accel is None else store.place(name)
+    return "" if place is None else f"X-Accel-Redirect: {accel}/{place}\r\n"
+
+
+def _represent(request: Request, blob: Blob, accel: Fields) -> Response:
     fields = f'ETag: "{blob.digest}"\r\nLast-Modified: {format_date(blob.modified)}\r\n{_FIXED}'
-    if _CONDITIONS.isdisjoint(request.fields):
+    if not accel and _CONDITIONS.isdisjoint(request.fields):
         return Response(200, fields + _description(request), content=blob, stop=blob.size)
     if not conditions.must_send(request.fields, blob.digest, blob.modified):
         blob.close()
         return Response(304, fields)
     fields += _description(request)
+    if accel:
+        return _hand_over(blob, fields + accel)
     wanted = request.fields.get("range")
     if wanted is not None and conditions.range_holds(request.fields, blob.digest, blob.modified):
         part = parse_range(wanted, blob.size)
@@ -125,6 +136,12 @@ def _represent(request: Request, blob: Blob) -> Response:
             fields += f"Content-Range: bytes {start}-{stop - 1}/{blob.size}\r\n"
             return Response(206, fields, content=blob, start=start, stop=stop)
     return Response(200, fields, content=blob, stop=blob.size)
+
+
+def _hand_over(blob: Blob, fields: Fields) -> Response:
+    """The proxy sees to ranges by itself."""
+    blob.close()
+    return Response(200, fields)
 
 
 def _description(request: Request) -> Fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Optional
 from urllib.parse import unquote
 
 from filestoraged.api import objects
@@ -14,9 +15,9 @@ from filestoraged.web.router import Router
 _NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 
-def routes(store: Store) -> Router:
+def routes(store: Store, *, accel: Optional[str] = None) -> Router:
     """`store` has a namespace for each repository, and names objects by their SHA-256."""
-    pages = _Repositories(store)
+    pages = _Repositories(store, accel)
     return Router(
         [
             ("PUT", "/{repository}", pages.upload),
@@ -28,8 +29,9 @@ def routes(store: Store) -> Router:
 
 
 class _Repositories:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, accel: Optional[str]) -> None:
         self._store = store
+        self._accel = accel
 
     def upload(self, request: Request, repository: str) -> Receiving:
         store = self._open(repository)
@@ -38,7 +40,7 @@ class _Repositories:
         return Response(201, f"{JSON}Location: {location}\r\n", objects.receipt("oid", oid, size))
 
     def download(self, request: Request, repository: str, oid: str) -> Response:
-        return objects.download(request, self._open(repository), oid)
+        return objects.download(request, self._open(repository), oid, self._accel)
 
     def remove(self, request: Request, repository: str, oid: str) -> Response:
         objects.remove(request, self._open(repository), oid)

@@ -19,16 +19,15 @@ from filestoraged.store.nodes import parse_server
 
 INTERFACES = ("files", "repositories", "drops", "kv")
 
-# Interfaces of the contract that this version does not have yet.
-_PLANNED = ("drops",)
-
 # Interfaces by prefix.
-_DEFAULT_MOUNTS = {"/": "files", "/data": "repositories", "/kv": "kv"}
+_DEFAULT_MOUNTS = {"/": "files", "/data": "repositories", "/vimeo/api/v1.0": "drops", "/kv": "kv"}
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 # A prefix is matched against paths as they come, so it has only what nobody needs to encode.
 _PREFIX = re.compile(r"/|(?:/[A-Za-z0-9._~\-]+)+/?")
@@ -70,6 +69,11 @@ class Config:
     # Connections in all workers together; each costs 1 KiB while it rests, and 4 KiB in a request. The limit of
     # descriptors bounds them too.
     max_connections: int = 10_000
+    # Seconds in which a drop may be fetched.
+    drop_ttl: int = 7 * 24 * 3600
+    # A path that a proxy in front has for the directory of the store; it then sends what lies there. None sends it all
+    # by ourselves.
+    accel: Optional[str] = None
     # What links begin with; None takes it from the request's Host.
     public_url: Optional[str] = None
     # access lines are of level info.
@@ -103,8 +107,6 @@ def parse_mount(text: str) -> Tuple[str, str]:
     name, _, prefix = text.partition("=")
     if name not in INTERFACES:
         raise UsageError(f"{name!r} is no interface; there are {', '.join(INTERFACES)}.")
-    if name in _PLANNED:
-        raise UsageError(f"The interface {name} is not part of this version yet.")
     if not _PREFIX.fullmatch(prefix) or any(segment in (".", "..") for segment in prefix.split("/")):
         raise UsageError(f"{prefix!r} is no prefix to mount {name} on: a path such as / or /{name}.")
     prefix = prefix.rstrip("/") or "/"
@@ -135,6 +137,20 @@ def check_max_size(max_size: Optional[int], servers: Tuple[str, ...]) -> None:
     """Raises UsageError where memcached takes no objects of that size."""
     if servers and max_size is not None and max_size > LARGEST_IN_MEMCACHED:
         raise UsageError(f"--max-size is above the {LARGEST_IN_MEMCACHED} bytes that --memcached takes at most.")
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds of `90`, `30m`, `12h` or `7d`."""
+    matched = _DURATION.fullmatch(text)
+    if matched is None or not int(matched.group(1)):
+        raise UsageError(f"{text!r} is no time: a number of seconds, or one with m, h or d behind it.")
+    return int(matched.group(1)) * _SECONDS[matched.group(2)]
+
+
+def parse_accel(text: str) -> str:
+    if not _PREFIX.fullmatch(text) or text == "/":
+        raise UsageError(f"{text!r} is no path that a proxy could have for the store, such as /stored.")
+    return text.rstrip("/")
 
 
 def parse_count(text: str) -> int:

@@ -25,19 +25,13 @@ class Option(NamedTuple):
     repeatable: bool = False
 
 
-def _later(name: str) -> Callable[[str], Any]:
-    def refuse(_: str) -> Any:
-        raise UsageError(f"The option --{name} is not part of this version yet.")
-
-    return refuse
-
-
 _ADDRESS = "where to listen: also [::1]:8080, unix:/path; repeatable (localhost:8080)"
-_MOUNT = "which interfaces to serve, and where; repeatable (files=/, repositories=/data, kv=/kv)"
+_MOUNT = "which interfaces to serve, and where; repeatable (all four; see README.md)"
 _STORE = "where everything durable lies (./store; under systemd $STATE_DIRECTORY)"
 _MEMCACHED = "servers that keep the objects of files and repositories, instead of the directory (none)"
 _MEMORY = "for all downloads from memcached together, such as 1G; more wait for their turn (256M)"
 _MAX_SIZE = "the largest object taken, such as 10M or 1G (no limit; on memcached 50M, and no more)"
+_ACCEL = "what nginx in front has for the store's directory: it then sends what lies there (none)"
 _FILE = "an INI file with these options in a section [filestoraged]; flags win over it"
 
 # In the order of --help. README.md has the same table, and says more.
@@ -53,7 +47,8 @@ OPTIONS = (
     Option("threads", "N", config.parse_count, "requests that one worker serves at the same time (32)"),
     Option("max-connections", "N", config.parse_count, "clients at the same time; more are told to come again (10000)"),
     Option("public-url", "URL", config.parse_public_url, "what the links it hands out begin with (from Host)"),
-    Option("accel", "PREFIX", _later("accel"), "not in this version yet"),
+    Option("drop-ttl", "TIME", config.parse_duration, "how long a drop may be fetched, such as 12h (7d)"),
+    Option("accel", "PREFIX", config.parse_accel, _ACCEL),
     Option("log-level", "NAME", config.parse_log_level, f"{' '.join(LOG_LEVELS)} (info)"),
     Option("config", "FILE", str, _FILE),
 )

@@ -6,24 +6,18 @@ import logging
 import os
 import signal
 import socket
-from typing import Callable, Dict, List
+from typing import Callable, List
 
 from filestoraged import __version__
-from filestoraged.api import files, kv, operations, repositories
 from filestoraged.daemon import descriptors, listeners, systemd
 from filestoraged.daemon.config import Config
+from filestoraged.daemon.engines import Engines
 from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.worker import Worker
 from filestoraged.daemon.workers import STOP, Workers
 from filestoraged.errors import StartError
-from filestoraged.store.contract import Store
-from filestoraged.store.disk import DiskStore
-from filestoraged.store.kv import KeyValues, prepare_keys
-from filestoraged.store.manifest import MAX_SIZE
-from filestoraged.store.memcached import MemcachedStore
 from filestoraged.web.limits import Limits
 from filestoraged.web.room import Room
-from filestoraged.web.router import Mounts, Router
 
 log = logging.getLogger(__name__)
 
@@ -37,63 +31,15 @@ _LATE = 5.0
 def serve(config: Config) -> int:
     """Serve until SIGTERM or SIGINT. Raises StartError."""
     start_logging(config.log_level)
-    store = open_store(config)
+    engines = Engines(config)
     bound = _bind(config)
     try:
         serve_until_told = _serve_alone if config.workers == 1 else _serve_by_workers
-        drained = serve_until_told(config, store, bound)
+        drained = serve_until_told(config, engines, bound)
     finally:
         listeners.close(bound)
     log.info("drained" if drained else "left with requests still under way")
     return 0
-
-
-def open_store(config: Config) -> Store:
-    """Raises StartError where objects cannot be stored there."""
-    disk = DiskStore(config.store, algorithm=config.hash, max_size=config.max_size)
-    if not config.memcached or "kv" in config.mounts.values():
-        _prepare(config, disk)
-    return _open_memcached(config) if config.memcached else disk
-
-
-def _prepare(config: Config, disk: DiskStore) -> None:
-    try:
-        disk.prepare()
-        swept = disk.sweep()
-    except OSError as error:
-        raise StartError(f"The store {config.store} cannot be written: {error.strerror or error}.") from error
-    if swept:
-        log.info("swept %d stagings that a crash left", swept)
-    if "kv" in config.mounts.values():
-        prepare_keys(_keys_path(config))
-
-
-def _open_memcached(config: Config) -> MemcachedStore:
-    max_size = MAX_SIZE if config.max_size is None else config.max_size
-    memory = config.memory // config.workers
-    try:
-        store = MemcachedStore(config.memcached, algorithm=config.hash, max_size=max_size, memory=memory)
-    except ImportError as error:
-        raise StartError(f"{error}.") from error
-    for cause in store.nodes.check():
-        log.warning("starting without %s; it is asked again with each request", cause)
-    return store
-
-
-def build_app(config: Config, store: Store) -> Mounts:
-    """Join each interface that is mounted to its engine."""
-    interfaces: Dict[str, Callable[[], Router]] = {
-        "files": lambda: files.routes(store),
-        # Its oid is SHA-256 whatever --hash says.
-        "repositories": lambda: repositories.routes(store.namespace("repositories", algorithm="sha256")),
-        "kv": lambda: kv.routes(KeyValues(_keys_path(config))),
-    }
-    routers = {prefix: interfaces[name]() for prefix, name in config.mounts.items()}
-    return Mounts({operations.PREFIX: operations.routes(), **routers})
-
-
-def _keys_path(config: Config) -> str:
-    return os.path.join(config.store, "kv.sqlite")
 
 
 def _bind(config: Config) -> List[socket.socket]:
@@ -123,10 +69,10 @@ def _make_room(config: Config) -> Room:
     return Room(min(enough, config.max_connections), config.workers)
 
 
-def _serve_alone(config: Config, store: Store, bound: List[socket.socket]) -> bool:
+def _serve_alone(config: Config, engines: Engines, bound: List[socket.socket]) -> bool:
     # Blocked before the first thread starts, so that all inherit it and the main thread alone is told.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-    worker = _start_worker(config, store, bound, _make_room(config))
+    worker = _start_worker(config, engines, bound, _make_room(config))
     _announce(config, bound)
     _announce_end(signal.Signals(signal.sigwait(STOP)))
     # A second signal leaves at once.
@@ -136,14 +82,14 @@ def _serve_alone(config: Config, store: Store, bound: List[socket.socket]) -> bo
     return worker.drain(DRAIN)
 
 
-def _serve_by_workers(config: Config, store: Store, bound: List[socket.socket]) -> bool:
+def _serve_by_workers(config: Config, engines: Engines, bound: List[socket.socket]) -> bool:
     room = _make_room(config)
 
     def work(slot: int, on_serving: Callable[[], None]) -> int:
         # The one that this one replaces may have left some.
-        store.sweep()
+        engines.sweep()
         room.take_slot(slot)
-        worker = _start_worker(config, store, bound, room)
+        worker = _start_worker(config, engines, bound, room)
         on_serving()
         signal.sigwait([signal.SIGTERM])
         return 0 if worker.drain(DRAIN) else 1
@@ -155,8 +101,8 @@ def _serve_by_workers(config: Config, store: Store, bound: List[socket.socket]) 
     return workers.drain(DRAIN + _LATE)
 
 
-def _start_worker(config: Config, store: Store, bound: List[socket.socket], room: Room) -> Worker:
-    worker = Worker(bound, build_app(config, store), threads=config.threads, limits=Limits(), room=room)
+def _start_worker(config: Config, engines: Engines, bound: List[socket.socket], room: Room) -> Worker:
+    worker = Worker(bound, engines.build_app(), threads=config.threads, limits=Limits(), room=room)
     worker.start()
     return worker
 

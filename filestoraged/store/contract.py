@@ -142,6 +142,10 @@ class Store(ABC):
     def remove(self, name: str, /) -> None:
         """Forget an object, durably. Raises NotFound."""
 
+    def place(self, name: str) -> Optional[str]:
+        """Where an object's bytes lie as a file, below the directory of the outermost store; None where they do not."""
+        return None
+
     def sweep(self) -> int:
         """Clear away what a crash left, unless that goes by itself. Returns how many stagings."""
         return 0

@@ -9,10 +9,12 @@ import contextlib
 import os
 import sqlite3
 import time
-from typing import NamedTuple, Tuple
+from collections import deque
+from typing import Any, Deque, List, NamedTuple, Tuple
 
 from filestoraged.errors import Error, StartError, StorageFull, StoreUnavailable
 from filestoraged.store.directories import sync
+from filestoraged.store.turn import Turn
 
 # Looking for damage takes this long at most, in seconds: of a large file, the beginning is looked at.
 _LOOK = 5.0
@@ -44,15 +46,43 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
+class Readers:
+    """Connections to read by, as many as threads read at once."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._idle: Deque[sqlite3.Connection] = deque()
+
+    def all(self, question: str, *values: Any) -> List[Any]:
+        """All rows of an answer. Raises what `meaning` makes of SQLite's errors."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = connect(self._path)
+        try:
+            rows = connection.execute(question, values).fetchall()
+        except sqlite3.Error as error:
+            connection.close()
+            raise meaning(error) from error
+        self._idle.append(connection)
+        return rows
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
 def prepare(path: str, schema: Schema) -> None:
     """Make the file, or see that it is one of ours. Raises StartError with a sentence for the operator."""
     try:
-        _check_beginning(path)
-        with contextlib.closing(connect(path)) as connection:
-            _check_owner(connection, path, schema)
-            _make(connection, schema)
-            _look_for_damage(connection, path)
-        sync(os.path.dirname(path))
+        # Two daemons may start at once.
+        with contextlib.closing(Turn(path)) as turn, turn:
+            _check_beginning(path)
+            with contextlib.closing(connect(path)) as connection:
+                _check_owner(connection, path, schema)
+                _make(connection, schema)
+                _look_for_damage(connection, path)
+            sync(os.path.dirname(path))
     except (sqlite3.Error, OSError) as error:
         raise StartError(f"The database {path} cannot be used: {getattr(error, 'strerror', None) or error}.") from error
 

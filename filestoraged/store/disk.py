@@ -40,6 +40,7 @@ class DiskStore(Store):
         self.root = os.path.abspath(root)
         self.algorithm = algorithm
         self.max_size = max_size
+        self._outermost: str = within._outermost if within else self.root
         self.stagings: Stagings = within.stagings if within else Stagings(self.root)
         self._recent: Recent = within._recent if within else Recent()
         self.directories: Directories = within.directories if within else Directories(self.root)
@@ -94,6 +95,9 @@ class DiskStore(Store):
         if parse_digest(name) != name:
             raise ValueError("objects on disk are named by a digest")
         return self._place(name)
+
+    def place(self, name: str) -> Optional[str]:
+        return os.path.relpath(self.path(name), self._outermost)
 
     def shard(self, name: str) -> str:
         """The directory that an object of that name lies in."""

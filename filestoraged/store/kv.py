@@ -11,13 +11,11 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Deque, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, List, NamedTuple, Optional, Sequence, Set
 
-from filestoraged.errors import StartError
 from filestoraged.store import database
-from filestoraged.store.database import Schema
+from filestoraged.store.database import Readers, Schema
 from filestoraged.store.turn import Turn
 from filestoraged.store.writer import Writer
 
@@ -40,9 +38,6 @@ _APPLY = (
     "DELETE FROM queue",
 )
 
-# What the file beside the database is called, behind its name.
-_TURN = ".turn"
-
 # A queue of so many is applied beside other work, not before it.
 _LARGE = 5000
 
@@ -64,13 +59,7 @@ class _Job(NamedTuple):
 
 def prepare_keys(path: str) -> None:
     """Make the database, or see that it can be used. Raises StartError."""
-    try:
-        turn = Turn(path + _TURN)
-    except OSError as error:
-        raise StartError(f"The database {path} cannot be used: {error.strerror}.") from error
-    # Two daemons may start at once.
-    with contextlib.closing(turn), turn:
-        database.prepare(path, _SCHEMA)
+    database.prepare(path, _SCHEMA)
 
 
 class KeyValues:
@@ -81,8 +70,8 @@ class KeyValues:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._turn = Turn(path + _TURN)
-        self._readers: Deque[sqlite3.Connection] = deque()
+        self._turn = Turn(path)
+        self._readers = Readers(path)
         self._connection: Optional[sqlite3.Connection] = None
         self._writer = Writer(self._write)
 
@@ -93,16 +82,8 @@ class KeyValues:
 
     def get(self, key: str) -> Optional[bytes]:
         """The committed value, None where there is none."""
-        try:
-            reader = self._readers.pop()
-        except IndexError:
-            reader = database.connect(self._path)
-        try:
-            row = reader.execute("SELECT value FROM pairs WHERE key = ?", (key.encode(),)).fetchone()
-        except sqlite3.Error as error:
-            raise database.meaning(error) from error
-        self._readers.append(reader)
-        return None if row is None else bytes(row[0])
+        rows = self._readers.all("SELECT value FROM pairs WHERE key = ?", key.encode())
+        return bytes(rows[0][0]) if rows else None
 
     def set(self, key: str, value: bytes) -> bool:
         """Queue a value. Returns whether the commit will create the key."""
@@ -130,9 +111,9 @@ class KeyValues:
     def close(self) -> None:
         """Finish what is being written, and close all files."""
         self._writer.close()
-        for connection in (*self._readers, *filter(None, [self._connection])):
-            connection.close()
-        self._readers.clear()
+        self._readers.close()
+        if self._connection is not None:
+            self._connection.close()
         self._turn.close()
 
     def _submit(self, key: Optional[bytes], value: Optional[bytes]) -> "Future[bool]":

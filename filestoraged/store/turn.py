@@ -18,8 +18,8 @@ class Turn:
     Make it after the fork; one thread of a process takes turns, any reads the count.
     """
 
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def __init__(self, database: str) -> None:
+        self._descriptor = os.open(database + ".turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         os.ftruncate(self._descriptor, _COUNT_SIZE)
         self._count = memoryview(mmap.mmap(self._descriptor, _COUNT_SIZE)).cast("Q")
 

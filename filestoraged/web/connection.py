@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # What a connection may await: bytes, or room for them.
 TALK = select.EPOLLIN
 ROOM = select.EPOLLOUT
+# Or any sign of the other side, once.
+SIGN = select.EPOLLIN | select.EPOLLET
 
 # Takes a connection on, as far as it goes. Returns whether the next step can be taken at once. They are kept as plain
 # functions: a method bound to its own connection would keep it alive.

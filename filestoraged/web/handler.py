@@ -6,7 +6,7 @@ import time
 from typing import Optional
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
-from filestoraged.web.connection import TALK, Connection
+from filestoraged.web.connection import SIGN, TALK, Connection
 from filestoraged.web.encoder import CONTINUE, encode_head
 from filestoraged.web.intake import Intake
 from filestoraged.web.memory import Asked
@@ -168,7 +168,28 @@ class Handler(Connection):
                 return self.await_room()
         elif not self.sender.flush():
             return self.await_room()
+        if response.on_received is not None and self.on_thread:
+            self.unread, self.unread_since = self.sender.unread, time.monotonic()
+            self.step = Handler._await_receipt
+            return True
         return self._end_request(response)
+
+    def _await_receipt(self) -> bool:
+        """Go on when the client's side has taken all of the answer: what was only sent may still get lost."""
+        response = self.response
+        assert response is not None and response.on_received is not None
+        unread, now = self.sender.unread, time.monotonic()
+        if not unread:
+            response.on_received()
+            return self._end_request(response)
+        if unread < self.unread:
+            self.unread, self.unread_since = unread, now
+        elif now - self.unread_since > self.limits.send:
+            raise ClientGone("The client takes nothing any more.")
+        if self.receiver.is_broken:
+            raise ClientGone("The client hung up.")
+        # Nothing tells when it has, so it is looked at now and then; and when the client goes on or hangs up.
+        return self.await_(SIGN, 0, Handler._await_receipt)
 
     def _end_request(self, response: Response) -> bool:
         response.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import Future
-from typing import Any, Generator, List, Mapping, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, Generator, List, Mapping, Optional, Protocol, Tuple, Union
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
@@ -55,7 +55,7 @@ class Request:
     may have the same object, so nobody changes what it says.
     """
 
-    __slots__ = ("fields", "method", "mount", "path", "query", "route", "size")
+    __slots__ = ("fields", "is_path_secret", "method", "mount", "path", "query", "route", "size")
 
     def __init__(self, head: Head, size: Optional[int]) -> None:
         self.method = head.method
@@ -63,9 +63,10 @@ class Request:
         self.query = head.query
         self.fields: Mapping[str, str] = head.fields
         self.size = size
-        # Whoever routes the request sets these two, once.
+        # Whoever routes the request sets these three, once. A secret path stands in no log.
         self.mount = ""
         self.route: Any = None
+        self.is_path_secret = False
 
     def parameters(self, *names: str) -> List[str]:
         """The values that the query has for any of `names`, in order. What is not UTF-8 in them becomes U+FFFD."""
@@ -77,9 +78,10 @@ class Request:
     @property
     def loggable(self) -> str:
         """The target as it was asked for, without what must not stand in a log."""
+        path = f"{self.mount}/***" if self.is_path_secret else self.path
         if not self.query:
-            return self.path
-        return self.path + "?" + "&".join([_redacted(pair) for pair in self.query.split("&")])
+            return path
+        return path + "?" + "&".join([_redacted(pair) for pair in self.query.split("&")])
 
     @property
     def secret(self) -> bool:
@@ -106,7 +108,7 @@ class Content(Protocol):
 class Response:
     """An answer. Its bytes are `body`, or those of `content` from `start` up to `stop`."""
 
-    __slots__ = ("body", "closes", "content", "fields", "size", "start", "status", "stop")
+    __slots__ = ("body", "closes", "content", "fields", "on_received", "size", "start", "status", "stop")
 
     def __init__(
         self,
@@ -128,6 +130,8 @@ class Response:
         self.size = self.stop - start
         # Whether the connection cannot carry another request.
         self.closes = False
+        # Called when the client's side has taken the last byte, before `close`; it waits for nothing.
+        self.on_received: Optional[Callable[[], object]] = None
 
     def send(self, sink: Sink, start: int) -> int:
         """Send the bytes from `start` on, as far as the sink takes them. Returns up to where that was."""

@@ -47,6 +47,11 @@ class Receiver:
         self.buffer = self.buffer + data if self.buffer else data
         return True
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the connection was reset. It is told of once."""
+        return self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
     def take_head(self) -> Optional[bytes]:
         """Take a head off the buffer, or return None where it is not whole. Raises what `find_end` says of it."""
         data = skip_empty_lines(self.buffer)

@@ -26,11 +26,17 @@ class Router:
     """
 
     def __init__(
-        self, routes: Sequence[Tuple[str, str, Page]], *, refuse: Refuse = refusal, remote: bool = False
+        self,
+        routes: Sequence[Tuple[str, str, Page]],
+        *,
+        refuse: Refuse = refusal,
+        remote: bool = False,
+        secret: bool = False,
     ) -> None:
-        """`remote` says that pages wait for other machines."""
+        """`remote` says that pages wait for other machines, `secret` that whoever knows a path has what it names."""
         self.refuse = refuse
         self.remote = remote
+        self.secret = secret
         self._routes: Dict[str, Dict[str, Page]] = {}
         for method, pattern, page in routes:
             self._routes.setdefault(pattern, {})[method] = page
@@ -123,6 +129,7 @@ class Mounts:
         for prefix, below, router in self._mounts:
             if path.startswith(below) or path == prefix:
                 request.mount = below[:-1]
+                request.is_path_secret = router.secret
                 return router.find(path[len(below) - 1 :])
         return _NOWHERE, {}, ()
 

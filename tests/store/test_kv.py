@@ -199,7 +199,7 @@ class SharedTest(KeysCase):
         self.assertEqual(b"2", self.keys.get("queued"))
 
     def test_a_count_that_a_kill_left_odd_is_mended_by_the_next_commit(self) -> None:
-        turn = Turn(self.path + ".turn")
+        turn = Turn(self.path)
         self.addCleanup(turn.close)
         with self.assertRaises(KeyboardInterrupt), turn, turn.committing():
             raise KeyboardInterrupt

@@ -1,0 +1,255 @@
+"""The `drops` interface: a file goes in by a form, and its link gives it out once, to whoever has the password."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import json
+import re
+from typing import List, Mapping, Optional
+
+from filestoraged.api import objects
+from filestoraged.errors import BadRequest, Error, Forbidden, MalformedMultipart, TooLarge, Unauthorized
+from filestoraged.store import passwords
+from filestoraged.store.contract import Blob, Sink, Staging, Store
+from filestoraged.store.drops import Drop, Drops
+from filestoraged.store.passwords import Guard
+from filestoraged.web.message import JSON, Receiving, Request, Response, field_lines, json_response
+from filestoraged.web.refusals import refusal
+from filestoraged.web.router import Router
+from filestoraged.wire.multipart import Event, Multipart, Part, form_boundary
+from filestoraged.wire.parameters import attachment
+
+# Bytes of a file.
+LARGEST = 16 * 1024 * 1024
+
+# What a form may have beside its file: the password, heads and delimiters.
+_FORM_OVERHEAD = 1024 * 1024
+_LONGEST_PASSWORD = 1024
+_LONGEST_NAME = 255
+
+# After it was handed over to a proxy, it may take so many seconds to read the file.
+_HANDED_OVER = 600.0
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_NO_STORE = "Cache-Control: no-store\r\n"
+_FIXED = field_lines(("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
+
+# What a browser says that fetches what nobody has asked for yet.
+_AHEAD = ("sec-purpose", "purpose", "x-moz")
+_AHEAD_WORDS = ("prefetch", "prerender", "preview")
+
+# The words of this interface, where they are not those of RFC 9110.
+_LABELS = {405: "Method not Allowed", 413: "Request Entity Too Large"}
+
+
+def routes(
+    drops: Drops, store: Store, guard: Guard, *, public_url: Optional[str] = None, accel: Optional[str] = None
+) -> Router:
+    """`store` has the bytes, by the drops' ids."""
+    pages = _Pages(drops, store, guard, public_url, accel)
+    return _Router([("PUT", "/file", pages.upload), ("GET", "/file/{id}", pages.download)], refuse=_refuse, secret=True)
+
+
+class _Router(Router):
+    def at_once(self, *_: object) -> None:
+        """The registry has to be asked, each time."""
+
+
+class _Pages:
+    def __init__(
+        self, drops: Drops, store: Store, guard: Guard, public_url: Optional[str], accel: Optional[str]
+    ) -> None:
+        self._drops = drops
+        self._store = store
+        self._guard = guard
+        self._public_url = public_url
+        self._accel = accel
+
+    def upload(self, request: Request) -> Receiving:
+        boundary = form_boundary(request.fields.get("content-type", ""))
+        if boundary is None:
+            raise BadRequest("A file comes in a form, multipart/form-data.")
+        _check_size(request.size or 0)
+        received = 0
+        with _Form(self._store) as form:
+            parts = Multipart(boundary)
+            piece = yield None
+            while piece:
+                received += len(piece)
+                _check_size(received)
+                for event in parts.feed(piece):
+                    form.take(event)
+                piece = yield None
+            parts.finish()
+            name, staging, password = form.whole()
+            kept = (yield self._guard.submit(functools.partial(passwords.kept, password))) if password else None
+            # Known before it has bytes, so that there are never bytes that nobody knows.
+            id_ = yield self._drops.announce()
+            try:
+                staging.commit(name=id_)
+                yield self._drops.publish(Drop(id_, name, kept))
+            except BaseException:
+                self._drops.retract(id_)
+                raise
+        answer = {"status": "File Uploaded Successfully", "url": self._link(request, id_)}
+        return Response(201, JSON + _NO_STORE, json.dumps(answer).encode())
+
+    def download(self, request: Request, id_: str) -> Receiving:
+        if any(word in request.fields.get(field, "").lower() for field in _AHEAD for word in _AHEAD_WORDS):
+            raise Forbidden("It can be fetched once, and nobody has asked for it yet.")
+        drop = self._drops.find(id_ if _ID.fullmatch(id_) else "")
+        if drop.password is not None:
+            password = _password(request)
+            if password is None:
+                raise Unauthorized("A password is needed.")
+            yield self._guard.submit(functools.partial(self._drops.check, drop, password))
+        yield self._drops.claim(drop.id)
+        try:
+            return self._hand_out(drop)
+        except BaseException:
+            self._drops.release(drop.id)
+            raise
+
+    def _hand_out(self, drop: Drop) -> Response:
+        fields = field_lines(
+            ("Content-Type", objects.content_type(drop.name)), ("Content-Disposition", attachment(drop.name))
+        )
+        fields += _NO_STORE + _FIXED
+        blob = self._store.open(drop.id)
+        accel = objects.accelerated(self._store, drop.id, self._accel)
+        if accel:
+            blob.close()
+            self._drops.finish(drop.id, keep=_HANDED_OVER)
+            return Response(200, fields + accel)
+        claimed = _Claimed(self._drops, drop.id, blob)
+        response = Response(200, fields, content=claimed, stop=blob.size)
+        response.on_received = claimed.finish
+        return response
+
+    def _link(self, request: Request, id_: str) -> str:
+        start = self._public_url or f"http://{request.fields.get('host', 'localhost')}"
+        return f"{start}{request.mount}/file/{id_}"
+
+
+class _Claimed:
+    """The bytes of a drop, for the one who has claimed it. Closed before he has them all, it is available again."""
+
+    def __init__(self, drops: Drops, id_: str, blob: Blob) -> None:
+        self._drops = drops
+        self._id = id_
+        self._blob = blob
+        self._finished = False
+
+    def send(self, sink: Sink, start: int, stop: int) -> int:
+        return self._blob.send(sink, start, stop)
+
+    def finish(self) -> None:
+        self._finished = True
+        self._drops.finish(self._id)
+
+    def close(self) -> None:
+        self._blob.close()
+        if not self._finished:
+            self._finished = True
+            self._drops.release(self._id)
+
+
+class _Form:
+    """What a form has brought so far: one file, and perhaps a password. A with-block: what is not kept is discarded."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._staging: Optional[Staging] = None
+        self._name = ""
+        self._password: Optional[List[bytes]] = None
+        # Whose bytes come.
+        self._part = ""
+
+    def __enter__(self) -> "_Form":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._staging is not None:
+            self._staging.close()
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Part):
+            self._begin(event)
+        elif self._part == "file" and self._staging is not None:
+            self._staging.write(event)
+        elif self._part == "password" and self._password is not None:
+            self._password.append(bytes(event))
+            if sum(map(len, self._password)) > _LONGEST_PASSWORD:
+                raise BadRequest(f"A password has {_LONGEST_PASSWORD} bytes at most.")
+
+    def whole(self) -> "tuple[str, Staging, str]":
+        """The file's name and its bytes, and the password, which may be empty."""
+        if self._staging is None:
+            raise MalformedMultipart("The form has no file.")
+        try:
+            return self._name, self._staging, b"".join(self._password or []).decode()
+        except UnicodeDecodeError as error:
+            raise BadRequest("The password is not UTF-8.") from error
+
+    def _begin(self, part: Part) -> None:
+        self._part = part.name or ""
+        if self._part == "file":
+            if self._staging is not None:
+                raise BadRequest("A drop is one file.")
+            self._name = _file_name(part.filename)
+            self._staging = self._store.stage()
+        elif self._part == "password":
+            if self._password is not None:
+                raise BadRequest("A drop has one password.")
+            self._password = []
+
+
+def _file_name(text: Optional[str]) -> str:
+    """The name of a file without the directories that some browsers send along."""
+    name = re.split(r"[/\\]", text or "")[-1]
+    if name in ("", ".", ".."):
+        raise BadRequest("The file has no name.")
+    if _CONTROLS.search(name):
+        raise BadRequest("A name has no control characters.")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise BadRequest("The file's name is not UTF-8.") from error
+    if size > _LONGEST_NAME:
+        raise BadRequest(f"A name has {_LONGEST_NAME} bytes at most.")
+    return name
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST + _FORM_OVERHEAD:
+        raise TooLarge(LARGEST)
+
+
+def _password(request: Request) -> Optional[str]:
+    """The one in the query, or that of Basic authentication, whoever the user (RFC 7617); None where there is none."""
+    given = next(iter(request.parameters("password")), "") or _basic(request.fields)
+    return given or None
+
+
+def _basic(fields: Mapping[str, str]) -> str:
+    scheme, _, credentials = fields.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def _refuse(error: Error) -> Response:
+    label = _LABELS.get(error.status)
+    if label is None:
+        response = refusal(error)
+    else:
+        response = json_response(error.status, {"error": label, "message": str(error)}, field_lines(*error.fields))
+    response.fields += _NO_STORE
+    return response
