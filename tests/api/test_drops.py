@@ -1,0 +1,435 @@
+"""The drops interface, request by request."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import socket
+import struct
+import time
+from typing import Any, Dict, List, Optional
+from unittest import mock
+from urllib.parse import quote, urlsplit
+
+from filestoraged.daemon.config import Address
+from filestoraged.store.drops import Drops
+from tests.api.test_files import form, text_part
+from tests.support import Answer, ServerCase, in_threads, read_all, read_answer, split_answer
+
+PATH = "/vimeo/api/v1.0/file"
+MIB = 1024 * 1024
+
+
+def file_part(data: bytes, name: str = "report.xls", *, field: str = "file") -> bytes:
+    head = f'Content-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
+    return head.encode() + data
+
+
+class DropsCase(ServerCase):
+    config: Dict[str, Any] = {"mounts": {"/": "files", "/vimeo/api/v1.0": "drops"}}
+
+    def drop(self, data: bytes, password: Optional[str] = None, *, name: str = "report.xls") -> str:
+        """Upload a file. Returns the path of its link."""
+        parts = [file_part(data, name)] + ([text_part(b"password", password.encode())] if password is not None else [])
+        answer = self.send_form(*parts)
+        self.assertEqual(201, answer.status, answer.body)
+        return urlsplit(json.loads(answer.body)["url"]).path
+
+    def send_form(self, *parts: bytes) -> Answer:
+        body, fields = form(*parts)
+        return self.put(PATH, body, **fields)
+
+    def registry(self) -> Drops:
+        assert self.engines._janitor is not None
+        return self.engines._janitor._drops
+
+    def tidy_up(self) -> None:
+        assert self.engines._janitor is not None
+        self.engines._janitor.tidy_up()
+
+    def bytes_kept(self) -> List[str]:
+        return self.files_below(self.store_path / "drops") if (self.store_path / "drops").exists() else []
+
+    def state_of(self, path: str) -> int:
+        ((state,),) = self.registry()._ledger.read("SELECT state FROM drops WHERE id = ?", path.rpartition("/")[2])
+        return int(state)
+
+    def wait_for_state(self, path: str, state: int) -> None:
+        self.wait_until(f"state {state}", lambda: self.state_of(path) == state)
+
+
+class DropsTest(DropsCase):
+    def test_a_link_works_once(self) -> None:
+        data = os.urandom(300_000)
+        answer = self.send_form(file_part(data))
+        link = json.loads(answer.body)
+
+        path = urlsplit(link["url"]).path
+        answers = [self.get(path) for _ in range(3)]
+
+        self.assertEqual((201, "File Uploaded Successfully"), (answer.status, link["status"]))
+        self.assertRegex(link["url"], rf"^http://[^/]+{PATH}/[0-9a-f]{{32}}$")
+        self.assertEqual([200, 410, 410], [each.status for each in answers])
+        self.assertEqual("Gone", json.loads(answers[1].body)["error"])
+        self.assertTrue(answers[0].body == data)
+        for each in (answer, *answers):
+            self.assertEqual("no-store", each.fields["cache-control"])
+
+    def test_sizes_from_nothing_to_the_largest(self) -> None:
+        for size in (0, 1, 65536, 65537, 16 * MIB):
+            data = os.urandom(size)
+
+            self.assertTrue(self.get(self.drop(data)).body == data)
+
+    def test_one_byte_more_than_the_largest_is_refused(self) -> None:
+        body, fields = form(file_part(bytes(16 * MIB + 1)))
+        for sent in (body, iter([body[: 8 * MIB], body[8 * MIB :]])):
+            answer = self.put(PATH, sent, **fields)
+
+            self.assertEqual((413, "Request Entity Too Large"), (answer.status, json.loads(answer.body)["error"]))
+        self.assertEqual([], self.files_below(self.store_path))
+
+    def test_the_link_is_built_from_the_host_that_was_asked_for(self) -> None:
+        body, fields = form(file_part(b"tea"))
+
+        answer = self.put(PATH, body, Host="drops.example.org:8443", **fields)
+
+        self.assertTrue(json.loads(answer.body)["url"].startswith(f"http://drops.example.org:8443{PATH}/"))
+
+    def test_a_download_says_what_it_is(self) -> None:
+        fields = self.get(self.drop(b"<p>", name="page.html")).fields
+
+        self.assertEqual("text/html", fields["content-type"])
+        self.assertEqual('attachment; filename="page.html"', fields["content-disposition"])
+        self.assertEqual("nosniff", fields["x-content-type-options"])
+        self.assertEqual("sandbox", fields["content-security-policy"])
+
+    def test_a_name_comes_back_whole_without_its_directories(self) -> None:
+        for sent, kept in (
+            *(("report.xls", "report.xls"), ("Käse 🧀.txt", "Käse 🧀.txt"), ("C:\\docs\\a b.txt", "a b.txt")),
+            *(("../../etc/passwd", "passwd"), ("/a/b", "b"), ("x" * 255, "x" * 255), ("é" * 127, "é" * 127)),
+        ):
+            with self.subTest(name=sent):
+                disposition = self.get(self.drop(b"x", name=sent.replace("\\", "\\\\"))).fields["content-disposition"]
+
+                if kept.isascii():
+                    self.assertEqual(f'attachment; filename="{kept}"', disposition)
+                else:
+                    self.assertTrue(disposition.endswith(f"filename*=UTF-8''{quote(kept)}"), disposition)
+
+    def test_a_name_that_is_none_is_refused(self) -> None:
+        for name in ("", "..", ".", "a/", "a\tb", "a\x7fb", "x" * 256, "é" * 128):
+            with self.subTest(name=name):
+                self.assertEqual(400, self.send_form(file_part(b"x", name)).status)
+        self.assertEqual([], self.files_below(self.store_path))
+
+    def test_a_form_without_one_file_is_refused(self) -> None:
+        forms = (
+            *([], [text_part(b"password", b"x")], [text_part(b"file", b"x")], [file_part(b"x", field="other")]),
+            *([file_part(b"x"), file_part(b"y")], [file_part(b"x"), *[text_part(b"password", b"x")] * 2]),
+            *(
+                [file_part(b"x"), text_part(b"password", b"\xff")],
+                [file_part(b"x"), text_part(b"password", b"x" * 2000)],
+            ),
+        )
+        for parts in forms:
+            with self.subTest(parts=parts):
+                answer = self.send_form(*parts)
+
+                self.assertEqual((400, "Bad Request"), (answer.status, json.loads(answer.body)["error"]))
+        self.assertEqual(400, self.put(PATH, b"raw").status)
+        self.assertEqual(
+            400,
+            self.put(PATH, form(file_part(b"x"))[0][:-5], Content_Type="multipart/form-data; boundary=cut-here").status,
+        )
+        self.assertEqual([], self.files_below(self.store_path))
+
+    def test_an_unknown_id_is_not_found(self) -> None:
+        for id_ in ("0" * 32, "x", "", "A" * 32, "0" * 31, "%30" * 32, "../x"):
+            with self.subTest(id=id_):
+                answer = self.get(f"{PATH}/{id_}")
+
+                self.assertEqual((404, "Not Found"), (answer.status, json.loads(answer.body)["error"]))
+
+    def test_another_method_is_refused(self) -> None:
+        for method, path, allowed in (
+            *(("GET", PATH, "PUT"), ("POST", PATH, "PUT"), ("DELETE", f"{PATH}/{'0' * 32}", "GET")),
+            *(("PUT", f"{PATH}/{'0' * 32}", "GET"), ("HEAD", f"{PATH}/{'0' * 32}", "GET")),
+        ):
+            answer = self.request(method, path)
+
+            self.assertEqual((405, allowed), (answer.status, answer.fields["allow"]))
+            if method != "HEAD":
+                self.assertEqual("Method not Allowed", json.loads(answer.body)["error"])
+
+    def test_of_many_who_ask_at_once_one_gets_it(self) -> None:
+        data = os.urandom(2 * MIB)
+        for password in (None, "tea"):
+            path = self.drop(data, password) + ("?password=tea" if password else "")
+
+            answers = in_threads(16, lambda _, path=path: self.get(path))
+
+            self.assertEqual([200] + [410] * 15, sorted(answer.status for answer in answers))
+            (whole,) = [answer.body for answer in answers if answer.status == 200]
+            self.assertTrue(whole == data)
+
+    def test_a_range_is_ignored(self) -> None:
+        answer = self.get(self.drop(b"0123456789"), Range="bytes=2-3")
+
+        self.assertEqual((200, b"0123456789"), (answer.status, answer.body))
+
+    def test_a_prefetch_takes_nothing(self) -> None:
+        path = self.drop(b"tea")
+        for fields in ({"Sec_Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}, {"X_Moz": "prefetch"}):
+            self.assertEqual(403, self.get(path, **fields).status)
+
+        self.assertEqual(200, self.get(path, Purpose="reading").status)
+
+    def test_bytes_that_were_fetched_are_removed_and_the_link_stays_gone(self) -> None:
+        path, other = self.drop(b"tea"), self.drop(b"coffee")
+        self.get(path)
+        self.wait_for_state(path, 3)
+
+        self.tidy_up()
+
+        self.assertEqual([f"{other.rpartition('/')[2][:2]}/{other.rpartition('/')[2]}"], self.bytes_kept())
+        self.assertEqual([410, 200], [self.get(each).status for each in (path, other)])
+
+
+class BrokenDownloadTest(DropsCase):
+    def break_off(self, path: str, *, after: int) -> None:
+        """Take so many bytes, and hang up as a program does that was killed."""
+        connection = self.connect()
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        taken = 0
+        while taken < after:
+            taken += len(connection.recv(after - taken))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    def test_it_is_available_again_five_times(self) -> None:
+        for size in (MIB, 10 * MIB):
+            path = self.drop(os.urandom(size))
+            for _ in range(5):
+                self.break_off(path, after=1000)
+                self.wait_for_state(path, 1)
+
+            self.break_off(path, after=1000)
+            self.wait_for_state(path, 3)
+
+            self.assertEqual(410, self.get(path).status)
+            self.tidy_up()
+            self.assertEqual([], self.bytes_kept())
+
+    def test_it_is_whole_for_the_next(self) -> None:
+        data = os.urandom(10 * MIB)
+        path = self.drop(data)
+        self.break_off(path, after=5 * MIB)
+        self.wait_for_state(path, 1)
+
+        self.assertTrue(self.get(path).body == data)
+
+    def test_while_somebody_reads_it_is_gone_for_others(self) -> None:
+        path = self.drop(os.urandom(10 * MIB))
+        connection = self.connect()
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        beginning = connection.recv(1000)
+
+        self.assertEqual(410, self.get(path).status)
+
+        self.assertEqual(10 * MIB, len(split_answer(beginning + read_all(connection))[0].body))
+        self.wait_for_state(path, 3)
+
+    def test_a_connection_goes_on_behind_a_drop(self) -> None:
+        connection = self.connect()
+        for _ in range(3):
+            path = self.drop(b"tea")
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            self.assertEqual(b"tea", read_answer(connection).body)
+        pipelined = [self.drop(os.urandom(50_000)) for _ in range(3)]
+
+        connection.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in pipelined).encode())
+
+        self.assertEqual([200] * 3, [read_answer(connection).status for _ in range(3)])
+
+    def test_an_upload_that_breaks_off_leaves_nothing(self) -> None:
+        body, fields = form(file_part(os.urandom(5 * MIB)))
+        connection = self.connect()
+        head = f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head += f"Content-Type: {fields['Content_Type']}\r\n\r\n"
+        connection.sendall(head.encode() + body[: 4 * MIB])
+        connection.close()
+
+        self.wait_until("nothing is kept", lambda: not self.files_below(self.store_path))
+
+    def test_an_upload_that_cannot_be_kept_leaves_nothing(self) -> None:
+        with mock.patch("filestoraged.store.disk.os.rename", side_effect=OSError(28, "No space left on device")):
+            self.assertEqual(507, self.send_form(file_part(b"tea")).status)
+
+        def is_tidy() -> bool:
+            self.tidy_up()
+            return not self.registry()._ledger.read("SELECT * FROM drops")
+
+        self.wait_until("nothing is left", is_tidy)
+        self.assertEqual([], self.files_below(self.store_path))
+
+
+class PasswordTest(DropsCase):
+    def test_the_right_one_opens_it_and_a_wrong_one_does_not_use_it_up(self) -> None:
+        path = self.drop(b"tea", "hello wörld")
+
+        answers = [
+            self.get(path),
+            self.get(f"{path}?password=x"),
+            self.get(f"{path}?password="),
+            self.get(f"{path}?password=hello+w%C3%B6rld"),
+        ]
+
+        self.assertEqual([401, 401, 401, 200], [answer.status for answer in answers])
+        self.assertEqual("Unauthorized", json.loads(answers[0].body)["error"])
+        self.assertTrue(answers[0].fields["www-authenticate"].startswith("Basic "))
+        self.assertEqual(410, self.get(f"{path}?password=x").status)
+
+    def test_it_may_come_as_basic_authentication_of_any_user(self) -> None:
+        for user in ("", "me"):
+            path = self.drop(b"tea", "a:b")
+            wrong = base64.b64encode(f"{user}:b".encode()).decode()
+            right = base64.b64encode(f"{user}:a:b".encode()).decode()
+
+            self.assertEqual(401, self.get(path, Authorization=f"Basic {wrong}").status)
+            self.assertEqual(401, self.get(path, Authorization="Basic ???").status)
+            self.assertEqual(401, self.get(path, Authorization=f"Bearer {right}").status)
+            self.assertEqual(200, self.get(path, Authorization=f"basic {right}").status)
+
+    def test_an_empty_one_is_none(self) -> None:
+        self.assertEqual(200, self.get(self.drop(b"tea", "")).status)
+        self.assertEqual(200, self.get(self.drop(b"tea") + "?password=whatever").status)
+
+    def test_the_password_may_come_before_the_file(self) -> None:
+        answer = self.send_form(text_part(b"password", b"x"), text_part(b"comment", b"y"), file_part(b"tea"))
+        path = urlsplit(json.loads(answer.body)["url"]).path
+
+        self.assertEqual([401, 200], [self.get(path).status, self.get(f"{path}?password=x").status])
+
+    def test_after_ten_wrong_ones_nobody_may_try_for_a_while(self) -> None:
+        path, other = self.drop(b"tea", "right"), self.drop(b"coffee", "right")
+        for _ in range(20):
+            self.assertEqual(401, self.get(path).status)
+
+        wrong = [self.get(f"{path}?password=x").status for _ in range(12)]
+        right = self.get(f"{path}?password=right")
+
+        self.assertEqual([401] * 10 + [429] * 2, wrong)
+        self.assertEqual((429, "Too Many Requests"), (right.status, json.loads(right.body)["error"]))
+        self.assertIn(int(right.fields["retry-after"]), range(1, 61))
+        self.assertEqual(200, self.get(f"{other}?password=right").status)
+        now = time.time()
+        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 61):
+            self.assertEqual(200, self.get(f"{path}?password=right").status)
+
+    def test_neither_password_nor_id_reach_the_log_or_a_file(self) -> None:
+        path = self.drop(b"tea", "open sesame")
+        id_ = path.rpartition("/")[2]
+        basic = base64.b64encode(b"me:open sesame").decode()
+        self.get(path)
+        self.get(f"{path}?password=closed+sesame")
+        self.get(f"{path}?%70assword=open%20sesame&x=1", Range="x")
+        self.get(path, Authorization=f"Basic {basic}")
+        self.get(f"{path}/more?password=open+sesame")
+        self.request("BREW", f"{path}?password=open+sesame")
+        self.raw(f"GET {path}?password=open+sesame HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n".encode())
+        self.wait_until(
+            "all is logged", lambda: sum(line.startswith("127.0.0.1 GET") for line in self.log_lines()) >= 5
+        )
+
+        logged = "\n".join(self.log_lines(logging.NOTSET))
+        kept = b"".join(each.read_bytes() for each in self.store_path.rglob("*") if each.is_file())
+
+        for secret in ("sesame", id_, basic, id_[:16]):
+            self.assertNotIn(secret, logged)
+        self.assertNotIn(b"sesame", kept)
+
+    def test_what_is_kept_is_salted(self) -> None:
+        self.drop(b"tea", "same")
+        self.drop(b"tea", "same")
+
+        kept = self.registry()._ledger.read("SELECT password FROM drops")
+
+        self.assertEqual(2, len({bytes(each) for (each,) in kept}))
+
+
+class TimeTest(DropsCase):
+    config: Dict[str, Any] = {"mounts": {"/vimeo/api/v1.0": "drops"}, "drop_ttl": 100}
+
+    def test_a_drop_whose_time_is_over_is_gone_and_then_forgotten(self) -> None:
+        path = self.drop(b"tea")
+        now = time.time()
+
+        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 101):
+            self.assertEqual(410, self.get(path).status)
+            self.tidy_up()
+            self.assertEqual([], self.bytes_kept())
+            self.assertEqual(410, self.get(path).status)
+        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 102 + 90 * 24 * 3600):
+            self.tidy_up()
+            self.assertEqual(404, self.get(path).status)
+
+
+class PublicUrlTest(DropsCase):
+    config: Dict[str, Any] = {"mounts": {"/d": "drops"}, "public_url": "https://drops.example.org/x"}
+
+    def test_links_begin_with_it(self) -> None:
+        body, fields = form(file_part(b"tea"))
+
+        url = json.loads(self.put("/d/file", body, **fields).body)["url"]
+
+        self.assertRegex(url, r"^https://drops\.example\.org/x/d/file/[0-9a-f]{32}$")
+
+
+class AccelTest(DropsCase):
+    config: Dict[str, Any] = {"accel": "/stored"}
+
+    def test_downloads_are_handed_over(self) -> None:
+        digest = json.loads(self.post("/", b"tea").body)["hash"]
+        self.put("/data/pets", b"tea")
+        drop = self.drop(b"tea")
+        id_ = drop.rpartition("/")[2]
+
+        answers = [self.get(f"/{digest}?name=a.txt"), self.get(f"/data/pets/{digest}"), self.get(drop)]
+
+        for answer, place in zip(
+            answers, (f"{digest[:2]}/{digest}", f"repositories/pets/{digest[:2]}/{digest}", f"drops/{id_[:2]}/{id_}")
+        ):
+            self.assertEqual(
+                (200, b"", f"/stored/{place}"), (answer.status, answer.body, answer.fields["x-accel-redirect"])
+            )
+            self.assertTrue((self.store_path / place).exists())
+        self.assertEqual("text/plain", answers[0].fields["content-type"])
+        self.assertEqual(304, self.get(f"/{digest}", If_None_Match=f'"{digest}"').status)
+        self.assertEqual(404, self.get(f"/{'0' * 64}").status)
+
+    def test_a_drop_that_was_handed_over_is_gone_and_its_bytes_stay_a_while(self) -> None:
+        drop = self.drop(b"tea")
+        self.get(drop)
+        self.wait_for_state(drop, 3)
+        self.assertEqual(410, self.get(drop).status)
+        now = time.time()
+
+        for later, left in ((590, 1), (601, 0)):
+            with mock.patch("filestoraged.store.drops.time.time", lambda later=later: now + later):
+                self.tidy_up()
+            self.assertEqual(left, len(self.bytes_kept()))
+
+
+class HttpTest(DropsCase):
+    def address(self) -> Address:
+        return Address("", 0, str(self.directory / "socket"))
+
+    def test_a_download_over_a_unix_socket_is_known_to_have_come(self) -> None:
+        path = self.drop(os.urandom(3 * MIB))
+
+        self.assertEqual(200, self.get(path).status)
+
+        self.wait_for_state(path, 3)
