@@ -1,0 +1,162 @@
+"""A real nginx in front, configured as the README shows it: it sends the bytes, and nobody else gets at them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from typing import Iterator
+
+import requests
+
+from tests.bench.servers import free_port, wait_until_listening
+from tests.daemon.process import PATIENCE, ROOT, Daemon, running
+from tests.support import TempCase, find_program, in_threads
+
+_AROUND = """
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log info;
+{user}
+events {{ worker_connections 1024; }}
+http {{
+  access_log {directory}/access.log;
+  client_body_temp_path {directory}/bodies;
+  proxy_temp_path {directory}/proxied;
+  fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
+  {configuration}
+}}
+"""
+
+
+class NginxTest(TempCase):
+    daemon: Daemon
+    url: str
+
+    def setUp(self) -> None:
+        super().setUp()
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        self.store = self.directory / "store"
+        self.daemon = stack.enter_context(running("--accel", "/stored", "--store", str(self.store)))
+        self.url = stack.enter_context(self.nginx())
+
+    @contextlib.contextmanager
+    def nginx(self) -> Iterator[str]:
+        port = free_port()
+        configuration = (ROOT / "systemd" / "nginx.conf").read_text()
+        for shown, here in (
+            ("server 127.0.0.1:8080;", f"server 127.0.0.1:{self.daemon.ports[0]};"),
+            ("listen 80;", f"listen 127.0.0.1:{port};"),
+            ("alias /var/lib/filestoraged/;", f"alias {self.store}/;"),
+        ):
+            self.assertEqual(1, configuration.count(shown), shown)
+            configuration = configuration.replace(shown, here)
+        user = "user root;" if os.getuid() == 0 else ""
+        path = self.directory / "nginx.conf"
+        path.write_text(_AROUND.format(directory=self.directory, user=user, configuration=configuration))
+        process = subprocess.Popen([find_program("nginx"), "-c", str(path), "-p", str(self.directory)])
+        try:
+            wait_until_listening(port)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+    def put_drop(self, data: bytes, **password: str) -> str:
+        answer = requests.put(f"{self.url}/vimeo/api/v1.0/file", files={"file": ("Käse.xls", data)}, data=password)
+        self.assertEqual(201, answer.status_code, answer.text)
+        return str(answer.json()["url"])
+
+    def test_files_come_through_it_byte_by_byte(self) -> None:
+        for size in (0, 1, 100_000, 40_000_000):
+            data = os.urandom(size)
+            digest = requests.post(self.url, data=data).json()["hash"]
+
+            answer = requests.get(f"{self.url}/{digest}", params={"name": "cat.jpg"})
+
+            self.assertTrue(answer.content == data)
+            self.assertEqual("image/jpeg", answer.headers["Content-Type"])
+            self.assertEqual('attachment; filename="cat.jpg"', answer.headers["Content-Disposition"])
+            self.assertEqual(f'"{digest}"', answer.headers["ETag"])
+            self.assertEqual("nosniff", answer.headers["X-Content-Type-Options"])
+            self.assertEqual("sandbox", answer.headers["Content-Security-Policy"])
+            self.assertIn("immutable", answer.headers["Cache-Control"])
+            self.assertNotIn("X-Accel-Redirect", answer.headers)
+
+    def test_nginx_sends_them_and_not_the_daemon(self) -> None:
+        digest = requests.post(self.url, data=b"tea" * 1000).json()["hash"]
+        requests.get(f"{self.url}/{digest}")
+
+        (line,) = [line for line in self.daemon.lines() if f"GET /{digest}" in line]
+
+        self.assertRegex(line, r" 200 0 ")
+
+    def test_ranges_and_conditions_hold(self) -> None:
+        data = os.urandom(100_000)
+        digest = requests.post(self.url, data=data).json()["hash"]
+        path = f"{self.url}/{digest}"
+
+        part = requests.get(path, headers={"Range": "bytes=10-19"})
+
+        self.assertEqual((206, data[10:20]), (part.status_code, part.content))
+        self.assertEqual(304, requests.get(path, headers={"If-None-Match": f'"{digest}"'}).status_code)
+        self.assertEqual(412, requests.get(path, headers={"If-Match": '"other"'}).status_code)
+        self.assertEqual(416, requests.get(path, headers={"Range": "bytes=200000-"}).status_code)
+        self.assertEqual(404, requests.get(f"{self.url}/{'0' * 64}").status_code)
+
+    def test_objects_of_repositories_come_through_it(self) -> None:
+        oid = requests.put(f"{self.url}/data/pets", data=b"cat").json()["oid"]
+
+        self.assertEqual(b"cat", requests.get(f"{self.url}/data/pets/{oid}").content)
+
+    def test_a_drop_comes_through_it_once(self) -> None:
+        data = os.urandom(10_000_000)
+        link = self.put_drop(data, password="hello world")
+
+        self.assertTrue(link.startswith(f"{self.url}/vimeo/api/v1.0/file/"))
+        self.assertEqual(401, requests.get(link).status_code)
+        answer = requests.get(link, params={"password": "hello world"})
+        self.assertTrue(answer.content == data)
+        self.assertIn("filename*=UTF-8''K%C3%A4se.xls", answer.headers["Content-Disposition"])
+        self.assertEqual("no-store", answer.headers["Cache-Control"])
+        self.assertEqual("sandbox", answer.headers["Content-Security-Policy"])
+        self.assertEqual(410, requests.get(link, params={"password": "hello world"}).status_code)
+
+    def test_of_many_who_race_for_a_drop_one_gets_it(self) -> None:
+        link = self.put_drop(b"tea")
+
+        answers = in_threads(16, lambda _: requests.get(link))
+
+        self.assertEqual([200] + [410] * 15, sorted(answer.status_code for answer in answers))
+
+    def test_the_internal_location_is_closed_to_clients(self) -> None:
+        digest = requests.post(self.url, data=b"tea").json()["hash"]
+        id_ = self.put_drop(b"secret").rpartition("/")[2]
+
+        for path in (
+            f"/stored/{digest[:2]}/{digest}",
+            f"/stored/drops/{id_[:2]}/{id_}",
+            "/stored/",
+            "/stored/drops.sqlite",
+        ):
+            with self.subTest(path=path):
+                self.assertEqual(404, requests.get(self.url + path).status_code)
+
+    def test_an_upload_that_is_refused_is_told_so(self) -> None:
+        answer = requests.put(f"{self.url}/vimeo/api/v1.0/file", files={"file": ("x", bytes(16 * 1024 * 1024 + 1))})
+
+        self.assertEqual(413, answer.status_code)
+        self.assertEqual("Request Entity Too Large", answer.json()["error"])
+
+    def test_guessing_is_slowed_down_and_no_log_has_a_secret(self) -> None:
+        links = [self.put_drop(b"tea", password="open sesame") for _ in range(12)]
+
+        statuses = [requests.get(link, params={"password": "wrong sesame"}).status_code for link in links * 10]
+
+        self.assertIn(429, statuses)
+        logs = "".join((self.directory / name).read_text() for name in ("access.log", "error.log"))
+        for secret in ("sesame", *[link.rpartition("/")[2] for link in links]):
+            self.assertNotIn(secret, "\n".join(self.daemon.lines()))
+            self.assertNotIn(secret, re.sub(r".*\[info\].*", "", logs))
