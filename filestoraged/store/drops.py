@@ -171,6 +171,7 @@ class Drops:
             for (id_,) in self._ledger.read(question, _ARRIVING, owner):
                 remove(id_)
                 self._change("DELETE FROM drops WHERE id = ? AND state = ?", id_, _ARRIVING).result()
+        self._presence.sweep()
         return 0
 
     def expire(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -30,11 +31,7 @@ class Presence:
         """This process's own. A child has another one than its parent."""
         with self._making:
             if self._own is None or self._own.pid != os.getpid():
-                token = secrets.token_hex(8)
-                os.makedirs(self._directory, exist_ok=True)
-                lock = os.open(self._path(token), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._own = _Own(token, os.getpid(), lock)
+                self._own = self._appear()
             return self._own.token
 
     def is_alive(self, token: str) -> bool:
@@ -55,6 +52,23 @@ class Presence:
         finally:
             os.close(lock)
         return False
+
+    def sweep(self) -> None:
+        """Clear away the files of those that are not."""
+        with contextlib.suppress(FileNotFoundError):
+            for token in os.listdir(self._directory):
+                self.is_alive(token)
+
+    def _appear(self) -> _Own:
+        os.makedirs(self._directory, exist_ok=True)
+        while True:
+            token = secrets.token_hex(8)
+            lock = os.open(self._path(token), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Somebody may have swept it before it was locked.
+            if os.fstat(lock).st_nlink:
+                return _Own(token, os.getpid(), lock)
+            os.close(lock)
 
     def _path(self, token: str) -> str:
         return os.path.join(self._directory, token)
