@@ -15,6 +15,9 @@ from filestoraged.web.refusals import refusal
 from filestoraged.web.sender import WouldWait
 from filestoraged.wire.framing import NO_BODY
 
+# How often it is looked whether the last bytes of an answer have come, in seconds.
+_LOOK = 0.1
+
 
 class Handler(Connection):
     """The steps of a connection, one request after another."""
@@ -189,7 +192,7 @@ class Handler(Connection):
         if self.receiver.is_broken:
             raise ClientGone("The client hung up.")
         # Nothing tells when it has, so it is looked at now and then; and when the client goes on or hangs up.
-        return self.await_(SIGN, 0, Handler._await_receipt)
+        return self.await_(SIGN, _LOOK, Handler._await_receipt)
 
     def _end_request(self, response: Response) -> bool:
         response.close()

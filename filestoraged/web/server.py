@@ -95,9 +95,10 @@ class Server(ThreadingHTTPServer):
                         self._on_event(descriptor)
                     else:
                         connection.go_on_loop()
-                self._send_answers()
                 if time.monotonic() >= self._next_check:
                     self.service_actions()
+                # Last of all: what is answered in a round is sent before the next event of the same connection.
+                self._send_answers()
             except Exception:
                 log.exception("a round of the server's loop failed")
         self._end()

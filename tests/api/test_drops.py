@@ -254,6 +254,26 @@ class BrokenDownloadTest(DropsCase):
 
         self.assertEqual([200] * 3, [read_answer(connection).status for _ in range(3)])
 
+    def test_connections_that_are_kept_race_on_and_on(self) -> None:
+        data = os.urandom(100_000)
+        paths = [self.drop(data) for _ in range(60)]
+
+        def race(_: int) -> List[int]:
+            connection = self.connect()
+            statuses = []
+            for path in paths:
+                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                with connection.makefile("rb") as stream:
+                    statuses.append(int(stream.readline().split()[1]))
+                    length = next(int(line.split()[1]) for line in stream if line.startswith(b"Content-Length"))
+                    while stream.readline().strip():
+                        pass
+                    self.assertEqual(length, len(stream.read(length)))
+            return statuses
+
+        for statuses in zip(*in_threads(16, race)):
+            self.assertEqual([200] + [410] * 15, sorted(statuses))
+
     def test_an_upload_that_breaks_off_leaves_nothing(self) -> None:
         body, fields = form(file_part(os.urandom(5 * MIB)))
         connection = self.connect()
