@@ -7,17 +7,17 @@ import binascii
 import functools
 import json
 import re
-from typing import List, Mapping, Optional
+from typing import List, Mapping, Optional, Sequence
 
 from filestoraged.api import objects
-from filestoraged.errors import BadRequest, Error, Forbidden, MalformedMultipart, TooLarge, Unauthorized
+from filestoraged.errors import BadRequest, Error, Forbidden, Gone, MalformedMultipart, NotFound, TooLarge, Unauthorized
 from filestoraged.store import passwords
 from filestoraged.store.contract import Blob, Sink, Staging, Store
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.passwords import Guard
-from filestoraged.web.message import JSON, Receiving, Request, Response, field_lines, json_response
+from filestoraged.web.message import JSON, Answer, Receiving, Request, Response, field_lines, json_response
 from filestoraged.web.refusals import refusal
-from filestoraged.web.router import Router
+from filestoraged.web.router import Page, Router
 from filestoraged.wire.multipart import Event, Multipart, Part, form_boundary
 from filestoraged.wire.parameters import attachment
 
@@ -50,13 +50,29 @@ def routes(
     drops: Drops, store: Store, guard: Guard, *, public_url: Optional[str] = None, accel: Optional[str] = None
 ) -> Router:
     """`store` has the bytes, by the drops' ids."""
-    pages = _Pages(drops, store, guard, public_url, accel)
-    return _Router([("PUT", "/file", pages.upload), ("GET", "/file/{id}", pages.download)], refuse=_refuse, secret=True)
+    return _Router(_Pages(drops, store, guard, public_url, accel))
 
 
 class _Router(Router):
-    def at_once(self, *_: object) -> None:
-        """The registry has to be asked, each time."""
+    """What is not there, or not any more, takes no thread."""
+
+    def __init__(self, pages: "_Pages") -> None:
+        super().__init__(
+            [("PUT", "/file", pages.upload), ("GET", "/file/{id}", pages.download)], refuse=_refuse, secret=True
+        )
+        self._find = pages.find
+
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+        if request.method != "GET" or not segments:
+            return None
+        try:
+            self._find(*segments)
+        except (NotFound, Gone) as error:
+            return self.refused(error)
+        except Error:
+            # A thread will come upon it too.
+            pass
+        return None
 
 
 class _Pages:
@@ -101,7 +117,7 @@ class _Pages:
     def download(self, request: Request, id_: str) -> Receiving:
         if any(word in request.fields.get(field, "").lower() for field in _AHEAD for word in _AHEAD_WORDS):
             raise Forbidden("It can be fetched once, and nobody has asked for it yet.")
-        drop = self._drops.find(id_ if _ID.fullmatch(id_) else "")
+        drop = self.find(id_)
         if drop.password is not None:
             password = _password(request)
             if password is None:
@@ -113,6 +129,9 @@ class _Pages:
         except BaseException:
             self._drops.release(drop.id)
             raise
+
+    def find(self, id_: str) -> Drop:
+        return self._drops.find(id_ if _ID.fullmatch(id_) else "")
 
     def _hand_out(self, drop: Drop) -> Response:
         fields = field_lines(

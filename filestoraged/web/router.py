@@ -64,7 +64,7 @@ class Router:
         except ClientGone:
             raise
         except Exception as error:
-            return self._refusal(error)
+            return self.refused(error)
         return answer if isinstance(answer, Response) else self._receiving(answer)
 
     def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
@@ -79,9 +79,10 @@ class Router:
         except ClientGone:
             raise
         except Exception as error:
-            return self._refusal(error)
+            return self.refused(error)
 
-    def _refusal(self, error: Exception) -> Response:
+    def refused(self, error: Exception) -> Response:
+        """The answer that an error gets here."""
         known = meaning(error)
         response = self.refuse(known)
         response.closes = known.closes

@@ -1,13 +1,15 @@
 """Drops under load: `python -m tests.proofs.drops [DIRECTORY]`. Needs siege, which bin/bench installs.
 
-Races for 200 drops; siege over unknown, gone and live links; 1,000 wrong passwords against one drop, and how long a
-stranger's download of a file takes meanwhile.
+Races for 200 drops; a kill amid uploads and downloads; siege over unknown, gone and live links; and 1,000 wrong
+passwords against one drop, and how long a stranger's download of a file takes meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-import re
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -25,12 +27,14 @@ from tests.support import find_program, in_threads
 PATH = "/vimeo/api/v1.0/file"
 DROPS = 200
 CLIENTS = 32
+CLIENTS_KILLED = 100
 GUESSES = 1000
 GUESSERS = 50
 
 
 def main(directory: Path) -> None:
     race(directory / "race")
+    kill(directory / "kill")
     besiege(directory / "siege")
     guess(directory / "guess")
 
@@ -64,6 +68,51 @@ def race(store: Path) -> None:
     print(f"{statuses.count(410)} x 410, {len(statuses) - statuses.count(200) - statuses.count(410)} others")
 
 
+def kill(store: Path) -> None:
+    """Kill the daemon amid uploads and downloads, and see what is there when it runs again."""
+    with running("--store", str(store)) as daemon:
+        sent = {put(daemon, data): data for data in (os.urandom(2_000_000) for _ in range(CLIENTS_KILLED))}
+        waiting = list(sent)
+
+        def client(number: int) -> None:
+            if number == 2 * CLIENTS_KILLED:
+                threading.Event().wait(1.0)
+                daemon.kill()
+                return
+            with contextlib.suppress(requests.RequestException):
+                if number < CLIENTS_KILLED:
+                    read_slowly(waiting[number])
+                while True:
+                    data = os.urandom(200_000)
+                    sent[put(daemon, data)] = data
+
+        in_threads(2 * CLIENTS_KILLED + 1, client)
+    with running("--store", str(store)) as daemon:
+        threading.Event().wait(5)
+        kept = {path.name for path in (store / "drops").rglob("*") if path.is_file()}
+        with contextlib.closing(sqlite3.connect(store / "drops.sqlite")) as connection:
+            states: Dict[str, int] = dict(connection.execute("SELECT id, state FROM drops"))
+        available = {id_ for id_, state in states.items() if state == 1}
+        lost = wrong = 0
+        for link, data in sent.items():
+            id_ = link.rpartition("/")[2]
+            answer = requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE)
+            lost += id_ not in states
+            wrong += answer.status_code not in (200, 410) or (answer.status_code == 200 and answer.content != data)
+    print(
+        f"kill -9 amid {CLIENTS_KILLED} downloads and as many uploads: of {len(sent)} drops answered {lost} lost, "
+        f"{wrong} wrong; of {len(states)} there {len(available)} available, {len(states) - len(available)} gone, "
+        f"{len(kept - available)} bytes without a drop, {len(available - kept)} drops without bytes"
+    )
+
+
+def read_slowly(link: str) -> None:
+    """Take a drop for as long as the daemon lives."""
+    with requests.get(link, stream=True, timeout=PATIENCE) as answer:
+        for _ in answer.iter_content(20_000):
+            threading.Event().wait(0.05)
+
+
 def besiege(store: Path) -> None:
     with running("--store", str(store), "--log-level", "info") as daemon:
         gone = [put(daemon, b"tea") for _ in range(20)]
@@ -89,15 +138,19 @@ def siege(directory: Path, urls: List[str], seconds: int) -> "tuple[float, int]"
     listed, settings = directory / "urls", directory / "siegerc"
     listed.write_text("\n".join(urls) + "\n")
     # Keep connections, and do not give up for 404 and 410, which are the answers that are wanted.
-    settings.write_text("connection = keep-alive\nfailures = 100000000\njson_output = false\nlimit = 255\n")
-    command = ["siege", "-R", str(settings), "-b", "-q", "-c", "100", "-t", f"{seconds}S", "-f", str(listed)]
-    output = subprocess.run([find_program(command[0]), *command[1:]], capture_output=True, text=True, check=False)
-    said = output.stdout + output.stderr
-    rate = re.search(r"Transaction rate:\s+([\d.]+)", said)
-    failed = re.search(r"Failed transactions:\s+(\d+)", said)
-    if rate is None or failed is None:
-        raise AssertionError(said)
-    return float(rate.group(1)), int(failed.group(1))
+    settings.write_text(
+        "connection = keep-alive\nfailures = 100000000\nverbose = false\njson_output = true\nlimit = 255\n"
+    )
+    command = ["siege", "-R", str(settings), "-b", "-c", "100", "-t", f"{seconds}S", "-f", str(listed)]
+    output = subprocess.run(
+        [find_program(command[0]), *command[1:]],
+        env={**os.environ, "HOME": str(directory)},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    said = json.loads(output[output.index("{") :])
+    return float(said["transaction_rate"]), int(said["failed_transactions"])
 
 
 def guess(store: Path) -> None:
