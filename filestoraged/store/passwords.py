@@ -10,6 +10,8 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, TypeVar
 
+from filestoraged.errors import Unavailable
+
 _Result = TypeVar("_Result")
 
 # Some 50 ms and 16 MiB each.
@@ -19,6 +21,9 @@ _SALT_SIZE = 16
 
 # At once in one process: more would take the processors, and 16 MiB each, from everybody else.
 _AT_ONCE = 2
+
+# Behind these: some five seconds' worth.
+_WAITING = 200
 
 
 def kept(password: str) -> bytes:
@@ -37,9 +42,15 @@ class Guard:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_AT_ONCE, "password", initializer=_stand_back)
+        self._room = threading.Semaphore(_WAITING)
 
     def submit(self, work: Callable[[], _Result]) -> "Future[_Result]":
-        return self._threads.submit(work)
+        """Raises Unavailable where many wait already."""
+        if not self._room.acquire(blocking=False):
+            raise Unavailable("Too many passwords are being checked.")
+        result = self._threads.submit(work)
+        result.add_done_callback(lambda _: self._room.release())
+        return result
 
 
 def _hash(password: str, salt: bytes) -> bytes:

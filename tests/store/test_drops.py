@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from typing import List
 from unittest import mock
 
-from filestoraged.errors import Gone, NotFound, StartError, TooManyGuesses, Unauthorized
+from filestoraged.errors import Gone, NotFound, StartError, TooManyGuesses, Unauthorized, Unavailable
 from filestoraged.store import passwords
 from filestoraged.store.drops import Drop, Drops, prepare_drops
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.presence import Presence
 from tests.daemon.process import ROOT
-from tests.support import TempCase, in_threads
+from tests.support import PATIENCE, TempCase, in_threads
 
 # A process that claims a drop, and announces another, says so, and waits to be killed.
 _CLAIM = """
@@ -186,6 +187,27 @@ class TidyTest(DropsCase):
 
 
 class PasswordTest(TempCase):
+    def test_two_are_computed_at_once_and_not_too_many_wait(self) -> None:
+        guard = passwords.Guard()
+        goes_on = threading.Event()
+        running: List[int] = []
+        most = threading.Semaphore(2)
+
+        def work() -> bool:
+            alone = most.acquire(blocking=False)
+            running.append(1)
+            goes_on.wait(PATIENCE)
+            most.release()
+            return alone
+
+        results = [guard.submit(work) for _ in range(200)]
+        self.assertRaises(Unavailable, guard.submit, work)
+        self.wait_until("two run", lambda: len(running) == 2)
+        goes_on.set()
+
+        self.assertEqual({True}, {result.result(PATIENCE) for result in results})
+        self.assertTrue(guard.submit(work).result(PATIENCE))
+
     def test_a_password_matches_itself_alone(self) -> None:
         kept = passwords.kept("hello wörld")
 
