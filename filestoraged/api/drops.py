@@ -15,7 +15,7 @@ from filestoraged.store import passwords
 from filestoraged.store.contract import Blob, Sink, Staging, Store
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.passwords import Guard
-from filestoraged.web.message import JSON, Answer, Receiving, Request, Response, field_lines, json_response
+from filestoraged.web.message import JSON, Answer, Fields, Receiving, Request, Response, field_lines, json_response
 from filestoraged.web.refusals import refusal
 from filestoraged.web.router import Page, Router
 from filestoraged.wire.multipart import Event, Multipart, Part, form_boundary
@@ -125,27 +125,24 @@ class _Pages:
             yield self._guard.submit(functools.partial(self._drops.check, drop, password))
         yield self._drops.claim(drop.id)
         try:
-            return self._hand_out(drop)
+            blob = self._store.open(drop.id)
         except BaseException:
             self._drops.release(drop.id)
             raise
+        accel = objects.accelerated(self._store, drop.id, self._accel)
+        if not accel:
+            return self._hand_out(drop, blob)
+        # It is noted before it is handed over: from then on it is the proxy's, whatever becomes of us.
+        blob.close()
+        yield self._drops.finish(drop.id, keep=_HANDED_OVER)
+        return Response(200, _description(drop) + accel)
 
     def find(self, id_: str) -> Drop:
         return self._drops.find(id_ if _ID.fullmatch(id_) else "")
 
-    def _hand_out(self, drop: Drop) -> Response:
-        fields = field_lines(
-            ("Content-Type", objects.content_type(drop.name)), ("Content-Disposition", attachment(drop.name))
-        )
-        fields += _NO_STORE + _FIXED
-        blob = self._store.open(drop.id)
-        accel = objects.accelerated(self._store, drop.id, self._accel)
-        if accel:
-            blob.close()
-            self._drops.finish(drop.id, keep=_HANDED_OVER)
-            return Response(200, fields + accel)
+    def _hand_out(self, drop: Drop, blob: Blob) -> Response:
         claimed = _Claimed(self._drops, drop.id, blob)
-        response = Response(200, fields, content=claimed, stop=blob.size)
+        response = Response(200, _description(drop), content=claimed, stop=blob.size)
         response.on_received = claimed.finish
         return response
 
@@ -225,6 +222,12 @@ class _Form:
             if self._password is not None:
                 raise BadRequest("A drop has one password.")
             self._password = []
+
+
+def _description(drop: Drop) -> Fields:
+    """A browser saves it, and neither guesses its type nor runs it as a page of ours."""
+    kind, disposition = objects.content_type(drop.name), attachment(drop.name)
+    return field_lines(("Content-Type", kind), ("Content-Disposition", disposition)) + _NO_STORE + _FIXED
 
 
 def _file_name(text: Optional[str]) -> str:
