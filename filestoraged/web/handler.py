@@ -159,6 +159,9 @@ class Handler(Connection):
     def _send(self) -> bool:
         response = self.response
         assert response is not None
+        if response.on_received is not None and not self.on_thread:
+            # The loop would hold it, and whether it is received is not known before it is sent.
+            return self.hand_over(Handler._send)
         before = self.position
         if before < response.stop:
             try:
@@ -171,7 +174,7 @@ class Handler(Connection):
                 return self.await_room()
         elif not self.sender.flush():
             return self.await_room()
-        if response.on_received is not None and self.on_thread:
+        if response.on_received is not None:
             self.unread, self.unread_since = self.sender.unread, time.monotonic()
             self.step = Handler._await_receipt
             return True
