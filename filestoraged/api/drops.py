@@ -7,33 +7,31 @@ import binascii
 import functools
 import json
 import re
-from typing import List, Mapping, Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 from filestoraged.api import objects
-from filestoraged.errors import BadRequest, Error, Forbidden, Gone, MalformedMultipart, NotFound, TooLarge, Unauthorized
+from filestoraged.api.drop_form import DropForm
+from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, TooLarge, Unauthorized
 from filestoraged.store import passwords
-from filestoraged.store.contract import Blob, Sink, Staging, Store
+from filestoraged.store.contract import Blob, Sink, Store
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.passwords import Guard
 from filestoraged.web.message import JSON, Answer, Fields, Receiving, Request, Response, field_lines, json_response
 from filestoraged.web.refusals import refusal
 from filestoraged.web.router import Page, Router
-from filestoraged.wire.multipart import Event, Multipart, Part, form_boundary
+from filestoraged.wire.multipart import Multipart, form_boundary
 from filestoraged.wire.parameters import attachment
 
 # Bytes of a file.
 LARGEST = 16 * 1024 * 1024
 
-# What a form may have beside its file: the password, heads and delimiters.
+# What a form may have beside its file: a password, heads and delimiters.
 _FORM_OVERHEAD = 1024 * 1024
-_LONGEST_PASSWORD = 1024
-_LONGEST_NAME = 255
 
 # After it was handed over to a proxy, it may take so many seconds to read the file.
 _HANDED_OVER = 600.0
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _NO_STORE = "Cache-Control: no-store\r\n"
 _FIXED = field_lines(("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
@@ -91,7 +89,7 @@ class _Pages:
             raise BadRequest("A file comes in a form, multipart/form-data.")
         _check_size(request.size or 0)
         received = 0
-        with _Form(self._store) as form:
+        with DropForm(self._store) as form:
             parts = Multipart(boundary)
             piece = yield None
             while piece:
@@ -174,76 +172,10 @@ class _Claimed:
             self._drops.release(self._id)
 
 
-class _Form:
-    """What a form has brought so far: one file, and perhaps a password. A with-block: what is not kept is discarded."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._staging: Optional[Staging] = None
-        self._name = ""
-        self._password: Optional[List[bytes]] = None
-        # Whose bytes come.
-        self._part = ""
-
-    def __enter__(self) -> "_Form":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._staging is not None:
-            self._staging.close()
-
-    def take(self, event: Event) -> None:
-        if isinstance(event, Part):
-            self._begin(event)
-        elif self._part == "file" and self._staging is not None:
-            self._staging.write(event)
-        elif self._part == "password" and self._password is not None:
-            self._password.append(bytes(event))
-            if sum(map(len, self._password)) > _LONGEST_PASSWORD:
-                raise BadRequest(f"A password has {_LONGEST_PASSWORD} bytes at most.")
-
-    def whole(self) -> "tuple[str, Staging, str]":
-        """The file's name and its bytes, and the password, which may be empty."""
-        if self._staging is None:
-            raise MalformedMultipart("The form has no file.")
-        try:
-            return self._name, self._staging, b"".join(self._password or []).decode()
-        except UnicodeDecodeError as error:
-            raise BadRequest("The password is not UTF-8.") from error
-
-    def _begin(self, part: Part) -> None:
-        self._part = part.name or ""
-        if self._part == "file":
-            if self._staging is not None:
-                raise BadRequest("A drop is one file.")
-            self._name = _file_name(part.filename)
-            self._staging = self._store.stage()
-        elif self._part == "password":
-            if self._password is not None:
-                raise BadRequest("A drop has one password.")
-            self._password = []
-
-
 def _description(drop: Drop) -> Fields:
     """A browser saves it, and neither guesses its type nor runs it as a page of ours."""
     kind, disposition = objects.content_type(drop.name), attachment(drop.name)
     return field_lines(("Content-Type", kind), ("Content-Disposition", disposition)) + _NO_STORE + _FIXED
-
-
-def _file_name(text: Optional[str]) -> str:
-    """The name of a file without the directories that some browsers send along."""
-    name = re.split(r"[/\\]", text or "")[-1]
-    if name in ("", ".", ".."):
-        raise BadRequest("The file has no name.")
-    if _CONTROLS.search(name):
-        raise BadRequest("A name has no control characters.")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise BadRequest("The file's name is not UTF-8.") from error
-    if size > _LONGEST_NAME:
-        raise BadRequest(f"A name has {_LONGEST_NAME} bytes at most.")
-    return name
 
 
 def _check_size(size: int) -> None:
