@@ -174,11 +174,14 @@ class Handler(Connection):
                 return self.await_room()
         elif not self.sender.flush():
             return self.await_room()
-        if response.on_received is not None:
-            self.unread, self.unread_since = self.sender.unread, time.monotonic()
-            self.step = Handler._await_receipt
-            return True
-        return self._end_request(response)
+        return self._end_sending(response)
+
+    def _end_sending(self, response: Response) -> bool:
+        if response.on_received is None:
+            return self._end_request(response)
+        self.unread, self.unread_since = self.sender.unread, time.monotonic()
+        self.step = Handler._await_receipt
+        return True
 
     def _await_receipt(self) -> bool:
         """Go on when the client's side has taken all of the answer: what was only sent may still get lost."""
