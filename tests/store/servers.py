@@ -77,9 +77,9 @@ class Memcached:
         self._process.send_signal(signal.SIGCONT)
 
     def items(self) -> List[Item]:
-        """All that it has, in no order."""
+        """All that it has, in no order. By the hash table: items on their way between queues are on no queue."""
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connection:
-            connection.sendall(b"lru_crawler metadump all\r\n")
+            connection.sendall(b"lru_crawler metadump hash\r\n")
             received = b""
             while not received.endswith(b"END\r\n"):
                 received += connection.recv(65536)
