@@ -14,7 +14,7 @@ from typing import Dict, Iterator, List, Set
 import requests
 
 from tests.daemon.process import PATIENCE, Daemon, running
-from tests.support import TempCase, in_threads
+from tests.support import TempCase, find_program, in_threads
 
 PATH = "/vimeo/api/v1.0/file"
 
@@ -46,6 +46,17 @@ class DropsDaemonTest(TempCase):
 
         for statuses in zip(*results):
             self.assertEqual([200] + [410] * 15, sorted(statuses))
+
+    def test_where_no_priority_can_be_lowered_passwords_still_work(self) -> None:
+        # As a service manager has it that filters system calls.
+        before = [find_program("strace"), "-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=setpriority:error=EPERM"]
+        with running("--store", str(self.store), "--mount", "drops=/d", before=before) as daemon:
+            form = {"files": {"file": ("name", b"tea")}, "data": {"password": "right"}}
+            link = requests.put(f"{daemon.url}/d/file", timeout=PATIENCE, **form).json()["url"]
+
+            statuses = [requests.get(link, params={"password": each}).status_code for each in ("wrong", "right")]
+
+        self.assertEqual([401, 200], statuses)
 
     def test_fetched_bytes_are_gone_within_ten_seconds_also_after_a_kill(self) -> None:
         with self.running() as daemon:

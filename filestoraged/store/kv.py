@@ -8,14 +8,13 @@ survives a kill, and the next commit's sync covers it.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, List, NamedTuple, Optional, Sequence, Set
 
 from filestoraged.store import database
 from filestoraged.store.database import Readers, Schema
+from filestoraged.store.priority import stand_back
 from filestoraged.store.turn import Turn
 from filestoraged.store.writer import Writer
 
@@ -170,18 +169,13 @@ def _apply(connection: sqlite3.Connection) -> None:
         _execute_all(connection)
         return
     # It takes a while, and readers may have no other core: they go first.
-    with ThreadPoolExecutor(1, initializer=_stand_back) as thread:
+    with ThreadPoolExecutor(1, initializer=stand_back, initargs=(19,)) as thread:
         thread.submit(_execute_all, connection).result()
 
 
 def _execute_all(connection: sqlite3.Connection) -> None:
     for statement in _APPLY:
         connection.execute(statement)
-
-
-def _stand_back() -> None:
-    # Of Linux's threads, each has a priority of its own.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _existing(connection: sqlite3.Connection, keys: List[Any]) -> Set[bytes]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, TypeVar
 
 from filestoraged.errors import Unavailable
+from filestoraged.store.priority import stand_back
 
 _Result = TypeVar("_Result")
 
@@ -41,7 +41,7 @@ class Guard:
     """Does what takes a hash, on two threads that leave the processors to others. Make it after the fork."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "password", initializer=_stand_back)
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "password", initializer=stand_back, initargs=(10,))
         self._room = threading.Semaphore(_WAITING)
 
     def submit(self, work: Callable[[], _Result]) -> "Future[_Result]":
@@ -55,8 +55,3 @@ class Guard:
 
 def _hash(password: str, salt: bytes) -> bytes:
     return hashlib.scrypt(password.encode(), salt=salt, n=_COST, r=_BLOCK, p=1, maxmem=_MEMORY)
-
-
-def _stand_back() -> None:
-    # Of Linux's threads, each has a priority of its own.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
