@@ -169,6 +169,8 @@ class Handler(Connection):
             except WouldWait:
                 return self.hand_over(Handler._send)
             if self.position < response.stop:
+                # Sending waits for no other machine; and those who do may all wait for what this answer holds.
+                self.pool = self.server.pool
                 if self.position > before and self.on_thread:
                     return self.take_turns()
                 return self.await_room()

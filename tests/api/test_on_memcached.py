@@ -10,9 +10,10 @@ import time
 from typing import Dict
 
 from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE
+from filestoraged.store.memcached import MemcachedStore
 from tests.api import downloads, test_files, test_repositories
 from tests.store.servers import Memcached, start_memcached
-from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_answer
+from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, read_answer
 
 TEA = b"tea"
 TEA_HASH = hashlib.sha256(TEA).hexdigest()
@@ -180,6 +181,13 @@ class SlowReadersTest(OnMemcached):
     """Readers who take nothing hold memory; others wait for them, and get theirs."""
 
     config = {"memory": 20_000_000}
+    threads = 3
+
+    @property
+    def store(self) -> MemcachedStore:
+        store = self.engines.store
+        assert isinstance(store, MemcachedStore)
+        return store
 
     def test_readers_beyond_the_memory_wait_for_their_turn(self) -> None:
         data = os.urandom(8_000_000)
@@ -199,6 +207,25 @@ class SlowReadersTest(OnMemcached):
         waiting.join(PATIENCE)
 
         self.assertTrue(bodies == [data])
+
+    def test_who_holds_memory_gets_a_thread_when_all_others_wait_for_it(self) -> None:
+        data = os.urandom(19_000_000)
+        path = "/" + json.loads(self.post("/", data).body)["hash"]
+        slow = self.connect()
+        slow.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        beginning = slow.recv(1000)
+        bodies: "list[bytes]" = []
+        others = [threading.Thread(target=lambda: bodies.append(self.get(path).body)) for _ in range(self.threads)]
+        for other in others:
+            other.start()
+        self.wait_until("all threads wait", lambda: len(self.store._budget._waiting) == self.threads)
+
+        whole = beginning + read_all(slow)
+        for other in others:
+            other.join(PATIENCE)
+
+        self.assertTrue(whole.endswith(data))
+        self.assertTrue(bodies == [data] * self.threads)
 
     def test_many_at_once_all_get_theirs(self) -> None:
         data = os.urandom(8_000_000)
