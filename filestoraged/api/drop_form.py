@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import List, Optional
 
+from filestoraged.api import objects
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
 from filestoraged.wire.multipart import Event, Part
@@ -12,8 +13,6 @@ from filestoraged.wire.multipart import Event, Part
 # In bytes, as UTF-8.
 _LONGEST_PASSWORD = 1024
 _LONGEST_NAME = 255
-
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class DropForm:
@@ -71,8 +70,7 @@ def _file_name(text: Optional[str]) -> str:
     name = re.split(r"[/\\]", text or "")[-1]
     if name in ("", ".", ".."):
         raise BadRequest("The file has no name.")
-    if _CONTROLS.search(name):
-        raise BadRequest("A name has no control characters.")
+    objects.check_name(name)
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:

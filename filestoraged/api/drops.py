@@ -9,24 +9,20 @@ import json
 import re
 from typing import Mapping, Optional, Sequence
 
-from filestoraged.api import objects
+from filestoraged.api import forms, objects
 from filestoraged.api.drop_form import DropForm
-from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, TooLarge, Unauthorized
+from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, Unauthorized
 from filestoraged.store import passwords
 from filestoraged.store.contract import Blob, Sink, Store
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.passwords import Guard
-from filestoraged.web.message import JSON, Answer, Fields, Receiving, Request, Response, field_lines, json_response
+from filestoraged.web.message import JSON, Answer, Fields, Receiving, Request, Response
 from filestoraged.web.refusals import refusal
 from filestoraged.web.router import Page, Router
-from filestoraged.wire.multipart import Multipart, form_boundary
-from filestoraged.wire.parameters import attachment
+from filestoraged.wire.multipart import form_boundary
 
 # Bytes of a file.
 LARGEST = 16 * 1024 * 1024
-
-# What a form may have beside its file: a password, heads and delimiters.
-_FORM_OVERHEAD = 1024 * 1024
 
 # After it was handed over to a proxy, it may take so many seconds to read the file.
 _HANDED_OVER = 600.0
@@ -34,7 +30,6 @@ _HANDED_OVER = 600.0
 _ID = re.compile(r"[0-9a-f]{32}")
 
 _NO_STORE = "Cache-Control: no-store\r\n"
-_FIXED = field_lines(("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
 
 # What a browser says that fetches what nobody has asked for yet.
 _AHEAD = ("sec-purpose", "purpose", "x-moz")
@@ -87,18 +82,8 @@ class _Pages:
         boundary = form_boundary(request.fields.get("content-type", ""))
         if boundary is None:
             raise BadRequest("A file comes in a form, multipart/form-data.")
-        _check_size(request.size or 0)
-        received = 0
         with DropForm(self._store) as form:
-            parts = Multipart(boundary)
-            piece = yield None
-            while piece:
-                received += len(piece)
-                _check_size(received)
-                for event in parts.feed(piece):
-                    form.take(event)
-                piece = yield None
-            parts.finish()
+            yield from forms.receive(request, boundary, form.take, limit=LARGEST)
             name, staging, password = form.whole()
             kept = (yield self._guard.submit(functools.partial(passwords.kept, password))) if password else None
             # Known before it has bytes, so that there are never bytes that nobody knows.
@@ -173,14 +158,7 @@ class _Claimed:
 
 
 def _description(drop: Drop) -> Fields:
-    """A browser saves it, and neither guesses its type nor runs it as a page of ours."""
-    kind, disposition = objects.content_type(drop.name), attachment(drop.name)
-    return field_lines(("Content-Type", kind), ("Content-Disposition", disposition)) + _NO_STORE + _FIXED
-
-
-def _check_size(size: int) -> None:
-    if size > LARGEST + _FORM_OVERHEAD:
-        raise TooLarge(LARGEST)
+    return objects.saved_as(drop.name) + _NO_STORE + objects.NO_PAGE
 
 
 def _password(request: Request) -> Optional[str]:
@@ -200,10 +178,6 @@ def _basic(fields: Mapping[str, str]) -> str:
 
 
 def _refuse(error: Error) -> Response:
-    label = _LABELS.get(error.status)
-    if label is None:
-        response = refusal(error)
-    else:
-        response = json_response(error.status, {"error": label, "message": str(error)}, field_lines(*error.fields))
+    response = refusal(error, _LABELS.get(error.status))
     response.fields += _NO_STORE
     return response

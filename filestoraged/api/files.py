@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Generator, Optional, Tuple
 
-from filestoraged.api import objects
-from filestoraged.digest import Bytes, Hasher
-from filestoraged.errors import BadRequest, MalformedMultipart, TooLarge
+from filestoraged.api import forms, objects
+from filestoraged.digest import Bytes
+from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
 from filestoraged.web.message import JSON, Receiving, Request, Response, json_response
 from filestoraged.web.router import Router
 from filestoraged.wire.accept import prefers_text
 from filestoraged.wire.expectations import expected_digests
-from filestoraged.wire.multipart import Event, Multipart, Part, form_boundary
-
-# What a form may have beside the largest file: fields, heads and delimiters.
-_FORM_OVERHEAD = 1024 * 1024
+from filestoraged.wire.multipart import Event, Part, form_boundary
 
 
 def routes(store: Store, *, accel: Optional[str] = None) -> Router:
@@ -55,29 +52,11 @@ class _Files:
 
     def _receive_form(self, request: Request, boundary: str) -> Generator[None, Bytes, Tuple[str, int]]:
         """Store the form's first file. The rest of the form is read too: a form that is cut keeps nothing."""
-        form = Multipart(boundary)
         # What the head announces is about the whole body (RFC 9530, section 2), the query's hash about the file.
-        whole = Hasher(self._store.algorithm, expected_digests(request.fields))
-        self._check_form_size(request.size or 0)
-        received = 0
+        expected = expected_digests(request.fields)
         with _FirstFile(request, self._store) as file:
-            piece = yield
-            while piece:
-                received += len(piece)
-                self._check_form_size(received)
-                if whole.expected:
-                    whole.update(piece)
-                for event in form.feed(piece):
-                    file.take(event)
-                piece = yield
-            form.finish()
-            whole.check()
+            yield from forms.receive(request, boundary, file.take, limit=self._store.max_size, expected=expected)
             return file.commit()
-
-    def _check_form_size(self, size: int) -> None:
-        limit = self._store.max_size
-        if limit is not None and size > limit + _FORM_OVERHEAD:
-            raise TooLarge(limit)
 
 
 class _FirstFile:

@@ -17,14 +17,11 @@ from filestoraged.wire.expectations import expected_digests
 from filestoraged.wire.parameters import attachment
 from filestoraged.wire.ranges import parse_range
 
-# An object's bytes never change, and neither may what a browser makes of them: it neither guesses their type
-# nor runs them as a page of ours.
-_FIXED = field_lines(
-    ("Accept-Ranges", "bytes"),
-    ("Cache-Control", "public, max-age=31536000, immutable"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", "sandbox"),
-)
+# A browser neither guesses the type of what was uploaded, nor runs it as a page of ours.
+NO_PAGE = field_lines(("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
+
+# An object's bytes never change.
+_FIXED = field_lines(("Accept-Ranges", "bytes"), ("Cache-Control", "public, max-age=31536000, immutable")) + NO_PAGE
 
 _OCTETS = "application/octet-stream"
 _TYPE_OF_OCTETS = field_lines(("Content-Type", _OCTETS))
@@ -89,9 +86,7 @@ def download(request: Request, store: Store, name: str, accel: Optional[str] = N
 
     Below the prefix `accel`, a proxy in front sends the bytes, where they are a file's.
     """
-    digest = parse_digest(name)
-    if digest is None:
-        raise NotFound("No object has such a name.")
+    digest = _digest(name)
     blob = store.open(digest)
     try:
         return _represent(request, blob, accelerated(store, digest, accel))
@@ -149,8 +144,17 @@ def _description(request: Request) -> Fields:
     name = next(iter(request.parameters("name")), "")
     if not name:
         return _TYPE_OF_OCTETS
+    check_name(name)
+    return saved_as(name)
+
+
+def check_name(name: str) -> None:
     if _CONTROLS.search(name):
         raise BadRequest("A name has no control characters.")
+
+
+def saved_as(name: str) -> Fields:
+    """What has a browser save a download by that name."""
     return field_lines(("Content-Type", content_type(name)), ("Content-Disposition", attachment(name)))
 
 

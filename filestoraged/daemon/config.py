@@ -15,6 +15,7 @@ from filestoraged.api import operations
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import UsageError
 from filestoraged.store.manifest import MAX_SIZE as LARGEST_IN_MEMCACHED
+from filestoraged.store.memcached import MEMORY
 from filestoraged.store.nodes import parse_server
 
 INTERFACES = ("files", "repositories", "drops", "kv")
@@ -57,7 +58,7 @@ class Config:
     # memcached servers, HOST:PORT each, that have the objects of files and repositories instead of the directory.
     memcached: Tuple[str, ...] = ()
     # Bytes of objects from memcached that are being downloaded, in all workers: others wait for their turn.
-    memory: int = 256 * 1024 * 1024
+    memory: int = MEMORY
     # Another one gives new files other names; those stored before keep theirs.
     hash: str = "sha256"
     # Bytes; None leaves it to the disk, or means the most that memcached takes.

@@ -146,10 +146,6 @@ class Store(ABC):
         """Where an object's bytes lie as a file, below the directory of the outermost store; None where they do not."""
         return None
 
-    def sweep(self) -> int:
-        """Clear away what a crash left, unless that goes by itself. Returns how many stagings."""
-        return 0
-
     @abstractmethod
     def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "Store":
         """A store within this one that shares no object with it."""

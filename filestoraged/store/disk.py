@@ -52,6 +52,7 @@ class DiskStore(Store):
             raise PermissionError(13, "Permission denied", self.root)
 
     def sweep(self) -> int:
+        """Clear away what a crash left. Returns how many stagings."""
         return self.stagings.sweep()
 
     def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> "DiskStaging":

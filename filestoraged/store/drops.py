@@ -141,22 +141,17 @@ class Drops:
     def release(self, id_: str) -> "Future[None]":
         """Its download broke off: it is available again, unless that was so too often."""
         now = time.time()
-
-        def update(connection: sqlite3.Connection) -> None:
-            values = (_BREAKS, _GONE, _AVAILABLE, _BREAKS, now, now, id_, _CLAIMED)
-            connection.execute(
-                "UPDATE drops SET state = CASE WHEN breaks + 1 > ? THEN ? ELSE ? END,"
-                " removal = CASE WHEN breaks + 1 > ? THEN ? END,"
-                " changed = ?, owner = NULL, breaks = breaks + 1 WHERE id = ? AND state = ?",
-                values,
-            )
-
-        return self._ledger.write(update)
+        return self._change(
+            "UPDATE drops SET state = CASE WHEN breaks + 1 > ? THEN ? ELSE ? END,"
+            " removal = CASE WHEN breaks + 1 > ? THEN ? END,"
+            " changed = ?, owner = NULL, breaks = breaks + 1 WHERE id = ? AND state = ?",
+            *(_BREAKS, _GONE, _AVAILABLE, _BREAKS, now, now, id_, _CLAIMED),
+        )
 
     def close(self) -> None:
         self._ledger.close()
 
-    # Tidying up, in small steps. Each returns how many drops it was about, and whoever calls goes on until that is 0.
+    # Tidying up, in small steps. Each returns how much it found to do, and whoever calls goes on until that is 0.
 
     def reap(self, remove: Callable[[str], None]) -> int:
         """Make available again what the dead had claimed, and have `remove` remove the bytes of what they brought."""
@@ -172,7 +167,7 @@ class Drops:
                 remove(id_)
                 self._change("DELETE FROM drops WHERE id = ? AND state = ?", id_, _ARRIVING).result()
         self._presence.sweep()
-        return 0
+        return len(dead)
 
     def expire(self) -> int:
         """Let those go whose time is over."""

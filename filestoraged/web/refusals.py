@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import Callable
+from typing import Callable, Optional
 
 from filestoraged.errors import Error, StorageFull
 from filestoraged.web.message import REASONS, Response, field_lines, json_response
@@ -35,7 +35,7 @@ def meaning(error: Exception) -> Error:
     return known
 
 
-def refusal(error: Error) -> Response:
-    """The answer that most interfaces give."""
-    label = error.label or REASONS[error.status]
+def refusal(error: Error, label: Optional[str] = None) -> Response:
+    """The answer that most interfaces give, with a `label` of their own perhaps."""
+    label = label or error.label or REASONS[error.status]
     return json_response(error.status, {"error": label, "message": str(error) or label}, field_lines(*error.fields))

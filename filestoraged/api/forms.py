@@ -1,0 +1,48 @@
+"""What uploads by a form share: the body is taken apart as it comes, within its bounds."""
+
+from __future__ import annotations
+
+from typing import Callable, Generator, Optional, Sequence
+
+from filestoraged.digest import Bytes, Expected, Hasher
+from filestoraged.errors import TooLarge
+from filestoraged.web.message import Request
+from filestoraged.wire.multipart import Event, Multipart
+
+# What a form may have beside the largest file: fields, heads and delimiters.
+_OVERHEAD = 1024 * 1024
+
+
+def receive(
+    request: Request,
+    boundary: str,
+    take: Callable[[Event], None],
+    *,
+    limit: Optional[int],
+    expected: Sequence[Expected] = (),
+) -> Generator[None, Bytes, None]:
+    """Hand what a form has to `take`. Files have `limit` bytes at most, and the whole body the digests `expected`.
+
+    Raises TooLarge, MalformedMultipart and DigestMismatch.
+    """
+    form = Multipart(boundary)
+    whole = Hasher(expected[0].algorithm, expected) if expected else None
+    _check_size(request.size or 0, limit)
+    received = 0
+    piece = yield
+    while piece:
+        received += len(piece)
+        _check_size(received, limit)
+        if whole is not None:
+            whole.update(piece)
+        for event in form.feed(piece):
+            take(event)
+        piece = yield
+    form.finish()
+    if whole is not None:
+        whole.check()
+
+
+def _check_size(size: int, limit: Optional[int]) -> None:
+    if limit is not None and size > limit + _OVERHEAD:
+        raise TooLarge(limit)
