@@ -13,10 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, List, NamedTuple, Optional, Sequence, Set
 
 from filestoraged.store import database
-from filestoraged.store.database import Readers, Schema
+from filestoraged.store.database import Schema
+from filestoraged.store.ledger import GroupedDatabase
 from filestoraged.store.priority import stand_back
-from filestoraged.store.turn import Turn
-from filestoraged.store.writer import Writer
 
 _SCHEMA = Schema(
     # "fskv"
@@ -61,18 +60,11 @@ def prepare_keys(path: str) -> None:
     database.prepare(path, _SCHEMA)
 
 
-class KeyValues:
+class KeyValues(GroupedDatabase[_Job]):
     """The database at `path`, which is there. Keys are any strings that can be UTF-8, values are bytes.
 
     Make it after the fork. Many threads use it; what they write is gathered by one, into few transactions.
     """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._turn = Turn(path)
-        self._readers = Readers(path)
-        self._connection: Optional[sqlite3.Connection] = None
-        self._writer = Writer(self._write)
 
     @property
     def commits(self) -> int:
@@ -107,14 +99,6 @@ class KeyValues:
     def commit_later(self) -> "Future[bool]":
         return self._submit(None, None)
 
-    def close(self) -> None:
-        """Finish what is being written, and close all files."""
-        self._writer.close()
-        self._readers.close()
-        if self._connection is not None:
-            self._connection.close()
-        self._turn.close()
-
     def _submit(self, key: Optional[bytes], value: Optional[bytes]) -> "Future[bool]":
         done: "Future[bool]" = Future()
         self._writer.submit(_Job(key, value, done))
@@ -122,45 +106,25 @@ class KeyValues:
 
     # The rest runs on the writer's thread.
 
-    def _write(self, jobs: Sequence[_Job]) -> None:
-        """Write what many want by one transaction. All of them were asked for at once, so commits may come last."""
-        try:
-            with self._turn:
-                existing = self._transact(jobs)
-        except Exception as error:
-            cause = database.meaning(error) if isinstance(error, sqlite3.Error) else error
-            for job in jobs:
-                job.done.set_exception(cause)
-            return
-        for job in jobs:
-            job.done.set_result(job.value is not None and job.key not in existing)
-
-    def _transact(self, jobs: Sequence[_Job]) -> Set[bytes]:
-        """Returns which of the keys that are set there are already."""
-        connection = self._connect()
+    def _transact(self, jobs: Sequence[_Job]) -> List[bool]:
+        """All of them were asked for at once, so commits may come last."""
         commits = any(job.key is None for job in jobs)
-        connection.execute(f"PRAGMA synchronous = {'FULL' if commits else 'NORMAL'}")
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        self._connect().execute(f"PRAGMA synchronous = {'FULL' if commits else 'NORMAL'}")
+        with self._transaction(self._turn.committing() if commits else contextlib.nullcontext()) as connection:
             existing = _existing(connection, [job.key for job in jobs if job.value is not None])
             queued = [(job.key, job.value) for job in jobs if job.key is not None]
             connection.executemany("INSERT INTO queue (key, value) VALUES (?, ?)", queued)
             if commits:
                 _apply(connection)
-            with self._turn.committing() if commits else contextlib.nullcontext():
-                connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-        return existing
+        return [job.value is not None and job.key not in existing for job in jobs]
 
     def _connect(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = database.connect(self._path)
-            self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
-            self._connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
-        return self._connection
+        is_new = self._connection is None
+        connection = super()._connect()
+        if is_new:
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
+        return connection
 
 
 def _apply(connection: sqlite3.Connection) -> None:
