@@ -7,7 +7,7 @@ travels with `raise … from` and goes to the log.
 
 from __future__ import annotations
 
-from typing import ClassVar, Iterable, Optional, Tuple
+from typing import ClassVar, Iterable, Optional, Tuple, Type
 
 
 class Error(Exception):
@@ -63,6 +63,15 @@ class Unauthorized(Error):
     @property
     def fields(self) -> Tuple[Tuple[str, str], ...]:
         return (("WWW-Authenticate", 'Basic realm="drop", charset="UTF-8"'),)
+
+
+class TokenNeeded(Unauthorized):
+    """The token is missing or not known."""
+
+    @property
+    def fields(self) -> Tuple[Tuple[str, str], ...]:
+        # curl and git do by a password what others do by a token (RFC 9110, section 11.6.1).
+        return (("WWW-Authenticate", 'Bearer realm="filestoraged", Basic realm="filestoraged", charset="UTF-8"'),)
 
 
 class Forbidden(Error):
@@ -241,6 +250,10 @@ class StorageFull(Error):
     status = 507
 
 
+class Unforeseen(Error):
+    """Whatever else went wrong."""
+
+
 # What an operator did.
 
 
@@ -250,3 +263,11 @@ class UsageError(Error):
 
 class StartError(Error):
     """Something outside the configuration keeps the daemon from starting. Exit status 1."""
+
+
+def _names(family: Type[Error]) -> Tuple[str, ...]:
+    return tuple(name for each in family.__subclasses__() for name in (each.__name__, *_names(each)))
+
+
+# What an error may be called.
+KINDS = _names(Error)

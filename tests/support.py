@@ -14,11 +14,12 @@ import unittest
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from filestoraged.daemon.config import Address, Config
+from filestoraged.daemon.config import INTERFACES, OPERATIONS, Address, Config
 from filestoraged.daemon.engines import Engines
 from filestoraged.daemon.listeners import address_of, close, listen
 from filestoraged.daemon.worker import Worker
 from filestoraged.web.limits import Limits
+from filestoraged.web.meter import Meter
 from filestoraged.web.room import Room
 
 # Nothing on this machine takes that long: a test that waits for it has failed.
@@ -73,13 +74,20 @@ class ServerCase(TempCase):
         self.logged = self.capture_log()
         self.store_path = self.directory / "store"
         config = Config(store=str(self.store_path), **self.config)
-        self.engines = Engines(config)
+        self.meter = Meter((*INTERFACES, OPERATIONS))
+        self.engines = Engines(config, self.meter, config.mounts.values())
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
-        self.app = self.engines.build_app()
+        self.app = self.engines.build_app(config.mounts)
         self.addCleanup(self.engines.stop)
         self.room = Room(self.connections)
-        self.worker = Worker(self.listeners, self.app, threads=self.threads, limits=self.limits, room=self.room)
+        self.worker = Worker(
+            dict.fromkeys(self.listeners, self.app),
+            threads=self.threads,
+            limits=self.limits,
+            room=self.room,
+            meter=self.meter,
+        )
         self.worker.start()
         self.addCleanup(self.room.close)
         self.addCleanup(close, self.listeners)

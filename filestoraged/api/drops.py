@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 import json
 import re
@@ -19,6 +17,7 @@ from filestoraged.store.passwords import Guard
 from filestoraged.web.message import JSON, Answer, Fields, Receiving, Request, Response
 from filestoraged.web.refusals import refusal
 from filestoraged.web.router import Page, Router
+from filestoraged.wire.authorization import parse_basic
 from filestoraged.wire.multipart import form_boundary
 
 # Bytes of a file.
@@ -51,7 +50,10 @@ class _Router(Router):
 
     def __init__(self, pages: "_Pages") -> None:
         super().__init__(
-            [("PUT", "/file", pages.upload), ("GET", "/file/{id}", pages.download)], refuse=_refuse, secret=True
+            "drops",
+            [("PUT", "/file", pages.upload), ("GET", "/file/{id}", pages.download)],
+            refuse=_refuse,
+            secret=True,
         )
         self._find = pages.find
 
@@ -163,18 +165,8 @@ def _description(drop: Drop) -> Fields:
 
 def _password(request: Request) -> Optional[str]:
     """The one in the query, or that of Basic authentication, whoever the user (RFC 7617); None where there is none."""
-    given = next(iter(request.parameters("password")), "") or _basic(request.fields)
+    given = next(iter(request.parameters("password")), "") or parse_basic(request.fields.get("authorization", ""))
     return given or None
-
-
-def _basic(fields: Mapping[str, str]) -> str:
-    scheme, _, credentials = fields.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return ""
-    try:
-        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
 
 
 def _refuse(error: Error) -> Response:

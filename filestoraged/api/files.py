@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generator, Optional, Tuple
 
 from filestoraged.api import forms, objects
+from filestoraged.api.objects import Delivery
 from filestoraged.digest import Bytes
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
@@ -15,9 +16,10 @@ from filestoraged.wire.expectations import expected_digests
 from filestoraged.wire.multipart import Event, Part, form_boundary
 
 
-def routes(store: Store, *, accel: Optional[str] = None) -> Router:
-    pages = _Files(store, accel)
+def routes(store: Store, delivery: Delivery) -> Router:
+    pages = _Files(store, delivery)
     return Router(
+        "files",
         [
             ("POST", "/", pages.upload),
             ("GET", "/", pages.download),
@@ -30,9 +32,9 @@ def routes(store: Store, *, accel: Optional[str] = None) -> Router:
 
 
 class _Files:
-    def __init__(self, store: Store, accel: Optional[str]) -> None:
+    def __init__(self, store: Store, delivery: Delivery) -> None:
         self._store = store
-        self._accel = accel
+        self._delivery = delivery
 
     def upload(self, request: Request) -> Receiving:
         boundary = form_boundary(request.fields.get("content-type", ""))
@@ -45,7 +47,7 @@ class _Files:
         return Response(200, JSON, objects.receipt("hash", digest, size))
 
     def download(self, request: Request, segment: Optional[str] = None) -> Response:
-        return objects.download(request, self._store, _the_hash(request, segment), self._accel)
+        return objects.download(request, self._store, _the_hash(request, segment), self._delivery)
 
     def remove(self, request: Request, segment: Optional[str] = None) -> Response:
         return json_response(200, {"hash": objects.remove(request, self._store, _the_hash(request, segment))})

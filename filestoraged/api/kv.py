@@ -35,6 +35,7 @@ class _Router(Router):
 
     def __init__(self, pages: "_Pages") -> None:
         super().__init__(
+            "kv",
             [
                 ("GET", "/{key}", pages.read),
                 # A key may have these names.

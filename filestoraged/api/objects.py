@@ -20,8 +20,20 @@ from filestoraged.wire.ranges import parse_range
 # A browser neither guesses the type of what was uploaded, nor runs it as a page of ours.
 NO_PAGE = field_lines(("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
 
-# An object's bytes never change.
-_FIXED = field_lines(("Accept-Ranges", "bytes"), ("Cache-Control", "public, max-age=31536000, immutable")) + NO_PAGE
+
+class Delivery:
+    """How downloads go out."""
+
+    def __init__(self, accel: Optional[str] = None, kept_by: str = "public") -> None:
+        """Below the prefix `accel`, a proxy in front sends the bytes, where they are a file's.
+
+        What is `kept_by` the "public" may be given again by everybody on the way, by "private" ones to nobody else.
+        """
+        self.accel = accel
+        # An object's bytes never change.
+        caching = f"{kept_by}, max-age=31536000, immutable"
+        self.fields = field_lines(("Accept-Ranges", "bytes"), ("Cache-Control", caching)) + NO_PAGE
+
 
 _OCTETS = "application/octet-stream"
 _TYPE_OF_OCTETS = field_lines(("Content-Type", _OCTETS))
@@ -81,15 +93,12 @@ def receipt(key: str, digest: str, size: int) -> bytes:
     return f'{{"{key}": "{digest}", "size": {size}}}'.encode()
 
 
-def download(request: Request, store: Store, name: str, accel: Optional[str] = None) -> Response:
-    """Answer with the object's bytes, the part of them that is asked for, or that the client has them.
-
-    Below the prefix `accel`, a proxy in front sends the bytes, where they are a file's.
-    """
+def download(request: Request, store: Store, name: str, delivery: Delivery) -> Response:
+    """Answer with the object's bytes, the part of them that is asked for, or that the client has them."""
     digest = _digest(name)
     blob = store.open(digest)
     try:
-        return _represent(request, blob, accelerated(store, digest, accel))
+        return _represent(request, blob, delivery.fields, accelerated(store, digest, delivery.accel))
     except Exception:
         blob.close()
         raise
@@ -113,8 +122,8 @@ def accelerated(store: Store, name: str, accel: Optional[str]) -> Fields:
     return "" if place is None else f"X-Accel-Redirect: {accel}/{place}\r\n"
 
 
-def _represent(request: Request, blob: Blob, accel: Fields) -> Response:
-    fields = f'ETag: "{blob.digest}"\r\nLast-Modified: {format_date(blob.modified)}\r\n{_FIXED}'
+def _represent(request: Request, blob: Blob, fixed: Fields, accel: Fields) -> Response:
+    fields = f'ETag: "{blob.digest}"\r\nLast-Modified: {format_date(blob.modified)}\r\n{fixed}'
     if not accel and _CONDITIONS.isdisjoint(request.fields):
         return Response(200, fields + _description(request), content=blob, stop=blob.size)
     if not conditions.must_send(request.fields, blob.digest, blob.modified):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
 from urllib.parse import unquote
 
 from filestoraged.api import objects
+from filestoraged.api.objects import Delivery
 from filestoraged.errors import BadRequest
 from filestoraged.store.contract import Store
 from filestoraged.web.message import JSON, Receiving, Request, Response
@@ -15,23 +15,25 @@ from filestoraged.web.router import Router
 _NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 
-def routes(store: Store, *, accel: Optional[str] = None) -> Router:
+def routes(store: Store, delivery: Delivery) -> Router:
     """`store` has a namespace for each repository, and names objects by their SHA-256."""
-    pages = _Repositories(store, accel)
+    pages = _Repositories(store, delivery)
     return Router(
+        "repositories",
         [
             ("PUT", "/{repository}", pages.upload),
             ("GET", "/{repository}/{oid}", pages.download),
             ("DELETE", "/{repository}/{oid}", pages.remove),
         ],
         remote=store.remote,
+        has_areas=True,
     )
 
 
 class _Repositories:
-    def __init__(self, store: Store, accel: Optional[str]) -> None:
+    def __init__(self, store: Store, delivery: Delivery) -> None:
         self._store = store
-        self._accel = accel
+        self._delivery = delivery
 
     def upload(self, request: Request, repository: str) -> Receiving:
         store = self._open(repository)
@@ -40,7 +42,7 @@ class _Repositories:
         return Response(201, f"{JSON}Location: {location}\r\n", objects.receipt("oid", oid, size))
 
     def download(self, request: Request, repository: str, oid: str) -> Response:
-        return objects.download(request, self._open(repository), oid, self._accel)
+        return objects.download(request, self._open(repository), oid, self._delivery)
 
     def remove(self, request: Request, repository: str, oid: str) -> Response:
         objects.remove(request, self._open(repository), oid)

@@ -6,8 +6,8 @@ import sys
 from typing import Callable, Dict, List, Optional, Sequence
 
 from filestoraged.daemon.check import check
-from filestoraged.daemon.options import parse_arguments
 from filestoraged.daemon.serve import serve
+from filestoraged.daemon.tokens import token
 from filestoraged.errors import StartError, UsageError
 
 
@@ -23,13 +23,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return _complain(error, 1)
 
 
-def _serve(arguments: Sequence[str]) -> int:
-    return serve(parse_arguments(arguments))
-
-
 def _complain(error: Exception, status: int) -> int:
     sys.stderr.write(f"filestoraged: {error}\n")
     return status
 
 
-_COMMANDS: Dict[str, Callable[[Sequence[str]], int]] = {"serve": _serve, "memcached-check": check}
+_COMMANDS: Dict[str, Callable[[Sequence[str]], int]] = {
+    "serve": serve,
+    "token": token,
+    "memcached-check": check,
+}

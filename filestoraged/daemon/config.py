@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
 from filestoraged.api import operations
@@ -22,6 +22,9 @@ INTERFACES = ("files", "repositories", "drops", "kv")
 
 # Interfaces by prefix.
 _DEFAULT_MOUNTS = {"/": "files", "/data": "repositories", "/vimeo/api/v1.0": "drops", "/kv": "kv"}
+
+# The paths of operations are known by that name where a socket's is read.
+OPERATIONS = "operations"
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -48,10 +51,16 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+# "localhost" is each address that it has, IPv4 and IPv6.
+DEFAULT_LISTEN = (Address("localhost", 8080),)
+
+
 @dataclass(frozen=True)
 class Config:
-    # "localhost" is each address that it has, IPv4 and IPv6.
-    listen: Tuple[Address, ...] = (Address("localhost", 8080),)
+    # Empty: where the service manager's sockets listen, or else on DEFAULT_LISTEN.
+    listen: Tuple[Address, ...] = ()
+    # Where operations have listeners of their own; then the others have nothing of them but /-/health.
+    admin_listen: Tuple[Address, ...] = ()
     mounts: Dict[str, str] = field(default_factory=lambda: dict(_DEFAULT_MOUNTS))
     # A directory, made where it is missing.
     store: str = "./store"
@@ -75,6 +84,8 @@ class Config:
     # A path that a proxy in front has for the directory of the store; it then sends what lies there. None sends it all
     # by ourselves.
     accel: Optional[str] = None
+    # A file of tokens: requests must carry one that is for what they want. None lets everybody do everything.
+    tokens: Optional[str] = None
     # What links begin with; None takes it from the request's Host.
     public_url: Optional[str] = None
     # access lines are of level info.
@@ -126,6 +137,24 @@ def join_mounts(mounts: List[Tuple[str, str]]) -> Dict[str, str]:
     return joined
 
 
+def parse_socket_name(text: str, mounts: Mapping[str, str]) -> Dict[str, str]:
+    """Return what is mounted on a socket that systemd has named by FileDescriptorName=.
+
+    That is `NAME` or `NAME=PREFIX`, or several of them with commas; NAME alone is where it is in `mounts`. Where a
+    socket unit has no such line, systemd names it by the unit, or says "unknown": then it is all of `mounts`.
+    """
+    if text == OPERATIONS:
+        return {}
+    if text.endswith(".socket") or text == "unknown":
+        return dict(mounts)
+    usual = {name: prefix for prefix, name in {**_DEFAULT_MOUNTS, **mounts}.items()}
+    parts = [part if "=" in part else f"{part}={usual.get(part, '')}" for part in text.split(",")]
+    try:
+        return join_mounts([parse_mount(part) for part in parts])
+    except UsageError as error:
+        raise UsageError(f"FileDescriptorName={text}: {error}") from error
+
+
 def parse_size(text: str) -> int:
     """Return the bytes of `50M` or `1G`; units are powers of 1024."""
     matched = _SIZE.fullmatch(text)
@@ -163,6 +192,12 @@ def parse_count(text: str) -> int:
 def parse_directory(text: str) -> str:
     if not text:
         raise UsageError("A store is given by the path of its directory.")
+    return text
+
+
+def parse_path(text: str) -> str:
+    if not text:
+        raise UsageError("A file is given by its path.")
     return text
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Callable, Dict, Optional
+from typing import Callable, Collection, Dict, List, Mapping, Optional
 
-from filestoraged.api import drops, files, kv, operations, repositories
+from filestoraged.api import drops, files, kv, metrics, operations, repositories
+from filestoraged.api.metrics import Gauge
+from filestoraged.api.objects import Delivery
+from filestoraged.api.operations import Look, Readiness
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.janitor import Janitor
+from filestoraged.daemon.tokens import read_tokens
 from filestoraged.errors import StartError
+from filestoraged.store.census import Census
 from filestoraged.store.contract import Store
 from filestoraged.store.disk import DiskStore
 from filestoraged.store.drops import Drops, prepare_drops
@@ -18,36 +23,71 @@ from filestoraged.store.manifest import MAX_SIZE
 from filestoraged.store.memcached import MemcachedStore
 from filestoraged.store.passwords import Guard
 from filestoraged.store.presence import Presence
+from filestoraged.web.meter import Meter
 from filestoraged.web.router import Mounts, Router
 
 log = logging.getLogger(__name__)
 
 
+_HEALTH = {operations.PREFIX: operations.routes()}
+
+
 class Engines:
-    """Make it before the fork, which sees that all can be used; and `build_app` after it, once in each process."""
+    """Make it before the fork, which sees that all can be used; and build apps after it, in each process."""
 
-    def __init__(self, config: Config) -> None:
-        """Raises StartError."""
+    def __init__(self, config: Config, meter: Meter, interfaces: Collection[str]) -> None:
+        """`interfaces` are those that some app will have. Raises StartError and UsageError."""
         self._config = config
-        self._mounted = set(config.mounts.values())
+        self._meter = meter
+        self._interfaces = frozenset(interfaces)
+        self._tokens = None if config.tokens is None else read_tokens(config.tokens)
         self.disk = DiskStore(config.store, algorithm=config.hash, max_size=config.max_size)
-        if not config.memcached or self._mounted & {"kv", "drops"}:
+        self._uses_disk = not config.memcached or not self._interfaces.isdisjoint(("kv", "drops"))
+        if self._uses_disk:
             self._prepare_directory()
+        self._memcached = _open_memcached(config) if config.memcached else None
         # Where files and repositories keep their objects.
-        self.store: Store = _open_memcached(config) if config.memcached else self.disk
+        self.store: Store = self._memcached or self.disk
         self._janitor: Optional[Janitor] = None
+        # What each interface is joined to its engine by, and what operations look at; each is made once.
+        self._routers: Dict[str, Router] = {}
+        self._gauges: List[Gauge] = []
 
-    def build_app(self) -> Mounts:
-        """Join each interface that is mounted to its engine."""
+    def build_app(self, mounts: Mapping[str, str], *, operations: bool = True) -> Mounts:
+        """Join the interfaces that are mounted to their engines; and operations, or nothing of them but health."""
+        if not self._routers:
+            self._routers = self._build_routers()
+        routers = {prefix: self._routers[name] for prefix, name in mounts.items()}
+        return Mounts({**(self._operations if operations else _HEALTH), **routers}, self._tokens)
+
+    def _build_routers(self) -> Dict[str, Router]:
         config = self._config
-        interfaces: Dict[str, Callable[[], Router]] = {
-            "files": lambda: files.routes(self.store, accel=config.accel),
-            "repositories": self._repositories,
+        delivery = Delivery(config.accel, "public" if self._tokens is None else "private")
+        # Its oid is SHA-256 whatever --hash says.
+        within = self.store.namespace("repositories", algorithm="sha256")
+        builders: Dict[str, Callable[[], Router]] = {
+            "files": lambda: files.routes(self.store, delivery),
+            "repositories": lambda: repositories.routes(within, delivery),
             "drops": self._drops,
-            "kv": lambda: kv.routes(KeyValues(self._path("kv.sqlite"))),
+            "kv": self._keys,
         }
-        routers = {prefix: interfaces[name]() for prefix, name in config.mounts.items()}
-        return Mounts({operations.PREFIX: operations.routes(), **routers})
+        routers = {name: build() for name, build in builders.items() if name in self._interfaces}
+        self._operations = self._build_operations()
+        return routers
+
+    def _build_operations(self) -> Dict[str, Router]:
+        looks: List[Look] = []
+        if self._uses_disk:
+            looks.append(self.disk.try_writing)
+            self._gauges.append(metrics.objects(Census(self.disk.root)))
+        if self._memcached is not None:
+            looks.append(self._memcached.nodes.require)
+            self._gauges.append(metrics.memcached(self._memcached.nodes))
+        remote = self._memcached is not None
+        return {
+            operations.PREFIX: operations.routes(Readiness(looks, remote=remote)),
+            operations.METRICS: metrics.routes(self._meter, self._gauges, remote=remote),
+        }
 
     def sweep(self) -> int:
         """Clear away what crashes left. Returns how many stagings."""
@@ -58,18 +98,19 @@ class Engines:
         if self._janitor is not None:
             self._janitor.stop()
 
-    def _repositories(self) -> Router:
-        # Its oid is SHA-256 whatever --hash says.
-        store = self.store.namespace("repositories", algorithm="sha256")
-        return repositories.routes(store, accel=self._config.accel)
-
     def _drops(self) -> Router:
         config = self._config
         store = DiskStore(self._path("drops"), max_size=drops.LARGEST, within=self.disk)
         registry = Drops(self._path("drops.sqlite"), Presence(self._path("drops.owners")), ttl=config.drop_ttl)
+        self._gauges.append(metrics.drops(registry))
         self._janitor = Janitor(registry, store)
         self._janitor.start()
         return drops.routes(registry, store, Guard(), public_url=config.public_url, accel=config.accel)
+
+    def _keys(self) -> Router:
+        database = KeyValues(self._path("kv.sqlite"))
+        self._gauges.append(metrics.keys(database))
+        return kv.routes(database)
 
     def _prepare_directory(self) -> None:
         try:
@@ -79,9 +120,9 @@ class Engines:
             raise StartError(f"The store {self._config.store} cannot be written: {error.strerror or error}.") from error
         if swept:
             log.info("swept %d stagings that a crash left", swept)
-        if "kv" in self._mounted:
+        if "kv" in self._interfaces:
             prepare_keys(self._path("kv.sqlite"))
-        if "drops" in self._mounted:
+        if "drops" in self._interfaces:
             prepare_drops(self._path("drops.sqlite"))
 
     def _path(self, name: str) -> str:

@@ -50,17 +50,17 @@ def close(listeners: List[socket.socket]) -> None:
 
 
 def _listen_tcp(address: Address) -> List[socket.socket]:
-    places = _places(address)
+    wanted = places(address)
     for attempt in range(_ATTEMPTS):
         try:
-            return _bind_all(places)
+            return _bind_all(wanted)
         except OSError as error:
             if address.port or error.errno != errno.EADDRINUSE or attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable: the last attempt raises")
 
 
-def _places(address: Address) -> List[Tuple[int, str, int]]:
+def places(address: Address) -> List[Tuple[int, str, int]]:
     """The addresses that a host has, each with its family and the port."""
     if address.host == "localhost":
         # Both, also where the machine's list of hosts names one of them alone (RFC 6761, section 6.3).
@@ -70,11 +70,11 @@ def _places(address: Address) -> List[Tuple[int, str, int]]:
     return list(dict.fromkeys((family, str(place[0]), address.port) for family, _, _, _, place in infos))
 
 
-def _bind_all(places: Sequence[Tuple[int, str, int]]) -> List[socket.socket]:
+def _bind_all(wanted: Sequence[Tuple[int, str, int]]) -> List[socket.socket]:
     listeners: List[socket.socket] = []
     absent = OSError(errno.EADDRNOTAVAIL, "The machine has no such address")
     try:
-        for family, host, port in places:
+        for family, host, port in wanted:
             try:
                 # Port 0 is picked by the first and shared by the others.
                 listeners.append(_bind(family, host, port or (listeners[0].getsockname()[1] if listeners else 0)))

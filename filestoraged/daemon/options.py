@@ -26,17 +26,20 @@ class Option(NamedTuple):
 
 
 _ADDRESS = "where to listen: also [::1]:8080, unix:/path; repeatable (localhost:8080)"
+_ADMIN = "where alone to serve /-/ready and /-/metrics; repeatable (where all else is)"
 _MOUNT = "which interfaces to serve, and where; repeatable (all four; see README.md)"
 _STORE = "where everything durable lies (./store; under systemd $STATE_DIRECTORY)"
 _MEMCACHED = "servers that keep the objects of files and repositories, instead of the directory (none)"
 _MEMORY = "for all downloads from memcached together, such as 1G; more wait for their turn (256M)"
 _MAX_SIZE = "the largest object taken, such as 10M or 1G (no limit; on memcached 50M, and no more)"
+_TOKENS = "who may do what, as `filestoraged token` makes it (everybody may do everything)"
 _ACCEL = "what nginx in front has for the store's directory: it then sends what lies there (none)"
 _FILE = "an INI file with these options in a section [filestoraged]; flags win over it"
 
 # In the order of --help. README.md has the same table, and says more.
 OPTIONS = (
     Option("listen", "HOST:PORT", config.parse_address, _ADDRESS, repeatable=True),
+    Option("admin-listen", "HOST:PORT", config.parse_address, _ADMIN, repeatable=True),
     Option("mount", "NAME=PREFIX", config.parse_mount, _MOUNT, repeatable=True),
     Option("store", "DIR", config.parse_directory, _STORE),
     Option("memcached", "HOST:PORT[,...]", config.parse_servers, _MEMCACHED),
@@ -48,6 +51,7 @@ OPTIONS = (
     Option("max-connections", "N", config.parse_count, "clients at the same time; more are told to come again (10000)"),
     Option("public-url", "URL", config.parse_public_url, "what the links it hands out begin with (from Host)"),
     Option("drop-ttl", "TIME", config.parse_duration, "how long a drop may be fetched, such as 12h (7d)"),
+    Option("tokens", "FILE", config.parse_path, _TOKENS),
     Option("accel", "PREFIX", config.parse_accel, _ACCEL),
     Option("log-level", "NAME", config.parse_log_level, f"{' '.join(LOG_LEVELS)} (info)"),
     Option("config", "FILE", str, _FILE),
@@ -77,8 +81,8 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
 def _build(values: Dict[str, Any]) -> Config:
     values.setdefault("store", config.default_store())
     values.setdefault("workers", config.default_workers())
-    if "listen" in values:
-        values["listen"] = tuple(values["listen"])
+    for name in ("listen", "admin-listen"):
+        values[name] = tuple(values.get(name, ()))
     if "mount" in values:
         values["mounts"] = config.join_mounts(values.pop("mount"))
     config.check_max_size(values.get("max-size"), values.get("memcached", ()))
@@ -120,7 +124,8 @@ def _reason(error: Exception) -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog="filestoraged",
-        usage="filestoraged [serve] [OPTION ...]\n       filestoraged memcached-check HOST:PORT[,...] [--size BYTES]",
+        usage="filestoraged [serve] [OPTION ...]\n       filestoraged token NAME SCOPE [--tokens FILE]\n"
+        "       filestoraged memcached-check HOST:PORT[,...] [--size BYTES]",
         description="Keep files under their digests, and give them back over HTTP.",
         epilog="Each option's default is in parentheses. See README.md for the HTTP interface.",
         allow_abbrev=False,

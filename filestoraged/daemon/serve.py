@@ -1,112 +1,108 @@
-"""`filestoraged serve`: from a configuration to a daemon that runs, and to its end."""
+"""`filestoraged serve`: from a configuration to a daemon that runs, to the next configuration, and to its end."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import socket
-from typing import Callable, List
+import time
+from typing import Sequence
 
 from filestoraged import __version__
-from filestoraged.daemon import descriptors, listeners, systemd
-from filestoraged.daemon.config import Config
-from filestoraged.daemon.engines import Engines
+from filestoraged.daemon import systemd
+from filestoraged.daemon.config import INTERFACES, OPERATIONS, Config
+from filestoraged.daemon.generation import DRAIN, Generation
 from filestoraged.daemon.logs import start_logging
-from filestoraged.daemon.worker import Worker
-from filestoraged.daemon.workers import STOP, Workers
-from filestoraged.errors import StartError
-from filestoraged.web.limits import Limits
-from filestoraged.web.room import Room
+from filestoraged.daemon.options import parse_arguments
+from filestoraged.daemon.places import Places
+from filestoraged.daemon.watchdog import Watchdog
+from filestoraged.daemon.workers import AWAITED, RELOAD, Workers
+from filestoraged.errors import StartError, UsageError
+from filestoraged.web.meter import Meter
 
 log = logging.getLogger(__name__)
 
-# Requests under way when the daemon is told to stop have this long, in seconds.
-DRAIN = 30.0
-
-# How much longer the master waits for workers that leave at that deadline.
+# How much longer the master waits for workers that leave at their deadline, in seconds.
 _LATE = 5.0
 
+# Workers that there may be at a time: those that drain have not left yet when others have taken over.
+_FEWEST_SLOTS = 64
+_CREWS = 4
 
-def serve(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT. Raises StartError."""
+
+def serve(arguments: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT. Raises UsageError or StartError."""
+    config = parse_arguments(arguments)
     start_logging(config.log_level)
-    engines = Engines(config)
-    bound = _bind(config)
+    # Before anything else is there: from now on they wait until the master asks for them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
+    places = Places()
     try:
-        serve_until_told = _serve_alone if config.workers == 1 else _serve_by_workers
-        drained = serve_until_told(config, engines, bound)
+        return _Service(arguments, config, places).run()
     finally:
-        listeners.close(bound)
-    log.info("drained" if drained else "left with requests still under way")
-    return 0
+        places.close()
 
 
-def _bind(config: Config) -> List[socket.socket]:
-    bound: List[socket.socket] = []
-    try:
-        for address in config.listen:
-            bound += listeners.listen(address)
-    except StartError:
-        listeners.close(bound)
-        raise
-    return bound
+class _Service:
+    """What the master knows. Its main thread calls it."""
 
+    def __init__(self, arguments: Sequence[str], config: Config, places: Places) -> None:
+        """Bind the sockets, and see that all can be used."""
+        self._arguments = arguments
+        self._places = places
+        self._meter = Meter((*INTERFACES, OPERATIONS), max(_FEWEST_SLOTS, _CREWS * config.workers))
+        self._generation = Generation(config, places.find(config), self._meter)
+        self._workers = Workers(self._generation, self._meter.slots, Watchdog(self._meter))
 
-def _announce(config: Config, bound: List[socket.socket]) -> None:
-    mounts = ", ".join(f"{name} at {prefix}" for prefix, name in config.mounts.items())
-    where = ", ".join(config.memcached) or os.path.abspath(config.store)
-    log.info("started filestoraged %s with %d workers, storing in %s", __version__, config.workers, where)
-    for listener in bound:
-        log.info("listening on %s for %s", listeners.address_of(listener), mounts)
-    systemd.notify("READY=1")
+    def run(self) -> int:
+        self._workers.start()
+        log.info("started filestoraged %s with %d workers, storing in %s", __version__, *self._size_and_store())
+        self._announce()
+        received = self._workers.run()
+        while received == RELOAD:
+            self._reload()
+            received = self._workers.run()
+        log.info("draining on %s", received.name)
+        systemd.notify("STOPPING=1", "STATUS=Finishing the requests under way")
+        drained = self._workers.drain(DRAIN + _LATE)
+        log.info("drained" if drained else "left with requests still under way")
+        return 0
 
+    def _reload(self) -> None:
+        """Have workers with the configuration as it is now take over, if it can be used."""
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = parse_arguments(self._arguments)
+            generation = Generation(config, self._places.find(config), self._meter)
+        except (UsageError, StartError) as error:
+            self._refuse(str(error))
+            return
+        if not self._workers.replace(generation):
+            generation.close()
+            self._refuse("Its workers do not begin to serve.")
+            return
+        self._generation.close()
+        self._generation = generation
+        self._places.settle(config)
+        start_logging(config.log_level)
+        log.info("reloaded, with %d workers, storing in %s", *self._size_and_store())
+        self._announce()
 
-def _make_room(config: Config) -> Room:
-    enough = descriptors.enough_for(descriptors.raise_limit()) * config.workers
-    if enough < config.max_connections:
-        log.info("descriptors are enough for %d connections, not for %d", enough, config.max_connections)
-    return Room(min(enough, config.max_connections), config.workers)
+    def _refuse(self, why: str) -> None:
+        self._places.settle(self._generation.config)
+        log.error("not reloaded, the configuration before goes on: %s", why)
+        systemd.notify("READY=1", f"STATUS=Serving by the configuration before the last reload: {why}")
 
+    def _size_and_store(self) -> "tuple[int, str]":
+        config = self._generation.config
+        return config.workers, ", ".join(config.memcached) or os.path.abspath(config.store)
 
-def _serve_alone(config: Config, engines: Engines, bound: List[socket.socket]) -> bool:
-    # Blocked before the first thread starts, so that all inherit it and the main thread alone is told.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-    worker = _start_worker(config, engines, bound, _make_room(config))
-    _announce(config, bound)
-    _announce_end(signal.Signals(signal.sigwait(STOP)))
-    # A second signal leaves at once.
-    for each in STOP:
-        signal.signal(each, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
-    return worker.drain(DRAIN)
-
-
-def _serve_by_workers(config: Config, engines: Engines, bound: List[socket.socket]) -> bool:
-    room = _make_room(config)
-
-    def work(slot: int, on_serving: Callable[[], None]) -> int:
-        # The one that this one replaces may have left some.
-        engines.sweep()
-        room.take_slot(slot)
-        worker = _start_worker(config, engines, bound, room)
-        on_serving()
-        signal.sigwait([signal.SIGTERM])
-        return 0 if worker.drain(DRAIN) else 1
-
-    workers = Workers(config.workers, work)
-    workers.start()
-    _announce(config, bound)
-    _announce_end(workers.run())
-    return workers.drain(DRAIN + _LATE)
-
-
-def _start_worker(config: Config, engines: Engines, bound: List[socket.socket], room: Room) -> Worker:
-    worker = Worker(bound, engines.build_app(), threads=config.threads, limits=Limits(), room=room)
-    worker.start()
-    return worker
-
-
-def _announce_end(received: signal.Signals) -> None:
-    log.info("draining on %s", received.name)
-    systemd.notify("STOPPING=1")
+    def _announce(self) -> None:
+        places = self._generation.places
+        for place in places:
+            log.info("listening on %s", place)
+        exposed = [str(place.address) for place in places if place.is_open]
+        if exposed and self._generation.config.tokens is None:
+            log.warning("open to everyone who can reach %s: there are no --tokens", ", ".join(exposed))
+        where = ", ".join(str(place.address) for place in places)
+        systemd.notify("READY=1", f"STATUS=Serving on {where} with {self._generation.count} workers")

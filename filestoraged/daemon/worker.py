@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Sequence
+from typing import Mapping
 
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import App
+from filestoraged.web.meter import Meter
 from filestoraged.web.room import Room
 from filestoraged.web.server import Server
 
@@ -17,14 +18,14 @@ class Worker:
 
     def __init__(
         self,
-        listeners: Sequence[socket.socket],
-        app: App,
+        apps: Mapping[socket.socket, App],
         *,
         threads: int,
         limits: Limits,
         room: Room,
+        meter: Meter,
     ) -> None:
-        self._server = Server(listeners, app, threads=threads, limits=limits, room=room)
+        self._server = Server(apps, threads=threads, limits=limits, room=room, meter=meter)
         self._thread = threading.Thread(target=self._server.serve_forever, name="loop", daemon=True)
 
     def start(self) -> None:

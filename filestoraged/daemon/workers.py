@@ -1,4 +1,4 @@
-"""The master of several workers: it forks them, replaces those that die, and passes its end on to them.
+"""The master of the workers: it forks them, replaces those that die, and passes its end on to them.
 
 It has no threads, opens nothing but what it was handed, and never serves. The signals it waits for stay blocked
 in the workers too, so that none is lost between a fork and its first wait. A worker drains on SIGTERM, which only
@@ -8,16 +8,20 @@ the master sends, or when the master is gone: it then finds a pipe closed whose 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import select
 import signal
 import threading
 import time
-from typing import Callable, Dict, NamedTuple
+from typing import Callable, Dict, Mapping, NamedTuple, Optional, Protocol
 
 log = logging.getLogger(__name__)
 
 STOP = (signal.SIGTERM, signal.SIGINT)
-_AWAITED = (*STOP, signal.SIGCHLD)
+RELOAD = signal.SIGHUP
+# Blocked in all threads of all processes.
+AWAITED = (*STOP, RELOAD, signal.SIGCHLD)
 
 # A worker that lived this long, in seconds, did not die of how it was started, and is replaced at once.
 _GROWN_UP = 10.0
@@ -26,50 +30,100 @@ _GROWN_UP = 10.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 
-# Runs the worker of a slot: calls its second argument when it serves, and returns the exit status when it has drained.
-Work = Callable[[int, Callable[[], None]], int]
+# A worker that replaces one of the old configuration serves within so many seconds, or is given up.
+_PATIENCE = 20.0
+
+
+class Crew(Protocol):
+    """Workers of one configuration, as many as its `count`."""
+
+    count: int
+
+    def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
+        """Be the worker of that number, with a slot that no other worker has. Returns the exit status when drained."""
+
+
+class Watch(Protocol):
+    """Whoever wants to look at the workers' slots every now and then."""
+
+    # Seconds between two looks; infinite for none.
+    pause: float
+
+    def look(self, workers: Mapping[int, int]) -> None:
+        """`workers` has the process id of each that is to serve, by its slot."""
+
+    def bury(self, slot: int) -> None:
+        """Whoever had the slot is gone."""
 
 
 class _Started(NamedTuple):
-    # From 0 up; the one that replaces a worker has its slot.
+    # From 0 up, within its crew; the one that replaces a worker has its number.
+    number: int
     slot: int
     # On the monotonic clock.
     time: float
 
 
 class Workers:
-    """`count` processes that each run `work`. All by the main thread of the master."""
+    """The processes of a crew, and those of former ones that still drain. All by the main thread of the master."""
 
-    def __init__(self, count: int, work: Work) -> None:
-        self._count = count
-        self._work = work
+    def __init__(self, crew: Crew, slots: int, watch: Watch) -> None:
+        """There may be so many workers at a time as there are `slots`."""
+        self._crew = crew
+        self._slots = slots
+        self._watch = watch
         self._started: Dict[int, _Started] = {}
+        # Those that were told to drain, since others have taken their place.
+        self._leaving: Dict[int, _Started] = {}
         self._pause = _FIRST_PAUSE
+        # When one that is missing is forked.
+        self._next_fork = math.inf
         # Nothing is ever written to it: its end is the message.
         self._alive, self._master = os.pipe()
 
     def start(self) -> None:
         """Fork the workers, and return when each of them serves or has died."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         all_serve, one_serves = os.pipe()
-        for _ in range(self._count):
-            self._fork(lambda: os.close(one_serves))
+        for number in range(self._crew.count):
+            self._fork(number, lambda: os.close(one_serves))
         os.close(one_serves)
         # Each has a copy of that end, and closes it once it serves. Nothing is read until the last one has.
         os.read(all_serve, 1)
         os.close(all_serve)
 
     def run(self) -> signal.Signals:
-        """Replace workers that die, until a signal asks for the end. Returns that signal."""
+        """Replace workers that die, until a signal asks for the end or a new configuration. Returns that signal."""
+        next_look = 0.0
         while True:
-            missing = self._count - len(self._started)
-            received = signal.sigtimedwait(_AWAITED, self._pause) if missing else signal.sigwaitinfo(_AWAITED)
-            if received is not None and received.si_signo in STOP:
-                return signal.Signals(received.si_signo)
+            now = time.monotonic()
+            if now >= next_look:
+                self._watch.look({each.slot: pid for pid, each in self._started.items()})
+                next_look = now + self._watch.pause
+            if now >= self._next_fork:
+                self._fork_missing()
+            received = _wait(min(next_look, self._next_fork) - time.monotonic())
+            if received in STOP or received == RELOAD:
+                return received
             self._bury()
-            if received is None:
-                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-                self._fork(lambda: None)
+
+    def replace(self, crew: Crew) -> bool:
+        """Have another crew take over, one worker after the other. Returns whether it does, or else this one goes on.
+
+        It does not where its first worker cannot serve.
+        """
+        if len(self._started) + len(self._leaving) + crew.count > self._slots:
+            log.error("too many workers still drain for others to take over")
+            return False
+        former, old = list(self._started), self._crew
+        self._crew = crew
+        for number in range(max(crew.count, len(former))):
+            if number < crew.count and not self._fork_and_wait(number) and number == 0:
+                self._crew = old
+                return False
+            if number < len(former):
+                self._dismiss(former[number])
+        self._schedule_fork()
+        return True
 
     def drain(self, timeout: float) -> bool:
         """Have all finish. Returns whether they did, within `timeout` seconds; those that did not are killed.
@@ -77,34 +131,64 @@ class Workers:
         A second signal ends the workers and this process at once.
         """
         deadline = time.monotonic() + timeout
-        self._signal(signal.SIGTERM)
-        while self._started:
-            received = signal.sigtimedwait(_AWAITED, max(0.0, deadline - time.monotonic()))
-            if received is None:
-                self._signal(signal.SIGKILL)
-                return False
-            if received.si_signo in STOP:
-                self._signal(signal.SIGKILL)
-                _die_of(received.si_signo)
+        for pid in list(self._started):
+            self._dismiss(pid)
+        while self._leaving:
+            received = _wait(deadline - time.monotonic())
+            if received is None or received in STOP:
+                for pid in self._leaving:
+                    os.kill(pid, signal.SIGKILL)
+                if received is None:
+                    return False
+                _die_of(received)
             self._bury()
         return True
 
-    def _fork(self, on_serving: Callable[[], None]) -> None:
-        slot = min(set(range(self._count)) - {each.slot for each in self._started.values()})
+    def _fork(self, number: int, on_serving: Callable[[], None]) -> int:
+        slot = min(set(range(self._slots)) - {each.slot for each in (*self._started.values(), *self._leaving.values())})
         pid = os.fork()
         if pid:
-            self._started[pid] = _Started(slot, time.monotonic())
-            return
+            self._started[pid] = _Started(number, slot, time.monotonic())
+            return pid
         status = 1
         try:
             os.close(self._master)
             threading.Thread(target=self._await_masters_end, name="master", daemon=True).start()
-            status = self._work(slot, on_serving)
+            status = self._crew.work(number, slot, on_serving)
         except Exception:
             log.exception("a worker failed")
         finally:
             # Not by `sys.exit`: what is to be tidied up is the master's.
             os._exit(status)
+
+    def _fork_missing(self) -> None:
+        there = {each.number for each in self._started.values()}
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        self._fork(min(set(range(self._crew.count)) - there), lambda: None)
+        self._schedule_fork()
+
+    def _schedule_fork(self) -> None:
+        missing = len(self._started) < self._crew.count
+        self._next_fork = time.monotonic() + self._pause if missing else math.inf
+
+    def _fork_and_wait(self, number: int) -> bool:
+        """Fork a worker. Returns whether it serves; one that does not is killed."""
+        serves, one_serves = os.pipe()
+        pid = self._fork(number, lambda: _tell(one_serves))
+        os.close(one_serves)
+        # Closed without a word by one that has died.
+        told = select.select([serves], (), (), _PATIENCE)[0] and os.read(serves, 1)
+        os.close(serves)
+        if not told:
+            log.error("worker %d does not begin to serve", pid)
+            self._dismiss(pid)
+            os.kill(pid, signal.SIGKILL)
+        return bool(told)
+
+    def _dismiss(self, pid: int) -> None:
+        """Have a worker drain, for good."""
+        self._leaving[pid] = self._started.pop(pid)
+        os.kill(pid, signal.SIGTERM)
 
     def _await_masters_end(self) -> None:
         os.read(self._alive, 1)
@@ -112,19 +196,31 @@ class Workers:
 
     def _bury(self) -> None:
         """Take note of the workers that are dead. One that grew up is replaced at once, others after a pause."""
-        while self._started:
+        while self._started or self._leaving:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
-                return
-            lived = time.monotonic() - self._started.pop(pid).time
+                break
+            was_leaving = pid in self._leaving
+            dead = (self._leaving if was_leaving else self._started).pop(pid)
+            lived = time.monotonic() - dead.time
             if status:
                 log.error("worker %d died after %.1f s: %s", pid, lived, _cause(status))
-            if lived >= _GROWN_UP:
+            if lived >= _GROWN_UP and not was_leaving:
                 self._pause = _FIRST_PAUSE
+            self._watch.bury(dead.slot)
+        if self._next_fork == math.inf:
+            self._schedule_fork()
 
-    def _signal(self, number: int) -> None:
-        for pid in self._started:
-            os.kill(pid, number)
+
+def _wait(timeout: float) -> Optional[signal.Signals]:
+    """Return the next signal, or None where none comes in so many seconds."""
+    received = signal.sigwaitinfo(AWAITED) if timeout == math.inf else signal.sigtimedwait(AWAITED, max(0.0, timeout))
+    return None if received is None else signal.Signals(received.si_signo)
+
+
+def _tell(pipe: int) -> None:
+    os.write(pipe, b"!")
+    os.close(pipe)
 
 
 def _cause(status: int) -> str:

@@ -24,6 +24,9 @@ _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 # while the network does, and the sync at the end has little left to wait for.
 _WRITE_BEHIND = 8 * 1024 * 1024
 
+# Bytes: a disk that is full may still have room for a name.
+_TRIAL = 4096
+
 
 class DiskStore(Store):
     """A directory of objects. A namespace is a directory within it, which shares its stagings."""
@@ -50,6 +53,15 @@ class DiskStore(Store):
         os.makedirs(self.root, exist_ok=True)
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied", self.root)
+
+    def try_writing(self) -> None:
+        """Store a few bytes and remove them again. Raises OSError."""
+        path, descriptor = self.stagings.create()
+        try:
+            os.write(descriptor, bytes(_TRIAL))
+        finally:
+            os.close(descriptor)
+            os.unlink(path)
 
     def sweep(self) -> int:
         """Clear away what a crash left. Returns how many stagings."""

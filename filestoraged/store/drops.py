@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import time
 from concurrent.futures import Future
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 from filestoraged.errors import Gone, NotFound, TooManyGuesses, Unauthorized
 from filestoraged.store import database, passwords
@@ -22,6 +22,7 @@ from filestoraged.store.ledger import Ledger
 from filestoraged.store.presence import Presence
 
 _ARRIVING, _AVAILABLE, _CLAIMED, _GONE = range(4)
+_NAMES = ("arriving", "available", "claimed", "gone")
 
 _SCHEMA = Schema(
     # "fsdr"
@@ -147,6 +148,11 @@ class Drops:
             " changed = ?, owner = NULL, breaks = breaks + 1 WHERE id = ? AND state = ?",
             *(_BREAKS, _GONE, _AVAILABLE, _BREAKS, now, now, id_, _CLAIMED),
         )
+
+    def count(self) -> Dict[str, int]:
+        """How many there are in each state."""
+        numbers = dict(self._ledger.read("SELECT state, count(*) FROM drops GROUP BY state"))
+        return {name: numbers.get(state, 0) for state, name in enumerate(_NAMES)}
 
     def close(self) -> None:
         self._ledger.close()

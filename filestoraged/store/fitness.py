@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.manifest import CHUNK_SIZE
@@ -36,6 +36,21 @@ def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> List[
     # Chunks are spread evenly.
     share = size * (100 + _OVERHEAD) // 100 // len(nodes)
     return [finding for node in nodes for finding in _examine_node(node, share)]
+
+
+class Usage(NamedTuple):
+    items: int
+    # Bytes.
+    size: int
+
+
+def usage(node: Node) -> Optional[Usage]:
+    """How much a server keeps; None where it does not say."""
+    try:
+        stats = _stats(node)
+    except StoreUnavailable:
+        return None
+    return Usage(int(stats.get(b"curr_items", 0)), int(stats.get(b"bytes", 0)))
 
 
 def _examine_node(node: Node, share: int) -> Iterator[Finding]:

@@ -71,6 +71,12 @@ class KeyValues(GroupedDatabase[_Job]):
         """Whatever was read is still the same while this is, and even."""
         return self._turn.commits
 
+    @property
+    def queued(self) -> int:
+        """How many keys a commit would change."""
+        ((count,),) = self._readers.all("SELECT count(DISTINCT key) FROM queue")
+        return int(count)
+
     def get(self, key: str) -> Optional[bytes]:
         """The committed value, None where there is none."""
         rows = self._readers.all("SELECT value FROM pairs WHERE key = ?", key.encode())

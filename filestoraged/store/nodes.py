@@ -130,6 +130,11 @@ class Nodes:
         with ThreadPoolExecutor(len(self.all)) as threads:
             return [failure for failure in threads.map(Node.check, self.all) if failure is not None]
 
+    def require(self) -> None:
+        """Raises StoreUnavailable where one of them gives no sign of life."""
+        for failure in self.check():
+            raise StoreUnavailable(f"{failure}.") from failure
+
     def close(self) -> None:
         for node in self.all:
             node.close()

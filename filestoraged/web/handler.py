@@ -24,6 +24,7 @@ class Handler(Connection):
 
     def setup(self) -> None:
         super().setup()
+        self.app, self.memory = self.server.site
         self.framing = NO_BODY
         self.expects_continue = False
         self.keep_alive = self.speaks_1_1 = True
@@ -36,6 +37,10 @@ class Handler(Connection):
         self.asked: Optional[Request] = None
         self.intake: Optional[Intake] = None
         self.response: Optional[Response] = None
+        # Bytes of the body that have come.
+        self.received = 0
+        # Whether it is counted among those under way: what is answered at once is not.
+        self.under_way = False
         self.started = time.monotonic()
         self._await_request(self.started)
         if self.server.full:
@@ -48,12 +53,15 @@ class Handler(Connection):
 
     def abandon(self) -> None:
         if self.intake is not None:
+            self.received = self.intake.received
             self.intake.close()
         if self.response is not None:
             self.response.close()
-            self.server.log_access(self, self.response.status, time.monotonic())
+            if self.response.content is not None:
+                self.server.note(self, self.response.status, self.response.kind, self.sender.sent, time.monotonic())
         elif self.asked is not None:
-            self.server.log_access(self, ClientGone.status, time.monotonic())
+            self.server.note(self, ClientGone.status, ClientGone.__name__, 0, time.monotonic())
+        self._end_way()
         super().abandon()
 
     # The steps, in the order in which they are taken.
@@ -64,7 +72,7 @@ class Handler(Connection):
             if not receiver.receive():
                 return False
             self.started = time.monotonic()
-        asked = self.server.memory.recall(receiver.buffer)
+        asked = self.memory.recall(receiver.buffer)
         if asked is not None:
             receiver.buffer = b""
             return self._begin(asked)
@@ -75,7 +83,7 @@ class Handler(Connection):
                     self._await_rest_of_head()
                     return False
                 data = receiver.take_head()
-            return self._begin(self.server.memory.read(data))
+            return self._begin(self.memory.read(data))
         except ClientGone:
             raise
         except Error as error:
@@ -84,12 +92,13 @@ class Handler(Connection):
     def _begin(self, asked: Asked) -> bool:
         self.asked, self.framing, self.keep_alive, self.speaks_1_1, self.expects_continue = asked
         if not self.on_thread:
-            answer = self.server.app.at_once(self.asked)
+            answer = self.app.at_once(self.asked)
             if answer is not None:
                 self.at_once = True
                 return self._go_on_with(answer)
         self.at_once = False
-        pool = self.server.pool_for(self.asked)
+        self._begin_way()
+        pool = self.server.remote_pool if self.app.is_remote(self.asked) else self.server.pool
         if self.on_thread and pool is self.pool:
             return self._answer()
         self.pool = pool
@@ -104,7 +113,7 @@ class Handler(Connection):
     def do_GET(self) -> bool:
         """Have the page at the request's path answer it, whatever the method."""
         assert self.asked is not None
-        return self._go_on_with(self.server.app(self.asked))
+        return self._go_on_with(self.app(self.asked))
 
     # The router knows which methods a path has. HEAD, OPTIONS, TRACE and made-up ones get its 405 too.
     do_POST = do_PUT = do_DELETE = do_other = do_GET
@@ -120,6 +129,7 @@ class Handler(Connection):
             self.sender.send_now(CONTINUE)
         self.expects_continue = False
         self.step = Handler._receive_body
+        self._begin_way()
         return self._wait_for_page()
 
     def _receive_body(self) -> bool:
@@ -146,11 +156,15 @@ class Handler(Connection):
         return True
 
     def _respond(self, response: Response) -> bool:
-        self.intake = None
+        intake, self.intake = self.intake, None
+        self.received = 0 if intake is None else intake.received
         self.response = response
         # An answer to HEAD has no body, whatever its head says.
         is_bodiless = self.asked is not None and self.asked.method == "HEAD"
         self.position = response.stop if is_bodiless else response.start
+        if response.content is None:
+            # Before it goes out: whoever has an answer finds it counted.
+            self.server.note(self, response.status, response.kind, response.stop - self.position, time.monotonic())
         self._decide(response)
         self.sender.begin(encode_head(response, self._connection_field()))
         self.step = Handler._send
@@ -205,7 +219,10 @@ class Handler(Connection):
     def _end_request(self, response: Response) -> bool:
         response.close()
         ended = time.monotonic()
-        self.server.log_access(self, response.status, ended)
+        if response.content is not None:
+            self.server.note(self, response.status, response.kind, self.sender.sent, ended)
+        if self.under_way:
+            self._end_way()
         # Who stores something goes on storing. Other requests are the loop's, even if this one was not.
         self.lingers = self.asked is not None and self.asked.method != "GET"
         self.response = self.asked = None
@@ -268,6 +285,16 @@ class Handler(Connection):
         if not self.on_thread and not self.at_once:
             return self.hand_over(Handler._time_out_body)
         return self._respond(self.intake.fail(RequestTimeout("The body of the request fell silent.")))
+
+    def _begin_way(self) -> None:
+        if not self.under_way:
+            self.under_way = True
+            self.server.meter.begin()
+
+    def _end_way(self) -> None:
+        if self.under_way:
+            self.under_way = False
+            self.server.meter.end()
 
     # Ends of steps.
 

@@ -19,12 +19,14 @@ _TURN = 4 * 1024 * 1024
 class Intake:
     """Feeds a page that wants a body. One thread at a time has it; the buffer is held only while bytes come."""
 
-    __slots__ = ("_framing", "_page", "_receiver", "awaited", "silent")
+    __slots__ = ("_framing", "_page", "_receiver", "awaited", "received", "silent")
 
     def __init__(self, receiver: Receiver, framing: Framing, page: Receiving) -> None:
         self._receiver = receiver
         self._framing = framing
         self._page = page
+        # Bytes of the body that the page was fed.
+        self.received = 0
         # Whether it stopped because nothing came.
         self.silent = False
         # What the page waits for, if it is no piece.
@@ -100,6 +102,7 @@ class Intake:
     def _decode(self, data: memoryview) -> "tuple[Optional[Response], int]":
         pieces, used = self._framing.decode(data)
         for piece in pieces:
+            self.received += len(piece)
             response = self._feed(piece)
             if response is not None:
                 return response, used

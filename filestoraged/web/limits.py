@@ -17,6 +17,8 @@ class Limits:
     send: float = 30.0
     # A connection may rest this long between requests.
     idle: float = 60.0
+    # One that rests when the server is to stop has this long for another request: it may be on its way already.
+    last_call: float = 1.0
     # How soon a deadline that has passed is noticed, or that the server is to stop: an idle daemon wakes that often.
     notice: float = 0.5
     # A thread waits this long for a connection to go on before it is parked: a client on the same network has by then.

@@ -41,6 +41,9 @@ REASONS = {
     507: "Insufficient Storage",
 }
 
+# Those that pages have.
+METHODS = ("GET", "POST", "PUT", "DELETE")
+
 # The header fields of an answer, in their order, as they are sent: each a line with its end.
 Fields = str
 
@@ -55,7 +58,7 @@ class Request:
     may have the same object, so nobody changes what it says.
     """
 
-    __slots__ = ("fields", "is_path_secret", "method", "mount", "path", "query", "route", "size")
+    __slots__ = ("fields", "is_path_secret", "line", "method", "mount", "path", "query", "route", "size")
 
     def __init__(self, head: Head, size: Optional[int]) -> None:
         self.method = head.method
@@ -63,10 +66,12 @@ class Request:
         self.query = head.query
         self.fields: Mapping[str, str] = head.fields
         self.size = size
-        # Whoever routes the request sets these three, once. A secret path stands in no log.
+        # Whoever routes the request sets these, once. A secret path stands in no log.
         self.mount = ""
         self.route: Any = None
         self.is_path_secret = False
+        # What it is counted as: an interface, and a method.
+        self.line: Optional[Tuple[str, str]] = None
 
     def parameters(self, *names: str) -> List[str]:
         """The values that the query has for any of `names`, in order. What is not UTF-8 in them becomes U+FFFD."""
@@ -108,7 +113,7 @@ class Content(Protocol):
 class Response:
     """An answer. Its bytes are `body`, or those of `content` from `start` up to `stop`."""
 
-    __slots__ = ("body", "closes", "content", "fields", "on_received", "size", "start", "status", "stop")
+    __slots__ = ("body", "closes", "content", "fields", "kind", "on_received", "size", "start", "status", "stop")
 
     def __init__(
         self,
@@ -128,6 +133,8 @@ class Response:
         self.stop = len(body) if content is None else stop
         # Of what is sent behind the head, in bytes.
         self.size = self.stop - start
+        # Of the error that it tells of, "" for none.
+        self.kind = ""
         # Whether the connection cannot carry another request.
         self.closes = False
         # Called when the client's side has taken the last byte, before `close`; it waits for nothing.

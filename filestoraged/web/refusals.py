@@ -6,7 +6,7 @@ import errno
 import logging
 from typing import Callable, Optional
 
-from filestoraged.errors import Error, StorageFull
+from filestoraged.errors import Error, StorageFull, Unforeseen
 from filestoraged.web.message import REASONS, Response, field_lines, json_response
 
 log = logging.getLogger(__name__)
@@ -16,10 +16,6 @@ Refuse = Callable[[Error], Response]
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class _Unforeseen(Error):
-    """Whatever else went wrong."""
-
-
 def meaning(error: Exception) -> Error:
     """Return the meaning of any exception, and log it where it is the server's own."""
     if isinstance(error, Error):
@@ -27,7 +23,7 @@ def meaning(error: Exception) -> Error:
     elif isinstance(error, OSError) and error.errno in _FULL:
         known = StorageFull("There is no room left to store this.")
     else:
-        known = _Unforeseen("The server failed; its log says why.")
+        known = Unforeseen("The server failed; its log says why.")
     if known.status in (503, 507):
         log.warning("answering %d: %s", known.status, error.__cause__ or error)
     elif known.status == 500:
@@ -38,4 +34,7 @@ def meaning(error: Exception) -> Error:
 def refusal(error: Error, label: Optional[str] = None) -> Response:
     """The answer that most interfaces give, with a `label` of their own perhaps."""
     label = label or error.label or REASONS[error.status]
-    return json_response(error.status, {"error": label, "message": str(error) or label}, field_lines(*error.fields))
+    says = {"error": label, "message": str(error) or label}
+    response = json_response(error.status, says, field_lines(*error.fields))
+    response.kind = type(error).__name__
+    return response

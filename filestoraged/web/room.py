@@ -47,6 +47,11 @@ class Room:
             self._counts[self._slot] -= 1
 
     @property
+    def own(self) -> int:
+        """How many connections this worker has."""
+        return self._counts[self._slot]
+
+    @property
     def count(self) -> int:
         return sum(self._counts)
 

@@ -7,16 +7,15 @@ a segment of its own, and `..` is a name like any other.
 from __future__ import annotations
 
 import re
-from typing import Callable, Dict, Mapping, Optional, Pattern, Sequence, Tuple
+from typing import Callable, Dict, Mapping, Optional, Pattern, Protocol, Sequence, Tuple
 
 from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
-from filestoraged.web.message import Answer, Receiving, Request, Response
+from filestoraged.web.message import METHODS, Answer, Receiving, Request, Response
+from filestoraged.web.meter import NOWHERE, OTHER
 from filestoraged.web.refusals import Refuse, meaning, refusal
 
 # A page is called with the request and the segments that its route's pattern leaves open, as they came.
 Page = Callable[..., Answer]
-
-METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
 class Router:
@@ -27,16 +26,24 @@ class Router:
 
     def __init__(
         self,
+        name: str,
         routes: Sequence[Tuple[str, str, Page]],
         *,
         refuse: Refuse = refusal,
         remote: bool = False,
         secret: bool = False,
+        public: bool = False,
+        has_areas: bool = False,
     ) -> None:
-        """`remote` says that pages wait for other machines, `secret` that whoever knows a path has what it names."""
+        """`name` is the interface's. `remote` says that pages wait for other machines, `secret` that whoever knows a
+        path has what it names, `public` that no token is needed, `has_areas` that the first open segment names an area.
+        """
+        self.name = name
         self.refuse = refuse
         self.remote = remote
         self.secret = secret
+        self.public = public
+        self.has_areas = has_areas
         self._routes: Dict[str, Dict[str, Page]] = {}
         for method, pattern, page in routes:
             self._routes.setdefault(pattern, {})[method] = page
@@ -92,29 +99,49 @@ class Router:
 # A router, its pages at a path by their methods, and the segments that the pattern leaves open.
 Route = Tuple[Router, Mapping[str, Page], Sequence[str]]
 
-# Answers for paths that no mount has.
-_NOWHERE = Router([])
+
+class Keeper(Protocol):
+    """Knows who may do what."""
+
+    def check(self, request: Request, router: Router, segments: Sequence[str]) -> None:
+        """Raises an Error where it may not be done."""
+
+
+# Answers for paths that no mount has. No interface is called that.
+_NOWHERE = Router(NOWHERE, [])
 
 
 class Mounts:
     """Routers by prefix, the longest that matches first. It is the App of a listener."""
 
-    def __init__(self, routers: Mapping[str, Router]) -> None:
+    def __init__(self, routers: Mapping[str, Router], keeper: Optional[Keeper] = None) -> None:
         """Prefixes begin with a slash. One that ends with a slash does not have the path that lacks it."""
         self._mounts = [
             (prefix, prefix.rstrip("/") + "/", routers[prefix]) for prefix in sorted(routers, key=len, reverse=True)
         ]
+        self._keeper = keeper
 
     def __call__(self, request: Request) -> Answer:
         router, pages, segments = self._route(request)
-        return router.answer(request, pages, segments)
+        return self._turn_away(request) or router.answer(request, pages, segments)
 
     def at_once(self, request: Request) -> Optional[Answer]:
         router, pages, segments = self._route(request)
-        return router.at_once(request, pages, segments)
+        return self._turn_away(request) or router.at_once(request, pages, segments)
 
     def is_remote(self, request: Request) -> bool:
         return self._route(request)[0].remote
+
+    def _turn_away(self, request: Request) -> Optional[Response]:
+        """Answer who may not do what is asked, before any of the body is read."""
+        if self._keeper is None:
+            return None
+        router, _, segments = self._route(request)
+        try:
+            self._keeper.check(request, router, segments)
+        except Error as error:
+            return router.refused(error)
+        return None
 
     def _route(self, request: Request) -> Route:
         if request.route is None:
@@ -123,6 +150,11 @@ class Mounts:
         return route
 
     def _find(self, request: Request) -> Route:
+        route = self._find_page(request)
+        request.line = (route[0].name, request.method if request.method in METHODS else OTHER)
+        return route
+
+    def _find_page(self, request: Request) -> Route:
         path = request.path
         if not path.startswith("/"):
             # OPTIONS * and CONNECT host:port are about no path: the methods are those of the server.

@@ -13,14 +13,15 @@ import socket
 import threading
 import time
 from http.server import ThreadingHTTPServer
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Tuple
 
 from filestoraged.web.access import AccessLog
 from filestoraged.web.door import Door, prepare, set_timeouts
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.memory import Memory
-from filestoraged.web.message import App, Request
+from filestoraged.web.message import App
+from filestoraged.web.meter import NOWHERE, OTHER, Line, Meter
 from filestoraged.web.parking import Parking
 from filestoraged.web.pool import Pool
 from filestoraged.web.room import Room
@@ -47,32 +48,46 @@ _ROUND = 64
 _SCRATCH = 64 * 1024
 
 
+# What a request is counted as that could not be read.
+_UNREAD: Line = (NOWHERE, OTHER)
+
+
+class Site(NamedTuple):
+    """What answers at some of the listeners, and what it was asked before."""
+
+    app: App
+    memory: Memory
+
+
 class Server(ThreadingHTTPServer):
     """Serves bound and listening sockets. `serve_forever` runs on one thread; `drain` is called by another."""
 
     def __init__(
-        self, listeners: Sequence[socket.socket], app: App, *, threads: int, limits: Limits, room: Room
+        self, apps: Mapping[socket.socket, App], *, threads: int, limits: Limits, room: Room, meter: Meter
     ) -> None:
+        """`apps` has who answers, by the listener that a request comes by."""
         super().__init__(("", 0), Handler, bind_and_activate=False)
         self.socket.close()
-        # The one that has a connection to accept.
-        self.socket = listeners[0]
-        self.app = app
+        # The one that has a connection to accept, and what is there.
+        self.socket = next(iter(apps))
+        # Where two apps are one, their requests are remembered together.
+        memories = {app: Memory() for app in apps.values()}
+        self._sites = {listener: Site(app, memories[app]) for listener, app in apps.items()}
         self.limits = limits
         self.room = room
+        self.meter = meter
         self.pool = Pool(threads, limits.thread)
         # For requests that wait for other machines.
         self.remote_pool = Pool(threads, limits.thread)
         self.parking = Parking()
         self.wakes = Wakes()
         self.parking.watch(self.wakes.bell, select.EPOLLIN)
-        self.memory = Memory()
         self.scratch = memoryview(bytearray(_SCRATCH))
         self.draining = False
         # Connections that have an answer to send at the end of the round.
         self.outbox: List[Handler] = []
         self._access = AccessLog()
-        self._drain_end = math.inf
+        self._drain_end = self._rest_end = math.inf
         self._finished = False
         self._drained = threading.Event()
         self._next_check = 0.0
@@ -80,9 +95,9 @@ class Server(ThreadingHTTPServer):
         # How many connections there are above the limit, with the one that is coming in.
         self._excess = 0
         self._warned = -_QUIET
-        for listener in listeners:
+        for listener in apps:
             prepare(listener, limits.linger)
-        self._door = Door(listeners, self.parking, room, self._accept)
+        self._door = Door(list(apps), self.parking, room, self._accept)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept and serve until drained."""
@@ -112,6 +127,8 @@ class Server(ThreadingHTTPServer):
 
     def _send_answers(self) -> None:
         """Send all answers of a round in a row, which wakes clients that wait together once and not each by itself."""
+        # Before they go out: whoever has an answer finds it counted.
+        self.meter.publish()
         outbox, self.outbox = self.outbox, []
         for connection in outbox:
             connection.push()
@@ -123,6 +140,7 @@ class Server(ThreadingHTTPServer):
         """What is to be done every now and then: see whose time is over, and whether all is done."""
         now = time.monotonic()
         self._next_check = now + self.limits.notice
+        self.meter.beat(self.room.own, len(self.parking.all()))
         for connection in self.parking.overdue(now):
             connection.give_up()
         if self.draining:
@@ -132,7 +150,9 @@ class Server(ThreadingHTTPServer):
 
     def drain(self, timeout: float) -> bool:
         """Accept nothing more, and finish what is under way. Returns whether that took at most `timeout` seconds."""
-        self._drain_end = time.monotonic() + timeout
+        now = time.monotonic()
+        self._drain_end = now + timeout
+        self._rest_end = now + self.limits.last_call
         self.draining = True
         self._drained.wait()
         return self._finished
@@ -176,15 +196,23 @@ class Server(ThreadingHTTPServer):
 
     # What handlers ask.
 
-    def pool_for(self, request: Request) -> Pool:
-        return self.remote_pool if self.app.is_remote(request) else self.pool
+    @property
+    def site(self) -> "Site":
+        """What the connection that is coming in has come to."""
+        return self._sites[self.socket]
 
-    def log_access(self, handler: Handler, status: int, ended: float) -> None:
+    def note(self, handler: Handler, status: int, kind: str, sent: int, ended: float) -> None:
+        """Log and count a request that was answered, with so many bytes of a body."""
+        asked = handler.asked
         seconds = ended - handler.started
-        self._access.note(handler.address_string(), handler.asked, status, handler.sender.sent, seconds)
+        line = _UNREAD if asked is None else asked.line or _UNREAD
+        self._access.note(handler.address_string(), asked, status, sent, seconds)
         if handler.on_thread:
-            # The loop does so at the end of its round.
             self._access.flush()
+            self.meter.note_on_thread(line, status, kind, received=handler.received, sent=sent, seconds=seconds)
+        else:
+            # At the end of its round, the loop flushes and publishes.
+            self.meter.note(line, status, kind, received=handler.received, sent=sent, seconds=seconds)
 
     # The rest is for the loop alone.
 
@@ -210,7 +238,7 @@ class Server(ThreadingHTTPServer):
         """Let go of connections that rest, and see whether any other is left."""
         self._door.stand_back()
         for connection in self.parking.all():
-            if connection.idle:
+            if connection.idle and now >= self._rest_end:
                 connection.give_up()
         left = self.parking.all()
         busy = self.pool.busy or self.remote_pool.busy or self.wakes.expected

@@ -241,12 +241,14 @@ class DaemonTest(TempCase):
             manager.settimeout(PATIENCE)
 
             with running(*self.arguments(), environment={"NOTIFY_SOCKET": path}) as daemon:
-                ready = manager.recv(100)
+                ready = manager.recv(1000).split(b"\n")
                 self.assertEqual(200, self.health(daemon.url))
                 daemon.process.terminate()
-                stopping = manager.recv(100)
+                stopping = manager.recv(1000).split(b"\n")
 
-        self.assertEqual([b"READY=1", b"STOPPING=1"], [ready, stopping])
+        self.assertEqual("READY=1", ready[0].decode())
+        self.assertRegex(ready[1].decode(), r"^STATUS=Serving on 127\.0\.0\.1:\d+ with \d workers$")
+        self.assertEqual([b"STOPPING=1", b"STATUS=Finishing the requests under way"], stopping)
 
     def test_the_journal_gets_priorities_and_no_time(self) -> None:
         # The daemon's standard error is its log file here, so that is what the journal's name must be.

@@ -1,0 +1,140 @@
+"""What operators watch, as Prometheus reads it: what the workers have done and do, and what there is."""
+
+from __future__ import annotations
+
+import platform
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
+
+from filestoraged import __version__
+from filestoraged.store.census import Census
+from filestoraged.store.drops import Drops
+from filestoraged.store.fitness import usage
+from filestoraged.store.kv import KeyValues
+from filestoraged.store.nodes import Nodes
+from filestoraged.web.message import Answer, Request, Response, field_lines
+from filestoraged.web.meter import Meter
+from filestoraged.web.router import Page, Router
+from filestoraged.web.tally import BOUNDS, Figures
+from filestoraged.wire.exposition import CONTENT_TYPE, Classes, Family, Sample, exposition
+
+_FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"))
+
+# Looks at what there is.
+Gauge = Callable[[], Iterable[Family]]
+
+
+def routes(meter: Meter, gauges: Sequence[Gauge], *, remote: bool) -> Router:
+    """`gauges` are asked each time. `remote` says that one of them asks other machines."""
+
+    def show(_: Request) -> Response:
+        families = [*_workers(meter), *_requests(meter)]
+        for gauge in gauges:
+            families += gauge()
+        return Response(200, _FIELDS, exposition(families).encode())
+
+    return _Router("operations", [("GET", "/", show)], remote=remote)
+
+
+class _Router(Router):
+    """Counting objects may wait for the disk."""
+
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+        return None
+
+
+def objects(census: Census) -> Gauge:
+    def look() -> Iterator[Family]:
+        counted = census.count()
+        numbers: List[Sample] = [({"interface": name}, totals.objects) for name, totals in counted.items()]
+        sizes: List[Sample] = [({"interface": name}, totals.size) for name, totals in counted.items()]
+        yield Family("filestoraged_objects", "gauge", "Objects on disk.", numbers)
+        yield Family("filestoraged_object_bytes", "gauge", "Bytes of the objects on disk.", sizes)
+
+    return look
+
+
+def drops(registry: Drops) -> Gauge:
+    def look() -> Iterator[Family]:
+        samples: List[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
+        yield Family("filestoraged_drops", "gauge", "Drops by state.", samples)
+
+    return look
+
+
+def keys(database: KeyValues) -> Gauge:
+    def look() -> Iterator[Family]:
+        yield Family("filestoraged_queued_keys", "gauge", "Keys that wait for a commit.", [({}, database.queued)])
+
+    return look
+
+
+def memcached(nodes: Nodes) -> Gauge:
+    def look() -> Iterator[Family]:
+        used = {node.name: usage(node) for node in nodes.all}
+        reached = {name: each for name, each in used.items() if each is not None}
+        up: List[Sample] = [({"server": name}, int(name in reached)) for name in used]
+        items: List[Sample] = [({"server": name}, each.items) for name, each in reached.items()]
+        sizes: List[Sample] = [({"server": name}, each.size) for name, each in reached.items()]
+        yield Family("filestoraged_memcached_up", "gauge", "Whether a server of memcached's answers.", up)
+        yield Family("filestoraged_memcached_items", "gauge", "Items in memcached: manifests and chunks.", items)
+        yield Family("filestoraged_memcached_bytes", "gauge", "Bytes of the items in memcached.", sizes)
+
+    return look
+
+
+def _workers(meter: Meter) -> Iterator[Family]:
+    now = meter.now()
+    build = {"version": __version__, "python": platform.python_version()}
+    yield Family("filestoraged_build_info", "gauge", "Which version runs on what.", [(build, 1)])
+    yield Family("filestoraged_workers", "gauge", "Workers that serve or drain.", [({}, now.workers)])
+    yield Family("filestoraged_connections", "gauge", "Open connections.", [({}, now.connections)])
+    yield Family("filestoraged_parked_connections", "gauge", "Connections that nobody serves now.", [({}, now.parked)])
+    yield Family(
+        "filestoraged_requests_under_way",
+        "gauge",
+        "Requests that could not be answered at once.",
+        [({}, now.under_way)],
+    )
+
+
+def _requests(meter: Meter) -> Iterator[Family]:
+    figures = meter.figures()
+    kinds: Dict[str, int] = {}
+    for each in figures.values():
+        for kind, number in each.kinds.items():
+            kinds[kind] = kinds.get(kind, 0) + number
+
+    def samples(of: Callable[[Figures], "int | Classes"]) -> List[Sample]:
+        return [({"interface": name, "method": method}, of(each)) for (name, method), each in figures.items()]
+
+    yield Family(
+        "filestoraged_requests_total",
+        "counter",
+        "Requests that were answered.",
+        [
+            ({"interface": name, "method": method, "status": str(status)}, number)
+            for (name, method), each in figures.items()
+            for status, number in each.statuses.items()
+        ],
+    )
+    yield Family(
+        "filestoraged_request_duration_seconds",
+        "histogram",
+        "From the first byte of a request to the last of its answer.",
+        samples(lambda each: Classes(BOUNDS, each.times, each.seconds)),
+    )
+    yield Family(
+        "filestoraged_received_bytes_total",
+        "counter",
+        "Bytes of requests' bodies.",
+        samples(lambda each: each.received),
+    )
+    yield Family(
+        "filestoraged_sent_bytes_total", "counter", "Bytes of answers' bodies.", samples(lambda each: each.sent)
+    )
+    yield Family(
+        "filestoraged_errors_total",
+        "counter",
+        "Requests that were answered with an error.",
+        [({"kind": kind}, number) for kind, number in sorted(kinds.items())],
+    )

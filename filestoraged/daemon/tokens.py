@@ -1,0 +1,111 @@
+"""The file of tokens, and `filestoraged token`, which makes its lines: `NAME SCOPE[,SCOPE…] HASH`."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+from typing import FrozenSet, Sequence
+
+from filestoraged.daemon.config import INTERFACES, OPERATIONS
+from filestoraged.daemon.options import Parser
+from filestoraged.errors import StartError, UsageError
+from filestoraged.web.tokens import ACTIONS, Grant, Scope, Tokens, hashed
+
+_NAME = re.compile(r"[^\s#][^\s]{0,99}")
+_SCOPE = re.compile(r"([a-z]+)(?::([A-Za-z0-9._~\-]+(?:/[A-Za-z0-9._~\-]+)*))?")
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+# In place of a hash: whoever has no token may do that as well.
+_NOBODYS = "-"
+
+# What all tokens begin with, so that one that lies about somewhere is known for what it is.
+_BEGINNING = "fsd_"
+
+
+def read_tokens(path: str) -> Tokens:
+    """Raises StartError where the file cannot be read, and UsageError where a line cannot be understood."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            lines = stream.read().splitlines()
+    except OSError as error:
+        raise StartError(f"The tokens in {path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise StartError(f"The tokens in {path} cannot be read: they are not UTF-8.") from error
+    grants = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            try:
+                grants.append(_parse_grant(line))
+            except UsageError as error:
+                # Not the line: it may hold a token by mistake.
+                raise UsageError(f"Line {number} of the tokens in {path}: {error}") from error
+    return Tokens(grants, (*INTERFACES, OPERATIONS))
+
+
+def token(arguments: Sequence[str]) -> int:
+    """Make a token: its line for the file on standard output, itself on standard error, this once."""
+    given = _parser().parse_args(arguments)
+    if not _NAME.fullmatch(given.name):
+        raise UsageError(f"{given.name!r} is no name: 1 to 100 characters without white space, and no # in front.")
+    _parse_scopes(given.scope)
+    made = _BEGINNING + secrets.token_urlsafe(32)
+    line = f"{given.name} {given.scope} {hashed(made).hex()}\n"
+    if given.tokens is None:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        sys.stderr.write(f"The token of {given.name}, shown this once: {made}\n")
+    else:
+        _append(given.tokens, line)
+        sys.stdout.write(made + "\n")
+    return 0
+
+
+def _append(path: str, line: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "r+b") as stream:
+            before = stream.read()
+            stream.write((b"\n" if before and not before.endswith(b"\n") else b"") + line.encode())
+    except OSError as error:
+        raise StartError(f"The tokens in {path} cannot be written: {error.strerror or error}.") from error
+
+
+def _parse_grant(line: str) -> Grant:
+    fields = line.split()
+    if len(fields) != 3:
+        raise UsageError("it is not NAME SCOPE HASH.")
+    name, scopes, digest = fields
+    if digest != _NOBODYS and not _HASH.fullmatch(digest):
+        raise UsageError("its last word is no hash as `filestoraged token` makes it.")
+    return Grant(name, _parse_scopes(scopes), None if digest == _NOBODYS else bytes.fromhex(digest))
+
+
+def _parse_scopes(text: str) -> FrozenSet[Scope]:
+    return frozenset(_parse_scope(each) for each in text.split(","))
+
+
+def _parse_scope(text: str) -> Scope:
+    matched = _SCOPE.fullmatch(text)
+    if matched is None or matched.group(1) not in ACTIONS.values():
+        raise UsageError(f"{text!r} is no scope: read, write or delete, or one of them for a place, write:data/pets.")
+    return Scope(matched.group(1), matched.group(2) or "")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="filestoraged token",
+        description="Make a token. Its line for the file of --tokens comes on standard output, the token itself on"
+        " standard error: it is shown this once, and not kept.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME", help="whose it is, for you to know")
+    parser.add_argument(
+        "scope",
+        metavar="SCOPE",
+        help="read, write, delete, or several of them with commas: each for everything, or for an interface"
+        " (read:files) or a repository (write:data/pets)",
+    )
+    parser.add_argument("--tokens", metavar="FILE", help="append the line to this file, and print the token alone")
+    return parser

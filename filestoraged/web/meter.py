@@ -1,0 +1,152 @@
+"""What the workers have done and do, in memory that they share: whichever is asked can tell of all.
+
+Each worker writes to a slot of its own. What it has counted stays there when it ends, and whoever has the slot next
+counts on from there, so that no count ever goes down.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+from itertools import product
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+from filestoraged.web import tally
+from filestoraged.web.message import METHODS
+from filestoraged.web.tally import Figures, Tally
+
+# What stands for methods that no page has, and for no interface: what could not be read as a request has neither.
+OTHER = "other"
+NOWHERE = "none"
+
+# The cells that a slot begins with: the last sign of life, in milliseconds of the monotonic clock, 0 for none; requests
+# that are under way; connections, and those of them that nobody serves.
+_BEAT, _UNDER_WAY, _CONNECTIONS, _PARKED = _GAUGES = range(4)
+# Whether anybody has ever had the slot.
+_EVER = 4
+_TALLIES = 5
+
+# One kind of requests: an interface, and a method.
+Line = Tuple[str, str]
+
+
+class Now(NamedTuple):
+    """What is at this moment, in all workers."""
+
+    workers: int
+    # Requests that were not answered at once.
+    under_way: int
+    connections: int
+    # Connections that nobody serves.
+    parked: int
+
+
+class Meter:
+    """Made before the fork, with room for so many workers at a time as there are `slots`.
+
+    The loop calls `note`, `publish` and `beat`, which need no lock; threads call `note_on_thread`, which has one.
+    """
+
+    def __init__(self, interfaces: Sequence[str], slots: int = 1) -> None:
+        """`interfaces` are all that requests are counted for."""
+        self.slots = slots
+        lines = list(product((*interfaces, NOWHERE), (*METHODS, OTHER)))
+        self._places = {line: _TALLIES + number * tally.SIZE for number, line in enumerate(lines)}
+        # The loop and the threads of a worker count by themselves.
+        self._threads_place = len(lines) * tally.SIZE
+        self._length = _TALLIES + 2 * self._threads_place
+        # The kernel gives it out by pages, as they are needed.
+        self._cells = memoryview(mmap.mmap(-1, 8 * self._length * slots)).cast("q")
+        self._lock = threading.Lock()
+        self.take_slot(0)
+
+    def take_slot(self, slot: int) -> None:
+        """Count there from now on."""
+        self.clear_slot(slot)
+        self._own = self._slot(slot)
+        self._own[_EVER] = True
+        self._on_loop: Dict[Line, Tally] = {}
+        self._on_threads: Dict[Line, Tally] = {}
+        self._unpublished: List[Tally] = []
+
+    def clear_slot(self, slot: int) -> None:
+        """Whoever has had it is gone, with all that was under way."""
+        self._slot(slot)[: len(_GAUGES)] = memoryview(bytes(8 * len(_GAUGES))).cast("q")
+
+    # What a worker says.
+
+    def note(self, line: Line, status: int, kind: str, *, received: int, sent: int, seconds: float) -> None:
+        """Count a request, for others to see after `publish`."""
+        counted = self._on_loop.get(line)
+        if counted is None:
+            counted = self._on_loop[line] = self._tally(line, 0)
+        if counted.published:
+            self._unpublished.append(counted)
+        counted.note(status, kind, received, sent, seconds)
+
+    def publish(self) -> None:
+        unpublished, self._unpublished = self._unpublished, []
+        for each in unpublished:
+            each.publish()
+
+    def note_on_thread(self, line: Line, status: int, kind: str, *, received: int, sent: int, seconds: float) -> None:
+        """Count a request, for others to see at once."""
+        with self._lock:
+            counted = self._on_threads.get(line)
+            if counted is None:
+                counted = self._on_threads[line] = self._tally(line, self._threads_place)
+            counted.note(status, kind, received, sent, seconds)
+            counted.publish()
+
+    def begin(self) -> None:
+        """A request is under way."""
+        self._add_under_way(1)
+
+    def end(self) -> None:
+        self._add_under_way(-1)
+
+    def beat(self, connections: int, parked: int) -> None:
+        """Say that the loop goes round, and what there is."""
+        self._own[_CONNECTIONS] = connections
+        self._own[_PARKED] = parked
+        self._own[_BEAT] = int(time.monotonic() * 1000)
+
+    # What anybody asks.
+
+    def silence(self, slot: int) -> float:
+        """Seconds since the loop of whoever has the slot went round; 0 where it has not begun."""
+        beat = self._slot(slot)[_BEAT]
+        return max(0.0, time.monotonic() - beat / 1000) if beat else 0.0
+
+    def now(self) -> Now:
+        cells = [self._slot(slot)[:_TALLIES].tolist() for slot in range(self.slots)]
+        workers = sum(each[_BEAT] > 0 for each in cells)
+        return Now(workers, *(sum(each[place] for each in cells) for place in _GAUGES if place != _BEAT))
+
+    def figures(self) -> Dict[Line, Figures]:
+        """What was counted since the daemon started, of each kind of requests that there were."""
+        whole = [sum(cells) for cells in zip(*(self._slot(slot).tolist() for slot in self._used()))]
+        figures = {}
+        for line, place in self._places.items():
+            other = place + self._threads_place
+            pair = zip(whole[place : place + tally.SIZE], whole[other : other + tally.SIZE])
+            both = tally.read([mine + theirs for mine, theirs in pair])
+            if both.statuses:
+                figures[line] = both
+        return figures
+
+    def _used(self) -> List[int]:
+        """The slots that somebody has counted in, and the first."""
+        return [slot for slot in range(self.slots) if not slot or self._slot(slot)[_EVER]]
+
+    def _tally(self, line: Line, offset: int) -> Tally:
+        place = self._places[line] + offset
+        return Tally(self._own[place : place + tally.SIZE])
+
+    def _add_under_way(self, number: int) -> None:
+        with self._lock:
+            self._own[_UNDER_WAY] += number
+
+    def _slot(self, slot: int) -> memoryview:
+        return self._cells[slot * self._length : (slot + 1) * self._length]

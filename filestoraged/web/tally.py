@@ -1,0 +1,106 @@
+"""What came of one kind of requests: how many, how large, how long. One thread at a time counts, any process reads."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from itertools import count
+from typing import DefaultDict, Dict, List, Mapping, NamedTuple, Sequence, TypeVar
+
+from filestoraged.errors import KINDS, ClientGone
+from filestoraged.web.message import REASONS
+
+# Upper bounds of the classes of times, in seconds: a small object takes 20 us, a synced upload milliseconds, a large
+# one minutes.
+BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_FIRST = BOUNDS[0]
+
+_MICROS = 1_000_000
+
+# Which of a tally's cells has what.
+_cell = count()
+_RECEIVED, _SENT, _MICROSECONDS = next(_cell), next(_cell), next(_cell)
+# Of the classes of times but the first, which is what the others leave.
+_TIMES = [next(_cell) for _ in BOUNDS]
+_STATUSES = {status: next(_cell) for status in (*REASONS, ClientGone.status)}
+_KINDS = {kind: next(_cell) for kind in KINDS}
+
+# How many cells there are, of 64 bits each.
+SIZE = next(_cell)
+
+
+_Name = TypeVar("_Name")
+
+
+class Figures(NamedTuple):
+    """What tallies say, with what was 0 left out."""
+
+    # Bytes of bodies.
+    received: int
+    sent: int
+    seconds: float
+    # How many requests took as long as each of BOUNDS allows and the one before does not, and how many even longer.
+    times: Sequence[int]
+    statuses: Dict[int, int]
+    # How many were errors, by their kind.
+    kinds: Dict[str, int]
+
+
+class Tally:
+    """Counts on from what is in its `cells`. Others see what was noted when it was published."""
+
+    __slots__ = ("_cells", "_kinds", "_received", "_seconds", "_sent", "_statuses", "_times", "published")
+
+    def __init__(self, cells: memoryview) -> None:
+        figures = read(cells)
+        self._cells = cells
+        self._received, self._sent, self._seconds = figures.received, figures.sent, figures.seconds
+        self._times: List[int] = list(figures.times)
+        self._statuses: DefaultDict[int, int] = defaultdict(int, figures.statuses)
+        self._kinds: DefaultDict[str, int] = defaultdict(int, figures.kinds)
+        self.published = True
+
+    def note(self, status: int, kind: str, received: int, sent: int, seconds: float) -> None:
+        """Count a request, and the kind of error that it was answered with, "" for none."""
+        # Done for each request, so it does no more than it must.
+        self.published = False
+        self._statuses[status] += 1
+        self._sent += sent
+        self._seconds += seconds
+        if seconds > _FIRST:
+            self._times[bisect_left(BOUNDS, seconds)] += 1
+        if received:
+            self._received += received
+        if kind:
+            self._kinds[kind] += 1
+
+    def publish(self) -> None:
+        cells = self._cells
+        cells[_RECEIVED] = self._received
+        cells[_SENT] = self._sent
+        cells[_MICROSECONDS] = int(self._seconds * _MICROS)
+        for place, number in zip(_TIMES, self._times[1:]):
+            cells[place] = number
+        for status, number in self._statuses.items():
+            cells[_STATUSES[status]] = number
+        for kind, number in self._kinds.items():
+            cells[_KINDS[kind]] = number
+        self.published = True
+
+
+def read(cells: Sequence[int]) -> Figures:
+    """What a tally has published into its `cells`; or several tallies, where theirs are added up."""
+    statuses = _nonzero(cells, _STATUSES)
+    times = [cells[place] for place in _TIMES]
+    return Figures(
+        received=cells[_RECEIVED],
+        sent=cells[_SENT],
+        seconds=cells[_MICROSECONDS] / _MICROS,
+        times=[sum(statuses.values()) - sum(times), *times],
+        statuses=statuses,
+        kinds=_nonzero(cells, _KINDS),
+    )
+
+
+def _nonzero(cells: Sequence[int], places: Mapping[_Name, int]) -> Dict[_Name, int]:
+    return {name: cells[place] for name, place in places.items() if cells[place]}

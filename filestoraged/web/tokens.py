@@ -1,0 +1,82 @@
+"""Who may do what: a request carries a token, and that has scopes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import FrozenSet, List, NamedTuple, Optional, Sequence
+from urllib.parse import unquote
+
+from filestoraged.errors import Forbidden, TokenNeeded
+from filestoraged.web.message import Request
+from filestoraged.web.meter import NOWHERE
+from filestoraged.web.router import Router
+from filestoraged.wire.authorization import parse_token
+
+ACTIONS = {"GET": "read", "PUT": "write", "POST": "write", "DELETE": "delete"}
+
+
+class Scope(NamedTuple):
+    """An action, and where: "" for everywhere, an interface by its name or prefix, `data/pets` for a repository."""
+
+    action: str
+    place: str = ""
+
+
+class Grant(NamedTuple):
+    """The scopes of one token. `digest` is hashed(token); None where no token is needed."""
+
+    name: str
+    scopes: FrozenSet[Scope]
+    digest: Optional[bytes]
+
+
+def hashed(token: str) -> bytes:
+    """What is kept of a token. It is 256 random bits, so that nobody can try them all: no salt, no slowness."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Tokens:
+    """All grants. Many threads ask."""
+
+    def __init__(self, grants: Sequence[Grant], interfaces: Sequence[str]) -> None:
+        """`interfaces` are the names of all that there are."""
+        self._interfaces = frozenset(interfaces)
+        self._grants = [grant for grant in grants if grant.digest is not None]
+        self._anybodys = frozenset(scope for grant in grants if grant.digest is None for scope in grant.scopes)
+
+    def check(self, request: Request, router: Router, segments: Sequence[str]) -> None:
+        """Raises TokenNeeded where a request carries none that is known, Forbidden where it is not for this."""
+        if router.public:
+            return
+        wanted = self._wanted(request, router, segments)
+        if not self._anybodys.isdisjoint(wanted):
+            return
+        scopes = self._scopes(parse_token(request.fields.get("authorization", "")))
+        # Where there is no page, nothing is wanted, and whoever has a token is told so.
+        if wanted and scopes.isdisjoint(wanted):
+            raise Forbidden("The token is not for this.")
+
+    def _scopes(self, token: str) -> FrozenSet[Scope]:
+        if not token:
+            raise TokenNeeded("A token is needed.")
+        digest = hashed(token)
+        # Each is compared, whole, so that the time tells nothing of which was nearly right.
+        found = [grant for grant in self._grants if hmac.compare_digest(grant.digest or b"", digest)]
+        if not found:
+            raise TokenNeeded("The token is not known.")
+        return found[0].scopes.union(*(each.scopes for each in found))
+
+    def _wanted(self, request: Request, router: Router, segments: Sequence[str]) -> List[Scope]:
+        """The scopes that each would do."""
+        action = ACTIONS.get(request.method)
+        if action is None or router.name == NOWHERE:
+            return []
+        places = [router.name]
+        prefix = request.mount.strip("/")
+        # An interface that is mounted on the name of another is not that.
+        if prefix and prefix not in self._interfaces:
+            places.append(prefix)
+        if router.has_areas and segments:
+            places += [f"{place}/{unquote(segments[0])}" for place in places]
+        return [Scope(action), *(Scope(action, place) for place in places)]

@@ -1,0 +1,59 @@
+"""Metrics as text that Prometheus reads, by version 0.0.4 of its exposition format."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple, Union
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Classes(NamedTuple):
+    """A histogram's value: how many measures lie in each class, the last one above all `bounds`, and their `sum`."""
+
+    bounds: Sequence[float]
+    counts: Sequence[int]
+    sum: float
+
+
+# What it stands for, by label, and how much it is.
+Sample = Tuple[Mapping[str, str], Union[int, float, Classes]]
+
+
+class Family(NamedTuple):
+    """Values of one name, which says their unit. `kind` is "counter", "gauge" or "histogram"."""
+
+    name: str
+    kind: str
+    help: str
+    samples: Sequence[Sample]
+
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def exposition(families: Iterable[Family]) -> str:
+    return "".join(line + "\n" for family in families for line in _lines(family))
+
+
+def _lines(family: Family) -> Iterator[str]:
+    yield f"# HELP {family.name} {family.help}"
+    yield f"# TYPE {family.name} {family.kind}"
+    for labels, value in family.samples:
+        if isinstance(value, Classes):
+            yield from _histogram_lines(family.name, labels, value)
+        else:
+            yield _line(family.name, labels, value)
+
+
+def _histogram_lines(name: str, labels: Mapping[str, str], value: Classes) -> Iterator[str]:
+    # Each class counts what is in those before it as well.
+    for bound, number in zip([*map(str, value.bounds), "+Inf"], accumulate(value.counts)):
+        yield _line(f"{name}_bucket", {**labels, "le": bound}, number)
+    yield _line(f"{name}_sum", labels, value.sum)
+    yield _line(f"{name}_count", labels, sum(value.counts))
+
+
+def _line(name: str, labels: Mapping[str, str], value: Union[int, float]) -> str:
+    named = ",".join([f'{label}="{text.translate(_ESCAPES)}"' for label, text in labels.items()])
+    return f"{name}{{{named}}} {value!r}" if named else f"{name} {value!r}"
