@@ -183,7 +183,7 @@ class TwoDaemonsTest(TempCase):
 
 
 def _cpu_seconds(daemon: Daemon) -> float:
-    fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{daemon.worker}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

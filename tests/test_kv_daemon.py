@@ -129,7 +129,7 @@ class KvDaemonTest(TempCase):
     @contextlib.contextmanager
     def strace(self, daemon: Daemon, *arguments: str) -> Iterator[None]:
         """Have all threads of the daemon traced for the length of the block."""
-        pid = str(daemon.process.pid)
+        pid = str(daemon.worker)
         tracer = subprocess.Popen([find_program("strace"), "-f", "-qq", *arguments, "-p", pid])
         tasks = Path("/proc", pid, "task")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Dict, List, Mapping, NamedTuple, Set
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 from filestoraged.daemon import activation, listeners
 from filestoraged.daemon.config import DEFAULT_LISTEN, OPERATIONS, Address, Config, parse_socket_name
@@ -36,59 +36,70 @@ class Place(NamedTuple):
         return f"{self.address} for {', '.join(named) or OPERATIONS}"
 
 
+# One address that is wanted: whether for operations, for the how manieth time (port 0 is another one each time), where.
+_Wanted = Tuple[bool, int, Address]
+
+
 class Places:
     """All by the main thread of the master."""
 
     def __init__(self) -> None:
         """Take what systemd has handed over. Raises StartError."""
         self._inherited = activation.inherited_sockets()
-        self._bound: Dict[Address, List[socket.socket]] = {}
+        self._bound: Dict[_Wanted, List[socket.socket]] = {}
 
     def find(self, config: Config) -> List[Place]:
         """Return where `config` is to be served: bound by now, where that was not so before. Raises StartError."""
         before = set(self._bound)
         try:
-            return self._find(config)
+            return [*self._find_inherited(config), *self._find_own(config)]
         except (StartError, UsageError):
             self._close(set(self._bound) - before)
             raise
 
     def settle(self, config: Config) -> None:
         """Close what `config` does not want any more."""
-        self._close(set(self._bound) - {*_wanted(config, self._inherited), *config.admin_listen})
+        self._close(set(self._bound) - set(self._wanted(config)))
 
     def close(self) -> None:
         """Close all that is ours. What systemd has goes on listening."""
         self._close(set(self._bound))
 
-    def _find(self, config: Config) -> List[Place]:
-        is_ours = not config.admin_listen and all(name != OPERATIONS for name, _ in self._inherited)
-        places = []
+    def _find_inherited(self, config: Config) -> Iterator[Place]:
         for name, listener in self._inherited:
             mounts = parse_socket_name(name, config.mounts)
-            places.append(Place(listener, mounts, operations=is_ours or not mounts))
-        for address in _wanted(config, self._inherited):
-            places += [Place(each, config.mounts, operations=is_ours) for each in self._bind(address)]
-        for address in config.admin_listen:
-            places += [Place(each, {}, operations=True) for each in self._bind(address)]
-        return places
+            yield Place(listener, mounts, operations=not mounts or self._has_operations_everywhere(config))
 
-    def _bind(self, address: Address) -> List[socket.socket]:
-        if address not in self._bound:
-            self._bound[address] = listeners.listen(address)
-        return self._bound[address]
+    def _find_own(self, config: Config) -> Iterator[Place]:
+        for wanted in self._wanted(config):
+            is_admins, _, address = wanted
+            if wanted not in self._bound:
+                self._bound[wanted] = listeners.listen(address)
+            operations = is_admins or self._has_operations_everywhere(config)
+            for listener in self._bound[wanted]:
+                yield Place(listener, {} if is_admins else config.mounts, operations=operations)
 
-    def _close(self, addresses: Set[Address]) -> None:
-        for address in addresses:
-            listeners.close(self._bound.pop(address))
+    def _has_operations_everywhere(self, config: Config) -> bool:
+        return not config.admin_listen and all(name != OPERATIONS for name, _ in self._inherited)
+
+    def _wanted(self, config: Config) -> List[_Wanted]:
+        return [*_numbered(self._addresses(config), is_admins=False), *_numbered(config.admin_listen, is_admins=True)]
+
+    def _addresses(self, config: Config) -> Sequence[Address]:
+        """Those for the interfaces, but for where systemd listens."""
+        if not self._inherited:
+            return config.listen or DEFAULT_LISTEN
+        taken = {listeners.address_of(listener) for _, listener in self._inherited}
+        return [address for address in config.listen if not _has_all(taken, address)]
+
+    def _close(self, wanted: Set[_Wanted]) -> None:
+        for each in wanted:
+            listeners.close(self._bound.pop(each))
 
 
-def _wanted(config: Config, inherited: List[activation.Named]) -> List[Address]:
-    """The addresses that are for the interfaces, but for those where systemd listens."""
-    if not inherited:
-        return list(config.listen or DEFAULT_LISTEN)
-    taken = {listeners.address_of(listener) for _, listener in inherited}
-    return [address for address in config.listen if not _has_all(taken, address)]
+def _numbered(addresses: Sequence[Address], *, is_admins: bool) -> Iterator[_Wanted]:
+    for index, address in enumerate(addresses):
+        yield is_admins, addresses[:index].count(address), address
 
 
 def _has_all(taken: Set[Address], address: Address) -> bool:

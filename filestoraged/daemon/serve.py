@@ -63,6 +63,8 @@ class _Service:
             self._reload()
             received = self._workers.run()
         log.info("draining on %s", received.name)
+        # Who comes now is refused at once, or waits with the service manager's sockets for the next daemon.
+        self._places.close()
         systemd.notify("STOPPING=1", "STATUS=Finishing the requests under way")
         drained = self._workers.drain(DRAIN + _LATE)
         log.info("drained" if drained else "left with requests still under way")

@@ -74,6 +74,13 @@ class Door:
             for descriptor in self._listeners:
                 self._parking.unwatch(descriptor)
 
+    def close(self) -> None:
+        """Leave those who come to the other processes that listen there; where there is none, nobody does any more."""
+        self.stand_back()
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
     def step_forward(self) -> None:
         if self._stands_back:
             self._stands_back = False

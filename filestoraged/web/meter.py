@@ -69,6 +69,7 @@ class Meter:
         self._on_loop: Dict[Line, Tally] = {}
         self._on_threads: Dict[Line, Tally] = {}
         self._unpublished: List[Tally] = []
+        self.beat(0, 0)
 
     def clear_slot(self, slot: int) -> None:
         """Whoever has had it is gone, with all that was under way."""

@@ -154,6 +154,8 @@ class Server(ThreadingHTTPServer):
         self._drain_end = now + timeout
         self._rest_end = now + self.limits.last_call
         self.draining = True
+        self._next_check = 0.0
+        self.wakes.ring()
         self._drained.wait()
         return self._finished
 
@@ -236,7 +238,7 @@ class Server(ThreadingHTTPServer):
 
     def _drain(self, now: float) -> None:
         """Let go of connections that rest, and see whether any other is left."""
-        self._door.stand_back()
+        self._door.close()
         for connection in self.parking.all():
             if connection.idle and now >= self._rest_end:
                 connection.give_up()

@@ -38,6 +38,12 @@ class Wakes:
         self.expected.difference_update(woken)
         return woken
 
+    def ring(self) -> None:
+        """Have the loop look around. From any thread."""
+        if not self._rung:
+            self._rung = True
+            os.write(self._ringer, b"!")
+
     def close(self) -> None:
         # A result may still come, and must not be rung on a descriptor that is something else by then.
         self._rung = True
@@ -46,6 +52,4 @@ class Wakes:
 
     def _wake(self, connection: "Connection") -> None:
         self._woken.append(connection)
-        if not self._rung:
-            self._rung = True
-            os.write(self._ringer, b"!")
+        self.ring()

@@ -65,11 +65,17 @@ class Daemon:
         return self.process.wait(PATIENCE)
 
     def workers(self) -> List[int]:
-        """The process ids of its workers, where it has any."""
+        """The process ids of its workers."""
         pid = self.process.pid
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         return []
+
+    @property
+    def worker(self) -> int:
+        """The process id of the only one."""
+        (pid,) = self.workers()
+        return pid
 
     def kill(self) -> None:
         """Kill it and its workers, as a machine that loses its power does."""
@@ -79,8 +85,8 @@ class Daemon:
         self.process.wait(PATIENCE)
 
     def resident(self, key: str = "VmRSS") -> int:
-        """Memory in bytes: `VmRSS` now, `VmHWM` at its peak."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        """Memory of the only worker in bytes: `VmRSS` now, `VmHWM` at its peak."""
+        status = Path(f"/proc/{self.worker}/status").read_text()
         (kibibytes,) = re.findall(rf"{key}:\s+(\d+) kB", status)
         return int(kibibytes) * 1024
 

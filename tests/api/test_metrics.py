@@ -1,0 +1,230 @@
+"""What operators see: counts that are exact, and a format that Prometheus' own tool has no complaint about."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from typing import Dict, List
+
+import requests
+
+from tests.daemon.process import PATIENCE, running
+from tests.support import ServerCase, TempCase, in_threads
+
+
+def samples(text: str) -> Dict[str, float]:
+    """The values by their names and labels."""
+    pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in pairs}
+
+
+class MetricsTest(ServerCase):
+    def metrics(self) -> Dict[str, float]:
+        answer = self.get("/-/metrics")
+        self.assertEqual(200, answer.status)
+        return samples(answer.body.decode())
+
+    def count(self, interface: str, method: str, status: int) -> float:
+        labels = f'interface="{interface}",method="{method}",status="{status}"'
+        return self.metrics().get(f"filestoraged_requests_total{{{labels}}}", 0)
+
+    def test_it_is_prometheus_text_that_nobody_keeps(self) -> None:
+        answer = self.get("/-/metrics")
+
+        self.assertEqual("text/plain; version=0.0.4; charset=utf-8", answer.fields["content-type"])
+        self.assertEqual("no-store", answer.fields["cache-control"])
+
+    def test_promtool_has_no_complaint(self) -> None:
+        self.post("/", b"tea")
+        self.get("/nothing")
+        self.raw(b"nonsense\r\n\r\n")
+
+        text = self.get("/-/metrics").body
+        checked = subprocess.run(["promtool", "check", "metrics"], input=text, check=False, capture_output=True)
+
+        self.assertEqual((0, b"", b""), (checked.returncode, checked.stdout, checked.stderr))
+
+    def test_requests_are_counted_by_interface_method_and_status(self) -> None:
+        digest = self.post("/", b"tea").body.decode()[10:74]
+        for _ in range(3):
+            self.get(f"/{digest}")
+        self.get("/nothing")
+        self.put("/data/pets", b"cat")
+        self.put("/data/no+pets", b"cat")
+        self.post("/kv/set", b'{"key": 1}')
+        self.get("/vimeo/api/v1.0/file/0")
+        self.request("HEAD", "/")
+        self.request("BREW", "/")
+        self.raw(b"nonsense\r\n\r\n")
+        # No page of the daemon's leads there, but the files' own does.
+        self.get("/a/b")
+
+        expected = {
+            ("files", "POST", 200): 1,
+            ("files", "GET", 200): 3,
+            ("files", "GET", 404): 2,
+            ("repositories", "PUT", 201): 1,
+            ("repositories", "PUT", 400): 1,
+            ("kv", "POST", 201): 1,
+            ("drops", "GET", 404): 1,
+            ("files", "other", 405): 2,
+            ("none", "other", 400): 1,
+        }
+        self.assertEqual(expected, {each: self.count(*each) for each in expected})
+
+    def test_an_answer_is_counted_when_the_client_has_it(self) -> None:
+        for number in range(1, 30):
+            self.post("/", b"tea")
+            self.assertEqual(number, self.count("files", "POST", 200))
+
+    def test_errors_are_counted_by_kind(self) -> None:
+        self.get("/nothing")
+        self.get("/nothing")
+        self.request("BREW", "/")
+        self.raw(b"nonsense\r\n\r\n")
+
+        seen = self.metrics()
+
+        self.assertEqual(2, seen['filestoraged_errors_total{kind="NotFound"}'])
+        self.assertEqual(1, seen['filestoraged_errors_total{kind="MethodNotAllowed"}'])
+        self.assertEqual(1, seen['filestoraged_errors_total{kind="MalformedRequest"}'])
+
+    def test_bytes_of_bodies_are_counted_both_ways(self) -> None:
+        digest = self.post("/", bytes(100_000)).body.decode()[10:74]
+        self.get(f"/{digest}")
+        self.get(f"/{digest}", Range="bytes=0-9")
+
+        seen = self.metrics()
+
+        self.assertEqual(100_000, seen['filestoraged_received_bytes_total{interface="files",method="POST"}'])
+        self.assertEqual(100_010, seen['filestoraged_sent_bytes_total{interface="files",method="GET"}'])
+
+    def test_times_lie_in_the_classes_that_they_belong_to(self) -> None:
+        for _ in range(5):
+            self.get("/nothing")
+
+        name = "filestoraged_request_duration_seconds"
+        labels = 'interface="files",method="GET"'
+        seen = {key: value for key, value in self.metrics().items() if key.startswith(name) and labels in key}
+        buckets = [value for key, value in seen.items() if "_bucket" in key]
+
+        self.assertEqual(sorted(buckets), buckets)
+        self.assertEqual(5, seen[f'{name}_bucket{{{labels},le="+Inf"}}'])
+        self.assertEqual(5, seen[f"{name}_count{{{labels}}}"])
+        self.assertTrue(0 < seen[f"{name}_sum{{{labels}}}"] < 5)
+
+    def test_what_is_stored_is_counted_as_it_is(self) -> None:
+        digest = self.post("/", b"tea").body.decode()[10:74]
+        self.post("/", b"coffee")
+        self.put("/data/pets", b"cat")
+        self.put("/data/others", b"cat")
+        first = self.metrics()
+        self.delete(f"/{digest}")
+        self.wait_until("counted anew", lambda: self.metrics()['filestoraged_objects{interface="files"}'] == 1)
+        second = self.metrics()
+
+        self.assertEqual([2, 2, 0], [first[f'filestoraged_objects{{interface="{name}"}}'] for name in INTERFACES])
+        self.assertEqual([9, 6, 0], [first[f'filestoraged_object_bytes{{interface="{name}"}}'] for name in INTERFACES])
+        self.assertEqual(6, second['filestoraged_object_bytes{interface="files"}'])
+
+    def test_drops_are_counted_by_state_and_keys_that_are_queued(self) -> None:
+        form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntea\r\n--b--\r\n'
+        kind = "multipart/form-data; boundary=b"
+        link = self.put("/vimeo/api/v1.0/file", form, Content_Type=kind).body.decode().split('"')[-2]
+        self.put("/vimeo/api/v1.0/file", form, Content_Type=kind)
+        self.get("/" + link.split("/", 3)[3])
+        for key in ("a", "b", "a"):
+            self.post("/kv/set", f'{{"{key}": 1}}'.encode())
+        self.wait_until("fetched", lambda: self.metrics()['filestoraged_drops{state="gone"}'] == 1)
+
+        seen = self.metrics()
+
+        self.assertEqual(1, seen['filestoraged_drops{state="available"}'])
+        self.assertEqual(2, seen["filestoraged_queued_keys"])
+
+    def test_requests_under_way_and_parked_connections_are_seen(self) -> None:
+        upload = self.connect()
+        upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nt")
+        self.wait_until(
+            "parked",
+            lambda: (
+                self.metrics()["filestoraged_requests_under_way"] == 2
+                and self.metrics()["filestoraged_parked_connections"] >= 1
+            ),
+        )
+
+        upload.close()
+
+        self.wait_until("over", lambda: self.metrics()["filestoraged_requests_under_way"] == 1)
+        self.assertEqual(1, self.count("files", "POST", 499))
+        self.assertEqual(1, self.metrics()['filestoraged_received_bytes_total{interface="files",method="POST"}'])
+
+    def test_it_is_only_asked_for(self) -> None:
+        self.assertEqual(405, self.post("/-/metrics", b"").status)
+
+
+INTERFACES = ("files", "repositories", "drops")
+
+
+class MetricsOfWorkersTest(TempCase):
+    def test_whichever_worker_is_asked_tells_of_all_and_forgets_nothing(self) -> None:
+        with running("--workers", "3", "--store", str(self.directory / "store")) as daemon:
+
+            def ask(_: int) -> int:
+                return requests.get(f"{daemon.url}/nothing", timeout=PATIENCE).status_code
+
+            def counted() -> List[float]:
+                texts = [requests.get(f"{daemon.url}/-/metrics", timeout=PATIENCE).text for _ in range(10)]
+                key = 'filestoraged_requests_total{interface="files",method="GET",status="404"}'
+                return [samples(text)[key] for text in texts]
+
+            in_threads(60, ask)
+            self.assertEqual([60] * 10, counted())
+
+            for pid in daemon.workers():
+                # What it has counted stays.
+                os.kill(pid, signal.SIGKILL)
+            self.wait_until("replaced", lambda: sum("died after" in line for line in daemon.lines()) == 3)
+            in_threads(60, ask)
+            self.assertEqual([120] * 10, counted())
+
+            def text() -> str:
+                return requests.get(f"{daemon.url}/-/metrics", timeout=PATIENCE).text
+
+            self.wait_until("all there again", lambda: samples(text())["filestoraged_workers"] == 3)
+            self.assertRegex(text(), re.compile(r'^filestoraged_build_info\{version="[^"]+",python="3', re.MULTILINE))
+
+
+class ReadyTest(ServerCase):
+    def test_it_is_ready(self) -> None:
+        answer = self.get("/-/ready")
+
+        self.assertEqual((200, b'{"status": "ready"}'), (answer.status, answer.body))
+        self.assertEqual([], self.files_below(self.store_path))
+
+    def test_a_store_that_cannot_be_written_is_not_and_for_a_second_that_is_known(self) -> None:
+        (self.store_path / "staging").rmdir()
+        (self.store_path / "staging").touch()
+
+        answer = self.get("/-/ready")
+        (self.store_path / "staging").unlink()
+        again = self.get("/-/ready")
+
+        self.assertEqual(503, answer.status)
+        self.assertEqual("5", answer.fields["retry-after"])
+        self.assertIn(b"The store cannot be written: Not a directory.", answer.body)
+        self.assertEqual(503, again.status)
+        self.wait_until("ready", lambda: self.get("/-/ready").status == 200)
+        self.assertEqual(200, self.get("/-/health").status)
+
+    def test_it_is_looked_at_once_a_second_however_many_ask(self) -> None:
+        looked: List[float] = []
+        real = self.engines.disk.stagings.create
+        self.engines.disk.stagings.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
+
+        in_threads(50, lambda _: self.get("/-/ready").status)
+
+        self.assertEqual(1, len(looked))

@@ -1,0 +1,171 @@
+"""Who may do what: with tokens, a request needs one that is for what it wants."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from typing import Dict
+
+from filestoraged.web.tokens import hashed
+from tests.support import ServerCase, read_answer
+
+SCOPES = {
+    "reader": "read",
+    "writer": "write",
+    "all": "read,write,delete",
+    "files": "read:files,write:files",
+    "pets": "write:data/pets,read:repositories/pets",
+    "keys": "write:kv",
+    "watcher": "read:operations",
+}
+
+DROP = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntea\r\n--b--\r\n'
+
+
+def bearer(name: str) -> Dict[str, str]:
+    return {"Authorization": f"Bearer token-of-{name}"}
+
+
+def basic(name: str, password: str) -> Dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+
+class TokensCase(ServerCase):
+    mounts: Dict[str, str] = {}
+    lines = [f"{name} {scopes} {hashed(f'token-of-{name}').hex()}" for name, scopes in SCOPES.items()]
+
+    def setUp(self) -> None:
+        with tempfile.NamedTemporaryFile("w", delete=False) as stream:
+            stream.write("# who may do what\n\n" + "\n".join(self.lines) + "\n")
+        self.addCleanup(os.unlink, stream.name)
+        self.config = {"tokens": stream.name, **({"mounts": self.mounts} if self.mounts else {})}
+        super().setUp()
+
+
+class TokensTest(TokensCase):
+    def test_without_a_token_nothing_is_done(self) -> None:
+        for method, target in (("POST", "/"), ("GET", "/nothing"), ("GET", "/kv/a"), ("DELETE", "/kv/set")):
+            with self.subTest(method=method, target=target):
+                answer = self.request(method, target, b'"tea"')
+
+                self.assertEqual(401, answer.status)
+                self.assertRegex(answer.fields["www-authenticate"], '^Bearer realm="filestoraged", Basic realm=')
+        self.assert_nothing_stored()
+
+    def test_a_token_that_is_not_known_is_none(self) -> None:
+        for fields in (
+            bearer("nobody"),
+            basic("x", "token-of-nobody"),
+            {"Authorization": "Bearer"},
+            {"Authorization": "x"},
+        ):
+            with self.subTest(fields=fields):
+                self.assertEqual(401, self.request("POST", "/", b"tea", **fields).status)
+        self.assert_nothing_stored()
+
+    def test_a_token_is_for_its_scopes_alone(self) -> None:
+        digest = self.request("POST", "/", b"tea", **bearer("all")).body.decode()[10:74]
+        oid = self.request("PUT", "/data/pets", b"cat", **bearer("pets")).body.decode()[9:73]
+        allowed = {
+            ("GET", f"/{digest}"): {"reader", "all", "files"},
+            ("POST", "/"): {"writer", "all", "files"},
+            ("PUT", "/data/pets"): {"writer", "all", "pets"},
+            ("PUT", "/data/others"): {"writer", "all"},
+            ("GET", f"/data/pets/{oid}"): {"reader", "all", "pets"},
+            ("GET", f"/data/%70ets/{oid}"): {"reader", "all", "pets"},
+            ("GET", f"/data/others/{oid}"): {"reader", "all"},
+            ("POST", "/kv/commit"): {"writer", "all", "keys"},
+            ("GET", "/kv/a"): {"reader", "all"},
+            ("GET", "/-/metrics"): {"reader", "all", "watcher"},
+        }
+        for (method, target), names in allowed.items():
+            for name in SCOPES:
+                with self.subTest(method=method, target=target, name=name):
+                    answer = self.request(method, target, b"" if method != "GET" else None, **bearer(name))
+
+                    self.assertEqual(name not in names, answer.status == 403, answer)
+                    self.assertNotEqual(401, answer.status)
+
+    def test_a_token_may_come_in_place_of_a_password(self) -> None:
+        self.assertEqual(200, self.request("POST", "/", b"tea", **basic("anybody", "token-of-all")).status)
+
+    def test_a_refused_upload_is_not_read(self) -> None:
+        for fields, status in ((b"", 401), (b"Authorization: Bearer token-of-reader\r\n", 403)):
+            with self.subTest(status=status):
+                connection = self.connect()
+                connection.sendall(
+                    b"POST / HTTP/1.1\r\nHost: x\r\n" + fields + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+                )
+
+                self.assertEqual(status, read_answer(connection).status)
+
+    def test_health_and_readiness_need_none(self) -> None:
+        self.assertEqual([200, 200, 401], [self.get(f"/-/{name}").status for name in ("health", "ready", "metrics")])
+
+    def test_a_method_or_a_path_that_there_is_not_is_told_to_those_who_have_a_token(self) -> None:
+        for method, target, status in (("BREW", "/", 405), ("GET", "/a/b", 404), ("OPTIONS", "*", 405)):
+            with self.subTest(method=method, target=target):
+                self.assertEqual(401, self.request(method, target).status)
+                self.assertEqual(status, self.request(method, target, **bearer("all")).status)
+
+    def test_downloads_are_for_the_client_alone(self) -> None:
+        digest = self.request("POST", "/", b"tea", **bearer("all")).body.decode()[10:74]
+
+        answer = self.request("GET", f"/{digest}", **bearer("all"))
+
+        self.assertEqual("private, max-age=31536000, immutable", answer.fields["cache-control"])
+
+    def test_no_token_is_in_the_log(self) -> None:
+        self.request("POST", "/", b"tea", **bearer("all"))
+        self.request("POST", "/?token=token-of-all", b"tea", **basic("x", "token-of-nobody"))
+
+        self.assertTrue(self.log_lines())
+        self.assertFalse([line for line in self.log_lines(0) if "token-of" in line or "dG9rZW4" in line])
+
+    def test_one_connection_may_carry_different_ones(self) -> None:
+        connection = self.connect()
+        statuses = []
+        for name in ("all", "nobody", "reader", "all"):
+            connection.sendall(
+                f"GET /-/metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token-of-{name}\r\n\r\n".encode()
+            )
+            statuses.append(read_answer(connection).status)
+
+        self.assertEqual([200, 401, 200, 200], statuses)
+
+    def assert_nothing_stored(self) -> None:
+        self.assertEqual([], [path for path in self.files_below(self.store_path) if "/" in path])
+
+
+class AnybodyTest(TokensCase):
+    """A line without a hash is for those who have no token."""
+
+    lines = [*TokensCase.lines, "anybody read:files,read:drops -"]
+
+    def test_what_anybody_may_do_needs_no_token(self) -> None:
+        digest = self.request("POST", "/", b"tea", **bearer("all")).body.decode()[10:74]
+
+        self.assertEqual(200, self.get(f"/{digest}").status)
+        self.assertEqual(200, self.request("GET", f"/{digest}", **bearer("nobody")).status)
+        self.assertEqual([401, 401], [self.post("/", b"tea").status, self.get("/kv/a").status])
+
+    def test_a_drop_is_given_to_whoever_has_its_link_and_password(self) -> None:
+        kind = {"Content_Type": "multipart/form-data; boundary=b"}
+        form = DROP.replace(b"--b--", b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\nsugar\r\n--b--')
+        self.assertEqual(401, self.put("/vimeo/api/v1.0/file", form, **kind).status)
+        link = self.put("/vimeo/api/v1.0/file", form, **kind, **bearer("all")).body.decode().split('"')[-2]
+        target = "/" + link.split("/", 3)[3]
+
+        self.assertEqual(401, self.get(target).status)
+        self.assertEqual(200, self.request("GET", target, **basic("", "sugar")).status)
+
+
+class MountedOnANameTest(TokensCase):
+    """An interface whose path is the name of another one."""
+
+    mounts = {"/files": "kv", "/": "files"}
+
+    def test_a_scope_for_the_other_one_is_not_for_it(self) -> None:
+        self.assertEqual(200, self.request("POST", "/", b"tea", **bearer("files")).status)
+        self.assertEqual(403, self.request("POST", "/files/commit", b"", **bearer("files")).status)

@@ -1,0 +1,136 @@
+"""Sockets that a service manager hands over, as systemd does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from typing import List, Tuple
+
+from tests.daemon.process import ROOT, Daemon, clean_environment
+from tests.support import TempCase, read_answer
+
+# Starts what it is told to with sockets that listen on the paths that it is told, from the third descriptor on.
+LAUNCHER = """
+import json, os, socket, sys
+paths, names, kind = json.loads(sys.argv[1])
+kept = []
+for path in paths:
+    listener = socket.socket(socket.AF_UNIX, getattr(socket, kind))
+    listener.bind(path)
+    if kind == "SOCK_STREAM":
+        listener.listen(64)
+    kept.append(listener)
+copies = [os.dup(listener.fileno()) + 0 for listener in kept]
+high = [os.dup2(copy, 100 + number) for number, copy in enumerate(copies)]
+for number, descriptor in enumerate(high):
+    os.dup2(descriptor, 3 + number, inheritable=True)
+os.environ.update(LISTEN_FDS=str(len(paths)), LISTEN_PID=str(os.getpid()))
+if names:
+    os.environ["LISTEN_FDNAMES"] = names
+os.closerange(3 + len(paths), 200)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def get(path: str, target: str) -> int:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(path)
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return read_answer(connection).status
+
+
+class ActivationTest(TempCase):
+    def start(self, count: int, names: str, *arguments: str, kind: str = "SOCK_STREAM") -> Tuple[Daemon, List[str]]:
+        paths = [str(self.directory / f"socket{number}") for number in range(count)]
+        launch = [sys.executable, "-c", LAUNCHER, json.dumps([paths, names, kind])]
+        daemon = Daemon("--store", str(self.directory / "store"), *arguments, before=launch)
+        self.addCleanup(daemon.log.close)
+        self.addCleanup(daemon.kill)
+        return daemon, paths
+
+    def test_all_is_served_on_a_socket_that_has_its_units_name(self) -> None:
+        for names in ("filestoraged.socket", ""):
+            with self.subTest(names=names):
+                daemon, (path,) = self.start(1, names)
+                daemon.wait_until_listening()
+
+                statuses = [get(path, target) for target in ("/-/health", "/-/ready", "/nothing", "/kv/nothing")]
+
+                self.assertEqual([200, 200, 404, 404], statuses)
+                # It has no other one.
+                self.assertEqual(1, sum("listening on" in line for line in daemon.lines()))
+                daemon.kill()
+                (self.directory / "socket0").unlink()
+
+    def test_a_sockets_name_says_what_is_mounted_where(self) -> None:
+        daemon, (first, second, third) = self.start(3, "files=/f,repositories:kv=/:operations", "--mount", "kv=/k")
+        daemon.wait_until_listening()
+
+        there = {
+            path: [target for target in ("/-/ready", "/-/health") if get(path, target) == 200]
+            for path in (first, second, third)
+        }
+
+        self.assertEqual(
+            {first: ["/-/health"], second: ["/-/health"], third: ["/-/ready", "/-/health"]},
+            there,
+        )
+        lines = "\n".join(daemon.lines())
+        self.assertIn(f"unix:{first} for files at /f, repositories at /data", lines)
+        self.assertIn(f"unix:{second} for kv at /", lines)
+        self.assertIn(f"unix:{third} for operations", lines)
+
+    def test_an_address_of_its_own_is_served_besides(self) -> None:
+        own = self.directory / "own"
+        daemon, (path,) = self.start(1, "kv=/", "--listen", f"unix:{own}", "--listen", f"unix:{path_of(self)}")
+        daemon.wait_until_listening()
+
+        self.assertEqual([200, 200], [get(each, "/-/health") for each in (str(own), path)])
+
+    def test_a_socket_outlives_the_daemon(self) -> None:
+        daemon, _ = self.start(1, "")
+        daemon.wait_until_listening()
+
+        daemon.stop()
+
+        self.assertTrue((self.directory / "socket0").is_socket())
+
+    def test_the_sockets_are_kept_by_a_reload(self) -> None:
+        daemon, (path,) = self.start(1, "")
+        daemon.wait_until_listening()
+
+        daemon.process.send_signal(signal.SIGHUP)
+        self.wait_until("reloaded", lambda: any("reloaded" in line for line in daemon.lines()))
+
+        self.assertEqual(200, get(path, "/-/health"))
+
+    def test_a_name_that_cannot_be_meant_is_refused(self) -> None:
+        for names in ("fils", "files=x", "files,files", "files=/a,kv=/a"):
+            with self.subTest(names=names):
+                daemon, _ = self.start(1, names)
+
+                self.assertEqual(2, daemon.process.wait(20))
+                self.assertIn("FileDescriptorName=", daemon.lines()[-1])
+                (self.directory / "socket0").unlink()
+
+    def test_what_does_not_listen_is_refused(self) -> None:
+        daemon, _ = self.start(1, "", kind="SOCK_DGRAM")
+
+        self.assertEqual(1, daemon.process.wait(20))
+
+    def test_what_another_process_was_handed_is_none_of_its_business(self) -> None:
+        environment = {**clean_environment(), "LISTEN_FDS": "1", "LISTEN_PID": "1"}
+        command = [sys.executable, "-m", "filestoraged", "--listen", "127.0.0.1:99999"]
+
+        told = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, timeout=20)
+
+        self.assertEqual(2, told.returncode)
+
+
+def path_of(case: ActivationTest) -> str:
+    """The path of the first socket that is handed over."""
+    return str(case.directory / "socket0")

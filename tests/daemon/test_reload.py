@@ -1,0 +1,209 @@
+"""SIGHUP: workers of the configuration as it is now take over one by one, and nobody who asks meanwhile is let down."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import threading
+from typing import List
+
+import requests
+
+from tests.daemon.process import PATIENCE, Daemon, running
+from tests.support import TempCase, read_answer
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class ReloadTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.file = self.directory / "filestoraged.conf"
+        self.configure()
+
+    def configure(self, *lines: str) -> None:
+        store = f"store = {self.directory / 'store'}"
+        self.file.write_text("\n".join(["[filestoraged]", store, "workers = 2", *lines, ""]))
+
+    def daemon(self) -> "contextlib.AbstractContextManager[Daemon]":
+        return running("--config", str(self.file))
+
+    def reload(self, daemon: Daemon, says: str = "INFO reloaded") -> str:
+        """Have it reload. Returns the line that says how that went."""
+        before = len(daemon.lines())
+        daemon.process.send_signal(signal.SIGHUP)
+        self.wait_until(says, lambda: any(says in line for line in daemon.lines()[before:]))
+        return next(line for line in daemon.lines()[before:] if says in line)
+
+    def test_the_configuration_is_read_anew_by_other_workers_on_the_same_port(self) -> None:
+        with self.daemon() as daemon:
+            workers, port = daemon.workers(), daemon.ports[0]
+            self.assertEqual(200, requests.post(daemon.url, data=b"four", timeout=PATIENCE).status_code)
+
+            self.configure("max-size = 3", "workers = 3")
+            self.file.write_text(self.file.read_text().replace("workers = 2\n", ""))
+            line = self.reload(daemon)
+
+            self.assertIn("with 3 workers", line)
+            self.wait_until("others", lambda: len(daemon.workers()) == 3 and not set(workers) & set(daemon.workers()))
+            self.assertEqual(413, requests.post(daemon.url, data=b"five", timeout=PATIENCE).status_code)
+            self.assertEqual(port, daemon.wait_until_listening().ports[-1])
+
+    def test_a_configuration_with_an_error_is_refused_and_the_old_one_goes_on(self) -> None:
+        not_a_directory = self.directory / "file"
+        not_a_directory.touch()
+        for lines in (["max-size = much"], ["no such line"], ["nonsense = 1"], [f"tokens = {self.directory}/none"]):
+            with self.subTest(lines=lines), self.daemon() as daemon:
+                workers, before = daemon.workers(), len(daemon.lines())
+                self.configure(*lines)
+
+                self.reload(daemon, "ERROR not reloaded")
+
+                self.assertEqual(1, len(daemon.lines()) - before, daemon.lines())
+                self.assertEqual(workers, daemon.workers())
+                self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
+            self.configure()
+
+    def test_a_store_that_cannot_be_used_is_refused(self) -> None:
+        with self.daemon() as daemon:
+            (self.directory / "file").touch()
+            self.file.write_text(f"[filestoraged]\nworkers = 2\nstore = {self.directory / 'file'}\n")
+
+            line = self.reload(daemon, "ERROR not reloaded")
+
+            self.assertIn("cannot be written", line)
+            self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
+
+    def test_no_request_is_refused_or_broken_by_reloads(self) -> None:
+        with self.daemon() as daemon, Load(daemon.ports[0]) as load:
+            for _ in range(5):
+                self.reload(daemon)
+                load.wait_for_more(300)
+
+        self.assertEqual([], load.failures)
+
+    def test_a_request_under_way_is_finished_by_the_worker_that_has_it(self) -> None:
+        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            self.assertEqual(100, read_answer(upload).status)
+
+            self.reload(daemon)
+            upload.sendall(b"tea")
+
+            self.assertEqual(200, read_answer(upload).status)
+            self.wait_until("they have left", lambda: len(daemon.workers()) == 2)
+
+    def test_who_rests_is_asked_for_a_last_request(self) -> None:
+        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as resting:
+            resting.sendall(HEALTH)
+            self.assertEqual(200, read_answer(resting).status)
+
+            self.reload(daemon)
+            resting.sendall(HEALTH)
+            answer = read_answer(resting)
+
+            self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
+
+    def test_listeners_come_and_go(self) -> None:
+        path = self.directory / "socket"
+        with self.daemon() as daemon:
+            self.configure(f"admin-listen = unix:{path}")
+            self.reload(daemon)
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(path))
+                connection.sendall(HEALTH)
+                self.assertEqual(200, read_answer(connection).status)
+
+            self.configure()
+            self.reload(daemon)
+
+            self.assertFalse(path.exists())
+            self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+
+    def test_a_worker_that_dies_behind_it_is_replaced_by_one_of_the_new_configuration(self) -> None:
+        with self.daemon() as daemon:
+            self.configure("max-size = 3")
+            self.reload(daemon)
+            self.wait_until("they have left", lambda: len(daemon.workers()) == 2)
+
+            for pid in daemon.workers():
+                os.kill(pid, signal.SIGKILL)
+            self.wait_until("replaced", lambda: sum("died after" in line for line in daemon.lines()) == 2)
+
+            self.assertEqual(413, requests.post(daemon.url, data=b"five", timeout=PATIENCE).status_code)
+
+    def test_the_log_level_changes(self) -> None:
+        with self.daemon() as daemon:
+            old = daemon.workers()
+            self.configure("log-level = warning")
+            daemon.process.send_signal(signal.SIGHUP)
+            self.wait_until("others", lambda: not set(old) & set(daemon.workers()))
+            before = len(daemon.lines())
+
+            requests.get(f"{daemon.url}/-/health", timeout=PATIENCE)
+
+            self.assertEqual(before, len(daemon.lines()))
+
+    def test_the_service_manager_is_told(self) -> None:
+        path = str(self.directory / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            manager.settimeout(PATIENCE)
+            with running("--config", str(self.file), environment={"NOTIFY_SOCKET": path}) as daemon:
+                manager.recv(1000)
+                daemon.process.send_signal(signal.SIGHUP)
+                told = [manager.recv(1000).decode().split("\n")[0] for _ in range(2)]
+                self.configure("nonsense = 1")
+                daemon.process.send_signal(signal.SIGHUP)
+                refused = [manager.recv(1000).decode() for _ in range(2)][1]
+
+        self.assertEqual(["RELOADING=1", "READY=1"], told)
+        self.assertIn("nonsense", refused)
+
+
+class Load:
+    """Clients that ask all the time, some by one connection for all, some by one for each."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._over = threading.Event()
+        self._answered: List[int] = []
+        self._progress = threading.Condition()
+        self._threads = [threading.Thread(target=self._run, args=(keep,)) for keep in (True, True, False, False)]
+        self.failures: List[str] = []
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_more(self, count: int) -> None:
+        wanted = len(self._answered) + count
+        with self._progress:
+            self._progress.wait_for(lambda: len(self._answered) >= wanted or self.failures, PATIENCE)
+
+    def _run(self, keep: bool) -> None:
+        client = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        while not self._over.is_set() and not self.failures:
+            try:
+                client.request("POST", "/", b"tea", {} if keep else {"Connection": "close"})
+                answer = client.getresponse()
+                body = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(repr(error))
+                body = b""
+            else:
+                if answer.status != 200 or b"hash" not in body:
+                    self.failures.append(f"{answer.status} {body!r}")
+            with self._progress:
+                self._answered.append(1)
+                self._progress.notify_all()
+        client.close()

@@ -1,0 +1,146 @@
+"""The file of tokens, the command that makes its lines, and what a daemon says that has none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import List
+
+import requests
+
+from tests.daemon.process import PATIENCE, ROOT, clean_environment, running
+from tests.support import TempCase
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    line = [sys.executable, "-m", "filestoraged", *arguments]
+    return subprocess.run(line, cwd=ROOT, env=clean_environment(), check=False, capture_output=True, text=True)
+
+
+class TokenCommandTest(TempCase):
+    def test_the_line_is_for_the_file_and_the_token_is_shown_once(self) -> None:
+        made = command("token", "alice", "read,write:data/pets")
+
+        self.assertRegex(made.stdout, r"^alice read,write:data/pets [0-9a-f]{64}\n$")
+        self.assertRegex(made.stderr, r"^The token of alice, shown this once: fsd_[A-Za-z0-9_\-]{43}\n$")
+        self.assertEqual(0, made.returncode)
+
+    def test_it_appends_to_a_file(self) -> None:
+        path = self.directory / "tokens"
+        path.write_text("# mine")
+
+        tokens = [command("token", name, "read", "--tokens", str(path)).stdout.strip() for name in ("alice", "bob")]
+
+        self.assertRegex(path.read_text(), r"^# mine\nalice read [0-9a-f]{64}\nbob read [0-9a-f]{64}\n$")
+        self.assertEqual(2, len(set(tokens)))
+        self.assertTrue(all(token.startswith("fsd_") and token not in path.read_text() for token in tokens))
+
+    def test_nonsense_is_refused(self) -> None:
+        for arguments in (
+            (),
+            ("alice",),
+            ("alice", "rule"),
+            ("alice", "read:"),
+            ("alice", "read,"),
+            ("a b", "read"),
+            ("#a", "read"),
+        ):
+            with self.subTest(arguments=arguments):
+                refused = command("token", *arguments)
+
+                self.assertEqual((2, ""), (refused.returncode, refused.stdout))
+                self.assertEqual(1, refused.stderr.count("\n"))
+
+    def test_a_file_that_cannot_be_written_is_told_of(self) -> None:
+        refused = command("token", "alice", "read", "--tokens", str(self.directory))
+
+        self.assertEqual(1, refused.returncode)
+        self.assertEqual("", refused.stdout)
+
+
+class TokensFileTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.directory / "tokens"
+        self.path.touch()
+
+    def arguments(self) -> List[str]:
+        return ["--store", str(self.directory / "store"), "--tokens", str(self.path)]
+
+    def make(self, name: str, scope: str) -> str:
+        return command("token", name, scope, "--tokens", str(self.path)).stdout.strip()
+
+    def test_a_line_that_cannot_be_understood_is_refused_without_being_shown(self) -> None:
+        for line in ("alice read", "alice rule " + "0" * 64, "alice read secret", "alice read " + "0" * 63):
+            with self.subTest(line=line):
+                self.path.write_text(f"# first\n{line}\n")
+
+                refused = command("serve", "--listen", "127.0.0.1:0", *self.arguments())
+
+                self.assertEqual(2, refused.returncode)
+                self.assertIn("Line 2 of the tokens", refused.stderr)
+                self.assertNotIn("secret", refused.stderr)
+
+    def test_a_file_that_is_not_there_is_refused(self) -> None:
+        self.path.unlink()
+
+        self.assertEqual(1, command("serve", "--listen", "127.0.0.1:0", *self.arguments()).returncode)
+
+    def test_curl_and_requests_get_in_by_a_token_and_a_reload_takes_it_away(self) -> None:
+        token = self.make("alice", "write")
+        with running(*self.arguments()) as daemon:
+            by_header = requests.post(
+                daemon.url, data=b"tea", headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE
+            )
+            curl = ["curl", "-s", "-o", os.devnull, "-w", "%{http_code}", "-u", f"x:{token}", "-d", "tea", daemon.url]
+            by_password = subprocess.run(curl, check=True, capture_output=True, text=True).stdout
+            other = self.make("bob", "write")
+            self.path.write_text("".join(line for line in self.path.open() if line.startswith("bob")))
+            daemon.process.send_signal(signal.SIGHUP)
+            self.wait_until("reloaded", lambda: any("reloaded" in line for line in daemon.lines()))
+
+            behind = [
+                requests.post(daemon.url, data=b"tea", auth=("x", each), timeout=PATIENCE).status_code
+                for each in (token, other)
+            ]
+
+            self.assertEqual([200, "200"], [by_header.status_code, by_password])
+            self.assertEqual([401, 200], behind)
+            self.assertFalse([line for line in daemon.lines() if token in line or other in line])
+
+
+class OpenTest(TempCase):
+    def warnings(self, *arguments: str) -> List[str]:
+        with running("--store", str(self.directory / "store"), *arguments) as daemon:
+            return [line for line in daemon.lines() if "WARNING" in line]
+
+    def test_one_line_warns_who_can_be_reached_by_everyone_and_has_no_tokens(self) -> None:
+        (line,) = self.warnings("--listen", "0.0.0.0:0", "--listen", "[::]:0")
+
+        self.assertRegex(line, r"open to everyone who can reach 0\.0\.0\.0:\d+, \[::\]:\d+: there are no --tokens$")
+
+    def test_a_loopback_address_and_a_unix_socket_are_no_reason_to_warn(self) -> None:
+        self.assertEqual([], self.warnings("--listen", f"unix:{self.directory / 'socket'}", "--listen", "[::1]:0"))
+
+    def test_with_tokens_there_is_none(self) -> None:
+        (self.directory / "tokens").touch()
+
+        self.assertEqual([], self.warnings("--listen", "0.0.0.0:0", "--tokens", str(self.directory / "tokens")))
+
+
+class AdminTest(TempCase):
+    def test_operations_have_a_listener_of_their_own(self) -> None:
+        with running("--store", str(self.directory / "store"), "--admin-listen", "127.0.0.1:0") as daemon:
+            public, admin = (f"http://127.0.0.1:{port}" for port in daemon.ports)
+            paths = ("/-/health", "/-/ready", "/-/metrics", "/?hash=00")
+
+            statuses = [
+                [requests.get(at + path, timeout=PATIENCE).status_code for path in paths] for at in (public, admin)
+            ]
+
+            # A file may not be called so, and says that there is no such hash.
+            self.assertEqual([[200, 404, 404, 404], [200, 200, 200, 404]], statuses)
+            self.assertEqual(405, requests.post(f"{admin}/-/ready", timeout=PATIENCE).status_code)
+            self.assertEqual(404, requests.post(admin, data=b"tea", timeout=PATIENCE).status_code)
