@@ -37,7 +37,7 @@ sys.exit(main(sys.argv[4:]))
 
 def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        contenders = {name: ask for name, ask in _contenders(Path(directory), stack)}
+        contenders = dict(_contenders(Path(directory), stack))
         seen: Dict[str, List[float]] = {name: [] for name in contenders}
         for _ in range(rounds):
             for name, ask in contenders.items():
