@@ -49,7 +49,7 @@ class Figures(NamedTuple):
 class Tally:
     """Counts on from what is in its `cells`. Others see what was noted when it was published."""
 
-    __slots__ = ("_cells", "_kinds", "_received", "_seconds", "_sent", "_statuses", "_times", "published")
+    __slots__ = ("_cells", "_has_slow", "_kinds", "_received", "_seconds", "_sent", "_statuses", "_times", "published")
 
     def __init__(self, cells: memoryview) -> None:
         figures = read(cells)
@@ -59,6 +59,8 @@ class Tally:
         self._statuses: DefaultDict[int, int] = defaultdict(int, figures.statuses)
         self._kinds: DefaultDict[str, int] = defaultdict(int, figures.kinds)
         self.published = True
+        # Whether some class of times but the first has changed since.
+        self._has_slow = False
 
     def note(self, status: int, kind: str, received: int, sent: int, seconds: float) -> None:
         """Count a request, and the kind of error that it was answered with, "" for none."""
@@ -69,6 +71,7 @@ class Tally:
         self._seconds += seconds
         if seconds > _FIRST:
             self._times[bisect_left(BOUNDS, seconds)] += 1
+            self._has_slow = True
         if received:
             self._received += received
         if kind:
@@ -79,8 +82,10 @@ class Tally:
         cells[_RECEIVED] = self._received
         cells[_SENT] = self._sent
         cells[_MICROSECONDS] = int(self._seconds * _MICROS)
-        for place, number in zip(_TIMES, self._times[1:]):
-            cells[place] = number
+        if self._has_slow:
+            self._has_slow = False
+            for place, number in zip(_TIMES, self._times[1:]):
+                cells[place] = number
         for status, number in self._statuses.items():
             cells[_STATUSES[status]] = number
         for kind, number in self._kinds.items():
