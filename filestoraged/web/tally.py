@@ -20,8 +20,7 @@ _MICROS = 1_000_000
 # Which of a tally's cells has what.
 _cell = count()
 _RECEIVED, _SENT, _MICROSECONDS = next(_cell), next(_cell), next(_cell)
-# Of the classes of times but the first, which is what the others leave.
-_TIMES = [next(_cell) for _ in BOUNDS]
+_TIMES = [next(_cell) for _ in range(len(BOUNDS) + 1)]
 _STATUSES = {status: next(_cell) for status in (*REASONS, ClientGone.status)}
 _KINDS = {kind: next(_cell) for kind in KINDS}
 
@@ -49,7 +48,18 @@ class Figures(NamedTuple):
 class Tally:
     """Counts on from what is in its `cells`. Others see what was noted when it was published."""
 
-    __slots__ = ("_cells", "_has_slow", "_kinds", "_received", "_seconds", "_sent", "_statuses", "_times", "published")
+    __slots__ = (
+        "_cells",
+        "_kinds",
+        "_received",
+        "_seconds",
+        "_sent",
+        "_slow",
+        "_slow_published",
+        "_statuses",
+        "_times",
+        "published",
+    )
 
     def __init__(self, cells: memoryview) -> None:
         figures = read(cells)
@@ -59,8 +69,8 @@ class Tally:
         self._statuses: DefaultDict[int, int] = defaultdict(int, figures.statuses)
         self._kinds: DefaultDict[str, int] = defaultdict(int, figures.kinds)
         self.published = True
-        # Whether some class of times but the first has changed since.
-        self._has_slow = False
+        # How many are in other classes of times than the first.
+        self._slow = self._slow_published = sum(self._times[1:])
 
     def note(self, status: int, kind: str, received: int, sent: int, seconds: float) -> None:
         """Count a request, and the kind of error that it was answered with, "" for none."""
@@ -71,7 +81,7 @@ class Tally:
         self._seconds += seconds
         if seconds > _FIRST:
             self._times[bisect_left(BOUNDS, seconds)] += 1
-            self._has_slow = True
+            self._slow += 1
         if received:
             self._received += received
         if kind:
@@ -82,9 +92,11 @@ class Tally:
         cells[_RECEIVED] = self._received
         cells[_SENT] = self._sent
         cells[_MICROSECONDS] = int(self._seconds * _MICROS)
-        if self._has_slow:
-            self._has_slow = False
-            for place, number in zip(_TIMES, self._times[1:]):
+        # The first class has what the others leave.
+        cells[_TIMES[0]] = sum(self._statuses.values()) - self._slow
+        if self._slow != self._slow_published:
+            self._slow_published = self._slow
+            for place, number in zip(_TIMES[1:], self._times[1:]):
                 cells[place] = number
         for status, number in self._statuses.items():
             cells[_STATUSES[status]] = number
@@ -95,14 +107,12 @@ class Tally:
 
 def read(cells: Sequence[int]) -> Figures:
     """What a tally has published into its `cells`; or several tallies, where theirs are added up."""
-    statuses = _nonzero(cells, _STATUSES)
-    times = [cells[place] for place in _TIMES]
     return Figures(
         received=cells[_RECEIVED],
         sent=cells[_SENT],
         seconds=cells[_MICROSECONDS] / _MICROS,
-        times=[sum(statuses.values()) - sum(times), *times],
-        statuses=statuses,
+        times=[cells[place] for place in _TIMES],
+        statuses=_nonzero(cells, _STATUSES),
         kinds=_nonzero(cells, _KINDS),
     )
 
