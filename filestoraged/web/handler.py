@@ -6,42 +6,25 @@ import time
 from typing import Optional
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
-from filestoraged.web.connection import SIGN, TALK, Connection
-from filestoraged.web.encoder import CONTINUE, encode_head
+from filestoraged.web.answering import Answering
+from filestoraged.web.connection import TALK
+from filestoraged.web.encoder import CONTINUE
 from filestoraged.web.intake import Intake
 from filestoraged.web.memory import Asked
-from filestoraged.web.message import Answer, Request, Response
+from filestoraged.web.message import Answer, Response
 from filestoraged.web.refusals import refusal
-from filestoraged.web.sender import WouldWait
-from filestoraged.wire.framing import NO_BODY
-
-# How often it is looked whether the last bytes of an answer have come, in seconds.
-_LOOK = 0.1
 
 
-class Handler(Connection):
+class Handler(Answering):
     """The steps of a connection, one request after another."""
 
     def setup(self) -> None:
         super().setup()
         self.app, self.memory = self.server.site
-        self.framing = NO_BODY
-        self.expects_continue = False
-        self.keep_alive = self.speaks_1_1 = True
-        self.close_connection = False
-        # Whether a thread waits for its next request.
-        self.lingers = False
         # Whether its request keeps nobody waiting, and needs no thread.
         self.at_once = True
-        # What is under way, as far as it has come.
-        self.asked: Optional[Request] = None
+        # A body that is under way, as far as it has come.
         self.intake: Optional[Intake] = None
-        self.response: Optional[Response] = None
-        # Bytes of the body that have come.
-        self.received = 0
-        # Whether it is counted among those under way: what is answered at once is not.
-        self.under_way = False
-        self.started = time.monotonic()
         self._await_request(self.started)
         if self.server.full:
             self.step = Handler._turn_away
@@ -55,13 +38,6 @@ class Handler(Connection):
         if self.intake is not None:
             self.received = self.intake.received
             self.intake.close()
-        if self.response is not None:
-            self.response.close()
-            if self.response.content is not None:
-                self.server.note(self, self.response.status, self.response.kind, self.sender.sent, time.monotonic())
-        elif self.asked is not None:
-            self.server.note(self, ClientGone.status, ClientGone.__name__, 0, time.monotonic())
-        self._end_way()
         super().abandon()
 
     # The steps, in the order in which they are taken.
@@ -97,7 +73,7 @@ class Handler(Connection):
                 self.at_once = True
                 return self._go_on_with(answer)
         self.at_once = False
-        self._begin_way()
+        self.begin_way()
         pool = self.server.remote_pool if self.app.is_remote(self.asked) else self.server.pool
         if self.on_thread and pool is self.pool:
             return self._answer()
@@ -129,7 +105,7 @@ class Handler(Connection):
             self.sender.send_now(CONTINUE)
         self.expects_continue = False
         self.step = Handler._receive_body
-        self._begin_way()
+        self.begin_way()
         return self._wait_for_page()
 
     def _receive_body(self) -> bool:
@@ -158,95 +134,7 @@ class Handler(Connection):
     def _respond(self, response: Response) -> bool:
         intake, self.intake = self.intake, None
         self.received = 0 if intake is None else intake.received
-        self.response = response
-        # An answer to HEAD has no body, whatever its head says.
-        is_bodiless = self.asked is not None and self.asked.method == "HEAD"
-        self.position = response.stop if is_bodiless else response.start
-        if response.content is None:
-            # Before it goes out: whoever has an answer finds it counted.
-            self.server.note(self, response.status, response.kind, response.stop - self.position, time.monotonic())
-        self._decide(response)
-        self.sender.begin(encode_head(response, self._connection_field()))
-        self.step = Handler._send
-        return self._send()
-
-    def _send(self) -> bool:
-        response = self.response
-        assert response is not None
-        if response.on_received is not None and not self.on_thread:
-            # The loop would hold it, and whether it is received is not known before it is sent.
-            return self.hand_over(Handler._send)
-        before = self.position
-        if before < response.stop:
-            try:
-                self.position = response.send(self.sender, before)
-            except WouldWait:
-                return self.hand_over(Handler._send)
-            if self.position < response.stop:
-                # Sending waits for no other machine; and those who do may all wait for what this answer holds.
-                self.pool = self.server.pool
-                if self.position > before and self.on_thread:
-                    return self.take_turns()
-                return self.await_room()
-        elif not self.sender.flush():
-            return self.await_room()
-        return self._end_sending(response)
-
-    def _end_sending(self, response: Response) -> bool:
-        if response.on_received is None:
-            return self._end_request(response)
-        self.unread, self.unread_since = self.sender.unread, time.monotonic()
-        self.step = Handler._await_receipt
-        return True
-
-    def _await_receipt(self) -> bool:
-        """Go on when the client's side has taken all of the answer: what was only sent may still get lost."""
-        response = self.response
-        assert response is not None and response.on_received is not None
-        unread, now = self.sender.unread, time.monotonic()
-        if not unread:
-            response.on_received()
-            return self._end_request(response)
-        if unread < self.unread:
-            self.unread, self.unread_since = unread, now
-        elif now - self.unread_since > self.limits.send:
-            raise ClientGone("The client takes nothing any more.")
-        if self.receiver.is_broken:
-            raise ClientGone("The client hung up.")
-        # Nothing tells when it has, so it is looked at now and then; and when the client goes on or hangs up.
-        return self.await_(SIGN, _LOOK, Handler._await_receipt)
-
-    def _end_request(self, response: Response) -> bool:
-        response.close()
-        ended = time.monotonic()
-        if response.content is not None:
-            self.server.note(self, response.status, response.kind, self.sender.sent, ended)
-        if self.under_way:
-            self._end_way()
-        # Who stores something goes on storing. Other requests are the loop's, even if this one was not.
-        self.lingers = self.asked is not None and self.asked.method != "GET"
-        self.response = self.asked = None
-        self.started = ended
-        self._await_request(ended)
-        if self.on_thread:
-            return self._follow()
-        # The loop sends the answers of a round at its end.
-        self.held = True
-        self.server.outbox.append(self)
-        return False
-
-    def push(self) -> None:
-        """Send the answer that is held. On the server's loop."""
-        self.held = False
-        self.step = Handler._push
-        self.go_on_loop()
-
-    def _push(self) -> bool:
-        if not self.sender.push():
-            return self.await_room()
-        if self.awaits != TALK:
-            self._await_request(time.monotonic())
-        return self._follow()
+        return self.answer(response)
 
     def _follow(self) -> bool:
         """What comes behind an answer: the end, the rest of a body, the next request."""
@@ -286,16 +174,6 @@ class Handler(Connection):
             return self.hand_over(Handler._time_out_body)
         return self._respond(self.intake.fail(RequestTimeout("The body of the request fell silent.")))
 
-    def _begin_way(self) -> None:
-        if not self.under_way:
-            self.under_way = True
-            self.server.meter.begin()
-
-    def _end_way(self) -> None:
-        if self.under_way:
-            self.under_way = False
-            self.server.meter.end()
-
     # Ends of steps.
 
     def _take_leave(self) -> bool:
@@ -321,15 +199,3 @@ class Handler(Connection):
         response.closes = True
         self.keep_alive = True
         return self._respond(response)
-
-    def _decide(self, response: Response) -> None:
-        """Decide whether the connection goes on behind this answer."""
-        framing = self.framing
-        drainable = framing.done or (framing.left <= self.limits.drain_bytes and not self.expects_continue)
-        self.close_connection = response.closes or not drainable or not self.keep_alive or self.server.draining
-
-    def _connection_field(self) -> str:
-        if self.close_connection:
-            return "Connection: close\r\n"
-        # HTTP/1.1 goes on unless told otherwise.
-        return "" if self.speaks_1_1 else "Connection: keep-alive\r\n"

@@ -16,6 +16,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, List, Mapping, NamedTuple, Tuple
 
 from filestoraged.web.access import AccessLog
+from filestoraged.web.answering import Answering
 from filestoraged.web.door import Door, prepare, set_timeouts
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
@@ -85,7 +86,7 @@ class Server(ThreadingHTTPServer):
         self.scratch = memoryview(bytearray(_SCRATCH))
         self.draining = False
         # Connections that have an answer to send at the end of the round.
-        self.outbox: List[Handler] = []
+        self.outbox: List[Answering] = []
         self._access = AccessLog()
         self._drain_end = self._rest_end = math.inf
         self._finished = False
@@ -157,6 +158,8 @@ class Server(ThreadingHTTPServer):
         self._next_check = 0.0
         self.wakes.ring()
         self._drained.wait()
+        # Not by the loop: it may be at its end before it was rung for.
+        self.wakes.close()
         return self._finished
 
     # What `socketserver` asks on the way of a new connection, in this order.
@@ -203,7 +206,7 @@ class Server(ThreadingHTTPServer):
         """What the connection that is coming in has come to."""
         return self._sites[self.socket]
 
-    def note(self, handler: Handler, status: int, kind: str, sent: int, ended: float) -> None:
+    def note(self, handler: Answering, status: int, kind: str, sent: int, ended: float) -> None:
         """Log and count a request that was answered, with so many bytes of a body."""
         asked = handler.asked
         seconds = ended - handler.started
@@ -257,4 +260,3 @@ class Server(ThreadingHTTPServer):
         for connection in self.parking.all():
             self.close_request(connection.request)
         self.parking.close()
-        self.wakes.close()
