@@ -140,12 +140,13 @@ def join_mounts(mounts: List[Tuple[str, str]]) -> Dict[str, str]:
 def parse_socket_name(text: str, mounts: Mapping[str, str]) -> Dict[str, str]:
     """Return what is mounted on a socket that systemd has named by FileDescriptorName=.
 
-    That is `NAME` or `NAME=PREFIX`, or several of them with commas; NAME alone is where it is in `mounts`. Where a
-    socket unit has no such line, systemd names it by the unit, or says "unknown": then it is all of `mounts`.
+    That is `NAME` or `NAME=PREFIX`, or several of them with commas; NAME alone is where it is in `mounts`. Or it is
+    "operations", which is nothing of them, or "all". Where a unit has no such line, systemd names its sockets by the
+    unit, or says "unknown": that is all of them, too.
     """
     if text == OPERATIONS:
         return {}
-    if text.endswith(".socket") or text == "unknown":
+    if text in ("all", "unknown") or text.endswith(".socket"):
         return dict(mounts)
     usual = {name: prefix for prefix, name in {**_DEFAULT_MOUNTS, **mounts}.items()}
     parts = [part if "=" in part else f"{part}={usual.get(part, '')}" for part in text.split(",")]

@@ -52,8 +52,8 @@ class ActivationTest(TempCase):
         self.addCleanup(daemon.kill)
         return daemon, paths
 
-    def test_all_is_served_on_a_socket_that_has_its_units_name(self) -> None:
-        for names in ("filestoraged.socket", ""):
+    def test_all_is_served_on_a_socket_that_says_so_or_has_its_units_name(self) -> None:
+        for names in ("all", "filestoraged.socket", ""):
             with self.subTest(names=names):
                 daemon, (path,) = self.start(1, names)
                 daemon.wait_until_listening()
