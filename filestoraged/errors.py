@@ -250,3 +250,7 @@ class UsageError(Error):
 
 class StartError(Error):
     """Something outside the configuration keeps the daemon from starting. Exit status 1."""
+
+
+class CheckError(Error):
+    """Something outside the configuration keeps a store from being checked. Exit status 2: 1 is for what was found."""
