@@ -23,6 +23,9 @@ from filestoraged.store.quarantine import Quarantine
 from filestoraged.store.register import PAGE, Register
 from filestoraged.store.stagings import abandoned, sweep_area
 
+# Seconds that go by before anybody asks how much there is.
+_UNCOUNTED = 1.0
+
 # What there is to be looked at, by whichever thread has nothing else to do.
 _Look = Callable[[Inspector], Iterator[Finding]]
 
@@ -46,31 +49,42 @@ class Inspection:
         """What is wrong; and None whenever `pause` seconds have gone by without. Raises OSError, and Stopped."""
         counting = threading.Thread(target=self._count, name="count", daemon=True)
         counting.start()
-        crew = Crew(self._looks(), [self._inspector() for _ in range(self._threads)], self._pace)
+        crew = Crew(self._looks(), [self._worker() for _ in range(self._threads)], self._pace)
         yield from crew.findings(pause)
 
     def _count(self) -> None:
         """Find out how much there is to be read, beside those who read it."""
         objects = size = 0
         with suppress(OSError, Stopped):
+            # Who is done by then has not been kept from it.
+            self._pace.pause(_UNCOUNTED)
             for one, its_size in self._inventory.measure():
                 self._pace.go_on()
                 objects += one
                 size += its_size
             self.tally.all_objects, self.tally.all_size = objects, size
 
-    def _inspector(self) -> Callable[[_Look], Iterator[Finding]]:
-        """What one thread does. Its inspector is made here, and used there."""
-        inspector = Inspector(
-            self._root, algorithm=self._algorithm, pace=self._pace, tally=self.tally, quarantine=self._quarantine
-        )
+    def _worker(self) -> Callable[[_Look], Iterator[Finding]]:
+        """What one thread does, with an inspector of its own."""
+        inspector = self._inspector(self._algorithm)
         return lambda look: look(inspector)
 
+    def _inspector(self, algorithm: str) -> Inspector:
+        return Inspector(
+            self._root, algorithm=algorithm, pace=self._pace, tally=self.tally, quarantine=self._quarantine
+        )
+
     def _looks(self) -> Iterator[_Look]:
+        """By the threads in turn. Small objects are compared by whoever has the turn: side by side, threads would wait
+        for each other at every step, and two of them take twice as long as one.
+        """
         # First, as it may take long by itself.
         yield self._wanting
+        glancing = {Kind.OBJECT: self._inspector(self._algorithm), Kind.OID: self._inspector("sha256")}
         drops: List[str] = []
         for item in self._inventory.items():
+            if item.kind in glancing and glancing[item.kind].is_whole_at_a_glance(item.path):
+                continue
             if item.kind is not Kind.DROP:
                 yield functools.partial(_KINDS[item.kind], self, item)
                 continue

@@ -54,6 +54,27 @@ class Inspector:
         """The same for an object that is named by its SHA-256."""
         return self._compare(path, ["sha256"])
 
+    def is_whole_at_a_glance(self, path: str) -> bool:
+        """Whether the object at `path` is small, in memory, and whole by the digest that is tried first.
+
+        No means nothing: it has to be compared.
+        """
+        name = path.rpartition("/")[2]
+        algorithms = self._algorithms.get(len(name))
+        if algorithms is None:
+            return False
+        try:
+            descriptor = os.open(f"{self._root}/{path}", os.O_RDONLY | _OPENING)
+        except OSError:
+            return False
+        try:
+            if not self._reader.is_small_and_whole(descriptor, algorithms[0], name, self._tally.add_size):
+                return False
+        finally:
+            os.close(descriptor)
+        self._tally.add_object()
+        return True
+
     def put_away(self, finding: Finding) -> Optional[Finding]:
         """Move the file that a finding is about, which no name makes good again. None where it is gone by now."""
         try:

@@ -12,6 +12,9 @@ from filestoraged.store.pace import Pace
 # is larger than this falls out of the processor's cache between reading and hashing.
 _SIZE = 256 * 1024
 
+# Reading a file of this size is over before another thread could be told to.
+_SMALL = 16 * 1024
+
 # A file that nobody has asked for lately leaves the page cache as it was, each time that so many bytes were read of it.
 _BEHIND = 8 * 1024 * 1024
 
@@ -22,6 +25,7 @@ class Reader:
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._buffer = memoryview(bytearray(pace.piece(_SIZE)))
+        self._glance = self._buffer[:_SMALL]
 
     def digest(self, descriptor: int, algorithm: str, count: Callable[[int], None]) -> str:
         """The digest of a file, from its beginning. `count` is told of each piece. Raises OSError, and Stopped."""
@@ -45,6 +49,22 @@ class Reader:
         if cold:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         return hash_.hexdigest()
+
+    def is_small_and_whole(self, descriptor: int, algorithm: str, digest: str, count: Callable[[int], None]) -> bool:
+        """Whether the bytes that one read gives without waiting have that digest: then there are no others."""
+        try:
+            size = os.preadv(descriptor, (self._glance,), 0, os.RWF_NOWAIT)
+        except OSError:
+            return False
+        if size == len(self._glance):
+            return False
+        hash_ = new_hash(algorithm)
+        hash_.update(self._glance[:size])
+        if hash_.hexdigest() != digest:
+            return False
+        count(size)
+        self._pace.pay(size)
+        return True
 
     def _read_cached(self, descriptor: int) -> int:
         """Read the beginning if that takes no waiting for the disk. Returns how much, -1 where it does."""
