@@ -50,6 +50,10 @@ def check(arguments: Sequence[str]) -> int:
             return _run(list(_checks(settings, pace, repair=given.repair)), report)
     except StartError as error:
         raise CheckError(str(error)) from error
+    except BrokenPipeError:
+        # Nobody reads on. Nor shall the interpreter try to write the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOT_CHECKED
 
 
 def _run(checks: List[_Check], report: Report) -> int:
@@ -58,7 +62,7 @@ def _run(checks: List[_Check], report: Report) -> int:
     complete = False
     try:
         for each in checks:
-            for finding in each.findings(_PAUSE):
+            for finding in _findings(each):
                 progress.show(each.tally)
                 if finding is not None:
                     progress.clear()
@@ -68,10 +72,6 @@ def _run(checks: List[_Check], report: Report) -> int:
     except Stopped:
         # By a signal.
         pass
-    except StoreUnavailable as error:
-        raise CheckError(f"{error.__cause__ or error}.") from error
-    except OSError as error:
-        raise CheckError(f"The store cannot be read: {error.strerror or error}.") from error
     finally:
         progress.clear()
         objects, size = sum(each.tally.objects for each in checks), sum(each.tally.size for each in checks)
@@ -79,6 +79,15 @@ def _run(checks: List[_Check], report: Report) -> int:
     if not complete:
         return _NOT_CHECKED
     return _FOUND_SOMETHING if found else _FOUND_NOTHING
+
+
+def _findings(check_: _Check) -> Iterator[Optional[Finding]]:
+    try:
+        yield from check_.findings(_PAUSE)
+    except StoreUnavailable as error:
+        raise CheckError(f"{error.__cause__ or error}.") from error
+    except OSError as error:
+        raise CheckError(f"The store cannot be read: {error.strerror or error}.") from error
 
 
 def _checks(settings: Dict[str, Any], pace: Pace, *, repair: bool) -> Iterator[_Check]:

@@ -15,7 +15,7 @@ _LINE_PAUSE = 60.0
 # A rate is told once it means something, in seconds.
 _SETTLED = 0.5
 
-_BAR_WIDTH = 24
+_BAR_WIDTH = 16
 
 
 class Progress:
@@ -74,15 +74,17 @@ def size_text(size: float) -> str:
 
 
 def _described(tally: Tally, seconds: float) -> str:
-    parts = [f"{tally.objects} objects, {size_text(tally.size)}"]
+    """What matters most comes first: a terminal may be narrow."""
+    parts = []
     done = _done(tally)
     if done is not None:
-        parts.insert(0, f"{100 * done:.0f} %")
-        parts[1] += f" of {size_text(tally.all_size)}" if tally.all_size else f" of {tally.all_objects} objects"
+        parts.append(f"{100 * done:.0f} %")
     if seconds >= _SETTLED:
-        parts.append(f"{size_text(tally.size / seconds)}/s")
         if done:
             parts.append(f"{_time_text(seconds / done - seconds)} left")
+        parts.append(f"{size_text(tally.size / seconds)}/s")
+    parts.append(size_text(tally.size) + (f" of {size_text(tally.all_size)}" if tally.all_size else ""))
+    parts.append(f"{tally.objects}" + (f" of {tally.all_objects}" if tally.all_objects else "") + " objects")
     return ", ".join(parts)
 
 

@@ -73,12 +73,11 @@ class PoolInspection:
             reason = self._what_is_wrong(key, found)
             if reason is None:
                 break
-            again = self._store.nodes.find(key)
-            if again is not None and again.version == found.version:
-                yield Finding(DAMAGED, key, reason, self._remove(key, found))
+            if self._is_still(key, found):
+                yield Finding(DAMAGED, key, reason, "removed" if self._repair else None)
                 break
             # It was replaced or removed meanwhile, and its chunks with it.
-            found = again
+            found = self._store.nodes.find(key)
         self.tally.add_object()
 
     def _what_is_wrong(self, key: str, found: Found) -> Optional[str]:
@@ -98,12 +97,15 @@ class PoolInspection:
         self.tally.add_size(manifest.size)
         self._pace.pay(manifest.size)
 
-    def _remove(self, key: str, found: Found) -> Optional[str]:
-        """Remove an object, unless it has been replaced, so that a good one takes its place."""
-        if not self._repair or not self._store.nodes.take(key, found.version):
-            return None
+    def _is_still(self, key: str, found: Found) -> bool:
+        """Whether that manifest is there; or was, if it is to be removed so that a good one takes its place."""
+        if not self._repair:
+            again = self._store.nodes.find(key)
+            return again is not None and again.version == found.version
+        if not self._store.nodes.take(key, found.version):
+            return False
         self._store.forget(key, found)
-        return "removed"
+        return True
 
     def _strays(self) -> Iterator[Finding]:
         """Chunks that nothing leads to, and that are still there a while later, and a while after that.
