@@ -83,8 +83,9 @@ def _described(tally: Tally, seconds: float) -> str:
         if done:
             parts.append(f"{_time_text(seconds / done - seconds)} left")
         parts.append(f"{size_text(tally.size / seconds)}/s")
-    parts.append(size_text(tally.size) + (f" of {size_text(tally.all_size)}" if tally.all_size else ""))
-    parts.append(f"{tally.objects}" + (f" of {tally.all_objects}" if tally.all_objects else "") + " objects")
+    whole_size = f" of {size_text(tally.all_size)}" if tally.all_size else ""
+    all_objects = f" of {tally.all_objects}" if tally.all_objects and not tally.all_size else ""
+    parts += [f"{size_text(tally.size)}{whole_size}", f"{tally.objects}{all_objects} objects"]
     return ", ".join(parts)
 
 

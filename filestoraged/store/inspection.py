@@ -148,10 +148,11 @@ class Inspection:
             yield Finding(UNREADABLE, item.path, f"it cannot be listed: {error.strerror}")
             return
         reason, remedy = "whoever was about to store it is gone", None
-        if self._repair:
+        # An empty one may be about to be locked by a process that starts.
+        if self._repair and names:
             try:
                 sweep_area(path)
-                remedy = "removed"
+                remedy = None if self._is_there(item.path) else "removed"
             except OSError as error:
                 reason += f", and it cannot be removed: {error.strerror}"
         for name in names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 from typing import Callable, Optional, Tuple, TypeVar
 from urllib.parse import quote
 
@@ -81,5 +82,8 @@ def _in_use(path: str) -> bool:
 
 
 def _state(path: str) -> Tuple[int, int, int]:
-    status = os.stat(path)
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode):
+        # A pipe would keep us waiting, and what a link leads to is somebody else's.
+        raise sqlite3.OperationalError("it is no file")
     return status.st_ino, status.st_size, status.st_mtime_ns

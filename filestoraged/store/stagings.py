@@ -57,9 +57,13 @@ class Stagings:
         while True:
             path = os.path.join(self._directory, secrets.token_hex(8))
             os.makedirs(path)
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                lock = _open(path)
+            except FileNotFoundError:
+                # A daemon that starts has swept it already.
+                continue
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # A daemon that starts may have swept it before it was locked.
+            # Or it has before it was locked.
             if os.fstat(lock).st_nlink:
                 return _Area(path, lock, os.getpid(), itertools.count())
             os.close(lock)

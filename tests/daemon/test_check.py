@@ -308,7 +308,7 @@ class TerminalTest(CheckCase):
 
         self.assertEqual(0, status)
         self.assertRegex(
-            shown, r"\r\x1b\[K\[#+\.*\] \d+ %, 0:0\d left, [\d.]+ .iB/s, [\d.]+ .iB of 2\.9 MiB, \d+ of 10 objects"
+            shown, r"\r\x1b\[K\[#+\.*\] \d+ %, 0:0\d left, [\d.]+ .iB/s, [\d.]+ .iB of 2\.9 MiB, \d+ objects"
         )
         self.assertTrue(shown.endswith("\r\x1b[K"))
         self.assertTrue(out.startswith("checked 10 objects"))
@@ -338,7 +338,7 @@ class TerminalTest(CheckCase):
 
         lines = stream.text.splitlines()
         self.assertEqual(3, len(lines))
-        self.assertEqual("filestoraged: 12 %, 7:32 left, 16.0 MiB/s, 960.0 MiB of 8.0 GiB, 0 of 8 objects", lines[0])
+        self.assertEqual("filestoraged: 12 %, 7:32 left, 16.0 MiB/s, 960.0 MiB of 8.0 GiB, 0 objects", lines[0])
 
     def check_on_a_terminal(self, *arguments: str) -> Tuple[int, str, str]:
         """Run a check whose standard error is a terminal. Returns its status, what that shows, and its output."""

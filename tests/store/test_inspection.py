@@ -260,6 +260,17 @@ class RepairTest(InspectionCase):
         self.assertEqual(["removed"], [finding.remedy for finding in self.check(repair=True)])
         self.assertEqual([], self.check())
 
+    def test_an_area_that_holds_more_than_stagings_is_told(self) -> None:
+        self.leave_a_staging()
+        (area,) = (self.root / "staging").iterdir()
+        (area / "notes").mkdir()
+
+        findings = self.check(repair=True)
+
+        self.assertEqual([HALF_MADE] * 2, [finding.kind for finding in findings])
+        self.assertIn("cannot be removed", findings[0].reason)
+        self.assertTrue((area / "notes").exists())
+
     def test_what_a_living_process_is_storing_is_none_of_our_business(self) -> None:
         with self.store.stage() as staging:
             staging.write(TEA)
@@ -503,6 +514,17 @@ class DropsTest(InspectionCase):
 
         self.assertEqual([f"orphaned drops/{id_[:2]}/{id_}"], self.found())
         self.assertFalse(Path(self.database).exists())
+
+    def test_drops_are_none_where_their_registry_is_a_link_or_a_pipe(self) -> None:
+        self.bring()
+        self.open.close()
+        for replace in (lambda: os.mkfifo(self.database), lambda: os.symlink(self.directory / "d", self.database)):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.database, self.directory / "d")
+            replace()
+
+            self.assertEqual(["foreign drops.sqlite"], self.found(repair=True))
+            os.unlink(self.database)
 
     def test_a_damaged_registry_is_the_finding_and_drops_are_none(self) -> None:
         self.bring()
