@@ -173,7 +173,14 @@ class Inspection:
         return False
 
     def _is_there(self, path: str) -> bool:
-        return os.path.lexists(f"{self._root}/{path}")
+        try:
+            os.lstat(f"{self._root}/{path}")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # It cannot be looked for, which does not say that it is gone.
+            return True
+        return True
 
 
 def _name(path: str) -> str:

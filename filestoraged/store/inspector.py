@@ -146,6 +146,9 @@ class Inspector:
             return os.path.samestat(os.stat(f"{self._root}/{path}", follow_symlinks=False), status)
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError:
+            # A directory that cannot be read does not say that it is gone.
+            return True
 
 
 def _failed(path: str, error: OSError) -> Finding:

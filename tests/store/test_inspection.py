@@ -191,7 +191,7 @@ class ForeignTest(InspectionCase):
     def test_what_is_gone_when_it_is_looked_at_is_none(self) -> None:
         (self.root / "notes").mkdir()
 
-        with mock.patch("os.path.lexists", return_value=False):
+        with mock.patch("os.lstat", side_effect=FileNotFoundError):
             self.assertEqual([], self.check())
 
     def test_a_directory_that_cannot_be_listed_is_said(self) -> None:
@@ -457,6 +457,18 @@ class DropsTest(InspectionCase):
             self.assertEqual(
                 sorted(f"missing drops/{id_[:2]}/{id_}" for id_ in (available, claimed)), self.found(repair=repair)
             )
+
+    def test_drops_whose_folder_may_not_be_looked_into_are_not_said_to_have_none(self) -> None:
+        self.bring()
+        lstat = os.lstat
+
+        def refuse(path: Any) -> os.stat_result:
+            if "/drops/" in str(path):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return lstat(path)
+
+        with mock.patch("os.lstat", refuse):
+            self.assertEqual([], self.check())
 
     def test_more_drops_than_are_asked_for_at_a_time(self) -> None:
         rows = [f"{number:032x}" for number in range(1203)]
