@@ -48,8 +48,12 @@ class Crew(Generic[_Task]):
             thread.start()
         try:
             yield from self._listen(pause)
+        except BaseException:
+            # Nobody hears the others out; GeneratorExit says so as well.
+            self._pace.stop()
+            raise
         finally:
-            self._close()
+            self._join()
 
     def _listen(self, pause: float) -> Iterator[Optional[Finding]]:
         left = len(self._threads)
@@ -67,10 +71,7 @@ class Crew(Generic[_Task]):
             else:
                 yield heard
 
-    def _close(self) -> None:
-        if any(thread.is_alive() for thread in self._threads):
-            # Not heard to the end.
-            self._pace.stop()
+    def _join(self) -> None:
         deadline = time.monotonic() + _PATIENCE
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

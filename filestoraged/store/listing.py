@@ -93,7 +93,8 @@ class Listing:
         return bool(self._ask("SELECT 1 FROM named WHERE token = ?", token))
 
     def close(self) -> None:
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
 
     def _fill_from(self, node: Node, pace: Pace) -> None:
         deadline = time.monotonic() + _PATIENCE

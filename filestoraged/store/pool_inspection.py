@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Callable, Iterator, List, Optional
 
 from filestoraged.errors import CorruptObject
@@ -49,10 +49,11 @@ class PoolInspection:
 
     def findings(self, pause: float) -> Iterator[Optional[Finding]]:
         """What is wrong; and None whenever `pause` seconds have gone by. Raises StoreUnavailable, and Stopped."""
-        yield from self._crew(iter((self._list,)), 1).findings(pause)
-        yield from self._crew(self._looks(), self._threads).findings(pause)
-        # Once all manifests are known.
-        yield from self._crew(iter((self._strays,)), 1).findings(pause)
+        with closing(self._listing):
+            yield from self._crew(iter((self._list,)), 1).findings(pause)
+            yield from self._crew(self._looks(), self._threads).findings(pause)
+            # Once all manifests are known.
+            yield from self._crew(iter((self._strays,)), 1).findings(pause)
 
     def _crew(self, looks: Iterator[_Look], threads: int) -> Crew[_Look]:
         return Crew(looks, [lambda look: look()] * threads, self._pace)
@@ -116,8 +117,7 @@ class PoolInspection:
         if self._has_no_strays():
             return
         self._pace.pause(self._grace)
-        again = Listing()
-        try:
+        with closing(Listing()) as again:
             again.fill(self._store.nodes, self._pace)
             for key in again.manifests():
                 self._name(key)
@@ -130,8 +130,6 @@ class PoolInspection:
                 keys = [key for key in keys if self._store.nodes.get(key) is not None]
                 if keys:
                     yield self._orphaned(stray.token, keys)
-        finally:
-            again.close()
 
     def _has_no_strays(self) -> bool:
         return next(self._listing.strays(), None) is None
