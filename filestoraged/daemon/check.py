@@ -45,9 +45,9 @@ def check(arguments: Sequence[str]) -> int:
         if given.repair and "store" in settings:
             _see_that_it_can_be_written(settings["store"])
         pace = Pace(limit)
-        report: Report = JsonReport(sys.stdout) if given.json else TextReport(sys.stdout)
         with _stopped_by_signals(pace):
-            return _run(list(_checks(settings, pace, repair=given.repair)), report)
+            checks = list(_checks(settings, pace, repair=given.repair))
+            return _run(checks, JsonReport(sys.stdout) if given.json else TextReport(sys.stdout))
     except StartError as error:
         raise CheckError(str(error)) from error
     except BrokenPipeError:

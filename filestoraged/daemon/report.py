@@ -53,6 +53,8 @@ class JsonReport:
         self._stream = stream
         self._separator = "\n"
         stream.write('{"findings": [')
+        # Whoever reads it knows that it has begun.
+        stream.flush()
 
     def add(self, finding: Finding) -> None:
         fields: Dict[str, Any] = {**finding._asdict(), "repaired": finding.remedy is not None}
