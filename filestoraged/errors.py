@@ -265,6 +265,10 @@ class StartError(Error):
     """Something outside the configuration keeps the daemon from starting. Exit status 1."""
 
 
+class CheckError(Error):
+    """Something outside the configuration keeps a store from being checked. Exit status 2: 1 is for what was found."""
+
+
 def _names(family: Type[Error]) -> Tuple[str, ...]:
     return tuple(name for each in family.__subclasses__() for name in (each.__name__, *_names(each)))
 

@@ -25,6 +25,10 @@ class Option(NamedTuple):
     repeatable: bool = False
 
 
+_USAGE = """filestoraged [serve] [OPTION ...]
+       filestoraged check [--store DIR | --memcached HOST:PORT[,...]] [OPTION ...]
+       filestoraged token NAME SCOPE [--tokens FILE]
+       filestoraged memcached-check HOST:PORT[,...] [--size BYTES]"""
 _ADDRESS = "where to listen: also [::1]:8080, unix:/path; repeatable (localhost:8080)"
 _ADMIN = "where alone to serve /-/ready and /-/metrics; repeatable (where all else is)"
 _MOUNT = "which interfaces to serve, and where; repeatable (all four; see README.md)"
@@ -78,6 +82,14 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     return _build(values)
 
 
+def file_values(path: str, names: Sequence[str]) -> Dict[str, Any]:
+    """The values of those of the `names` that a configuration file sets. Raises UsageError or StartError."""
+    texts = _read_file(path)
+    return {
+        option.name: _value(option, texts[option.name]) for option in OPTIONS if option.name in set(names) & set(texts)
+    }
+
+
 def _build(values: Dict[str, Any]) -> Config:
     values.setdefault("store", config.default_store())
     values.setdefault("workers", config.default_workers())
@@ -124,8 +136,7 @@ def _reason(error: Exception) -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog="filestoraged",
-        usage="filestoraged [serve] [OPTION ...]\n       filestoraged token NAME SCOPE [--tokens FILE]\n"
-        "       filestoraged memcached-check HOST:PORT[,...] [--size BYTES]",
+        usage=_USAGE,
         description="Keep files under their digests, and give them back over HTTP.",
         epilog="Each option's default is in parentheses. See README.md for the HTTP interface.",
         allow_abbrev=False,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from filestoraged.store.memcached import MemcachedStore
 
 # What is staged expires by itself, in case that whoever stages it is killed. In seconds: no upload takes longer.
-_STAGING_TTL = 6 * 3600
+STAGING_TTL = 6 * 3600
 
 # How often one begins anew because somebody else has replaced the object meanwhile.
 ATTEMPTS = 10
@@ -77,7 +77,7 @@ class ChunkedStaging(Staging):
         key = chunk_key(self._token, len(self._hidden))
         # Noted first: it may be there although no answer came.
         self._hidden.append(key)
-        self._store.nodes.set(key, chunk, ttl=_STAGING_TTL)
+        self._store.nodes.set(key, chunk, ttl=STAGING_TTL)
 
     def _keep_chunks(self) -> None:
         """See that all chunks are there to stay. Raises StorageFull where some are not."""

@@ -77,7 +77,7 @@ def prepare(path: str, schema: Schema) -> None:
     try:
         # Two daemons may start at once.
         with contextlib.closing(Turn(path)) as turn, turn:
-            _check_beginning(path)
+            check_beginning(path)
             with contextlib.closing(connect(path)) as connection:
                 _check_owner(connection, path, schema)
                 _make(connection, schema)
@@ -100,7 +100,7 @@ def meaning(error: sqlite3.Error) -> Exception:
     return known
 
 
-def _check_beginning(path: str) -> None:
+def check_beginning(path: str) -> None:
     """SQLite takes a file of a few bytes for one that is empty, and would write over it."""
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         beginning = file.read(len(_MAGIC))

@@ -24,6 +24,10 @@ from filestoraged.store.presence import Presence
 _ARRIVING, _AVAILABLE, _CLAIMED, _GONE = range(4)
 _NAMES = ("arriving", "available", "claimed", "gone")
 
+# Conditions on a row. A drop that arrives may have bytes or not, and one that is gone has them until they are removed.
+HAS_BYTES = f"state IN ({_AVAILABLE}, {_CLAIMED})"
+MAY_HAVE_BYTES = f"(state <> {_GONE} OR removal IS NOT NULL)"
+
 _SCHEMA = Schema(
     # "fsdr"
     application=0x66736472,

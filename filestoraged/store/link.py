@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from filestoraged.digest import Bytes
 
@@ -55,6 +55,34 @@ class Link(Client):
             self._raise_errors(reply, b"set")
             if reply != b"STORED\r\n":
                 raise MemcacheUnknownError(reply[:32]) if reply else MemcacheUnexpectedCloseError
+        except Exception:
+            self.close()
+            raise
+
+    def list_items(self, take: Callable[[bytes], None]) -> bool:
+        """Have `take` called with a line about each item the server has. Returns False where it lists for another.
+
+        By its hash table: an item that is on its way between two queues is on none.
+        """
+        if self.sock is None:
+            self._connect()
+        rest = b""
+        try:
+            self.sock.sendall(b"lru_crawler metadump hash\r\n")
+            while True:
+                received = self.sock.recv(65536)
+                if not received:
+                    raise MemcacheUnexpectedCloseError
+                *lines, rest = (rest + received).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"key="):
+                        take(line)
+                    elif line.startswith((b"END", b"BUSY")):
+                        return bool(line.startswith(b"END"))
+                    else:
+                        raise MemcacheUnknownError(
+                            f"it does not list what it has: {line.decode('ascii', 'replace').strip()}"
+                        )
         except Exception:
             self.close()
             raise

@@ -117,9 +117,13 @@ class MemcachedStore(Store):
         """Close the connections that rest; the store can still be used."""
         self.nodes.close()
 
+    def check(self, manifest: Manifest) -> None:
+        """Fetch all bytes of an object, and keep none. Raises CorruptObject."""
+        self._fetch(manifest, None)
+
     def is_whole(self, manifest: Manifest) -> bool:
         try:
-            self._fetch(manifest, None)
+            self.check(manifest)
         except CorruptObject:
             return False
         return True

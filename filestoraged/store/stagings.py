@@ -11,7 +11,7 @@ import itertools
 import os
 import secrets
 import threading
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 
 class _Area(NamedTuple):
@@ -45,7 +45,7 @@ class Stagings:
     def sweep(self) -> int:
         """Remove what processes that are gone have left. Returns how many stagings that was."""
         os.makedirs(self._directory, exist_ok=True)
-        return sum(_sweep(os.path.join(self._directory, name)) for name in os.listdir(self._directory))
+        return sum(sweep_area(os.path.join(self._directory, name)) for name in os.listdir(self._directory))
 
     def _renew(self, old: Optional[_Area]) -> _Area:
         with self._making:
@@ -57,12 +57,37 @@ class Stagings:
         while True:
             path = os.path.join(self._directory, secrets.token_hex(8))
             os.makedirs(path)
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                lock = _open(path)
+            except FileNotFoundError:
+                # A daemon that starts has swept it already.
+                continue
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # A daemon that starts may have swept it before it was locked.
+            # Or it has before it was locked.
             if os.fstat(lock).st_nlink:
                 return _Area(path, lock, os.getpid(), itertools.count())
             os.close(lock)
+
+
+def abandoned(path: str) -> List[str]:
+    """The stagings in an area, if it is a dead one's. Raises OSError."""
+    try:
+        lock = _open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    try:
+        # Shared: others may look at the same time. Whoever lives has it for himself.
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return os.listdir(lock)
+    except BlockingIOError:
+        return []
+    finally:
+        os.close(lock)
+
+
+def _open(path: str) -> int:
+    # A link would lead to files that are not ours.
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _create_in(area: _Area) -> Tuple[str, int]:
@@ -71,10 +96,10 @@ def _create_in(area: _Area) -> Tuple[str, int]:
     return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
-def _sweep(path: str) -> int:
-    """Remove one area, if it is a dead one's, under its lock."""
+def sweep_area(path: str) -> int:
+    """Remove one area, if it is a dead one's, under its lock. Returns how many stagings that was."""
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = _open(path)
     except (FileNotFoundError, NotADirectoryError):
         # Swept by another since it was listed; or not ours.
         return 0

@@ -1,0 +1,112 @@
+"""How far a check has got, on standard error: a bar where that is a terminal, else a line a minute."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Callable, TextIO
+
+from filestoraged.store.findings import Tally
+
+# Seconds between two looks of the bar, and between two lines.
+_BAR_PAUSE = 0.2
+_LINE_PAUSE = 60.0
+
+# A rate is told once it means something, in seconds.
+_SETTLED = 0.5
+
+_BAR_WIDTH = 16
+
+
+class Progress:
+    """One thread uses it."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._is_terminal = stream.isatty()
+        self._started = self._shown = clock()
+        self._is_drawn = False
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._started
+
+    def show(self, tally: Tally) -> None:
+        """Say how far it is, if it is time to."""
+        pause = _BAR_PAUSE if self._is_terminal else _LINE_PAUSE
+        if self._clock() - self._shown < pause:
+            return
+        self._shown = self._clock()
+        text = _described(tally, self.seconds)
+        if not self._is_terminal:
+            self._write(f"filestoraged: {text}\n")
+            return
+        # One column less than there are: in the last one, some terminals begin a new line.
+        self._write(f"\r\x1b[K{(_bar(tally) + text)[: self._width() - 1]}")
+        self._is_drawn = True
+
+    def clear(self) -> None:
+        """Make room for a line of somebody else's."""
+        if self._is_drawn:
+            self._write("\r\x1b[K")
+            self._is_drawn = False
+
+    def _width(self) -> int:
+        try:
+            # A terminal that does not know its width says 0.
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except OSError:
+            return 80
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: `1.5 GiB`."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _described(tally: Tally, seconds: float) -> str:
+    """What matters most comes first: a terminal may be narrow."""
+    parts = []
+    done = _done(tally)
+    if done is not None:
+        parts.append(f"{100 * done:.0f} %")
+    if seconds >= _SETTLED:
+        if done:
+            parts.append(f"{_time_text(seconds / done - seconds)} left")
+        parts.append(f"{size_text(tally.size / seconds)}/s")
+    whole_size = f" of {size_text(tally.all_size)}" if tally.all_size else ""
+    all_objects = f" of {tally.all_objects}" if tally.all_objects and not tally.all_size else ""
+    parts += [f"{size_text(tally.size)}{whole_size}", f"{tally.objects}{all_objects} objects"]
+    return ", ".join(parts)
+
+
+def _bar(tally: Tally) -> str:
+    done = _done(tally)
+    if done is None:
+        return ""
+    filled = int(done * _BAR_WIDTH)
+    return f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] "
+
+
+def _done(tally: Tally) -> "float | None":
+    """From 0 to 1; None where nobody knows yet how much there is. What came meanwhile is beyond the end."""
+    if tally.all_size:
+        return min(1.0, tally.size / tally.all_size)
+    if tally.all_objects:
+        return min(1.0, tally.objects / tally.all_objects)
+    return None
+
+
+def _time_text(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,197 @@
+"""Checks a disk store: objects against their names, drops against their registry, databases, what a crash left.
+
+Others may use the store meanwhile. So whatever looks wrong is looked at again before it is said, in an order that
+tells a loss from a change: what is not there any more, or not what was read, is no finding.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sqlite3
+import threading
+from contextlib import suppress
+from typing import Callable, Dict, Iterator, List, Optional
+
+from filestoraged.store.crew import Crew
+from filestoraged.store.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, Finding, Tally
+from filestoraged.store.inspector import Inspector
+from filestoraged.store.inventory import Inventory, Item, Kind
+from filestoraged.store.looking import damage
+from filestoraged.store.pace import Pace, Stopped
+from filestoraged.store.quarantine import Quarantine
+from filestoraged.store.register import PAGE, Register
+from filestoraged.store.stagings import abandoned, sweep_area
+
+# Seconds that go by before anybody asks how much there is.
+_UNCOUNTED = 1.0
+
+# What there is to be looked at, by whichever thread has nothing else to do.
+_Look = Callable[[Inspector], Iterator[Finding]]
+
+
+class Inspection:
+    """One check of the store in the directory `root`, by threads of its own. Without `repair` it changes nothing."""
+
+    def __init__(self, root: str, *, algorithm: str, pace: Pace, repair: bool = False, threads: Optional[int] = None):
+        """`algorithm` is the one that most objects are named by."""
+        self.tally = Tally()
+        self._root = os.path.abspath(root)
+        self._algorithm = algorithm
+        self._pace = pace
+        self._repair = repair
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._inventory = Inventory(self._root)
+        self._register = Register(f"{self._root}/drops.sqlite", pace)
+        self._quarantine = Quarantine(self._root) if repair else None
+
+    def findings(self, pause: float) -> Iterator[Optional[Finding]]:
+        """What is wrong; and None whenever `pause` seconds have gone by without. Raises OSError, and Stopped."""
+        counting = threading.Thread(target=self._count, name="count", daemon=True)
+        counting.start()
+        crew = Crew(self._looks(), [self._worker() for _ in range(self._threads)], self._pace)
+        yield from crew.findings(pause)
+
+    def _count(self) -> None:
+        """Find out how much there is to be read, beside those who read it."""
+        objects = size = 0
+        with suppress(OSError, Stopped):
+            # Who is done by then has not been kept from it.
+            self._pace.pause(_UNCOUNTED)
+            for one, its_size in self._inventory.measure():
+                self._pace.go_on()
+                objects += one
+                size += its_size
+            self.tally.all_objects, self.tally.all_size = objects, size
+
+    def _worker(self) -> Callable[[_Look], Iterator[Finding]]:
+        """What one thread does, with an inspector of its own."""
+        inspector = self._inspector(self._algorithm)
+        return lambda look: look(inspector)
+
+    def _inspector(self, algorithm: str) -> Inspector:
+        return Inspector(
+            self._root, algorithm=algorithm, pace=self._pace, tally=self.tally, quarantine=self._quarantine
+        )
+
+    def _looks(self) -> Iterator[_Look]:
+        """By the threads in turn. Small objects are compared by whoever has the turn: side by side, threads would wait
+        for each other at every step, and two of them take twice as long as one.
+        """
+        # First, as it may take long by itself.
+        yield self._wanting
+        glancing = {Kind.OBJECT: self._inspector(self._algorithm), Kind.OID: self._inspector("sha256")}
+        drops: List[str] = []
+        for item in self._inventory.items():
+            if item.kind in glancing and glancing[item.kind].is_whole_at_a_glance(item.path):
+                continue
+            if item.kind is not Kind.DROP:
+                yield functools.partial(_KINDS[item.kind], self, item)
+                continue
+            drops.append(item.path)
+            if len(drops) == PAGE:
+                yield functools.partial(self._drops, drops)
+                drops = []
+        yield functools.partial(self._drops, drops)
+
+    def _object(self, item: Item, inspector: Inspector) -> Iterator[Finding]:
+        finding = inspector.compare(item.path)
+        if finding is not None:
+            yield finding
+
+    def _oid(self, item: Item, inspector: Inspector) -> Iterator[Finding]:
+        finding = inspector.compare_oid(item.path)
+        if finding is not None:
+            yield finding
+
+    def _drops(self, paths: List[str], inspector: Inspector) -> Iterator[Finding]:
+        """Those of some files that belong to no drop. They were seen before their rows are asked for."""
+        if not paths or not self._is_register_sound():
+            return
+        unknown = self._register.unknown([_name(path) for path in paths])
+        for path in paths:
+            # The bytes of one that is gone were removed before its row said so.
+            if _name(path) in unknown and self._is_there(path):
+                finding: Optional[Finding] = Finding(ORPHANED, path, "no drop has these bytes")
+                if self._repair and finding is not None:
+                    finding = inspector.put_away(finding)
+                if finding is not None:
+                    yield finding
+
+    def _wanting(self, _: Inspector) -> Iterator[Finding]:
+        """Drops without bytes. A drop has them as long as its row says so: before and after the look."""
+        if not self._is_register_sound():
+            return
+        for id_ in self._register.wanting():
+            self._pace.go_on()
+            path = f"drops/{id_[:2]}/{id_}"
+            if not self._is_there(path) and self._register.wants(id_):
+                yield Finding(MISSING, path, "its drop can be fetched, and has no bytes")
+
+    def _database(self, item: Item, _: Inspector) -> Iterator[Finding]:
+        path = f"{self._root}/{item.path}"
+        try:
+            found = self._register.damage if path == self._register.path else damage(path, self._pace)
+        except FileNotFoundError:
+            return
+        except (sqlite3.OperationalError, OSError) as error:
+            yield Finding(UNREADABLE, item.path, f"it cannot be read: {getattr(error, 'strerror', None) or error}")
+            return
+        if found is not None:
+            yield Finding(DAMAGED, item.path, f"SQLite says: {found}")
+
+    def _area(self, item: Item, _: Inspector) -> Iterator[Finding]:
+        path = f"{self._root}/{item.path}"
+        try:
+            names = abandoned(path)
+        except OSError as error:
+            yield Finding(UNREADABLE, item.path, f"it cannot be listed: {error.strerror}")
+            return
+        reason, remedy = "whoever was about to store it is gone", None
+        # An empty one may be about to be locked by a process that starts.
+        if self._repair and names:
+            try:
+                sweep_area(path)
+                remedy = None if self._is_there(item.path) else "removed"
+            except OSError as error:
+                reason += f", and it cannot be removed: {error.strerror}"
+        for name in names:
+            yield Finding(HALF_MADE, f"{item.path}/{name}", reason, remedy)
+
+    def _foreign(self, item: Item, _: Inspector) -> Iterator[Finding]:
+        # It may have gone since it was listed.
+        if self._is_there(item.path):
+            yield Finding(FOREIGN, item.path, item.reason)
+
+    def _unreadable(self, item: Item, _: Inspector) -> Iterator[Finding]:
+        yield Finding(UNREADABLE, item.path, item.reason)
+
+    def _is_register_sound(self) -> bool:
+        """Whether it can be believed. Where it is damaged, the database is the finding, and drops are none."""
+        with suppress(sqlite3.OperationalError, OSError):
+            return self._register.damage is None
+        return False
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            os.lstat(f"{self._root}/{path}")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # It cannot be looked for, which does not say that it is gone.
+            return True
+        return True
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+_KINDS: Dict[Kind, Callable[[Inspection, Item, Inspector], Iterator[Finding]]] = {
+    Kind.OBJECT: Inspection._object,
+    Kind.OID: Inspection._oid,
+    Kind.DATABASE: Inspection._database,
+    Kind.AREA: Inspection._area,
+    Kind.FOREIGN: Inspection._foreign,
+    Kind.UNREADABLE: Inspection._unreadable,
+}

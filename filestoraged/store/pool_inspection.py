@@ -1,0 +1,150 @@
+"""Checks the objects in a pool of memcached servers: each manifest, its chunks, and chunks that no manifest names.
+
+Others may use the pool meanwhile. What looks wrong is a finding if its manifest is still the same afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from contextlib import closing, suppress
+from typing import Callable, Iterator, List, Optional
+
+from filestoraged.errors import CorruptObject
+from filestoraged.store.chunked import STAGING_TTL
+from filestoraged.store.crew import Crew
+from filestoraged.store.findings import DAMAGED, ORPHANED, Finding, Tally
+from filestoraged.store.listing import Listing
+from filestoraged.store.manifest import Manifest, chunk_key, unpack
+from filestoraged.store.memcached import MemcachedStore
+from filestoraged.store.nodes import Found
+from filestoraged.store.pace import Pace
+
+# Between the moment when the chunks of an upload are there to stay, and the one when its manifest is there, an object
+# of the same name may have to be read. In seconds, and far more than that takes.
+_GRACE = 10.0
+
+_Look = Callable[[], Iterator[Finding]]
+
+
+class PoolInspection:
+    """One check of all objects of `store` and its namespaces, by threads of its own."""
+
+    def __init__(
+        self,
+        store: MemcachedStore,
+        *,
+        pace: Pace,
+        repair: bool = False,
+        threads: Optional[int] = None,
+        grace: float = _GRACE,
+    ) -> None:
+        self.tally = Tally()
+        self._store = store
+        self._pace = pace
+        self._repair = repair
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._grace = grace
+        self._listing = Listing()
+
+    def findings(self, pause: float) -> Iterator[Optional[Finding]]:
+        """What is wrong; and None whenever `pause` seconds have gone by. Raises StoreUnavailable, and Stopped."""
+        with closing(self._listing):
+            yield from self._crew(iter((self._list,)), 1).findings(pause)
+            yield from self._crew(self._looks(), self._threads).findings(pause)
+            # Once all manifests are known.
+            yield from self._crew(iter((self._strays,)), 1).findings(pause)
+
+    def _crew(self, looks: Iterator[_Look], threads: int) -> Crew[_Look]:
+        return Crew(looks, [lambda look: look()] * threads, self._pace)
+
+    def _list(self) -> Iterator[Finding]:
+        self._listing.fill(self._store.nodes, self._pace)
+        self.tally.all_objects = self._listing.count()
+        return iter(())
+
+    def _looks(self) -> Iterator[_Look]:
+        for key in self._listing.manifests():
+            yield functools.partial(self._object, key)
+
+    def _object(self, key: str) -> Iterator[Finding]:
+        found = self._store.nodes.find(key)
+        while found is not None:
+            self._pace.go_on()
+            reason = self._what_is_wrong(key, found)
+            if reason is None:
+                break
+            if self._is_still(key, found):
+                yield Finding(DAMAGED, key, reason, "removed" if self._repair else None)
+                break
+            # It was replaced or removed meanwhile, and its chunks with it.
+            found = self._store.nodes.find(key)
+        self.tally.add_object()
+
+    def _what_is_wrong(self, key: str, found: Found) -> Optional[str]:
+        try:
+            manifest = unpack(key, found.data)
+        except ValueError as error:
+            return str(error)
+        self._listing.name(manifest.token)
+        try:
+            self._store.check(manifest)
+        except CorruptObject as error:
+            return f"{manifest.algorithm} {manifest.digest}: {error.reason}"
+        self._count(manifest)
+        return None
+
+    def _count(self, manifest: Manifest) -> None:
+        self.tally.add_size(manifest.size)
+        self._pace.pay(manifest.size)
+
+    def _is_still(self, key: str, found: Found) -> bool:
+        """Whether that manifest is there; or was, if it is to be removed so that a good one takes its place."""
+        if not self._repair:
+            again = self._store.nodes.find(key)
+            return again is not None and again.version == found.version
+        if not self._store.nodes.take(key, found.version):
+            return False
+        self._store.forget(key, found)
+        return True
+
+    def _strays(self) -> Iterator[Finding]:
+        """Chunks that nothing leads to, and that are still there a while later, and a while after that.
+
+        The first time is for those who bring them and have yet to say so. The second one is for those who have replaced
+        or removed an object, and have yet to remove its chunks.
+        """
+        if self._has_no_strays():
+            return
+        self._pace.pause(self._grace)
+        with closing(Listing()) as again:
+            again.fill(self._store.nodes, self._pace)
+            for key in again.manifests():
+                self._name(key)
+            if self._has_no_strays():
+                return
+            self._pace.pause(self._grace)
+            for stray in self._listing.strays():
+                listed = set(stray.numbers) & set(again.numbers(stray.token))
+                keys = [chunk_key(bytes.fromhex(stray.token), number) for number in sorted(listed)]
+                keys = [key for key in keys if self._store.nodes.get(key) is not None]
+                if keys:
+                    yield self._orphaned(stray.token, keys)
+
+    def _has_no_strays(self) -> bool:
+        return next(self._listing.strays(), None) is None
+
+    def _name(self, key: str) -> None:
+        """Note the upload of a manifest as it is now."""
+        self._pace.go_on()
+        data = self._store.nodes.get(key)
+        if data is not None:
+            with suppress(ValueError):
+                self._listing.name(unpack(key, data).token)
+
+    def _orphaned(self, token: str, keys: List[str]) -> Finding:
+        remedy = None
+        # They go as those do that a crash has left. If they are somebody's against all odds, he has time to see it.
+        if self._repair and all(self._store.nodes.touch(key, ttl=STAGING_TTL) for key in keys):
+            remedy = f"let expire in {STAGING_TTL // 3600} hours"
+        return Finding(ORPHANED, f"fsd:{token}", f"no manifest names its {len(keys)} chunks", remedy)

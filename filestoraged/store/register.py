@@ -1,0 +1,70 @@
+"""The registry of drops, for whoever only compares it with their bytes. It changes nothing and makes nothing.
+
+The row of a drop comes before its bytes and goes after them. So who sees bytes first and then no row, and the bytes
+still, has seen bytes that nobody knows; and who sees no bytes between two looks at a row that wants them has seen a
+loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from typing import Iterator, List, Optional, Sequence, Set
+
+from filestoraged.store.drops import HAS_BYTES, MAY_HAVE_BYTES
+from filestoraged.store.looking import damage, look
+from filestoraged.store.pace import Pace
+
+# Ids that are asked for at a time: SQLite takes 999 values in a question.
+PAGE = 500
+
+
+class Register:
+    """The database at `path`, which may be missing. Many threads use it; the lock guards what it knows of damage."""
+
+    def __init__(self, path: str, pace: Pace) -> None:
+        self.path = path
+        self._pace = pace
+        self._lock = threading.Lock()
+        self._examined = False
+        self._damage: Optional[str] = None
+
+    @property
+    def damage(self) -> Optional[str]:
+        """What is wrong with it, None where nothing is. A damaged one is not asked for drops."""
+        with self._lock:
+            if not self._examined:
+                with contextlib.suppress(FileNotFoundError):
+                    self._damage = damage(self.path, self._pace)
+                self._examined = True
+            return self._damage
+
+    def unknown(self, ids: Sequence[str]) -> Set[str]:
+        """Which of these drops, not more than PAGE, have no row, or one that says that their bytes are removed."""
+        marks = ", ".join("?" * len(ids))
+        return set(ids).difference(self._ask(f"SELECT id FROM drops WHERE id IN ({marks}) AND {MAY_HAVE_BYTES}", *ids))
+
+    def wants(self, id_: str) -> bool:
+        """Whether there must be bytes of that drop."""
+        return bool(self._ask(f"SELECT id FROM drops WHERE id = ? AND {HAS_BYTES}", id_))
+
+    def wanting(self) -> Iterator[str]:
+        """The ids of all drops that there must be bytes of."""
+        page = [""]
+        while page:
+            question = f"SELECT id FROM drops WHERE id > ? AND {HAS_BYTES} ORDER BY id LIMIT ?"
+            page = self._ask(question, page[-1], PAGE)
+            yield from page
+
+    def _ask(self, question: str, *values: object) -> List[str]:
+        def rows(connection: sqlite3.Connection) -> List[str]:
+            # A daemon that starts makes the file before its tables.
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'drops'").fetchone():
+                return []
+            return [id_ for (id_,) in connection.execute(question, values)]
+
+        try:
+            return look(self.path, rows)
+        except FileNotFoundError:
+            return []

@@ -1,0 +1,431 @@
+"""The command `filestoraged check`, as a user runs it: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, Dict, Iterator, List, Tuple
+
+from filestoraged.daemon.progress import Progress
+from filestoraged.store.disk import DiskStore
+from filestoraged.store.findings import KINDS, Finding, Tally
+from filestoraged.store.inspection import Inspection
+from filestoraged.store.memcached import MemcachedStore
+from filestoraged.store.pace import Pace
+from tests.daemon.process import ROOT, clean_environment, running
+from tests.store.servers import start_memcached
+from tests.support import PATIENCE, TempCase
+
+TEA = b"tea" * 10
+POT = os.urandom(300_000)
+
+COMMAND = [sys.executable, "-m", "filestoraged", "check"]
+
+
+class CheckCase(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.directory / "store"
+        self.store = DiskStore(self.root)
+        self.store.prepare()
+
+    def check(self, *arguments: str, **settings: Any) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env={**clean_environment(), **settings.pop("environment", {})},
+            cwd=settings.pop("cwd", ROOT),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def check_store(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return self.check("--store", str(self.root), *arguments)
+
+    def spoil(self, digest: str) -> str:
+        path = self.root / digest[:2] / digest
+        path.write_bytes(path.read_bytes()[:-1])
+        return f"{digest[:2]}/{digest}"
+
+
+class OutputTest(CheckCase):
+    def test_a_whole_store_ends_with_0_and_one_line(self) -> None:
+        self.store.put(TEA)
+        self.store.put(POT)
+
+        done = self.check_store()
+
+        self.assertEqual((0, ""), (done.returncode, done.stderr))
+        self.assertRegex(done.stdout, r"^checked 2 objects, 293\.0 KiB in \d+\.\d s, .*/s; nothing found\n$")
+
+    def test_damage_ends_with_1_and_a_line_each(self) -> None:
+        path = self.spoil(self.store.put(POT))
+        (self.root / "no\nname").touch()
+
+        done = self.check_store()
+
+        *lines, total = done.stdout.splitlines()
+        self.assertEqual(1, done.returncode)
+        self.assertEqual(
+            [
+                f"damaged    {path}: its bytes have another digest",
+                r"foreign    'no\nname': nothing of ours has such a name",
+            ],
+            sorted(lines),
+        )
+        self.assertTrue(total.endswith("; 1 damaged, 1 foreign found"))
+
+    def test_json_is_one_document(self) -> None:
+        path = self.spoil(self.store.put(POT))
+        self.store.put(TEA)
+        os.mkdir(os.fsencode(self.root) + b"/\xff")
+
+        done = self.check_store("--json", "--repair")
+
+        said = json.loads(done.stdout)
+        self.assertEqual(1, done.returncode)
+        self.assertIn(
+            {
+                "kind": "damaged",
+                "path": path,
+                "reason": "its bytes have another digest",
+                "remedy": f"moved to quarantine/{path}",
+                "repaired": True,
+            },
+            said["findings"],
+        )
+        self.assertEqual((2, len(POT) - 1 + len(TEA), True), (said["objects"], said["bytes"], said["complete"]))
+        self.assertEqual({**dict.fromkeys(KINDS, 0), "damaged": 1, "foreign": 1}, said["found"])
+
+    def test_json_of_a_whole_store_has_no_findings(self) -> None:
+        done = self.check_store("--json")
+
+        self.assertEqual((0, []), (done.returncode, json.loads(done.stdout)["findings"]))
+
+    def test_a_repaired_store_takes_a_good_upload(self) -> None:
+        digest = self.store.put(POT)
+        self.spoil(digest)
+        with running("--store", str(self.root), "--workers", "1") as daemon:
+            url = f"{daemon.url}/{digest}"
+            self.assertEqual(1, self.check_store("--repair").returncode)
+            self.assertEqual(b"404", curl("-o", os.devnull, "-w", "%{http_code}", url))
+
+            (self.directory / "pot").write_bytes(POT)
+            curl("--data-binary", f"@{self.directory / 'pot'}", daemon.url)
+
+            self.assertEqual(hashlib.sha256(POT).hexdigest(), hashlib.sha256(curl(url)).hexdigest())
+            self.assertEqual(0, self.check_store().returncode)
+
+
+class StatusTest(CheckCase):
+    def test_a_store_that_is_not_there_ends_with_2(self) -> None:
+        self.assert_refused("There is no store /nowhere.", "--store", "/nowhere")
+
+    def test_nonsense_ends_with_2(self) -> None:
+        self.assert_refused("not allowed with", "--store", str(self.root), "--memcached", "localhost")
+        self.assert_refused("'plenty' is no size", "--limit", "plenty")
+        self.assert_refused("--limit 0", "--limit", "0")
+        self.assert_refused("is no hash", "--hash", "crc32")
+        self.assert_refused("Unrecognized arguments", "--listen", "localhost:8080")
+        self.assert_refused("is no memcached server", "--memcached", "a:b:c")
+        self.assert_refused("cannot be read", "--config", "/nowhere")
+
+    def test_a_memcached_that_cannot_be_reached_ends_with_2(self) -> None:
+        self.assert_refused("memcached 127.0.0.1:1: ", "--memcached", "127.0.0.1:1")
+
+    def test_a_memcached_that_does_not_list_ends_with_2(self) -> None:
+        server = start_memcached(self, "-o", "no_lru_crawler")
+
+        done = self.check("--memcached", server.address)
+
+        self.assertEqual(2, done.returncode)
+        self.assertRegex(
+            done.stderr, rf"^filestoraged: memcached {server.address}: it does not list what it has: .*\n$"
+        )
+
+    def test_a_signal_ends_it_soon_with_2(self) -> None:
+        for number in range(30):
+            self.store.put(POT + bytes([number]))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with self.started("--limit", "10K", "--json") as process:
+                assert process.stdout is not None
+                beginning = os.read(process.stdout.fileno(), 100)
+                started = time.monotonic()
+                process.send_signal(number)
+                out, err = process.communicate(timeout=PATIENCE)
+
+            self.assertLess(time.monotonic() - started, 2.0)
+            self.assertEqual((2, b""), (process.returncode, err))
+            self.assertFalse(json.loads(beginning + out)["complete"])
+
+    def test_whoever_stops_listening_ends_it_with_2(self) -> None:
+        for number in range(100):
+            (self.root / f"note {number}").touch()
+        reader, writer = os.pipe()
+        os.close(reader)
+        with self.started(stdout=writer) as process:
+            os.close(writer)
+            _, err = process.communicate(timeout=PATIENCE)
+
+        self.assertEqual((2, b""), (process.returncode, err))
+
+    def test_the_daemons_options_name_the_store(self) -> None:
+        here = self.directory
+        (here / "ours.ini").write_text(
+            f"[filestoraged]\nstore = {self.root}\nhash = blake2b\nlisten =\n  localhost:1\n"
+        )
+        self.store.namespace(".", algorithm="blake2b").put(POT)
+
+        for arguments, environment, cwd in (
+            (("--config", str(here / "ours.ini")), {}, ROOT),
+            ((), {"STATE_DIRECTORY": str(self.root)}, ROOT),
+            ((), {}, here),
+        ):
+            done = self.check(*arguments, environment=environment, cwd=cwd)
+
+            self.assertEqual((0, ""), (done.returncode, done.stderr))
+            self.assertIn("checked 1 objects", done.stdout)
+
+    def test_a_file_may_name_servers_and_a_store(self) -> None:
+        server = start_memcached(self)
+        MemcachedStore([server.address]).put(TEA)
+        self.store.put(TEA)
+        file = self.directory / "ours.ini"
+        for store, count in ((str(self.root), 2), ("/nowhere", 1)):
+            file.write_text(f"[filestoraged]\nmemcached = {server.address}\nstore = {store}\n")
+
+            self.assertIn(f"checked {count} objects", self.check("--config", str(file)).stdout)
+
+    def test_damage_in_memcached_is_removed(self) -> None:
+        server = start_memcached(self)
+        store = MemcachedStore([server.address])
+        digest = store.put(POT * 4)
+        server.client.delete(server.chunk_keys()[0])
+
+        done = self.check("--memcached", server.address, "--repair")
+
+        self.assertEqual(1, done.returncode)
+        self.assertIn(f"sha256 {digest}: chunk 1 of 3 is gone; removed\n", done.stdout)
+        self.assertEqual(0, self.check("--memcached", server.address).returncode)
+
+    def assert_refused(self, sentence: str, *arguments: str) -> None:
+        done = self.check(*arguments)
+
+        self.assertEqual((2, ""), (done.returncode, done.stdout))
+        self.assertIn(sentence, done.stderr)
+        self.assertEqual(1, done.stderr.count("\n"))
+
+    @contextlib.contextmanager
+    def started(self, *arguments: str, **settings: Any) -> "Iterator[subprocess.Popen[bytes]]":
+        command = [*COMMAND, "--store", str(self.root), *arguments]
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": clean_environment(), **settings}
+        with subprocess.Popen(command, cwd=ROOT, **settings) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+class PaceTest(CheckCase):
+    def test_a_limit_holds_for_all_threads_together(self) -> None:
+        for number in range(8):
+            self.store.put(POT + bytes([number]))
+
+        done = json.loads(self.check_store("--json", "--limit", "1M").stdout)
+
+        self.assertEqual(8 * (len(POT) + 1), done["bytes"])
+        self.assertGreater(done["seconds"], done["bytes"] / 2**20 - 0.5)
+        self.assertLess(done["seconds"], done["bytes"] / 2**20 + 1.5)
+
+
+class ReadOnlyTest(CheckCase):
+    def test_a_store_that_cannot_be_written_is_checked_and_not_repaired(self) -> None:
+        with running("--store", str(self.root), "--workers", "1") as daemon:
+            curl("-F", "file=@/etc/hostname", "-X", "PUT", f"{daemon.url}/vimeo/api/v1.0/file")
+            self.assertEqual(0, daemon.stop())
+        self.spoil(self.store.put(POT))
+        self.directory.chmod(0o755)
+        for path in (self.root, *self.root.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        before = {str(path): path.lstat().st_mtime_ns for path in self.root.rglob("*")}
+
+        self.assertEqual((["damaged"], False), as_nobody(lambda: (self.kinds(), os.access(self.root, os.W_OK))))
+        self.assertEqual(before, {str(path): path.lstat().st_mtime_ns for path in self.root.rglob("*")})
+
+    def kinds(self) -> List[str]:
+        inspection = Inspection(str(self.root), algorithm="sha256", pace=Pace())
+        return [finding.kind for finding in inspection.findings(PATIENCE) if finding is not None]
+
+
+class RunningDaemonTest(CheckCase):
+    def test_checks_and_repairs_beside_a_busy_daemon_find_nothing(self) -> None:
+        with running("--store", str(self.root), "--workers", "2") as daemon:
+            ends = threading.Event()
+            counts: List[Dict[str, int]] = []
+            clients = [
+                threading.Thread(target=lambda number=number: counts.append(work(daemon.ports[0], number, ends)))
+                for number in range(4)
+            ]
+            for client in clients:
+                client.start()
+            try:
+                found = [finding for _ in range(20) for finding in self.found()]
+                command = self.check_store("--repair")
+            finally:
+                ends.set()
+                for client in clients:
+                    client.join()
+
+            self.assertEqual([], found)
+            self.assertEqual((0, ""), (command.returncode, command.stderr))
+            self.assertEqual(4, len(counts))
+            for count in counts:
+                self.assertGreater(count["right"], 10)
+                self.assertEqual(0, count["wrong"])
+        self.assertEqual([], self.found())
+
+    def found(self) -> List[Finding]:
+        inspection = Inspection(str(self.root), algorithm="sha256", pace=Pace(), repair=True)
+        return [finding for finding in inspection.findings(PATIENCE) if finding is not None]
+
+
+class TerminalTest(CheckCase):
+    def test_a_terminal_has_a_bar_that_goes_away(self) -> None:
+        for number in range(10):
+            self.store.put(POT + bytes([number]))
+
+        status, shown, out = self.check_on_a_terminal("--limit", "1M")
+
+        self.assertEqual(0, status)
+        self.assertRegex(
+            shown, r"\r\x1b\[K\[#+\.*\] \d+ %, 0:0\d left, [\d.]+ .iB/s, [\d.]+ .iB of 2\.9 MiB, \d+ objects"
+        )
+        self.assertTrue(shown.endswith("\r\x1b[K"))
+        self.assertTrue(out.startswith("checked 10 objects"))
+
+    def test_a_bar_makes_room_for_findings(self) -> None:
+        tally = Tally()
+        stream, now = Screen(), [0.0]
+        progress = Progress(stream, clock=lambda: now[0])  # type: ignore[arg-type]
+
+        now[0] = 1.0
+        progress.show(tally)
+        progress.clear()
+        progress.clear()
+
+        self.assertEqual("\r\x1b[K0 bytes/s, 0 bytes, 0 objects\r\x1b[K", stream.text)
+
+    def test_elsewhere_there_is_a_line_a_minute(self) -> None:
+        tally = Tally()
+        tally.all_objects, tally.all_size = 8, 8 * 2**30
+        stream, now = Screen(terminal=False), [0.0]
+        progress = Progress(stream, clock=lambda: now[0])  # type: ignore[arg-type]
+        for second in range(1, 200):
+            now[0] = float(second)
+            tally.add_size(2**24)
+            progress.show(tally)
+        progress.clear()
+
+        lines = stream.text.splitlines()
+        self.assertEqual(3, len(lines))
+        self.assertEqual("filestoraged: 12 %, 7:32 left, 16.0 MiB/s, 960.0 MiB of 8.0 GiB, 0 objects", lines[0])
+
+    def check_on_a_terminal(self, *arguments: str) -> Tuple[int, str, str]:
+        """Run a check whose standard error is a terminal. Returns its status, what that shows, and its output."""
+        ours, theirs = pty.openpty()
+        self.addCleanup(os.close, ours)
+        command = [*COMMAND, "--store", str(self.root), *arguments]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT, env=clean_environment(), text=True
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            # A terminal that nobody has open any more answers with an error.
+            with contextlib.suppress(OSError):
+                while select.select([ours], [], [], PATIENCE)[0]:
+                    shown += os.read(ours, 65536)
+            out, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode, shown.decode(), out
+
+
+class Screen:
+    def __init__(self, *, terminal: bool = True) -> None:
+        self.text = ""
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def fileno(self) -> int:
+        raise OSError("none")
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def work(port: int, number: int, ends: threading.Event) -> Dict[str, int]:
+    """Upload, fetch and delete objects, bring and fetch drops, as fast as it goes. Returns how often that was right."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    count = {"right": 0, "wrong": 0}
+
+    def ask(method: str, target: str, body: bytes = b"", **fields: str) -> bytes:
+        client.request(method, target, body or None, {name.replace("_", "-"): value for name, value in fields.items()})
+        answer = client.getresponse()
+        data = answer.read()
+        count["right" if answer.status < 300 else "wrong"] += 1
+        return data
+
+    step = 0
+    while not ends.is_set():
+        step += 1
+        data = (POT if step % 3 else TEA) + f"{number} {step % 5}".encode()
+        name = json.loads(ask("POST", "/", data))["hash"]
+        oid = json.loads(ask("PUT", f"/data/pets{number}", data))["oid"]
+        # Over what is there.
+        ask("POST", "/", data)
+        form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="cup"\r\n\r\n%b\r\n--x--\r\n' % data
+        link = json.loads(ask("PUT", "/vimeo/api/v1.0/file", form, Content_Type="multipart/form-data; boundary=x"))
+        for target in (f"/{name}", f"/data/pets{number}/{oid}", "/" + link["url"].split("/", 3)[3]):
+            count["right" if ask("GET", target) == data else "wrong"] += 1
+        if step % 2:
+            ask("DELETE", f"/{name}")
+            ask("DELETE", f"/data/pets{number}/{oid}")
+    client.close()
+    return count
+
+
+def as_nobody(do: Any) -> Any:
+    """Call `do` in a child that is nobody, where we are root, who may write anywhere. Returns what it returned."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            os.write(writer, json.dumps(do()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        answer = stream.read()
+    os.waitpid(child, 0)
+    return tuple(json.loads(answer))
+
+
+def curl(*arguments: str) -> bytes:
+    return subprocess.run(["curl", "-sS", *arguments], check=True, capture_output=True, timeout=PATIENCE).stdout

@@ -1,0 +1,154 @@
+"""`filestoraged check` on 20,000 objects of 5 GiB: speed beside sha256sum on all cores, memory, what it finds.
+
+    python3 -m tests.proofs.check [DIRECTORY]
+
+Both read from the page cache, so that the disk is left out: everything is read once before each turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Sequence
+
+from tests.daemon.process import ROOT, clean_environment
+from tests.support import find_program
+
+KIB = 1024
+MIB = 1024 * KIB
+ROUNDS = 5
+
+# How many objects of which size: 20,000 of together 5 GiB, and as many small ones for what a file costs by itself.
+MIXED = {4 * KIB: 8000, 64 * KIB: 6000, 256 * KIB: 4000, 2 * MIB: 1984, 16 * MIB - 32 * KIB: 1}
+EQUAL = {268_435: 20_000}
+SMALL = {4 * KIB: 20_000}
+
+# Of our peak memory. Python alone has 10 MiB.
+LARGEST = 40 * MIB
+
+# Runs a command, and says how much memory it has had. A child counts what its parent had when it was forked, so that
+# has to be small.
+MEASURE = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss, file=sys.stderr)
+sys.exit(os.WEXITSTATUS(status))
+"""
+
+DAMAGED = 20
+
+
+class Run(NamedTuple):
+    seconds: float
+    peak: int
+    said: Dict[str, Any]
+
+
+def main(directory: Path) -> bool:
+    """Print the figures. Returns whether all are as promised."""
+    good = []
+    for what, sizes in (("equal objects", EQUAL), ("mixed objects", MIXED), ("objects of 4 KiB", SMALL)):
+        store = directory / what.replace(" ", "-")
+        count = make_objects(store, sizes)
+        print(f"{count} {what}, {size_of(store) / MIB:.0f} MiB, {ROUNDS} rounds in turn:")
+        good.append(prove_speed(store))
+        good.append(prove_findings(store))
+        subprocess.run(["rm", "-r", str(store)], check=True)
+    return all(good)
+
+
+def prove_speed(store: Path) -> bool:
+    ours: List[Run] = []
+    theirs: List[float] = []
+    for _ in range(ROUNDS):
+        warm(store)
+        ours.append(check(store))
+        warm(store)
+        theirs.append(sha256sum(store))
+    seconds, beside = statistics.median(run.seconds for run in ours), statistics.median(theirs)
+    ratios = [other / run.seconds for run, other in zip(ours, theirs)]
+    peak = max(run.peak for run in ours)
+    print(f"  check {seconds:.2f} s; sha256sum on {len(os.sched_getaffinity(0))} cores {beside:.2f} s")
+    print(f"  ratios {' '.join(f'{ratio:.2f}' for ratio in ratios)}, median {statistics.median(ratios):.2f}")
+    print(f"  peak memory {peak / MIB:.1f} MiB")
+    return statistics.median(ratios) >= 0.8 and peak <= LARGEST and not any(run.said["findings"] for run in ours)
+
+
+def prove_findings(store: Path) -> bool:
+    """Damage some by hand, and have exactly those found, moved, and found no more."""
+    objects = sorted(store.glob("[0-9a-f][0-9a-f]/*"))
+    damaged = objects[:: len(objects) // DAMAGED][:DAMAGED]
+    for number, path in enumerate(damaged):
+        with path.open("r+b") as file:
+            if number % 2:
+                file.truncate(path.stat().st_size - 1)
+            else:
+                file.seek(path.stat().st_size // 2)
+                byte = file.read(1)
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([byte[0] ^ 1]))
+    expected = sorted(("damaged", str(path.relative_to(store))) for path in damaged)
+    runs = [check(store), check(store, "--repair"), check(store)]
+    found = [sorted((each["kind"], each["path"]) for each in run.said["findings"]) for run in runs]
+    print(f"  of {len(expected)} damaged ones found {len(found[0])}, moved {len(found[1])}, then found {len(found[2])}")
+    return found == [expected, expected, []]
+
+
+def check(store: Path, *arguments: str) -> Run:
+    command = [sys.executable, "-m", "filestoraged", "check", "--store", str(store), "--json", *arguments]
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command], capture_output=True, check=False, cwd=ROOT, env=clean_environment()
+    )
+    seconds = time.monotonic() - started
+    said = json.loads(done.stdout)
+    assert done.returncode == (1 if said["findings"] else 0), done.stderr
+    return Run(seconds, int(done.stderr.split()[-1]) * KIB, said)
+
+
+def sha256sum(store: Path) -> float:
+    command = f"find . -type f -print0 | xargs -0 -n 64 -P {len(os.sched_getaffinity(0))} {find_program('sha256sum')}"
+    started = time.monotonic()
+    subprocess.run(command, shell=True, check=True, cwd=store, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def warm(store: Path) -> None:
+    subprocess.run("find . -type f -print0 | xargs -0 cat > /dev/null", shell=True, check=True, cwd=store)
+
+
+def make_objects(store: Path, sizes: Dict[int, int]) -> int:
+    """Store what nobody has, without asking a daemon, which would sync each."""
+    number = 0
+    for size, count in sizes.items():
+        data = bytearray(os.urandom(size))
+        for _ in range(count):
+            number += 1
+            data[:8] = number.to_bytes(8, "big")
+            digest = hashlib.sha256(data).hexdigest()
+            path = store / digest[:2] / digest
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    os.sync()
+    return number
+
+
+def size_of(store: Path) -> int:
+    return sum(path.stat().st_size for path in files(store))
+
+
+def files(store: Path) -> Sequence[Path]:
+    return [path for path in store.glob("*/*") if path.is_file()]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as temporary:
+        sys.exit(0 if main(Path(temporary)) else 1)
