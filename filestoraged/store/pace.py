@@ -11,6 +11,10 @@ _PIECES = 8
 _SMALLEST = 4096
 
 
+# Seconds that one may lag behind and make up for: a wait lasts a little longer than it was to, and a read may too.
+_CREDIT = 0.1
+
+
 class Stopped(Exception):
     """Nobody waits for the answer any more."""
 
@@ -34,9 +38,10 @@ class Pace:
         if self._limit is not None:
             with self._lock:
                 now = time.monotonic()
-                self._paid_until = max(self._paid_until, now) + size / self._limit
+                self._paid_until = max(self._paid_until, now - _CREDIT) + size / self._limit
                 wait = self._paid_until - now
-            self._stopped.wait(wait)
+            if wait > 0:
+                self._stopped.wait(wait)
         self.go_on()
 
     def pause(self, seconds: float) -> None:

@@ -82,7 +82,13 @@ class PaceTest(unittest.TestCase):
             for size in (500, 1000, 500):
                 pace.pay(size)
 
-        self.assertEqual([0.5, 1.5, 2.0], waits)
+        self.assertEqual([0.4, 1.4, 1.9], waits)
+
+    def test_who_has_lagged_behind_need_not_wait(self) -> None:
+        pace = Pace(1000)
+
+        with mock.patch.object(pace._stopped, "wait", side_effect=AssertionError):
+            pace.pay(100)
 
     def test_a_stop_is_heard_while_waiting(self) -> None:
         pace = Pace(1)
