@@ -22,9 +22,10 @@ FLOORS["errors"] = set()
 FLOORS["digest"] = {"errors"}
 FLOORS["wire"] = {"errors", "digest"}
 FLOORS["store"] = {"errors", "digest", "wire"}
+FLOORS["check"] = {"errors", "digest", "wire", "store"}
 FLOORS["web"] = {"errors", "digest", "wire"}
 FLOORS["api"] = {"errors", "digest", "wire", "store", "web"}
-FLOORS["daemon"] = {"errors", "digest", "wire", "store", "web", "api"}
+FLOORS["daemon"] = {"errors", "digest", "wire", "store", "check", "web", "api"}
 
 # These stand outside: the first is imported by all, the second imports the top.
 OUTSIDE = (PACKAGE, f"{PACKAGE}.__main__")

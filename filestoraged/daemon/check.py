@@ -10,16 +10,16 @@ import sys
 from types import FrameType
 from typing import Any, Dict, Iterator, List, Optional, Protocol, Sequence
 
+from filestoraged.check.findings import Finding, Tally
+from filestoraged.check.inspection import Inspection
+from filestoraged.check.pace import Pace, Stopped
+from filestoraged.check.pool_inspection import PoolInspection
 from filestoraged.daemon import config
 from filestoraged.daemon.options import Parser, file_values
 from filestoraged.daemon.progress import Progress
 from filestoraged.daemon.report import JsonReport, Report, TextReport, Totals
 from filestoraged.errors import CheckError, StartError, StoreUnavailable, UsageError
-from filestoraged.store.findings import Finding, Tally
-from filestoraged.store.inspection import Inspection
 from filestoraged.store.memcached import MemcachedStore
-from filestoraged.store.pace import Pace, Stopped
-from filestoraged.store.pool_inspection import PoolInspection
 
 # Seconds between two looks at the clock, when nothing is found.
 _PAUSE = 0.1

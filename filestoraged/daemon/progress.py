@@ -6,7 +6,7 @@ import os
 import time
 from typing import Callable, TextIO
 
-from filestoraged.store.findings import Tally
+from filestoraged.check.findings import Tally
 
 # Seconds between two looks of the bar, and between two lines.
 _BAR_PAUSE = 0.2

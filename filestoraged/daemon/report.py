@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, NamedTuple, Protocol, TextIO
 
+from filestoraged.check.findings import KINDS, Finding
 from filestoraged.daemon.progress import size_text
-from filestoraged.store.findings import KINDS, Finding
 
 
 class Totals(NamedTuple):

@@ -16,12 +16,12 @@ import threading
 import time
 from typing import Any, Dict, Iterator, List, Tuple
 
+from filestoraged.check.findings import KINDS, Finding, Tally
+from filestoraged.check.inspection import Inspection
+from filestoraged.check.pace import Pace
 from filestoraged.daemon.progress import Progress
 from filestoraged.store.disk import DiskStore
-from filestoraged.store.findings import KINDS, Finding, Tally
-from filestoraged.store.inspection import Inspection
 from filestoraged.store.memcached import MemcachedStore
-from filestoraged.store.pace import Pace
 from tests.daemon.process import ROOT, clean_environment, running
 from tests.store.servers import start_memcached
 from tests.support import PATIENCE, TempCase

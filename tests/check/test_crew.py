@@ -7,9 +7,9 @@ import unittest
 from typing import Iterator, List
 from unittest import mock
 
-from filestoraged.store.crew import Crew
-from filestoraged.store.findings import FOREIGN, Finding
-from filestoraged.store.pace import Pace, Stopped
+from filestoraged.check.crew import Crew
+from filestoraged.check.findings import FOREIGN, Finding
+from filestoraged.check.pace import Pace, Stopped
 from tests.support import PATIENCE
 
 

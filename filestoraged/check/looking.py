@@ -14,9 +14,9 @@ import stat
 from typing import Callable, Optional, Tuple, TypeVar
 from urllib.parse import quote
 
+from filestoraged.check.pace import Pace
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import database
-from filestoraged.store.pace import Pace
 
 _Answer = TypeVar("_Answer")
 

@@ -10,15 +10,15 @@ import os
 from contextlib import closing, suppress
 from typing import Callable, Iterator, List, Optional
 
+from filestoraged.check.crew import Crew
+from filestoraged.check.findings import DAMAGED, ORPHANED, Finding, Tally
+from filestoraged.check.listing import Listing
+from filestoraged.check.pace import Pace
 from filestoraged.errors import CorruptObject
 from filestoraged.store.chunked import STAGING_TTL
-from filestoraged.store.crew import Crew
-from filestoraged.store.findings import DAMAGED, ORPHANED, Finding, Tally
-from filestoraged.store.listing import Listing
 from filestoraged.store.manifest import Manifest, chunk_key, unpack
 from filestoraged.store.memcached import MemcachedStore
 from filestoraged.store.nodes import Found
-from filestoraged.store.pace import Pace
 
 # Between the moment when the chunks of an upload are there to stay, and the one when its manifest is there, an object
 # of the same name may have to be read. In seconds, and far more than that takes.

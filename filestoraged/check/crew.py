@@ -10,8 +10,8 @@ import threading
 import time
 from typing import Callable, Generic, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
-from filestoraged.store.findings import Finding
-from filestoraged.store.pace import Pace
+from filestoraged.check.findings import Finding
+from filestoraged.check.pace import Pace
 
 _Task = TypeVar("_Task")
 

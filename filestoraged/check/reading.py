@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Callable
 
+from filestoraged.check.pace import Pace
 from filestoraged.digest import new_hash
-from filestoraged.store.pace import Pace
 
 # The hash runs without Python's lock from 2 KiB on, so the larger a piece, the less threads wait for one another; what
 # is larger than this falls out of the processor's cache between reading and hashing.

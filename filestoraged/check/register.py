@@ -12,9 +12,9 @@ import sqlite3
 import threading
 from typing import Iterator, List, Optional, Sequence, Set
 
+from filestoraged.check.looking import damage, look
+from filestoraged.check.pace import Pace
 from filestoraged.store.drops import HAS_BYTES, MAY_HAVE_BYTES
-from filestoraged.store.looking import damage, look
-from filestoraged.store.pace import Pace
 
 # Ids that are asked for at a time: SQLite takes 999 values in a question.
 PAGE = 500

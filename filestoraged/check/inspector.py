@@ -7,11 +7,11 @@ import os
 import stat
 from typing import Dict, List, Optional
 
+from filestoraged.check.findings import DAMAGED, FOREIGN, UNREADABLE, Finding, Tally
+from filestoraged.check.pace import Pace
+from filestoraged.check.quarantine import Quarantine
+from filestoraged.check.reading import Reader
 from filestoraged.digest import ALGORITHMS, digest_length
-from filestoraged.store.findings import DAMAGED, FOREIGN, UNREADABLE, Finding, Tally
-from filestoraged.store.pace import Pace
-from filestoraged.store.quarantine import Quarantine
-from filestoraged.store.reading import Reader
 
 # Neither a link nor a pipe that somebody has put there may lead us astray or keep us waiting.
 _OPENING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -6,15 +6,15 @@ import threading
 from typing import Any, Callable, Dict, List, Set
 from unittest import mock
 
+from filestoraged.check.findings import Finding
+from filestoraged.check.listing import Listing
+from filestoraged.check.pace import Pace
+from filestoraged.check.pool_inspection import PoolInspection
 from filestoraged.errors import NotFound, StoreUnavailable
-from filestoraged.store.findings import Finding
 from filestoraged.store.link import Link
-from filestoraged.store.listing import Listing
 from filestoraged.store.manifest import Manifest
 from filestoraged.store.memcached import MemcachedStore
 from filestoraged.store.nodes import Found
-from filestoraged.store.pace import Pace
-from filestoraged.store.pool_inspection import PoolInspection
 from tests.store.servers import start_memcached
 from tests.support import PATIENCE, TempCase
 

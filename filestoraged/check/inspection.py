@@ -13,14 +13,14 @@ import threading
 from contextlib import suppress
 from typing import Callable, Dict, Iterator, List, Optional
 
-from filestoraged.store.crew import Crew
-from filestoraged.store.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, Finding, Tally
-from filestoraged.store.inspector import Inspector
-from filestoraged.store.inventory import Inventory, Item, Kind
-from filestoraged.store.looking import damage
-from filestoraged.store.pace import Pace, Stopped
-from filestoraged.store.quarantine import Quarantine
-from filestoraged.store.register import PAGE, Register
+from filestoraged.check.crew import Crew
+from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, Finding, Tally
+from filestoraged.check.inspector import Inspector
+from filestoraged.check.inventory import Inventory, Item, Kind
+from filestoraged.check.looking import damage
+from filestoraged.check.pace import Pace, Stopped
+from filestoraged.check.quarantine import Quarantine
+from filestoraged.check.register import PAGE, Register
 from filestoraged.store.stagings import abandoned, sweep_area
 
 # Seconds that go by before anybody asks how much there is.

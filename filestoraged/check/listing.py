@@ -12,9 +12,9 @@ import time
 from typing import Any, Iterator, List, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from filestoraged.check.pace import Pace
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.nodes import Node, Nodes
-from filestoraged.store.pace import Pace
 
 _MANIFEST = re.compile(rb"fsd:[0-9a-f]{64}")
 _CHUNK = re.compile(rb"fsd:([0-9a-f]{32}):([0-9]{1,5})")

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set
 from unittest import mock
 
+from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, Tally
+from filestoraged.check.inspection import Inspection
+from filestoraged.check.inspector import Inspector
+from filestoraged.check.pace import Pace, Stopped
+from filestoraged.check.quarantine import Quarantine
+from filestoraged.check.reading import Reader
+from filestoraged.check.register import Register
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import NotFound
 from filestoraged.store.disk import DiskStore
 from filestoraged.store.drops import Drop, Drops, prepare_drops
-from filestoraged.store.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, Tally
-from filestoraged.store.inspection import Inspection
-from filestoraged.store.inspector import Inspector
 from filestoraged.store.kv import prepare_keys
-from filestoraged.store.pace import Pace, Stopped
 from filestoraged.store.presence import Presence
-from filestoraged.store.quarantine import Quarantine
-from filestoraged.store.reading import Reader
-from filestoraged.store.register import Register
 from tests.support import PATIENCE, TempCase
 
 TEA = b"tea" * 10

@@ -1,0 +1,1 @@
+"""Checks everything that is stored against its name: reads, compares, and puts aside. It stores nothing itself."""
