@@ -10,6 +10,7 @@ from typing import Callable, Dict, List
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.engines import Engines
+from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.places import Place
 from filestoraged.daemon.worker import Worker
 from filestoraged.web.limits import Limits
@@ -36,6 +37,7 @@ class Generation:
         self._room = _make_room(config)
 
     def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
+        start_logging(self.config.log_level)
         # The one that this one replaces may have left some.
         self._engines.sweep()
         self._room.take_slot(number)

@@ -351,9 +351,11 @@ class TerminalTest(CheckCase):
         ) as process:
             os.close(theirs)
             shown = b""
+            poll = select.poll()
+            poll.register(ours, select.POLLIN)
             # A terminal that nobody has open any more answers with an error.
             with contextlib.suppress(OSError):
-                while select.select([ours], [], [], PATIENCE)[0]:
+                while poll.poll(PATIENCE * 1000):
                     shown += os.read(ours, 65536)
             out, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, shown.decode(), out
