@@ -49,6 +49,7 @@ class Engines:
         # Where files and repositories keep their objects.
         self.store: Store = self._memcached or self.disk
         self._janitor: Optional[Janitor] = None
+        self._closing: List[Callable[[], None]] = []
         # What each interface is joined to its engine by, and what operations look at; each is made once.
         self._routers: Dict[str, Router] = {}
         self._gauges: List[Gauge] = []
@@ -94,14 +95,17 @@ class Engines:
         return self.disk.sweep() if os.path.isdir(self.disk.root) else 0
 
     def stop(self) -> None:
-        """End what goes on in the background."""
+        """End what goes on in the background, and close the databases."""
         if self._janitor is not None:
             self._janitor.stop()
+        for close in self._closing:
+            close()
 
     def _drops(self) -> Router:
         config = self._config
         store = DiskStore(self._path("drops"), max_size=drops.LARGEST, within=self.disk)
         registry = Drops(self._path("drops.sqlite"), Presence(self._path("drops.owners")), ttl=config.drop_ttl)
+        self._closing.append(registry.close)
         self._gauges.append(metrics.drops(registry))
         self._janitor = Janitor(registry, store)
         self._janitor.start()
@@ -109,6 +113,7 @@ class Engines:
 
     def _keys(self) -> Router:
         database = KeyValues(self._path("kv.sqlite"))
+        self._closing.append(database.close)
         self._gauges.append(metrics.keys(database))
         return kv.routes(database)
 
