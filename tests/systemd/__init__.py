@@ -1,0 +1,1 @@
+"""The service under a real systemd: what bin/test-systemd runs, inside its container."""

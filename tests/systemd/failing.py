@@ -1,0 +1,77 @@
+"""What goes wrong by itself: processes that are killed, and one that hangs."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.systemd.machine import (
+    UNIT,
+    ServiceCase,
+    ask,
+    is_alive,
+    is_served,
+    master,
+    show,
+    systemctl,
+    wait_until,
+    workers,
+)
+
+
+class FailingTest(ServiceCase):
+    def test_a_worker_that_is_killed_is_replaced_and_the_log_says_so_as_an_error(self) -> None:
+        pid, before = master(), workers()
+        killed = min(before)
+
+        self.kill(killed)
+        wait_until("another one", lambda: len(workers()) == 2 and killed not in workers())
+
+        self.assertEqual(pid, master())
+        self.assertTrue(is_served())
+        (entry,) = self.journal.find(f"worker {killed} died")
+        self.assertEqual("3", entry["PRIORITY"])
+        self.assertIn("SIGKILL", entry["MESSAGE"])
+
+    def test_a_master_that_is_killed_is_started_again_with_what_was_stored(self) -> None:
+        stored = ask("POST", "/", b"tea").json()["hash"]
+        pid, before = master(), workers()
+
+        self.kill(pid)
+        wait_until("another master", lambda: master() not in (0, pid) and is_served())
+
+        self.assertEqual([], [each for each in before if is_alive(each)])
+        self.assertEqual("1", show("NRestarts"))
+        self.assertEqual((200, b"tea"), ask("GET", f"/{stored}"))
+
+    def test_a_worker_that_hangs_has_the_watchdog_start_all_anew(self) -> None:
+        self.put_unit(f"{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=2\n")
+        systemctl("restart", UNIT)
+        pid, hanging = master(), min(workers())
+
+        self.kill(hanging, signal.SIGSTOP)
+        wait_until("another master", lambda: master() not in (0, pid) and is_served())
+
+        self.assertFalse(is_alive(hanging))
+        self.assertTrue(self.journal_of_systemd("Watchdog timeout"))
+
+    def test_the_watchdog_leaves_workers_alone_that_only_rest(self) -> None:
+        self.put_unit(f"{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=1\n")
+        systemctl("restart", UNIT)
+        pid = master()
+
+        # Three times what it waits for.
+        signal.sigtimedwait([], 3)
+
+        self.assertEqual((pid, "0"), (master(), show("NRestarts")))
+        self.assertNotEqual("0", show("WatchdogTimestampMonotonic"))
+
+    def test_what_it_does_not_understand_is_not_tried_again(self) -> None:
+        self.configure("[filestoraged]\ncolour = blue\n")
+
+        self.assertRaises(AssertionError, systemctl, "restart", UNIT)
+
+        self.assertEqual(("failed", "2", "0"), (show("ActiveState"), show("ExecMainStatus"), show("NRestarts")))
+        self.assertEqual(1, len(self.journal.find("colour")))
+
+    def journal_of_systemd(self, text: str) -> bool:
+        return any(text in line for line in self.journal.texts())

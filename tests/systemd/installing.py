@@ -1,0 +1,126 @@
+"""From a checkout to a service that runs, by the README's commands; and the same again."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import unittest
+from pathlib import Path
+
+from tests.systemd.load import Load
+from tests.systemd.machine import (
+    CONFIGURATION,
+    ROOT,
+    UNIT,
+    Newcomer,
+    ServiceCase,
+    ask,
+    is_served,
+    master,
+    run,
+    show,
+    systemctl,
+    wait_until,
+)
+
+COMMAND = Path("/usr/local/bin/filestoraged")
+ENVIRONMENT = Path("/usr/local/lib/filestoraged")
+UNITS = ("filestoraged.service", "filestoraged.socket", "filestoraged-check.service", "filestoraged-check.timer")
+
+
+class FirstTest(unittest.TestCase):
+    """Each is a step."""
+
+    def test_a_newcomer_who_is_not_root_is_told_to_use_sudo(self) -> None:
+        done = Newcomer().run("bin/install", check=False)
+
+        self.assertEqual((1, 1), (done.returncode, len(done.stderr.splitlines())), done.stderr)
+        self.assertIn("sudo", done.stderr)
+        self.assertFalse(ENVIRONMENT.exists())
+
+    def test_the_commands_of_the_readme_install_and_start_it(self) -> None:
+        newcomer = Newcomer()
+        log = next(index for index, command in enumerate(newcomer.commands) if "journalctl" in command)
+
+        began = time.monotonic()
+        for command in newcomer.commands[:log]:
+            newcomer.run(command)
+
+        self.note = f"{log} commands in {time.monotonic() - began:.1f} s"
+        self.assertEqual("active", show("ActiveState"))
+        self.assertEqual("enabled", show("UnitFileState"))
+        self.assertEqual(200, ask("GET", "/-/health").status)
+
+    def test_nothing_is_left_in_the_checkout(self) -> None:
+        before = set(subprocess.check_output(["find", ".", "-user", "root"], cwd=ROOT, text=True).split())
+
+        self.assertEqual(set(), before)
+
+    def test_systemd_finds_no_fault_in_the_units(self) -> None:
+        done = run("systemd-analyze", "verify", "--recursive-errors=yes", *UNITS, check=False)
+
+        self.assertEqual((0, ""), (done.returncode, done.stderr))
+
+    def test_it_is_ready_when_systemd_says_so(self) -> None:
+        systemctl("restart", UNIT)
+
+        self.assertEqual(200, ask("GET", "/-/ready").status)
+
+    def test_it_is_reached_by_both_loopback_addresses(self) -> None:
+        self.assertEqual(200, ask("GET", "/-/health", host="127.0.0.1").status)
+        self.assertEqual(200, ask("GET", "/-/health", host="::1").status)
+
+
+class AgainTest(ServiceCase):
+    def test_installing_again_keeps_the_configuration_and_the_service_that_runs(self) -> None:
+        before, pid, environment = CONFIGURATION.read_bytes(), master(), ENVIRONMENT.stat().st_ino
+
+        with Load(200).running() as load:
+            self.newcomer.run("sudo bin/install")
+
+        self.note = str(load)
+        self.assertEqual({}, dict(load.faults))
+        self.assertEqual(before, CONFIGURATION.read_bytes())
+        self.assertNotEqual(environment, ENVIRONMENT.stat().st_ino)
+        self.assertEqual(pid, master())
+        systemctl("restart", UNIT)
+        self.assertTrue(is_served())
+
+    def test_the_service_can_be_reloaded_after_installing_again(self) -> None:
+        self.newcomer.run("sudo bin/install")
+
+        self.reload()
+
+        self.assertTrue(is_served())
+
+    def test_an_install_that_fails_leaves_the_one_before(self) -> None:
+        before = ENVIRONMENT.stat().st_ino
+
+        done = self.newcomer.run("sudo PIP_FIND_LINKS=/nowhere bin/install", check=False)
+
+        self.assertNotEqual(0, done.returncode)
+        self.assertEqual(before, ENVIRONMENT.stat().st_ino)
+        self.assertEqual([ENVIRONMENT], sorted(ENVIRONMENT.parent.glob("*filestoraged*")))
+        systemctl("restart", UNIT)
+        self.assertTrue(is_served())
+
+    def test_an_interpreter_in_a_home_is_refused(self) -> None:
+        self.newcomer.run("cp /usr/bin/python3.* ~/ && ls ~")
+
+        done = self.newcomer.run("sudo PYTHON=$(ls -d ~/python3.*) bin/install", check=False)
+
+        self.assertEqual((1, 1), (done.returncode, len(done.stderr.splitlines())), done.stderr)
+        self.assertIn("/home/newcomer/python3", done.stderr)
+
+    def test_another_prefix_has_units_that_lead_there(self) -> None:
+        self.newcomer.run("sudo PREFIX=/opt/filestoraged bin/install")
+        systemctl("restart", UNIT)
+
+        command = Path(f"/proc/{master()}/cmdline").read_text(encoding="utf-8")
+        self.newcomer.run("sudo PREFIX=/opt/filestoraged bin/uninstall")
+        systemctl("enable", UNIT)
+        systemctl("restart", UNIT)
+
+        self.assertIn("/opt/filestoraged/", command)
+        self.assertEqual([], sorted(Path("/opt/filestoraged").rglob("*filestoraged*")))
+        self.assertTrue(wait_until("the first one is served again", is_served))

@@ -1,0 +1,143 @@
+"""What a service does all day: it stores, logs, reloads, restarts and stops."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+from tests.systemd.load import Load
+from tests.systemd.machine import (
+    PATIENCE,
+    PORT,
+    STORE,
+    UNIT,
+    ServiceCase,
+    ask,
+    is_served,
+    master,
+    processes,
+    show,
+    systemctl,
+    wait_until,
+    workers,
+)
+
+REQUESTS = 10_000
+TIMES = 10
+
+
+class ServingTest(ServiceCase):
+    def test_what_is_uploaded_is_downloaded(self) -> None:
+        body = os.urandom(1 << 20)
+
+        stored = ask("POST", "/", body)
+        answer = ask("GET", f"/?hash={stored.json()['hash']}")
+
+        self.assertEqual(hashlib.sha256(body).hexdigest(), stored.json()["hash"])
+        self.assertEqual((200, body), answer)
+
+    def test_a_master_has_the_workers_that_the_configuration_asks_for(self) -> None:
+        self.assertEqual(2, len(workers()))
+
+    def test_the_store_belongs_to_a_user_of_its_own_and_is_closed_to_others(self) -> None:
+        uid = Path(f"/proc/{master()}").stat().st_uid
+        ask("POST", "/", b"tea")
+        files = [path for path in STORE.rglob("*") if path.is_file()]
+
+        self.assertTrue(61184 <= uid <= 65519, uid)
+        self.assertEqual({uid}, {path.stat().st_uid for path in [STORE, *files]})
+        self.assertEqual(0o750, stat.S_IMODE(STORE.stat().st_mode))
+        self.assertNotEqual(0, self.newcomer.run(f"ls {STORE}/", check=False).returncode)
+
+    def test_the_readmes_log_command_shows_requests_as_they_come(self) -> None:
+        command = ["runuser", "-u", "newcomer", "--", "bash", "-c", self.newcomer.command("journalctl")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+            assert following.stdout
+            lines = iter(following.stdout.readline, "")
+            next(lines)
+
+            ask("GET", "/data/shown/in-the-log")
+            shown = next(line for line in lines if "shown/in-the-log" in line)
+            for pid in processes("journalctl"):
+                self.kill(pid)
+
+        self.assertIn(" 404 ", shown)
+
+    def test_access_lines_have_the_priority_of_information(self) -> None:
+        ask("GET", "/data/kitchen/nothing")
+
+        (entry,) = wait_until("an access line", lambda: self.journal.find("kitchen/nothing"))
+
+        self.assertEqual("6", entry["PRIORITY"])
+        self.assertNotIn("<6>", entry["MESSAGE"])
+
+    def test_a_reload_reads_the_configuration_anew(self) -> None:
+        pid = master()
+        self.configure("[filestoraged]\nworkers = 2\nmax-size = 1K\n")
+
+        self.newcomer.run(self.newcomer.command("reload"))
+
+        wait_until("the limit is 1 KiB", lambda: ask("POST", "/", bytes(2000)).status == 413)
+        self.assertEqual(pid, master())
+        wait_until("the reload is over", lambda: show("ActiveState") == "active")
+
+    def test_a_configuration_with_a_fault_is_refused_by_one_line_and_changes_nothing(self) -> None:
+        before = workers()
+        self.configure("[filestoraged]\nworkers = 2\ncolour = blue\n")
+
+        systemctl("reload", UNIT)
+        lines = wait_until("a line about it", lambda: self.journal.find("colour"))
+
+        self.assertEqual(["3"], [line["PRIORITY"] for line in lines])
+        self.assertEqual(before, workers())
+        self.assertTrue(is_served())
+        wait_until("the reload is over", lambda: show("ActiveState") == "active")
+
+    def test_reloads_under_load_fail_no_request(self) -> None:
+        load = Load(REQUESTS)
+        with load.running():
+            for each in range(TIMES):
+                wait_until("more requests", lambda each=each: load.done > each * REQUESTS // TIMES, 60)
+                self.reload()
+
+        self.note = f"{TIMES} reloads, {load}"
+        self.assertEqual({}, dict(load.faults))
+
+    def test_the_process_that_systemd_knows_stays_through_reloads(self) -> None:
+        pid = master()
+
+        for _ in range(3):
+            self.reload()
+
+        self.assertEqual(pid, master())
+        self.assertEqual("0", show("NRestarts"))
+
+    def test_a_stop_lets_a_slow_upload_end(self) -> None:
+        body = os.urandom(200_000)
+        with socket.create_connection(("127.0.0.1", PORT), timeout=PATIENCE) as slow:
+            slow.sendall(b"PUT /data/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
+            slow.sendall(body[:100_000])
+            wait_until("it has begun", lambda: list(STORE.glob("staging/*/*")))
+
+            systemctl("stop", "--no-block", UNIT)
+            wait_until("it drains", lambda: show("ActiveState") == "deactivating")
+            wait_until("it listens no more", self.is_refused)
+            slow.sendall(body[100_000:])
+            answer = slow.recv(65536)
+
+        self.assertRegex(answer, rb"^HTTP/1\.1 201 ")
+        self.assertTrue(re.search(hashlib.sha256(body).hexdigest().encode(), answer))
+        wait_until("it has stopped", lambda: show("ActiveState") == "inactive")
+        self.assertEqual("success", show("Result"))
+
+    def is_refused(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", PORT), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+        return False
