@@ -197,6 +197,24 @@ class TwoDaemonsTest(TempCase):
         self.assertEqual(1, swept)
         self.assertEqual([], self.files_below(self.root))
 
+    def test_a_staging_swept_before_it_was_opened_is_made_anew(self) -> None:
+        store = DiskStore(self.root)
+        make = os.makedirs
+        sweeps = iter([True, False])
+
+        def make_and_sweep(*arguments: Any, **settings: Any) -> None:
+            make(*arguments, **settings)
+            # Sweeping makes the folder of all stagings, too.
+            if not settings and next(sweeps):
+                DiskStore(self.root).sweep()
+                self.assertEqual([], list((self.root / "staging").iterdir()))
+
+        with mock.patch("filestoraged.store.stagings.os.makedirs", make_and_sweep), store.stage() as staging:
+            staging.write(TEA)
+            digest = staging.commit()
+
+        self.assertEqual(TEA_DIGEST, digest)
+
     def test_a_staging_swept_before_it_was_locked_is_made_anew(self) -> None:
         store = DiskStore(self.root)
         lock = fcntl.flock
