@@ -55,7 +55,7 @@ class Report(unittest.TestResult):
 
     def explain(self, test: unittest.TestCase, trace: str) -> None:
         self.tell("FAIL", test)
-        lines = trace.rstrip().splitlines() + ["the journal:"] + self.journal.texts()[-_LINES:]
+        lines = [*trace.rstrip().splitlines(), "the journal:", *self.journal.texts()[-_LINES:]]
         print("\n".join(f"     | {line}" for line in lines))
 
     def failed(self) -> int:

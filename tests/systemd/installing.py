@@ -75,22 +75,16 @@ class AgainTest(ServiceCase):
     def test_installing_again_keeps_the_configuration_and_the_service_that_runs(self) -> None:
         before, pid, environment = CONFIGURATION.read_bytes(), master(), ENVIRONMENT.stat().st_ino
 
-        with Load(200).running() as load:
+        with Load(200, clients=2).running() as load:
             self.newcomer.run("sudo bin/install")
+            self.reload()
 
-        self.note = str(load)
+        self.note = f"and a reload, {load}"
         self.assertEqual({}, dict(load.faults))
         self.assertEqual(before, CONFIGURATION.read_bytes())
         self.assertNotEqual(environment, ENVIRONMENT.stat().st_ino)
         self.assertEqual(pid, master())
         systemctl("restart", UNIT)
-        self.assertTrue(is_served())
-
-    def test_the_service_can_be_reloaded_after_installing_again(self) -> None:
-        self.newcomer.run("sudo bin/install")
-
-        self.reload()
-
         self.assertTrue(is_served())
 
     def test_an_install_that_fails_leaves_the_one_before(self) -> None:

@@ -13,8 +13,6 @@ from typing import Iterator, Optional, Tuple
 
 from tests.systemd.machine import PATIENCE, PORT
 
-_CLIENTS = 8
-
 
 class Load:
     """Uploads and downloads in turn, until `enough` and told to end.
@@ -23,8 +21,9 @@ class Load:
     that rests while a request is on its way, and a client asks again on another one (RFC 9112, section 9.3.1).
     """
 
-    def __init__(self, enough: int) -> None:
+    def __init__(self, enough: int, clients: int = 8) -> None:
         self.enough = enough
+        self._clients = clients
         self.counts: Counts[str] = Counter()
         self.faults: Counts[str] = Counter()
         self._lock = threading.Lock()
@@ -40,7 +39,9 @@ class Load:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Load"]:
-        threads = [threading.Thread(target=self._work, args=(each % 2 == 0,), daemon=True) for each in range(_CLIENTS)]
+        threads = [
+            threading.Thread(target=self._work, args=(each % 2 == 0,), daemon=True) for each in range(self._clients)
+        ]
         for thread in threads:
             thread.start()
         try:

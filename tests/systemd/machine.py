@@ -145,7 +145,9 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def ask(method: str, path: str, body: Any = None, *, port: int = PORT, host: str = "127.0.0.1", unix: str = "") -> Answer:
+def ask(
+    method: str, path: str, body: Any = None, *, port: int = PORT, host: str = "127.0.0.1", unix: str = ""
+) -> Answer:
     """Ask the service once, on a connection of its own."""
     connection = UnixConnection(unix) if unix else http.client.HTTPConnection(host, port, timeout=PATIENCE)
     try:

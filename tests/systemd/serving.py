@@ -97,6 +97,7 @@ class ServingTest(ServiceCase):
         self.assertEqual(before, workers())
         self.assertTrue(is_served())
         wait_until("the reload is over", lambda: show("ActiveState") == "active")
+        self.assertIn("colour", show("StatusText"))
 
     def test_reloads_under_load_fail_no_request(self) -> None:
         load = Load(REQUESTS)

@@ -110,4 +110,3 @@ class SocketTest(ServiceCase):
         self.note = f"{TIMES} restarts, {load}"
         self.assertEqual(TIMES, len(before))
         self.assertEqual({}, dict(load.faults))
-
