@@ -1,4 +1,4 @@
-"""What is shipped beside the code: the systemd unit, and the lists that bin/test installs from."""
+"""What is shipped beside the code: the systemd units, the sample of a configuration, and the lists to install from."""
 
 from __future__ import annotations
 
@@ -6,28 +6,41 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
-from typing import List
+from typing import List, Set
 
+from filestoraged.daemon.generation import DRAIN
 from filestoraged.daemon.options import parse_arguments
-from filestoraged.daemon.serve import DRAIN
 from filestoraged.errors import UsageError
 from tests.support import TempCase, find_program
 
 ROOT = Path(__file__).resolve().parent.parent
-UNIT = (ROOT / "systemd" / "filestoraged.service").read_text(encoding="utf-8")
+UNITS = {
+    name: (ROOT / "systemd" / name).read_text(encoding="utf-8")
+    for name in (
+        "filestoraged.service",
+        "filestoraged.socket",
+        "filestoraged-check.service",
+        "filestoraged-check.timer",
+    )
+}
+UNIT = UNITS["filestoraged.service"]
+CHECK = UNITS["filestoraged-check.service"]
+SAMPLE = ROOT / "systemd" / "filestoraged.conf"
 
 # What systemd-analyze calls "OK" ends at 2, and a unit without any protection has 9.2 to 9.6.
-EXPOSURE = 1.5
+EXPOSURE = 1.3
+
+# What the check has otherwise than the daemon, as it serves nobody.
+_OF_ITS_OWN = {"RestrictAddressFamilies"}
 
 
-class UnitTest(TempCase):
+class UnitsTest(TempCase):
     def test_the_daemon_knows_the_options_that_it_is_started_with(self) -> None:
         command, *arguments = start_command(UNIT)
 
-        parse_arguments(arguments[1:])
+        parse_arguments([str(SAMPLE) if each == "/etc/filestoraged.conf" else each for each in arguments[1:]])
 
-        self.assertEqual("filestoraged", Path(command).name)
-        self.assertTrue(Path(command).is_absolute())
+        self.assertEqual("/usr/local/bin/filestoraged", command)
         self.assertEqual("serve", arguments[0])
 
     def test_an_option_that_the_daemon_does_not_know_is_noticed(self) -> None:
@@ -39,35 +52,65 @@ class UnitTest(TempCase):
     def test_the_drain_ends_before_systemd_loses_its_patience(self) -> None:
         self.assertGreater(float(setting(UNIT, "TimeoutStopSec")), DRAIN)
 
-    def test_systemd_finds_no_fault_in_it(self) -> None:
+    def test_systemd_finds_no_fault_in_them(self) -> None:
         self.assertEqual("", self.verify(UNIT))
 
     def test_a_setting_that_systemd_does_not_know_is_noticed(self) -> None:
         self.assertIn("ProtectSytem", self.verify(UNIT.replace("ProtectSystem=", "ProtectSytem=")))
 
-    def test_it_is_exposed_to_little(self) -> None:
+    def test_they_are_exposed_to_little(self) -> None:
         self.assertLessEqual(self.exposure(UNIT), EXPOSURE)
+        self.assertLessEqual(self.exposure(CHECK), EXPOSURE)
 
     def test_a_unit_that_protects_nothing_is_noticed(self) -> None:
         self.assertGreater(self.exposure("[Service]\nExecStart=/bin/true\n"), EXPOSURE)
 
+    def test_the_check_is_protected_as_the_daemon_is_and_has_its_user_and_store(self) -> None:
+        protection = UNIT.index("DynamicUser=")
+
+        lost = settings(UNIT[protection : UNIT.index("[Install]")]) - settings(CHECK)
+
+        self.assertEqual(_OF_ITS_OWN, {each.partition("=")[0] for each in lost})
+
     def verify(self, unit: str) -> str:
-        """What systemd says about a unit, its command taken to be installed."""
-        installed = unit.replace(start_command(unit)[0], find_program("true"))
-        return self.analyze(installed, "verify").stderr
+        """What systemd says about the units, their command taken to be installed, with `unit` as the daemon's."""
+        for name, text in {**UNITS, "filestoraged.service": unit}.items():
+            self.write(name, text.replace("/usr/local/bin/filestoraged", find_program("true")))
+        return self.analyze("verify", "--recursive-errors=yes", *(str(self.directory / name) for name in UNITS)).stderr
 
     def exposure(self, unit: str) -> float:
-        done = self.analyze(unit, "security", "--offline=true", "--no-pager")
+        path = self.write("filestoraged.service", unit)
+        done = self.analyze("security", "--offline=true", "--no-pager", str(path))
         level = re.search(r"Overall exposure level for filestoraged\.service: ([0-9.]+)", done.stdout)
         if level is None:
             self.fail(f"systemd-analyze names no level: {done.stderr}")
         return float(level.group(1))
 
-    def analyze(self, unit: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        path = self.directory / "filestoraged.service"
-        path.write_text(unit, encoding="utf-8")
-        command = [find_program("systemd-analyze"), *arguments, str(path)]
+    def write(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def analyze(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [find_program("systemd-analyze"), *arguments]
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+
+
+class SampleTest(TempCase):
+    """What bin/install puts into /etc."""
+
+    def test_it_says_what_is_so_without_it(self) -> None:
+        self.assertEqual(parse_arguments([]), parse_arguments(["--config", str(SAMPLE)]))
+
+    def test_all_that_it_names_is_understood(self) -> None:
+        text = re.sub(r"^#(?! )(.*)$|^#(    .*)$", r"\1\2", SAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        path = self.directory / "filestoraged.conf"
+        path.write_text(text, encoding="utf-8")
+
+        config = parse_arguments(["--config", str(path)])
+
+        self.assertEqual(2, len(config.listen))
+        self.assertEqual(1 << 30, config.max_size)
 
 
 class ProgramsTest(TempCase):
@@ -88,6 +131,10 @@ class ProgramsTest(TempCase):
 
 def start_command(unit: str) -> List[str]:
     return shlex.split(setting(unit, "ExecStart"))
+
+
+def settings(unit: str) -> Set[str]:
+    return {line for line in unit.splitlines() if re.match("[A-Za-z]+=", line)}
 
 
 def setting(unit: str, name: str) -> str:

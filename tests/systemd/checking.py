@@ -35,7 +35,7 @@ class CheckingTest(ServiceCase):
 
         failed = run("systemctl", "start", CHECK, check=False)
 
-        self.addCleanup(run, "systemctl", "reset-failed", CHECK)
+        self.addCleanup(run, "systemctl", "reset-failed", CHECK, check=False)
         self.assertNotEqual(0, failed.returncode)
         self.assertEqual(("failed", "1"), (show("ActiveState", CHECK), show("ExecMainStatus", CHECK)))
         self.assertTrue(self.journal.find(digest, CHECK))

@@ -11,14 +11,14 @@ from collections import Counter
 from typing import Counter as Counts
 from typing import Iterator, Optional, Tuple
 
-from tests.systemd.machine import PATIENCE, PORT
+from tests.systemd.machine import PATIENCE, PORT, wait_until
 
 
 class Load:
     """Uploads and downloads in turn, until `enough` and told to end.
 
-    A connection that was kept and closed before a byte of the answer came is no failure: a server may close a connection
-    that rests while a request is on its way, and a client asks again on another one (RFC 9112, section 9.3.1).
+    A connection that was kept and is closed before a byte of the answer came is no failure: a server may close one that
+    rests while a request is on its way, and a client asks again on another one (RFC 9112, section 9.3.1).
     """
 
     def __init__(self, enough: int, clients: int = 8) -> None:
@@ -34,8 +34,11 @@ class Load:
         return self.counts["GET"] + self.counts["PUT"]
 
     def __str__(self) -> str:
-        kept = f"{self.counts['asked again']} asked again"
-        return f"{self.counts['PUT']} PUT and {self.counts['GET']} GET, {kept}, {sum(self.faults.values())} failed"
+        again, failed = self.counts["asked again"], sum(self.faults.values())
+        return f"{self.counts['PUT']} PUT and {self.counts['GET']} GET, {again} asked again, {failed} failed"
+
+    def wait_for(self, done: int) -> None:
+        wait_until(f"{done} requests", lambda: self.done >= done, 6 * PATIENCE)
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Load"]:

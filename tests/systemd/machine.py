@@ -27,7 +27,8 @@ PATIENCE = 10.0
 
 def run(*command: str, check: bool = True, **settings: Any) -> "subprocess.CompletedProcess[str]":
     """Run a command as root. What it printed is in the error, where it fails."""
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", stdin=subprocess.DEVNULL, **settings)
+    settings = {"stdin": subprocess.DEVNULL, "capture_output": True, "encoding": "utf-8", **settings}
+    done = subprocess.run(command, check=False, **settings)
     if check and done.returncode:
         raise AssertionError(f"{shlex.join(command)}: status {done.returncode}: {done.stderr}{done.stdout}")
     return done
@@ -87,7 +88,7 @@ class Newcomer:
     def __init__(self) -> None:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         (section,) = re.findall(r"^## AS A SERVICE\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-        self.commands = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+        self.commands: List[str] = [line.strip() for line in section.splitlines() if line.startswith("    ")]
 
     def command(self, pattern: str) -> str:
         """The one command of the README that matches."""

@@ -103,7 +103,7 @@ class ServingTest(ServiceCase):
         load = Load(REQUESTS)
         with load.running():
             for each in range(TIMES):
-                wait_until("more requests", lambda each=each: load.done > each * REQUESTS // TIMES, 60)
+                load.wait_for(each * REQUESTS // TIMES)
                 self.reload()
 
         self.note = f"{TIMES} reloads, {load}"

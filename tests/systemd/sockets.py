@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.systemd.load import Load
-from tests.systemd.machine import UNIT, ServiceCase, ask, is_served, master, show, systemctl, wait_until
+from tests.systemd.machine import UNIT, ServiceCase, ask, is_served, master, show, systemctl
 from tests.systemd.serving import REQUESTS, TIMES
 
 SOCKET = "filestoraged.socket"
@@ -103,7 +103,7 @@ class SocketTest(ServiceCase):
         before = set()
         with load.running():
             for each in range(TIMES):
-                wait_until("more requests", lambda each=each: load.done > each * REQUESTS // TIMES, 60)
+                load.wait_for(each * REQUESTS // TIMES)
                 systemctl("restart", UNIT)
                 before.add(master())
 

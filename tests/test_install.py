@@ -1,0 +1,201 @@
+"""bin/install and bin/uninstall, into a directory as packagers do. bin/test-systemd has them on a machine, as root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Dict, Set
+
+from tests.support import TempCase
+
+ROOT = Path(__file__).resolve().parent.parent
+UNITS = {
+    "filestoraged.service",
+    "filestoraged.socket",
+    "filestoraged-check.service",
+    "filestoraged-check.timer",
+}
+
+# What pip fetches to build the package, as little of it as there can be: tests have no network.
+_WHEELS = {
+    "setuptools": {
+        "setuptools/build_meta.py": """
+import pathlib, sys, zipfile
+
+# What pip asks for where pyproject.toml names no backend.
+__legacy__ = sys.modules[__name__]
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    info = "filestoraged-1.dist-info"
+    with zipfile.ZipFile(directory + "/filestoraged-1-py3-none-any.whl", "w") as wheel:
+        for path in sorted(pathlib.Path("filestoraged").rglob("*.py")):
+            wheel.write(path)
+        named = "Metadata-Version: 2.1\\nName: filestoraged\\nVersion: 1\\n"
+        wheel.writestr(info + "/METADATA", named + "Requires-Dist: pymemcache\\n")
+        wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "/RECORD", "")
+    return "filestoraged-1-py3-none-any.whl"
+"""
+    },
+    "pymemcache": {"pymemcache/__init__.py": ""},
+}
+
+
+class InstallTest(TempCase):
+    """One that was made once, and is not changed."""
+
+    place: Path
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.place = Path(tempfile.mkdtemp(prefix="filestoraged-"))
+        cls.addClassCleanup(shutil.rmtree, cls.place, ignore_errors=True)
+        done = install(cls.place, cls.place / "root")
+        assert not done.returncode, done.stderr
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.place / "root"
+
+    def test_it_has_the_command_its_environment_the_units_and_a_configuration(self) -> None:
+        inside = "usr/local/lib/filestoraged/"
+        paths = {path if not path.startswith(inside) else inside for path in below(self.root)}
+
+        self.assertEqual(
+            {
+                "etc/filestoraged.conf",
+                "usr/local/bin/filestoraged",
+                inside,
+                *(f"usr/local/lib/systemd/system/{unit}" for unit in UNITS),
+            },
+            paths,
+        )
+
+    def test_the_command_runs_by_the_environments_interpreter(self) -> None:
+        environment = self.root / "usr/local/lib/filestoraged"
+        command = environment / "bin/filestoraged"
+
+        done = subprocess.run([environment / "bin/python", "-I", command, "--version"], capture_output=True, check=True)
+
+        self.assertTrue(done.stdout.startswith(b"filestoraged "))
+        self.assertTrue(command.read_text().startswith("#!/usr/local/lib/filestoraged/bin/python -I\n"))
+        self.assertEqual(
+            "/usr/local/lib/filestoraged/bin/filestoraged", os.readlink(self.root / "usr/local/bin/filestoraged")
+        )
+
+    def test_no_file_names_the_directory_that_it_was_made_in(self) -> None:
+        files = [path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink()]
+
+        naming = [path for path in files if os.fsencode(self.place) in path.read_bytes()]
+
+        self.assertEqual([], naming)
+        self.assertTrue([path for path in files if path.suffix == ".pyc"])
+
+    def test_everybody_may_read_it_and_nobody_else_write_it(self) -> None:
+        paths = [path for path in self.root.rglob("*") if not path.is_symlink()]
+
+        closed = [path for path in paths if path.stat().st_mode & 0o777 not in (0o644, 0o755)]
+
+        self.assertEqual([], closed)
+
+    def test_nothing_that_installs_stays_in_it(self) -> None:
+        names = {path.name for path in self.root.glob("usr/local/lib/filestoraged/lib/python*/site-packages/*")}
+
+        self.assertEqual({"filestoraged", "pymemcache"}, {name for name in names if "dist-info" not in name})
+
+    def test_what_is_refused_is_refused_by_one_sentence(self) -> None:
+        hidden = self.directory / "copy"
+        shutil.copy(interpreter(), hidden)
+        for name, value, expected in (
+            ("PREFIX", "/home/me/filestoraged", "PREFIX=/home/me/filestoraged is where the service cannot see it"),
+            ("PREFIX", "here", "PREFIX=here is no path"),
+            ("PREFIX", "/opt/a b", "PREFIX=/opt/a b is no path"),
+            ("DESTDIR", "here", "DESTDIR=here does not begin with a slash"),
+            ("PYTHON", "/nowhere/python3", "There is no /nowhere/python3"),
+            ("PYTHON", str(hidden), f"The interpreter {hidden} is where the service cannot see it"),
+        ):
+            with self.subTest(value):
+                done = install(self.place, self.directory / "refused", **{name: value})
+
+                self.assertEqual((1, 1), (done.returncode, len(done.stderr.splitlines())), done.stderr)
+                self.assertIn(expected, done.stderr)
+                self.assertFalse((self.directory / "refused").exists())
+
+
+class ChangesTest(TempCase):
+    """With another prefix."""
+
+    def test_installing_again_keeps_the_configuration_and_what_worked_and_uninstalling_takes_all_else(self) -> None:
+        root = self.directory / "root"
+        configuration = root / "etc/filestoraged.conf"
+        configuration.parent.mkdir(parents=True)
+        configuration.write_text("mine")
+        old = root / "opt/stored/lib/filestoraged/old"
+        old.parent.mkdir(parents=True)
+        old.touch()
+        before = below(root)
+
+        failed = install(self.directory, root, PREFIX="/opt/stored", PIP_FIND_LINKS="/nowhere")
+        self.assertNotEqual(0, failed.returncode)
+        self.assertEqual(before, below(root))
+
+        done = install(self.directory, root, PREFIX="/opt/stored")
+        unit = (root / "etc/systemd/system/filestoraged.service").read_text()
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertIn("\nExecStart=/opt/stored/bin/filestoraged serve ", unit)
+        self.assertFalse(old.exists())
+        self.assertEqual("mine", configuration.read_text())
+
+        gone = run("uninstall", root, PREFIX="/opt/stored")
+        self.assertEqual((0, 1), (gone.returncode, len(gone.stdout.splitlines())), gone.stderr)
+        self.assertEqual({"etc/filestoraged.conf"}, below(root))
+
+
+def below(root: Path) -> Set[str]:
+    """The files below `root`, relative to it, and links to folders as well."""
+    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir() or path.is_symlink()}
+
+
+def install(directory: Path, root: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Install below `root`, from wheels that are made in `directory`."""
+    wheels = directory / "wheels"
+    wheels.mkdir(exist_ok=True)
+    for name, files in _WHEELS.items():
+        make_wheel(wheels, name, files)
+    ours = {"PYTHON": interpreter(), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), **environment}
+    return run("install", root, **ours)
+
+
+def run(command: str, root: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    settings = {**clean, "DESTDIR": str(root), "PIP_CONFIG_FILE": os.devnull, **environment}
+    return subprocess.run([ROOT / "bin" / command], env=settings, capture_output=True, encoding="utf-8", check=False)
+
+
+def make_wheel(directory: Path, name: str, files: Dict[str, str]) -> None:
+    info = f"{name}-999.dist-info"
+    with zipfile.ZipFile(directory / f"{name}-999-py3-none-any.whl", "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 999\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def interpreter() -> str:
+    """One that a service could run: that of the tests may be in a home."""
+    hidden = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
+    for path in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        if not os.access(path, os.X_OK):
+            continue
+        print_it = "import ensurepip, os, sys, venv; print(os.path.realpath(sys._base_executable))"
+        done = subprocess.run([path, "-I", "-c", print_it], capture_output=True, encoding="utf-8", check=False)
+        if not done.returncode and not done.stdout.startswith(hidden):
+            return done.stdout.strip()
+    raise AssertionError("no Python with venv is outside of homes; on Debian: apt install python3-venv")
