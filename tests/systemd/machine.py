@@ -159,6 +159,14 @@ def ask(
         connection.close()
 
 
+def begin_upload(first: bytes, size: int) -> socket.socket:
+    """Begin an upload of `size` bytes on a connection of its own, and wait until the first ones are there."""
+    connection = socket.create_connection(("127.0.0.1", PORT), timeout=PATIENCE)
+    connection.sendall(b"PUT /data/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + first)
+    wait_until("the upload has begun", lambda: list(STORE.glob("staging/*/*")))
+    return connection
+
+
 def is_served(port: int = PORT) -> bool:
     return ask("GET", "/-/health", port=port).status == 200
 

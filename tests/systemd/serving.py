@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import socket
 import stat
 import subprocess
@@ -12,12 +11,12 @@ from pathlib import Path
 
 from tests.systemd.load import Load
 from tests.systemd.machine import (
-    PATIENCE,
     PORT,
     STORE,
     UNIT,
     ServiceCase,
     ask,
+    begin_upload,
     is_served,
     master,
     processes,
@@ -86,6 +85,17 @@ class ServingTest(ServiceCase):
         self.assertEqual(pid, master())
         wait_until("the reload is over", lambda: show("ActiveState") == "active")
 
+    def test_a_reload_has_tokens_say_who_may_do_what(self) -> None:
+        tokens = Path("/etc/filestoraged.tokens")
+        self.addCleanup(tokens.unlink)
+        self.newcomer.run(f"filestoraged token alice read,write | sudo tee {tokens}")
+        self.configure(f"[filestoraged]\nworkers = 2\ntokens = {tokens}\n")
+
+        self.reload()
+
+        self.assertEqual(401, ask("POST", "/", b"tea").status)
+        self.assertTrue(is_served())
+
     def test_a_configuration_with_a_fault_is_refused_by_one_line_and_changes_nothing(self) -> None:
         before = workers()
         self.configure("[filestoraged]\nworkers = 2\ncolour = blue\n")
@@ -109,6 +119,18 @@ class ServingTest(ServiceCase):
         self.note = f"{TIMES} reloads, {load}"
         self.assertEqual({}, dict(load.faults))
 
+    def test_a_reload_lets_a_slow_upload_end_while_others_are_served(self) -> None:
+        body = os.urandom(200_000)
+        before = workers()
+        with begin_upload(body[:100_000], len(body)) as slow:
+            systemctl("reload", UNIT)
+            wait_until("others have taken over", lambda: len(workers() - before) == 2 and is_served())
+            slow.sendall(body[100_000:])
+            answer = slow.recv(65536)
+
+        self.assertRegex(answer, rb"^HTTP/1\.1 201 ")
+        wait_until("the old ones have left", lambda: not workers() & before)
+
     def test_the_process_that_systemd_knows_stays_through_reloads(self) -> None:
         pid = master()
 
@@ -120,11 +142,7 @@ class ServingTest(ServiceCase):
 
     def test_a_stop_lets_a_slow_upload_end(self) -> None:
         body = os.urandom(200_000)
-        with socket.create_connection(("127.0.0.1", PORT), timeout=PATIENCE) as slow:
-            slow.sendall(b"PUT /data/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
-            slow.sendall(body[:100_000])
-            wait_until("it has begun", lambda: list(STORE.glob("staging/*/*")))
-
+        with begin_upload(body[:100_000], len(body)) as slow:
             systemctl("stop", "--no-block", UNIT)
             wait_until("it drains", lambda: show("ActiveState") == "deactivating")
             wait_until("it listens no more", self.is_refused)
@@ -132,7 +150,7 @@ class ServingTest(ServiceCase):
             answer = slow.recv(65536)
 
         self.assertRegex(answer, rb"^HTTP/1\.1 201 ")
-        self.assertTrue(re.search(hashlib.sha256(body).hexdigest().encode(), answer))
+        self.assertIn(hashlib.sha256(body).hexdigest().encode(), answer)
         wait_until("it has stopped", lambda: show("ActiveState") == "inactive")
         self.assertEqual("success", show("Result"))
 
