@@ -1,4 +1,5 @@
 # Where bin/install puts things, and bin/uninstall finds them. To be sourced.
+# shellcheck disable=SC2034
 
 PREFIX=${PREFIX:-/usr/local}
 DESTDIR=${DESTDIR:-}
