@@ -28,6 +28,16 @@ class CheckingTest(ServiceCase):
         self.assertTrue(is_served())
         self.assertEqual(201, ask("PUT", "/data/kitchen", b"after the check").status)
 
+    def test_a_check_needs_no_service_that_runs_and_one_that_starts_later_has_its_store(self) -> None:
+        digest = ask("POST", "/", b"tea").json()["hash"]
+        systemctl("stop", "filestoraged.service")
+
+        systemctl("start", CHECK)
+        systemctl("start", "filestoraged.service")
+
+        self.assertEqual("success", show("Result", CHECK))
+        self.assertEqual((200, b"tea"), ask("GET", f"/{digest}"))
+
     def test_a_check_fails_and_names_what_is_damaged(self) -> None:
         digest = ask("POST", "/", b"will be damaged").json()["hash"]
         path = self.object(digest)

@@ -111,10 +111,12 @@ class AgainTest(ServiceCase):
         systemctl("restart", UNIT)
 
         command = Path(f"/proc/{master()}/cmdline").read_text(encoding="utf-8")
+        again = self.newcomer.run("sudo bin/install")
         self.newcomer.run("sudo PREFIX=/opt/filestoraged bin/uninstall")
         systemctl("enable", UNIT)
         systemctl("restart", UNIT)
 
         self.assertIn("/opt/filestoraged/", command)
+        self.assertIn("/etc/systemd/system/filestoraged.service wins over the new unit", again.stderr)
         self.assertEqual([], sorted(Path("/opt/filestoraged").rglob("*filestoraged*")))
         self.assertTrue(wait_until("the first one is served again", is_served))

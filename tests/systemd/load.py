@@ -35,7 +35,8 @@ class Load:
 
     def __str__(self) -> str:
         again, failed = self.counts["asked again"], sum(self.faults.values())
-        return f"{self.counts['PUT']} PUT and {self.counts['GET']} GET, {again} asked again, {failed} failed"
+        requests = f"{self.counts['PUT']} PUT and {self.counts['GET']} GET by {self.counts['connections']} connections"
+        return f"{requests}, {again} asked again, {failed} failed"
 
     def wait_for(self, done: int) -> None:
         wait_until(f"{done} requests", lambda: self.done >= done, 6 * PATIENCE)
@@ -78,7 +79,8 @@ class Load:
         with self._lock:
             self.counts[method] += 1
             self.counts["asked again"] += client.asked_again
-            client.asked_again = 0
+            self.counts["connections"] += client.connections
+            client.asked_again = client.connections = 0
             if fault:
                 self.faults[fault] += 1
 
@@ -86,11 +88,10 @@ class Load:
 class _Client:
     def __init__(self, keeps: bool) -> None:
         self.keeps = keeps
+        # Since somebody has counted them.
         self.asked_again = 0
-        self._connection = self._connect()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
+        self.connections = 0
+        self._connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
 
     def ask(self, method: str, path: str, body: Optional[bytes]) -> Tuple[int, bytes]:
         try:
@@ -105,6 +106,7 @@ class _Client:
 
     def _begin(self, method: str, path: str, body: Optional[bytes]) -> http.client.HTTPResponse:
         was_kept = self._connection.sock is not None
+        self.connections += not was_kept
         try:
             self._connection.request(method, path, body)
             return self._connection.getresponse()
@@ -113,5 +115,6 @@ class _Client:
                 raise
         self._connection.close()
         self.asked_again += 1
+        self.connections += 1
         self._connection.request(method, path, body)
         return self._connection.getresponse()

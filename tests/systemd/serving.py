@@ -55,7 +55,7 @@ class ServingTest(ServiceCase):
 
     def test_the_readmes_log_command_shows_requests_as_they_come(self) -> None:
         command = ["runuser", "-u", "newcomer", "--", "bash", "-c", self.newcomer.command("journalctl")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as following:
             assert following.stdout
             lines = iter(following.stdout.readline, "")
             next(lines)

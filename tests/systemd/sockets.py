@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.systemd.load import Load
-from tests.systemd.machine import UNIT, ServiceCase, ask, is_served, master, show, systemctl
+from tests.systemd.machine import UNIT, ServiceCase, ask, is_served, master, show, systemctl, wait_until
 from tests.systemd.serving import REQUESTS, TIMES
 
 SOCKET = "filestoraged.socket"
@@ -27,7 +27,8 @@ class SocketTest(ServiceCase):
         answer = ask("GET", "/-/health")
 
         self.assertEqual(200, answer.status)
-        self.assertEqual("active", show("ActiveState"))
+        # The client may have its answer before systemd has read that all is ready.
+        wait_until("the service is ready", lambda: show("ActiveState") == "active")
         self.assertEqual(200, ask("GET", "/-/health", host="::1").status)
 
     def test_a_drop_in_adds_a_unix_socket_which_stays_through_restarts(self) -> None:
