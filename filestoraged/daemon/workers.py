@@ -97,7 +97,7 @@ class Workers:
         while True:
             now = time.monotonic()
             if now >= next_look:
-                self._watch.look({each.slot: pid for pid, each in self._started.items()})
+                self._look()
                 next_look = now + self._watch.pause
             if now >= self._next_fork:
                 self._fork_missing()
@@ -120,6 +120,7 @@ class Workers:
             if number < crew.count and not self._fork_and_wait(number) and number == 0:
                 self._crew = old
                 return False
+            self._look()
             if number < len(former):
                 self._dismiss(former[number])
         self._schedule_fork()
@@ -143,6 +144,9 @@ class Workers:
                 _die_of(received)
             self._bury()
         return True
+
+    def _look(self) -> None:
+        self._watch.look({each.slot: pid for pid, each in self._started.items()})
 
     def _fork(self, number: int, on_serving: Callable[[], None]) -> int:
         slot = min(set(range(self._slots)) - {each.slot for each in (*self._started.values(), *self._leaving.values())})
