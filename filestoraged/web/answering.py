@@ -119,6 +119,7 @@ class Answering(Connection):
         # Who stores something goes on storing. Other requests are the loop's, even if this one was not.
         self.lingers = self.asked is not None and self.asked.method != "GET"
         self.response = self.asked = None
+        self.received = 0
         self.started = ended
         self._await_request(ended)
         if self.on_thread:

@@ -96,7 +96,7 @@ class Handler(Answering):
 
     def _go_on_with(self, answer: Answer) -> bool:
         if isinstance(answer, Response):
-            return self._respond(answer)
+            return self.answer(answer)
         self.intake = Intake(self.receiver, self.framing, answer)
         response = self.intake.start()
         if response is not None:

@@ -58,7 +58,7 @@ class Request:
     may have the same object, so nobody changes what it says.
     """
 
-    __slots__ = ("fields", "is_path_secret", "line", "method", "mount", "path", "query", "route", "size")
+    __slots__ = ("fields", "is_path_secret", "line", "method", "mount", "path", "query", "route", "size", "tally")
 
     def __init__(self, head: Head, size: Optional[int]) -> None:
         self.method = head.method
@@ -72,6 +72,8 @@ class Request:
         self.is_path_secret = False
         # What it is counted as: an interface, and a method.
         self.line: Optional[Tuple[str, str]] = None
+        # Where the server's loop counts it.
+        self.tally: Any = None
 
     def parameters(self, *names: str) -> List[str]:
         """The values that the query has for any of `names`, in order. What is not UTF-8 in them becomes U+FFFD."""

@@ -45,7 +45,7 @@ class Now(NamedTuple):
 class Meter:
     """Made before the fork, with room for so many workers at a time as there are `slots`.
 
-    The loop calls `note`, `publish` and `beat`, which need no lock; threads call `note_on_thread`, which has one.
+    The loop calls `on_loop`, `publish` and `beat`, which need no lock; threads call `note_on_thread`, which has one.
     """
 
     def __init__(self, interfaces: Sequence[str], slots: int = 1) -> None:
@@ -77,14 +77,17 @@ class Meter:
 
     # What a worker says.
 
-    def note(self, line: Line, status: int, kind: str, *, received: int, sent: int, seconds: float) -> None:
-        """Count a request, for others to see after `publish`."""
+    def on_loop(self, line: Line) -> Tally:
+        """Where the loop counts such requests. Once in a round, it says by `expect` that it does."""
         counted = self._on_loop.get(line)
         if counted is None:
             counted = self._on_loop[line] = self._tally(line, 0)
-        if counted.published:
-            self._unpublished.append(counted)
-        counted.note(status, kind, received, sent, seconds)
+        return counted
+
+    def expect(self, counted: Tally) -> None:
+        """Have what is counted there be seen by others after `publish`."""
+        counted.published = False
+        self._unpublished.append(counted)
 
     def publish(self) -> None:
         unpublished, self._unpublished = self._unpublished, []
@@ -97,7 +100,10 @@ class Meter:
             counted = self._on_threads.get(line)
             if counted is None:
                 counted = self._on_threads[line] = self._tally(line, self._threads_place)
-            counted.note(status, kind, received, sent, seconds)
+            counted.statuses[status] += 1
+            counted.sent += sent
+            counted.seconds += seconds
+            counted.note_more(received, seconds, kind)
             counted.publish()
 
     def begin(self) -> None:

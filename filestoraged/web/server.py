@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from http.server import ThreadingHTTPServer
-from typing import Any, List, Mapping, NamedTuple, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 
 from filestoraged.web.access import AccessLog
 from filestoraged.web.answering import Answering
@@ -21,11 +21,12 @@ from filestoraged.web.door import Door, prepare, set_timeouts
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.memory import Memory
-from filestoraged.web.message import App
+from filestoraged.web.message import App, Request
 from filestoraged.web.meter import NOWHERE, OTHER, Line, Meter
 from filestoraged.web.parking import Parking
 from filestoraged.web.pool import Pool
 from filestoraged.web.room import Room
+from filestoraged.web.tally import FAST
 from filestoraged.web.wakes import Wakes
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,6 @@ _ROUND = 64
 
 # What the loop reads into what nobody wants.
 _SCRATCH = 64 * 1024
-
-
-# What a request is counted as that could not be read.
-_UNREAD: Line = (NOWHERE, OTHER)
 
 
 class Site(NamedTuple):
@@ -210,14 +207,26 @@ class Server(ThreadingHTTPServer):
         """Log and count a request that was answered, with so many bytes of a body."""
         asked = handler.asked
         seconds = ended - handler.started
-        line = _UNREAD if asked is None else asked.line or _UNREAD
         self._access.note(handler.address_string(), asked, status, sent, seconds)
         if handler.on_thread:
             self._access.flush()
-            self.meter.note_on_thread(line, status, kind, received=handler.received, sent=sent, seconds=seconds)
-        else:
-            # At the end of its round, the loop flushes and publishes.
-            self.meter.note(line, status, kind, received=handler.received, sent=sent, seconds=seconds)
+            self.meter.note_on_thread(_line(asked), status, kind, received=handler.received, sent=sent, seconds=seconds)
+            return
+        # The loop flushes and publishes at the end of its round.
+        tally = None if asked is None else asked.tally
+        if tally is None:
+            tally = self.meter.on_loop(_line(asked))
+            if asked is not None:
+                # It is the same whenever that is asked again.
+                asked.tally = tally
+        if tally.published:
+            self.meter.expect(tally)
+        # Not by a call: a request costs 15 us, and counting it may cost little of that.
+        tally.statuses[status] += 1
+        tally.sent += sent
+        tally.seconds += seconds
+        if seconds > FAST or kind or handler.received:
+            tally.note_more(handler.received, seconds, kind)
 
     # The rest is for the loop alone.
 
@@ -260,3 +269,8 @@ class Server(ThreadingHTTPServer):
         for connection in self.parking.all():
             self.close_request(connection.request)
         self.parking.close()
+
+
+def _line(asked: Optional[Request]) -> Line:
+    """What a request is counted as, also one that could not be read."""
+    return (NOWHERE, OTHER) if asked is None or asked.line is None else asked.line

@@ -13,7 +13,7 @@ from filestoraged.web.message import REASONS
 # Upper bounds of the classes of times, in seconds: a small object takes 20 us, a synced upload milliseconds, a large
 # one minutes.
 BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
-_FIRST = BOUNDS[0]
+FAST = BOUNDS[0]
 
 _MICROS = 1_000_000
 
@@ -46,59 +46,58 @@ class Figures(NamedTuple):
 
 
 class Tally:
-    """Counts on from what is in its `cells`. Others see what was noted when it was published."""
+    """Counts on from what is in its `cells`. Others see what was noted when it was published.
+
+    A request is counted by adding to `statuses`, `sent` (bytes of its answer's body) and `seconds`: that is done for
+    each of them, by whoever counts. Few need `note_more`.
+    """
 
     __slots__ = (
         "_cells",
         "_kinds",
         "_received",
-        "_seconds",
-        "_sent",
         "_slow",
         "_slow_published",
-        "_statuses",
         "_times",
         "published",
+        "seconds",
+        "sent",
+        "statuses",
     )
 
     def __init__(self, cells: memoryview) -> None:
         figures = read(cells)
-        self._cells = cells
-        self._received, self._sent, self._seconds = figures.received, figures.sent, figures.seconds
-        self._times: List[int] = list(figures.times)
-        self._statuses: DefaultDict[int, int] = defaultdict(int, figures.statuses)
-        self._kinds: DefaultDict[str, int] = defaultdict(int, figures.kinds)
+        self.statuses: DefaultDict[int, int] = defaultdict(int, figures.statuses)
+        self.sent, self.seconds = figures.sent, figures.seconds
         self.published = True
-        # How many are in other classes of times than the first.
+        self._cells = cells
+        self._received = figures.received
+        self._times: List[int] = list(figures.times)
+        self._kinds: DefaultDict[str, int] = defaultdict(int, figures.kinds)
+        # How many took longer than the first class has.
         self._slow = self._slow_published = sum(self._times[1:])
 
-    def note(self, status: int, kind: str, received: int, sent: int, seconds: float) -> None:
-        """Count a request, and the kind of error that it was answered with, "" for none."""
-        # Done for each request, so it does no more than it must.
-        self.published = False
-        self._statuses[status] += 1
-        self._sent += sent
-        self._seconds += seconds
-        if seconds > _FIRST:
+    def note_more(self, received: int, seconds: float, kind: str) -> None:
+        """Note the size of a body, a time above FAST, and the kind of an error, "" for none."""
+        self._received += received
+        if seconds > FAST:
             self._times[bisect_left(BOUNDS, seconds)] += 1
             self._slow += 1
-        if received:
-            self._received += received
         if kind:
             self._kinds[kind] += 1
 
     def publish(self) -> None:
         cells = self._cells
         cells[_RECEIVED] = self._received
-        cells[_SENT] = self._sent
-        cells[_MICROSECONDS] = int(self._seconds * _MICROS)
+        cells[_SENT] = self.sent
+        cells[_MICROSECONDS] = int(self.seconds * _MICROS)
         # The first class has what the others leave.
-        cells[_TIMES[0]] = sum(self._statuses.values()) - self._slow
+        cells[_TIMES[0]] = sum(self.statuses.values()) - self._slow
         if self._slow != self._slow_published:
             self._slow_published = self._slow
             for place, number in zip(_TIMES[1:], self._times[1:]):
                 cells[place] = number
-        for status, number in self._statuses.items():
+        for status, number in self.statuses.items():
             cells[_STATUSES[status]] = number
         for kind, number in self._kinds.items():
             cells[_KINDS[kind]] = number
