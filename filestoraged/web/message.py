@@ -58,7 +58,19 @@ class Request:
     may have the same object, so nobody changes what it says.
     """
 
-    __slots__ = ("fields", "is_path_secret", "line", "method", "mount", "path", "query", "route", "size", "tally")
+    __slots__ = (
+        "fields",
+        "is_free",
+        "is_path_secret",
+        "line",
+        "method",
+        "mount",
+        "path",
+        "query",
+        "route",
+        "size",
+        "tally",
+    )
 
     def __init__(self, head: Head, size: Optional[int]) -> None:
         self.method = head.method
@@ -70,6 +82,8 @@ class Request:
         self.mount = ""
         self.route: Any = None
         self.is_path_secret = False
+        # Whether anybody may ask that.
+        self.is_free = False
         # What it is counted as: an interface, and a method.
         self.line: Optional[Tuple[str, str]] = None
         # Where the server's loop counts it.

@@ -103,6 +103,9 @@ Route = Tuple[Router, Mapping[str, Page], Sequence[str]]
 class Keeper(Protocol):
     """Knows who may do what."""
 
+    def lets_anybody(self, request: Request, router: Router, segments: Sequence[str]) -> bool:
+        """Whether it may be done by whoever asks."""
+
     def check(self, request: Request, router: Router, segments: Sequence[str]) -> None:
         """Raises an Error where it may not be done."""
 
@@ -123,20 +126,19 @@ class Mounts:
 
     def __call__(self, request: Request) -> Answer:
         router, pages, segments = self._route(request)
-        return self._turn_away(request) or router.answer(request, pages, segments)
+        return self._turn_away(request, router, segments) or router.answer(request, pages, segments)
 
     def at_once(self, request: Request) -> Optional[Answer]:
         router, pages, segments = self._route(request)
-        return self._turn_away(request) or router.at_once(request, pages, segments)
+        return self._turn_away(request, router, segments) or router.at_once(request, pages, segments)
 
     def is_remote(self, request: Request) -> bool:
         return self._route(request)[0].remote
 
-    def _turn_away(self, request: Request) -> Optional[Response]:
+    def _turn_away(self, request: Request, router: Router, segments: Sequence[str]) -> Optional[Response]:
         """Answer who may not do what is asked, before any of the body is read."""
-        if self._keeper is None:
+        if request.is_free or self._keeper is None:
             return None
-        router, _, segments = self._route(request)
         try:
             self._keeper.check(request, router, segments)
         except Error as error:
@@ -151,7 +153,9 @@ class Mounts:
 
     def _find(self, request: Request) -> Route:
         route = self._find_page(request)
-        request.line = (route[0].name, request.method if request.method in METHODS else OTHER)
+        router, _, segments = route
+        request.line = (router.name, request.method if request.method in METHODS else OTHER)
+        request.is_free = self._keeper is None or self._keeper.lets_anybody(request, router, segments)
         return route
 
     def _find_page(self, request: Request) -> Route:

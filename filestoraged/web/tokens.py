@@ -52,13 +52,12 @@ class Tokens:
                 self._scopes[key] = self._scopes.get(key, frozenset()) | grant.scopes
         self._anybodys = frozenset(scope for grant in grants if grant.digest is None for scope in grant.scopes)
 
+    def lets_anybody(self, request: Request, router: Router, segments: Sequence[str]) -> bool:
+        return router.public or not self._anybodys.isdisjoint(self._wanted(request, router, segments))
+
     def check(self, request: Request, router: Router, segments: Sequence[str]) -> None:
         """Raises TokenNeeded where a request carries none that is known, Forbidden where it is not for this."""
-        if router.public:
-            return
         wanted = self._wanted(request, router, segments)
-        if not self._anybodys.isdisjoint(wanted):
-            return
         scopes = self._find(parse_token(request.fields.get("authorization", "")))
         # Where there is no page, nothing is wanted, and whoever has a token is told so.
         if wanted and scopes.isdisjoint(wanted):

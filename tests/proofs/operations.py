@@ -1,18 +1,17 @@
 """What counting and tokens cost: `python -m tests.proofs.operations [ROUNDS]`. Needs wrk, which bin/bench installs.
 
-One worker on one core, 32 kept-alive clients on another, all asking for a small object; in turns, and the ratios are of
-the same round. The daemon that does not count is the same one with nothing in the place of what counts. What a request
-costs of its core tells more than the rate, which others on the machine disturb.
+One worker on one core, 32 kept-alive clients on another, all asking for a small object.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import requests
 
@@ -20,90 +19,107 @@ from filestoraged.web.tokens import hashed
 from tests.bench.load import run_wrk
 from tests.bench.machine import SERVER_CORE, pinned
 from tests.bench.servers import ours
-from tests.daemon.process import PATIENCE
+from tests.daemon.process import PATIENCE, Daemon
 
 CLIENTS = 32
-SECONDS = 2.0
-
+SECONDS = 2
 TOKEN = "fsd_token"
 
-_NOT_COUNTING = """
-import sys
+# A daemon that counts the requests of so many rounds of its loop, and does not count those of the next as many, and
+# so on: on a machine that others use too, two daemons differ by more than what is to be measured. It says what a
+# request of either kind has taken of its loop's time on the core, in nanoseconds, the median of the last blocks.
+_ALTERNATING = """
+import statistics, sys, time
 from filestoraged.daemon.cli import main
 from filestoraged.web.meter import Meter
 from filestoraged.web.server import Server
+
+ROUNDS, BLOCKS = 20, 800
 
 def log(self, handler, status, kind, sent, ended):
     self._access.note(handler.address_string(), handler.asked, status, sent, ended - handler.started)
     if handler.on_thread:
         self._access.flush()
 
-Server.note = log
-Meter.publish = Meter.begin = Meter.end = lambda _: None
+kinds = ((Server.note, Meter.publish), (log, lambda meter: None))
+send_answers = Server._send_answers
+costs = ([], [])
+kind = rounds = answers = begun = 0
+
+def alternate(server):
+    global kind, rounds, answers, begun
+    rounds += 1
+    answers += len(server.outbox)
+    send_answers(server)
+    if rounds < ROUNDS:
+        return
+    if answers > ROUNDS:
+        costs[kind].append((time.thread_time_ns() - begun) / answers)
+    kind, rounds, answers = 1 - kind, 0, 0
+    Server.note, Meter.publish = kinds[kind]
+    if min(map(len, costs)) >= BLOCKS:
+        sys.stderr.write("counting {:.0f} ns, not {:.0f} ns\\n".format(*map(statistics.median, costs)))
+        costs[0].clear()
+        costs[1].clear()
+    begun = time.thread_time_ns()
+
+Server._send_answers = alternate
 sys.exit(main(sys.argv[4:]))
 """
 
 
-class Seen(NamedTuple):
-    # Requests a second.
-    rate: float
-    # Requests for a second of the server's core.
-    per_cpu: float
+class Contender(NamedTuple):
+    ask: Callable[[], float]
+    daemon: Daemon
 
 
 def main(rounds: int) -> None:
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        contenders = dict(_contenders(Path(directory), stack))
-        seen: Dict[str, List[Seen]] = {name: [] for name in contenders}
-        for number in range(rounds):
-            # There and back: who comes first may find the machine warmer.
-            for name in list(contenders)[:: 1 - 2 * (number % 2)]:
-                seen[name].append(contenders[name]())
-        for name, figures in seen.items():
-            rate, cost = (statistics.median(each) for each in zip(*figures))
-            print(f"{name}: {rate:,.0f} requests/s, {1e6 / cost:.2f} us of its core each", flush=True)
-        for name, beside in (("counting", "not counting"), *((each, "counting") for each in list(contenders)[2:])):
-            for what in Seen._fields:
-                ratios = [getattr(mine, what) / getattr(other, what) for mine, other in zip(seen[name], seen[beside])]
-                middle, lowest, highest = statistics.median(ratios), min(ratios), max(ratios)
-                print(f"{name} / {beside}, {what}: {middle:.3f} ({lowest:.3f} to {highest:.3f})")
+    with tempfile.TemporaryDirectory() as directory:
+        counting(Path(directory), rounds)
+        tokens(Path(directory), rounds)
 
 
-def _contenders(directory: Path, stack: contextlib.ExitStack) -> "List[Tuple[str, Callable[[], Seen]]]":
+def counting(directory: Path, rounds: int) -> None:
+    ratios = []
+    for number in range(max(1, rounds // 5)):
+        alternating = [*pinned(SERVER_CORE), sys.executable, "-c", _ALTERNATING]
+        with _contender(directory / f"counting{number}", before=alternating) as contender:
+            for _ in range(10):
+                contender.ask()
+            lines = re.findall(r"counting (\d+) ns, not (\d+) ns", "\n".join(contender.daemon.lines()))
+        print(f"a request that is counted, and one that is not, of the loop's core: {lines} ns", flush=True)
+        ratios += [int(without) / int(counted) for counted, without in lines]
+    print(f"requests for a second of the core, counting / not counting: {statistics.median(ratios):.3f}", flush=True)
+
+
+def tokens(directory: Path, rounds: int) -> None:
     others = [f"other{number} read {hashed(str(number)).hex()}\n" for number in range(99)]
-    for name, line in (("needed", f"mine read,write {hashed(TOKEN).hex()}\n"), ("none", "anybody read,write -\n")):
+    for name, line in (("needed", f"mine read,write {hashed(TOKEN).hex()}\n"), ("open", "anybody read,write -\n")):
         (directory / name).write_text("".join(others) + line)
-    header = ("-H", f"Authorization: Bearer {TOKEN}")
-    not_counting = [*pinned(SERVER_CORE), sys.executable, "-c", _NOT_COUNTING]
+    seen: Dict[str, List[float]] = {"no tokens": [], "a hundred, none needed": [], "a hundred, one sent": []}
+    with contextlib.ExitStack() as stack:
+        contenders = [
+            stack.enter_context(_contender(directory / "without")),
+            stack.enter_context(_contender(directory / "not-needed", "--tokens", str(directory / "open"))),
+            stack.enter_context(_contender(directory / "sent", "--tokens", str(directory / "needed"), sends=True)),
+        ]
+        for _ in range(rounds):
+            for name, contender in zip(seen, contenders):
+                seen[name].append(contender.ask())
+    for name, rates in seen.items():
+        ratio = statistics.median(rate / beside for rate, beside in zip(rates, seen["no tokens"]))
+        print(f"{name}: {statistics.median(rates):,.0f} requests/s, {ratio:.2f} of those without", flush=True)
 
-    def contender(
-        name: str, *arguments: str, before: Optional[List[str]] = None, header: Tuple[str, ...] = ()
-    ) -> "Tuple[str, Callable[[], Seen]]":
-        home = directory / name.replace(" ", "-").replace(",", "")
-        home.mkdir()
-        daemon = stack.enter_context(ours(home, "--log-level", "warning", *arguments, before=before))
-        fields = {"Authorization": f"Bearer {TOKEN}"} if header else {}
+
+@contextlib.contextmanager
+def _contender(home: Path, *arguments: str, before: Sequence[str] = (), sends: bool = False) -> Iterator[Contender]:
+    """A daemon, and a way to ask it for some seconds, which returns the requests a second."""
+    home.mkdir()
+    fields = {"Authorization": f"Bearer {TOKEN}"} if sends else {}
+    header: Tuple[str, ...] = tuple(word for name, value in fields.items() for word in ("-H", f"{name}: {value}"))
+    with ours(home, "--log-level", "warning", *arguments, before=before or None) as daemon:
         digest = requests.post(daemon.url, data=bytes(1024), headers=fields, timeout=PATIENCE).json()["hash"]
-
-        def ask() -> Seen:
-            before = _core_seconds(daemon.worker)
-            rate = run_wrk(f"{daemon.url}/{digest}", CLIENTS, SECONDS, *header).rate
-            return Seen(rate, rate * SECONDS / (_core_seconds(daemon.worker) - before))
-
-        return name, ask
-
-    return [
-        contender("not counting", before=not_counting),
-        contender("counting"),
-        contender("a hundred tokens", "--tokens", str(directory / "needed"), header=header),
-        contender("a hundred tokens, none needed", "--tokens", str(directory / "none")),
-    ]
-
-
-def _core_seconds(pid: int) -> float:
-    """What all threads of a process have used, to the nanosecond."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+        yield Contender(lambda: run_wrk(f"{daemon.url}/{digest}", CLIENTS, SECONDS, *header).rate, daemon)
 
 
 if __name__ == "__main__":
