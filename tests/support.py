@@ -75,7 +75,7 @@ class ServerCase(TempCase):
         self.store_path = self.directory / "store"
         config = Config(store=str(self.store_path), **self.config)
         self.meter = Meter((*INTERFACES, OPERATIONS))
-        self.engines = Engines(config, self.meter, config.mounts.values())
+        self.engines = Engines(config, self.meter, [config.mounts])
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
         self.app = self.engines.build_app(config.mounts)

@@ -164,8 +164,11 @@ def _description(drop: Drop) -> Fields:
 
 
 def _password(request: Request) -> Optional[str]:
-    """The one in the query, or that of Basic authentication, whoever the user (RFC 7617); None where there is none."""
-    given = next(iter(request.parameters("password")), "") or parse_basic(request.fields.get("authorization", ""))
+    """The one in the query, or that of Basic authentication, whoever the user; None where there is none."""
+    given = next(iter(request.parameters("password")), "")
+    if not given and request.is_free:
+        # Where a token was needed, that is what came there.
+        given = parse_basic(request.fields.get("authorization", ""))
     return given or None
 
 

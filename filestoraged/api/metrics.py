@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
@@ -19,17 +20,27 @@ from filestoraged.wire.exposition import CONTENT_TYPE, Classes, Family, Sample, 
 
 _FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"))
 
+log = logging.getLogger(__name__)
+
 # Looks at what there is.
 Gauge = Callable[[], Iterable[Family]]
 
 
-def routes(meter: Meter, gauges: Sequence[Gauge], *, remote: bool) -> Router:
+def routes(meter: Meter, gauges: Mapping[str, Gauge], *, remote: bool) -> Router:
     """`gauges` are asked each time. `remote` says that one of them asks other machines."""
 
     def show(_: Request) -> Response:
         families = [*_workers(meter), *_requests(meter)]
-        for gauge in gauges:
-            families += gauge()
+        unseen: Dict[str, int] = {}
+        for name, gauge in gauges.items():
+            try:
+                families += gauge()
+            except Exception as error:
+                # Whoever looks for what is wrong needs all the others.
+                log.warning("cannot count %s: %s", name, error)
+                unseen[name] = 1
+        failed: List[Sample] = [({"what": name}, unseen.get(name, 0)) for name in gauges]
+        families.append(Family("filestoraged_uncountable", "gauge", "Whether something could not be counted.", failed))
         return Response(200, _FIELDS, exposition(families).encode())
 
     return _Router("operations", [("GET", "/", show)], remote=remote)
@@ -63,14 +74,19 @@ def drops(registry: Drops) -> Gauge:
 
 def keys(database: KeyValues) -> Gauge:
     def look() -> Iterator[Family]:
-        yield Family("filestoraged_queued_keys", "gauge", "Keys that wait for a commit.", [({}, database.queued)])
+        yield Family(
+            "filestoraged_queued_keys",
+            "gauge",
+            "Keys that were set or deleted since the last commit, each time.",
+            [({}, database.queued)],
+        )
 
     return look
 
 
 def memcached(nodes: Nodes) -> Gauge:
     def look() -> Iterator[Family]:
-        used = {node.name: usage(node) for node in nodes.all}
+        used = usage(nodes)
         reached = {name: each for name, each in used.items() if each is not None}
         up: List[Sample] = [({"server": name}, int(name in reached)) for name in used]
         items: List[Sample] = [({"server": name}, each.items) for name, each in reached.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.web.message import Answer, Request, Response, json_response
@@ -16,6 +16,8 @@ PREFIX = "/-/"
 
 # Where the metrics are, which are not for everybody.
 METRICS = "/-/metrics"
+
+_NO_STORE = "Cache-Control: no-store\r\n"
 
 # An answer holds so many seconds, however many ask.
 _HOLDS = 1.0
@@ -38,33 +40,38 @@ class Readiness:
     def __init__(self, looks: Sequence[Look], *, remote: bool) -> None:
         self._looks = looks
         self.remote = remote
-        self._known: Optional[StoreUnavailable] = None
-        self._known_until = 0.0
+        self._known = _Known(None, 0.0)
         self._looking = threading.Lock()
 
-    @property
-    def is_known(self) -> bool:
-        return time.monotonic() < self._known_until
+    def recall(self) -> Optional["_Known"]:
+        """What was seen a moment ago, if it was."""
+        known = self._known
+        return known if time.monotonic() < known.until else None
 
-    def check(self) -> None:
-        """Raises StoreUnavailable, with the reason."""
+    def look(self) -> "_Known":
+        """What is seen now, or was a moment ago by somebody else."""
         with self._looking:
-            if not self.is_known:
-                self._known = self._look()
-                self._known_until = time.monotonic() + _HOLDS
-            known = self._known
-        if known is not None:
-            raise StoreUnavailable(str(known))
+            known = self.recall()
+            if known is None:
+                known = self._known = _Known(self._find_fault(), time.monotonic() + _HOLDS)
+            return known
 
-    def _look(self) -> Optional[StoreUnavailable]:
+    def _find_fault(self) -> Optional[str]:
         try:
             for look in self._looks:
                 look()
         except OSError as error:
-            return StoreUnavailable(f"The store cannot be written: {os.strerror(error.errno or 0)}.")
+            return f"The store cannot be written: {os.strerror(error.errno or 0)}."
         except StoreUnavailable as error:
-            return error
+            return str(error)
         return None
+
+
+class _Known(NamedTuple):
+    """A sentence on what is wrong, None where nothing is; and how long that holds, on the monotonic clock."""
+
+    fault: Optional[str]
+    until: float
 
 
 class _Router(Router):
@@ -75,13 +82,20 @@ class _Router(Router):
         self._readiness = readiness
 
     def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
-        if pages.get("GET") == self._ready and not self._readiness.is_known:
-            return None
+        if request.method == "GET" and pages.get("GET") == self._ready:
+            known = self._readiness.recall()
+            return None if known is None else self._tell(known)
         return self.answer(request, pages, segments)
 
     def _ready(self, _: Request) -> Response:
-        self._readiness.check()
-        return json_response(200, {"status": "ready"}, "Cache-Control: no-store\r\n")
+        return self._tell(self._readiness.look())
+
+    def _tell(self, known: _Known) -> Response:
+        if known.fault is None:
+            return json_response(200, {"status": "ready"}, _NO_STORE)
+        response = self.refuse(StoreUnavailable(known.fault))
+        response.fields += _NO_STORE
+        return response
 
 
 def _health(_: Request) -> Response:

@@ -14,7 +14,7 @@ from typing import Iterator, List, Optional, Sequence, Set
 
 from filestoraged.check.looking import damage, look
 from filestoraged.check.pace import Pace
-from filestoraged.store.drops import HAS_BYTES, MAY_HAVE_BYTES
+from filestoraged.store.drops import APPLICATION, HAS_BYTES, MAY_HAVE_BYTES
 
 # Ids that are asked for at a time: SQLite takes 999 values in a question.
 PAGE = 500
@@ -36,7 +36,7 @@ class Register:
         with self._lock:
             if not self._examined:
                 with contextlib.suppress(FileNotFoundError):
-                    self._damage = damage(self.path, self._pace)
+                    self._damage = damage(self.path, self._pace) or look(self.path, _foreign)
                 self._examined = True
             return self._damage
 
@@ -68,3 +68,10 @@ class Register:
             return look(self.path, rows)
         except FileNotFoundError:
             return []
+
+
+def _foreign(connection: sqlite3.Connection) -> Optional[str]:
+    """What is wrong with a database that is somebody else's. One without tables is about to get ours."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    has_tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    return "it is not the registry of drops" if has_tables and application != APPLICATION else None

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 from types import FrameType
 from typing import Any, Dict, Iterator, List, Optional, Protocol, Sequence
@@ -51,9 +52,16 @@ def check(arguments: Sequence[str]) -> int:
     except StartError as error:
         raise CheckError(str(error)) from error
     except BrokenPipeError:
-        # Nobody reads on. Nor shall the interpreter try to write the rest when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return _NOT_CHECKED
+    except OSError as error:
+        _drop_output()
+        raise CheckError(f"What was found cannot be written: {error.strerror or error}.") from error
+
+
+def _drop_output() -> None:
+    """Nobody takes it. Nor shall the interpreter try to write the rest when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(checks: List[_Check], report: Report) -> int:
@@ -88,6 +96,8 @@ def _findings(check_: _Check) -> Iterator[Optional[Finding]]:
         raise CheckError(f"{error.__cause__ or error}.") from error
     except OSError as error:
         raise CheckError(f"The store cannot be read: {error.strerror or error}.") from error
+    except sqlite3.Error as error:
+        raise CheckError(f"A database cannot be read: {error}.") from error
 
 
 def _checks(settings: Dict[str, Any], pace: Pace, *, repair: bool) -> Iterator[_Check]:

@@ -72,7 +72,7 @@ class Config:
     hash: str = "sha256"
     # Bytes; None leaves it to the disk, or means the most that memcached takes.
     max_size: Optional[int] = None
-    # Processes. Each has threads and connections of its own; one alone does without a master.
+    # Processes. Each has threads and connections of its own.
     workers: int = 1
     # Requests that one worker serves at a time: each costs a thread and, while it uploads, 2.5 MiB.
     threads: int = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Callable, Collection, Dict, List, Mapping, Optional
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
 
 from filestoraged.api import drops, files, kv, metrics, operations, repositories
 from filestoraged.api.metrics import Gauge
@@ -35,12 +35,18 @@ _HEALTH = {operations.PREFIX: operations.routes()}
 class Engines:
     """Make it before the fork, which sees that all can be used; and build apps after it, in each process."""
 
-    def __init__(self, config: Config, meter: Meter, interfaces: Collection[str]) -> None:
-        """`interfaces` are those that some app will have. Raises StartError and UsageError."""
+    def __init__(
+        self, config: Config, meter: Meter, mounts: Sequence[Mapping[str, str]], prepared: Optional[Set[str]] = None
+    ) -> None:
+        """`mounts` are those of all apps. Databases that are among the `prepared` are not prepared again.
+
+        Raises StartError and UsageError.
+        """
         self._config = config
         self._meter = meter
-        self._interfaces = frozenset(interfaces)
-        self._tokens = None if config.tokens is None else read_tokens(config.tokens)
+        self._interfaces = frozenset(name for each in mounts for name in each.values())
+        self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
+        self._prepared: Set[str] = set() if prepared is None else prepared
         self.disk = DiskStore(config.store, algorithm=config.hash, max_size=config.max_size)
         self._uses_disk = not config.memcached or not self._interfaces.isdisjoint(("kv", "drops"))
         if self._uses_disk:
@@ -52,7 +58,7 @@ class Engines:
         self._closing: List[Callable[[], None]] = []
         # What each interface is joined to its engine by, and what operations look at; each is made once.
         self._routers: Dict[str, Router] = {}
-        self._gauges: List[Gauge] = []
+        self._gauges: Dict[str, Gauge] = {}
 
     def build_app(self, mounts: Mapping[str, str], *, operations: bool = True) -> Mounts:
         """Join the interfaces that are mounted to their engines; and operations, or nothing of them but health."""
@@ -80,19 +86,24 @@ class Engines:
         looks: List[Look] = []
         if self._uses_disk:
             looks.append(self.disk.try_writing)
-            self._gauges.append(metrics.objects(Census(self.disk.root)))
+            self._gauges["objects"] = metrics.objects(Census(self.disk.root))
         if self._memcached is not None:
             looks.append(self._memcached.nodes.require)
-            self._gauges.append(metrics.memcached(self._memcached.nodes))
+            self._gauges["memcached"] = metrics.memcached(self._memcached.nodes)
         remote = self._memcached is not None
         return {
             operations.PREFIX: operations.routes(Readiness(looks, remote=remote)),
             operations.METRICS: metrics.routes(self._meter, self._gauges, remote=remote),
         }
 
-    def sweep(self) -> int:
-        """Clear away what crashes left. Returns how many stagings."""
-        return self.disk.sweep() if os.path.isdir(self.disk.root) else 0
+    def sweep(self) -> None:
+        """Clear away what crashes left."""
+        try:
+            if os.path.isdir(self.disk.root):
+                self.disk.sweep()
+        except OSError as error:
+            # What can be read is served all the same.
+            log.warning("what a crash left cannot be swept: %s", error)
 
     def stop(self) -> None:
         """End what goes on in the background, and close the databases."""
@@ -106,7 +117,7 @@ class Engines:
         store = DiskStore(self._path("drops"), max_size=drops.LARGEST, within=self.disk)
         registry = Drops(self._path("drops.sqlite"), Presence(self._path("drops.owners")), ttl=config.drop_ttl)
         self._closing.append(registry.close)
-        self._gauges.append(metrics.drops(registry))
+        self._gauges["drops"] = metrics.drops(registry)
         self._janitor = Janitor(registry, store)
         self._janitor.start()
         return drops.routes(registry, store, Guard(), public_url=config.public_url, accel=config.accel)
@@ -114,7 +125,7 @@ class Engines:
     def _keys(self) -> Router:
         database = KeyValues(self._path("kv.sqlite"))
         self._closing.append(database.close)
-        self._gauges.append(metrics.keys(database))
+        self._gauges["keys"] = metrics.keys(database)
         return kv.routes(database)
 
     def _prepare_directory(self) -> None:
@@ -126,9 +137,15 @@ class Engines:
         if swept:
             log.info("swept %d stagings that a crash left", swept)
         if "kv" in self._interfaces:
-            prepare_keys(self._path("kv.sqlite"))
+            self._prepare(self._path("kv.sqlite"), prepare_keys)
         if "drops" in self._interfaces:
-            prepare_drops(self._path("drops.sqlite"))
+            self._prepare(self._path("drops.sqlite"), prepare_drops)
+
+    def _prepare(self, path: str, prepare: Callable[[str], None]) -> None:
+        # It is waited for, and who serves it already would be kept from all else meanwhile.
+        if path not in self._prepared or not os.path.exists(path):
+            prepare(path)
+            self._prepared.add(path)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._config.store, name)

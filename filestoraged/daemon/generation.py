@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from typing import Callable, Dict, List
+from typing import Callable, Dict, Set
 
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.engines import Engines
 from filestoraged.daemon.logs import start_logging
-from filestoraged.daemon.places import Place
+from filestoraged.daemon.places import Places
 from filestoraged.daemon.worker import Worker
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import App
@@ -27,17 +27,22 @@ DRAIN = 30.0
 class Generation:
     """Made by the master before the fork. It is the crew of the workers."""
 
-    def __init__(self, config: Config, places: List[Place], meter: Meter) -> None:
-        """Raises StartError where something cannot be used, and UsageError where it is not to be understood."""
+    def __init__(self, config: Config, places: Places, meter: Meter, prepared: Set[str]) -> None:
+        """`prepared` has the databases that were prepared before, and gets those that are now.
+
+        Raises StartError where something cannot be used, and UsageError where it is not to be understood.
+        """
         self.config = config
-        self.places = places
         self.count = config.workers
+        self.places = places.find(config)
+        self._all_places = places
         self._meter = meter
-        self._engines = Engines(config, meter, {name for place in places for name in place.mounts.values()})
+        self._engines = Engines(config, meter, [place.mounts for place in self.places], prepared)
         self._room = _make_room(config)
 
     def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
         start_logging(self.config.log_level)
+        self._all_places.forget_others(self.places)
         # The one that this one replaces may have left some.
         self._engines.sweep()
         self._room.take_slot(number)

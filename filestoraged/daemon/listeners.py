@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import stat
-from typing import List, Sequence, Tuple
+from typing import List, Sequence, Set, Tuple
 
 from filestoraged.daemon.config import Address
 from filestoraged.errors import StartError
@@ -29,8 +29,8 @@ def listen(address: Address) -> List[socket.socket]:
     """Bind and listen. Raises StartError with a sentence for the operator."""
     try:
         return [_listen_unix(address.path)] if address.path else _listen_tcp(address)
-    except OSError as error:
-        raise StartError(f"Cannot listen on {address}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        raise _refusal(address, error) from error
 
 
 def address_of(listener: socket.socket) -> Address:
@@ -50,7 +50,7 @@ def close(listeners: List[socket.socket]) -> None:
 
 
 def _listen_tcp(address: Address) -> List[socket.socket]:
-    wanted = places(address)
+    wanted = _places(address)
     for attempt in range(_ATTEMPTS):
         try:
             return _bind_all(wanted)
@@ -60,7 +60,20 @@ def _listen_tcp(address: Address) -> List[socket.socket]:
     raise AssertionError("unreachable: the last attempt raises")
 
 
-def places(address: Address) -> List[Tuple[int, str, int]]:
+def resolve(address: Address) -> Set[Address]:
+    """Where sockets that listen on `address` are, port 0 standing for any. Raises StartError."""
+    try:
+        return {address} if address.path else {Address(host, port) for _, host, port in _places(address)}
+    except (OSError, ValueError) as error:
+        raise _refusal(address, error) from error
+
+
+def _refusal(address: Address, error: Exception) -> StartError:
+    # A ValueError is of a name that cannot be one, or a path that no system takes.
+    return StartError(f"Cannot listen on {address}: {getattr(error, 'strerror', None) or error}.")
+
+
+def _places(address: Address) -> List[Tuple[int, str, int]]:
     """The addresses that a host has, each with its family and the port."""
     if address.host == "localhost":
         # Both, also where the machine's list of hosts names one of them alone (RFC 6761, section 6.3).

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 from filestoraged.daemon import activation, listeners
 from filestoraged.daemon.config import DEFAULT_LISTEN, OPERATIONS, Address, Config, parse_socket_name
-from filestoraged.errors import StartError, UsageError
+from filestoraged.errors import StartError
 
 
 class Place(NamedTuple):
@@ -41,7 +41,7 @@ _Wanted = Tuple[bool, int, Address]
 
 
 class Places:
-    """All by the main thread of the master."""
+    """All by the main thread of the master, but for `forget_others`."""
 
     def __init__(self) -> None:
         """Take what systemd has handed over. Raises StartError."""
@@ -49,21 +49,36 @@ class Places:
         self._bound: Dict[_Wanted, List[socket.socket]] = {}
 
     def find(self, config: Config) -> List[Place]:
-        """Return where `config` is to be served: bound by now, where that was not so before. Raises StartError."""
-        before = set(self._bound)
-        try:
-            return [*self._find_inherited(config), *self._find_own(config)]
-        except (StartError, UsageError):
-            self._close(set(self._bound) - before)
-            raise
+        """Return where `config` is to be served: bound by now, where that was not so before.
 
-    def settle(self, config: Config) -> None:
-        """Close what `config` does not want any more."""
-        self._close(set(self._bound) - set(self._wanted(config)))
+        Raises StartError and UsageError. What it has bound is kept until `settle`.
+        """
+        places = [*self._find_inherited(config), *self._find_own(config)]
+        for number, place in enumerate(places):
+            if any(place.listener is other.listener for other in places[:number]):
+                raise StartError(f"Cannot listen on {place.address} twice.")
+        return places
+
+    def settle(self, places: Sequence[Place]) -> None:
+        """Close what is none of those."""
+        kept = {place.listener for place in places}
+        for wanted, bound in list(self._bound.items()):
+            if not kept.issuperset(bound):
+                del self._bound[wanted]
+                listeners.close([each for each in bound if each not in kept])
+
+    def forget_others(self, places: Sequence[Place]) -> None:
+        """In a worker: close this process's copies of sockets that others serve, or served before a reload."""
+        kept = {place.listener for place in places}
+        for bound in self._bound.values():
+            for each in bound:
+                if each not in kept:
+                    # Not by `listeners.close`: the name of a Unix socket is the master's.
+                    each.close()
 
     def close(self) -> None:
         """Close all that is ours. What systemd has goes on listening."""
-        self._close(set(self._bound))
+        self.settle([])
 
     def _find_inherited(self, config: Config) -> Iterator[Place]:
         for name, listener in self._inherited:
@@ -71,38 +86,38 @@ class Places:
             yield Place(listener, mounts, operations=not mounts or self._has_operations_everywhere(config))
 
     def _find_own(self, config: Config) -> Iterator[Place]:
-        for wanted in self._wanted(config):
-            is_admins, _, address = wanted
-            if wanted not in self._bound:
-                self._bound[wanted] = listeners.listen(address)
-            operations = is_admins or self._has_operations_everywhere(config)
-            for listener in self._bound[wanted]:
-                yield Place(listener, {} if is_admins else config.mounts, operations=operations)
+        everywhere = self._has_operations_everywhere(config)
+        for wanted in _numbered(self._addresses(config), is_admins=False):
+            yield from (Place(each, config.mounts, operations=everywhere) for each in self._bind(wanted))
+        for wanted in _numbered(config.admin_listen, is_admins=True):
+            yield from (Place(each, {}, operations=True) for each in self._bind(wanted))
+
+    def _bind(self, wanted: _Wanted) -> List[socket.socket]:
+        if wanted not in self._bound:
+            address = wanted[-1]
+            self._bound[wanted] = self._find_bound(address) or listeners.listen(address)
+        return self._bound[wanted]
+
+    def _find_bound(self, address: Address) -> List[socket.socket]:
+        """Sockets that are there by another spelling, or for something else; with those that lack beside them."""
+        there = {listeners.address_of(each): each for bound in self._bound.values() for each in bound}
+        # Port 0 is another one.
+        wanted = listeners.resolve(address) if there and (address.port or address.path) else set()
+        if wanted.isdisjoint(there):
+            return []
+        return [socket_ for each in wanted for socket_ in ([there[each]] if each in there else listeners.listen(each))]
 
     def _has_operations_everywhere(self, config: Config) -> bool:
         return not config.admin_listen and all(name != OPERATIONS for name, _ in self._inherited)
-
-    def _wanted(self, config: Config) -> List[_Wanted]:
-        return [*_numbered(self._addresses(config), is_admins=False), *_numbered(config.admin_listen, is_admins=True)]
 
     def _addresses(self, config: Config) -> Sequence[Address]:
         """Those for the interfaces, but for where systemd listens."""
         if not self._inherited:
             return config.listen or DEFAULT_LISTEN
         taken = {listeners.address_of(listener) for _, listener in self._inherited}
-        return [address for address in config.listen if not _has_all(taken, address)]
-
-    def _close(self, wanted: Set[_Wanted]) -> None:
-        for each in wanted:
-            listeners.close(self._bound.pop(each))
+        return [address for address in config.listen if not listeners.resolve(address) <= taken]
 
 
 def _numbered(addresses: Sequence[Address], *, is_admins: bool) -> Iterator[_Wanted]:
     for index, address in enumerate(addresses):
         yield is_admins, addresses[:index].count(address), address
-
-
-def _has_all(taken: Set[Address], address: Address) -> bool:
-    # A name is all of its addresses.
-    each = {address} if address.path else {Address(host, port) for _, host, port in listeners.places(address)}
-    return each <= taken

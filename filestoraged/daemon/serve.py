@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from typing import Sequence
+from typing import Sequence, Set
 
 from filestoraged import __version__
 from filestoraged.daemon import systemd
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _LATE = 5.0
 
 # Workers that there may be at a time: those that drain have not left yet when others have taken over.
-_FEWEST_SLOTS = 64
+_FEWEST_SLOTS = 1024
 _CREWS = 4
 
 
@@ -51,8 +51,10 @@ class _Service:
         self._arguments = arguments
         self._places = places
         self._meter = Meter((*INTERFACES, OPERATIONS), max(_FEWEST_SLOTS, _CREWS * config.workers))
-        self._generation = Generation(config, places.find(config), self._meter)
-        self._workers = Workers(self._generation, self._meter.slots, Watchdog(self._meter))
+        # The databases that this daemon has seen to.
+        self._prepared: Set[str] = set()
+        self._generation = Generation(config, places, self._meter, self._prepared)
+        self._workers = Workers(self._generation, self._meter.slots, Watchdog(self._meter), DRAIN + _LATE)
 
     def run(self) -> int:
         self._workers.start()
@@ -75,9 +77,15 @@ class _Service:
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = parse_arguments(self._arguments)
-            generation = Generation(config, self._places.find(config), self._meter)
+            self._see_that_there_is_room(config.workers)
+            generation = Generation(config, self._places, self._meter, self._prepared)
         except (UsageError, StartError) as error:
             self._refuse(str(error))
+            return
+        except Exception:
+            # Whatever it is, those who serve now shall go on.
+            log.exception("a configuration could not be read")
+            self._refuse("The daemon failed; its log says why.")
             return
         if not self._workers.replace(generation):
             generation.close()
@@ -85,13 +93,18 @@ class _Service:
             return
         self._generation.close()
         self._generation = generation
-        self._places.settle(config)
+        self._places.settle(generation.places)
         start_logging(config.log_level)
         log.info("reloaded, with %d workers, storing in %s", *self._size_and_store())
         self._announce()
 
+    def _see_that_there_is_room(self, workers: int) -> None:
+        # Those that others take over from are there as well, until they have drained.
+        if 2 * workers > self._meter.slots:
+            raise UsageError(f"--workers: there is room for {self._meter.slots // 2} of them until a restart.")
+
     def _refuse(self, why: str) -> None:
-        self._places.settle(self._generation.config)
+        self._places.settle(self._generation.places)
         log.error("not reloaded, the configuration before goes on: %s", why)
         systemd.notify("READY=1", f"STATUS=Serving by the configuration before the last reload: {why}")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
 import sys
-from typing import FrozenSet, Sequence
+from typing import FrozenSet, Mapping, Sequence
 
 from filestoraged.daemon.config import INTERFACES, OPERATIONS
 from filestoraged.daemon.options import Parser
 from filestoraged.errors import StartError, UsageError
 from filestoraged.web.tokens import ACTIONS, Grant, Scope, Tokens, hashed
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[^\s#][^\s]{0,99}")
 _SCOPE = re.compile(r"([a-z]+)(?::([A-Za-z0-9._~\-]+(?:/[A-Za-z0-9._~\-]+)*))?")
@@ -24,8 +27,11 @@ _NOBODYS = "-"
 _BEGINNING = "fsd_"
 
 
-def read_tokens(path: str) -> Tokens:
-    """Raises StartError where the file cannot be read, and UsageError where a line cannot be understood."""
+def read_tokens(path: str, mounts: Sequence[Mapping[str, str]]) -> Tokens:
+    """Read the tokens for what is mounted. A scope for what is not is told of in the log.
+
+    Raises StartError where the file cannot be read, and UsageError where a line cannot be understood.
+    """
     try:
         with open(path, encoding="utf-8") as stream:
             lines = stream.read().splitlines()
@@ -41,7 +47,20 @@ def read_tokens(path: str) -> Tokens:
             except UsageError as error:
                 # Not the line: it may hold a token by mistake.
                 raise UsageError(f"Line {number} of the tokens in {path}: {error}") from error
-    return Tokens(grants, (*INTERFACES, OPERATIONS))
+    names = {*INTERFACES, OPERATIONS}
+    prefixes = {prefix.strip("/"): name for each in mounts for prefix, name in each.items()}
+    # What a repository's name may stand behind.
+    areas = {"repositories", *(prefix for prefix, name in prefixes.items() if name == "repositories")}
+    for grant in grants:
+        for place in {scope.place for scope in grant.scopes} - {"", *names, *prefixes}:
+            if place.rpartition("/")[0] not in areas:
+                log.warning("the token of %s is for %s, where there is nothing", grant.name, place)
+
+    def is_reserved(prefix: str) -> bool:
+        """An interface that is mounted on the name of another, or of a repository, is not that."""
+        return prefix in names or prefix.rpartition("/")[0] in areas
+
+    return Tokens(grants, is_reserved)
 
 
 def token(arguments: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ the master sends, or when the master is gone: it then finds a pipe closed whose 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -67,14 +68,20 @@ class _Started(NamedTuple):
 class Workers:
     """The processes of a crew, and those of former ones that still drain. All by the main thread of the master."""
 
-    def __init__(self, crew: Crew, slots: int, watch: Watch) -> None:
-        """There may be so many workers at a time as there are `slots`."""
+    def __init__(self, crew: Crew, slots: int, watch: Watch, longest_drain: float) -> None:
+        """There may be so many workers at a time as there are `slots`.
+
+        One that others have taken over from is killed when it has not left after `longest_drain` seconds.
+        """
         self._crew = crew
         self._slots = slots
         self._watch = watch
         self._started: Dict[int, _Started] = {}
         # Those that were told to drain, since others have taken their place.
         self._leaving: Dict[int, _Started] = {}
+        # When they are killed, by their process ids.
+        self._leaving_ends: Dict[int, float] = {}
+        self._longest_drain = longest_drain
         self._pause = _FIRST_PAUSE
         # When one that is missing is forked.
         self._next_fork = math.inf
@@ -94,6 +101,7 @@ class Workers:
     def run(self) -> signal.Signals:
         """Replace workers that die, until a signal asks for the end or a new configuration. Returns that signal."""
         next_look = 0.0
+        self._schedule_fork()
         while True:
             now = time.monotonic()
             if now >= next_look:
@@ -101,7 +109,8 @@ class Workers:
                 next_look = now + self._watch.pause
             if now >= self._next_fork:
                 self._fork_missing()
-            received = _wait(min(next_look, self._next_fork) - time.monotonic())
+            self._end_the_late(now)
+            received = _wait(min(next_look, self._next_fork, *self._leaving_ends.values()) - time.monotonic())
             if received in STOP or received == RELOAD:
                 return received
             self._bury()
@@ -111,6 +120,7 @@ class Workers:
 
         It does not where its first worker cannot serve.
         """
+        self._bury()
         if len(self._started) + len(self._leaving) + crew.count > self._slots:
             log.error("too many workers still drain for others to take over")
             return False
@@ -148,9 +158,14 @@ class Workers:
     def _look(self) -> None:
         self._watch.look({each.slot: pid for pid, each in self._started.items()})
 
-    def _fork(self, number: int, on_serving: Callable[[], None]) -> int:
+    def _fork(self, number: int, on_serving: Callable[[], None]) -> Optional[int]:
+        """Returns the process id, None where the system has no room for another process."""
         slot = min(set(range(self._slots)) - {each.slot for each in (*self._started.values(), *self._leaving.values())})
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            log.error("cannot start a worker: %s", error.strerror)
+            return None
         if pid:
             self._started[pid] = _Started(number, slot, time.monotonic())
             return pid
@@ -180,10 +195,12 @@ class Workers:
         serves, one_serves = os.pipe()
         pid = self._fork(number, lambda: _tell(one_serves))
         os.close(one_serves)
+        poll = select.poll()
+        poll.register(serves, select.POLLIN)
         # Closed without a word by one that has died.
-        told = select.select([serves], (), (), _PATIENCE)[0] and os.read(serves, 1)
+        told = poll.poll(_PATIENCE * 1000) and os.read(serves, 1)
         os.close(serves)
-        if not told:
+        if pid is not None and not told:
             log.error("worker %d does not begin to serve", pid)
             self._dismiss(pid)
             os.kill(pid, signal.SIGKILL)
@@ -192,7 +209,15 @@ class Workers:
     def _dismiss(self, pid: int) -> None:
         """Have a worker drain, for good."""
         self._leaving[pid] = self._started.pop(pid)
+        self._leaving_ends[pid] = time.monotonic() + self._longest_drain
         os.kill(pid, signal.SIGTERM)
+
+    def _end_the_late(self, now: float) -> None:
+        for pid, end in list(self._leaving_ends.items()):
+            if now >= end:
+                log.error("worker %d does not leave", pid)
+                os.kill(pid, signal.SIGKILL)
+                del self._leaving_ends[pid]
 
     def _await_masters_end(self) -> None:
         os.read(self._alive, 1)
@@ -205,7 +230,11 @@ class Workers:
             if not pid:
                 break
             was_leaving = pid in self._leaving
-            dead = (self._leaving if was_leaving else self._started).pop(pid)
+            dead = (self._leaving if was_leaving else self._started).pop(pid, None)
+            if dead is None:
+                # An orphan that the system gave to us.
+                continue
+            self._leaving_ends.pop(pid, None)
             lived = time.monotonic() - dead.time
             if status:
                 log.error("worker %d died after %.1f s: %s", pid, lived, _cause(status))
@@ -223,7 +252,9 @@ def _wait(timeout: float) -> Optional[signal.Signals]:
 
 
 def _tell(pipe: int) -> None:
-    os.write(pipe, b"!")
+    # Where nobody listens, the master is gone: what has begun is finished.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(pipe, b"!")
     os.close(pipe)
 
 

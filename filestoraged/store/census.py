@@ -18,6 +18,9 @@ _SHARD = re.compile("[0-9a-f]{2}")
 # File systems tell the time of a change by a clock that ticks every few milliseconds. What has changed so shortly
 # before it was counted, in nanoseconds, may have changed again in the same tick.
 _TICK = 100_000_000
+# Some have clocks of whole seconds.
+_SECOND = 1_000_000_000
+_COARSE_TICK = 2 * _SECOND
 
 # Folders whose contents are remembered, in some 5 MiB; others are counted each time.
 _REMEMBERED = 16_384
@@ -78,7 +81,8 @@ class Census:
             return known[1]
         now = time.time_ns()
         totals = _contents(path)
-        if now - changed > _TICK and len(self._shards) < _REMEMBERED:
+        tick = _TICK if changed % _SECOND else _COARSE_TICK
+        if now - changed > tick and len(self._shards) < _REMEMBERED:
             self._shards[path] = changed, totals
         return totals
 

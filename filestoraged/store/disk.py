@@ -55,7 +55,8 @@ class DiskStore(Store):
             raise PermissionError(13, "Permission denied", self.root)
 
     def try_writing(self) -> None:
-        """Store a few bytes and remove them again. Raises OSError."""
+        """Store a few bytes and remove them again. Raises OSError, also where the directory itself has gone."""
+        os.stat(self.root)
         path, descriptor = self.stagings.create()
         try:
             os.write(descriptor, bytes(_TRIAL))

@@ -28,9 +28,11 @@ _NAMES = ("arriving", "available", "claimed", "gone")
 HAS_BYTES = f"state IN ({_AVAILABLE}, {_CLAIMED})"
 MAY_HAVE_BYTES = f"(state <> {_GONE} OR removal IS NOT NULL)"
 
+# What SQLite's header says of a file with drops: "fsdr".
+APPLICATION = 0x66736472
+
 _SCHEMA = Schema(
-    # "fsdr"
-    application=0x66736472,
+    application=APPLICATION,
     version=1,
     tables=(
         # Times are seconds since 1970: `changed` is when it got into its state, `removal` when its bytes may go, NULL

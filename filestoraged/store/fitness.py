@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from filestoraged.errors import StoreUnavailable
@@ -44,8 +45,13 @@ class Usage(NamedTuple):
     size: int
 
 
-def usage(node: Node) -> Optional[Usage]:
-    """How much a server keeps; None where it does not say."""
+def usage(nodes: Nodes) -> Dict[str, Optional[Usage]]:
+    """How much each server keeps, by its name; None where it does not say. All are asked at once."""
+    with ThreadPoolExecutor(len(nodes.all)) as threads:
+        return dict(zip((node.name for node in nodes.all), threads.map(_usage, nodes.all)))
+
+
+def _usage(node: Node) -> Optional[Usage]:
     try:
         stats = _stats(node)
     except StoreUnavailable:

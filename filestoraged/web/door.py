@@ -62,10 +62,15 @@ class Door:
 
     def look_around(self) -> None:
         """Every now and then, see whether those who wait were left alone: then help, whoever's turn it is."""
-        waiting = self._stands_back and select.select(self._listeners, (), (), 0)[0]
-        self._helps = bool(waiting)
-        if waiting:
+        self._helps = self._stands_back and self._has_waiting()
+        if self._helps:
             self.step_forward()
+
+    def _has_waiting(self) -> bool:
+        poll = select.poll()
+        for descriptor in self._listeners:
+            poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
 
     def stand_back(self) -> None:
         """Leave connections waiting, for others or for descriptors that come free."""

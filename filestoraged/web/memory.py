@@ -60,7 +60,7 @@ class Memory:
         return asked
 
     def _read_fields(self, lines: bytes) -> Mapping[str, str]:
-        if len(lines) > _MEMORABLE or b"uthorization:" in lines:
+        if len(lines) > _MEMORABLE or b"authorization:" in lines.lower():
             return parse_fields(lines)
         return self._parse_fields(lines)
 

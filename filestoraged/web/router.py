@@ -141,7 +141,7 @@ class Mounts:
             return None
         try:
             self._keeper.check(request, router, segments)
-        except Error as error:
+        except Exception as error:
             return router.refused(error)
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
 from urllib.parse import unquote
 
 from filestoraged.errors import Forbidden, TokenNeeded
@@ -40,9 +40,9 @@ def hashed(token: str) -> bytes:
 class Tokens:
     """All grants. Many threads ask."""
 
-    def __init__(self, grants: Sequence[Grant], interfaces: Sequence[str]) -> None:
-        """`interfaces` are the names of all that there are."""
-        self._interfaces = frozenset(interfaces)
+    def __init__(self, grants: Sequence[Grant], reserved: Callable[[str], bool]) -> None:
+        """Where a prefix is `reserved`, because scopes mean something else by it, it stands for nothing."""
+        self._is_reserved = reserved
         # Looking up takes longer the more of a key is right. Nobody can bring about that with keys made by a secret.
         self._secret = secrets.token_bytes(32)
         self._scopes: Dict[bytes, FrozenSet[Scope]] = {}
@@ -81,8 +81,7 @@ class Tokens:
             return []
         places = [router.name]
         prefix = request.mount.strip("/")
-        # An interface that is mounted on the name of another is not that.
-        if prefix and prefix not in self._interfaces:
+        if prefix and not self._is_reserved(prefix):
             places.append(prefix)
         if router.has_areas and segments:
             places += [f"{place}/{unquote(segments[0])}" for place in places]

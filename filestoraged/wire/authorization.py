@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 
 def parse_basic(field: str) -> str:
@@ -13,7 +12,8 @@ def parse_basic(field: str) -> str:
         return ""
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
+        # No base64, or no UTF-8 in it.
         return ""
 
 
