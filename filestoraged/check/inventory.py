@@ -44,10 +44,6 @@ class Item(NamedTuple):
     path: str
     reason: str = ""
 
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
 
 class Inventory:
     def __init__(self, root: str) -> None:

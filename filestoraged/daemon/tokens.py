@@ -35,10 +35,11 @@ def read_tokens(path: str, mounts: Sequence[Mapping[str, str]]) -> Tokens:
     try:
         with open(path, encoding="utf-8") as stream:
             lines = stream.read().splitlines()
-    except OSError as error:
-        raise StartError(f"The tokens in {path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise StartError(f"The tokens in {path} cannot be read: they are not UTF-8.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartError(f"The tokens in {path!r} cannot be read: {reason}.") from error
     grants = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):

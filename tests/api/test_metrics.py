@@ -143,7 +143,7 @@ class MetricsTest(ServerCase):
         seen = self.metrics()
 
         self.assertEqual(1, seen['filestoraged_drops{state="available"}'])
-        self.assertEqual(2, seen["filestoraged_queued_keys"])
+        self.assertEqual(3, seen["filestoraged_queued_keys"])
 
     def test_requests_under_way_and_parked_connections_are_seen(self) -> None:
         upload = self.connect()
@@ -161,6 +161,16 @@ class MetricsTest(ServerCase):
         self.wait_until("over", lambda: self.metrics()["filestoraged_requests_under_way"] == 1)
         self.assertEqual(1, self.count("files", "POST", 499))
         self.assertEqual(1, self.metrics()['filestoraged_received_bytes_total{interface="files",method="POST"}'])
+
+    def test_one_part_that_cannot_be_counted_keeps_no_other_away(self) -> None:
+        (self.store_path / "kv.sqlite").write_bytes(bytes(8192))
+
+        seen = self.metrics()
+
+        self.assertEqual(1, seen['filestoraged_uncountable{what="keys"}'])
+        self.assertEqual(0, seen['filestoraged_uncountable{what="drops"}'])
+        self.assertNotIn("filestoraged_queued_keys", seen)
+        self.assertIn('filestoraged_objects{interface="files"}', seen)
 
     def test_it_is_only_asked_for(self) -> None:
         self.assertEqual(405, self.post("/-/metrics", b"").status)

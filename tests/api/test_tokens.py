@@ -54,12 +54,8 @@ class TokensTest(TokensCase):
         self.assert_nothing_stored()
 
     def test_a_token_that_is_not_known_is_none(self) -> None:
-        for fields in (
-            bearer("nobody"),
-            basic("x", "token-of-nobody"),
-            {"Authorization": "Bearer"},
-            {"Authorization": "x"},
-        ):
+        texts = ("Bearer", "x", "Basic x", "Basic \xff", "Bearer \xff", "Basic eA==")
+        for fields in (bearer("nobody"), basic("x", "token-of-nobody"), *({"Authorization": text} for text in texts)):
             with self.subTest(fields=fields):
                 self.assertEqual(401, self.request("POST", "/", b"tea", **fields).status)
         self.assert_nothing_stored()
@@ -123,6 +119,17 @@ class TokensTest(TokensCase):
         self.assertTrue(self.log_lines())
         self.assertFalse([line for line in self.log_lines(0) if "token-of" in line or "dG9rZW4" in line])
 
+    def test_a_token_is_not_taken_for_a_drops_password(self) -> None:
+        kind = {"Content_Type": "multipart/form-data; boundary=b"}
+        form = DROP.replace(b"--b--", b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\nsugar\r\n--b--')
+        link = self.put("/vimeo/api/v1.0/file", form, **kind, **bearer("all")).body.decode().split('"')[-2]
+        target = "/" + link.split("/", 3)[3]
+
+        missing = [self.request("GET", target, **basic("x", "token-of-all")).status for _ in range(12)]
+        fetched = self.request("GET", target + "?password=sugar", **basic("x", "token-of-all")).status
+
+        self.assertEqual(([401] * 12, 200), (missing, fetched))
+
     def test_one_connection_may_carry_different_ones(self) -> None:
         connection = self.connect()
         statuses = []
@@ -169,3 +176,13 @@ class MountedOnANameTest(TokensCase):
     def test_a_scope_for_the_other_one_is_not_for_it(self) -> None:
         self.assertEqual(200, self.request("POST", "/", b"tea", **bearer("files")).status)
         self.assertEqual(403, self.request("POST", "/files/commit", b"", **bearer("files")).status)
+
+
+class MountedOnARepositoryTest(TokensCase):
+    """An interface whose path is that of a repository."""
+
+    mounts = {"/data": "repositories", "/data/pets": "kv"}
+
+    def test_a_scope_for_the_repository_is_not_for_it(self) -> None:
+        self.assertEqual(403, self.request("POST", "/data/pets/commit", b"", **bearer("pets")).status)
+        self.assertEqual(204, self.request("POST", "/data/pets/commit", b"", **bearer("keys")).status)

@@ -12,6 +12,7 @@ from typing import List
 
 import requests
 
+from tests.bench.servers import free_port
 from tests.daemon.process import PATIENCE, Daemon, running
 from tests.support import TempCase, read_answer
 
@@ -55,7 +56,17 @@ class ReloadTest(TempCase):
     def test_a_configuration_with_an_error_is_refused_and_the_old_one_goes_on(self) -> None:
         not_a_directory = self.directory / "file"
         not_a_directory.touch()
-        for lines in (["max-size = much"], ["no such line"], ["nonsense = 1"], [f"tokens = {self.directory}/none"]):
+        for lines in (
+            ["max-size = much"],
+            ["no such line"],
+            ["nonsense = 1"],
+            [f"tokens = {self.directory}/none"],
+            ["tokens = \0"],
+            ["admin-listen = a..b:0"],
+            [f"admin-listen = {'a' * 64}.example:0"],
+            ["admin-listen = unix:\0"],
+            ["max-connections = 0"],
+        ):
             with self.subTest(lines=lines), self.daemon() as daemon:
                 workers, before = daemon.workers(), len(daemon.lines())
                 self.configure(*lines)
@@ -122,6 +133,51 @@ class ReloadTest(TempCase):
 
             self.assertFalse(path.exists())
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+
+    def test_more_workers_than_there_is_room_for_are_refused(self) -> None:
+        with self.daemon() as daemon:
+            self.file.write_text(self.file.read_text().replace("workers = 2", "workers = 99999"))
+
+            line = self.reload(daemon, "ERROR not reloaded")
+
+            self.assertIn("there is room for 512 of them until a restart", line)
+            self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
+
+    def test_nobody_listens_any_more_where_the_configuration_does_not_say_so_and_it_can_come_back(self) -> None:
+        def connects(port: int) -> bool:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), PATIENCE):
+                return True
+            return False
+
+        with self.daemon() as daemon:
+            port = free_port()
+            for listens in (True, False, True):
+                self.configure(*([f"admin-listen = 127.0.0.1:{port}"] if listens else []))
+                self.reload(daemon)
+                self.wait_until("it is so", lambda listens=listens: connects(port) == listens)  # type: ignore[misc]
+
+    def test_an_address_may_be_spelled_in_another_way_or_get_another_use(self) -> None:
+        port, other = free_port(), free_port()
+        self.configure(f"listen = 127.0.0.1:{port}")
+        daemon = Daemon("--config", str(self.file))
+        self.addCleanup(daemon.log.close)
+        self.addCleanup(daemon.kill)
+        daemon.wait_until_listening()
+        for lines in (
+            [f"listen = localhost:{port}"],
+            [f"listen = 127.0.0.1:{other}", f"admin-listen = localhost:{port}"],
+            [f"listen = 127.0.0.1:{port}"],
+        ):
+            self.configure(*lines)
+            self.reload(daemon)
+            self.assertEqual(200, requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=PATIENCE).status_code)
+
+    def test_one_address_has_one_use(self) -> None:
+        with self.daemon() as daemon:
+            port = free_port()
+            self.configure(f"admin-listen =\n    127.0.0.1:{port}\n    localhost:{port}")
+
+            self.assertIn("not reloaded", self.reload(daemon, "ERROR not reloaded"))
 
     def test_a_worker_that_dies_behind_it_is_replaced_by_one_of_the_new_configuration(self) -> None:
         with self.daemon() as daemon:

@@ -83,6 +83,17 @@ class TokensFileTest(TempCase):
                 self.assertIn("Line 2 of the tokens", refused.stderr)
                 self.assertNotIn("secret", refused.stderr)
 
+    def test_a_scope_for_what_is_not_there_is_told_of(self) -> None:
+        scopes = "read:files,read:flies,write:data/pets,write:data/pets/cats,read:operations,write:kv/a"
+        self.path.write_text(f"alice {scopes} {'0' * 64}\n")
+
+        with running(*self.arguments()) as daemon:
+            warned = [line.partition("alice is for ")[2] for line in daemon.lines() if "WARNING" in line]
+
+        self.assertEqual(
+            [f"{each}, where there is nothing" for each in ("data/pets/cats", "flies", "kv/a")], sorted(warned)
+        )
+
     def test_a_file_that_is_not_there_is_refused(self) -> None:
         self.path.unlink()
 

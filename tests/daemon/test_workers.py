@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import time
@@ -96,19 +97,34 @@ class WorkersTest(TempCase):
 
     def test_one_that_keeps_dying_young_is_replaced_after_longer_and_longer(self) -> None:
         with self.daemon() as daemon:
-            (self.directory / "store" / "staging").rename(self.directory / "store" / "away")
-            (self.directory / "store" / "staging").touch()
+            turn = self.directory / "store" / "kv.sqlite.turn"
+            turn.unlink()
+            turn.mkdir()
             os.kill(daemon.workers()[0], signal.SIGKILL)
 
             self.wait_until("dead again", lambda: sum("died after" in line for line in daemon.lines()) >= 4)
             times = [line.split()[1] for line in daemon.lines() if "died after" in line]
-            (self.directory / "store" / "staging").unlink()
+            turn.rmdir()
             self.wait_until("whole again", lambda: len(daemon.workers()) == 3)
 
             seconds = [float(text.replace(",", ".").rpartition(":")[2]) for text in times]
             pauses = [(later - earlier) % 60 for earlier, later in zip(seconds, seconds[1:])]
             self.assertEqual(sorted(pauses[:3]), pauses[:3])
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+
+    def test_what_can_be_read_is_served_by_those_who_replace_others_in_a_store_that_cannot_be_swept(self) -> None:
+        with self.daemon() as daemon:
+            digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
+            staging = self.directory / "store" / "staging"
+            shutil.rmtree(staging)
+            staging.touch()
+
+            for pid in daemon.workers():
+                os.kill(pid, signal.SIGKILL)
+            self.wait_until("dead", lambda: sum("died after" in line for line in daemon.lines()) == 3)
+
+            self.assertEqual(b"tea", requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
+            self.assertTrue(any("cannot be swept" in line for line in daemon.lines()))
 
     def test_workers_leave_when_the_master_is_killed(self) -> None:
         with self.daemon() as daemon:
