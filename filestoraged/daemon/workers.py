@@ -1,6 +1,6 @@
 """The master of the workers: it forks them, replaces those that die, and passes its end on to them.
 
-It has no threads, opens nothing but what it was handed, and never serves. The signals it waits for stay blocked
+It has no threads when it forks, and never serves. The signals it waits for stay blocked
 in the workers too, so that none is lost between a fork and its first wait. A worker drains on SIGTERM, which only
 the master sends, or when the master is gone: it then finds a pipe closed whose other end was the master's.
 """
