@@ -67,7 +67,7 @@ class ServerCase(TempCase):
     config: Dict[str, Any] = {}
     threads = 8
     connections = 1000
-    limits = Limits(notice=0.02)
+    limits = Limits(notice=0.02, last_call=0.1)
 
     def setUp(self) -> None:
         super().setUp()

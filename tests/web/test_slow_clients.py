@@ -124,7 +124,7 @@ class NoThreadTest(SlowCase):
 
 class CutOffTest(SlowCase):
     threads = 2
-    limits = Limits(head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, notice=0.02)
+    limits = Limits(head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, notice=0.02, last_call=0.1)
 
     def test_all_that_are_silent_for_too_long_are_cut_off(self) -> None:
         data = os.urandom(20_000_000)
@@ -164,7 +164,7 @@ class CutOffTest(SlowCase):
 
 
 class RestTest(SlowCase):
-    limits = Limits(thread=0.2, notice=0.02)
+    limits = Limits(thread=0.2, notice=0.02, last_call=0.1)
 
     def test_threads_end_when_nothing_is_to_be_done(self) -> None:
         before = threads_named("request")
