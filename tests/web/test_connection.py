@@ -283,7 +283,9 @@ class Ipv6Test(ServerCase):
 class TimeoutTest(ServerCase):
     """Every wait of the contract, shortened."""
 
-    limits = Limits(head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, farewell_total=0.6, notice=0.02, last_call=0.1)
+    limits = Limits(
+        head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, farewell_total=0.6, notice=0.02, last_call=0.1
+    )
 
     def time_until_closed(self, connection: socket.socket) -> "tuple[bytes, float]":
         started = time.monotonic()
