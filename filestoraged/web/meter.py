@@ -20,12 +20,12 @@ from filestoraged.web.tally import Figures, Tally
 OTHER = "other"
 NOWHERE = "none"
 
-# The cells that a slot begins with: the last sign of life, in milliseconds of the monotonic clock, 0 for none; requests
-# that are under way; connections, and those of them that nobody serves.
+# The cells of a slot's head: the last sign of life, in milliseconds of the monotonic clock, 0 for none; requests that
+# are under way; connections, and those of them that nobody serves.
 _BEAT, _UNDER_WAY, _CONNECTIONS, _PARKED = _GAUGES = range(4)
 # Whether anybody has ever had the slot.
 _EVER = 4
-_TALLIES = 5
+_HEAD = 5
 
 # One kind of requests: an interface, and a method.
 Line = Tuple[str, str]
@@ -52,11 +52,12 @@ class Meter:
         """`interfaces` are all that requests are counted for."""
         self.slots = slots
         lines = list(product((*interfaces, NOWHERE), (*METHODS, OTHER)))
-        self._places = {line: _TALLIES + number * tally.SIZE for number, line in enumerate(lines)}
+        self._places = {line: number * tally.SIZE for number, line in enumerate(lines)}
         # The loop and the threads of a worker count by themselves.
         self._threads_place = len(lines) * tally.SIZE
-        self._length = _TALLIES + 2 * self._threads_place
-        # The kernel gives it out by pages, as they are needed.
+        self._length = 2 * self._threads_place
+        # The kernel gives memory out by pages, when they are looked at: heads lie together, since all of them are.
+        self._heads = memoryview(mmap.mmap(-1, 8 * _HEAD * slots)).cast("q")
         self._cells = memoryview(mmap.mmap(-1, 8 * self._length * slots)).cast("q")
         self._lock = threading.Lock()
         self.take_slot(0)
@@ -64,8 +65,9 @@ class Meter:
     def take_slot(self, slot: int) -> None:
         """Count there from now on."""
         self.clear_slot(slot)
+        self._head = self._head_of(slot)
+        self._head[_EVER] = True
         self._own = self._slot(slot)
-        self._own[_EVER] = True
         self._on_loop: Dict[Line, Tally] = {}
         self._on_threads: Dict[Line, Tally] = {}
         self._unpublished: List[Tally] = []
@@ -73,7 +75,7 @@ class Meter:
 
     def clear_slot(self, slot: int) -> None:
         """Whoever has had it is gone, with all that was under way."""
-        self._slot(slot)[: len(_GAUGES)] = memoryview(bytes(8 * len(_GAUGES))).cast("q")
+        self._head_of(slot)[: len(_GAUGES)] = memoryview(bytes(8 * len(_GAUGES))).cast("q")
 
     # What a worker says.
 
@@ -115,19 +117,19 @@ class Meter:
 
     def beat(self, connections: int, parked: int) -> None:
         """Say that the loop goes round, and what there is."""
-        self._own[_CONNECTIONS] = connections
-        self._own[_PARKED] = parked
-        self._own[_BEAT] = int(time.monotonic() * 1000)
+        self._head[_CONNECTIONS] = connections
+        self._head[_PARKED] = parked
+        self._head[_BEAT] = int(time.monotonic() * 1000)
 
     # What anybody asks.
 
     def silence(self, slot: int) -> float:
         """Seconds since the loop of whoever has the slot went round; 0 where it has not begun."""
-        beat = self._slot(slot)[_BEAT]
+        beat = self._head_of(slot)[_BEAT]
         return max(0.0, time.monotonic() - beat / 1000) if beat else 0.0
 
     def now(self) -> Now:
-        cells = [self._slot(slot)[:_TALLIES].tolist() for slot in range(self.slots)]
+        cells = [self._head_of(slot).tolist() for slot in range(self.slots)]
         workers = sum(each[_BEAT] > 0 for each in cells)
         return Now(workers, *(sum(each[place] for each in cells) for place in _GAUGES if place != _BEAT))
 
@@ -145,7 +147,7 @@ class Meter:
 
     def _used(self) -> List[int]:
         """The slots that somebody has counted in, and the first."""
-        return [slot for slot in range(self.slots) if not slot or self._slot(slot)[_EVER]]
+        return [slot for slot in range(self.slots) if not slot or self._head_of(slot)[_EVER]]
 
     def _tally(self, line: Line, offset: int) -> Tally:
         place = self._places[line] + offset
@@ -153,7 +155,10 @@ class Meter:
 
     def _add_under_way(self, number: int) -> None:
         with self._lock:
-            self._own[_UNDER_WAY] += number
+            self._head[_UNDER_WAY] += number
+
+    def _head_of(self, slot: int) -> memoryview:
+        return self._heads[slot * _HEAD : (slot + 1) * _HEAD]
 
     def _slot(self, slot: int) -> memoryview:
         return self._cells[slot * self._length : (slot + 1) * self._length]
