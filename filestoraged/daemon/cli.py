@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Callable, Dict, List, Optional, Sequence
 
-from filestoraged.daemon.check import check
-from filestoraged.daemon.memcached_check import memcached_check
-from filestoraged.daemon.serve import serve
-from filestoraged.daemon.tokens import token
 from filestoraged.errors import CheckError, StartError, UsageError
+
+# Who does it, by its name in the module of that name. Only what is asked for is loaded: a daemon runs for long, and
+# needs no memory for what checks.
+_COMMANDS: Dict[str, str] = {
+    "serve": "serve.serve",
+    "check": "check.check",
+    "token": "tokens.token",
+    "memcached-check": "memcached_check.memcached_check",
+}
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -20,21 +26,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     given: List[str] = list(sys.argv[1:] if arguments is None else arguments)
     command = given.pop(0) if given and given[0] in _COMMANDS else "serve"
     try:
-        return _COMMANDS[command](given)
+        return _load(command)(given)
     except (UsageError, CheckError) as error:
         return _complain(error, 2)
     except StartError as error:
         return _complain(error, 1)
 
 
+def _load(command: str) -> Callable[[Sequence[str]], int]:
+    module, _, name = _COMMANDS[command].partition(".")
+    loaded: Callable[[Sequence[str]], int] = getattr(importlib.import_module(f"filestoraged.daemon.{module}"), name)
+    return loaded
+
+
 def _complain(error: Exception, status: int) -> int:
     sys.stderr.write(f"filestoraged: {error}\n")
     return status
-
-
-_COMMANDS: Dict[str, Callable[[Sequence[str]], int]] = {
-    "serve": serve,
-    "check": check,
-    "token": token,
-    "memcached-check": memcached_check,
-}

@@ -20,6 +20,22 @@ _LOOK = 0.1
 class Answering(Connection):
     """The steps from an answer to the next request. A subclass reads requests."""
 
+    __slots__ = (
+        "asked",
+        "close_connection",
+        "expects_continue",
+        "framing",
+        "keep_alive",
+        "lingers",
+        "position",
+        "received",
+        "response",
+        "speaks_1_1",
+        "started",
+        "under_way",
+        "unread_since",
+    )
+
     def setup(self) -> None:
         super().setup()
         # What was asked, and in which way.

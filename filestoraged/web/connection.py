@@ -39,6 +39,32 @@ Step = Callable[[Any], bool]
 class Connection(BaseHTTPRequestHandler):
     """What `http.server` asks of a handler, but for the requests themselves. A subclass has the first step."""
 
+    # Ten thousand of them may rest, and a dictionary would take 300 bytes to 1.5 KiB of each.
+    __slots__ = (
+        "awaits",
+        "client_address",
+        "deadline",
+        "farewell_end",
+        "farewell_left",
+        "fileno",
+        "held",
+        "limits",
+        "on_overdue",
+        "on_result",
+        "on_thread",
+        "over",
+        "pool",
+        "receiver",
+        "request",
+        "result",
+        "sender",
+        "sending",
+        "server",
+        "step",
+        "unread",
+        "watched",
+    )
+
     server: "Server"
     step: Step
     # What is awaited: epoll's events; with none, before the end, it is a thread. Until when, on the monotonic clock;

@@ -18,6 +18,8 @@ from filestoraged.web.refusals import refusal
 class Handler(Answering):
     """The steps of a connection, one request after another."""
 
+    __slots__ = ("app", "at_once", "intake", "memory")
+
     def setup(self) -> None:
         super().setup()
         self.app, self.memory = self.server.site
