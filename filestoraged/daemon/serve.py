@@ -114,10 +114,10 @@ class _Service:
 
     def _announce(self) -> None:
         places = self._generation.places
-        for place in places:
-            log.info("listening on %s", place)
         exposed = [str(place.address) for place in places if place.is_open]
         if exposed and self._generation.config.tokens is None:
             log.warning("open to everyone who can reach %s: there are no --tokens", ", ".join(exposed))
+        # All at once: who waits for one of these lines finds the others.
+        log.info("%s", "\n".join(f"listening on {place}" for place in places))
         where = ", ".join(str(place.address) for place in places)
         systemd.notify("READY=1", f"STATUS=Serving on {where} with {self._generation.count} workers")
