@@ -112,9 +112,8 @@ class Inspection:
         for path in paths:
             # The bytes of one that is gone were removed before its row said so.
             if _name(path) in unknown and self._is_there(path):
-                finding: Optional[Finding] = Finding(ORPHANED, path, "no drop has these bytes")
-                if self._repair and finding is not None:
-                    finding = inspector.put_away(finding)
+                orphaned = Finding(ORPHANED, path, "no drop has these bytes")
+                finding = inspector.put_away(orphaned) if self._repair else orphaned
                 if finding is not None:
                     yield finding
 

@@ -89,9 +89,6 @@ class Listing:
         """Which chunks of an upload there are."""
         return [number for (number,) in self._ask("SELECT number FROM chunks WHERE token = ? ORDER BY number", token)]
 
-    def is_named(self, token: str) -> bool:
-        return bool(self._ask("SELECT 1 FROM named WHERE token = ?", token))
-
     def close(self) -> None:
         with self._lock:
             self._connection.close()

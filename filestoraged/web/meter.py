@@ -81,10 +81,7 @@ class Meter:
 
     def on_loop(self, line: Line) -> Tally:
         """Where the loop counts such requests. Once in a round, it says by `expect` that it does."""
-        counted = self._on_loop.get(line)
-        if counted is None:
-            counted = self._on_loop[line] = self._tally(line, 0)
-        return counted
+        return self._tally(self._on_loop, line, 0)
 
     def expect(self, counted: Tally) -> None:
         """Have what is counted there be seen by others after `publish`."""
@@ -99,9 +96,7 @@ class Meter:
     def note_on_thread(self, line: Line, status: int, kind: str, *, received: int, sent: int, seconds: float) -> None:
         """Count a request, for others to see at once."""
         with self._lock:
-            counted = self._on_threads.get(line)
-            if counted is None:
-                counted = self._on_threads[line] = self._tally(line, self._threads_place)
+            counted = self._tally(self._on_threads, line, self._threads_place)
             counted.statuses[status] += 1
             counted.sent += sent
             counted.seconds += seconds
@@ -149,9 +144,12 @@ class Meter:
         """The slots that somebody has counted in, and the first."""
         return [slot for slot in range(self.slots) if not slot or self._head_of(slot)[_EVER]]
 
-    def _tally(self, line: Line, offset: int) -> Tally:
-        place = self._places[line] + offset
-        return Tally(self._own[place : place + tally.SIZE])
+    def _tally(self, tallies: Dict[Line, Tally], line: Line, offset: int) -> Tally:
+        counted = tallies.get(line)
+        if counted is None:
+            place = self._places[line] + offset
+            counted = tallies[line] = Tally(self._own[place : place + tally.SIZE])
+        return counted
 
     def _add_under_way(self, number: int) -> None:
         with self._lock:
