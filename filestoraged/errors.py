@@ -7,7 +7,11 @@ travels with `raise … from` and goes to the log.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar, Iterable, Optional, Tuple, Type
+
+# Errors of a disk or a quota that has no room left. What is there can be read and removed.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Error(Exception):
@@ -80,6 +84,13 @@ class Forbidden(Error):
     status = 403
 
 
+class CrossSite(Forbidden):
+    """A web page of another site sent it, see `web.browsers`. `reason` says what shows that."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Requests from other web sites are refused: {reason}; see --allow-origin.")
+
+
 class NotFound(Error):
     """Nothing by that name, which is None where a path leads nowhere."""
 
@@ -96,8 +107,8 @@ class MethodNotAllowed(Error):
     status = 405
 
     def __init__(self, method: str, allowed: Iterable[str]) -> None:
-        super().__init__(f"{method} is not among the methods of this path.")
         self.allowed = tuple(allowed)
+        super().__init__(f"{method} is not among the methods of this path, which are {', '.join(self.allowed)}.")
 
     @property
     def fields(self) -> Tuple[Tuple[str, str], ...]:
@@ -162,6 +173,18 @@ class RangeNotSatisfiable(Error):
 
 class ExpectationFailed(Error):
     status = 417
+
+
+class Misdirected(Error):
+    """The request asks for a `host` that this server does not answer for (RFC 9110, section 15.5.20)."""
+
+    status = 421
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"The server does not answer for the host {host[:200]!r} on a loopback address; --host NAME adds a host."
+        )
+        self.host = host
 
 
 class TooManyGuesses(Error):
@@ -250,8 +273,20 @@ class StorageFull(Error):
     status = 507
 
 
+class StoreFailed(Error):
+    """The store cannot be read or written, for a reason outside of this program: EIO, EACCES, a damaged database.
+
+    The cause travels along with `raise … from` and is one line in the log.
+    """
+
+    status = 500
+
+    def __init__(self, message: str = "The store failed; the server's log says why.") -> None:
+        super().__init__(message)
+
+
 class Unforeseen(Error):
-    """Whatever else went wrong."""
+    """Whatever else went wrong: a defect of this program."""
 
 
 # What an operator did.

@@ -21,6 +21,7 @@ from filestoraged.daemon.worker import Worker
 from filestoraged.web.limits import Limits
 from filestoraged.web.meter import Meter
 from filestoraged.web.room import Room
+from filestoraged.web.server import Server
 
 # Nothing on this machine takes that long: a test that waits for it has failed.
 PATIENCE = 10.0
@@ -44,7 +45,9 @@ class TempCase(unittest.TestCase):
 
     def files_below(self, directory: Path) -> List[str]:
         """The paths of all files below `directory`, relative to it, but for those of databases."""
-        paths = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+        # Directories come and go while a daemon runs; `os.walk` passes over those that are gone.
+        found = [Path(where) / name for where, _, names in os.walk(directory) for name in names]
+        paths = sorted(str(path.relative_to(directory)) for path in found if path.is_file())
         return [path for path in paths if not path.startswith(("kv.sqlite", "drops.sqlite", "drops.owners"))]
 
 
@@ -73,21 +76,24 @@ class ServerCase(TempCase):
         super().setUp()
         self.logged = self.capture_log()
         self.store_path = self.directory / "store"
-        config = Config(store=str(self.store_path), **self.config)
+        # Tests of other things may send any Host.
+        config = Config(**{"store": str(self.store_path), "host": ("*",), **self.config})
         self.meter = Meter((*INTERFACES, OPERATIONS))
         self.engines = Engines(config, self.meter, [config.mounts])
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
         self.app = self.engines.build_app(config.mounts)
+        self.addCleanup(self.engines.close)
         self.addCleanup(self.engines.stop)
         self.room = Room(self.connections)
-        self.worker = Worker(
+        server = Server(
             dict.fromkeys(self.listeners, self.app),
             threads=self.threads,
             limits=self.limits,
             room=self.room,
             meter=self.meter,
         )
+        self.worker = Worker(server)
         self.worker.start()
         self.addCleanup(self.room.close)
         self.addCleanup(close, self.listeners)
@@ -107,6 +113,7 @@ class ServerCase(TempCase):
         logger.setLevel(logging.DEBUG)
         logger.propagate = False
         self.addCleanup(logger.setLevel, level)
+        self.addCleanup(setattr, logger, "propagate", True)
         self.addCleanup(logger.removeHandler, handler)
         return records
 

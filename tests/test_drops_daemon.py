@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import select
+import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List, Set
+from typing import Dict, Iterator, List, Set, Tuple
 
 import requests
 
@@ -89,6 +92,105 @@ class DropsDaemonTest(TempCase):
         self.assertEqual((data[:1000], 410), (beginning, gone))
         self.assertTrue(answer.content == data)
 
+    def fetch_while_locked(self, daemon: Daemon) -> "Tuple[str, sqlite3.Connection]":
+        """Fetch a drop whose end cannot be written before the connection that is returned rolls back."""
+        data = os.urandom(10_000_000)
+        id_ = put(daemon, data)
+        other = sqlite3.connect(self.store / "drops.sqlite", timeout=PATIENCE, isolation_level=None)
+        self.addCleanup(other.close)
+        with requests.get(f"{daemon.url}{PATH}/{id_}", stream=True, timeout=PATIENCE) as answer:
+            # It is claimed, and most of it is yet to come.
+            other.execute("BEGIN IMMEDIATE")
+            self.assertTrue(answer.content == data)
+        return id_, other
+
+    def assert_stays(self, pid: int) -> None:
+        """The process does not end within a second and a half: draining takes it less."""
+        descriptor = os.pidfd_open(pid)
+        self.addCleanup(os.close, descriptor)
+        self.assertEqual([], select.select([descriptor], [], [], 1.5)[0])
+
+    def test_a_drop_fetched_right_before_a_graceful_stop_stays_gone(self) -> None:
+        with self.running("--workers", "1") as daemon:
+            id_, lock = self.fetch_while_locked(daemon)
+            daemon.process.send_signal(signal.SIGTERM)
+            self.assert_stays(daemon.worker)
+            lock.execute("ROLLBACK")
+            status = daemon.process.wait(PATIENCE)
+        with self.running() as daemon:
+            again = requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE)
+
+        self.assertEqual((0, 410), (status, again.status_code))
+
+    def test_a_drop_fetched_right_before_a_reload_stays_gone(self) -> None:
+        with self.running("--workers", "1") as daemon:
+            old = daemon.worker
+            id_, lock = self.fetch_while_locked(daemon)
+            daemon.process.send_signal(signal.SIGHUP)
+            self.wait_until("another worker serves", lambda: any("reloaded" in line for line in daemon.lines()))
+            self.assert_stays(old)
+            lock.execute("ROLLBACK")
+            self.wait_until("the old one has ended", lambda: old not in daemon.workers())
+            again = requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE)
+
+        self.assertEqual((410, 3), (again.status_code, self.states()[id_]))
+
+    @contextlib.contextmanager
+    def failing_syncs(self, pid: int) -> Iterator[None]:
+        """The first sync of each thread of a process fails, for the length of a block."""
+        fault = "inject=fsync,fdatasync:error=EIO:when=1"
+        command = [find_program("strace"), "-f", "-o", "/dev/null", "-e", fault, "-p", str(pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+            assert strace.stderr is not None
+            self.assertIn("attached", strace.stderr.readline())
+            yield
+            strace.terminate()
+
+    def test_that_a_drop_is_gone_is_written_again_where_the_disk_fails(self) -> None:
+        data = os.urandom(10_000_000)
+        with self.running("--workers", "1") as daemon:
+            id_ = put(daemon, data)
+            url = f"{daemon.url}{PATH}/{id_}"
+            # It is claimed before syncs fail, and most of it is yet to come.
+            with requests.get(url, stream=True, timeout=PATIENCE) as answer, self.failing_syncs(daemon.worker):
+                self.assertTrue(answer.content == data)
+                self.wait_until("that is logged", lambda: self.warnings(daemon) != [])
+            again = requests.get(url, timeout=PATIENCE).status_code
+            self.wait_until("it is written", lambda: self.states()[id_] == 3)
+            warnings = self.warnings(daemon)
+
+        self.assertEqual(410, again)
+        self.assertEqual(1, len(warnings), warnings)
+
+    def warnings(self, daemon: Daemon) -> List[str]:
+        return [line for line in daemon.lines() if "cannot record the state of drops" in line]
+
+    def test_ten_wrong_passwords_are_judged_however_many_come_at_once(self) -> None:
+        with self.running("--workers", "2") as daemon:
+            form = {"files": {"file": ("name", b"tea")}, "data": {"password": "right"}}
+            link = requests.put(daemon.url + PATH, timeout=PATIENCE, **form).json()["url"]
+
+            def guess(number: int) -> int:
+                return requests.get(link, params={"password": f"wrong {number}"}, timeout=PATIENCE).status_code
+
+            statuses = in_threads(40, guess)
+            right = requests.get(link, params={"password": "right"}, timeout=PATIENCE)
+
+        self.assertEqual([401] * 10 + [429] * 30, sorted(statuses))
+        self.assertEqual(429, right.status_code)
+        self.assertIn(int(right.headers["Retry-After"]), range(1, 61))
+
+    def test_of_many_right_passwords_at_once_one_gets_it_and_none_is_told_of_guesses(self) -> None:
+        with self.running("--workers", "12") as daemon:
+            form = {"files": {"file": ("name", b"tea")}, "data": {"password": "right"}}
+            link = requests.put(daemon.url + PATH, timeout=PATIENCE, **form).json()["url"]
+
+            statuses = in_threads(
+                24, lambda _: requests.get(link, params={"password": "right"}, timeout=PATIENCE).status_code
+            )
+
+        self.assertEqual([200] + [410] * 23, sorted(statuses))
+
     def test_a_kill_amid_uploads_and_downloads_leaves_each_whole_or_gone(self) -> None:
         sent: Dict[str, bytes] = {}
         fetched: Set[str] = set()
@@ -130,6 +232,32 @@ class DropsDaemonTest(TempCase):
         for id_ in set(sent) - fetched:
             self.assertIn(answers[id_].status_code, (200, 410))
         self.assertGreater(sum(answer.status_code == 200 for answer in answers.values()), 20)
+
+    def shift_times(self, seconds: float) -> None:
+        """As if the clock were ahead by so many seconds, or back again with a negative number."""
+        with self.database() as other, other:
+            other.execute("UPDATE drops SET created = created - ?, changed = changed - ?", (seconds, seconds))
+            other.execute("UPDATE clock SET seen = seen - ?", (seconds,))
+
+    def test_one_start_with_the_clock_8_days_ahead_loses_no_drop(self) -> None:
+        with self.running() as daemon:
+            id_ = put(daemon, b"tea")
+            self.wait_until("the clock was seen", self.is_clock_known)
+            daemon.stop()
+        self.shift_times(8 * 24 * 3600)
+        with self.running() as daemon:
+            self.wait_until("it waits", lambda: any("the clock is 192.0 h ahead" in line for line in daemon.lines()))
+            refused = requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE).status_code
+            daemon.stop()
+        self.shift_times(-8 * 24 * 3600)
+        with self.running() as daemon:
+            answer = requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE)
+
+        self.assertEqual((410, 200, b"tea"), (refused, answer.status_code, answer.content))
+
+    def is_clock_known(self) -> bool:
+        with self.database() as other:
+            return other.execute("SELECT seen FROM clock").fetchone() != (None,)
 
     def bytes_and_drops_agree(self) -> bool:
         available = {id_ for id_, state in self.states().items() if state == 1}

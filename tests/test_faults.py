@@ -19,7 +19,7 @@ from tests.daemon.process import PATIENCE, Daemon, running
 from tests.daemon.uploads import upload_until_killed
 from tests.support import TempCase, find_program, in_threads, read_answer
 
-HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class KilledDaemonTest(TempCase):
@@ -42,14 +42,19 @@ class KilledDaemonTest(TempCase):
 class PrivateDiskCase(TempCase):
     """A daemon in a mount namespace of its own, with a small disk that nobody else sees."""
 
-    def disk(self, size: str) -> Path:
-        """Start the daemon on an empty disk of `size`, and return the path of its store, as seen from here."""
+    def disk(self, size: str, first: str = ":", *arguments: str) -> Path:
+        """Start the daemon on an empty disk of `size`, and return the path of its store, as seen from here.
+
+        `first` is a command that is run in the disk before that. Without `arguments`, the daemon serves files.
+        """
         mounted = self.directory / "disk"
         mounted.mkdir()
-        script = f'mount -t tmpfs -o size={size} none "{mounted}" && exec "$@"'
+        script = f'mount -t tmpfs -o size={size} none "{mounted}" && (cd "{mounted}" && {first}; true) && exec "$@"'
         before = [find_program("unshare"), "--mount", "--map-root-user", "sh", "-c", script, "sh"]
         self.daemon = Daemon(
-            *("--listen", "127.0.0.1:0", "--mount", "files=/", "--store", str(mounted / "store")), before=before
+            *("--listen", "127.0.0.1:0", "--store", str(mounted / "store"), "--workers", "2"),
+            *(arguments or ("--mount", "files=/")),
+            before=before,
         )
         self.addCleanup(self.daemon.kill)
         self.daemon.wait_until_listening()
@@ -114,9 +119,13 @@ class NoDescriptorsTest(TempCase):
         limit = ["prlimit", "--nofile=60:60"]
 
         with running("--workers", "1", "--store", str(self.directory / "store"), before=limit) as daemon:
-            crowd = [socket.create_connection(("127.0.0.1", daemon.ports[0])) for _ in range(100)]
+            crowd = []
+            for _ in range(100):
+                crowd.append(socket.create_connection(("127.0.0.1", daemon.ports[0])))
+                # One that is idle would give way to the next.
+                crowd[-1].sendall(HEALTH[:1])
             for connection in crowd[:20]:
-                connection.sendall(HEALTH)
+                connection.sendall(HEALTH[1:])
                 self.assertEqual(200, read_answer(connection).status)
             for connection in crowd:
                 connection.close()
@@ -133,6 +142,8 @@ class BrokenSyscallTest(TempCase):
     """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is but one."""
 
     def inject(self, what: str) -> Daemon:
+        # A start that makes the store syncs as well.
+        (self.directory / "store").mkdir(mode=0o700, exist_ok=True)
         before = [find_program("strace"), "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={what}"]
         listen, store = ("--listen", "127.0.0.1:0"), ("--store", str(self.directory / "store"))
         arguments = (*listen, *store, "--mount", "files=/", "--workers", "1", "--threads", "1")
@@ -143,8 +154,11 @@ class BrokenSyscallTest(TempCase):
     def test_a_sync_or_a_rename_that_fails_keeps_nothing(self) -> None:
         faults: Dict[str, Tuple[int, Sequence[str]]] = {
             "fsync:error=EIO:when=1": (500, []),
-            "rename:error=EDQUOT:when=1": (507, []),
-            "rename:error=EIO:when=1": (500, []),
+            # The second one is the directory's.
+            "fsync:error=ENOSPC:when=2": (507, []),
+            "fsync:error=EDQUOT:when=2": (507, []),
+            "linkat:error=EDQUOT:when=1": (507, []),
+            "linkat:error=EIO:when=1": (500, []),
         }
 
         for fault, (status, left) in faults.items():
@@ -167,7 +181,7 @@ class TwoDaemonsTest(TempCase):
 
         with running(*store) as first:
             upload = socket.create_connection(("127.0.0.1", first.ports[0]), PATIENCE)
-            upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
             self.assertEqual(100, read_answer(upload).status)
             with running(*store) as second:
                 upload.sendall(b"tea")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -128,6 +129,24 @@ class InstallTest(TempCase):
                 self.assertFalse((self.directory / "refused").exists())
 
 
+class HashesTest(TempCase):
+    def test_a_wheel_that_an_index_has_changed_is_refused_before_it_runs(self) -> None:
+        make_checkout(self.directory / "checkout", self.directory / "wheels")
+        ran = self.directory / "ran"
+        for name, good in _WHEELS.items():
+            with self.subTest(name):
+                evil = {**_WHEELS, name: {**good, f"{name}/__init__.py": f"open({str(ran)!r}, 'w')"}}
+                for each, files in evil.items():
+                    make_wheel(self.directory / "wheels", each, files)
+
+                done = install(self.directory, self.directory / "root")
+
+                self.assertNotEqual(0, done.returncode)
+                self.assertIn("DO NOT MATCH THE HASHES", done.stderr)
+                self.assertFalse(ran.exists())
+                self.assertEqual(set(), below(self.directory / "root"))
+
+
 class ChangesTest(TempCase):
     """With another prefix."""
 
@@ -163,19 +182,34 @@ def below(root: Path) -> Set[str]:
 
 
 def install(directory: Path, root: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Install below `root`, from wheels that are made in `directory`."""
-    wheels = directory / "wheels"
-    wheels.mkdir(exist_ok=True)
-    for name, files in _WHEELS.items():
-        make_wheel(wheels, name, files)
+    """Install below `root`, from a checkout and wheels that are made in `directory`."""
+    checkout, wheels = directory / "checkout", directory / "wheels"
+    if not checkout.exists():
+        make_checkout(checkout, wheels)
     ours = {"PYTHON": interpreter(), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), **environment}
-    return run("install", root, **ours)
+    return run("install", root, checkout=checkout, **ours)
 
 
-def run(command: str, root: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run(command: str, root: Path, *, checkout: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     settings = {**clean, "DESTDIR": str(root), "PIP_CONFIG_FILE": os.devnull, **environment}
-    return subprocess.run([ROOT / "bin" / command], env=settings, capture_output=True, encoding="utf-8", check=False)
+    path = checkout / "bin" / command
+    return subprocess.run([path], env=settings, capture_output=True, encoding="utf-8", check=False)
+
+
+def make_checkout(checkout: Path, wheels: Path) -> None:
+    """A copy whose requirements are wheels of ours, by their hashes."""
+    for part in ("bin", "filestoraged", "systemd"):
+        shutil.copytree(ROOT / part, checkout / part)
+    for part in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
+        shutil.copy(ROOT / part, checkout / part)
+    wheels.mkdir()
+    lines = []
+    for name, files in _WHEELS.items():
+        make_wheel(wheels, name, files)
+        digest = hashlib.sha256((wheels / f"{name}-999-py3-none-any.whl").read_bytes()).hexdigest()
+        lines.append(f"{name}==999 --hash=sha256:{digest}\n")
+    (checkout / "systemd" / "requirements.txt").write_text("".join(lines))
 
 
 def make_wheel(directory: Path, name: str, files: Dict[str, str]) -> None:

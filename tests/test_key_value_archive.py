@@ -49,7 +49,7 @@ sys.exit(server.wait(40))
 """
 
 _SAID = '[[201, "{\\"key\\": \\"value\\"}"], [404, '
-_COMMITTED = '[204, ""], [200, "{\\"key\\": \\"value\\"}"]]'
+_COMMITTED = '[204, ""], [200, "{\\"key\\": \\"value\\"}\\n"]]'
 
 
 class KeyValueArchiveTest(TempCase):
@@ -81,6 +81,35 @@ class KeyValueArchiveTest(TempCase):
 
         # It is there before anything is committed, and setting it updates it.
         self.assertTrue(again.startswith('[[200, "{\\"key\\": \\"value\\"}"], [200, '), again)
+
+    def test_options_for_run_sh_take_the_place_of_its_own(self) -> None:
+        options = ["--listen", "127.0.0.1:0", "--mount=files=/f", "--store", str(self.directory / "mine")]
+
+        said = self.first_lines(*options)
+
+        self.assertRegex(said, r"listening on 127\.0\.0\.1:\d+ for files at /f\n")
+        self.assertEqual(1, said.count("listening on"))
+        self.assertTrue((self.directory / "mine").exists())
+
+    def test_run_sh_keeps_what_is_not_given(self) -> None:
+        self.assertRegex(self.first_lines("--listen=127.0.0.1:0"), r"listening on 127\.0\.0\.1:\d+ for kv at /\n")
+
+    def first_lines(self, *options: str) -> str:
+        """What run.sh says until it listens, and when it is stopped."""
+        copy = self.make(self.directory / "copy")
+        self.run_command("cp", "-r", str(ROOT / "filestoraged"), str(ROOT / "run.sh"), str(copy))
+        environment = {**clean_environment(), "PYTHON": sys.executable}
+        with subprocess.Popen(
+            [copy / "run.sh", *options], env=environment, stderr=subprocess.PIPE, text=True
+        ) as daemon:
+            assert daemon.stderr is not None
+            said = ""
+            while "listening on" not in said:
+                line = daemon.stderr.readline()
+                self.assertTrue(line, said)
+                said += line
+            daemon.terminate()
+            return said + daemon.stderr.read()
 
     def test_an_old_python_is_refused_with_a_sentence(self) -> None:
         old = self.directory / "python"

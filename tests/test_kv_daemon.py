@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import requests
 
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
 from tests.support import TempCase, find_program, in_threads
+from tests.test_faults import PrivateDiskCase
 
 
 class KvDaemonTest(TempCase):
@@ -87,6 +90,28 @@ class KvDaemonTest(TempCase):
         self.assertEqual({"key": 1}, after.json())
         self.assertEqual(1, len(logged))
 
+    def test_what_was_queued_before_a_failed_sync_is_in_the_database_before_the_next_write(self) -> None:
+        database = self.directory / "store" / "kv.sqlite"
+        with self.running("--workers", "1") as daemon:
+            requests.post(f"{daemon.url}/set", json={"key": 1})
+            with self.failing(daemon, "fdatasync,fsync:error=EIO"):
+                requests.post(f"{daemon.url}/commit")
+            before = queued_without_the_log(database)
+            # Another process of the same store, which has not seen the failure.
+            with self.running("--workers", "1") as other:
+                requests.post(f"{other.url}/set", json={"other": 2})
+            after = queued_without_the_log(database)
+
+        self.assertEqual(([], [b"key"]), (before, after[:1]))
+
+    def test_a_sync_without_room_answers_507(self) -> None:
+        with self.running("--workers", "1") as daemon:
+            requests.post(f"{daemon.url}/set", json={"key": 1})
+            with self.failing(daemon, "fdatasync,fsync:error=EDQUOT"):
+                refused = requests.post(f"{daemon.url}/commit")
+
+        self.assertEqual(507, refused.status_code)
+
     def test_a_full_disk_answers_507_and_loses_nothing(self) -> None:
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})
@@ -123,6 +148,33 @@ class KvDaemonTest(TempCase):
         expected = f"filestoraged: The database {store}/kv.sqlite cannot be used: file is not a database.\n"
         self.assertEqual(expected, ended.stderr)
 
+    def test_a_process_that_keeps_the_write_lock_gets_writers_503_after_5_seconds(self) -> None:
+        store = self.directory / "store"
+        with running("--store", str(store), "--workers", "1") as daemon:
+            requests.post(f"{daemon.url}/kv/set", json={"key": 1})
+            requests.post(f"{daemon.url}/kv/commit")
+            for name in ("kv", "drops"):
+                lock = (store / f"{name}.sqlite.turn").open("rb")
+                self.addCleanup(lock.close)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+
+            def ask(number: int) -> requests.Response:
+                if number == 0:
+                    return requests.post(f"{daemon.url}/kv/set", json={"key": 2}, timeout=PATIENCE)
+                if number == 1:
+                    form = {"file": ("x", b"tea")}
+                    return requests.put(f"{daemon.url}/vimeo/api/v1.0/file", files=form, timeout=PATIENCE)
+                return requests.get(f"{daemon.url}{('/-/ready', '/kv/key')[number - 2]}", timeout=PATIENCE)
+
+            held = in_threads(4, ask)
+            self.doCleanups()
+            free = in_threads(2, ask)
+
+        self.assertEqual([503, 503, 503, 200], [answer.status_code for answer in held])
+        self.assertEqual(["5", "5", "5"], [answer.headers["Retry-After"] for answer in held[:3]])
+        self.assertLess(max(answer.elapsed.total_seconds() for answer in held), 7)
+        self.assertEqual([200, 201], [answer.status_code for answer in free])
+
     def failing(self, daemon: Daemon, what: str) -> "contextlib.AbstractContextManager[None]":
         return self.strace(daemon, "-o", "/dev/null", "-e", f"inject={what}")
 
@@ -142,3 +194,23 @@ class KvDaemonTest(TempCase):
         finally:
             tracer.terminate()
             tracer.wait(PATIENCE)
+
+
+class FullFromTheStartTest(PrivateDiskCase):
+    def test_on_a_disk_that_is_full_it_starts_and_takes_keys_when_there_is_room(self) -> None:
+        store = self.disk("1M", "head -c 2M /dev/zero >filler", "--mount", "kv=/")
+        refused = [requests.post(f"{self.daemon.url}/set", json={"key": 1}), requests.get(f"{self.daemon.url}/key")]
+        (store.parent / "filler").unlink()
+
+        taken = requests.post(f"{self.daemon.url}/set", json={"key": 1})
+        committed = requests.post(f"{self.daemon.url}/commit")
+
+        self.assertEqual([507, 507], [answer.status_code for answer in refused])
+        self.assertEqual([201, 204], [taken.status_code, committed.status_code])
+        self.assertEqual({"key": 1}, requests.get(f"{self.daemon.url}/key").json())
+
+
+def queued_without_the_log(database: Path) -> List[bytes]:
+    """The queued keys that the database has without its write-ahead log."""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?immutable=1", uri=True)) as shell:
+        return [key for (key,) in shell.execute("SELECT key FROM queue ORDER BY id")]

@@ -39,7 +39,9 @@ class NginxTest(TempCase):
         stack = contextlib.ExitStack()
         self.addCleanup(stack.close)
         self.store = self.directory / "store"
-        self.daemon = stack.enter_context(running("--accel", "/stored", "--store", str(self.store)))
+        self.daemon = stack.enter_context(
+            running("--accel", "/stored", "--allow-origin", "https://app.example", "--store", str(self.store))
+        )
         self.url = stack.enter_context(self.nginx())
 
     @contextlib.contextmanager
@@ -49,6 +51,8 @@ class NginxTest(TempCase):
         for shown, here in (
             ("server 127.0.0.1:8080;", f"server 127.0.0.1:{self.daemon.ports[0]};"),
             ("listen 80;", f"listen 127.0.0.1:{port};"),
+            ("listen [::]:80;", ""),
+            ("access_log /var/log/nginx/filestoraged.log", f"access_log {self.directory}/filestoraged.log"),
             ("alias /var/lib/filestoraged/;", f"alias {self.store}/;"),
         ):
             self.assertEqual(1, configuration.count(shown), shown)
@@ -106,6 +110,17 @@ class NginxTest(TempCase):
         self.assertEqual(416, requests.get(path, headers={"Range": "bytes=200000-"}).status_code)
         self.assertEqual(404, requests.get(f"{self.url}/{'0' * 64}").status_code)
 
+    def test_a_page_of_an_allowed_origin_may_read_what_nginx_sends(self) -> None:
+        digest = requests.post(self.url, data=b"tea").json()["hash"]
+
+        answer = requests.get(f"{self.url}/{digest}", headers={"Origin": "https://app.example"})
+        other = requests.get(f"{self.url}/{digest}")
+
+        self.assertEqual("https://app.example", answer.headers["Access-Control-Allow-Origin"])
+        self.assertIn("ETag", answer.headers["Access-Control-Expose-Headers"])
+        self.assertEqual("Origin", answer.headers["Vary"])
+        self.assertNotIn("Access-Control-Allow-Origin", other.headers)
+
     def test_objects_of_repositories_come_through_it(self) -> None:
         oid = requests.put(f"{self.url}/data/pets", data=b"cat").json()["oid"]
 
@@ -123,6 +138,27 @@ class NginxTest(TempCase):
         self.assertEqual("no-store", answer.headers["Cache-Control"])
         self.assertEqual("sandbox", answer.headers["Content-Security-Policy"])
         self.assertEqual(410, requests.get(link, params={"password": "hello world"}).status_code)
+
+    def test_a_drop_with_a_range_or_a_condition_comes_whole_and_once(self) -> None:
+        data = os.urandom(100_000)
+        long_ago, soon = "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
+        for fields in (
+            *({"Range": each} for each in ("bytes=0-9", "bytes=200000-", "bytes=-5", "bytes=0-0,5-9", "bytes=x")),
+            *({"If-Match": each} for each in ("*", '"other"')),
+            *({"If-None-Match": each} for each in ("*", '"other"')),
+            *({name: date} for name in ("If-Modified-Since", "If-Unmodified-Since") for date in (long_ago, soon)),
+            *({"Range": "bytes=0-9", "If-Range": each} for each in (long_ago, soon, '"other"')),
+        ):
+            with self.subTest(fields=fields):
+                # Not by nginx, which would have enough of us.
+                path = f"{self.daemon.url}/vimeo/api/v1.0/file"
+                link = requests.put(path, files={"file": ("x", data)}).json()["url"]
+
+                answer = requests.get(link.replace(self.daemon.url, self.url), headers=fields)
+
+                self.assertEqual(200, answer.status_code)
+                self.assertTrue(answer.content == data)
+                self.assertEqual(410, requests.get(link).status_code)
 
     def test_of_many_who_race_for_a_drop_one_gets_it(self) -> None:
         link = self.put_drop(b"tea")
@@ -153,10 +189,12 @@ class NginxTest(TempCase):
     def test_guessing_is_slowed_down_and_no_log_has_a_secret(self) -> None:
         links = [self.put_drop(b"tea", password="open sesame") for _ in range(12)]
 
-        statuses = [requests.get(link, params={"password": "wrong sesame"}).status_code for link in links * 10]
+        statuses = [requests.get(link, params={"password": "wrong sesame"}).status_code for link in links]
+        # Without one, which takes no hashing, so that they come fast enough to be slowed down.
+        statuses += [requests.get(link, params={"password": ""}).status_code for link in links * 10]
 
         self.assertIn(429, statuses)
-        logs = "".join((self.directory / name).read_text() for name in ("access.log", "error.log"))
+        logs = "".join((self.directory / name).read_text() for name in ("access.log", "error.log", "filestoraged.log"))
         for secret in ("sesame", *[link.rpartition("/")[2] for link in links]):
             self.assertNotIn(secret, "\n".join(self.daemon.lines()))
             self.assertNotIn(secret, re.sub(r".*\[info\].*", "", logs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import unittest
 from pathlib import Path
 from typing import List, Set
 
@@ -61,6 +62,16 @@ class UnitsTest(TempCase):
     def test_they_are_exposed_to_little(self) -> None:
         self.assertLessEqual(self.exposure(UNIT), EXPOSURE)
         self.assertLessEqual(self.exposure(CHECK), EXPOSURE)
+
+    def test_memory_threads_and_devices_are_bounded(self) -> None:
+        defaults = parse_arguments([])
+
+        self.assertRegex(setting(UNIT, "MemoryMax"), r"^[1-9][0-9]%$")
+        # Both generations of a reload, on 16 processors.
+        self.assertGreater(int(setting(UNIT, "TasksMax")), 2 * 16 * (2 * defaults.threads + 16))
+        self.assertEqual("closed", setting(UNIT, "DevicePolicy"))
+        # A worker that the kernel kills is replaced by the master.
+        self.assertEqual("continue", setting(UNIT, "OOMPolicy"))
 
     def test_a_unit_that_protects_nothing_is_noticed(self) -> None:
         self.assertGreater(self.exposure("[Service]\nExecStart=/bin/true\n"), EXPOSURE)
@@ -127,6 +138,30 @@ class ProgramsTest(TempCase):
     def test_a_program_that_is_missing_is_noticed(self) -> None:
         with self.assertRaisesRegex(AssertionError, "no-such-program is not installed"):
             find_program("no-such-program")
+
+
+class PinsTest(unittest.TestCase):
+    """What is fetched from elsewhere and then run, as root or with the repository's rights."""
+
+    def test_what_root_installs_is_pinned_by_version_and_hash(self) -> None:
+        pins = (ROOT / "systemd" / "requirements.txt").read_text(encoding="utf-8")
+
+        lines = [line for line in pins.splitlines() if not line.startswith("#")]
+
+        self.assertEqual(["setuptools", "pymemcache"], [line.partition("==")[0] for line in lines])
+        for line in lines:
+            self.assertRegex(line, r"^[a-z]+==[0-9.]+( --hash=sha256:[0-9a-f]{64})+$")
+
+    def test_actions_are_pinned_by_commit_and_leave_no_credentials(self) -> None:
+        workflows = [path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").iterdir()]
+
+        used = [line for text in workflows for line in text.splitlines() if "uses:" in line]
+
+        self.assertGreater(len(used), 2)
+        for line in used:
+            self.assertRegex(line, r"uses: [\w/-]+@[0-9a-f]{40} # v[0-9.]+$")
+        for text in workflows:
+            self.assertEqual(text.count("actions/checkout@"), text.count("persist-credentials: false"))
 
 
 def start_command(unit: str) -> List[str]:

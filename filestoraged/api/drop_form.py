@@ -10,6 +10,8 @@ from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
 from filestoraged.wire.multipart import Event, Part
 
+_DRIVE_AND_DIRECTORIES = re.compile(r"\A[A-Za-z]:\\(?:.*\\)?", re.DOTALL)
+
 # In bytes, as UTF-8.
 _LONGEST_PASSWORD = 1024
 _LONGEST_NAME = 255
@@ -66,8 +68,11 @@ class DropForm:
 
 
 def _file_name(text: Optional[str]) -> str:
-    """The name of a file without the directories that some browsers send along."""
-    name = re.split(r"[/\\]", text or "")[-1]
+    """The name of a file without the directories that browsers send with files of a chosen directory.
+
+    A backslash is a character of the name. Browsers that sent `C:\\docs\\a.txt` are gone; what begins so is cut, too.
+    """
+    name = _DRIVE_AND_DIRECTORIES.sub("", text or "").rpartition("/")[2]
     if name in ("", ".", ".."):
         raise BadRequest("The file has no name.")
     objects.check_name(name)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import re
+from concurrent.futures import Future
 from typing import Mapping, Optional, Sequence
 
 from filestoraged.api import forms, objects
@@ -12,13 +14,15 @@ from filestoraged.api.drop_form import DropForm
 from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, Unauthorized
 from filestoraged.store import passwords
 from filestoraged.store.contract import Blob, Sink, Store
-from filestoraged.store.drops import Drop, Drops
+from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.passwords import Guard
 from filestoraged.web.message import JSON, Answer, Fields, Receiving, Request, Response
 from filestoraged.web.refusals import refusal
 from filestoraged.web.router import Page, Router
 from filestoraged.wire.authorization import parse_basic
 from filestoraged.wire.multipart import form_boundary
+
+log = logging.getLogger(__name__)
 
 # Bytes of a file.
 LARGEST = 16 * 1024 * 1024
@@ -64,9 +68,9 @@ class _Router(Router):
             self._find(*segments)
         except (NotFound, Gone) as error:
             return self.refused(error)
-        except Error:
-            # A thread will come upon it too.
-            pass
+        except Exception:
+            # SQLite's errors must not reach the loop, which has others to serve. A thread meets them and answers.
+            return None
         return None
 
 
@@ -87,7 +91,7 @@ class _Pages:
         with DropForm(self._store) as form:
             yield from forms.receive(request, boundary, form.take, limit=LARGEST)
             name, staging, password = form.whole()
-            kept = (yield self._guard.submit(functools.partial(passwords.kept, password))) if password else None
+            kept = (yield self._hash(request, password)) if password else None
             # Known before it has bytes, so that there are never bytes that nobody knows.
             id_ = yield self._drops.announce()
             try:
@@ -97,7 +101,7 @@ class _Pages:
                 self._drops.retract(id_)
                 raise
         answer = {"status": "File Uploaded Successfully", "url": self._link(request, id_)}
-        return Response(201, JSON + _NO_STORE, json.dumps(answer).encode())
+        return Response(201, JSON + _NO_STORE, json.dumps(answer).encode() + b"\n")
 
     def download(self, request: Request, id_: str) -> Receiving:
         if any(word in request.fields.get(field, "").lower() for field in _AHEAD for word in _AHEAD_WORDS):
@@ -107,26 +111,42 @@ class _Pages:
             password = _password(request)
             if password is None:
                 raise Unauthorized("A password is needed.")
-            yield self._guard.submit(functools.partial(self._drops.check, drop, password))
-        yield self._drops.claim(drop.id)
-        try:
-            blob = self._store.open(drop.id)
-        except BaseException:
-            self._drops.release(drop.id)
-            raise
-        accel = objects.accelerated(self._store, drop.id, self._accel)
+            yield self._guard.guesses.submit(request.client, functools.partial(self._drops.check, drop, password))
+        claim = yield self._drops.claim(drop.id)
+        blob = self._open(claim)
+        accel = "" if _is_partial(request) else objects.accelerated(self._store, drop.id, self._accel)
         if not accel:
-            return self._hand_out(drop, blob)
+            return self._hand_out(drop, claim, blob)
         # It is noted before it is handed over: from then on it is the proxy's, whatever becomes of us.
         blob.close()
-        yield self._drops.finish(drop.id, keep=_HANDED_OVER)
+        try:
+            yield self._drops.hand_over(claim, keep=_HANDED_OVER)
+        except BaseException:
+            # Where it was handed over all the same, this changes nothing.
+            self._drops.release(claim)
+            raise
         return Response(200, _description(drop) + accel)
 
     def find(self, id_: str) -> Drop:
         return self._drops.find(id_ if _ID.fullmatch(id_) else "")
 
-    def _hand_out(self, drop: Drop, blob: Blob) -> Response:
-        claimed = _Claimed(self._drops, drop.id, blob)
+    def _open(self, claim: Claim) -> Blob:
+        try:
+            return self._store.open(claim.id)
+        except NotFound as error:
+            # It was fetched by a process that could remove its bytes but not write that; see `Drops.retry`.
+            log.warning("the bytes of a drop are missing: it is gone")
+            self._drops.finish(claim)
+            raise Gone("Its bytes are gone.") from error
+        except BaseException:
+            self._drops.release(claim)
+            raise
+
+    def _hash(self, request: Request, password: str) -> "Future[bytes]":
+        return self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))
+
+    def _hand_out(self, drop: Drop, claim: Claim, blob: Blob) -> Response:
+        claimed = _Claimed(self._drops, claim, blob)
         response = Response(200, _description(drop), content=claimed, stop=blob.size)
         response.on_received = claimed.finish
         return response
@@ -139,9 +159,9 @@ class _Pages:
 class _Claimed:
     """The bytes of a drop, for the one who has claimed it. Closed before he has them all, it is available again."""
 
-    def __init__(self, drops: Drops, id_: str, blob: Blob) -> None:
+    def __init__(self, drops: Drops, claim: Claim, blob: Blob) -> None:
         self._drops = drops
-        self._id = id_
+        self._claim = claim
         self._blob = blob
         self._finished = False
 
@@ -150,17 +170,22 @@ class _Claimed:
 
     def finish(self) -> None:
         self._finished = True
-        self._drops.finish(self._id)
+        self._drops.finish(self._claim)
 
     def close(self) -> None:
         self._blob.close()
         if not self._finished:
             self._finished = True
-            self._drops.release(self._id)
+            self._drops.release(self._claim)
 
 
 def _description(drop: Drop) -> Fields:
     return objects.saved_as(drop.name) + _NO_STORE + objects.NO_PAGE
+
+
+def _is_partial(request: Request) -> bool:
+    """Whether a proxy that sends the bytes may send less than all of them: a drop is sent once, and whole."""
+    return any(name == "range" or name.startswith("if-") for name in request.fields)
 
 
 def _password(request: Request) -> Optional[str]:

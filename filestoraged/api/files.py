@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Generator, Optional, Tuple
+from urllib.parse import unquote
 
 from filestoraged.api import forms, objects
 from filestoraged.api.objects import Delivery
@@ -97,7 +98,8 @@ class _FirstFile:
 def _the_hash(request: Request, segment: Optional[str]) -> str:
     hashes = request.parameters("hash", "file_hash")
     if segment is not None:
-        hashes.append(segment)
+        # A percent-encoded digit is the digit (RFC 3986, section 6.2.2.2).
+        hashes.append(unquote(segment))
     if len(hashes) != 1 or not hashes[0]:
         raise BadRequest("Name one file by its hash: ?hash=HEX.")
     return hashes[0]

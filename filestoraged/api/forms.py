@@ -37,6 +37,9 @@ def receive(
             whole.update(piece)
         for event in form.feed(piece):
             take(event)
+            if isinstance(event, memoryview):
+                # It is a view of a copy of the piece, which must not outlive it while the client pauses.
+                event.release()
         piece = yield
     form.finish()
     if whole is not None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from typing import Dict, Generator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Generator, Mapping, Optional, Sequence, Tuple
 from urllib.parse import unquote_to_bytes
 
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound, TooLarge, Unavailable
 from filestoraged.store.kv import KeyValues
-from filestoraged.web.message import JSON, Answer, Receiving, Request, Response
+from filestoraged.web.message import JSON, NO_STORE, Answer, Receiving, Request, Response
 from filestoraged.web.refusals import refusal
 from filestoraged.web.router import Page, Router
 from filestoraged.wire.json_text import pair, parse_pair, parse_string
+
+# What was committed a moment ago may have changed.
+_FRESH_JSON = JSON + NO_STORE
 
 # Bytes of a payload.
 _LARGEST = 1024 * 1024
@@ -19,11 +22,13 @@ _LARGEST = 1024 * 1024
 # One of this size is checked in less than a tenth of a millisecond: on the loop, others hardly wait for it.
 _SMALL = 4 * 1024
 
-# Bytes of larger payloads that may be on their way at once, of all clients of a worker.
-_ON_THEIR_WAY = 64 * 1024 * 1024
+# Bytes of payloads that may be in flight at once, of all clients of a worker. Of each payload what is above _SMALL
+# counts, so that small ones are not refused because of slow large ones.
+_IN_FLIGHT = 64 * 1024 * 1024
 
-# Bytes of answers that a worker remembers. When they are reached, all are forgotten.
+# Bytes of answers that a worker remembers, with what Python needs for each. When they are reached, all are forgotten.
 _REMEMBERED = 8 * 1024 * 1024
+_EACH = 256
 
 
 def routes(keys: KeyValues) -> Router:
@@ -70,15 +75,15 @@ class _Pages:
         value = self._keys.get(key)
         if value is None:
             raise NotFound("There is no value by that key.", name=key)
-        body = pair(key, value)
+        body = pair(key, value) + b"\n"
         if commits % 2 == 0:
             self._answers.keep(request.path, commits, body)
-        return Response(200, JSON, body)
+        return Response(200, _FRESH_JSON, body)
 
     def recall(self, request: Request) -> Optional[Response]:
         """The answer that `read` gave, if nothing was committed since."""
         body = self._answers.find(request.path, self._keys.commits)
-        return None if body is None else Response(200, JSON, body)
+        return None if body is None else Response(200, _FRESH_JSON, body)
 
     def set(self, request: Request) -> Receiving:
         body = yield from self._payloads.gather(request)
@@ -109,30 +114,36 @@ class _Payloads:
         self._lock = threading.Lock()
 
     def gather(self, request: Request) -> "Generator[None, bytes, bytes]":
-        """Receive a body. Raises TooLarge, and Unavailable where too much is on its way."""
+        """Receive a body. Raises TooLarge, and Unavailable where too many bytes are in flight."""
         if (request.size or 0) > _LARGEST:
             raise TooLarge(_LARGEST)
-        pieces: List[bytes] = []
-        size = 0
+        # One buffer: a body that comes byte by byte would be a thousand times as large in pieces.
+        body = bytearray()
         try:
             piece = yield
             while piece:
-                size += len(piece)
-                self._count(len(piece))
-                if size > _LARGEST:
+                if len(body) + len(piece) > _LARGEST:
                     raise TooLarge(_LARGEST)
-                pieces.append(bytes(piece))
+                self._reserve(_counted(len(body) + len(piece)) - _counted(len(body)))
+                body += piece
                 piece = yield
         finally:
-            self._count(-size)
-        return b"".join(pieces)
+            self._release(_counted(len(body)))
+        return bytes(body)
 
-    def _count(self, size: int) -> None:
+    def _reserve(self, size: int) -> None:
         with self._lock:
+            if size and self._size + size > _IN_FLIGHT:
+                raise Unavailable(f"More than {_IN_FLIGHT} bytes of request bodies are in flight; retry later.")
             self._size += size
-            too_much = self._size > _ON_THEIR_WAY
-        if too_much and size > 0:
-            raise Unavailable("Too much is on its way.")
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self._size -= size
+
+
+def _counted(size: int) -> int:
+    return max(0, size - _SMALL)
 
 
 class _Answers:
@@ -149,10 +160,14 @@ class _Answers:
 
     def keep(self, path: str, commits: int, body: bytes) -> None:
         with self._lock:
-            if self._size > _REMEMBERED or len(self._answers) >= _REMEMBERED // 256:
+            _, replaced = self._answers.pop(path, (0, None))
+            if replaced is not None:
+                self._size -= _EACH + len(path) + len(replaced)
+            size = _EACH + len(path) + len(body)
+            if self._size + size > _REMEMBERED:
                 self._answers.clear()
                 self._size = 0
-            self._size += len(body)
+            self._size += size
             self._answers[path] = commits, body
 
 
@@ -170,4 +185,6 @@ def _key(request: Request) -> str:
 
 def _refuse(error: Error) -> Response:
     """Every other route and method is nothing that there is."""
-    return refusal(NotFound("There is nothing at this path.") if isinstance(error, MethodNotAllowed) else error)
+    response = refusal(NotFound("There is nothing at this path.") if isinstance(error, MethodNotAllowed) else error)
+    response.fields += NO_STORE
+    return response

@@ -7,11 +7,12 @@ import platform
 from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from filestoraged import __version__
-from filestoraged.store.census import Census
+from filestoraged.store.census import Census, Totals
 from filestoraged.store.drops import Drops
 from filestoraged.store.fitness import usage
 from filestoraged.store.kv import KeyValues
 from filestoraged.store.nodes import Nodes
+from filestoraged.store.shared_count import SharedCount
 from filestoraged.web.message import Answer, Request, Response, field_lines
 from filestoraged.web.meter import Meter
 from filestoraged.web.router import Page, Router
@@ -37,7 +38,7 @@ def routes(meter: Meter, gauges: Mapping[str, Gauge], *, remote: bool) -> Router
                 families += gauge()
             except Exception as error:
                 # Whoever looks for what is wrong needs all the others.
-                log.warning("cannot count %s: %s", name, error)
+                log.warning("cannot count %s: %s", name, error.__cause__ or error)
                 unseen[name] = 1
         failed: List[Sample] = [({"what": name}, unseen.get(name, 0)) for name in gauges]
         families.append(Family("filestoraged_uncountable", "gauge", "Whether something could not be counted.", failed))
@@ -53,13 +54,20 @@ class _Router(Router):
         return None
 
 
-def objects(census: Census) -> Gauge:
+def objects(census: Census, shared: SharedCount) -> Gauge:
+    """Nothing until they were counted for the first time."""
+
     def look() -> Iterator[Family]:
-        counted = census.count()
-        numbers: List[Sample] = [({"interface": name}, totals.objects) for name, totals in counted.items()]
-        sizes: List[Sample] = [({"interface": name}, totals.size) for name, totals in counted.items()]
+        counted = shared.latest(census.count)
+        if counted is None:
+            return
+        totals = {name: Totals(*each) for name, each in counted.value.items()}
+        numbers: List[Sample] = [({"interface": name}, each.objects) for name, each in totals.items()]
+        sizes: List[Sample] = [({"interface": name}, each.size) for name, each in totals.items()]
         yield Family("filestoraged_objects", "gauge", "Objects on disk.", numbers)
         yield Family("filestoraged_object_bytes", "gauge", "Bytes of the objects on disk.", sizes)
+        help_ = "Time since the count of the objects on disk began."
+        yield Family("filestoraged_objects_age_seconds", "gauge", help_, [({}, round(counted.age, 3))])
 
     return look
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mimetypes
 import posixpath
 import re
@@ -32,7 +33,9 @@ class Delivery:
         self.accel = accel
         # An object's bytes never change.
         caching = f"{kept_by}, max-age=31536000, immutable"
-        self.fields = field_lines(("Accept-Ranges", "bytes"), ("Cache-Control", caching)) + NO_PAGE
+        # nginx copies our Accept-Ranges to the answer, and adds its own to what it sends from the disk.
+        self.handed_over = field_lines(("Cache-Control", caching)) + NO_PAGE
+        self.fields = field_lines(("Accept-Ranges", "bytes")) + self.handed_over
 
 
 _OCTETS = "application/octet-stream"
@@ -90,7 +93,7 @@ def announced_in_query(request: Request, store: Store) -> Sequence[Expected]:
 
 def receipt(key: str, digest: str, size: int) -> bytes:
     """What an upload is answered: JSON, of two values that need no escaping."""
-    return f'{{"{key}": "{digest}", "size": {size}}}'.encode()
+    return f'{{"{key}": "{digest}", "size": {size}}}\n'.encode()
 
 
 def download(request: Request, store: Store, name: str, delivery: Delivery) -> Response:
@@ -98,7 +101,8 @@ def download(request: Request, store: Store, name: str, delivery: Delivery) -> R
     digest = _digest(name)
     blob = store.open(digest)
     try:
-        return _represent(request, blob, delivery.fields, accelerated(store, digest, delivery.accel))
+        accel = accelerated(store, digest, delivery.accel)
+        return _represent(request, blob, delivery.handed_over if accel else delivery.fields, accel)
     except Exception:
         blob.close()
         raise
@@ -108,7 +112,8 @@ def remove(request: Request, store: Store, name: str) -> str:
     """Forget an object, where the request's conditions hold. Returns its digest."""
     digest = _digest(name)
     if any(field.startswith("if-") for field in request.fields):
-        with store.open(digest) as blob:
+        # Where it is not there, `remove` says so, and only once that is durable.
+        with contextlib.suppress(NotFound), store.open(digest) as blob:
             conditions.check_unchanged(request.fields, digest, blob.modified)
             if conditions.is_known(request.fields, digest):
                 raise PreconditionFailed("The object is one that If-None-Match names.")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
 import time
 from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
-from filestoraged.errors import StoreUnavailable
-from filestoraged.web.message import Answer, Request, Response, json_response
+from filestoraged.errors import Error, StoreUnavailable
+from filestoraged.web.message import NO_STORE, Answer, Request, Response, json_response
 from filestoraged.web.router import Page, Router
+
+log = logging.getLogger(__name__)
 
 # What lies below it. The path "/-" itself may be a key of a database.
 PREFIX = "/-/"
@@ -17,21 +19,33 @@ PREFIX = "/-/"
 # Where the metrics are, which are not for everybody.
 METRICS = "/-/metrics"
 
-_NO_STORE = "Cache-Control: no-store\r\n"
-
 # An answer holds so many seconds, however many ask.
 _HOLDS = 1.0
 
-# Raises an OSError or StoreUnavailable where what is looked at is not fit.
+# Raises an OSError or an Error where what is looked at is not fit.
 Look = Callable[[], None]
 
 
-def routes(readiness: Optional["Readiness"] = None) -> Router:
-    """Without a `readiness`, there is nothing but whether the daemon is alive."""
-    pages: "list[tuple[str, str, Page]]" = [("GET", "/health", _health)]
-    if readiness is None:
-        return Router("operations", pages, public=True)
-    return _Router(pages, readiness)
+def health_routes() -> Router:
+    """Nothing but whether the daemon is alive."""
+    return Router("operations", [_HEALTH], public=True)
+
+
+def public_routes(readiness: "Readiness") -> Router:
+    """Besides, whether it is fit to serve, where clients may ask too: no inner host is named."""
+    return _Router(readiness, lambda fault: fault.public)
+
+
+def admin_routes(readiness: "Readiness") -> Router:
+    """The same for operators alone: what is wrong is told as the log tells it."""
+    return _Router(readiness, lambda fault: fault.detailed)
+
+
+class Fault(NamedTuple):
+    """What keeps the daemon from serving, a sentence for anybody and one for operators."""
+
+    public: str
+    detailed: str
 
 
 class Readiness:
@@ -53,33 +67,46 @@ class Readiness:
         with self._looking:
             known = self.recall()
             if known is None:
-                known = self._known = _Known(self._find_fault(), time.monotonic() + _HOLDS)
+                fault = self._find_fault()
+                self._note(fault)
+                known = self._known = _Known(fault, time.monotonic() + _HOLDS)
             return known
 
-    def _find_fault(self) -> Optional[str]:
+    def _find_fault(self) -> Optional[Fault]:
         try:
             for look in self._looks:
                 look()
         except OSError as error:
-            return f"The store cannot be written: {os.strerror(error.errno or 0)}."
-        except StoreUnavailable as error:
-            return str(error)
+            return Fault("The store cannot be written.", f"The store cannot be written: {error.strerror or error}.")
+        except Error as error:
+            # Its message is for clients, its cause for the log.
+            return Fault(str(error), str(error) if error.__cause__ is None else f"{error.__cause__}.")
         return None
+
+    def _note(self, fault: Optional[Fault]) -> None:
+        """Log what has changed: /-/ready may not tell it to whoever asks."""
+        before = self._known.fault
+        if fault is not None and fault != before:
+            log.warning("not ready: %s", fault.detailed)
+        elif fault is None and before is not None:
+            log.info("ready again")
 
 
 class _Known(NamedTuple):
-    """A sentence on what is wrong, None where nothing is; and how long that holds, on the monotonic clock."""
+    """What is wrong, None where nothing is; and how long that holds, on the monotonic clock."""
 
-    fault: Optional[str]
+    fault: Optional[Fault]
     until: float
 
 
 class _Router(Router):
     """What is known needs no thread."""
 
-    def __init__(self, pages: "list[tuple[str, str, Page]]", readiness: Readiness) -> None:
-        super().__init__("operations", [*pages, ("GET", "/ready", self._ready)], remote=readiness.remote, public=True)
+    def __init__(self, readiness: Readiness, describe: Callable[[Fault], str]) -> None:
+        pages: "list[tuple[str, str, Page]]" = [_HEALTH, ("GET", "/ready", self._ready)]
+        super().__init__("operations", pages, remote=readiness.remote, public=True)
         self._readiness = readiness
+        self._describe = describe
 
     def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
         if request.method == "GET" and pages.get("GET") == self._ready:
@@ -92,11 +119,14 @@ class _Router(Router):
 
     def _tell(self, known: _Known) -> Response:
         if known.fault is None:
-            return json_response(200, {"status": "ready"}, _NO_STORE)
-        response = self.refuse(StoreUnavailable(known.fault))
-        response.fields += _NO_STORE
+            return json_response(200, {"status": "ready"}, NO_STORE)
+        response = self.refuse(StoreUnavailable(self._describe(known.fault)))
+        response.fields += NO_STORE
         return response
 
 
 def _health(_: Request) -> Response:
-    return json_response(200, {"status": "ok"})
+    return json_response(200, {"status": "ok"}, NO_STORE)
+
+
+_HEALTH: "tuple[str, str, Page]" = ("GET", "/health", _health)

@@ -42,10 +42,10 @@ class _Repositories:
         return Response(201, f"{JSON}Location: {location}\r\n", objects.receipt("oid", oid, size))
 
     def download(self, request: Request, repository: str, oid: str) -> Response:
-        return objects.download(request, self._open(repository), oid, self._delivery)
+        return objects.download(request, self._open(repository), unquote(oid), self._delivery)
 
     def remove(self, request: Request, repository: str, oid: str) -> Response:
-        objects.remove(request, self._open(repository), oid)
+        objects.remove(request, self._open(repository), unquote(oid))
         return Response(200)
 
     def _open(self, repository: str) -> Store:

@@ -17,10 +17,11 @@ from filestoraged.check.crew import Crew
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, Finding, Tally
 from filestoraged.check.inspector import Inspector
 from filestoraged.check.inventory import Inventory, Item, Kind
-from filestoraged.check.looking import damage
+from filestoraged.check.looking import damage, reason
 from filestoraged.check.pace import Pace, Stopped
 from filestoraged.check.quarantine import Quarantine
-from filestoraged.check.register import PAGE, Register
+from filestoraged.check.register import PAGE, Register, Unaskable
+from filestoraged.errors import StoreUnavailable
 from filestoraged.store.stagings import abandoned, sweep_area
 
 # Seconds that go by before anybody asks how much there is.
@@ -44,6 +45,8 @@ class Inspection:
         self._inventory = Inventory(self._root)
         self._register = Register(f"{self._root}/drops.sqlite", pace)
         self._quarantine = Quarantine(self._root) if repair else None
+        # Whichever thread takes it first tells that the registry cannot be asked.
+        self._untold = iter((True,))
 
     def findings(self, pause: float) -> Iterator[Optional[Finding]]:
         """What is wrong; and None whenever `pause` seconds have gone by without. Raises OSError, and Stopped."""
@@ -108,7 +111,11 @@ class Inspection:
         """Those of some files that belong to no drop. They were seen before their rows are asked for."""
         if not paths or not self._is_register_sound():
             return
-        unknown = self._register.unknown([_name(path) for path in paths])
+        try:
+            unknown = self._register.unknown([_name(path) for path in paths])
+        except Unaskable as error:
+            yield from self._unaskable(error)
+            return
         for path in paths:
             # The bytes of one that is gone were removed before its row said so.
             if _name(path) in unknown and self._is_there(path):
@@ -121,11 +128,20 @@ class Inspection:
         """Drops without bytes. A drop has them as long as its row says so: before and after the look."""
         if not self._is_register_sound():
             return
-        for id_ in self._register.wanting():
-            self._pace.go_on()
-            path = f"drops/{id_[:2]}/{id_}"
-            if not self._is_there(path) and self._register.wants(id_):
-                yield Finding(MISSING, path, "its drop can be fetched, and has no bytes")
+        try:
+            for id_ in self._register.wanting():
+                self._pace.go_on()
+                path = f"drops/{id_[:2]}/{id_}"
+                if not self._is_there(path) and self._register.wants(id_):
+                    yield Finding(MISSING, path, "its drop can be fetched, and has no bytes")
+        except Unaskable as error:
+            yield from self._unaskable(error)
+
+    def _unaskable(self, error: Unaskable) -> Iterator[Finding]:
+        """The registry was sound, and cannot be read any more. That is said once."""
+        for _ in self._untold:
+            path = os.path.relpath(self._register.path, self._root)
+            yield Finding(UNREADABLE, path, f"drops cannot be compared with it: {error}")
 
     def _database(self, item: Item, _: Inspector) -> Iterator[Finding]:
         path = f"{self._root}/{item.path}"
@@ -133,8 +149,8 @@ class Inspection:
             found = self._register.damage if path == self._register.path else damage(path, self._pace)
         except FileNotFoundError:
             return
-        except (sqlite3.OperationalError, OSError) as error:
-            yield Finding(UNREADABLE, item.path, f"it cannot be read: {getattr(error, 'strerror', None) or error}")
+        except (sqlite3.OperationalError, OSError, StoreUnavailable, Unaskable) as error:
+            yield Finding(UNREADABLE, item.path, f"it cannot be read: {reason(error)}")
             return
         if found is not None:
             yield Finding(DAMAGED, item.path, f"SQLite says: {found}")
@@ -146,16 +162,19 @@ class Inspection:
         except OSError as error:
             yield Finding(UNREADABLE, item.path, f"it cannot be listed: {error.strerror}")
             return
-        reason, remedy = "whoever was about to store it is gone", None
+        failure = ""
         # An empty one may be about to be locked by a process that starts.
         if self._repair and names:
             try:
                 sweep_area(path)
-                remedy = None if self._is_there(item.path) else "removed"
             except OSError as error:
-                reason += f", and it cannot be removed: {error.strerror}"
+                failure = f", and it cannot be removed: {error.strerror}"
         for name in names:
-            yield Finding(HALF_MADE, f"{item.path}/{name}", reason, remedy)
+            left = Finding(HALF_MADE, f"{item.path}/{name}", "whoever was about to store it is gone")
+            if self._repair and not self._is_there(left.path):
+                yield left._replace(remedy="removed")
+            else:
+                yield left._replace(reason=left.reason + failure)
 
     def _foreign(self, item: Item, _: Inspector) -> Iterator[Finding]:
         # It may have gone since it was listed.
@@ -167,8 +186,9 @@ class Inspection:
 
     def _is_register_sound(self) -> bool:
         """Whether it can be believed. Where it is damaged, the database is the finding, and drops are none."""
-        with suppress(sqlite3.OperationalError, OSError):
+        with suppress(Unaskable):
             return self._register.damage is None
+        # The database itself is looked at as well, and that is the finding.
         return False
 
     def _is_there(self, path: str) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sqlite3
 import stat
-from typing import Callable, Optional, Tuple, TypeVar
+from typing import Callable, NamedTuple, Optional, TypeVar
 from urllib.parse import quote
 
 from filestoraged.check.pace import Pace
@@ -30,6 +30,12 @@ _INSTRUCTIONS = 100_000
 _PATIENCE = 30.0
 
 
+class _State(NamedTuple):
+    inode: int
+    size: int
+    changed: int
+
+
 def look(path: str, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
     """Ask a database as it is now. Raises sqlite3.Error, FileNotFoundError, and StoreUnavailable where it is busy."""
     for _ in range(_ATTEMPTS):
@@ -38,7 +44,7 @@ def look(path: str, question: Callable[[sqlite3.Connection], _Answer]) -> _Answe
         answer: Optional[_Answer] = None
         failure: Optional[sqlite3.Error] = None
         try:
-            database.check_beginning(path)
+            database.check_size(path)
             with contextlib.closing(_open(path, in_use)) as connection:
                 answer = question(connection)
         except sqlite3.Error as error:
@@ -46,7 +52,9 @@ def look(path: str, question: Callable[[sqlite3.Connection], _Answer]) -> _Answe
         # A log that went away while we opened the file, or one that came, may be all that was wrong.
         if in_use == _in_use(path) and (in_use or before == _state(path)):
             if failure is not None:
-                raise database.meaning(failure)
+                if "locked" in str(failure):
+                    raise StoreUnavailable("The database is locked by another process.") from failure
+                raise failure
             return answer  # type: ignore[return-value]
     raise StoreUnavailable("The database is opened and closed all the time.")
 
@@ -71,6 +79,11 @@ def damage(path: str, pace: Pace) -> Optional[str]:
     return None if found == "ok" else found
 
 
+def reason(error: Exception) -> str:
+    """Why a database could not be read, without its path."""
+    return str(getattr(error, "strerror", None) or error.__cause__ or error)
+
+
 def _open(path: str, in_use: bool) -> sqlite3.Connection:
     how = "mode=ro" if in_use else "mode=ro&immutable=1"
     name = quote(os.path.abspath(path))
@@ -81,9 +94,9 @@ def _in_use(path: str) -> bool:
     return os.path.exists(f"{path}-wal")
 
 
-def _state(path: str) -> Tuple[int, int, int]:
+def _state(path: str) -> _State:
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
         # A pipe would keep us waiting, and what a link leads to is somebody else's.
         raise sqlite3.OperationalError("it is no file")
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return _State(status.st_ino, status.st_size, status.st_mtime_ns)

@@ -16,12 +16,12 @@ from filestoraged.check.listing import Listing
 from filestoraged.check.pace import Pace
 from filestoraged.errors import CorruptObject
 from filestoraged.store.chunked import STAGING_TTL
-from filestoraged.store.manifest import Manifest, chunk_key, unpack
-from filestoraged.store.memcached import MemcachedStore
+from filestoraged.store.manifest import Manifest, chunk_key, removal_mark, unpack
+from filestoraged.store.memcached import MemcachedStore, is_mark
 from filestoraged.store.nodes import Found
 
-# Between the moment when the chunks of an upload are there to stay, and the one when its manifest is there, an object
-# of the same name may have to be read. In seconds, and far more than that takes.
+# Seconds between two listings. Servers are listed one after the other, so a manifest may be added after its server was
+# listed and before the server of its chunks is; and a removal in progress deletes its chunks after its manifest.
 _GRACE = 10.0
 
 _Look = Callable[[], Iterator[Finding]]
@@ -46,6 +46,8 @@ class PoolInspection:
         self._threads = threads or len(os.sched_getaffinity(0))
         self._grace = grace
         self._listing = Listing()
+        # Keys of the removal marks that were found.
+        self._marked: List[str] = []
 
     def findings(self, pause: float) -> Iterator[Optional[Finding]]:
         """What is wrong; and None whenever `pause` seconds have gone by. Raises StoreUnavailable, and Stopped."""
@@ -54,6 +56,8 @@ class PoolInspection:
             yield from self._crew(self._looks(), self._threads).findings(pause)
             # Once all manifests are known.
             yield from self._crew(iter((self._strays,)), 1).findings(pause)
+            if self._repair:
+                yield from self._crew(iter((self._finish_removals,)), 1).findings(pause)
 
     def _crew(self, looks: Iterator[_Look], threads: int) -> Crew[_Look]:
         return Crew(looks, [lambda look: look()] * threads, self._pace)
@@ -86,6 +90,10 @@ class PoolInspection:
             manifest = unpack(key, found.data)
         except ValueError as error:
             return str(error)
+        if manifest.is_removed:
+            # A removal in progress deletes the chunks itself. If they are still there later, they are strays.
+            self._marked.append(key)
+            return None
         self._listing.name(manifest.token)
         try:
             self._store.check(manifest)
@@ -103,10 +111,7 @@ class PoolInspection:
         if not self._repair:
             again = self._store.nodes.find(key)
             return again is not None and again.version == found.version
-        if not self._store.nodes.take(key, found.version):
-            return False
-        self._store.forget(key, found)
-        return True
+        return self._store.remove_found(key, found, removal_mark(key, found.data))
 
     def _strays(self) -> Iterator[Finding]:
         """Chunks that nothing leads to, and that are still there a while later, and a while after that.
@@ -140,11 +145,21 @@ class PoolInspection:
         data = self._store.nodes.get(key)
         if data is not None:
             with suppress(ValueError):
-                self._listing.name(unpack(key, data).token)
+                manifest = unpack(key, data)
+                if not manifest.is_removed:
+                    self._listing.name(manifest.token)
+
+    def _finish_removals(self) -> Iterator[Finding]:
+        """Delete removal marks that are left from a crash. Their chunks were reported as orphaned."""
+        for key in self._marked:
+            found = self._store.nodes.find(key)
+            if found is not None and is_mark(key, found):
+                self._store.finish_removal(key, found)
+        return iter(())
 
     def _orphaned(self, token: str, keys: List[str]) -> Finding:
         remedy = None
         # They go as those do that a crash has left. If they are somebody's against all odds, he has time to see it.
-        if self._repair and all(self._store.nodes.touch(key, ttl=STAGING_TTL) for key in keys):
+        if self._repair and not self._store.nodes.touch_all(dict.fromkeys(keys, STAGING_TTL)):
             remedy = f"let expire in {STAGING_TTL // 3600} hours"
         return Finding(ORPHANED, f"fsd:{token}", f"no manifest names its {len(keys)} chunks", remedy)

@@ -6,12 +6,14 @@ it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from contextlib import suppress
 from typing import Optional
 
 from filestoraged.store.directories import Directories, sync
+from filestoraged.store.modes import PRIVATE, create_file
 
 
 class Quarantine:
@@ -27,13 +29,14 @@ class Quarantine:
         Both paths are below the store. The descriptor keeps its inode from becoming another file's. Raises OSError.
         """
         judged = os.fstat(descriptor)
-        directory = self._directories.open(os.path.dirname(f"{self._root}/quarantine/{path}"))
+        into = os.path.dirname(f"{self._root}/quarantine/{path}")
+        directory = self._directories.open(into)
         try:
             target = self._reserve(f"quarantine/{path}")
             if not self._take(path, target, judged):
                 return None
             # Where it is now comes first: a crash may leave it under both names, but not under none.
-            os.fsync(directory)
+            self._directories.sync(into, directory)
         finally:
             os.close(directory)
         sync(os.path.dirname(f"{self._root}/{path}"))
@@ -52,18 +55,39 @@ class Quarantine:
             raise
         if os.path.samestat(os.stat(destination, follow_symlinks=False), judged):
             return True
-        # A good upload came between the look and the rename. One that came still later has the name, and may keep it.
-        with suppress(FileExistsError):
-            os.link(destination, source, follow_symlinks=False)
-            sync(os.path.dirname(source))
-        os.unlink(destination)
+        # A good upload came between the look and the rename.
+        self._give_back(source, destination)
         return False
+
+    def _give_back(self, source: str, destination: str) -> None:
+        parent, name = os.path.split(source)
+        directory = self._directories.enter(parent, name, functools.partial(_link_or_rename, destination))
+        try:
+            self._directories.sync(parent, directory)
+        finally:
+            os.close(directory)
 
     def _reserve(self, wanted: str) -> str:
         """Make an empty file to rename over, since a rename asks nobody whether it may replace what is there."""
         for number in itertools.count():
             target = f"{wanted}.{number}" if number else wanted
             with suppress(FileExistsError):
-                os.close(os.open(f"{self._root}/{target}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+                os.close(create_file(f"{self._root}/{target}", PRIVATE.file))
                 return target
         raise AssertionError("numbers have no end")
+
+
+def _link_or_rename(path: str, name: str, directory: int) -> None:
+    """Rename the file at `path`, unless the name is taken by now: then it is removed."""
+    try:
+        os.link(path, name, dst_dir_fd=directory, follow_symlinks=False)
+    except FileExistsError:
+        # An upload that came still later has the name, and keeps it.
+        pass
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # A file system without links. A rename may replace an upload that came still later, by the same bytes.
+        os.rename(path, name, dst_dir_fd=directory)
+        return
+    os.unlink(path)

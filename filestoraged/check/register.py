@@ -12,16 +12,25 @@ import sqlite3
 import threading
 from typing import Iterator, List, Optional, Sequence, Set
 
-from filestoraged.check.looking import damage, look
+from filestoraged.check.looking import damage, look, reason
 from filestoraged.check.pace import Pace
+from filestoraged.errors import StoreUnavailable
 from filestoraged.store.drops import APPLICATION, HAS_BYTES, MAY_HAVE_BYTES
 
 # Ids that are asked for at a time: SQLite takes 999 values in a question.
 PAGE = 500
 
 
+class Unaskable(Exception):
+    """A database cannot be read now, which says nothing about what is in it."""
+
+
 class Register:
-    """The database at `path`, which may be missing. Many threads use it; the lock guards what it knows of damage."""
+    """The database at `path`, which may be missing. Many threads use it; the lock guards what it knows of damage.
+
+    Where it cannot be asked, such as one that another program keeps locked, it raises Unaskable: each time, and at once
+    from the second time on.
+    """
 
     def __init__(self, path: str, pace: Pace) -> None:
         self.path = path
@@ -29,13 +38,15 @@ class Register:
         self._lock = threading.Lock()
         self._examined = False
         self._damage: Optional[str] = None
+        # Why it could not be asked, None where it could so far.
+        self._failure: Optional[str] = None
 
     @property
     def damage(self) -> Optional[str]:
         """What is wrong with it, None where nothing is. A damaged one is not asked for drops."""
         with self._lock:
             if not self._examined:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError), self._failures():
                     self._damage = damage(self.path, self._pace) or look(self.path, _foreign)
                 self._examined = True
             return self._damage
@@ -65,9 +76,23 @@ class Register:
             return [id_ for (id_,) in connection.execute(question, values)]
 
         try:
-            return look(self.path, rows)
+            with self._failures():
+                return look(self.path, rows)
         except FileNotFoundError:
             return []
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Waiting for a lock once is enough, and takes long."""
+        if self._failure is not None:
+            raise Unaskable(self._failure)
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (sqlite3.OperationalError, OSError, StoreUnavailable) as error:
+            self._failure = reason(error)
+            raise Unaskable(self._failure) from error
 
 
 def _foreign(connection: sqlite3.Connection) -> Optional[str]:

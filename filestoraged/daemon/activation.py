@@ -5,6 +5,7 @@ They stay open when the daemon stops, so that who connects meanwhile waits for t
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from typing import List, NamedTuple
@@ -25,14 +26,18 @@ def inherited_sockets() -> List[Named]:
     count, pid, names = (os.environ.pop(f"LISTEN_{what}", "") for what in ("FDS", "PID", "FDNAMES"))
     if not count.isdecimal() or pid != str(os.getpid()):
         return []
-    descriptors = range(_FIRST, _FIRST + int(count))
     # Where there are no names, they are unknown.
-    named = [*names.split(":"), *["unknown"] * int(count)] if names else ["unknown"] * int(count)
-    return [Named(name, _take(descriptor)) for name, descriptor in zip(named, descriptors)]
+    named = itertools.chain(names.split(":") if names else [], itertools.repeat("unknown"))
+    return [Named(next(named), _take(descriptor)) for descriptor in range(_FIRST, _FIRST + int(count))]
 
 
 def _take(descriptor: int) -> socket.socket:
-    os.set_inheritable(descriptor, False)
+    try:
+        os.set_inheritable(descriptor, False)
+    except OSError as error:
+        raise StartError(
+            f"LISTEN_FDS names descriptor {descriptor}, which is not open: the service manager did not pass it on."
+        ) from error
     try:
         taken = socket.socket(fileno=descriptor)
         listens = taken.type == socket.SOCK_STREAM and taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

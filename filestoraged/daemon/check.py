@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 from typing import Any, Dict, Iterator, List, Optional, Protocol, Sequence
 
-from filestoraged.check.findings import Finding, Tally
+from filestoraged.check.findings import FOREIGN, Finding, Tally
 from filestoraged.check.inspection import Inspection
 from filestoraged.check.pace import Pace, Stopped
 from filestoraged.check.pool_inspection import PoolInspection
@@ -46,9 +46,10 @@ def check(arguments: Sequence[str]) -> int:
         if given.repair and "store" in settings:
             _see_that_it_can_be_written(settings["store"])
         pace = Pace(limit)
+        ignored = (FOREIGN,) if given.ignore_foreign else ()
         with _stopped_by_signals(pace):
             checks = list(_checks(settings, pace, repair=given.repair))
-            return _run(checks, JsonReport(sys.stdout) if given.json else TextReport(sys.stdout))
+            return _run(checks, JsonReport(sys.stdout) if given.json else TextReport(sys.stdout), ignored)
     except StartError as error:
         raise CheckError(str(error)) from error
     except BrokenPipeError:
@@ -64,7 +65,8 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run(checks: List[_Check], report: Report) -> int:
+def _run(checks: List[_Check], report: Report, ignored: Sequence[str]) -> int:
+    """Findings of the kinds that are `ignored` are neither reported nor counted."""
     progress = Progress(sys.stderr)
     found: Dict[str, int] = {}
     complete = False
@@ -72,7 +74,7 @@ def _run(checks: List[_Check], report: Report) -> int:
         for each in checks:
             for finding in _findings(each):
                 progress.show(each.tally)
-                if finding is not None:
+                if finding is not None and finding.kind not in ignored:
                     progress.clear()
                     report.add(finding)
                     found[finding.kind] = found.get(finding.kind, 0) + 1
@@ -177,6 +179,9 @@ def _parser() -> Parser:
     parser.add_argument("--hash", metavar="NAME", help="the digest that most files are named by (sha256)")
     parser.add_argument("--config", metavar="FILE", help="the daemon's: its store, its servers and its hash (none)")
     parser.add_argument("--repair", action="store_true", help="move what is damaged out of the way of a new upload")
+    parser.add_argument(
+        "--ignore-foreign", action="store_true", help="neither report nor count files that the daemon did not make"
+    )
     parser.add_argument("--limit", metavar="BYTES", help="read no more a second, such as 50M (as fast as it goes)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser

@@ -24,13 +24,23 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     The checks have their own: 1 says that something was found.
     """
     given: List[str] = list(sys.argv[1:] if arguments is None else arguments)
-    command = given.pop(0) if given and given[0] in _COMMANDS else "serve"
     try:
+        command = _command(given.pop(0)) if given and not given[0].startswith("-") else "serve"
         return _load(command)(given)
     except (UsageError, CheckError) as error:
         return _complain(error, 2)
     except StartError as error:
         return _complain(error, 1)
+
+
+def _command(word: str) -> str:
+    """Raises UsageError, with what may have been meant, where the word is no command."""
+    if word in _COMMANDS:
+        return word
+    # Three letters: "serv" and "server" both mean serve.
+    meant = [known for known in (*_COMMANDS, "--help", "--version") if word[:3] == known.lstrip("-")[:3]]
+    hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_COMMANDS)}."
+    raise UsageError(f"Unknown command {word!r}: {hint} See filestoraged --help.")
 
 
 def _load(command: str) -> Callable[[Sequence[str]], int]:
@@ -40,5 +50,7 @@ def _load(command: str) -> Callable[[Sequence[str]], int]:
 
 
 def _complain(error: Exception, status: int) -> int:
-    sys.stderr.write(f"filestoraged: {error}\n")
+    # What was given may have line breaks or orders to a terminal in it.
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(error))
+    sys.stderr.write(f"filestoraged: {text}\n")
     return status

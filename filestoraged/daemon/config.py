@@ -5,10 +5,11 @@ Flags win over the file, the file over the defaults. What cannot be meant raises
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 from urllib.parse import urlsplit
 
 from filestoraged.api import operations
@@ -17,6 +18,8 @@ from filestoraged.errors import UsageError
 from filestoraged.store.manifest import MAX_SIZE as LARGEST_IN_MEMCACHED
 from filestoraged.store.memcached import MEMORY
 from filestoraged.store.nodes import parse_server
+from filestoraged.web.forwarding import UNIX, IPNetwork
+from filestoraged.wire.origin import parse_origin
 
 INTERFACES = ("files", "repositories", "drops", "kv")
 
@@ -25,6 +28,12 @@ _DEFAULT_MOUNTS = {"/": "files", "/data": "repositories", "/vimeo/api/v1.0": "dr
 
 # The paths of operations are known by that name where a socket's is read.
 OPERATIONS = "operations"
+
+# More than any machine has processors for; each takes 20 MiB.
+MOST_WORKERS = 1024
+
+# Bits in front of an IPv4 address that is written as an IPv6 address.
+_MAPPED_BITS = 96
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -35,6 +44,7 @@ _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 # A prefix is matched against paths as they come, so it has only what nobody needs to encode.
 _PREFIX = re.compile(r"/|(?:/[A-Za-z0-9._~\-]+)+/?")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\]")
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._\-]+)?)\]|([^\[\]:/\s]+)):([0-9]{1,5})")
 
 
@@ -79,6 +89,11 @@ class Config:
     # Connections in all workers together; each costs 1 KiB while it rests, and 4 KiB in a request. The limit of
     # descriptors bounds them too.
     max_connections: int = 10_000
+    # Of one address, or IPv6 network of 64 bits, in all workers; None is a quarter of them. Loopback, Unix sockets and
+    # trusted proxies have no limit.
+    max_connections_per_client: Optional[int] = None
+    # Proxies whose X-Forwarded-For says who the client is; UNIX stands for all clients on Unix sockets.
+    trusted_proxy: Tuple[Union[IPNetwork, str], ...] = ()
     # Seconds in which a drop may be fetched.
     drop_ttl: int = 7 * 24 * 3600
     # A path that a proxy in front has for the directory of the store; it then sends what lies there. None sends it all
@@ -88,6 +103,11 @@ class Config:
     tokens: Optional[str] = None
     # What links begin with; None takes it from the request's Host.
     public_url: Optional[str] = None
+    # Hosts that requests may ask for on loopback addresses, besides localhost, IP addresses and the host of public_url;
+    # "*" for any.
+    host: Tuple[str, ...] = ()
+    # Origins of other sites whose pages may send requests and read the answers; "*" for any.
+    allow_origin: Tuple[str, ...] = ()
     # access lines are of level info.
     log_level: str = "info"
 
@@ -116,9 +136,12 @@ def parse_servers(text: str) -> Tuple[str, ...]:
 
 def parse_mount(text: str) -> Tuple[str, str]:
     """Return the prefix and the name of `NAME=PREFIX`."""
-    name, _, prefix = text.partition("=")
+    name, separator, prefix = text.partition("=")
     if name not in INTERFACES:
         raise UsageError(f"{name!r} is no interface; there are {', '.join(INTERFACES)}.")
+    if not separator:
+        usual = next(prefix for prefix, each in _DEFAULT_MOUNTS.items() if each == name)
+        raise UsageError(f"{text!r} has no prefix: expected NAME=PREFIX, such as {name}={usual}.")
     if not _PREFIX.fullmatch(prefix) or any(segment in (".", "..") for segment in prefix.split("/")):
         raise UsageError(f"{prefix!r} is no prefix to mount {name} on: a path such as / or /{name}.")
     prefix = prefix.rstrip("/") or "/"
@@ -164,6 +187,13 @@ def parse_size(text: str) -> int:
     return int(matched.group(1)) * _UNITS[matched.group(2).upper()]
 
 
+def parse_max_size(text: str) -> int:
+    size = parse_size(text)
+    if not size:
+        raise UsageError(f"invalid size {text!r}: expected 1 byte or more.")
+    return size
+
+
 def check_max_size(max_size: Optional[int], servers: Tuple[str, ...]) -> None:
     """Raises UsageError where memcached takes no objects of that size."""
     if servers and max_size is not None and max_size > LARGEST_IN_MEMCACHED:
@@ -190,6 +220,29 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_proxy(text: str) -> Union[IPNetwork, str]:
+    """Return the network of `ADDRESS[/BITS]`, or UNIX."""
+    if text == UNIX:
+        return UNIX
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+        first = network.network_address
+        if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped and network.prefixlen >= _MAPPED_BITS:
+            # Clients are known by their IPv4 address, whichever kind of socket they come by.
+            return ipaddress.ip_network(f"{first.ipv4_mapped}/{network.prefixlen - _MAPPED_BITS}")
+        return network
+    except ValueError as error:
+        expected = "an address such as 192.0.2.7 or ::1, a network such as 10.0.0.0/8, or unix"
+        raise UsageError(f"invalid proxy {text!r}: expected {expected}.") from error
+
+
+def parse_workers(text: str) -> int:
+    workers = parse_count(text)
+    if workers > MOST_WORKERS:
+        raise UsageError(f"invalid number of workers {text!r}: expected 1 to {MOST_WORKERS}.")
+    return workers
+
+
 def parse_directory(text: str) -> str:
     if not text:
         raise UsageError("A store is given by the path of its directory.")
@@ -210,10 +263,29 @@ def parse_log_level(text: str) -> str:
     return _one_of(text, LOG_LEVELS, "log level")
 
 
+def parse_host_name(text: str) -> str:
+    """A name that a Host field may have, without its port; or "*"."""
+    if text != "*" and not _HOST_NAME.fullmatch(text):
+        raise UsageError(f"invalid host {text!r}: expected a name without a port, such as files.example.org, or *.")
+    return text
+
+
+def parse_allowed_origin(text: str) -> str:
+    """An origin as a browser names it in Origin; or "*"."""
+    if text == "null":
+        # Any page can have it, by a sandboxed frame.
+        raise UsageError("the origin 'null' is that of pages of any site; use * to allow all of them.")
+    if text != "*" and parse_origin(text) is None:
+        raise UsageError(f"invalid origin {text!r}: expected one such as https://app.example.org, or *.")
+    return text
+
+
 def parse_public_url(text: str) -> str:
     try:
         url = urlsplit(text)
-        usable = url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment or url.username)
+        usable = url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment)
+        # What is no origin, such as one with a user's name, is no beginning of a link either.
+        usable = usable and parse_origin(f"{url.scheme}://{url.netloc}") is not None
     except ValueError:
         usable = False
     if not usable or not text.isprintable() or " " in text:

@@ -5,23 +5,43 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import time
 from typing import Callable, Dict, Set
 
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.engines import Engines
-from filestoraged.daemon.logs import start_logging
+from filestoraged.daemon.logs import finish_log, flush_log, start_logging
 from filestoraged.daemon.places import Places
 from filestoraged.daemon.worker import Worker
+from filestoraged.web.clients import Clients
+from filestoraged.web.forwarding import Proxies
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import App
 from filestoraged.web.meter import Meter
 from filestoraged.web.room import Room
+from filestoraged.web.server import Server
 
 log = logging.getLogger(__name__)
 
 # Requests under way when the daemon is told to stop have this long, in seconds.
 DRAIN = 30.0
+
+# What was changed last is written within that time too, or within so many seconds where nothing is left of it. The
+# master waits 5 s longer.
+_STOP = 3.0
+
+# Lines that standard error did not take are tried again after so many seconds.
+_FLUSH = 1.0
+
+
+def _await_term() -> None:
+    """Wait for SIGTERM, and write the log meanwhile."""
+    # Not by sigtimedwait: in CPython it returns a signal that never came when this process was stopped and continued.
+    signal.setitimer(signal.ITIMER_REAL, _FLUSH, _FLUSH)
+    while signal.sigwaitinfo([signal.SIGTERM, signal.SIGALRM]).si_signo != signal.SIGTERM:
+        flush_log()
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 class Generation:
@@ -39,6 +59,7 @@ class Generation:
         self._meter = meter
         self._engines = Engines(config, meter, [place.mounts for place in self.places], prepared)
         self._room = _make_room(config)
+        self._clients = _make_clients(config, self._room.limit)
 
     def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
         start_logging(self.config.log_level)
@@ -46,17 +67,35 @@ class Generation:
         # The one that this one replaces may have left some.
         self._engines.sweep()
         self._room.take_slot(number)
+        self._clients.take_slot(number)
+        apps = self._build_apps()
+        # The first beat: from now on the master expects one every half second, and waits longer for what is above.
         self._meter.take_slot(slot)
-        threads = self.config.threads
-        worker = Worker(self._build_apps(), threads=threads, limits=Limits(), room=self._room, meter=self._meter)
+        server = Server(
+            apps,
+            threads=self.config.threads,
+            limits=Limits(),
+            room=self._room,
+            meter=self._meter,
+            proxies=Proxies(self.config.trusted_proxy),
+            clients=self._clients,
+            reserved=[place.listener for place in self.places if not place.mounts],
+        )
+        worker = Worker(server)
         worker.start()
         on_serving()
-        signal.sigwait([signal.SIGTERM])
-        return 0 if worker.drain(DRAIN) else 1
+        _await_term()
+        deadline = time.monotonic() + DRAIN
+        drained = worker.drain(DRAIN)
+        # Behind the last answer: what it has changed may still wait to be written.
+        stopped = self._engines.stop(max(_STOP, deadline - time.monotonic()))
+        finish_log()
+        return 0 if drained and stopped else 1
 
     def close(self) -> None:
         """What the workers have of it they keep."""
         self._room.close()
+        self._engines.close()
 
     def _build_apps(self) -> Dict[socket.socket, App]:
         build = self._engines.build_app
@@ -68,3 +107,9 @@ def _make_room(config: Config) -> Room:
     if enough < config.max_connections:
         log.info("descriptors are enough for %d connections, not for %d", enough, config.max_connections)
     return Room(min(enough, config.max_connections), config.workers)
+
+
+def _make_clients(config: Config, connections: int) -> Clients:
+    limit = config.max_connections_per_client
+    # Each worker may have all connections, and each of them a client of its own.
+    return Clients(max(1, connections // 4) if limit is None else limit, connections, config.workers)

@@ -27,7 +27,7 @@ class Option(NamedTuple):
 
 _USAGE = """filestoraged [serve] [OPTION ...]
        filestoraged check [--store DIR | --memcached HOST:PORT[,...]] [OPTION ...]
-       filestoraged token NAME SCOPE [--tokens FILE]
+       filestoraged token NAME SCOPE [--tokens FILE] [--config FILE | --mount NAME=PREFIX ...]
        filestoraged memcached-check HOST:PORT[,...] [--size BYTES]"""
 _ADDRESS = "where to listen: also [::1]:8080, unix:/path; repeatable (localhost:8080)"
 _ADMIN = "where alone to serve /-/ready and /-/metrics; repeatable (where all else is)"
@@ -38,6 +38,13 @@ _MEMORY = "for all downloads from memcached together, such as 1G; more wait for 
 _MAX_SIZE = "the largest object taken, such as 10M or 1G (no limit; on memcached 50M, and no more)"
 _TOKENS = "who may do what, as `filestoraged token` makes it (everybody may do everything)"
 _ACCEL = "what nginx in front has for the store's directory: it then sends what lies there (none)"
+_CONNECTIONS = "clients at the same time; a new one replaces the one idle longest, or gets 503 (10000)"
+_PER_CLIENT = "of one address; not for loopback, Unix sockets and trusted proxies (a quarter of all)"
+_PROXY = "whose X-Forwarded-For names the client; `unix` for clients on Unix sockets; repeatable (none)"
+_HOST = "a name that the server may be asked for on loopback, * for any; repeatable (localhost, addresses)"
+_ALLOW_ORIGIN = (
+    "an origin, such as https://app.example.org, whose pages may send requests, * for any; repeatable (none)"
+)
 _FILE = "an INI file with these options in a section [filestoraged]; flags win over it"
 
 # In the order of --help. README.md has the same table, and says more.
@@ -49,11 +56,15 @@ OPTIONS = (
     Option("memcached", "HOST:PORT[,...]", config.parse_servers, _MEMCACHED),
     Option("memory", "BYTES", config.parse_size, _MEMORY),
     Option("hash", "NAME", config.parse_hash, f"the digest of the files interface: {' '.join(ALGORITHMS)} (sha256)"),
-    Option("max-size", "BYTES", config.parse_size, _MAX_SIZE),
-    Option("workers", "N", config.parse_count, "processes that share the listening sockets (one per CPU)"),
+    Option("max-size", "BYTES", config.parse_max_size, _MAX_SIZE),
+    Option("workers", "N", config.parse_workers, "processes that share the listening sockets (one per CPU)"),
     Option("threads", "N", config.parse_count, "requests that one worker serves at the same time (32)"),
-    Option("max-connections", "N", config.parse_count, "clients at the same time; more are told to come again (10000)"),
+    Option("max-connections", "N", config.parse_count, _CONNECTIONS),
+    Option("max-connections-per-client", "N", config.parse_count, _PER_CLIENT),
+    Option("trusted-proxy", "ADDRESS[/BITS]", config.parse_proxy, _PROXY, repeatable=True),
     Option("public-url", "URL", config.parse_public_url, "what the links it hands out begin with (from Host)"),
+    Option("host", "NAME", config.parse_host_name, _HOST, repeatable=True),
+    Option("allow-origin", "ORIGIN", config.parse_allowed_origin, _ALLOW_ORIGIN, repeatable=True),
     Option("drop-ttl", "TIME", config.parse_duration, "how long a drop may be fetched, such as 12h (7d)"),
     Option("tokens", "FILE", config.parse_path, _TOKENS),
     Option("accel", "PREFIX", config.parse_accel, _ACCEL),
@@ -93,10 +104,11 @@ def file_values(path: str, names: Sequence[str]) -> Dict[str, Any]:
 def _build(values: Dict[str, Any]) -> Config:
     values.setdefault("store", config.default_store())
     values.setdefault("workers", config.default_workers())
-    for name in ("listen", "admin-listen"):
-        values[name] = tuple(values.get(name, ()))
     if "mount" in values:
         values["mounts"] = config.join_mounts(values.pop("mount"))
+    for option in OPTIONS:
+        if option.repeatable and option.name in values:
+            values[option.name] = tuple(values[option.name])
     config.check_max_size(values.get("max-size"), values.get("memcached", ()))
     return Config(**{name.replace("-", "_"): value for name, value in values.items()})
 
@@ -125,7 +137,11 @@ def _read_file(path: str) -> Dict[str, Any]:
     for name, text in parser.items(_SECTION):
         if name not in known:
             raise UsageError(f"The configuration {path} has an option {name}, which there is not.")
+        if "\0" in text:
+            raise UsageError(f"The configuration {path} has a NUL character in the value of {name}.")
         texts[name] = text.split() if known[name].repeatable else text
+        if not texts[name]:
+            raise UsageError(f"The configuration {path} has no value for {name}.")
     return texts
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import time
-from typing import Sequence, Set
+from typing import Callable, Sequence, Set
 
 from filestoraged import __version__
 from filestoraged.daemon import systemd
@@ -15,8 +16,9 @@ from filestoraged.daemon.generation import DRAIN, Generation
 from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.options import parse_arguments
 from filestoraged.daemon.places import Places
+from filestoraged.daemon.preparation import run_attended
 from filestoraged.daemon.watchdog import Watchdog
-from filestoraged.daemon.workers import AWAITED, RELOAD, Workers
+from filestoraged.daemon.workers import AWAITED, RELOAD, StopRequested, Workers, raise_if_stopped
 from filestoraged.errors import StartError, UsageError
 from filestoraged.web.meter import Meter
 
@@ -24,6 +26,9 @@ log = logging.getLogger(__name__)
 
 # How much longer the master waits for workers that leave at their deadline, in seconds.
 _LATE = 5.0
+
+# Seconds until a signal to stop is noticed while the first configuration is prepared.
+_NOTICE = 0.05
 
 # Workers that there may be at a time: those that drain have not left yet when others have taken over.
 _FEWEST_SLOTS = 1024
@@ -39,6 +44,9 @@ def serve(arguments: Sequence[str]) -> int:
     places = Places()
     try:
         return _Service(arguments, config, places).run()
+    except StopRequested:
+        log.info("stopped before the start was complete")
+        return 0
     finally:
         places.close()
 
@@ -47,22 +55,24 @@ class _Service:
     """What the master knows. Its main thread calls it."""
 
     def __init__(self, arguments: Sequence[str], config: Config, places: Places) -> None:
-        """Bind the sockets, and see that all can be used."""
+        """Bind the sockets, and see that all can be used. Raises StopRequested."""
         self._arguments = arguments
         self._places = places
         self._meter = Meter((*INTERFACES, OPERATIONS), max(_FEWEST_SLOTS, _CREWS * config.workers))
         # The databases that this daemon has seen to.
         self._prepared: Set[str] = set()
-        self._generation = Generation(config, places, self._meter, self._prepared)
+        self._generation = run_attended(lambda: self._prepare(config), _await_undisturbed)
         self._workers = Workers(self._generation, self._meter.slots, Watchdog(self._meter), DRAIN + _LATE)
 
     def run(self) -> int:
-        self._workers.start()
-        log.info("started filestoraged %s with %d workers, storing in %s", __version__, *self._size_and_store())
-        self._announce()
+        with contextlib.suppress(StopRequested):
+            self._workers.start()
+            log.info("started filestoraged %s with %d workers, storing %s", __version__, *self._size_and_store())
+            self._announce()
         received = self._workers.run()
         while received == RELOAD:
-            self._reload()
+            with contextlib.suppress(StopRequested):
+                self._reload()
             received = self._workers.run()
         log.info("draining on %s", received.name)
         # Who comes now is refused at once, or waits with the service manager's sockets for the next daemon.
@@ -73,12 +83,12 @@ class _Service:
         return 0
 
     def _reload(self) -> None:
-        """Have workers with the configuration as it is now take over, if it can be used."""
+        """Have workers with the configuration as it is now take over, if it can be used. Raises StopRequested."""
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            config = parse_arguments(self._arguments)
-            self._see_that_there_is_room(config.workers)
-            generation = Generation(config, self._places, self._meter, self._prepared)
+            generation = run_attended(lambda: self._prepare(parse_arguments(self._arguments)), self._workers.wait_for)
+        except StopRequested:
+            raise
         except (UsageError, StartError) as error:
             self._refuse(str(error))
             return
@@ -94,9 +104,14 @@ class _Service:
         self._generation.close()
         self._generation = generation
         self._places.settle(generation.places)
-        start_logging(config.log_level)
-        log.info("reloaded, with %d workers, storing in %s", *self._size_and_store())
+        start_logging(generation.config.log_level)
+        log.info("reloaded, with %d workers, storing %s", *self._size_and_store())
         self._announce()
+
+    def _prepare(self, config: Config) -> Generation:
+        """On a thread of its own, during which the main thread waits."""
+        self._see_that_there_is_room(config.workers)
+        return Generation(config, self._places, self._meter, self._prepared)
 
     def _see_that_there_is_room(self, workers: int) -> None:
         # Those that others take over from are there as well, until they have drained.
@@ -110,7 +125,13 @@ class _Service:
 
     def _size_and_store(self) -> "tuple[int, str]":
         config = self._generation.config
-        return config.workers, ", ".join(config.memcached) or os.path.abspath(config.store)
+        directory = os.path.abspath(config.store)
+        if not config.memcached:
+            return config.workers, f"in {directory}"
+        mounted = {name for place in self._generation.places for name in place.mounts.values()}
+        kept = [what for name, what in (("kv", "keys"), ("drops", "drops")) if name in mounted]
+        besides = f", {' and '.join(kept)} in {directory}" if kept else ""
+        return config.workers, f"objects in memcached at {', '.join(config.memcached)}{besides}"
 
     def _announce(self) -> None:
         places = self._generation.places
@@ -121,3 +142,9 @@ class _Service:
         log.info("%s", "\n".join(f"listening on {place}" for place in places))
         where = ", ".join(str(place.address) for place in places)
         systemd.notify("READY=1", f"STATUS=Serving on {where} with {self._generation.count} workers")
+
+
+def _await_undisturbed(is_done: Callable[[float], bool]) -> None:
+    """Wait until `is_done`. Raises StopRequested."""
+    while not is_done(_NOTICE):
+        raise_if_stopped()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
 import secrets
 import sys
-from typing import FrozenSet, Mapping, Sequence
+from typing import FrozenSet, List, Mapping, Optional, Sequence, Set
 
-from filestoraged.daemon.config import INTERFACES, OPERATIONS
-from filestoraged.daemon.options import Parser
+from filestoraged.daemon.config import INTERFACES, OPERATIONS, Config, join_mounts, parse_mount
+from filestoraged.daemon.options import Parser, file_values
 from filestoraged.errors import StartError, UsageError
 from filestoraged.web.tokens import ACTIONS, Grant, Scope, Tokens, hashed
 
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[^\s#][^\s]{0,99}")
 _SCOPE = re.compile(r"([a-z]+)(?::([A-Za-z0-9._~\-]+(?:/[A-Za-z0-9._~\-]+)*))?")
 _HASH = re.compile(r"[0-9a-f]{64}")
+
+# What a scope may be for wherever it is mounted.
+_NAMES = (*INTERFACES, OPERATIONS)
 
 # In place of a hash: whoever has no token may do that as well.
 _NOBODYS = "-"
@@ -48,18 +52,14 @@ def read_tokens(path: str, mounts: Sequence[Mapping[str, str]]) -> Tokens:
             except UsageError as error:
                 # Not the line: it may hold a token by mistake.
                 raise UsageError(f"Line {number} of the tokens in {path}: {error}") from error
-    names = {*INTERFACES, OPERATIONS}
-    prefixes = {prefix.strip("/"): name for each in mounts for prefix, name in each.items()}
-    # What a repository's name may stand behind.
-    areas = {"repositories", *(prefix for prefix, name in prefixes.items() if name == "repositories")}
+    areas = _areas(mounts)
     for grant in grants:
-        for place in {scope.place for scope in grant.scopes} - {"", *names, *prefixes}:
-            if place.rpartition("/")[0] not in areas:
-                log.warning("the token of %s is for %s, where there is nothing", grant.name, place)
+        for place in _unknown_places(grant.scopes, mounts):
+            log.warning("the token of %s is for %s, where there is nothing", grant.name, place)
 
     def is_reserved(prefix: str) -> bool:
         """An interface that is mounted on the name of another, or of a repository, is not that."""
-        return prefix in names or prefix.rpartition("/")[0] in areas
+        return prefix in _NAMES or prefix.rpartition("/")[0] in areas
 
     return Tokens(grants, is_reserved)
 
@@ -69,17 +69,66 @@ def token(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     if not _NAME.fullmatch(given.name):
         raise UsageError(f"{given.name!r} is no name: 1 to 100 characters without white space, and no # in front.")
-    _parse_scopes(given.scope)
+    if not _is_utf8(given.name):
+        raise UsageError(f"The name {given.name!a} is not UTF-8.")
+    _check_places(_parse_scopes(given.scope), given)
     made = _BEGINNING + secrets.token_urlsafe(32)
     line = f"{given.name} {given.scope} {hashed(made).hex()}\n"
     if given.tokens is None:
-        sys.stdout.write(line)
+        # UTF-8, as the file is read, whatever the locale.
+        sys.stdout.buffer.write(line.encode())
         sys.stdout.flush()
         sys.stderr.write(f"The token of {given.name}, shown this once: {made}\n")
     else:
         _append(given.tokens, line)
         sys.stdout.write(made + "\n")
     return 0
+
+
+def _check_places(scopes: FrozenSet[Scope], given: argparse.Namespace) -> None:
+    """Raises UsageError where a scope is for a place that the daemon will not have, as far as is known here."""
+    mounts = _mounts(given)
+    unknown = _unknown_places(scopes, [mounts or Config().mounts])
+    if mounts is None:
+        # It may be a repository below a prefix that only the daemon knows.
+        unknown = [place for place in unknown if "/" not in place]
+    if unknown:
+        prefixes = ", ".join(sorted(prefix.strip("/") for prefix in mounts or Config().mounts if prefix != "/"))
+        raise UsageError(
+            f"There is nothing called {unknown[0]!r}: a scope is for an interface ({', '.join(_NAMES)}), a prefix"
+            f" ({prefixes}; --mount or --config names others) or a repository (data/NAME)."
+        )
+
+
+def _mounts(given: argparse.Namespace) -> Optional[Mapping[str, str]]:
+    """What is mounted where, by the command line or the daemon's file; None where neither says so."""
+    if given.mount is not None:
+        return join_mounts([parse_mount(each) for each in given.mount])
+    if given.config is None:
+        return None
+    values = file_values(given.config, ["mount"])
+    return join_mounts(values["mount"]) if "mount" in values else Config().mounts
+
+
+def _areas(mounts: Sequence[Mapping[str, str]]) -> Set[str]:
+    """What a repository's name may stand behind."""
+    prefixes = {prefix.strip("/") for each in mounts for prefix, name in each.items() if name == "repositories"}
+    return {"repositories", *prefixes}
+
+
+def _unknown_places(scopes: FrozenSet[Scope], mounts: Sequence[Mapping[str, str]]) -> List[str]:
+    """The places that are no interface, no prefix and no repository."""
+    areas = _areas(mounts)
+    known = {"", *_NAMES, *(prefix.strip("/") for each in mounts for prefix in each)}
+    return sorted(place for place in {each.place for each in scopes} - known if place.rpartition("/")[0] not in areas)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _append(path: str, line: str) -> None:
@@ -128,4 +177,8 @@ def _parser() -> Parser:
         " (read:files) or a repository (write:data/pets)",
     )
     parser.add_argument("--tokens", metavar="FILE", help="append the line to this file, and print the token alone")
+    parser.add_argument("--config", metavar="FILE", help="the daemon's file: scopes may be for what it mounts")
+    parser.add_argument(
+        "--mount", metavar="NAME=PREFIX", action="append", help="as the daemon's, in place of its file; repeatable"
+    )
     return parser

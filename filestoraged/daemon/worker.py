@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from typing import Mapping
 
-from filestoraged.web.limits import Limits
-from filestoraged.web.message import App
-from filestoraged.web.meter import Meter
-from filestoraged.web.room import Room
 from filestoraged.web.server import Server
 
 
 class Worker:
     """Make it after the fork. `start`, then `drain`; both are called by the main thread."""
 
-    def __init__(
-        self,
-        apps: Mapping[socket.socket, App],
-        *,
-        threads: int,
-        limits: Limits,
-        room: Room,
-        meter: Meter,
-    ) -> None:
-        self._server = Server(apps, threads=threads, limits=limits, room=room, meter=meter)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="loop", daemon=True)
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, name="loop", daemon=True)
 
     def start(self) -> None:
         """Accept connections from now on."""

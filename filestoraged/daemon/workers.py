@@ -15,24 +15,30 @@ import select
 import signal
 import threading
 import time
-from typing import Callable, Dict, Mapping, NamedTuple, Optional, Protocol
+from typing import Callable, Dict, Mapping, NamedTuple, Optional, Protocol, Sequence
 
 log = logging.getLogger(__name__)
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 RELOAD = signal.SIGHUP
-# Blocked in all threads of all processes.
-AWAITED = (*STOP, RELOAD, signal.SIGCHLD)
+_SIGNALS = (*STOP, RELOAD, signal.SIGCHLD)
+# Blocked in all threads of all processes. SIGALRM is that of `_wait`.
+AWAITED = (*_SIGNALS, signal.SIGALRM)
 
-# A worker that lived this long, in seconds, did not die of how it was started, and is replaced at once.
-_GROWN_UP = 10.0
-
-# Seconds before one that died young is replaced: doubled each time, so that a fault does not keep a core busy.
+# Seconds between two forks of missing workers. Doubled while the last fork is less than _STEADY seconds old, so that a
+# fault at the start of each worker does not keep a core busy: a start takes 0.1 s of CPU time.
 _FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 10.0
+_LONGEST_PAUSE = 3.0
+_STEADY = 10.0
 
 # A worker that replaces one of the old configuration serves within so many seconds, or is given up.
 _PATIENCE = 20.0
+
+# Seconds. A timer of less than a microsecond would be none.
+_SHORTEST_TIMER = 0.001
+
+# Seconds until a signal to stop is noticed while the master waits for something else.
+_NOTICE = 0.05
 
 
 class Crew(Protocol):
@@ -44,25 +50,31 @@ class Crew(Protocol):
         """Be the worker of that number, with a slot that no other worker has. Returns the exit status when drained."""
 
 
-class Watch(Protocol):
-    """Whoever wants to look at the workers' slots every now and then."""
+class Started(NamedTuple):
+    """A worker's process."""
 
-    # Seconds between two looks; infinite for none.
-    pause: float
-
-    def look(self, workers: Mapping[int, int]) -> None:
-        """`workers` has the process id of each that is to serve, by its slot."""
-
-    def bury(self, slot: int) -> None:
-        """Whoever had the slot is gone."""
-
-
-class _Started(NamedTuple):
     # From 0 up, within its crew; the one that replaces a worker has its number.
     number: int
     slot: int
     # On the monotonic clock.
     time: float
+
+
+class Watch(Protocol):
+    """Judges by the workers' slots whether they hang."""
+
+    # Seconds between two looks.
+    pause: float
+
+    def look(self, workers: Mapping[int, Started]) -> Sequence[int]:
+        """Return the process ids of workers that hang and are to be killed. `workers` has all that are to serve."""
+
+    def bury(self, slot: int) -> None:
+        """The worker that had the slot is gone."""
+
+
+class StopRequested(Exception):
+    """SIGTERM or SIGINT came while the master waited for something else. The signal is still pending."""
 
 
 class Workers:
@@ -76,49 +88,63 @@ class Workers:
         self._crew = crew
         self._slots = slots
         self._watch = watch
-        self._started: Dict[int, _Started] = {}
+        self._started: Dict[int, Started] = {}
         # Those that were told to drain, since others have taken their place.
-        self._leaving: Dict[int, _Started] = {}
+        self._leaving: Dict[int, Started] = {}
         # When they are killed, by their process ids.
         self._leaving_ends: Dict[int, float] = {}
         self._longest_drain = longest_drain
+        self._next_look = 0.0
         self._pause = _FIRST_PAUSE
-        # When one that is missing is forked.
+        self._last_fork = -math.inf
+        # When those that are missing are forked.
         self._next_fork = math.inf
         # Nothing is ever written to it: its end is the message.
         self._alive, self._master = os.pipe()
 
     def start(self) -> None:
-        """Fork the workers, and return when each of them serves or has died."""
+        """Fork the workers, and return when each of them serves or has died. Raises StopRequested."""
+        # Not before they have had the time to begin.
+        self._next_look = time.monotonic() + self._watch.pause
         all_serve, one_serves = os.pipe()
         for number in range(self._crew.count):
             self._fork(number, lambda: os.close(one_serves))
         os.close(one_serves)
-        # Each has a copy of that end, and closes it once it serves. Nothing is read until the last one has.
-        os.read(all_serve, 1)
-        os.close(all_serve)
+        try:
+            # Each has a copy of that end, and closes it once it serves: readable when the last one has.
+            self.wait_for(_readable(all_serve))
+        finally:
+            os.close(all_serve)
 
     def run(self) -> signal.Signals:
         """Replace workers that die, until a signal asks for the end or a new configuration. Returns that signal."""
-        next_look = 0.0
-        self._schedule_fork()
-        while True:
-            now = time.monotonic()
-            if now >= next_look:
-                self._look()
-                next_look = now + self._watch.pause
-            if now >= self._next_fork:
-                self._fork_missing()
-            self._end_the_late(now)
-            received = _wait(min(next_look, self._next_fork, *self._leaving_ends.values()) - time.monotonic())
-            if received in STOP or received == RELOAD:
-                return received
-            self._bury()
+        # A signal that is pending comes before any fork.
+        received = _wait(0.0)
+        while received is None or received == signal.SIGCHLD:
+            self._look_after()
+            self._fork_missing()
+            next_event = min(self._next_look, self._next_fork, *self._leaving_ends.values())
+            received = _wait(next_event - time.monotonic())
+        return received
+
+    def wait_for(self, wait: Callable[[float], bool], timeout: float = math.inf) -> bool:
+        """Wait for something else, and look after the workers meanwhile; none is forked.
+
+        `wait(seconds)` returns whether it has happened, after at most so many seconds. Returns False after `timeout`.
+        Raises StopRequested on a signal to stop, which stays pending for `run`.
+        """
+        deadline = time.monotonic() + timeout
+        while not wait(_NOTICE):
+            raise_if_stopped()
+            self._look_after()
+            if time.monotonic() >= deadline:
+                return False
+        return True
 
     def replace(self, crew: Crew) -> bool:
         """Have another crew take over, one worker after the other. Returns whether it does, or else this one goes on.
 
-        It does not where its first worker cannot serve.
+        It does not where its first worker cannot serve. Raises StopRequested.
         """
         self._bury()
         if len(self._started) + len(self._leaving) + crew.count > self._slots:
@@ -130,10 +156,8 @@ class Workers:
             if number < crew.count and not self._fork_and_wait(number) and number == 0:
                 self._crew = old
                 return False
-            self._look()
             if number < len(former):
                 self._dismiss(former[number])
-        self._schedule_fork()
         return True
 
     def drain(self, timeout: float) -> bool:
@@ -155,19 +179,27 @@ class Workers:
             self._bury()
         return True
 
-    def _look(self) -> None:
-        self._watch.look({each.slot: pid for pid, each in self._started.items()})
+    def _look_after(self) -> None:
+        """Note who has died, and kill those that hang or do not leave."""
+        self._bury()
+        now = time.monotonic()
+        if now >= self._next_look:
+            for pid in self._watch.look(self._started):
+                os.kill(pid, signal.SIGKILL)
+            self._next_look = now + self._watch.pause
+        self._end_the_late(now)
 
     def _fork(self, number: int, on_serving: Callable[[], None]) -> Optional[int]:
         """Returns the process id, None where the system has no room for another process."""
         slot = min(set(range(self._slots)) - {each.slot for each in (*self._started.values(), *self._leaving.values())})
+        self._last_fork = time.monotonic()
         try:
             pid = os.fork()
         except OSError as error:
             log.error("cannot start a worker: %s", error.strerror)
             return None
         if pid:
-            self._started[pid] = _Started(number, slot, time.monotonic())
+            self._started[pid] = Started(number, slot, self._last_fork)
             return pid
         status = 1
         try:
@@ -181,36 +213,43 @@ class Workers:
             os._exit(status)
 
     def _fork_missing(self) -> None:
-        there = {each.number for each in self._started.values()}
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        self._fork(min(set(range(self._crew.count)) - there), lambda: None)
-        self._schedule_fork()
-
-    def _schedule_fork(self) -> None:
-        missing = len(self._started) < self._crew.count
-        self._next_fork = time.monotonic() + self._pause if missing else math.inf
+        """Fork all that are missing, if it is time to: at once, unless the last fork was a moment ago."""
+        missing = sorted(set(range(self._crew.count)) - {each.number for each in self._started.values()})
+        now = time.monotonic()
+        if missing and self._next_fork == math.inf:
+            is_steady = now - self._last_fork >= _STEADY
+            self._pause = _FIRST_PAUSE if is_steady else min(self._pause * 2, _LONGEST_PAUSE)
+            self._next_fork = self._last_fork + self._pause
+        if now < self._next_fork:
+            return
+        self._next_fork = math.inf
+        for number in missing:
+            self._fork(number, lambda: None)
 
     def _fork_and_wait(self, number: int) -> bool:
-        """Fork a worker. Returns whether it serves; one that does not is killed."""
+        """Fork a worker. Returns whether it serves; one that does not is killed. Raises StopRequested."""
         serves, one_serves = os.pipe()
         pid = self._fork(number, lambda: _tell(one_serves))
         os.close(one_serves)
-        poll = select.poll()
-        poll.register(serves, select.POLLIN)
-        # Closed without a word by one that has died.
-        told = poll.poll(_PATIENCE * 1000) and os.read(serves, 1)
-        os.close(serves)
-        if pid is not None and not told:
-            log.error("worker %d does not begin to serve", pid)
-            self._dismiss(pid)
-            os.kill(pid, signal.SIGKILL)
-        return bool(told)
+        told = False
+        try:
+            # Closed without a word by one that has died.
+            told = self.wait_for(_readable(serves), _PATIENCE) and bool(os.read(serves, 1))
+            if pid is not None and not told:
+                log.error("worker %d does not begin to serve", pid)
+        finally:
+            os.close(serves)
+            if pid is not None and not told:
+                # It has no requests to finish.
+                self._dismiss(pid, signal.SIGKILL)
+        return told
 
-    def _dismiss(self, pid: int) -> None:
-        """Have a worker drain, for good."""
-        self._leaving[pid] = self._started.pop(pid)
-        self._leaving_ends[pid] = time.monotonic() + self._longest_drain
-        os.kill(pid, signal.SIGTERM)
+    def _dismiss(self, pid: int, number: int = signal.SIGTERM) -> None:
+        """Have a worker drain, for good, or end it at once. One that is dead already is left."""
+        if pid in self._started:
+            self._leaving[pid] = self._started.pop(pid)
+            self._leaving_ends[pid] = time.monotonic() + self._longest_drain
+            os.kill(pid, number)
 
     def _end_the_late(self, now: float) -> None:
         for pid, end in list(self._leaving_ends.items()):
@@ -224,13 +263,12 @@ class Workers:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _bury(self) -> None:
-        """Take note of the workers that are dead. One that grew up is replaced at once, others after a pause."""
+        """Take note of the workers that are dead."""
         while self._started or self._leaving:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 break
-            was_leaving = pid in self._leaving
-            dead = (self._leaving if was_leaving else self._started).pop(pid, None)
+            dead = (self._leaving if pid in self._leaving else self._started).pop(pid, None)
             if dead is None:
                 # An orphan that the system gave to us.
                 continue
@@ -238,16 +276,36 @@ class Workers:
             lived = time.monotonic() - dead.time
             if status:
                 log.error("worker %d died after %.1f s: %s", pid, lived, _cause(status))
-            if lived >= _GROWN_UP and not was_leaving:
-                self._pause = _FIRST_PAUSE
             self._watch.bury(dead.slot)
-        if self._next_fork == math.inf:
-            self._schedule_fork()
+
+
+def raise_if_stopped() -> None:
+    """Raises StopRequested where a signal to stop is pending, and leaves it pending."""
+    if not signal.sigpending().isdisjoint(STOP):
+        raise StopRequested
+
+
+def _readable(descriptor: int) -> Callable[[float], bool]:
+    """For `wait_for`: whether a descriptor can be read, or is at its end."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return lambda seconds: bool(poll.poll(seconds * 1000))
 
 
 def _wait(timeout: float) -> Optional[signal.Signals]:
     """Return the next signal, or None where none comes in so many seconds."""
-    received = signal.sigwaitinfo(AWAITED) if timeout == math.inf else signal.sigtimedwait(AWAITED, max(0.0, timeout))
+    deadline = time.monotonic() + timeout
+    left = max(timeout, 0.0)
+    while left:
+        # Not by sigtimedwait: in CPython it returns a signal that never came, from memory that was never written, when
+        # this process was stopped and continued and the time is over by then (seen with 3.9 to 3.13).
+        signal.setitimer(signal.ITIMER_REAL, 0.0 if left == math.inf else max(left, _SHORTEST_TIMER))
+        number = signal.sigwaitinfo(AWAITED).si_signo
+        # It may be that of an earlier timer, or come from elsewhere.
+        if number != signal.SIGALRM:
+            return signal.Signals(number)
+        left = max(deadline - time.monotonic(), 0.0)
+    received = signal.sigtimedwait(_SIGNALS, 0)
     return None if received is None else signal.Signals(received.si_signo)
 
 

@@ -9,24 +9,17 @@ import contextlib
 import os
 import re
 import stat
-import threading
-import time
-from typing import Dict, Iterable, Iterator, NamedTuple, Tuple
+from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Tuple
+
+from filestoraged.store.directories import is_past
 
 _SHARD = re.compile("[0-9a-f]{2}")
 
-# File systems tell the time of a change by a clock that ticks every few milliseconds. What has changed so shortly
-# before it was counted, in nanoseconds, may have changed again in the same tick.
-_TICK = 100_000_000
-# Some have clocks of whole seconds.
-_SECOND = 1_000_000_000
-_COARSE_TICK = 2 * _SECOND
-
-# Folders whose contents are remembered, in some 5 MiB; others are counted each time.
+# Folders whose contents are remembered, in 8 MiB at most; others are counted each time.
 _REMEMBERED = 16_384
 
-# Counting may take that part of one core.
-_SHARE = 0.05
+# Files that are looked at between two calls of `pause`: half a millisecond's.
+_STEP = 100
 
 
 class Totals(NamedTuple):
@@ -37,65 +30,70 @@ class Totals(NamedTuple):
         return Totals(self.objects + other.objects, self.size + other.size)
 
 
+# By a shard's path below the store: when it had changed last, and what was in it then.
+_Known = Dict[str, Tuple[int, int, int]]
+
+
 class Census:
-    """Counts what is in the store at `root`. Many threads ask; the lock has one of them count, and the others wait."""
+    """Counts what is in the store at `root`. One thread at a time calls it."""
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._lock = threading.Lock()
-        self._counted: Dict[str, Totals] = {}
-        self._next_time = 0.0
-        # By a shard's path: when it had changed last, and what was in it then.
-        self._shards: Dict[str, Tuple[int, Totals]] = {}
+        self._known: _Known = {}
 
-    def count(self) -> Dict[str, Totals]:
-        """Return what files, repositories and drops have: as it is, or where counting takes long, as it was lately."""
-        with self._lock:
-            started = time.monotonic()
-            if started >= self._next_time:
-                repositories = os.path.join(self._root, "repositories")
-                self._counted = {
-                    "files": self._sum([self._root]),
-                    "repositories": self._sum(entry.path for entry in _folders(repositories)),
-                    "drops": self._sum([os.path.join(self._root, "drops")]),
-                }
-                ended = time.monotonic()
-                self._next_time = ended + (ended - started) / _SHARE
-            return self._counted
+    def count(self, pause: Callable[[], None]) -> Dict[str, Totals]:
+        """Return what files, repositories and drops have. `pause` is called often, and may end it by an exception."""
+        repositories = os.path.join(self._root, "repositories")
+        # What is not there any more is forgotten.
+        before, self._known = self._known, {}
+        return {
+            "files": self._sum([self._root], before, pause),
+            "repositories": self._sum((entry.path for entry in _folders(repositories)), before, pause),
+            "drops": self._sum([os.path.join(self._root, "drops")], before, pause),
+        }
 
-    def _sum(self, namespaces: Iterable[str]) -> Totals:
+    def _sum(self, namespaces: Iterable[str], before: _Known, pause: Callable[[], None]) -> Totals:
         totals = Totals()
         for namespace in namespaces:
             for entry in _folders(namespace):
                 if _SHARD.fullmatch(entry.name):
-                    totals = totals.plus(self._shard(entry.path))
+                    totals = totals.plus(self._shard(entry.path, before, pause))
+                    pause()
         return totals
 
-    def _shard(self, path: str) -> Totals:
+    def _shard(self, path: str, before: _Known, pause: Callable[[], None]) -> Totals:
         try:
             changed = os.stat(path).st_mtime_ns
         except FileNotFoundError:
             return Totals()
-        known = self._shards.get(path)
-        if known is not None and known[0] == changed:
-            return known[1]
-        now = time.time_ns()
-        totals = _contents(path)
-        tick = _TICK if changed % _SECOND else _COARSE_TICK
-        if now - changed > tick and len(self._shards) < _REMEMBERED:
-            self._shards[path] = changed, totals
-        return totals
+        key = path[len(self._root) :]
+        known = before.get(key)
+        if known is None or known[0] != changed:
+            # Before it is counted: what changes meanwhile may not show.
+            lasts = is_past(changed)
+            known = (changed, *_contents(path, pause))
+            if not lasts:
+                return Totals(*known[1:])
+        if len(self._known) < _REMEMBERED:
+            self._known[key] = known
+        return Totals(*known[1:])
 
 
-def _contents(path: str) -> Totals:
-    totals = Totals()
-    for entry in _entries(path):
-        # It may have been removed since it was listed.
-        with contextlib.suppress(FileNotFoundError):
+def _contents(path: str, pause: Callable[[], None]) -> Totals:
+    objects = size = 0
+    for number, entry in enumerate(_entries(path)):
+        if not number % _STEP:
+            pause()
+        # There may be millions: a with-block each, or a sum of named tuples, takes as long as the look itself.
+        try:
             status = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode):
-                totals = totals.plus(Totals(1, status.st_size))
-    return totals
+        except FileNotFoundError:
+            # It was removed since it was listed.
+            continue
+        if stat.S_ISREG(status.st_mode):
+            objects += 1
+            size += status.st_size
+    return Totals(objects, size)
 
 
 def _folders(path: str) -> "Iterator[os.DirEntry[str]]":

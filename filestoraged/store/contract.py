@@ -6,16 +6,15 @@ thread; a `Store` is used by many.
 
 from __future__ import annotations
 
-import io
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Optional, Protocol, Sequence, Type, TypeVar, Union
+from typing import BinaryIO, Iterator, Optional, Protocol, Sequence, Type, TypeVar, Union
 
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import TooLarge
-from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
+from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 
 _Self = TypeVar("_Self", bound="_Closing")
 
@@ -63,15 +62,14 @@ class Blob(_Closing):
 class Staging(_Closing):
     """Bytes received but not yet visible. Leaving the with-block without a commit discards them."""
 
-    def __init__(
-        self, algorithm: str, *, limit: Optional[int], size: Optional[int], expected: Sequence[Expected]
-    ) -> None:
-        """`size` is what the client declared, in bytes. Raises TooLarge where that is above `limit`."""
+    def __init__(self, store: "Store", size: Optional[int], expected: Sequence[Expected]) -> None:
+        """`size` is what the client declared, in bytes. Raises TooLarge where the store takes less."""
+        limit = store.max_size
         if limit is not None and size is not None and size > limit:
             raise TooLarge(limit)
         self.size = 0
         self._limit = limit
-        self._hasher = OverlappedHasher(algorithm, expected)
+        self._hasher = OverlappedHasher(store.algorithm, expected, store.hash_threads)
 
     def write(self, data: Bytes) -> None:
         """Take more bytes. The buffer may be reused afterwards. Raises TooLarge at the first byte too many."""
@@ -96,8 +94,10 @@ class Staging(_Closing):
         return digest
 
     def close(self) -> None:
-        self._hasher.close()
-        self._discard()
+        try:
+            self._hasher.close()
+        finally:
+            self._discard()
 
     @abstractmethod
     def _write(self, data: Bytes) -> None:
@@ -126,6 +126,8 @@ class Store(ABC):
     remote = False
     # The size of the largest object taken, in bytes; None where only the room is a limit.
     max_size: Optional[int]
+    # Shared with the store's namespaces; a process with several stores passes the same one to all of them.
+    hash_threads: HashThreads
 
     @abstractmethod
     def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> Staging:
@@ -152,17 +154,24 @@ class Store(ABC):
 
     # Conveniences for those who use the package as a library.
 
-    def put(self, source: Union[bytes, str, "os.PathLike[str]", BinaryIO], *, name: Optional[str] = None) -> str:
+    def put(
+        self,
+        source: Union[bytes, bytearray, memoryview, str, "os.PathLike[str]", BinaryIO],
+        *,
+        name: Optional[str] = None,
+    ) -> str:
         """Store bytes, the file at a path, or what is left of a binary stream. Returns the digest.
 
-        Under a `name` of the caller's, raises AlreadyExists where it is taken.
+        Under a `name` of the caller's, raises AlreadyExists where it is taken, and ValueError where it is empty.
         """
+        if name == "":
+            raise ValueError("the name of an object cannot be empty")
         if isinstance(source, (str, os.PathLike)):
             with Path(source).open("rb") as stream:
                 return self.put(stream, name=name)
-        with self.stage(len(source) if isinstance(source, bytes) else None) as staging:
-            pieces: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
-            for piece in iter(lambda: pieces.read(COPY_SIZE), b""):
+        size = memoryview(source).nbytes if isinstance(source, (bytes, bytearray, memoryview)) else None
+        with self.stage(size) as staging:
+            for piece in _pieces(source):
                 staging.write(piece)
             return staging.commit() if name is None else staging.commit_new(name=name)
 
@@ -173,3 +182,14 @@ class Store(ABC):
     def delete(self, name: str, /) -> None:
         """The same as `remove`. Raises NotFound."""
         self.remove(name)
+
+
+def _pieces(source: Union[bytes, bytearray, memoryview, BinaryIO]) -> Iterator[Bytes]:
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        yield from iter(lambda: source.read(COPY_SIZE), b"")
+        return
+    view = memoryview(source)
+    # A view that is not contiguous is copied; items of any format are taken as their bytes.
+    flat = view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
+    for start in range(0, len(flat), COPY_SIZE):
+        yield flat[start : start + COPY_SIZE]

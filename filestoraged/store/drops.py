@@ -7,18 +7,22 @@ is found by `reap`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import math
+import itertools
 import secrets
 import sqlite3
 import time
 from concurrent.futures import Future
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
-from filestoraged.errors import Gone, NotFound, TooManyGuesses, Unauthorized
-from filestoraged.store import database, passwords
+from filestoraged.errors import Gone, NotFound, StoreUnavailable, TooManyGuesses, Unauthorized
+from filestoraged.store import clock, database, guesses, passwords
+from filestoraged.store.clock import Clock
 from filestoraged.store.database import Schema
+from filestoraged.store.guesses import Guess
 from filestoraged.store.ledger import Ledger
+from filestoraged.store.notes import Notes
 from filestoraged.store.presence import Presence
 
 _ARRIVING, _AVAILABLE, _CLAIMED, _GONE = range(4)
@@ -28,12 +32,15 @@ _NAMES = ("arriving", "available", "claimed", "gone")
 HAS_BYTES = f"state IN ({_AVAILABLE}, {_CLAIMED})"
 MAY_HAVE_BYTES = f"(state <> {_GONE} OR removal IS NOT NULL)"
 
+# The row of a `Claim` that has not ended.
+_BY_CLAIM = f" WHERE id = ? AND owner = ? AND breaks = ? AND state = {_CLAIMED}"
+
 # What SQLite's header says of a file with drops: "fsdr".
 APPLICATION = 0x66736472
 
 _SCHEMA = Schema(
     application=APPLICATION,
-    version=1,
+    version=2,
     tables=(
         # Times are seconds since 1970: `changed` is when it got into its state, `removal` when its bytes may go, NULL
         # where it has none or may still be fetched. `owner` is who brings it or has claimed it, `breaks` counts
@@ -42,15 +49,26 @@ _SCHEMA = Schema(
             id TEXT PRIMARY KEY, state INTEGER NOT NULL, changed REAL NOT NULL, created REAL NOT NULL, owner TEXT,
             name TEXT, password BLOB, breaks INTEGER NOT NULL DEFAULT 0, removal REAL)""",
         "CREATE INDEX IF NOT EXISTS drops_by_state ON drops (state, changed)",
+        f"CREATE INDEX IF NOT EXISTS drops_by_creation ON drops (created) WHERE state = {_AVAILABLE}",
         "CREATE INDEX IF NOT EXISTS drops_by_removal ON drops (removal) WHERE removal IS NOT NULL",
-        "CREATE TABLE IF NOT EXISTS guesses (id TEXT NOT NULL, time REAL NOT NULL)",
-        "CREATE INDEX IF NOT EXISTS guesses_by_id ON guesses (id, time)",
+        "CREATE INDEX IF NOT EXISTS drops_with_removal ON drops (id) WHERE removal IS NOT NULL",
+        # How many there are in each state: counting a million of them takes a tenth of a second. Triggers, so that each
+        # transaction keeps them right, of whichever version of this program.
+        "CREATE TABLE IF NOT EXISTS counts (state INTEGER PRIMARY KEY, number INTEGER NOT NULL)",
+        """INSERT INTO counts (state, number)
+            SELECT state, count(id) FROM (SELECT 0 AS state UNION SELECT 1 UNION SELECT 2 UNION SELECT 3)
+            LEFT JOIN drops USING (state) WHERE NOT EXISTS (SELECT * FROM counts) GROUP BY state""",
+        """CREATE TRIGGER IF NOT EXISTS count_inserted AFTER INSERT ON drops BEGIN
+            UPDATE counts SET number = number + 1 WHERE state = new.state; END""",
+        """CREATE TRIGGER IF NOT EXISTS count_deleted AFTER DELETE ON drops BEGIN
+            UPDATE counts SET number = number - 1 WHERE state = old.state; END""",
+        """CREATE TRIGGER IF NOT EXISTS count_changed AFTER UPDATE OF state ON drops WHEN old.state <> new.state BEGIN
+            UPDATE counts SET number = number - 1 WHERE state = old.state;
+            UPDATE counts SET number = number + 1 WHERE state = new.state; END""",
+        *guesses.TABLES,
+        *clock.TABLES,
     ),
 )
-
-# So many wrong passwords within so many seconds, and nobody may try another.
-_GUESSES = 10
-_GUESSES_WITHIN = 60.0
 
 # So many downloads may break off: nobody reads all but the last byte for ever.
 _BREAKS = 5
@@ -58,8 +76,31 @@ _BREAKS = 5
 # How long a drop that is gone says so, in seconds.
 _TOMBSTONE = 90 * 24 * 3600.0
 
-# Rows that one step of tidying up takes: others who write wait no longer than for that.
-_STEP = 100
+# Seconds. No bytes are kept that long after a download: a row that says so was written while the clock was ahead.
+_LONGEST_KEEP = 3600.0
+
+# How long a guess waits for the outcome of others, in seconds, where these and the wrong ones are ten; and how often it
+# looks. Hashing takes 50 ms, or some times that where many processes share few processors.
+_OUTCOME = 2.0
+_LOOK = 0.02
+
+# Rows that one step of tidying up takes: others who write wait no longer than for that, some 10 ms. With fewer, most of
+# its time goes into syncs.
+_STEP = 400
+
+# Bytes are removed of neighbours by id, most of which lie in one directory: that takes one sync. Those of so many that
+# went last do not wait for thousands of others.
+_LAST = 10
+# Seconds after which a step removes no more: where they are scattered, each takes a sync.
+_REMOVING = 0.2
+_REMOVABLE = "removal IS NOT NULL AND (removal <= ? OR removal > ?)"
+_LAST_REMOVABLE = f"SELECT id FROM drops WHERE {_REMOVABLE} ORDER BY removal DESC LIMIT {_LAST}"
+_REMOVABLE_BY_ID = f"""SELECT id FROM drops INDEXED BY drops_with_removal WHERE {_REMOVABLE} AND id > ?
+    ORDER BY id LIMIT {_STEP}"""
+
+
+# Removes the bytes of drops by their ids. Returns the errors of those that could not be removed.
+RemoveAll = Callable[[Iterable[str]], Mapping[str, OSError]]
 
 
 class Drop(NamedTuple):
@@ -67,6 +108,14 @@ class Drop(NamedTuple):
     name: str
     # As `passwords.kept` made it; None where there is none.
     password: Optional[bytes]
+
+
+class Claim(NamedTuple):
+    """Tells a claim of one process from all others: each that ends without a download counts as one more break."""
+
+    id: str
+    owner: str
+    breaks: int
 
 
 def prepare_drops(path: str) -> None:
@@ -81,12 +130,18 @@ class Drops:
     """
 
     def __init__(self, path: str, presence: Presence, *, ttl: float) -> None:
-        self._ledger = Ledger(path)
+        self._ledger = Ledger(path, _SCHEMA)
         self._presence = presence
         self._ttl = ttl
+        self._clock = Clock(self._ledger)
+        # The last drop whose bytes were tried to be removed, in this pass through all of them.
+        self._after = ""
+        # What `finish`, `release` and `retract` write.
+        self._notes = Notes(self._ledger.write)
 
     def announce(self) -> "Future[str]":
         """Begin a drop, before its bytes are stored under its id, which is returned."""
+        self._notes.require_few()
         id_, owner, now = secrets.token_hex(16), self._presence.token, time.time()
 
         def insert(connection: sqlite3.Connection) -> str:
@@ -97,15 +152,22 @@ class Drops:
         return self._ledger.write(insert)
 
     def publish(self, drop: Drop) -> "Future[None]":
-        """Make it available: its bytes are stored."""
-        return self._change(
-            "UPDATE drops SET state = ?, changed = ?, owner = NULL, name = ?, password = ? WHERE id = ?",
-            *(_AVAILABLE, time.time(), drop.name, drop.password, drop.id),
+        """Make it available: its bytes are stored. Raises StoreUnavailable where it was given up meanwhile."""
+        question = (
+            "UPDATE drops SET state = ?, changed = ?, owner = NULL, name = ?, password = ? WHERE id = ? AND state = ?"
         )
+        values = (_AVAILABLE, time.time(), drop.name, drop.password, drop.id, _ARRIVING)
+
+        def update(connection: sqlite3.Connection) -> None:
+            if not connection.execute(question, values).rowcount:
+                # Another process took this one for dead, because its lock file was removed.
+                raise StoreUnavailable("The drop was given up while it was stored; upload it again.")
+
+        return self._ledger.write(update)
 
     def retract(self, id_: str) -> "Future[None]":
         """Give up one that was announced. It is removed as if whoever brings it had died."""
-        return self._change("UPDATE drops SET owner = NULL WHERE id = ? AND state = ?", id_, _ARRIVING)
+        return self._note("UPDATE drops SET owner = NULL WHERE id = ? AND state = ?", id_, _ARRIVING)
 
     def find(self, id_: str) -> Drop:
         """Raises NotFound, Gone where somebody has it, or had it, and TooManyGuesses."""
@@ -114,56 +176,90 @@ class Drops:
             if state == _ARRIVING:
                 break
             if state != _AVAILABLE or created + self._ttl <= time.time():
-                raise Gone("Somebody has fetched it, or its time is over.")
+                raise _gone()
             if password is not None:
-                self._check_guesses(id_)
+                guesses.require_few(self._ledger, id_)
             return Drop(id_, name, password)
         raise NotFound("There is no drop by that id.")
 
     def check(self, drop: Drop, password: str) -> None:
-        """Compare a password, which takes a while. Raises Unauthorized and TooManyGuesses."""
-        # Again: others may have guessed while this one waited for its turn.
-        self._check_guesses(drop.id)
-        if drop.password is not None and not passwords.matches(password, drop.password):
-            self._change("INSERT INTO guesses (id, time) VALUES (?, ?)", drop.id, time.time()).result()
+        """Compare a password, which takes a while. Raises Unauthorized, TooManyGuesses, and Gone."""
+        guess = self._record_guess(drop.id)
+        if drop.password is None or passwords.matches(password, drop.password):
+            # Nobody waits: it counts for a minute where this fails.
+            self._ledger.write(functools.partial(guesses.settle_right, guess=guess))
+        else:
+            self._ledger.write(functools.partial(guesses.settle_wrong, guess=guess)).result()
             raise Unauthorized("The password is wrong.")
 
-    def claim(self, id_: str) -> "Future[None]":
+    def claim(self, id_: str) -> "Future[Claim]":
         """Take it, alone of all who ask. Raises Gone to the others."""
+        self._notes.require_few()
         owner, now = self._presence.token, time.time()
 
-        def update(connection: sqlite3.Connection) -> None:
+        def update(connection: sqlite3.Connection) -> Claim:
             question = "UPDATE drops SET state = ?, changed = ?, owner = ? WHERE id = ? AND state = ?"
             if not connection.execute(question, (_CLAIMED, now, owner, id_, _AVAILABLE)).rowcount:
-                raise Gone("Somebody has fetched it, or its time is over.")
+                raise _gone()
+            ((breaks,),) = connection.execute("SELECT breaks FROM drops WHERE id = ?", (id_,))
+            return Claim(id_, owner, breaks)
 
         return self._ledger.write(update)
 
-    def finish(self, id_: str, *, keep: float = 0.0) -> "Future[None]":
-        """Whoever has claimed it has it. Its bytes are removed `keep` seconds later at the earliest."""
-        now = time.time()
-        question = "UPDATE drops SET state = ?, changed = ?, owner = NULL, removal = ? WHERE id = ? AND state = ?"
-        return self._change(question, _GONE, now, now + keep, id_, _CLAIMED)
+    def hand_over(self, claim: Claim, *, keep: float) -> "Future[None]":
+        """Let it go before its bytes are sent, by somebody else. They are removed `keep` seconds later at the earliest.
 
-    def release(self, id_: str) -> "Future[None]":
-        """Its download broke off: it is available again, unless that was so too often."""
+        Where that fails, it is still claimed.
+        """
         now = time.time()
-        return self._change(
+        question = "UPDATE drops SET state = ?, changed = ?, owner = NULL, removal = ?"
+        return self._ledger.write(functools.partial(_execute, question + _BY_CLAIM, (_GONE, now, now + keep, *claim)))
+
+    def finish(self, claim: Claim) -> "Future[None]":
+        """Its bytes have been received. This is written, and until then nobody else gets it."""
+        now = time.time()
+        question = "UPDATE drops SET state = ?, changed = ?, owner = NULL, removal = ?"
+        write = functools.partial(_execute, question + _BY_CLAIM, (_GONE, now, now, *claim))
+        return self._notes.submit(write, claim.id)
+
+    def release(self, claim: Claim) -> "Future[None]":
+        """Its download broke off: it is available again, unless that was so too often. This is written as well."""
+        now = time.time()
+        return self._note(
             "UPDATE drops SET state = CASE WHEN breaks + 1 > ? THEN ? ELSE ? END,"
             " removal = CASE WHEN breaks + 1 > ? THEN ? END,"
-            " changed = ?, owner = NULL, breaks = breaks + 1 WHERE id = ? AND state = ?",
-            *(_BREAKS, _GONE, _AVAILABLE, _BREAKS, now, now, id_, _CLAIMED),
+            " changed = ?, owner = NULL, breaks = breaks + 1" + _BY_CLAIM,
+            *(_BREAKS, _GONE, _AVAILABLE, _BREAKS, now, now, *claim),
         )
 
     def count(self) -> Dict[str, int]:
         """How many there are in each state."""
-        numbers = dict(self._ledger.read("SELECT state, count(*) FROM drops GROUP BY state"))
+        numbers = dict(self._ledger.read("SELECT state, number FROM counts"))
         return {name: numbers.get(state, 0) for state, name in enumerate(_NAMES)}
+
+    def probe(self) -> None:
+        """See whether it can be written. Raises an Error or OSError."""
+        self._ledger.probe()
+
+    def flush(self) -> None:
+        """Wait until all that was finished, released or retracted is written."""
+        self._notes.flush()
 
     def close(self) -> None:
         self._ledger.close()
 
     # Tidying up, in small steps. Each returns how much it found to do, and whoever calls goes on until that is 0.
+
+    def retry(self, remove: Callable[[str], None]) -> None:
+        """Write what could not be written before.
+
+        First `remove` removes the bytes of drops that are finished: should this process die before that is written,
+        the drop is available again, and without its bytes it is not given twice.
+        """
+        for id_ in self._notes.unwritten:
+            with contextlib.suppress(OSError):
+                remove(id_)
+        self._notes.retry()
 
     def reap(self, remove: Callable[[str], None]) -> int:
         """Make available again what the dead had claimed, and have `remove` remove the bytes of what they brought."""
@@ -183,54 +279,99 @@ class Drops:
 
     def expire(self) -> int:
         """Let those go whose time is over."""
-        now = time.time()
-        return self._in_step(
-            "UPDATE drops SET state = ?, changed = ?, removal = ? WHERE id IN"
-            " (SELECT id FROM drops WHERE state = ? AND created <= ? LIMIT ?)",
-            *(_GONE, now, now, _AVAILABLE, now - self._ttl, _STEP),
-        )
+        now = self._clock.settled()
+        if now is None:
+            return 0
+        # Searched without the write lock. Of two indexes SQLite prefers the one that would read all that is available.
+        question = f"""SELECT id FROM drops INDEXED BY drops_by_creation WHERE state = {_AVAILABLE} AND created <= ?
+            LIMIT ?"""
+        changes = [(_GONE, now, now, id_, _AVAILABLE) for (id_,) in self._ledger.read(question, now - self._ttl, _STEP)]
+        return self._in_step("UPDATE drops SET state = ?, changed = ?, removal = ? WHERE id = ? AND state = ?", changes)
 
-    def remove(self, remove: Callable[[str], None]) -> int:
-        """Have `remove` remove the bytes of those that are gone."""
-        question = "SELECT id FROM drops WHERE removal <= ? LIMIT ?"
-        ids = [id_ for (id_,) in self._ledger.read(question, time.time(), _STEP)]
-        for id_ in ids:
-            remove(id_)
-        self._ledger.write(functools.partial(_forget_removal, ids)).result()
-        return len(ids)
+    def remove_last(self, remove_all: RemoveAll) -> int:
+        """Have `remove_all` remove the bytes of those that went last: no drop that is fetched waits for thousands."""
+        return self._remove(self._removable(_LAST_REMOVABLE), remove_all)
+
+    def remove(self, remove_all: RemoveAll) -> int:
+        """Have `remove_all` remove the bytes of those that are gone."""
+        ids = self._removable(_REMOVABLE_BY_ID, self._after)
+        if not ids and self._after:
+            ids = self._removable(_REMOVABLE_BY_ID, "")
+        # Behind those that cannot be removed, so that others do not wait for them.
+        self._after = ids[-1] if len(ids) == _STEP else ""
+        return self._remove(ids, remove_all)
 
     def forget(self) -> int:
         """Forget those that are gone for long, and old guesses."""
-        now = time.time()
-        guesses = self._in_step(
-            "DELETE FROM guesses WHERE rowid IN (SELECT rowid FROM guesses WHERE time <= ? LIMIT ?)",
-            *(now - _GUESSES_WITHIN, _STEP),
-        )
-        return guesses + self._in_step(
-            "DELETE FROM drops WHERE id IN"
-            " (SELECT id FROM drops WHERE state = ? AND changed <= ? AND removal IS NULL LIMIT ?)",
-            *(_GONE, now - _TOMBSTONE, _STEP),
-        )
+        forgotten = guesses.delete_old(self._ledger, _STEP)
+        now = self._clock.settled()
+        if now is None:
+            return forgotten
+        question = "SELECT id FROM drops WHERE state = ? AND changed <= ? AND removal IS NULL LIMIT ?"
+        ids = self._ledger.read(question, _GONE, now - _TOMBSTONE, _STEP)
+        return forgotten + self._in_step("DELETE FROM drops WHERE id = ?", ids)
 
-    def _check_guesses(self, id_: str) -> None:
-        question = "SELECT time FROM guesses WHERE id = ? AND time > ? ORDER BY time DESC LIMIT ?"
+    def _removable(self, question: str, *values: object) -> List[str]:
         now = time.time()
-        times: List[float] = [time_ for (time_,) in self._ledger.read(question, id_, now - _GUESSES_WITHIN, _GUESSES)]
-        if len(times) >= _GUESSES:
-            raise TooManyGuesses(max(1, min(60, math.ceil(times[-1] + _GUESSES_WITHIN - now))))
+        return sorted(id_ for (id_,) in self._ledger.read(question, now, now + _LONGEST_KEEP, *values))
+
+    def _remove(self, ids: Sequence[str], remove_all: RemoveAll) -> int:
+        deadline = time.monotonic() + _REMOVING
+        removed: List[str] = []
+        failed: Dict[str, OSError] = {}
+        for _, group in itertools.groupby(ids, _neighbourhood):
+            tried = list(group)
+            failed.update(remove_all(tried))
+            removed += [id_ for id_ in tried if id_ not in failed]
+            if time.monotonic() > deadline:
+                break
+        self._in_step("UPDATE drops SET removal = NULL WHERE id = ?", [(id_,) for id_ in removed])
+        # Where some were removed, others may be in the next step.
+        if failed and not removed:
+            raise next(iter(failed.values()))
+        return len(removed)
+
+    def _record_guess(self, id_: str) -> Guess:
+        """Raises TooManyGuesses, and Gone where somebody has had the drop meanwhile."""
+        deadline = time.monotonic() + _OUTCOME
+
+        def record(connection: sqlite3.Connection) -> Optional[Guess]:
+            if not connection.execute("SELECT 1 FROM drops WHERE id = ? AND state = ?", (id_, _AVAILABLE)).fetchone():
+                raise _gone()
+            return guesses.record(connection, id_)
+
+        while True:
+            guess = self._ledger.write(record).result()
+            if guess is not None:
+                return guess
+            guesses.require_few(self._ledger, id_)
+            # Some are being judged by other processes, and may be right.
+            if time.monotonic() >= deadline:
+                raise TooManyGuesses(1)
+            time.sleep(_LOOK)
 
     def _is_alive(self, owner: Optional[str]) -> bool:
         return owner is not None and self._presence.is_alive(owner)
 
     def _change(self, question: str, *values: object) -> "Future[None]":
-        def change(connection: sqlite3.Connection) -> None:
-            connection.execute(question, values)
+        return self._ledger.write(functools.partial(_execute, question, values))
 
-        return self._ledger.write(change)
+    def _note(self, question: str, *values: object) -> "Future[None]":
+        return self._notes.submit(functools.partial(_execute, question, values))
 
-    def _in_step(self, question: str, *values: object) -> int:
-        return self._ledger.write(lambda connection: connection.execute(question, values).rowcount).result()
+    def _in_step(self, question: str, rows: Sequence[Sequence[object]]) -> int:
+        if rows:
+            self._ledger.write_rows(question, rows).result()
+        return len(rows)
 
 
-def _forget_removal(ids: List[str], connection: sqlite3.Connection) -> None:
-    connection.executemany("UPDATE drops SET removal = NULL WHERE id = ?", [(id_,) for id_ in ids])
+def _gone() -> Gone:
+    return Gone("Somebody has fetched it, or its time is over.")
+
+
+def _neighbourhood(id_: str) -> str:
+    return id_[:2]
+
+
+def _execute(question: str, values: Sequence[object], connection: sqlite3.Connection) -> None:
+    connection.execute(question, values)

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.manifest import CHUNK_SIZE
-from filestoraged.store.nodes import Node, Nodes
+from filestoraged.store.nodes import Node, Nodes, figure
 
 # What a chunk's key, its header and its slot take beside its bytes.
 _ITEM_OVERHEAD = 288
@@ -56,7 +56,7 @@ def _usage(node: Node) -> Optional[Usage]:
         stats = _stats(node)
     except StoreUnavailable:
         return None
-    return Usage(int(stats.get(b"curr_items", 0)), int(stats.get(b"bytes", 0)))
+    return Usage(figure(stats, b"curr_items"), figure(stats, b"bytes"))
 
 
 def _examine_node(node: Node, share: int) -> Iterator[Finding]:
@@ -76,8 +76,7 @@ def _examine_node(node: Node, share: int) -> Iterator[Finding]:
 
 
 def _stats(node: Node, *names: str) -> _Stats:
-    stats: _Stats = node.ask(lambda link: link.stats(*names))  # type: ignore[no-untyped-call]
-    return stats
+    return node.ask(lambda link: link.stats(*names))
 
 
 def _version(stats: _Stats) -> Finding:
@@ -86,14 +85,14 @@ def _version(stats: _Stats) -> Finding:
 
 
 def _item_size(settings: _Stats) -> Finding:
-    largest, needed = int(settings.get(b"item_size_max", 0)), CHUNK_SIZE + _ITEM_OVERHEAD
+    largest, needed = figure(settings, b"item_size_max"), CHUNK_SIZE + _ITEM_OVERHEAD
     return Finding(
         GOOD if largest >= needed else BAD, f"takes items of up to {largest} bytes; {needed} are needed (-I)"
     )
 
 
 def _memory(stats: _Stats, share: int) -> Finding:
-    limit, used = int(stats.get(b"limit_maxbytes", 0)), int(stats.get(b"bytes", 0))
+    limit, used = figure(stats, b"limit_maxbytes"), figure(stats, b"bytes")
     free = max(0, limit - used)
     return Finding(
         GOOD if free >= share else BAD,
@@ -102,7 +101,7 @@ def _memory(stats: _Stats, share: int) -> Finding:
 
 
 def _evictions(stats: _Stats) -> Finding:
-    count = int(stats.get(b"evictions", 0))
+    count = figure(stats, b"evictions")
     return Finding(BAD if count else GOOD, f"has evicted {count} items so far")
 
 

@@ -1,13 +1,15 @@
 """What memcached holds of an object: a manifest, and the chunks that it lists.
 
 An object exists when its manifest does and its chunks do. A chunk's key carries a token of the upload, so two uploads
-never mix, whatever they store. Nothing here asks a server.
+never mix, whatever they store. An object that is being removed has a removal mark in place of its manifest, which names
+the same chunks. Nothing here asks a server.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import struct
 from typing import List, NamedTuple, Tuple
 
@@ -24,6 +26,9 @@ TAIL_SIZE = 64 * 1024
 MAX_SIZE = 50 * 1024 * 1024
 
 TOKEN_SIZE = 16
+
+# The `expires` of a removal mark: a second of 1970, which no time to live gives.
+_REMOVED = 1
 
 _MAGIC = b"fsd1"
 
@@ -55,6 +60,11 @@ class Manifest(NamedTuple):
     tail: bytes
 
     @property
+    def is_removed(self) -> bool:
+        """Whether this is a removal mark: the object is removed, and its chunks may not be deleted yet."""
+        return self.expires == _REMOVED
+
+    @property
     def chunks(self) -> List[Chunk]:
         in_chunks = self.size - len(self.tail)
         return [
@@ -77,15 +87,31 @@ def unpack(key: str, data: Bytes) -> Manifest:
         raise ValueError("its manifest is none, or another's")
     try:
         size, modified, expires, token, length, count = _HEAD.unpack_from(body)
+        if _HEAD.size + length + MARK_SIZE * count > len(body):
+            # Check before building the format: `count` may be up to 4,294,967,295 and is not trusted.
+            raise struct.error(f"{count} checksums do not fit into {len(body)} bytes")
         checksums = struct.unpack_from(f"{MARK_SIZE}s" * count, body, _HEAD.size + length)
     except struct.error as error:
         raise ValueError("its manifest is cut") from error
     algorithm, _, digest = body[_HEAD.size : _HEAD.size + length].decode("ascii", "replace").partition(":")
     tail = body[_HEAD.size + length + MARK_SIZE * count :]
-    makes_sense = algorithm in ALGORITHMS and len(tail) <= size <= MAX_SIZE
+    # A removal mark has TOKEN_SIZE bytes of tail beside the chunks, also for the largest object.
+    makes_sense = algorithm in ALGORITHMS and len(tail) <= size <= MAX_SIZE + TOKEN_SIZE * (expires == _REMOVED)
     if not makes_sense or count != math.ceil((size - len(tail)) / CHUNK_SIZE):
         raise ValueError("its manifest makes no sense")
     return Manifest(size, algorithm, digest, modified, expires, token, checksums, tail)
+
+
+def removal_mark(key: str, data: Bytes) -> bytes:
+    """Return a removal mark for the manifest `data` of `key`. It contains a nonce: no two marks are equal."""
+    nonce = os.urandom(TOKEN_SIZE)
+    try:
+        removed = unpack(key, data)
+    except ValueError:
+        # Not a manifest, so no chunks are known.
+        removed = Manifest(0, "sha256", "", 0, 0, nonce, (), b"")
+    size = removed.size - len(removed.tail) + len(nonce)
+    return removed._replace(size=size, expires=_REMOVED, tail=nonce).pack(key)
 
 
 def chunk_key(token: bytes, number: int) -> str:

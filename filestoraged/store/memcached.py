@@ -1,7 +1,32 @@
 """Objects in memcached: in chunks that are checked, all of them, before the first byte is given out.
 
-The invariant: who opens an object gets its very bytes or an error, whatever the servers have lost, and whoever else
-writes. So chunks are written under keys of their upload's own, the manifest last; and it is removed first.
+Two invariants hold whatever the servers lose and whenever a client or a server dies:
+
+1. A reader gets the object's bytes or an error. Chunks have keys of their own for each upload, and the manifest is
+   written after them.
+2. A chunk that never expires is named by a manifest that never expires. Otherwise memory would be lost for ever, since
+   memcached has no index of its items.
+
+An upload takes these steps, each after the answers to the one before:
+
+1. Set the chunks, which expire in `chunked.STAGING_TTL`; then touch them, which shows that none was evicted.
+2. Add the manifest, which expires too. From here on readers see the object.
+3. Touch the manifest, then the chunks, with their final expiry. To each server these commands go in one packet.
+4. Answer.
+
+A client that dies before step 3 leaves items that expire. One that dies within step 3 leaves an object that was not
+answered, and that becomes damaged when the remaining chunks expire; an upload of the same bytes before that completes
+step 3 before it is answered, and afterwards repairs it. The reverse order in step 3 would break invariant 2, and
+memcached cannot change several keys at once.
+
+A removal replaces the manifest by a removal mark that names the same chunks, deletes the chunks, and then the mark. If
+a server does not answer, the mark stays, and the next upload, removal or check continues from it. A repair deletes the
+chunks of the damaged object before it replaces the manifest.
+
+Two exceptions to invariant 2, in which a crash leaves chunks for `check` to find. Replacing a whole object under a
+name, which only the library can do, makes the new chunks permanent before the swap, because a crash must not cost the
+object that was answered earlier. And a full server without evictions may have no memory for a removal mark; then the
+chunks are deleted without one.
 """
 
 from __future__ import annotations
@@ -14,13 +39,13 @@ from contextlib import closing, suppress
 from typing import BinaryIO, List, Optional, Sequence, cast
 
 from filestoraged.digest import Expected, parse_digest
-from filestoraged.errors import CorruptObject, NotFound, StoreUnavailable
+from filestoraged.errors import CorruptObject, NotFound, StorageFull, StoreUnavailable
 from filestoraged.store.chunked import ATTEMPTS, ChunkedStaging
 from filestoraged.store.contract import Store
 from filestoraged.store.fetched import FetchedBlob, Stream
-from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
+from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 from filestoraged.store.link import LINE_END
-from filestoraged.store.manifest import MAX_SIZE, Manifest, unpack
+from filestoraged.store.manifest import MAX_SIZE, Manifest, removal_mark, unpack
 from filestoraged.store.memory import Budget, Memory
 from filestoraged.store.nodes import Found, Nodes
 
@@ -47,6 +72,7 @@ class MemcachedStore(Store):
         ttl: int = 0,
         timeout: float = 2.0,
         connect_timeout: float = 2.0,
+        hash_threads: Optional[HashThreads] = None,
     ) -> None:
         """`servers` are HOST:PORT each. `max_size`, and `memory` for all downloads together, are in bytes.
 
@@ -59,6 +85,7 @@ class MemcachedStore(Store):
         self.algorithm = algorithm
         self.max_size = max_size
         self.ttl = ttl
+        self.hash_threads = hash_threads or HashThreads()
         self.nodes = Nodes(servers, timeout=timeout, connect_timeout=connect_timeout)
         self._budget = Budget(memory)
         self._path: List[str] = []
@@ -86,15 +113,51 @@ class MemcachedStore(Store):
         return cast(BinaryIO, io.BufferedReader(Stream(self.open(oid, name=name)), COPY_SIZE))
 
     def remove(self, oid: str = "", *, name: Optional[str] = None) -> None:
-        key = self.key(oid, name=name)
+        key, mark = self.key(oid, name=name), b""
         for _ in range(ATTEMPTS):
             found = self.nodes.find(key)
             if found is None:
                 raise NotFound(name=name or oid)
-            if self.nodes.take(key, found.version):
-                self.forget(key, found)
+            # Our own mark: the answer to the swap was lost. Another mark: a removal that did not finish, or will soon.
+            is_own = found.data == mark
+            if is_own or is_mark(key, found):
+                self.finish_removal(key, found)
+                if is_own:
+                    return
+                raise NotFound(name=name or oid)
+            mark = removal_mark(key, found.data)
+            if self.remove_found(key, found, mark):
                 return
         raise StoreUnavailable("The object is being replaced all the time.")
+
+    def remove_found(self, key: str, found: Found, mark: bytes) -> bool:
+        """Remove the object if its manifest is still `found`. Returns whether it was.
+
+        `mark` replaces the manifest while the chunks are deleted. An object without chunks needs none.
+        """
+        if not self._chunk_keys(key, found):
+            return self.nodes.take(key, found.version)
+        try:
+            marked = self.nodes.swap(key, mark, found.version, ttl=0)
+        except StorageFull:
+            # A full server without evictions may have no memory for the mark. An empty item fits.
+            if not self.nodes.take(key, found.version):
+                return False
+            self.forget(key, found)
+            return True
+        if marked:
+            with suppress(StoreUnavailable):
+                again = self.nodes.find(key)
+                if again is not None and again.data == mark:
+                    self.finish_removal(key, again)
+        return marked
+
+    def finish_removal(self, key: str, mark: Found) -> None:
+        """Delete the chunks that a removal mark names, then the mark. The mark stays if a server does not answer."""
+        # The object is removed already, so the caller needs no error.
+        with suppress(StoreUnavailable, StorageFull):
+            if self.forget(key, mark):
+                self.nodes.take(key, mark.version)
 
     def delete(self, oid: str = "", *, name: Optional[str] = None) -> None:
         self.remove(oid, name=name)
@@ -107,7 +170,9 @@ class MemcachedStore(Store):
         return within
 
     def key(self, oid: str, *, name: Optional[str]) -> str:
-        """Where the manifest of an object lies. What is no digest is a name."""
+        """Return the key of an object's manifest. What is no digest is a name. Raises ValueError if it is empty."""
+        if not (oid if name is None else name):
+            raise ValueError("the name of an object cannot be empty")
         kind = "digest" if name is None and _is_digest(oid) else "name"
         # JSON tells ["a", "b"] from ["a/b"], and takes any string.
         place = json.dumps([*self._path, kind, oid if name is None else name])
@@ -128,10 +193,15 @@ class MemcachedStore(Store):
             return False
         return True
 
-    def forget(self, key: str, found: Found) -> None:
-        """Delete the chunks of a manifest that is there no more, as far as they can be reached."""
-        with suppress(ValueError):
-            self.nodes.forget([chunk.key for chunk in unpack(key, found.data).chunks])
+    def forget(self, key: str, found: Found) -> bool:
+        """Delete the chunks that a manifest names. Returns False if a server did not answer."""
+        return self.nodes.forget(self._chunk_keys(key, found))
+
+    def _chunk_keys(self, key: str, found: Found) -> List[str]:
+        try:
+            return [chunk.key for chunk in unpack(key, found.data).chunks]
+        except ValueError:
+            return []
 
     def _manifest(self, oid: str, name: Optional[str]) -> Manifest:
         key = self.key(oid, name=name)
@@ -142,6 +212,8 @@ class MemcachedStore(Store):
             manifest = unpack(key, data)
         except ValueError as error:
             raise CorruptObject(name or oid, str(error)) from error
+        if manifest.is_removed:
+            raise NotFound(name=name or oid)
         if name is None and _is_digest(oid) and manifest.digest != oid:
             raise CorruptObject(oid, "its manifest is of other bytes")
         return manifest
@@ -157,7 +229,7 @@ class MemcachedStore(Store):
 
     def _fetch(self, manifest: Manifest, view: Optional[memoryview]) -> None:
         """Check all bytes of an object, and leave them in `view`, if there is one. Raises CorruptObject."""
-        with closing(OverlappedHasher(manifest.algorithm, ())) as hasher:
+        with closing(OverlappedHasher(manifest.algorithm, (), self.hash_threads)) as hasher:
             start = 0
             for number, chunk in enumerate(manifest.chunks):
                 # The end of the line that it comes with is overwritten by the next one.
@@ -177,6 +249,14 @@ class MemcachedStore(Store):
                     if hasher.marks[number] != checksum:
                         raise _damaged(manifest, number, "is not what was stored")
                 raise CorruptObject(manifest.digest, "it has another digest")
+
+
+def is_mark(key: str, found: Found) -> bool:
+    """Whether `found` is a removal mark."""
+    try:
+        return unpack(key, found.data).is_removed
+    except ValueError:
+        return False
 
 
 def _is_digest(oid: str) -> bool:

@@ -16,10 +16,10 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Callable, Deque, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
+from typing import Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from filestoraged.digest import Bytes
-from filestoraged.errors import StorageFull, StoreUnavailable
+from filestoraged.errors import Error, StorageFull, StoreUnavailable
 from filestoraged.store.link import Link
 
 try:
@@ -120,6 +120,8 @@ class Nodes:
         if MemcacheError is None:
             raise ImportError("Objects in memcached need pymemcache: pip install pymemcache")
         # Each once, however often it is named.
+        if isinstance(servers, (str, bytes)):
+            raise ValueError(f"servers must be a list of HOST:PORT, such as [{servers!r}], and not a string")
         names = dict.fromkeys(servers)
         if not names:
             raise ValueError("a pool has one memcached server at least")
@@ -133,7 +135,7 @@ class Nodes:
     def require(self) -> None:
         """Raises StoreUnavailable where one of them gives no sign of life."""
         for failure in self.check():
-            raise StoreUnavailable(f"{failure}.") from failure
+            raise StoreUnavailable("memcached does not answer.") from failure
 
     def close(self) -> None:
         for node in self.all:
@@ -160,29 +162,67 @@ class Nodes:
         return bool(self._of(key).ask(lambda link: link.cas(key, data, version, _expiry(ttl))))
 
     def take(self, key: str, version: bytes) -> bool:
-        """Delete what still has that version. Returns whether that was so."""
-        # memcached's text protocol has no such deletion, but what is swapped may expire at once.
-        taken = bool(self._of(key).ask(lambda link: link.cas(key, b"", version, _AT_ONCE)))
+        """Delete a key that still has that version. Returns whether it had.
+
+        Where the first answer was lost and the key is gone at the second attempt, the first one deleted it.
+        """
+        answers: List[Optional[bool]] = []
+
+        def expire(link: Link) -> bool:
+            # The text protocol has no conditional delete, but a swap may set an expiry that has passed.
+            answers.append(None)
+            answers[-1] = link.cas(key, b"", version, _AT_ONCE)
+            return bool(answers[-1])
+
+        taken = self._of(key).ask(expire)
         with suppress(StoreUnavailable):
-            # Asked for once more, it gives its memory back.
+            # An expired item gives its memory back when it is asked for.
             self.get(key)
-        return taken
+        # None stands for a lost answer, and for NOT_FOUND.
+        return taken or answers == [None, None]
 
-    def touch(self, key: str, *, ttl: int) -> bool:
-        """Have a key expire then. Returns whether it is still there."""
-        return bool(self._of(key).ask(lambda link: link.touch(key, _expiry(ttl))))
+    def touch_all(self, ttls: Mapping[str, int]) -> List[str]:
+        """Set the expiry of each key, in seconds, 0 for never. Returns the keys that are missing.
 
-    def forget(self, keys: Iterable[str]) -> None:
-        """Delete keys where they can be reached. Nobody waits for what cannot: it is out of sight as it is."""
-        failed: Set[Node] = set()
-        for key in keys:
-            node = self._of(key)
-            if node in failed or node.suspect:
-                continue
+        In the order of `ttls`, and in one packet for each server, so that a client is unlikely to die within it.
+        """
+        missing: List[str] = []
+        for node, keys in self._by_node(ttls).items():
+            there = node.ask(functools.partial(_touch_all, [(key, _expiry(ttls[key])) for key in keys]))
+            missing += [key for key, is_there in zip(keys, there) if not is_there]
+        return missing
+
+    def forget(self, keys: Sequence[str]) -> bool:
+        """Delete keys. Returns False if a server did not answer; the keys of the others are deleted."""
+        reached = True
+        for node, own in self._by_node(keys).items():
             try:
-                node.ask(functools.partial(_delete, key))
+                if node.suspect:
+                    raise StoreUnavailable(node=node.name)
+                node.ask(functools.partial(_delete_all, own))
             except StoreUnavailable:
-                failed.add(node)
+                # The keys are invisible already, so the caller does not need to wait for a timeout.
+                reached = False
+        return reached
+
+    def explain_loss(self, key: str, age: float) -> Error:
+        """Return the error for a key that was set `age` seconds ago and is gone: evicted, or lost by a restart.
+
+        A server that has evicted nothing since its start was restarted. One that has evicted may still have been
+        restarted before; its uptime, in whole seconds, tells that.
+        """
+        node = self._of(key)
+        statistics = node.ask(lambda link: link.stats())
+        evicted = sum(figure(statistics, name) for name in (b"evictions", b"slab_reassign_evictions_nomem"))
+        if evicted and figure(statistics, b"uptime") >= age:
+            return StorageFull("There is no room for all of it: what was stored first has been evicted.")
+        return StoreUnavailable("A memcached server has lost a part of the upload: it was restarted.", node=node.name)
+
+    def _by_node(self, keys: Iterable[str]) -> Dict[Node, List[str]]:
+        by_node: Dict[Node, List[str]] = {}
+        for key in keys:
+            by_node.setdefault(self._of(key), []).append(key)
+        return by_node
 
     def _of(self, key: str) -> Node:
         if len(self.all) == 1:
@@ -205,8 +245,18 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _delete(key: str, link: Link) -> None:
-    link.delete(key)
+def figure(statistics: Mapping[bytes, object], name: bytes) -> int:
+    """Return a number from a server's statistics; 0 if it is missing or not a number."""
+    value = statistics.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _touch_all(keys: Sequence[Tuple[str, int]], link: Link) -> List[bool]:
+    return link.touch_all(keys)
+
+
+def _delete_all(keys: Sequence[str], link: Link) -> None:
+    link.delete_all(keys)
 
 
 def _expiry(ttl: int) -> int:

@@ -9,6 +9,8 @@ import secrets
 import threading
 from typing import NamedTuple, Optional
 
+from filestoraged.store.modes import PRIVATE, make_directory
+
 
 class _Own(NamedTuple):
     """The lock is held as long as its descriptor is open."""
@@ -60,10 +62,13 @@ class Presence:
                 self.is_alive(token)
 
     def _appear(self) -> _Own:
-        os.makedirs(self._directory, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            make_directory(self._directory, PRIVATE.directory)
         while True:
             token = secrets.token_hex(8)
-            lock = os.open(self._path(token), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self._path(token), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE.file)
+            # Whatever the umask: the other workers must be able to open it.
+            os.fchmod(lock, PRIVATE.file)
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Somebody may have swept it before it was locked.
             if os.fstat(lock).st_nlink:

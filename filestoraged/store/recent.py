@@ -15,8 +15,10 @@ from filestoraged.store.contract import Blob, Sink
 # An object of this size costs more to send than to find.
 SMALL = 64 * 1024
 
-# Bytes kept by one process. When they are reached, all are forgotten: those asked for often are soon there again.
+# Bytes of objects kept by one process, and how many objects: each takes up to 1 KiB besides its bytes, so all of it is
+# 16 MiB. When that is reached, all are forgotten: those asked for often are soon there again.
 _KEPT = 8 * 1024 * 1024
+_MOST = 8192
 
 # What a file is known by. Its change time alone would do, but for clocks that go backwards.
 _Identity = Tuple[int, int, int, int]
@@ -70,7 +72,7 @@ class Recent:
 
     def keep(self, path: str, blob: SmallBlob) -> None:
         with self._lock:
-            if self._size + blob.size > _KEPT or len(self._blobs) >= _KEPT // 1024:
+            if self._size + blob.size > _KEPT or len(self._blobs) >= _MOST:
                 self._blobs.clear()
                 self._size = 0
             known = self._blobs.get(path)

@@ -6,12 +6,19 @@ it dies, so a directory whose lock can be taken is a dead one's, and that of a d
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
+import logging
 import os
 import secrets
 import threading
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+
+from filestoraged.store.directories import Directories
+from filestoraged.store.modes import PRIVATE, Modes, create_file, create_file_as_allowed, is_allowed
+
+log = logging.getLogger(__name__)
 
 
 class _Area(NamedTuple):
@@ -21,13 +28,19 @@ class _Area(NamedTuple):
     lock: int
     pid: int
     numbers: Iterator[int]
+    create: Callable[[str, int], int]
 
 
 class Stagings:
-    """The stagings of one store, shared by its threads. The lock guards the making of an area."""
+    """The stagings of one store, shared by its threads. The lock guards the making of an area.
 
-    def __init__(self, root: str) -> None:
-        self._directory = os.path.join(root, "staging")
+    A staging becomes an object by a new name, so it is made with the mode that objects have.
+    """
+
+    def __init__(self, directories: Directories, modes: Modes = PRIVATE) -> None:
+        self._directories = directories
+        self._directory = os.path.join(directories.root, "staging")
+        self._mode = modes.file
         self._area: Optional[_Area] = None
         self._making = threading.Lock()
 
@@ -37,15 +50,31 @@ class Stagings:
         if area is None or area.pid != os.getpid():
             area = self._renew(area)
         try:
-            return _create_in(area)
+            return self._create_in(area)
         except FileNotFoundError:
             # Somebody tidied up while we ran.
-            return _create_in(self._renew(area))
+            return self._create_in(self._renew(area))
 
     def sweep(self) -> int:
-        """Remove what processes that are gone have left. Returns how many stagings that was."""
-        os.makedirs(self._directory, exist_ok=True)
-        return sum(sweep_area(os.path.join(self._directory, name)) for name in os.listdir(self._directory))
+        """Remove what processes that are gone have left. Returns how many stagings that was. Raises OSError."""
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return 0
+        return sum(_sweep_or_warn(os.path.join(self._directory, name)) for name in names)
+
+    def release(self) -> None:
+        """Remove this process's area, which has no stagings. The next staging makes another one."""
+        with self._making:
+            area, self._area = self._area, None
+        if area is not None and area.pid == os.getpid():
+            with contextlib.suppress(OSError):
+                os.rmdir(area.path)
+            os.close(area.lock)
+
+    def _create_in(self, area: _Area) -> Tuple[str, int]:
+        path = f"{area.path}/{next(area.numbers)}"
+        return path, area.create(path, self._mode)
 
     def _renew(self, old: Optional[_Area]) -> _Area:
         with self._making:
@@ -56,16 +85,19 @@ class Stagings:
     def _make_area(self) -> _Area:
         while True:
             path = os.path.join(self._directory, secrets.token_hex(8))
-            os.makedirs(path)
+            self._directories.make(self._directory, PRIVATE.directory)
+            self._directories.make(path, PRIVATE.directory)
             try:
                 lock = _open(path)
             except FileNotFoundError:
                 # A daemon that starts has swept it already.
                 continue
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # Or it has before it was locked.
-            if os.fstat(lock).st_nlink:
-                return _Area(path, lock, os.getpid(), itertools.count())
+            with _closed_on_error(lock):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Or it has before it was locked.
+                if os.fstat(lock).st_nlink:
+                    create = create_file_as_allowed if is_allowed(path, self._mode) else create_file
+                    return _Area(path, lock, os.getpid(), itertools.count(), create)
             os.close(lock)
 
 
@@ -90,14 +122,11 @@ def _open(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _create_in(area: _Area) -> Tuple[str, int]:
-    path = f"{area.path}/{next(area.numbers)}"
-    # rw for all that the umask allows: nginx may be the one to read it.
-    return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-
 def sweep_area(path: str) -> int:
-    """Remove one area, if it is a dead one's, under its lock. Returns how many stagings that was."""
+    """Remove one area, if it is a dead one's, under its lock. Returns how many stagings that was.
+
+    Raises OSError where something in it stays; all else is removed by then.
+    """
     try:
         lock = _open(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -106,11 +135,40 @@ def sweep_area(path: str) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         names = os.listdir(lock)
-        for name in names:
-            os.unlink(os.path.join(path, name))
+        failures = [error for error in (_removal_failure(name, lock) for name in names) if error is not None]
+        if failures:
+            raise failures[0]
         os.rmdir(path)
         return len(names)
     except (BlockingIOError, FileNotFoundError):
         return 0
     finally:
         os.close(lock)
+
+
+def _sweep_or_warn(path: str) -> int:
+    """What cannot be removed there must not keep a daemon from starting."""
+    try:
+        return sweep_area(path)
+    except OSError as error:
+        log.warning("cannot remove what a crash left in %s: %s", path, error)
+        return 0
+
+
+def _removal_failure(name: str, directory: int) -> Optional[OSError]:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return error
+    return None
+
+
+@contextlib.contextmanager
+def _closed_on_error(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(descriptor)
+        raise

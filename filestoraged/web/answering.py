@@ -22,6 +22,7 @@ class Answering(Connection):
 
     __slots__ = (
         "asked",
+        "client_key",
         "close_connection",
         "expects_continue",
         "framing",
@@ -51,19 +52,23 @@ class Answering(Connection):
         self.close_connection = False
         # Whether it is counted among those under way: what is answered at once is not.
         self.under_way = False
+        # What it is counted by among the requests of its client, where a proxy has sent it; 0 where it is not.
+        self.client_key = 0
         # Whether a thread waits for the next request.
         self.lingers = False
         self.started = time.monotonic()
 
     def abandon(self) -> None:
-        if self.response is not None:
-            self.response.close()
-            if self.response.content is not None:
-                self.server.note(self, self.response.status, self.response.kind, self.sender.sent, time.monotonic())
-        elif self.asked is not None:
-            self.server.note(self, ClientGone.status, ClientGone.__name__, 0, time.monotonic())
-        self._end_way()
-        super().abandon()
+        try:
+            if self.response is not None:
+                self.response.close()
+                if self.response.content is not None:
+                    self.server.note(self, self.response.status, self.response.kind, self.sender.sent, time.monotonic())
+            elif self.asked is not None:
+                self.server.note(self, ClientGone.status, ClientGone.__name__, 0, time.monotonic())
+        finally:
+            self._end_way()
+            super().abandon()
 
     def answer(self, response: Response) -> bool:
         """Send an answer to what was asked."""
@@ -113,6 +118,9 @@ class Answering(Connection):
         response = self.response
         assert response is not None and response.on_received is not None
         unread, now = self.sender.unread, time.monotonic()
+        # In this order: a peer that dies sets the error of a Unix socket first, and then empties its queue.
+        if self.receiver.is_broken:
+            raise ClientGone("The client hung up.")
         if not unread:
             response.on_received()
             return self._end_request(response)
@@ -120,8 +128,6 @@ class Answering(Connection):
             self.unread, self.unread_since = unread, now
         elif now - self.unread_since > self.limits.send:
             raise ClientGone("The client takes nothing any more.")
-        if self.receiver.is_broken:
-            raise ClientGone("The client hung up.")
         # Nothing tells when it has, so it is looked at now and then; and when the client goes on or hangs up.
         return self.await_(SIGN, _LOOK, Answering._await_receipt)
 
@@ -167,6 +173,9 @@ class Answering(Connection):
         if self.under_way:
             self.under_way = False
             self.server.meter.end()
+            if self.client_key:
+                self.server.admission.leave_client(self.client_key)
+                self.client_key = 0
 
     def _await_request(self, now: float) -> None:
         """Have another request be what is awaited next."""

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from filestoraged.errors import ClientGone
+from filestoraged.web.forwarding import UNIX
 from filestoraged.web.receiver import DONT_WAIT, Receiver
 from filestoraged.web.sender import Sender
 
@@ -42,12 +43,14 @@ class Connection(BaseHTTPRequestHandler):
     # Ten thousand of them may rest, and a dictionary would take 300 bytes to 1.5 KiB of each.
     __slots__ = (
         "awaits",
+        "client",
         "client_address",
         "deadline",
         "farewell_end",
         "farewell_left",
         "fileno",
         "held",
+        "is_proxied",
         "limits",
         "on_overdue",
         "on_result",
@@ -75,6 +78,9 @@ class Connection(BaseHTTPRequestHandler):
     on_result: Step
 
     def setup(self) -> None:
+        # Who the client is: the other side, but for what a trusted proxy says of each request.
+        self.client = self.peer
+        self.is_proxied = self.server.proxies.trust(self.client)
         self.limits = self.server.limits
         self.receiver = Receiver(self.request)
         self.sender = Sender(self.request)
@@ -92,32 +98,50 @@ class Connection(BaseHTTPRequestHandler):
         self.watched = 0
 
     def handle(self) -> None:
-        """Go on until something has to be waited for; `finish` then sees to that."""
+        """Go on until something has to be waited for; `finish` then sees to that. Raises nothing."""
         try:
             while self.step(self):
                 pass
         except ClientGone as error:
             log.debug("%s: %s", self.address_string(), error)
-            self.abandon()
+            self._end_early()
         except Exception:
             # Whatever it was, part of an answer may have gone out: nothing can follow it.
             self.server.handle_error(self.request, self.client_address)
-            self.abandon()
+            self._end_early()
 
     def finish(self) -> None:
-        if self.held:
-            if self.result is not None:
-                result, self.result = self.result, None
-                self.server.wakes.expect(self, result)
-            return
-        if self.over:
+        """Hand the connection to what it waits for, or close it. Raises nothing: others of the round come next."""
+        try:
+            if self.held:
+                if self.result is not None:
+                    result, self.result = self.result, None
+                    self.server.wakes.expect(self, result)
+                return
+            if not self.over:
+                if self.awaits:
+                    self.server.parking.park(self)
+                else:
+                    self.server.parking.take(self)
+                    self.pool.submit(self)
+                return
             self.server.parking.take(self)
-            self.server.close_request(self.request)
-        elif self.awaits:
-            self._park()
-        else:
-            self.server.parking.take(self)
-            self.pool.submit(self.go_on_thread)
+        except Exception:
+            # The kernel may watch no more of them. Nothing would go on with this one.
+            self.server.handle_error(self.request, self.client_address)
+            if not self.over:
+                self._end_early()
+            self.server.parking.forget(self)
+        self.server.close_request(self.request)
+
+    def _end_early(self) -> None:
+        """End the connection, even where undoing what is in flight fails: else it would keep its place for ever."""
+        try:
+            self.abandon()
+        except Exception:
+            self.server.handle_error(self.request, self.client_address)
+        self.held = False
+        self.over = True
 
     def go_on_loop(self) -> None:
         """Go on because what was awaited has come. On the server's loop."""
@@ -146,6 +170,21 @@ class Connection(BaseHTTPRequestHandler):
         self.step = self.on_overdue
         self.go_on_loop()
 
+    def end_idle(self) -> None:
+        """Close an idle connection because another one needs its place. On the server's loop."""
+        self.step = Connection.leave
+        self.go_on_loop()
+
+    def cut_off(self) -> None:
+        """Close the connection, whatever is in flight. On the server's loop."""
+        self._end_early()
+        self.finish()
+
+    def go_without_thread(self) -> None:
+        """Go on where it waited for a thread and none could be started. On the server's loop."""
+        self.step = type(self).refuse_without_thread
+        self.go_on_loop()
+
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
@@ -156,12 +195,21 @@ class Connection(BaseHTTPRequestHandler):
         """Whether all is said, and it is only read on."""
         return self.step is Connection._read_on
 
+    @property
+    def peer(self) -> str:
+        """The address of the other side."""
+        return self.client_address[0] if self.client_address else UNIX
+
     def address_string(self) -> str:
-        return self.client_address[0] if self.client_address else "unix"
+        return self.client
 
     def abandon(self) -> None:
         """Undo what is under way: the client is gone, or as good as that."""
         self.leave()
+
+    def refuse_without_thread(self) -> bool:
+        """The step of a connection that no thread could be started for."""
+        raise NotImplementedError
 
     # Ends of steps: each returns what the step then returns.
 
@@ -242,12 +290,3 @@ class Connection(BaseHTTPRequestHandler):
             self.step = self.sending
             return self.await_room()
         raise ClientGone("The client takes nothing any more.")
-
-    def _park(self) -> None:
-        try:
-            self.server.parking.park(self)
-        except OSError:
-            # The kernel watches no more of them; nobody could go on with this one.
-            self.server.handle_error(self.request, self.client_address)
-            self.abandon()
-            self.server.close_request(self.request)

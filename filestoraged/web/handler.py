@@ -6,6 +6,7 @@ import time
 from typing import Optional
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
+from filestoraged.web.admission import Verdict
 from filestoraged.web.answering import Answering
 from filestoraged.web.connection import TALK
 from filestoraged.web.encoder import CONTINUE
@@ -22,45 +23,52 @@ class Handler(Answering):
 
     def setup(self) -> None:
         super().setup()
-        self.app, self.memory = self.server.site
+        self.app, self.memory = self.server.find_site(self.request)
         # Whether its request keeps nobody waiting, and needs no thread.
         self.at_once = True
         # A body that is under way, as far as it has come.
         self.intake: Optional[Intake] = None
         self._await_request(self.started)
-        if self.server.full:
-            self.step = Handler._turn_away
+        if self.server.verdict is Verdict.FULL:
+            self.step = Handler._await_place
+        elif self.server.verdict is Verdict.CLIENT_FULL:
+            self.step = Handler._refuse_client
 
     @property
     def idle(self) -> bool:
-        """Whether it rests between requests."""
-        return self.step is Handler._read_head and not self.receiver.buffer
+        """Whether it rests between requests. With an answer that is sent at the end of the round, it does not yet."""
+        return self.step is Handler._read_head and not self.held and not self.receiver.buffer
 
     def abandon(self) -> None:
-        if self.intake is not None:
-            self.received = self.intake.received
-            self.intake.close()
-        super().abandon()
+        try:
+            if self.intake is not None:
+                self.received = self.intake.received
+                self.intake.close()
+        finally:
+            super().abandon()
 
     # The steps, in the order in which they are taken.
 
     def _read_head(self) -> bool:
+        """Receive once at most: a client that sends without end must not keep the loop from the others."""
         receiver = self.receiver
-        if not receiver.buffer:
+        is_new = not receiver.buffer
+        if is_new:
             if not receiver.receive():
                 return False
             self.started = time.monotonic()
         asked = self.memory.recall(receiver.buffer)
         if asked is not None:
             receiver.buffer = b""
+            receiver.skipped = 0
             return self._begin(asked)
         try:
             data = receiver.take_head()
-            while data is None:
-                if not receiver.receive():
-                    self._await_rest_of_head()
-                    return False
+            if data is None and not is_new and receiver.receive():
                 data = receiver.take_head()
+            if data is None:
+                self._await_rest_of_head()
+                return False
             return self._begin(self.memory.read(data))
         except ClientGone:
             raise
@@ -69,13 +77,18 @@ class Handler(Answering):
 
     def _begin(self, asked: Asked) -> bool:
         self.asked, self.framing, self.keep_alive, self.speaks_1_1, self.expects_continue = asked
+        if self.is_proxied:
+            self.client = self.server.proxies.client(self.asked.fields.get("x-forwarded-for"), self.peer)
         if not self.on_thread:
             answer = self.app.at_once(self.asked)
             if answer is not None:
                 self.at_once = True
                 return self._go_on_with(answer)
         self.at_once = False
+        self.asked = self.asked.from_client(self.client)
         self.begin_way()
+        if self.is_proxied and not self._enter_client():
+            return self._refuse_client()
         pool = self.server.remote_pool if self.app.is_remote(self.asked) else self.server.pool
         if self.on_thread and pool is self.pool:
             return self._answer()
@@ -103,6 +116,9 @@ class Handler(Answering):
         response = self.intake.start()
         if response is not None:
             return self._respond(response)
+        if self.at_once and self.is_proxied and not self._enter_client():
+            self.intake.close()
+            return self._refuse_client()
         if self.expects_continue and not self.receiver.buffer and not self.framing.done:
             self.sender.send_now(CONTINUE)
         self.expects_continue = False
@@ -123,6 +139,8 @@ class Handler(Answering):
         if response is not None:
             return self._respond(response)
         if self.intake.silent:
+            if self.intake.is_slow(self.limits, time.monotonic()):
+                return self._respond(self.intake.fail(self._too_slow()))
             return self.await_(TALK, self.limits.body, Handler._time_out_body)
         return self._wait_for_page() and self.take_turns()
 
@@ -152,18 +170,58 @@ class Handler(Answering):
         return self.on_thread and self.lingers and not self.pool.crowded
 
     def _skip_body(self) -> bool:
-        """Drop the little that a page left unread: cheaper than for the client to connect anew."""
-        receiver = self.receiver
-        while not self.framing.done:
-            if not receiver.buffer and not receiver.receive():
-                return False
-            _, used = self.framing.decode(memoryview(receiver.buffer))
-            receiver.buffer = receiver.buffer[used:]
-        self.step = Handler._read_head
-        return True
+        """Drop the little that a page left unread: cheaper than for the client to connect anew.
 
-    def _turn_away(self) -> bool:
-        return self._refuse(Overloaded("There are too many connections."))
+        Receives once at most, as `_read_head` does.
+        """
+        receiver = self.receiver
+        if not receiver.buffer and not receiver.receive():
+            return False
+        _, used = self.framing.decode(memoryview(receiver.buffer))
+        receiver.buffer = receiver.buffer[used:]
+        if self.framing.done:
+            self.step = Handler._read_head
+        return self.framing.done and bool(receiver.buffer or self.on_thread)
+
+    def _await_place(self) -> bool:
+        """Wait for another connection to become idle or end: one that was answered just now may be about to."""
+        self.held = True
+        self.server.newcomers.append(self)
+        return False
+
+    def welcome(self) -> None:
+        """There is a place by now. On the server's loop."""
+        self.held = False
+        self.step = Handler._read_head
+        self.go_on_loop()
+
+    def turn_away(self) -> None:
+        """There is none. On the server's loop."""
+        self.held = False
+        self.step = Handler._refuse_newcomer
+        self.go_on_loop()
+
+    def _refuse_newcomer(self) -> bool:
+        return self._refuse(Overloaded("There are too many connections, and none of them is idle."))
+
+    def _enter_client(self) -> bool:
+        """Count the request for its client, which has come by a proxy. Returns whether it may have one more."""
+        key = self.server.admission.enter_client(self.client)
+        self.client_key = key or 0
+        return key is not None
+
+    def _refuse_client(self) -> bool:
+        return self._refuse(Overloaded(f"This client has {self.server.clients.limit} connections already."))
+
+    def refuse_without_thread(self) -> bool:
+        error = Overloaded("The server cannot start a thread for the request.")
+        if self.response is not None:
+            # Part of another answer may have gone out.
+            self.abandon()
+            return False
+        if self.intake is not None:
+            return self._respond(self.intake.fail(error))
+        return self._refuse(error)
 
     # The steps that are taken when what was awaited has not come.
 
@@ -175,6 +233,10 @@ class Handler(Answering):
         if not self.on_thread and not self.at_once:
             return self.hand_over(Handler._time_out_body)
         return self._respond(self.intake.fail(RequestTimeout("The body of the request fell silent.")))
+
+    def _too_slow(self) -> RequestTimeout:
+        rate, seconds = self.limits.body_rate, self.limits.body_rate_from
+        return RequestTimeout(f"The body of the request came at less than {rate:g} bytes a second for {seconds:g} s.")
 
     # Ends of steps.
 
@@ -199,5 +261,8 @@ class Handler(Answering):
         """Answer what cannot be read as a request: it tells nothing of where the next one begins."""
         response = refusal(error)
         response.closes = True
+        if self.asked is None:
+            # Nothing says who it is from.
+            self.client = self.peer
         self.keep_alive = True
         return self._respond(response)

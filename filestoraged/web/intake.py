@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from typing import Any, Optional
 
+from filestoraged.web.limits import Limits
 from filestoraged.web.message import Receiving, Response
 from filestoraged.web.receiver import Receiver
 from filestoraged.wire.body import Framing
@@ -17,9 +19,13 @@ _TURN = 4 * 1024 * 1024
 
 
 class Intake:
-    """Feeds a page that wants a body. One thread at a time has it; the buffer is held only while bytes come."""
+    """Feeds a page that wants a body. One thread at a time has it.
 
-    __slots__ = ("_framing", "_page", "_receiver", "awaited", "received", "silent")
+    Each piece is released once the page has asked for the next. A page that still has it has a view of nothing: it
+    keeps no buffer in memory while a slow client pauses, and a use by mistake raises ValueError.
+    """
+
+    __slots__ = ("_framing", "_page", "_receiver", "awaited", "began", "received", "silent")
 
     def __init__(self, receiver: Receiver, framing: Framing, page: Receiving) -> None:
         self._receiver = receiver
@@ -27,6 +33,8 @@ class Intake:
         self._page = page
         # Bytes of the body that the page was fed.
         self.received = 0
+        # When the body was asked for, on the monotonic clock.
+        self.began = time.monotonic()
         # Whether it stopped because nothing came.
         self.silent = False
         # What the page waits for, if it is no piece.
@@ -50,6 +58,11 @@ class Intake:
         if response is None and self._framing.done:
             response = self._feed(b"")
         return response
+
+    def is_slow(self, limits: Limits, now: float) -> bool:
+        """Whether the body comes more slowly than it may."""
+        seconds = now - self.began
+        return seconds >= limits.body_rate_from and self.received < limits.body_rate * seconds
 
     def fail(self, error: Exception) -> Response:
         """Tell the page that what it waits for will not come. Returns its answer."""
@@ -103,7 +116,8 @@ class Intake:
         pieces, used = self._framing.decode(data)
         for piece in pieces:
             self.received += len(piece)
-            response = self._feed(piece)
+            with piece:
+                response = self._feed(piece)
             if response is not None:
                 return response, used
         return None, used

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Dict, Mapping, NamedTuple, Optional
+import threading
+from typing import Dict, Mapping, NamedTuple, Optional, TypeVar
 
 from filestoraged.web.message import Request
 from filestoraged.wire.body import Framing, Sized
 from filestoraged.wire.framing import NO_BODY, body_framing
 from filestoraged.wire.head import parse_fields, parse_head
 
-# How many are remembered, and how long they may be, in bytes: some 2 MiB. Longer ones are not those of many clients.
-_REMEMBERED = 1024
+# Bytes of memory for all that is remembered. When they are reached, all of it is forgotten.
+LARGEST = 2 * 1024 * 1024
+
+# The longest head that is remembered, in bytes: longer ones are not those of many clients.
 _MEMORABLE = 1024
+
+# What an entry takes at most, in bytes: for itself, for each byte of its head, and for each header field. CPython's
+# sizes, rounded up: the key and the strings that are cut from it, a dictionary's share, two strings for a field.
+_EACH = 1200
+_EACH_BYTE = 3
+_EACH_FIELD = 220
+
+_Value = TypeVar("_Value")
 
 
 class Asked(NamedTuple):
@@ -28,15 +38,18 @@ class Asked(NamedTuple):
 class Memory:
     """Reads requests. What may hold a password is not remembered.
 
-    Many threads use it. Two that read the same at once remember the same.
+    Many threads use it. Two that read the same at once remember the same. The lock guards what it counts.
     """
 
     def __init__(self) -> None:
         # By a head and what follows it, which is nothing; and by the heads of bodies that have a length.
         self._questions: Dict[bytes, Asked] = {}
         self._uploads: Dict[bytes, Asked] = {}
-        # A client that asks for something else sends the same fields below its request line.
-        self._parse_fields = functools.lru_cache(_REMEMBERED)(parse_fields)
+        # Fields by their lines: a client that asks for something else sends the same ones below its request line.
+        self._fields: Dict[bytes, Mapping[str, str]] = {}
+        # What all of them take, in bytes at most.
+        self._size = 0
+        self._lock = threading.Lock()
 
     def recall(self, data: bytes) -> Optional[Asked]:
         """Return what `data` was read as, where it is one whole request without a body that was read before."""
@@ -54,18 +67,26 @@ class Memory:
         asked = Asked(request, framing, head.keep_alive, head.version >= (1, 1), head.expects_continue)
         if len(data) <= _MEMORABLE and not request.secret:
             if framing is NO_BODY:
-                _remember(self._questions, data, asked)
+                self._remember(self._questions, data, asked, len(head.fields))
             elif framing.size is not None:
-                _remember(self._uploads, data, asked)
+                self._remember(self._uploads, data, asked, len(head.fields))
         return asked
 
     def _read_fields(self, lines: bytes) -> Mapping[str, str]:
-        if len(lines) > _MEMORABLE or b"authorization:" in lines.lower():
-            return parse_fields(lines)
-        return self._parse_fields(lines)
+        known = self._fields.get(lines)
+        if known is not None:
+            return known
+        fields = parse_fields(lines)
+        if len(lines) <= _MEMORABLE and "authorization" not in fields:
+            self._remember(self._fields, lines, fields, len(fields))
+        return fields
 
-
-def _remember(table: Dict[bytes, Asked], data: bytes, asked: Asked) -> None:
-    if len(table) >= _REMEMBERED:
-        table.clear()
-    table[data] = asked
+    def _remember(self, table: Dict[bytes, _Value], data: bytes, value: _Value, fields: int) -> None:
+        size = _EACH + _EACH_BYTE * len(data) + _EACH_FIELD * fields
+        with self._lock:
+            if self._size + size > LARGEST:
+                for each in (self._questions, self._uploads, self._fields):
+                    each.clear()
+                self._size = 0
+            self._size += size
+            table[data] = value

@@ -118,10 +118,9 @@ class Meter:
 
     # What anybody asks.
 
-    def silence(self, slot: int) -> float:
-        """Seconds since the loop of whoever has the slot went round; 0 where it has not begun."""
-        beat = self._head_of(slot)[_BEAT]
-        return max(0.0, time.monotonic() - beat / 1000) if beat else 0.0
+    def last_beat(self, slot: int) -> float:
+        """When the loop of the slot's worker last went round, in monotonic seconds; 0 before its first round."""
+        return self._head_of(slot)[_BEAT] / 1000
 
     def now(self) -> Now:
         cells = [self._head_of(slot).tolist() for slot in range(self.slots)]

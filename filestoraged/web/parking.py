@@ -6,6 +6,7 @@ last thing done with it; from then on the one thread that polls has it, and it a
 
 from __future__ import annotations
 
+import contextlib
 import select
 from typing import TYPE_CHECKING, Dict, List
 
@@ -50,6 +51,15 @@ class Parking:
             connection.watched = 0
             descriptor = connection.fileno()
             del self._parked[descriptor]
+            self._epoll.unregister(descriptor)
+
+    def forget(self, connection: "Connection") -> None:
+        """Make sure that a connection is not watched, where `park` or `take` has failed, before it is closed."""
+        connection.watched = 0
+        descriptor = connection.fileno()
+        if self._parked.get(descriptor) is connection:
+            del self._parked[descriptor]
+        with contextlib.suppress(OSError, ValueError):
             self._epoll.unregister(descriptor)
 
     def overdue(self, now: float) -> List["Connection"]:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
-from typing import Callable
+from typing import Generic, List, Protocol, TypeVar
 
 log = logging.getLogger(__name__)
 
-Job = Callable[[], None]
+
+class Job(Protocol):
+    def go_on_thread(self) -> None: ...
 
 
-class Pool:
+_Job = TypeVar("_Job", bound=Job)
+
+
+class Pool(Generic[_Job]):
     """At most `size` threads, started as they are needed, ended when nothing has come for `idle` seconds.
 
-    The lock guards the two counters.
+    Where the system starts no thread, jobs wait for those that there are. Where there is none at all, `retry` tries
+    again, and returns the jobs when `patience` seconds are over. The lock guards the counters.
     """
 
-    def __init__(self, size: int, idle: float) -> None:
+    def __init__(self, size: int, *, idle: float, patience: float) -> None:
         self._size = size
         self._idle = idle
-        self._jobs: "queue.SimpleQueue[Job]" = queue.SimpleQueue()
+        self._patience = patience
+        self._jobs: "queue.SimpleQueue[_Job]" = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._unfinished = 0
+        # Since when `retry` has found jobs and no thread, on its clock.
+        self._stuck_since = math.inf
 
     @property
     def crowded(self) -> bool:
@@ -35,7 +45,7 @@ class Pool:
     def busy(self) -> bool:
         return self._unfinished > 0
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: _Job) -> None:
         with self._lock:
             self._unfinished += 1
             wanted = self._unfinished > self._threads < self._size
@@ -44,14 +54,39 @@ class Pool:
         if wanted:
             self._start_thread()
 
-    def _start_thread(self) -> None:
+    def retry(self, now: float) -> List[_Job]:
+        """Start a thread for jobs that have none. Returns the jobs where that has failed for too long: none is kept.
+
+        By one thread, every now and then; `now` is on the monotonic clock.
+        """
+        with self._lock:
+            stuck = self._unfinished > 0 == self._threads
+            self._threads += stuck
+        if not stuck or self._start_thread():
+            self._stuck_since = math.inf
+            return []
+        self._stuck_since = min(self._stuck_since, now)
+        return self._take_all() if now - self._stuck_since >= self._patience else []
+
+    def _start_thread(self) -> bool:
         try:
             threading.Thread(target=self._run, name="request", daemon=True).start()
+            return True
         except RuntimeError as error:
-            # The job waits for one of the others, or for the next try.
             log.warning("cannot start a thread: %s", error)
             with self._lock:
                 self._threads -= 1
+            return False
+
+    def _take_all(self) -> List[_Job]:
+        jobs: List[_Job] = []
+        try:
+            while True:
+                jobs.append(self._jobs.get_nowait())
+        except queue.Empty:
+            with self._lock:
+                self._unfinished -= len(jobs)
+            return jobs
 
     def _run(self) -> None:
         while self._work():
@@ -68,7 +103,7 @@ class Pool:
                 self._threads -= leaves
             return not leaves
         try:
-            job()
+            job.go_on_thread()
         except Exception:
             log.exception("a connection failed")
         with self._lock:

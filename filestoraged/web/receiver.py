@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Optional
 
-from filestoraged.errors import ClientGone
+from filestoraged.errors import ClientGone, MalformedRequest
 from filestoraged.wire.head import find_end, skip_empty_lines
 
 # A plain number: the enumeration's members are slow to combine.
@@ -16,6 +16,10 @@ DONT_WAIT = int(socket.MSG_DONTWAIT)
 
 # A head with the small body behind it comes by one call.
 _RECEIVE_SIZE = 64 * 1024
+
+# Empty lines that a client may send before a request: old clients send one behind a body (RFC 9112, section 2.2). As
+# many as a head may have fields.
+_MAX_EMPTY_LINES = 100
 
 
 class Receiver:
@@ -25,7 +29,7 @@ class Receiver:
     kernel keeps that time: Python's own timeouts cost a `poll` before every `recv`.
     """
 
-    __slots__ = ("_connection", "_seen", "buffer", "flags")
+    __slots__ = ("_connection", "_seen", "buffer", "flags", "skipped")
 
     def __init__(self, connection: socket.socket) -> None:
         self.buffer = b""
@@ -33,6 +37,8 @@ class Receiver:
         self._connection = connection
         # How much of the buffer was searched for the end of a head already.
         self._seen = 0
+        # Bytes of empty lines that came since the last head.
+        self.skipped = 0
 
     def receive(self) -> bool:
         """Add what has come to the buffer. Returns whether that is anything. Raises ClientGone."""
@@ -53,15 +59,22 @@ class Receiver:
         return self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def take_head(self) -> Optional[bytes]:
-        """Take a head off the buffer, or return None where it is not whole. Raises what `find_end` says of it."""
+        """Take a head off the buffer, or return None where it is not whole.
+
+        Raises what `find_end` says of it, and MalformedRequest for too many empty lines before it.
+        """
         data = skip_empty_lines(self.buffer)
+        if len(data) < len(self.buffer):
+            self.skipped += len(self.buffer) - len(data)
+            if self.skipped > 2 * _MAX_EMPTY_LINES:
+                raise MalformedRequest(f"More than {_MAX_EMPTY_LINES} empty lines came before a request.")
         end = find_end(data, self._seen if data is self.buffer else 0)
         if end < 0:
             self.buffer = data
             self._seen = len(data)
             return None
         self.buffer = data[end:]
-        self._seen = 0
+        self._seen = self.skipped = 0
         return data[:end]
 
     def receive_into(self, buffer: memoryview) -> int:

@@ -6,28 +6,30 @@ import errno
 import logging
 from typing import Callable, Optional
 
-from filestoraged.errors import Error, StorageFull, Unforeseen
+from filestoraged.errors import DISK_FULL, CorruptObject, Error, StorageFull, StoreFailed, Unforeseen
 from filestoraged.web.message import REASONS, Response, field_lines, json_response
+from filestoraged.wire.redaction import redact_text
 
 log = logging.getLogger(__name__)
 
 Refuse = Callable[[Error], Response]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Only a defect of ours brings these about: a descriptor used after it was closed, or for something else.
+_OURS = (errno.EBADF, errno.EFAULT, errno.ENOTSOCK)
 
 
 def meaning(error: Exception) -> Error:
-    """Return the meaning of any exception, and log it where it is the server's own."""
-    if isinstance(error, Error):
-        known = error
-    elif isinstance(error, OSError) and error.errno in _FULL:
-        known = StorageFull("There is no room left to store this.")
-    else:
-        known = Unforeseen("The server failed; its log says why.")
-    if known.status in (503, 507):
-        log.warning("answering %d: %s", known.status, error.__cause__ or error)
+    """Return the meaning of any exception, and log it where it is the server's own.
+
+    What the environment does (a full disk, permissions, damage) is one line, a defect of this program has a traceback.
+    """
+    known = _meaning(error)
+    if isinstance(known, Unforeseen):
+        log.error("answering 500: %s", _in_one_line(error), exc_info=error)
     elif known.status == 500:
-        log.error("answering 500: %s", error, exc_info=error)
+        log.error("answering 500: %s", _in_one_line(error))
+    elif known.status in (503, 507):
+        log.warning("answering %d: %s", known.status, _in_one_line(error))
     return known
 
 
@@ -38,3 +40,25 @@ def refusal(error: Error, label: Optional[str] = None) -> Response:
     response = json_response(error.status, says, field_lines(*error.fields))
     response.kind = type(error).__name__
     return response
+
+
+def _meaning(error: Exception) -> Error:
+    if isinstance(error, Error):
+        return error
+    if not isinstance(error, OSError) or error.errno in _OURS:
+        return Unforeseen("The server failed; its log says why.")
+    if error.errno in DISK_FULL:
+        return StorageFull("There is no room left to store this.")
+    return StoreFailed()
+
+
+def _in_one_line(error: Exception) -> str:
+    """The cause of an error, or itself where it has none, without the ids of drops that are in paths."""
+    cause = error.__cause__ or error
+    if isinstance(error, CorruptObject):
+        text = f"object {error.name}: {error}"
+    elif isinstance(cause, Error):
+        text = str(cause)
+    else:
+        text = f"{type(cause).__name__}: {cause}"
+    return redact_text(" ".join(text.split()))

@@ -6,10 +6,14 @@ import contextlib
 import mmap
 import os
 import threading
-from typing import Tuple
+from typing import Optional, Tuple
 
 # Workers need not be even to the last connection.
 _SLACK = 2
+
+# What a bell is rung with: to look whose turn it is, or to have an idle connection give way.
+_LOOK = b"!"
+_GIVE_WAY = b"x"
 
 
 class Room:
@@ -20,16 +24,23 @@ class Room:
 
     def __init__(self, limit: int, workers: int = 1) -> None:
         self.limit = limit
+        # So close to the limit, workers publish what idle connections they have.
+        self.margin = limit // 10 + 64
         self._counts = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
+        # Since when the longest idle connection of each worker is idle, in microseconds of the monotonic clock; 0 where
+        # none is known to be.
+        self._idle = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
         # Rung when a worker has taken enough: the others then look whether it is their turn.
         self._bells = [_bell() for _ in range(workers)]
-        self._slot = 0
+        self.slot = 0
         self._lock = threading.Lock()
 
     def take_slot(self, slot: int) -> None:
         """Count for one worker from now on. What one that died has left there is forgotten."""
-        self._slot = slot
+        self.slot = slot
         self._counts[slot] = 0
+        self._idle[slot] = 0
+        self.hear()
 
     def close(self) -> None:
         for bell in self._bells:
@@ -39,17 +50,17 @@ class Room:
     def enter(self) -> int:
         """Count one more. Returns by how many that is above the limit."""
         with self._lock:
-            self._counts[self._slot] += 1
+            self._counts[self.slot] += 1
         return self.count - self.limit
 
     def leave(self) -> None:
         with self._lock:
-            self._counts[self._slot] -= 1
+            self._counts[self.slot] -= 1
 
     @property
     def own(self) -> int:
         """How many connections this worker has."""
-        return self._counts[self._slot]
+        return self._counts[self.slot]
 
     @property
     def count(self) -> int:
@@ -58,24 +69,45 @@ class Room:
     @property
     def ahead(self) -> bool:
         """Whether this worker has a good many more connections than the one that has the fewest."""
-        own = self._counts[self._slot]
+        own = self._counts[self.slot]
         return own - min(self._counts) > _SLACK + own // 16
 
     @property
     def bell(self) -> int:
         """A descriptor that can be read when another worker has rung."""
-        return self._bells[self._slot][0]
+        return self._bells[self.slot][0]
 
-    def hear(self) -> None:
+    def hear(self) -> int:
+        """Take note of the bell. Returns how many idle connections the others have asked to give way."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self.bell, 4096)
+            return os.read(self.bell, 4096).count(_GIVE_WAY)
+        return 0
 
     def ring(self) -> None:
-        for slot, (_, other) in enumerate(self._bells):
-            if slot != self._slot:
+        for slot in range(len(self._bells)):
+            if slot != self.slot:
                 # One that has not heard the last thousand times need not hear this one.
-                with contextlib.suppress(BlockingIOError):
-                    os.write(other, b"!")
+                self._ring(slot, _LOOK)
+
+    def ask(self, slot: int) -> bool:
+        """Have an idle connection of a worker give way. Returns whether it can hear that."""
+        return self._ring(slot, _GIVE_WAY)
+
+    def publish_idle(self, since: Optional[float]) -> None:
+        """Tell since when this worker's longest idle connection is idle, on the monotonic clock; None for none."""
+        self._idle[self.slot] = 0 if since is None else max(1, int(since * 1_000_000))
+
+    def longest_idle(self) -> Optional[int]:
+        """The worker that has the longest idle connection, as far as is known; None where there is none."""
+        idle = [(since, slot) for slot, since in enumerate(self._idle) if since]
+        return min(idle)[1] if idle else None
+
+    def _ring(self, slot: int, what: bytes) -> bool:
+        try:
+            os.write(self._bells[slot][1], what)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def _bell() -> Tuple[int, int]:

@@ -6,11 +6,13 @@ a segment of its own, and `..` is a name like any other.
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Callable, Dict, Mapping, Optional, Pattern, Protocol, Sequence, Tuple
 
 from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
-from filestoraged.web.message import METHODS, Answer, Receiving, Request, Response
+from filestoraged.web.browsers import PASSED, Hosts, Origins, Verdict
+from filestoraged.web.message import METHODS, Answer, Fields, Receiving, Request, Response
 from filestoraged.web.meter import NOWHERE, OTHER
 from filestoraged.web.refusals import Refuse, meaning, refusal
 
@@ -117,26 +119,50 @@ _NOWHERE = Router(NOWHERE, [])
 class Mounts:
     """Routers by prefix, the longest that matches first. It is the App of a listener."""
 
-    def __init__(self, routers: Mapping[str, Router], keeper: Optional[Keeper] = None) -> None:
-        """Prefixes begin with a slash. One that ends with a slash does not have the path that lacks it."""
+    def __init__(
+        self, routers: Mapping[str, Router], keeper: Optional[Keeper], origins: Origins, loopback_hosts: Optional[Hosts]
+    ) -> None:
+        """Prefixes begin with a slash. One that ends with a slash does not have the path that lacks it.
+
+        `loopback_hosts` are the hosts that may be asked for on loopback addresses; None for any.
+        """
         self._mounts = [
             (prefix, prefix.rstrip("/") + "/", routers[prefix]) for prefix in sorted(routers, key=len, reverse=True)
         ]
         self._keeper = keeper
+        self._origins = origins
+        self._hosts: Optional[Hosts] = None
+        self.on_loopback = self
+        if loopback_hosts is not None:
+            self.on_loopback = copy.copy(self)
+            self.on_loopback.on_loopback = self.on_loopback
+            self.on_loopback._hosts = loopback_hosts
 
     def __call__(self, request: Request) -> Answer:
         router, pages, segments = self._route(request)
-        return self._turn_away(request, router, segments) or router.answer(request, pages, segments)
+        if request.is_plain:
+            return router.answer(request, pages, segments)
+        refusal = self._turn_away(request, router, segments)
+        answer = router.answer(request, pages, segments) if refusal is None else refusal
+        return _with_fields(answer, request.verdict.fields)
 
     def at_once(self, request: Request) -> Optional[Answer]:
         router, pages, segments = self._route(request)
-        return self._turn_away(request, router, segments) or router.at_once(request, pages, segments)
+        if request.is_plain:
+            return router.at_once(request, pages, segments)
+        answer = self._turn_away(request, router, segments) or router.at_once(request, pages, segments)
+        return None if answer is None else _with_fields(answer, request.verdict.fields)
 
     def is_remote(self, request: Request) -> bool:
         return self._route(request)[0].remote
 
     def _turn_away(self, request: Request, router: Router, segments: Sequence[str]) -> Optional[Response]:
-        """Answer who may not do what is asked, before any of the body is read."""
+        """Answer what may not be done, before any of the body is read; and a preflight, which needs no token."""
+        verdict = request.verdict
+        if verdict.fault is not None:
+            return router.refused(verdict.fault)
+        if verdict.is_preflight:
+            return Response(204)
         if request.is_free or self._keeper is None:
             return None
         try:
@@ -156,7 +182,15 @@ class Mounts:
         router, _, segments = route
         request.line = (router.name, request.method if request.method in METHODS else OTHER)
         request.is_free = self._keeper is None or self._keeper.lets_anybody(request, router, segments)
+        request.verdict = self._judge(request)
+        # Most requests are: for them this is the only look at who asks.
+        request.is_plain = request.is_free and request.verdict == PASSED
         return route
+
+    def _judge(self, request: Request) -> Verdict:
+        verdict = self._origins.judge(request)
+        misdirected = None if self._hosts is None else self._hosts.find_fault(request)
+        return verdict if misdirected is None else verdict._replace(fault=misdirected)
 
     def _find_page(self, request: Request) -> Route:
         path = request.path
@@ -169,6 +203,19 @@ class Mounts:
                 request.is_path_secret = router.secret
                 return router.find(path[len(below) - 1 :])
         return _NOWHERE, {}, ()
+
+
+def _with_fields(answer: Answer, fields: Fields) -> Answer:
+    if isinstance(answer, Response):
+        answer.fields += fields
+        return answer
+    return _receiving_with_fields(answer, fields) if fields else answer
+
+
+def _receiving_with_fields(page: Receiving, fields: Fields) -> Receiving:
+    response = yield from page
+    response.fields += fields
+    return response
 
 
 def _no_page(request: Request) -> Response:

@@ -12,20 +12,26 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from http.server import ThreadingHTTPServer
-from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Collection, Deque, List, Mapping, Optional, Set, Tuple
 
 from filestoraged.web.access import AccessLog
+from filestoraged.web.admission import Admission, Verdict
 from filestoraged.web.answering import Answering
+from filestoraged.web.clients import Clients
+from filestoraged.web.connection import Connection
 from filestoraged.web.door import Door, prepare, set_timeouts
+from filestoraged.web.eviction import Eviction
+from filestoraged.web.forwarding import Proxies
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
-from filestoraged.web.memory import Memory
 from filestoraged.web.message import App, Request
 from filestoraged.web.meter import NOWHERE, OTHER, Line, Meter
 from filestoraged.web.parking import Parking
 from filestoraged.web.pool import Pool
 from filestoraged.web.room import Room
+from filestoraged.web.sites import Site, Sites
 from filestoraged.web.tally import FAST
 from filestoraged.web.wakes import Wakes
 
@@ -33,9 +39,6 @@ log = logging.getLogger(__name__)
 
 # Running out of these is no reason to stop, nor to spin: connections that end give them back.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-# Connections beyond the limit that are still told so, before others are closed without a word.
-_TOLD = 128
 
 # Seconds between two lines about either in the log.
 _QUIET = 10.0
@@ -50,33 +53,38 @@ _ROUND = 64
 _SCRATCH = 64 * 1024
 
 
-class Site(NamedTuple):
-    """What answers at some of the listeners, and what it was asked before."""
-
-    app: App
-    memory: Memory
-
-
 class Server(ThreadingHTTPServer):
     """Serves bound and listening sockets. `serve_forever` runs on one thread; `drain` is called by another."""
 
     def __init__(
-        self, apps: Mapping[socket.socket, App], *, threads: int, limits: Limits, room: Room, meter: Meter
+        self,
+        apps: Mapping[socket.socket, App],
+        *,
+        threads: int,
+        limits: Limits,
+        room: Room,
+        meter: Meter,
+        proxies: Optional[Proxies] = None,
+        clients: Optional[Clients] = None,
+        reserved: Collection[socket.socket] = (),
     ) -> None:
-        """`apps` has who answers, by the listener that a request comes by."""
+        """`apps` has who answers, by the listener that a request comes by.
+
+        Connections by the `reserved` ones have places of their own. Without `clients`, one may have all the others.
+        """
         super().__init__(("", 0), Handler, bind_and_activate=False)
         self.socket.close()
         # The one that has a connection to accept, and what is there.
         self.socket = next(iter(apps))
-        # Where two apps are one, their requests are remembered together.
-        memories = {app: Memory() for app in apps.values()}
-        self._sites = {listener: Site(app, memories[app]) for listener, app in apps.items()}
+        self._sites = Sites(apps)
         self.limits = limits
         self.room = room
         self.meter = meter
-        self.pool = Pool(threads, limits.thread)
+        self.proxies = proxies or Proxies()
+        self.clients = clients or Clients(room.limit, room.limit)
+        self.pool: Pool[Connection] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
         # For requests that wait for other machines.
-        self.remote_pool = Pool(threads, limits.thread)
+        self.remote_pool: Pool[Connection] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
         self.parking = Parking()
         self.wakes = Wakes()
         self.parking.watch(self.wakes.bell, select.EPOLLIN)
@@ -90,41 +98,57 @@ class Server(ThreadingHTTPServer):
         self._drained = threading.Event()
         self._next_check = 0.0
         self._accepted = False
-        # How many connections there are above the limit, with the one that is coming in.
-        self._excess = 0
+        # What becomes of the connection that is coming in.
+        self.verdict = Verdict.WELCOME
+        # Whether idle connections are to be looked for at the end of the round.
+        self._looks_for_idle = False
+        # Those that wait for a place, in their order.
+        self.newcomers: Deque[Handler] = deque()
+        # Connections to reserved listeners.
+        apart: Set[socket.socket] = set()
+        self._eviction = Eviction(self.parking, room, limits.idle, apart)
+        self.admission = Admission(room, self.clients, self.proxies, self._eviction, reserved=reserved, apart=apart)
         self._warned = -_QUIET
         for listener in apps:
             prepare(listener, limits.linger)
-        self._door = Door(list(apps), self.parking, room, self._accept)
+        self._door = Door(list(apps), self.parking, room, self._accept, self._eviction.give_way)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept and serve until drained."""
         poll, find = self.parking.poll, self.parking.find
         while not self._drained.is_set():
             try:
-                for descriptor, _ in poll(self.limits.notice, _ROUND):
-                    connection = find(descriptor)
-                    if connection is None:
-                        self._on_event(descriptor)
-                    else:
-                        connection.go_on_loop()
-                if time.monotonic() >= self._next_check:
-                    self.service_actions()
-                # Last of all: what is answered in a round is sent before the next event of the same connection.
-                self._send_answers()
+                try:
+                    for descriptor, _ in poll(self.limits.notice, _ROUND):
+                        connection = find(descriptor)
+                        if connection is None:
+                            self._on_event(descriptor)
+                        else:
+                            connection.go_on_loop()
+                    if time.monotonic() >= self._next_check:
+                        self.service_actions()
+                finally:
+                    # Last of all: what is answered in a round is sent before the next event of the same connection.
+                    # And whatever failed: those answers are of others.
+                    self._send_answers()
             except Exception:
                 log.exception("a round of the server's loop failed")
         self._end()
 
     def _on_event(self, descriptor: int) -> None:
         if descriptor == self.wakes.bell:
-            for connection in self.wakes.take():
-                connection.wake()
+            self._wake()
         else:
             self._door.on_event(descriptor)
 
+    def _wake(self) -> None:
+        for connection in self.wakes.take():
+            connection.wake()
+
     def _send_answers(self) -> None:
         """Send all answers of a round in a row, which wakes clients that wait together once and not each by itself."""
+        if self.newcomers:
+            self._seat_newcomers()
         # Before they go out: whoever has an answer finds it counted.
         self.meter.publish()
         outbox, self.outbox = self.outbox, []
@@ -133,6 +157,10 @@ class Server(ThreadingHTTPServer):
         self._access.flush()
         if not self.draining:
             self._door.end_round()
+        if self._looks_for_idle:
+            # Behind the answers: who has got one is idle.
+            self._looks_for_idle = False
+            self._eviction.look()
 
     def service_actions(self) -> None:
         """What is to be done every now and then: see whose time is over, and whether all is done."""
@@ -141,9 +169,20 @@ class Server(ThreadingHTTPServer):
         self.meter.beat(self.room.own, len(self.parking.all()))
         for connection in self.parking.overdue(now):
             connection.give_up()
+        if self.wakes.waiting:
+            # Ringing for them has failed.
+            self._wake()
+        for pool in (self.pool, self.remote_pool):
+            for connection in pool.retry(now):
+                connection.go_without_thread()
         if self.draining:
             self._drain(now)
             return
+        self._looks_for_idle = True
+        for newcomer in self.newcomers:
+            # Not a moment after it came, when another worker was asked already: that would cost two their places.
+            if now - newcomer.started >= self.limits.notice:
+                self._eviction.ask()
         self._door.look_around()
 
     def drain(self, timeout: float) -> bool:
@@ -172,42 +211,42 @@ class Server(ThreadingHTTPServer):
             # Over TCP, it has these from its listener.
             set_timeouts(connection, self.limits.linger)
         self._accepted = True
-        self._excess = self.room.enter()
+        self.verdict = self.admission.enter(connection, address[0] if address else None, self.socket)
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is room, if only to be told that there is none."""
-        if self.full:
-            self._warn("turning connections away: %d are open", self.room.limit)
-        return self._excess <= _TOLD
-
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for the connection that is coming in."""
-        return self._excess > 0
+        if self.verdict is Verdict.CLIENT_FULL:
+            self._warn("refusing connections of %s: it has %d", client_address[0], self.clients.limit)
+        elif self.verdict is Verdict.CLOSED:
+            self._warn("closing connections without an answer: %d are open", self.room.count)
+        return self.verdict is not Verdict.CLOSED
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.finish_request(request, client_address)
 
     def close_request(self, request: Any) -> None:
-        request.close()
-        self.room.leave()
+        try:
+            request.close()
+        except OSError:
+            self.handle_error(request, None)
+        finally:
+            self.admission.leave(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.exception("a connection of %s failed", client_address or "a Unix socket")
 
     # What handlers ask.
 
-    @property
-    def site(self) -> "Site":
+    def find_site(self, connection: socket.socket) -> Site:
         """What the connection that is coming in has come to."""
-        return self._sites[self.socket]
+        return self._sites.find(self.socket, connection)
 
     def note(self, handler: Answering, status: int, kind: str, sent: int, ended: float) -> None:
         """Log and count a request that was answered, with so many bytes of a body."""
         asked = handler.asked
         seconds = ended - handler.started
-        self._access.note(handler.address_string(), asked, status, sent, seconds)
+        self._access.note(handler.client, asked, status, sent, seconds)
         if handler.on_thread:
             self._access.flush()
             self.meter.note_on_thread(_line(asked), status, kind, received=handler.received, sent=sent, seconds=seconds)
@@ -238,6 +277,25 @@ class Server(ThreadingHTTPServer):
         self._handle_request_noblock()  # type: ignore[attr-defined]
         return self._accepted
 
+    def _seat_newcomers(self) -> None:
+        """Give those that wait a place where there is one by now; turn those away that have waited for too long."""
+        overdue = time.monotonic() - self.limits.place
+        while self.newcomers:
+            first = self.newcomers[0]
+            if not self.draining and self.admission.seat(first.request):
+                self.newcomers.popleft().welcome()
+            elif self.draining or first.started <= overdue:
+                self._seat_at_last(self.newcomers.popleft())
+            else:
+                return
+
+    def _seat_at_last(self, newcomer: Handler) -> None:
+        if not self.draining and self.admission.seat_at_last(newcomer.request):
+            newcomer.welcome()
+            return
+        self._warn("turning connections away: %d are open, and none is idle", self.room.count)
+        newcomer.turn_away()
+
     def _run_out(self, error: OSError) -> None:
         self._warn("cannot accept connections for now: %s", error.strerror)
         self._door.stand_back()
@@ -267,7 +325,7 @@ class Server(ThreadingHTTPServer):
 
     def _end(self) -> None:
         for connection in self.parking.all():
-            self.close_request(connection.request)
+            connection.cut_off()
         self.parking.close()
 
 

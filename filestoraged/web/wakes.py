@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections import deque
 from concurrent.futures import Future
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Deque, List, Set
 
 if TYPE_CHECKING:
     from filestoraged.web.connection import Connection
+
+log = logging.getLogger(__name__)
 
 
 class Wakes:
@@ -38,11 +41,20 @@ class Wakes:
         self.expected.difference_update(woken)
         return woken
 
+    @property
+    def waiting(self) -> bool:
+        """Whether results have come that the loop has not taken yet."""
+        return bool(self._woken)
+
     def ring(self) -> None:
-        """Have the loop look around. From any thread."""
+        """Have the loop look around. From any thread. Where that fails, the loop looks by itself before long."""
         if not self._rung:
             self._rung = True
-            os.write(self._ringer, b"!")
+            try:
+                os.write(self._ringer, b"!")
+            except OSError as error:
+                self._rung = False
+                log.warning("cannot ring for the server's loop: %s", error.strerror)
 
     def close(self) -> None:
         # A result may still come, and must not be rung on a descriptor that is something else by then.

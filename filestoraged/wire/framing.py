@@ -6,7 +6,6 @@ import re
 
 from filestoraged.errors import MalformedRequest, TooLarge, UnknownCoding
 from filestoraged.wire.body import Chunked, Framing, Sized
-from filestoraged.wire.grammar import members
 from filestoraged.wire.head import Head
 
 # Above this a Content-Length is no size of anything; int() must not be given a megabyte of digits.
@@ -31,7 +30,10 @@ def body_framing(head: Head) -> Framing:
         raise MalformedRequest("Content-Length and Transfer-Encoding exclude each other.")
     if head.version < (1, 1):
         raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding.")
-    codings = members(coding.lower())
+    codings = [each.strip(" \t") for each in coding.lower().split(",")]
+    if "" in codings:
+        # Whoever in front drops empty members reads another list than one who does not.
+        raise MalformedRequest("Transfer-Encoding has an empty member.")
     if any(each != "chunked" for each in codings):
         raise UnknownCoding("The only transfer coding known here is chunked.")
     if len(codings) != 1:
@@ -40,11 +42,10 @@ def body_framing(head: Head) -> Framing:
 
 
 def _parse_length(value: str) -> int:
-    lengths = {each.strip(" \t") for each in value.split(",")}
-    length = lengths.pop()
-    if lengths or not _LENGTH.fullmatch(length):
+    # RFC 9110, section 8.6, lets a server take "5, 5" for 5 or refuse it; who is in front may read it otherwise.
+    if not _LENGTH.fullmatch(value):
         raise MalformedRequest("Content-Length is one decimal number.")
-    digits = length.lstrip("0") or "0"
+    digits = value.lstrip("0") or "0"
     if len(digits) > _MAX_LENGTH_DIGITS:
         raise TooLarge(10**_MAX_LENGTH_DIGITS)
     return int(digits)

@@ -32,6 +32,7 @@ MAX_FIELDS = 100
 _REQUEST_LINE = re.compile(latin(rf'({TOKEN}) ([!"$-~]+) HTTP/1\.([0-9])\r\n'))
 _FIELD_LINES = re.compile(latin(rf"(?:{TOKEN}:{FIELD_VALUE}\r\n)*"))
 _FIELD_LINE = re.compile(latin(rf"({TOKEN}):({FIELD_VALUE})\r\n"))
+_METHOD = re.compile(latin(TOKEN))
 _ANY_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9]+)(?:\.[0-9]+)?\r\n")
 # RFC 3986, section 3.2.2. An address in brackets is looked at once more, by `ipaddress`.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?")
@@ -86,12 +87,11 @@ def find_end(data: Union[bytes, bytearray], seen: int = 0) -> int:
     stop = end if end >= 4 else len(data)
     if data.count(b"\n", max(start, 1), stop) != data.count(b"\r\n", max(start - 1, 0), stop) or data[:1] == b"\n":
         raise MalformedRequest("A line of the head ends without a carriage return.")
-    line_end = data.find(b"\r\n", 0, MAX_HEAD)
-    first = bytes(data[:line_end] if line_end >= 0 else data)
-    if line_end < 0:
-        _check_partial_line(first)
-    elif end >= 4 or len(data) > MAX_HEAD:
-        _check_target(first)
+    if data.find(b"\n", 0, MAX_HEAD) < 0:
+        _check_partial_line(data, seen)
+    if end >= 4 or len(data) > MAX_HEAD:
+        line_end = data.find(b"\r\n", 0, MAX_HEAD)
+        _check_target(data, line_end if line_end >= 0 else len(data))
         raise HeadTooLarge(f"A request's head may have {MAX_HEAD} bytes.")
     return -1
 
@@ -163,6 +163,8 @@ def _join(pairs: List[Tuple[str, str]]) -> Dict[str, str]:
             fields[name] = value
         elif name == "host":
             raise MalformedRequest("A request has one Host.")
+        elif name == "content-length" and value == fields[name]:
+            continue
         else:
             fields[name] += ", " + value
     return fields
@@ -197,20 +199,24 @@ def _check_host(host: str) -> None:
 # What is wrong with a head that the grammar refused. Slower, and only to answer with a sentence.
 
 
-def _check_partial_line(line: bytes) -> None:
-    """Refuse the beginning of a request line that no ending can mend, so that nobody waits 20 seconds to hear it."""
-    _check_target(line)
-    method, space, _ = line.partition(b" ")
-    known = method if space else method.rstrip(b"\r")
-    if known and not re.fullmatch(latin(TOKEN), known):
+def _check_partial_line(data: Union[bytes, bytearray], seen: int) -> None:
+    """Refuse the beginning of a request line that no ending can mend, so that nobody waits 20 seconds to hear it.
+
+    Of a method, only what was not `seen` is looked at, but for a last carriage return.
+    """
+    _check_target(data, len(data))
+    space = data.find(b" ")
+    new = bytes(data[max(0, seen - 1) : space if space >= 0 else len(data)])
+    known = new if space >= 0 else new.rstrip(b"\r")
+    if known and not _METHOD.fullmatch(known):
         raise MalformedRequest("This is not HTTP.")
-    if len(line) > MAX_HEAD:
-        raise HeadTooLarge(f"A request's head may have {MAX_HEAD} bytes.")
 
 
-def _check_target(line: bytes) -> None:
-    target = line.partition(b" ")[2].partition(b" ")[0]
-    if len(target) > MAX_TARGET:
+def _check_target(data: Union[bytes, bytearray], line_end: int) -> None:
+    """Refuse a target that is too long. Copies nothing: a request line may come one byte at a time."""
+    start = data.find(b" ", 0, line_end) + 1
+    stop = data.find(b" ", start, line_end)
+    if start and (stop if stop >= 0 else line_end) - start > MAX_TARGET:
         raise TargetTooLong(f"A request's target may have {MAX_TARGET} bytes.")
 
 

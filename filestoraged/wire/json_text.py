@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any, Dict, List, NoReturn, Tuple
 
 from filestoraged.errors import BadRequest
@@ -21,8 +22,7 @@ _COLON = re.compile(rf"{_SPACE}:{_SPACE}")
 _END_STRING = re.compile(_SPACE)
 _END_PAIR = re.compile(rf"{_SPACE}\}}{_SPACE}")
 
-# A string, whose brackets are none; or a bracket.
-_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{\]}]', re.DOTALL)
+_NO_BRACKETS = re.compile(r"[^\[{\]}]+")
 
 
 def parse_pair(data: bytes) -> Tuple[str, bytes]:
@@ -71,14 +71,18 @@ def _check_end(pattern: "re.Pattern[str]", text: str, start: int) -> None:
 
 
 def _check_depth(text: str) -> None:
-    """Before it is parsed: parsing uses the stack."""
+    """Before it is parsed: parsing uses the stack.
+
+    By whole passes over the text, each linear. A regular expression for strings is not: where a quote is missing it may
+    read on to the end from each quote there is, and it keeps a place to come back to for each escape.
+    """
     if text.count("[") + text.count("{") <= _MAX_DEPTH:
         return
-    depth = 0
-    for found in _BRACKET.finditer(text):
-        depth += _DEEPER.get(found.group(), 0)
-        if depth > _MAX_DEPTH:
-            raise ValueError("it is nested too deep")
+    unescaped = text.replace("\\\\", "").replace('\\"', "")
+    # Every other piece is a string, whose brackets are none.
+    brackets = _NO_BRACKETS.sub("", "".join(unescaped.split('"')[::2]))
+    if max(accumulate(map(_DEEPER.__getitem__, brackets)), default=0) > _MAX_DEPTH:
+        raise ValueError("it is nested too deep")
 
 
 def _check_surrogates(text: str, value: Any) -> None:

@@ -57,6 +57,8 @@ class Multipart:
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
         # The first delimiter may stand at the very start, without the line end that the others have.
         self._held = b"\r\n"
+        # How much of what is held was searched for the end of a part's head already.
+        self._searched = 0
         self._read = self._read_content
         self._parts = 0
         self._in_part = False
@@ -64,11 +66,12 @@ class Multipart:
 
     def feed(self, data: Bytes) -> Iterator[Event]:
         """Yield what begins or goes on in `data`, in order. It is to be iterated to its end before the next call."""
-        rest: Optional[bytes] = b"".join((self._held, data))
+        whole = b"".join((self._held, data))
         self._held = b""
-        while rest is not None and not self._over:
+        position: Optional[int] = 0
+        while position is not None and not self._over:
             events: List[Event] = []
-            rest = self._read(rest, events)
+            position = self._read(whole, position, events)
             yield from events
 
     def finish(self) -> None:
@@ -76,60 +79,67 @@ class Multipart:
         if not self._over:
             raise MalformedMultipart("The form ends before its closing delimiter.")
 
-    # Each of these reads as far as one state goes and returns the rest, or holds it and returns None.
+    # Each of these reads as far as one state goes and returns the position behind it; or holds what there is from
+    # `start` on, for the next call, and returns None. None copies the rest: it may have a thousand parts.
 
-    def _read_content(self, data: bytes, events: List[Event]) -> Optional[bytes]:
+    def _read_content(self, data: bytes, start: int, events: List[Event]) -> Optional[int]:
         """A part's bytes, or the preamble's, which nobody reads."""
-        found = data.find(self._delimiter)
-        stop = found if found >= 0 else self._possible_delimiter(data)
-        if self._in_part and stop:
-            events.append(memoryview(data)[:stop])
+        found = data.find(self._delimiter, start)
+        stop = found if found >= 0 else self._possible_delimiter(data, start)
+        if self._in_part and stop > start:
+            events.append(memoryview(data)[start:stop])
         if found < 0:
             self._held = data[stop:]
             return None
         self._in_part = False
         self._read = self._read_delimiter_end
-        return data[found + len(self._delimiter) :]
+        return found + len(self._delimiter)
 
-    def _possible_delimiter(self, data: bytes) -> int:
+    def _possible_delimiter(self, data: bytes, start: int) -> int:
         """Where the tail of `data` begins that may be a delimiter cut short; the end where there is none.
 
         A delimiter has one carriage return, its first byte, so the last one in `data` is the only candidate.
         """
-        start = data.rfind(b"\r", max(0, len(data) - len(self._delimiter)))
-        return start if start >= 0 and self._delimiter.startswith(data[start:]) else len(data)
+        candidate = data.rfind(b"\r", max(start, len(data) - len(self._delimiter)))
+        return candidate if candidate >= 0 and self._delimiter.startswith(data[candidate:]) else len(data)
 
-    def _read_delimiter_end(self, data: bytes, events: List[Event]) -> Optional[bytes]:
-        if data.startswith(b"--"):
+    def _read_delimiter_end(self, data: bytes, start: int, events: List[Event]) -> Optional[int]:
+        if data.startswith(b"--", start):
             # What follows is the epilogue, for nobody.
             self._over = True
             return None
-        line, line_end, rest = data.partition(b"\r\n")
+        # The padding and its line end; where the line end is farther away, there is too much of it.
+        line, line_end, _ = data[start : start + _MAX_PADDING + 2].partition(b"\r\n")
         # Of a line that is still coming, the last byte may be half of its end, or of the closing delimiter.
         padding = line[:-1] if line.endswith(b"\r") and not line_end else line
         if len(padding) > _MAX_PADDING or (padding.strip(b" \t") and (line_end or line != b"-")):
             raise MalformedMultipart("A delimiter of the form has something behind it.")
         if not line_end:
-            self._held = data
+            self._held = data[start:]
             return None
         self._read = self._read_head
-        return rest
+        return start + len(line) + len(line_end)
 
-    def _read_head(self, data: bytes, events: List[Event]) -> Optional[bytes]:
+    def _read_head(self, data: bytes, start: int, events: List[Event]) -> Optional[int]:
         # A part without any field is legal MIME: its head is the empty line alone.
-        end = 2 if data.startswith(b"\r\n") else data.find(b"\r\n\r\n") + 4
-        if end > MAX_PART_HEAD or (end == 3 and len(data) > MAX_PART_HEAD):
-            raise MalformedMultipart(f"The head of a part may have {MAX_PART_HEAD} bytes.")
+        if data.startswith(b"\r\n", start):
+            end = start + 2
+        else:
+            end = data.find(b"\r\n\r\n", start + max(0, self._searched - 3), start + MAX_PART_HEAD) + 4
         if end == 3:
-            self._held = data
+            if len(data) - start > MAX_PART_HEAD:
+                raise MalformedMultipart(f"The head of a part may have {MAX_PART_HEAD} bytes.")
+            self._held = data[start:]
+            self._searched = len(self._held)
             return None
+        self._searched = 0
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise MalformedMultipart(f"A form may have {MAX_PARTS} parts.")
-        events.append(_parse_part(data[:end]))
+        events.append(_parse_part(data[start:end]))
         self._in_part = True
         self._read = self._read_content
-        return data[end:]
+        return end
 
 
 def _parse_part(head: bytes) -> Part:

@@ -13,8 +13,10 @@ from filestoraged.errors import BadRequest
 from filestoraged.wire.grammar import OWS, TOKEN
 
 _VALUE = re.compile(rf"{OWS}({TOKEN}(?:/{TOKEN})?){OWS}")
-# A quoted value may hold a backslash that escapes nothing: browsers write C:\cat.jpg so.
+# A quoted value may hold a backslash that escapes nothing: browsers write back\slash so.
 _PARAMETER = re.compile(rf';{OWS}(?:({TOKEN}){OWS}={OWS}(?:({TOKEN})|"((?:[^"\\]|\\.)*)"){OWS})?')
+# Browsers escape no backslash, so that of a file named back\ stands before the quote that ends the value.
+_BACKSLASH_AT_END = re.compile(rf';{OWS}(filename){OWS}={OWS}"([^"]*\\)"{OWS}(?=;|$)', re.IGNORECASE)
 _ESCAPED = re.compile(r'\\(["\\])')
 # RFC 8187, section 3.2.1: charset, language, percent-encoded bytes.
 _ENCODED = r"(?:[!#$&+\-.^_`|~0-9a-z]|%[0-9a-f]{2})*"
@@ -36,17 +38,24 @@ def parse_parameters(field: str) -> Tuple[str, Dict[str, str]]:
     parameters: Dict[str, str] = {}
     position = value.end()
     while position < len(field):
-        matched = _PARAMETER.match(field, position)
-        if matched is None:
-            raise BadRequest("A parameter of a header field is malformed.")
-        position = matched.end()
-        name, token, quoted = matched.groups()
-        if name is None:
-            continue
-        if name.lower() in parameters:
+        name, text, position = _next_parameter(field, position)
+        if name in parameters:
             raise BadRequest("A header field has one parameter twice.")
-        parameters[name.lower()] = token if quoted is None else _ESCAPED.sub(r"\1", quoted)
+        if name:
+            parameters[name] = text
     return value.group(1).lower(), parameters
+
+
+def _next_parameter(field: str, start: int) -> Tuple[str, str, int]:
+    """Return the name and the value of the parameter at `start`, both empty where there is none, and where it ends."""
+    matched = _PARAMETER.match(field, start)
+    if matched is not None and field[matched.end() : matched.end() + 1] in (";", ""):
+        name, token, quoted = matched.groups(default="")
+        return name.lower(), token or _ESCAPED.sub(r"\1", quoted), matched.end()
+    matched = _BACKSLASH_AT_END.match(field, start)
+    if matched is None:
+        raise BadRequest("A parameter of a header field is malformed.")
+    return "filename", matched.group(2), matched.end()
 
 
 def decode_extended(value: str) -> str:

@@ -103,6 +103,31 @@ class FilesTest(ServerCase):
 
         self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
 
+    def test_a_percent_encoded_hash_is_the_same_object(self) -> None:
+        self.post("/", TEA)
+        encoded = "".join(f"%{ord(digit):02x}" for digit in TEA_HASH)
+
+        self.assertEqual(TEA, self.get(f"/%{ord(TEA_HASH[0]):02X}{TEA_HASH[1:]}").body)
+        self.assertEqual(TEA, self.get("/" + encoded).body)
+        self.assertEqual(200, self.delete("/" + encoded).status)
+        self.assertEqual(404, self.get("/" + TEA_HASH).status)
+        self.assertEqual(404, self.get("/%FF" + TEA_HASH[1:]).status)
+        self.assertEqual(404, self.get("/%2561" + TEA_HASH[1:]).status)
+
+    def test_answers_in_json_end_with_a_newline(self) -> None:
+        stored = self.post("/", TEA)
+        answers = (stored, self.get("/"), self.request("PATCH", "/"), self.delete("/" + TEA_HASH))
+
+        self.assertEqual([200, 400, 405, 200], [answer.status for answer in answers])
+        for answer in answers:
+            self.assertTrue(answer.body.endswith(b"}\n"), answer.body)
+
+    def test_a_refused_method_is_told_which_there_are(self) -> None:
+        answer = self.put("/", TEA)
+
+        self.assertEqual("GET, POST, DELETE", answer.fields["allow"])
+        self.assertIn("GET, POST, DELETE", json.loads(answer.body)["message"])
+
     def test_many_clients_may_upload_the_same_at_once(self) -> None:
         data = os.urandom(300_000)
 

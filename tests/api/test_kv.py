@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
+import tracemalloc
 from typing import Any, Dict
+from unittest import mock
 from urllib.parse import quote
 
 from filestoraged.api import kv
 from filestoraged.store.kv import KeyValues
-from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_answer
+from filestoraged.web.message import Request
+from filestoraged.wire.head import Head
+from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, read_answer
 
 
 class KvCase(ServerCase):
@@ -51,9 +55,12 @@ class KvTest(KvCase):
         self.assertEqual(404, before.status)
         self.assertEqual((204, b""), (committed.status, committed.body))
         self.assertNotIn("content-length", committed.fields)
-        self.assertEqual((200, b'{"key": "value"}'), (after.status, after.body))
+        # Only a body that comes back is as it came; other answers end with a newline.
+        self.assertEqual((200, b'{"key": "value"}\n'), (after.status, after.body))
         for answer in (queued, before, after):
             self.assertEqual("application/json", answer.fields["content-type"])
+        for answer in (before, after, self.get(f"{self.prefix}/key")):
+            self.assertEqual("no-store", answer.fields["cache-control"])
 
     def test_an_update_answers_200(self) -> None:
         statuses = [self.set("key", 1).status, self.set("key", 2).status]
@@ -97,7 +104,7 @@ class KvTest(KvCase):
                 self.post(f"{self.prefix}/set", b'{"key":%b}' % value)
                 self.commit()
 
-                self.assertEqual(b'{"key": %b}' % value, self.get(f"{self.prefix}/key").body)
+                self.assertEqual(b'{"key": %b}\n' % value, self.get(f"{self.prefix}/key").body)
 
     def test_keys_are_any_strings(self) -> None:
         keys = [
@@ -130,7 +137,7 @@ class KvTest(KvCase):
         self.commit()
 
         self.assertEqual([200, 404], [self.get(f"{self.prefix}/a%2Fb").status, self.get(f"{self.prefix}/a/b").status])
-        self.assertEqual(b'{"set": 2}', self.get(f"{self.prefix}/s%65t").body)
+        self.assertEqual(b'{"set": 2}\n', self.get(f"{self.prefix}/s%65t").body)
         self.assertEqual(404, self.post(f"{self.prefix}/s%65t", b'{"key": 1}').status)
 
     def test_what_is_no_key_is_not_found(self) -> None:
@@ -208,7 +215,7 @@ class KvTest(KvCase):
         self.assertEqual(413, self.post(f"{self.prefix}/set", iter([body, b" "])).status)
         self.assertEqual(413, self.delete_raw(b'"' + b"x" * 1024 * 1024 + b'"').status)
         self.commit()
-        self.assertEqual(body, self.get(f"{self.prefix}/key").body)
+        self.assertEqual(body + b"\n", self.get(f"{self.prefix}/key").body)
 
     def test_nothing_asks_for_a_type(self) -> None:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "nonsense"):
@@ -240,7 +247,7 @@ class KvTest(KvCase):
         answers = self.raw(requests.encode(), answers=27)
 
         self.assertEqual([201, 204, 200] + [200, 204, 200] * 8, [answer.status for answer in answers])
-        self.assertEqual([b'{"key": %d}' % number for number in range(9)], [answer.body for answer in answers[2::3]])
+        self.assertEqual([b'{"key": %d}\n' % number for number in range(9)], [answer.body for answer in answers[2::3]])
 
     def test_a_commit_with_a_body_is_one(self) -> None:
         connection = self.connect()
@@ -315,6 +322,52 @@ class BodiesOnTheirWayTest(KvCase):
         for connection in connections:
             connection.close()
         self.wait_until("there is room again", lambda: self.post("/set", body).status in (200, 201))
+
+
+class InFlightTest(KvCase):
+    def test_small_sets_are_taken_while_slow_large_bodies_use_up_what_is_allowed(self) -> None:
+        head = b"POST /set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+        with mock.patch("filestoraged.api.kv._IN_FLIGHT", 50_000):
+            slow = self.connect()
+            slow.sendall(head + b'{"large": "' + b"x" * 40_000)
+            self.wait_until("it is in flight", lambda: self.payloads()._size > 30_000)
+            small = self.set("small", "x" * 4000)
+            large = self.set("large", "x" * 40_000)
+
+        self.assertEqual((201, 503), (small.status, large.status))
+        self.assertEqual("5", large.fields["retry-after"])
+
+    def test_a_body_that_comes_byte_by_byte_is_one_buffer(self) -> None:
+        body = self.payloads().gather(Request(Head("POST", "/set", "", (1, 1), {}), None))
+        next(body)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(20_000):
+            body.send(memoryview(b"x"))  # type: ignore[arg-type]
+
+        self.assertLess(tracemalloc.get_traced_memory()[0], 60_000)
+
+    def payloads(self) -> kv._Payloads:
+        routers = [router for _, _, router in self.app._mounts]
+        return next(router._pages._payloads for router in routers if isinstance(router, kv._Router))
+
+
+class AnswersTest(TempCase):
+    def test_an_answer_that_replaces_another_counts_once(self) -> None:
+        answers = kv._Answers()
+        for commits in range(0, 200_000, 2):
+            answers.keep("/key", commits, b"x" * 1000)
+
+        self.assertEqual(b"x" * 1000, answers.find("/key", 199_998))
+        self.assertLess(answers._size, 2000)
+
+    def test_many_answers_are_kept_within_the_bound(self) -> None:
+        answers = kv._Answers()
+        for number in range(50_000):
+            answers.keep(f"/{'k' * 1000}{number}", 0, b"{}")
+
+        kept = sum(len(path) + len(body) for path, (_, body) in answers._answers.items())
+        self.assertLess(kept, kv._REMEMBERED)
 
 
 class SlowWriterTest(KvCase):

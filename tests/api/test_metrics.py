@@ -6,11 +6,15 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from typing import Dict, List
+from unittest import mock
 
 import requests
 
+from filestoraged.store.census import Census, Totals
+from filestoraged.store.shared_count import Pause
 from tests.daemon.process import PATIENCE, running
 from tests.support import ServerCase, TempCase, in_threads
 
@@ -121,6 +125,7 @@ class MetricsTest(ServerCase):
         self.post("/", b"coffee")
         self.put("/data/pets", b"cat")
         self.put("/data/others", b"cat")
+        self.wait_until("counted", lambda: self.metrics().get('filestoraged_objects{interface="files"}') == 2)
         first = self.metrics()
         self.delete(f"/{digest}")
         self.wait_until("counted anew", lambda: self.metrics()['filestoraged_objects{interface="files"}'] == 1)
@@ -129,6 +134,36 @@ class MetricsTest(ServerCase):
         self.assertEqual([2, 2, 0], [first[f'filestoraged_objects{{interface="{name}"}}'] for name in INTERFACES])
         self.assertEqual([9, 6, 0], [first[f'filestoraged_object_bytes{{interface="{name}"}}'] for name in INTERFACES])
         self.assertEqual(6, second['filestoraged_object_bytes{interface="files"}'])
+
+    def test_age_of_the_count_is_told(self) -> None:
+        self.wait_until("counted", lambda: "filestoraged_objects_age_seconds" in self.metrics())
+
+        self.assertLess(self.metrics()["filestoraged_objects_age_seconds"], 10)
+
+    def test_objects_are_left_out_until_they_were_counted_and_all_else_is_told_at_once(self) -> None:
+        ends = threading.Event()
+        self.addCleanup(ends.set)
+        count = Census.count
+
+        def wait_and_count(census: Census, pause: Pause) -> Dict[str, Totals]:
+            ends.wait(10)
+            return count(census, pause)
+
+        with mock.patch.object(Census, "count", wait_and_count):
+            started = time.monotonic()
+            seen = self.metrics()
+            took = time.monotonic() - started
+            ends.set()
+            self.wait_until("counted", lambda: 'filestoraged_objects{interface="files"}' in self.metrics())
+
+        self.assertLess(took, 1.0)
+        self.assertFalse([name for name in seen if name.startswith("filestoraged_object")])
+        self.assertEqual(0, seen['filestoraged_uncountable{what="objects"}'])
+        self.assertIn("filestoraged_connections", seen)
+
+    def test_count_that_fails_is_told(self) -> None:
+        with mock.patch.object(Census, "count", side_effect=PermissionError(13, "Permission denied")):
+            self.wait_until("failed", lambda: self.metrics()['filestoraged_uncountable{what="objects"}'] == 1)
 
     def test_drops_are_counted_by_state_and_keys_that_are_queued(self) -> None:
         form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntea\r\n--b--\r\n'
@@ -170,7 +205,7 @@ class MetricsTest(ServerCase):
         self.assertEqual(1, seen['filestoraged_uncountable{what="keys"}'])
         self.assertEqual(0, seen['filestoraged_uncountable{what="drops"}'])
         self.assertNotIn("filestoraged_queued_keys", seen)
-        self.assertIn('filestoraged_objects{interface="files"}', seen)
+        self.wait_until("counted", lambda: 'filestoraged_objects{interface="files"}' in self.metrics())
 
     def test_it_is_only_asked_for(self) -> None:
         self.assertEqual(405, self.post("/-/metrics", b"").status)
@@ -212,7 +247,7 @@ class ReadyTest(ServerCase):
     def test_it_is_ready(self) -> None:
         answer = self.get("/-/ready")
 
-        self.assertEqual((200, b'{"status": "ready"}'), (answer.status, answer.body))
+        self.assertEqual((200, b'{"status": "ready"}\n'), (answer.status, answer.body))
         self.assertEqual([], self.files_below(self.store_path))
 
     def test_a_store_that_cannot_be_written_is_not_and_for_a_second_that_is_known(self) -> None:
@@ -225,7 +260,7 @@ class ReadyTest(ServerCase):
 
         self.assertEqual(503, answer.status)
         self.assertEqual("5", answer.fields["retry-after"])
-        self.assertIn(b"The store cannot be written: Not a directory.", answer.body)
+        self.assertIn(b'"The store cannot be written."', answer.body)
         self.assertEqual(503, again.status)
         self.wait_until("ready", lambda: self.get("/-/ready").status == 200)
         self.assertEqual(200, self.get("/-/health").status)

@@ -163,6 +163,22 @@ class UnreachableTest(OnMemcached):
         self.memcached.wake()
         self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
 
+    def test_an_upload_that_a_server_is_restarted_in_answers_503_and_not_507(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (4 * CHUNK_SIZE))
+        connection.sendall(bytes(3 * CHUNK_SIZE))
+        self.wait_until("chunks are there", lambda: len(self.memcached.chunk_keys()) == 3)
+
+        self.memcached.kill()
+        self.memcached.start()
+        connection.sendall(bytes(CHUNK_SIZE))
+        answer = read_answer(connection)
+
+        self.assertEqual(503, answer.status)
+        self.assertGreater(int(answer.fields["retry-after"]), 0)
+        self.assertIn("restarted", json.loads(answer.body)["message"])
+        self.assert_stored(0)
+
     def test_an_upload_that_a_server_hangs_in_answers_503(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % MAX_SIZE)

@@ -9,8 +9,9 @@ class HealthTest(ServerCase):
     def test_health_is_ok(self) -> None:
         answer = self.get("/-/health")
 
-        self.assertEqual((200, b'{"status": "ok"}'), (answer.status, answer.body))
+        self.assertEqual((200, b'{"status": "ok"}\n'), (answer.status, answer.body))
         self.assertEqual("application/json", answer.fields["content-type"])
+        self.assertEqual("no-store", answer.fields["cache-control"])
 
     def test_nothing_else_is_there(self) -> None:
         for path in ("/-", "/-/", "/-/nothing", "/-/health/"):

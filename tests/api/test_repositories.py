@@ -67,6 +67,14 @@ class RepositoriesTest(ServerCase):
                 self.assertEqual(404, self.get(path).status)
                 self.assertEqual(404, self.delete(path).status)
 
+    def test_a_percent_encoded_oid_is_the_same_object(self) -> None:
+        self.put("/data/cats", TEA)
+        path = f"/data/c%61ts/%{ord(TEA_OID[0]):02x}{TEA_OID[1:]}"
+
+        self.assertEqual(TEA, self.get(path).body)
+        self.assertEqual(200, self.delete(path).status)
+        self.assertEqual(404, self.get(f"/data/cats/{TEA_OID}").status)
+
     def test_good_names_are_taken(self) -> None:
         for name in ("a", "0", "-", "_", "...", ".git", "A-Z_a.z-0", "x" * 128, "ab", "caf%65"):
             with self.subTest(name=name):

@@ -12,18 +12,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set
+from typing import Any, Dict, Iterator, List, Set, Tuple
 from unittest import mock
 
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, Tally
 from filestoraged.check.inspection import Inspection
 from filestoraged.check.inspector import Inspector
+from filestoraged.check.looking import look
 from filestoraged.check.pace import Pace, Stopped
 from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.reading import Reader
 from filestoraged.check.register import Register
 from filestoraged.digest import ALGORITHMS
-from filestoraged.errors import NotFound
+from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk import DiskStore
 from filestoraged.store.drops import Drop, Drops, prepare_drops
 from filestoraged.store.kv import prepare_keys
@@ -268,8 +269,12 @@ class RepairTest(InspectionCase):
         findings = self.check(repair=True)
 
         self.assertEqual([HALF_MADE] * 2, [finding.kind for finding in findings])
-        self.assertIn("cannot be removed", findings[0].reason)
-        self.assertTrue((area / "notes").exists())
+        self.assertEqual([None, "removed"], sorted((finding.remedy for finding in findings), key=bool))
+        self.assertIn(
+            "notes: whoever was about to store it is gone, and it cannot be removed",
+            str([f"{finding.path}: {finding.reason}" for finding in findings]),
+        )
+        self.assertEqual([area / "notes"], list(area.iterdir()))
 
     def test_what_a_living_process_is_storing_is_none_of_our_business(self) -> None:
         with self.store.stage() as staging:
@@ -311,38 +316,61 @@ class RaceTest(InspectionCase):
         self.assertIsNone(inspector.compare(f"{self.digest[:2]}/{self.digest}"))
 
     def test_a_good_upload_just_before_the_move_keeps_its_name(self) -> None:
-        rename = os.rename
-
-        def replace_first(source: str, target: str) -> None:
-            if "quarantine" in target:
-                with mock.patch("os.rename", rename):
-                    self.store.put(POT)
-            rename(source, target)
-
-        with mock.patch("os.rename", replace_first):
+        with self.replaced_before_the_move():
             self.assertEqual([], self.check(repair=True))
 
         self.assertEqual(POT, self.store.get(self.digest).read())
         self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
 
     def test_two_good_uploads_around_the_move_leave_one(self) -> None:
-        rename, link = os.rename, os.link
-
-        def replace_first(source: str, target: str) -> None:
-            if "quarantine" in target:
-                with mock.patch("os.rename", rename):
-                    self.store.put(POT)
-            rename(source, target)
+        link = os.link
 
         def put_again(*arguments: Any, **named: Any) -> None:
-            with mock.patch("os.rename", rename):
+            with mock.patch("os.link", link):
                 self.store.put(POT)
             link(*arguments, **named)
 
-        with mock.patch("os.rename", replace_first), mock.patch("os.link", put_again):
+        with self.replaced_before_the_move(), mock.patch("os.link", put_again):
             self.assertEqual([], self.check(repair=True))
 
         self.assertEqual(POT, self.store.get(self.digest).read())
+
+    def test_good_upload_keeps_its_name_on_a_file_system_without_links(self) -> None:
+        denied = PermissionError(errno.EPERM, "Operation not permitted")
+
+        with self.replaced_before_the_move(), mock.patch("os.link", side_effect=denied):
+            self.assertEqual([], self.check(repair=True))
+
+        self.assertEqual(POT, self.store.get(self.digest).read())
+        self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
+
+    def test_good_upload_keeps_its_name_where_its_directory_was_removed_meanwhile(self) -> None:
+        link, path = os.link, self.path(self.digest)
+        removals = iter([True])
+
+        def remove_directory(*arguments: Any, **named: Any) -> None:
+            if next(removals, False):
+                path.parent.rmdir()
+            link(*arguments, **named)
+
+        with self.replaced_before_the_move(), mock.patch("os.link", remove_directory):
+            self.assertEqual([], self.check(repair=True))
+
+        self.assertEqual(POT, path.read_bytes())
+
+    @contextlib.contextmanager
+    def replaced_before_the_move(self) -> Iterator[None]:
+        """A good upload comes between the last look at a damaged object and its move."""
+        rename, link = os.rename, os.link
+
+        def replace_first(source: str, target: str, **named: Any) -> None:
+            if "quarantine" in target:
+                with mock.patch.multiple(os, rename=rename, link=link):
+                    self.store.put(POT)
+            rename(source, target, **named)
+
+        with mock.patch("os.rename", replace_first):
+            yield
 
     def test_two_repairs_at_once_move_it_once(self) -> None:
         with self.after_reading(lambda: self.check(repair=True)):
@@ -413,13 +441,12 @@ class DropsTest(InspectionCase):
     def test_drops_on_their_whole_way_have_nothing_wrong(self) -> None:
         self.announce()
         available, claimed, gone, removed = (self.bring() for _ in range(4))
-        for id_ in (claimed, gone, removed):
-            self.drops.claim(id_).result()
-        self.drops.finish(removed).result()
-        while self.drops.remove(self.bytes.remove):
+        claims = {id_: self.drops.claim(id_).result() for id_ in (claimed, gone, removed)}
+        self.drops.finish(claims[removed]).result()
+        while self.drops.remove(self.bytes.remove_all):
             pass
         # Its bytes are yet to be removed.
-        self.drops.finish(gone, keep=1000.0).result()
+        self.drops.hand_over(claims[gone], keep=1000.0).result()
 
         self.assertEqual([], self.check(repair=True))
         self.assertTrue(self.path(available, within="drops").exists())
@@ -432,9 +459,8 @@ class DropsTest(InspectionCase):
     def test_bytes_without_a_drop_are_found_and_moved(self) -> None:
         never, gone = "ab" * 16, self.bring()
         self.put(never)
-        self.drops.claim(gone).result()
-        self.drops.finish(gone).result()
-        while self.drops.remove(lambda id_: None):
+        self.drops.finish(self.drops.claim(gone).result()).result()
+        while self.drops.remove(lambda ids: {}):
             pass
         whole = self.bring()
 
@@ -557,9 +583,8 @@ class DropsTest(InspectionCase):
         return id_
 
     def fetch(self, id_: str) -> None:
-        self.drops.claim(id_).result()
-        self.drops.finish(id_).result()
-        while self.drops.remove(self.bytes.remove):
+        self.drops.finish(self.drops.claim(id_).result()).result()
+        while self.drops.remove(self.bytes.remove_all):
             pass
 
     def put(self, id_: str) -> None:
@@ -587,6 +612,78 @@ class DatabasesTest(InspectionCase):
         (self.root / "kv.sqlite").write_bytes(b"few")
 
         self.assertEqual(["damaged kv.sqlite"], self.found())
+
+    def test_one_byte_is_no_database(self) -> None:
+        (self.root / "kv.sqlite").write_bytes(b"x")
+
+        self.assertEqual(["damaged kv.sqlite"], self.found())
+
+    def test_database_that_another_program_keeps_locked_is_unreadable_and_all_else_is_checked(self) -> None:
+        for name, prepare in (("kv.sqlite", prepare_keys), ("drops.sqlite", prepare_drops)):
+            prepare(str(self.root / name))
+        digest = self.store.put(TEA)
+        self.spoil(self.path(digest))
+        DiskStore(self.root / "drops", within=self.store).put(TEA, name="ab" * 16)
+
+        at_once = mock.patch("filestoraged.check.looking._PATIENCE", 0.1)
+        with self.locked("kv.sqlite"), self.locked("drops.sqlite"), at_once:
+            findings = self.check()
+
+        self.assertEqual(
+            ["damaged " + digest[:2] + "/" + digest, "unreadable drops.sqlite", "unreadable kv.sqlite"],
+            [f"{finding.kind} {finding.path}" for finding in findings],
+        )
+        self.assertIn("database is locked", findings[1].reason)
+
+    def test_registry_that_is_locked_after_it_was_examined_is_unreadable(self) -> None:
+        prepare_drops(str(self.root / "drops.sqlite"))
+        drops = DiskStore(self.root / "drops", within=self.store)
+        for number in range(3):
+            drops.put(TEA, name=f"{number:032x}")
+
+        def refuse(*_: Any) -> Any:
+            raise StoreUnavailable("The database is busy.")
+
+        locked = mock.patch.multiple("filestoraged.check.register", PAGE=1, look=refuse)
+        with locked, mock.patch("filestoraged.check.inspection.PAGE", 1), mock.patch.object(Register, "damage", None):
+            findings = [finding for finding in self.check() if finding.kind == UNREADABLE]
+
+        self.assertEqual(
+            ["drops cannot be compared with it: The database is busy."], [each.reason for each in findings]
+        )
+
+    def test_look_keeps_the_locks_of_another_look_at_the_same_time(self) -> None:
+        path = self.root / "kv.sqlite"
+        prepare_keys(str(path))
+        with contextlib.closing(sqlite3.connect(str(path))) as writer:
+            writer.execute("SELECT 1 FROM pairs").fetchall()
+
+            def look_again(connection: sqlite3.Connection) -> Tuple[List[str], List[str]]:
+                connection.execute("SELECT 1 FROM pairs").fetchall()
+                before = self.locks(path)
+                look(str(path), lambda other: other.execute("SELECT 1 FROM pairs").fetchall())
+                return before, self.locks(path)
+
+            before, after = look(str(path), look_again)
+
+        self.assertGreater(len(before), 0)
+        self.assertEqual(before, after)
+
+    def locks(self, path: Path) -> List[str]:
+        """The locks that this process has on the file."""
+        inode = path.stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+        ours = [line.split() for line in lines if f":{inode} " in line and f" {os.getpid()} " in line]
+        return [" ".join(fields[1:]) for fields in ours]
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Another program has it for itself alone."""
+        with contextlib.closing(sqlite3.connect(str(self.root / name), isolation_level=None)) as connection:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE ours (text TEXT)")
+            yield
 
     def test_one_that_a_crash_left_is_read_with_its_log(self) -> None:
         path = self.root / "kv.sqlite"

@@ -102,6 +102,21 @@ class DamageTest(PoolInspectionCase):
         self.assertEqual([], self.check())
         self.assertEqual(3, len(self.chunks()))
 
+    def test_what_a_removal_that_broke_off_has_left_is_found_and_removed(self) -> None:
+        digest = self.store.put(LARGE)
+        forget = self.store.nodes.forget
+        with mock.patch.object(self.store.nodes, "forget", lambda keys: forget(keys[1:]) and False):
+            self.store.remove(digest)
+        (stray,) = self.chunks()
+
+        (finding,) = self.check()
+        (again,) = self.check(repair=True)
+
+        self.assertEqual(("orphaned", "no manifest names its 1 chunks"), (finding.kind, finding.reason))
+        self.assertEqual((stray.rpartition(":")[0], finding.reason), (again.path, again.reason))
+        self.assertEqual([], [key for server in self.servers for key in server.all_keys()])
+        self.assertEqual([], self.check())
+
     def test_chunks_of_an_upload_under_way_are_none_of_our_business(self) -> None:
         with self.store.stage() as staging:
             staging.write(LARGE)
@@ -160,6 +175,8 @@ class PoolRaceTest(PoolInspectionCase):
         staging = self.store.stage()
         staging.write(LARGE)
         staging._finish()
+
+        staging._require_chunks(0)
 
         def publish_late(listing: Listing) -> Any:
             # The chunks are listed, and there to stay; the manifest comes now.

@@ -29,12 +29,14 @@ class Daemon:
         before: Sequence[str] = (),
         environment: Optional[Dict[str, str]] = None,
         cwd: Optional[Path] = None,
+        module: str = "filestoraged",
+        stdout: Optional[int] = None,
     ) -> None:
         """`before` is a command that starts the daemon's, such as `prlimit`."""
-        command = [*before, sys.executable, "-m", "filestoraged", *arguments]
+        command = [*before, sys.executable, "-m", module, *arguments]
         self.log = tempfile.NamedTemporaryFile("w+b", prefix="filestoraged-log-")  # noqa: SIM115
         self.process = subprocess.Popen(
-            command, stderr=self.log, cwd=cwd or ROOT, env={**clean_environment(), **(environment or {})}
+            command, stdout=stdout, stderr=self.log, cwd=cwd or ROOT, env={**clean_environment(), **(environment or {})}
         )
         self.ports: List[int] = []
 

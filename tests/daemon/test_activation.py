@@ -39,7 +39,7 @@ def get(path: str, target: str) -> int:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(path)
-        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         return read_answer(connection).status
 
 
@@ -121,6 +121,18 @@ class ActivationTest(TempCase):
         daemon, _ = self.start(1, "", kind="SOCK_DGRAM")
 
         self.assertEqual(1, daemon.process.wait(20))
+
+    def test_descriptors_that_are_not_there_are_refused_by_one_sentence(self) -> None:
+        script = 'LISTEN_PID=$$ exec "$@"'
+        command = ["sh", "-c", script, "sh", sys.executable, "-m", "filestoraged", "--listen", "127.0.0.1:0"]
+        for count in ("1", "2", "1000000000000"):
+            with self.subTest(count=count):
+                environment = {**clean_environment(), "LISTEN_FDS": count}
+
+                told = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, timeout=20)
+
+                self.assertEqual((1, 1), (told.returncode, told.stderr.count(b"\n")), told.stderr)
+                self.assertIn(b"descriptor 3, which is not open", told.stderr)
 
     def test_what_another_process_was_handed_is_none_of_its_business(self) -> None:
         environment = {**clean_environment(), "LISTEN_FDS": "1", "LISTEN_PID": "1"}

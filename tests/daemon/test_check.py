@@ -86,6 +86,21 @@ class OutputTest(CheckCase):
         )
         self.assertTrue(total.endswith("; 1 damaged, 1 foreign found"))
 
+    def test_foreign_files_are_ignored_where_that_is_asked_for_and_nothing_else_is(self) -> None:
+        (self.root / "notes").touch()
+        self.assertEqual(1, self.check_store().returncode)
+
+        clean = self.check_store("--ignore-foreign")
+        document = self.check_store("--ignore-foreign", "--json")
+        path = self.spoil(self.store.put(POT))
+        damaged = self.check_store("--ignore-foreign")
+
+        self.assertEqual((0, 1), (clean.returncode, clean.stdout.count("\n")))
+        self.assertEqual((0, []), (document.returncode, json.loads(document.stdout)["findings"]))
+        self.assertEqual(0, json.loads(document.stdout)["found"]["foreign"])
+        self.assertEqual(1, damaged.returncode)
+        self.assertTrue(damaged.stdout.startswith(f"damaged    {path}"))
+
     def test_json_is_one_document(self) -> None:
         path = self.spoil(self.store.put(POT))
         self.store.put(TEA)

@@ -32,6 +32,15 @@ class LineFormatterTest(unittest.TestCase):
         self.assertEqual(["ERROR it failed", "Traceback (most recent call last):"], lines[:2])
         self.assertEqual("ValueError: why", lines[-1])
 
+    def test_a_traceback_does_not_name_a_drop(self) -> None:
+        failed = record("it failed", logging.ERROR)
+        try:
+            raise FileNotFoundError(2, "No such file", "/drops/01/" + "0123456789abcdef" * 2)
+        except FileNotFoundError:
+            failed.exc_info = sys.exc_info()
+
+        self.assertTrue(self.formatter.format(failed).endswith("'/drops/01/***'"))
+
 
 class JournalFormatterTest(unittest.TestCase):
     def test_each_line_has_a_priority(self) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import List
 
 import requests
@@ -16,7 +17,7 @@ from tests.bench.servers import free_port
 from tests.daemon.process import PATIENCE, Daemon, running
 from tests.support import TempCase, read_answer
 
-HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class ReloadTest(TempCase):
@@ -78,6 +79,34 @@ class ReloadTest(TempCase):
                 self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
             self.configure()
 
+    def test_sigterm_ends_a_reload_that_waits_for_what_it_needs(self) -> None:
+        """Nothing is ever written to a FIFO, so that whatever opens it waits for ever."""
+        os.mkfifo(self.directory / "fifo")
+        with self.daemon() as daemon:
+            self.configure(f"tokens = {self.directory / 'fifo'}")
+            daemon.process.send_signal(signal.SIGHUP)
+            self.wait_until("it waits", lambda: len(os.listdir(f"/proc/{daemon.process.pid}/task")) == 2)
+            began = time.monotonic()
+
+            status = daemon.stop()
+
+            self.assertEqual(0, status)
+            self.assertLess(time.monotonic() - began, 2.0)
+
+    def test_sigterm_ends_a_start_that_waits_for_what_it_needs(self) -> None:
+        os.mkfifo(self.directory / "fifo")
+        self.configure(f"tokens = {self.directory / 'fifo'}")
+        daemon = Daemon("--config", str(self.file), "--listen", "127.0.0.1:0")
+        self.addCleanup(daemon.log.close)
+        self.addCleanup(daemon.kill)
+        self.wait_until("it waits", lambda: len(os.listdir(f"/proc/{daemon.process.pid}/task")) == 2)
+        began = time.monotonic()
+
+        status = daemon.stop()
+
+        self.assertEqual(0, status)
+        self.assertLess(time.monotonic() - began, 2.0)
+
     def test_a_store_that_cannot_be_used_is_refused(self) -> None:
         with self.daemon() as daemon:
             (self.directory / "file").touch()
@@ -98,7 +127,7 @@ class ReloadTest(TempCase):
 
     def test_a_request_under_way_is_finished_by_the_worker_that_has_it(self) -> None:
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
-            upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
             self.assertEqual(100, read_answer(upload).status)
 
             self.reload(daemon)
@@ -136,7 +165,7 @@ class ReloadTest(TempCase):
 
     def test_more_workers_than_there_is_room_for_are_refused(self) -> None:
         with self.daemon() as daemon:
-            self.file.write_text(self.file.read_text().replace("workers = 2", "workers = 99999"))
+            self.file.write_text(self.file.read_text().replace("workers = 2", "workers = 1000"))
 
             line = self.reload(daemon, "ERROR not reloaded")
 

@@ -18,7 +18,7 @@ from filestoraged.daemon.options import OPTIONS
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
 from tests.support import TempCase, read_all, read_answer
 
-HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class CommandTest(TempCase):
@@ -74,15 +74,49 @@ class CommandTest(TempCase):
             ["--hash", "crc32"],
             ["--max-size", "50X"],
             ["--max-size", "-1"],
+            ["--max-size", "0"],
+            ["--max-size", "0K"],
             ["--workers", "0"],
+            ["--workers", "1025"],
+            ["--workers", "999999"],
             ["--threads", "many"],
+            ["--max-connections-per-client", "0"],
+            ["--trusted-proxy", "proxy.example.org"],
+            ["--trusted-proxy", "10.0.0.0/33"],
+            ["--trusted-proxy", ""],
             ["--public-url", "files.example.org"],
             ["--log-level", "loud"],
+            ["--host", "files.lan:8080"],
+            ["--host", ""],
+            ["--host", "*.lan"],
+            ["--allow-origin", "null"],
+            ["--allow-origin", "app.example.org"],
+            ["--allow-origin", "https://app.example.org/"],
+            ["--allow-origin", "https://app.example.org:99999"],
         ]
 
         for arguments in cases:
             with self.subTest(arguments=arguments):
                 self.assert_refused(2, *arguments)
+
+    def test_a_usage_error_says_what_may_have_been_meant(self) -> None:
+        for arguments, hint in (
+            (["help"], "did you mean --help?"),
+            (["serv"], "did you mean serve?"),
+            (["chekc"], "did you mean check?"),
+            (["nonsense"], "there are serve, check, token, memcached-check."),
+            (["--mount", "files"], "such as files=/."),
+            (["--mount", "kv"], "such as kv=/kv."),
+        ):
+            with self.subTest(arguments=arguments):
+                self.assertIn(hint, self.assert_refused(2, *arguments))
+
+    def test_a_usage_error_is_one_line_whatever_was_given(self) -> None:
+        for arguments in (["a\nb\nc\nd"], ["--listen", "\x1b[2J\n\n\n\n"], ["serve", "\n\n\n\n"]):
+            with self.subTest(arguments=arguments):
+                complaint = self.assert_refused(2, *arguments)
+
+                self.assertTrue(complaint.rstrip("\n").isprintable(), complaint)
 
     def test_a_configuration_that_cannot_be_read_exits_1(self) -> None:
         (self.directory / "latin.conf").write_bytes(b"[filestoraged]\nstore = caf\xe9\n")
@@ -93,6 +127,7 @@ class CommandTest(TempCase):
 
     def test_a_configuration_with_nonsense_exits_2(self) -> None:
         wrong = ("nonsense = 1", "hash = crc32", "store", "config = x", "hash=md5\nhash=sha1", "listen =\n  nowhere")
+        wrong += ("store = a\0b", "listen =", "mount =", "store =")
         for text in ("[other]\n", "store = x\n", *(f"[filestoraged]\n{line}\n" for line in wrong)):
             with self.subTest(text=text):
                 (self.directory / "nonsense.conf").write_text(text)
@@ -224,7 +259,7 @@ class DaemonTest(TempCase):
     def upload_begun(self, daemon: Daemon) -> socket.socket:
         """A connection that has been told to go on with three bytes."""
         upload = socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE)
-        upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
         self.assertEqual(100, read_answer(upload).status)
         return upload
 
@@ -272,7 +307,7 @@ class DaemonTest(TempCase):
 
         self.assertEqual(50, len(lines))
         for line in lines:
-            self.assertRegex(line, r"^[-0-9]{10} [:,0-9]{12} INFO 127\.0\.0\.1 GET /-/health 200 16 \d\.\d{6}$")
+            self.assertRegex(line, r"^[-0-9]{10} [:,0-9]{12} INFO 127\.0\.0\.1 GET /-/health 200 17 \d\.\d{6}$")
 
     def test_access_lines_can_be_left_out(self) -> None:
         for level, expected in (("info", 1), ("warning", 0)):

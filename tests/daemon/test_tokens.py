@@ -10,13 +10,15 @@ from typing import List
 
 import requests
 
+from tests.bench.servers import free_port
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, running
 from tests.support import TempCase
 
 
-def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     line = [sys.executable, "-m", "filestoraged", *arguments]
-    return subprocess.run(line, cwd=ROOT, env=clean_environment(), check=False, capture_output=True, text=True)
+    settings = {**clean_environment(), **environment}
+    return subprocess.run(line, cwd=ROOT, env=settings, check=False, capture_output=True, encoding="utf-8")
 
 
 class TokenCommandTest(TempCase):
@@ -52,6 +54,44 @@ class TokenCommandTest(TempCase):
 
                 self.assertEqual((2, ""), (refused.returncode, refused.stdout))
                 self.assertEqual(1, refused.stderr.count("\n"))
+
+    def test_a_scope_for_what_no_daemon_has_is_refused_by_a_sentence_that_lists_what_there_is(self) -> None:
+        for scope in ("read:nope", "read,write:flies", "delete:reposiories"):
+            with self.subTest(scope=scope):
+                refused = command("token", "alice", scope)
+
+                self.assertEqual((2, ""), (refused.returncode, refused.stdout))
+                self.assertEqual(1, refused.stderr.count("\n"))
+                self.assertIn("(files, repositories, drops, kv, operations)", refused.stderr)
+
+    def test_scopes_are_for_interfaces_prefixes_and_repositories(self) -> None:
+        scope = "read:files,read:kv,read:operations,read:data,read:vimeo/api/v1.0,write:data/pets,delete:repositories/a"
+
+        made = [command("token", "alice", each).returncode for each in (scope, "read:elsewhere/pets")]
+
+        self.assertEqual([0, 0], made)
+
+    def test_what_the_daemon_mounts_may_be_named_by_its_options_or_its_file(self) -> None:
+        path = self.directory / "filestoraged.conf"
+        path.write_text("[filestoraged]\nmount =\n    kv=/keys\n    repositories=/a/b\n")
+        for arguments, status in (
+            (("read:keys", "--config", str(path)), 0),
+            (("read:keys", "--mount", "kv=/keys"), 0),
+            (("read:a/b/pets", "--config", str(path)), 0),
+            # It is known that this is not there.
+            (("read:data/pets", "--config", str(path)), 2),
+            (("read:keys", "--mount", "kv=/kv"), 2),
+        ):
+            with self.subTest(arguments=arguments):
+                self.assertEqual(status, command("token", "alice", *arguments).returncode)
+
+    def test_a_name_that_is_not_utf_8_is_refused_and_one_that_is_needs_no_locale(self) -> None:
+        refused = command("token", os.fsdecode(b"ann\xff"), "read")
+        made = command("token", "Änne", "read", PYTHONIOENCODING="ascii")
+
+        self.assertEqual((2, ""), (refused.returncode, refused.stdout))
+        self.assertRegex(refused.stderr, r"\Afilestoraged: .* is not UTF-8\.\n\Z")
+        self.assertEqual((0, "Änne read"), (made.returncode, made.stdout.rpartition(" ")[0]), made.stderr)
 
     def test_a_file_that_cannot_be_written_is_told_of(self) -> None:
         refused = command("token", "alice", "read", "--tokens", str(self.directory))
@@ -155,3 +195,15 @@ class AdminTest(TempCase):
             self.assertEqual([[200, 404, 404, 404], [200, 200, 200, 404]], statuses)
             self.assertEqual(405, requests.post(f"{admin}/-/ready", timeout=PATIENCE).status_code)
             self.assertEqual(404, requests.post(admin, data=b"tea", timeout=PATIENCE).status_code)
+
+    def test_what_is_not_ready_is_named_to_operators_and_in_the_log_alone(self) -> None:
+        memcached = f"127.0.0.1:{free_port()}"
+        store = ("--store", str(self.directory / "store"), "--memcached", memcached)
+        with running(*store) as alone, running(*store, "--admin-listen", "127.0.0.1:0") as daemon:
+            public = requests.get(f"{alone.url}/-/ready", timeout=PATIENCE)
+            admin = requests.get(f"http://127.0.0.1:{daemon.ports[1]}/-/ready", timeout=PATIENCE)
+
+            self.assertEqual([503, 503], [public.status_code, admin.status_code])
+            self.assertEqual("memcached does not answer.", public.json()["message"])
+            self.assertIn(f"memcached {memcached}: Connection refused", admin.json()["message"])
+            self.assertTrue(any(f"not ready: memcached {memcached}" in line for line in alone.lines()))

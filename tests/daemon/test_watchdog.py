@@ -1,4 +1,4 @@
-"""The service manager gets a sign of life for as long as all workers answer."""
+"""The service manager gets a sign of life for as long as the master looks after its workers, and one answers."""
 
 from __future__ import annotations
 
@@ -25,27 +25,25 @@ class WatchdogTest(TempCase):
     def told(self) -> str:
         return self.manager.recv(1000).decode()
 
-    def test_it_is_fed_while_all_workers_answer_and_not_while_one_hangs(self) -> None:
+    def test_it_is_fed_while_a_worker_hangs_and_not_while_the_master_does(self) -> None:
         environment = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": TIMEOUT}
         with running("--workers", "2", "--store", str(self.directory / "store"), environment=environment) as daemon:
             self.assertIn("READY=1", self.told())
             self.assertEqual(["WATCHDOG=1"] * 5, [self.told() for _ in range(5)])
 
-            hung = daemon.workers()[0]
-            os.kill(hung, signal.SIGSTOP)
-            self.wait_until("noticed", lambda: any("does not answer" in line for line in daemon.lines()))
-            self.manager.settimeout(0)
-            with self.assertRaises(BlockingIOError):
-                while True:
-                    self.told()
+            os.kill(daemon.workers()[0], signal.SIGSTOP)
+            # Longer than the manager waits.
+            self.assertEqual(["WATCHDOG=1"] * 5, [self.told() for _ in range(5)])
+
+            os.kill(daemon.process.pid, signal.SIGSTOP)
+            self.drain()
             self.manager.settimeout(1.5)
             with self.assertRaises(socket.timeout):
                 self.told()
 
             self.manager.settimeout(PATIENCE)
-            os.kill(hung, signal.SIGCONT)
+            os.kill(daemon.process.pid, signal.SIGCONT)
             self.assertEqual("WATCHDOG=1", self.told())
-            self.assertEqual(1, sum("does not answer" in line for line in daemon.lines()))
 
     def test_nothing_is_told_where_nobody_waits(self) -> None:
         for others in ({}, {"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": "1"}):

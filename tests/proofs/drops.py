@@ -1,7 +1,9 @@
 """Drops under load: `python -m tests.proofs.drops [DIRECTORY]`. Needs siege, which bin/bench installs.
 
-Races for 200 drops; a kill amid uploads and downloads; siege over unknown, gone and live links; and 1,000 wrong
-passwords against one drop, and how long a stranger's download of a file takes meanwhile.
+Races for 200 drops; a kill amid uploads and downloads; siege over unknown, gone and live links; 1,000 wrong
+passwords against one drop, and how long a stranger's download of a file takes meanwhile; how many guesses are judged
+with 1, 2 and 16 workers; and what requests lose while 100,000 drops expire at once. Names of these choose some:
+`python -m tests.proofs.drops /tmp judge expire`.
 """
 
 from __future__ import annotations
@@ -30,13 +32,35 @@ CLIENTS = 32
 CLIENTS_KILLED = 100
 GUESSES = 1000
 GUESSERS = 50
+EXPIRING = 100_000
+# Seconds.
+TTL = 3600
+BEFORE = 20.0
+WHILE = 40.0
+
+# One client of each kind, kept alive, in a process of its own. Says every second how many requests were answered.
+_CLIENT = """
+import http.client, sys, time
+port, method, path, body, kind = int(sys.argv[1]), *sys.argv[2:]
+fields = {"Content-Type": kind} if kind else {}
+client = http.client.HTTPConnection("127.0.0.1", port)
+answered, second = 0, time.time() // 1
+while True:
+    client.request(method, path, body=body or None, headers=fields)
+    answer = client.getresponse()
+    answer.read()
+    assert answer.status < 300, answer.status
+    answered += 1
+    if time.time() // 1 != second:
+        print(second, answered, flush=True)
+        answered, second = 0, time.time() // 1
+"""
 
 
-def main(directory: Path) -> None:
-    race(directory / "race")
-    kill(directory / "kill")
-    besiege(directory / "siege")
-    guess(directory / "guess")
+def main(directory: Path, names: List[str]) -> None:
+    for work in (race, kill, besiege, guess, judge, expire):
+        if not names or work.__name__ in names:
+            work(directory / work.__name__)
 
 
 def put(daemon: Daemon, data: bytes, **password: str) -> str:
@@ -187,6 +211,74 @@ def guess(store: Path) -> None:
         print(f"{GUESSES} guesses: {statuses.count(401)} x 401, {statuses.count(429)} x 429")
 
 
+def judge(store: Path) -> None:
+    """Wrong passwords for one drop, 100 at once and three times: ten in all are judged."""
+    for workers in (1, 2, 16):
+        with running("--store", str(store / str(workers)), "--workers", str(workers)) as daemon:
+            link = put(daemon, b"tea", password="right")
+
+            def guesser(number: int, link: str = link) -> List[int]:
+                urls = [f"{link}?password=wrong+{number}+{step}" for step in range(3)]
+                return [requests.get(url, timeout=PATIENCE).status_code for url in urls]
+
+            statuses = [status for seen in in_threads(100, guesser) for status in seen]
+        others = len(statuses) - statuses.count(401) - statuses.count(429)
+        print(
+            f"{len(statuses)} guesses, {workers} workers: "
+            f"{statuses.count(401)} judged, {statuses.count(429)} x 429, {others} others"
+        )
+
+
+def expire(store: Path) -> None:
+    """100,000 drops expire at once, while others get a small file, upload drops and set keys."""
+    arguments = ("--store", str(store), "--workers", "2", "--drop-ttl", str(TTL))
+    with running(*arguments) as daemon:
+        digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
+    make_drops(store, EXPIRING)
+    form = '--x\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\ntea\r\n--x--\r\n'
+    clients: Dict[str, "tuple[str, ...]"] = {
+        "GET of a small file": ("GET", f"/{digest}", "", ""),
+        "PUT of a drop": ("PUT", PATH, form, "multipart/form-data; boundary=x"),
+        "kv set": ("POST", "/kv/set", '{"key": 1}', "application/json"),
+    }
+    start = time.time() + BEFORE
+    with contextlib.closing(sqlite3.connect(store / "drops.sqlite")) as connection, connection:
+        connection.execute("UPDATE drops SET created = ?", (start - TTL,))
+    with running(*arguments) as daemon, contextlib.closing(sqlite3.connect(store / "drops.sqlite")) as connection:
+        processes = {
+            name: subprocess.Popen(
+                [sys.executable, "-c", _CLIENT, str(daemon.ports[0]), *client], stdout=subprocess.PIPE, text=True
+            )
+            for name, client in clients.items()
+        }
+        threading.Event().wait(start + WHILE - time.time())
+        for process in processes.values():
+            process.terminate()
+        ((left,),) = connection.execute("SELECT count(*) FROM drops WHERE state = 1 AND created = ?", (start - TTL,))
+        for name, process in processes.items():
+            rates: Dict[bool, List[int]] = {False: [], True: []}
+            for line in process.communicate()[0].splitlines()[2:]:
+                second, answered = line.split()
+                rates[float(second) > start].append(int(answered))
+            before, beside = (statistics.mean(rates[each]) for each in (False, True))
+            print(f"{name}: {before:,.0f}/s, {beside:,.0f}/s beside, {beside / before:.2f} of it")
+    print(f"{EXPIRING - left} of {EXPIRING} drops expired in {WHILE:.0f} s")
+
+
+def make_drops(store: Path, number: int) -> None:
+    """Available ones, as if they had been uploaded now."""
+    now, ids = time.time(), [os.urandom(16).hex() for _ in range(number)]
+    for shard in {id_[:2] for id_ in ids}:
+        (store / "drops" / shard).mkdir(parents=True, exist_ok=True)
+    for id_ in ids:
+        (store / "drops" / id_[:2] / id_).write_bytes(b"tea")
+    with contextlib.closing(sqlite3.connect(store / "drops.sqlite")) as connection, connection:
+        connection.executemany(
+            "INSERT INTO drops (id, state, changed, created, name) VALUES (?, 1, ?, ?, 'x')",
+            [(id_, now, now) for id_ in ids],
+        )
+
+
 def waits(
     daemon: Daemon, digest: str, *, until: float = 0.0, while_alive: Optional[threading.Thread] = None
 ) -> List[float]:
@@ -203,4 +295,4 @@ def waits(
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as temporary:
-        main(Path(temporary))
+        main(Path(temporary), sys.argv[2:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from array import array
 from pathlib import Path
 from typing import Any, List
 
@@ -70,6 +71,17 @@ class StoreContract(TempCase):
         digests = [self.store.put(io.BytesIO(TEA)), self.store.put(path), self.store.put(str(path))]
 
         self.assertEqual([TEA_DIGEST] * 3, digests)
+
+    def test_any_bytes_in_memory_are_put(self) -> None:
+        data = bytes(range(256)) * 5000
+        numbers = memoryview(array("I", range(300_000)))
+
+        digests = [self.store.put(each) for each in (data, bytearray(data), memoryview(data), bytearray())]
+        others = [self.store.put(numbers), self.store.put(memoryview(data)[::3])]
+
+        self.assertEqual([hashlib.sha256(each).hexdigest() for each in (data, data, data, b"")], digests)
+        self.assertEqual([hashlib.sha256(each).hexdigest() for each in (numbers.tobytes(), data[::3])], others)
+        self.assertEqual(data[::3], self.stored(others[1]))
 
     def test_get_gives_a_stream(self) -> None:
         digest = self.store.put(TEA)

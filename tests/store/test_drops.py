@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from typing import List
+from typing import Dict, Iterable, Iterator, List
 from unittest import mock
 
-from filestoraged.errors import Gone, NotFound, StartError, TooManyGuesses, Unauthorized, Unavailable
+from filestoraged.errors import (
+    Error,
+    Gone,
+    NotFound,
+    StartError,
+    StoreFailed,
+    StoreUnavailable,
+    TooManyGuesses,
+    Unauthorized,
+    Unavailable,
+)
 from filestoraged.store import passwords
 from filestoraged.store.drops import Drop, Drops, prepare_drops
 from filestoraged.store.kv import prepare_keys
@@ -32,6 +45,9 @@ sys.stdin.read()
 class DropsCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
+        silent = logging.NullHandler()
+        logging.getLogger("filestoraged").addHandler(silent)
+        self.addCleanup(logging.getLogger("filestoraged").removeHandler, silent)
         self.path = str(self.directory / "drops.sqlite")
         prepare_drops(self.path)
         self.drops = self.open_drops()
@@ -41,6 +57,26 @@ class DropsCase(TempCase):
         drops = Drops(self.path, Presence(str(self.directory / "owners")), ttl=100)
         self.addCleanup(drops.close)
         return drops
+
+    @contextlib.contextmanager
+    def clock_ahead(self, seconds: float) -> Iterator[None]:
+        """The wall clock is ahead, or with a negative number behind."""
+        now = time.time()
+        with mock.patch("time.time", lambda: now + seconds):
+            yield
+
+    @contextlib.contextmanager
+    def later(self, seconds: float) -> Iterator[None]:
+        """So much time has passed for the drops, and they have waited as long as they do after a jump of the clock."""
+        with self.clock_ahead(seconds):
+            self.drops._clock.settled()
+            now = time.monotonic()
+            with mock.patch("time.monotonic", lambda: now + 3600):
+                yield
+
+    def take(self, ids: Iterable[str]) -> Dict[str, OSError]:
+        self.removed += ids
+        return {}
 
     def make(self, password: str = "") -> str:
         id_ = self.drops.announce().result()
@@ -80,28 +116,35 @@ class ClaimTest(DropsCase):
 
     def test_what_is_finished_is_gone_and_what_is_released_is_not(self) -> None:
         finished, released = self.make(), self.make()
-        for id_ in (finished, released):
-            self.drops.claim(id_).result()
-        self.drops.finish(finished).result()
-        self.drops.release(released).result()
+        claims = {id_: self.drops.claim(id_).result() for id_ in (finished, released)}
+        self.drops.finish(claims[finished]).result()
+        self.drops.release(claims[released]).result()
 
         self.assertRaises(Gone, self.drops.find, finished)
         self.assertEqual(released, self.drops.find(released).id)
         # Once is enough.
-        self.drops.release(finished).result()
+        self.drops.release(claims[finished]).result()
         self.assertRaises(Gone, self.drops.find, finished)
+
+    def test_a_release_that_is_written_twice_leaves_the_next_claim_alone(self) -> None:
+        id_ = self.make()
+        first = self.drops.claim(id_).result()
+        self.drops.release(first).result()
+        self.drops.claim(id_).result()
+
+        self.drops.release(first).result()
+
+        self.assertRaises(Gone, self.drops.find, id_)
 
     def test_it_is_released_five_times_at_most(self) -> None:
         id_ = self.make()
         for _ in range(5):
-            self.drops.claim(id_).result()
-            self.drops.release(id_).result()
+            self.drops.release(self.drops.claim(id_).result()).result()
             self.drops.find(id_)
-        self.drops.claim(id_).result()
-        self.drops.release(id_).result()
+        self.drops.release(self.drops.claim(id_).result()).result()
 
         self.assertRaises(Gone, self.drops.find, id_)
-        self.assertEqual(1, self.drops.remove(self.removed.append))
+        self.assertEqual(1, self.drops.remove(self.take))
         self.assertEqual([id_], self.removed)
 
     def test_wrong_passwords_are_counted_for_a_minute(self) -> None:
@@ -113,8 +156,7 @@ class ClaimTest(DropsCase):
         other = self.open_drops()
         self.assertRaises(TooManyGuesses, other.check, drop, "right")
         self.assertRaises(TooManyGuesses, other.find, id_)
-        now = time.time()
-        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 61):
+        with self.later(61):
             other.check(drop, "right")
 
 
@@ -147,35 +189,102 @@ class TidyTest(DropsCase):
 
         self.assertEqual([id_], self.removed)
 
-    def test_many_that_are_gone_go_in_small_steps(self) -> None:
-        for id_ in [self.make() for _ in range(250)]:
-            self.drops.claim(id_).result()
-            self.drops.finish(id_).result()
+    def make_expired(self, number: int) -> None:
+        with sqlite3.connect(self.path) as other:
+            rows = [(f"{index:032x}", 0.0, 0.0, "x") for index in range(number)]
+            other.executemany("INSERT INTO drops (id, state, changed, created, name) VALUES (?, 1, ?, ?, ?)", rows)
 
-        steps = [self.drops.remove(self.removed.append) for _ in range(4)]
+    def test_many_that_expire_go_in_small_steps(self) -> None:
+        self.make_expired(1000)
 
-        self.assertEqual([100, 100, 50, 0], steps)
-        self.assertEqual(250, len(set(self.removed)))
+        expired = [self.drops.expire() for _ in range(4)]
+        removed = [self.drops.remove(self.take) for _ in range(4)]
+
+        self.assertEqual([400, 400, 200, 0], expired)
+        self.assertEqual([400, 400, 200, 0], removed)
+        self.assertEqual([f"{index:032x}" for index in range(400)], sorted(self.removed[:400]))
 
     def test_bytes_that_cannot_be_removed_are_tried_again(self) -> None:
         id_ = self.make()
-        self.drops.claim(id_).result()
-        self.drops.finish(id_).result()
+        self.drops.finish(self.drops.claim(id_).result()).result()
 
-        self.assertRaises(OSError, self.drops.remove, mock.Mock(side_effect=OSError))
+        error = PermissionError(13, "Permission denied")
+        self.assertRaises(PermissionError, self.drops.remove, lambda ids: dict.fromkeys(ids, error))
 
-        self.drops.remove(self.removed.append)
+        self.drops.remove(self.take)
         self.assertEqual([id_], self.removed)
+
+    def test_bytes_that_cannot_be_removed_keep_no_others(self) -> None:
+        ids = [self.make() for _ in range(3)]
+        for id_ in ids:
+            self.drops.finish(self.drops.claim(id_).result()).result()
+        error = PermissionError(13, "Permission denied")
+
+        def remove_all(tried: Iterable[str]) -> Dict[str, OSError]:
+            return {id_: error for id_ in tried if id_ == ids[1]}
+
+        self.assertEqual(2, self.drops.remove(remove_all))
+        self.assertRaises(PermissionError, self.drops.remove, remove_all)
+
+    def test_thousands_of_bytes_that_cannot_be_removed_keep_no_others(self) -> None:
+        self.make_expired(1000)
+        while self.drops.expire():
+            pass
+        error = PermissionError(13, "Permission denied")
+        stuck = f"{800:032x}"
+
+        def remove_all(tried: Iterable[str]) -> Dict[str, OSError]:
+            self.removed += [id_ for id_ in tried if id_ >= stuck]
+            return {id_: error for id_ in tried if id_ < stuck}
+
+        for _ in range(2):
+            self.assertRaises(PermissionError, self.drops.remove, remove_all)
+
+        self.assertEqual(200, self.drops.remove(remove_all))
+        self.assertEqual(200, len(self.removed))
+
+    def test_a_drop_that_was_given_up_while_it_was_stored_is_not_published(self) -> None:
+        id_ = self.drops.announce().result()
+        with mock.patch.object(self.drops._presence, "is_alive", return_value=False):
+            self.drops.reap(self.removed.append)
+
+        self.assertRaises(StoreUnavailable, self.drops.publish(Drop(id_, "name", None)).result)
+
+    def test_a_step_removes_no_more_when_its_time_is_over(self) -> None:
+        for digit in "abc":
+            with sqlite3.connect(self.path) as other:
+                other.execute("INSERT INTO drops VALUES (?, 3, 0, 0, NULL, 'x', NULL, 0, 1)", (digit * 32,))
+        seconds = [0.0]
+
+        def remove_slowly(ids: Iterable[str]) -> Dict[str, OSError]:
+            seconds[0] += 0.15
+            return self.take(ids)
+
+        with mock.patch("time.monotonic", lambda: seconds[0]):
+            counts = [self.drops.remove(remove_slowly) for _ in range(3)]
+
+        self.assertEqual([2, 1, 0], counts)
+
+    def test_what_was_fetched_last_does_not_wait_for_thousands(self) -> None:
+        self.make_expired(1000)
+        while self.drops.expire():
+            pass
+        last = [self.make() for _ in range(3)]
+        for id_ in last:
+            self.drops.finish(self.drops.claim(id_).result()).result()
+
+        self.drops.remove_last(self.take)
+
+        self.assertLessEqual(set(last), set(self.removed))
 
     def test_times_that_are_over(self) -> None:
         id_ = self.make()
-        now = time.time()
-        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 101):
+        with self.later(101):
             self.assertRaises(Gone, self.drops.find, id_)
             self.assertEqual([1, 0], [self.drops.expire(), self.drops.expire()])
-            self.drops.remove(self.removed.append)
+            self.drops.remove(self.take)
             self.assertEqual(0, self.drops.forget())
-        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 102 + 90 * 24 * 3600):
+        with self.later(102 + 90 * 24 * 3600):
             self.assertEqual([1, 0], [self.drops.forget(), self.drops.forget()])
             self.assertRaises(NotFound, self.drops.find, id_)
 
@@ -186,28 +295,422 @@ class TidyTest(DropsCase):
         self.assertRaises(StartError, prepare_drops, path)
 
 
-class PasswordTest(TempCase):
-    def test_two_are_computed_at_once_and_not_too_many_wait(self) -> None:
-        guard = passwords.Guard()
-        goes_on = threading.Event()
-        running: List[int] = []
-        most = threading.Semaphore(2)
+class BrokenDatabaseTest(DropsCase):
+    """Notes that SQLite refuses to write, because a trigger of another connection fails."""
 
-        def work() -> bool:
-            alone = most.acquire(blocking=False)
-            running.append(1)
+    def setUp(self) -> None:
+        super().setUp()
+        self.other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(self.other.close)
+
+    def break_updates(self) -> None:
+        self.other.execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON drops BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END"
+        )
+
+    def mend(self) -> None:
+        self.other.execute("DROP TRIGGER broken")
+
+    def state(self, id_: str) -> int:
+        ((state,),) = self.other.execute("SELECT state FROM drops WHERE id = ?", (id_,))
+        return int(state)
+
+    def test_what_could_not_be_finished_is_nobody_elses_and_is_finished_later(self) -> None:
+        id_ = self.make()
+        claim = self.drops.claim(id_).result()
+        self.break_updates()
+        self.assertRaises(StoreFailed, self.drops.finish(claim).result)
+        self.drops.retry(self.removed.append)
+        self.drops.flush()
+        self.assertRaises(Gone, self.drops.find, id_)
+        self.drops.reap(self.removed.append)
+        self.mend()
+        self.assertRaises(Gone, self.drops.claim(id_).result)
+
+        self.drops.retry(self.removed.append)
+        self.drops.flush()
+
+        self.assertEqual(3, self.state(id_))
+
+    def test_what_could_not_be_released_or_retracted_is_later(self) -> None:
+        released, retracted = self.make(), self.drops.announce().result()
+        claim = self.drops.claim(released).result()
+        self.break_updates()
+        self.assertRaises(StoreFailed, self.drops.release(claim).result)
+        self.assertRaises(StoreFailed, self.drops.retract(retracted).result)
+        self.mend()
+
+        self.drops.retry(self.removed.append)
+        self.drops.flush()
+        self.drops.reap(self.removed.append)
+
+        self.assertEqual(released, self.drops.find(released).id)
+        self.assertEqual([retracted], self.removed)
+
+    def test_flushing_tries_what_failed_once_more(self) -> None:
+        id_ = self.make()
+        claim = self.drops.claim(id_).result()
+        self.break_updates()
+        self.assertRaises(StoreFailed, self.drops.finish(claim).result)
+        self.mend()
+
+        self.drops.flush()
+
+        self.assertEqual(3, self.state(id_))
+
+    def test_failures_are_logged_once_and_their_end_once(self) -> None:
+        claims = [self.drops.claim(self.make()).result() for _ in range(3)]
+        self.break_updates()
+        with self.assertLogs("filestoraged.store.notes") as logged:
+            for claim in claims:
+                self.assertRaises(StoreFailed, self.drops.finish(claim).result)
+            self.drops.flush()
+            self.drops.retry(self.removed.append)
+            self.drops.flush()
+            self.mend()
+            self.drops.flush()
+
+        levels = [record.levelname for record in logged.records if "unwritten" not in record.getMessage()]
+        self.assertEqual(["WARNING", "INFO"], levels)
+        self.assertIn("disk I/O error", logged.records[0].getMessage())
+
+    def test_no_claim_begins_while_a_thousand_could_not_be_finished(self) -> None:
+        drop, finished = self.make(), self.drops.claim(self.make()).result()
+        self.break_updates()
+        results = [self.drops.finish(finished) for _ in range(1000)]
+        for result in results:
+            self.assertRaises(StoreFailed, result.result)
+        self.drops.flush()
+
+        self.assertRaises(StoreUnavailable, self.drops.claim, drop)
+        self.assertRaises(StoreUnavailable, self.drops.announce)
+
+
+class GuessTest(DropsCase):
+    def in_flight(
+        self, number: int, drop: Drop
+    ) -> "tuple[threading.Semaphore, threading.Event, List[threading.Thread]]":
+        """Begin so many wrong guesses, which stay in flight until the event is set."""
+        begun, goes_on = threading.Semaphore(0), threading.Event()
+
+        def matches(*_: object) -> bool:
+            begun.release()
+            return not goes_on.wait(PATIENCE)
+
+        patch = mock.patch("filestoraged.store.passwords.matches", matches)
+        patch.start()
+        self.addCleanup(patch.stop)
+        threads = [threading.Thread(target=self.outcome, args=(drop, "x")) for _ in range(number)]
+        for thread in threads:
+            thread.start()
+        for _ in range(number):
+            self.assertTrue(begun.acquire(timeout=PATIENCE))
+        patch.stop()
+        return goes_on, threads
+
+    def outcome(self, drop: Drop, password: str) -> str:
+        try:
+            self.drops.check(drop, password)
+        except Error as error:
+            return type(error).__name__
+        return "right"
+
+    def test_of_many_wrong_guesses_at_once_ten_are_judged(self) -> None:
+        drop = self.drops.find(self.make("right"))
+        registries = [self.drops, self.open_drops(), self.open_drops(), self.open_drops()]
+        judged: List[int] = []
+
+        def matches(*_: object) -> bool:
+            judged.append(1)
+            return False
+
+        def guess(number: int) -> str:
+            try:
+                registries[number % 4].check(drop, "wrong")
+            except Error as error:
+                return type(error).__name__
+            return "right"
+
+        with mock.patch("filestoraged.store.passwords.matches", matches):
+            outcomes = in_threads(40, guess)
+
+        self.assertEqual(10, len(judged))
+        self.assertEqual((10, 30), (outcomes.count("Unauthorized"), outcomes.count("TooManyGuesses")))
+
+    def test_right_guesses_are_taken_back(self) -> None:
+        id_ = self.make("right")
+        drop = self.drops.find(id_)
+
+        outcomes = [self.outcome(drop, "right") for _ in range(12)]
+
+        self.assertEqual(["right"] * 12, outcomes)
+
+    def test_a_guess_waits_for_the_outcome_of_ten_in_flight(self) -> None:
+        drop = self.drops.find(self.make("right"))
+        goes_on, threads = self.in_flight(9, drop)
+        with sqlite3.connect(self.path) as other:
+            # Of another process, and right.
+            row = other.execute("INSERT INTO judging (id, time) VALUES (?, ?)", (drop.id, time.time())).lastrowid
+        looks = threading.Semaphore(0)
+        with mock.patch("filestoraged.store.drops.time.sleep", lambda _: looks.release()):
+            eleventh = threading.Thread(target=lambda: outcomes.append(self.outcome(drop, "right")))
+            outcomes: List[str] = []
+            eleventh.start()
+            self.assertTrue(looks.acquire(timeout=PATIENCE))
+            with sqlite3.connect(self.path) as other:
+                other.execute("DELETE FROM judging WHERE rowid = ?", (row,))
+            eleventh.join()
+        goes_on.set()
+        for thread in threads:
+            thread.join()
+
+        self.assertEqual(["right"], outcomes)
+
+    def test_ten_in_flight_that_do_not_end_refuse_the_next_for_a_second(self) -> None:
+        drop = self.drops.find(self.make("right"))
+        with sqlite3.connect(self.path) as other:
+            other.executemany("INSERT INTO judging (id, time) VALUES (?, ?)", [(drop.id, time.time())] * 10)
+
+        with mock.patch("filestoraged.store.drops._OUTCOME", 0.0), self.assertRaises(TooManyGuesses) as caught:
+            self.drops.check(drop, "right")
+
+        self.assertEqual(1, caught.exception.retry_after)
+        with self.later(61):
+            self.assertEqual("right", self.outcome(drop, "right"))
+
+    def test_a_guess_at_a_drop_that_was_fetched_meanwhile_is_not_judged(self) -> None:
+        drop = self.drops.find(self.make("right"))
+        self.drops.claim(drop.id).result()
+
+        self.assertEqual("Gone", self.outcome(drop, "wrong"))
+
+    def test_guesses_dated_in_the_future_do_not_count_and_are_deleted(self) -> None:
+        drop = self.drops.find(self.make("right"))
+        with self.clock_ahead(8 * 24 * 3600):
+            for _ in range(10):
+                self.assertEqual("Unauthorized", self.outcome(drop, "wrong"))
+            self.assertEqual("TooManyGuesses", self.outcome(drop, "right"))
+
+        self.assertEqual("right", self.outcome(self.drops.find(drop.id), "right"))
+        self.assertEqual(10, self.drops.forget())
+        self.assertEqual([], self.drops._ledger.read("SELECT * FROM guesses"))
+
+
+class ClockTest(DropsCase):
+    AHEAD = 8 * 24 * 3600.0
+
+    def test_a_clock_that_is_ahead_for_less_than_an_hour_removes_nothing(self) -> None:
+        id_ = self.make()
+        self.drops.expire()
+
+        with self.assertLogs("filestoraged.store.clock") as logged, self.clock_ahead(self.AHEAD):
+            self.assertEqual([0, 0, 0], [self.drops.expire(), self.drops.forget(), self.drops.remove(self.take)])
+            self.assertRaises(Gone, self.drops.find, id_)
+            # A daemon that starts meanwhile waits as well.
+            again = self.open_drops()
+            self.assertEqual(0, again.expire())
+
+        self.assertEqual(id_, self.drops.find(id_).id)
+        self.assertEqual(0, self.drops.expire())
+        self.assertEqual(["WARNING"] * 2, [record.levelname for record in logged.records])
+
+    def test_the_hour_may_pass_in_several_runs_of_the_daemon(self) -> None:
+        self.make()
+        expired = [self.drops.expire()]
+        for run in range(3):
+            drops = self.open_drops()
+            with self.clock_ahead(self.AHEAD + run * 24 * 3600):
+                start = time.monotonic()
+                for minutes in range(0, 31, 5):
+                    with mock.patch("time.monotonic", lambda now=start + minutes * 60: now):
+                        expired.append(drops.expire())
+
+        self.assertEqual(1, sum(expired))
+        self.assertEqual(0, sum(expired[:8]))
+
+    def test_after_an_hour_what_expired_is_removed_by_all_processes(self) -> None:
+        self.make()
+        other = self.open_drops()
+        self.drops.expire()
+
+        with self.later(self.AHEAD):
+            self.assertEqual(1, self.drops.expire())
+            self.make()
+            self.assertEqual(0, other.expire())
+            self.assertIsNotNone(other._clock.settled())
+
+    def test_a_second_jump_begins_another_hour(self) -> None:
+        self.make()
+        self.drops.expire()
+        with self.clock_ahead(2 * 3600):
+            self.drops.expire()
+        now = time.monotonic()
+
+        with self.clock_ahead(self.AHEAD), mock.patch("time.monotonic", lambda: now + 3000):
+            self.assertEqual(0, self.drops.expire())
+        with self.clock_ahead(self.AHEAD), mock.patch("time.monotonic", lambda: now + 3700):
+            self.assertEqual(0, self.drops.expire())
+        with self.clock_ahead(self.AHEAD), mock.patch("time.monotonic", lambda: now + 6601):
+            self.assertEqual(1, self.drops.expire())
+
+    def test_tombstones_stay_while_the_clock_is_ahead(self) -> None:
+        id_ = self.make()
+        self.drops.finish(self.drops.claim(id_).result()).result()
+        self.drops.remove(self.take)
+        self.drops.expire()
+
+        with self.clock_ahead(91 * 24 * 3600):
+            self.assertEqual(0, self.drops.forget())
+            self.assertRaises(Gone, self.drops.find, id_)
+
+    def test_a_database_from_before_knows_the_time_of_its_last_change(self) -> None:
+        self.make()
+        with sqlite3.connect(self.path) as other:
+            other.execute("DROP TABLE clock")
+            other.execute("PRAGMA user_version = 1")
+        prepare_drops(self.path)
+
+        with self.clock_ahead(self.AHEAD):
+            self.assertEqual(0, self.open_drops().expire())
+
+    def test_bytes_of_what_was_fetched_while_the_clock_was_ahead_are_removed(self) -> None:
+        id_ = self.make()
+        with self.clock_ahead(self.AHEAD):
+            self.drops.finish(self.drops.claim(id_).result()).result()
+
+        self.drops.remove(self.take)
+
+        self.assertEqual([id_], self.removed)
+
+    def test_bytes_of_what_was_handed_over_stay_as_long_as_they_are_kept(self) -> None:
+        self.drops.hand_over(self.drops.claim(self.make()).result(), keep=600).result()
+
+        with self.clock_ahead(590):
+            self.assertEqual(0, self.drops.remove(self.take))
+        with self.clock_ahead(601):
+            self.assertEqual(1, self.drops.remove(self.take))
+
+
+class CountTest(DropsCase):
+    def test_every_change_is_counted_also_by_another_process(self) -> None:
+        available, finished, released = self.make(), self.make(), self.make()
+        self.drops.announce().result()
+        other = self.open_drops()
+        other.finish(other.claim(finished).result()).result()
+        other.release(other.claim(released).result()).result()
+        other.claim(available).result()
+
+        self.assertEqual({"arriving": 1, "available": 1, "claimed": 1, "gone": 1}, self.drops.count())
+
+    def test_what_is_expired_and_forgotten_is_counted(self) -> None:
+        for _ in range(3):
+            self.make()
+        with self.later(101):
+            self.drops.expire()
+            self.drops.remove(self.take)
+        self.assertEqual({"arriving": 0, "available": 0, "claimed": 0, "gone": 3}, self.drops.count())
+        with self.later(102 + 90 * 24 * 3600):
+            self.drops.forget()
+
+        self.assertEqual(0, sum(self.drops.count().values()))
+
+    def test_a_database_from_before_is_counted_once(self) -> None:
+        self.make()
+        self.drops.claim(self.make()).result()
+        with sqlite3.connect(self.path) as other:
+            for each in ("count_inserted", "count_deleted", "count_changed"):
+                other.execute(f"DROP TRIGGER {each}")
+            other.execute("DROP TABLE counts")
+            other.execute("PRAGMA user_version = 1")
+
+        for _ in range(2):
+            prepare_drops(self.path)
+
+        self.assertEqual({"arriving": 0, "available": 1, "claimed": 1, "gone": 0}, self.open_drops().count())
+
+    def test_neither_counting_nor_tidying_up_reads_all_drops(self) -> None:
+        read = self.drops._ledger.read
+        with mock.patch.object(self.drops._ledger, "read", wraps=read) as reads:
+            self.drops.count()
+            self.drops.expire()
+            self.drops.remove_last(self.take)
+            self.drops.remove(self.take)
+            self.drops.forget()
+        asked = [(call.args[0], call.args[1:]) for call in reads.call_args_list if " drops " in call.args[0]]
+        plans = [str(read(f"EXPLAIN QUERY PLAN {question}", *values)) for question, values in asked]
+
+        indexes = ("drops_by_creation", "drops_by_removal", "drops_with_removal", "drops_by_state")
+        self.assertEqual(len(indexes), len(plans))
+        for plan, index in zip(plans, indexes):
+            self.assertIn(index, plan)
+            self.assertNotIn("B-TREE", plan)
+
+
+class GuardTest(TempCase):
+    def hold(self, queue: passwords.FairQueue) -> threading.Event:
+        """Keep the queue's thread busy until the event is set."""
+        busy, goes_on = threading.Event(), threading.Event()
+        self.addCleanup(goes_on.set)
+
+        def work() -> None:
+            busy.set()
             goes_on.wait(PATIENCE)
-            most.release()
-            return alone
 
-        results = [guard.submit(work) for _ in range(200)]
-        self.assertRaises(Unavailable, guard.submit, work)
-        self.wait_until("two run", lambda: len(running) == 2)
+        queue.submit("flood", work)
+        self.assertTrue(busy.wait(PATIENCE))
+        return goes_on
+
+    def test_a_flood_of_one_client_lets_another_wait_for_one_job(self) -> None:
+        queue = passwords.FairQueue()
+        goes_on = self.hold(queue)
+        order: List[str] = []
+        floods = [queue.submit("flood", lambda: order.append("flood")) for _ in range(99)]
+        other = [queue.submit("other", lambda: order.append("other")) for _ in range(2)]
+
+        goes_on.set()
+        for result in (*floods, *other):
+            result.result(PATIENCE)
+
+        self.assertEqual(["flood", "other", "flood", "other", "flood"], order[:5])
+
+    def test_a_flood_of_guesses_leaves_uploads_alone(self) -> None:
+        guard = passwords.Guard()
+        self.hold(guard.guesses)
+
+        self.assertEqual(7, guard.uploads.submit("flood", lambda: 7).result(PATIENCE))
+
+    def test_one_client_may_have_a_hundred_waiting_and_all_five_hundred(self) -> None:
+        queue = passwords.FairQueue()
+        goes_on = self.hold(queue)
+        for number in range(5):
+            client = str(number)
+            results = [queue.submit(client, lambda: None) for _ in range(100)]
+            if number < 4:
+                with self.assertRaises(Unavailable) as caught:
+                    queue.submit(client, lambda: None)
+                self.assertIn(("Retry-After", "5"), caught.exception.fields)
+        self.assertRaises(Unavailable, queue.submit, "another", lambda: None)
+
         goes_on.set()
 
-        self.assertEqual({True}, {result.result(PATIENCE) for result in results})
-        self.assertTrue(guard.submit(work).result(PATIENCE))
+        self.assertIsNone(results[-1].result(PATIENCE))
+        self.assertIsNone(queue.submit("another", lambda: None).result(PATIENCE))
 
+    def test_a_job_that_fails_fails_alone(self) -> None:
+        queue = passwords.FairQueue()
+
+        self.assertRaises(ZeroDivisionError, queue.submit("x", lambda: 1 // 0).result, PATIENCE)
+        self.assertEqual(7, queue.submit("x", lambda: 7).result(PATIENCE))
+
+    def test_where_no_thread_can_be_started_it_is_unavailable_until_one_can(self) -> None:
+        queue = passwords.FairQueue()
+        with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
+            self.assertRaises(Unavailable, queue.submit, "x", lambda: 7)
+
+        self.assertEqual(7, queue.submit("x", lambda: 7).result(PATIENCE))
+
+
+class PasswordTest(TempCase):
     def test_a_password_matches_itself_alone(self) -> None:
         kept = passwords.kept("hello wörld")
 

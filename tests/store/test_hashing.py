@@ -1,23 +1,55 @@
-"""Hashing on another thread gives the same digest, and leaves no thread behind."""
+"""Hashing on another thread: same digest, at most one thread per core, and no caller left waiting after a failure."""
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 import threading
-import unittest
+from contextlib import ExitStack
+from typing import Any, Callable, List
+from unittest import mock
 
-from filestoraged.digest import Expected
+from filestoraged.digest import Bytes, Expected, Hasher
 from filestoraged.errors import DigestMismatch
-from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
+from filestoraged.store.disk import DiskStore
+from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
+from tests.support import PATIENCE, TempCase
+
+PIECE = b"x" * COPY_SIZE
 
 
 def threads() -> int:
     return sum(thread.name == "hash" for thread in threading.enumerate())
 
 
-class OverlappedHasherTest(unittest.TestCase):
+class HasherCase(TempCase):
+    def new_hasher(self, limit: int = 2, expected: Any = ()) -> OverlappedHasher:
+        hasher = OverlappedHasher("sha256", expected, HashThreads(limit))
+        self.addCleanup(hasher.close)
+        return hasher
+
+    def in_time(self, work: Callable[[], None]) -> BaseException:
+        """Run `work` on a thread: it must raise in time. Returns the exception."""
+        raised: List[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        self.assertFalse(thread.is_alive(), "it does not return")
+        self.assertTrue(raised, "it did not raise")
+        return raised[0]
+
+
+class OverlappedHasherTest(HasherCase):
     def test_a_small_object_needs_no_thread(self) -> None:
-        hasher = OverlappedHasher("sha256", ())
+        hasher = self.new_hasher()
 
         hasher.update(b"tea")
 
@@ -25,22 +57,33 @@ class OverlappedHasherTest(unittest.TestCase):
         self.assertEqual(hashlib.sha256(b"tea").hexdigest(), hasher.finish())
 
     def test_a_large_object_is_hashed_beside(self) -> None:
-        hasher = OverlappedHasher("sha256", ())
-        piece = b"x" * COPY_SIZE
+        hasher = self.new_hasher()
 
         for _ in range(20):
-            hasher.update(piece)
+            hasher.update(PIECE)
         running = threads()
         digest = hasher.finish()
 
         self.assertEqual(1, running)
-        self.assertEqual(hashlib.sha256(piece * 20).hexdigest(), digest)
+        self.assertEqual(hashlib.sha256(PIECE * 20).hexdigest(), digest)
         self.assertEqual(0, threads())
 
+    def test_large_and_small_pieces_are_hashed_in_their_order(self) -> None:
+        hasher, expected = self.new_hasher(), hashlib.sha256()
+        buffer = bytearray(COPY_SIZE)
+
+        for number in range(200):
+            size = (COPY_SIZE, 1, 1000, 70_000)[number % 4]
+            buffer[:size] = bytes([number]) * size
+            expected.update(buffer[:size])
+            hasher.update(memoryview(buffer)[:size])
+
+        self.assertEqual(expected.hexdigest(), hasher.finish())
+
     def test_close_ends_the_thread_of_an_unfinished_object(self) -> None:
-        hasher = OverlappedHasher("sha256", ())
+        hasher = self.new_hasher()
         for _ in range(20):
-            hasher.update(b"x" * COPY_SIZE)
+            hasher.update(PIECE)
 
         hasher.close()
         hasher.close()
@@ -48,8 +91,159 @@ class OverlappedHasherTest(unittest.TestCase):
         self.assertEqual(0, threads())
 
     def test_an_expected_digest_is_checked_at_the_end(self) -> None:
-        hasher = OverlappedHasher("sha256", [Expected("md5", "00" * 16)])
+        hasher = self.new_hasher(expected=[Expected("md5", "00" * 16)])
         for _ in range(20):
-            hasher.update(b"x" * COPY_SIZE)
+            hasher.update(PIECE)
 
         self.assertRaises(DigestMismatch, hasher.finish)
+
+    def test_pieces_that_trickle_take_no_thread(self) -> None:
+        hasher = self.new_hasher()
+        for _ in range(4):
+            hasher.update(PIECE)
+
+        for _ in range(100):
+            hasher.update(b"x" * 1000)
+
+        self.assertEqual(0, threads())
+        self.assertEqual(hashlib.sha256(PIECE * 4 + b"x" * 100_000).hexdigest(), hasher.finish())
+
+
+class FailingHashTest(HasherCase):
+    """The sixth piece raises MemoryError, on the hash thread."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.hashed = 0
+        update = Hasher.update
+
+        def update_or_fail(hasher: Hasher, data: Bytes) -> None:
+            self.hashed += 1
+            if self.hashed == 6:
+                raise MemoryError("no memory for the hash")
+            update(hasher, data)
+
+        patch = mock.patch.object(Hasher, "update", update_or_fail)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def test_an_upload_whose_hash_fails_gets_the_error_and_does_not_wait(self) -> None:
+        store = DiskStore(self.directory)
+
+        def upload() -> None:
+            with store.stage() as staging:
+                for _ in range(40):
+                    staging.write(PIECE)
+
+        self.assertIsInstance(self.in_time(upload), MemoryError)
+        self.assertEqual([], self.files_below(self.directory))
+        self.assertEqual(0, threads())
+
+    def test_a_hash_that_fails_at_the_last_piece_has_no_digest(self) -> None:
+        hasher = self.new_hasher()
+
+        def hash_all() -> None:
+            for _ in range(6):
+                hasher.update(PIECE)
+            hasher.finish()
+
+        self.assertIsInstance(self.in_time(hash_all), MemoryError)
+
+    def test_a_staging_whose_hash_failed_is_closed_without_another_error(self) -> None:
+        hasher = self.new_hasher()
+
+        def hash_all() -> None:
+            for _ in range(40):
+                hasher.update(PIECE)
+
+        self.in_time(hash_all)
+        hasher.close()
+
+
+class HashThreadsTest(HasherCase):
+    def test_forty_large_uploads_at_once_take_as_many_threads_as_there_are_cores(self) -> None:
+        store = DiskStore(self.directory)
+        with ExitStack() as uploads:
+            stagings = [uploads.enter_context(store.stage()) for _ in range(40)]
+            for _ in range(6):
+                for number, staging in enumerate(stagings):
+                    staging.write(bytes([number]) * COPY_SIZE)
+            running = threads()
+            digests = [staging.commit() for staging in stagings]
+
+        expected = [hashlib.sha256(bytes([number]) * COPY_SIZE * 6).hexdigest() for number in range(40)]
+        self.assertEqual(expected, digests)
+        self.assertIn(running, range(1, len(os.sched_getaffinity(0)) + 1))
+        self.assertEqual(0, threads())
+
+    def test_namespaces_share_the_threads_of_their_store(self) -> None:
+        store = DiskStore(self.directory)
+
+        self.assertIs(store.hash_threads, store.namespace("repositories").namespace("cats").hash_threads)
+
+    def test_a_place_is_free_again_when_its_upload_ends(self) -> None:
+        pool = HashThreads(1)
+        for _ in range(3):
+            hasher = OverlappedHasher("sha256", (), pool)
+            for _ in range(6):
+                hasher.update(PIECE)
+            self.assertEqual(1, threads())
+            hasher.close()
+
+    def test_a_place_is_free_again_when_its_upload_pauses(self) -> None:
+        pool = HashThreads(1)
+        first, second = (OverlappedHasher("sha256", (), pool) for _ in range(2))
+        self.addCleanup(first.close)
+        self.addCleanup(second.close)
+        for hasher in (first, second):
+            for _ in range(6):
+                hasher.update(PIECE)
+
+        self.wait_until("the first one's thread has ended", lambda: threads() == 0)
+        second.update(PIECE)
+
+        self.assertEqual(1, threads())
+        self.assertEqual(hashlib.sha256(PIECE * 7).hexdigest(), second.finish())
+        self.assertEqual(hashlib.sha256(PIECE * 6).hexdigest(), first.finish())
+
+    def test_an_upload_is_stored_where_the_system_starts_no_thread(self) -> None:
+        store = DiskStore(self.directory)
+        with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+            digest = store.put(PIECE * 6)
+
+        self.assertEqual(hashlib.sha256(PIECE * 6).hexdigest(), digest)
+        self.assertEqual(1, len(self.files_below(self.directory)))
+
+    def test_a_thread_that_was_not_started_leaves_its_place_free(self) -> None:
+        pool = HashThreads(1)
+        with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+            self.assertIsNone(pool.start(lambda: None))
+
+        self.assertIsNotNone(pool.start(lambda: None))
+
+    def test_a_forked_child_has_places_of_its_own(self) -> None:
+        pool, ends = HashThreads(1), threading.Event()
+        self.addCleanup(ends.set)
+        pool.start(lambda: ends.wait(PATIENCE) and None)
+        child = multiprocessing.get_context("fork").Process(target=_start_one, args=(pool,))
+        child.start()
+        child.join(PATIENCE)
+
+        self.assertEqual(0, child.exitcode)
+        self.assertIsNone(pool.start(lambda: None))
+
+    def test_a_staging_is_discarded_where_closing_its_hash_fails(self) -> None:
+        descriptors = len(os.listdir("/proc/self/fd"))
+        store = DiskStore(self.directory)
+        staging = store.stage()
+        staging.write(PIECE)
+        with mock.patch.object(OverlappedHasher, "close", side_effect=RuntimeError("can't start new thread")):
+            self.assertRaises(RuntimeError, staging.close)
+
+        self.assertEqual([], self.files_below(self.directory))
+        # The directory of stagings stays locked.
+        self.assertEqual(descriptors + 1, len(os.listdir("/proc/self/fd")))
+
+
+def _start_one(pool: HashThreads) -> None:
+    assert pool.start(lambda: None) is not None

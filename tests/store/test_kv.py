@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Callable, List
 from unittest import mock
 
-from filestoraged.errors import StartError, StorageFull, StoreUnavailable
+from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
+from filestoraged.store import kv
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.turn import Turn
-from filestoraged.store.writer import Writer
+from filestoraged.store.writer import URGENT, Writer
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, in_threads
 
@@ -285,7 +287,7 @@ class PrepareTest(TempCase):
 
     def test_a_newer_version_is_refused(self) -> None:
         prepare_keys(str(self.path))
-        self.execute("PRAGMA user_version = 2")
+        self.execute("PRAGMA user_version = 3")
 
         self.assert_refused("newer than this program")
 
@@ -304,6 +306,18 @@ class PrepareTest(TempCase):
 
                 self.assert_refused("")
                 self.path.unlink()
+
+    def test_a_file_that_cannot_be_read_in_time_is_not_looked_through(self) -> None:
+        self.make_large()
+        data = bytearray(self.path.read_bytes())
+        data[-4096:] = os.urandom(4096)
+        self.path.write_bytes(data)
+
+        for name, value in (("_LOOK", 0.0), ("_LARGEST_LOOK", len(data) - 1)):
+            with self.subTest(bound=name), mock.patch(f"filestoraged.store.database.{name}", value):
+                with self.assertLogs("filestoraged.store.database", "INFO") as logged:
+                    prepare_keys(str(self.path))
+                self.assertIn("too large to be checked", logged.output[0])
 
     def test_a_directory_that_is_not_there_is_refused(self) -> None:
         self.path = Path(self.directory, "none", "kv.sqlite")
@@ -331,24 +345,288 @@ class PrepareTest(TempCase):
         self.assertNotIn("\n", str(caught.exception))
 
 
-class WriterTest(TempCase):
-    def test_what_comes_while_it_writes_is_written_together(self) -> None:
-        rounds: List[List[int]] = []
+class LargeCommitTest(CommitTest):
+    """Every queue counts as a large one, and each transaction takes the fewest rows."""
+
+    def setUp(self) -> None:
+        for name, value in (("_LARGE", -1), ("_FEWEST", 1), ("_STEP", 0.0)):
+            patch = mock.patch(f"filestoraged.store.kv.{name}", value)
+            patch.start()
+            self.addCleanup(patch.stop)
+        super().setUp()
+
+
+class SlicedCommitTest(KeysCase):
+    """A commit that takes several transactions."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for name, value in (("_LARGE", 10), ("_FEWEST", 5), ("_MOST", 5)):
+            patch = mock.patch(f"filestoraged.store.kv.{name}", value)
+            patch.start()
+            self.addCleanup(patch.stop)
+        self.keys._rows = 5
+
+    def queue(self, count: int) -> None:
+        for number in range(count):
+            self.keys.set(f"key {number % 30}", b"%d" % number)
+
+    def values(self, keys: KeyValues) -> List[object]:
+        return [keys.get(f"key {number}") for number in range(30)]
+
+    def test_a_set_and_a_commit_of_others_go_between_its_transactions(self) -> None:
         goes_on = threading.Event()
-        begun = threading.Event()
+        staged = threading.Event()
+        step = KeyValues._step
 
-        def write(jobs: List[int]) -> None:
-            rounds.append(list(jobs))
-            begun.set()
-            goes_on.wait(PATIENCE)
+        def step_once(keys: KeyValues) -> float:
+            if staged.is_set() and not goes_on.is_set():
+                return URGENT
+            pause = step(keys)
+            staged.set()
+            return pause
 
-        writer = Writer(write)
-        writer.submit(0)
-        begun.wait(PATIENCE)
-        for number in range(1, 1201):
-            writer.submit(number)
-        goes_on.set()
-        writer.close()
+        self.queue(100)
+        with mock.patch.object(KeyValues, "_step", step_once):
+            large = self.keys.commit_later()
+            self.assertTrue(staged.wait(PATIENCE))
+            half = self.values(self.keys)
+            other = self.open_keys()
+            other.set("later", b"1")
+            goes_on.set()
+            large.result(PATIENCE)
+            whole = self.values(self.keys)
 
-        self.assertEqual([1, 500, 500, 200], [len(each) for each in rounds])
-        self.assertEqual(list(range(1201)), [job for each in rounds for job in each])
+        self.assertEqual([None] * 30, half)
+        self.assertEqual([b"%d" % (90 + n if n < 10 else 60 + n) for n in range(30)], whole)
+
+    def test_a_step_takes_no_more_bytes_than_it_may_and_one_row_at_the_least(self) -> None:
+        rows = [("a", 10), ("b", 1_000_000), ("c", 1_000_000), ("d", 1_000_000), ("e", 10)]
+
+        self.assertEqual(("c", 2_000_010), kv._beginning(iter(rows)))
+        self.assertEqual(("x", 90_000_000), kv._beginning(iter([("x", 90_000_000), ("y", 1)])))
+        self.assertEqual((None, 0), kv._beginning(iter([])))
+
+    def test_one_that_was_cut_off_is_committed_as_a_whole_by_the_next(self) -> None:
+        self.queue(100)
+        with mock.patch.object(KeyValues, "_show", side_effect=OSError(5, "Input/output error")):
+            self.assertRaises(StoreFailed, self.keys.commit)
+        before = self.values(self.keys)
+        self.keys.set("key 0", b"last")
+        queued = self.keys.queued
+
+        self.open_keys().commit()
+
+        self.assertEqual([None] * 30, before)
+        self.assertGreaterEqual(queued, 30)
+        self.assertEqual([b"last", b"91"], self.values(self.keys)[:2])
+        self.assertEqual(0, self.keys.queued)
+
+    def test_what_is_visible_and_not_moved_yet_counts_as_committed(self) -> None:
+        with mock.patch.object(KeyValues, "_move_staged"):
+            self.queue(100)
+            self.keys.commit()
+            self.keys.delete("key 1")
+            self.keys.set("key 2", b"new")
+            self.keys.commit()
+
+            answers = [self.keys.set(f"key {number}", b"again") for number in (0, 1, 2, 31)]
+            values = self.values(self.keys)[:3]
+        self.keys.commit()
+        self.wait_until("all is moved", self.is_moved)
+
+        self.assertEqual([b"90", None, b"new"], values)
+        self.assertEqual([False, True, False, True], answers)
+        self.assertEqual([b"again"] * 3, self.values(self.keys)[:3])
+
+    def is_moved(self) -> bool:
+        shell = sqlite3.connect(self.path)
+        try:
+            (visible,) = shell.execute("SELECT is_visible FROM state").fetchone()
+            (staged,) = shell.execute("SELECT count(*) FROM staged").fetchone()
+        finally:
+            shell.close()
+        return not visible and not staged
+
+
+class DoubtTest(KeysCase):
+    """A write or a sync of the log that failed, in whichever process."""
+
+    def test_the_log_is_rewritten_before_anything_else_is_written(self) -> None:
+        self.keys.set("queued", b"1")
+        Turn(self.path).begin_writing()
+
+        with self.assertLogs("filestoraged.store.ledger", "WARNING") as logged:
+            self.keys.set("later", b"2")
+
+        self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
+        self.assertEqual(1, len(logged.output))
+
+    def test_a_transaction_that_fails_leaves_the_log_in_doubt_for_all(self) -> None:
+        other = self.open_keys()
+        self.keys.set("queued", b"1")
+        with mock.patch.object(KeyValues, "_connect", return_value=Failing(self.keys._connect(), "COMMIT")):
+            self.assertRaises(StoreFailed, self.keys.commit)
+        self.assertEqual([], self.in_database("SELECT key FROM queue"))
+
+        with self.assertLogs("filestoraged.store.ledger", "WARNING"):
+            other.set("later", b"2")
+
+        self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
+
+    def test_nothing_is_written_while_the_log_cannot_be_rewritten(self) -> None:
+        self.keys.set("queued", b"1")
+        Turn(self.path).begin_writing()
+        with mock.patch.object(KeyValues, "_connect", return_value=Failing(self.keys._connect(), "PRAGMA wal_")):
+            self.assertRaises(StoreFailed, self.keys.set, "later", b"2")
+            self.assertRaises(StoreFailed, self.keys.commit)
+
+        self.assertEqual(1, self.keys.queued)
+
+    def test_a_checkpoint_that_fails_is_not_forgotten(self) -> None:
+        self.keys.set("queued", b"1")
+        failing = Failing(self.keys._connect(), "wal_checkpoint(P")
+        always = mock.patch("filestoraged.store.ledger._CHECKPOINT", 0)
+        with always, mock.patch.object(KeyValues, "_connect", return_value=failing):
+            self.keys.set("saucer", b"2")
+            self.wait_until("it has failed", lambda: self.keys._turn.is_doubtful)
+
+        with self.assertLogs("filestoraged.store.ledger", "WARNING"):
+            self.keys.commit()
+
+        self.assertFalse(self.keys._turn.is_doubtful)
+
+    def test_the_log_is_copied_into_the_database_when_it_has_grown(self) -> None:
+        with mock.patch("filestoraged.store.ledger._CHECKPOINT", 10):
+            self.keys.set("large", b"x" * 100_000)
+            self.keys.set("cup", b"1")
+            self.wait_until("it is copied", lambda: self.in_database("SELECT key FROM queue") != [])
+
+        self.assertFalse(self.keys._turn.is_doubtful)
+
+    def test_closing_copies_the_log_into_the_database(self) -> None:
+        self.keys.set("queued", b"1")
+        self.keys.close()
+
+        self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
+        self.assertFalse(Turn(self.path).is_doubtful)
+
+    def test_closing_while_others_read_leaves_no_doubt(self) -> None:
+        other = self.open_keys()
+        self.keys.set("queued", b"1")
+        shell = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(shell.close)
+        shell.execute("BEGIN")
+        shell.execute("SELECT * FROM pairs").fetchall()
+        other.set("other", b"2")
+
+        self.keys.close()
+        prepare_keys(self.path)
+
+        self.assertFalse(Turn(self.path).is_doubtful)
+        self.assertTrue(other.set("later", b"3"))
+
+    def test_a_log_that_cannot_be_copied_at_the_end_is_in_doubt_for_those_who_come(self) -> None:
+        self.keys.set("queued", b"1")
+        self.keys._connection = Failing(self.keys._connect(), "wal_checkpoint")  # type: ignore[assignment]
+        self.keys.close()
+
+        self.assertTrue(Turn(self.path).is_doubtful)
+
+    def in_database(self, question: str) -> List[object]:
+        """What the database has without its log."""
+        shell = sqlite3.connect(f"file:{self.path}?immutable=1", uri=True)
+        try:
+            return shell.execute(question).fetchall()
+        finally:
+            shell.close()
+
+
+class Failing:
+    """A connection whose disk fails at the statements that contain a text."""
+
+    def __init__(self, connection: sqlite3.Connection, text: str) -> None:
+        self._connection = connection
+        self._text = text
+
+    def execute(self, statement: str, *values: object) -> object:
+        if self._text in statement:
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._connection.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+
+class LockedTest(KeysCase):
+    def setUp(self) -> None:
+        super().setUp()
+        patch = mock.patch("filestoraged.store.ledger.Writer", functools.partial(Writer, patience=0.1))
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.keys = self.open_keys()
+
+    def test_writes_are_refused_while_another_process_holds_the_lock(self) -> None:
+        self.keys.set("cup", b"1")
+        self.keys.commit()
+        with Turn(self.path):
+            self.assertRaises(StoreUnavailable, self.keys.set, "saucer", b"2")
+            self.assertRaises(StoreUnavailable, self.keys.commit)
+            self.assertRaises(StoreUnavailable, self.keys.probe)
+            self.assertEqual(b"1", self.keys.get("cup"))
+
+        self.assertTrue(self.keys.set("saucer", b"3"))
+        self.keys.probe()
+        self.assertEqual(1, self.keys.queued)
+
+    def test_a_file_that_was_made_is_used_though_another_process_holds_the_lock(self) -> None:
+        with Turn(self.path):
+            prepare_keys(self.path)
+
+    def test_a_file_that_is_to_be_made_is_not_waited_for_for_ever(self) -> None:
+        path = str(self.directory / "new.sqlite")
+        brief = mock.patch("filestoraged.store.database._PATIENCE", 0.1)
+        with Turn(path), brief, self.assertRaises(StartError) as caught:
+            prepare_keys(path)
+
+        self.assertIn("held the write lock for 0.1 s", str(caught.exception))
+
+
+class PrivateTest(TempCase):
+    def test_the_files_are_their_owners_alone_whatever_the_umask(self) -> None:
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+        path = str(self.directory / "kv.sqlite")
+        prepare_keys(path)
+        keys = KeyValues(path)
+        self.addCleanup(keys.close)
+        keys.set("cup", b"1")
+
+        modes = {name: os.stat(self.directory / name).st_mode & 0o777 for name in os.listdir(self.directory)}
+
+        self.assertEqual(dict.fromkeys(modes, 0o600), modes)
+        self.assertEqual(4, len(modes))
+
+
+class UpgradeTest(TempCase):
+    def test_a_database_of_the_first_version_keeps_its_keys_and_its_queue(self) -> None:
+        path = str(self.directory / "kv.sqlite")
+        shell = sqlite3.connect(path, isolation_level=None)
+        for statement in (
+            "PRAGMA journal_mode = WAL",
+            "CREATE TABLE pairs (key BLOB PRIMARY KEY, value BLOB NOT NULL)",
+            "CREATE TABLE queue (id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB)",
+            "INSERT INTO pairs VALUES (CAST('cup' AS BLOB), CAST('1' AS BLOB))",
+            "INSERT INTO queue (key, value) VALUES (CAST('saucer' AS BLOB), CAST('2' AS BLOB))",
+            f"PRAGMA application_id = {0x66736B76}",
+            "PRAGMA user_version = 1",
+        ):
+            shell.execute(statement)
+        shell.close()
+
+        prepare_keys(path)
+        keys = KeyValues(path)
+        self.addCleanup(keys.close)
+        keys.commit()
+
+        self.assertEqual([b"1", b"2"], [keys.get("cup"), keys.get("saucer")])

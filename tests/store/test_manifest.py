@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import math
 import random
+import struct
+import time
 import unittest
 
-from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, Chunk, Manifest, unpack
+from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, Chunk, Manifest, removal_mark, unpack
 
 TOKEN = bytes(range(16))
 DIGEST = "ab" * 32
@@ -61,3 +66,43 @@ class ManifestTest(unittest.TestCase):
         ):
             with self.subTest(manifest=each):
                 self.assertRaises(ValueError, unpack, "key", each.pack("key"))
+
+    def test_a_count_of_checksums_that_memory_cannot_hold_is_refused(self) -> None:
+        body = manifest(3, tail=b"tea").pack("key")[12:]
+        for count in (2**32 - 1, 2**20, 1):
+            # The count is the last number of the head.
+            forged = body[:41] + struct.pack("!I", count) + body[45:]
+            packed = b"fsd1" + hashlib.blake2b(b"key " + forged, digest_size=8).digest() + forged
+
+            started = time.thread_time()
+            self.assertRaises(ValueError, unpack, "key", packed)
+            self.assertLess(time.thread_time() - started, 0.1)
+
+    def test_twice_the_length_takes_at_most_twice_the_time(self) -> None:
+        for make in (bytes, lambda size: manifest(size, tail=bytes(size)).pack("key")):
+            seconds = [_seconds(make(size)) for size in (2**size for size in range(10, 21))]
+
+            for less, more in zip(seconds, seconds[1:]):
+                # The slack is for what takes no time at all.
+                self.assertLess(more, 3 * less + 0.002)
+
+    def test_a_removal_mark_names_the_same_chunks_and_is_never_the_same(self) -> None:
+        for size, tail in ((CHUNK_SIZE + 3, b"tea"), (MAX_SIZE, b""), (MAX_SIZE, bytes(MAX_SIZE % CHUNK_SIZE))):
+            packed = manifest(size, tail=tail).pack("key")
+            marks = {removal_mark("key", packed) for _ in range(2)}
+
+            self.assertEqual(2, len(marks))
+            for mark in marks:
+                self.assertTrue(unpack("key", mark).is_removed)
+                self.assertEqual(unpack("key", packed).chunks, unpack("key", mark).chunks)
+        self.assertFalse(unpack("key", packed).is_removed)
+
+
+def _seconds(data: bytes) -> float:
+    best = math.inf
+    for _ in range(5):
+        started = time.thread_time()
+        with contextlib.suppress(ValueError):
+            unpack("key", data)
+        best = min(best, time.thread_time() - started)
+    return best

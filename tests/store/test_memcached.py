@@ -218,13 +218,33 @@ class NameTest(MemcachedCase):
         self.store = self.make_store()
 
     def test_any_string_is_a_name(self) -> None:
-        names = ["report.pdf", "", "a b\r\nc\0", "café ☕", "\ud800", "x" * 5000, "../../etc", TEA_DIGEST.upper()]
+        names = ["report.pdf", " ", "a b\r\nc\0", "café ☕", "\ud800", "x" * 5000, "../../etc", TEA_DIGEST.upper()]
         for name in names:
             self.store.put(name.encode("utf-8", "surrogatepass"), name=name)
 
         for name in names:
             with self.subTest(name=name[:20]), self.store.get(name=name) as stream:
                 self.assertEqual(name, stream.read().decode("utf-8", "surrogatepass"))
+
+    def test_an_empty_name_is_refused_in_one_sentence(self) -> None:
+        for work in (
+            lambda: self.store.put(TEA, name=""),
+            lambda: self.store.get(name=""),
+            lambda: self.store.delete(name=""),
+            lambda: self.store.get(""),
+            lambda: self.store.delete(""),
+        ):
+            with self.assertRaises(ValueError) as caught:
+                work()
+            self.assertEqual("the name of an object cannot be empty", str(caught.exception))
+        self.assertEqual([], self.memcached.all_keys())
+
+    def test_one_string_for_the_servers_is_refused_in_one_sentence(self) -> None:
+        for servers in ("localhost:11211", b"localhost:11211"):
+            with self.assertRaises(ValueError) as caught:
+                MemcachedStore(servers)  # type: ignore[arg-type]
+
+            self.assertIn(f"[{servers!r}]", str(caught.exception))
 
     def test_what_is_no_digest_may_be_named_without_saying_so(self) -> None:
         self.store.put(TEA, name="report.pdf")

@@ -5,6 +5,7 @@ Whatever happens, who opens an object gets its bytes or an error, and nobody wai
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -22,11 +23,13 @@ from filestoraged.errors import (
     StorageFull,
     StoreUnavailable,
 )
+from filestoraged.store.fitness import Usage, examine, usage
 from filestoraged.store.manifest import CHUNK_SIZE, Manifest
 from filestoraged.store.memcached import MemcachedStore
+from tests.store.proxy import serve
 from tests.store.servers import start_memcached
 from tests.store.test_memcached import MIB, MemcachedCase
-from tests.support import TempCase, in_threads
+from tests.support import PATIENCE, TempCase, in_threads
 
 # What a store is told to wait, in seconds, and what a test allows beside it on a busy machine.
 TIMEOUT = 0.5
@@ -406,10 +409,6 @@ class PoolFaultTest(TempCase):
 class OddServerTest(TempCase):
     """What no memcached can be made to say: these servers are ours."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.memcached = start_memcached(self)
-
     def test_a_server_that_is_no_memcached_is_unavailable(self) -> None:
         for reply in (
             b"HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -431,52 +430,97 @@ class OddServerTest(TempCase):
         self.assertRaises(StoreUnavailable, store.open, "x")
         self.assertRaises(StoreUnavailable, store.put, bytes(CHUNK_SIZE))
 
-    def test_an_upload_whose_entering_gets_no_answer_is_there(self) -> None:
-        # The server has stored the manifest, and the connection breaks before that is known.
-        store = self.store_at(lambda connection: self.relay(connection, cut_after=b"add "))
-        data = os.urandom(2 * CHUNK_SIZE)
+    def test_a_reply_that_ends_in_the_middle_of_a_line_is_an_error_at_once(self) -> None:
+        for reply in (b"S", b"STORED", b"STORED\r", b"VALUE", b"VALUE x 0 3\r\nte", b"END", b"STAT pid", b"TOUCHED\r"):
+            with self.subTest(reply=reply):
+                store = self.store_at(lambda connection, reply=reply: reply_once(connection, reply))
+                node = store.nodes.all[0]
 
-        digest = store.put(data)
+                for work in (
+                    lambda store=store: store.open("x"),
+                    lambda store=store: store.put(b"tea"),
+                    lambda store=store: store.put(bytes(CHUNK_SIZE)),
+                    lambda store=store: store.nodes.touch_all({"x": 1}),
+                    lambda node=node: node.ask(lambda link: link.stats()),
+                    lambda node=node: node.ask(lambda link: link.list_items(lambda line: None)),
+                ):
+                    self.in_time(work)
+                self.assertIsNotNone(node.check())
+                self.assertFalse(store.nodes.forget(["x"]))
 
-        self.assertEqual(data, MemcachedStore([self.memcached.address]).get(digest).read())
-        self.assertEqual(3, len(self.memcached.all_keys()))
+    def test_a_reply_without_an_end_is_an_error(self) -> None:
+        for reply in (b"x", b"STAT x 1\r\n", b"VALUE x 0 1\r\n", b"VALUE x 0 9\r\nabcdefghi\r\n"):
+            with self.subTest(reply=reply):
+                store = self.store_at(lambda connection, reply=reply: reply_for_ever(connection, reply))
+                node = store.nodes.all[0]
 
-    def relay(self, connection: socket.socket, *, cut_after: bytes) -> None:
-        """Pass on what is said, and hang up once the server has answered a command that begins so; once."""
-        with socket.create_connection(("127.0.0.1", self.memcached.port)) as server:
-            while True:
-                request = connection.recv(MIB)
-                if not request:
-                    return
-                server.sendall(request)
-                if request.startswith(cut_after) and not self.has_cut:
-                    self.has_cut = True
-                    server.recv(65536)
-                    return
-                threading.Thread(target=_pump, args=(server, connection), daemon=True).start()
+                for work in (
+                    lambda store=store: store.open("x"),
+                    lambda store=store: store.put(bytes(CHUNK_SIZE)),
+                    lambda node=node: node.ask(lambda link: link.stats()),
+                    lambda node=node: node.ask(lambda link: link.list_items(lambda line: None)),
+                ):
+                    self.in_time(work)
 
-    has_cut = False
+    def test_numbers_of_any_length_are_refused_in_no_time(self) -> None:
+        for digits in (20, 4000, 1_000_000):
+            for words in (b"VALUE x 0 %b\r\n", b"VALUE x 0 3 %b\r\ntea\r\nEND\r\n"):
+                with self.subTest(digits=digits, words=words):
+                    reply = words % (b"9" * digits)
+                    store = self.store_at(lambda connection, reply=reply: reply_once(connection, reply))
+
+                    self.in_time(lambda store=store: store.open("x"))
+                    self.in_time(lambda store=store: store.remove("x"))
+
+    def test_statistics_that_are_none_are_an_error_or_count_nothing(self) -> None:
+        store = self.store_at(lambda connection: reply_once(connection, b"STAT\r\nEND\r\n"))
+        self.in_time(lambda: store.nodes.all[0].ask(lambda link: link.stats()))
+
+        odd = b"STAT curr_items many\r\nSTAT bytes\r\nSTAT limit_maxbytes -\r\nSTAT version\r\nEND\r\n"
+        store = self.store_at(lambda connection: reply_once(connection, odd))
+        self.assertEqual([Usage(0, 0)], list(usage(store.nodes).values()))
+        self.assertIn("BAD", {finding.verdict for finding in examine([store.nodes.all[0].name], 1000)})
+
+    def in_time(self, work: Callable[[], object]) -> None:
+        """Run `work` on a thread: it must raise StoreUnavailable in time."""
+        refused: List[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except StoreUnavailable as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        started = time.monotonic()
+        thread.start()
+        thread.join(PATIENCE)
+        self.assertFalse(thread.is_alive(), "it does not return")
+        self.assertTrue(refused, "it did not raise")
+        self.assertLess(time.monotonic() - started, ALLOWED)
 
     def store_at(self, handle: Callable[[socket.socket], None]) -> MemcachedStore:
         """A store on a server that does `handle` with each connection, and then closes it."""
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                handle(self.request)
+                with contextlib.suppress(OSError):
+                    handle(self.request)
 
-        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        self.addCleanup(server.server_close)
-        self.addCleanup(thread.join)
-        self.addCleanup(server.shutdown)
-        return MemcachedStore([f"127.0.0.1:{server.server_address[1]}"], timeout=TIMEOUT)
+        return MemcachedStore([serve(self, Handler)], timeout=TIMEOUT)
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(MIB):
-            target.sendall(data)
-    except OSError:
+def reply_once(connection: socket.socket, reply: bytes) -> None:
+    """Reply to the first request, and close so that the client receives all of the reply."""
+    connection.recv(MIB)
+    connection.sendall(reply)
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(MIB):
         pass
+
+
+def reply_for_ever(connection: socket.socket, reply: bytes) -> None:
+    connection.recv(MIB)
+    replies = reply * (MIB // 8 // len(reply))
+    while True:
+        connection.sendall(replies)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from unittest import mock
 
 from filestoraged.errors import NotFound
 from filestoraged.store.disk import DiskStore
-from filestoraged.store.recent import SMALL, SmallBlob
+from filestoraged.store.recent import SMALL, Recent, SmallBlob
 from tests.store.contract import Gather
 from tests.support import TempCase
 
@@ -89,6 +90,23 @@ class RecentTest(TempCase):
         kept = self.store._recent._blobs.values()
         self.assertLessEqual(sum(blob.size for blob in kept), 8 * 1024 * 1024)
         self.assertEqual(self.store._recent._size, sum(blob.size for blob in kept))
+
+    def test_what_is_kept_keeps_its_bound_however_small_objects_are(self) -> None:
+        recent = Recent()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        most = 0
+
+        for number in range(10_000):
+            digest = f"{number:064x}"
+            # Each has numbers of its own, as files have.
+            blob = SmallBlob(digest, bytes(1000), os.stat(self.directory))
+            recent.keep(f"/var/lib/filestoraged/repositories/{'x' * 128}/{digest[:2]}/{digest}", blob)
+            most = max(most, len(recent._blobs))
+        _, peak = tracemalloc.get_traced_memory()
+
+        self.assertGreater(most, 8000)
+        self.assertLess(peak, 16 * 2**20)
 
     def test_what_the_disk_has_to_be_asked_for_is_given_by_a_descriptor(self) -> None:
         # A file system that cannot say, or a cold page.

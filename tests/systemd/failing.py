@@ -43,15 +43,26 @@ class FailingTest(ServiceCase):
         self.assertEqual("1", show("NRestarts"))
         self.assertEqual((200, b"tea"), ask("GET", f"/{stored}"))
 
-    def test_a_worker_that_hangs_has_the_watchdog_start_all_anew(self) -> None:
-        self.put_unit(f"{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=2\n")
-        systemctl("restart", UNIT)
+    def test_a_worker_that_hangs_is_killed_and_replaced_by_the_master(self) -> None:
         pid, hanging = master(), min(workers())
 
         self.kill(hanging, signal.SIGSTOP)
+        wait_until("another one", lambda: len(workers()) == 2 and hanging not in workers(), patience=20.0)
+
+        self.assertEqual((pid, "0"), (master(), show("NRestarts")))
+        self.assertFalse(is_alive(hanging))
+        (entry,) = self.journal.find(f"worker {hanging} has not answered")
+        self.assertEqual("3", entry["PRIORITY"])
+
+    def test_a_master_that_hangs_has_the_watchdog_start_all_anew(self) -> None:
+        self.put_unit(f"{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=2\n")
+        systemctl("restart", UNIT)
+        pid, before = master(), workers()
+
+        self.kill(pid, signal.SIGSTOP)
         wait_until("another master", lambda: master() not in (0, pid) and is_served())
 
-        self.assertFalse(is_alive(hanging))
+        self.assertEqual([], [each for each in before if is_alive(each)])
         self.assertTrue(self.journal_of_systemd("Watchdog timeout"))
 
     def test_the_watchdog_leaves_workers_alone_that_only_rest(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,9 +10,12 @@ import socket
 import threading
 import time
 from typing import List
+from unittest.mock import patch
 
 from filestoraged.daemon.config import Address
+from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
+from filestoraged.web.receiver import Receiver
 from tests.support import PATIENCE, ServerCase, in_threads, read_all, read_answer
 
 TEA = b"tea"
@@ -54,6 +58,41 @@ class TcpTest(ServerCase):
             connection.sendall(bytes([byte]))
 
         self.assertEqual(TEA_HASH, json.loads(read_answer(connection).body)["hash"])
+
+    def test_an_empty_line_behind_a_body_is_skipped_each_time(self) -> None:
+        upload = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea\r\n"
+
+        answers = self.raw((upload + HEALTH + b"\r\n") * 120, answers=240)
+
+        self.assertEqual({200}, {answer.status for answer in answers})
+
+    def test_more_than_a_hundred_empty_lines_before_a_request_answer_400_and_close(self) -> None:
+        few, _ = self.raw_until_closed(b"\r\n" * 100 + HEALTH + b"GET / HTTP/9.9\r\n\r\n")
+        many, _ = self.raw_until_closed(b"\r\n" * 20_000)
+
+        self.assertEqual([200, 505], [answer.status for answer in few])
+        self.assertEqual([400], [answer.status for answer in many])
+        self.assertEqual("close", many[0].fields["connection"])
+
+    def test_a_head_is_received_once_in_each_round_of_the_loop(self) -> None:
+        calls: List[str] = []
+        read_head, receive = Handler._read_head, Receiver.receive
+
+        def counted_read_head(handler: Handler) -> bool:
+            calls.append("step")
+            return read_head(handler)
+
+        def counted_receive(receiver: Receiver) -> bool:
+            calls.append("receive")
+            return receive(receiver)
+
+        with patch.object(Handler, "_read_head", counted_read_head), patch.object(Receiver, "receive", counted_receive):
+            connection = self.connect()
+            for byte in HEALTH:
+                connection.sendall(bytes([byte]))
+            read_answer(connection)
+
+        self.assertLessEqual(calls.count("receive"), calls.count("step"))
 
     def test_close_is_answered_and_done(self) -> None:
         request = b"GET /-/health HTTP/1.1\r\nHost: x\r\nConnection: Close\r\n\r\n"
@@ -325,6 +364,27 @@ class TimeoutTest(ServerCase):
 
         self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
 
+    def test_empty_lines_do_not_keep_a_connection_beyond_its_deadline(self) -> None:
+        connection = self.connect()
+        started, stop = time.monotonic(), threading.Event()
+
+        def drip() -> None:
+            while not stop.wait(0.05):
+                try:
+                    connection.sendall(b"\r\n")
+                except OSError:
+                    return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        with contextlib.suppress(ConnectionResetError):
+            read_all(connection)
+        seconds = time.monotonic() - started
+        stop.set()
+        dripping.join()
+
+        self.assertLess(seconds, 2)
+
     def test_a_silent_body_answers_408_and_is_not_stored(self) -> None:
         for framing in (b"Content-Length: 10", b"Transfer-Encoding: chunked"):
             with self.subTest(framing=framing):
@@ -391,7 +451,7 @@ class AccessLogTest(ServerCase):
 
         upload, download = self.lines(2)
 
-        self.assertRegex(upload, r"^127\.0\.0\.1 POST / 200 87 \d\.\d{6}$")
+        self.assertRegex(upload, r"^127\.0\.0\.1 POST / 200 88 \d\.\d{6}$")
         self.assertRegex(download, rf"^127\.0\.0\.1 GET /\?hash={TEA_HASH} 200 3 \d\.\d{{6}}$")
 
     def test_what_is_no_request_is_one_line(self) -> None:
@@ -415,6 +475,22 @@ class AccessLogTest(ServerCase):
             self.assertNotIn("s3cret", line)
             self.assertRegex(line, r" /\?a=b&[^=]+=\*\*\*&c=d 400 ")
 
+    def test_a_link_of_a_drop_is_not_logged_in_any_spelling(self) -> None:
+        id_ = "0123456789abcdef" * 2
+        targets = (
+            f"/vimeo/api/v1.0/file/{id_}",
+            f"//vimeo/api/v1.0/file/{id_}",
+            f"/%76imeo/api/v1.0/file/{id_}",
+            f"/vimeo/api/v1.0/file/{id_};password=s3cret",
+            f"/elsewhere/{id_}?x;password=s3cret",
+        )
+        for target in targets:
+            self.get(target)
+
+        for line in self.lines(len(targets)):
+            self.assertNotIn(id_, line)
+            self.assertNotIn("s3cret", line)
+
     def test_a_failure_of_the_servers_is_logged_once_with_its_cause(self) -> None:
         (self.store_path / "staging").rmdir()
         (self.store_path / "staging").write_text("in the way")
@@ -425,5 +501,7 @@ class AccessLogTest(ServerCase):
         self.assertNotIn(str(self.directory), answer.body.decode())
         records = [record for record in self.logged if record.levelname == "ERROR"]
         self.assertEqual(1, len(records))
-        self.assertIsNotNone(records[0].exc_info)
+        self.assertIsNone(records[0].exc_info)
+        self.assertIn("NotADirectoryError", records[0].getMessage())
+        self.assertNotIn("\n", records[0].getMessage())
         self.assertEqual(200, self.get("/-/health").status)

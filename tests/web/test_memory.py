@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 import unittest
+from typing import Callable, Sequence, Tuple
 
 from filestoraged.errors import MalformedRequest
-from filestoraged.web.memory import Memory
+from filestoraged.web.memory import LARGEST, Memory
 from filestoraged.wire.framing import NO_BODY
 
 GET = b"GET /abc?name=x HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -64,12 +67,60 @@ class MemoryTest(unittest.TestCase):
         for _ in range(2):
             self.assertRaises(MalformedRequest, self.memory.read, b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
 
-    def test_it_is_bounded(self) -> None:
-        for number in range(5000):
-            self.memory.read(GET.replace(b"abc", str(number).encode()))
-            self.memory.read(POST.replace(b"h: 3", b"h: %d" % number))
-        self.memory.read(GET[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n")
+    def test_what_is_remembered_takes_the_bytes_stated_at_most(self) -> None:
+        def many_fields(number: int) -> bytes:
+            return b"".join(b"%x:%x\r\n" % (field, number + field * 77) for field in range(97))
 
-        self.assertLessEqual(len(self.memory._questions), 1024)
-        self.assertLessEqual(len(self.memory._uploads), 1024)
-        self.assertLessEqual(max(map(len, self.memory._questions)), 1024)
+        def long_value(number: int) -> bytes:
+            return b"X: %d%s\r\n" % (number, b"x" * 900)
+
+        def long_path(number: int) -> bytes:
+            return GET.replace(b"abc", b"%d%s" % (number, b"x" * 900))
+
+        def short(number: int) -> bytes:
+            return GET.replace(b"abc", b"%d" % number)
+
+        # Each with more heads than there is room for.
+        kinds: Sequence[Tuple[int, Callable[[int], bytes]]] = (
+            (
+                150,
+                lambda number: GET[:-2] + many_fields(number)[: 1024 - len(GET)].rpartition(b"\r\n")[0] + b"\r\n\r\n",
+            ),
+            (
+                150,
+                lambda number: POST[:-2] + many_fields(number)[: 1024 - len(POST)].rpartition(b"\r\n")[0] + b"\r\n\r\n",
+            ),
+            (700, lambda number: GET[:-2] + long_value(number) + b"\r\n"),
+            (700, long_path),
+            (1500, short),
+        )
+        for count, head in kinds:
+            with self.subTest(head=head(0)[:60]):
+                self.assertLessEqual(len(head(0)), 1024)
+
+                largest = self.largest_size(head, count)
+
+                self.assertLess(largest, LARGEST)
+                self.assertGreater(largest, LARGEST / 4)
+
+    def largest_size(self, head: Callable[[int], bytes], count: int) -> int:
+        """The most that reading so many different heads takes, as it is measured."""
+        memory, largest = Memory(), 0
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for number in range(count):
+                # A route and what it is counted as are hung on it later.
+                memory.read(head(number)).request.route = (None, {}, ("x",))
+                largest = max(largest, tracemalloc.get_traced_memory()[0] - before)
+        finally:
+            tracemalloc.stop()
+        return largest
+
+    def test_what_is_too_long_is_not_remembered(self) -> None:
+        long = GET[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n"
+
+        self.memory.read(long)
+
+        self.assertIsNone(self.memory.recall(long))

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import List, Tuple
+from unittest.mock import patch
 
+from filestoraged.web.connection import ROOM
 from filestoraged.web.limits import Limits
-from tests.support import Answer, ServerCase, in_threads, read_all, read_answer, split_answer
+from tests.daemon.process import running
+from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, read_all, read_answer, split_answer
 
-HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
-UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nAccept: text/plain\r\nContent-Length: %d\r\n\r\n"
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPLOAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\nContent-Length: %d\r\n\r\n"
 
 MANY = 20
 
 
 def get(digest: str) -> bytes:
-    return f"GET /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    return f"GET /{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def threads_named(name: str) -> int:
@@ -77,6 +82,17 @@ class NoThreadTest(SlowCase):
             self.assertEqual((200, b""), (answer.status, rest))
             self.assertEqual(digest, hashlib.sha256(answer.body).hexdigest())
 
+    def test_a_reader_that_takes_nothing_holds_little_of_the_kernels_memory(self) -> None:
+        digest = self.post("/", b"x" * 20_000_000, Accept="text/plain").body.decode().strip()
+        connection = self.connect()
+        connection.sendall(get(digest))
+        parking = self.worker._server.parking
+
+        self.wait_until("it waits for room", lambda: [each.awaits for each in parking.all()] == [ROOM])
+
+        (parked,) = parking.all()
+        self.assertLess(parked.sender.unread, 1024 * 1024)
+
     def test_a_client_that_asks_on_without_reading_gets_every_answer_in_its_order(self) -> None:
         data = os.urandom(50_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
@@ -122,6 +138,33 @@ class NoThreadTest(SlowCase):
         self.assertEqual([True] * 16, in_threads(16, store_or_fetch))
 
 
+class SlowUploadMemoryTest(TempCase):
+    """A daemon of its own, whose memory is that of its clients alone."""
+
+    clients = 500
+
+    def test_uploads_that_pause_after_a_byte_hold_no_buffer(self) -> None:
+        store = self.directory / "store"
+        head = UPLOAD % 10_000_000
+        with running("--workers", "1", "--threads", "2", "--store", str(store)) as daemon:
+            before = daemon.resident()
+            slow = [socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(self.clients)]
+            for sent, data in enumerate((head + b"x", b"x"), 1):
+                for connection in slow:
+                    connection.sendall(data)
+                self.wait_until("all of it has come", lambda: self.staged(store) == sent * self.clients)  # noqa: B023
+            grown = daemon.resident() - before
+            for connection in slow:
+                connection.close()
+
+        # A buffer of 256 KiB for each would be 125 MiB.
+        self.assertLess(grown, 10 * 1024 * 1024)
+
+    def staged(self, store: Path) -> int:
+        """Bytes of uploads that have come so far."""
+        return sum(path.stat().st_size for path in store.glob("staging/*/*"))
+
+
 class CutOffTest(SlowCase):
     threads = 2
     limits = Limits(head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, notice=0.02, last_call=0.1)
@@ -163,6 +206,44 @@ class CutOffTest(SlowCase):
         return sum(f" {method} " in line and f" {status} " in line for line in lines)
 
 
+class BodyRateTest(SlowCase):
+    # More silence than the test takes, so that it is the rate that ends what is too slow.
+    limits = Limits(body_rate=1000.0, body_rate_from=0.5, body=PATIENCE, notice=0.02, last_call=0.1)
+
+    def drip(self, connection: socket.socket, piece: bytes) -> Answer:
+        """Send a piece every 20 ms until there is an answer."""
+        while not select.select([connection], [], [], 0.02)[0]:
+            connection.sendall(piece)
+        return read_answer(connection)
+
+    def test_a_body_below_the_least_rate_answers_408_and_is_not_stored(self) -> None:
+        chunked = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        set_ = b"POST /kv/set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n"
+        for head, piece in ((UPLOAD % 1_000_000, b"x"), (chunked, b"1\r\nx\r\n"), (set_, b"x")):
+            with self.subTest(head=head):
+                connection = self.connect()
+                started = time.monotonic()
+                connection.sendall(head)
+
+                answer = self.drip(connection, piece)
+
+                self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
+                self.assertIn("1000 bytes a second", answer.body.decode())
+                self.assertGreater(time.monotonic() - started, 0.4)
+                self.assert_stored(0)
+
+    def test_a_body_above_the_least_rate_is_taken_however_long_it_takes(self) -> None:
+        connection = self.connect()
+        started = time.monotonic()
+        connection.sendall(UPLOAD % 40_000)
+        for _ in range(40):
+            connection.sendall(b"x" * 1000)
+            select.select([], [], [], 0.02)
+
+        self.assertEqual(200, read_answer(connection).status)
+        self.assertGreater(time.monotonic() - started, 0.5)
+
+
 class RestTest(SlowCase):
     limits = Limits(thread=0.2, notice=0.02, last_call=0.1)
 
@@ -175,52 +256,135 @@ class RestTest(SlowCase):
         self.assertEqual(200, self.post("/", b"tea").status)
 
 
-class NoRoomTest(SlowCase):
+class RoomCase(SlowCase):
     connections = 5
 
-    def test_clients_beyond_the_limit_are_told_to_come_again(self) -> None:
-        guests = [self.connect() for _ in range(5)]
-        for connection in guests:
-            connection.sendall(HEALTH)
-            read_answer(connection)
+    def greeted(self, count: int) -> List[socket.socket]:
+        """Connections that are idle, the first for the longest time."""
+        connections = [self.connect() for _ in range(count)]
+        for connection in connections:
+            self.assertTrue(self.is_served(connection))
+        return connections
 
-        received = read_all(self.connect())
-        answer, rest = split_answer(received)
+    def busy(self, count: int) -> List[socket.socket]:
+        """Connections with half an upload."""
+        connections = [self.connect() for _ in range(count)]
+        for connection in connections:
+            connection.sendall(UPLOAD % 8 + b"half")
+        self.wait_until("they are in flight", lambda: self.meter.now().under_way == count)
+        return connections
+
+    def is_served(self, connection: socket.socket) -> bool:
+        """Whether a request is answered, or the connection was closed."""
+        try:
+            connection.sendall(HEALTH)
+            return b" 200 " in connection.recv(65536)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+
+
+class NoRoomTest(RoomCase):
+    limits = Limits(notice=0.02, last_call=0.1, place=0.2)
+
+    def test_a_new_connection_takes_the_place_of_the_one_idle_longest(self) -> None:
+        guests = self.greeted(5)
+        self.is_served(guests[0])
+
+        served = self.is_served(self.connect())
+
+        self.assertTrue(served)
+        self.assertEqual([True, False, True, True, True], [self.is_served(guest) for guest in guests])
+        self.assertEqual(5, self.room.count)
+
+    def test_many_new_connections_take_the_places_of_idle_ones_in_their_order(self) -> None:
+        guests = self.greeted(5)
+
+        newcomers = [self.connect() for _ in range(7)]
+
+        self.assertEqual([b""] * 5, [read_all(guest) for guest in guests])
+        self.assertEqual([b""] * 2, [read_all(newcomer) for newcomer in newcomers[:2]])
+        self.assertEqual([True] * 5, [self.is_served(newcomer) for newcomer in newcomers[2:]])
+
+    def test_a_connection_in_flight_keeps_its_place(self) -> None:
+        uploads, (guest,) = self.busy(4), self.greeted(1)
+
+        served = self.is_served(self.connect())
+
+        self.assertTrue(served)
+        self.assertEqual(b"", read_all(guest))
+        for upload in uploads:
+            upload.sendall(b"half")
+            self.assertEqual(200, read_answer(upload).status)
+
+    def test_where_none_is_idle_a_new_connection_gets_503_with_retry_after(self) -> None:
+        uploads = self.busy(5)
+
+        answer, rest = split_answer(read_all(self.connect()))
 
         self.assertEqual((503, b""), (answer.status, rest))
         self.assertEqual("close", answer.fields["connection"])
         self.assertGreater(int(answer.fields["retry-after"]), 0)
-        for connection in guests:
-            connection.sendall(HEALTH)
-            self.assertEqual(200, read_answer(connection).status)
+        for upload in uploads:
+            upload.sendall(b"half")
+            self.assertEqual(200, read_answer(upload).status)
 
     def test_a_place_that_comes_free_is_given_away(self) -> None:
-        guests = [self.connect() for _ in range(5)]
-        for connection in guests:
-            connection.sendall(HEALTH)
-            read_answer(connection)
-        guests[0].close()
+        uploads = self.busy(5)
+        uploads[0].close()
+        self.wait_until("it is gone", lambda: self.room.count == 4)
 
-        def served() -> bool:
-            connection = self.connect()
-            connection.sendall(HEALTH)
-            answer = read_answer(connection)
-            connection.close()
-            return answer.status == 200
+        self.assertTrue(self.is_served(self.connect()))
 
-        self.wait_until("a new client is served", served)
+    def test_those_that_are_refused_take_no_place(self) -> None:
+        uploads = self.busy(5)
+        refused = [self.connect() for _ in range(20)]
+        for connection in refused:
+            self.assertIn(b" 503 ", read_all(connection))
+        # They do not close, so that the server still waits for them.
+        uploads[0].close()
+        self.wait_until("it is gone", lambda: self.room.count == 4)
+
+        self.assertTrue(self.is_served(self.connect()))
 
     def test_far_beyond_the_limit_nobody_is_told(self) -> None:
+        self.busy(5)
         crowd = [self.connect() for _ in range(400)]
 
         told = sum(b" 503 " in read_all(connection) for connection in crowd[200:])
 
         self.assertLess(told, 200)
-        for connection in crowd:
-            connection.close()
-        self.wait_until("all are gone", lambda: self.room.count == 0)
+        self.assertEqual(5, self.room.count)
 
-        self.assertEqual(200, self.raw(HEALTH)[0].status)
+
+class PatientNewcomerTest(RoomCase):
+    """A new connection waits for as long as a test may take."""
+
+    limits = Limits(notice=0.02, last_call=0.1, place=3.0)
+
+    def test_a_new_connection_is_served_when_another_becomes_idle_meanwhile(self) -> None:
+        uploads = self.busy(5)
+        newcomer = self.connect()
+        newcomer.sendall(HEALTH)
+        self.wait_until("it waits", lambda: len(self.worker._server.newcomers) == 1)
+
+        uploads[0].sendall(b"half")
+
+        self.assertEqual(200, read_answer(uploads[0]).status)
+        self.assertEqual(200, read_answer(newcomer).status)
+        self.assertEqual(b"", read_all(uploads[0]))
+
+    def test_a_drain_turns_away_those_that_wait(self) -> None:
+        self.busy(5)
+        newcomer = self.connect()
+        self.wait_until("it waits", lambda: len(self.worker._server.newcomers) == 1)
+        drainer = threading.Thread(target=self.worker._server.drain, args=(0.5,))
+
+        with patch.object(self.worker._server.wakes, "close"):
+            drainer.start()
+            answer = split_answer(read_all(newcomer))[0]
+            drainer.join()
+
+        self.assertEqual(503, answer.status)
 
 
 def read_answer_fast(connection: socket.socket, received: bytes) -> Tuple[Answer, bytes]:

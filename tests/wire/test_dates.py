@@ -61,6 +61,15 @@ class ParseTest(unittest.TestCase):
             self.assertEqual(MOMENT, parse_date("Sun, 06 Nov 1994 08:49:37 GMT"))
             self.assertEqual("Sun, 06 Nov 1994 08:49:37 GMT", format_date(MOMENT))
 
+    def test_the_locale_of_the_server_is_not_a_dates_business(self) -> None:
+        # Which locales there are depends on the machine.
+        with (
+            mock.patch("time.strptime", side_effect=AssertionError),
+            mock.patch("time.strftime", side_effect=AssertionError),
+        ):
+            self.assertEqual(MOMENT, parse_date("Sun, 06 Nov 1994 08:49:37 GMT"))
+            self.assertEqual("Sun, 06 Nov 1994 08:49:38 GMT", format_date(MOMENT + 1))
+
     def test_what_is_no_date_is_none(self) -> None:
         fields = (
             "",

@@ -1,0 +1,136 @@
+"""Who may come in: one limit for all connections, one for each client, and places apart for operations.
+
+Trusted proxies have connections without a limit. There, requests in flight count for the client that the proxy names.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from typing import Collection, Dict, Optional, Set
+
+from filestoraged.web.clients import Clients
+from filestoraged.web.eviction import Eviction
+from filestoraged.web.forwarding import Proxies, parse_address
+from filestoraged.web.room import Room
+
+# Connections of each worker to listeners for operations: they are served when all other places are taken.
+_RESERVED = 64
+
+# Connections of each worker that wait for a place, or are refused because their clients have too many. Those beyond are
+# closed without an answer.
+_WAITING = 128
+_REFUSED = 64
+
+
+class Verdict(enum.Enum):
+    """What becomes of a new connection."""
+
+    WELCOME = enum.auto()
+    # It waits for a place, and is told to come again where none comes free.
+    FULL = enum.auto()
+    # Its client has too many, and is told so.
+    CLIENT_FULL = enum.auto()
+    # There are too many even to tell.
+    CLOSED = enum.auto()
+
+
+class Admission:
+    """Counts connections when they come and go. They come on the server's loop, and go on any thread."""
+
+    def __init__(
+        self,
+        room: Room,
+        clients: Clients,
+        proxies: Proxies,
+        eviction: Eviction,
+        *,
+        reserved: Collection[socket.socket],
+        apart: Set[socket.socket],
+    ) -> None:
+        """`reserved` are the listeners whose connections have places apart; `apart` gets these connections."""
+        self._room = room
+        self._clients = clients
+        self._proxies = proxies
+        self._eviction = eviction
+        self._listeners = frozenset(reserved)
+        self._reserved = apart
+        # Connections that have no place, because there is none, or because of their clients.
+        self._waiting: Set[socket.socket] = set()
+        self._refused: Set[socket.socket] = set()
+        # What the clients of the others are counted by.
+        self._keys: Dict[socket.socket, int] = {}
+
+    def enter(self, connection: socket.socket, address: Optional[str], listener: socket.socket) -> Verdict:
+        """`address` is the client's, None on a Unix socket. Whatever the verdict, the connection is to `leave`."""
+        if listener in self._listeners:
+            self._reserved.add(connection)
+            return Verdict.WELCOME if len(self._reserved) <= _RESERVED else Verdict.CLOSED
+        key = 0 if address is None else self.enter_client(address)
+        if key is None:
+            self._refused.add(connection)
+            return Verdict.CLIENT_FULL if len(self._refused) <= _REFUSED else Verdict.CLOSED
+        if key:
+            self._keys[connection] = key
+        self._waiting.add(connection)
+        if self.seat(connection):
+            return Verdict.WELCOME
+        self._eviction.ask()
+        return Verdict.FULL if len(self._waiting) <= _WAITING else Verdict.CLOSED
+
+    def seat(self, connection: socket.socket) -> bool:
+        """Give a connection a free place, or that of the one idle longest of all, where this worker has it.
+
+        Returns whether it has one now.
+        """
+        excess = self._room.enter()
+        if excess > 0 and not self._eviction.close_longest():
+            self._room.leave()
+            return False
+        self._has_place(connection, excess)
+        return True
+
+    def seat_at_last(self, connection: socket.socket) -> bool:
+        """Do the same where no other worker has given a place in time: any idle connection of this worker will do."""
+        excess = self._room.enter()
+        if excess > 0 and not self._eviction.close_own():
+            self._room.leave()
+            return False
+        self._has_place(connection, excess)
+        return True
+
+    def _has_place(self, connection: socket.socket, excess: int) -> None:
+        self._waiting.discard(connection)
+        if excess > -self._room.margin:
+            # The next may come to another worker.
+            self._eviction.publish_newcomer()
+
+    def leave(self, connection: socket.socket) -> None:
+        self.leave_client(self._keys.pop(connection, 0))
+        for apart in (self._reserved, self._waiting, self._refused):
+            if connection in apart:
+                apart.remove(connection)
+                return
+        self._room.leave()
+
+    def enter_client(self, address: str) -> Optional[int]:
+        """Count one more connection of a client, or a request that a proxy has sent for it.
+
+        Returns what `leave_client` takes, 0 for a client without a limit: on this machine, or a trusted proxy. None
+        where it has too many.
+        """
+        parsed = parse_address(address)
+        if parsed is None or parsed.is_loopback or self._proxies.trust(address):
+            return 0
+        key = self._clients.key(parsed)
+        excess = self._clients.enter(key)
+        if excess is None:
+            return 0
+        if excess > 0:
+            self._clients.leave(key)
+            return None
+        return key
+
+    def leave_client(self, key: int) -> None:
+        if key:
+            self._clients.leave(key)

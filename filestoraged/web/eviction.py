@@ -1,0 +1,120 @@
+"""Which idle connections give way to new ones: the one that is idle longest, in whichever worker, goes first.
+
+Each worker publishes since when its longest idle connection is idle. A worker that needs a place, or is asked for one,
+closes its own where that is the oldest of all, and else asks the worker that has the oldest. It finds its own by a scan
+of all its connections, sorted once and used up one by one: requests cost nothing for it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from operator import itemgetter
+from typing import Container, Deque, Optional, Tuple
+
+from filestoraged.web.connection import Connection
+from filestoraged.web.parking import Parking
+from filestoraged.web.receiver import DONT_WAIT
+from filestoraged.web.room import Room
+
+_PEEK = int(socket.MSG_PEEK) | DONT_WAIT
+
+# Seconds until the next scan, for each connection: a scan takes a tenth of that. Where hardly any connection is idle,
+# those who want a place do not keep the others waiting.
+_PAUSE = 1e-5
+
+
+class Eviction:
+    """By the server's loop alone. `idle` is how long connections may be idle, in seconds.
+
+    Connections that are `apart` have places of their own: when one ends, nobody has got a place.
+    """
+
+    def __init__(self, parking: Parking, room: Room, idle: float, apart: Container[socket.socket]) -> None:
+        self._parking = parking
+        self._room = room
+        self._idle = idle
+        self._apart = apart
+        # Connections that were idle at the last scan and their deadlines then, in the order of these.
+        self._candidates: Deque[Tuple[float, Connection]] = deque()
+        self._next_scan = 0.0
+
+    def close_longest(self) -> bool:
+        """Close this worker's longest idle connection where no other has an older one. Returns whether it did."""
+        return self.publish() is not None and self._room.longest_idle() == self._room.slot and self.close_own()
+
+    def close_own(self) -> bool:
+        """Close this worker's longest idle connection. Returns whether there was one."""
+        oldest = self._oldest()
+        if oldest is None:
+            return False
+        self._candidates.popleft()
+        oldest.end_idle()
+        return True
+
+    def ask(self) -> None:
+        """Ask the worker that has the longest idle connection, as far as is known, to close it."""
+        slot = self._room.longest_idle()
+        if slot is not None and slot != self._room.slot:
+            self._room.ask(slot)
+
+    def give_way(self) -> None:
+        """Do what another worker has asked for, or pass it on; and have those who wait look for the place."""
+        if self._room.count < self._room.limit or self.close_longest():
+            self._room.ring()
+        else:
+            self.ask()
+
+    def publish(self) -> Optional[Connection]:
+        """Tell the other workers since when this one's longest idle connection is idle. Returns it."""
+        oldest = self._oldest()
+        self._room.publish_idle(None if oldest is None else oldest.deadline - self._idle)
+        return oldest
+
+    def publish_newcomer(self) -> None:
+        """Tell the same when a connection has come, which is idle from now on."""
+        if self.publish() is None:
+            self._room.publish_idle(time.monotonic())
+
+    def look(self) -> None:
+        """Every now and then: be ready where places get few, and keep nothing in memory where they are not."""
+        if self._room.count > self._room.limit - self._room.margin:
+            self.publish()
+        else:
+            self._candidates.clear()
+            self._room.publish_idle(None)
+
+    def _oldest(self) -> Optional[Connection]:
+        while self._candidates or self._scan():
+            deadline, connection = self._candidates[0]
+            # What has asked for something since has another deadline.
+            if connection.deadline == deadline and _is_idle(connection):
+                return connection
+            self._candidates.popleft()
+        return None
+
+    def _scan(self) -> bool:
+        """Look for idle connections, unless that was done a moment ago. Returns whether there are any."""
+        now = time.monotonic()
+        if now < self._next_scan:
+            return False
+        connections = self._parking.all()
+        self._next_scan = now + _PAUSE * len(connections)
+        idle = [(each.deadline, each) for each in connections if each.idle and each.request not in self._apart]
+        idle.sort(key=itemgetter(0))
+        self._candidates.extend(idle)
+        return bool(idle)
+
+
+def _is_idle(connection: Connection) -> bool:
+    """Whether nothing has come from the client either. What is not parked is being served, or closed."""
+    if not connection.watched or not connection.idle:
+        return False
+    try:
+        return not connection.request.recv(1, _PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # Reset, and the loop is about to find out.
+        return True

@@ -1,0 +1,70 @@
+"""Who a client is where proxies stand in between: what the trusted ones say in X-Forwarded-For, and nobody else."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+from typing import Optional, Sequence, Union
+
+IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+# The address of all clients on Unix sockets, which have none.
+UNIX = "unix"
+
+# Fields that are read once, and the longest that is remembered, in characters: half a mebibyte.
+_REMEMBERED = 1024
+_MEMORABLE = 256
+
+# Some proxies add the client's port.
+_WITH_PORT = re.compile(r"\[([^\[\]]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
+
+
+class Proxies:
+    """Networks whose hosts are trusted, and UNIX where all clients on Unix sockets are. Any thread asks."""
+
+    def __init__(self, trusted: "Sequence[Union[IPNetwork, str]]" = ()) -> None:
+        self._networks = [each for each in trusted if not isinstance(each, str)]
+        self._trusts_unix = UNIX in trusted
+        self._find = functools.lru_cache(_REMEMBERED)(self._find_client)
+
+    def trust(self, address: str) -> bool:
+        """Whether a client at `address` is a trusted proxy."""
+        if not self._networks or address == UNIX:
+            return self._trusts_unix and address == UNIX
+        parsed = parse_address(address)
+        return parsed is not None and self._has(parsed)
+
+    def client(self, forwarded: Optional[str], address: str) -> str:
+        """Return the client of a request that a trusted proxy at `address` has sent, with its X-Forwarded-For.
+
+        That is the last address that is no trusted proxy's: what stands before it may be made up. Where all are, the
+        first; where there is none, or no address, the proxy itself.
+        """
+        if not forwarded:
+            return address
+        find = self._find if len(forwarded) <= _MEMORABLE else self._find_client
+        return find(forwarded) or address
+
+    def _find_client(self, forwarded: str) -> Optional[str]:
+        client = None
+        for text in reversed(forwarded.split(",")):
+            client = parse_address(text.strip(" \t"))
+            if client is None or not self._has(client):
+                break
+        return None if client is None else str(client)
+
+    def _has(self, address: IPAddress) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def parse_address(text: str) -> Optional[IPAddress]:
+    """Return an IP address, with or without a port behind it; None for anything else. IPv4 within IPv6 is IPv4."""
+    matched = _WITH_PORT.fullmatch(text)
+    try:
+        address = ipaddress.ip_address(text if matched is None else matched.group(1) or matched.group(2))
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,63 @@
+"""Which app answers on a connection: that of the listener, which may tell loopback addresses from others."""
+
+from __future__ import annotations
+
+import socket
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
+
+from filestoraged.web.memory import Memory
+from filestoraged.web.message import App
+
+
+class Site(NamedTuple):
+    """What answers, and what it was asked before."""
+
+    app: App
+    memory: Memory
+
+
+class Sites:
+    """The sites of all listeners. The loop asks, once for each connection."""
+
+    def __init__(self, apps: Mapping[socket.socket, App]) -> None:
+        # Where two apps are one, their requests are remembered together.
+        self._memories: Dict[App, Memory] = {}
+        # Of a listener whose connections are all alike; and of one that listens on all addresses, for those that
+        # arrive on a loopback address, and for others.
+        self._fixed: Dict[socket.socket, Site] = {}
+        self._mixed: Dict[socket.socket, Tuple[Site, Site]] = {}
+        for listener, app in apps.items():
+            on_loopback, elsewhere = self._site(app.on_loopback), self._site(app)
+            if app.on_loopback is not app and _listens_everywhere(listener):
+                self._mixed[listener] = on_loopback, elsewhere
+            else:
+                self._fixed[listener] = on_loopback if arrives_on_loopback(listener) else elsewhere
+
+    def find(self, listener: socket.socket, connection: socket.socket) -> Site:
+        """Return the site for a `connection` that `listener` has accepted."""
+        site = self._fixed.get(listener)
+        if site is not None:
+            return site
+        on_loopback, elsewhere = self._mixed[listener]
+        return on_loopback if arrives_on_loopback(connection) else elsewhere
+
+    def _site(self, app: App) -> Site:
+        return Site(app, self._memories.setdefault(app, Memory()))
+
+
+def arrives_on_loopback(connection: socket.socket) -> bool:
+    """Whether the local address of a connection is a loopback address, IPv4 mapped into IPv6 included."""
+    host = _local_host(connection)
+    return host is not None and (host.startswith(("127.", "::ffff:127.")) or host == "::1")
+
+
+def _listens_everywhere(listener: socket.socket) -> bool:
+    return _local_host(listener) in ("0.0.0.0", "::", "::ffff:0.0.0.0")
+
+
+def _local_host(bound: socket.socket) -> Optional[str]:
+    """The local address as the kernel writes it; None for a Unix socket."""
+    if bound.family == socket.AF_UNIX:
+        return None
+    host: str = bound.getsockname()[0]
+    return host

@@ -1,0 +1,140 @@
+"""What is tidied up in the background: by one process at a time, in small steps, and what fails is told once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from unittest import mock
+
+from filestoraged.daemon.janitor import Janitor
+from filestoraged.store.disk import DiskStore
+from filestoraged.store.drops import Drop, Drops, prepare_drops
+from filestoraged.store.presence import Presence
+from tests.support import PATIENCE, TempCase
+
+
+class JanitorCase(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = str(self.directory / "drops.sqlite")
+        prepare_drops(self.path)
+        self.drops = Drops(self.path, Presence(str(self.directory / "owners")), ttl=100)
+        self.addCleanup(self.drops.close)
+        self.store = DiskStore(self.directory)
+        self.store.prepare()
+        self.bytes = DiskStore(self.directory / "drops", within=self.store)
+
+    def make(self) -> str:
+        id_ = self.drops.announce().result()
+        with self.bytes.stage() as staging:
+            staging.write(b"tea")
+            staging.commit(name=id_)
+        self.drops.publish(Drop(id_, "name", None)).result()
+        return id_
+
+    def fetch(self) -> str:
+        id_ = self.make()
+        self.drops.finish(self.drops.claim(id_).result()).result()
+        return id_
+
+    def janitor(self) -> Janitor:
+        return Janitor(self.drops, self.bytes, self.path + ".janitor")
+
+
+class JanitorTest(JanitorCase):
+    def test_one_of_all_works_at_a_time(self) -> None:
+        works, goes_on = threading.Event(), threading.Event()
+        first, second = self.janitor(), self.janitor()
+        first.tidy_up = lambda: (works.set(), goes_on.wait(PATIENCE))  # type: ignore
+        second.tidy_up = mock.Mock()  # type: ignore
+        first.start()
+        self.assertTrue(works.wait(PATIENCE))
+
+        second.start()
+        second.stop()
+        alone = second.tidy_up.called
+        goes_on.set()
+        first.stop()
+        third = self.janitor()
+        third.tidy_up = mock.Mock()  # type: ignore
+        third.start()
+        self.wait_until("the third works", lambda: third.tidy_up.called)
+        third.stop()
+
+        self.assertFalse(alone)
+
+    def test_a_stopped_process_that_has_the_lock_keeps_the_others_waiting_for_a_minute(self) -> None:
+        id_ = self.fetch()
+        path = self.path + ".janitor"
+        script = f"exec 9>>{path}; flock 9; echo locked; exec sleep 1000"
+        with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            self.assertEqual("locked\n", other.stdout.readline())
+            other.send_signal(signal.SIGSTOP)
+            kept = []
+            for silent in (50, 70):
+                os.utime(path, (time.time() - silent,) * 2)
+                self.janitor()._run_once()
+                kept.append((self.directory / "drops" / id_[:2] / id_).exists())
+            other.kill()
+
+        self.assertEqual([True, False], kept)
+
+    def test_after_each_step_it_rests_for_five_times_as_long_but_not_for_more_than_a_round(self) -> None:
+        for _ in range(3):
+            self.fetch()
+        janitor = self.janitor()
+        seconds, rests = [0.0], []
+        forget = self.drops.forget
+
+        takes = [0.1, 10.0, 0.0]
+
+        def forget_slowly() -> int:
+            seconds[0] += takes.pop(0)
+            return forget() or len(takes)
+
+        with (
+            mock.patch.object(self.drops, "forget", forget_slowly),
+            mock.patch("filestoraged.daemon.janitor.time.monotonic", lambda: seconds[0]),
+            mock.patch.object(janitor._ends, "wait", rests.append),
+        ):
+            janitor.tidy_up()
+
+        # Two steps with something to do, and one that finds nothing.
+        self.assertEqual([0.5, 3.0], rests)
+        self.assertEqual([], self.files_below(self.directory / "drops"))
+
+    def test_it_ends_between_two_steps(self) -> None:
+        self.fetch()
+        janitor = self.janitor()
+        janitor.stop = janitor._ends.set  # type: ignore
+        with mock.patch.object(self.drops, "forget", side_effect=lambda: janitor.stop() or 7) as forget:
+            janitor.tidy_up()
+
+        self.assertEqual(1, forget.call_count)
+
+    def test_a_failure_is_logged_once_without_a_link_until_it_is_over(self) -> None:
+        id_, other = self.fetch(), self.fetch()
+        janitor = self.janitor()
+        unlink = os.unlink
+
+        def refuse_one(name: str, **settings: int) -> None:
+            if name == id_:
+                raise PermissionError(13, "Permission denied", f"drops/{id_[:2]}/{id_}")
+            unlink(name, **settings)
+
+        with self.assertLogs("filestoraged.daemon.janitor") as logged:
+            with mock.patch("os.unlink", refuse_one):
+                for _ in range(3):
+                    janitor._run_once()
+            janitor._run_once()
+            logging.getLogger("filestoraged.daemon.janitor").warning("over")
+
+        self.assertEqual(2, len(logged.records), logged.output)
+        self.assertIn("Permission denied", logged.output[0])
+        self.assertNotIn(id_, "".join(logged.output))
+        self.assertFalse((self.directory / "drops" / other[:2] / other).exists())

@@ -1,0 +1,184 @@
+"""Lines reach standard error whole and in order, and one that is not read stops nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import unittest
+from typing import List, Tuple
+
+from filestoraged.daemon.log_output import BACKLOG, LogOutput
+from tests.daemon.process import PATIENCE, ROOT, clean_environment
+from tests.support import TempCase
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+DROPPED = re.compile(r"(\d+) log lines were dropped: standard error was not read")
+
+
+def record(message: str) -> logging.LogRecord:
+    return logging.LogRecord("filestoraged", logging.INFO, "file", 1, message, (), None)
+
+
+def read_now(descriptor: int) -> bytes:
+    """All that can be read at once."""
+    os.set_blocking(descriptor, False)
+    received = b""
+    try:
+        while True:
+            received += os.read(descriptor, 65536)
+    except BlockingIOError:
+        return received
+
+
+class PipeTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.reader, self.writer = self.open()
+        self.addCleanup(os.close, self.reader)
+        self.output = LogOutput(self.writer)
+        self.addCleanup(self.output.close)
+
+    def open(self) -> Tuple[int, int]:
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, writer)
+        return reader, writer
+
+    def emit(self, *messages: str) -> None:
+        for message in messages:
+            self.output.handle(record(message))
+
+    def fill(self) -> List[str]:
+        """Log until standard error takes no more and the backlog is used up. Returns the lines."""
+        lines = [f"line {number} {'x' * 990}" for number in range(3 * BACKLOG // 1000)]
+        self.emit(*lines)
+        return lines
+
+    def read_lines(self) -> List[str]:
+        """Read what there is, and what the output writes once it is flushed, until that is all."""
+        received = b""
+        while True:
+            more = read_now(self.reader)
+            self.output.flush()
+            if not more:
+                return received.decode().splitlines()
+            received += more
+
+    def test_a_line_is_written_at_once(self) -> None:
+        self.emit("one", "two\nthree")
+
+        self.assertEqual(b"one\ntwo\nthree\n", read_now(self.reader))
+
+    def test_a_reader_that_reads_nothing_is_waited_for_once(self) -> None:
+        started = time.monotonic()
+
+        self.fill()
+
+        self.assertLess(time.monotonic() - started, 1.0)
+
+    def test_the_lines_that_fit_come_in_order_and_whole_and_the_others_are_counted(self) -> None:
+        lines = self.fill()
+
+        received = self.read_lines()
+
+        kept = len(received) - 1
+        self.assertEqual(lines[:kept], received[:-1])
+        told = DROPPED.fullmatch(received[-1])
+        self.assertEqual(len(lines) - kept, told and int(told.group(1)))
+        self.assertGreater(kept * 1000, BACKLOG - 2000)
+
+    def test_lines_come_again_after_the_reader_has_read(self) -> None:
+        self.fill()
+        self.read_lines()
+
+        self.emit("again")
+
+        self.assertEqual(b"again\n", read_now(self.reader))
+
+    def test_a_long_line_is_written_whole(self) -> None:
+        self.emit("x" * 10_000, "next")
+
+        self.assertEqual(["x" * 10_000, "next"], self.read_lines())
+
+    def test_standard_error_stays_as_it_is_for_others(self) -> None:
+        self.assertEqual(0, fcntl.fcntl(self.writer, fcntl.F_GETFL) & os.O_NONBLOCK)
+
+    def test_a_forked_process_leaves_the_lines_that_wait_to_its_parent(self) -> None:
+        lines = self.fill()
+        pid = os.fork()
+        if not pid:
+            read_now(self.reader)
+            self.emit("of the child")
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+        received = self.read_lines()
+
+        self.assertEqual("of the child", received[0])
+        self.assertIn(received[1], lines)
+
+    def test_a_reader_that_is_gone_harms_nothing(self) -> None:
+        reader, writer = os.pipe()
+        output = LogOutput(writer)
+        os.close(reader)
+
+        output.handle(record("to nobody"))
+
+        output.close()
+        os.close(writer)
+
+
+class SocketTest(PipeTest):
+    """The journal's."""
+
+    def open(self) -> Tuple[int, int]:
+        reader, writer = socket.socketpair()
+        self.addCleanup(writer.close)
+        self.addCleanup(reader.detach)
+        return reader.fileno(), writer.fileno()
+
+
+class NoStandardErrorTest(unittest.TestCase):
+    def test_lines_are_dropped(self) -> None:
+        output = LogOutput(987_654)
+
+        output.handle(record("to nobody"))
+
+        output.close()
+
+
+class UnreadDaemonTest(TempCase):
+    def test_a_daemon_whose_standard_error_is_not_read_answers_every_request(self) -> None:
+        arguments = ("--listen", "127.0.0.1:0", "--workers", "1", "--store", str(self.directory / "store"))
+        command = [sys.executable, "-m", "filestoraged", *arguments]
+        daemon = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE)
+        self.addCleanup(daemon.wait)
+        self.addCleanup(daemon.kill)
+        assert daemon.stderr is not None
+        self.addCleanup(daemon.stderr.close)
+        port = 0
+        while not port:
+            found = re.search(rb"listening on 127.0.0.1:(\d+) ", daemon.stderr.readline())
+            port = int(found.group(1)) if found else 0
+
+        answered = 0
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+            # 5,000 lines of some 70 bytes are far more than a pipe takes.
+            for _ in range(50):
+                connection.sendall(HEALTH * 100)
+                received = b""
+                while received.count(b"}") < 100:
+                    received += connection.recv(65536)
+                answered += received.count(b"HTTP/1.1 200 ")
+        daemon.terminate()
+
+        self.assertEqual(5000, answered)
+        lines = daemon.stderr.read().decode().splitlines()
+        self.assertEqual(0, daemon.wait(PATIENCE))
+        # What waited was written when there was a reader again.
+        self.assertEqual(5000, sum("GET /-/health 200" in line for line in lines))

@@ -1,0 +1,250 @@
+"""A master and its workers: those that die or hang are replaced soon, and a signal to stop is not kept waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+import unittest
+from typing import Dict, Iterator, List, Tuple
+from unittest import mock
+
+from filestoraged.daemon import systemd
+from filestoraged.daemon.watchdog import Patience, Watchdog
+from filestoraged.daemon.workers import Started
+from tests.daemon.crew import PATIENCE as SHORT
+from tests.daemon.process import Daemon
+from tests.support import TempCase
+
+
+class Master(Daemon):
+    """A running `python -m tests.daemon.crew`."""
+
+    def __init__(self, count: int, directory: os.PathLike) -> None:  # type: ignore[type-arg]
+        super().__init__(str(count), module="tests.daemon.crew", cwd=directory, stdout=subprocess.PIPE)
+
+    def says(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().strip()
+
+
+class SupervisionTest(TempCase):
+    @contextlib.contextmanager
+    def master(self, count: int) -> Iterator[Master]:
+        master = Master(count, self.directory)
+        try:
+            self.assertEqual("started", master.says(), master.lines())
+            yield master
+        finally:
+            master.kill()
+            master.log.close()
+            assert master.process.stdout is not None
+            master.process.stdout.close()
+
+    def wait_for_others(self, master: Master, before: List[int]) -> float:
+        """Wait until none of the workers is one of `before`, and as many are there. Returns the seconds that took."""
+        began = time.monotonic()
+        self.wait_until(
+            "replaced", lambda: len(master.workers()) == len(before) and not set(master.workers()) & set(before)
+        )
+        return time.monotonic() - began
+
+    def test_all_workers_that_were_killed_are_back_within_two_seconds(self) -> None:
+        with self.master(4) as master:
+            before = master.workers()
+
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+
+            self.assertLess(self.wait_for_others(master, before), 2.0)
+
+    def test_all_are_back_within_five_seconds_of_a_burst_of_kills(self) -> None:
+        with self.master(4) as master:
+            for _ in range(40):
+                for pid in master.workers():
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.02)
+            began = time.monotonic()
+
+            self.wait_until("four", lambda: len(master.workers()) == 4)
+
+            self.assertLess(time.monotonic() - began, 5.0)
+
+    def test_workers_that_die_at_their_start_are_forked_less_and_less_often(self) -> None:
+        with self.master(2) as master:
+            (self.directory / "die").touch()
+            for pid in master.workers():
+                os.kill(pid, signal.SIGKILL)
+            self.wait_until("four rounds", lambda: sum("exit status 3" in line for line in master.lines()) >= 8)
+
+            times = [
+                float(line.split()[1].rpartition(":")[2].replace(",", "."))
+                for line in master.lines()
+                if "exit status" in line
+            ]
+            rounds = times[1::2]
+            pauses = [(later - earlier) % 60 for earlier, later in zip(rounds, rounds[1:])]
+            self.assertTrue(all(later > 1.5 * earlier for earlier, later in zip(pauses, pauses[1:])), pauses)
+
+    def test_a_worker_that_is_stopped_is_killed_and_replaced_and_one_line_says_so(self) -> None:
+        with self.master(2) as master:
+            stopped, other = master.workers()
+
+            os.kill(stopped, signal.SIGSTOP)
+            self.wait_until("replaced", lambda: len(set(master.workers()) - {stopped}) == 2)
+
+            self.assertIn(other, master.workers())
+            (line,) = [line for line in master.lines() if "killing it" in line]
+            self.assertRegex(line, rf"ERROR worker {stopped} has not answered for 1 s; killing it$")
+
+    def test_a_worker_that_does_not_begin_to_serve_is_killed_and_replaced(self) -> None:
+        with self.master(2) as master:
+            (self.directory / "hang").touch()
+            os.kill(master.workers()[0], signal.SIGKILL)
+            self.wait_until("another one", lambda: any("killing it" in line for line in master.lines()))
+            (self.directory / "hang").unlink()
+            self.wait_until("two", lambda: len(master.workers()) == 2)
+
+            self.assertIn("has not begun to serve for 2 s", "\n".join(master.lines()))
+
+    def test_no_worker_is_killed_when_the_whole_group_was_stopped(self) -> None:
+        with self.master(2) as master:
+            before = master.workers()
+            group = [*before, master.process.pid]
+
+            for pid in group:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(2 * SHORT.silence)
+            for pid in reversed(group):
+                # The master first: it finds the beats of its workers old.
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.05)
+            time.sleep(1.5 * SHORT.silence)
+
+            self.assertEqual(before, master.workers())
+            self.assertEqual([], [line for line in master.lines() if "ERROR" in line])
+
+    def test_a_worker_in_a_debugger_is_not_killed(self) -> None:
+        with self.master(2) as master:
+            traced = master.workers()[0]
+            with subprocess.Popen(["strace", "-p", str(traced), "-o", os.devnull], stderr=subprocess.DEVNULL) as tracer:
+                self.wait_until("attached", lambda: f"TracerPid:\t{tracer.pid}" in status(traced))
+                os.kill(traced, signal.SIGSTOP)
+                self.wait_until("noticed", lambda: any("traces it" in line for line in master.lines()))
+                os.kill(traced, signal.SIGCONT)
+                tracer.terminate()
+
+            self.assertIn(f"process {tracer.pid} traces it, so it is not killed", "\n".join(master.lines()))
+            self.assertIn(traced, master.workers())
+
+    def test_sigterm_ends_a_reload_that_waits_for_a_worker(self) -> None:
+        with self.master(2) as master:
+            (self.directory / "hang").touch()
+            master.process.send_signal(signal.SIGHUP)
+            self.wait_until("a third", lambda: len(master.workers()) == 3)
+            began = time.monotonic()
+
+            status = master.stop()
+
+            self.assertEqual((0, "stopped"), (status, master.says()))
+            self.assertLess(time.monotonic() - began, 2.0)
+
+    def test_a_worker_that_hangs_is_killed_while_a_reload_waits(self) -> None:
+        with self.master(2) as master:
+            stopped = master.workers()[0]
+            (self.directory / "hang").touch()
+            master.process.send_signal(signal.SIGHUP)
+            self.wait_until("a third", lambda: len(master.workers()) == 3)
+
+            os.kill(stopped, signal.SIGSTOP)
+
+            self.wait_until("killed", lambda: any(f"worker {stopped} has not" in line for line in master.lines()))
+            self.assertEqual("kept", master.says())
+            (self.directory / "hang").unlink()
+            self.wait_until("two", lambda: len(master.workers()) == 2 and stopped not in master.workers())
+
+
+class Beats:
+    """A meter whose workers beat when the test says so."""
+
+    def __init__(self) -> None:
+        self.beats: Dict[int, float] = {}
+
+    def last_beat(self, slot: int) -> float:
+        return self.beats.get(slot, 0.0)
+
+    def clear_slot(self, slot: int) -> None:
+        self.beats.pop(slot, None)
+
+
+class WatchdogTest(unittest.TestCase):
+    """With a clock of the test's own."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.now = 1000.0
+        self.beats = Beats()
+        self.told: List[Tuple[str, ...]] = []
+        for name, double in (("notify", lambda *states: self.told.append(states)), ("watchdog_timeout", lambda: 30.0)):
+            patched = mock.patch.object(systemd, name, double)
+            patched.start()
+            self.addCleanup(patched.stop)
+        # No process has these numbers.
+        self.workers = {1 << 30: Started(0, 0, self.now), (1 << 30) + 1: Started(1, 1, self.now)}
+        self.watchdog = Watchdog(self.beats, Patience(), clock=lambda: self.now)  # type: ignore[arg-type]
+
+    def pass_time(self, seconds: float, *beating: int) -> List[int]:
+        """Look as often as it is due. Returns who is to be killed."""
+        killed: List[int] = []
+        end = self.now + seconds
+        while self.now < end:
+            self.now += self.watchdog.pause
+            self.beats.beats.update(dict.fromkeys(beating, self.now))
+            killed += self.watchdog.look(self.workers)
+        return killed
+
+    def test_a_worker_is_killed_once_between_15_and_17_seconds_of_silence(self) -> None:
+        self.pass_time(10, 0, 1)
+
+        self.assertEqual([], self.pass_time(13, 1))
+        with self.assertLogs("filestoraged") as logged:
+            self.assertEqual([1 << 30], self.pass_time(4, 1))
+        self.assertEqual([], self.pass_time(30, 1))
+
+        self.assertEqual(1, len(logged.output))
+        self.assertRegex(logged.output[0], r"worker 1073741824 has not answered for 1[56] s; killing it")
+
+    def test_a_worker_has_60_seconds_to_begin(self) -> None:
+        self.assertEqual([], self.pass_time(58, 1))
+        with self.assertLogs("filestoraged"):
+            self.assertEqual([1 << 30], self.pass_time(4, 1))
+
+    def test_the_manager_is_told_while_one_answers_and_not_when_none_does(self) -> None:
+        self.pass_time(10, 0, 1)
+        self.told.clear()
+
+        with self.assertLogs("filestoraged"):
+            self.pass_time(40, 1)
+        self.assertGreater(len(self.told), 10)
+        with self.assertLogs("filestoraged"):
+            self.pass_time(20)
+        self.told.clear()
+        self.pass_time(20)
+
+        self.assertEqual([], self.told)
+
+    def test_beats_from_before_a_pause_of_the_master_are_not_judged(self) -> None:
+        self.pass_time(10, 0, 1)
+
+        self.now += 3600
+
+        self.assertEqual([], self.pass_time(14))
+        with self.assertLogs("filestoraged"):
+            self.assertEqual(list(self.workers), self.pass_time(4))
+
+
+def status(pid: int) -> str:
+    with open(f"/proc/{pid}/status", encoding="ascii") as stream:
+        return stream.read()

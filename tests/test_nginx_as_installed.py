@@ -1,0 +1,282 @@
+"""Debian's nginx as its package installs it, with the shipped file copied to where the file itself says.
+
+Nothing in any of the files is replaced, so this needs port 80 of a machine of its own: a network and a view of the file
+system that no other process has. nginx sends what lies in the store as its own user, www-data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator, List
+
+from tests.daemon.process import PATIENCE, ROOT, Daemon
+from tests.support import Answer, TempCase, find_program, split_answer
+
+NAME = "files.example.org"
+DROPS = "/vimeo/api/v1.0"
+# As the file says.
+OPTIONS = ("--store", "/var/lib/filestoraged", "--accel", "/stored", "--public-url", f"http://{NAME}")
+
+# What lies on this machine where nginx and the daemon write is covered up.
+_MACHINE = """
+set -e
+ip link set lo up
+mount -t tmpfs none /var/lib
+mkdir /var/lib/nginx
+mount -t tmpfs none /var/log/nginx
+mount -t tmpfs none /run
+mount -t tmpfs none /etc/nginx/conf.d
+cp "$1" /etc/nginx/conf.d/filestoraged.conf
+mount -t tmpfs none /etc/nginx/sites-enabled
+ln -s /etc/nginx/sites-available/default /etc/nginx/sites-enabled/default
+exec "$2" -g "daemon off;"
+"""
+
+# In place of the daemon: prints the first request that it gets.
+_UPSTREAM = """
+import socket
+with socket.create_server(("127.0.0.1", 8080)) as listener:
+    listener.settimeout(20)
+    print("listening", flush=True)
+    connection = listener.accept()[0]
+    head = b""
+    while b"\\r\\n\\r\\n" not in head:
+        head += connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+    print(head.decode())
+"""
+
+# Begins uploads until there is an answer, which it prints: none is answered that is let through.
+_CROWD = """
+import select, socket, sys
+crowd = []
+for number in range(101):
+    crowd.append(socket.create_connection(("127.0.0.1", 80), timeout=20))
+    crowd[-1].sendall(b"POST / HTTP/1.1\\r\\nHost: files.example.org\\r\\nContent-Length: 3\\r\\n\\r\\n")
+answered = select.select(crowd, [], [], 20)[0]
+assert len(answered) == 1, len(answered)
+sys.stdout.buffer.write(answered[0].recv(65536))
+"""
+
+IS_ROOT = os.getuid() == 0
+
+
+class InstalledTest(TempCase):
+    nginx: "subprocess.Popen[bytes]"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.stack = contextlib.ExitStack()
+        self.addCleanup(self.stack.close)
+        self.stack.enter_context(self.machine())
+
+    @contextlib.contextmanager
+    def machine(self) -> Iterator[None]:
+        """Start nginx, as root where that is what this is; else it keeps this user, with what it takes to mount."""
+        whose = [] if IS_ROOT else ["--user", "--map-current-user", "--keep-caps"]
+        namespaces = [find_program("unshare"), *whose, "--mount", "--net"]
+        shell = ["sh", "-c", _MACHINE, "sh", str(ROOT / "systemd" / "nginx.conf"), find_program("nginx")]
+        with (self.directory / "errors").open("wb") as errors:
+            self.nginx = subprocess.Popen([*namespaces, *shell], stderr=errors)
+        try:
+            self.wait_until("nginx listens", lambda: self.seen("/run/nginx.pid").exists() or self.failed())
+            yield
+        finally:
+            self.nginx.terminate()
+            self.nginx.wait(PATIENCE)
+
+    def failed(self) -> bool:
+        if self.nginx.poll() is not None:
+            self.fail((self.directory / "errors").read_text())
+        return False
+
+    def seen(self, path: str) -> Path:
+        """A path on that machine, as seen from here."""
+        return Path(f"/proc/{self.nginx.pid}/root{path}")
+
+    def inside(self) -> List[str]:
+        whose = [] if IS_ROOT else ["--user", "--preserve-credentials"]
+        return [find_program("nsenter"), "--target", str(self.nginx.pid), *whose, "--mount", "--net"]
+
+    def start_daemon(self, *options: str) -> Daemon:
+        """With the group of nginx's user, as the file says."""
+        group = [find_program("setpriv"), "--regid", "www-data", "--clear-groups"] if IS_ROOT else []
+        daemon = Daemon(*OPTIONS, *options, before=[*self.inside(), *group])
+        self.stack.callback(daemon.log.close)
+        self.stack.callback(daemon.kill)
+        return daemon.wait_until_listening()
+
+    def curl(self, path: str, *options: str, host: str = NAME, address: str = "127.0.0.1") -> Answer:
+        command = [find_program("curl"), "--silent", "--show-error", "--include", "--max-time", "20", *options]
+        resolve = ["--noproxy", "*", "--resolve", f"{host}:80:{address}", f"http://{host}{path}"]
+        done = subprocess.run([*self.inside(), *command, *resolve], capture_output=True, check=True)
+        answer = split_answer(done.stdout)
+        while answer[0].status == 100:
+            answer = split_answer(answer[1])
+        return answer[0]
+
+    def put_drop(self) -> str:
+        """Returns the link's path."""
+        answer = self.curl(f"{DROPS}/file", "-X", "PUT", "-F", "file=@/etc/hostname")
+        return str(json.loads(answer.body)["url"])[len(f"http://{NAME}") :]
+
+    def assert_json(self, answer: Answer, status: int, error: str) -> None:
+        self.assertEqual((status, "application/json"), (answer.status, answer.fields["content-type"]))
+        told = json.loads(answer.body)
+        self.assertEqual((error, {"error", "message"}), (told["error"], set(told)))
+        self.assertTrue(answer.body.endswith(b"}\n"))
+
+    def logs(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.seen("/var/log/nginx").iterdir()))
+
+    def test_the_name_is_the_daemons_by_both_addresses_and_all_others_are_the_default_sites(self) -> None:
+        self.start_daemon()
+
+        addresses = ("127.0.0.1", "[::1]")
+        ours = [self.curl("/-/health", address=address) for address in addresses]
+        others = [self.curl("/-/health", host="other.example.org", address=address) for address in addresses]
+
+        self.assertEqual([b'{"status": "ok"}'] * 2, [answer.body.strip() for answer in ours])
+        self.assertEqual([404, 404], [answer.status for answer in others])
+        self.assertIn(b"<html>", others[0].body)
+
+    def test_requests_by_address_are_the_daemons_once_the_default_site_is_removed(self) -> None:
+        self.start_daemon()
+        self.assertEqual(404, self.curl("/-/health", host="127.0.0.1").status)
+
+        self.seen("/etc/nginx/sites-enabled/default").unlink()
+        self.nginx.send_signal(signal.SIGHUP)
+
+        self.wait_until("reloaded", lambda: self.curl("/-/health", host="127.0.0.1").status == 200)
+        # Refused before nginx knows the name.
+        self.assert_json(self.curl("/" + "x" * 9000), 414, "URI Too Long")
+        self.assert_json(self.curl("/", "-H", "Host: a/b"), 400, "Bad Request")
+
+    def test_nginx_sends_what_the_daemon_stored_as_another_user(self) -> None:
+        self.start_daemon()
+        digest = json.loads(self.curl("/", "--data-binary", "tea").body)["hash"]
+
+        whole = self.curl(f"/{digest}")
+        part = self.curl(f"/{digest}", "--range", "1-1")
+
+        self.assertEqual((200, b"tea"), (whole.status, whole.body))
+        self.assertEqual((206, b"e"), (part.status, part.body))
+        self.assertEqual("bytes", whole.fields["accept-ranges"])
+
+    def test_accept_ranges_is_sent_once(self) -> None:
+        self.start_daemon()
+        digest = json.loads(self.curl("/", "--data-binary", "tea").body)["hash"]
+        command = [find_program("curl"), "--silent", "--include", "--noproxy", "*", "-H", f"Host: {NAME}"]
+
+        done = subprocess.run([*self.inside(), *command, f"http://127.0.0.1/{digest}"], capture_output=True, check=True)
+
+        self.assertEqual(1, done.stdout.lower().count(b"accept-ranges:"), done.stdout)
+
+    def test_no_log_has_a_link_or_a_password_when_the_daemon_is_down_and_one_says_that_it_is(self) -> None:
+        self.start_daemon().kill()
+        id_ = "0123456789abcdef" * 2
+        drops = [f"{DROPS}/file/{id_}?password=sesame", f"/{DROPS}/file/{id_}", f"/%76imeo/api/v1.0/file/{id_}"]
+        paths = [*drops, "/-/health"]
+
+        answers = [self.curl(path, "--path-as-is", "--referer", f"http://{NAME}{DROPS}/drop/{id_}") for path in paths]
+
+        for answer in answers:
+            self.assert_json(answer, 502, "Bad Gateway")
+            self.assertTrue(answer.fields["retry-after"].isdecimal())
+        self.wait_until("logged", lambda: self.logs().count('" 502 ') == len(paths))
+        logs = self.logs()
+        self.assertNotIn("sesame", logs)
+        self.assertNotIn(id_, logs)
+        self.assertEqual(3, logs.count(f'"GET {DROPS}/***" 502 '), logs)
+        self.assertEqual(1, logs.count('"GET /-/health" 502 '))
+
+    def test_a_drop_that_was_fetched_is_in_the_log_without_its_link(self) -> None:
+        self.start_daemon()
+        link = self.put_drop()
+
+        self.assertEqual([200, 410], [self.curl(link).status for _ in range(2)])
+
+        self.wait_until("logged", lambda: f'"GET {DROPS}/***" 200 ' in self.logs())
+        self.assertNotIn(link.rpartition("/")[2], self.logs())
+
+    def test_operations_are_not_public_but_for_health(self) -> None:
+        self.start_daemon()
+        paths = ("/-/health", "/-/ready", "/-/metrics", "//-/metrics", "/%2d/ready", "/-/x/../metrics", "/-/metrics/")
+
+        answers = [self.curl(path, "--path-as-is") for path in paths]
+
+        self.assertEqual([200] + [404] * 6, [answer.status for answer in answers])
+        self.assert_json(answers[2], 404, "Not Found")
+
+    def test_what_nginx_refuses_by_itself_is_json(self) -> None:
+        self.start_daemon()
+        large = self.curl(f"{DROPS}/file", "-X", "PUT", "-H", "Content-Length: 20000000", "-H", "Expect:")
+        larger = self.curl("/", "-X", "POST", "-H", "Content-Length: 20000000000", "-H", "Expect:")
+        head = self.curl("/", "-H", "x: " + "x" * 9000)
+        trace = self.curl("/", "-X", "TRACE")
+
+        self.assert_json(large, 413, "Request Entity Too Large")
+        self.assert_json(larger, 413, "Content Too Large")
+        self.assert_json(head, 431, "Request Header Fields Too Large")
+        self.assert_json(trace, 405, "Method Not Allowed")
+
+    def test_an_object_that_nginx_cannot_read_is_forbidden_and_not_kept_by_caches(self) -> None:
+        self.start_daemon()
+        digest = json.loads(self.curl("/", "--data-binary", "tea").body)["hash"]
+        self.seen(f"/var/lib/filestoraged/{digest[:2]}").chmod(0)
+
+        answer = self.curl(f"/{digest}")
+
+        self.assert_json(answer, 403, "Forbidden")
+        self.assertIn("no-store", answer.fields["cache-control"])
+
+    def test_conditions_and_ranges_that_fail_are_answered_as_by_the_daemon(self) -> None:
+        self.start_daemon()
+        digest = json.loads(self.curl("/", "--data-binary", "tea").body)["hash"]
+
+        beyond = self.curl(f"/{digest}", "--range", "100-")
+        changed = self.curl(f"/{digest}", "-H", "If-Unmodified-Since: Mon, 01 Jan 2001 00:00:00 GMT")
+
+        self.assert_json(beyond, 416, "Range Not Satisfiable")
+        self.assertEqual("bytes */3", beyond.fields["content-range"])
+        self.assertEqual((412, "Precondition Failed"), (changed.status, json.loads(changed.body)["error"]))
+
+    def test_a_client_that_asks_too_often_gets_429_and_when_to_come_again(self) -> None:
+        self.start_daemon()
+        paths = [f"http://{NAME}{DROPS}/file/{'0' * 32}"] * 60
+        command = [find_program("curl"), "--silent", "--include", "--noproxy", "*", "--resolve", f"{NAME}:80:127.0.0.1"]
+
+        done = subprocess.run([*self.inside(), *command, *paths], capture_output=True, check=True)
+        refused = [split_answer(b"HTTP/1.1 429" + part)[0] for part in done.stdout.split(b"HTTP/1.1 429")[1:]]
+
+        self.assertGreater(len(refused), 5)
+        self.assert_json(refused[0], 429, "Too Many Requests")
+        self.assertTrue(refused[0].fields["retry-after"].isdecimal())
+
+    def test_the_daemon_is_told_the_clients_address_and_not_what_the_client_says(self) -> None:
+        upstream = subprocess.Popen(
+            [*self.inside(), sys.executable, "-c", _UPSTREAM], stdout=subprocess.PIPE, text=True
+        )
+        assert upstream.stdout is not None
+        with upstream.stdout:
+            self.assertEqual("listening\n", upstream.stdout.readline())
+
+            self.curl("/", "-H", "X-Forwarded-For: 192.0.2.1")
+            head = upstream.stdout.read().lower().splitlines()
+
+        upstream.wait(PATIENCE)
+        self.assertEqual(["x-forwarded-for: 127.0.0.1"], [line for line in head if "forwarded" in line])
+        self.assertIn(f"host: {NAME}", head)
+
+    def test_one_client_has_a_hundred_requests_at_a_time(self) -> None:
+        self.start_daemon()
+
+        done = subprocess.run([*self.inside(), sys.executable, "-c", _CROWD], capture_output=True, check=True)
+
+        self.assert_json(split_answer(done.stdout)[0], 429, "Too Many Requests")

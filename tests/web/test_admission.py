@@ -1,0 +1,240 @@
+"""Who may come in: bounds by client, places apart for operations, and idle connections of other workers."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import subprocess
+import sys
+from typing import List
+from unittest.mock import patch
+
+from filestoraged.web import admission
+from filestoraged.web.clients import Clients
+from filestoraged.web.forwarding import IPAddress, Proxies
+from tests.daemon.process import PATIENCE, Daemon, running
+from tests.support import ServerCase, TempCase, find_program, read_all, read_answer, split_answer
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+READY = b"GET /-/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPLOAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n"
+
+
+class ClientLimitTest(ServerCase):
+    """All connections seem to come from another machine."""
+
+    limit = 3
+    seen_as = "203.0.113.9"
+
+    def setUp(self) -> None:
+        super().setUp()
+        server = self.worker._server
+        server.clients = server.admission._clients = Clients(self.limit, 1000)
+
+        def parse(_: str) -> IPAddress:
+            return ipaddress.ip_address(self.seen_as)
+
+        parsing = patch.object(admission, "parse_address", parse)
+        parsing.start()
+        self.addCleanup(parsing.stop)
+
+    def greeted(self, count: int) -> List[socket.socket]:
+        connections = [self.connect() for _ in range(count)]
+        for connection in connections:
+            connection.sendall(HEALTH)
+            self.assertEqual(200, read_answer(connection).status)
+        return connections
+
+    def test_one_client_gets_503_with_retry_after_for_more_than_its_limit(self) -> None:
+        guests = self.greeted(self.limit)
+
+        answer, rest = split_answer(read_all(self.connect()))
+
+        self.assertEqual((503, b""), (answer.status, rest))
+        self.assertEqual("close", answer.fields["connection"])
+        self.assertGreater(int(answer.fields["retry-after"]), 0)
+        self.assertIn("This client has 3 connections already.", answer.body.decode())
+        for guest in guests:
+            guest.sendall(HEALTH)
+            self.assertEqual(200, read_answer(guest).status)
+
+    def test_another_client_is_served_meanwhile(self) -> None:
+        self.greeted(self.limit)
+        self.seen_as = "203.0.113.10"
+
+        self.greeted(self.limit)
+
+    def test_a_connection_that_ends_makes_room_for_another_of_its_client(self) -> None:
+        guests = self.greeted(self.limit)
+        guests[0].close()
+        self.wait_until("it is gone", lambda: self.room.count == self.limit - 1)
+
+        self.greeted(1)
+
+    def test_loopback_and_trusted_proxies_have_no_limit(self) -> None:
+        for address in ("127.0.0.1", "::1"):
+            self.seen_as = address
+            self.greeted(self.limit + 1)
+        self.worker._server.admission._proxies = Proxies([ipaddress.ip_network("127.0.0.1")])
+        self.seen_as = "203.0.113.9"
+
+        self.greeted(self.limit + 1)
+
+    def test_a_crowd_of_one_client_takes_no_places(self) -> None:
+        self.greeted(self.limit)
+
+        crowd = [self.connect() for _ in range(200)]
+        told = sum(b" 503 " in read_all(connection) for connection in crowd)
+
+        self.assertLess(told, 200)
+        self.assertGreater(told, 0)
+        self.assertEqual(self.limit, self.room.count)
+
+
+class ProxiedClientTest(ServerCase):
+    limit = 2
+
+    def setUp(self) -> None:
+        super().setUp()
+        server = self.worker._server
+        server.clients = server.admission._clients = Clients(self.limit, 1000)
+        server.proxies = server.admission._proxies = Proxies([ipaddress.ip_network("127.0.0.0/8")])
+
+    def begin(self, client: str) -> socket.socket:
+        """Begin an upload of a client behind the proxy."""
+        connection = self.connect()
+        connection.sendall(UPLOAD[:-2] + f"X-Forwarded-For: {client}\r\n\r\n".encode())
+        return connection
+
+    def test_requests_in_flight_by_a_proxy_count_for_the_client_that_it_names(self) -> None:
+        uploads = [self.begin("203.0.113.9") for _ in range(2)]
+        begun = [read_answer(upload).status for upload in uploads]
+
+        refused = read_answer(self.begin("203.0.113.9"))
+        other = read_answer(self.begin("203.0.113.10")).status
+
+        self.assertEqual([100, 100], begun)
+        self.assertEqual((503, 100), (refused.status, other))
+        self.assertGreater(int(refused.fields["retry-after"]), 0)
+
+    def test_small_bodies_that_the_loop_receives_count_too(self) -> None:
+        head = b"POST /kv/set HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n"
+        begun = [self.connect() for _ in range(2)]
+        for connection in begun:
+            connection.sendall(head + b"{")
+        self.wait_until("both are in flight", lambda: self.meter.now().under_way == 2)
+        third = self.connect()
+        third.sendall(head + b"{")
+        refused = read_answer(third).status
+        for connection in begun:
+            connection.sendall(b'"key": 1}')
+
+        self.assertEqual((503, [201, 201]), (refused, [read_answer(connection).status for connection in begun]))
+
+    def test_a_request_that_has_ended_does_not_count(self) -> None:
+        uploads = [self.begin("203.0.113.9") for _ in range(2)]
+        for upload in uploads:
+            read_answer(upload)
+        uploads[0].sendall(b"complete")
+        self.assertEqual(200, read_answer(uploads[0]).status)
+        uploads[1].close()
+        self.wait_until("both have ended", lambda: self.meter.now().under_way == 0)
+
+        self.assertEqual([100, 100], [read_answer(self.begin("203.0.113.9")).status for _ in range(2)])
+
+
+# Connects from this namespace's own address, and prints the status of each answer.
+_CONNECT = """
+import socket, sys
+connections = []
+for _ in range(int(sys.argv[2])):
+    connection = socket.create_connection(("10.9.9.1", int(sys.argv[1])), 10)
+    connection.sendall(b"GET /-/health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    connections.append(connection)
+    print(connection.recv(65536).split()[1].decode())
+"""
+
+
+class DaemonTest(TempCase):
+    def arguments(self, *others: str) -> "tuple[str, ...]":
+        return ("--store", str(self.directory / "store"), *others)
+
+    def test_two_workers_bound_the_connections_of_one_address_together(self) -> None:
+        find_program("ip")
+        network = "ip link set lo up && ip address add 10.9.9.1/32 dev lo"
+        before = [find_program("unshare"), "--net", "--map-root-user", "sh", "-c", f'{network} && exec "$@"', "sh"]
+        options = ("--workers", "2", "--max-connections-per-client", "5")
+        daemon = Daemon("--listen", "10.9.9.1:0", *self.arguments(*options), before=before)
+        self.addCleanup(daemon.kill)
+        daemon.wait_until_listening()
+        enter = [find_program("nsenter"), "--target", str(daemon.process.pid), "--user", "--preserve-credentials"]
+
+        output = subprocess.run(
+            [*enter, "--net", sys.executable, "-c", _CONNECT, str(daemon.ports[0]), "8"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+        self.assertEqual(["200"] * 5 + ["503"] * 3, output.split())
+
+    def test_the_connection_idle_longest_of_all_workers_gives_way(self) -> None:
+        with running(*self.arguments("--workers", "3", "--max-connections", "6")) as daemon:
+            guests = [self.greet(daemon) for _ in range(6)]
+            # The second and the fourth are the longest idle ones now, and then the newcomers in their order.
+            for number in (0, 2, 4, 5):
+                self.ask(guests[number])
+            order = [guests[number] for number in (1, 3, 0, 2, 4, 5)]
+
+            for oldest in order:
+                newcomer = self.greet(daemon)
+                order.append(newcomer)
+                self.assertEqual(b"", read_all(oldest))
+                if len(order) == 16:
+                    break
+
+            for connection in order[-6:]:
+                self.ask(connection)
+
+    def greet(self, daemon: Daemon) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE)
+        self.addCleanup(connection.close)
+        self.ask(connection)
+        return connection
+
+    def ask(self, connection: socket.socket) -> None:
+        connection.sendall(HEALTH)
+        self.assertEqual(200, read_answer(connection).status)
+
+    def test_operations_are_answered_where_all_other_places_are_taken(self) -> None:
+        options = ("--workers", "1", "--max-connections", "2", "--admin-listen", "127.0.0.1:0")
+        with running(*self.arguments(*options)) as daemon:
+            uploads = [socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(2)]
+            for upload in uploads:
+                self.addCleanup(upload.close)
+                upload.sendall(UPLOAD)
+                self.assertEqual(100, read_answer(upload).status)
+            (admin,) = {int(port) for port in re.findall(r":(\d+) for operations", "\n".join(daemon.lines()))}
+            statuses = []
+            for port in (admin, daemon.ports[0], admin):
+                # It stays open, and idle: for others that is no place.
+                connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+                self.addCleanup(connection.close)
+                connection.sendall(READY)
+                statuses.append(read_answer(connection).status)
+            for upload in uploads:
+                upload.sendall(b"complete")
+                self.assertEqual(200, read_answer(upload).status)
+
+        self.assertEqual([200, 503, 200], statuses)
+
+    def test_a_client_behind_a_trusted_proxy_is_logged(self) -> None:
+        with running(*self.arguments("--trusted-proxy", "127.0.0.0/8", "--trusted-proxy", "unix")) as daemon:
+            with socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as connection:
+                connection.sendall(HEALTH[:-2] + b"X-Forwarded-For: 198.51.100.1, 203.0.113.9, 127.0.0.1\r\n\r\n")
+                read_answer(connection)
+            daemon.stop()
+            lines = daemon.lines()
+
+        self.assertEqual(1, sum(" 203.0.113.9 GET /-/health 200 " in line for line in lines))

@@ -1,0 +1,272 @@
+"""What fails on the loop costs one connection at most, and what is under way is finished before the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import time
+from typing import Any, Callable, List, Optional
+from unittest.mock import patch
+
+from filestoraged.web.handler import Handler
+from filestoraged.web.intake import Intake
+from filestoraged.web.limits import Limits
+from filestoraged.web.message import Answer, Request
+from filestoraged.web.sender import Sender
+from tests.support import PATIENCE, ServerCase, read_all, read_answer, split_answer
+from tests.web.test_pool import refuse_to_start
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
+UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+
+
+class LoopCase(ServerCase):
+    def on_next_request(self, act: Callable[[], object]) -> None:
+        """Call `act` on the loop while it answers the next request."""
+        answer = self.app.at_once
+
+        def at_once(request: Request) -> Optional[Answer]:
+            self.app.at_once = answer  # type: ignore[method-assign]
+            act()
+            return answer(request)
+
+        self.app.at_once = at_once  # type: ignore[method-assign]
+
+    def greeted(self, count: int) -> List[socket.socket]:
+        """Connections that the loop has."""
+        connections = [self.connect() for _ in range(count)]
+        for connection in connections:
+            connection.sendall(HEALTH)
+            read_answer(connection)
+        return connections
+
+    def send_in_one_round(self, connections: List[socket.socket]) -> None:
+        """Ask on all connections, so that the loop answers all but the first in one round."""
+        held, free = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            free.wait(PATIENCE)
+
+        self.on_next_request(hold)
+        connections[0].sendall(HEALTH)
+        self.assertTrue(held.wait(PATIENCE))
+        for connection in connections[1:]:
+            connection.sendall(HEALTH)
+        free.set()
+
+
+class FailingTest(LoopCase):
+    def test_an_answer_that_cannot_be_sent_or_abandoned_costs_no_other_connection_its_own(self) -> None:
+        connections = self.greeted(6)
+        push, abandon = Sender.push, Handler.abandon
+        pushes: List[Sender] = []
+
+        def fail_once(sender: Sender) -> bool:
+            pushes.append(sender)
+            if len(pushes) == 2:
+                raise RuntimeError("on purpose")
+            return push(sender)
+
+        def fail(handler: Handler) -> None:
+            abandon(handler)
+            raise RuntimeError("on purpose, again")
+
+        with patch.object(Sender, "push", fail_once), patch.object(Handler, "abandon", fail):
+            self.send_in_one_round(connections)
+            answers = [read_all_now(connection) for connection in connections]
+
+        self.assertEqual(1, answers.count(b""))
+        self.assertEqual(5, sum(answer.startswith(b"HTTP/1.1 200") for answer in answers))
+        self.assertEqual(5, self.room.count)
+
+    def test_an_upload_that_cannot_be_discarded_gives_its_place_back(self) -> None:
+        close = Intake.close
+
+        def fail(intake: Intake) -> None:
+            close(intake)
+            raise RuntimeError("on purpose")
+
+        with patch.object(Intake, "close", fail):
+            connection = self.connect()
+            connection.sendall(UPLOAD + b"half")
+            self.wait_until("it is under way", lambda: self.meter.now().under_way == 1)
+            connection.close()
+
+            self.wait_until("its place is free", lambda: self.room.count == 0)
+
+        self.assertEqual(0, self.meter.now().under_way)
+        self.assertEqual(200, self.raw(HEALTH)[0].status)
+
+    def test_a_connection_that_the_kernel_does_not_watch_is_closed(self) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with patch.object(self.worker._server.parking, "park", refuse):
+            received = read_all(self.connect())
+
+        self.assertEqual(b"", received)
+        self.wait_until("its place is free", lambda: self.room.count == 0)
+        self.assertEqual(200, self.raw(HEALTH)[0].status)
+
+    def test_a_socket_that_cannot_be_closed_gives_its_place_back(self) -> None:
+        class Broken(socket.socket):
+            def close(self) -> None:
+                super().close()
+                raise OSError(errno.EIO, "Input/output error")
+
+        accept = socket.socket.accept
+
+        def accept_broken(listener: socket.socket) -> Any:
+            connection, address = accept(listener)
+            return Broken(fileno=connection.detach()), address
+
+        with patch.object(socket.socket, "accept", accept_broken):
+            self.greeted(1)[0].close()
+            self.wait_until("its place is free", lambda: self.room.count == 0)
+
+
+class FailingRoundTest(LoopCase):
+    # Longer than an answer may take that waits for the next round.
+    limits = Limits(notice=3.0, last_call=0.1)
+
+    def test_an_event_that_fails_does_not_hold_back_the_answers_of_its_round(self) -> None:
+        first, second = self.greeted(2)
+        server = self.worker._server
+
+        def fail() -> None:
+            server._next_check = 0.0
+            server.service_actions = self.fail_once(server.service_actions)  # type: ignore[method-assign]
+
+        self.on_next_request(fail)
+        started = time.monotonic()
+        first.sendall(HEALTH)
+
+        self.assertEqual(200, read_answer(first).status)
+        self.assertLess(time.monotonic() - started, 1.5)
+        second.sendall(HEALTH)
+        self.assertEqual(200, read_answer(second).status)
+
+    def fail_once(self, act: Callable[[], None]) -> Callable[[], None]:
+        failed: List[bool] = []
+
+        def act_or_fail() -> None:
+            if not failed:
+                failed.append(True)
+                raise RuntimeError("on purpose")
+            act()
+
+        return act_or_fail
+
+
+class NoThreadTest(LoopCase):
+    limits = Limits(notice=0.02, last_call=0.1, no_thread=0.2)
+
+    def test_requests_that_found_no_thread_go_on_when_one_can_be_started(self) -> None:
+        connection = self.connect()
+        with patch.object(threading.Thread, "start", refuse_to_start):
+            connection.sendall(UPLOAD + b"0123456789")
+            self.wait_until("it has failed", lambda: "cannot start a thread" in "\n".join(self.log_lines()))
+
+        self.assertEqual(200, read_answer(connection).status)
+
+    def test_requests_that_find_no_thread_for_too_long_answer_503_and_close(self) -> None:
+        connections = [self.connect() for _ in range(3)]
+        with patch.object(threading.Thread, "start", refuse_to_start):
+            for connection in connections:
+                connection.sendall(UPLOAD + b"0123456789")
+            answers = [split_answer(read_all(connection))[0] for connection in connections]
+        for connection in connections:
+            connection.close()
+
+        self.assertEqual([503] * 3, [answer.status for answer in answers])
+        self.assertEqual(["close"] * 3, [answer.fields["connection"] for answer in answers])
+        self.assertGreater(int(answers[0].fields["retry-after"]), 0)
+        self.wait_until("their places are free", lambda: self.room.count == 0)
+        self.assertEqual(0, self.meter.now().under_way)
+
+    def test_an_upload_that_loses_its_thread_answers_503_and_is_not_stored(self) -> None:
+        connection = self.connect()
+        connection.sendall(UPLOAD + b"half")
+        self.wait_until("it is under way", lambda: self.meter.now().under_way == 1)
+        pool = self.worker._server.pool
+        pool._idle = 0.01
+        self.wait_until("a byte is stored", lambda: sum(map(os.path.getsize, self.store_path.glob("staging/*/*"))) == 4)
+        with patch.object(threading.Thread, "start", refuse_to_start):
+            self.post_until_threads_end()
+            connection.sendall(b"and the rest"[:6])
+            answer = split_answer(read_all(connection))[0]
+
+        self.assertEqual(503, answer.status)
+        self.assert_stored(0)
+
+    def post_until_threads_end(self) -> None:
+        # The thread that has waited since before with another time to live is given something to do.
+        pool = self.worker._server.pool
+        woken = threading.Event()
+
+        class Job:
+            def go_on_thread(self) -> None:
+                woken.set()
+
+        if pool._threads:
+            pool.submit(Job())  # type: ignore[arg-type]
+            self.assertTrue(woken.wait(PATIENCE))
+        self.wait_until("no thread is left", lambda: pool._threads == 0)
+
+
+class WakeTest(LoopCase):
+    def test_a_bell_that_failed_to_ring_is_made_up_for_and_rings_again(self) -> None:
+        wakes = self.worker._server.wakes
+        write = os.write
+        broken: List[int] = []
+
+        def fail_once(descriptor: int, data: bytes) -> int:
+            if descriptor == wakes._ringer and not broken:
+                broken.append(descriptor)
+                raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+            return write(descriptor, data)
+
+        with patch.object(os, "write", fail_once):
+            first = self.post("/kv/set", b'{"a": 1}')
+            second = self.post("/kv/set", b'{"b": 1}')
+
+        self.assertEqual(1, len(broken))
+        self.assertEqual([201, 201], [first.status, second.status])
+
+
+class DrainTest(LoopCase):
+    limits = Limits(notice=0.02, last_call=0.0)
+
+    def test_a_drain_cuts_off_no_answer_that_is_held_for_the_end_of_the_round(self) -> None:
+        data = os.urandom(60_000)
+        digest = self.post("/", data, Accept="text/plain").body.decode().strip()
+        request = f"GET /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        # The socket does not take all of the answer at once.
+        self.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        (connection,) = self.greeted(1)
+        server = self.worker._server
+        drainer = threading.Thread(target=server.drain, args=(PATIENCE,))
+
+        def begin_drain() -> None:
+            drainer.start()
+            self.wait_until("the server drains", lambda: server.draining and server._next_check == 0.0)
+
+        self.on_next_request(begin_drain)
+        # The test case drains again, and closes it.
+        with patch.object(server.wakes, "close"):
+            connection.sendall(request)
+            received = read_all(connection)
+            drainer.join(PATIENCE)
+
+        self.assertEqual(data, split_answer(received)[0].body)
+
+
+def read_all_now(connection: socket.socket) -> bytes:
+    """What comes by one call, nothing where the server has closed."""
+    try:
+        return connection.recv(65536)
+    except ConnectionResetError:
+        return b""

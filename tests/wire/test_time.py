@@ -1,0 +1,279 @@
+"""Time against length: twice the input takes at most twice the time, for each parser, from 1 KiB to its bound."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import unittest
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from urllib.parse import quote
+
+from filestoraged.errors import Error
+from filestoraged.wire import accept, authorization, conditions, dates, expectations, head, json_text, multipart, ranges
+from filestoraged.wire.body import Chunked
+from filestoraged.wire.framing import body_framing
+from filestoraged.wire.head import MAX_HEAD, MAX_TARGET
+from filestoraged.wire.origin import parse_host, parse_origin
+from filestoraged.wire.parameters import attachment, decode_extended, parse_parameters
+from tests.wire.heads import parse
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# Inputs are compared with those of a quarter: noise and the caches' sizes count less than in a comparison with halves.
+_STEP = 4
+# How much longer than twice as long twice the input may take. Where time is quadratic, it is 2.0.
+_SLACK = 1.5
+_LONGEST = (2 * _SLACK) ** 2
+# Seconds of which a difference says nothing.
+_NOISE = 0.0005
+# How often all is measured before a growth is believed; of each size the least time counts.
+_ROUNDS = 20
+
+
+class Case(NamedTuple):
+    """A parser, an input of about so many bytes for it, and its bound in bytes."""
+
+    parse: Callable[[Any], object]
+    make: Callable[[int], Any]
+    bound: int = MAX_HEAD
+
+
+def repeat(pattern: str, start: str = "", end: str = "") -> Callable[[int], str]:
+    """Makes `start`, the pattern again and again, and `end`."""
+    return lambda size: start + pattern * ((size - len(start) - len(end)) // len(pattern)) + end
+
+
+def repeat_bytes(pattern: bytes, start: bytes = b"", end: bytes = b"") -> Callable[[int], bytes]:
+    text = repeat(pattern.decode("latin-1"), start.decode("latin-1"), end.decode("latin-1"))
+    return lambda size: text(size).encode("latin-1")
+
+
+def numbered(pattern: str, start: str = "", end: str = "") -> Callable[[int], str]:
+    """Makes the pattern again and again, with another number in place of "#" each time."""
+    return lambda size: (
+        start + "".join(pattern.replace("#", f"{number:07}") for number in range(size // (len(pattern) + 6))) + end
+    )
+
+
+def as_bytes(make: Callable[[int], str]) -> Callable[[int], bytes]:
+    return lambda size: make(size).encode("latin-1")
+
+
+# What the parsers are called by.
+
+
+def find_in_drops(data: bytes) -> None:
+    """A head that comes one byte at a time, as `Receiver` has it looked at."""
+    buffer = bytearray()
+    for byte in data:
+        buffer.append(byte)
+        head.find_end(buffer, len(buffer) - 1)
+
+
+def read_field(name: str, read: Callable[[Dict[str, str]], object]) -> Callable[[str], object]:
+    return lambda value: read({name: value})
+
+
+def decode_chunks(data: bytes) -> None:
+    Chunked().decode(memoryview(data))
+
+
+def decode_chunks_in_drops(data: bytes) -> None:
+    framing = Chunked()
+    for byte in one_by_one(data):
+        framing.decode(byte)
+
+
+def feed_form(data: bytes) -> None:
+    drain(multipart.Multipart("b").feed(data))
+
+
+def feed_form_in_drops(data: bytes) -> None:
+    form = multipart.Multipart("b")
+    for byte in one_by_one(data):
+        drain(form.feed(byte))
+
+
+def drain(events: Iterator[Any]) -> None:
+    for _ in events:
+        pass
+
+
+def one_by_one(data: bytes) -> List[memoryview]:
+    view = memoryview(data)
+    return [view[position : position + 1] for position in range(len(data))]
+
+
+PARSERS: Dict[str, Case] = {
+    # Bodies of sets and deletions.
+    "json: a quote behind 101 brackets, then escapes": Case(
+        json_text.parse_pair, repeat_bytes(b'\\"', b'{"a":[' + b"[]," * 101 + b'"'), MIB
+    ),
+    "json: quotes behind 101 brackets": Case(json_text.parse_pair, repeat_bytes(b'" ', b'{"a":[' + b"[]," * 101), MIB),
+    "json: backslashes behind 101 brackets": Case(
+        json_text.parse_pair, repeat_bytes(b"\\", b'{"a":[' + b"[]," * 101 + b'"'), MIB
+    ),
+    "json: a long string": Case(json_text.parse_pair, repeat_bytes(b"x", b'{"a":"', b'"}'), MIB),
+    "json: a string of escapes": Case(json_text.parse_pair, repeat_bytes(b"\\u00e9", b'{"a":"', b'"}'), MIB),
+    "json: a string of surrogates": Case(json_text.parse_pair, repeat_bytes(b"\\ud83d\\ude00", b'{"a":"', b'"}'), MIB),
+    "json: digits": Case(json_text.parse_pair, repeat_bytes(b"1", b'{"a":', b"}"), MIB),
+    "json: digits and an end": Case(json_text.parse_pair, repeat_bytes(b"1", b'{"a":', b"x"), MIB),
+    "json: open brackets": Case(json_text.parse_pair, repeat_bytes(b"[", b'{"a":'), MIB),
+    "json: many arrays": Case(json_text.parse_pair, repeat_bytes(b"[],", b'{"a":[', b"[]]}"), MIB),
+    "json: many objects": Case(json_text.parse_pair, repeat_bytes(b'{"b":1},', b'{"a":[', b"1]}"), MIB),
+    "json: an object of many pairs": Case(json_text.parse_pair, as_bytes(numbered('"#":1,', '{"a":{', '"x":1}}')), MIB),
+    "json: many times one name": Case(json_text.parse_pair, repeat_bytes(b'"b":1,', b'{"a":{', b'"b":1}}'), MIB),
+    "json: blanks": Case(json_text.parse_pair, repeat_bytes(b" \n", b'{"a"', b"x"), MIB),
+    "json: blanks alone": Case(json_text.parse_string, repeat_bytes(b" "), MIB),
+    "json: a string that does not end": Case(json_text.parse_string, repeat_bytes(b'\\"', b'"'), MIB),
+    # Heads.
+    "head: found": Case(head.find_end, repeat_bytes(b"a: b\r\n", b"GET / HTTP/1.1\r\n", b"\r\n")),
+    "head: fields in drops": Case(find_in_drops, repeat_bytes(b"a: b\r\n", b"GET / HTTP/1.1\r\n")),
+    "head: one long field in drops": Case(find_in_drops, repeat_bytes(b"a", b"GET / HTTP/1.1\r\na:")),
+    "head: carriage returns in drops": Case(find_in_drops, repeat_bytes(b"\r", b"GET / HTTP/1.1\r\na:")),
+    "head: a method in drops": Case(find_in_drops, repeat_bytes(b"a")),
+    "head: a version in drops": Case(find_in_drops, repeat_bytes(b"1", b"GET / HTTP/")),
+    "head: a target in drops": Case(find_in_drops, repeat_bytes(b"a", b"GET /"), MAX_TARGET),
+    "head: a field with a control byte": Case(head.parse_fields, repeat_bytes(b"a", b"a:", b"\x00\r\n\r\n")),
+    "head: a name without a colon": Case(head.parse_fields, repeat_bytes(b"a", b"", b"\r\n\r\n")),
+    "head: fields of one name": Case(
+        head.parse_fields, lambda size: b"a: %b\r\n" % (b"b" * (size // 100)) * 99 + b"\r\n"
+    ),
+    "head: fields, the last of them bad": Case(head.parse_fields, repeat_bytes(b"a:b\r\n", b"", b"a\r\n\r\n")),
+    "head: a whole URL": Case(
+        head.parse_head, repeat_bytes(b"/", b"GET http://x", b" HTTP/1.1\r\nHost: x\r\n\r\n"), MAX_TARGET
+    ),
+    "head: a Host": Case(head.parse_fields, repeat_bytes(b"a.", b"Host: ", b"/\r\n\r\n")),
+    "head: a Host of escapes": Case(head.parse_fields, repeat_bytes(b"%41", b"Host: ", b"%\r\n\r\n")),
+    "head: a Host of colons": Case(head.parse_fields, repeat_bytes(b":", b"Host: [", b"]\r\n\r\n")),
+    "head: Connection": Case(lambda value: parse(b"Connection: " + value).keep_alive, repeat_bytes(b"a, ")),
+    "head: Expect": Case(lambda value: parse(b"Expect: " + value).expects_continue, repeat_bytes(b",")),
+    "framing: digits": Case(lambda value: body_framing(parse(b"Content-Length: " + value)), repeat_bytes(b"9")),
+    "framing: zeros": Case(lambda value: body_framing(parse(b"Content-Length: " + value)), repeat_bytes(b"0")),
+    "framing: codings": Case(
+        lambda value: body_framing(parse(b"Transfer-Encoding: " + value)), repeat_bytes(b"chunked,")
+    ),
+    # Fields.
+    "accept: ranges": Case(accept.prefers_text, repeat("text/plain;q=0.5,")),
+    "accept: blanks": Case(accept.prefers_text, repeat(" ", "text/plain;")),
+    "accept: a quoted value": Case(accept.prefers_text, repeat('\\"', 'text/plain;a="')),
+    "authorization: a token": Case(authorization.parse_token, repeat("a", "Bearer ")),
+    "authorization: base64": Case(authorization.parse_token, repeat("aaaa", "Basic ")),
+    "authorization: no base64": Case(authorization.parse_token, repeat("=a", "Basic ")),
+    "conditions: tags": Case(lambda field: conditions.is_known({"if-none-match": field}, "x"), repeat('"a", ')),
+    "conditions: blanks": Case(
+        lambda field: conditions.is_known({"if-none-match": field}, "x"), repeat(" ", '"a"', "x")
+    ),
+    "conditions: commas": Case(lambda field: conditions.is_known({"if-none-match": field}, "x"), repeat(" ,")),
+    "conditions: a tag that does not end": Case(
+        lambda field: conditions.is_known({"if-none-match": field}, "x"), repeat("a", 'W/"')
+    ),
+    "conditions: a date": Case(dates.parse_date, repeat(" ", "Sun,", "x")),
+    "dates: blanks between": Case(dates.parse_date, repeat(" ", "Sun, 06 Nov", "1994")),
+    "dates: digits": Case(dates.parse_date, repeat("0", "Sun, 06 Nov ", " 08:49:37 GMT")),
+    "expectations: members": Case(read_field("content-digest", expectations.expected_digests), repeat("x=:YQ==:,")),
+    "expectations: parameters": Case(
+        read_field("content-digest", expectations.expected_digests), repeat(";a=a", "x=:YQ==:", "\x00")
+    ),
+    "expectations: parameters without values": Case(
+        read_field("content-digest", expectations.expected_digests), repeat("; a", "x=:YQ==:", "\x00")
+    ),
+    "expectations: a string": Case(
+        read_field("content-digest", expectations.expected_digests), repeat('\\"', 'x=:YQ==:;a="', "\x00")
+    ),
+    "expectations: base64": Case(
+        read_field("content-digest", expectations.expected_digests), repeat("a", "x=:", "\x00")
+    ),
+    "expectations: Content-MD5": Case(read_field("content-md5", expectations.expected_digests), repeat("a")),
+    "origin: a host": Case(parse_origin, repeat("a", "http://", "/")),
+    "origin: a scheme": Case(parse_origin, repeat("a")),
+    "origin: colons": Case(parse_host, repeat(":1")),
+    "parameters: semicolons": Case(parse_parameters, repeat(";", "a")),
+    "parameters: blanks": Case(parse_parameters, repeat(" ", "a", "x")),
+    "parameters: backslashes": Case(parse_parameters, repeat("\\", 'a;b="')),
+    "parameters: escapes": Case(parse_parameters, repeat("\\a", 'a;b="')),
+    "parameters: escaped quotes": Case(parse_parameters, repeat('\\"', 'a;filename="')),
+    "parameters: many": Case(parse_parameters, numbered(';p#="a"', "a")),
+    "parameters: many with a backslash at the end": Case(parse_parameters, numbered(';p#="\\"', "a")),
+    "parameters: many names of files": Case(parse_parameters, repeat(';filename="\\"', "a")),
+    "parameters: an extended value": Case(decode_extended, repeat("%41", "UTF-8''", "%")),
+    "parameters: a name that is written": Case(attachment, repeat("é"), 4 * KIB),
+    "ranges: many": Case(lambda field: ranges.parse_range(field, 100), repeat("0-1,", "bytes=")),
+    "ranges: digits": Case(lambda field: ranges.parse_range(field, 100), repeat("9", "bytes=0-")),
+    "ranges: zeros": Case(lambda field: ranges.parse_range(field, 100), repeat("0", "bytes=0-", "x")),
+    # Bodies.
+    "body: tiny chunks": Case(decode_chunks, repeat_bytes(b"1\r\nx\r\n"), 256 * KIB),
+    "body: chunks in drops": Case(decode_chunks_in_drops, repeat_bytes(b"1\r\nx\r\n"), 32 * KIB),
+    "body: an extension": Case(decode_chunks, repeat_bytes(b"a", b"1;", b"\r\n"), 4 * KIB),
+    "body: an extension in drops": Case(decode_chunks_in_drops, repeat_bytes(b"a", b"1;", b"\r\n"), 4 * KIB),
+    "body: many extensions": Case(decode_chunks, repeat_bytes(b" ; a = b", b"1", b"\x00\r\n"), 4 * KIB),
+    "body: blanks in an extension": Case(decode_chunks, repeat_bytes(b" ", b"1;a", b"x\r\n"), 4 * KIB),
+    "body: a quoted extension": Case(decode_chunks, repeat_bytes(b'\\"', b'1;a="', b"\r\n"), 4 * KIB),
+    "body: trailers": Case(decode_chunks, repeat_bytes(b"a:\r\n", b"0\r\n"), 32 * KIB),
+    "body: trailers in drops": Case(decode_chunks_in_drops, repeat_bytes(b"a:\r\n", b"0\r\n"), 32 * KIB),
+    "multipart: data like delimiters": Case(feed_form, repeat_bytes(b"\r\n--", b"--b\r\n\r\n"), 256 * KIB),
+    "multipart: data like delimiters in drops": Case(
+        feed_form_in_drops, repeat_bytes(b"\r\n--", b"--b\r\n\r\n"), 32 * KIB
+    ),
+    # The least that a part may have.
+    "multipart: many parts": Case(feed_form, repeat_bytes(b"\r\n--b\r\n\r\n", b"--b\r\n\r\n"), 9 * KIB),
+    "multipart: many parts before much data": Case(
+        feed_form, lambda size: repeat_bytes(b"\r\n--b\r\n\r\n", b"--b\r\n\r\n")(size // 32) + b"x" * size, 256 * KIB
+    ),
+    "multipart: a part's head in drops": Case(feed_form_in_drops, repeat_bytes(b"a", b"--b\r\na:"), 8 * KIB),
+    "multipart: a part's head": Case(feed_form, repeat_bytes(b"a:b\r\n", b"--b\r\n", b"\x00\r\n\r\n"), 8 * KIB),
+    "multipart: a name": Case(
+        feed_form, repeat_bytes(b'\\"', b'--b\r\nContent-Disposition: form-data; name="', b"\r\n\r\n"), 8 * KIB
+    ),
+    "multipart: a preamble": Case(feed_form, repeat_bytes(b"\r\n-"), 256 * KIB),
+    "multipart: an encoded name": Case(
+        feed_form,
+        lambda size: (
+            b"--b\r\nContent-Disposition: form-data; filename*=UTF-8''%b\r\n\r\n" % quote("é" * (size // 6)).encode()
+        ),
+        8 * KIB,
+    ),
+}
+
+
+class TimeTest(unittest.TestCase):
+    def test_twice_the_input_takes_at_most_twice_the_time(self) -> None:
+        for name, case in PARSERS.items():
+            with self.subTest(parser=name):
+                self.assertEqual({}, growth(case))
+
+    def test_what_is_quadratic_is_noticed(self) -> None:
+        def quadratic(text: str) -> None:
+            for start in range(0, len(text), 16):
+                text[start:].count("x")
+
+        self.assertNotEqual({}, growth(Case(quadratic, repeat("x"), 64 * KIB)))
+
+
+def growth(case: Case) -> Dict[int, float]:
+    """The sizes that took longer than they may against a quarter of them, and how many times as long."""
+    sizes = [case.bound]
+    while sizes[0] >= _STEP * KIB:
+        sizes.insert(0, sizes[0] // _STEP)
+    inputs = {size: case.make(size) for size in sizes}
+    least = {size: float("inf") for size in sizes}
+    too_long: Dict[int, float] = {}
+    for _ in range(_ROUNDS):
+        for size in sizes:
+            least[size] = min(least[size], seconds(case.parse, inputs[size]))
+        pairs = zip(sizes, sizes[1:])
+        too_long = {
+            size: least[size] / least[part] for part, size in pairs if least[size] > _LONGEST * least[part] + _NOISE
+        }
+        if not too_long:
+            break
+    return too_long
+
+
+def seconds(parse: Callable[[Any], object], data: Any) -> float:
+    """Of this thread alone: others on this machine do not count."""
+    started = time.thread_time()
+    with contextlib.suppress(Error):
+        parse(data)
+    return time.thread_time() - started
