@@ -73,6 +73,7 @@ class Admission:
         if key:
             self._keys[connection] = key
         self._waiting.add(connection)
+        self._room.begin_waiting()
         if self.seat(connection):
             return Verdict.WELCOME
         self._eviction.ask()
@@ -101,17 +102,22 @@ class Admission:
 
     def _has_place(self, connection: socket.socket, excess: int) -> None:
         self._waiting.discard(connection)
+        self._room.end_waiting()
         if excess > -self._room.margin:
             # The next may come to another worker.
             self._eviction.publish_newcomer()
 
     def leave(self, connection: socket.socket) -> None:
         self.leave_client(self._keys.pop(connection, 0))
-        for apart in (self._reserved, self._waiting, self._refused):
+        for apart in (self._reserved, self._refused):
             if connection in apart:
                 apart.remove(connection)
                 return
-        self._room.leave()
+        if connection in self._waiting:
+            self._waiting.remove(connection)
+            self._room.end_waiting()
+        else:
+            self._room.leave()
 
     def enter_client(self, address: str) -> Optional[int]:
         """Count one more connection of a client, or a request that a proxy has sent for it.

@@ -60,8 +60,11 @@ class Eviction:
             self._room.ask(slot)
 
     def give_way(self) -> None:
-        """Do what another worker has asked for, or pass it on; and have those who wait look for the place."""
-        if self._room.count < self._room.limit or self.close_longest():
+        """Do what another worker has asked for, or pass it on; and have those who wait look for the place.
+
+        A worker that waits asks again, so a place may be there already, or be taken by now: then no connection is closed.
+        """
+        if self._room.waiting <= self._room.limit - self._room.count or self.close_longest():
             self._room.ring()
         else:
             self.ask()

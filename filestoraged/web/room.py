@@ -19,7 +19,7 @@ _GIVE_WAY = b"x"
 class Room:
     """Counts connections in memory that the workers share. Make it before the fork; each worker then takes a slot.
 
-    The lock guards this worker's count: nobody else writes it.
+    The lock guards this worker's two counts: no other worker writes them.
     """
 
     def __init__(self, limit: int, workers: int = 1) -> None:
@@ -30,6 +30,8 @@ class Room:
         # Since when the longest idle connection of each worker is idle, in microseconds of the monotonic clock; 0 where
         # none is known to be.
         self._idle = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
+        # How many connections of each worker wait for a place.
+        self._waiting = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
         # Rung when a worker has taken enough: the others then look whether it is their turn.
         self._bells = [_bell() for _ in range(workers)]
         self.slot = 0
@@ -40,6 +42,7 @@ class Room:
         self.slot = slot
         self._counts[slot] = 0
         self._idle[slot] = 0
+        self._waiting[slot] = 0
         self.hear()
 
     def close(self) -> None:
@@ -56,6 +59,20 @@ class Room:
     def leave(self) -> None:
         with self._lock:
             self._counts[self.slot] -= 1
+
+    def begin_waiting(self) -> None:
+        """Count one more connection that waits for a place."""
+        with self._lock:
+            self._waiting[self.slot] += 1
+
+    def end_waiting(self) -> None:
+        with self._lock:
+            self._waiting[self.slot] -= 1
+
+    @property
+    def waiting(self) -> int:
+        """How many connections of all workers wait for a place."""
+        return sum(self._waiting)
 
     @property
     def own(self) -> int:

@@ -144,6 +144,39 @@ class ProxiedClientTest(ServerCase):
         self.assertEqual([100, 100], [read_answer(self.begin("203.0.113.9")).status for _ in range(2)])
 
 
+class RequestToGiveWayTest(ServerCase):
+    """Another worker asks for the place of an idle connection, twice because the first time took long."""
+
+    connections = 2
+
+    def test_an_idle_connection_stays_where_no_connection_waits_for_a_place(self) -> None:
+        guests = [self.connect() for _ in range(2)]
+        for guest in guests:
+            guest.sendall(HEALTH)
+            self.assertEqual(200, read_answer(guest).status)
+
+        self.room.ask(self.room.slot)
+
+        for guest in guests:
+            guest.sendall(HEALTH)
+            self.assertEqual(200, read_answer(guest).status)
+
+    def test_as_many_idle_connections_give_way_as_connections_wait_for_places(self) -> None:
+        guests = [self.connect() for _ in range(2)]
+        for guest in guests:
+            guest.sendall(HEALTH)
+            self.assertEqual(200, read_answer(guest).status)
+
+        # As another worker does, for one connection.
+        self.room.begin_waiting()
+        self.room.ask(self.room.slot)
+        self.room.ask(self.room.slot)
+
+        self.assertEqual(b"", read_all(guests[0]))
+        guests[1].sendall(HEALTH)
+        self.assertEqual(200, read_answer(guests[1]).status)
+
+
 # Connects from this namespace's own address, and prints the status of each answer.
 _CONNECT = """
 import socket, sys
