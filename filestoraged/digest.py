@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from filestoraged.errors import DigestMismatch
 
-Bytes = Union[bytes, bytearray, memoryview]
+Bytes = bytes | bytearray | memoryview
 
 ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake2s", "sha3_256")
 
 # The constructors themselves: `hashlib.new` looks each of them up anew.
-_CONSTRUCTORS: Dict[str, Callable[..., Any]] = {name: getattr(hashlib, name) for name in ALGORITHMS}
+_CONSTRUCTORS: dict[str, Callable[..., Any]] = {name: getattr(hashlib, name) for name in ALGORITHMS}
 
 # One in 4,000 million wrong chunks would be blamed on the next one.
 MARK_SIZE = 4
@@ -33,7 +34,7 @@ class Expected(NamedTuple):
     digest: str
 
 
-def parse_digest(text: str) -> Optional[str]:
+def parse_digest(text: str) -> str | None:
     """Return `text` as a digest, in lower case, or None where it cannot be one."""
     digest = text.lower()
     return digest if len(digest) in _LENGTHS and _HEX.fullmatch(digest) else None
@@ -44,7 +45,7 @@ def digest_length(algorithm: str) -> int:
     return new_hash(algorithm).digest_size * 2
 
 
-def new_hash(algorithm: str) -> "hashlib._Hash":
+def new_hash(algorithm: str) -> hashlib._Hash:
     # Not a protection of secrets: a host in FIPS mode may still name files by their md5.
     made: hashlib._Hash = _CONSTRUCTORS[algorithm](usedforsecurity=False)
     return made
@@ -56,7 +57,7 @@ class Hasher:
     def __init__(self, algorithm: str, expected: Sequence[Expected] = ()) -> None:
         self.algorithm = algorithm
         self.expected = expected
-        self._hashes: Dict[str, hashlib._Hash] = {algorithm: new_hash(algorithm)}
+        self._hashes: dict[str, hashlib._Hash] = {algorithm: new_hash(algorithm)}
         for each in expected:
             if each.algorithm not in self._hashes:
                 self._hashes[each.algorithm] = new_hash(each.algorithm)

@@ -8,7 +8,8 @@ travels with `raise … from` and goes to the log.
 from __future__ import annotations
 
 import errno
-from typing import ClassVar, Iterable, Optional, Tuple, Type
+from collections.abc import Iterable
+from typing import ClassVar
 
 # Errors of a disk or a quota that has no room left. What is there can be read and removed.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -19,12 +20,12 @@ class Error(Exception):
 
     status: ClassVar[int] = 500
     # What the answer's "error" says where it is not the status's reason phrase.
-    label: ClassVar[Optional[str]] = None
+    label: ClassVar[str | None] = None
     # Whether the connection's framing is lost with this error, so that it cannot carry another request.
     closes: ClassVar[bool] = False
 
     @property
-    def fields(self) -> Tuple[Tuple[str, str], ...]:
+    def fields(self) -> tuple[tuple[str, str], ...]:
         """The header fields that an answer with this status must have."""
         return ()
 
@@ -65,7 +66,7 @@ class Unauthorized(Error):
     status = 401
 
     @property
-    def fields(self) -> Tuple[Tuple[str, str], ...]:
+    def fields(self) -> tuple[tuple[str, str], ...]:
         return (("WWW-Authenticate", 'Basic realm="drop", charset="UTF-8"'),)
 
 
@@ -73,7 +74,7 @@ class TokenNeeded(Unauthorized):
     """The token is missing or not known."""
 
     @property
-    def fields(self) -> Tuple[Tuple[str, str], ...]:
+    def fields(self) -> tuple[tuple[str, str], ...]:
         # curl and git do by a password what others do by a token (RFC 9110, section 11.6.1).
         return (("WWW-Authenticate", 'Bearer realm="filestoraged", Basic realm="filestoraged", charset="UTF-8"'),)
 
@@ -96,7 +97,7 @@ class NotFound(Error):
 
     status = 404
 
-    def __init__(self, message: str = "There is no object by that name.", *, name: Optional[str] = None) -> None:
+    def __init__(self, message: str = "There is no object by that name.", *, name: str | None = None) -> None:
         super().__init__(message)
         self.name = name
 
@@ -111,7 +112,7 @@ class MethodNotAllowed(Error):
         super().__init__(f"{method} is not among the methods of this path, which are {', '.join(self.allowed)}.")
 
     @property
-    def fields(self) -> Tuple[Tuple[str, str], ...]:
+    def fields(self) -> tuple[tuple[str, str], ...]:
         return (("Allow", ", ".join(self.allowed)),)
 
 
@@ -167,7 +168,7 @@ class RangeNotSatisfiable(Error):
         self.size = size
 
     @property
-    def fields(self) -> Tuple[Tuple[str, str], ...]:
+    def fields(self) -> tuple[tuple[str, str], ...]:
         return (("Content-Range", f"bytes */{self.size}"),)
 
 
@@ -197,7 +198,7 @@ class TooManyGuesses(Error):
         self.retry_after = retry_after
 
     @property
-    def fields(self) -> Tuple[Tuple[str, str], ...]:
+    def fields(self) -> tuple[tuple[str, str], ...]:
         return (("Retry-After", str(self.retry_after)),)
 
 
@@ -244,14 +245,14 @@ class Unavailable(Error):
     retry_after = 5
 
     @property
-    def fields(self) -> Tuple[Tuple[str, str], ...]:
+    def fields(self) -> tuple[tuple[str, str], ...]:
         return (("Retry-After", str(self.retry_after)),)
 
 
 class StoreUnavailable(Unavailable):
     """The bytes cannot be reached for now. `node` is the server that does not answer, where it is one's fault."""
 
-    def __init__(self, message: str = "The store cannot be reached for now.", *, node: Optional[str] = None) -> None:
+    def __init__(self, message: str = "The store cannot be reached for now.", *, node: str | None = None) -> None:
         super().__init__(message)
         self.node = node
 
@@ -304,7 +305,7 @@ class CheckError(Error):
     """Something outside the configuration keeps a store from being checked. Exit status 2: 1 is for what was found."""
 
 
-def _names(family: Type[Error]) -> Tuple[str, ...]:
+def _names(family: type[Error]) -> tuple[str, ...]:
     return tuple(name for each in family.__subclasses__() for name in (each.__name__, *_names(each)))
 
 

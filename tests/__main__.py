@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import sys
 import unittest
-from typing import List
 
 
 class Result(unittest.TextTestResult):
@@ -17,7 +16,7 @@ class Result(unittest.TextTestResult):
         return len(tests) + len(self.skipped) + len(self.unexpectedSuccesses)
 
 
-def main(arguments: List[str]) -> int:
+def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     suite = unittest.TestSuite(load(name) for name in given.names or ["tests"])
     runner = unittest.TextTestRunner(verbosity=2 if given.verbose else 1, resultclass=Result)

@@ -9,7 +9,7 @@ missing=()
 # Called before any `cd`: what $PYTHON names may depend on the directory.
 choose_python() {
     local named=${PYTHON:-python3}
-    local print='import sys; sys.version_info >= (3, 9) or sys.exit("Python 3.9 or later is needed"); print(sys.executable)'
+    local print='import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed"); print(sys.executable)'
     "$named" -I -c "$print" || { echo "$0: $named cannot be used; PYTHON=/path/to/python chooses another" >&2; return 1; }
 }
 

@@ -11,8 +11,9 @@ import tempfile
 import threading
 import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 from filestoraged.daemon.config import INTERFACES, OPERATIONS, Address, Config
 from filestoraged.daemon.engines import Engines
@@ -43,7 +44,7 @@ class TempCase(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, f"still not: {what}")
             pause.wait(0.02)
 
-    def files_below(self, directory: Path) -> List[str]:
+    def files_below(self, directory: Path) -> list[str]:
         """The paths of all files below `directory`, relative to it, but for those of databases."""
         # Directories come and go while a daemon runs; `os.walk` passes over those that are gone.
         found = [Path(where) / name for where, _, names in os.walk(directory) for name in names]
@@ -53,7 +54,7 @@ class TempCase(unittest.TestCase):
 
 class Answer(NamedTuple):
     status: int
-    fields: Dict[str, str]
+    fields: dict[str, str]
     body: bytes
 
     @property
@@ -67,7 +68,7 @@ class ServerCase(TempCase):
     A subclass may set `config`, `threads`, `connections` and `limits`.
     """
 
-    config: Dict[str, Any] = {}
+    config: dict[str, Any] = {}
     threads = 8
     connections = 1000
     limits = Limits(notice=0.02, last_call=0.1)
@@ -102,9 +103,9 @@ class ServerCase(TempCase):
     def address(self) -> Address:
         return Address("127.0.0.1", 0)
 
-    def capture_log(self) -> List[logging.LogRecord]:
+    def capture_log(self) -> list[logging.LogRecord]:
         """The records that the server logs during the test."""
-        records: List[logging.LogRecord] = []
+        records: list[logging.LogRecord] = []
         handler = logging.Handler()
         handler.emit = records.append  # type: ignore[method-assign]
         logger = logging.getLogger("filestoraged")
@@ -117,7 +118,7 @@ class ServerCase(TempCase):
         self.addCleanup(logger.removeHandler, handler)
         return records
 
-    def log_lines(self, level: int = logging.INFO) -> List[str]:
+    def log_lines(self, level: int = logging.INFO) -> list[str]:
         return [record.getMessage() for record in list(self.logged) if record.levelno >= level]
 
     def connect(self) -> socket.socket:
@@ -154,13 +155,13 @@ class ServerCase(TempCase):
     def delete(self, target: str, **fields: str) -> Answer:
         return self.request("DELETE", target, **fields)
 
-    def raw(self, data: bytes, *, answers: int = 1) -> List[Answer]:
+    def raw(self, data: bytes, *, answers: int = 1) -> list[Answer]:
         """Send hostile bytes as they are, and read so many answers."""
         connection = self.connect()
         connection.sendall(data)
         return [read_answer(connection) for _ in range(answers)]
 
-    def raw_until_closed(self, data: bytes) -> Tuple[List[Answer], bytes]:
+    def raw_until_closed(self, data: bytes) -> tuple[list[Answer], bytes]:
         """Send bytes, and return the answers that came before the server closed."""
         connection = self.connect()
         connection.sendall(data)
@@ -203,7 +204,7 @@ def read_answer(connection: socket.socket) -> Answer:
     return split_answer(bytes(received))[0]
 
 
-def split_answer(received: bytes) -> Tuple[Answer, bytes]:
+def split_answer(received: bytes) -> tuple[Answer, bytes]:
     """Take the first answer off `received`."""
     head, _, rest = received.partition(b"\r\n\r\n")
     status, fields = _parse_head(head)
@@ -211,7 +212,7 @@ def split_answer(received: bytes) -> Tuple[Answer, bytes]:
     return Answer(status, fields, rest[:length]), rest[length:]
 
 
-def _parse_head(head: bytes) -> Tuple[int, Dict[str, str]]:
+def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     _, status, reason = lines[0].split(" ", 2)
     fields = {":reason": reason}
@@ -227,11 +228,11 @@ def _answer(response: http.client.HTTPResponse) -> Answer:
     return Answer(response.status, fields, response.read())
 
 
-def in_threads(count: int, work: Any) -> List[Any]:
+def in_threads(count: int, work: Any) -> list[Any]:
     """Call `work(number)` on so many threads at once, and return what they returned, in order."""
     barrier = threading.Barrier(count)
-    results: List[Any] = [None] * count
-    errors: List[BaseException] = []
+    results: list[Any] = [None] * count
+    errors: list[BaseException] = []
 
     def run(number: int) -> None:
         barrier.wait(PATIENCE)
@@ -252,7 +253,7 @@ def in_threads(count: int, work: Any) -> List[Any]:
 
 def find_program(name: str) -> str:
     """The path of a program that the tests need. What is missing fails a test: nothing is skipped."""
-    path: Optional[str] = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    path: str | None = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
         raise AssertionError(f"{name} is not installed; bin/test installs it where it may")
     return path

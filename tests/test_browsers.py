@@ -10,7 +10,8 @@ import socket
 import subprocess
 import tempfile
 import threading
-from typing import Any, Iterator, List
+from collections.abc import Iterator
+from typing import Any
 
 import requests
 
@@ -57,7 +58,7 @@ class BrowserCase(TempCase):
         report = f"http://127.0.0.1:{self.attacker.server_address[1]}/"
         return _PAGE.format(daemon=json.dumps(daemon), report=json.dumps(report), steps=steps).encode()
 
-    def browse(self, url: str) -> List[Any]:
+    def browse(self, url: str) -> list[Any]:
         """What the page at `url` reports. All names below .test are localhost's, in IPv6 first and then in IPv4."""
         profile = tempfile.mkdtemp(prefix="chromium-", dir=self.directory)
         options = (
@@ -77,7 +78,7 @@ class BrowserCase(TempCase):
         assert isinstance(seen, list)
         return seen
 
-    def statuses(self, daemon: Daemon, method: str) -> List[str]:
+    def statuses(self, daemon: Daemon, method: str) -> list[str]:
         """Those that requests with `method` were answered with, in order of the log."""
         return re.findall(rf" {method} \S+ ([0-9]+) ", "\n".join(daemon.lines()))
 
@@ -124,7 +125,7 @@ class CrossSiteTest(BrowserCase):
             self.hash = requests.post(daemon.url, data=b"secret").json()["hash"]
             yield daemon
 
-    def seen(self, daemon: Daemon, site: str = "evil.test") -> List[Any]:
+    def seen(self, daemon: Daemon, site: str = "evil.test") -> list[Any]:
         self.attacker.page = self.page(daemon.url, self.steps.replace("HASH", json.dumps(self.hash)))
         return self.browse(f"http://{site}:{self.attacker.server_address[1]}/")
 
@@ -155,7 +156,7 @@ class RebindingTest(BrowserCase):
             self.assertEqual([["basic", 200]] * 2, [each[:2] for each in seen[1:]])
             self.assertEqual(404, requests.get(f"{daemon.url}/{self.hash}").status_code)
 
-    def seen(self, daemon: Daemon) -> List[Any]:
+    def seen(self, daemon: Daemon) -> list[Any]:
         self.hash = requests.post(daemon.url, data=b"secret").json()["hash"]
         port = daemon.ports[0]
         bait = _Bait(("::1", port), self.page("", self.steps.replace("HASH", json.dumps(self.hash))))

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Dict
 
 import requests
 
@@ -46,7 +45,7 @@ class ClientCase(TempCase):
         self.assertEqual(0, done.returncode, done.stderr.decode(errors="replace"))
         return bytes(done.stdout)
 
-    def uploaded(self, answer: bytes) -> Dict[str, object]:
+    def uploaded(self, answer: bytes) -> dict[str, object]:
         value = json.loads(answer)
         assert isinstance(value, dict)
         return value

@@ -26,7 +26,7 @@ class HelpTest(TempCase):
                     self.assertIn(expected, done.stdout)
         self.assertEqual([], list(self.directory.glob(".*")))
 
-    def run_command(self, command: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run_command(self, command: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         # Programs that install are not found.
         environment = {**clean_environment(), "PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
         return subprocess.run([command, *arguments], env=environment, capture_output=True, text=True, check=False)

@@ -11,8 +11,8 @@ import sqlite3
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, Set, Tuple
 
 import requests
 
@@ -34,14 +34,14 @@ class DropsDaemonTest(TempCase):
         super().setUp()
         self.store = self.directory / "store"
 
-    def running(self, *arguments: str) -> "contextlib.AbstractContextManager[Daemon]":
+    def running(self, *arguments: str) -> contextlib.AbstractContextManager[Daemon]:
         return running("--store", str(self.store), "--mount", "drops=/vimeo/api/v1.0", *arguments)
 
     def test_of_many_who_race_over_workers_and_daemons_one_gets_each(self) -> None:
         with self.running("--workers", "2") as first, self.running("--workers", "2") as second:
             ids = [put(first, os.urandom(10_000)) for _ in range(10)]
 
-            def race(number: int) -> List[int]:
+            def race(number: int) -> list[int]:
                 daemon = (first, second)[number % 2]
                 return [requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE).status_code for id_ in ids]
 
@@ -92,7 +92,7 @@ class DropsDaemonTest(TempCase):
         self.assertEqual((data[:1000], 410), (beginning, gone))
         self.assertTrue(answer.content == data)
 
-    def fetch_while_locked(self, daemon: Daemon) -> "Tuple[str, sqlite3.Connection]":
+    def fetch_while_locked(self, daemon: Daemon) -> tuple[str, sqlite3.Connection]:
         """Fetch a drop whose end cannot be written before the connection that is returned rolls back."""
         data = os.urandom(10_000_000)
         id_ = put(daemon, data)
@@ -162,7 +162,7 @@ class DropsDaemonTest(TempCase):
         self.assertEqual(410, again)
         self.assertEqual(1, len(warnings), warnings)
 
-    def warnings(self, daemon: Daemon) -> List[str]:
+    def warnings(self, daemon: Daemon) -> list[str]:
         return [line for line in daemon.lines() if "cannot record the state of drops" in line]
 
     def test_ten_wrong_passwords_are_judged_however_many_come_at_once(self) -> None:
@@ -192,8 +192,8 @@ class DropsDaemonTest(TempCase):
         self.assertEqual([200] + [410] * 23, sorted(statuses))
 
     def test_a_kill_amid_uploads_and_downloads_leaves_each_whole_or_gone(self) -> None:
-        sent: Dict[str, bytes] = {}
-        fetched: Set[str] = set()
+        sent: dict[str, bytes] = {}
+        fetched: set[str] = set()
         enough = threading.Semaphore(0)
 
         def client(number: int) -> None:
@@ -263,7 +263,7 @@ class DropsDaemonTest(TempCase):
         available = {id_ for id_, state in self.states().items() if state == 1}
         return available == {Path(path).name for path in self.files_below(self.store / "drops")}
 
-    def states(self) -> Dict[str, int]:
+    def states(self) -> dict[str, int]:
         with self.database() as connection:
             return dict(connection.execute("SELECT id, state FROM drops"))
 

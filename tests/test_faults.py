@@ -10,8 +10,8 @@ import os
 import resource
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, Sequence, Tuple
 
 import requests
 
@@ -66,7 +66,7 @@ class PrivateDiskCase(TempCase):
             [*enter, "--mount", "mount", "-o", f"remount,{options}", str(self.directory / "disk")], check=True
         )
 
-    def post(self, data: bytes) -> "requests.Response":
+    def post(self, data: bytes) -> requests.Response:
         return requests.post(self.daemon.url, data=data, timeout=PATIENCE)
 
 
@@ -152,7 +152,7 @@ class BrokenSyscallTest(TempCase):
         return daemon.wait_until_listening()
 
     def test_a_sync_or_a_rename_that_fails_keeps_nothing(self) -> None:
-        faults: Dict[str, Tuple[int, Sequence[str]]] = {
+        faults: dict[str, tuple[int, Sequence[str]]] = {
             "fsync:error=EIO:when=1": (500, []),
             # The second one is the directory's.
             "fsync:error=ENOSPC:when=2": (507, []),

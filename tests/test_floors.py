@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import sysconfig
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Set
+from typing import NamedTuple
 
 import filestoraged
 from tests.support import TempCase
@@ -17,7 +18,7 @@ from tests.support import TempCase
 PACKAGE = "filestoraged"
 
 # What lies beneath each floor. `store` and `web` have the same beneath them, and not each other.
-FLOORS: Dict[str, Set[str]] = {}
+FLOORS: dict[str, set[str]] = {}
 FLOORS["errors"] = set()
 FLOORS["digest"] = {"errors"}
 FLOORS["wire"] = {"errors", "digest"}
@@ -140,7 +141,7 @@ class FloorsTest(TempCase):
         self.assertEqual(list(expected), faults(self.directory / PACKAGE))
 
 
-def faults(root: Path) -> List[str]:
+def faults(root: Path) -> list[str]:
     """What is wrong with the package that lies in `root`, a sentence for each."""
     found = {name: list(imports(path, name)) for name, path in modules(root).items()}
     said = [fault for name in found for fault in module_faults(name, found)]
@@ -148,7 +149,7 @@ def faults(root: Path) -> List[str]:
     return said + [f"{', '.join(map(short, circle))}: import each other in a circle" for circle in circles(graph)]
 
 
-def module_faults(name: str, found: Dict[str, List[Import]]) -> Iterator[str]:
+def module_faults(name: str, found: dict[str, list[Import]]) -> Iterator[str]:
     if name in OUTSIDE:
         return
     if floor(name) not in FLOORS:
@@ -164,11 +165,11 @@ def module_faults(name: str, found: Dict[str, List[Import]]) -> Iterator[str]:
                 yield f"{where} {short(target)}, which is not beneath it"
         elif top(each.target) == PACKAGE:
             yield f"{where} {each.target}, which there is not"
-        elif top(each.target) not in REQUIREMENTS and not is_pythons(top(each.target)):
+        elif top(each.target) not in REQUIREMENTS and top(each.target) not in sys.stdlib_module_names:
             yield f"{where} {top(each.target)}, which is neither Python's nor ours"
 
 
-def modules(root: Path) -> Dict[str, Path]:
+def modules(root: Path) -> dict[str, Path]:
     """The path of each module below `root`, by its name."""
     named = {}
     for path in sorted(root.rglob("*.py")):
@@ -197,7 +198,7 @@ def _imports(node: ast.AST, package: str, *, for_types: bool, late: bool) -> Ite
             yield from _imports(child, package, for_types=for_types, late=late or within)
 
 
-def _targets(node: ast.stmt, package: str) -> List[str]:
+def _targets(node: ast.stmt, package: str) -> list[str]:
     """The dotted names that an import statement names; whether the last part is a module, it does not say."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
@@ -208,36 +209,26 @@ def _targets(node: ast.stmt, package: str) -> List[str]:
     return [f"{base}.{alias.name}" for alias in node.names]
 
 
-def known(target: str, found: Dict[str, List[Import]]) -> Optional[str]:
+def known(target: str, found: dict[str, list[Import]]) -> str | None:
     """The module of ours that `target` is, or is a name of: `filestoraged.digest` of `filestoraged.digest.Hasher`."""
     return next((name for name in (target, target.rpartition(".")[0]) if name in found), None)
 
 
-def circles(graph: Dict[str, Set[str]]) -> List[List[str]]:
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     """The groups of modules that reach each other."""
     reached = {name: reachable(name, graph) for name in graph}
     groups = {tuple(sorted(other for other in reached[name] if name in reached[other])) for name in graph}
     return sorted(list(group) for group in groups if len(group) > 1)
 
 
-def reachable(name: str, graph: Dict[str, Set[str]]) -> Set[str]:
-    seen: Set[str] = set()
+def reachable(name: str, graph: dict[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
     todo = [name]
     while todo:
         for target in graph[todo.pop()] - seen:
             seen.add(target)
             todo.append(target)
     return seen
-
-
-def is_pythons(name: str) -> bool:
-    """Whether the interpreter that runs has that module itself. (3.9 has no `sys.stdlib_module_names`.)"""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin in ("built-in", "frozen"):
-        return spec is not None
-    library = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")}
-    parents = Path(spec.origin or "").resolve().parents
-    return not library.isdisjoint(parents) and not any(each.name.endswith("-packages") for each in parents)
 
 
 def floor(name: str) -> str:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Dict, Set
 
 from tests.support import TempCase
 
@@ -26,10 +25,7 @@ UNITS = {
 _WHEELS = {
     "setuptools": {
         "setuptools/build_meta.py": """
-import pathlib, sys, zipfile
-
-# What pip asks for where pyproject.toml names no backend.
-__legacy__ = sys.modules[__name__]
+import pathlib, zipfile
 
 def build_wheel(directory, config_settings=None, metadata_directory=None):
     info = "filestoraged-1.dist-info"
@@ -176,12 +172,12 @@ class ChangesTest(TempCase):
         self.assertEqual({"etc/filestoraged.conf"}, below(root))
 
 
-def below(root: Path) -> Set[str]:
+def below(root: Path) -> set[str]:
     """The files below `root`, relative to it, and links to folders as well."""
     return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir() or path.is_symlink()}
 
 
-def install(directory: Path, root: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+def install(directory: Path, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Install below `root`, from a checkout and wheels that are made in `directory`."""
     checkout, wheels = directory / "checkout", directory / "wheels"
     if not checkout.exists():
@@ -190,7 +186,7 @@ def install(directory: Path, root: Path, **environment: str) -> "subprocess.Comp
     return run("install", root, checkout=checkout, **ours)
 
 
-def run(command: str, root: Path, *, checkout: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run(command: str, root: Path, *, checkout: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     settings = {**clean, "DESTDIR": str(root), "PIP_CONFIG_FILE": os.devnull, **environment}
     path = checkout / "bin" / command
@@ -212,7 +208,7 @@ def make_checkout(checkout: Path, wheels: Path) -> None:
     (checkout / "systemd" / "requirements.txt").write_text("".join(lines))
 
 
-def make_wheel(directory: Path, name: str, files: Dict[str, str]) -> None:
+def make_wheel(directory: Path, name: str, files: dict[str, str]) -> None:
     info = f"{name}-999.dist-info"
     with zipfile.ZipFile(directory / f"{name}-999-py3-none-any.whl", "w") as wheel:
         for path, text in files.items():

@@ -113,14 +113,14 @@ class KeyValueArchiveTest(TempCase):
 
     def test_an_old_python_is_refused_with_a_sentence(self) -> None:
         old = self.directory / "python"
-        old.write_text("#!/bin/sh\necho 'Python 3.9 or later is needed' >&2; exit 1\n")
+        old.write_text("#!/bin/sh\necho 'Python 3.11 or later is needed' >&2; exit 1\n")
         old.chmod(0o755)
         for python in (str(old), str(self.directory / "none")):
             ended = subprocess.run(
                 [ROOT / "build.sh"], env={**os.environ, "PYTHON": python}, capture_output=True, text=True, check=False
             )
             self.assertEqual(1, ended.returncode)
-            self.assertIn("Python 3.9 or later", ended.stderr)
+            self.assertIn("Python 3.11 or later", ended.stderr)
 
     def make(self, directory: Path) -> Path:
         directory.mkdir()

@@ -8,8 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List
 
 import requests
 
@@ -19,13 +19,13 @@ from tests.test_faults import PrivateDiskCase
 
 
 class KvDaemonTest(TempCase):
-    def running(self, *arguments: str) -> "contextlib.AbstractContextManager[Daemon]":
+    def running(self, *arguments: str) -> contextlib.AbstractContextManager[Daemon]:
         return running("--mount", "kv=/", "--store", str(self.directory / "store"), *arguments)
 
     def test_workers_share_the_queue_and_what_is_committed(self) -> None:
         with self.running("--workers", "3") as daemon:
 
-            def work(number: int) -> List[int]:
+            def work(number: int) -> list[int]:
                 # Each request has a connection of its own, and so any worker.
                 statuses = [
                     requests.post(f"{daemon.url}/set", json={f"key{number}": step}).status_code for step in (1, 2)
@@ -41,8 +41,8 @@ class KvDaemonTest(TempCase):
         self.assertLessEqual({result[1] for result in results}, {200, 201})
 
     def test_a_kill_loses_nothing_that_was_answered(self) -> None:
-        committed: Dict[str, int] = {}
-        queued: Dict[str, int] = {}
+        committed: dict[str, int] = {}
+        queued: dict[str, int] = {}
         enough = threading.Semaphore(0)
 
         def client(number: int) -> None:
@@ -175,7 +175,7 @@ class KvDaemonTest(TempCase):
         self.assertLess(max(answer.elapsed.total_seconds() for answer in held), 7)
         self.assertEqual([200, 201], [answer.status_code for answer in free])
 
-    def failing(self, daemon: Daemon, what: str) -> "contextlib.AbstractContextManager[None]":
+    def failing(self, daemon: Daemon, what: str) -> contextlib.AbstractContextManager[None]:
         return self.strace(daemon, "-o", "/dev/null", "-e", f"inject={what}")
 
     @contextlib.contextmanager
@@ -210,7 +210,7 @@ class FullFromTheStartTest(PrivateDiskCase):
         self.assertEqual({"key": 1}, requests.get(f"{self.daemon.url}/key").json())
 
 
-def queued_without_the_log(database: Path) -> List[bytes]:
+def queued_without_the_log(database: Path) -> list[bytes]:
     """The queued keys that the database has without its write-ahead log."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?immutable=1", uri=True)) as shell:
         return [key for (key,) in shell.execute("SELECT key FROM queue ORDER BY id")]

@@ -92,7 +92,7 @@ class DaemonOnMemcachedTest(TempCase):
         self.assertLess(stored, 20 * 1024 * 1024)
         self.assertLess(fetched, 120 * 1024 * 1024)
 
-    def running(self, server: Memcached, *arguments: str) -> "contextlib.AbstractContextManager[Daemon]":
+    def running(self, server: Memcached, *arguments: str) -> contextlib.AbstractContextManager[Daemon]:
         return running("--memcached", server.address, "--store", str(self.directory / "store"), *arguments)
 
 
@@ -155,7 +155,7 @@ class CheckTest(TempCase):
                 self.assertEqual((2, ""), (status, out))
                 self.assertEqual(1, err.count("\n"))
 
-    def check(self, *arguments: str) -> "tuple[int, str, str]":
+    def check(self, *arguments: str) -> tuple[int, str, str]:
         command = [sys.executable, "-m", "filestoraged", "memcached-check", *arguments]
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT, env=clean_environment(), check=False

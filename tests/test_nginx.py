@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
-from typing import Iterator
+from collections.abc import Iterator
 
 import requests
 

@@ -12,8 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, List
 
 from tests.daemon.process import PATIENCE, ROOT, Daemon
 from tests.support import Answer, TempCase, find_program, split_answer
@@ -68,7 +68,7 @@ IS_ROOT = os.getuid() == 0
 
 
 class InstalledTest(TempCase):
-    nginx: "subprocess.Popen[bytes]"
+    nginx: subprocess.Popen[bytes]
 
     def setUp(self) -> None:
         super().setUp()
@@ -100,7 +100,7 @@ class InstalledTest(TempCase):
         """A path on that machine, as seen from here."""
         return Path(f"/proc/{self.nginx.pid}/root{path}")
 
-    def inside(self) -> List[str]:
+    def inside(self) -> list[str]:
         whose = [] if IS_ROOT else ["--user", "--preserve-credentials"]
         return [find_program("nsenter"), "--target", str(self.nginx.pid), *whose, "--mount", "--net"]
 

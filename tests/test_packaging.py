@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import unittest
 from pathlib import Path
-from typing import List, Set
 
 from filestoraged.daemon.generation import DRAIN
 from filestoraged.daemon.options import parse_arguments
@@ -102,7 +101,7 @@ class UnitsTest(TempCase):
         path.write_text(text, encoding="utf-8")
         return path
 
-    def analyze(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def analyze(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [find_program("systemd-analyze"), *arguments]
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
 
@@ -164,11 +163,11 @@ class PinsTest(unittest.TestCase):
             self.assertEqual(text.count("actions/checkout@"), text.count("persist-credentials: false"))
 
 
-def start_command(unit: str) -> List[str]:
+def start_command(unit: str) -> list[str]:
     return shlex.split(setting(unit, "ExecStart"))
 
 
-def settings(unit: str) -> Set[str]:
+def settings(unit: str) -> set[str]:
     return {line for line in unit.splitlines() if re.match("[A-Za-z]+=", line)}
 
 
@@ -179,7 +178,7 @@ def setting(unit: str, name: str) -> str:
     return value
 
 
-def listed(path: Path) -> List[str]:
+def listed(path: Path) -> list[str]:
     """The first word of each line that is no comment."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line.split()[0] for line in lines if line and not line.startswith("#")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import List, Optional
 
 from filestoraged.api import objects
 from filestoraged.errors import BadRequest, MalformedMultipart
@@ -22,13 +21,13 @@ class DropForm:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._staging: Optional[Staging] = None
+        self._staging: Staging | None = None
         self._name = ""
-        self._password: Optional[List[bytes]] = None
+        self._password: list[bytes] | None = None
         # Whose bytes come.
         self._part = ""
 
-    def __enter__(self) -> "DropForm":
+    def __enter__(self) -> DropForm:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,7 +44,7 @@ class DropForm:
             if sum(map(len, self._password)) > _LONGEST_PASSWORD:
                 raise BadRequest(f"A password has {_LONGEST_PASSWORD} bytes at most.")
 
-    def whole(self) -> "tuple[str, Staging, str]":
+    def whole(self) -> tuple[str, Staging, str]:
         """The file's name and its bytes, and the password, which may be empty."""
         if self._staging is None:
             raise MalformedMultipart("The form has no file.")
@@ -67,7 +66,7 @@ class DropForm:
             self._password = []
 
 
-def _file_name(text: Optional[str]) -> str:
+def _file_name(text: str | None) -> str:
     """The name of a file without the directories that browsers send with files of a chosen directory.
 
     A backslash is a character of the name. Browsers that sent `C:\\docs\\a.txt` are gone; what begins so is cut, too.

@@ -6,8 +6,8 @@ import functools
 import json
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Mapping, Optional, Sequence
 
 from filestoraged.api import forms, objects
 from filestoraged.api.drop_form import DropForm
@@ -43,7 +43,7 @@ _LABELS = {405: "Method not Allowed", 413: "Request Entity Too Large"}
 
 
 def routes(
-    drops: Drops, store: Store, guard: Guard, *, public_url: Optional[str] = None, accel: Optional[str] = None
+    drops: Drops, store: Store, guard: Guard, *, public_url: str | None = None, accel: str | None = None
 ) -> Router:
     """`store` has the bytes, by the drops' ids."""
     return _Router(_Pages(drops, store, guard, public_url, accel))
@@ -52,7 +52,7 @@ def routes(
 class _Router(Router):
     """What is not there, or not any more, takes no thread."""
 
-    def __init__(self, pages: "_Pages") -> None:
+    def __init__(self, pages: _Pages) -> None:
         super().__init__(
             "drops",
             [("PUT", "/file", pages.upload), ("GET", "/file/{id}", pages.download)],
@@ -61,7 +61,7 @@ class _Router(Router):
         )
         self._find = pages.find
 
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
         if request.method != "GET" or not segments:
             return None
         try:
@@ -75,9 +75,7 @@ class _Router(Router):
 
 
 class _Pages:
-    def __init__(
-        self, drops: Drops, store: Store, guard: Guard, public_url: Optional[str], accel: Optional[str]
-    ) -> None:
+    def __init__(self, drops: Drops, store: Store, guard: Guard, public_url: str | None, accel: str | None) -> None:
         self._drops = drops
         self._store = store
         self._guard = guard
@@ -142,7 +140,7 @@ class _Pages:
             self._drops.release(claim)
             raise
 
-    def _hash(self, request: Request, password: str) -> "Future[bytes]":
+    def _hash(self, request: Request, password: str) -> Future[bytes]:
         return self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))
 
     def _hand_out(self, drop: Drop, claim: Claim, blob: Blob) -> Response:
@@ -188,7 +186,7 @@ def _is_partial(request: Request) -> bool:
     return any(name == "range" or name.startswith("if-") for name in request.fields)
 
 
-def _password(request: Request) -> Optional[str]:
+def _password(request: Request) -> str | None:
     """The one in the query, or that of Basic authentication, whoever the user; None where there is none."""
     given = next(iter(request.parameters("password")), "")
     if not given and request.is_free:

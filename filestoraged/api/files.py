@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generator, Optional, Tuple
+from collections.abc import Generator
 from urllib.parse import unquote
 
 from filestoraged.api import forms, objects
@@ -47,13 +47,13 @@ class _Files:
             return Response(200, "Content-Type: text/plain\r\n", f"{digest}\n".encode())
         return Response(200, JSON, objects.receipt("hash", digest, size))
 
-    def download(self, request: Request, segment: Optional[str] = None) -> Response:
+    def download(self, request: Request, segment: str | None = None) -> Response:
         return objects.download(request, self._store, _the_hash(request, segment), self._delivery)
 
-    def remove(self, request: Request, segment: Optional[str] = None) -> Response:
+    def remove(self, request: Request, segment: str | None = None) -> Response:
         return json_response(200, {"hash": objects.remove(request, self._store, _the_hash(request, segment))})
 
-    def _receive_form(self, request: Request, boundary: str) -> Generator[None, Bytes, Tuple[str, int]]:
+    def _receive_form(self, request: Request, boundary: str) -> Generator[None, Bytes, tuple[str, int]]:
         """Store the form's first file. The rest of the form is read too: a form that is cut keeps nothing."""
         # What the head announces is about the whole body (RFC 9530, section 2), the query's hash about the file.
         expected = expected_digests(request.fields)
@@ -68,10 +68,10 @@ class _FirstFile:
     def __init__(self, request: Request, store: Store) -> None:
         self._request = request
         self._store = store
-        self._staging: Optional[Staging] = None
+        self._staging: Staging | None = None
         self._whole = False
 
-    def __enter__(self) -> "_FirstFile":
+    def __enter__(self) -> _FirstFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,13 +89,13 @@ class _FirstFile:
             expected = [*objects.announced_in_query(self._request, self._store), *expected_digests(event.fields)]
             self._staging = objects.begin(self._request, self._store, size=None, expected=expected)
 
-    def commit(self) -> Tuple[str, int]:
+    def commit(self) -> tuple[str, int]:
         if self._staging is None:
             raise MalformedMultipart("The form has no file.")
         return objects.commit(self._request, self._staging), self._staging.size
 
 
-def _the_hash(request: Request, segment: Optional[str]) -> str:
+def _the_hash(request: Request, segment: str | None) -> str:
     hashes = request.parameters("hash", "file_hash")
     if segment is not None:
         # A percent-encoded digit is the digit (RFC 3986, section 6.2.2.2).

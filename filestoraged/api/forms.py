@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Generator, Optional, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from filestoraged.digest import Bytes, Expected, Hasher
 from filestoraged.errors import TooLarge
@@ -18,7 +18,7 @@ def receive(
     boundary: str,
     take: Callable[[Event], None],
     *,
-    limit: Optional[int],
+    limit: int | None,
     expected: Sequence[Expected] = (),
 ) -> Generator[None, Bytes, None]:
     """Hand what a form has to `take`. Files have `limit` bytes at most, and the whole body the digests `expected`.
@@ -46,6 +46,6 @@ def receive(
         whole.check()
 
 
-def _check_size(size: int, limit: Optional[int]) -> None:
+def _check_size(size: int, limit: int | None) -> None:
     if limit is not None and size > limit + _OVERHEAD:
         raise TooLarge(limit)

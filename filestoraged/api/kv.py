@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Dict, Generator, Mapping, Optional, Sequence, Tuple
+from collections.abc import Generator, Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound, TooLarge, Unavailable
@@ -38,7 +38,7 @@ def routes(keys: KeyValues) -> Router:
 class _Router(Router):
     """What is remembered, and what is small, takes no thread: who wants to write waits for the writer without one."""
 
-    def __init__(self, pages: "_Pages") -> None:
+    def __init__(self, pages: _Pages) -> None:
         super().__init__(
             "kv",
             [
@@ -54,7 +54,7 @@ class _Router(Router):
         )
         self._pages = pages
 
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
         if request.size is None or request.size > _SMALL:
             return None
         if request.method == "GET" and pages:
@@ -80,7 +80,7 @@ class _Pages:
             self._answers.keep(request.path, commits, body)
         return Response(200, _FRESH_JSON, body)
 
-    def recall(self, request: Request) -> Optional[Response]:
+    def recall(self, request: Request) -> Response | None:
         """The answer that `read` gave, if nothing was committed since."""
         body = self._answers.find(request.path, self._keys.commits)
         return None if body is None else Response(200, _FRESH_JSON, body)
@@ -113,7 +113,7 @@ class _Payloads:
         self._size = 0
         self._lock = threading.Lock()
 
-    def gather(self, request: Request) -> "Generator[None, bytes, bytes]":
+    def gather(self, request: Request) -> Generator[None, bytes, bytes]:
         """Receive a body. Raises TooLarge, and Unavailable where too many bytes are in flight."""
         if (request.size or 0) > _LARGEST:
             raise TooLarge(_LARGEST)
@@ -150,11 +150,11 @@ class _Answers:
     """Rendered answers by path, each with the count of commits that it was read at. The lock guards their size."""
 
     def __init__(self) -> None:
-        self._answers: Dict[str, Tuple[int, bytes]] = {}
+        self._answers: dict[str, tuple[int, bytes]] = {}
         self._size = 0
         self._lock = threading.Lock()
 
-    def find(self, path: str, commits: int) -> Optional[bytes]:
+    def find(self, path: str, commits: int) -> bytes | None:
         known = self._answers.get(path)
         return known[1] if known is not None and known[0] == commits else None
 

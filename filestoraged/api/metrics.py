@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from filestoraged import __version__
 from filestoraged.store.census import Census, Totals
@@ -32,7 +32,7 @@ def routes(meter: Meter, gauges: Mapping[str, Gauge], *, remote: bool) -> Router
 
     def show(_: Request) -> Response:
         families = [*_workers(meter), *_requests(meter)]
-        unseen: Dict[str, int] = {}
+        unseen: dict[str, int] = {}
         for name, gauge in gauges.items():
             try:
                 families += gauge()
@@ -40,7 +40,7 @@ def routes(meter: Meter, gauges: Mapping[str, Gauge], *, remote: bool) -> Router
                 # Whoever looks for what is wrong needs all the others.
                 log.warning("cannot count %s: %s", name, error.__cause__ or error)
                 unseen[name] = 1
-        failed: List[Sample] = [({"what": name}, unseen.get(name, 0)) for name in gauges]
+        failed: list[Sample] = [({"what": name}, unseen.get(name, 0)) for name in gauges]
         families.append(Family("filestoraged_uncountable", "gauge", "Whether something could not be counted.", failed))
         return Response(200, _FIELDS, exposition(families).encode())
 
@@ -50,7 +50,7 @@ def routes(meter: Meter, gauges: Mapping[str, Gauge], *, remote: bool) -> Router
 class _Router(Router):
     """Counting objects may wait for the disk."""
 
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
         return None
 
 
@@ -62,8 +62,8 @@ def objects(census: Census, shared: SharedCount) -> Gauge:
         if counted is None:
             return
         totals = {name: Totals(*each) for name, each in counted.value.items()}
-        numbers: List[Sample] = [({"interface": name}, each.objects) for name, each in totals.items()]
-        sizes: List[Sample] = [({"interface": name}, each.size) for name, each in totals.items()]
+        numbers: list[Sample] = [({"interface": name}, each.objects) for name, each in totals.items()]
+        sizes: list[Sample] = [({"interface": name}, each.size) for name, each in totals.items()]
         yield Family("filestoraged_objects", "gauge", "Objects on disk.", numbers)
         yield Family("filestoraged_object_bytes", "gauge", "Bytes of the objects on disk.", sizes)
         help_ = "Time since the count of the objects on disk began."
@@ -74,7 +74,7 @@ def objects(census: Census, shared: SharedCount) -> Gauge:
 
 def drops(registry: Drops) -> Gauge:
     def look() -> Iterator[Family]:
-        samples: List[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
+        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
         yield Family("filestoraged_drops", "gauge", "Drops by state.", samples)
 
     return look
@@ -96,9 +96,9 @@ def memcached(nodes: Nodes) -> Gauge:
     def look() -> Iterator[Family]:
         used = usage(nodes)
         reached = {name: each for name, each in used.items() if each is not None}
-        up: List[Sample] = [({"server": name}, int(name in reached)) for name in used]
-        items: List[Sample] = [({"server": name}, each.items) for name, each in reached.items()]
-        sizes: List[Sample] = [({"server": name}, each.size) for name, each in reached.items()]
+        up: list[Sample] = [({"server": name}, int(name in reached)) for name in used]
+        items: list[Sample] = [({"server": name}, each.items) for name, each in reached.items()]
+        sizes: list[Sample] = [({"server": name}, each.size) for name, each in reached.items()]
         yield Family("filestoraged_memcached_up", "gauge", "Whether a server of memcached's answers.", up)
         yield Family("filestoraged_memcached_items", "gauge", "Items in memcached: manifests and chunks.", items)
         yield Family("filestoraged_memcached_bytes", "gauge", "Bytes of the items in memcached.", sizes)
@@ -123,12 +123,12 @@ def _workers(meter: Meter) -> Iterator[Family]:
 
 def _requests(meter: Meter) -> Iterator[Family]:
     figures = meter.figures()
-    kinds: Dict[str, int] = {}
+    kinds: dict[str, int] = {}
     for each in figures.values():
         for kind, number in each.kinds.items():
             kinds[kind] = kinds.get(kind, 0) + number
 
-    def samples(of: Callable[[Figures], "int | Classes"]) -> List[Sample]:
+    def samples(of: Callable[[Figures], int | Classes]) -> list[Sample]:
         return [({"interface": name, "method": method}, of(each)) for (name, method), each in figures.items()]
 
     yield Family(

@@ -6,7 +6,7 @@ import contextlib
 import mimetypes
 import posixpath
 import re
-from typing import Generator, Optional, Sequence, Tuple
+from collections.abc import Generator, Sequence
 
 from filestoraged.digest import Bytes, Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, CorruptObject, NotFound, PreconditionFailed
@@ -25,7 +25,7 @@ NO_PAGE = field_lines(("X-Content-Type-Options", "nosniff"), ("Content-Security-
 class Delivery:
     """How downloads go out."""
 
-    def __init__(self, accel: Optional[str] = None, kept_by: str = "public") -> None:
+    def __init__(self, accel: str | None = None, kept_by: str = "public") -> None:
         """Below the prefix `accel`, a proxy in front sends the bytes, where they are a file's.
 
         What is `kept_by` the "public" may be given again by everybody on the way, by "private" ones to nobody else.
@@ -48,7 +48,7 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TYPES = mimetypes.MimeTypes()
 
 
-def receive(request: Request, store: Store, expected: Sequence[Expected]) -> Generator[None, Bytes, Tuple[str, int]]:
+def receive(request: Request, store: Store, expected: Sequence[Expected]) -> Generator[None, Bytes, tuple[str, int]]:
     """Store the body, whose digests must be those `expected`. Returns the object's digest and size."""
     with begin(request, store, size=request.size, expected=expected) as staging:
         piece = yield
@@ -58,7 +58,7 @@ def receive(request: Request, store: Store, expected: Sequence[Expected]) -> Gen
         return commit(request, staging), staging.size
 
 
-def begin(request: Request, store: Store, *, size: Optional[int], expected: Sequence[Expected]) -> Staging:
+def begin(request: Request, store: Store, *, size: int | None, expected: Sequence[Expected]) -> Staging:
     """Begin an upload, unless it is known beforehand that it will not be kept."""
     if "content-range" in request.fields:
         # `curl -C -` sends the rest of a file so. Kept as a whole, it would be another file (RFC 9110, section 14.5).
@@ -121,7 +121,7 @@ def remove(request: Request, store: Store, name: str) -> str:
     return digest
 
 
-def accelerated(store: Store, name: str, accel: Optional[str]) -> Fields:
+def accelerated(store: Store, name: str, accel: str | None) -> Fields:
     """What has a proxy send an object from the disk; nothing where it cannot."""
     place = None if accel is None else store.place(name)
     return "" if place is None else f"X-Accel-Redirect: {accel}/{place}\r\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Callable, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.web.message import NO_STORE, Answer, Request, Response, json_response
@@ -31,12 +32,12 @@ def health_routes() -> Router:
     return Router("operations", [_HEALTH], public=True)
 
 
-def public_routes(readiness: "Readiness") -> Router:
+def public_routes(readiness: Readiness) -> Router:
     """Besides, whether it is fit to serve, where clients may ask too: no inner host is named."""
     return _Router(readiness, lambda fault: fault.public)
 
 
-def admin_routes(readiness: "Readiness") -> Router:
+def admin_routes(readiness: Readiness) -> Router:
     """The same for operators alone: what is wrong is told as the log tells it."""
     return _Router(readiness, lambda fault: fault.detailed)
 
@@ -57,12 +58,12 @@ class Readiness:
         self._known = _Known(None, 0.0)
         self._looking = threading.Lock()
 
-    def recall(self) -> Optional["_Known"]:
+    def recall(self) -> _Known | None:
         """What was seen a moment ago, if it was."""
         known = self._known
         return known if time.monotonic() < known.until else None
 
-    def look(self) -> "_Known":
+    def look(self) -> _Known:
         """What is seen now, or was a moment ago by somebody else."""
         with self._looking:
             known = self.recall()
@@ -72,7 +73,7 @@ class Readiness:
                 known = self._known = _Known(fault, time.monotonic() + _HOLDS)
             return known
 
-    def _find_fault(self) -> Optional[Fault]:
+    def _find_fault(self) -> Fault | None:
         try:
             for look in self._looks:
                 look()
@@ -83,7 +84,7 @@ class Readiness:
             return Fault(str(error), str(error) if error.__cause__ is None else f"{error.__cause__}.")
         return None
 
-    def _note(self, fault: Optional[Fault]) -> None:
+    def _note(self, fault: Fault | None) -> None:
         """Log what has changed: /-/ready may not tell it to whoever asks."""
         before = self._known.fault
         if fault is not None and fault != before:
@@ -95,7 +96,7 @@ class Readiness:
 class _Known(NamedTuple):
     """What is wrong, None where nothing is; and how long that holds, on the monotonic clock."""
 
-    fault: Optional[Fault]
+    fault: Fault | None
     until: float
 
 
@@ -103,12 +104,12 @@ class _Router(Router):
     """What is known needs no thread."""
 
     def __init__(self, readiness: Readiness, describe: Callable[[Fault], str]) -> None:
-        pages: "list[tuple[str, str, Page]]" = [_HEALTH, ("GET", "/ready", self._ready)]
+        pages: list[tuple[str, str, Page]] = [_HEALTH, ("GET", "/ready", self._ready)]
         super().__init__("operations", pages, remote=readiness.remote, public=True)
         self._readiness = readiness
         self._describe = describe
 
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
         if request.method == "GET" and pages.get("GET") == self._ready:
             known = self._readiness.recall()
             return None if known is None else self._tell(known)
@@ -129,4 +130,4 @@ def _health(_: Request) -> Response:
     return json_response(200, {"status": "ok"}, NO_STORE)
 
 
-_HEALTH: "tuple[str, str, Page]" = ("GET", "/health", _health)
+_HEALTH: tuple[str, str, Page] = ("GET", "/health", _health)

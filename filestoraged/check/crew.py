@@ -8,7 +8,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from typing import Callable, Generic, Iterable, Iterator, Optional, Sequence, TypeVar, Union
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 from filestoraged.check.findings import Finding
 from filestoraged.check.pace import Pace
@@ -33,13 +34,13 @@ class Crew(Generic[_Task]):
         self._pace = pace
         self._taking = threading.Lock()
         # A thread that ends says so by what has kept it from going on, or by None.
-        self._heard: "queue.Queue[Union[Finding, BaseException, None]]" = queue.Queue(_WAITING)
+        self._heard: queue.Queue[Finding | BaseException | None] = queue.Queue(_WAITING)
         # They must not keep the process alive: one may wait for a disk that does not answer.
         self._threads = [
             threading.Thread(target=self._run, args=(each,), name="check", daemon=True) for each in inspectors
         ]
 
-    def findings(self, pause: float) -> Iterator[Optional[Finding]]:
+    def findings(self, pause: float) -> Iterator[Finding | None]:
         """What they find, until all is done; and None whenever `pause` seconds have gone by without.
 
         Raises what one of them has come upon, and Stopped.
@@ -55,7 +56,7 @@ class Crew(Generic[_Task]):
         finally:
             self._join()
 
-    def _listen(self, pause: float) -> Iterator[Optional[Finding]]:
+    def _listen(self, pause: float) -> Iterator[Finding | None]:
         left = len(self._threads)
         while left:
             try:
@@ -77,7 +78,7 @@ class Crew(Generic[_Task]):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self, inspect: Callable[[_Task], Iterable[Finding]]) -> None:
-        reason: Optional[BaseException] = None
+        reason: BaseException | None = None
         try:
             for task in iter(self._take, None):
                 for finding in inspect(task):
@@ -88,11 +89,11 @@ class Crew(Generic[_Task]):
             reason = error
         self._say(reason)
 
-    def _take(self) -> Optional[_Task]:
+    def _take(self) -> _Task | None:
         with self._taking:
             return next(self._tasks, None)
 
-    def _say(self, what: Union[Finding, BaseException, None]) -> None:
+    def _say(self, what: Finding | BaseException | None) -> None:
         while True:
             try:
                 return self._heard.put(what, timeout=_LOOK)

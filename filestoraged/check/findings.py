@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 # Its bytes are not those that its name says, or cannot be had from the disk.
 DAMAGED = "damaged"
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
     kind: str
     path: str
     reason: str
-    remedy: Optional[str] = None
+    remedy: str | None = None
 
 
 class Tally:
@@ -38,8 +38,8 @@ class Tally:
         # In bytes, of objects that are being read as well.
         self.size = 0
         # How much there will be of both. None until it is known.
-        self.all_objects: Optional[int] = None
-        self.all_size: Optional[int] = None
+        self.all_objects: int | None = None
+        self.all_size: int | None = None
         self._lock = threading.Lock()
 
     def add_object(self) -> None:

@@ -10,8 +10,8 @@ import functools
 import os
 import sqlite3
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Callable, Dict, Iterator, List, Optional
 
 from filestoraged.check.crew import Crew
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, Finding, Tally
@@ -34,7 +34,7 @@ _Look = Callable[[Inspector], Iterator[Finding]]
 class Inspection:
     """One check of the store in the directory `root`, by threads of its own. Without `repair` it changes nothing."""
 
-    def __init__(self, root: str, *, algorithm: str, pace: Pace, repair: bool = False, threads: Optional[int] = None):
+    def __init__(self, root: str, *, algorithm: str, pace: Pace, repair: bool = False, threads: int | None = None):
         """`algorithm` is the one that most objects are named by."""
         self.tally = Tally()
         self._root = os.path.abspath(root)
@@ -48,7 +48,7 @@ class Inspection:
         # Whichever thread takes it first tells that the registry cannot be asked.
         self._untold = iter((True,))
 
-    def findings(self, pause: float) -> Iterator[Optional[Finding]]:
+    def findings(self, pause: float) -> Iterator[Finding | None]:
         """What is wrong; and None whenever `pause` seconds have gone by without. Raises OSError, and Stopped."""
         counting = threading.Thread(target=self._count, name="count", daemon=True)
         counting.start()
@@ -84,7 +84,7 @@ class Inspection:
         # First, as it may take long by itself.
         yield self._wanting
         glancing = {Kind.OBJECT: self._inspector(self._algorithm), Kind.OID: self._inspector("sha256")}
-        drops: List[str] = []
+        drops: list[str] = []
         for item in self._inventory.items():
             if item.kind in glancing and glancing[item.kind].is_whole_at_a_glance(item.path):
                 continue
@@ -107,7 +107,7 @@ class Inspection:
         if finding is not None:
             yield finding
 
-    def _drops(self, paths: List[str], inspector: Inspector) -> Iterator[Finding]:
+    def _drops(self, paths: list[str], inspector: Inspector) -> Iterator[Finding]:
         """Those of some files that belong to no drop. They were seen before their rows are asked for."""
         if not paths or not self._is_register_sound():
             return
@@ -206,7 +206,7 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-_KINDS: Dict[Kind, Callable[[Inspection, Item, Inspector], Iterator[Finding]]] = {
+_KINDS: dict[Kind, Callable[[Inspection, Item, Inspector], Iterator[Finding]]] = {
     Kind.OBJECT: Inspection._object,
     Kind.OID: Inspection._oid,
     Kind.DATABASE: Inspection._database,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Dict, List, Optional
 
 from filestoraged.check.findings import DAMAGED, FOREIGN, UNREADABLE, Finding, Tally
 from filestoraged.check.pace import Pace
@@ -27,7 +26,7 @@ class Inspector:
     """One thread uses it."""
 
     def __init__(
-        self, root: str, *, algorithm: str, pace: Pace, tally: Tally, quarantine: Optional[Quarantine] = None
+        self, root: str, *, algorithm: str, pace: Pace, tally: Tally, quarantine: Quarantine | None = None
     ) -> None:
         """`algorithm` is tried first where the length of a name leaves a choice. Without a quarantine nothing moves."""
         self._root = root
@@ -36,11 +35,11 @@ class Inspector:
         self._quarantine = quarantine
         self._reader = Reader(pace)
         # By the length of names, the one that has fitted last in front.
-        self._algorithms: Dict[int, List[str]] = {}
+        self._algorithms: dict[int, list[str]] = {}
         for each in (algorithm, *(other for other in ALGORITHMS if other != algorithm)):
             self._algorithms.setdefault(digest_length(each), []).append(each)
 
-    def compare(self, path: str) -> Optional[Finding]:
+    def compare(self, path: str) -> Finding | None:
         """What is wrong with the object at `path`, below the store, whose name may be of any algorithm.
 
         None where nothing is, or it is not there any more. Raises Stopped.
@@ -50,7 +49,7 @@ class Inspector:
             return self._foreign(path, "no digest is as long as its name")
         return self._compare(path, algorithms)
 
-    def compare_oid(self, path: str) -> Optional[Finding]:
+    def compare_oid(self, path: str) -> Finding | None:
         """The same for an object that is named by its SHA-256."""
         return self._compare(path, ["sha256"])
 
@@ -75,7 +74,7 @@ class Inspector:
         self._tally.add_object()
         return True
 
-    def put_away(self, finding: Finding) -> Optional[Finding]:
+    def put_away(self, finding: Finding) -> Finding | None:
         """Move the file that a finding is about, which no name makes good again. None where it is gone by now."""
         try:
             descriptor = os.open(f"{self._root}/{finding.path}", os.O_PATH | _OPENING)
@@ -86,7 +85,7 @@ class Inspector:
         finally:
             os.close(descriptor)
 
-    def _compare(self, path: str, algorithms: List[str]) -> Optional[Finding]:
+    def _compare(self, path: str, algorithms: list[str]) -> Finding | None:
         while True:
             self._pace.go_on()
             try:
@@ -108,7 +107,7 @@ class Inspector:
             finally:
                 os.close(descriptor)
 
-    def _look(self, path: str, descriptor: int, status: os.stat_result, algorithms: List[str]) -> Optional[Finding]:
+    def _look(self, path: str, descriptor: int, status: os.stat_result, algorithms: list[str]) -> Finding | None:
         if not stat.S_ISREG(status.st_mode):
             return Finding(FOREIGN, path, "it is no file")
         name = path.rpartition("/")[2]
@@ -123,13 +122,13 @@ class Inspector:
             return _failed(path, error)
         return Finding(DAMAGED, path, "its bytes have another digest")
 
-    def _unopened(self, path: str, error: OSError) -> Optional[Finding]:
+    def _unopened(self, path: str, error: OSError) -> Finding | None:
         return self._foreign(path, "it is a symbolic link") if error.errno == errno.ELOOP else _failed(path, error)
 
-    def _foreign(self, path: str, reason: str) -> Optional[Finding]:
+    def _foreign(self, path: str, reason: str) -> Finding | None:
         return Finding(FOREIGN, path, reason) if os.path.lexists(f"{self._root}/{path}") else None
 
-    def _remedied(self, finding: Finding, descriptor: int, status: os.stat_result) -> Optional[Finding]:
+    def _remedied(self, finding: Finding, descriptor: int, status: os.stat_result) -> Finding | None:
         """The finding, and what was done about it; None where its path leads to that file no more."""
         if not self._is_at(finding.path, status):
             return None

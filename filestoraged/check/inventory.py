@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import os
 import re
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Callable, Dict, Iterator, NamedTuple, Tuple
+from typing import NamedTuple
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _OBJECT = re.compile(r"[0-9a-f]{32,128}")
@@ -48,7 +49,7 @@ class Item(NamedTuple):
 class Inventory:
     def __init__(self, root: str) -> None:
         self._root = root
-        self._directories: Dict[str, Callable[[str], Iterator[Item]]] = {
+        self._directories: dict[str, Callable[[str], Iterator[Item]]] = {
             "repositories": self._repositories,
             "drops": lambda path: self._shards(path, Kind.DROP, _DROP),
             "staging": self._areas,
@@ -71,7 +72,7 @@ class Inventory:
                 elif not _BESIDE_DATABASES.fullmatch(entry.name):
                     yield Item(Kind.FOREIGN, entry.name, _NO_NAME)
 
-    def measure(self) -> Iterator[Tuple[int, int]]:
+    def measure(self) -> Iterator[tuple[int, int]]:
         """How many objects there are, and how many bytes they have, of one after the other."""
         for item in self.items():
             if item.kind in (Kind.OBJECT, Kind.OID):
@@ -85,7 +86,7 @@ class Inventory:
             else:
                 yield from self._within(entry, lambda path: self._shards(path, Kind.OID, _OID), f"{path}/")
 
-    def _shards(self, path: str, kind: Kind, name: "re.Pattern[str]") -> Iterator[Item]:
+    def _shards(self, path: str, kind: Kind, name: re.Pattern[str]) -> Iterator[Item]:
         for entry in self._entries(path):
             if isinstance(entry, Item):
                 yield entry
@@ -94,7 +95,7 @@ class Inventory:
             else:
                 yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _NO_NAME)
 
-    def _shard(self, path: str, kind: Kind, name: "re.Pattern[str]") -> Iterator[Item]:
+    def _shard(self, path: str, kind: Kind, name: re.Pattern[str]) -> Iterator[Item]:
         shard = path[-2:]
         for entry in self._entries(path):
             if isinstance(entry, Item):
@@ -113,14 +114,14 @@ class Inventory:
             else:
                 yield from self._within(entry, lambda path: iter((Item(Kind.AREA, path),)), f"{path}/")
 
-    def _within(self, entry: "os.DirEntry[str]", walk: Callable[[str], Iterator[Item]], above: str) -> Iterator[Item]:
+    def _within(self, entry: os.DirEntry[str], walk: Callable[[str], Iterator[Item]], above: str) -> Iterator[Item]:
         path = above + entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from walk(path)
         else:
             yield Item(Kind.FOREIGN, path, _LINK if entry.is_symlink() else _NO_DIRECTORY)
 
-    def _entries(self, path: str) -> "Iterator[os.DirEntry[str] | Item]":
+    def _entries(self, path: str) -> Iterator[os.DirEntry[str] | Item]:
         try:
             with os.scandir(f"{self._root}/{path}") as entries:
                 yield from entries
@@ -131,7 +132,7 @@ class Inventory:
             yield Item(Kind.UNREADABLE, path, f"it cannot be listed: {error.strerror}")
 
 
-def _file(entry: "os.DirEntry[str]", kind: Kind, path: str) -> Item:
+def _file(entry: os.DirEntry[str], kind: Kind, path: str) -> Item:
     if entry.is_file(follow_symlinks=False):
         return Item(kind, path)
     return Item(Kind.FOREIGN, path, _LINK if entry.is_symlink() else _NO_FILE)

@@ -9,7 +9,8 @@ import re
 import sqlite3
 import threading
 import time
-from typing import Any, Iterator, List, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from filestoraged.check.pace import Pace
@@ -40,7 +41,7 @@ class Stray(NamedTuple):
     """Chunks of one upload that no manifest names."""
 
     token: str
-    numbers: List[int]
+    numbers: list[int]
 
 
 class Listing:
@@ -85,7 +86,7 @@ class Listing:
             for (token,) in page:
                 yield Stray(token, self.numbers(token))
 
-    def numbers(self, token: str) -> List[int]:
+    def numbers(self, token: str) -> list[int]:
         """Which chunks of an upload there are."""
         return [number for (number,) in self._ask("SELECT number FROM chunks WHERE token = ? ORDER BY number", token)]
 
@@ -113,6 +114,6 @@ class Listing:
         elif chunk and expires < 0:
             self._ask("INSERT OR IGNORE INTO chunks VALUES (?, ?)", chunk.group(1).decode(), int(chunk.group(2)))
 
-    def _ask(self, question: str, *values: Any) -> List[Any]:
+    def _ask(self, question: str, *values: Any) -> list[Any]:
         with self._lock:
             return self._connection.execute(question, values).fetchall()

@@ -11,7 +11,8 @@ import contextlib
 import os
 import sqlite3
 import stat
-from typing import Callable, NamedTuple, Optional, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from filestoraged.check.pace import Pace
@@ -41,8 +42,8 @@ def look(path: str, question: Callable[[sqlite3.Connection], _Answer]) -> _Answe
     for _ in range(_ATTEMPTS):
         before = _state(path)
         in_use = _in_use(path)
-        answer: Optional[_Answer] = None
-        failure: Optional[sqlite3.Error] = None
+        answer: _Answer | None = None
+        failure: sqlite3.Error | None = None
         try:
             database.check_size(path)
             with contextlib.closing(_open(path, in_use)) as connection:
@@ -59,7 +60,7 @@ def look(path: str, question: Callable[[sqlite3.Connection], _Answer]) -> _Answe
     raise StoreUnavailable("The database is opened and closed all the time.")
 
 
-def damage(path: str, pace: Pace) -> Optional[str]:
+def damage(path: str, pace: Pace) -> str | None:
     """What is wrong with a database, None where nothing is. Raises what `look` does for other reasons, and Stopped."""
 
     def examine(connection: sqlite3.Connection) -> str:
@@ -71,7 +72,7 @@ def damage(path: str, pace: Pace) -> Optional[str]:
         found = look(path, examine)
     except sqlite3.OperationalError as error:
         pace.go_on()
-        if "disk I/O error" in str(error):
+        if database.result_code(error) == sqlite3.SQLITE_IOERR:
             return str(error)
         raise
     except sqlite3.DatabaseError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Optional
 
 # Pieces of a second that a limit is kept in: none reads more at once than the limit allows in so long.
 _PIECES = 8
@@ -22,7 +21,7 @@ class Stopped(Exception):
 class Pace:
     """Many threads keep to it. The lock guards the moment up to which everything that was read is paid for."""
 
-    def __init__(self, limit: Optional[int] = None) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         """`limit` is in bytes a second, None for none."""
         self._limit = limit
         self._paid_until = 0.0

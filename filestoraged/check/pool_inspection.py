@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from typing import Callable, Iterator, List, Optional
 
 from filestoraged.check.crew import Crew
 from filestoraged.check.findings import DAMAGED, ORPHANED, Finding, Tally
@@ -36,7 +36,7 @@ class PoolInspection:
         *,
         pace: Pace,
         repair: bool = False,
-        threads: Optional[int] = None,
+        threads: int | None = None,
         grace: float = _GRACE,
     ) -> None:
         self.tally = Tally()
@@ -47,9 +47,9 @@ class PoolInspection:
         self._grace = grace
         self._listing = Listing()
         # Keys of the removal marks that were found.
-        self._marked: List[str] = []
+        self._marked: list[str] = []
 
-    def findings(self, pause: float) -> Iterator[Optional[Finding]]:
+    def findings(self, pause: float) -> Iterator[Finding | None]:
         """What is wrong; and None whenever `pause` seconds have gone by. Raises StoreUnavailable, and Stopped."""
         with closing(self._listing):
             yield from self._crew(iter((self._list,)), 1).findings(pause)
@@ -85,7 +85,7 @@ class PoolInspection:
             found = self._store.nodes.find(key)
         self.tally.add_object()
 
-    def _what_is_wrong(self, key: str, found: Found) -> Optional[str]:
+    def _what_is_wrong(self, key: str, found: Found) -> str | None:
         try:
             manifest = unpack(key, found.data)
         except ValueError as error:
@@ -157,7 +157,7 @@ class PoolInspection:
                 self._store.finish_removal(key, found)
         return iter(())
 
-    def _orphaned(self, token: str, keys: List[str]) -> Finding:
+    def _orphaned(self, token: str, keys: list[str]) -> Finding:
         remedy = None
         # They go as those do that a crash has left. If they are somebody's against all odds, he has time to see it.
         if self._repair and not self._store.nodes.touch_all(dict.fromkeys(keys, STAGING_TTL)):

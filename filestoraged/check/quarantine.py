@@ -10,7 +10,6 @@ import functools
 import itertools
 import os
 from contextlib import suppress
-from typing import Optional
 
 from filestoraged.store.directories import Directories, sync
 from filestoraged.store.modes import PRIVATE, create_file
@@ -23,7 +22,7 @@ class Quarantine:
         self._root = root
         self._directories = Directories(root)
 
-    def move(self, path: str, descriptor: int) -> Optional[str]:
+    def move(self, path: str, descriptor: int) -> str | None:
         """Move the file that is open as `descriptor`, if `path` still leads to it. Returns where it is now, else None.
 
         Both paths are below the store. The descriptor keeps its inode from becoming another file's. Raises OSError.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Callable
+from collections.abc import Callable
 
 from filestoraged.check.pace import Pace
 from filestoraged.digest import new_hash

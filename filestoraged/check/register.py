@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from typing import Iterator, List, Optional, Sequence, Set
+from collections.abc import Iterator, Sequence
 
 from filestoraged.check.looking import damage, look, reason
 from filestoraged.check.pace import Pace
@@ -37,12 +37,12 @@ class Register:
         self._pace = pace
         self._lock = threading.Lock()
         self._examined = False
-        self._damage: Optional[str] = None
+        self._damage: str | None = None
         # Why it could not be asked, None where it could so far.
-        self._failure: Optional[str] = None
+        self._failure: str | None = None
 
     @property
-    def damage(self) -> Optional[str]:
+    def damage(self) -> str | None:
         """What is wrong with it, None where nothing is. A damaged one is not asked for drops."""
         with self._lock:
             if not self._examined:
@@ -51,7 +51,7 @@ class Register:
                 self._examined = True
             return self._damage
 
-    def unknown(self, ids: Sequence[str]) -> Set[str]:
+    def unknown(self, ids: Sequence[str]) -> set[str]:
         """Which of these drops, not more than PAGE, have no row, or one that says that their bytes are removed."""
         marks = ", ".join("?" * len(ids))
         return set(ids).difference(self._ask(f"SELECT id FROM drops WHERE id IN ({marks}) AND {MAY_HAVE_BYTES}", *ids))
@@ -68,8 +68,8 @@ class Register:
             page = self._ask(question, page[-1], PAGE)
             yield from page
 
-    def _ask(self, question: str, *values: object) -> List[str]:
-        def rows(connection: sqlite3.Connection) -> List[str]:
+    def _ask(self, question: str, *values: object) -> list[str]:
+        def rows(connection: sqlite3.Connection) -> list[str]:
             # A daemon that starts makes the file before its tables.
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'drops'").fetchone():
                 return []
@@ -95,7 +95,7 @@ class Register:
             raise Unaskable(self._failure) from error
 
 
-def _foreign(connection: sqlite3.Connection) -> Optional[str]:
+def _foreign(connection: sqlite3.Connection) -> str | None:
     """What is wrong with a database that is somebody else's. One without tables is about to get ours."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     has_tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 from filestoraged.errors import StartError
 
@@ -21,7 +21,7 @@ class Named(NamedTuple):
     listener: socket.socket
 
 
-def inherited_sockets() -> List[Named]:
+def inherited_sockets() -> list[Named]:
     """Take over what was handed to this process, once. Raises StartError where one is not for listening."""
     count, pid, names = (os.environ.pop(f"LISTEN_{what}", "") for what in ("FDS", "PID", "FDNAMES"))
     if not count.isdecimal() or pid != str(os.getpid()):

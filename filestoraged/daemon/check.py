@@ -8,8 +8,9 @@ import os
 import signal
 import sqlite3
 import sys
+from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any, Dict, Iterator, List, Optional, Protocol, Sequence
+from typing import Any, Protocol
 
 from filestoraged.check.findings import FOREIGN, Finding, Tally
 from filestoraged.check.inspection import Inspection
@@ -31,7 +32,7 @@ _FOUND_NOTHING, _FOUND_SOMETHING, _NOT_CHECKED = range(3)
 class _Check(Protocol):
     tally: Tally
 
-    def findings(self, pause: float) -> Iterator[Optional[Finding]]: ...
+    def findings(self, pause: float) -> Iterator[Finding | None]: ...
 
 
 def check(arguments: Sequence[str]) -> int:
@@ -65,10 +66,10 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run(checks: List[_Check], report: Report, ignored: Sequence[str]) -> int:
+def _run(checks: list[_Check], report: Report, ignored: Sequence[str]) -> int:
     """Findings of the kinds that are `ignored` are neither reported nor counted."""
     progress = Progress(sys.stderr)
-    found: Dict[str, int] = {}
+    found: dict[str, int] = {}
     complete = False
     try:
         for each in checks:
@@ -91,7 +92,7 @@ def _run(checks: List[_Check], report: Report, ignored: Sequence[str]) -> int:
     return _FOUND_SOMETHING if found else _FOUND_NOTHING
 
 
-def _findings(check_: _Check) -> Iterator[Optional[Finding]]:
+def _findings(check_: _Check) -> Iterator[Finding | None]:
     try:
         yield from check_.findings(_PAUSE)
     except StoreUnavailable as error:
@@ -102,7 +103,7 @@ def _findings(check_: _Check) -> Iterator[Optional[Finding]]:
         raise CheckError(f"A database cannot be read: {error}.") from error
 
 
-def _checks(settings: Dict[str, Any], pace: Pace, *, repair: bool) -> Iterator[_Check]:
+def _checks(settings: dict[str, Any], pace: Pace, *, repair: bool) -> Iterator[_Check]:
     algorithm = settings.get("hash", "sha256")
     if "memcached" in settings:
         try:
@@ -116,7 +117,7 @@ def _checks(settings: Dict[str, Any], pace: Pace, *, repair: bool) -> Iterator[_
         yield Inspection(settings["store"], algorithm=algorithm, pace=pace, repair=repair)
 
 
-def _settings(given: argparse.Namespace) -> Dict[str, Any]:
+def _settings(given: argparse.Namespace) -> dict[str, Any]:
     """What is to be checked: a `store`, or `memcached`, or both where a file names the servers. Raises StartError."""
     settings = file_values(given.config, ("store", "memcached", "hash")) if given.config is not None else {}
     if given.hash is not None:
@@ -143,7 +144,7 @@ def _see_that_it_can_be_written(store: str) -> None:
         raise StartError(f"The store {store} cannot be repaired: it cannot be written.")
 
 
-def _limit(text: Optional[str]) -> Optional[int]:
+def _limit(text: str | None) -> int | None:
     limit = None if text is None else config.parse_size(text)
     if limit == 0:
         raise UsageError("--limit 0 would take for ever.")
@@ -154,7 +155,7 @@ def _limit(text: Optional[str]) -> Optional[int]:
 def _stopped_by_signals(pace: Pace) -> Iterator[None]:
     """The first one ends the check in good order, a second one at once."""
 
-    def stop(number: int, _: Optional[FrameType]) -> None:
+    def stop(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         pace.stop()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Callable, Dict, List, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 from filestoraged.errors import CheckError, StartError, UsageError
 
 # Who does it, by its name in the module of that name. Only what is asked for is loaded: a daemon runs for long, and
 # needs no memory for what checks.
-_COMMANDS: Dict[str, str] = {
+_COMMANDS: dict[str, str] = {
     "serve": "serve.serve",
     "check": "check.check",
     "token": "tokens.token",
@@ -18,12 +18,12 @@ _COMMANDS: Dict[str, str] = {
 }
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status: 0, 1 where it could not start, 2 where it was told nonsense.
 
     The checks have their own: 1 says that something was found.
     """
-    given: List[str] = list(sys.argv[1:] if arguments is None else arguments)
+    given: list[str] = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _command(given.pop(0)) if given and not given[0].startswith("-") else "serve"
         return _load(command)(given)

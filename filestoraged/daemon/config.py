@@ -8,8 +8,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from filestoraged.api import operations
@@ -68,20 +69,20 @@ DEFAULT_LISTEN = (Address("localhost", 8080),)
 @dataclass(frozen=True)
 class Config:
     # Empty: where the service manager's sockets listen, or else on DEFAULT_LISTEN.
-    listen: Tuple[Address, ...] = ()
+    listen: tuple[Address, ...] = ()
     # Where operations have listeners of their own; then the others have nothing of them but /-/health.
-    admin_listen: Tuple[Address, ...] = ()
-    mounts: Dict[str, str] = field(default_factory=lambda: dict(_DEFAULT_MOUNTS))
+    admin_listen: tuple[Address, ...] = ()
+    mounts: dict[str, str] = field(default_factory=lambda: dict(_DEFAULT_MOUNTS))
     # A directory, made where it is missing.
     store: str = "./store"
     # memcached servers, HOST:PORT each, that have the objects of files and repositories instead of the directory.
-    memcached: Tuple[str, ...] = ()
+    memcached: tuple[str, ...] = ()
     # Bytes of objects from memcached that are being downloaded, in all workers: others wait for their turn.
     memory: int = MEMORY
     # Another one gives new files other names; those stored before keep theirs.
     hash: str = "sha256"
     # Bytes; None leaves it to the disk, or means the most that memcached takes.
-    max_size: Optional[int] = None
+    max_size: int | None = None
     # Processes. Each has threads and connections of its own.
     workers: int = 1
     # Requests that one worker serves at a time: each costs a thread and, while it uploads, 2.5 MiB.
@@ -91,23 +92,23 @@ class Config:
     max_connections: int = 10_000
     # Of one address, or IPv6 network of 64 bits, in all workers; None is a quarter of them. Loopback, Unix sockets and
     # trusted proxies have no limit.
-    max_connections_per_client: Optional[int] = None
+    max_connections_per_client: int | None = None
     # Proxies whose X-Forwarded-For says who the client is; UNIX stands for all clients on Unix sockets.
-    trusted_proxy: Tuple[Union[IPNetwork, str], ...] = ()
+    trusted_proxy: tuple[IPNetwork | str, ...] = ()
     # Seconds in which a drop may be fetched.
     drop_ttl: int = 7 * 24 * 3600
     # A path that a proxy in front has for the directory of the store; it then sends what lies there. None sends it all
     # by ourselves.
-    accel: Optional[str] = None
+    accel: str | None = None
     # A file of tokens: requests must carry one that is for what they want. None lets everybody do everything.
-    tokens: Optional[str] = None
+    tokens: str | None = None
     # What links begin with; None takes it from the request's Host.
-    public_url: Optional[str] = None
+    public_url: str | None = None
     # Hosts that requests may ask for on loopback addresses, besides localhost, IP addresses and the host of public_url;
     # "*" for any.
-    host: Tuple[str, ...] = ()
+    host: tuple[str, ...] = ()
     # Origins of other sites whose pages may send requests and read the answers; "*" for any.
-    allow_origin: Tuple[str, ...] = ()
+    allow_origin: tuple[str, ...] = ()
     # access lines are of level info.
     log_level: str = "info"
 
@@ -123,7 +124,7 @@ def parse_address(text: str) -> Address:
     return Address(matched.group(1) or matched.group(2), int(matched.group(3)))
 
 
-def parse_servers(text: str) -> Tuple[str, ...]:
+def parse_servers(text: str) -> tuple[str, ...]:
     """Return the memcached servers of `HOST:PORT,…`."""
     servers = tuple(each.strip() for each in text.split(","))
     try:
@@ -134,7 +135,7 @@ def parse_servers(text: str) -> Tuple[str, ...]:
     return servers
 
 
-def parse_mount(text: str) -> Tuple[str, str]:
+def parse_mount(text: str) -> tuple[str, str]:
     """Return the prefix and the name of `NAME=PREFIX`."""
     name, separator, prefix = text.partition("=")
     if name not in INTERFACES:
@@ -150,9 +151,9 @@ def parse_mount(text: str) -> Tuple[str, str]:
     return prefix, name
 
 
-def join_mounts(mounts: List[Tuple[str, str]]) -> Dict[str, str]:
+def join_mounts(mounts: list[tuple[str, str]]) -> dict[str, str]:
     """Raises UsageError where two share a prefix."""
-    joined: Dict[str, str] = {}
+    joined: dict[str, str] = {}
     for prefix, name in mounts:
         if prefix in joined:
             raise UsageError(f"{joined[prefix]} and {name} cannot both be mounted on {prefix}.")
@@ -160,7 +161,7 @@ def join_mounts(mounts: List[Tuple[str, str]]) -> Dict[str, str]:
     return joined
 
 
-def parse_socket_name(text: str, mounts: Mapping[str, str]) -> Dict[str, str]:
+def parse_socket_name(text: str, mounts: Mapping[str, str]) -> dict[str, str]:
     """Return what is mounted on a socket that systemd has named by FileDescriptorName=.
 
     That is `NAME` or `NAME=PREFIX`, or several of them with commas; NAME alone is where it is in `mounts`. Or it is
@@ -194,7 +195,7 @@ def parse_max_size(text: str) -> int:
     return size
 
 
-def check_max_size(max_size: Optional[int], servers: Tuple[str, ...]) -> None:
+def check_max_size(max_size: int | None, servers: tuple[str, ...]) -> None:
     """Raises UsageError where memcached takes no objects of that size."""
     if servers and max_size is not None and max_size > LARGEST_IN_MEMCACHED:
         raise UsageError(f"--max-size is above the {LARGEST_IN_MEMCACHED} bytes that --memcached takes at most.")
@@ -220,7 +221,7 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
-def parse_proxy(text: str) -> Union[IPNetwork, str]:
+def parse_proxy(text: str) -> IPNetwork | str:
     """Return the network of `ADDRESS[/BITS]`, or UNIX."""
     if text == UNIX:
         return UNIX
@@ -304,7 +305,7 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _one_of(text: str, choices: Tuple[str, ...], what: str) -> str:
+def _one_of(text: str, choices: tuple[str, ...], what: str) -> str:
     if text not in choices:
         raise UsageError(f"{text!r} is no {what}; there are {', '.join(choices)}.")
     return text

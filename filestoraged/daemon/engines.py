@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 
 from filestoraged.api import drops, files, kv, metrics, operations, repositories
 from filestoraged.api.metrics import Gauge
@@ -45,7 +45,7 @@ class Engines:
     """Make it before the fork, which sees that all can be used; and build apps after it, in each process."""
 
     def __init__(
-        self, config: Config, meter: Meter, mounts: Sequence[Mapping[str, str]], prepared: Optional[Set[str]] = None
+        self, config: Config, meter: Meter, mounts: Sequence[Mapping[str, str]], prepared: set[str] | None = None
     ) -> None:
         """`mounts` are those of all apps. Databases that are among the `prepared` are not prepared again.
 
@@ -57,14 +57,14 @@ class Engines:
         self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
         self._origins = Origins(public_url=config.public_url, allowed=config.allow_origin)
         self._hosts = self._find_loopback_hosts()
-        self._prepared: Set[str] = set() if prepared is None else prepared
+        self._prepared: set[str] = set() if prepared is None else prepared
         # nginx reads what `--accel` hands over to it, and it is another user.
         self._modes = GROUP_READABLE if config.accel else PRIVATE
         threads = HashThreads()
         self.disk = DiskStore(
             config.store, algorithm=config.hash, max_size=config.max_size, modes=self._modes, hash_threads=threads
         )
-        self._warnings: List[str] = []
+        self._warnings: list[str] = []
         self._uses_disk = not config.memcached or not self._interfaces.isdisjoint(("kv", "drops"))
         if self._uses_disk:
             self._prepare_directory()
@@ -73,13 +73,13 @@ class Engines:
         self.store: Store = self._memcached or self.disk
         # Made last of what needs closing: none is left where something refuses to start.
         self._objects = SharedCount()
-        self._janitor: Optional[Janitor] = None
+        self._janitor: Janitor | None = None
         # How each is stopped, step by step.
-        self._closing: List[Sequence[Callable[[], None]]] = []
+        self._closing: list[Sequence[Callable[[], None]]] = []
         # What each interface is joined to its engine by, and what operations look at; each is made once.
-        self._routers: Dict[str, Router] = {}
-        self._gauges: Dict[str, Gauge] = {}
-        self._probes: List[Look] = []
+        self._routers: dict[str, Router] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._probes: list[Look] = []
         # Where something refuses to start, the reason is all that is said.
         for warning in self._warnings:
             log.warning("%s", warning)
@@ -98,12 +98,12 @@ class Engines:
             routers.update(self._operations if mounts else self._admin_operations)
         return Mounts(routers, self._tokens, self._origins, self._hosts)
 
-    def _build_routers(self) -> Dict[str, Router]:
+    def _build_routers(self) -> dict[str, Router]:
         config = self._config
         delivery = Delivery(config.accel, "public" if self._tokens is None else "private")
         # Its oid is SHA-256 whatever --hash says.
         within = self.store.namespace("repositories", algorithm="sha256")
-        builders: Dict[str, Callable[[], Router]] = {
+        builders: dict[str, Callable[[], Router]] = {
             "files": lambda: files.routes(self.store, delivery),
             "repositories": lambda: repositories.routes(within, delivery),
             "drops": self._drops,
@@ -128,7 +128,7 @@ class Engines:
         self._operations = {operations.PREFIX: operations.public_routes(readiness), **shared}
         self._admin_operations = {operations.PREFIX: operations.admin_routes(readiness), **shared}
 
-    def _find_loopback_hosts(self) -> Optional[Hosts]:
+    def _find_loopback_hosts(self) -> Hosts | None:
         """The hosts that may be asked for on loopback addresses; None for any: where a token is needed, nobody else's
         page has one.
         """
@@ -229,7 +229,7 @@ class Engines:
             # This process stages nothing.
             self.disk.stagings.release()
 
-    def _parts_on_disk(self) -> List[str]:
+    def _parts_on_disk(self) -> list[str]:
         """The directories below the store's own that objects are renamed to."""
         parts = ["drops"] if "drops" in self._interfaces else []
         if "repositories" in self._interfaces and not self._config.memcached:

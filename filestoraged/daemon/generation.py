@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import time
-from typing import Callable, Dict, Set
+from collections.abc import Callable
 
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config
@@ -47,7 +47,7 @@ def _await_term() -> None:
 class Generation:
     """Made by the master before the fork. It is the crew of the workers."""
 
-    def __init__(self, config: Config, places: Places, meter: Meter, prepared: Set[str]) -> None:
+    def __init__(self, config: Config, places: Places, meter: Meter, prepared: set[str]) -> None:
         """`prepared` has the databases that were prepared before, and gets those that are now.
 
         Raises StartError where something cannot be used, and UsageError where it is not to be understood.
@@ -97,7 +97,7 @@ class Generation:
         self._room.close()
         self._engines.close()
 
-    def _build_apps(self) -> Dict[socket.socket, App]:
+    def _build_apps(self) -> dict[socket.socket, App]:
         build = self._engines.build_app
         return {place.listener: build(place.mounts, operations=place.operations) for place in self.places}
 

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import time
-from typing import Callable, Set
+from collections.abc import Callable
 
 from filestoraged.errors import Error, NotFound
 from filestoraged.store.disk import DiskStore
@@ -42,8 +42,8 @@ class Janitor:
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
         # Messages of this round's failures, and those that the log has until a round is without them.
-        self._failures: Set[str] = set()
-        self._known: Set[str] = set()
+        self._failures: set[str] = set()
+        self._known: set[str] = set()
 
     def start(self) -> None:
         self._thread.start()

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import stat
-from typing import List, Sequence, Set, Tuple
+from collections.abc import Sequence
 
 from filestoraged.daemon.config import Address
 from filestoraged.errors import StartError
@@ -25,7 +25,7 @@ _ATTEMPTS = 20
 _ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
-def listen(address: Address) -> List[socket.socket]:
+def listen(address: Address) -> list[socket.socket]:
     """Bind and listen. Raises StartError with a sentence for the operator."""
     try:
         return [_listen_unix(address.path)] if address.path else _listen_tcp(address)
@@ -39,7 +39,7 @@ def address_of(listener: socket.socket) -> Address:
     return Address("", 0, name) if listener.family == socket.AF_UNIX else Address(name[0], name[1])
 
 
-def close(listeners: List[socket.socket]) -> None:
+def close(listeners: list[socket.socket]) -> None:
     """Close the sockets, and take the names of Unix sockets away."""
     for listener in listeners:
         if listener.family == socket.AF_UNIX and listener.fileno() >= 0:
@@ -49,7 +49,7 @@ def close(listeners: List[socket.socket]) -> None:
         listener.close()
 
 
-def _listen_tcp(address: Address) -> List[socket.socket]:
+def _listen_tcp(address: Address) -> list[socket.socket]:
     wanted = _places(address)
     for attempt in range(_ATTEMPTS):
         try:
@@ -60,7 +60,7 @@ def _listen_tcp(address: Address) -> List[socket.socket]:
     raise AssertionError("unreachable: the last attempt raises")
 
 
-def resolve(address: Address) -> Set[Address]:
+def resolve(address: Address) -> set[Address]:
     """Where sockets that listen on `address` are, port 0 standing for any. Raises StartError."""
     try:
         return {address} if address.path else {Address(host, port) for _, host, port in _places(address)}
@@ -73,7 +73,7 @@ def _refusal(address: Address, error: Exception) -> StartError:
     return StartError(f"Cannot listen on {address}: {getattr(error, 'strerror', None) or error}.")
 
 
-def _places(address: Address) -> List[Tuple[int, str, int]]:
+def _places(address: Address) -> list[tuple[int, str, int]]:
     """The addresses that a host has, each with its family and the port."""
     if address.host == "localhost":
         # Both, also where the machine's list of hosts names one of them alone (RFC 6761, section 6.3).
@@ -83,8 +83,8 @@ def _places(address: Address) -> List[Tuple[int, str, int]]:
     return list(dict.fromkeys((family, str(place[0]), address.port) for family, _, _, _, place in infos))
 
 
-def _bind_all(wanted: Sequence[Tuple[int, str, int]]) -> List[socket.socket]:
-    listeners: List[socket.socket] = []
+def _bind_all(wanted: Sequence[tuple[int, str, int]]) -> list[socket.socket]:
+    listeners: list[socket.socket] = []
     absent = OSError(errno.EADDRNOTAVAIL, "The machine has no such address")
     try:
         for family, host, port in wanted:
@@ -146,6 +146,6 @@ def _clear_away(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-        except (BlockingIOError, socket.timeout):
+        except (TimeoutError, BlockingIOError):
             pass
     raise OSError(errno.EADDRINUSE, "A daemon is listening there")

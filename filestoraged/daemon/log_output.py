@@ -13,7 +13,7 @@ import select
 import socket
 import stat
 from collections import deque
-from typing import Callable, Deque
+from collections.abc import Callable
 
 # Bytes of lines that wait until standard error takes more: a journal that restarts is back before these are used up.
 BACKLOG = 1024 * 1024
@@ -39,7 +39,7 @@ class LogOutput(logging.Handler):
         super().__init__()
         self._descriptor, self._write, self._largest = _open(descriptor)
         self._pid = os.getpid()
-        self._waiting: Deque[bytes] = deque()
+        self._waiting: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
         # Whether the last reader who was waited for has read nothing.
@@ -123,7 +123,7 @@ class LogOutput(logging.Handler):
         return True
 
 
-def _open(descriptor: int) -> "tuple[int, _Write, int]":
+def _open(descriptor: int) -> tuple[int, _Write, int]:
     """Return a descriptor of our own for the same file, how to write to it without waiting, and how much at a time."""
     try:
         mode = os.fstat(descriptor).st_mode

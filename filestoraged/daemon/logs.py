@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from filestoraged.daemon.log_output import LogOutput
 from filestoraged.wire.redaction import redact_text

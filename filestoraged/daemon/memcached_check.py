@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Sequence
+from collections.abc import Sequence
 
 from filestoraged.daemon.config import parse_servers, parse_size
 from filestoraged.daemon.options import Parser

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import configparser
-from typing import Any, Callable, Dict, NamedTuple, NoReturn, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from filestoraged import __version__
 from filestoraged.daemon import config
@@ -88,12 +89,12 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     given = vars(_parser().parse_args(arguments))
     flags = {name: value for name, value in given.items() if value is not None}
     file = flags.pop("config", None)
-    texts: Dict[str, Any] = {**(_read_file(file) if file is not None else {}), **flags}
+    texts: dict[str, Any] = {**(_read_file(file) if file is not None else {}), **flags}
     values = {option.name: _value(option, texts[option.name]) for option in OPTIONS if option.name in texts}
     return _build(values)
 
 
-def file_values(path: str, names: Sequence[str]) -> Dict[str, Any]:
+def file_values(path: str, names: Sequence[str]) -> dict[str, Any]:
     """The values of those of the `names` that a configuration file sets. Raises UsageError or StartError."""
     texts = _read_file(path)
     return {
@@ -101,7 +102,7 @@ def file_values(path: str, names: Sequence[str]) -> Dict[str, Any]:
     }
 
 
-def _build(values: Dict[str, Any]) -> Config:
+def _build(values: dict[str, Any]) -> Config:
     values.setdefault("store", config.default_store())
     values.setdefault("workers", config.default_workers())
     if "mount" in values:
@@ -120,7 +121,7 @@ def _value(option: Option, text: Any) -> Any:
         raise UsageError(f"--{option.name}: {error}") from error
 
 
-def _read_file(path: str) -> Dict[str, Any]:
+def _read_file(path: str) -> dict[str, Any]:
     """The options of an INI file, as texts. One that is repeatable has a value on each of its lines."""
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), default_section="")
     try:
@@ -133,7 +134,7 @@ def _read_file(path: str) -> Dict[str, Any]:
     if not parser.has_section(_SECTION):
         raise UsageError(f"The configuration {path} has no section [{_SECTION}].")
     known = {option.name: option for option in OPTIONS if option.name != "config"}
-    texts: Dict[str, Any] = {}
+    texts: dict[str, Any] = {}
     for name, text in parser.items(_SECTION):
         if name not in known:
             raise UsageError(f"The configuration {path} has an option {name}, which there is not.")

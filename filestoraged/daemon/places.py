@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from filestoraged.daemon import activation, listeners
 from filestoraged.daemon.config import DEFAULT_LISTEN, OPERATIONS, Address, Config, parse_socket_name
@@ -37,7 +38,7 @@ class Place(NamedTuple):
 
 
 # One address that is wanted: whether for operations, for the how manieth time (port 0 is another one each time), where.
-_Wanted = Tuple[bool, int, Address]
+_Wanted = tuple[bool, int, Address]
 
 
 class Places:
@@ -46,9 +47,9 @@ class Places:
     def __init__(self) -> None:
         """Take what systemd has handed over. Raises StartError."""
         self._inherited = activation.inherited_sockets()
-        self._bound: Dict[_Wanted, List[socket.socket]] = {}
+        self._bound: dict[_Wanted, list[socket.socket]] = {}
 
-    def find(self, config: Config) -> List[Place]:
+    def find(self, config: Config) -> list[Place]:
         """Return where `config` is to be served: bound by now, where that was not so before.
 
         Raises StartError and UsageError. What it has bound is kept until `settle`.
@@ -92,13 +93,13 @@ class Places:
         for wanted in _numbered(config.admin_listen, is_admins=True):
             yield from (Place(each, {}, operations=True) for each in self._bind(wanted))
 
-    def _bind(self, wanted: _Wanted) -> List[socket.socket]:
+    def _bind(self, wanted: _Wanted) -> list[socket.socket]:
         if wanted not in self._bound:
             address = wanted[-1]
             self._bound[wanted] = self._find_bound(address) or listeners.listen(address)
         return self._bound[wanted]
 
-    def _find_bound(self, address: Address) -> List[socket.socket]:
+    def _find_bound(self, address: Address) -> list[socket.socket]:
         """Sockets that are there by another spelling, or for something else; with those that lack beside them."""
         there = {listeners.address_of(each): each for bound in self._bound.values() for each in bound}
         # Port 0 is another one.

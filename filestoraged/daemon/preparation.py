@@ -7,8 +7,9 @@ their thread, since they go on in C after a signal.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Callable, TypeVar
+from typing import TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -19,7 +20,7 @@ def run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float]
     `attend` is called with a function that waits for so many seconds and returns whether the work is done. It returns
     once that is so. When it raises instead, the work is left to itself, on a thread that ends with the process.
     """
-    future: "Future[_Result]" = Future()
+    future: Future[_Result] = Future()
 
     def run() -> None:
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Callable, TextIO
+from collections.abc import Callable
+from typing import TextIO
 
 from filestoraged.check.findings import Tally
 
@@ -97,7 +98,7 @@ def _bar(tally: Tally) -> str:
     return f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] "
 
 
-def _done(tally: Tally) -> "float | None":
+def _done(tally: Tally) -> float | None:
     """From 0 to 1; None where nobody knows yet how much there is. What came meanwhile is beyond the end."""
     if tally.all_size:
         return min(1.0, tally.size / tally.all_size)

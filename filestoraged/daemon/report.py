@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 from filestoraged.check.findings import KINDS, Finding
 from filestoraged.daemon.progress import size_text
@@ -15,7 +15,7 @@ class Totals(NamedTuple):
     objects: int
     size: int
     seconds: float
-    found: Dict[str, int]
+    found: dict[str, int]
     complete: bool
 
 
@@ -57,7 +57,7 @@ class JsonReport:
         stream.flush()
 
     def add(self, finding: Finding) -> None:
-        fields: Dict[str, Any] = {**finding._asdict(), "repaired": finding.remedy is not None}
+        fields: dict[str, Any] = {**finding._asdict(), "repaired": finding.remedy is not None}
         self._stream.write(self._separator + json.dumps(fields))
         self._separator = ",\n"
 

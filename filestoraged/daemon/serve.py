@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from typing import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 
 from filestoraged import __version__
 from filestoraged.daemon import systemd
@@ -60,7 +60,7 @@ class _Service:
         self._places = places
         self._meter = Meter((*INTERFACES, OPERATIONS), max(_FEWEST_SLOTS, _CREWS * config.workers))
         # The databases that this daemon has seen to.
-        self._prepared: Set[str] = set()
+        self._prepared: set[str] = set()
         self._generation = run_attended(lambda: self._prepare(config), _await_undisturbed)
         self._workers = Workers(self._generation, self._meter.slots, Watchdog(self._meter), DRAIN + _LATE)
 
@@ -123,7 +123,7 @@ class _Service:
         log.error("not reloaded, the configuration before goes on: %s", why)
         systemd.notify("READY=1", f"STATUS=Serving by the configuration before the last reload: {why}")
 
-    def _size_and_store(self) -> "tuple[int, str]":
+    def _size_and_store(self) -> tuple[int, str]:
         config = self._generation.config
         directory = os.path.abspath(config.store)
         if not config.memcached:

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import sys
-from typing import FrozenSet, List, Mapping, Optional, Sequence, Set
+from collections.abc import Mapping, Sequence
 
 from filestoraged.daemon.config import INTERFACES, OPERATIONS, Config, join_mounts, parse_mount
 from filestoraged.daemon.options import Parser, file_values
@@ -85,7 +85,7 @@ def token(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _check_places(scopes: FrozenSet[Scope], given: argparse.Namespace) -> None:
+def _check_places(scopes: frozenset[Scope], given: argparse.Namespace) -> None:
     """Raises UsageError where a scope is for a place that the daemon will not have, as far as is known here."""
     mounts = _mounts(given)
     unknown = _unknown_places(scopes, [mounts or Config().mounts])
@@ -100,7 +100,7 @@ def _check_places(scopes: FrozenSet[Scope], given: argparse.Namespace) -> None:
         )
 
 
-def _mounts(given: argparse.Namespace) -> Optional[Mapping[str, str]]:
+def _mounts(given: argparse.Namespace) -> Mapping[str, str] | None:
     """What is mounted where, by the command line or the daemon's file; None where neither says so."""
     if given.mount is not None:
         return join_mounts([parse_mount(each) for each in given.mount])
@@ -110,13 +110,13 @@ def _mounts(given: argparse.Namespace) -> Optional[Mapping[str, str]]:
     return join_mounts(values["mount"]) if "mount" in values else Config().mounts
 
 
-def _areas(mounts: Sequence[Mapping[str, str]]) -> Set[str]:
+def _areas(mounts: Sequence[Mapping[str, str]]) -> set[str]:
     """What a repository's name may stand behind."""
     prefixes = {prefix.strip("/") for each in mounts for prefix, name in each.items() if name == "repositories"}
     return {"repositories", *prefixes}
 
 
-def _unknown_places(scopes: FrozenSet[Scope], mounts: Sequence[Mapping[str, str]]) -> List[str]:
+def _unknown_places(scopes: frozenset[Scope], mounts: Sequence[Mapping[str, str]]) -> list[str]:
     """The places that are no interface, no prefix and no repository."""
     areas = _areas(mounts)
     known = {"", *_NAMES, *(prefix.strip("/") for each in mounts for prefix in each)}
@@ -151,7 +151,7 @@ def _parse_grant(line: str) -> Grant:
     return Grant(name, _parse_scopes(scopes), None if digest == _NOBODYS else bytes.fromhex(digest))
 
 
-def _parse_scopes(text: str) -> FrozenSet[Scope]:
+def _parse_scopes(text: str) -> frozenset[Scope]:
     return frozenset(_parse_scope(each) for each in text.split(","))
 
 

@@ -6,8 +6,8 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Callable, List, Mapping, Set
 
 from filestoraged.daemon import systemd
 from filestoraged.daemon.workers import Started
@@ -49,9 +49,9 @@ class Watchdog:
         # Beats before that say nothing: this process was stopped.
         self._resumed = -math.inf
         # Slots of those that are to be killed, or spared for a debugger: each is logged once.
-        self._condemned: Set[int] = set()
+        self._condemned: set[int] = set()
 
-    def look(self, workers: Mapping[int, Started]) -> List[int]:
+    def look(self, workers: Mapping[int, Started]) -> list[int]:
         """Return the process ids of workers that hang and are to be killed, each once."""
         now = self._clock()
         if now - self._last_look > self._patience.silence / 2:

@@ -15,7 +15,8 @@ import select
 import signal
 import threading
 import time
-from typing import Callable, Dict, Mapping, NamedTuple, Optional, Protocol, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +89,11 @@ class Workers:
         self._crew = crew
         self._slots = slots
         self._watch = watch
-        self._started: Dict[int, Started] = {}
+        self._started: dict[int, Started] = {}
         # Those that were told to drain, since others have taken their place.
-        self._leaving: Dict[int, Started] = {}
+        self._leaving: dict[int, Started] = {}
         # When they are killed, by their process ids.
-        self._leaving_ends: Dict[int, float] = {}
+        self._leaving_ends: dict[int, float] = {}
         self._longest_drain = longest_drain
         self._next_look = 0.0
         self._pause = _FIRST_PAUSE
@@ -189,7 +190,7 @@ class Workers:
             self._next_look = now + self._watch.pause
         self._end_the_late(now)
 
-    def _fork(self, number: int, on_serving: Callable[[], None]) -> Optional[int]:
+    def _fork(self, number: int, on_serving: Callable[[], None]) -> int | None:
         """Returns the process id, None where the system has no room for another process."""
         slot = min(set(range(self._slots)) - {each.slot for each in (*self._started.values(), *self._leaving.values())})
         self._last_fork = time.monotonic()
@@ -292,7 +293,7 @@ def _readable(descriptor: int) -> Callable[[float], bool]:
     return lambda seconds: bool(poll.poll(seconds * 1000))
 
 
-def _wait(timeout: float) -> Optional[signal.Signals]:
+def _wait(timeout: float) -> signal.Signals | None:
     """Return the next signal, or None where none comes in so many seconds."""
     deadline = time.monotonic() + timeout
     left = max(timeout, 0.0)

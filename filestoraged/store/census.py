@@ -9,7 +9,8 @@ import contextlib
 import os
 import re
 import stat
-from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Tuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from filestoraged.store.directories import is_past
 
@@ -26,12 +27,12 @@ class Totals(NamedTuple):
     objects: int = 0
     size: int = 0
 
-    def plus(self, other: "Totals") -> "Totals":
+    def plus(self, other: Totals) -> Totals:
         return Totals(self.objects + other.objects, self.size + other.size)
 
 
 # By a shard's path below the store: when it had changed last, and what was in it then.
-_Known = Dict[str, Tuple[int, int, int]]
+_Known = dict[str, tuple[int, int, int]]
 
 
 class Census:
@@ -41,7 +42,7 @@ class Census:
         self._root = root
         self._known: _Known = {}
 
-    def count(self, pause: Callable[[], None]) -> Dict[str, Totals]:
+    def count(self, pause: Callable[[], None]) -> dict[str, Totals]:
         """Return what files, repositories and drops have. `pause` is called often, and may end it by an exception."""
         repositories = os.path.join(self._root, "repositories")
         # What is not there any more is forgotten.
@@ -96,10 +97,10 @@ def _contents(path: str, pause: Callable[[], None]) -> Totals:
     return Totals(objects, size)
 
 
-def _folders(path: str) -> "Iterator[os.DirEntry[str]]":
+def _folders(path: str) -> Iterator[os.DirEntry[str]]:
     return (entry for entry in _entries(path) if entry.is_dir(follow_symlinks=False))
 
 
-def _entries(path: str) -> "Iterator[os.DirEntry[str]]":
+def _entries(path: str) -> Iterator[os.DirEntry[str]]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
         yield from entries

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import time
-from typing import TYPE_CHECKING, Callable, List, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import AlreadyExists, Error, StorageFull, StoreUnavailable
@@ -36,16 +37,16 @@ _MayStay = Callable[[Manifest], bool]
 class ChunkedStaging(Staging):
     """Sends each chunk as soon as it is full, and has no more than one."""
 
-    def __init__(self, store: MemcachedStore, size: Optional[int], expected: Sequence[Expected]) -> None:
+    def __init__(self, store: MemcachedStore, size: int | None, expected: Sequence[Expected]) -> None:
         super().__init__(store, size, expected)
         self._store = store
         self._token = os.urandom(TOKEN_SIZE)
         self._rest = bytearray()
-        self._keys: List[str] = []
+        self._keys: list[str] = []
         # True while no manifest on a server can name the chunks; only then may they be deleted.
         self._hidden = True
         # The manifest of a whole object that this upload replaces.
-        self._replaced: Optional[Found] = None
+        self._replaced: Found | None = None
         # Monotonic time at which the first chunk was sent.
         self._began = 0.0
 
@@ -66,7 +67,7 @@ class ChunkedStaging(Staging):
         self._require_chunks(STAGING_TTL)
         return super()._finish()
 
-    def _publish(self, name: Optional[str], digest: str) -> None:
+    def _publish(self, name: str | None, digest: str) -> None:
         def may_stay(present: Manifest) -> bool:
             lasts = present.expires == 0 or 0 < sealed.expires <= present.expires
             return present.digest == digest and lasts
@@ -74,7 +75,7 @@ class ChunkedStaging(Staging):
         sealed = self._seal(digest)
         self._enter(self._store.key(digest, name=name), sealed, may_stay)
 
-    def _publish_new(self, name: Optional[str], digest: str) -> None:
+    def _publish_new(self, name: str | None, digest: str) -> None:
         def may_stay(present: Manifest) -> bool:
             return name is not None or present.digest == digest
 
@@ -143,7 +144,7 @@ class ChunkedStaging(Staging):
                 return True
         raise StoreUnavailable("The object is being replaced all the time.")
 
-    def _entering(self, key: str, data: bytes, found: Optional[Found]) -> Callable[[], bool]:
+    def _entering(self, key: str, data: bytes, found: Found | None) -> Callable[[], bool]:
         """Prepare the request that makes the manifest visible: an add, or a swap for `found`."""
         nodes, ttl = self._store.nodes, self._store.ttl
         if found is not None and self._replaced is not None:
@@ -188,7 +189,7 @@ class ChunkedStaging(Staging):
         self._hidden = not entered
         return entered
 
-    def _make_permanent(self, key: str, manifest: Manifest) -> List[str]:
+    def _make_permanent(self, key: str, manifest: Manifest) -> list[str]:
         """Set the final expiry of an object's items. Returns the keys that are missing.
 
         This is done for a present object too: the client that uploaded it may have died before this step. The manifest
@@ -222,7 +223,7 @@ class ChunkedStaging(Staging):
         return self._store.nodes.explain_loss(missing[0], time.monotonic() - self._began)
 
 
-def _object_in(key: str, found: Found) -> Optional[Manifest]:
+def _object_in(key: str, found: Found) -> Manifest | None:
     """Return the manifest in `found`, or None if it is a removal mark or not a manifest."""
     try:
         manifest = unpack(key, found.data)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from filestoraged.store.ledger import Ledger
 
@@ -49,9 +49,9 @@ class Clock:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._jump: Optional[_Jump] = None
+        self._jump: _Jump | None = None
 
-    def settled(self) -> Optional[float]:
+    def settled(self) -> float | None:
         """The time in seconds since 1970, None in the grace after a jump."""
         now = time.time()
         ((seen, passed),) = self._ledger.read("SELECT seen, passed FROM clock, grace")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Iterator, Optional, Protocol, Sequence, Type, TypeVar, Union
+from typing import BinaryIO, Protocol, TypeVar
 
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import TooLarge
@@ -30,7 +31,7 @@ class _Closing(ABC):
         return self
 
     def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -62,7 +63,7 @@ class Blob(_Closing):
 class Staging(_Closing):
     """Bytes received but not yet visible. Leaving the with-block without a commit discards them."""
 
-    def __init__(self, store: "Store", size: Optional[int], expected: Sequence[Expected]) -> None:
+    def __init__(self, store: Store, size: int | None, expected: Sequence[Expected]) -> None:
         """`size` is what the client declared, in bytes. Raises TooLarge where the store takes less."""
         limit = store.max_size
         if limit is not None and size is not None and size > limit:
@@ -78,7 +79,7 @@ class Staging(_Closing):
             raise TooLarge(self._limit)
         self._write(data)
 
-    def commit(self, *, name: Optional[str] = None) -> str:
+    def commit(self, *, name: str | None = None) -> str:
         """Make the bytes visible and durable under `name`, or under their digest, which is returned.
 
         What was there is replaced: that heals an object that was damaged. Raises DigestMismatch.
@@ -87,7 +88,7 @@ class Staging(_Closing):
         self._publish(name, digest)
         return digest
 
-    def commit_new(self, *, name: Optional[str] = None) -> str:
+    def commit_new(self, *, name: str | None = None) -> str:
         """Like `commit`, but raise AlreadyExists where there is an object of that name."""
         digest = self._finish()
         self._publish_new(name, digest)
@@ -108,10 +109,10 @@ class Staging(_Closing):
         return self._hasher.finish()
 
     @abstractmethod
-    def _publish(self, name: Optional[str], digest: str) -> None: ...
+    def _publish(self, name: str | None, digest: str) -> None: ...
 
     @abstractmethod
-    def _publish_new(self, name: Optional[str], digest: str) -> None: ...
+    def _publish_new(self, name: str | None, digest: str) -> None: ...
 
     @abstractmethod
     def _discard(self) -> None:
@@ -125,12 +126,12 @@ class Store(ABC):
     # Whether it asks other machines, which may keep whoever calls it waiting.
     remote = False
     # The size of the largest object taken, in bytes; None where only the room is a limit.
-    max_size: Optional[int]
+    max_size: int | None
     # Shared with the store's namespaces; a process with several stores passes the same one to all of them.
     hash_threads: HashThreads
 
     @abstractmethod
-    def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> Staging:
+    def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
         """Begin an object, of `size` bytes where that is known, whose digests must be those `expected`.
 
         Raises TooLarge.
@@ -144,21 +145,21 @@ class Store(ABC):
     def remove(self, name: str, /) -> None:
         """Forget an object, durably. Raises NotFound."""
 
-    def place(self, name: str) -> Optional[str]:
+    def place(self, name: str) -> str | None:
         """Where an object's bytes lie as a file, below the directory of the outermost store; None where they do not."""
         return None
 
     @abstractmethod
-    def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "Store":
+    def namespace(self, name: str, *, algorithm: str | None = None) -> Store:
         """A store within this one that shares no object with it."""
 
     # Conveniences for those who use the package as a library.
 
     def put(
         self,
-        source: Union[bytes, bytearray, memoryview, str, "os.PathLike[str]", BinaryIO],
+        source: bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO,
         *,
-        name: Optional[str] = None,
+        name: str | None = None,
     ) -> str:
         """Store bytes, the file at a path, or what is left of a binary stream. Returns the digest.
 
@@ -184,7 +185,7 @@ class Store(ABC):
         self.remove(name)
 
 
-def _pieces(source: Union[bytes, bytearray, memoryview, BinaryIO]) -> Iterator[Bytes]:
+def _pieces(source: bytes | bytearray | memoryview | BinaryIO) -> Iterator[Bytes]:
     if not isinstance(source, (bytes, bytearray, memoryview)):
         yield from iter(lambda: source.read(COPY_SIZE), b"")
         return

@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import time
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreFailed, StoreUnavailable
@@ -49,7 +49,7 @@ class Schema(NamedTuple):
 
     application: int
     version: int
-    tables: Tuple[str, ...]
+    tables: tuple[str, ...]
 
 
 def connect(path: str) -> sqlite3.Connection:
@@ -98,11 +98,11 @@ class Readers:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._idle: Deque[sqlite3.Connection] = deque()
+        self._idle: deque[sqlite3.Connection] = deque()
 
-    def all(self, question: str, *values: Any) -> List[Any]:
+    def all(self, question: str, *values: Any) -> list[Any]:
         """All rows of an answer. Raises what `failure` makes of SQLite's errors."""
-        connection: Optional[sqlite3.Connection] = None
+        connection: sqlite3.Connection | None = None
         try:
             connection = self._idle.pop() if self._idle else connect(self._path)
             rows = connection.execute(question, values).fetchall()
@@ -172,7 +172,7 @@ def retire(connection: sqlite3.Connection, turn: Turn) -> None:
 def failure(error: Exception, path: str) -> Error:
     """What an error of the database at `path`, SQLite's or the system's, says to a client."""
     known: Error
-    if "locked" in str(error):
+    if result_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         known = StoreUnavailable("The database is locked by another process; retry later.")
     elif _is_full(error, path):
         known = StorageFull("There is no room left to store this.")
@@ -182,11 +182,19 @@ def failure(error: Exception, path: str) -> Error:
     return known
 
 
+def result_code(error: Exception) -> int:
+    """SQLite's primary result code; 0 for an error that is not SQLite's."""
+    # The upper bytes tell the kinds of one code apart (SQLite, "Result and Error Codes", section 2).
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 def _is_full(error: Exception, path: str) -> bool:
     """Whether there is no room. SQLite tells so of a failed write, but not of a failed sync, nor of a quota."""
     if isinstance(error, OSError):
         return error.errno in DISK_FULL
-    return "disk is full" in str(error) or (isinstance(error, sqlite3.OperationalError) and _cannot_write_beside(path))
+    if result_code(error) == sqlite3.SQLITE_FULL:
+        return True
+    return isinstance(error, sqlite3.OperationalError) and _cannot_write_beside(path)
 
 
 def _cannot_write_beside(path: str) -> bool:

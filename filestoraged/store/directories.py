@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Callable, Dict, Tuple
+from collections.abc import Callable
 
 from filestoraged.store.modes import PRIVATE, Modes, make_directory
 
@@ -26,7 +26,7 @@ _SECOND = 1_000_000_000
 _COARSE_TICK = 2 * _SECOND
 
 # A directory as it was at one moment: device, inode and time of change.
-_State = Tuple[int, int, int]
+_State = tuple[int, int, int]
 
 
 class Directories:
@@ -42,7 +42,7 @@ class Directories:
     def __init__(self, root: str, modes: Modes = PRIVATE) -> None:
         self.root = root
         self._modes = modes
-        self._durable: Dict[str, _State] = {}
+        self._durable: dict[str, _State] = {}
 
     def make_root(self) -> None:
         """Make the store's own directory and those above it that are missing, each of them durable. Raises OSError."""

@@ -11,7 +11,8 @@ import errno
 import itertools
 import os
 import stat
-from typing import BinaryIO, Callable, Dict, Iterable, Optional, Sequence, Tuple, Union
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO
 
 from filestoraged.digest import Bytes, Expected, parse_digest
 from filestoraged.errors import AlreadyExists, NotFound
@@ -44,13 +45,13 @@ class DiskStore(Store):
 
     def __init__(
         self,
-        root: Union[str, "os.PathLike[str]"],
+        root: str | os.PathLike[str],
         *,
         algorithm: str = "sha256",
-        max_size: Optional[int] = None,
+        max_size: int | None = None,
         modes: Modes = PRIVATE,
-        hash_threads: Optional[HashThreads] = None,
-        within: Optional["DiskStore"] = None,
+        hash_threads: HashThreads | None = None,
+        within: DiskStore | None = None,
     ) -> None:
         """`max_size` is in bytes, None for no limit. A namespace lies `within` a store, and has its modes.
 
@@ -107,7 +108,7 @@ class DiskStore(Store):
         """Clear away what a crash left. Returns how many stagings."""
         return self.stagings.sweep()
 
-    def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> "DiskStaging":
+    def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> DiskStaging:
         return DiskStaging(self, size, expected)
 
     def open(self, name: str) -> Blob:
@@ -123,7 +124,7 @@ class DiskStore(Store):
         self._recent.keep(self._place(name), small)
         return small
 
-    def _open_file(self, name: str) -> "DiskBlob":
+    def _open_file(self, name: str) -> DiskBlob:
         try:
             return DiskBlob(name, os.open(self.path(name), _READING))
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -139,12 +140,12 @@ class DiskStore(Store):
         if not removed:
             raise NotFound(name=name)
 
-    def remove_all(self, names: Iterable[str]) -> Dict[str, OSError]:
+    def remove_all(self, names: Iterable[str]) -> dict[str, OSError]:
         """Remove many objects, with one sync for those of a directory. Returns the errors of those that are left.
 
         One that does not exist is no error.
         """
-        failures: Dict[str, OSError] = {}
+        failures: dict[str, OSError] = {}
         for shard, group in itertools.groupby(sorted(map(self._checked, names)), self.shard):
             tried = list(group)
             try:
@@ -153,7 +154,7 @@ class DiskStore(Store):
                 failures.update(dict.fromkeys(tried, error))
         return failures
 
-    def _remove_from(self, shard: str, names: Sequence[str]) -> "Tuple[int, Dict[str, OSError]]":
+    def _remove_from(self, shard: str, names: Sequence[str]) -> tuple[int, dict[str, OSError]]:
         """Remove files of one directory, durably. Returns how many there were, and the errors of those that are left.
 
         Raises OSError where nothing is known to be durable.
@@ -184,14 +185,14 @@ class DiskStore(Store):
             os.rmdir(shard)
         return removed, failed
 
-    def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "DiskStore":
+    def namespace(self, name: str, *, algorithm: str | None = None) -> DiskStore:
         root = os.path.join(self.root, name)
         return DiskStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
 
     def path(self, name: str) -> str:
         return self._place(self._checked(name))
 
-    def place(self, name: str) -> Optional[str]:
+    def place(self, name: str) -> str | None:
         return os.path.relpath(self.path(name), self._outermost)
 
     def shard(self, name: str) -> str:
@@ -222,7 +223,7 @@ class DiskBlob(Blob):
     def send(self, sink: Sink, start: int, stop: int) -> int:
         return start + sink.sendfile(self._descriptor, start, stop)
 
-    def load(self) -> Optional[SmallBlob]:
+    def load(self) -> SmallBlob | None:
         """The same object in memory, if that takes no waiting for the disk."""
         data = read_at_once(self._descriptor, self.size)
         return None if data is None else SmallBlob(self.digest, data, self._status)
@@ -239,7 +240,7 @@ class DiskBlob(Blob):
 
 
 class DiskStaging(Staging):
-    def __init__(self, store: DiskStore, size: Optional[int], expected: Sequence[Expected]) -> None:
+    def __init__(self, store: DiskStore, size: int | None, expected: Sequence[Expected]) -> None:
         super().__init__(store, size, expected)
         self._store = store
         self._behind = 0
@@ -260,10 +261,10 @@ class DiskStaging(Staging):
             os.posix_fadvise(self._descriptor, self._behind, self.size - self._behind, os.POSIX_FADV_DONTNEED)
             self._behind = self.size
 
-    def _publish(self, name: Optional[str], digest: str) -> None:
+    def _publish(self, name: str | None, digest: str) -> None:
         self._move(self._replace, name or digest)
 
-    def _publish_new(self, name: Optional[str], digest: str) -> None:
+    def _publish_new(self, name: str | None, digest: str) -> None:
         self._move(self._add, name or digest)
 
     def _move(self, move: Callable[[str, int], None], name: str) -> None:

@@ -13,8 +13,9 @@ import itertools
 import secrets
 import sqlite3
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 from filestoraged.errors import Gone, NotFound, StoreUnavailable, TooManyGuesses, Unauthorized
 from filestoraged.store import clock, database, guesses, passwords
@@ -107,7 +108,7 @@ class Drop(NamedTuple):
     id: str
     name: str
     # As `passwords.kept` made it; None where there is none.
-    password: Optional[bytes]
+    password: bytes | None
 
 
 class Claim(NamedTuple):
@@ -139,7 +140,7 @@ class Drops:
         # What `finish`, `release` and `retract` write.
         self._notes = Notes(self._ledger.write)
 
-    def announce(self) -> "Future[str]":
+    def announce(self) -> Future[str]:
         """Begin a drop, before its bytes are stored under its id, which is returned."""
         self._notes.require_few()
         id_, owner, now = secrets.token_hex(16), self._presence.token, time.time()
@@ -151,7 +152,7 @@ class Drops:
 
         return self._ledger.write(insert)
 
-    def publish(self, drop: Drop) -> "Future[None]":
+    def publish(self, drop: Drop) -> Future[None]:
         """Make it available: its bytes are stored. Raises StoreUnavailable where it was given up meanwhile."""
         question = (
             "UPDATE drops SET state = ?, changed = ?, owner = NULL, name = ?, password = ? WHERE id = ? AND state = ?"
@@ -165,7 +166,7 @@ class Drops:
 
         return self._ledger.write(update)
 
-    def retract(self, id_: str) -> "Future[None]":
+    def retract(self, id_: str) -> Future[None]:
         """Give up one that was announced. It is removed as if whoever brings it had died."""
         return self._note("UPDATE drops SET owner = NULL WHERE id = ? AND state = ?", id_, _ARRIVING)
 
@@ -192,7 +193,7 @@ class Drops:
             self._ledger.write(functools.partial(guesses.settle_wrong, guess=guess)).result()
             raise Unauthorized("The password is wrong.")
 
-    def claim(self, id_: str) -> "Future[Claim]":
+    def claim(self, id_: str) -> Future[Claim]:
         """Take it, alone of all who ask. Raises Gone to the others."""
         self._notes.require_few()
         owner, now = self._presence.token, time.time()
@@ -206,7 +207,7 @@ class Drops:
 
         return self._ledger.write(update)
 
-    def hand_over(self, claim: Claim, *, keep: float) -> "Future[None]":
+    def hand_over(self, claim: Claim, *, keep: float) -> Future[None]:
         """Let it go before its bytes are sent, by somebody else. They are removed `keep` seconds later at the earliest.
 
         Where that fails, it is still claimed.
@@ -215,14 +216,14 @@ class Drops:
         question = "UPDATE drops SET state = ?, changed = ?, owner = NULL, removal = ?"
         return self._ledger.write(functools.partial(_execute, question + _BY_CLAIM, (_GONE, now, now + keep, *claim)))
 
-    def finish(self, claim: Claim) -> "Future[None]":
+    def finish(self, claim: Claim) -> Future[None]:
         """Its bytes have been received. This is written, and until then nobody else gets it."""
         now = time.time()
         question = "UPDATE drops SET state = ?, changed = ?, owner = NULL, removal = ?"
         write = functools.partial(_execute, question + _BY_CLAIM, (_GONE, now, now, *claim))
         return self._notes.submit(write, claim.id)
 
-    def release(self, claim: Claim) -> "Future[None]":
+    def release(self, claim: Claim) -> Future[None]:
         """Its download broke off: it is available again, unless that was so too often. This is written as well."""
         now = time.time()
         return self._note(
@@ -232,7 +233,7 @@ class Drops:
             *(_BREAKS, _GONE, _AVAILABLE, _BREAKS, now, now, *claim),
         )
 
-    def count(self) -> Dict[str, int]:
+    def count(self) -> dict[str, int]:
         """How many there are in each state."""
         numbers = dict(self._ledger.read("SELECT state, number FROM counts"))
         return {name: numbers.get(state, 0) for state, name in enumerate(_NAMES)}
@@ -311,14 +312,14 @@ class Drops:
         ids = self._ledger.read(question, _GONE, now - _TOMBSTONE, _STEP)
         return forgotten + self._in_step("DELETE FROM drops WHERE id = ?", ids)
 
-    def _removable(self, question: str, *values: object) -> List[str]:
+    def _removable(self, question: str, *values: object) -> list[str]:
         now = time.time()
         return sorted(id_ for (id_,) in self._ledger.read(question, now, now + _LONGEST_KEEP, *values))
 
     def _remove(self, ids: Sequence[str], remove_all: RemoveAll) -> int:
         deadline = time.monotonic() + _REMOVING
-        removed: List[str] = []
-        failed: Dict[str, OSError] = {}
+        removed: list[str] = []
+        failed: dict[str, OSError] = {}
         for _, group in itertools.groupby(ids, _neighbourhood):
             tried = list(group)
             failed.update(remove_all(tried))
@@ -335,7 +336,7 @@ class Drops:
         """Raises TooManyGuesses, and Gone where somebody has had the drop meanwhile."""
         deadline = time.monotonic() + _OUTCOME
 
-        def record(connection: sqlite3.Connection) -> Optional[Guess]:
+        def record(connection: sqlite3.Connection) -> Guess | None:
             if not connection.execute("SELECT 1 FROM drops WHERE id = ? AND state = ?", (id_, _AVAILABLE)).fetchone():
                 raise _gone()
             return guesses.record(connection, id_)
@@ -350,13 +351,13 @@ class Drops:
                 raise TooManyGuesses(1)
             time.sleep(_LOOK)
 
-    def _is_alive(self, owner: Optional[str]) -> bool:
+    def _is_alive(self, owner: str | None) -> bool:
         return owner is not None and self._presence.is_alive(owner)
 
-    def _change(self, question: str, *values: object) -> "Future[None]":
+    def _change(self, question: str, *values: object) -> Future[None]:
         return self._ledger.write(functools.partial(_execute, question, values))
 
-    def _note(self, question: str, *values: object) -> "Future[None]":
+    def _note(self, question: str, *values: object) -> Future[None]:
         return self._notes.submit(functools.partial(_execute, question, values))
 
     def _in_step(self, question: str, rows: Sequence[Sequence[object]]) -> int:

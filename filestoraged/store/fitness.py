@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.manifest import CHUNK_SIZE
@@ -17,7 +18,7 @@ _OVERHEAD = 3
 
 _MIB = 1024 * 1024
 
-_Stats = Dict[bytes, Any]
+_Stats = dict[bytes, Any]
 
 
 GOOD, NOTE, BAD = "good", "note", "BAD"
@@ -28,7 +29,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> List[Finding]:
+def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> list[Finding]:
     """What is good and what is not about keeping objects of `size` bytes in all on these servers, one sentence each.
 
     Raises ValueError where one of them is no HOST:PORT.
@@ -45,13 +46,13 @@ class Usage(NamedTuple):
     size: int
 
 
-def usage(nodes: Nodes) -> Dict[str, Optional[Usage]]:
+def usage(nodes: Nodes) -> dict[str, Usage | None]:
     """How much each server keeps, by its name; None where it does not say. All are asked at once."""
     with ThreadPoolExecutor(len(nodes.all)) as threads:
         return dict(zip((node.name for node in nodes.all), threads.map(_usage, nodes.all)))
 
 
-def _usage(node: Node) -> Optional[Usage]:
+def _usage(node: Node) -> Usage | None:
     try:
         stats = _stats(node)
     except StoreUnavailable:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from filestoraged.errors import TooManyGuesses
 from filestoraged.store.ledger import Ledger
@@ -45,7 +45,7 @@ class Guess(NamedTuple):
     time: float
 
 
-def record(connection: sqlite3.Connection, id_: str) -> Optional[Guess]:
+def record(connection: sqlite3.Connection, id_: str) -> Guess | None:
     """Record a guess, within a transaction. Returns None where there are too many, wrong or being judged."""
     # Within the transaction, so that no guess counted is later than this one.
     now = time.time()
@@ -86,6 +86,6 @@ def delete_old(ledger: Ledger, limit: int) -> int:
     return deleted
 
 
-def _span(now: float) -> "tuple[float, float]":
+def _span(now: float) -> tuple[float, float]:
     """Rows count whose time is after the first, and not after the second."""
     return now - _PERIOD, now + _SKEW

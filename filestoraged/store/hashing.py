@@ -10,7 +10,8 @@ import functools
 import os
 import threading
 from collections import deque
-from typing import Callable, Deque, List, NamedTuple, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from filestoraged.digest import Bytes, Expected, Hasher
 
@@ -46,12 +47,12 @@ class HashThreads:
     A forked child counts anew, since it has none of its parent's threads.
     """
 
-    def __init__(self, limit: Optional[int] = None) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         """`limit` is the largest number of threads. Default: one for each core, none on a single core."""
         self._limit = limit
-        self._places: Optional[_Places] = None
+        self._places: _Places | None = None
 
-    def start(self, run: Callable[[], None]) -> Optional[threading.Thread]:
+    def start(self, run: Callable[[], None]) -> threading.Thread | None:
         """Start a thread that calls `run`. Returns None at the limit, or if the system refuses another thread."""
         places = self._own_places()
         if not places.free.acquire(blocking=False):
@@ -93,8 +94,8 @@ class OverlappedHasher:
         self._threads = threads
         self._hashed = 0
         # Of all bytes up to the end of each piece that was marked.
-        self.marks: List[bytes] = []
-        self._beside: Optional[_Beside] = None
+        self.marks: list[bytes] = []
+        self._beside: _Beside | None = None
 
     def update(self, data: Bytes) -> None:
         """Take more bytes. The buffer may be reused afterwards."""
@@ -149,11 +150,11 @@ class _Beside:
     def __init__(self, threads: HashThreads) -> None:
         self._threads = threads
         self._changed = threading.Condition()
-        self._jobs: Deque[Callable[[], None]] = deque()
+        self._jobs: deque[Callable[[], None]] = deque()
         # The thread runs a job, which it has taken from `_jobs`.
         self._busy = False
-        self._thread: Optional[threading.Thread] = None
-        self._failure: Optional[BaseException] = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
         self._closed = False
 
     def hash(self, hash_: _Hash, data: Bytes, copy: Callable[[Bytes], Bytes]) -> None:
@@ -198,7 +199,7 @@ class _Beside:
             # Raised to the caller, which must stop waiting for this thread.
             self._fail(error)
 
-    def _next_job(self) -> Optional[Callable[[], None]]:
+    def _next_job(self) -> Callable[[], None] | None:
         """Wait for the next job. Returns None if there is none for _PATIENCE seconds; the thread ends then."""
         with self._changed:
             self._busy = False

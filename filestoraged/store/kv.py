@@ -11,14 +11,16 @@ transaction makes these visible, in front of the older pairs, and is the commit;
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import enum
 import math
 import sqlite3
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, NamedTuple
 
 from filestoraged.store import database
 from filestoraged.store.database import Schema
@@ -98,9 +100,9 @@ class _Job(NamedTuple):
 
     kind: _Kind
     # A set's is whether the commit will create the key.
-    done: "Future[bool]"
+    done: Future[bool]
     key: bytes = b""
-    value: Optional[bytes] = None
+    value: bytes | None = None
 
 
 class _Queue(NamedTuple):
@@ -119,7 +121,7 @@ class _Waiting(NamedTuple):
     """A commit that takes several transactions: of all rows up to `last`."""
 
     last: int
-    done: "Future[bool]"
+    done: Future[bool]
 
 
 def prepare_keys(path: str) -> None:
@@ -136,7 +138,7 @@ class KeyValues(GroupedDatabase[_Job]):
     def __init__(self, path: str) -> None:
         super().__init__(path, _SCHEMA)
         # The lock guards the list: they are answered by the writer's thread, or refused by another.
-        self._waiting: List[_Waiting] = []
+        self._waiting: list[_Waiting] = []
         self._waiting_lock = threading.Lock()
         self._rows = _FEWEST
         # Whether something that is staged was visible in the last transaction. Unknown at first.
@@ -158,7 +160,7 @@ class KeyValues(GroupedDatabase[_Job]):
         )
         return int(count)
 
-    def get(self, key: str) -> Optional[bytes]:
+    def get(self, key: str) -> bytes | None:
         """The committed value, None where there is none."""
         rows = self._readers.all(_GET_PAIR, key.encode()) or self._readers.all(_GET, key.encode())
         return None if not rows or rows[0][0] is None else bytes(rows[0][0])
@@ -177,16 +179,16 @@ class KeyValues(GroupedDatabase[_Job]):
 
     # The same, for callers that do not wait. They raise StoreUnavailable where nothing can be submitted.
 
-    def set_later(self, key: str, value: bytes) -> "Future[bool]":
+    def set_later(self, key: str, value: bytes) -> Future[bool]:
         return self._submit(_Job(_Kind.SET, Future(), key.encode(), value))
 
-    def delete_later(self, key: str) -> "Future[bool]":
+    def delete_later(self, key: str) -> Future[bool]:
         return self._submit(_Job(_Kind.DELETE, Future(), key.encode()))
 
-    def commit_later(self) -> "Future[bool]":
+    def commit_later(self) -> Future[bool]:
         return self._submit(_Job(_Kind.COMMIT, Future()))
 
-    def _submit(self, job: _Job) -> "Future[bool]":
+    def _submit(self, job: _Job) -> Future[bool]:
         self._writer.submit(job)
         return job.done
 
@@ -212,12 +214,12 @@ class KeyValues(GroupedDatabase[_Job]):
     def _probe_job(self) -> _Job:
         return _Job(_Kind.PROBE, Future())
 
-    def _transact(self, jobs: Sequence[_Job]) -> List[Any]:
+    def _transact(self, jobs: Sequence[_Job]) -> list[Any]:
         """All of them were asked for at once, so commits may come last."""
         commits = [job for job in jobs if job.kind is _Kind.COMMIT]
         self._sync_commits("FULL" if commits else "NORMAL")
         rows = [(job.key, job.value) for job in jobs if job.kind in (_Kind.SET, _Kind.DELETE)]
-        last: Optional[int] = None
+        last: int | None = None
         with self._transaction(self._turn.committing() if commits else contextlib.nullcontext()) as connection:
             self._pages = _FIXED_PAGES + sum([len(key) + len(value or b"") for key, value in rows]) // _PAGE
             self._is_visible = _is_visible(connection)
@@ -244,7 +246,7 @@ class KeyValues(GroupedDatabase[_Job]):
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._synchronous = synchronous
 
-    def _existing(self, connection: sqlite3.Connection, keys: List[bytes]) -> Set[bytes]:
+    def _existing(self, connection: sqlite3.Connection, keys: list[bytes]) -> builtins.set[bytes]:
         """Those of the keys that are committed."""
         if not keys:
             return set()
@@ -256,7 +258,7 @@ class KeyValues(GroupedDatabase[_Job]):
                 (existing.discard if is_deleted else existing.add)(bytes(key))
         return existing
 
-    def _commit_at_once(self, connection: sqlite3.Connection) -> Optional[int]:
+    def _commit_at_once(self, connection: sqlite3.Connection) -> int | None:
         """Make what is queued visible, where that is quick; else return the id of the last row that is queued."""
         queue = _measure(connection)
         if queue.is_large or (not self._is_visible and _has_staged(connection)):
@@ -326,7 +328,7 @@ class KeyValues(GroupedDatabase[_Job]):
         factor = 2 if seconds < _STEP / 2 else 0.5 if seconds > _STEP else 1
         self._rows = int(min(max(self._rows * factor, _FEWEST), _MOST))
 
-    def _take_waiting(self, last: float) -> List[_Waiting]:
+    def _take_waiting(self, last: float) -> list[_Waiting]:
         """Those whose rows are not behind `last`."""
         with self._waiting_lock:
             taken = [each for each in self._waiting if each.last <= last]
@@ -347,7 +349,7 @@ def _measure(connection: sqlite3.Connection) -> _Queue:
     return _Queue(first, last, connection.execute(question).fetchone()[0])
 
 
-def _beginning(rows: Iterable[Tuple[Any, int]]) -> Tuple[Any, int]:
+def _beginning(rows: Iterable[tuple[Any, int]]) -> tuple[Any, int]:
     """The last of the first rows that are not too large together for one step, None where there are none; their size.
 
     A row is what it is found by, and its bytes.

@@ -15,9 +15,10 @@ import math
 import os
 import sqlite3
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future
-from typing import Any, Callable, Generic, Iterator, List, NamedTuple, Optional, Protocol, Sequence, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store import database
@@ -46,7 +47,7 @@ class Job(Protocol):
     """Something to be written, and its caller's future."""
 
     @property
-    def done(self) -> "Future[Any]": ...
+    def done(self) -> Future[Any]: ...
 
 
 _Job = TypeVar("_Job", bound=Job)
@@ -66,7 +67,7 @@ class GroupedDatabase(ABC, Generic[_Job]):
         self._schema = schema
         self._turn = Turn(path)
         self._readers = Readers(path)
-        self._connection: Optional[sqlite3.Connection] = None
+        self._connection: sqlite3.Connection | None = None
         self._pages = 0
         self._writer: Writer[_Job] = Writer(self._turn, self)
 
@@ -136,7 +137,7 @@ class GroupedDatabase(ABC, Generic[_Job]):
         return self._connection
 
     @contextlib.contextmanager
-    def _transaction(self, around_commit: "contextlib.AbstractContextManager[None]") -> Iterator[sqlite3.Connection]:
+    def _transaction(self, around_commit: contextlib.AbstractContextManager[None]) -> Iterator[sqlite3.Connection]:
         """A transaction, for a block that sets `_pages` to about as many as it writes."""
         connection = self._connect()
         if self._turn.is_doubtful:
@@ -156,9 +157,9 @@ class GroupedDatabase(ABC, Generic[_Job]):
     def _rewrite_log(self, connection: sqlite3.Connection) -> None:
         """Take the log out of doubt."""
         if not database.begin_log_anew(connection):
-            raise sqlite3.OperationalError(
-                "database is locked: its log cannot be rewritten while another process reads"
-            )
+            error = sqlite3.OperationalError("the log cannot be rewritten while another process reads")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
         self._turn.end_writing(0)
         log.warning("%s: log rewritten, since a write to it had failed or was cut off", os.path.basename(self._path))
 
@@ -172,7 +173,7 @@ class GroupedDatabase(ABC, Generic[_Job]):
 
 class _Work(NamedTuple):
     work: Callable[[sqlite3.Connection], Any]
-    done: "Future[Any]"
+    done: Future[Any]
 
 
 # Pages that one job of a ledger changes, with those of its indexes.
@@ -182,11 +183,11 @@ _PAGES = 6
 class Ledger(GroupedDatabase[_Work]):
     """What is written is on disk when it is answered."""
 
-    def read(self, question: str, *values: Any) -> List[Any]:
+    def read(self, question: str, *values: Any) -> list[Any]:
         """All rows. Raises an Error."""
         return self._readers.all(question, *values)
 
-    def write(self, work: "Callable[[sqlite3.Connection], _Result]") -> "Future[_Result]":
+    def write(self, work: Callable[[sqlite3.Connection], _Result]) -> Future[_Result]:
         """Have `work` done within a transaction that others share. Where it raises an Error, it has changed nothing.
 
         Raises StoreUnavailable where it cannot be submitted.
@@ -195,7 +196,7 @@ class Ledger(GroupedDatabase[_Work]):
         self._writer.submit(job)
         return job.done
 
-    def write_rows(self, statement: str, rows: Sequence[Sequence[object]]) -> "Future[None]":
+    def write_rows(self, statement: str, rows: Sequence[Sequence[object]]) -> Future[None]:
         """Have a statement executed with the values of each row."""
 
         def execute(connection: sqlite3.Connection) -> None:
@@ -203,7 +204,7 @@ class Ledger(GroupedDatabase[_Work]):
 
         return self.write(execute)
 
-    def _transact(self, jobs: Sequence[_Work]) -> List[Any]:
+    def _transact(self, jobs: Sequence[_Work]) -> list[Any]:
         with self._transaction(contextlib.nullcontext()) as connection:
             self._pages = _PAGES * len(jobs)
             return [_result(job, connection) for job in jobs]

@@ -6,7 +6,8 @@ The invariant: whatever a server sends, a request ends with an answer or an erro
 from __future__ import annotations
 
 import socket
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from filestoraged.digest import Bytes
 
@@ -61,17 +62,17 @@ class Link(Client):
 
     sock: Any
 
-    def __init__(self, address: Tuple[str, int], *, connect_timeout: float, timeout: float) -> None:
+    def __init__(self, address: tuple[str, int], *, connect_timeout: float, timeout: float) -> None:
         """It connects with the first question. Replies are read, whatever is asked."""
         super().__init__(address, connect_timeout=connect_timeout, timeout=timeout, default_noreply=False)
         self._address = address
-        self._room: Optional[memoryview] = None
+        self._room: memoryview | None = None
 
-    def fetch(self, key: str, room: Optional[memoryview]) -> Optional[memoryview]:
+    def fetch(self, key: str, room: memoryview | None) -> memoryview | None:
         """The same as `get`, into `room` where the value and the end of its line fit."""
         self._room = room
         try:
-            value: Optional[memoryview] = self.get(key)
+            value: memoryview | None = self.get(key)
         finally:
             self._room = None
         return value
@@ -92,19 +93,19 @@ class Link(Client):
             self.close()
             raise
 
-    def touch_all(self, keys: Sequence[Tuple[str, int]]) -> List[bool]:
+    def touch_all(self, keys: Sequence[tuple[str, int]]) -> list[bool]:
         """Set the expiry of each key, in one packet. Returns for each whether it is present."""
         commands = [b"touch %b %d\r\n" % (key.encode(), expire) for key, expire in keys]
         return self._ask_all(commands, b"touch", b"TOUCHED")
 
-    def delete_all(self, keys: Sequence[str]) -> List[bool]:
+    def delete_all(self, keys: Sequence[str]) -> list[bool]:
         """Delete the keys, in one packet. Returns for each whether it was present."""
         return self._ask_all([b"delete %b\r\n" % key.encode() for key in keys], b"delete", b"DELETED")
 
-    def stats(self, *names: str) -> Dict[bytes, Any]:
+    def stats(self, *names: str) -> dict[bytes, Any]:
         """The same as the client's, which raises IndexError on a line without a name."""
         try:
-            statistics: Dict[bytes, Any] = super().stats(*names)  # type: ignore[no-untyped-call]
+            statistics: dict[bytes, Any] = super().stats(*names)  # type: ignore[no-untyped-call]
         except (IndexError, ValueError) as error:
             raise MemcacheUnknownError("malformed statistics") from error
         return statistics
@@ -160,7 +161,7 @@ class Link(Client):
                 raise MemcacheUnknownError(line[:32])
         return line
 
-    def _ask_all(self, commands: Sequence[bytes], name: bytes, yes: bytes) -> List[bool]:
+    def _ask_all(self, commands: Sequence[bytes], name: bytes, yes: bytes) -> list[bool]:
         """Send many commands in one packet. Returns for each whether the reply was `yes`, and not NOT_FOUND."""
         replies = self._misc_cmd(commands, name, False)
         for reply in replies:
@@ -170,8 +171,8 @@ class Link(Client):
         return [reply == yes for reply in replies]
 
     def _extract_value(
-        self, expect_cas: bool, line: bytes, buf: bytes, remapped_keys: Dict[Any, Any], prefixed_keys: List[bytes]
-    ) -> Tuple[Any, Any, bytes]:
+        self, expect_cas: bool, line: bytes, buf: bytes, remapped_keys: dict[Any, Any], prefixed_keys: list[bytes]
+    ) -> tuple[Any, Any, bytes]:
         """Read the value that `line` announces and `buf` begins, straight to where it stays.
 
         The client's own reads 4 KiB a call and joins them, which takes twice as long.

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import struct
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 from filestoraged.digest import ALGORITHMS, MARK_SIZE, Bytes
 
@@ -56,7 +56,7 @@ class Manifest(NamedTuple):
     token: bytes
     # One for each chunk: the mark of all bytes up to its end, which costs no second look at them. That they are the
     # right bytes the digest says; where they are not, the checksums say which chunk it is.
-    checksums: Tuple[bytes, ...]
+    checksums: tuple[bytes, ...]
     tail: bytes
 
     @property
@@ -65,7 +65,7 @@ class Manifest(NamedTuple):
         return self.expires == _REMOVED
 
     @property
-    def chunks(self) -> List[Chunk]:
+    def chunks(self) -> list[Chunk]:
         in_chunks = self.size - len(self.tail)
         return [
             Chunk(chunk_key(self.token, number), min(CHUNK_SIZE, in_chunks - number * CHUNK_SIZE))

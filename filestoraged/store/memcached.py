@@ -35,8 +35,9 @@ import copy
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from contextlib import closing, suppress
-from typing import BinaryIO, List, Optional, Sequence, cast
+from typing import BinaryIO, cast
 
 from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import CorruptObject, NotFound, StorageFull, StoreUnavailable
@@ -72,7 +73,7 @@ class MemcachedStore(Store):
         ttl: int = 0,
         timeout: float = 2.0,
         connect_timeout: float = 2.0,
-        hash_threads: Optional[HashThreads] = None,
+        hash_threads: HashThreads | None = None,
     ) -> None:
         """`servers` are HOST:PORT each. `max_size`, and `memory` for all downloads together, are in bytes.
 
@@ -88,12 +89,12 @@ class MemcachedStore(Store):
         self.hash_threads = hash_threads or HashThreads()
         self.nodes = Nodes(servers, timeout=timeout, connect_timeout=connect_timeout)
         self._budget = Budget(memory)
-        self._path: List[str] = []
+        self._path: list[str] = []
 
-    def stage(self, size: Optional[int] = None, *, expected: Sequence[Expected] = ()) -> "ChunkedStaging":
+    def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> ChunkedStaging:
         return ChunkedStaging(self, size, expected)
 
-    def open(self, oid: str = "", *, name: Optional[str] = None) -> FetchedBlob:
+    def open(self, oid: str = "", *, name: str | None = None) -> FetchedBlob:
         """Fetch an object and check all of it, which takes its size of the store's memory until it is closed.
 
         In one pass: a second one, which would need no memory, takes longer, and may come upon a loss when the first
@@ -109,10 +110,10 @@ class MemcachedStore(Store):
                     raise
         raise StoreUnavailable("The object is being replaced all the time.")
 
-    def get(self, oid: str = "", *, name: Optional[str] = None) -> BinaryIO:
+    def get(self, oid: str = "", *, name: str | None = None) -> BinaryIO:
         return cast(BinaryIO, io.BufferedReader(Stream(self.open(oid, name=name)), COPY_SIZE))
 
-    def remove(self, oid: str = "", *, name: Optional[str] = None) -> None:
+    def remove(self, oid: str = "", *, name: str | None = None) -> None:
         key, mark = self.key(oid, name=name), b""
         for _ in range(ATTEMPTS):
             found = self.nodes.find(key)
@@ -159,17 +160,17 @@ class MemcachedStore(Store):
             if self.forget(key, mark):
                 self.nodes.take(key, mark.version)
 
-    def delete(self, oid: str = "", *, name: Optional[str] = None) -> None:
+    def delete(self, oid: str = "", *, name: str | None = None) -> None:
         self.remove(oid, name=name)
 
-    def namespace(self, name: str, *, algorithm: Optional[str] = None) -> "MemcachedStore":
+    def namespace(self, name: str, *, algorithm: str | None = None) -> MemcachedStore:
         # It shares the connections and the memory.
         within = copy.copy(self)
         within._path = [*self._path, name]
         within.algorithm = algorithm or self.algorithm
         return within
 
-    def key(self, oid: str, *, name: Optional[str]) -> str:
+    def key(self, oid: str, *, name: str | None) -> str:
         """Return the key of an object's manifest. What is no digest is a name. Raises ValueError if it is empty."""
         if not (oid if name is None else name):
             raise ValueError("the name of an object cannot be empty")
@@ -197,13 +198,13 @@ class MemcachedStore(Store):
         """Delete the chunks that a manifest names. Returns False if a server did not answer."""
         return self.nodes.forget(self._chunk_keys(key, found))
 
-    def _chunk_keys(self, key: str, found: Found) -> List[str]:
+    def _chunk_keys(self, key: str, found: Found) -> list[str]:
         try:
             return [chunk.key for chunk in unpack(key, found.data).chunks]
         except ValueError:
             return []
 
-    def _manifest(self, oid: str, name: Optional[str]) -> Manifest:
+    def _manifest(self, oid: str, name: str | None) -> Manifest:
         key = self.key(oid, name=name)
         data = self.nodes.get(key)
         if data is None:
@@ -227,7 +228,7 @@ class MemcachedStore(Store):
             raise
         return FetchedBlob(manifest, memory)
 
-    def _fetch(self, manifest: Manifest, view: Optional[memoryview]) -> None:
+    def _fetch(self, manifest: Manifest, view: memoryview | None) -> None:
         """Check all bytes of an object, and leave them in `view`, if there is one. Raises CorruptObject."""
         with closing(OverlappedHasher(manifest.algorithm, (), self.hash_threads)) as hasher:
             start = 0

@@ -6,7 +6,6 @@ import contextlib
 import mmap
 import threading
 from collections import deque
-from typing import Deque
 
 from filestoraged.errors import StoreUnavailable
 
@@ -31,7 +30,7 @@ class Budget:
         self._size = size
         self._left = size
         self._patience = patience
-        self._waiting: Deque[object] = deque()
+        self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     def take(self, size: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 
 class Modes(NamedTuple):
@@ -62,7 +62,7 @@ def is_allowed(directory: str, mode: int) -> bool:
         os.unlink(path)
 
 
-def problem(root: str, modes: Modes) -> Optional[str]:
+def problem(root: str, modes: Modes) -> str | None:
     """Return a warning for the operator if the mode of an existing store does not fit, else None. Raises OSError."""
     mode = stat.S_IMODE(os.stat(root).st_mode)
     if mode & _TOO_OPEN:

@@ -14,9 +14,10 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import Error, StorageFull, StoreUnavailable
@@ -62,7 +63,7 @@ class Node:
 
     def _begin(self) -> None:
         self._owner = os.getpid()
-        self._idle: Deque[Link] = deque()
+        self._idle: deque[Link] = deque()
         self._probing = threading.Lock()
         self.suspect = False
 
@@ -80,7 +81,7 @@ class Node:
         finally:
             self._probing.release()
 
-    def check(self) -> Optional[BaseException]:
+    def check(self) -> BaseException | None:
         """Ask for a sign of life. Returns why there is none, if so."""
         try:
             # On a connection of its own, closed at once: the processes that are forked next shall not have it.
@@ -127,7 +128,7 @@ class Nodes:
             raise ValueError("a pool has one memcached server at least")
         self.all = [Node(name, timeout=timeout, connect_timeout=connect_timeout) for name in names]
 
-    def check(self) -> List[BaseException]:
+    def check(self) -> list[BaseException]:
         """Ask each server for a sign of life, all at once. Returns why those that give none do not."""
         with ThreadPoolExecutor(len(self.all)) as threads:
             return [failure for failure in threads.map(Node.check, self.all) if failure is not None]
@@ -141,11 +142,11 @@ class Nodes:
         for node in self.all:
             node.close()
 
-    def get(self, key: str, room: Optional[memoryview] = None) -> Optional[memoryview]:
+    def get(self, key: str, room: memoryview | None = None) -> memoryview | None:
         """The value, which lies in `room` where it fits, with the end of the line it came with."""
         return self._of(key).ask(lambda link: link.fetch(key, room))
 
-    def find(self, key: str) -> Optional[Found]:
+    def find(self, key: str) -> Found | None:
         data, version = self._of(key).ask(lambda link: link.gets(key))
         return None if data is None else Found(data, version)
 
@@ -166,7 +167,7 @@ class Nodes:
 
         Where the first answer was lost and the key is gone at the second attempt, the first one deleted it.
         """
-        answers: List[Optional[bool]] = []
+        answers: list[bool | None] = []
 
         def expire(link: Link) -> bool:
             # The text protocol has no conditional delete, but a swap may set an expiry that has passed.
@@ -181,12 +182,12 @@ class Nodes:
         # None stands for a lost answer, and for NOT_FOUND.
         return taken or answers == [None, None]
 
-    def touch_all(self, ttls: Mapping[str, int]) -> List[str]:
+    def touch_all(self, ttls: Mapping[str, int]) -> list[str]:
         """Set the expiry of each key, in seconds, 0 for never. Returns the keys that are missing.
 
         In the order of `ttls`, and in one packet for each server, so that a client is unlikely to die within it.
         """
-        missing: List[str] = []
+        missing: list[str] = []
         for node, keys in self._by_node(ttls).items():
             there = node.ask(functools.partial(_touch_all, [(key, _expiry(ttls[key])) for key in keys]))
             missing += [key for key, is_there in zip(keys, there) if not is_there]
@@ -218,8 +219,8 @@ class Nodes:
             return StorageFull("There is no room for all of it: what was stored first has been evicted.")
         return StoreUnavailable("A memcached server has lost a part of the upload: it was restarted.", node=node.name)
 
-    def _by_node(self, keys: Iterable[str]) -> Dict[Node, List[str]]:
-        by_node: Dict[Node, List[str]] = {}
+    def _by_node(self, keys: Iterable[str]) -> dict[Node, list[str]]:
+        by_node: dict[Node, list[str]] = {}
         for key in keys:
             by_node.setdefault(self._of(key), []).append(key)
         return by_node
@@ -233,7 +234,7 @@ class Nodes:
 def _ask_twice(link: Link, question: Callable[[Link], _Answer]) -> _Answer:
     try:
         return question(link)
-    except socket.timeout:
+    except TimeoutError:
         # Whoever asks has waited long enough.
         raise
     except (MemcacheError, OSError):
@@ -251,7 +252,7 @@ def figure(statistics: Mapping[bytes, object], name: bytes) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _touch_all(keys: Sequence[Tuple[str, int]], link: Link) -> List[bool]:
+def _touch_all(keys: Sequence[tuple[str, int]], link: Link) -> list[bool]:
     return link.touch_all(keys)
 
 
@@ -263,7 +264,7 @@ def _expiry(ttl: int) -> int:
     return ttl if ttl <= _LONGEST_TTL else int(time.time()) + ttl
 
 
-def parse_server(server: str) -> Tuple[str, int]:
+def parse_server(server: str) -> tuple[str, int]:
     """Return the host and the port of HOST:PORT, HOST or [::1]:PORT. Raises ValueError where it is none of them."""
     matched = _SERVER.fullmatch(server)
     port = int(matched.group(3) or _PORT) if matched else 0

@@ -6,8 +6,9 @@ import functools
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Callable, List, NamedTuple, Set
+from typing import NamedTuple
 
 from filestoraged.errors import StoreUnavailable
 
@@ -28,16 +29,16 @@ class _Entry(NamedTuple):
 class Notes:
     """Hands notes to `write`, and keeps those that failed for `retry`. The lock guards the two collections."""
 
-    def __init__(self, write: "Callable[[Note], Future[None]]") -> None:
+    def __init__(self, write: Callable[[Note], Future[None]]) -> None:
         self._write = write
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._in_flight: "Set[Future[None]]" = set()
-        self._failed: List[_Entry] = []
+        self._in_flight: set[Future[None]] = set()
+        self._failed: list[_Entry] = []
         # Whether the log says that notes fail.
         self._failing = False
 
-    def submit(self, note: Note, subject: str = "") -> "Future[None]":
+    def submit(self, note: Note, subject: str = "") -> Future[None]:
         """Write a note now if possible, else later. The result says only how the first attempt ended.
 
         While it is not written, `unwritten` has its `subject`, if it has one.
@@ -45,7 +46,7 @@ class Notes:
         return self._submit(_Entry(note, subject))
 
     @property
-    def unwritten(self) -> List[str]:
+    def unwritten(self) -> list[str]:
         """The subjects of those that failed."""
         with self._lock:
             return [entry.subject for entry in self._failed if entry.subject]
@@ -72,8 +73,8 @@ class Notes:
         if lost:
             log.error("leaving %d changes of drops unwritten", lost)
 
-    def _submit(self, entry: _Entry) -> "Future[None]":
-        result: "Future[None]"
+    def _submit(self, entry: _Entry) -> Future[None]:
+        result: Future[None]
         try:
             result = self._write(entry.note)
         except Exception as error:
@@ -90,7 +91,7 @@ class Notes:
         with self._changed:
             self._changed.wait_for(lambda: not self._in_flight)
 
-    def _on_done(self, entry: _Entry, result: "Future[None]") -> None:
+    def _on_done(self, entry: _Entry, result: Future[None]) -> None:
         error = result.exception()
         with self._lock:
             self._in_flight.discard(result)

@@ -7,8 +7,9 @@ import hmac
 import secrets
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from filestoraged.errors import Unavailable
 from filestoraged.store.priority import stand_back
@@ -55,7 +56,7 @@ class Guard:
 
 class _Job(NamedTuple):
     work: Callable[[], Any]
-    done: "Future[Any]"
+    done: Future[Any]
 
 
 class FairQueue:
@@ -68,11 +69,11 @@ class FairQueue:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         # By client, in the order in which they are served; none is empty.
-        self._waiting: "Dict[str, Deque[_Job]]" = {}
+        self._waiting: dict[str, deque[_Job]] = {}
         self._size = 0
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
 
-    def submit(self, client: str, work: "Callable[[], _Result]") -> "Future[_Result]":
+    def submit(self, client: str, work: Callable[[], _Result]) -> Future[_Result]:
         """Raises Unavailable where many wait already, of this client or of all."""
         job = _Job(work, Future())
         with self._changed:

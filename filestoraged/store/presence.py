@@ -7,7 +7,7 @@ import fcntl
 import os
 import secrets
 import threading
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from filestoraged.store.modes import PRIVATE, make_directory
 
@@ -25,7 +25,7 @@ class Presence:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._own: Optional[_Own] = None
+        self._own: _Own | None = None
         self._making = threading.Lock()
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Dict, Optional, Tuple
 
 from filestoraged.store.contract import Blob, Sink
 
@@ -21,7 +20,7 @@ _KEPT = 8 * 1024 * 1024
 _MOST = 8192
 
 # What a file is known by. Its change time alone would do, but for clocks that go backwards.
-_Identity = Tuple[int, int, int, int]
+_Identity = tuple[int, int, int, int]
 
 
 class SmallBlob(Blob):
@@ -52,11 +51,11 @@ class Recent:
     """Small blobs by path. The lock guards the count of their bytes, and what may grow with it."""
 
     def __init__(self) -> None:
-        self._blobs: Dict[str, SmallBlob] = {}
+        self._blobs: dict[str, SmallBlob] = {}
         self._size = 0
         self._lock = threading.Lock()
 
-    def find(self, path: str) -> Optional[SmallBlob]:
+    def find(self, path: str) -> SmallBlob | None:
         """The object of the file that is at `path` now, if it is known."""
         blob = self._blobs.get(path)
         if blob is None:
@@ -86,7 +85,7 @@ class Recent:
                 self._size -= blob.size
 
 
-def read_at_once(descriptor: int, size: int) -> Optional[bytes]:
+def read_at_once(descriptor: int, size: int) -> bytes | None:
     """Read a whole small file, if the kernel has it at hand; else None."""
     data = bytearray(size)
     try:

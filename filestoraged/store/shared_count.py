@@ -16,7 +16,8 @@ import struct
 import threading
 import time
 import zlib
-from typing import Any, Callable, NamedTuple, Optional
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from filestoraged.errors import StoreUnavailable
 
@@ -72,10 +73,10 @@ class SharedCount:
         self._listening, self._bell = os.pipe()
         os.set_blocking(self._bell, False)
         self._starting = threading.Lock()
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
         self._ends = threading.Event()
 
-    def latest(self, count: Count) -> Optional[Counted]:
+    def latest(self, count: Count) -> Counted | None:
         """Have it counted by `count` in the background, and return what was counted last; None until something was.
 
         Raises StoreUnavailable where the last count failed.

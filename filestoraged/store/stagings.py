@@ -13,7 +13,8 @@ import logging
 import os
 import secrets
 import threading
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from filestoraged.store.directories import Directories
 from filestoraged.store.modes import PRIVATE, Modes, create_file, create_file_as_allowed, is_allowed
@@ -41,10 +42,10 @@ class Stagings:
         self._directories = directories
         self._directory = os.path.join(directories.root, "staging")
         self._mode = modes.file
-        self._area: Optional[_Area] = None
+        self._area: _Area | None = None
         self._making = threading.Lock()
 
-    def create(self) -> Tuple[str, int]:
+    def create(self) -> tuple[str, int]:
         """Make an empty file, and return its path and a descriptor to write it by."""
         area = self._area
         if area is None or area.pid != os.getpid():
@@ -72,11 +73,11 @@ class Stagings:
                 os.rmdir(area.path)
             os.close(area.lock)
 
-    def _create_in(self, area: _Area) -> Tuple[str, int]:
+    def _create_in(self, area: _Area) -> tuple[str, int]:
         path = f"{area.path}/{next(area.numbers)}"
         return path, area.create(path, self._mode)
 
-    def _renew(self, old: Optional[_Area]) -> _Area:
+    def _renew(self, old: _Area | None) -> _Area:
         with self._making:
             if self._area is old or self._area is None:
                 self._area = self._make_area()
@@ -101,7 +102,7 @@ class Stagings:
             os.close(lock)
 
 
-def abandoned(path: str) -> List[str]:
+def abandoned(path: str) -> list[str]:
     """The stagings in an area, if it is a dead one's. Raises OSError."""
     try:
         lock = _open(path)
@@ -155,7 +156,7 @@ def _sweep_or_warn(path: str) -> int:
         return 0
 
 
-def _removal_failure(name: str, directory: int) -> Optional[OSError]:
+def _removal_failure(name: str, directory: int) -> OSError | None:
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:

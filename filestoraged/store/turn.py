@@ -14,7 +14,7 @@ import mmap
 import os
 import struct
 import time
-from typing import Iterator
+from collections.abc import Iterator
 
 # The numbers, each of 64 bits: how often something was committed; whether the log is in doubt; and how much was written
 # to the log since it was last copied into the database.

@@ -7,7 +7,9 @@ import math
 import threading
 import time
 from collections import deque
-from typing import ContextManager, Deque, Generic, List, Optional, Protocol, Sequence, Tuple, TypeVar
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Generic, Protocol, TypeVar
 
 from filestoraged.errors import StoreUnavailable
 
@@ -56,14 +58,14 @@ class Writer(Generic[_Job]):
     A second thread refuses the jobs that wait for too long while the first one waits for the lock or for the disk.
     """
 
-    def __init__(self, lock: "ContextManager[object]", work: Work[_Job], *, patience: float = PATIENCE) -> None:
+    def __init__(self, lock: AbstractContextManager[object], work: Work[_Job], *, patience: float = PATIENCE) -> None:
         self._lock = lock
         self._work = work
         self._patience = patience
         # With the time when each was submitted, on the monotonic clock.
-        self._jobs: Deque[Tuple[float, _Job]] = deque()
+        self._jobs: deque[tuple[float, _Job]] = deque()
         self._changed = threading.Condition()
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
         self._closed = False
         # How many were written last.
         self._crowd = 1
@@ -152,7 +154,7 @@ class Writer(Generic[_Job]):
         self._pause = pause
         self._tidy_at = time.monotonic() + pause
 
-    def _take(self) -> List[_Job]:
+    def _take(self) -> list[_Job]:
         with self._changed:
             jobs = [self._jobs.popleft()[1] for _ in range(min(_MOST, len(self._jobs)))]
             self._crowd = len(jobs) or self._crowd
@@ -172,7 +174,7 @@ class Writer(Generic[_Job]):
                 self._refuse_overdue(now - self._patience)
 
     def _refuse_overdue(self, since: float) -> None:
-        overdue: List[_Job] = []
+        overdue: list[_Job] = []
         with self._changed:
             while self._jobs and self._jobs[0][0] <= since:
                 overdue.append(self._jobs.popleft()[1])

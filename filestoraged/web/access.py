@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import List, Optional
 
 from filestoraged.web.message import Request
 
@@ -18,10 +17,10 @@ class AccessLog:
     """
 
     def __init__(self) -> None:
-        self._lines: List[str] = []
+        self._lines: list[str] = []
         self._writing = threading.Lock()
 
-    def note(self, address: str, asked: Optional[Request], status: int, sent: int, seconds: float) -> None:
+    def note(self, address: str, asked: Request | None, status: int, sent: int, seconds: float) -> None:
         """Keep a line for the next flush."""
         if access.isEnabledFor(logging.INFO):
             method, target = (asked.method, asked.loggable) if asked else ("-", "-")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from typing import Collection, Dict, Optional, Set
+from collections.abc import Collection
 
 from filestoraged.web.clients import Clients
 from filestoraged.web.eviction import Eviction
@@ -46,7 +46,7 @@ class Admission:
         eviction: Eviction,
         *,
         reserved: Collection[socket.socket],
-        apart: Set[socket.socket],
+        apart: set[socket.socket],
     ) -> None:
         """`reserved` are the listeners whose connections have places apart; `apart` gets these connections."""
         self._room = room
@@ -56,12 +56,12 @@ class Admission:
         self._listeners = frozenset(reserved)
         self._reserved = apart
         # Connections that have no place, because there is none, or because of their clients.
-        self._waiting: Set[socket.socket] = set()
-        self._refused: Set[socket.socket] = set()
+        self._waiting: set[socket.socket] = set()
+        self._refused: set[socket.socket] = set()
         # What the clients of the others are counted by.
-        self._keys: Dict[socket.socket, int] = {}
+        self._keys: dict[socket.socket, int] = {}
 
-    def enter(self, connection: socket.socket, address: Optional[str], listener: socket.socket) -> Verdict:
+    def enter(self, connection: socket.socket, address: str | None, listener: socket.socket) -> Verdict:
         """`address` is the client's, None on a Unix socket. Whatever the verdict, the connection is to `leave`."""
         if listener in self._listeners:
             self._reserved.add(connection)
@@ -119,7 +119,7 @@ class Admission:
         else:
             self._room.leave()
 
-    def enter_client(self, address: str) -> Optional[int]:
+    def enter_client(self, address: str) -> int | None:
         """Count one more connection of a client, or a request that a proxy has sent for it.
 
         Returns what `leave_client` takes, 0 for a client without a limit: on this machine, or a trusted proxy. None

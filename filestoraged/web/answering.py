@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Optional
 
 from filestoraged.errors import ClientGone
 from filestoraged.web.connection import SIGN, TALK, Connection
@@ -40,14 +39,14 @@ class Answering(Connection):
     def setup(self) -> None:
         super().setup()
         # What was asked, and in which way.
-        self.asked: Optional[Request] = None
+        self.asked: Request | None = None
         self.framing: Framing = NO_BODY
         self.expects_continue = False
         self.keep_alive = self.speaks_1_1 = True
         # Bytes of its body that have come.
         self.received = 0
         # What is being sent.
-        self.response: Optional[Response] = None
+        self.response: Response | None = None
         # Whether the connection ends with it.
         self.close_connection = False
         # Whether it is counted among those under way: what is answered at once is not.

@@ -13,7 +13,8 @@ Programs that are no browsers send neither `Origin` nor `Sec-Fetch-Site`, and as
 from __future__ import annotations
 
 import socket
-from typing import FrozenSet, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from filestoraged.errors import CrossSite, Error, Misdirected
 from filestoraged.web.message import METHODS, Fields, Request, field_lines
@@ -47,7 +48,7 @@ class Verdict(NamedTuple):
     """What the origin and the host of a request mean for its answer."""
 
     # Why it is refused, if it is.
-    fault: Optional[Error] = None
+    fault: Error | None = None
     # What each answer to it has, an error's too.
     fields: Fields = ""
     # Whether a browser asks in advance, for another request that a page wants to send.
@@ -61,11 +62,11 @@ PASSED = Verdict()
 class Origins:
     """The daemon's own origin, and those of others that may send requests to it. Many threads ask."""
 
-    def __init__(self, *, public_url: Optional[str] = None, allowed: Sequence[str] = ()) -> None:
+    def __init__(self, *, public_url: str | None = None, allowed: Sequence[str] = ()) -> None:
         """Without a `public_url`, the daemon's own origin is the one that a request's Host names."""
         self._own = None if public_url is None else _origin_of(public_url)
         self._allows_any = ANY in allowed
-        self._allowed: FrozenSet[Optional[Origin]] = frozenset(parse_origin(each) for each in allowed if each != ANY)
+        self._allowed: frozenset[Origin | None] = frozenset(parse_origin(each) for each in allowed if each != ANY)
 
     def judge(self, request: Request) -> Verdict:
         if self._allows_any:
@@ -93,7 +94,7 @@ class Origins:
                 fields += "Access-Control-Allow-Private-Network: true\r\n"
         return Verdict(None, fields, is_preflight)
 
-    def _find_fault(self, request: Request, field: Optional[str], origin: Optional[Origin]) -> Optional[Error]:
+    def _find_fault(self, request: Request, field: str | None, origin: Origin | None) -> Error | None:
         if field is not None and (origin is None or not self._is_own(request, origin)):
             return CrossSite(f"the origin {field[:200]!r} is not the server's own")
         site = request.fields.get("sec-fetch-site", "").lower()
@@ -111,13 +112,13 @@ class Origins:
 class Hosts:
     """The hosts that a request may ask for which arrives on a loopback address. Many threads ask."""
 
-    def __init__(self, names: Sequence[str] = (), *, public_url: Optional[str] = None) -> None:
+    def __init__(self, names: Sequence[str] = (), *, public_url: str | None = None) -> None:
         """`names` are those of `--host`."""
         self._names = {_canonical(name) for name in names}
         if public_url is not None:
             self._names.add(_canonical(_origin_of(public_url).host))
 
-    def find_fault(self, request: Request) -> Optional[Error]:
+    def find_fault(self, request: Request) -> Error | None:
         """Why the request's Host is refused, None where it is not."""
         field = request.fields.get("host")
         # Only HTTP/1.0 may lack it, and no browser does.
@@ -125,7 +126,7 @@ class Hosts:
             return None
         return Misdirected(field)
 
-    def _accepts(self, host: Optional[Host]) -> bool:
+    def _accepts(self, host: Host | None) -> bool:
         if host is None:
             return False
         name = _canonical(host.name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from typing import Optional
 
 from filestoraged.web.forwarding import IPAddress
 
@@ -52,7 +51,7 @@ class Clients:
         """What a client is counted by: an IPv4 address, or the first 64 bits of an IPv6 address, which are a site's."""
         return hash((self._secret, address.packed[:8])) or 1
 
-    def enter(self, key: int) -> Optional[int]:
+    def enter(self, key: int) -> int | None:
         """Count one more. Returns by how many that is above the limit; None where the key cannot be counted."""
         with self._lock:
             bucket = self._bucket(self._slot, key)

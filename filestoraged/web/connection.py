@@ -12,9 +12,10 @@ import math
 import select
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any
 
 from filestoraged.errors import ClientGone
 from filestoraged.web.forwarding import UNIX
@@ -68,7 +69,7 @@ class Connection(BaseHTTPRequestHandler):
         "watched",
     )
 
-    server: "Server"
+    server: Server
     step: Step
     # What is awaited: epoll's events; with none, before the end, it is a thread. Until when, on the monotonic clock;
     # and the step to take then.
@@ -91,7 +92,7 @@ class Connection(BaseHTTPRequestHandler):
         self.on_thread = False
         # Whether the loop goes on with it by itself: at the end of its round, or when there is a result.
         self.held = False
-        self.result: Optional["Future[Any]"] = None
+        self.result: Future[Any] | None = None
         # Whether it is at its end.
         self.over = False
         # What it is watched for; see `parking`.
@@ -225,7 +226,7 @@ class Connection(BaseHTTPRequestHandler):
         self.sending = self.step
         return self.await_(ROOM, self.limits.send, Connection._cut_off)
 
-    def await_result(self, result: "Future[Any]", step: Step) -> bool:
+    def await_result(self, result: Future[Any], step: Step) -> bool:
         """Go on with `step` when there is a result. What the client says meanwhile waits."""
         self.held = True
         self.result = result

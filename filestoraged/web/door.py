@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from typing import Callable, Dict, Sequence
+from collections.abc import Callable, Sequence
 
 from filestoraged.web.parking import Parking
 from filestoraged.web.room import Room
@@ -36,7 +36,7 @@ class Door:
         give_way: Callable[[], object],
     ) -> None:
         """`give_way` is called when another worker asks for the place of an idle connection."""
-        self._listeners: Dict[int, socket.socket] = {listener.fileno(): listener for listener in listeners}
+        self._listeners: dict[int, socket.socket] = {listener.fileno(): listener for listener in listeners}
         self._parking = parking
         self._room = room
         self._accept = accept

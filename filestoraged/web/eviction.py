@@ -10,8 +10,8 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
+from collections.abc import Container
 from operator import itemgetter
-from typing import Container, Deque, Optional, Tuple
 
 from filestoraged.web.connection import Connection
 from filestoraged.web.parking import Parking
@@ -37,7 +37,7 @@ class Eviction:
         self._idle = idle
         self._apart = apart
         # Connections that were idle at the last scan and their deadlines then, in the order of these.
-        self._candidates: Deque[Tuple[float, Connection]] = deque()
+        self._candidates: deque[tuple[float, Connection]] = deque()
         self._next_scan = 0.0
 
     def close_longest(self) -> bool:
@@ -62,14 +62,14 @@ class Eviction:
     def give_way(self) -> None:
         """Do what another worker has asked for, or pass it on; and have those who wait look for the place.
 
-        A worker that waits asks again, so a place may be there already, or be taken by now: then no connection is closed.
+        A worker that waits asks again, so there may be a free place by now: then no connection is closed.
         """
         if self._room.waiting <= self._room.limit - self._room.count or self.close_longest():
             self._room.ring()
         else:
             self.ask()
 
-    def publish(self) -> Optional[Connection]:
+    def publish(self) -> Connection | None:
         """Tell the other workers since when this one's longest idle connection is idle. Returns it."""
         oldest = self._oldest()
         self._room.publish_idle(None if oldest is None else oldest.deadline - self._idle)
@@ -88,7 +88,7 @@ class Eviction:
             self._candidates.clear()
             self._room.publish_idle(None)
 
-    def _oldest(self) -> Optional[Connection]:
+    def _oldest(self) -> Connection | None:
         while self._candidates or self._scan():
             deadline, connection = self._candidates[0]
             # What has asked for something since has another deadline.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
-IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
-IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # The address of all clients on Unix sockets, which have none.
 UNIX = "unix"
@@ -24,7 +24,7 @@ _WITH_PORT = re.compile(r"\[([^\[\]]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 class Proxies:
     """Networks whose hosts are trusted, and UNIX where all clients on Unix sockets are. Any thread asks."""
 
-    def __init__(self, trusted: "Sequence[Union[IPNetwork, str]]" = ()) -> None:
+    def __init__(self, trusted: Sequence[IPNetwork | str] = ()) -> None:
         self._networks = [each for each in trusted if not isinstance(each, str)]
         self._trusts_unix = UNIX in trusted
         self._find = functools.lru_cache(_REMEMBERED)(self._find_client)
@@ -36,7 +36,7 @@ class Proxies:
         parsed = parse_address(address)
         return parsed is not None and self._has(parsed)
 
-    def client(self, forwarded: Optional[str], address: str) -> str:
+    def client(self, forwarded: str | None, address: str) -> str:
         """Return the client of a request that a trusted proxy at `address` has sent, with its X-Forwarded-For.
 
         That is the last address that is no trusted proxy's: what stands before it may be made up. Where all are, the
@@ -47,7 +47,7 @@ class Proxies:
         find = self._find if len(forwarded) <= _MEMORABLE else self._find_client
         return find(forwarded) or address
 
-    def _find_client(self, forwarded: str) -> Optional[str]:
+    def _find_client(self, forwarded: str) -> str | None:
         client = None
         for text in reversed(forwarded.split(",")):
             client = parse_address(text.strip(" \t"))
@@ -59,7 +59,7 @@ class Proxies:
         return any(address in network for network in self._networks)
 
 
-def parse_address(text: str) -> Optional[IPAddress]:
+def parse_address(text: str) -> IPAddress | None:
     """Return an IP address, with or without a port behind it; None for anything else. IPv4 within IPv6 is IPv4."""
     matched = _WITH_PORT.fullmatch(text)
     try:

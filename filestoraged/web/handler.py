@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Optional
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
 from filestoraged.web.admission import Verdict
@@ -27,7 +26,7 @@ class Handler(Answering):
         # Whether its request keeps nobody waiting, and needs no thread.
         self.at_once = True
         # A body that is under way, as far as it has come.
-        self.intake: Optional[Intake] = None
+        self.intake: Intake | None = None
         self._await_request(self.started)
         if self.server.verdict is Verdict.FULL:
             self.step = Handler._await_place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from typing import Any, Optional
+from typing import Any
 
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import Receiving, Response
@@ -38,13 +38,13 @@ class Intake:
         # Whether it stopped because nothing came.
         self.silent = False
         # What the page waits for, if it is no piece.
-        self.awaited: Optional["Future[Any]"] = None
+        self.awaited: Future[Any] | None = None
 
-    def start(self) -> Optional[Response]:
+    def start(self) -> Response | None:
         """Run the page up to where it wants the body. Returns its answer, where it does not."""
         return self._feed(None)
 
-    def go_on(self) -> Optional[Response]:
+    def go_on(self) -> Response | None:
         """Feed what has come, or the result that was awaited. Returns the page's answer, or None while there is none.
 
         Raises ClientGone, or MalformedRequest where a chunk is.
@@ -76,7 +76,7 @@ class Intake:
         """The client left: what the page has begun is to be undone."""
         self._page.close()
 
-    def _feed_buffered(self) -> Optional[Response]:
+    def _feed_buffered(self) -> Response | None:
         receiver = self._receiver
         while receiver.buffer and not self._framing.done:
             data = receiver.buffer
@@ -86,7 +86,7 @@ class Intake:
                 return response
         return None
 
-    def _feed_arriving(self) -> Optional[Response]:
+    def _feed_arriving(self) -> Response | None:
         # Of a body with a length not a byte too many is read: what follows is the next request's.
         framing = self._framing
         buffer = memoryview(bytearray(int(min(_PIECE, framing.left))))
@@ -104,7 +104,7 @@ class Intake:
             turn -= received
         return None
 
-    def _feed_result(self) -> Optional[Response]:
+    def _feed_result(self) -> Response | None:
         assert self.awaited is not None
         try:
             result = self.awaited.result()
@@ -112,7 +112,7 @@ class Intake:
             return self.fail(error)
         return self._feed(result)
 
-    def _decode(self, data: memoryview) -> "tuple[Optional[Response], int]":
+    def _decode(self, data: memoryview) -> tuple[Response | None, int]:
         pieces, used = self._framing.decode(data)
         for piece in pieces:
             self.received += len(piece)
@@ -122,7 +122,7 @@ class Intake:
                 return response, used
         return None, used
 
-    def _feed(self, piece: Any) -> Optional[Response]:
+    def _feed(self, piece: Any) -> Response | None:
         try:
             self.awaited = self._page.send(piece)
         except StopIteration as ended:

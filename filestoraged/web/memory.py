@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Dict, Mapping, NamedTuple, Optional, TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 from filestoraged.web.message import Request
 from filestoraged.wire.body import Framing, Sized
@@ -43,15 +44,15 @@ class Memory:
 
     def __init__(self) -> None:
         # By a head and what follows it, which is nothing; and by the heads of bodies that have a length.
-        self._questions: Dict[bytes, Asked] = {}
-        self._uploads: Dict[bytes, Asked] = {}
+        self._questions: dict[bytes, Asked] = {}
+        self._uploads: dict[bytes, Asked] = {}
         # Fields by their lines: a client that asks for something else sends the same ones below its request line.
-        self._fields: Dict[bytes, Mapping[str, str]] = {}
+        self._fields: dict[bytes, Mapping[str, str]] = {}
         # What all of them take, in bytes at most.
         self._size = 0
         self._lock = threading.Lock()
 
-    def recall(self, data: bytes) -> Optional[Asked]:
+    def recall(self, data: bytes) -> Asked | None:
         """Return what `data` was read as, where it is one whole request without a body that was read before."""
         return self._questions.get(data)
 
@@ -81,7 +82,7 @@ class Memory:
             self._remember(self._fields, lines, fields, len(fields))
         return fields
 
-    def _remember(self, table: Dict[bytes, _Value], data: bytes, value: _Value, fields: int) -> None:
+    def _remember(self, table: dict[bytes, _Value], data: bytes, value: _Value, fields: int) -> None:
         size = _EACH + _EACH_BYTE * len(data) + _EACH_FIELD * fields
         with self._lock:
             if self._size + size > LARGEST:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from typing import Any, Callable, Generator, List, Mapping, Optional, Protocol, Tuple, Union
+from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
@@ -75,7 +76,7 @@ class Request:
         "verdict",
     )
 
-    def __init__(self, head: Head, size: Optional[int]) -> None:
+    def __init__(self, head: Head, size: int | None) -> None:
         self.method = head.method
         self.path = head.path
         self.query = head.query
@@ -94,13 +95,13 @@ class Request:
         # Whether it is answered without a look at token, origin and host.
         self.is_plain = False
         # What it is counted as: an interface, and a method.
-        self.line: Optional[Tuple[str, str]] = None
+        self.line: tuple[str, str] | None = None
         # The target as it may stand in a log, once that is known.
-        self._loggable: Optional[str] = None
+        self._loggable: str | None = None
         # Where the server's loop counts it.
         self.tally: Any = None
 
-    def from_client(self, client: str) -> "Request":
+    def from_client(self, client: str) -> Request:
         """Return a copy that one client has for itself."""
         # `copy.copy` takes three times as long.
         own = Request.__new__(Request)
@@ -109,7 +110,7 @@ class Request:
         own.client = client
         return own
 
-    def parameters(self, *names: str) -> List[str]:
+    def parameters(self, *names: str) -> list[str]:
         """The values that the query has for any of `names`, in order. What is not UTF-8 in them becomes U+FFFD."""
         if not self.query:
             return []
@@ -164,7 +165,7 @@ class Response:
         fields: Fields = "",
         body: bytes = b"",
         *,
-        content: Optional[Content] = None,
+        content: Content | None = None,
         start: int = 0,
         stop: int = 0,
     ) -> None:
@@ -181,7 +182,7 @@ class Response:
         # Whether the connection cannot carry another request.
         self.closes = False
         # Called when the client's side has taken the last byte, before `close`; it waits for nothing.
-        self.on_received: Optional[Callable[[], object]] = None
+        self.on_received: Callable[[], object] | None = None
 
     def send(self, sink: Sink, start: int) -> int:
         """Send the bytes from `start` on, as far as the sink takes them. Returns up to where that was."""
@@ -197,19 +198,19 @@ class Response:
 # A page that wants the body: it is sent the pieces as they arrive, each good until it asks for the next, and an
 # empty one at the end. One that yields a future is sent its result. It holds no thread in between, and when the client
 # leaves it is closed.
-Receiving = Generator[Optional["Future[Any]"], Any, Response]
+Receiving = Generator["Future[Any] | None", Any, Response]
 
-Answer = Union[Response, Receiving]
+Answer = Response | Receiving
 
 
 class App(Protocol):
     @property
-    def on_loopback(self) -> "App":
+    def on_loopback(self) -> App:
         """The app for connections that arrive on a loopback address, perhaps itself."""
 
     def __call__(self, request: Request) -> Answer: ...
 
-    def at_once(self, request: Request) -> Optional[Answer]:
+    def at_once(self, request: Request) -> Answer | None:
         """Answer what needs no waiting, not even for the disk; None for what may."""
 
     def is_remote(self, request: Request) -> bool:
@@ -220,7 +221,7 @@ JSON: Fields = "Content-Type: application/json\r\n"
 NO_STORE: Fields = "Cache-Control: no-store\r\n"
 
 
-def field_lines(*fields: Tuple[str, str]) -> Fields:
+def field_lines(*fields: tuple[str, str]) -> Fields:
     return "".join([f"{name}: {value}\r\n" for name, value in fields])
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import mmap
 import threading
 import time
+from collections.abc import Sequence
 from itertools import product
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 from filestoraged.web import tally
 from filestoraged.web.message import METHODS
@@ -28,7 +29,7 @@ _EVER = 4
 _HEAD = 5
 
 # One kind of requests: an interface, and a method.
-Line = Tuple[str, str]
+Line = tuple[str, str]
 
 
 class Now(NamedTuple):
@@ -68,9 +69,9 @@ class Meter:
         self._head = self._head_of(slot)
         self._head[_EVER] = True
         self._own = self._slot(slot)
-        self._on_loop: Dict[Line, Tally] = {}
-        self._on_threads: Dict[Line, Tally] = {}
-        self._unpublished: List[Tally] = []
+        self._on_loop: dict[Line, Tally] = {}
+        self._on_threads: dict[Line, Tally] = {}
+        self._unpublished: list[Tally] = []
         self.beat(0, 0)
 
     def clear_slot(self, slot: int) -> None:
@@ -127,7 +128,7 @@ class Meter:
         workers = sum(each[_BEAT] > 0 for each in cells)
         return Now(workers, *(sum(each[place] for each in cells) for place in _GAUGES if place != _BEAT))
 
-    def figures(self) -> Dict[Line, Figures]:
+    def figures(self) -> dict[Line, Figures]:
         """What was counted since the daemon started, of each kind of requests that there were."""
         whole = [sum(cells) for cells in zip(*(self._slot(slot).tolist() for slot in self._used()))]
         figures = {}
@@ -139,11 +140,11 @@ class Meter:
                 figures[line] = both
         return figures
 
-    def _used(self) -> List[int]:
+    def _used(self) -> list[int]:
         """The slots that somebody has counted in, and the first."""
         return [slot for slot in range(self.slots) if not slot or self._head_of(slot)[_EVER]]
 
-    def _tally(self, tallies: Dict[Line, Tally], line: Line, offset: int) -> Tally:
+    def _tally(self, tallies: dict[Line, Tally], line: Line, offset: int) -> Tally:
         counted = tallies.get(line)
         if counted is None:
             place = self._places[line] + offset

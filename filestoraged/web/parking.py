@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import select
-from typing import TYPE_CHECKING, Dict, List
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from filestoraged.web.connection import Connection
@@ -22,12 +22,12 @@ class Parking:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._parked: Dict[int, "Connection"] = {}
+        self._parked: dict[int, Connection] = {}
         # The methods themselves: the polling thread calls nothing more often.
         self.poll = self._epoll.poll
         self.find = self._parked.get
 
-    def park(self, connection: "Connection") -> None:
+    def park(self, connection: Connection) -> None:
         """Watch a connection for what it awaits. From any thread, which has it no longer. Raises OSError."""
         events, watched = connection.awaits, connection.watched
         if events == watched:
@@ -45,7 +45,7 @@ class Parking:
                 del self._parked[descriptor]
                 raise
 
-    def take(self, connection: "Connection") -> None:
+    def take(self, connection: Connection) -> None:
         """Watch it no longer, because a thread is to have it or it is to be closed. By the polling thread."""
         if connection.watched:
             connection.watched = 0
@@ -53,7 +53,7 @@ class Parking:
             del self._parked[descriptor]
             self._epoll.unregister(descriptor)
 
-    def forget(self, connection: "Connection") -> None:
+    def forget(self, connection: Connection) -> None:
         """Make sure that a connection is not watched, where `park` or `take` has failed, before it is closed."""
         connection.watched = 0
         descriptor = connection.fileno()
@@ -62,11 +62,11 @@ class Parking:
         with contextlib.suppress(OSError, ValueError):
             self._epoll.unregister(descriptor)
 
-    def overdue(self, now: float) -> List["Connection"]:
+    def overdue(self, now: float) -> list[Connection]:
         """Those whose deadline has passed. By the polling thread."""
         return [each for each in self.all() if each.deadline <= now]
 
-    def all(self) -> List["Connection"]:
+    def all(self) -> list[Connection]:
         return list(self._parked.values())
 
     def watch(self, descriptor: int, events: int) -> None:

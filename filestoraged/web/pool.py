@@ -6,7 +6,7 @@ import logging
 import math
 import queue
 import threading
-from typing import Generic, List, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Pool(Generic[_Job]):
         self._size = size
         self._idle = idle
         self._patience = patience
-        self._jobs: "queue.SimpleQueue[_Job]" = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._unfinished = 0
@@ -54,7 +54,7 @@ class Pool(Generic[_Job]):
         if wanted:
             self._start_thread()
 
-    def retry(self, now: float) -> List[_Job]:
+    def retry(self, now: float) -> list[_Job]:
         """Start a thread for jobs that have none. Returns the jobs where that has failed for too long: none is kept.
 
         By one thread, every now and then; `now` is on the monotonic clock.
@@ -78,8 +78,8 @@ class Pool(Generic[_Job]):
                 self._threads -= 1
             return False
 
-    def _take_all(self) -> List[_Job]:
-        jobs: List[_Job] = []
+    def _take_all(self) -> list[_Job]:
+        jobs: list[_Job] = []
         try:
             while True:
                 jobs.append(self._jobs.get_nowait())

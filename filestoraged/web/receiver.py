@@ -6,7 +6,6 @@ One thread at a time has a receiver.
 from __future__ import annotations
 
 import socket
-from typing import Optional
 
 from filestoraged.errors import ClientGone, MalformedRequest
 from filestoraged.wire.head import find_end, skip_empty_lines
@@ -58,7 +57,7 @@ class Receiver:
         """Whether the connection was reset. It is told of once."""
         return self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
-    def take_head(self) -> Optional[bytes]:
+    def take_head(self) -> bytes | None:
         """Take a head off the buffer, or return None where it is not whole.
 
         Raises what `find_end` says of it, and MalformedRequest for too many empty lines before it.

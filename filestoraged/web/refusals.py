@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import Callable, Optional
+from collections.abc import Callable
 
 from filestoraged.errors import DISK_FULL, CorruptObject, Error, StorageFull, StoreFailed, Unforeseen
 from filestoraged.web.message import REASONS, Response, field_lines, json_response
@@ -33,7 +33,7 @@ def meaning(error: Exception) -> Error:
     return known
 
 
-def refusal(error: Error, label: Optional[str] = None) -> Response:
+def refusal(error: Error, label: str | None = None) -> Response:
     """The answer that most interfaces give, with a `label` of their own perhaps."""
     label = label or error.label or REASONS[error.status]
     says = {"error": label, "message": str(error) or label}

@@ -6,7 +6,6 @@ import contextlib
 import mmap
 import os
 import threading
-from typing import Optional, Tuple
 
 # Workers need not be even to the last connection.
 _SLACK = 2
@@ -110,11 +109,11 @@ class Room:
         """Have an idle connection of a worker give way. Returns whether it can hear that."""
         return self._ring(slot, _GIVE_WAY)
 
-    def publish_idle(self, since: Optional[float]) -> None:
+    def publish_idle(self, since: float | None) -> None:
         """Tell since when this worker's longest idle connection is idle, on the monotonic clock; None for none."""
         self._idle[self.slot] = 0 if since is None else max(1, int(since * 1_000_000))
 
-    def longest_idle(self) -> Optional[int]:
+    def longest_idle(self) -> int | None:
         """The worker that has the longest idle connection, as far as is known; None where there is none."""
         idle = [(since, slot) for slot, since in enumerate(self._idle) if since]
         return min(idle)[1] if idle else None
@@ -127,7 +126,7 @@ class Room:
         return True
 
 
-def _bell() -> Tuple[int, int]:
+def _bell() -> tuple[int, int]:
     heard, rung = os.pipe()
     os.set_blocking(heard, False)
     os.set_blocking(rung, False)

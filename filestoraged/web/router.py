@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Callable, Dict, Mapping, Optional, Pattern, Protocol, Sequence, Tuple
+from collections.abc import Callable, Mapping, Sequence
+from re import Pattern
+from typing import Protocol
 
 from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
 from filestoraged.web.browsers import PASSED, Hosts, Origins, Verdict
@@ -29,7 +31,7 @@ class Router:
     def __init__(
         self,
         name: str,
-        routes: Sequence[Tuple[str, str, Page]],
+        routes: Sequence[tuple[str, str, Page]],
         *,
         refuse: Refuse = refusal,
         remote: bool = False,
@@ -46,12 +48,12 @@ class Router:
         self.secret = secret
         self.public = public
         self.has_areas = has_areas
-        self._routes: Dict[str, Dict[str, Page]] = {}
+        self._routes: dict[str, dict[str, Page]] = {}
         for method, pattern, page in routes:
             self._routes.setdefault(pattern, {})[method] = page
         self._patterns = [(_compiled(pattern), pages) for pattern, pages in self._routes.items() if "{" in pattern]
 
-    def find(self, path: str) -> "Route":
+    def find(self, path: str) -> Route:
         """Which pages there are for `path`, which begins behind the mount's prefix."""
         # A mount is its root with and without the slash.
         exact = self._routes.get(path or "/")
@@ -76,7 +78,7 @@ class Router:
             return self.refused(error)
         return answer if isinstance(answer, Response) else self._receiving(answer)
 
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Optional[Answer]:
+    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
         """Answer on the server's loop what keeps nobody waiting; None for what may. Storing and removing do."""
         if self.remote or request.method != "GET" or request.size != 0:
             return None
@@ -99,7 +101,7 @@ class Router:
 
 
 # A router, its pages at a path by their methods, and the segments that the pattern leaves open.
-Route = Tuple[Router, Mapping[str, Page], Sequence[str]]
+Route = tuple[Router, Mapping[str, Page], Sequence[str]]
 
 
 class Keeper(Protocol):
@@ -120,7 +122,7 @@ class Mounts:
     """Routers by prefix, the longest that matches first. It is the App of a listener."""
 
     def __init__(
-        self, routers: Mapping[str, Router], keeper: Optional[Keeper], origins: Origins, loopback_hosts: Optional[Hosts]
+        self, routers: Mapping[str, Router], keeper: Keeper | None, origins: Origins, loopback_hosts: Hosts | None
     ) -> None:
         """Prefixes begin with a slash. One that ends with a slash does not have the path that lacks it.
 
@@ -131,7 +133,7 @@ class Mounts:
         ]
         self._keeper = keeper
         self._origins = origins
-        self._hosts: Optional[Hosts] = None
+        self._hosts: Hosts | None = None
         self.on_loopback = self
         if loopback_hosts is not None:
             self.on_loopback = copy.copy(self)
@@ -146,7 +148,7 @@ class Mounts:
         answer = router.answer(request, pages, segments) if refusal is None else refusal
         return _with_fields(answer, request.verdict.fields)
 
-    def at_once(self, request: Request) -> Optional[Answer]:
+    def at_once(self, request: Request) -> Answer | None:
         router, pages, segments = self._route(request)
         if request.is_plain:
             return router.at_once(request, pages, segments)
@@ -156,7 +158,7 @@ class Mounts:
     def is_remote(self, request: Request) -> bool:
         return self._route(request)[0].remote
 
-    def _turn_away(self, request: Request, router: Router, segments: Sequence[str]) -> Optional[Response]:
+    def _turn_away(self, request: Request, router: Router, segments: Sequence[str]) -> Response | None:
         """Answer what may not be done, before any of the body is read; and a preflight, which needs no token."""
         verdict = request.verdict
         if verdict.fault is not None:

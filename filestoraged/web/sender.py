@@ -11,7 +11,6 @@ import os
 import socket
 import struct
 import termios
-from typing import List
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone
@@ -46,7 +45,7 @@ class Sender:
         self.sent = 0
         self._connection = connection
         self._head = b""
-        self._held: List[Bytes] = []
+        self._held: list[Bytes] = []
         self._holds = True
         self._flags = DONT_WAIT
 
@@ -138,7 +137,7 @@ class Sender:
         self._head = rest
         return taken
 
-    def _send(self, buffers: List[Bytes]) -> int:
+    def _send(self, buffers: list[Bytes]) -> int:
         try:
             return self._connection.sendmsg(buffers, (), self._flags)
         except BlockingIOError:

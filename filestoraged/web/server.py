@@ -13,8 +13,9 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Collection, Mapping
 from http.server import ThreadingHTTPServer
-from typing import Any, Collection, Deque, List, Mapping, Optional, Set, Tuple
+from typing import Any
 
 from filestoraged.web.access import AccessLog
 from filestoraged.web.admission import Admission, Verdict
@@ -64,8 +65,8 @@ class Server(ThreadingHTTPServer):
         limits: Limits,
         room: Room,
         meter: Meter,
-        proxies: Optional[Proxies] = None,
-        clients: Optional[Clients] = None,
+        proxies: Proxies | None = None,
+        clients: Clients | None = None,
         reserved: Collection[socket.socket] = (),
     ) -> None:
         """`apps` has who answers, by the listener that a request comes by.
@@ -91,7 +92,7 @@ class Server(ThreadingHTTPServer):
         self.scratch = memoryview(bytearray(_SCRATCH))
         self.draining = False
         # Connections that have an answer to send at the end of the round.
-        self.outbox: List[Answering] = []
+        self.outbox: list[Answering] = []
         self._access = AccessLog()
         self._drain_end = self._rest_end = math.inf
         self._finished = False
@@ -103,9 +104,9 @@ class Server(ThreadingHTTPServer):
         # Whether idle connections are to be looked for at the end of the round.
         self._looks_for_idle = False
         # Those that wait for a place, in their order.
-        self.newcomers: Deque[Handler] = deque()
+        self.newcomers: deque[Handler] = deque()
         # Connections to reserved listeners.
-        apart: Set[socket.socket] = set()
+        apart: set[socket.socket] = set()
         self._eviction = Eviction(self.parking, room, limits.idle, apart)
         self.admission = Admission(room, self.clients, self.proxies, self._eviction, reserved=reserved, apart=apart)
         self._warned = -_QUIET
@@ -200,7 +201,7 @@ class Server(ThreadingHTTPServer):
 
     # What `socketserver` asks on the way of a new connection, in this order.
 
-    def get_request(self) -> Tuple[socket.socket, Any]:
+    def get_request(self) -> tuple[socket.socket, Any]:
         try:
             connection, address = self.socket.accept()
         except OSError as error:
@@ -329,6 +330,6 @@ class Server(ThreadingHTTPServer):
         self.parking.close()
 
 
-def _line(asked: Optional[Request]) -> Line:
+def _line(asked: Request | None) -> Line:
     """What a request is counted as, also one that could not be read."""
     return (NOWHERE, OTHER) if asked is None or asked.line is None else asked.line

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import Dict, Mapping, NamedTuple, Optional, Tuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from filestoraged.web.memory import Memory
 from filestoraged.web.message import App
@@ -21,11 +22,11 @@ class Sites:
 
     def __init__(self, apps: Mapping[socket.socket, App]) -> None:
         # Where two apps are one, their requests are remembered together.
-        self._memories: Dict[App, Memory] = {}
+        self._memories: dict[App, Memory] = {}
         # Of a listener whose connections are all alike; and of one that listens on all addresses, for those that
         # arrive on a loopback address, and for others.
-        self._fixed: Dict[socket.socket, Site] = {}
-        self._mixed: Dict[socket.socket, Tuple[Site, Site]] = {}
+        self._fixed: dict[socket.socket, Site] = {}
+        self._mixed: dict[socket.socket, tuple[Site, Site]] = {}
         for listener, app in apps.items():
             on_loopback, elsewhere = self._site(app.on_loopback), self._site(app)
             if app.on_loopback is not app and _listens_everywhere(listener):
@@ -55,7 +56,7 @@ def _listens_everywhere(listener: socket.socket) -> bool:
     return _local_host(listener) in ("0.0.0.0", "::", "::ffff:0.0.0.0")
 
 
-def _local_host(bound: socket.socket) -> Optional[str]:
+def _local_host(bound: socket.socket) -> str | None:
     """The local address as the kernel writes it; None for a Unix socket."""
     if bound.family == socket.AF_UNIX:
         return None

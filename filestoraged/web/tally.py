@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import DefaultDict, Dict, List, Mapping, NamedTuple, Sequence, TypeVar
+from typing import NamedTuple, TypeVar
 
 from filestoraged.errors import KINDS, ClientGone
 from filestoraged.web.message import REASONS
@@ -40,9 +41,9 @@ class Figures(NamedTuple):
     seconds: float
     # How many requests took as long as each of BOUNDS allows and the one before does not, and how many even longer.
     times: Sequence[int]
-    statuses: Dict[int, int]
+    statuses: dict[int, int]
     # How many were errors, by their kind.
-    kinds: Dict[str, int]
+    kinds: dict[str, int]
 
 
 class Tally:
@@ -67,13 +68,13 @@ class Tally:
 
     def __init__(self, cells: memoryview) -> None:
         figures = read(cells)
-        self.statuses: DefaultDict[int, int] = defaultdict(int, figures.statuses)
+        self.statuses: defaultdict[int, int] = defaultdict(int, figures.statuses)
         self.sent, self.seconds = figures.sent, figures.seconds
         self.published = True
         self._cells = cells
         self._received = figures.received
-        self._times: List[int] = list(figures.times)
-        self._kinds: DefaultDict[str, int] = defaultdict(int, figures.kinds)
+        self._times: list[int] = list(figures.times)
+        self._kinds: defaultdict[str, int] = defaultdict(int, figures.kinds)
         # How many took longer than the first class has.
         self._slow = self._slow_published = sum(self._times[1:])
 
@@ -116,5 +117,5 @@ def read(cells: Sequence[int]) -> Figures:
     )
 
 
-def _nonzero(cells: Sequence[int], places: Mapping[_Name, int]) -> Dict[_Name, int]:
+def _nonzero(cells: Sequence[int], places: Mapping[_Name, int]) -> dict[_Name, int]:
     return {name: cells[place] for name, place in places.items() if cells[place]}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from filestoraged.errors import Forbidden, TokenNeeded
@@ -28,8 +29,8 @@ class Grant(NamedTuple):
     """The scopes of one token. `digest` is hashed(token); None where no token is needed."""
 
     name: str
-    scopes: FrozenSet[Scope]
-    digest: Optional[bytes]
+    scopes: frozenset[Scope]
+    digest: bytes | None
 
 
 def hashed(token: str) -> bytes:
@@ -45,7 +46,7 @@ class Tokens:
         self._is_reserved = reserved
         # Looking up takes longer the more of a key is right. Nobody can bring about that with keys made by a secret.
         self._secret = secrets.token_bytes(32)
-        self._scopes: Dict[bytes, FrozenSet[Scope]] = {}
+        self._scopes: dict[bytes, frozenset[Scope]] = {}
         for grant in grants:
             if grant.digest is not None:
                 key = self._key(grant.digest)
@@ -63,7 +64,7 @@ class Tokens:
         if wanted and scopes.isdisjoint(wanted):
             raise Forbidden("The token is not for this.")
 
-    def _find(self, token: str) -> FrozenSet[Scope]:
+    def _find(self, token: str) -> frozenset[Scope]:
         if not token:
             raise TokenNeeded("A token is needed.")
         scopes = self._scopes.get(self._key(hashed(token)))
@@ -74,7 +75,7 @@ class Tokens:
     def _key(self, digest: bytes) -> bytes:
         return hmac.digest(self._secret, digest, "sha256")
 
-    def _wanted(self, request: Request, router: Router, segments: Sequence[str]) -> List[Scope]:
+    def _wanted(self, request: Request, router: Router, segments: Sequence[str]) -> list[Scope]:
         """The scopes that each would do."""
         action = ACTIONS.get(request.method)
         if action is None or router.name == NOWHERE:

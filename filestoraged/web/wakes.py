@@ -7,7 +7,7 @@ import logging
 import os
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Deque, List, Set
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from filestoraged.web.connection import Connection
@@ -20,18 +20,18 @@ class Wakes:
 
     def __init__(self) -> None:
         # Those that still wait.
-        self.expected: Set["Connection"] = set()
-        self._woken: Deque["Connection"] = deque()
+        self.expected: set[Connection] = set()
+        self._woken: deque[Connection] = deque()
         self._rung = False
         self.bell, self._ringer = os.pipe()
         os.set_blocking(self.bell, False)
 
-    def expect(self, connection: "Connection", result: "Future[Any]") -> None:
+    def expect(self, connection: Connection, result: Future[Any]) -> None:
         """Have the connection go on when there is a result. From any thread, which has it no longer."""
         self.expected.add(connection)
         result.add_done_callback(lambda _: self._wake(connection))
 
-    def take(self) -> List["Connection"]:
+    def take(self) -> list[Connection]:
         """Those whose results have come. By the loop."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.bell, 64)
@@ -62,6 +62,6 @@ class Wakes:
         os.close(self.bell)
         os.close(self._ringer)
 
-    def _wake(self, connection: "Connection") -> None:
+    def _wake(self, connection: Connection) -> None:
         self._woken.append(connection)
         self.ring()

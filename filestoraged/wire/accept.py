@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
 
 from filestoraged.errors import BadRequest
 from filestoraged.wire.parameters import parse_parameters
@@ -12,7 +11,7 @@ from filestoraged.wire.parameters import parse_parameters
 _WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 
-def prefers_text(accept: Optional[str]) -> bool:
+def prefers_text(accept: str | None) -> bool:
     """Whether plain text is wanted more than JSON. Where both are as welcome, JSON it is."""
     # What curl says where it was told nothing, and the answer to it.
     if accept is None or accept == "*/*":

@@ -23,6 +23,6 @@ def parse_token(field: str) -> str:
     return credentials if scheme == "bearer" else parse_basic(field)
 
 
-def _split(field: str) -> "tuple[str, str]":
+def _split(field: str) -> tuple[str, str]:
     scheme, _, credentials = field.partition(" ")
     return scheme.lower(), credentials.strip()

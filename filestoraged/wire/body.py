@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Callable, List, Optional, Protocol, Tuple
+from collections.abc import Callable
+from typing import Protocol
 
 from filestoraged.errors import MalformedRequest
 from filestoraged.wire.grammar import FIELD_VALUE, OWS, QUOTED_STRING, TOKEN, latin
@@ -23,12 +24,12 @@ _EXTENSION = rf"{OWS};{OWS}{TOKEN}(?:{OWS}={OWS}(?:{TOKEN}|{QUOTED_STRING}))?"
 _CHUNK_LINE = re.compile(latin(rf"([0-9A-Fa-f]{{1,16}})(?:{_EXTENSION})*"))
 _TRAILER = re.compile(latin(rf"{TOKEN}:{FIELD_VALUE}"))
 
-_Pieces = Tuple[List[memoryview], int]
+_Pieces = tuple[list[memoryview], int]
 
 
 class Framing(Protocol):
     # In bytes, where the head declared it.
-    size: Optional[int]
+    size: int | None
 
     @property
     def left(self) -> float:
@@ -46,7 +47,7 @@ class Sized:
     """A body of a declared length, 0 where there is none."""
 
     def __init__(self, size: int) -> None:
-        self.size: Optional[int] = size
+        self.size: int | None = size
         self.left: float = size
 
     @property
@@ -62,7 +63,7 @@ class Sized:
 class Chunked:
     """A body in chunks. Extensions and trailers are checked and dropped: nothing here has a use for them."""
 
-    size: Optional[int] = None
+    size: int | None = None
     left = math.inf
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class Chunked:
         self._chunk_left = 0
         self._trailers = 0
         # What the next whole line is; None while a chunk's bytes are being read.
-        self._on_line: Optional[Callable[[bytes], None]] = self._chunk_line
+        self._on_line: Callable[[bytes], None] | None = self._chunk_line
 
     def decode(self, data: memoryview) -> _Pieces:
         pieces = []

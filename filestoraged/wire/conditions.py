@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import List, Mapping, Optional
+from collections.abc import Mapping
 
 from filestoraged.errors import PreconditionFailed
 from filestoraged.wire.dates import parse_date
@@ -63,9 +63,9 @@ def _matches(field: str, tag: str, *, weak: bool) -> bool:
     return tag in _entity_tags(field, weak=weak)
 
 
-def _entity_tags(field: str, *, weak: bool) -> List[str]:
+def _entity_tags(field: str, *, weak: bool) -> list[str]:
     """The tags that a list names. One that is malformed names nothing, and so matches nothing."""
-    tags: List[str] = []
+    tags: list[str] = []
     position = 0
     while position < len(field):
         matched = _ENTITY_TAG.match(field, position)
@@ -79,6 +79,6 @@ def _entity_tags(field: str, *, weak: bool) -> List[str]:
     return tags
 
 
-def _date(fields: Mapping[str, str], name: str) -> Optional[int]:
+def _date(fields: Mapping[str, str], name: str) -> int | None:
     field = fields.get(name)
     return None if field is None else parse_date(field)

@@ -7,7 +7,6 @@ import datetime
 import functools
 import re
 from email.utils import formatdate
-from typing import Optional
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _LONG_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -33,7 +32,7 @@ def format_date(seconds: int) -> str:
     return formatdate(seconds, usegmt=True)
 
 
-def parse_date(field: str) -> Optional[int]:
+def parse_date(field: str) -> int | None:
     """Return the seconds that `field` names, or None where it is no date: such a condition is to be ignored."""
     for form in _FORMATS:
         matched = form.fullmatch(field)
@@ -42,7 +41,7 @@ def parse_date(field: str) -> Optional[int]:
     return None
 
 
-def _seconds(matched: "re.Match[str]") -> Optional[int]:
+def _seconds(matched: re.Match[str]) -> int | None:
     year, day, hour, minute, second = (int(matched[name]) for name in ("year", "day", "hour", "minute", "second"))
     month = _MONTHS.index(matched["month"]) + 1
     if len(matched["year"]) == 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import List, Mapping
+from collections.abc import Mapping
 
 from filestoraged.digest import Expected, digest_length
 from filestoraged.errors import BadRequest
@@ -19,7 +19,7 @@ _PARAMETERS = rf"(?:; *{_KEY}(?:=(?:{_STRING}|[^,;\" \t]+))?)*"
 _MEMBER = re.compile(rf"({_KEY})=:([A-Za-z0-9+/=]*):{_PARAMETERS}{OWS}(,{OWS}|$)")
 
 
-def expected_digests(fields: Mapping[str, str]) -> List[Expected]:
+def expected_digests(fields: Mapping[str, str]) -> list[Expected]:
     """Return what `fields` announce. Raises BadRequest where they cannot be read: who asks for a check gets one."""
     expected = []
     if "content-md5" in fields:
@@ -30,7 +30,7 @@ def expected_digests(fields: Mapping[str, str]) -> List[Expected]:
     return expected
 
 
-def _parse_dictionary(field: str) -> List[Expected]:
+def _parse_dictionary(field: str) -> list[Expected]:
     expected = []
     position = 0
     while position < len(field):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import NamedTuple
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -17,7 +18,7 @@ class Classes(NamedTuple):
 
 
 # What it stands for, by label, and how much it is.
-Sample = Tuple[Mapping[str, str], Union[int, float, Classes]]
+Sample = tuple[Mapping[str, str], int | float | Classes]
 
 
 class Family(NamedTuple):
@@ -54,6 +55,6 @@ def _histogram_lines(name: str, labels: Mapping[str, str], value: Classes) -> It
     yield _line(f"{name}_count", labels, sum(value.counts))
 
 
-def _line(name: str, labels: Mapping[str, str], value: Union[int, float]) -> str:
+def _line(name: str, labels: Mapping[str, str], value: int | float) -> str:
     named = ",".join([f'{label}="{text.translate(_ESCAPES)}"' for label, text in labels.items()])
     return f"{name}{{{named}}} {value!r}" if named else f"{name} {value!r}"

@@ -5,8 +5,6 @@ They are strings of a regular expression's syntax, for bytes and text alike thro
 
 from __future__ import annotations
 
-from typing import List
-
 # RFC 9110, section 5.6.2.
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 
@@ -25,6 +23,6 @@ def latin(pattern: str) -> bytes:
     return pattern.encode("latin-1")
 
 
-def members(value: str) -> List[str]:
+def members(value: str) -> list[str]:
     """The members of a comma-separated list, empty ones dropped (RFC 9110, section 5.6.1)."""
     return [member for member in (each.strip(" \t") for each in value.split(",")) if member]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Callable, Dict, List, Mapping, NamedTuple, Tuple, Union
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from filestoraged.errors import (
     Error,
@@ -47,7 +48,7 @@ class Head(NamedTuple):
     method: str
     path: str
     query: str
-    version: Tuple[int, int]
+    version: tuple[int, int]
     fields: Mapping[str, str]
 
     @property
@@ -73,7 +74,7 @@ class Head(NamedTuple):
         return True
 
 
-def find_end(data: Union[bytes, bytearray], seen: int = 0) -> int:
+def find_end(data: bytes | bytearray, seen: int = 0) -> int:
     """Return where the head in `data` ends, or -1 where it is not whole yet.
 
     `seen` is how many of the bytes were there the last time, so that a head that comes in drops is not searched anew
@@ -143,7 +144,7 @@ def parse_head(data: bytes, read_fields: Callable[[bytes], Mapping[str, str]] = 
     return Head(method.decode("ascii"), path, query, version, fields)
 
 
-def parse_field_lines(data: bytes, start: int = 0) -> List[Tuple[str, str]]:
+def parse_field_lines(data: bytes, start: int = 0) -> list[tuple[str, str]]:
     """Read field lines, up to the empty line that ends `data`; of a head, a part of a form, or trailers."""
     matched = _FIELD_LINES.match(data, start)
     if matched is None or data[matched.end() :] != b"\r\n":
@@ -156,8 +157,8 @@ def parse_field_lines(data: bytes, start: int = 0) -> List[Tuple[str, str]]:
     return pairs
 
 
-def _join(pairs: List[Tuple[str, str]]) -> Dict[str, str]:
-    fields: Dict[str, str] = {}
+def _join(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    fields: dict[str, str] = {}
     for name, value in pairs:
         if name not in fields:
             fields[name] = value
@@ -170,7 +171,7 @@ def _join(pairs: List[Tuple[str, str]]) -> Dict[str, str]:
     return fields
 
 
-def _whole_url(method: bytes, target: str, fields: Mapping[str, str]) -> Tuple[str, Mapping[str, str]]:
+def _whole_url(method: bytes, target: str, fields: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
     """A target that is no path (RFC 9112, section 3.2). A host in it takes the place of the Host field's."""
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is not None:
@@ -199,7 +200,7 @@ def _check_host(host: str) -> None:
 # What is wrong with a head that the grammar refused. Slower, and only to answer with a sentence.
 
 
-def _check_partial_line(data: Union[bytes, bytearray], seen: int) -> None:
+def _check_partial_line(data: bytes | bytearray, seen: int) -> None:
     """Refuse the beginning of a request line that no ending can mend, so that nobody waits 20 seconds to hear it.
 
     Of a method, only what was not `seen` is looked at, but for a last carriage return.
@@ -212,7 +213,7 @@ def _check_partial_line(data: Union[bytes, bytearray], seen: int) -> None:
         raise MalformedRequest("This is not HTTP.")
 
 
-def _check_target(data: Union[bytes, bytearray], line_end: int) -> None:
+def _check_target(data: bytes | bytearray, line_end: int) -> None:
     """Refuse a target that is too long. Copies nothing: a request line may come one byte at a time."""
     start = data.find(b" ", 0, line_end) + 1
     stop = data.find(b" ", start, line_end)

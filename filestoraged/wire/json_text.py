@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import accumulate
-from typing import Any, Dict, List, NoReturn, Tuple
+from typing import Any, NoReturn
 
 from filestoraged.errors import BadRequest
 
@@ -25,7 +25,7 @@ _END_PAIR = re.compile(rf"{_SPACE}\}}{_SPACE}")
 _NO_BRACKETS = re.compile(r"[^\[{\]}]+")
 
 
-def parse_pair(data: bytes) -> Tuple[str, bytes]:
+def parse_pair(data: bytes) -> tuple[str, bytes]:
     """Read an object of exactly one pair. Returns its name, and the text of its value. Raises BadRequest."""
     try:
         text = data.decode()
@@ -57,7 +57,7 @@ def pair(name: str, value: bytes) -> bytes:
     return b"{%b: %b}" % (json.dumps(name, ensure_ascii=False).encode(), value)
 
 
-def _match(pattern: "re.Pattern[str]", text: str, start: int) -> int:
+def _match(pattern: re.Pattern[str], text: str, start: int) -> int:
     """Return where the `pattern` that begins at `start` ends. Raises ValueError."""
     found = pattern.match(text, start)
     if found is None:
@@ -65,7 +65,7 @@ def _match(pattern: "re.Pattern[str]", text: str, start: int) -> int:
     return found.end()
 
 
-def _check_end(pattern: "re.Pattern[str]", text: str, start: int) -> None:
+def _check_end(pattern: re.Pattern[str], text: str, start: int) -> None:
     if _match(pattern, text, start) != len(text):
         raise ValueError("something follows")
 
@@ -91,7 +91,7 @@ def _check_surrogates(text: str, value: Any) -> None:
         json.dumps(value, ensure_ascii=False).encode()
 
 
-def _once(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("a name comes twice in an object")

@@ -7,7 +7,8 @@ bytes as views. Nothing is kept but what may turn out to be a delimiter, so a fo
 from __future__ import annotations
 
 import re
-from typing import Dict, Iterator, List, NamedTuple, Optional, Union
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import BadRequest, MalformedMultipart, MalformedRequest
@@ -26,15 +27,15 @@ _MAX_PADDING = 256
 class Part(NamedTuple):
     """The beginning of a part. `filename` is None where the part is no file; its text is as the client meant it."""
 
-    name: Optional[str]
-    filename: Optional[str]
-    fields: Dict[str, str]
+    name: str | None
+    filename: str | None
+    fields: dict[str, str]
 
 
-Event = Union[Part, memoryview]
+Event = Part | memoryview
 
 
-def form_boundary(content_type: str) -> Optional[str]:
+def form_boundary(content_type: str) -> str | None:
     """Return the boundary of a form, or None where `content_type` is another type.
 
     Raises MalformedMultipart where it is a form without a usable boundary.
@@ -68,9 +69,9 @@ class Multipart:
         """Yield what begins or goes on in `data`, in order. It is to be iterated to its end before the next call."""
         whole = b"".join((self._held, data))
         self._held = b""
-        position: Optional[int] = 0
+        position: int | None = 0
         while position is not None and not self._over:
-            events: List[Event] = []
+            events: list[Event] = []
             position = self._read(whole, position, events)
             yield from events
 
@@ -82,7 +83,7 @@ class Multipart:
     # Each of these reads as far as one state goes and returns the position behind it; or holds what there is from
     # `start` on, for the next call, and returns None. None copies the rest: it may have a thousand parts.
 
-    def _read_content(self, data: bytes, start: int, events: List[Event]) -> Optional[int]:
+    def _read_content(self, data: bytes, start: int, events: list[Event]) -> int | None:
         """A part's bytes, or the preamble's, which nobody reads."""
         found = data.find(self._delimiter, start)
         stop = found if found >= 0 else self._possible_delimiter(data, start)
@@ -103,7 +104,7 @@ class Multipart:
         candidate = data.rfind(b"\r", max(start, len(data) - len(self._delimiter)))
         return candidate if candidate >= 0 and self._delimiter.startswith(data[candidate:]) else len(data)
 
-    def _read_delimiter_end(self, data: bytes, start: int, events: List[Event]) -> Optional[int]:
+    def _read_delimiter_end(self, data: bytes, start: int, events: list[Event]) -> int | None:
         if data.startswith(b"--", start):
             # What follows is the epilogue, for nobody.
             self._over = True
@@ -120,7 +121,7 @@ class Multipart:
         self._read = self._read_head
         return start + len(line) + len(line_end)
 
-    def _read_head(self, data: bytes, start: int, events: List[Event]) -> Optional[int]:
+    def _read_head(self, data: bytes, start: int, events: list[Event]) -> int | None:
         # A part without any field is legal MIME: its head is the empty line alone.
         if data.startswith(b"\r\n", start):
             end = start + 2
@@ -159,7 +160,7 @@ def _parse_part(head: bytes) -> Part:
     return Part(parameters.get("name"), _filename(parameters), fields)
 
 
-def _filename(parameters: Dict[str, str]) -> Optional[str]:
+def _filename(parameters: dict[str, str]) -> str | None:
     if "filename*" in parameters:
         try:
             return decode_extended(parameters["filename*"])

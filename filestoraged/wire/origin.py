@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -16,7 +16,7 @@ class Host(NamedTuple):
     """`name` is in lower case, an IPv6 address in brackets. `port` is None where none is named."""
 
     name: str
-    port: Optional[int]
+    port: int | None
 
 
 class Origin(NamedTuple):
@@ -24,10 +24,10 @@ class Origin(NamedTuple):
 
     scheme: str
     host: str
-    port: Optional[int]
+    port: int | None
 
 
-def parse_host(field: str) -> Optional[Host]:
+def parse_host(field: str) -> Host | None:
     """Read a Host field. Returns None where it names no host."""
     matched = _AUTHORITY.fullmatch(field)
     if matched is None or not _is_port(matched.group(2)):
@@ -35,7 +35,7 @@ def parse_host(field: str) -> Optional[Host]:
     return Host(matched.group(1).lower(), _port(matched.group(2)))
 
 
-def parse_origin(field: str) -> Optional[Origin]:
+def parse_origin(field: str) -> Origin | None:
     """Read an Origin field. Returns None for `null`, a list of origins or anything else.
 
     RFC 6454, section 7.
@@ -52,9 +52,9 @@ def origin_at(host: Host, scheme: str) -> Origin:
     return Origin(scheme, host.name, host.port or _DEFAULT_PORTS.get(scheme))
 
 
-def _is_port(digits: Optional[str]) -> bool:
+def _is_port(digits: str | None) -> bool:
     return int(digits or 0) <= 65535
 
 
-def _port(digits: Optional[str]) -> Optional[int]:
+def _port(digits: str | None) -> int | None:
     return int(digits) if digits else None

@@ -6,7 +6,6 @@ RFC 9110, section 5.6.6; RFC 6266 and RFC 8187 for names of files; RFC 7578 for 
 from __future__ import annotations
 
 import re
-from typing import Dict, Tuple
 from urllib.parse import quote, unquote
 
 from filestoraged.errors import BadRequest
@@ -27,7 +26,7 @@ _ATTR_CHARS = "!#$&+^`|"
 _PLAIN = re.compile(r"[ !#$&'()+,\-.0-9;=@A-Z\[\]^_`a-z{}~]+")
 
 
-def parse_parameters(field: str) -> Tuple[str, Dict[str, str]]:
+def parse_parameters(field: str) -> tuple[str, dict[str, str]]:
     """Take a field's value apart: the value in lower case, and its parameters by lower-case name.
 
     Raises BadRequest where the field is not of that form, or says one parameter twice.
@@ -35,7 +34,7 @@ def parse_parameters(field: str) -> Tuple[str, Dict[str, str]]:
     value = _VALUE.match(field)
     if value is None:
         raise BadRequest("A header field with parameters does not begin with a value.")
-    parameters: Dict[str, str] = {}
+    parameters: dict[str, str] = {}
     position = value.end()
     while position < len(field):
         name, text, position = _next_parameter(field, position)
@@ -46,7 +45,7 @@ def parse_parameters(field: str) -> Tuple[str, Dict[str, str]]:
     return value.group(1).lower(), parameters
 
 
-def _next_parameter(field: str, start: int) -> Tuple[str, str, int]:
+def _next_parameter(field: str, start: int) -> tuple[str, str, int]:
     """Return the name and the value of the parameter at `start`, both empty where there is none, and where it ends."""
     matched = _PARAMETER.match(field, start)
     if matched is not None and field[matched.end() : matched.end() + 1] in (";", ""):

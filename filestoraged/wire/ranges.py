@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Optional, Tuple
 
 from filestoraged.errors import RangeNotSatisfiable
 
@@ -11,7 +10,7 @@ _UNIT = re.compile(r"bytes=(.*)", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
 
-def parse_range(field: str, size: int) -> Optional[Tuple[int, int]]:
+def parse_range(field: str, size: int) -> tuple[int, int] | None:
     """Resolve a Range header against an object of `size` bytes.
 
     Returns a half-open (start, stop) in bytes, or None where the header is to be ignored: malformed,
@@ -37,7 +36,7 @@ def parse_range(field: str, size: int) -> Optional[Tuple[int, int]]:
     return first, size if last is None else min(last + 1, size)
 
 
-def _suffix(length: Optional[int], size: int) -> Optional[Tuple[int, int]]:
+def _suffix(length: int | None, size: int) -> tuple[int, int] | None:
     if length is None:
         return None
     if length == 0:
@@ -46,6 +45,6 @@ def _suffix(length: Optional[int], size: int) -> Optional[Tuple[int, int]]:
     return (max(0, size - length), size) if size else None
 
 
-def _number(digits: str) -> Optional[int]:
+def _number(digits: str) -> int | None:
     # No object has 10^18 bytes: from there on, all numbers are as good as one, and none needs a long conversion.
     return min(int(digits.lstrip("0")[:19] or "0"), 10**18) if digits else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Iterator, List, Tuple
+from collections.abc import Iterator
 from urllib.parse import unquote_plus
 
 HIDDEN = "***"
@@ -26,7 +26,7 @@ def redact_target(target: str) -> str:
     """Return a path with its query, or either of them, without what must not stand in a log."""
     if "%" not in target and not _ID.search(target) and not _secret_of(target):
         return target
-    shown: List[str] = []
+    shown: list[str] = []
     # A password goes on up to the next parameter; and beyond, where an "&" in it should have been encoded.
     in_secret = False
     for separator, piece in _pieces(target):
@@ -39,7 +39,7 @@ def redact_target(target: str) -> str:
     return "".join(shown)
 
 
-def _pieces(target: str) -> Iterator[Tuple[str, str]]:
+def _pieces(target: str) -> Iterator[tuple[str, str]]:
     """Each piece of a target with the separator before it, "" for the first."""
     parts = ["", *_SEPARATORS.split(target)]
     return zip(parts[::2], parts[1::2])

@@ -15,7 +15,7 @@ ALPHABET = b"abcdefghijklmnopqrstuvwxyz"
 class DownloadContract(ServerCase):
     """`upload` stores bytes and returns the path they are fetched by, and their digest."""
 
-    def upload(self, data: bytes) -> "tuple[str, str]":
+    def upload(self, data: bytes) -> tuple[str, str]:
         raise NotImplementedError
 
     def test_the_bytes_come_back(self) -> None:

@@ -13,7 +13,7 @@ import struct
 import termios
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any
 from unittest import mock
 from urllib.parse import quote, urlsplit
 
@@ -34,9 +34,9 @@ def file_part(data: bytes, name: str = "report.xls", *, field: str = "file") -> 
 
 
 class DropsCase(ServerCase):
-    config: Dict[str, Any] = {"mounts": {"/": "files", "/vimeo/api/v1.0": "drops"}}
+    config: dict[str, Any] = {"mounts": {"/": "files", "/vimeo/api/v1.0": "drops"}}
 
-    def drop(self, data: bytes, password: Optional[str] = None, *, name: str = "report.xls") -> str:
+    def drop(self, data: bytes, password: str | None = None, *, name: str = "report.xls") -> str:
         """Upload a file. Returns the path of its link."""
         parts = [file_part(data, name)] + ([text_part(b"password", password.encode())] if password is not None else [])
         answer = self.send_form(*parts)
@@ -58,7 +58,7 @@ class DropsCase(ServerCase):
     def tidy_up(self) -> None:
         self.janitor.tidy_up()
 
-    def bytes_kept(self) -> List[str]:
+    def bytes_kept(self) -> list[str]:
         return self.files_below(self.store_path / "drops") if (self.store_path / "drops").exists() else []
 
     def state_of(self, path: str) -> int:
@@ -283,7 +283,7 @@ class BrokenDownloadTest(DropsCase):
         data = os.urandom(100_000)
         paths = [self.drop(data) for _ in range(60)]
 
-        def race(_: int) -> List[int]:
+        def race(_: int) -> list[int]:
             connection = self.connect()
             statuses = []
             for path in paths:
@@ -465,7 +465,7 @@ class PasswordTest(DropsCase):
 
     def test_a_client_that_floods_with_guesses_keeps_another_waiting_for_one(self) -> None:
         drops = [self.drop(b"tea", "right") for _ in range(8)]
-        judged: List[str] = []
+        judged: list[str] = []
         goes_on = threading.Event()
 
         def matches(password: str, _: bytes) -> bool:
@@ -521,7 +521,7 @@ class PasswordTest(DropsCase):
 
 
 class TimeTest(DropsCase):
-    config: Dict[str, Any] = {"mounts": {"/vimeo/api/v1.0": "drops"}, "drop_ttl": 100}
+    config: dict[str, Any] = {"mounts": {"/vimeo/api/v1.0": "drops"}, "drop_ttl": 100}
 
     def test_a_drop_whose_time_is_over_is_gone_and_then_forgotten(self) -> None:
         path = self.drop(b"tea")
@@ -543,7 +543,7 @@ class TimeTest(DropsCase):
 
 
 class PublicUrlTest(DropsCase):
-    config: Dict[str, Any] = {"mounts": {"/d": "drops"}, "public_url": "https://drops.example.org/x"}
+    config: dict[str, Any] = {"mounts": {"/d": "drops"}, "public_url": "https://drops.example.org/x"}
 
     def test_links_begin_with_it(self) -> None:
         body, fields = form(file_part(b"tea"))
@@ -554,7 +554,7 @@ class PublicUrlTest(DropsCase):
 
 
 class AccelTest(DropsCase):
-    config: Dict[str, Any] = {"accel": "/stored"}
+    config: dict[str, Any] = {"accel": "/stored"}
 
     def test_downloads_are_handed_over(self) -> None:
         digest = json.loads(self.post("/", b"tea").body)["hash"]

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-from typing import Dict
 
 from tests.api import downloads
 from tests.support import ServerCase, in_threads
@@ -15,7 +14,7 @@ TEA = b"tea"
 TEA_HASH = hashlib.sha256(TEA).hexdigest()
 
 
-def form(*parts: bytes, boundary: str = "cut-here") -> "tuple[bytes, Dict[str, str]]":
+def form(*parts: bytes, boundary: str = "cut-here") -> tuple[bytes, dict[str, str]]:
     """A form's body of whole parts, heads included, and its Content-Type."""
     delimiter = b"--" + boundary.encode()
     body = b"".join(delimiter + b"\r\n" + part + b"\r\n" for part in parts) + delimiter + b"--\r\n"
@@ -36,7 +35,7 @@ def b64(digest: bytes) -> str:
 
 
 class UploadToFiles(ServerCase):
-    def upload(self, data: bytes) -> "tuple[str, str]":
+    def upload(self, data: bytes) -> tuple[str, str]:
         digest = json.loads(self.post("/", data).body)["hash"]
         return f"/?hash={digest}", digest
 
@@ -46,7 +45,7 @@ class FilesDownloadTest(UploadToFiles, downloads.FromDiskContract):
 
 
 class DownloadByPathTest(downloads.FromDiskContract):
-    def upload(self, data: bytes) -> "tuple[str, str]":
+    def upload(self, data: bytes) -> tuple[str, str]:
         digest = json.loads(self.post("/", data).body)["hash"]
         return f"/{digest}", digest
 
@@ -378,7 +377,7 @@ class LimitTest(ServerCase):
         self.assertIn(b"Connection: close", received)
 
     def test_a_form_that_never_ends_is_refused(self) -> None:
-        def endless() -> "list[bytes]":
+        def endless() -> list[bytes]:
             body, _ = form(text_part(b"note", b"x" * 3_000_000), file_part(TEA))
             return [body]
 

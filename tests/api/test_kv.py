@@ -6,7 +6,7 @@ import json
 import threading
 import time
 import tracemalloc
-from typing import Any, Dict
+from typing import Any
 from unittest import mock
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, re
 class KvCase(ServerCase):
     """At the root, as `run.sh` has it."""
 
-    config: Dict[str, Any] = {"mounts": {"/": "kv"}}
+    config: dict[str, Any] = {"mounts": {"/": "kv"}}
     prefix = ""
 
     def set(self, key: str, value: Any) -> Answer:
@@ -298,7 +298,7 @@ class KvTest(KvCase):
 class MountedKvTest(KvTest):
     """Beside the others, where it is by default."""
 
-    config: Dict[str, Any] = {}
+    config: dict[str, Any] = {}
     prefix = "/kv"
 
     def test_the_mount_itself_is_nothing(self) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import threading
 import time
-from typing import Dict, List
 from unittest import mock
 
 import requests
@@ -19,14 +18,14 @@ from tests.daemon.process import PATIENCE, running
 from tests.support import ServerCase, TempCase, in_threads
 
 
-def samples(text: str) -> Dict[str, float]:
+def samples(text: str) -> dict[str, float]:
     """The values by their names and labels."""
     pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in pairs}
 
 
 class MetricsTest(ServerCase):
-    def metrics(self) -> Dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         answer = self.get("/-/metrics")
         self.assertEqual(200, answer.status)
         return samples(answer.body.decode())
@@ -145,7 +144,7 @@ class MetricsTest(ServerCase):
         self.addCleanup(ends.set)
         count = Census.count
 
-        def wait_and_count(census: Census, pause: Pause) -> Dict[str, Totals]:
+        def wait_and_count(census: Census, pause: Pause) -> dict[str, Totals]:
             ends.wait(10)
             return count(census, pause)
 
@@ -221,7 +220,7 @@ class MetricsOfWorkersTest(TempCase):
             def ask(_: int) -> int:
                 return requests.get(f"{daemon.url}/nothing", timeout=PATIENCE).status_code
 
-            def counted() -> List[float]:
+            def counted() -> list[float]:
                 texts = [requests.get(f"{daemon.url}/-/metrics", timeout=PATIENCE).text for _ in range(10)]
                 key = 'filestoraged_requests_total{interface="files",method="GET",status="404"}'
                 return [samples(text)[key] for text in texts]
@@ -266,7 +265,7 @@ class ReadyTest(ServerCase):
         self.assertEqual(200, self.get("/-/health").status)
 
     def test_it_is_looked_at_once_a_second_however_many_ask(self) -> None:
-        looked: List[float] = []
+        looked: list[float] = []
         real = self.engines.disk.stagings.create
         self.engines.disk.stagings.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
 

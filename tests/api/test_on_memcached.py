@@ -7,7 +7,6 @@ import json
 import os
 import threading
 import time
-from typing import Dict
 
 from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE
 from filestoraged.store.memcached import MemcachedStore
@@ -137,8 +136,8 @@ class UnreachableTest(OnMemcached):
     def test_a_server_that_hangs_answers_503_in_time_and_holds_up_nobody_else(self) -> None:
         self.post("/", TEA)
         self.memcached.hang()
-        answers: Dict[int, Answer] = {}
-        ended: Dict[int, float] = {}
+        answers: dict[int, Answer] = {}
+        ended: dict[int, float] = {}
         started = time.monotonic()
 
         def ask(number: int) -> None:
@@ -214,7 +213,7 @@ class SlowReadersTest(OnMemcached):
             connection.recv(1000)
 
         waiting = threading.Thread(target=lambda: bodies.append(self.get(path).body))
-        bodies: "list[bytes]" = []
+        bodies: list[bytes] = []
         waiting.start()
         self.post("/", TEA)
         self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
@@ -230,7 +229,7 @@ class SlowReadersTest(OnMemcached):
         slow = self.connect()
         slow.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         beginning = slow.recv(1000)
-        bodies: "list[bytes]" = []
+        bodies: list[bytes] = []
         others = [threading.Thread(target=lambda: bodies.append(self.get(path).body)) for _ in range(self.threads)]
         for other in others:
             other.start()

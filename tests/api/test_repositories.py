@@ -13,7 +13,7 @@ TEA_OID = hashlib.sha256(TEA).hexdigest()
 
 
 class UploadToRepository(ServerCase):
-    def upload(self, data: bytes) -> "tuple[str, str]":
+    def upload(self, data: bytes) -> tuple[str, str]:
         oid = json.loads(self.put("/data/pets", data).body)["oid"]
         return f"/data/pets/{oid}", oid
 

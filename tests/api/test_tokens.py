@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
-from typing import Dict
 
 from filestoraged.web.tokens import hashed
 from tests.support import ServerCase, read_answer
@@ -23,16 +22,16 @@ SCOPES = {
 DROP = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntea\r\n--b--\r\n'
 
 
-def bearer(name: str) -> Dict[str, str]:
+def bearer(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer token-of-{name}"}
 
 
-def basic(name: str, password: str) -> Dict[str, str]:
+def basic(name: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
 
 
 class TokensCase(ServerCase):
-    mounts: Dict[str, str] = {}
+    mounts: dict[str, str] = {}
     lines = [f"{name} {scopes} {hashed(f'token-of-{name}').hex()}" for name, scopes in SCOPES.items()]
 
     def setUp(self) -> None:

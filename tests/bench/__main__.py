@@ -7,7 +7,6 @@ import datetime
 import sys
 import tempfile
 from pathlib import Path
-from typing import List
 
 from filestoraged.daemon.descriptors import raise_limit
 from tests.bench import machine, report
@@ -21,7 +20,7 @@ def main() -> int:
     # Thousands of connections are as many descriptors here, too.
     raise_limit()
     about = {"date": datetime.date.today().isoformat(), "machine": machine.description()}
-    figures: List[Figure] = []
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="filestoraged-bench-", dir=given.directory) as temporary:
         directory = Path(temporary)
         # nginx serves the same files as another user.

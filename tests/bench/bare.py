@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import List
 
 _THREADS = 16
 _PIECE = 256 * 1024
@@ -26,7 +25,7 @@ def store_files(directory: Path, size: int, seconds: float) -> float:
     for shard in shards:
         shard.mkdir(parents=True, exist_ok=True)
     data = os.urandom(size)
-    stored: List[int] = [0] * _THREADS
+    stored: list[int] = [0] * _THREADS
     end = time.monotonic() + seconds
 
     def run(thread: int) -> None:

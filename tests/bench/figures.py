@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 # Whatever is compared, this is its name.
 OURS = "filestoraged"
@@ -13,12 +13,12 @@ class Goal(NamedTuple):
     """`limit` is a least one, unless `at_most`. `value` is None where what it needs is not installed."""
 
     text: str
-    value: Optional[float]
+    value: float | None
     limit: float
     at_most: bool = False
 
     @property
-    def holds(self) -> Optional[bool]:
+    def holds(self) -> bool | None:
         if self.value is None:
             return None
         return self.value <= self.limit if self.at_most else self.value >= self.limit
@@ -29,18 +29,18 @@ class Figure(NamedTuple):
 
     name: str
     unit: str
-    samples: Dict[str, List[float]]
-    goals: List[Goal]
+    samples: dict[str, list[float]]
+    goals: list[Goal]
     # Whether the plot shows it.
     plotted: bool = False
     note: str = ""
 
 
-def median(samples: List[float]) -> float:
+def median(samples: list[float]) -> float:
     return statistics.median(samples)
 
 
-def ratio(samples: Dict[str, List[float]], ours: str, other: str) -> Optional[float]:
+def ratio(samples: dict[str, list[float]], ours: str, other: str) -> float | None:
     """The median of the ratios round by round: a machine that drifts does so for both."""
     if other not in samples or ours not in samples:
         return None

@@ -7,8 +7,9 @@ import resource
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 from tests.bench.machine import CLIENT_CORE, pinned
 from tests.daemon.process import PATIENCE
@@ -48,7 +49,7 @@ class Load(NamedTuple):
     client_share: float
 
 
-def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: Optional[int] = CLIENT_CORE) -> Load:
+def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: int | None = CLIENT_CORE) -> Load:
     """Ask for `url` again and again. Raises AssertionError where an answer was none that was wanted."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     pin = [] if core is None else pinned(core)
@@ -72,7 +73,7 @@ def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = F
     return ("-s", str(script))
 
 
-def many_paths(directory: Path, name: str, paths: List[str]) -> Sequence[str]:
+def many_paths(directory: Path, name: str, paths: list[str]) -> Sequence[str]:
     """Arguments for wrk that ask for these paths in turn."""
     file, script = directory / f"{name}.paths", directory / f"{name}.lua"
     file.write_text("\n".join(paths) + "\n")
@@ -91,7 +92,7 @@ def fetch(port: int, path: str) -> float:
         return time.monotonic() - started
 
 
-def upload(port: int, path: str, file: Path) -> Tuple[float, bytes]:
+def upload(port: int, path: str, file: Path) -> tuple[float, bytes]:
     """Upload a file. Returns the seconds until the answer, and the answer."""
     with file.open("rb") as stream, socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         started = time.monotonic()

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import List
 
 MIB = 1024 * 1024
 
@@ -18,12 +17,12 @@ CLIENT_CORE = CORES[-1]
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def pinned(core: int) -> List[str]:
+def pinned(core: int) -> list[str]:
     """The command that starts another one on one core alone."""
     return ["taskset", "-c", str(core)]
 
 
-def family(pid: int) -> List[int]:
+def family(pid: int) -> list[int]:
     """A process and all that it has started."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(each for child in children for each in family(int(child)))]

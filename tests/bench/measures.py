@@ -10,8 +10,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Sequence
+from typing import NamedTuple
 
 from tests.bench import load, servers
 from tests.bench.figures import OURS, Figure, Goal, median, ratio
@@ -32,15 +33,15 @@ class Bench(NamedTuple):
     rounds: int
     seconds: float
 
-    def take_turns(self, contenders: Dict[str, Callable[[], float]]) -> Dict[str, List[float]]:
-        samples: Dict[str, List[float]] = {name: [] for name in contenders}
+    def take_turns(self, contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+        samples: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(self.rounds):
             for name, measure in contenders.items():
                 samples[name].append(measure())
         return samples
 
 
-def small_downloads(bench: Bench) -> List[Figure]:
+def small_downloads(bench: Bench) -> list[Figure]:
     """1 and 64 KiB by 32 kept-alive clients, from us and from all others, the same files."""
     return [
         *_downloads(bench, 1024, nginx=0.50, copyparty=6.0, p99=5.0),
@@ -48,9 +49,9 @@ def small_downloads(bench: Bench) -> List[Figure]:
     ]
 
 
-def _downloads(bench: Bench, size: int, *, nginx: float, copyparty: float, p99: float) -> List[Figure]:
+def _downloads(bench: Bench, size: int, *, nginx: float, copyparty: float, p99: float) -> list[Figure]:
     name = f"GET {size // 1024} KiB, 32 kept-alive clients"
-    slowest: Dict[str, List[float]] = {}
+    slowest: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(servers.ours(bench.directory, *_QUIET))
         digest = _store(daemon.ports[0], os.urandom(size))
@@ -79,7 +80,7 @@ def _downloads(bench: Bench, size: int, *, nginx: float, copyparty: float, p99: 
     ]
 
 
-def many_downloads(bench: Bench) -> List[Figure]:
+def many_downloads(bench: Bench) -> list[Figure]:
     """Files that no memory of ours has: twenty thousand of them, each asked for once in a while."""
     if not servers.installed()["nginx"]:
         return []
@@ -98,9 +99,9 @@ def many_downloads(bench: Bench) -> List[Figure]:
     return [Figure("GET 1 KiB, 20,000 different objects", "requests/s", samples, [Goal("of nginx", value, 0.25)])]
 
 
-def large_download(bench: Bench) -> List[Figure]:
+def large_download(bench: Bench) -> list[Figure]:
     """One stream of 512 MiB, and what it costs."""
-    costs: Dict[str, List[float]] = {}
+    costs: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(servers.ours(bench.directory, *_QUIET))
         digest = load.upload(daemon.ports[0], "/", _large_file(bench))[1].rpartition(b"\n\r\n")[2].strip().decode()
@@ -126,7 +127,7 @@ def large_download(bench: Bench) -> List[Figure]:
     ]
 
 
-def small_uploads(bench: Bench) -> List[Figure]:
+def small_uploads(bench: Bench) -> list[Figure]:
     """New files of 1 and 64 KiB by 16 clients, beside bare threads that do to the disk what we do, and copyparty."""
     return [_uploads(bench, 1024, bare=0.75, copyparty=1.0), _uploads(bench, 64 * 1024, bare=0.75, copyparty=1.0)]
 
@@ -145,7 +146,7 @@ def _uploads(bench: Bench, size: int, *, bare: float, copyparty: float) -> Figur
             directory = bench.directory / f"bare-{time.monotonic_ns()}"
             return float(_bare("files", str(directory), str(size), str(bench.seconds), on=SERVER_CORE))
 
-        contenders: Dict[str, Callable[[], float]] = {
+        contenders: dict[str, Callable[[], float]] = {
             OURS: lambda: post(daemon.url, "POST", named=False),
             "16 bare threads": files,
         }
@@ -162,11 +163,11 @@ def _uploads(bench: Bench, size: int, *, bare: float, copyparty: float) -> Figur
     return Figure(name, "requests/s", samples, goals, plotted=True)
 
 
-def large_upload(bench: Bench) -> List[Figure]:
+def large_upload(bench: Bench) -> list[Figure]:
     """512 MiB into SHA-256 and onto the disk: on one core beside a bare loop, on two beside the hash alone."""
     file = _large_file(bench)
-    costs: List[float] = []
-    growth: List[float] = []
+    costs: list[float] = []
+    growth: list[float] = []
 
     def through(daemon: servers.Daemon) -> float:
         _settle()
@@ -218,9 +219,9 @@ def large_upload(bench: Bench) -> List[Figure]:
     ]
 
 
-def workers(bench: Bench) -> List[Figure]:
+def workers(bench: Bench) -> list[Figure]:
     """Two workers on two cores beside one on one: the client takes its share of the same cores."""
-    shares: List[float] = []
+    shares: list[float] = []
     digest = ""
 
     def ask(url: str) -> float:
@@ -239,7 +240,7 @@ def workers(bench: Bench) -> List[Figure]:
     return [Figure("GET 1 KiB, two workers", "requests/s", samples, [goal], note=note)]
 
 
-def new_connections(bench: Bench) -> List[Figure]:
+def new_connections(bench: Bench) -> list[Figure]:
     """A connection for each request."""
     with servers.ours(bench.directory, *_QUIET) as daemon:
         url = f"{daemon.url}/{_store(daemon.ports[0], os.urandom(1024))}"
@@ -254,7 +255,7 @@ def new_connections(bench: Bench) -> List[Figure]:
     return [Figure("GET 1 KiB, connections opened anew", "requests/s", samples, [goal])]
 
 
-def access_log(bench: Bench) -> List[Figure]:
+def access_log(bench: Bench) -> list[Figure]:
     """A line for each request, into a file, and none; nginx with its line beside it."""
     with contextlib.ExitStack() as stack:
         loud = stack.enter_context(servers.ours(bench.directory))
@@ -276,12 +277,12 @@ def access_log(bench: Bench) -> List[Figure]:
     return [Figure("GET 1 KiB with the access log", "requests/s", samples, goals)]
 
 
-def idle_connections(bench: Bench) -> List[Figure]:
+def idle_connections(bench: Bench) -> list[Figure]:
     """Thousands of connections that rest, half of them after a request; and a fresh request among them."""
     figures = []
     for count, limit in ((2000, 30.0), (5000, 40.0)):
-        memory: List[float] = []
-        latency: List[float] = []
+        memory: list[float] = []
+        latency: list[float] = []
         for _ in range(bench.rounds):
             with servers.ours(bench.directory, *_QUIET) as daemon, contextlib.ExitStack() as stack:
                 for number in range(count):
@@ -308,7 +309,7 @@ def _store(port: int, data: bytes) -> str:
         return _store_by(connection, data)
 
 
-def _store_many(port: int, count: int) -> List[str]:
+def _store_many(port: int, count: int) -> list[str]:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         return [_store_by(connection, f"{number} ".encode() + os.urandom(1024)) for number in range(count)]
 
@@ -347,7 +348,7 @@ def _bare(*arguments: str, on: int = -1) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
 
 
-MEASURES: Dict[str, Callable[[Bench], Sequence[Figure]]] = {
+MEASURES: dict[str, Callable[[Bench], Sequence[Figure]]] = {
     "small-downloads": small_downloads,
     "many-downloads": many_downloads,
     "large-download": large_download,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Dict, List
 from xml.sax.saxutils import escape
 
 from tests.bench.figures import OURS, Figure, median
@@ -15,8 +14,8 @@ _COLORS = {OURS: "#2f6f9f"}
 _OTHERS = "#b8bec6"
 
 
-def table(figures: List[Figure]) -> str:
-    lines: List[str] = []
+def table(figures: list[Figure]) -> str:
+    lines: list[str] = []
     for figure in figures:
         lines.append(f"{figure.name}{': ' + figure.note if figure.note else ''}")
         for name, samples in figure.samples.items():
@@ -29,7 +28,7 @@ def table(figures: List[Figure]) -> str:
     return "\n".join(lines)
 
 
-def as_json(figures: List[Figure], about: Dict[str, str]) -> str:
+def as_json(figures: list[Figure], about: dict[str, str]) -> str:
     listed = [
         {
             "name": figure.name,
@@ -43,9 +42,9 @@ def as_json(figures: List[Figure], about: Dict[str, str]) -> str:
     return json.dumps({**about, "figures": listed}, indent=2)
 
 
-def plot(figures: List[Figure], about: str) -> str:
+def plot(figures: list[Figure], about: str) -> str:
     """An SVG. Each figure's bars are as long as its medians, the longest as long as the picture allows."""
-    drawn: List[str] = []
+    drawn: list[str] = []
     top = 34
     for figure in figures:
         if not figure.plotted:

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 from tests.bench.machine import SERVER_CORE, pinned
 from tests.daemon.process import PATIENCE, Daemon, clean_environment
@@ -33,9 +34,7 @@ http {{
 
 
 @contextlib.contextmanager
-def ours(
-    directory: Path, *arguments: str, workers: int = 1, before: Optional[Sequence[str]] = None
-) -> Iterator[Daemon]:
+def ours(directory: Path, *arguments: str, workers: int = 1, before: Sequence[str] | None = None) -> Iterator[Daemon]:
     """Our daemon, its log to a file. `before` starts its command, on the server's core unless told otherwise."""
     port = free_port()
     where = ("--listen", f"127.0.0.1:{port}", "--store", str(directory / "store"), "--workers", str(workers))
@@ -59,7 +58,7 @@ class Other(NamedTuple):
 
 @contextlib.contextmanager
 def nginx(
-    directory: Path, root: Path, *, access_log: str = "off", before: Optional[Sequence[str]] = None
+    directory: Path, root: Path, *, access_log: str = "off", before: Sequence[str] | None = None
 ) -> Iterator[Other]:
     """nginx with one worker, as it is set up to be fast. `before` is as for `ours`."""
     port = free_port()
@@ -71,10 +70,10 @@ def nginx(
 
 @contextlib.contextmanager
 def stock(directory: Path, root: Path) -> Iterator[Other]:
-    """`python3 -m http.server`, with connections kept alive where it knows how to."""
+    """`python3 -m http.server`, with connections kept alive."""
     port = free_port()
-    protocol = ["--protocol", "HTTP/1.1"] if sys.version_info >= (3, 11) else []
-    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", *protocol, "-d", str(root), str(port)]
+    options = ["--protocol", "HTTP/1.1", "--bind", "127.0.0.1", "-d", str(root)]
+    command = [sys.executable, "-m", "http.server", *options, str(port)]
     with _server(command, port, directory) as server:
         yield server
 
@@ -91,7 +90,7 @@ def copyparty(directory: Path, root: Path) -> Iterator[Other]:
         yield server
 
 
-def installed() -> Dict[str, bool]:
+def installed() -> dict[str, bool]:
     """Which of the others can be measured here."""
     with_copyparty = subprocess.run([sys.executable, "-c", "import copyparty"], capture_output=True, check=False)
     has_nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is not None
@@ -115,7 +114,7 @@ def wait_until_listening(port: int) -> None:
 
 @contextlib.contextmanager
 def _server(
-    command: List[str], port: int, directory: Path, *, before: Optional[Sequence[str]] = None, **environment: str
+    command: list[str], port: int, directory: Path, *, before: Sequence[str] | None = None, **environment: str
 ) -> Iterator[Other]:
     with (
         (directory / "others.log").open("ab") as log,

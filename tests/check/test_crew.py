@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import unittest
-from typing import Iterator, List
+from collections.abc import Iterator
 from unittest import mock
 
 from filestoraged.check.crew import Crew
@@ -92,7 +92,7 @@ class PaceTest(unittest.TestCase):
 
     def test_a_stop_is_heard_while_waiting(self) -> None:
         pace = Pace(1)
-        heard: List[bool] = []
+        heard: list[bool] = []
 
         def wait() -> None:
             try:

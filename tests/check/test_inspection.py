@@ -11,8 +11,9 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from typing import Any
 from unittest import mock
 
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, Tally
@@ -48,12 +49,12 @@ class InspectionCase(TempCase):
         self.store.prepare()
         self.pets = self.store.namespace("repositories").namespace("pets")
 
-    def check(self, **settings: Any) -> List[Finding]:
+    def check(self, **settings: Any) -> list[Finding]:
         settings = {"algorithm": "sha256", "pace": Pace(), "threads": 2, **settings}
         self.inspection = Inspection(str(self.root), **settings)
         return sorted(found for found in self.inspection.findings(PATIENCE) if found is not None)
 
-    def found(self, **settings: Any) -> List[str]:
+    def found(self, **settings: Any) -> list[str]:
         return [f"{finding.kind} {finding.path}" for finding in self.check(**settings)]
 
     def path(self, digest: str, *, within: str = "") -> Path:
@@ -65,7 +66,7 @@ class InspectionCase(TempCase):
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
 
-    def snapshot(self) -> Dict[str, int]:
+    def snapshot(self) -> dict[str, int]:
         return {str(path): path.lstat().st_ino for path in self.root.rglob("*")}
 
 
@@ -410,7 +411,7 @@ class RaceTest(InspectionCase):
     def after_reading(self, do: Any) -> Iterator[None]:
         """Do something once, when the first object was read and nothing is said yet."""
         digest = Reader.digest
-        done: List[bool] = []
+        done: list[bool] = []
 
         def read_and_do(*arguments: Any) -> str:
             actual = digest(*arguments)
@@ -526,7 +527,7 @@ class DropsTest(InspectionCase):
         id_ = self.bring()
         unknown = Register.unknown
 
-        def fetch_first(register: Register, ids: List[str]) -> Set[str]:
+        def fetch_first(register: Register, ids: list[str]) -> set[str]:
             self.fetch(id_)
             return unknown(register, ids)
 
@@ -658,7 +659,7 @@ class DatabasesTest(InspectionCase):
         with contextlib.closing(sqlite3.connect(str(path))) as writer:
             writer.execute("SELECT 1 FROM pairs").fetchall()
 
-            def look_again(connection: sqlite3.Connection) -> Tuple[List[str], List[str]]:
+            def look_again(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
                 connection.execute("SELECT 1 FROM pairs").fetchall()
                 before = self.locks(path)
                 look(str(path), lambda other: other.execute("SELECT 1 FROM pairs").fetchall())
@@ -669,7 +670,7 @@ class DatabasesTest(InspectionCase):
         self.assertGreater(len(before), 0)
         self.assertEqual(before, after)
 
-    def locks(self, path: Path) -> List[str]:
+    def locks(self, path: Path) -> list[str]:
         """The locks that this process has on the file."""
         inode = path.stat().st_ino
         lines = Path("/proc/locks").read_text().splitlines()

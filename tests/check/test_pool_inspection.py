@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, Dict, List, Set
+from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 from filestoraged.check.findings import Finding
@@ -30,11 +31,11 @@ class PoolInspectionCase(TempCase):
         self.addCleanup(self.store.close)
         self.pets = self.store.namespace("repositories").namespace("pets")
 
-    def check(self, **settings: Any) -> List[Finding]:
+    def check(self, **settings: Any) -> list[Finding]:
         self.inspection = PoolInspection(self.store, **{"pace": Pace(), "threads": 2, "grace": 0.01, **settings})
         return sorted(found for found in self.inspection.findings(PATIENCE) if found is not None)
 
-    def chunks(self) -> Dict[str, Any]:
+    def chunks(self) -> dict[str, Any]:
         """All chunks, with the connection to where each is."""
         return {key: server.client for server in self.servers for key in server.chunk_keys()}
 
@@ -125,7 +126,7 @@ class DamageTest(PoolInspectionCase):
             staging.commit()
         self.assertEqual([], self.check())
 
-    def chunks_of(self, store: MemcachedStore, digest: str) -> Set[str]:
+    def chunks_of(self, store: MemcachedStore, digest: str) -> set[str]:
         return {chunk.key for chunk in store._manifest(digest, None).chunks}
 
 

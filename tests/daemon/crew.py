@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.watchdog import Patience, Watchdog

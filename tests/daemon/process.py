@@ -11,8 +11,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -27,10 +27,10 @@ class Daemon:
         self,
         *arguments: str,
         before: Sequence[str] = (),
-        environment: Optional[Dict[str, str]] = None,
-        cwd: Optional[Path] = None,
+        environment: dict[str, str] | None = None,
+        cwd: Path | None = None,
         module: str = "filestoraged",
-        stdout: Optional[int] = None,
+        stdout: int | None = None,
     ) -> None:
         """`before` is a command that starts the daemon's, such as `prlimit`."""
         command = [*before, sys.executable, "-m", module, *arguments]
@@ -38,9 +38,9 @@ class Daemon:
         self.process = subprocess.Popen(
             command, stdout=stdout, stderr=self.log, cwd=cwd or ROOT, env={**clean_environment(), **(environment or {})}
         )
-        self.ports: List[int] = []
+        self.ports: list[int] = []
 
-    def wait_until_listening(self) -> "Daemon":
+    def wait_until_listening(self) -> Daemon:
         deadline = time.monotonic() + PATIENCE
         pause = threading.Event()
         while time.monotonic() < deadline:
@@ -58,7 +58,7 @@ class Daemon:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports[0]}"
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         return Path(self.log.name).read_text(errors="replace").splitlines()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -66,7 +66,7 @@ class Daemon:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
-    def workers(self) -> List[int]:
+    def workers(self) -> list[int]:
         """The process ids of its workers."""
         pid = self.process.pid
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -104,7 +104,7 @@ def running(*arguments: str, **settings: object) -> Iterator[Daemon]:
         daemon.log.close()
 
 
-def clean_environment() -> Dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment, without what a service manager or an earlier test has put there."""
     ours = ("STATE_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM")
     return {**{name: value for name, value in os.environ.items() if name not in ours}, "PYTHONPATH": str(ROOT)}

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import List, Tuple
 
 from tests.daemon.process import ROOT, Daemon, clean_environment
 from tests.support import TempCase, read_answer
@@ -44,7 +43,7 @@ def get(path: str, target: str) -> int:
 
 
 class ActivationTest(TempCase):
-    def start(self, count: int, names: str, *arguments: str, kind: str = "SOCK_STREAM") -> Tuple[Daemon, List[str]]:
+    def start(self, count: int, names: str, *arguments: str, kind: str = "SOCK_STREAM") -> tuple[Daemon, list[str]]:
         paths = [str(self.directory / f"socket{number}") for number in range(count)]
         launch = [sys.executable, "-c", LAUNCHER, json.dumps([paths, names, kind])]
         daemon = Daemon("--store", str(self.directory / "store"), *arguments, before=launch)

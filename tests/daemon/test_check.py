@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 from filestoraged.check.findings import KINDS, Finding, Tally
 from filestoraged.check.inspection import Inspection
@@ -39,7 +40,7 @@ class CheckCase(TempCase):
         self.store = DiskStore(self.root)
         self.store.prepare()
 
-    def check(self, *arguments: str, **settings: Any) -> "subprocess.CompletedProcess[str]":
+    def check(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *arguments],
             env={**clean_environment(), **settings.pop("environment", {})},
@@ -50,7 +51,7 @@ class CheckCase(TempCase):
             timeout=60,
         )
 
-    def check_store(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def check_store(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.check("--store", str(self.root), *arguments)
 
     def spoil(self, digest: str) -> str:
@@ -242,7 +243,7 @@ class StatusTest(CheckCase):
         self.assertEqual(1, done.stderr.count("\n"))
 
     @contextlib.contextmanager
-    def started(self, *arguments: str, **settings: Any) -> "Iterator[subprocess.Popen[bytes]]":
+    def started(self, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
         command = [*COMMAND, "--store", str(self.root), *arguments]
         settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": clean_environment(), **settings}
         with subprocess.Popen(command, cwd=ROOT, **settings) as process:
@@ -278,7 +279,7 @@ class ReadOnlyTest(CheckCase):
         self.assertEqual((["damaged"], False), as_nobody(lambda: (self.kinds(), os.access(self.root, os.W_OK))))
         self.assertEqual(before, {str(path): path.lstat().st_mtime_ns for path in self.root.rglob("*")})
 
-    def kinds(self) -> List[str]:
+    def kinds(self) -> list[str]:
         inspection = Inspection(str(self.root), algorithm="sha256", pace=Pace())
         return [finding.kind for finding in inspection.findings(PATIENCE) if finding is not None]
 
@@ -287,7 +288,7 @@ class RunningDaemonTest(CheckCase):
     def test_checks_and_repairs_beside_a_busy_daemon_find_nothing(self) -> None:
         with running("--store", str(self.root), "--workers", "2") as daemon:
             ends = threading.Event()
-            counts: List[Dict[str, int]] = []
+            counts: list[dict[str, int]] = []
             clients = [
                 threading.Thread(target=lambda number=number: counts.append(work(daemon.ports[0], number, ends)))
                 for number in range(4)
@@ -310,7 +311,7 @@ class RunningDaemonTest(CheckCase):
                 self.assertEqual(0, count["wrong"])
         self.assertEqual([], self.found())
 
-    def found(self) -> List[Finding]:
+    def found(self) -> list[Finding]:
         inspection = Inspection(str(self.root), algorithm="sha256", pace=Pace(), repair=True)
         return [finding for finding in inspection.findings(PATIENCE) if finding is not None]
 
@@ -356,7 +357,7 @@ class TerminalTest(CheckCase):
         self.assertEqual(3, len(lines))
         self.assertEqual("filestoraged: 12 %, 7:32 left, 16.0 MiB/s, 960.0 MiB of 8.0 GiB, 0 objects", lines[0])
 
-    def check_on_a_terminal(self, *arguments: str) -> Tuple[int, str, str]:
+    def check_on_a_terminal(self, *arguments: str) -> tuple[int, str, str]:
         """Run a check whose standard error is a terminal. Returns its status, what that shows, and its output."""
         ours, theirs = pty.openpty()
         self.addCleanup(os.close, ours)
@@ -395,7 +396,7 @@ class Screen:
         pass
 
 
-def work(port: int, number: int, ends: threading.Event) -> Dict[str, int]:
+def work(port: int, number: int, ends: threading.Event) -> dict[str, int]:
     """Upload, fetch and delete objects, bring and fetch drops, as fast as it goes. Returns how often that was right."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     count = {"right": 0, "wrong": 0}

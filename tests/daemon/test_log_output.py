@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import unittest
-from typing import List, Tuple
 
 from filestoraged.daemon.log_output import BACKLOG, LogOutput
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
@@ -44,7 +43,7 @@ class PipeTest(unittest.TestCase):
         self.output = LogOutput(self.writer)
         self.addCleanup(self.output.close)
 
-    def open(self) -> Tuple[int, int]:
+    def open(self) -> tuple[int, int]:
         reader, writer = os.pipe()
         self.addCleanup(os.close, writer)
         return reader, writer
@@ -53,13 +52,13 @@ class PipeTest(unittest.TestCase):
         for message in messages:
             self.output.handle(record(message))
 
-    def fill(self) -> List[str]:
+    def fill(self) -> list[str]:
         """Log until standard error takes no more and the backlog is used up. Returns the lines."""
         lines = [f"line {number} {'x' * 990}" for number in range(3 * BACKLOG // 1000)]
         self.emit(*lines)
         return lines
 
-    def read_lines(self) -> List[str]:
+    def read_lines(self) -> list[str]:
         """Read what there is, and what the output writes once it is flushed, until that is all."""
         received = b""
         while True:
@@ -136,7 +135,7 @@ class PipeTest(unittest.TestCase):
 class SocketTest(PipeTest):
     """The journal's."""
 
-    def open(self) -> Tuple[int, int]:
+    def open(self) -> tuple[int, int]:
         reader, writer = socket.socketpair()
         self.addCleanup(writer.close)
         self.addCleanup(reader.detach)

@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 import time
-from typing import List
 
 import requests
 
@@ -30,7 +29,7 @@ class ReloadTest(TempCase):
         store = f"store = {self.directory / 'store'}"
         self.file.write_text("\n".join(["[filestoraged]", store, "workers = 2", *lines, ""]))
 
-    def daemon(self) -> "contextlib.AbstractContextManager[Daemon]":
+    def daemon(self) -> contextlib.AbstractContextManager[Daemon]:
         return running("--config", str(self.file))
 
     def reload(self, daemon: Daemon, says: str = "INFO reloaded") -> str:
@@ -256,12 +255,12 @@ class Load:
     def __init__(self, port: int) -> None:
         self._port = port
         self._over = threading.Event()
-        self._answered: List[int] = []
+        self._answered: list[int] = []
         self._progress = threading.Condition()
         self._threads = [threading.Thread(target=self._run, args=(keep,)) for keep in (True, True, False, False)]
-        self.failures: List[str] = []
+        self.failures: list[str] = []
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
         return self

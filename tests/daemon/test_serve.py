@@ -11,7 +11,6 @@ import sys
 import threading
 import urllib.request
 from pathlib import Path
-from typing import Tuple
 
 from filestoraged import __version__
 from filestoraged.daemon.options import OPTIONS
@@ -24,7 +23,7 @@ HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 class CommandTest(TempCase):
     """A command that ends by itself."""
 
-    def run_command(self, *arguments: str) -> Tuple[int, str, str]:
+    def run_command(self, *arguments: str) -> tuple[int, str, str]:
         command = [sys.executable, "-m", "filestoraged", *arguments]
         where = {"cwd": self.directory, "env": clean_environment()}
         done = subprocess.run(command, **where, capture_output=True, text=True, timeout=PATIENCE, check=False)
@@ -166,7 +165,7 @@ class CommandTest(TempCase):
 
 
 class DaemonTest(TempCase):
-    def arguments(self) -> Tuple[str, ...]:
+    def arguments(self) -> tuple[str, ...]:
         return ("--workers", "2", "--store", str(self.directory / "store"))
 
     def health(self, url: str) -> int:
@@ -326,7 +325,7 @@ class DaemonTest(TempCase):
 class OneWorkerTest(DaemonTest):
     """The same without a master."""
 
-    def arguments(self) -> Tuple[str, ...]:
+    def arguments(self) -> tuple[str, ...]:
         return ("--workers", "1", "--store", str(self.directory / "store"))
 
 

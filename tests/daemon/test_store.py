@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 import subprocess
-from typing import List, Tuple
 
 import requests
 
@@ -34,7 +33,7 @@ class MountCase(TempCase):
         self.addCleanup(daemon.kill)
         return daemon
 
-    def refusal(self, script: str, *arguments: str) -> Tuple[int, List[str]]:
+    def refusal(self, script: str, *arguments: str) -> tuple[int, list[str]]:
         """The exit status of a daemon that does not start, and what it says."""
         daemon = self.start(script, *arguments)
         return daemon.process.wait(PATIENCE), daemon.lines()
@@ -138,7 +137,7 @@ class ModesTest(TempCase):
         super().setUp()
         self.store = self.directory / "above" / "store"
 
-    def store_things(self, umask: int, *arguments: str) -> List[str]:
+    def store_things(self, umask: int, *arguments: str) -> list[str]:
         """Run a daemon, store something by each interface, and return what it says."""
         before = ["sh", "-c", f'umask {umask:03o} && exec "$@"', "sh"]
         with running("--store", str(self.store), "--workers", "1", *arguments, before=before) as daemon:

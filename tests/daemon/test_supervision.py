@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import time
 import unittest
-from typing import Dict, Iterator, List, Tuple
+from collections.abc import Iterator
 from unittest import mock
 
 from filestoraged.daemon import systemd
@@ -43,7 +44,7 @@ class SupervisionTest(TempCase):
             assert master.process.stdout is not None
             master.process.stdout.close()
 
-    def wait_for_others(self, master: Master, before: List[int]) -> float:
+    def wait_for_others(self, master: Master, before: list[int]) -> float:
         """Wait until none of the workers is one of `before`, and as many are there. Returns the seconds that took."""
         began = time.monotonic()
         self.wait_until(
@@ -85,8 +86,8 @@ class SupervisionTest(TempCase):
                 if "exit status" in line
             ]
             rounds = times[1::2]
-            pauses = [(later - earlier) % 60 for earlier, later in zip(rounds, rounds[1:])]
-            self.assertTrue(all(later > 1.5 * earlier for earlier, later in zip(pauses, pauses[1:])), pauses)
+            pauses = [(later - earlier) % 60 for earlier, later in itertools.pairwise(rounds)]
+            self.assertTrue(all(later > 1.5 * earlier for earlier, later in itertools.pairwise(pauses)), pauses)
 
     def test_a_worker_that_is_stopped_is_killed_and_replaced_and_one_line_says_so(self) -> None:
         with self.master(2) as master:
@@ -170,7 +171,7 @@ class Beats:
     """A meter whose workers beat when the test says so."""
 
     def __init__(self) -> None:
-        self.beats: Dict[int, float] = {}
+        self.beats: dict[int, float] = {}
 
     def last_beat(self, slot: int) -> float:
         return self.beats.get(slot, 0.0)
@@ -186,7 +187,7 @@ class WatchdogTest(unittest.TestCase):
         super().setUp()
         self.now = 1000.0
         self.beats = Beats()
-        self.told: List[Tuple[str, ...]] = []
+        self.told: list[tuple[str, ...]] = []
         for name, double in (("notify", lambda *states: self.told.append(states)), ("watchdog_timeout", lambda: 30.0)):
             patched = mock.patch.object(systemd, name, double)
             patched.start()
@@ -195,9 +196,9 @@ class WatchdogTest(unittest.TestCase):
         self.workers = {1 << 30: Started(0, 0, self.now), (1 << 30) + 1: Started(1, 1, self.now)}
         self.watchdog = Watchdog(self.beats, Patience(), clock=lambda: self.now)  # type: ignore[arg-type]
 
-    def pass_time(self, seconds: float, *beating: int) -> List[int]:
+    def pass_time(self, seconds: float, *beating: int) -> list[int]:
         """Look as often as it is due. Returns who is to be killed."""
-        killed: List[int] = []
+        killed: list[int] = []
         end = self.now + seconds
         while self.now < end:
             self.now += self.watchdog.pause

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from typing import List
 
 import requests
 
@@ -15,7 +14,7 @@ from tests.daemon.process import PATIENCE, ROOT, clean_environment, running
 from tests.support import TempCase
 
 
-def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "filestoraged", *arguments]
     settings = {**clean_environment(), **environment}
     return subprocess.run(line, cwd=ROOT, env=settings, check=False, capture_output=True, encoding="utf-8")
@@ -106,7 +105,7 @@ class TokensFileTest(TempCase):
         self.path = self.directory / "tokens"
         self.path.touch()
 
-    def arguments(self) -> List[str]:
+    def arguments(self) -> list[str]:
         return ["--store", str(self.directory / "store"), "--tokens", str(self.path)]
 
     def make(self, name: str, scope: str) -> str:
@@ -163,7 +162,7 @@ class TokensFileTest(TempCase):
 
 
 class OpenTest(TempCase):
-    def warnings(self, *arguments: str) -> List[str]:
+    def warnings(self, *arguments: str) -> list[str]:
         with running("--store", str(self.directory / "store"), *arguments) as daemon:
             return [line for line in daemon.lines() if "WARNING" in line]
 

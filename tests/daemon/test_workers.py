@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -33,7 +34,7 @@ def _connections(pid: int) -> int:
 
 
 class WorkersTest(TempCase):
-    def daemon(self) -> "contextlib.AbstractContextManager[Daemon]":
+    def daemon(self) -> contextlib.AbstractContextManager[Daemon]:
         return running("--workers", "3", "--store", str(self.directory / "store"))
 
     def test_so_many_workers_as_asked_for_serve(self) -> None:
@@ -114,7 +115,7 @@ class WorkersTest(TempCase):
             self.wait_until("whole again", lambda: len(daemon.workers()) == 3)
 
             seconds = [float(text.replace(",", ".").rpartition(":")[2]) for text in times]
-            pauses = [(later - earlier) % 60 for earlier, later in zip(seconds, seconds[1:])]
+            pauses = [(later - earlier) % 60 for earlier, later in itertools.pairwise(seconds)]
             self.assertGreater(pauses[-1], 2 * pauses[0])
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import List
 
 import requests
 
@@ -12,12 +11,12 @@ from tests.daemon.process import PATIENCE, Daemon
 from tests.support import in_threads
 
 
-def upload_until_killed(daemon: Daemon, *, clients: int, enough: int) -> List[str]:
+def upload_until_killed(daemon: Daemon, *, clients: int, enough: int) -> list[str]:
     """Upload from so many clients at once, and kill the daemon amid them once enough of that has been answered.
 
     Half of the files are small, the others of some 0.8 MB or more and still on their way. Returns the hashes answered.
     """
-    answered: List[str] = []
+    answered: list[str] = []
     is_enough = threading.Event()
 
     def upload(number: int) -> None:

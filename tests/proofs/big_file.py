@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Callable, List, Sequence
+from typing import BinaryIO
 
 from tests.bench.servers import nginx
 from tests.daemon.process import Daemon, running
@@ -98,9 +99,9 @@ def prove_download(directory: Path, file: Path) -> bool:
     return theirs / ours >= 0.8
 
 
-def medians_in_turn(tries: Sequence[Callable[[], object]], *, before: Callable[[], None]) -> List[float]:
+def medians_in_turn(tries: Sequence[Callable[[], object]], *, before: Callable[[], None]) -> list[float]:
     """The median of the seconds that each takes. They take turns, so that a machine that drifts does so for all."""
-    seconds: List[List[float]] = [[] for _ in tries]
+    seconds: list[list[float]] = [[] for _ in tries]
     for _ in range(ROUNDS):
         for number, attempt in enumerate(tries):
             before()

@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 from tests.daemon.process import ROOT, clean_environment
 from tests.support import find_program
@@ -49,7 +50,7 @@ DAMAGED = 20
 class Run(NamedTuple):
     seconds: float
     peak: int
-    said: Dict[str, Any]
+    said: dict[str, Any]
 
 
 def main(directory: Path) -> bool:
@@ -66,8 +67,8 @@ def main(directory: Path) -> bool:
 
 
 def prove_speed(store: Path) -> bool:
-    ours: List[Run] = []
-    theirs: List[float] = []
+    ours: list[Run] = []
+    theirs: list[float] = []
     for _ in range(ROUNDS):
         warm(store)
         ours.append(check(store))
@@ -125,7 +126,7 @@ def warm(store: Path) -> None:
     subprocess.run("find . -type f -print0 | xargs -0 cat > /dev/null", shell=True, check=True, cwd=store)
 
 
-def make_objects(store: Path, sizes: Dict[int, int]) -> int:
+def make_objects(store: Path, sizes: dict[int, int]) -> int:
     """Store what nobody has, without asking a daemon, which would sync each."""
     number = 0
     for size, count in sizes.items():

@@ -19,7 +19,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
 
 import requests
 
@@ -57,7 +56,7 @@ while True:
 """
 
 
-def main(directory: Path, names: List[str]) -> None:
+def main(directory: Path, names: list[str]) -> None:
     for work in (race, kill, besiege, guess, judge, expire):
         if not names or work.__name__ in names:
             work(directory / work.__name__)
@@ -75,7 +74,7 @@ def race(store: Path) -> None:
         data = [os.urandom(100_000) for _ in range(DROPS)]
         links = [put(daemon, each) for each in data]
 
-        def client(_: int) -> List[int]:
+        def client(_: int) -> list[int]:
             seen = []
             with requests.Session() as session:
                 for link, expected in zip(links, data):
@@ -115,7 +114,7 @@ def kill(store: Path) -> None:
         threading.Event().wait(5)
         kept = {path.name for path in (store / "drops").rglob("*") if path.is_file()}
         with contextlib.closing(sqlite3.connect(store / "drops.sqlite")) as connection:
-            states: Dict[str, int] = dict(connection.execute("SELECT id, state FROM drops"))
+            states: dict[str, int] = dict(connection.execute("SELECT id, state FROM drops"))
         available = {id_ for id_, state in states.items() if state == 1}
         lost = wrong = 0
         for link, data in sent.items():
@@ -145,7 +144,7 @@ def besiege(store: Path) -> None:
         unknown = [f"{daemon.url}{PATH}/{number:032x}" for number in range(20)]
         live = [put(daemon, b"tea") for _ in range(20)]
         mixture = [each for three in zip(gone, unknown, live) for each in three]
-        rates: Dict[str, List[float]] = {}
+        rates: dict[str, list[float]] = {}
         for name, urls, seconds in (
             *(("health", [daemon.url + "/-/health"], 5), ("404", unknown, 5), ("410", gone, 5)),
             *(("health", [daemon.url + "/-/health"], 5), ("404", unknown, 5), ("410", gone, 5)),
@@ -158,7 +157,7 @@ def besiege(store: Path) -> None:
         print(f"{name}: {statistics.mean(rates[name]) / statistics.mean(rates['health']):.2f} of health")
 
 
-def siege(directory: Path, urls: List[str], seconds: int) -> "tuple[float, int]":
+def siege(directory: Path, urls: list[str], seconds: int) -> tuple[float, int]:
     listed, settings = directory / "urls", directory / "siegerc"
     listed.write_text("\n".join(urls) + "\n")
     # Keep connections, and do not give up for 404 and 410, which are the answers that are wanted.
@@ -182,7 +181,7 @@ def guess(store: Path) -> None:
         link = put(daemon, b"tea", password="right")
         digest = requests.post(daemon.url, data=os.urandom(1_000_000), timeout=PATIENCE).json()["hash"]
         idle = waits(daemon, digest, until=time.monotonic() + 3)
-        statuses: List[int] = []
+        statuses: list[int] = []
 
         def guesser(number: int) -> None:
             with requests.Session() as session:
@@ -217,7 +216,7 @@ def judge(store: Path) -> None:
         with running("--store", str(store / str(workers)), "--workers", str(workers)) as daemon:
             link = put(daemon, b"tea", password="right")
 
-            def guesser(number: int, link: str = link) -> List[int]:
+            def guesser(number: int, link: str = link) -> list[int]:
                 urls = [f"{link}?password=wrong+{number}+{step}" for step in range(3)]
                 return [requests.get(url, timeout=PATIENCE).status_code for url in urls]
 
@@ -236,7 +235,7 @@ def expire(store: Path) -> None:
         digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
     make_drops(store, EXPIRING)
     form = '--x\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\ntea\r\n--x--\r\n'
-    clients: Dict[str, "tuple[str, ...]"] = {
+    clients: dict[str, tuple[str, ...]] = {
         "GET of a small file": ("GET", f"/{digest}", "", ""),
         "PUT of a drop": ("PUT", PATH, form, "multipart/form-data; boundary=x"),
         "kv set": ("POST", "/kv/set", '{"key": 1}', "application/json"),
@@ -256,7 +255,7 @@ def expire(store: Path) -> None:
             process.terminate()
         ((left,),) = connection.execute("SELECT count(*) FROM drops WHERE state = 1 AND created = ?", (start - TTL,))
         for name, process in processes.items():
-            rates: Dict[bool, List[int]] = {False: [], True: []}
+            rates: dict[bool, list[int]] = {False: [], True: []}
             for line in process.communicate()[0].splitlines()[2:]:
                 second, answered = line.split()
                 rates[float(second) > start].append(int(answered))
@@ -280,8 +279,8 @@ def make_drops(store: Path, number: int) -> None:
 
 
 def waits(
-    daemon: Daemon, digest: str, *, until: float = 0.0, while_alive: Optional[threading.Thread] = None
-) -> List[float]:
+    daemon: Daemon, digest: str, *, until: float = 0.0, while_alive: threading.Thread | None = None
+) -> list[float]:
     """How long downloads take, in another process, so that the guessers' own work is not in it."""
     seen = []
     script = (

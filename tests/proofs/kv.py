@@ -14,8 +14,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List
 
 from filestoraged.store.kv import KeyValues, prepare_keys
 from tests.bench.load import run_wrk
@@ -51,7 +51,7 @@ def rates(directory: Path) -> None:
     scripts = {"set": directory / "set.lua", "commit": directory / "commit.lua"}
     scripts["set"].write_text(_SET)
     scripts["commit"].write_text(_COMMIT)
-    seen: Dict[str, List[float]] = {}
+    seen: dict[str, list[float]] = {}
     with ours(directory, "--mount", "kv=/", "--log-level", "warning") as daemon:
         ask(daemon, "POST", "/set", '{"key": "value"}')
         ask(daemon, "POST", "/commit")
@@ -73,7 +73,7 @@ def rates(directory: Path) -> None:
     print(f"commits: {ratio(seen['set and commit'], seen['syncs']) / 2:.2f} of the disk's rate of syncs")
 
 
-def ratio(values: List[float], beside: List[float]) -> float:
+def ratio(values: list[float], beside: list[float]) -> float:
     return statistics.median(value / other for value, other in zip(values, beside))
 
 
@@ -117,7 +117,7 @@ def until(deadline: float) -> Callable[[], bool]:
 
 def slowest_of_a_hundred(daemon: Daemon, is_over: Callable[[], bool]) -> float:
     client = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
-    waited: List[float] = []
+    waited: list[float] = []
     while not is_over():
         started = time.perf_counter()
         client.request("GET", f"/old%20{random.randrange(20_000)}")

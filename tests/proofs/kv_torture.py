@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from tests.daemon.process import PATIENCE, Daemon, running
 
@@ -32,8 +32,8 @@ class Answered:
         self.committed = 0
         self.tried = 0
         # Of each key of the others, the last number that was queued, and the one that was under way.
-        self.queued: Dict[str, int] = {}
-        self.sent: Dict[str, int] = {}
+        self.queued: dict[str, int] = {}
+        self.sent: dict[str, int] = {}
         self.sets = 0
         self.commits = 0
 
@@ -56,7 +56,7 @@ def main(directory: Path, rounds: int) -> bool:
     return good
 
 
-def serving(directory: Path) -> "contextlib.AbstractContextManager[Daemon]":
+def serving(directory: Path) -> contextlib.AbstractContextManager[Daemon]:
     return running("--store", str(directory), "--mount", "kv=/")
 
 
@@ -77,7 +77,7 @@ def until_the_end(work: Any) -> None:
         work()
 
 
-def set_and_commit(client: "Client", answered: Answered) -> None:
+def set_and_commit(client: Client, answered: Answered) -> None:
     while True:
         number = answered.tried = answered.tried + 1
         for key in range(GROUP):
@@ -88,7 +88,7 @@ def set_and_commit(client: "Client", answered: Answered) -> None:
         answered.commits += 1
 
 
-def set_only(client: "Client", answered: Answered, name: str) -> None:
+def set_only(client: Client, answered: Answered, name: str) -> None:
     while True:
         key = f"{name}-{random.randrange(20)}"
         number = answered.sent[key] = answered.sent.get(key, 0) + 1
@@ -97,7 +97,7 @@ def set_only(client: "Client", answered: Answered, name: str) -> None:
         answered.sets += 1
 
 
-def look(daemon: Daemon, answered: Answered) -> List[str]:
+def look(daemon: Daemon, answered: Answered) -> list[str]:
     client = Client(daemon)
     group = {client.get(f"group{key}") for key in range(GROUP)}
     faults = []
@@ -124,7 +124,7 @@ class Client:
     def __init__(self, daemon: Daemon) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
 
-    def ask(self, method: str, path: str, body: Optional[str] = None) -> "tuple[int, bytes]":
+    def ask(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
         self._connection.request(method, path, body)
         answer = self._connection.getresponse()
         return answer.status, answer.read()
@@ -133,7 +133,7 @@ class Client:
         status, _ = self.ask("POST", "/set", json.dumps({key: number}))
         assert status in (200, 201), status
 
-    def get(self, key: str) -> Optional[int]:
+    def get(self, key: str) -> int | None:
         status, body = self.ask("GET", f"/{key}")
         return int(json.loads(body)[key]) if status == 200 else None
 

@@ -11,7 +11,7 @@ import os
 import statistics
 import sys
 import time
-from typing import Callable, Dict, Iterator, List, Tuple
+from collections.abc import Callable, Iterator
 
 from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, Manifest, unpack
 from filestoraged.store.memcached import MemcachedStore
@@ -71,7 +71,7 @@ def race(rounds: int) -> None:
 
         digest = store.put(data)
         plain_put()
-        figures: Dict[str, List[float]] = {}
+        figures: dict[str, list[float]] = {}
         for _ in range(rounds):
             for name, work, clear in (
                 ("plain put", plain_put, lambda: plain.delete_many(keys)),
@@ -104,7 +104,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def spread(values: List[float]) -> Tuple[float, float, float]:
+def spread(values: list[float]) -> tuple[float, float, float]:
     return min(values), statistics.median(values), max(values)
 
 

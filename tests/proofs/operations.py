@@ -10,8 +10,9 @@ import re
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 import requests
 
@@ -96,7 +97,7 @@ def tokens(directory: Path, rounds: int) -> None:
     others = [f"other{number} read {hashed(str(number)).hex()}\n" for number in range(99)]
     for name, line in (("needed", f"mine read,write {hashed(TOKEN).hex()}\n"), ("open", "anybody read,write -\n")):
         (directory / name).write_text("".join(others) + line)
-    seen: Dict[str, List[float]] = {"no tokens": [], "a hundred, none needed": [], "a hundred, one sent": []}
+    seen: dict[str, list[float]] = {"no tokens": [], "a hundred, none needed": [], "a hundred, one sent": []}
     with contextlib.ExitStack() as stack:
         contenders = [
             stack.enter_context(_contender(directory / "without")),
@@ -116,7 +117,7 @@ def _contender(home: Path, *arguments: str, before: Sequence[str] = (), sends: b
     """A daemon, and a way to ask it for some seconds, which returns the requests a second."""
     home.mkdir()
     fields = {"Authorization": f"Bearer {TOKEN}"} if sends else {}
-    header: Tuple[str, ...] = tuple(word for name, value in fields.items() for word in ("-H", f"{name}: {value}"))
+    header: tuple[str, ...] = tuple(word for name, value in fields.items() for word in ("-H", f"{name}: {value}"))
     with ours(home, "--log-level", "warning", *arguments, before=before or None) as daemon:
         digest = requests.post(daemon.url, data=bytes(1024), headers=fields, timeout=PATIENCE).json()["hash"]
         yield Contender(lambda: run_wrk(f"{daemon.url}/{digest}", CLIENTS, SECONDS, *header).rate, daemon)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import requests
 
@@ -86,7 +86,7 @@ def beset(daemon: Daemon, count: int, large: str) -> int:
     return left
 
 
-def openings(large: str) -> List[bytes]:
+def openings(large: str) -> list[bytes]:
     return [
         b"GET / HTTP/1.1\r\nHost: local",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 1000,

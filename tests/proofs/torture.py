@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Set
 
 from tests.daemon.process import PATIENCE, Daemon, running
 
@@ -24,7 +23,7 @@ UPLOADS = 100
 def main(directory: Path, rounds: int) -> bool:
     """Print what each round came to. Returns whether nothing answered was lost and nothing else was visible."""
     store = directory / "store"
-    answered: Set[str] = set()
+    answered: set[str] = set()
     good = True
     for number in range(rounds):
         with running("--store", str(store)) as daemon:
@@ -43,7 +42,7 @@ def main(directory: Path, rounds: int) -> bool:
     return good
 
 
-def upload_until_killed(daemon: Daemon, answered: Set[str]) -> None:
+def upload_until_killed(daemon: Daemon, answered: set[str]) -> None:
     threads = [threading.Thread(target=upload, args=(daemon.ports[0], answered)) for _ in range(UPLOADS)]
     for thread in threads:
         thread.start()
@@ -53,7 +52,7 @@ def upload_until_killed(daemon: Daemon, answered: Set[str]) -> None:
         thread.join()
 
 
-def upload(port: int, answered: Set[str]) -> None:
+def upload(port: int, answered: set[str]) -> None:
     """Upload files of any size, one after the other, and note those that were answered."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     with contextlib.suppress(OSError, http.client.HTTPException):
@@ -66,7 +65,7 @@ def upload(port: int, answered: Set[str]) -> None:
     client.close()
 
 
-def look(store: Path, answered: Set[str]) -> "tuple[int, int]":
+def look(store: Path, answered: set[str]) -> tuple[int, int]:
     """How many of the answered are not there, and how many of those there are not what their name says."""
     visible = {path.name: path for path in store.glob("[0-9a-f][0-9a-f]/*")}
     damaged = [name for name, path in visible.items() if hashlib.sha256(path.read_bytes()).hexdigest() != name]

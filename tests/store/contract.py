@@ -6,7 +6,7 @@ import hashlib
 import io
 from array import array
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import AlreadyExists, DigestMismatch, NotFound, TooLarge
@@ -164,7 +164,7 @@ class StoreContract(TempCase):
     def test_many_threads_may_store_the_same_bytes(self) -> None:
         data = TEA * COPY_SIZE
 
-        digests: List[str] = in_threads(16, lambda _: self.store.put(data))
+        digests: list[str] = in_threads(16, lambda _: self.store.put(data))
 
         self.assertEqual({hashlib.sha256(data).hexdigest()}, set(digests))
         self.assertEqual(data, self.stored(digests[0]))

@@ -8,7 +8,8 @@ import socket
 import socketserver
 import threading
 import unittest
-from typing import BinaryIO, Iterator, List, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 from tests.store.servers import Memcached
 from tests.support import PATIENCE
@@ -28,8 +29,8 @@ class Line:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.commands: List[bytes] = []
-        self._held: List[Tuple[int, bytes]] = []
+        self.commands: list[bytes] = []
+        self._held: list[tuple[int, bytes]] = []
         self.mend()
 
     def mend(self) -> None:
@@ -51,7 +52,7 @@ class Line:
                 server.sendall(command)
                 _read_reply(server.makefile("rb"), command)
 
-    def judge(self, command: bytes) -> Tuple[bool, Break]:
+    def judge(self, command: bytes) -> tuple[bool, Break]:
         """Whether a command passes, and how it breaks if not."""
         with self._lock:
             self.commands.append(command.partition(b"\r\n")[0])
@@ -63,13 +64,13 @@ class Line:
         self._held.append((port, command))
 
 
-def start_proxies(case: unittest.TestCase, servers: Sequence[Memcached]) -> Tuple[Line, List[str]]:
+def start_proxies(case: unittest.TestCase, servers: Sequence[Memcached]) -> tuple[Line, list[str]]:
     """Start a proxy for each server, until the end of the test. Returns their shared state and their addresses."""
     line = Line()
     return line, [_start_proxy(case, line, server.port) for server in servers]
 
 
-def serve(case: unittest.TestCase, handler: "type[socketserver.BaseRequestHandler]") -> str:
+def serve(case: unittest.TestCase, handler: type[socketserver.BaseRequestHandler]) -> str:
     """Start a server with that handler, until the end of the test. Returns its address."""
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

@@ -12,7 +12,7 @@ import threading
 import time
 import unittest
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from pymemcache.client.base import Client
@@ -32,7 +32,7 @@ class Memcached:
 
     def __init__(self, *options: str) -> None:
         self._options = options
-        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._process: subprocess.Popen[bytes] | None = None
         # The server picks a port, and names it in a file.
         self.port = -1
         self.start()
@@ -76,7 +76,7 @@ class Memcached:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    def items(self) -> List[Item]:
+    def items(self) -> list[Item]:
         """All that it has, in no order. By the hash table: items on their way between queues are on no queue."""
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connection:
             connection.sendall(b"lru_crawler metadump hash\r\n")
@@ -86,20 +86,20 @@ class Memcached:
         lines = [dict(pair.split("=", 1) for pair in line.split()) for line in received.decode().splitlines()[:-1]]
         return [Item(unquote(line["key"]), int(line["exp"])) for line in lines]
 
-    def all_keys(self) -> List[str]:
+    def all_keys(self) -> list[str]:
         return sorted(item.key for item in self.items())
 
-    def chunk_keys(self) -> List[str]:
+    def chunk_keys(self) -> list[str]:
         """In the order of their object, where there is one."""
         return sorted(
             (key for key in self.all_keys() if key.count(":") > 1), key=lambda key: int(key.rpartition(":")[2])
         )
 
-    def manifest_keys(self) -> List[str]:
+    def manifest_keys(self) -> list[str]:
         return [key for key in self.all_keys() if key.count(":") == 1]
 
-    def statistics(self) -> Dict[bytes, object]:
-        statistics: Dict[bytes, object] = self.client.stats()
+    def statistics(self) -> dict[bytes, object]:
+        statistics: dict[bytes, object] = self.client.stats()
         return statistics
 
     def _wait_until_it_listens(self, named: Path) -> None:

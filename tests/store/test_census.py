@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tracemalloc
-from typing import Any, List
+from typing import Any
 from unittest import mock
 
 from filestoraged.store.census import Census, Totals
@@ -20,7 +20,7 @@ class CensusTest(TempCase):
         self.store = DiskStore(self.directory / "store")
         self.census = Census(self.store.root)
 
-    def count(self) -> "dict[str, Totals]":
+    def count(self) -> dict[str, Totals]:
         return self.census.count(lambda: None)
 
     def scanned(self) -> int:
@@ -78,7 +78,7 @@ class CensusTest(TempCase):
         folder.mkdir(parents=True)
         for number in range(1000):
             (folder / f"ab{number}").touch()
-        pauses: List[None] = []
+        pauses: list[None] = []
 
         self.census.count(lambda: pauses.append(None))
 

@@ -9,8 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any
 from unittest import mock
 
 from filestoraged.errors import AlreadyExists, NotFound
@@ -152,9 +153,9 @@ class DiskStoreTest(contract.StoreContract):
             with self.subTest(already=already):
                 self.assertEqual(["sync file", name, "sync folder"], self.calls_of_a_commit(already=already))
 
-    def calls_of_a_commit(self, *, already: bool) -> List[str]:
+    def calls_of_a_commit(self, *, already: bool) -> list[str]:
         """What a commit calls, of an object that is there already or not."""
-        calls: List[str] = []
+        calls: list[str] = []
         real = {name: getattr(os, name) for name in ("fsync", "link", "rename")}
 
         def noted_sync(descriptor: int) -> None:
@@ -228,7 +229,7 @@ class FailedSyncTest(TempCase):
         self.path = self.root / TEA_DIGEST[:2] / TEA_DIGEST
 
     @contextlib.contextmanager
-    def failing(self, *, number: int = errno.ENOSPC, first: Optional[Callable[[], Any]] = None) -> Iterator[None]:
+    def failing(self, *, number: int = errno.ENOSPC, first: Callable[[], Any] | None = None) -> Iterator[None]:
         """The next sync of a directory fails; `first` something else happens."""
         real = os.fsync
         failures = iter([True])
@@ -317,9 +318,9 @@ class RemovalTest(TempCase):
         self.store.put(TEA)
         self.shard = self.root / TEA_DIGEST[:2]
 
-    def synced(self, work: Callable[[], Any], *, failures: int = 0) -> List[str]:
+    def synced(self, work: Callable[[], Any], *, failures: int = 0) -> list[str]:
         """The directories that are synced by `work`, of which the first ones fail. Its exception is dropped."""
-        paths: List[str] = []
+        paths: list[str] = []
         real = os.fsync
 
         def sync(descriptor: int) -> None:
@@ -429,7 +430,7 @@ class TwoDaemonsTest(TempCase):
         super().setUp()
         self.root = self.directory / "store"
 
-    def hold(self) -> "subprocess.Popen[bytes]":
+    def hold(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", _HOLD, str(self.root)]
         holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.addCleanup(holder.communicate)

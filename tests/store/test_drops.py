@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Dict, Iterable, Iterator, List
+from collections.abc import Iterable, Iterator
 from unittest import mock
 
 from filestoraged.errors import (
@@ -51,7 +51,7 @@ class DropsCase(TempCase):
         self.path = str(self.directory / "drops.sqlite")
         prepare_drops(self.path)
         self.drops = self.open_drops()
-        self.removed: List[str] = []
+        self.removed: list[str] = []
 
     def open_drops(self) -> Drops:
         drops = Drops(self.path, Presence(str(self.directory / "owners")), ttl=100)
@@ -74,7 +74,7 @@ class DropsCase(TempCase):
             with mock.patch("time.monotonic", lambda: now + 3600):
                 yield
 
-    def take(self, ids: Iterable[str]) -> Dict[str, OSError]:
+    def take(self, ids: Iterable[str]) -> dict[str, OSError]:
         self.removed += ids
         return {}
 
@@ -220,7 +220,7 @@ class TidyTest(DropsCase):
             self.drops.finish(self.drops.claim(id_).result()).result()
         error = PermissionError(13, "Permission denied")
 
-        def remove_all(tried: Iterable[str]) -> Dict[str, OSError]:
+        def remove_all(tried: Iterable[str]) -> dict[str, OSError]:
             return {id_: error for id_ in tried if id_ == ids[1]}
 
         self.assertEqual(2, self.drops.remove(remove_all))
@@ -233,7 +233,7 @@ class TidyTest(DropsCase):
         error = PermissionError(13, "Permission denied")
         stuck = f"{800:032x}"
 
-        def remove_all(tried: Iterable[str]) -> Dict[str, OSError]:
+        def remove_all(tried: Iterable[str]) -> dict[str, OSError]:
             self.removed += [id_ for id_ in tried if id_ >= stuck]
             return {id_: error for id_ in tried if id_ < stuck}
 
@@ -256,7 +256,7 @@ class TidyTest(DropsCase):
                 other.execute("INSERT INTO drops VALUES (?, 3, 0, 0, NULL, 'x', NULL, 0, 1)", (digit * 32,))
         seconds = [0.0]
 
-        def remove_slowly(ids: Iterable[str]) -> Dict[str, OSError]:
+        def remove_slowly(ids: Iterable[str]) -> dict[str, OSError]:
             seconds[0] += 0.15
             return self.take(ids)
 
@@ -387,9 +387,7 @@ class BrokenDatabaseTest(DropsCase):
 
 
 class GuessTest(DropsCase):
-    def in_flight(
-        self, number: int, drop: Drop
-    ) -> "tuple[threading.Semaphore, threading.Event, List[threading.Thread]]":
+    def in_flight(self, number: int, drop: Drop) -> tuple[threading.Semaphore, threading.Event, list[threading.Thread]]:
         """Begin so many wrong guesses, which stay in flight until the event is set."""
         begun, goes_on = threading.Semaphore(0), threading.Event()
 
@@ -418,7 +416,7 @@ class GuessTest(DropsCase):
     def test_of_many_wrong_guesses_at_once_ten_are_judged(self) -> None:
         drop = self.drops.find(self.make("right"))
         registries = [self.drops, self.open_drops(), self.open_drops(), self.open_drops()]
-        judged: List[int] = []
+        judged: list[int] = []
 
         def matches(*_: object) -> bool:
             judged.append(1)
@@ -454,7 +452,7 @@ class GuessTest(DropsCase):
         looks = threading.Semaphore(0)
         with mock.patch("filestoraged.store.drops.time.sleep", lambda _: looks.release()):
             eleventh = threading.Thread(target=lambda: outcomes.append(self.outcome(drop, "right")))
-            outcomes: List[str] = []
+            outcomes: list[str] = []
             eleventh.start()
             self.assertTrue(looks.acquire(timeout=PATIENCE))
             with sqlite3.connect(self.path) as other:
@@ -663,7 +661,7 @@ class GuardTest(TempCase):
     def test_a_flood_of_one_client_lets_another_wait_for_one_job(self) -> None:
         queue = passwords.FairQueue()
         goes_on = self.hold(queue)
-        order: List[str] = []
+        order: list[str] = []
         floods = [queue.submit("flood", lambda: order.append("flood")) for _ in range(99)]
         other = [queue.submit("other", lambda: order.append("other")) for _ in range(2)]
 

@@ -7,8 +7,9 @@ import hashlib
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Callable, List
+from typing import Any
 from unittest import mock
 
 from filestoraged.digest import Bytes, Expected, Hasher
@@ -32,7 +33,7 @@ class HasherCase(TempCase):
 
     def in_time(self, work: Callable[[], None]) -> BaseException:
         """Run `work` on a thread: it must raise in time. Returns the exception."""
-        raised: List[BaseException] = []
+        raised: list[BaseException] = []
 
         def run() -> None:
             try:
@@ -244,7 +245,7 @@ class HashThreadsTest(HasherCase):
         # The directory of stagings stays open, for its lock.
         self.assertEqual([True], [os.path.isdir(path) for path in self.open_paths()])
 
-    def open_paths(self) -> List[str]:
+    def open_paths(self) -> list[str]:
         """What this process has open below the test's directory. Threads of other tests may open and close others."""
         paths = []
         for descriptor in os.listdir("/proc/self/fd"):

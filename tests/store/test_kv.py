@@ -8,8 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List
 from unittest import mock
 
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
@@ -151,7 +151,7 @@ class SharedTest(KeysCase):
     def test_a_reader_never_sees_half_a_commit_nor_waits_for_a_writer(self) -> None:
         other = self.open_keys()
         done = threading.Event()
-        halves: List[object] = []
+        halves: list[object] = []
 
         def read() -> None:
             while not done.is_set():
@@ -292,7 +292,7 @@ class PrepareTest(TempCase):
         self.assert_refused("newer than this program")
 
     def test_a_damaged_one_is_refused(self) -> None:
-        damages: List[Callable[[bytearray], object]] = [
+        damages: list[Callable[[bytearray], object]] = [
             lambda data: data.__delitem__(slice(len(data) // 2, None)),
             lambda data: data.__setitem__(slice(4096, 8192), os.urandom(4096)),
             lambda data: data.__setitem__(slice(len(data) - 4096, None), os.urandom(4096)),
@@ -371,7 +371,7 @@ class SlicedCommitTest(KeysCase):
         for number in range(count):
             self.keys.set(f"key {number % 30}", b"%d" % number)
 
-    def values(self, keys: KeyValues) -> List[object]:
+    def values(self, keys: KeyValues) -> list[object]:
         return [keys.get(f"key {number}") for number in range(30)]
 
     def test_a_set_and_a_commit_of_others_go_between_its_transactions(self) -> None:
@@ -533,7 +533,7 @@ class DoubtTest(KeysCase):
 
         self.assertTrue(Turn(self.path).is_doubtful)
 
-    def in_database(self, question: str) -> List[object]:
+    def in_database(self, question: str) -> list[object]:
         """What the database has without its log."""
         shell = sqlite3.connect(f"file:{self.path}?immutable=1", uri=True)
         try:

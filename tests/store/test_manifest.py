@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 import random
 import struct
@@ -82,7 +83,7 @@ class ManifestTest(unittest.TestCase):
         for make in (bytes, lambda size: manifest(size, tail=bytes(size)).pack("key")):
             seconds = [_seconds(make(size)) for size in (2**size for size in range(10, 21))]
 
-            for less, more in zip(seconds, seconds[1:]):
+            for less, more in itertools.pairwise(seconds):
                 # The slack is for what takes no time at all.
                 self.assertLess(more, 3 * less + 0.002)
 

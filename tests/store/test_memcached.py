@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import tracemalloc
-from typing import Any, List
+from typing import Any
 from unittest import mock
 
 from filestoraged.errors import AlreadyExists, NotFound, TooLarge
@@ -353,7 +353,7 @@ class StreamTest(MemcachedCase):
         first, second = store.get(digest), store.get(digest)
         self.addCleanup(first.close)
         self.addCleanup(second.close)
-        third: List[bytes] = []
+        third: list[bytes] = []
         reader = threading.Thread(target=lambda: third.append(store.get(digest).read()))
         reader.start()
         self.wait_until("the third waits", lambda: len(store._budget._waiting) == 1)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from pymemcache.exceptions import MemcacheServerError
 
@@ -52,9 +53,9 @@ class Inventory:
     """All items of the servers, with their expiry; -1 is never."""
 
     def __init__(self, servers: Sequence[Memcached]) -> None:
-        self.chunks: Dict[str, int] = {}
+        self.chunks: dict[str, int] = {}
         # Removal marks too.
-        self.manifests: Dict[str, Tuple[Manifest, int]] = {}
+        self.manifests: dict[str, tuple[Manifest, int]] = {}
         for server in servers:
             for item in server.items():
                 if item.key.count(":") == 2:
@@ -62,7 +63,7 @@ class Inventory:
                 else:
                     self.manifests[item.key] = unpack(item.key, server.client.get(item.key)), item.expires
 
-    def orphans(self) -> Set[str]:
+    def orphans(self) -> set[str]:
         """Permanent chunks that no permanent manifest names."""
         named = {chunk.key for manifest, expires in self.manifests.values() if expires < 0 for chunk in manifest.chunks}
         return {key for key, expires in self.chunks.items() if expires < 0} - named
@@ -89,7 +90,7 @@ class CrashCase(TempCase):
         self.addCleanup(store.close)
         return store
 
-    def break_everywhere(self, arrange: _Work, work: _Work) -> List[Run]:
+    def break_everywhere(self, arrange: _Work, work: _Work) -> list[Run]:
         """Break each command of `work` in each way, every time with a new object."""
         arrange(self.store, self.data)
         self.line.mend()
@@ -127,7 +128,7 @@ class CrashCase(TempCase):
             return False
         return True
 
-    def all_items(self) -> List[str]:
+    def all_items(self) -> list[str]:
         return [key for server in self.servers for key in server.all_keys()]
 
 
@@ -185,7 +186,7 @@ class UploadTest(CrashCase):
         store = self.new_store(TIMEOUT)
         touch = store.nodes.touch_all
 
-        def hang_at_the_second(ttls: Mapping[str, int]) -> List[str]:
+        def hang_at_the_second(ttls: Mapping[str, int]) -> list[str]:
             if 0 in ttls.values():
                 for server in self.servers:
                     server.hang()
@@ -241,7 +242,7 @@ class ReplacementTest(CrashCase):
         self.put_former(self.store, self.data)
         touch = self.store.nodes.touch_all
 
-        def lose_one(ttls: Mapping[str, int]) -> List[str]:
+        def lose_one(ttls: Mapping[str, int]) -> list[str]:
             if 0 in ttls.values():
                 self.store.nodes.forget(list(ttls)[1:2])
             return touch(ttls)
@@ -391,7 +392,7 @@ class FullServerTest(TempCase):
 
         self.assertEqual([], [key for key in self.memcached.all_keys() if key.startswith("fsd:")])
 
-    def manifest(self) -> Tuple[str, bytes]:
+    def manifest(self) -> tuple[str, bytes]:
         (key,) = self.memcached.manifest_keys()
         return key, self.memcached.client.get(key)
 

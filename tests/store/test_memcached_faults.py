@@ -13,7 +13,7 @@ import socket
 import socketserver
 import threading
 import time
-from typing import Callable, Dict, List, Type
+from collections.abc import Callable
 
 from filestoraged.errors import (
     AlreadyExists,
@@ -103,7 +103,7 @@ class DamageTest(MemcachedCase):
                 self.store.put(self.data)
                 self.assert_whole()
 
-    def absurd_manifests(self) -> List[Manifest]:
+    def absurd_manifests(self) -> list[Manifest]:
         good = Manifest(9, "sha256", self.digest, 0, 0, b"t" * 16, (), b"123456789")
         return [
             good._replace(size=10),
@@ -256,7 +256,7 @@ class FullServerTest(MemcachedCase):
 
     def test_evictions_under_load_lose_objects_and_never_bytes(self) -> None:
         store = self.make_store()
-        seen: Dict[str, int] = {}
+        seen: dict[str, int] = {}
 
         def put_and_get(number: int) -> None:
             for step in range(12):
@@ -292,7 +292,7 @@ class NoEvictionsTest(MemcachedCase):
 
     def test_a_full_server_refuses_and_keeps_what_it_has(self) -> None:
         store = self.make_store()
-        kept: List[str] = []
+        kept: list[str] = []
         with self.assertRaises(StorageFull):
             while True:
                 kept.append(store.put(os.urandom(MIB)))
@@ -396,7 +396,7 @@ class PoolFaultTest(TempCase):
         self.assertRaises(NotFound, self.store.open, self.digest)
         self.store.put(self.data)
 
-    def assert_a_third_fails_with(self, expected: Type[Error]) -> None:
+    def assert_a_third_fails_with(self, expected: type[Error]) -> None:
         failed = 0
         for number, digest in enumerate(self.small):
             try:
@@ -483,7 +483,7 @@ class OddServerTest(TempCase):
 
     def in_time(self, work: Callable[[], object]) -> None:
         """Run `work` on a thread: it must raise StoreUnavailable in time."""
-        refused: List[BaseException] = []
+        refused: list[BaseException] = []
 
         def run() -> None:
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import List
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.memory import Budget, Memory
@@ -24,7 +23,7 @@ class BudgetTest(TempCase):
     def test_a_small_one_does_not_overtake_a_large_one(self) -> None:
         budget = Budget(10, patience=PATIENCE)
         budget.take(8)
-        order: List[int] = []
+        order: list[int] = []
 
         def wait_for(size: int) -> None:
             budget.take(size)

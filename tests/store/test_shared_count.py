@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 import unittest
-from typing import Any, Callable, Iterator, List, Optional
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.shared_count import Counted, Pause, SharedCount
@@ -21,7 +22,7 @@ class SharedCountTest(unittest.TestCase):
         self.shared = SharedCount()
         self.addCleanup(self.shared.close)
 
-    def latest_until(self, condition: Callable[[Optional[Counted]], bool], count: Callable[[Pause], Any]) -> Any:
+    def latest_until(self, condition: Callable[[Counted | None], bool], count: Callable[[Pause], Any]) -> Any:
         deadline = time.monotonic() + PATIENCE
         while True:
             counted = self.shared.latest(count)
@@ -94,7 +95,7 @@ class SharedCountTest(unittest.TestCase):
 
     def test_count_takes_its_share_of_the_time_and_ends_when_it_is_stopped(self) -> None:
         begun = threading.Event()
-        worked: List[float] = []
+        worked: list[float] = []
 
         def count(pause: Pause) -> None:
             while True:
@@ -133,8 +134,8 @@ class SharedCountTest(unittest.TestCase):
             self.assertIn(now.pop(), [worker.pid for worker in others])
 
     @contextlib.contextmanager
-    def workers(self, number: int) -> Iterator["List[Worker]"]:
-        workers: List[Worker] = []
+    def workers(self, number: int) -> Iterator[list[Worker]]:
+        workers: list[Worker] = []
         try:
             for _ in range(number):
                 workers.append(Worker(self.shared))
@@ -162,9 +163,9 @@ class Worker:
         finally:
             os._exit(0)
 
-    def ask(self) -> Optional[int]:
+    def ask(self) -> int | None:
         os.write(self._asked, b"?")
-        answer: Optional[int] = json.loads(os.read(self._answered, 100))
+        answer: int | None = json.loads(os.read(self._answered, 100))
         return answer
 
     def kill(self) -> None:

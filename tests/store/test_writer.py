@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from typing import List, Sequence
+from collections.abc import Sequence
 from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
@@ -17,13 +17,13 @@ class Rounds:
     """Work that notes what it is told, and goes on when it may."""
 
     def __init__(self) -> None:
-        self.rounds: List[List[int]] = []
-        self.refused: List[int] = []
-        self.errors: List[Exception] = []
+        self.rounds: list[list[int]] = []
+        self.refused: list[int] = []
+        self.errors: list[Exception] = []
         self.begun = threading.Event()
         self.goes_on = threading.Event()
         self.was_refused = threading.Event()
-        self.steps: List[float] = []
+        self.steps: list[float] = []
 
     def write_jobs(self, jobs: Sequence[int]) -> None:
         self.rounds.append(list(jobs))

@@ -9,7 +9,6 @@ import sys
 import time
 import unittest
 from types import ModuleType, TracebackType
-from typing import List, Tuple, Type, Union
 
 from tests.systemd import checking, failing, installing, leaving, serving, sockets
 from tests.systemd.machine import Journal
@@ -25,7 +24,7 @@ _ALL = {
 }
 _LINES = 40
 
-_Fault = Union[Tuple[Type[BaseException], BaseException, TracebackType], Tuple[None, None, None]]
+_Fault = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
 class Report(unittest.TestResult):
@@ -62,7 +61,7 @@ class Report(unittest.TestResult):
         return len({test.id() for test, _ in [*self.failures, *self.errors, *self.skipped]})
 
 
-def main(names: List[str]) -> int:
+def main(names: list[str]) -> int:
     result = Report()
     # Nothing can be checked of what is not installed.
     for name in dict.fromkeys(["installing", *(names or _ALL)]):

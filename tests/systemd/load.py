@@ -8,8 +8,8 @@ import http.client
 import os
 import threading
 from collections import Counter
-from typing import Counter as Counts
-from typing import Iterator, Optional, Tuple
+from collections import Counter as Counts
+from collections.abc import Iterator
 
 from tests.systemd.machine import PATIENCE, PORT, wait_until
 
@@ -42,7 +42,7 @@ class Load:
         wait_until(f"{done} requests", lambda: self.done >= done, 6 * PATIENCE)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator["Load"]:
+    def running(self) -> Iterator[Load]:
         threads = [
             threading.Thread(target=self._work, args=(each % 2 == 0,), daemon=True) for each in range(self._clients)
         ]
@@ -67,7 +67,7 @@ class Load:
             if sum(self.faults.values()) > 100:
                 return
 
-    def _ask(self, client: "_Client", method: str, path: str, body: Optional[bytes], wanted: bytes) -> None:
+    def _ask(self, client: _Client, method: str, path: str, body: bytes | None, wanted: bytes) -> None:
         """Ask, and see that it succeeds and that the answer has what is wanted."""
         fault = ""
         try:
@@ -93,7 +93,7 @@ class _Client:
         self.connections = 0
         self._connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
 
-    def ask(self, method: str, path: str, body: Optional[bytes]) -> Tuple[int, bytes]:
+    def ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         try:
             answer = self._begin(method, path, body)
             return answer.status, answer.read()
@@ -104,7 +104,7 @@ class _Client:
             if not self.keeps:
                 self._connection.close()
 
-    def _begin(self, method: str, path: str, body: Optional[bytes]) -> http.client.HTTPResponse:
+    def _begin(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
         was_kept = self._connection.sock is not None
         self.connections += not was_kept
         try:

@@ -12,8 +12,9 @@ import socket
 import subprocess
 import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNIT = "filestoraged.service"
@@ -25,7 +26,7 @@ PORT = 8080
 PATIENCE = 10.0
 
 
-def run(*command: str, check: bool = True, **settings: Any) -> "subprocess.CompletedProcess[str]":
+def run(*command: str, check: bool = True, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run a command as root. What it printed is in the error, where it fails."""
     settings = {"stdin": subprocess.DEVNULL, "capture_output": True, "encoding": "utf-8", **settings}
     done = subprocess.run(command, check=False, **settings)
@@ -47,16 +48,16 @@ def master() -> int:
     return int(show("MainPID"))
 
 
-def children(pid: int) -> Set[int]:
+def children(pid: int) -> set[int]:
     return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
-def workers() -> Set[int]:
+def workers() -> set[int]:
     """The process ids of the workers that the master has now."""
     return children(master())
 
 
-def processes(name: str) -> List[int]:
+def processes(name: str) -> list[int]:
     """The ids of all processes of that name."""
     names = {path: path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}
     return [int(path.parent.name) for path, each in names.items() if each == name]
@@ -70,7 +71,7 @@ def wait_until(what: str, condition: Callable[[], Any], patience: float = PATIEN
     """Wait for something that others bring about, and return it. What fails meanwhile is not there yet."""
     deadline = time.monotonic() + patience
     while True:
-        fault: Optional[Exception] = None
+        fault: Exception | None = None
         try:
             value = condition()
             if value:
@@ -88,14 +89,14 @@ class Newcomer:
     def __init__(self) -> None:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         (section,) = re.findall(r"^## AS A SERVICE\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-        self.commands: List[str] = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+        self.commands: list[str] = [line.strip() for line in section.splitlines() if line.startswith("    ")]
 
     def command(self, pattern: str) -> str:
         """The one command of the README that matches."""
         (command,) = [each for each in self.commands if re.search(pattern, each)]
         return command
 
-    def run(self, command: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def run(self, command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return run("runuser", "-u", "newcomer", "--", "bash", "-c", command, check=check, cwd=ROOT)
 
 
@@ -106,23 +107,23 @@ class Journal:
         (last,) = self._read("--lines=1") or ({},)
         self._cursor = last.get("__CURSOR")
 
-    def entries(self, unit: str = UNIT) -> List[Dict[str, Any]]:
+    def entries(self, unit: str = UNIT) -> list[dict[str, Any]]:
         """What the processes of a unit wrote, with all fields."""
         return [each for each in self._since() if each.get("_SYSTEMD_UNIT") == unit]
 
-    def texts(self) -> List[str]:
+    def texts(self) -> list[str]:
         """Everybody's lines, without those of access."""
         lines = (f"{each.get('SYSLOG_IDENTIFIER')}: {each.get('MESSAGE')}" for each in self._since())
         return [line for line in lines if not re.search(r'"?(GET|PUT|POST|DELETE) /', line)]
 
-    def find(self, pattern: str, unit: str = UNIT) -> List[Dict[str, Any]]:
+    def find(self, pattern: str, unit: str = UNIT) -> list[dict[str, Any]]:
         return [each for each in self.entries(unit) if re.search(pattern, str(each["MESSAGE"]))]
 
-    def _since(self) -> List[Dict[str, Any]]:
+    def _since(self) -> list[dict[str, Any]]:
         run("journalctl", "--sync")
         return self._read(f"--after-cursor={self._cursor}") if self._cursor else self._read()
 
-    def _read(self, *arguments: str) -> List[Dict[str, Any]]:
+    def _read(self, *arguments: str) -> list[dict[str, Any]]:
         lines = run("journalctl", "--output=json", "--all", "--no-pager", *arguments).stdout.splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 

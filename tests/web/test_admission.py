@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-from typing import List
 from unittest.mock import patch
 
 from filestoraged.web import admission
@@ -39,7 +38,7 @@ class ClientLimitTest(ServerCase):
         parsing.start()
         self.addCleanup(parsing.stop)
 
-    def greeted(self, count: int) -> List[socket.socket]:
+    def greeted(self, count: int) -> list[socket.socket]:
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             connection.sendall(HEALTH)
@@ -190,7 +189,7 @@ for _ in range(int(sys.argv[2])):
 
 
 class DaemonTest(TempCase):
-    def arguments(self, *others: str) -> "tuple[str, ...]":
+    def arguments(self, *others: str) -> tuple[str, ...]:
         return ("--store", str(self.directory / "store"), *others)
 
     def test_two_workers_bound_the_connections_of_one_address_together(self) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 import unittest
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from filestoraged.daemon.config import Address
 from filestoraged.web.browsers import Hosts, Origins
@@ -24,7 +24,7 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\
 FORM_TYPE = "multipart/form-data; boundary=b"
 
 # One request of each interface that would change something.
-CHANGES: List[Tuple[str, str, bytes]] = [
+CHANGES: list[tuple[str, str, bytes]] = [
     ("POST", "/", b"tea"),
     ("DELETE", "/" + "0" * 64, b""),
     ("PUT", "/data/pets", b"tea"),
@@ -41,7 +41,7 @@ CHANGES: List[Tuple[str, str, bytes]] = [
 class BrowserCase(ServerCase):
     """A daemon that checks hosts, as it does by default."""
 
-    config: Dict[str, Any] = {"host": ()}
+    config: dict[str, Any] = {"host": ()}
 
     @property
     def host(self) -> str:
@@ -50,7 +50,7 @@ class BrowserCase(ServerCase):
     def change(self, **fields: str) -> Answer:
         return self.post("/", b"tea", Host=self.host, **fields)
 
-    def ask_for(self, host: Optional[str], method: str = "GET", target: str = "/-/health", **fields: str) -> Answer:
+    def ask_for(self, host: str | None, method: str = "GET", target: str = "/-/health", **fields: str) -> Answer:
         """Send a request of which all but the Host is as it was."""
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
         first = (
@@ -155,7 +155,7 @@ class CrossSiteTest(BrowserCase):
 
 
 class PublicUrlTest(BrowserCase):
-    config: Dict[str, Any] = {"host": (), "public_url": "https://Files.example.org/below"}
+    config: dict[str, Any] = {"host": (), "public_url": "https://Files.example.org/below"}
 
     def test_its_origin_is_the_servers_own_and_no_other(self) -> None:
         for origin, status in (
@@ -182,7 +182,7 @@ class PublicUrlTest(BrowserCase):
 
 
 class AllowedOriginTest(BrowserCase):
-    config: Dict[str, Any] = {"host": (), "allow_origin": (FRIEND, "http://localhost:3000")}
+    config: dict[str, Any] = {"host": (), "allow_origin": (FRIEND, "http://localhost:3000")}
 
     def test_an_allowed_origin_may_change_and_read(self) -> None:
         stored = self.change(Origin=FRIEND, Sec_Fetch_Site="cross-site")
@@ -252,7 +252,7 @@ class AllowedOriginTest(BrowserCase):
 
 
 class AnyOriginTest(BrowserCase):
-    config: Dict[str, Any] = {"host": (), "allow_origin": ("*",)}
+    config: dict[str, Any] = {"host": (), "allow_origin": ("*",)}
 
     def test_every_origin_may_do_everything(self) -> None:
         for fields in ({"Origin": EVIL}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {}):
@@ -293,7 +293,7 @@ class TokensTest(BrowserCase):
 
 
 class LoopbackHostTest(BrowserCase):
-    config: Dict[str, Any] = {"host": ("files.lan", "Other.Example.")}
+    config: dict[str, Any] = {"host": ("files.lan", "Other.Example.")}
 
     def test_a_host_that_a_rebound_name_cannot_be_is_answered(self) -> None:
         for host in (
@@ -341,7 +341,7 @@ class LoopbackHostTest(BrowserCase):
 
 
 class AnyHostTest(BrowserCase):
-    config: Dict[str, Any] = {"host": ("*",)}
+    config: dict[str, Any] = {"host": ("*",)}
 
     def test_any_host_may_be_asked_for(self) -> None:
         self.assertEqual(200, self.ask_for("evil.test").status)
@@ -418,7 +418,7 @@ class ProxiedTest(unittest.TestCase):
         self.assertIsNotNone(self.fault(*fields))
         self.assertIsNone(self.fault(*fields, public_url="https://files.example.org"))
 
-    def fault(self, *fields: str, public_url: Optional[str] = None) -> object:
+    def fault(self, *fields: str, public_url: str | None = None) -> object:
         return Origins(public_url=public_url).judge(request(*fields)).fault
 
 
@@ -437,7 +437,7 @@ def request(*fields: str) -> Request:
 class _App:
     """Two of them, for two kinds of connections."""
 
-    def __init__(self, on_loopback: "Optional[_App]" = None) -> None:
+    def __init__(self, on_loopback: _App | None = None) -> None:
         self.on_loopback: Any = on_loopback or _App(self)
 
     def __call__(self, request: Request) -> Any: ...
@@ -456,5 +456,5 @@ class _Connection(socket.socket):
         self.close()
         self._host = host
 
-    def getsockname(self) -> Tuple[str, int]:
+    def getsockname(self) -> tuple[str, int]:
         return self._host, 8080

@@ -9,7 +9,6 @@ import os
 import socket
 import threading
 import time
-from typing import List
 from unittest.mock import patch
 
 from filestoraged.daemon.config import Address
@@ -75,7 +74,7 @@ class TcpTest(ServerCase):
         self.assertEqual("close", many[0].fields["connection"])
 
     def test_a_head_is_received_once_in_each_round_of_the_loop(self) -> None:
-        calls: List[str] = []
+        calls: list[str] = []
         read_head, receive = Handler._read_head, Receiver.receive
 
         def counted_read_head(handler: Handler) -> bool:
@@ -326,7 +325,7 @@ class TimeoutTest(ServerCase):
         head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, farewell_total=0.6, notice=0.02, last_call=0.1
     )
 
-    def time_until_closed(self, connection: socket.socket) -> "tuple[bytes, float]":
+    def time_until_closed(self, connection: socket.socket) -> tuple[bytes, float]:
         started = time.monotonic()
         received = read_all(connection)
         return received, time.monotonic() - started
@@ -439,7 +438,7 @@ class TimeoutTest(ServerCase):
 
 
 class AccessLogTest(ServerCase):
-    def lines(self, count: int) -> List[str]:
+    def lines(self, count: int) -> list[str]:
         pause = threading.Event()
         while len(self.log_lines()) < count:
             pause.wait(0.01)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import unittest
-from typing import List
 
 from filestoraged.daemon.config import Address
 from filestoraged.web.forwarding import UNIX, Proxies
@@ -61,13 +60,13 @@ class ProxiesTest(unittest.TestCase):
 class TrustedTest(ServerCase):
     """A server that trusts whoever connects in this test."""
 
-    trusted: List[object] = [ipaddress.ip_network("127.0.0.0/8")]
+    trusted: list[object] = [ipaddress.ip_network("127.0.0.0/8")]
 
     def setUp(self) -> None:
         super().setUp()
         self.worker._server.proxies = Proxies(self.trusted)  # type: ignore[arg-type]
 
-    def lines(self, count: int) -> List[str]:
+    def lines(self, count: int) -> list[str]:
         self.wait_until("it is logged", lambda: len("\n".join(self.log_lines()).splitlines()) >= count)
         return "\n".join(self.log_lines()).splitlines()
 
@@ -97,7 +96,7 @@ class TrustedTest(ServerCase):
         return "127.0.0.1"
 
     def test_pages_are_told_the_client_that_the_proxy_names(self) -> None:
-        clients: List[str] = []
+        clients: list[str] = []
         answer = self.app.__class__.__call__
 
         def note(app: object, request: Request) -> Answer:

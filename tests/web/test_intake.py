@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import unittest
-from typing import List
 
 from filestoraged.web.intake import Intake
 from filestoraged.web.message import Receiving, Response
@@ -19,8 +18,8 @@ class IntakeTest(unittest.TestCase):
         self.addCleanup(connection.close)
         self.receiver = Receiver(connection)
         # Every piece that the page was fed, and its bytes at that time.
-        self.pieces: List[memoryview] = []
-        self.bytes: List[bytes] = []
+        self.pieces: list[memoryview] = []
+        self.bytes: list[bytes] = []
 
     def intake(self, framing: Framing) -> Intake:
         intake = Intake(self.receiver, framing, self.page())

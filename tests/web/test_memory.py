@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 import unittest
-from typing import Callable, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 from filestoraged.errors import MalformedRequest
 from filestoraged.web.memory import LARGEST, Memory
@@ -81,7 +81,7 @@ class MemoryTest(unittest.TestCase):
             return GET.replace(b"abc", b"%d" % number)
 
         # Each with more heads than there is room for.
-        kinds: Sequence[Tuple[int, Callable[[int], bytes]]] = (
+        kinds: Sequence[tuple[int, Callable[[int], bytes]]] = (
             (
                 150,
                 lambda number: GET[:-2] + many_fields(number)[: 1024 - len(GET)].rpartition(b"\r\n")[0] + b"\r\n\r\n",

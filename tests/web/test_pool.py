@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import unittest
-from typing import List
 from unittest.mock import patch
 
 from filestoraged.web.pool import Pool
@@ -33,7 +32,7 @@ class PoolTest(unittest.TestCase):
     def setUp(self) -> None:
         self.pool: Pool[Job] = Pool(2, idle=0.01, patience=5.0)
 
-    def submit_without_threads(self, count: int) -> List[Job]:
+    def submit_without_threads(self, count: int) -> list[Job]:
         jobs = [Job() for _ in range(count)]
         with patch.object(threading.Thread, "start", refuse_to_start), self.assertLogs("filestoraged.web.pool"):
             for job in jobs:

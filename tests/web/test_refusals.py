@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import sqlite3
 import unittest
-from typing import List
 from unittest import mock
 
 from filestoraged.errors import CorruptObject, NotFound, StorageFull, StoreFailed, StoreUnavailable
@@ -64,7 +63,7 @@ class MeaningTest(unittest.TestCase):
         self.assertEqual([], log.mock_calls)
 
     def test_no_line_names_a_drop(self) -> None:
-        errors: List[Exception] = [
+        errors: list[Exception] = [
             PermissionError(errno.EACCES, "Permission denied", f"/store/drops/01/{ID}"),
             CorruptObject(ID, "it has another digest"),
             ValueError(ID),

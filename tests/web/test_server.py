@@ -7,7 +7,8 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, List, Optional
+from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 from filestoraged.web.handler import Handler
@@ -27,14 +28,14 @@ class LoopCase(ServerCase):
         """Call `act` on the loop while it answers the next request."""
         answer = self.app.at_once
 
-        def at_once(request: Request) -> Optional[Answer]:
+        def at_once(request: Request) -> Answer | None:
             self.app.at_once = answer  # type: ignore[method-assign]
             act()
             return answer(request)
 
         self.app.at_once = at_once  # type: ignore[method-assign]
 
-    def greeted(self, count: int) -> List[socket.socket]:
+    def greeted(self, count: int) -> list[socket.socket]:
         """Connections that the loop has."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
@@ -42,7 +43,7 @@ class LoopCase(ServerCase):
             read_answer(connection)
         return connections
 
-    def send_in_one_round(self, connections: List[socket.socket]) -> None:
+    def send_in_one_round(self, connections: list[socket.socket]) -> None:
         """Ask on all connections, so that the loop answers all but the first in one round."""
         held, free = threading.Event(), threading.Event()
 
@@ -62,7 +63,7 @@ class FailingTest(LoopCase):
     def test_an_answer_that_cannot_be_sent_or_abandoned_costs_no_other_connection_its_own(self) -> None:
         connections = self.greeted(6)
         push, abandon = Sender.push, Handler.abandon
-        pushes: List[Sender] = []
+        pushes: list[Sender] = []
 
         def fail_once(sender: Sender) -> bool:
             pushes.append(sender)
@@ -150,7 +151,7 @@ class FailingRoundTest(LoopCase):
         self.assertEqual(200, read_answer(second).status)
 
     def fail_once(self, act: Callable[[], None]) -> Callable[[], None]:
-        failed: List[bool] = []
+        failed: list[bool] = []
 
         def act_or_fail() -> None:
             if not failed:
@@ -221,7 +222,7 @@ class WakeTest(LoopCase):
     def test_a_bell_that_failed_to_ring_is_made_up_for_and_rings_again(self) -> None:
         wakes = self.worker._server.wakes
         write = os.write
-        broken: List[int] = []
+        broken: list[int] = []
 
         def fail_once(descriptor: int, data: bytes) -> int:
             if descriptor == wakes._ringer and not broken:

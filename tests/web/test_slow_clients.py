@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import List, Tuple
 from unittest.mock import patch
 
 from filestoraged.web.connection import ROOM
@@ -105,7 +104,7 @@ class NoThreadTest(SlowCase):
         self.assert_serving_at_once()
 
         received = b""
-        answers: List[int] = []
+        answers: list[int] = []
         for number in range(601):
             answer, received = read_answer_fast(connection, received)
             answers.append(answer.status)
@@ -259,14 +258,14 @@ class RestTest(SlowCase):
 class RoomCase(SlowCase):
     connections = 5
 
-    def greeted(self, count: int) -> List[socket.socket]:
+    def greeted(self, count: int) -> list[socket.socket]:
         """Connections that are idle, the first for the longest time."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             self.assertTrue(self.is_served(connection))
         return connections
 
-    def busy(self, count: int) -> List[socket.socket]:
+    def busy(self, count: int) -> list[socket.socket]:
         """Connections with half an upload."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
@@ -387,7 +386,7 @@ class PatientNewcomerTest(RoomCase):
         self.assertEqual(503, answer.status)
 
 
-def read_answer_fast(connection: socket.socket, received: bytes) -> Tuple[Answer, bytes]:
+def read_answer_fast(connection: socket.socket, received: bytes) -> tuple[Answer, bytes]:
     """Take the next answer, of bytes that came before and of those that come."""
     while True:
         head, end, rest = received.partition(b"\r\n\r\n")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Tuple
+from collections.abc import Iterator
 
 
-def cuts(data: bytes) -> Iterator[Tuple[str, List[bytes]]]:
+def cuts(data: bytes) -> Iterator[tuple[str, list[bytes]]]:
     """Yield `data` whole, one byte at a time, and in two at each position; the name is for a subtest."""
     yield "whole", [data]
     yield "byte by byte", one_by_one(data)
@@ -13,5 +13,5 @@ def cuts(data: bytes) -> Iterator[Tuple[str, List[bytes]]]:
         yield f"cut at {position}", [data[:position], data[position:]]
 
 
-def one_by_one(data: bytes) -> List[bytes]:
+def one_by_one(data: bytes) -> list[bytes]:
     return [data[position : position + 1] for position in range(len(data))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import unittest
-from typing import Iterable, Tuple
+from collections.abc import Iterable
 
 from filestoraged.errors import MalformedRequest
 from filestoraged.wire.body import Chunked, Framing, Sized
@@ -14,7 +14,7 @@ from tests.wire.cuts import cuts, one_by_one
 NEXT = b"GET / HTTP/1.1\r\n"
 
 
-def decode(framing: Framing, pieces: Iterable[bytes]) -> Tuple[bytes, bytes]:
+def decode(framing: Framing, pieces: Iterable[bytes]) -> tuple[bytes, bytes]:
     """Feed `pieces` as the network would; return the body, and the bytes that were not its own."""
     body, left = bytearray(), bytearray()
     for piece in pieces:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import unittest
-from typing import Callable
+from collections.abc import Callable
 
 from filestoraged.errors import PreconditionFailed
 from filestoraged.wire.conditions import check_unchanged, is_known, must_send, range_holds, wants_new
@@ -253,7 +253,7 @@ class HostileTest(unittest.TestCase):
             '"a"' + " " * 32000 + "x",
             'W/"' * 10000,
         )
-        judges: "tuple[Callable[[str], bool], ...]" = (
+        judges: tuple[Callable[[str], bool], ...] = (
             lambda field: must_send({"if-none-match": field}, TAG, MODIFIED),
             lambda field: range_holds({"if-range": field}, TAG, MODIFIED),
         )

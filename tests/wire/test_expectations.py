@@ -6,7 +6,6 @@ import base64
 import hashlib
 import time
 import unittest
-from typing import List
 
 from filestoraged.digest import Expected
 from filestoraged.errors import BadRequest
@@ -27,7 +26,7 @@ MD5, SHA256, SHA512 = encoded("md5"), encoded("sha256"), encoded("sha512")
 
 
 class ExpectationsTest(unittest.TestCase):
-    def read(self, field: str) -> List[Expected]:
+    def read(self, field: str) -> list[Expected]:
         """What Content-Digest says; Repr-Digest says the same by the same words."""
         content, representation = expected_digests({"content-digest": field}), expected_digests({"repr-digest": field})
         self.assertEqual(content, representation)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from filestoraged.errors import TooLarge, UnknownCoding
 from filestoraged.wire.body import Chunked, Framing, Sized
 from filestoraged.wire.framing import body_framing
@@ -18,7 +16,7 @@ class FramingTest(HeadCase):
     def assert_framing_refused(self, *fields: bytes, line: bytes = b"POST / HTTP/1.1") -> None:
         self.assert_malformed(head_of(HOST, *fields, line=line))
 
-    def size(self, *fields: bytes) -> Optional[int]:
+    def size(self, *fields: bytes) -> int | None:
         framed = framing(*fields)
         self.assertIsInstance(framed, Sized)
         return framed.size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unittest
-from typing import Iterator, Optional
+from collections.abc import Iterator
 
 from filestoraged.errors import (
     Error,
@@ -580,7 +580,7 @@ class FindEndTest(unittest.TestCase):
         for data in (head_of(b"X : y"), head_of(b" X: y"), head_of(b"X: a\nb"), head_of(b"X: a\rb"), head_of(b"\x00")):
             with self.subTest(data=data):
                 try:
-                    end: Optional[int] = find_end(data)
+                    end: int | None = find_end(data)
                 except Error:
                     end = None
 

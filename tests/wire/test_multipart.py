@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import unittest
-from typing import Iterable, List, Tuple
+from collections.abc import Iterable
 
 from filestoraged.errors import MalformedMultipart
 from filestoraged.wire.multipart import Multipart, Part, form_boundary
@@ -48,7 +48,7 @@ FORM_PARTS = [
     (Part(None, None, {}), b""),
 ]
 
-Parts = List[Tuple[Part, bytes]]
+Parts = list[tuple[Part, bytes]]
 
 
 def take_apart(pieces: Iterable[bytes], boundary: str = BOUNDARY) -> Parts:

@@ -14,9 +14,11 @@ What is made is what both are to accept. Left out, for the two may rightly diffe
 
 from __future__ import annotations
 
+import itertools
 import random
 import unittest
-from typing import Dict, Iterable, List, NamedTuple, Optional
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from multipart import PushMultipartParser
 
@@ -32,21 +34,21 @@ _NAME_CHARACTERS = "abc XYZ012;:,=/-_.'()[]{}<>@!&#$^~`|*+?" + 'é☕ß漢🐱\u
 class Taken(NamedTuple):
     """A part as both parsers see it."""
 
-    name: Optional[str]
-    filename: Optional[str]
-    fields: Dict[str, str]
+    name: str | None
+    filename: str | None
+    fields: dict[str, str]
     content: bytes
 
 
 class Form(NamedTuple):
     boundary: str
     body: bytes
-    parts: List[Taken]
+    parts: list[Taken]
 
 
-def ours(boundary: str, pieces: Iterable[bytes]) -> List[Taken]:
+def ours(boundary: str, pieces: Iterable[bytes]) -> list[Taken]:
     form = Multipart(boundary)
-    parts: List[Taken] = []
+    parts: list[Taken] = []
     for piece in pieces:
         for event in form.feed(piece):
             if isinstance(event, Part):
@@ -59,8 +61,8 @@ def ours(boundary: str, pieces: Iterable[bytes]) -> List[Taken]:
     return parts
 
 
-def theirs(boundary: str, pieces: Iterable[bytes]) -> List[Taken]:
-    parts: List[Taken] = []
+def theirs(boundary: str, pieces: Iterable[bytes]) -> list[Taken]:
+    parts: list[Taken] = []
     with PushMultipartParser(boundary) as parser:
         for piece in pieces:
             # It takes nothing more once the closing delimiter has come.
@@ -91,13 +93,13 @@ class Maker:
             body += b"\r\n".join((delimiter, *lines, b"", part.content, b""))
         return Form(boundary, body + delimiter + b"--" + self._epilogue(delimiter), parts)
 
-    def cut(self, data: bytes) -> List[bytes]:
+    def cut(self, data: bytes) -> list[bytes]:
         """Cut `data` where the network might: anywhere, into few pieces or into many."""
         count = self._random.choice((0, 1, 2, 5, 20, len(data)))
         positions = sorted(self._random.randint(1, len(data) - 1) for _ in range(count))
         edges = [0, *positions, len(data)]
         # An empty piece tells the other parser that the form is over.
-        return [data[start:stop] for start, stop in zip(edges, edges[1:]) if start < stop]
+        return [data[start:stop] for start, stop in itertools.pairwise(edges) if start < stop]
 
     def _boundary(self) -> str:
         return self._text(_BOUNDARY_CHARACTERS, self._random.choice((1, 2, 5, 30, 70)))

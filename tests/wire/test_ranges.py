@@ -36,7 +36,7 @@ class RangesTest(unittest.TestCase):
                         [position for position in positions if first <= position], f"bytes={first}-", size
                     )
 
-    def assert_means(self, chosen: "list[int]", field: str, size: int, *, valid: bool = True) -> None:
+    def assert_means(self, chosen: list[int], field: str, size: int, *, valid: bool = True) -> None:
         if not valid:
             self.assertIsNone(parse_range(field, size))
         elif chosen:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import unittest
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from filestoraged.errors import Error
@@ -71,7 +73,7 @@ def find_in_drops(data: bytes) -> None:
         head.find_end(buffer, len(buffer) - 1)
 
 
-def read_field(name: str, read: Callable[[Dict[str, str]], object]) -> Callable[[str], object]:
+def read_field(name: str, read: Callable[[dict[str, str]], object]) -> Callable[[str], object]:
     return lambda value: read({name: value})
 
 
@@ -100,12 +102,12 @@ def drain(events: Iterator[Any]) -> None:
         pass
 
 
-def one_by_one(data: bytes) -> List[memoryview]:
+def one_by_one(data: bytes) -> list[memoryview]:
     view = memoryview(data)
     return [view[position : position + 1] for position in range(len(data))]
 
 
-PARSERS: Dict[str, Case] = {
+PARSERS: dict[str, Case] = {
     # Bodies of sets and deletions.
     "json: a quote behind 101 brackets, then escapes": Case(
         json_text.parse_pair, repeat_bytes(b'\\"', b'{"a":[' + b"[]," * 101 + b'"'), MIB
@@ -251,18 +253,18 @@ class TimeTest(unittest.TestCase):
         self.assertNotEqual({}, growth(Case(quadratic, repeat("x"), 64 * KIB)))
 
 
-def growth(case: Case) -> Dict[int, float]:
+def growth(case: Case) -> dict[int, float]:
     """The sizes that took longer than they may against a quarter of them, and how many times as long."""
     sizes = [case.bound]
     while sizes[0] >= _STEP * KIB:
         sizes.insert(0, sizes[0] // _STEP)
     inputs = {size: case.make(size) for size in sizes}
     least = {size: float("inf") for size in sizes}
-    too_long: Dict[int, float] = {}
+    too_long: dict[int, float] = {}
     for _ in range(_ROUNDS):
         for size in sizes:
             least[size] = min(least[size], seconds(case.parse, inputs[size]))
-        pairs = zip(sizes, sizes[1:])
+        pairs = itertools.pairwise(sizes)
         too_long = {
             size: least[size] / least[part] for part, size in pairs if least[size] > _LONGEST * least[part] + _NOISE
         }
