@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filestoraged.daemon.config import INTERFACES, OPERATIONS, Address, Config
-from filestoraged.daemon.engines import Engines
-from filestoraged.daemon.listeners import address_of, close, listen
+from filestoraged.daemon.services import Engines
+from filestoraged.daemon.sockets import address_of, close, listen
 from filestoraged.daemon.worker import Worker
+from filestoraged.web.connection_limit import Room
 from filestoraged.web.limits import Limits
-from filestoraged.web.meter import Meter
-from filestoraged.web.room import Room
+from filestoraged.web.metrics import Meter
 from filestoraged.web.server import Server
 
 # Nothing on this machine takes that long: a test that waits for it has failed.

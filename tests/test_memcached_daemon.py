@@ -10,11 +10,11 @@ import sys
 
 import requests
 
-from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, unpack
-from filestoraged.store.memcached import MemcachedStore
+from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE, unpack
+from filestoraged.store.memcached.store import MemcachedStore
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
 from tests.daemon.uploads import upload_until_killed
-from tests.store.servers import Memcached, start_memcached
+from tests.store.memcached.servers import Memcached, start_memcached
 from tests.support import TempCase, in_threads
 
 

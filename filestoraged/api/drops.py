@@ -16,8 +16,8 @@ from filestoraged.store import passwords
 from filestoraged.store.contract import Blob, Sink, Store
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.passwords import Guard
+from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import JSON, Answer, Fields, Receiving, Request, Response
-from filestoraged.web.refusals import refusal
 from filestoraged.web.router import Page, Router
 from filestoraged.wire.authorization import parse_basic
 from filestoraged.wire.multipart import form_boundary

@@ -8,8 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound, TooLarge, Unavailable
 from filestoraged.store.kv import KeyValues
+from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import JSON, NO_STORE, Answer, Receiving, Request, Response
-from filestoraged.web.refusals import refusal
 from filestoraged.web.router import Page, Router
 from filestoraged.wire.json_text import pair, parse_pair, parse_string
 

@@ -7,16 +7,16 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from filestoraged import __version__
-from filestoraged.store.census import Census, Totals
+from filestoraged.store.disk.usage import Census, Totals
 from filestoraged.store.drops import Drops
-from filestoraged.store.fitness import usage
 from filestoraged.store.kv import KeyValues
-from filestoraged.store.nodes import Nodes
+from filestoraged.store.memcached.diagnose import usage
+from filestoraged.store.memcached.pool import Nodes
 from filestoraged.store.shared_count import SharedCount
+from filestoraged.web.counters import BOUNDS, Figures
 from filestoraged.web.message import Answer, Request, Response, field_lines
-from filestoraged.web.meter import Meter
+from filestoraged.web.metrics import Meter
 from filestoraged.web.router import Page, Router
-from filestoraged.web.tally import BOUNDS, Figures
 from filestoraged.wire.exposition import CONTENT_TYPE, Classes, Family, Sample, exposition
 
 _FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"))

@@ -7,9 +7,9 @@ import os
 import stat
 
 from filestoraged.check.findings import DAMAGED, FOREIGN, UNREADABLE, Finding, Tally
-from filestoraged.check.pace import Pace
 from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.reading import Reader
+from filestoraged.check.throttle import Pace
 from filestoraged.digest import ALGORITHMS, digest_length
 
 # Neither a link nor a pipe that somebody has put there may lead us astray or keep us waiting.

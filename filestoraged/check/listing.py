@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from filestoraged.check.pace import Pace
+from filestoraged.check.throttle import Pace
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store.nodes import Node, Nodes
+from filestoraged.store.memcached.pool import Node, Nodes
 
 _MANIFEST = re.compile(rb"fsd:[0-9a-f]{64}")
 _CHUNK = re.compile(rb"fsd:([0-9a-f]{32}):([0-9]{1,5})")

@@ -11,8 +11,8 @@ import itertools
 import os
 from contextlib import suppress
 
-from filestoraged.store.directories import Directories, sync
-from filestoraged.store.modes import PRIVATE, create_file
+from filestoraged.store.disk.directories import Directories, sync
+from filestoraged.store.disk.permissions import PRIVATE, create_file
 
 
 class Quarantine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from filestoraged.check.pace import Pace
+from filestoraged.check.throttle import Pace
 from filestoraged.digest import new_hash
 
 # The hash runs without Python's lock from 2 KiB on, so the larger a piece, the less threads wait for one another; what

@@ -12,8 +12,8 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 
-from filestoraged.check.looking import damage, look, reason
-from filestoraged.check.pace import Pace
+from filestoraged.check.databases import damage, look, reason
+from filestoraged.check.throttle import Pace
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.drops import APPLICATION, HAS_BYTES, MAY_HAVE_BYTES
 

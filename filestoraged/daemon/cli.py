@@ -11,10 +11,10 @@ from filestoraged.errors import CheckError, StartError, UsageError
 # Who does it, by its name in the module of that name. Only what is asked for is loaded: a daemon runs for long, and
 # needs no memory for what checks.
 _COMMANDS: dict[str, str] = {
-    "serve": "serve.serve",
-    "check": "check.check",
-    "token": "tokens.token",
-    "memcached-check": "memcached_check.memcached_check",
+    "serve": "commands.serve.serve",
+    "check": "commands.check.check",
+    "token": "tokens_file.token",
+    "memcached-check": "commands.memcached_check.memcached_check",
 }
 
 
@@ -44,7 +44,7 @@ def _command(word: str) -> str:
 
 
 def _load(command: str) -> Callable[[Sequence[str]], int]:
-    module, _, name = _COMMANDS[command].partition(".")
+    module, _, name = _COMMANDS[command].rpartition(".")
     loaded: Callable[[Sequence[str]], int] = getattr(importlib.import_module(f"filestoraged.daemon.{module}"), name)
     return loaded
 

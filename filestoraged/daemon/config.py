@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from filestoraged.api import operations
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import UsageError
-from filestoraged.store.manifest import MAX_SIZE as LARGEST_IN_MEMCACHED
-from filestoraged.store.memcached import MEMORY
-from filestoraged.store.nodes import parse_server
-from filestoraged.web.forwarding import UNIX, IPNetwork
+from filestoraged.store.memcached.manifest import MAX_SIZE as LARGEST_IN_MEMCACHED
+from filestoraged.store.memcached.pool import parse_server
+from filestoraged.store.memcached.store import MEMORY
+from filestoraged.web.trusted_proxies import UNIX, IPNetwork
 from filestoraged.wire.origin import parse_origin
 
 INTERFACES = ("files", "repositories", "drops", "kv")

@@ -10,17 +10,17 @@ from collections.abc import Callable
 
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config
-from filestoraged.daemon.engines import Engines
+from filestoraged.daemon.endpoints import Places
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
-from filestoraged.daemon.places import Places
+from filestoraged.daemon.services import Engines
 from filestoraged.daemon.worker import Worker
-from filestoraged.web.clients import Clients
-from filestoraged.web.forwarding import Proxies
+from filestoraged.web.client_limit import Clients
+from filestoraged.web.connection_limit import Room
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import App
-from filestoraged.web.meter import Meter
-from filestoraged.web.room import Room
+from filestoraged.web.metrics import Meter
 from filestoraged.web.server import Server
+from filestoraged.web.trusted_proxies import Proxies
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from filestoraged.errors import Error, NotFound
-from filestoraged.store.disk import DiskStore
+from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drops
 
 log = logging.getLogger(__name__)

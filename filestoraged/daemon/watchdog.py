@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from filestoraged.daemon import systemd
-from filestoraged.daemon.workers import Started
-from filestoraged.web.meter import Meter
+from filestoraged.daemon.supervisor import Started
+from filestoraged.web.metrics import Meter
 
 log = logging.getLogger(__name__)
 

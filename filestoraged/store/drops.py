@@ -18,13 +18,14 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from filestoraged.errors import Gone, NotFound, StoreUnavailable, TooManyGuesses, Unauthorized
-from filestoraged.store import clock, database, guesses, passwords
-from filestoraged.store.clock import Clock
-from filestoraged.store.database import Schema
-from filestoraged.store.guesses import Guess
-from filestoraged.store.ledger import Ledger
-from filestoraged.store.notes import Notes
-from filestoraged.store.presence import Presence
+from filestoraged.store import guess_limit, passwords, wall_clock
+from filestoraged.store.deferred_writes import Notes
+from filestoraged.store.guess_limit import Guess
+from filestoraged.store.owner_locks import Presence
+from filestoraged.store.sqlite import database
+from filestoraged.store.sqlite.database import Schema
+from filestoraged.store.sqlite.group_commit import Ledger
+from filestoraged.store.wall_clock import Clock
 
 _ARRIVING, _AVAILABLE, _CLAIMED, _GONE = range(4)
 _NAMES = ("arriving", "available", "claimed", "gone")
@@ -66,8 +67,8 @@ _SCHEMA = Schema(
         """CREATE TRIGGER IF NOT EXISTS count_changed AFTER UPDATE OF state ON drops WHEN old.state <> new.state BEGIN
             UPDATE counts SET number = number - 1 WHERE state = old.state;
             UPDATE counts SET number = number + 1 WHERE state = new.state; END""",
-        *guesses.TABLES,
-        *clock.TABLES,
+        *guess_limit.TABLES,
+        *wall_clock.TABLES,
     ),
 )
 
@@ -179,7 +180,7 @@ class Drops:
             if state != _AVAILABLE or created + self._ttl <= time.time():
                 raise _gone()
             if password is not None:
-                guesses.require_few(self._ledger, id_)
+                guess_limit.require_few(self._ledger, id_)
             return Drop(id_, name, password)
         raise NotFound("There is no drop by that id.")
 
@@ -188,9 +189,9 @@ class Drops:
         guess = self._record_guess(drop.id)
         if drop.password is None or passwords.matches(password, drop.password):
             # Nobody waits: it counts for a minute where this fails.
-            self._ledger.write(functools.partial(guesses.settle_right, guess=guess))
+            self._ledger.write(functools.partial(guess_limit.settle_right, guess=guess))
         else:
-            self._ledger.write(functools.partial(guesses.settle_wrong, guess=guess)).result()
+            self._ledger.write(functools.partial(guess_limit.settle_wrong, guess=guess)).result()
             raise Unauthorized("The password is wrong.")
 
     def claim(self, id_: str) -> Future[Claim]:
@@ -304,7 +305,7 @@ class Drops:
 
     def forget(self) -> int:
         """Forget those that are gone for long, and old guesses."""
-        forgotten = guesses.delete_old(self._ledger, _STEP)
+        forgotten = guess_limit.delete_old(self._ledger, _STEP)
         now = self._clock.settled()
         if now is None:
             return forgotten
@@ -339,13 +340,13 @@ class Drops:
         def record(connection: sqlite3.Connection) -> Guess | None:
             if not connection.execute("SELECT 1 FROM drops WHERE id = ? AND state = ?", (id_, _AVAILABLE)).fetchone():
                 raise _gone()
-            return guesses.record(connection, id_)
+            return guess_limit.record(connection, id_)
 
         while True:
             guess = self._ledger.write(record).result()
             if guess is not None:
                 return guess
-            guesses.require_few(self._ledger, id_)
+            guess_limit.require_few(self._ledger, id_)
             # Some are being judged by other processes, and may be right.
             if time.monotonic() >= deadline:
                 raise TooManyGuesses(1)

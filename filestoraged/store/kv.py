@@ -22,10 +22,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from filestoraged.store import database
-from filestoraged.store.database import Schema
-from filestoraged.store.ledger import LATER, GroupedDatabase
-from filestoraged.store.writer import URGENT
+from filestoraged.store.sqlite import database
+from filestoraged.store.sqlite.database import Schema
+from filestoraged.store.sqlite.group_commit import LATER, GroupedDatabase
+from filestoraged.store.sqlite.writer import URGENT
 
 _SCHEMA = Schema(
     # "fskv"

@@ -9,10 +9,10 @@ import enum
 import socket
 from collections.abc import Collection
 
-from filestoraged.web.clients import Clients
+from filestoraged.web.client_limit import Clients
+from filestoraged.web.connection_limit import Room
 from filestoraged.web.eviction import Eviction
-from filestoraged.web.forwarding import Proxies, parse_address
-from filestoraged.web.room import Room
+from filestoraged.web.trusted_proxies import Proxies, parse_address
 
 # Connections of each worker to listeners for operations: they are served when all other places are taken.
 _RESERVED = 64

@@ -6,8 +6,8 @@ import time
 
 from filestoraged.errors import ClientGone
 from filestoraged.web.connection import SIGN, TALK, Connection
-from filestoraged.web.encoder import encode_head
 from filestoraged.web.message import Request, Response
+from filestoraged.web.response_head import encode_head
 from filestoraged.web.sender import WouldWait
 from filestoraged.wire.body import Framing
 from filestoraged.wire.framing import NO_BODY

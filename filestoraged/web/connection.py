@@ -18,9 +18,9 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from filestoraged.errors import ClientGone
-from filestoraged.web.forwarding import UNIX
 from filestoraged.web.receiver import DONT_WAIT, Receiver
 from filestoraged.web.sender import Sender
+from filestoraged.web.trusted_proxies import UNIX
 
 if TYPE_CHECKING:
     from filestoraged.web.server import Server

@@ -14,9 +14,9 @@ from collections.abc import Container
 from operator import itemgetter
 
 from filestoraged.web.connection import Connection
-from filestoraged.web.parking import Parking
+from filestoraged.web.connection_limit import Room
+from filestoraged.web.poller import Parking
 from filestoraged.web.receiver import DONT_WAIT
-from filestoraged.web.room import Room
 
 _PEEK = int(socket.MSG_PEEK) | DONT_WAIT
 

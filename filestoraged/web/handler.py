@@ -8,11 +8,11 @@ from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
 from filestoraged.web.admission import Verdict
 from filestoraged.web.answering import Answering
 from filestoraged.web.connection import TALK
-from filestoraged.web.encoder import CONTINUE
-from filestoraged.web.intake import Intake
-from filestoraged.web.memory import Asked
+from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import Answer, Response
-from filestoraged.web.refusals import refusal
+from filestoraged.web.request_body import Intake
+from filestoraged.web.request_cache import Asked
+from filestoraged.web.response_head import CONTINUE
 
 
 class Handler(Answering):

@@ -13,10 +13,10 @@ from re import Pattern
 from typing import Protocol
 
 from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
-from filestoraged.web.browsers import PASSED, Hosts, Origins, Verdict
+from filestoraged.web.cross_site import PASSED, Hosts, Origins, Verdict
+from filestoraged.web.error_responses import Refuse, meaning, refusal
 from filestoraged.web.message import METHODS, Answer, Fields, Receiving, Request, Response
-from filestoraged.web.meter import NOWHERE, OTHER
-from filestoraged.web.refusals import Refuse, meaning, refusal
+from filestoraged.web.metrics import NOWHERE, OTHER
 
 # A page is called with the request and the segments that its route's pattern leaves open, as they came.
 Page = Callable[..., Answer]

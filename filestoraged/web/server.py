@@ -17,24 +17,24 @@ from collections.abc import Collection, Mapping
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from filestoraged.web.access import AccessLog
+from filestoraged.web.acceptor import Door, prepare, set_timeouts
+from filestoraged.web.access_log import AccessLog
 from filestoraged.web.admission import Admission, Verdict
 from filestoraged.web.answering import Answering
-from filestoraged.web.clients import Clients
+from filestoraged.web.client_limit import Clients
+from filestoraged.web.completion_queue import Wakes
 from filestoraged.web.connection import Connection
-from filestoraged.web.door import Door, prepare, set_timeouts
+from filestoraged.web.connection_limit import Room
+from filestoraged.web.counters import FAST
 from filestoraged.web.eviction import Eviction
-from filestoraged.web.forwarding import Proxies
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import App, Request
-from filestoraged.web.meter import NOWHERE, OTHER, Line, Meter
-from filestoraged.web.parking import Parking
+from filestoraged.web.metrics import NOWHERE, OTHER, Line, Meter
+from filestoraged.web.poller import Parking
 from filestoraged.web.pool import Pool
-from filestoraged.web.room import Room
 from filestoraged.web.sites import Site, Sites
-from filestoraged.web.tally import FAST
-from filestoraged.web.wakes import Wakes
+from filestoraged.web.trusted_proxies import Proxies
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from filestoraged.web.memory import Memory
 from filestoraged.web.message import App
+from filestoraged.web.request_cache import Memory
 
 
 class Site(NamedTuple):

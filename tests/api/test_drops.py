@@ -310,7 +310,7 @@ class BrokenDownloadTest(DropsCase):
         self.wait_until("nothing is kept", lambda: not self.files_below(self.store_path))
 
     def test_an_upload_that_cannot_be_kept_leaves_nothing(self) -> None:
-        with mock.patch("filestoraged.store.disk.os.link", side_effect=OSError(28, "No space left on device")):
+        with mock.patch("filestoraged.store.disk.store.os.link", side_effect=OSError(28, "No space left on device")):
             self.assertEqual(507, self.send_form(file_part(b"tea")).status)
 
         def is_tidy() -> bool:
@@ -537,7 +537,7 @@ class TimeTest(DropsCase):
             self.tidy_up()
             self.assertEqual(410, self.get(path).status)
             monotonic = time.monotonic()
-            with mock.patch("filestoraged.store.clock.time.monotonic", lambda: monotonic + 3601):
+            with mock.patch("filestoraged.store.wall_clock.time.monotonic", lambda: monotonic + 3601):
                 self.tidy_up()
             self.assertEqual(404, self.get(path).status)
 

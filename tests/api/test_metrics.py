@@ -12,7 +12,7 @@ from unittest import mock
 
 import requests
 
-from filestoraged.store.census import Census, Totals
+from filestoraged.store.disk.usage import Census, Totals
 from filestoraged.store.shared_count import Pause
 from tests.daemon.process import PATIENCE, running
 from tests.support import ServerCase, TempCase, in_threads

@@ -8,10 +8,10 @@ import os
 import threading
 import time
 
-from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE
-from filestoraged.store.memcached import MemcachedStore
+from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE
+from filestoraged.store.memcached.store import MemcachedStore
 from tests.api import downloads, test_files, test_repositories
-from tests.store.servers import Memcached, start_memcached
+from tests.store.memcached.servers import Memcached, start_memcached
 from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, read_answer
 
 TEA = b"tea"

@@ -6,7 +6,7 @@ import base64
 import os
 import tempfile
 
-from filestoraged.web.tokens import hashed
+from filestoraged.web.auth import hashed
 from tests.support import ServerCase, read_answer
 
 SCOPES = {

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filestoraged.daemon.logs import start_logging
+from filestoraged.daemon.supervisor import AWAITED, RELOAD, STOP, StopRequested, Workers
 from filestoraged.daemon.watchdog import Patience, Watchdog
-from filestoraged.daemon.workers import AWAITED, RELOAD, STOP, StopRequested, Workers
-from filestoraged.web.meter import Meter
+from filestoraged.web.metrics import Meter
 
 PATIENCE = Patience(silence=0.8, begin=1.6)
 

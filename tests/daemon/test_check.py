@@ -17,14 +17,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from filestoraged.check.disk import Inspection
 from filestoraged.check.findings import KINDS, Finding, Tally
-from filestoraged.check.inspection import Inspection
-from filestoraged.check.pace import Pace
+from filestoraged.check.throttle import Pace
 from filestoraged.daemon.progress import Progress
-from filestoraged.store.disk import DiskStore
-from filestoraged.store.memcached import MemcachedStore
+from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.memcached.store import MemcachedStore
 from tests.daemon.process import ROOT, clean_environment, running
-from tests.store.servers import start_memcached
+from tests.store.memcached.servers import start_memcached
 from tests.support import PATIENCE, TempCase
 
 TEA = b"tea" * 10

@@ -11,9 +11,9 @@ import time
 from unittest import mock
 
 from filestoraged.daemon.janitor import Janitor
-from filestoraged.store.disk import DiskStore
+from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drop, Drops, prepare_drops
-from filestoraged.store.presence import Presence
+from filestoraged.store.owner_locks import Presence
 from tests.support import PATIENCE, TempCase
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from unittest import mock
 
 from filestoraged.daemon import systemd
+from filestoraged.daemon.supervisor import Started
 from filestoraged.daemon.watchdog import Patience, Watchdog
-from filestoraged.daemon.workers import Started
 from tests.daemon.crew import PATIENCE as SHORT
 from tests.daemon.process import Daemon
 from tests.support import TempCase

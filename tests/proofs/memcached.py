@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from filestoraged.store.manifest import CHUNK_SIZE, MAX_SIZE, Manifest, unpack
-from filestoraged.store.memcached import MemcachedStore
-from tests.store.servers import Memcached
+from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE, Manifest, unpack
+from filestoraged.store.memcached.store import MemcachedStore
+from tests.store.memcached.servers import Memcached
 
 ROUNDS = 15
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import requests
 
-from filestoraged.web.tokens import hashed
+from filestoraged.web.auth import hashed
 from tests.bench.load import run_wrk
 from tests.bench.machine import SERVER_CORE, pinned
 from tests.bench.servers import ours
@@ -32,7 +32,7 @@ TOKEN = "fsd_token"
 _ALTERNATING = """
 import statistics, sys, time
 from filestoraged.daemon.cli import main
-from filestoraged.web.meter import Meter
+from filestoraged.web.metrics import Meter
 from filestoraged.web.server import Server
 
 ROUNDS, BLOCKS = 20, 800

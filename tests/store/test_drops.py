@@ -26,7 +26,7 @@ from filestoraged.errors import (
 from filestoraged.store import passwords
 from filestoraged.store.drops import Drop, Drops, prepare_drops
 from filestoraged.store.kv import prepare_keys
-from filestoraged.store.presence import Presence
+from filestoraged.store.owner_locks import Presence
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, in_threads
 
@@ -34,7 +34,7 @@ from tests.support import PATIENCE, TempCase, in_threads
 _CLAIM = """
 import sys
 from filestoraged.store.drops import Drops
-from filestoraged.store.presence import Presence
+from filestoraged.store.owner_locks import Presence
 drops = Drops(sys.argv[1], Presence(sys.argv[2]), ttl=100)
 drops.claim(sys.argv[3]).result()
 print(drops.announce().result(), flush=True)
@@ -361,7 +361,7 @@ class BrokenDatabaseTest(DropsCase):
     def test_failures_are_logged_once_and_their_end_once(self) -> None:
         claims = [self.drops.claim(self.make()).result() for _ in range(3)]
         self.break_updates()
-        with self.assertLogs("filestoraged.store.notes") as logged:
+        with self.assertLogs("filestoraged.store.deferred_writes") as logged:
             for claim in claims:
                 self.assertRaises(StoreFailed, self.drops.finish(claim).result)
             self.drops.flush()
@@ -501,7 +501,7 @@ class ClockTest(DropsCase):
         id_ = self.make()
         self.drops.expire()
 
-        with self.assertLogs("filestoraged.store.clock") as logged, self.clock_ahead(self.AHEAD):
+        with self.assertLogs("filestoraged.store.wall_clock") as logged, self.clock_ahead(self.AHEAD):
             self.assertEqual([0, 0, 0], [self.drops.expire(), self.drops.forget(), self.drops.remove(self.take)])
             self.assertRaises(Gone, self.drops.find, id_)
             # A daemon that starts meanwhile waits as well.

@@ -14,7 +14,7 @@ from unittest import mock
 
 from filestoraged.digest import Bytes, Expected, Hasher
 from filestoraged.errors import DigestMismatch
-from filestoraged.store.disk import DiskStore
+from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 from tests.support import PATIENCE, TempCase
 

@@ -15,8 +15,8 @@ from unittest import mock
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
 from filestoraged.store.kv import KeyValues, prepare_keys
-from filestoraged.store.turn import Turn
-from filestoraged.store.writer import URGENT, Writer
+from filestoraged.store.sqlite.write_lock import Turn
+from filestoraged.store.sqlite.writer import URGENT, Writer
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, in_threads
 
@@ -228,7 +228,7 @@ class FailingTest(KeysCase):
         self.assertEqual([b"1", b"2", None], [self.keys.get(key) for key in ("cup", "saucer", "large")])
 
     def test_somebody_else_who_writes_for_ever_is_told_of(self) -> None:
-        with mock.patch("filestoraged.store.database._PATIENCE", 0.05):
+        with mock.patch("filestoraged.store.sqlite.database._PATIENCE", 0.05):
             keys = self.open_keys()
             keys._connect()
         shell = sqlite3.connect(self.path, isolation_level=None)
@@ -314,8 +314,8 @@ class PrepareTest(TempCase):
         self.path.write_bytes(data)
 
         for name, value in (("_LOOK", 0.0), ("_LARGEST_LOOK", len(data) - 1)):
-            with self.subTest(bound=name), mock.patch(f"filestoraged.store.database.{name}", value):
-                with self.assertLogs("filestoraged.store.database", "INFO") as logged:
+            with self.subTest(bound=name), mock.patch(f"filestoraged.store.sqlite.database.{name}", value):
+                with self.assertLogs("filestoraged.store.sqlite.database", "INFO") as logged:
                     prepare_keys(str(self.path))
                 self.assertIn("too large to be checked", logged.output[0])
 
@@ -456,7 +456,7 @@ class DoubtTest(KeysCase):
         self.keys.set("queued", b"1")
         Turn(self.path).begin_writing()
 
-        with self.assertLogs("filestoraged.store.ledger", "WARNING") as logged:
+        with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING") as logged:
             self.keys.set("later", b"2")
 
         self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
@@ -469,7 +469,7 @@ class DoubtTest(KeysCase):
             self.assertRaises(StoreFailed, self.keys.commit)
         self.assertEqual([], self.in_database("SELECT key FROM queue"))
 
-        with self.assertLogs("filestoraged.store.ledger", "WARNING"):
+        with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING"):
             other.set("later", b"2")
 
         self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
@@ -486,18 +486,18 @@ class DoubtTest(KeysCase):
     def test_a_checkpoint_that_fails_is_not_forgotten(self) -> None:
         self.keys.set("queued", b"1")
         failing = Failing(self.keys._connect(), "wal_checkpoint(P")
-        always = mock.patch("filestoraged.store.ledger._CHECKPOINT", 0)
+        always = mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT", 0)
         with always, mock.patch.object(KeyValues, "_connect", return_value=failing):
             self.keys.set("saucer", b"2")
             self.wait_until("it has failed", lambda: self.keys._turn.is_doubtful)
 
-        with self.assertLogs("filestoraged.store.ledger", "WARNING"):
+        with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING"):
             self.keys.commit()
 
         self.assertFalse(self.keys._turn.is_doubtful)
 
     def test_the_log_is_copied_into_the_database_when_it_has_grown(self) -> None:
-        with mock.patch("filestoraged.store.ledger._CHECKPOINT", 10):
+        with mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT", 10):
             self.keys.set("large", b"x" * 100_000)
             self.keys.set("cup", b"1")
             self.wait_until("it is copied", lambda: self.in_database("SELECT key FROM queue") != [])
@@ -561,7 +561,7 @@ class Failing:
 class LockedTest(KeysCase):
     def setUp(self) -> None:
         super().setUp()
-        patch = mock.patch("filestoraged.store.ledger.Writer", functools.partial(Writer, patience=0.1))
+        patch = mock.patch("filestoraged.store.sqlite.group_commit.Writer", functools.partial(Writer, patience=0.1))
         patch.start()
         self.addCleanup(patch.stop)
         self.keys = self.open_keys()
@@ -585,7 +585,7 @@ class LockedTest(KeysCase):
 
     def test_a_file_that_is_to_be_made_is_not_waited_for_for_ever(self) -> None:
         path = str(self.directory / "new.sqlite")
-        brief = mock.patch("filestoraged.store.database._PATIENCE", 0.1)
+        brief = mock.patch("filestoraged.store.sqlite.database._PATIENCE", 0.1)
         with Turn(path), brief, self.assertRaises(StartError) as caught:
             prepare_keys(path)
 

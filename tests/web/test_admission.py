@@ -10,8 +10,8 @@ import sys
 from unittest.mock import patch
 
 from filestoraged.web import admission
-from filestoraged.web.clients import Clients
-from filestoraged.web.forwarding import IPAddress, Proxies
+from filestoraged.web.client_limit import Clients
+from filestoraged.web.trusted_proxies import IPAddress, Proxies
 from tests.daemon.process import PATIENCE, Daemon, running
 from tests.support import ServerCase, TempCase, find_program, read_all, read_answer, split_answer
 

@@ -12,9 +12,9 @@ from typing import Any
 from unittest.mock import patch
 
 from filestoraged.web.handler import Handler
-from filestoraged.web.intake import Intake
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import Answer, Request
+from filestoraged.web.request_body import Intake
 from filestoraged.web.sender import Sender
 from tests.support import PATIENCE, ServerCase, read_all, read_answer, split_answer
 from tests.web.test_pool import refuse_to_start

@@ -1,0 +1,39 @@
+"""`filestoraged memcached-check`: whether memcached servers are fit to keep objects."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from filestoraged.daemon.config import parse_servers, parse_size
+from filestoraged.daemon.options import Parser
+from filestoraged.errors import StartError
+from filestoraged.store.memcached.diagnose import BAD, examine
+from filestoraged.store.memcached.manifest import MAX_SIZE
+
+
+def memcached_check(arguments: Sequence[str]) -> int:
+    """Print a line for each finding. Returns 0 where none is bad, else 1."""
+    given = _parser().parse_args(arguments)
+    servers = parse_servers(given.servers)
+    size = MAX_SIZE if given.size is None else parse_size(given.size)
+    try:
+        findings = examine(servers, size)
+    except ImportError as error:
+        raise StartError(f"{error}.") from error
+    for finding in findings:
+        sys.stdout.write(f"{finding.verdict:5}{finding.text}\n")
+    return 1 if any(finding.verdict == BAD for finding in findings) else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="filestoraged memcached-check",
+        description="Say whether memcached servers are fit to keep objects. Exit status 0 if they are, 1 if not.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("servers", metavar="HOST:PORT[,...]", help="the servers, as for --memcached")
+    parser.add_argument(
+        "--size", metavar="BYTES", help="of all objects that they are to keep together, such as 2G (50M)"
+    )
+    return parser

@@ -1,0 +1,1 @@
+"""What the databases share: SQLite files, group commit and the write lock."""

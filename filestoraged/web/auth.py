@@ -1,0 +1,89 @@
+"""Who may do what: a request carries a token, and that has scopes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from filestoraged.errors import Forbidden, TokenNeeded
+from filestoraged.web.message import Request
+from filestoraged.web.metrics import NOWHERE
+from filestoraged.web.router import Router
+from filestoraged.wire.authorization import parse_token
+
+ACTIONS = {"GET": "read", "PUT": "write", "POST": "write", "DELETE": "delete"}
+
+
+class Scope(NamedTuple):
+    """An action, and where: "" for everywhere, an interface by its name or prefix, `data/pets` for a repository."""
+
+    action: str
+    place: str = ""
+
+
+class Grant(NamedTuple):
+    """The scopes of one token. `digest` is hashed(token); None where no token is needed."""
+
+    name: str
+    scopes: frozenset[Scope]
+    digest: bytes | None
+
+
+def hashed(token: str) -> bytes:
+    """What is kept of a token. It is 256 random bits, so that nobody can try them all: no salt, no slowness."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Tokens:
+    """All grants. Many threads ask."""
+
+    def __init__(self, grants: Sequence[Grant], reserved: Callable[[str], bool]) -> None:
+        """Where a prefix is `reserved`, because scopes mean something else by it, it stands for nothing."""
+        self._is_reserved = reserved
+        # Looking up takes longer the more of a key is right. Nobody can bring about that with keys made by a secret.
+        self._secret = secrets.token_bytes(32)
+        self._scopes: dict[bytes, frozenset[Scope]] = {}
+        for grant in grants:
+            if grant.digest is not None:
+                key = self._key(grant.digest)
+                self._scopes[key] = self._scopes.get(key, frozenset()) | grant.scopes
+        self._anybodys = frozenset(scope for grant in grants if grant.digest is None for scope in grant.scopes)
+
+    def lets_anybody(self, request: Request, router: Router, segments: Sequence[str]) -> bool:
+        return router.public or not self._anybodys.isdisjoint(self._wanted(request, router, segments))
+
+    def check(self, request: Request, router: Router, segments: Sequence[str]) -> None:
+        """Raises TokenNeeded where a request carries none that is known, Forbidden where it is not for this."""
+        wanted = self._wanted(request, router, segments)
+        scopes = self._find(parse_token(request.fields.get("authorization", "")))
+        # Where there is no page, nothing is wanted, and whoever has a token is told so.
+        if wanted and scopes.isdisjoint(wanted):
+            raise Forbidden("The token is not for this.")
+
+    def _find(self, token: str) -> frozenset[Scope]:
+        if not token:
+            raise TokenNeeded("A token is needed.")
+        scopes = self._scopes.get(self._key(hashed(token)))
+        if scopes is None:
+            raise TokenNeeded("The token is not known.")
+        return scopes
+
+    def _key(self, digest: bytes) -> bytes:
+        return hmac.digest(self._secret, digest, "sha256")
+
+    def _wanted(self, request: Request, router: Router, segments: Sequence[str]) -> list[Scope]:
+        """The scopes that each would do."""
+        action = ACTIONS.get(request.method)
+        if action is None or router.name == NOWHERE:
+            return []
+        places = [router.name]
+        prefix = request.mount.strip("/")
+        if prefix and not self._is_reserved(prefix):
+            places.append(prefix)
+        if router.has_areas and segments:
+            places += [f"{place}/{unquote(segments[0])}" for place in places]
+        return [Scope(action), *(Scope(action, place) for place in places)]

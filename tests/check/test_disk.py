@@ -1,0 +1,738 @@
+"""The check of a disk store: each kind of damage is found, nothing else is, and what others do meanwhile is none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from filestoraged.check.databases import look
+from filestoraged.check.disk import Inspection
+from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, Tally
+from filestoraged.check.inspector import Inspector
+from filestoraged.check.quarantine import Quarantine
+from filestoraged.check.reading import Reader
+from filestoraged.check.register import Register
+from filestoraged.check.throttle import Pace, Stopped
+from filestoraged.digest import ALGORITHMS
+from filestoraged.errors import NotFound, StoreUnavailable
+from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.drops import Drop, Drops, prepare_drops
+from filestoraged.store.kv import prepare_keys
+from filestoraged.store.owner_locks import Presence
+from tests.support import PATIENCE, TempCase
+
+TEA = b"tea" * 10
+# More than a glance takes in.
+POT = os.urandom(700_000)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class InspectionCase(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.directory / "store"
+        self.store = DiskStore(self.root)
+        self.store.prepare()
+        self.pets = self.store.namespace("repositories").namespace("pets")
+
+    def check(self, **settings: Any) -> list[Finding]:
+        settings = {"algorithm": "sha256", "pace": Pace(), "threads": 2, **settings}
+        self.inspection = Inspection(str(self.root), **settings)
+        return sorted(found for found in self.inspection.findings(PATIENCE) if found is not None)
+
+    def found(self, **settings: Any) -> list[str]:
+        return [f"{finding.kind} {finding.path}" for finding in self.check(**settings)]
+
+    def path(self, digest: str, *, within: str = "") -> Path:
+        return self.root / within / digest[:2] / digest
+
+    def spoil(self, path: Path) -> None:
+        """Change one bit, as a disk would."""
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+    def snapshot(self) -> dict[str, int]:
+        return {str(path): path.lstat().st_ino for path in self.root.rglob("*")}
+
+
+class ObjectsTest(InspectionCase):
+    def test_a_store_that_is_whole_has_nothing_wrong(self) -> None:
+        for data in (b"", TEA, POT):
+            self.store.put(data)
+            self.pets.put(data)
+        prepare_keys(str(self.root / "kv.sqlite"))
+        prepare_drops(str(self.root / "drops.sqlite"))
+        (self.root / "lost+found").mkdir()
+
+        self.assertEqual([], self.check())
+        self.assertEqual(6, self.inspection.tally.objects)
+        self.assertEqual(2 * (len(TEA) + len(POT)), self.inspection.tally.size)
+
+    def test_files_of_every_algorithm_are_whole(self) -> None:
+        for algorithm in ALGORITHMS:
+            for data in (TEA, POT):
+                self.store.namespace(".", algorithm=algorithm).put(data)
+
+        self.assertEqual([], self.check())
+        self.assertEqual([], self.check(algorithm="blake2s"))
+        self.assertEqual(2 * len(ALGORITHMS), self.inspection.tally.objects)
+
+    def test_a_changed_bit_is_found(self) -> None:
+        digests = [self.store.put(data) for data in (TEA, POT)] + [self.pets.put(data) for data in (TEA, POT)]
+        small, large = digests[0], digests[1]
+        self.spoil(self.path(small))
+        self.spoil(self.path(large, within="repositories/pets"))
+
+        self.assertEqual(
+            sorted([f"damaged {small[:2]}/{small}", f"damaged repositories/pets/{large[:2]}/{large}"]), self.found()
+        )
+
+    def test_a_cut_and_an_empty_and_a_longer_object_are_found(self) -> None:
+        for number, change in enumerate((lambda data: data[:-1], lambda data: b"", lambda data: data + b"\0")):
+            path = self.path(self.store.put(POT + bytes([number])))
+            path.write_bytes(change(path.read_bytes()))
+
+        self.assertEqual([DAMAGED] * 3, [finding.kind for finding in self.check()])
+
+    def test_a_repositorys_object_is_named_by_its_sha256_and_nothing_else(self) -> None:
+        digest = hashlib.blake2s(TEA).hexdigest()
+        self.place(f"repositories/pets/{digest[:2]}/{digest}", TEA)
+
+        self.assertEqual([f"damaged repositories/pets/{digest[:2]}/{digest}"], self.found(algorithm="blake2s"))
+
+    def test_a_disk_that_fails_is_damage(self) -> None:
+        digest = self.store.put(POT)
+
+        with mock.patch("os.preadv", side_effect=OSError(errno.EIO, "Input/output error")):
+            (finding,) = self.check()
+
+        self.assertEqual(
+            (DAMAGED, f"{digest[:2]}/{digest}", "it cannot be read: Input/output error"), tuple(finding)[:3]
+        )
+
+    def test_what_may_not_be_read_is_said_and_not_moved(self) -> None:
+        digest = self.store.put(TEA)
+        denied = PermissionError(errno.EACCES, "Permission denied")
+        before = os.open
+
+        def refuse(path: Any, *rest: Any, **named: Any) -> int:
+            if str(path).endswith(digest):
+                raise denied
+            return before(path, *rest, **named)
+
+        with mock.patch("os.open", refuse):
+            (finding,) = self.check(repair=True)
+
+        self.assertEqual((UNREADABLE, None), (finding.kind, finding.remedy))
+
+    def test_too_few_descriptors_are_no_damage(self) -> None:
+        self.store.put(TEA)
+
+        with mock.patch("os.open", side_effect=OSError(errno.EMFILE, "Too many open files")):
+            self.assertRaises(OSError, self.check)
+
+    def place(self, path: str, data: bytes) -> Path:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_bytes(data)
+        return self.root / path
+
+
+class ForeignTest(InspectionCase):
+    def test_what_is_not_ours_is_found_and_never_touched(self) -> None:
+        digest = self.store.put(TEA)
+        oid = self.pets.put(TEA)
+        other = sha256(POT)
+        wrong = "00" if digest[:2] != "00" else "01"
+        elsewhere = self.directory / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / other).write_bytes(POT)
+        (self.root / wrong).mkdir()
+        self.path(digest).rename(self.root / wrong / digest)
+        (self.root / digest[:2] / "README").write_text("mine")
+        (self.root / "notes").mkdir()
+        (self.root / "zz").mkdir()
+        (self.root / "fe").write_text("a file in a folder's place")
+        os.symlink(elsewhere, self.root / "fd")
+        (self.root / "fc").mkdir()
+        (self.root / "fc" / ("fc" * 32)).mkdir()
+        os.symlink(elsewhere / other, self.root / "fc" / ("fc" * 16))
+        os.mkfifo(self.root / "fc" / ("fc" * 20))
+        (self.root / "fc" / ("fc" * 17)).write_bytes(b"no digest has 34 digits")
+        (self.root / "repositories" / "stray").write_text("no repository")
+        (self.root / "repositories" / "pets" / "abc").mkdir()
+        (self.root / "drops").mkdir()
+        (self.root / "drops" / "list").write_text("no drop")
+        (self.root / "staging" / "notes").write_text("no staging")
+        os.symlink("/dev/zero", self.root / "kv.sqlite")
+        before = self.snapshot()
+
+        found = self.found(repair=True)
+
+        names = [wrong + "/" + digest, digest[:2] + "/README", "notes", "zz", "fe", "fd", "kv.sqlite"]
+        names += [f"fc/{'fc' * count}" for count in (32, 16, 20, 17)]
+        names += ["repositories/stray", "repositories/pets/abc", "drops/list", "staging/notes"]
+        self.assertEqual(sorted(f"foreign {name}" for name in names), found)
+        self.assertEqual(before, self.snapshot())
+        self.assertTrue(self.path(oid, within="repositories/pets").exists())
+
+    def test_what_is_gone_when_it_is_looked_at_is_none(self) -> None:
+        (self.root / "notes").mkdir()
+
+        with mock.patch("os.lstat", side_effect=FileNotFoundError):
+            self.assertEqual([], self.check())
+
+    def test_a_directory_that_cannot_be_listed_is_said(self) -> None:
+        self.store.put(TEA)
+        scandir = os.scandir
+
+        def refuse(path: Any) -> Any:
+            if path != str(self.root):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return scandir(path)
+
+        with mock.patch("os.scandir", refuse):
+            self.assertEqual([UNREADABLE] * 2, [found.kind for found in self.check() if found.kind != FOREIGN])
+
+
+class RepairTest(InspectionCase):
+    def test_damage_moves_out_of_the_way_and_a_good_upload_heals(self) -> None:
+        digest, oid = self.store.put(POT), self.pets.put(TEA)
+        self.spoil(self.path(digest))
+        self.spoil(self.path(oid, within="repositories/pets"))
+        spoiled = self.path(digest).read_bytes()
+
+        remedies = {finding.path: finding.remedy for finding in self.check(repair=True)}
+
+        moved = f"quarantine/{digest[:2]}/{digest}"
+        self.assertEqual(f"moved to {moved}", remedies[f"{digest[:2]}/{digest}"])
+        self.assertEqual(spoiled, (self.root / moved).read_bytes())
+        self.assertRaises(NotFound, self.store.open, digest)
+        self.assertEqual([], self.check(repair=True))
+        self.assertEqual(digest, self.store.put(POT))
+        self.assertEqual(POT, self.store.get(digest).read())
+        self.assertEqual([], self.check())
+
+    def test_what_is_damaged_twice_is_kept_twice(self) -> None:
+        for _ in range(3):
+            digest = self.store.put(POT)
+            self.spoil(self.path(digest))
+            self.check(repair=True)
+
+        kept = sorted(path.name for path in (self.root / "quarantine" / digest[:2]).iterdir())
+        self.assertEqual([digest, f"{digest}.1", f"{digest}.2"], kept)
+
+    def test_without_repair_nothing_changes(self) -> None:
+        self.spoil(self.path(self.store.put(POT)))
+        self.leave_a_staging()
+        before = self.snapshot()
+
+        self.assertEqual([DAMAGED, HALF_MADE], [finding.kind for finding in self.check()])
+        self.assertEqual(before, self.snapshot())
+
+    def test_a_disk_that_refuses_the_move_is_told(self) -> None:
+        self.spoil(self.path(self.store.put(POT)))
+
+        with mock.patch("os.rename", side_effect=OSError(errno.EROFS, "Read-only file system")):
+            (finding,) = self.check(repair=True)
+
+        self.assertIn("cannot be moved: Read-only file system", finding.reason)
+        self.assertIsNone(finding.remedy)
+        self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
+
+    def test_what_a_dead_process_was_storing_is_found_and_swept(self) -> None:
+        self.store.put(TEA)
+        self.leave_a_staging()
+
+        self.assertEqual([HALF_MADE], [finding.kind for finding in self.check()])
+        self.assertEqual(["removed"], [finding.remedy for finding in self.check(repair=True)])
+        self.assertEqual([], self.check())
+
+    def test_an_area_that_holds_more_than_stagings_is_told(self) -> None:
+        self.leave_a_staging()
+        (area,) = (self.root / "staging").iterdir()
+        (area / "notes").mkdir()
+
+        findings = self.check(repair=True)
+
+        self.assertEqual([HALF_MADE] * 2, [finding.kind for finding in findings])
+        self.assertEqual([None, "removed"], sorted((finding.remedy for finding in findings), key=bool))
+        self.assertIn(
+            "notes: whoever was about to store it is gone, and it cannot be removed",
+            str([f"{finding.path}: {finding.reason}" for finding in findings]),
+        )
+        self.assertEqual([area / "notes"], list(area.iterdir()))
+
+    def test_what_a_living_process_is_storing_is_none_of_our_business(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(TEA)
+
+            self.assertEqual([], self.check(repair=True))
+            self.assertEqual(sha256(TEA), staging.commit())
+
+    def leave_a_staging(self) -> None:
+        program = (
+            "import os, sys\nfrom filestoraged.store.disk.store import DiskStore\n"
+            "staging = DiskStore(sys.argv[1]).stage()\nstaging.write(b'half of ')\nos._exit(0)"
+        )
+        subprocess.run([sys.executable, "-c", program, str(self.root)], check=True, timeout=PATIENCE)
+
+
+class RaceTest(InspectionCase):
+    """What others do at the worst moment: between two steps of the check."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.digest = self.store.put(POT)
+        self.spoil(self.path(self.digest))
+
+    def test_an_object_that_is_replaced_while_it_is_read_is_read_again(self) -> None:
+        with self.after_reading(lambda: self.store.put(POT)):
+            self.assertEqual([], self.check(repair=True))
+
+        self.assertEqual(POT, self.store.get(self.digest).read())
+
+    def test_an_object_that_is_removed_while_it_is_read_is_no_damage(self) -> None:
+        with self.after_reading(lambda: self.store.remove(self.digest)):
+            self.assertEqual([], self.check(repair=True))
+
+    def test_an_object_that_is_removed_before_it_is_opened_is_no_damage(self) -> None:
+        inspector = Inspector(str(self.root), algorithm="sha256", pace=Pace(), tally=Tally())
+        self.store.remove(self.digest)
+
+        self.assertIsNone(inspector.compare(f"{self.digest[:2]}/{self.digest}"))
+
+    def test_a_good_upload_just_before_the_move_keeps_its_name(self) -> None:
+        with self.replaced_before_the_move():
+            self.assertEqual([], self.check(repair=True))
+
+        self.assertEqual(POT, self.store.get(self.digest).read())
+        self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
+
+    def test_two_good_uploads_around_the_move_leave_one(self) -> None:
+        link = os.link
+
+        def put_again(*arguments: Any, **named: Any) -> None:
+            with mock.patch("os.link", link):
+                self.store.put(POT)
+            link(*arguments, **named)
+
+        with self.replaced_before_the_move(), mock.patch("os.link", put_again):
+            self.assertEqual([], self.check(repair=True))
+
+        self.assertEqual(POT, self.store.get(self.digest).read())
+
+    def test_good_upload_keeps_its_name_on_a_file_system_without_links(self) -> None:
+        denied = PermissionError(errno.EPERM, "Operation not permitted")
+
+        with self.replaced_before_the_move(), mock.patch("os.link", side_effect=denied):
+            self.assertEqual([], self.check(repair=True))
+
+        self.assertEqual(POT, self.store.get(self.digest).read())
+        self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
+
+    def test_good_upload_keeps_its_name_where_its_directory_was_removed_meanwhile(self) -> None:
+        link, path = os.link, self.path(self.digest)
+        removals = iter([True])
+
+        def remove_directory(*arguments: Any, **named: Any) -> None:
+            if next(removals, False):
+                path.parent.rmdir()
+            link(*arguments, **named)
+
+        with self.replaced_before_the_move(), mock.patch("os.link", remove_directory):
+            self.assertEqual([], self.check(repair=True))
+
+        self.assertEqual(POT, path.read_bytes())
+
+    @contextlib.contextmanager
+    def replaced_before_the_move(self) -> Iterator[None]:
+        """A good upload comes between the last look at a damaged object and its move."""
+        rename, link = os.rename, os.link
+
+        def replace_first(source: str, target: str, **named: Any) -> None:
+            if "quarantine" in target:
+                with mock.patch.multiple(os, rename=rename, link=link):
+                    self.store.put(POT)
+            rename(source, target, **named)
+
+        with mock.patch("os.rename", replace_first):
+            yield
+
+    def test_two_repairs_at_once_move_it_once(self) -> None:
+        with self.after_reading(lambda: self.check(repair=True)):
+            self.assertEqual([], self.check(repair=True))
+
+        kept = [path.name for path in (self.root / "quarantine").rglob("*") if path.is_file()]
+        self.assertEqual([self.digest], kept)
+
+    def test_repairs_and_uploads_at_full_speed_lose_nothing(self) -> None:
+        ends = threading.Event()
+
+        def repair() -> None:
+            while not ends.is_set():
+                self.check(repair=True)
+
+        checker = threading.Thread(target=repair)
+        checker.start()
+        try:
+            for _ in range(150):
+                with contextlib.suppress(FileNotFoundError):
+                    self.spoil_by_replacing(self.path(self.digest))
+                self.assertEqual(self.digest, self.store.put(POT))
+                self.wait_until("the upload is there", lambda: self.path(self.digest).exists())
+                self.assertEqual(POT, self.path(self.digest).read_bytes())
+        finally:
+            ends.set()
+            checker.join()
+        self.assertEqual([], self.check())
+
+    def spoil_by_replacing(self, path: Path) -> None:
+        """Put a damaged file there. In place it would be the file that was read, and found good, a moment ago."""
+        spoiled = self.directory / "spoiled"
+        spoiled.write_bytes(POT[:-1])
+        os.rename(spoiled, path)
+
+    @contextlib.contextmanager
+    def after_reading(self, do: Any) -> Iterator[None]:
+        """Do something once, when the first object was read and nothing is said yet."""
+        digest = Reader.digest
+        done: list[bool] = []
+
+        def read_and_do(*arguments: Any) -> str:
+            actual = digest(*arguments)
+            if not done:
+                done.append(True)
+                do()
+            return actual
+
+        with mock.patch.object(Reader, "digest", read_and_do):
+            yield
+
+
+class DropsTest(InspectionCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.database = str(self.root / "drops.sqlite")
+        prepare_drops(self.database)
+        self.drops = self.open_registry()
+        self.bytes = DiskStore(self.root / "drops", within=self.store)
+
+    def open_registry(self) -> Drops:
+        drops = Drops(self.database, Presence(str(self.root / "drops.owners")), ttl=1000.0)
+        self.open = contextlib.ExitStack()
+        self.addCleanup(self.open.close)
+        self.open.callback(drops.close)
+        return drops
+
+    def test_drops_on_their_whole_way_have_nothing_wrong(self) -> None:
+        self.announce()
+        available, claimed, gone, removed = (self.bring() for _ in range(4))
+        claims = {id_: self.drops.claim(id_).result() for id_ in (claimed, gone, removed)}
+        self.drops.finish(claims[removed]).result()
+        while self.drops.remove(self.bytes.remove_all):
+            pass
+        # Its bytes are yet to be removed.
+        self.drops.hand_over(claims[gone], keep=1000.0).result()
+
+        self.assertEqual([], self.check(repair=True))
+        self.assertTrue(self.path(available, within="drops").exists())
+
+    def test_bytes_of_a_drop_that_arrives_have_one(self) -> None:
+        self.put(self.announce())
+
+        self.assertEqual([], self.check())
+
+    def test_bytes_without_a_drop_are_found_and_moved(self) -> None:
+        never, gone = "ab" * 16, self.bring()
+        self.put(never)
+        self.drops.finish(self.drops.claim(gone).result()).result()
+        while self.drops.remove(lambda ids: {}):
+            pass
+        whole = self.bring()
+
+        self.assertEqual(sorted(f"orphaned drops/{id_[:2]}/{id_}" for id_ in (never, gone)), self.found())
+        remedies = [finding.remedy for finding in self.check(repair=True)]
+        self.assertEqual(
+            sorted(f"moved to quarantine/drops/{id_[:2]}/{id_}" for id_ in (never, gone)), sorted(remedies)
+        )
+        self.assertEqual([], self.check())
+        self.assertTrue(self.path(whole, within="drops").exists())
+
+    def test_drops_without_bytes_are_found_and_stay(self) -> None:
+        available, claimed = self.bring(), self.bring()
+        self.bring()
+        self.drops.claim(claimed).result()
+        for id_ in (available, claimed):
+            self.bytes.remove(id_)
+
+        for repair in (True, False):
+            self.assertEqual(
+                sorted(f"missing drops/{id_[:2]}/{id_}" for id_ in (available, claimed)), self.found(repair=repair)
+            )
+
+    def test_drops_whose_folder_may_not_be_looked_into_are_not_said_to_have_none(self) -> None:
+        self.bring()
+        lstat = os.lstat
+
+        def refuse(path: Any) -> os.stat_result:
+            if "/drops/" in str(path):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return lstat(path)
+
+        with mock.patch("os.lstat", refuse):
+            self.assertEqual([], self.check())
+
+    def test_more_drops_than_are_asked_for_at_a_time(self) -> None:
+        rows = [f"{number:032x}" for number in range(1203)]
+        with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
+            connection.executemany(
+                "INSERT INTO drops (id, state, changed, created) VALUES (?, 1, 0, 0)", ((row,) for row in rows)
+            )
+        (self.root / "drops" / "00").mkdir(parents=True)
+        for row in rows[:-1]:
+            (self.root / "drops" / "00" / row).touch()
+        (self.root / "drops" / "00" / ("00" + "f" * 30)).touch()
+
+        self.assertEqual([f"missing drops/00/{rows[-1]}", f"orphaned drops/00/00{'f' * 30}"], self.found())
+
+    def test_a_registry_in_use_and_one_that_rests_are_both_asked(self) -> None:
+        self.bring()
+        self.put("ab" * 16)
+        self.assertTrue(Path(self.database + "-wal").exists())
+
+        in_use = self.found()
+        self.open.close()
+
+        self.assertFalse(Path(self.database + "-wal").exists())
+        before = self.snapshot()
+        self.assertEqual(in_use, self.found())
+        self.assertEqual(before, self.snapshot())
+
+    def test_a_drop_that_goes_before_its_row_is_asked_for_is_none(self) -> None:
+        id_ = self.bring()
+        unknown = Register.unknown
+
+        def fetch_first(register: Register, ids: list[str]) -> set[str]:
+            self.fetch(id_)
+            return unknown(register, ids)
+
+        with mock.patch.object(Register, "unknown", fetch_first):
+            self.assertEqual([], self.check(repair=True))
+
+    def test_a_drop_that_goes_before_its_bytes_are_looked_for_is_none(self) -> None:
+        id_ = self.bring()
+        wanting = Register.wanting
+
+        def fetch_then(register: Register) -> Iterator[str]:
+            for each in wanting(register):
+                self.fetch(id_)
+                yield each
+
+        with mock.patch.object(Register, "wanting", fetch_then):
+            self.assertEqual([], self.check(repair=True))
+
+    def test_without_a_registry_bytes_have_no_drop(self) -> None:
+        id_ = self.bring()
+        self.open.close()
+        os.unlink(self.database)
+
+        self.assertEqual([f"orphaned drops/{id_[:2]}/{id_}"], self.found())
+        self.assertFalse(Path(self.database).exists())
+
+    def test_drops_are_none_where_their_registry_is_a_link_or_a_pipe(self) -> None:
+        self.bring()
+        self.open.close()
+        for replace in (lambda: os.mkfifo(self.database), lambda: os.symlink(self.directory / "d", self.database)):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.database, self.directory / "d")
+            replace()
+
+            self.assertEqual(["foreign drops.sqlite"], self.found(repair=True))
+            os.unlink(self.database)
+
+    def test_a_damaged_registry_is_the_finding_and_drops_are_none(self) -> None:
+        self.bring()
+        self.put("ab" * 16)
+        self.open.close()
+        Path(self.database).write_bytes(b"no database at all, and longer than its magic")
+
+        self.assertEqual(["damaged drops.sqlite"], self.found(repair=True))
+        self.assertTrue(self.path("ab" * 16, within="drops").exists())
+
+    def announce(self) -> str:
+        return self.drops.announce().result()
+
+    def bring(self) -> str:
+        id_ = self.announce()
+        self.put(id_)
+        self.drops.publish(Drop(id_, "cup.txt", None)).result()
+        return id_
+
+    def fetch(self, id_: str) -> None:
+        self.drops.finish(self.drops.claim(id_).result()).result()
+        while self.drops.remove(self.bytes.remove_all):
+            pass
+
+    def put(self, id_: str) -> None:
+        self.bytes.put(TEA, name=id_)
+
+
+class DatabasesTest(InspectionCase):
+    def test_a_damaged_page_is_found(self) -> None:
+        path = self.root / "kv.sqlite"
+        prepare_keys(str(path))
+        with contextlib.closing(sqlite3.connect(str(path))) as connection, connection:
+            connection.execute("CREATE TABLE filling (text TEXT)")
+            connection.executemany("INSERT INTO filling VALUES (?)", [("x" * 500,)] * 500)
+        self.assertEqual([], self.check())
+        data = bytearray(path.read_bytes())
+        data[-40000:-30000] = bytes(10000)
+        path.write_bytes(data)
+
+        (finding,) = self.check()
+
+        self.assertEqual((DAMAGED, "kv.sqlite"), (finding.kind, finding.path))
+        self.assertIn("SQLite says", finding.reason)
+
+    def test_a_few_bytes_are_no_database(self) -> None:
+        (self.root / "kv.sqlite").write_bytes(b"few")
+
+        self.assertEqual(["damaged kv.sqlite"], self.found())
+
+    def test_one_byte_is_no_database(self) -> None:
+        (self.root / "kv.sqlite").write_bytes(b"x")
+
+        self.assertEqual(["damaged kv.sqlite"], self.found())
+
+    def test_database_that_another_program_keeps_locked_is_unreadable_and_all_else_is_checked(self) -> None:
+        for name, prepare in (("kv.sqlite", prepare_keys), ("drops.sqlite", prepare_drops)):
+            prepare(str(self.root / name))
+        digest = self.store.put(TEA)
+        self.spoil(self.path(digest))
+        DiskStore(self.root / "drops", within=self.store).put(TEA, name="ab" * 16)
+
+        at_once = mock.patch("filestoraged.check.databases._PATIENCE", 0.1)
+        with self.locked("kv.sqlite"), self.locked("drops.sqlite"), at_once:
+            findings = self.check()
+
+        self.assertEqual(
+            ["damaged " + digest[:2] + "/" + digest, "unreadable drops.sqlite", "unreadable kv.sqlite"],
+            [f"{finding.kind} {finding.path}" for finding in findings],
+        )
+        self.assertIn("database is locked", findings[1].reason)
+
+    def test_registry_that_is_locked_after_it_was_examined_is_unreadable(self) -> None:
+        prepare_drops(str(self.root / "drops.sqlite"))
+        drops = DiskStore(self.root / "drops", within=self.store)
+        for number in range(3):
+            drops.put(TEA, name=f"{number:032x}")
+
+        def refuse(*_: Any) -> Any:
+            raise StoreUnavailable("The database is busy.")
+
+        locked = mock.patch.multiple("filestoraged.check.register", PAGE=1, look=refuse)
+        with locked, mock.patch("filestoraged.check.disk.PAGE", 1), mock.patch.object(Register, "damage", None):
+            findings = [finding for finding in self.check() if finding.kind == UNREADABLE]
+
+        self.assertEqual(
+            ["drops cannot be compared with it: The database is busy."], [each.reason for each in findings]
+        )
+
+    def test_look_keeps_the_locks_of_another_look_at_the_same_time(self) -> None:
+        path = self.root / "kv.sqlite"
+        prepare_keys(str(path))
+        with contextlib.closing(sqlite3.connect(str(path))) as writer:
+            writer.execute("SELECT 1 FROM pairs").fetchall()
+
+            def look_again(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+                connection.execute("SELECT 1 FROM pairs").fetchall()
+                before = self.locks(path)
+                look(str(path), lambda other: other.execute("SELECT 1 FROM pairs").fetchall())
+                return before, self.locks(path)
+
+            before, after = look(str(path), look_again)
+
+        self.assertGreater(len(before), 0)
+        self.assertEqual(before, after)
+
+    def locks(self, path: Path) -> list[str]:
+        """The locks that this process has on the file."""
+        inode = path.stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+        ours = [line.split() for line in lines if f":{inode} " in line and f" {os.getpid()} " in line]
+        return [" ".join(fields[1:]) for fields in ours]
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Another program has it for itself alone."""
+        with contextlib.closing(sqlite3.connect(str(self.root / name), isolation_level=None)) as connection:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE ours (text TEXT)")
+            yield
+
+    def test_one_that_a_crash_left_is_read_with_its_log(self) -> None:
+        path = self.root / "kv.sqlite"
+        program = (
+            "import os, sys, sqlite3\nconnection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+            "connection.execute('PRAGMA journal_mode = WAL')\n"
+            "connection.execute('CREATE TABLE cups (tea)')\nos._exit(0)"
+        )
+        subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=PATIENCE)
+        before = self.snapshot()
+
+        self.assertEqual([], self.check())
+        self.assertEqual(before, self.snapshot())
+
+
+class EndTest(InspectionCase):
+    def test_a_check_that_is_stopped_says_so(self) -> None:
+        for number in range(50):
+            self.store.put(POT + bytes([number]))
+        pace = Pace(1000)
+        findings = Inspection(str(self.root), algorithm="sha256", pace=pace).findings(0.01)
+        self.assertIsNone(next(findings))
+
+        pace.stop()
+
+        self.assertRaises(Stopped, list, findings)
+
+    def test_a_store_that_is_not_there_is_an_error(self) -> None:
+        os.rename(self.root, self.directory / "away")
+
+        self.assertRaises(FileNotFoundError, self.check)
+
+    def test_many_findings_wait_for_whoever_listens(self) -> None:
+        for number in range(2000):
+            (self.root / f"note {number}").touch()
+
+        self.assertEqual(2000, len(self.check()))
+
+
+class QuarantineTest(InspectionCase):
+    def test_a_pipe_is_moved_without_waiting_for_its_other_end(self) -> None:
+        path = "drops/ab/" + "ab" * 16
+        (self.root / "drops" / "ab").mkdir(parents=True)
+        os.mkfifo(self.root / path)
+        descriptor = os.open(self.root / path, os.O_PATH | os.O_NOFOLLOW)
+        self.addCleanup(os.close, descriptor)
+
+        target = Quarantine(str(self.root)).move(path, descriptor)
+
+        assert target is not None
+        self.assertTrue(stat.S_ISFIFO((self.root / target).lstat().st_mode))

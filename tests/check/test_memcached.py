@@ -1,0 +1,240 @@
+"""The check of objects in memcached, on real servers: what they lose or change is found, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+from filestoraged.check.findings import Finding
+from filestoraged.check.listing import Listing
+from filestoraged.check.memcached import PoolInspection
+from filestoraged.check.throttle import Pace
+from filestoraged.errors import NotFound, StoreUnavailable
+from filestoraged.store.memcached.client import Link
+from filestoraged.store.memcached.manifest import Manifest
+from filestoraged.store.memcached.pool import Found
+from filestoraged.store.memcached.store import MemcachedStore
+from tests.store.memcached.servers import start_memcached
+from tests.support import PATIENCE, TempCase
+
+SMALL = b"tea"
+LARGE = bytes(range(256)) * 6000
+
+
+class PoolInspectionCase(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.servers = [start_memcached(self, "-m", "128") for _ in range(2)]
+        self.store = MemcachedStore([server.address for server in self.servers])
+        self.addCleanup(self.store.close)
+        self.pets = self.store.namespace("repositories").namespace("pets")
+
+    def check(self, **settings: Any) -> list[Finding]:
+        self.inspection = PoolInspection(self.store, **{"pace": Pace(), "threads": 2, "grace": 0.01, **settings})
+        return sorted(found for found in self.inspection.findings(PATIENCE) if found is not None)
+
+    def chunks(self) -> dict[str, Any]:
+        """All chunks, with the connection to where each is."""
+        return {key: server.client for server in self.servers for key in server.chunk_keys()}
+
+
+class DamageTest(PoolInspectionCase):
+    def test_a_pool_that_is_whole_has_nothing_wrong(self) -> None:
+        for store in (self.store, self.pets):
+            store.put(SMALL)
+            store.put(LARGE)
+        self.store.put(SMALL, name="cup")
+        self.servers[0].client.set("somebody", b"else's")
+
+        self.assertEqual([], self.check(repair=True))
+        self.assertEqual(5, self.inspection.tally.objects)
+        self.assertEqual(5, self.inspection.tally.all_objects)
+        self.assertEqual(3 * len(SMALL) + 2 * len(LARGE), self.inspection.tally.size)
+
+    def test_what_was_evicted_is_found_and_a_good_upload_heals(self) -> None:
+        whole, lost = self.pets.put(LARGE), self.store.put(LARGE[1:])
+        key = next(iter(set(self.chunks()) - self.chunks_of(self.pets, whole)))
+        self.chunks()[key].delete(key)
+
+        (finding,) = self.check()
+        (again,) = self.check(repair=True)
+
+        self.assertEqual(("damaged", self.store.key(lost, name=None)), (finding.kind, finding.path))
+        number = int(key.rpartition(":")[2]) + 1
+        self.assertEqual(f"sha256 {lost}: chunk {number} of 3 is gone", finding.reason)
+        self.assertEqual((None, "removed"), (finding.remedy, again.remedy))
+        self.assertEqual([], self.check())
+        self.assertRaises(NotFound, self.store.open, lost)
+        self.assertEqual(self.chunks_of(self.pets, whole), set(self.chunks()))
+        self.store.put(LARGE[1:])
+        self.assertEqual(LARGE[1:], self.store.get(lost).read())
+
+    def test_a_changed_bit_is_found(self) -> None:
+        digest = self.store.put(LARGE)
+        key, client = sorted(self.chunks().items())[1]
+        data = bytearray(client.get(key))
+        data[0] ^= 1
+        client.set(key, bytes(data))
+
+        (finding,) = self.check()
+
+        self.assertEqual(f"sha256 {digest}: chunk 2 of 3 is not what was stored", finding.reason)
+
+    def test_a_manifest_that_is_none_is_found_and_removed(self) -> None:
+        digest = self.store.put(SMALL)
+        key = self.store.key(digest, name=None)
+        self.store.nodes.set(key, b"fsd1 nonsense", ttl=0)
+
+        (finding,) = self.check(repair=True)
+
+        self.assertEqual(("damaged", key, "its manifest is none, or another's", "removed"), tuple(finding))
+        self.assertEqual([], self.check())
+
+    def test_chunks_that_no_manifest_names_are_found_and_let_expire(self) -> None:
+        digest = self.store.put(LARGE)
+        key = self.store.key(digest, name=None)
+        token = next(iter(self.chunks())).split(":")[1]
+        self.store.nodes.forget([key])
+
+        self.assertEqual(("orphaned", f"fsd:{token}", "no manifest names its 3 chunks", None), tuple(self.check()[0]))
+        self.assertEqual(["let expire in 6 hours"], [finding.remedy for finding in self.check(repair=True)])
+        self.assertEqual([], self.check())
+        self.assertEqual(3, len(self.chunks()))
+
+    def test_what_a_removal_that_broke_off_has_left_is_found_and_removed(self) -> None:
+        digest = self.store.put(LARGE)
+        forget = self.store.nodes.forget
+        with mock.patch.object(self.store.nodes, "forget", lambda keys: forget(keys[1:]) and False):
+            self.store.remove(digest)
+        (stray,) = self.chunks()
+
+        (finding,) = self.check()
+        (again,) = self.check(repair=True)
+
+        self.assertEqual(("orphaned", "no manifest names its 1 chunks"), (finding.kind, finding.reason))
+        self.assertEqual((stray.rpartition(":")[0], finding.reason), (again.path, again.reason))
+        self.assertEqual([], [key for server in self.servers for key in server.all_keys()])
+        self.assertEqual([], self.check())
+
+    def test_chunks_of_an_upload_under_way_are_none_of_our_business(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(LARGE)
+
+            self.assertEqual([], self.check(repair=True))
+            staging.commit()
+        self.assertEqual([], self.check())
+
+    def chunks_of(self, store: MemcachedStore, digest: str) -> set[str]:
+        return {chunk.key for chunk in store._manifest(digest, None).chunks}
+
+
+class PoolRaceTest(PoolInspectionCase):
+    def test_an_object_that_is_replaced_while_it_is_read_is_no_damage(self) -> None:
+        def replace(digest: str) -> None:
+            self.store.remove(digest)
+            self.store.put(LARGE)
+
+        self.check_while(replace)
+
+    def test_an_object_that_is_removed_while_it_is_read_is_no_damage(self) -> None:
+        self.check_while(self.store.remove)
+
+    def check_while(self, do: Callable[[str], None]) -> None:
+        """Check an object, and do something when its manifest was read and its chunks are not yet."""
+        digest, check, done = self.store.put(LARGE), MemcachedStore.check, threading.Event()
+
+        def check_late(store: MemcachedStore, manifest: Manifest) -> None:
+            if not done.is_set():
+                done.set()
+                do(digest)
+            check(store, manifest)
+
+        with mock.patch.object(MemcachedStore, "check", check_late):
+            self.assertEqual([], self.check(repair=True))
+        self.assertTrue(done.is_set())
+
+    def test_a_good_object_that_came_before_the_removal_stays(self) -> None:
+        digest = self.store.put(LARGE)
+        key = next(iter(self.chunks()))
+        self.chunks()[key].delete(key)
+        is_still = PoolInspection._is_still
+
+        def look_late(inspection: PoolInspection, key: str, found: Found) -> bool:
+            self.store.put(LARGE)
+            return is_still(inspection, key, found)
+
+        with mock.patch.object(PoolInspection, "_is_still", look_late):
+            self.assertEqual([], self.check())
+            self.assertEqual([], self.check(repair=True))
+
+        self.assertEqual(LARGE, self.store.get(digest).read())
+
+    def test_an_upload_between_two_looks_is_no_stray(self) -> None:
+        manifests = Listing.manifests
+        staging = self.store.stage()
+        staging.write(LARGE)
+        staging._finish()
+
+        staging._require_chunks(0)
+
+        def publish_late(listing: Listing) -> Any:
+            # The chunks are listed, and there to stay; the manifest comes now.
+            found = list(manifests(listing))
+            if staging._hidden:
+                staging._publish(None, "0" * 64)
+            return iter(found)
+
+        with staging, mock.patch.object(Listing, "manifests", publish_late):
+            self.assertEqual([], self.check(repair=True))
+        self.assertEqual(3, len(self.chunks()))
+
+    def test_uploads_and_removals_at_full_speed_are_no_damage(self) -> None:
+        ends = threading.Event()
+
+        def work(number: int) -> None:
+            store = self.pets if number % 2 else self.store
+            while not ends.is_set():
+                digest = store.put(LARGE[number:])
+                store.put(LARGE[number:])
+                store.put(SMALL * number)
+                store.remove(digest)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 4)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(8):
+                self.assertEqual([], self.check(repair=True, grace=0.5))
+        finally:
+            ends.set()
+            for thread in threads:
+                thread.join()
+        self.assertEqual([], self.check())
+
+
+class ServersTest(PoolInspectionCase):
+    def test_a_server_that_is_gone_is_an_error(self) -> None:
+        self.store.put(LARGE)
+        self.servers[0].kill()
+
+        self.assertRaises(StoreUnavailable, self.check)
+
+    def test_a_server_that_does_not_list_is_an_error_that_says_so(self) -> None:
+        self.servers[1] = start_memcached(self, "-o", "no_lru_crawler")
+        self.store = MemcachedStore([self.servers[1].address])
+
+        with self.assertRaises(StoreUnavailable) as raised:
+            self.check()
+
+        self.assertIn("it does not list what it has", str(raised.exception.__cause__))
+
+    def test_a_server_that_is_busy_is_asked_again(self) -> None:
+        self.store.put(SMALL)
+        list_items, busy = Link.list_items, [False, False]
+
+        with mock.patch.object(Link, "list_items", lambda *given: busy.pop() if busy else list_items(*given)):
+            self.assertEqual([], self.check())
+
+        self.assertEqual(1, self.inspection.tally.objects)

@@ -1,0 +1,104 @@
+"""Which directories are synced for a name to be durable, and what is remembered of that."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tracemalloc
+from hashlib import sha256
+from typing import NamedTuple
+from unittest import mock
+
+from filestoraged.store.disk.directories import Directories, is_past
+from filestoraged.store.disk.store import DiskStore
+from tests.store.contract import TEA, TEA_DIGEST
+from tests.support import TempCase
+
+
+class DirectoriesTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.directory / "store"
+        self.store = DiskStore(self.root)
+        self.shard = TEA_DIGEST[:2]
+        self.store.put(TEA)
+
+    def put_and_count_syncs_of_root(self) -> int:
+        real, digest = os.fsync, sha256(os.urandom(8)).hexdigest()
+        count = 0
+
+        def sync(descriptor: int) -> None:
+            nonlocal count
+            count += os.readlink(f"/proc/self/fd/{descriptor}") == str(self.root)
+            real(descriptor)
+
+        with mock.patch("os.fsync", sync):
+            self.store.put(TEA, name=self.shard + digest[2:])
+        return count
+
+    def wait_until_past(self) -> None:
+        self.wait_until("the last change is past", lambda: is_past(self.root.stat().st_ctime_ns))
+
+    def test_directory_above_is_synced_once_while_nothing_changes_in_it(self) -> None:
+        self.wait_until_past()
+
+        self.assertEqual([1, 0, 0], [self.put_and_count_syncs_of_root() for _ in range(3)])
+
+    def test_directory_above_that_has_just_changed_is_synced_each_time(self) -> None:
+        with mock.patch("filestoraged.store.disk.directories.is_past", return_value=False):
+            self.assertEqual([1, 1], [self.put_and_count_syncs_of_root() for _ in range(2)])
+
+    def test_shard_directory_made_again_by_another_process_is_synced_into_the_one_above(self) -> None:
+        self.wait_until_past()
+        self.put_and_count_syncs_of_root()
+        shutil.rmtree(self.root / self.shard)
+        # Made by one that has not synced it yet.
+        (self.root / self.shard).mkdir()
+
+        self.assertGreaterEqual(self.put_and_count_syncs_of_root(), 1)
+
+    def test_sync_of_the_directory_above_that_failed_is_tried_again(self) -> None:
+        self.wait_until_past()
+        with mock.patch(
+            "filestoraged.store.disk.directories.sync", side_effect=OSError(errno.EIO, "Input/output error")
+        ):
+            self.assertRaises(OSError, self.store.put, TEA)
+
+        self.assertEqual(1, self.put_and_count_syncs_of_root())
+
+    def test_store_and_the_directories_above_it_are_synced_into_their_own(self) -> None:
+        synced = []
+        real = os.fsync
+
+        def sync(descriptor: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            real(descriptor)
+
+        with mock.patch("os.fsync", sync):
+            DiskStore(self.directory / "var" / "lib" / "store").prepare()
+        made = [str(self.directory), str(self.directory / "var"), str(self.directory / "var" / "lib")]
+        self.assertEqual(made, synced)
+
+    def test_what_is_remembered_keeps_its_bound(self) -> None:
+        class Status(NamedTuple):
+            st_dev: int
+            st_ino: int
+            st_ctime_ns: int
+
+        def status(path: str) -> Status:
+            number = int(path[-10:]) if len(path) > 100 else 0
+            return Status(2**20 + number, 2**40 + number, 2**60 + number)
+
+        directories = Directories("/var/lib/filestoraged")
+        peaks = []
+        with mock.patch.multiple(os, stat=status, open=lambda *_: 0, fsync=lambda _: None, close=lambda _: None):
+            tracemalloc.start()
+            self.addCleanup(tracemalloc.stop)
+            for number in range(20_000):
+                directories._sync_name(f"{directories.root}/repositories/{number:0128}/ab")
+                peaks.append(len(directories._durable))
+            _, peak = tracemalloc.get_traced_memory()
+
+        self.assertGreater(max(peaks), 16_000)
+        self.assertLess(peak, 8 * 2**20)

@@ -1,0 +1,116 @@
+"""Small objects are given from memory, and never when their files say otherwise."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from unittest import mock
+
+from filestoraged.errors import NotFound
+from filestoraged.store.disk.small_blobs import SMALL, Recent, SmallBlob
+from filestoraged.store.disk.store import DiskStore
+from tests.store.contract import Gather
+from tests.support import TempCase
+
+TEA = b"tea"
+
+
+class RecentTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = DiskStore(self.directory)
+        self.digest = self.store.put(TEA)
+
+    def read(self, store: DiskStore) -> bytes:
+        sink = Gather()
+        with store.open(self.digest) as blob:
+            blob.send(sink, 0, blob.size)
+        return sink.data
+
+    def test_a_small_object_is_opened_once(self) -> None:
+        self.assertEqual(TEA, self.read(self.store))
+
+        with mock.patch("os.open", side_effect=AssertionError):
+            self.assertEqual(TEA, self.read(self.store))
+
+    def test_a_part_of_it_is_given_from_memory_too(self) -> None:
+        sink = Gather()
+
+        for _ in range(2):
+            with self.store.open(self.digest) as blob:
+                self.assertEqual(3, blob.send(sink, 1, 3))
+
+        self.assertEqual(b"eaea", sink.data)
+
+    def test_what_another_process_removed_is_not_found(self) -> None:
+        self.read(self.store)
+
+        DiskStore(self.directory).remove(self.digest)
+
+        self.assertRaises(NotFound, self.store.open, self.digest)
+
+    def test_what_another_process_healed_is_given_as_it_is_now(self) -> None:
+        path = self.store.path(self.digest)
+        with open(path, "wb") as stream:
+            stream.write(b"BAD")
+        self.assertEqual(b"BAD", self.read(self.store))
+
+        DiskStore(self.directory).put(TEA)
+
+        self.assertEqual(TEA, self.read(self.store))
+
+    def test_what_was_changed_in_its_place_is_given_as_it_is_now(self) -> None:
+        self.read(self.store)
+        path = self.store.path(self.digest)
+        before = os.stat(path)
+
+        with open(path, "r+b") as stream:
+            stream.write(b"TEA")
+        # The same size and the same time of change: what gives it away is the time that nobody can set.
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+        self.assertEqual(b"TEA", self.read(self.store))
+
+    def test_a_large_object_is_not_kept(self) -> None:
+        digest = self.store.put(bytes(SMALL + 1))
+
+        for _ in range(2):
+            with self.store.open(digest) as blob:
+                self.assertNotIsInstance(blob, SmallBlob)
+
+    def test_more_than_fits_is_forgotten_and_found_again(self) -> None:
+        digests = [self.store.put(bytes([number]) * SMALL) for number in range(200)]
+
+        for digest in digests * 2:
+            sink = Gather()
+            with self.store.open(digest) as blob:
+                blob.send(sink, 0, blob.size)
+            self.assertEqual(SMALL, len(sink.data))
+
+        kept = self.store._recent._blobs.values()
+        self.assertLessEqual(sum(blob.size for blob in kept), 8 * 1024 * 1024)
+        self.assertEqual(self.store._recent._size, sum(blob.size for blob in kept))
+
+    def test_what_is_kept_keeps_its_bound_however_small_objects_are(self) -> None:
+        recent = Recent()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        most = 0
+
+        for number in range(10_000):
+            digest = f"{number:064x}"
+            # Each has numbers of its own, as files have.
+            blob = SmallBlob(digest, bytes(1000), os.stat(self.directory))
+            recent.keep(f"/var/lib/filestoraged/repositories/{'x' * 128}/{digest[:2]}/{digest}", blob)
+            most = max(most, len(recent._blobs))
+        _, peak = tracemalloc.get_traced_memory()
+
+        self.assertGreater(most, 8000)
+        self.assertLess(peak, 16 * 2**20)
+
+    def test_what_the_disk_has_to_be_asked_for_is_given_by_a_descriptor(self) -> None:
+        # A file system that cannot say, or a cold page.
+        with mock.patch("os.preadv", side_effect=BlockingIOError):
+            with self.store.open(self.digest) as blob:
+                self.assertNotIsInstance(blob, SmallBlob)
+            self.assertEqual(TEA, self.read(self.store))

@@ -1,0 +1,492 @@
+"""The disk store: the contract, what lies where, and what is left after faults."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from filestoraged.errors import AlreadyExists, NotFound
+from filestoraged.store.disk.directories import Directories
+from filestoraged.store.disk.store import DiskStore
+from tests.store import contract
+from tests.store.contract import TEA, TEA_DIGEST
+from tests.support import TempCase, in_threads
+
+# A process that stages something, says so, and waits to be killed.
+_HOLD = """
+import sys
+from filestoraged.store.disk.store import DiskStore
+staging = DiskStore(sys.argv[1]).stage()
+staging.write(b"half")
+print("staged", flush=True)
+sys.stdin.read()
+"""
+
+
+class DiskStoreTest(contract.StoreContract):
+    store: DiskStore
+
+    def make_store(self, **settings: Any) -> DiskStore:
+        return DiskStore(self.directory / "store", **settings)
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "store"
+
+    def test_an_object_is_a_file_named_by_its_digest_with_exactly_its_bytes(self) -> None:
+        self.store.put(TEA)
+
+        self.assertEqual([f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
+        self.assertEqual(TEA, (self.root / TEA_DIGEST[:2] / TEA_DIGEST).read_bytes())
+
+    def test_a_namespace_is_a_directory(self) -> None:
+        self.store.namespace("repositories").namespace("pets").put(TEA)
+
+        self.assertEqual([f"repositories/pets/{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
+
+    def test_many_are_removed_with_one_sync_a_directory(self) -> None:
+        names = [f"{shard}{number:062x}" for shard in ("ab", "cd") for number in range(20)]
+        for name in names:
+            self.store.put(TEA, name=name)
+
+        with mock.patch("os.fsync", wraps=os.fsync) as syncs:
+            failed = self.store.remove_all([*names[1:], "ef" * 32])
+
+        self.assertEqual({}, failed)
+        self.assertEqual([f"ab/{names[0]}"], self.files_below(self.root))
+        self.assertLessEqual(syncs.call_count, 3)
+
+    def test_of_many_that_are_removed_one_that_fails_is_told_and_keeps_no_others(self) -> None:
+        names = [f"ab{number:062x}" for number in range(3)]
+        for name in names:
+            self.store.put(TEA, name=name)
+        unlink = os.unlink
+
+        def refuse_one(name: str, **settings: Any) -> None:
+            if name == names[1]:
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            unlink(name, **settings)
+
+        with mock.patch("os.unlink", refuse_one):
+            failed = self.store.remove_all(names)
+
+        self.assertEqual([names[1]], list(failed))
+        self.assertEqual([f"ab/{names[1]}"], self.files_below(self.root))
+
+    def test_of_a_directory_that_cannot_be_synced_none_counts_as_removed(self) -> None:
+        names = [f"ab{number:062x}" for number in range(3)]
+        for name in names:
+            self.store.put(TEA, name=name)
+
+        with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
+            failed = self.store.remove_all(names)
+
+        self.assertEqual(set(names), set(failed))
+        self.assertEqual({}, self.store.remove_all(names))
+
+    def test_what_is_no_file_is_not_found_and_not_waited_for(self) -> None:
+        place = self.root / TEA_DIGEST[:2] / TEA_DIGEST
+        place.parent.mkdir(parents=True)
+        os.mkfifo(place)
+
+        self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
+    def test_a_discarded_staging_leaves_no_file(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(TEA)
+
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_a_refused_commit_leaves_no_staging(self) -> None:
+        self.store.put(TEA)
+
+        with self.assertRaises(AlreadyExists), self.store.stage() as staging:
+            staging.write(TEA)
+            staging.commit_new()
+
+        self.assertEqual([f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
+
+    def test_commit_new_leaves_one_name(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(TEA)
+            staging.commit_new()
+
+        self.assertEqual([f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
+
+    def test_uploading_again_heals_a_damaged_object(self) -> None:
+        self.store.put(TEA)
+        (self.root / TEA_DIGEST[:2] / TEA_DIGEST).write_bytes(b"tee")
+
+        self.store.put(TEA)
+
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+
+    def test_a_directory_by_an_objects_name_is_no_object(self) -> None:
+        (self.root / TEA_DIGEST[:2] / TEA_DIGEST).mkdir(parents=True)
+
+        self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
+    def test_what_is_no_digest_is_a_mistake_of_the_callers(self) -> None:
+        for name in ("", "..", "../../etc/passwd", TEA_DIGEST.upper(), TEA_DIGEST + "/x"):
+            with self.subTest(name=name):
+                self.assertRaises(ValueError, self.store.open, name)
+
+    def test_a_folder_that_was_tidied_away_is_made_again(self) -> None:
+        self.store.put(TEA)
+        shutil.rmtree(self.root / TEA_DIGEST[:2])
+
+        self.store.put(TEA)
+
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+
+    def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_answer(self) -> None:
+        for name, already in (("link", False), ("rename", True)):
+            with self.subTest(already=already):
+                self.assertEqual(["sync file", name, "sync folder"], self.calls_of_a_commit(already=already))
+
+    def calls_of_a_commit(self, *, already: bool) -> list[str]:
+        """What a commit calls, of an object that is there already or not."""
+        calls: list[str] = []
+        real = {name: getattr(os, name) for name in ("fsync", "link", "rename")}
+
+        def noted_sync(descriptor: int) -> None:
+            calls.append("sync " + ("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"))
+            real["fsync"](descriptor)
+
+        def noted(name: str) -> Callable[..., None]:
+            def call(*arguments: Any, **named: Any) -> None:
+                real[name](*arguments, **named)
+                calls.append(name)
+
+            return call
+
+        folder = self.root / TEA_DIGEST[:2]
+        folder.mkdir(parents=True, exist_ok=True)
+        if already:
+            self.store.put(TEA)
+        with self.store.stage() as staging, mock.patch.object(Directories, "_sync_name"):
+            staging.write(TEA)
+            with mock.patch.multiple(os, fsync=noted_sync, rename=noted("rename"), link=noted("link")):
+                staging.commit()
+        return calls
+
+    def test_a_new_folder_is_synced_into_the_one_above(self) -> None:
+        synced = []
+        sync = os.fsync
+
+        def noted_sync(descriptor: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            sync(descriptor)
+
+        with mock.patch("os.fsync", noted_sync):
+            self.store.namespace("cats").put(TEA)
+
+        for folder in (self.directory, self.root, self.root / "cats", self.root / "cats" / TEA_DIGEST[:2]):
+            self.assertIn(str(folder), synced)
+
+    def test_a_removal_is_synced(self) -> None:
+        self.store.put(TEA)
+
+        with mock.patch("os.fsync") as sync:
+            self.store.remove(TEA_DIGEST)
+
+        self.assertEqual(1, sync.call_count)
+
+    def test_a_sync_that_fails_leaves_nothing_visible(self) -> None:
+        broken = OSError(errno.EIO, "Input/output error")
+
+        with self.assertRaises(OSError), self.store.stage() as staging:
+            staging.write(TEA)
+            with mock.patch("os.fsync", side_effect=broken):
+                staging.commit()
+
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_a_store_below_a_file_cannot_be_prepared(self) -> None:
+        (self.directory / "file").touch()
+
+        self.assertRaises(OSError, DiskStore(self.directory / "file").prepare)
+        self.assertRaises(OSError, DiskStore(self.directory / "file" / "store").prepare)
+
+
+class FailedSyncTest(TempCase):
+    """An upload whose directory cannot be synced is refused, so its object must not stay: unless others stored it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.directory / "store"
+        self.store = DiskStore(self.root)
+        self.other = DiskStore(self.root)
+        self.path = self.root / TEA_DIGEST[:2] / TEA_DIGEST
+
+    @contextlib.contextmanager
+    def failing(self, *, number: int = errno.ENOSPC, first: Callable[[], Any] | None = None) -> Iterator[None]:
+        """The next sync of a directory fails; `first` something else happens."""
+        real = os.fsync
+        failures = iter([True])
+
+        def sync(descriptor: int) -> None:
+            if os.path.isdir(f"/proc/self/fd/{descriptor}") and next(failures, False):
+                if first is not None:
+                    first()
+                raise OSError(number, os.strerror(number))
+            real(descriptor)
+
+        with mock.patch("os.fsync", sync):
+            yield
+
+    def refuse(self, **settings: Any) -> int:
+        """Upload, and return the error."""
+        with self.failing(**settings), self.assertRaises(OSError) as raised:
+            self.store.put(TEA)
+        assert raised.exception.errno is not None
+        return raised.exception.errno
+
+    def test_upload_whose_directory_cannot_be_synced_says_so_and_leaves_nothing(self) -> None:
+        self.store.prepare()
+
+        for number in (errno.ENOSPC, errno.EIO):
+            self.assertEqual(number, self.refuse(number=number))
+            self.assertEqual([], self.files_below(self.root))
+            self.assertFalse(self.path.parent.exists())
+
+        self.assertEqual(TEA_DIGEST, self.store.put(TEA))
+
+    def test_refused_upload_of_an_object_that_was_there_leaves_it(self) -> None:
+        self.other.put(TEA)
+
+        self.refuse()
+
+        self.assertEqual(TEA, self.path.read_bytes())
+
+    def test_refused_upload_leaves_an_object_that_another_one_stored_meanwhile(self) -> None:
+        self.store.prepare()
+
+        self.refuse(first=lambda: self.other.put(TEA))
+
+        self.assertEqual(TEA, self.path.read_bytes())
+        self.assertEqual(1, len(self.files_below(self.root)))
+
+    def test_refused_upload_gives_back_what_another_one_stored_at_the_last_moment(self) -> None:
+        self.store.prepare()
+        rename = os.rename
+
+        def put_first(source: str, target: str, **named: Any) -> None:
+            if "src_dir_fd" in named:
+                with mock.patch("os.rename", rename):
+                    self.other.put(TEA)
+            rename(source, target, **named)
+
+        with mock.patch("os.rename", put_first):
+            self.refuse()
+
+        self.assertEqual(TEA, self.path.read_bytes())
+        self.assertEqual(1, len(self.files_below(self.root)))
+
+    def test_bytes_whose_sync_failed_once_are_never_stored_by_a_second_commit(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(TEA)
+            with mock.patch("os.fsync", side_effect=[OSError(errno.EIO, "Input/output error"), None, None]):
+                self.assertRaises(OSError, staging.commit)
+
+            self.assertRaises(OSError, staging.commit)
+
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_file_system_without_links_stores_objects_all_the_same(self) -> None:
+        with mock.patch("os.link", side_effect=PermissionError(errno.EPERM, "Operation not permitted")):
+            self.store.put(TEA)
+
+        self.assertEqual(TEA, self.path.read_bytes())
+        self.assertEqual(1, len(self.files_below(self.root)))
+
+
+class RemovalTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.directory / "store"
+        self.store = DiskStore(self.root)
+        self.store.put(TEA)
+        self.shard = self.root / TEA_DIGEST[:2]
+
+    def synced(self, work: Callable[[], Any], *, failures: int = 0) -> list[str]:
+        """The directories that are synced by `work`, of which the first ones fail. Its exception is dropped."""
+        paths: list[str] = []
+        real = os.fsync
+
+        def sync(descriptor: int) -> None:
+            paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if len(paths) <= failures:
+                raise OSError(errno.EIO, "Input/output error")
+            real(descriptor)
+
+        with mock.patch("os.fsync", sync), contextlib.suppress(OSError, NotFound):
+            work()
+        return paths
+
+    def test_removal_without_a_descriptor_for_the_directory_removes_nothing(self) -> None:
+        full = OSError(errno.EMFILE, "Too many open files")
+
+        with mock.patch("os.open", side_effect=full):
+            self.assertRaises(OSError, self.store.remove, TEA_DIGEST)
+
+        self.assertEqual(TEA, (self.shard / TEA_DIGEST).read_bytes())
+
+    def test_retry_of_a_removal_whose_sync_failed_syncs_before_it_finds_nothing(self) -> None:
+        self.synced(lambda: self.store.remove(TEA_DIGEST), failures=1)
+        self.assertFalse((self.shard / TEA_DIGEST).exists())
+
+        # By another worker, or after a restart.
+        again = DiskStore(self.root)
+        self.assertEqual([str(self.shard)], self.synced(lambda: again.remove(TEA_DIGEST)))
+        self.assertRaises(NotFound, again.remove, TEA_DIGEST)
+
+    def test_retry_fails_for_as_long_as_the_sync_does(self) -> None:
+        for _ in range(2):
+            with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
+                self.assertRaises(OSError, self.store.remove, TEA_DIGEST)
+
+    def test_removal_where_the_shard_directory_is_missing_syncs_the_one_above(self) -> None:
+        self.store.remove(TEA_DIGEST)
+
+        self.assertEqual([str(self.root)], self.synced(lambda: self.store.remove(TEA_DIGEST)))
+
+    def test_removal_within_a_directory_that_another_one_took_away_syncs_the_one_above(self) -> None:
+        unlink = os.unlink
+
+        def unlink_and_take_away(*arguments: Any, **named: Any) -> None:
+            unlink(*arguments, **named)
+            self.shard.rmdir()
+
+        with mock.patch("os.unlink", unlink_and_take_away):
+            synced = self.synced(lambda: self.store.remove(TEA_DIGEST))
+
+        self.assertEqual(str(self.root), synced[-1])
+
+    def test_removal_of_the_last_object_removes_the_shard_directory(self) -> None:
+        pets = self.store.namespace("repositories").namespace("pets")
+        pets.put(TEA)
+
+        self.store.remove(TEA_DIGEST)
+        pets.remove(TEA_DIGEST)
+
+        self.assertFalse(self.shard.exists())
+        self.assertEqual([], os.listdir(self.root / "repositories" / "pets"))
+
+    def test_shard_directory_with_another_object_stays(self) -> None:
+        other = TEA_DIGEST[:2] + "0" * 62
+        self.store.put(TEA, name=other)
+
+        self.store.remove(TEA_DIGEST)
+
+        self.assertEqual([other], os.listdir(self.shard))
+
+    def test_upload_whose_shard_directory_is_removed_before_its_name_is_given_makes_it_again(self) -> None:
+        coffee = TEA_DIGEST[:2] + "0" * 62
+        link = os.link
+        removals = iter([True])
+
+        def remove_first(*arguments: Any, **named: Any) -> None:
+            if next(removals, False):
+                DiskStore(self.root).remove(TEA_DIGEST)
+            link(*arguments, **named)
+
+        with mock.patch("os.link", remove_first):
+            synced = self.synced(lambda: self.store.put(b"coffee", name=coffee))
+
+        self.assertEqual(b"coffee", (self.shard / coffee).read_bytes())
+        self.assertIn(str(self.root), synced)
+
+    def test_uploads_and_removals_at_full_speed_lose_nothing(self) -> None:
+        """All in one shard directory, which comes and goes."""
+        stores = [DiskStore(self.root) for _ in range(4)]
+
+        def work(number: int) -> None:
+            name = TEA_DIGEST[:2] + f"{number:062}"
+            for _ in range(25):
+                stores[number].put(TEA, name=name)
+                self.assertTrue((self.shard / name).exists())
+                stores[number].remove(name)
+
+        self.store.remove(TEA_DIGEST)
+        in_threads(4, work)
+
+        self.assertEqual([], self.files_below(self.root))
+
+
+class TwoDaemonsTest(TempCase):
+    """Stagings of a process that lives, and of one that died."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.directory / "store"
+
+    def hold(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _HOLD, str(self.root)]
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(holder.communicate)
+        assert holder.stdout is not None
+        self.assertEqual(b"staged\n", holder.stdout.readline())
+        return holder
+
+    def test_a_live_daemons_staging_is_not_swept(self) -> None:
+        self.hold()
+
+        swept = DiskStore(self.root).sweep()
+
+        self.assertEqual(0, swept)
+        self.assertEqual(1, len(self.files_below(self.root)))
+
+    def test_a_killed_daemons_staging_is_swept(self) -> None:
+        holder = self.hold()
+        holder.kill()
+        holder.wait()
+
+        swept = DiskStore(self.root).sweep()
+
+        self.assertEqual(1, swept)
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_a_staging_swept_before_it_was_opened_is_made_anew(self) -> None:
+        store = DiskStore(self.root)
+        make = Directories.make
+        sweeps = iter([True, False])
+
+        def make_and_sweep(directories: Directories, path: str, mode: int) -> None:
+            make(directories, path, mode)
+            if os.path.dirname(path) == str(self.root / "staging") and next(sweeps):
+                DiskStore(self.root).sweep()
+                self.assertEqual([], list((self.root / "staging").iterdir()))
+
+        with mock.patch.object(Directories, "make", make_and_sweep), store.stage() as staging:
+            staging.write(TEA)
+            digest = staging.commit()
+
+        self.assertEqual(TEA_DIGEST, digest)
+
+    def test_a_staging_swept_before_it_was_locked_is_made_anew(self) -> None:
+        store = DiskStore(self.root)
+        lock = fcntl.flock
+        sweeps = iter([True, False])
+
+        def sweep_and_lock(descriptor: int, operation: int) -> None:
+            if operation == fcntl.LOCK_EX and next(sweeps):
+                DiskStore(self.root).sweep()
+                self.assertEqual([], list((self.root / "staging").iterdir()))
+            lock(descriptor, operation)
+
+        with mock.patch("fcntl.flock", sweep_and_lock), store.stage() as staging:
+            staging.write(TEA)
+            digest = staging.commit()
+
+        with store.get(digest) as stream:
+            self.assertEqual(TEA, stream.read())

@@ -1,0 +1,526 @@
+"""Faults of memcached, on real servers: what is lost, changed or full, servers that die, hang or come back empty.
+
+Whatever happens, who opens an object gets its bytes or an error, and nobody waits longer than the timeout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable
+
+from filestoraged.errors import (
+    AlreadyExists,
+    CorruptObject,
+    Error,
+    NotFound,
+    StorageFull,
+    StoreUnavailable,
+)
+from filestoraged.store.memcached.diagnose import Usage, examine, usage
+from filestoraged.store.memcached.manifest import CHUNK_SIZE, Manifest
+from filestoraged.store.memcached.store import MemcachedStore
+from tests.store.memcached.proxy import serve
+from tests.store.memcached.servers import start_memcached
+from tests.store.memcached.test_store import MIB, MemcachedCase
+from tests.support import PATIENCE, TempCase, in_threads
+
+# What a store is told to wait, in seconds, and what a test allows beside it on a busy machine.
+TIMEOUT = 0.5
+ALLOWED = TIMEOUT + 1.0
+
+
+class DamageTest(MemcachedCase):
+    """An object of four chunks and a tail."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = self.make_store()
+        self.data = os.urandom(4 * CHUNK_SIZE + 1000)
+        self.digest = self.store.put(self.data)
+        self.client = self.memcached.client
+        self.chunks = self.memcached.chunk_keys()
+        (self.manifest,) = self.memcached.manifest_keys()
+
+    def test_each_chunk_that_is_lost_is_noticed(self) -> None:
+        self.for_each_chunk(self.client.delete, "is gone")
+
+    def test_each_chunk_that_is_flipped_is_noticed(self) -> None:
+        for place in (0, CHUNK_SIZE // 2, CHUNK_SIZE - 1):
+            self.for_each_chunk(lambda key, place=place: self.flip(key, place), "is not what was stored")
+
+    def test_each_chunk_that_is_cut_is_noticed(self) -> None:
+        for size in (0, 1, CHUNK_SIZE - 1):
+            self.for_each_chunk(
+                lambda key, size=size: self.client.set(key, self.client.get(key)[:size]), "is not as long as it was"
+            )
+
+    def test_each_chunk_that_has_grown_is_noticed(self) -> None:
+        self.for_each_chunk(lambda key: self.client.append(key, b"!"), "is not as long as it was")
+
+    def test_chunks_that_are_swapped_are_noticed(self) -> None:
+        for number in range(4):
+            key, other = self.chunks[number], self.chunks[number - 1]
+            with self.subTest(chunk=number):
+                one, two = self.client.get(key), self.client.get(other)
+                self.client.set(key, two)
+                self.client.set(other, one)
+
+                self.assert_corrupt()
+
+                self.assertEqual(self.digest, self.store.put(self.data))
+                self.assert_whole()
+                self.chunks = self.memcached.chunk_keys()
+
+    def test_each_byte_of_a_manifest_counts(self) -> None:
+        size = len(self.client.get(self.manifest))
+        for place in (*range(150), size // 2, size - 1):
+            self.flip(self.manifest, place)
+
+            with self.subTest(place=place), self.assertRaises(CorruptObject):
+                self.store.open(self.digest)
+
+            self.flip(self.manifest, place)
+        self.assert_whole()
+
+    def test_a_manifest_that_makes_no_sense_is_no_object_and_blocks_none(self) -> None:
+        whole = self.client.get(self.manifest)
+        garbage = [b"", b"x", b"fsd1", whole[:-1], whole[:30], whole + b"!", b"{}", b"\0" * 1000]
+        garbage += [pickle.dumps(os.getcwd), b"cos\nsystem\n(S'exit 1'\ntR."]
+        garbage += [manifest.pack(self.manifest) for manifest in self.absurd_manifests()]
+        for data in garbage:
+            with self.subTest(data=data[:40]):
+                self.client.set(self.manifest, data)
+
+                self.assertRaises(CorruptObject, self.store.open, self.digest)
+
+                self.store.put(self.data)
+                self.assert_whole()
+
+    def absurd_manifests(self) -> list[Manifest]:
+        good = Manifest(9, "sha256", self.digest, 0, 0, b"t" * 16, (), b"123456789")
+        return [
+            good._replace(size=10),
+            good._replace(size=8),
+            good._replace(size=2**63, checksums=(b"abcd",)),
+            good._replace(size=CHUNK_SIZE + 9, checksums=()),
+            good._replace(checksums=(b"abcd",) * 1000),
+            good._replace(algorithm="crc"),
+            good._replace(digest=""),
+            good,
+        ]
+
+    def test_another_objects_manifest_is_noticed(self) -> None:
+        other = self.store.put(b"another")
+        (others,) = set(self.memcached.manifest_keys()) - {self.manifest}
+
+        self.client.set(self.manifest, self.client.get(others))
+
+        self.assert_corrupt()
+        self.assertEqual(b"another", self.store.get(other).read())
+
+    def test_a_manifest_of_other_bytes_is_no_object_of_that_digest(self) -> None:
+        forged = Manifest(3, "sha256", hashlib.sha256(b"bad").hexdigest(), 0, 0, b"t" * 16, (), b"bad")
+
+        for data in (forged, forged._replace(digest=self.digest)):
+            self.client.set(self.manifest, data.pack(self.manifest))
+
+            self.assert_corrupt()
+            with self.store.stage() as staging:
+                staging.write(self.data)
+                staging.commit_new()
+            self.assert_whole()
+
+    def test_a_damaged_object_is_removed_whole(self) -> None:
+        self.client.delete(self.chunks[0])
+
+        self.store.remove(self.digest)
+
+        self.assertEqual([], self.memcached.all_keys())
+
+    def test_what_has_no_sensible_manifest_can_be_removed(self) -> None:
+        self.client.set(self.manifest, b"nonsense")
+
+        self.store.remove(self.digest)
+
+        self.assertRaises(NotFound, self.store.open, self.digest)
+
+    def test_a_name_whose_chunks_are_gone_blocks_nobody(self) -> None:
+        self.store.put(self.data, name="cup")
+        self.assertRaises(AlreadyExists, self.store.put, b"tea", name="cup")
+        for key in self.memcached.chunk_keys():
+            self.client.delete(key)
+
+        self.store.put(b"tea", name="cup")
+
+        self.assertEqual(b"tea", self.store.get(name="cup").read())
+
+    def test_who_reads_while_it_is_replaced_gets_the_new_one(self) -> None:
+        get = self.store.nodes.get
+        replaced = threading.Event()
+
+        def replace_first(key: str, *room: object) -> object:
+            if key == self.chunks[2] and not replaced.is_set():
+                replaced.set()
+                self.store.delete(self.digest)
+                self.store.put(self.data)
+            return get(key, *room)
+
+        self.store.nodes.get = replace_first  # type: ignore[method-assign,assignment]
+
+        self.assert_whole()
+        self.assertTrue(replaced.is_set())
+
+    def for_each_chunk(self, damage: Callable[[str], object], reason: str) -> None:
+        """Damage each chunk in turn. It must be noticed, blamed on that chunk, and healed by another upload."""
+        for number in range(4):
+            with self.subTest(chunk=number):
+                damage(self.chunks[number])
+
+                self.assertEqual(f"chunk {number + 1} of 4 {reason}", self.assert_corrupt().reason)
+
+                self.assertEqual(self.digest, self.store.put(self.data))
+                self.assert_whole()
+                before, self.chunks = self.chunks, self.memcached.chunk_keys()
+                self.assertEqual(4, len(self.chunks))
+                self.assertEqual(set(), set(before) & set(self.chunks))
+
+    def flip(self, key: str, place: int) -> None:
+        data = bytearray(self.client.get(key))
+        data[place] ^= 4
+        self.client.set(key, bytes(data))
+
+    def assert_corrupt(self) -> CorruptObject:
+        with self.assertRaises(CorruptObject) as caught:
+            self.store.get(self.digest)
+        return caught.exception
+
+    def assert_whole(self) -> None:
+        with self.store.get(self.digest) as stream:
+            self.assertEqual(self.data, stream.read())
+
+
+class ManyAtOnceTest(MemcachedCase):
+    options = ("-m", "512")
+
+    def test_sixteen_threads_may_put_the_same_file_while_others_read_it(self) -> None:
+        store = self.make_store()
+        data = os.urandom(10 * MIB)
+        digest = store.put(data)
+
+        def put_or_get(number: int) -> object:
+            if number < 16:
+                return store.put(data)
+            return [store.get(digest).read() == data for _ in range(8)]
+
+        results = in_threads(20, put_or_get)
+
+        self.assertEqual([digest] * 16 + [[True] * 8] * 4, results)
+        self.assertEqual(len(data) // CHUNK_SIZE + 1, len(self.memcached.all_keys()))
+
+    def test_sixteen_threads_may_put_and_delete_the_same_file(self) -> None:
+        store = self.make_store()
+        data = os.urandom(3 * CHUNK_SIZE + 1)
+        digest = hashlib.sha256(data).hexdigest()
+
+        def put_get_delete(_: int) -> None:
+            for _ in range(10):
+                store.put(data)
+                try:
+                    with store.get(digest) as stream:
+                        self.assertEqual(data, stream.read())
+                    store.delete(digest)
+                except NotFound:
+                    pass
+
+        in_threads(16, put_get_delete)
+
+        self.assertEqual(0 if self.is_gone(store, digest) else 4, len(self.memcached.all_keys()))
+
+    def is_gone(self, store: MemcachedStore, digest: str) -> bool:
+        try:
+            store.open(digest).close()
+        except NotFound:
+            return True
+        return False
+
+
+class FullServerTest(MemcachedCase):
+    options = ("-m", "16")
+
+    def test_evictions_under_load_lose_objects_and_never_bytes(self) -> None:
+        store = self.make_store()
+        seen: dict[str, int] = {}
+
+        def put_and_get(number: int) -> None:
+            for step in range(12):
+                data = os.urandom(number * 300_000 + step * 100_000)
+                outcome = self.outcome_of(store, data)
+                seen[outcome] = seen.get(outcome, 0) + 1
+
+        in_threads(8, put_and_get)
+
+        self.assertEqual(96, sum(seen.values()))
+        self.assertLessEqual(set(seen), {"whole", "NotFound", "CorruptObject", "StorageFull"})
+        self.assertGreater(seen["whole"], 0)
+        self.assertGreater(self.memcached.statistics()[b"evictions"], 0)  # type: ignore[operator]
+
+    def outcome_of(self, store: MemcachedStore, data: bytes) -> str:
+        try:
+            with store.get(store.put(data)) as stream:
+                self.assertEqual(data, stream.read())
+        except Error as error:
+            return type(error).__name__
+        return "whole"
+
+    def test_an_object_larger_than_the_server_is_refused(self) -> None:
+        store = self.make_store()
+
+        self.assertRaises(StorageFull, store.put, os.urandom(40 * MIB))
+
+        self.assertEqual([], self.memcached.all_keys())
+
+
+class NoEvictionsTest(MemcachedCase):
+    options = ("-m", "16", "-M")
+
+    def test_a_full_server_refuses_and_keeps_what_it_has(self) -> None:
+        store = self.make_store()
+        kept: list[str] = []
+        with self.assertRaises(StorageFull):
+            while True:
+                kept.append(store.put(os.urandom(MIB)))
+        before = self.memcached.all_keys()
+
+        self.assertRaises(StorageFull, store.put, os.urandom(4 * MIB))
+
+        self.assertEqual(before, self.memcached.all_keys())
+        self.assertGreater(len(kept), 5)
+        for digest in kept:
+            self.assertEqual(digest, hashlib.sha256(store.get(digest).read()).hexdigest())
+
+
+class SmallItemsTest(MemcachedCase):
+    options = ("-I", "256k", "-o", "slab_chunk_max=128")
+
+    def test_a_server_that_takes_no_chunks_takes_small_objects_alone(self) -> None:
+        store = self.make_store()
+
+        self.assertEqual(b"tea", store.get(store.put(b"tea")).read())
+        self.assertRaises(StoreUnavailable, store.put, bytes(CHUNK_SIZE))
+        self.assertEqual(1, len(self.memcached.all_keys()))
+
+
+class PoolFaultTest(TempCase):
+    """Three servers, of which one fails. An object of twelve chunks needs them all."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.pool = [start_memcached(self) for _ in range(3)]
+        self.store = MemcachedStore([server.address for server in self.pool], timeout=TIMEOUT, connect_timeout=TIMEOUT)
+        self.data = os.urandom(12 * CHUNK_SIZE)
+        self.digest = self.store.put(self.data)
+        self.small = [self.store.put(b"%d" % number) for number in range(60)]
+
+    def test_what_a_killed_server_has_is_unavailable_and_the_rest_is_not(self) -> None:
+        self.pool[1].kill()
+
+        self.assert_a_third_fails_with(StoreUnavailable)
+        with self.assertRaises(StoreUnavailable) as caught:
+            self.store.open(self.digest)
+        self.assertEqual(self.pool[1].address, caught.exception.node)
+
+    def test_what_a_server_has_lost_that_came_back_empty_is_noticed_and_healed(self) -> None:
+        self.pool[1].kill()
+        self.assertRaises(StoreUnavailable, self.store.open, self.digest)
+        self.pool[1].start()
+
+        self.assert_a_third_fails_with(NotFound)
+        with self.assertRaises((CorruptObject, NotFound)):
+            self.store.open(self.digest)
+        self.store.put(self.data)
+        self.assertEqual(self.data, self.store.get(self.digest).read())
+
+    def test_what_a_hung_server_has_is_unavailable_in_time_and_back_at_once(self) -> None:
+        self.pool[1].hang()
+
+        started = time.monotonic()
+        self.assertRaises(StoreUnavailable, self.store.open, self.digest)
+        self.assertLess(time.monotonic() - started, ALLOWED)
+
+        self.pool[1].wake()
+        self.assertEqual(self.data, self.store.get(self.digest).read())
+
+    def test_a_hung_server_holds_up_one_at_a_time(self) -> None:
+        self.pool[1].hang()
+        self.assertRaises(StoreUnavailable, self.store.open, self.digest)
+        started = time.monotonic()
+
+        def attempt(_: int) -> float:
+            self.assertRaises(StoreUnavailable, self.store.open, self.digest)
+            return time.monotonic() - started
+
+        waited = sorted(in_threads(16, attempt))
+
+        self.assertLess(waited[14], TIMEOUT)
+        self.assertLess(waited[15], ALLOWED)
+
+    def test_an_upload_to_a_hung_server_fails_in_time(self) -> None:
+        for server in self.pool:
+            server.hang()
+
+        for size in (1, CHUNK_SIZE, 5 * CHUNK_SIZE):
+            started = time.monotonic()
+            self.assertRaises(StoreUnavailable, self.store.put, os.urandom(size))
+            self.assertLess(time.monotonic() - started, ALLOWED)
+
+    def test_nobody_is_at_home(self) -> None:
+        for server in self.pool:
+            server.kill()
+
+        self.assertRaises(StoreUnavailable, self.store.put, b"tea")
+        self.assertRaises(StoreUnavailable, self.store.open, self.digest)
+        self.assertRaises(StoreUnavailable, self.store.remove, self.digest)
+
+    def test_a_server_that_was_started_anew_is_not_missed(self) -> None:
+        for server in self.pool:
+            server.kill()
+            server.start()
+
+        self.assertRaises(NotFound, self.store.open, self.digest)
+        self.store.put(self.data)
+
+    def assert_a_third_fails_with(self, expected: type[Error]) -> None:
+        failed = 0
+        for number, digest in enumerate(self.small):
+            try:
+                self.assertEqual(b"%d" % number, self.store.get(digest).read())
+            except expected:
+                failed += 1
+        self.assertIn(failed, range(8, 33))
+
+
+class OddServerTest(TempCase):
+    """What no memcached can be made to say: these servers are ours."""
+
+    def test_a_server_that_is_no_memcached_is_unavailable(self) -> None:
+        for reply in (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"\r\n" * 1000,
+            b"VALUE x 0 99999999999\r\n",
+            b"VALUE\r\n",
+            b"\0\xff\r\n",
+        ):
+            with self.subTest(reply=reply[:20]):
+                store = self.store_at(lambda connection, reply=reply: connection.sendall(reply))
+
+                self.assertRaises(StoreUnavailable, store.open, "x")
+                self.assertRaises(StoreUnavailable, store.put, b"tea")
+                self.assertRaises(StoreUnavailable, store.put, bytes(CHUNK_SIZE))
+
+    def test_a_server_that_hangs_up_is_unavailable(self) -> None:
+        store = self.store_at(lambda connection: None)
+
+        self.assertRaises(StoreUnavailable, store.open, "x")
+        self.assertRaises(StoreUnavailable, store.put, bytes(CHUNK_SIZE))
+
+    def test_a_reply_that_ends_in_the_middle_of_a_line_is_an_error_at_once(self) -> None:
+        for reply in (b"S", b"STORED", b"STORED\r", b"VALUE", b"VALUE x 0 3\r\nte", b"END", b"STAT pid", b"TOUCHED\r"):
+            with self.subTest(reply=reply):
+                store = self.store_at(lambda connection, reply=reply: reply_once(connection, reply))
+                node = store.nodes.all[0]
+
+                for work in (
+                    lambda store=store: store.open("x"),
+                    lambda store=store: store.put(b"tea"),
+                    lambda store=store: store.put(bytes(CHUNK_SIZE)),
+                    lambda store=store: store.nodes.touch_all({"x": 1}),
+                    lambda node=node: node.ask(lambda link: link.stats()),
+                    lambda node=node: node.ask(lambda link: link.list_items(lambda line: None)),
+                ):
+                    self.in_time(work)
+                self.assertIsNotNone(node.check())
+                self.assertFalse(store.nodes.forget(["x"]))
+
+    def test_a_reply_without_an_end_is_an_error(self) -> None:
+        for reply in (b"x", b"STAT x 1\r\n", b"VALUE x 0 1\r\n", b"VALUE x 0 9\r\nabcdefghi\r\n"):
+            with self.subTest(reply=reply):
+                store = self.store_at(lambda connection, reply=reply: reply_for_ever(connection, reply))
+                node = store.nodes.all[0]
+
+                for work in (
+                    lambda store=store: store.open("x"),
+                    lambda store=store: store.put(bytes(CHUNK_SIZE)),
+                    lambda node=node: node.ask(lambda link: link.stats()),
+                    lambda node=node: node.ask(lambda link: link.list_items(lambda line: None)),
+                ):
+                    self.in_time(work)
+
+    def test_numbers_of_any_length_are_refused_in_no_time(self) -> None:
+        for digits in (20, 4000, 1_000_000):
+            for words in (b"VALUE x 0 %b\r\n", b"VALUE x 0 3 %b\r\ntea\r\nEND\r\n"):
+                with self.subTest(digits=digits, words=words):
+                    reply = words % (b"9" * digits)
+                    store = self.store_at(lambda connection, reply=reply: reply_once(connection, reply))
+
+                    self.in_time(lambda store=store: store.open("x"))
+                    self.in_time(lambda store=store: store.remove("x"))
+
+    def test_statistics_that_are_none_are_an_error_or_count_nothing(self) -> None:
+        store = self.store_at(lambda connection: reply_once(connection, b"STAT\r\nEND\r\n"))
+        self.in_time(lambda: store.nodes.all[0].ask(lambda link: link.stats()))
+
+        odd = b"STAT curr_items many\r\nSTAT bytes\r\nSTAT limit_maxbytes -\r\nSTAT version\r\nEND\r\n"
+        store = self.store_at(lambda connection: reply_once(connection, odd))
+        self.assertEqual([Usage(0, 0)], list(usage(store.nodes).values()))
+        self.assertIn("BAD", {finding.verdict for finding in examine([store.nodes.all[0].name], 1000)})
+
+    def in_time(self, work: Callable[[], object]) -> None:
+        """Run `work` on a thread: it must raise StoreUnavailable in time."""
+        refused: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except StoreUnavailable as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        started = time.monotonic()
+        thread.start()
+        thread.join(PATIENCE)
+        self.assertFalse(thread.is_alive(), "it does not return")
+        self.assertTrue(refused, "it did not raise")
+        self.assertLess(time.monotonic() - started, ALLOWED)
+
+    def store_at(self, handle: Callable[[socket.socket], None]) -> MemcachedStore:
+        """A store on a server that does `handle` with each connection, and then closes it."""
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):
+                    handle(self.request)
+
+        return MemcachedStore([serve(self, Handler)], timeout=TIMEOUT)
+
+
+def reply_once(connection: socket.socket, reply: bytes) -> None:
+    """Reply to the first request, and close so that the client receives all of the reply."""
+    connection.recv(MIB)
+    connection.sendall(reply)
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(MIB):
+        pass
+
+
+def reply_for_ever(connection: socket.socket, reply: bytes) -> None:
+    connection.recv(MIB)
+    replies = reply * (MIB // 8 // len(reply))
+    while True:
+        connection.sendall(replies)

@@ -1,0 +1,460 @@
+"""Web pages of other sites cannot change anything, and a name that is rebound to a loopback address reads nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import unittest
+from typing import Any
+
+from filestoraged.daemon.config import Address
+from filestoraged.web.auth import hashed
+from filestoraged.web.cross_site import Hosts, Origins
+from filestoraged.web.message import Request
+from filestoraged.web.request_cache import Memory
+from filestoraged.web.sites import Sites, arrives_on_loopback
+from tests.support import Answer, ServerCase
+
+EVIL = "http://evil.test"
+FRIEND = "https://app.example.org"
+
+FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntea\r\n--b--\r\n'
+FORM_TYPE = "multipart/form-data; boundary=b"
+
+# One request of each interface that would change something.
+CHANGES: list[tuple[str, str, bytes]] = [
+    ("POST", "/", b"tea"),
+    ("DELETE", "/" + "0" * 64, b""),
+    ("PUT", "/data/pets", b"tea"),
+    ("DELETE", "/data/pets/" + "0" * 64, b""),
+    ("PUT", "/vimeo/api/v1.0/file", FORM),
+    ("POST", "/kv/set", b'{"key": 1}'),
+    ("DELETE", "/kv/set", b'"key"'),
+    ("POST", "/kv/commit", b""),
+    ("PATCH", "/", b""),
+    ("POST", "/nothing/here", b""),
+]
+
+
+class BrowserCase(ServerCase):
+    """A daemon that checks hosts, as it does by default."""
+
+    config: dict[str, Any] = {"host": ()}
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.bound.port}"
+
+    def change(self, **fields: str) -> Answer:
+        return self.post("/", b"tea", Host=self.host, **fields)
+
+    def ask_for(self, host: str | None, method: str = "GET", target: str = "/-/health", **fields: str) -> Answer:
+        """Send a request of which all but the Host is as it was."""
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+        first = (
+            f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n" if host is not None else f"{method} {target} HTTP/1.0\r\n"
+        )
+        (answer,) = self.raw(f"{first}{lines}\r\n".encode("latin-1"))
+        return answer
+
+
+class CrossSiteTest(BrowserCase):
+    def test_a_change_by_another_site_is_refused_on_every_interface(self) -> None:
+        signs = (
+            {"Origin": EVIL},
+            {"Origin": "null"},
+            {"Origin": "chrome-extension://abcdef"},
+            {"Origin": f"http://{self.host}, {EVIL}"},
+            {"Origin": f"http://{self.host}", "Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+        )
+        for method, target, body in CHANGES:
+            for fields in signs:
+                with self.subTest(method=method, target=target, fields=fields):
+                    answer = self.request(method, target, body, Host=self.host, Content_Type=FORM_TYPE, **fields)
+
+                    self.assertEqual(403, answer.status)
+                    self.assertEqual("Forbidden", json.loads(answer.body)["error"])
+                    self.assertIn("--allow-origin", json.loads(answer.body)["message"])
+                    self.assertNotIn("access-control-allow-origin", answer.fields)
+        self.assert_stored(0)
+        self.assertEqual(404, self.get("/kv/key", Host=self.host).status)
+
+    def test_a_refused_upload_is_answered_before_its_body_is_read(self) -> None:
+        head = f"POST / HTTP/1.1\r\nHost: {self.host}\r\nOrigin: {EVIL}\r\nContent-Length: 3\r\n"
+
+        (answer,) = self.raw(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        (without,) = self.raw(f"{head}\r\n".encode())
+
+        self.assertEqual([403, 403], [answer.status, without.status])
+
+    def test_the_origin_that_host_names_is_the_servers_own(self) -> None:
+        port = self.bound.port
+        for host, origin, status in (
+            (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}", 200),
+            # A proxy in front may speak HTTPS.
+            (f"127.0.0.1:{port}", f"https://127.0.0.1:{port}", 200),
+            ("localhost", "http://localhost", 200),
+            ("localhost", "https://localhost", 200),
+            ("LocalHost:80", "http://localhost", 200),
+            ("localhost:443", "https://localhost", 200),
+            ("localhost:", "http://localhost", 200),
+            ("[::1]:8080", "http://[::1]:8080", 200),
+            ("localhost", "http://localhost:8080", 403),
+            ("localhost:80", "https://localhost", 403),
+            ("localhost:8080", "http://localhost", 403),
+            ("localhost", "ftp://localhost", 403),
+            ("localhost", "http://localhost.evil.test", 403),
+            ("localhost", "http://localhost@evil.test", 403),
+            ("localhost", "http://localhost/", 403),
+            ("localhost", "localhost", 403),
+            ("localhost", "", 403),
+        ):
+            with self.subTest(host=host, origin=origin):
+                self.assertEqual(status, self.post("/", b"tea", Host=host, Origin=origin).status)
+
+    def test_a_request_of_its_own_pages_or_of_no_page_is_answered(self) -> None:
+        for fields in (
+            {"Sec-Fetch-Site": "none"},
+            {"Sec-Fetch-Site": "same-origin"},
+            {"Origin": f"http://{self.host}", "Sec-Fetch-Site": "same-origin"},
+            {},
+        ):
+            with self.subTest(fields=fields):
+                self.assertEqual(200, self.change(**fields).status)
+
+    def test_a_request_with_an_origin_and_without_a_host_is_refused(self) -> None:
+        (answer,) = self.raw(b"POST / HTTP/1.0\r\nOrigin: http://localhost\r\nContent-Length: 3\r\n\r\ntea")
+
+        self.assertEqual(403, answer.status)
+
+    def test_another_site_may_ask_and_is_not_given_the_answer(self) -> None:
+        answer = self.get("/-/health", Host=self.host, Origin=EVIL, Sec_Fetch_Site="cross-site")
+
+        self.assertEqual(200, answer.status)
+        self.assertFalse([name for name in answer.fields if name.startswith("access-control")])
+
+    def test_preflights_are_refused_as_other_unknown_methods_are(self) -> None:
+        for target, status in (("/", 405), ("/data/pets", 405), ("/kv/set", 404), ("*", 405)):
+            with self.subTest(target=target):
+                answer = self.request(
+                    "OPTIONS", target, Host=self.host, Origin=EVIL, Access_Control_Request_Method="POST"
+                )
+
+                self.assertEqual(status, answer.status)
+                self.assertNotIn("access-control-allow-origin", answer.fields)
+
+    def test_a_remembered_request_of_another_site_is_refused_again(self) -> None:
+        first = self.change(), self.change(Origin=EVIL)
+        again = self.change(), self.change(Origin=EVIL)
+
+        self.assertEqual([200, 403] * 2, [answer.status for answer in (*first, *again)])
+
+
+class PublicUrlTest(BrowserCase):
+    config: dict[str, Any] = {"host": (), "public_url": "https://Files.example.org/below"}
+
+    def test_its_origin_is_the_servers_own_and_no_other(self) -> None:
+        for origin, status in (
+            ("https://files.example.org", 200),
+            ("https://files.example.org:443", 200),
+            ("http://files.example.org", 403),
+            ("https://files.example.org:8443", 403),
+            (f"http://{self.host}", 403),
+            ("null", 403),
+        ):
+            with self.subTest(origin=origin):
+                self.assertEqual(status, self.change(Origin=origin).status)
+
+    def test_its_host_may_be_asked_for(self) -> None:
+        for host, status in (
+            ("files.example.org", 200),
+            ("FILES.example.org.:8080", 200),
+            ("localhost", 200),
+            ("example.org", 421),
+            ("a.files.example.org", 421),
+        ):
+            with self.subTest(host=host):
+                self.assertEqual(status, self.ask_for(host).status)
+
+
+class AllowedOriginTest(BrowserCase):
+    config: dict[str, Any] = {"host": (), "allow_origin": (FRIEND, "http://localhost:3000")}
+
+    def test_an_allowed_origin_may_change_and_read(self) -> None:
+        stored = self.change(Origin=FRIEND, Sec_Fetch_Site="cross-site")
+        got = self.get("/" + json.loads(stored.body)["hash"], Host=self.host, Origin=FRIEND)
+
+        self.assertEqual([200, 200], [stored.status, got.status])
+        for answer in (stored, got):
+            self.assert_allowed(answer, FRIEND)
+            exposed = answer.fields["access-control-expose-headers"]
+            for name in ("ETag", "Content-Range", "Location", "Retry-After"):
+                self.assertIn(name, exposed)
+
+    def test_an_error_is_for_an_allowed_origin_to_read_as_well(self) -> None:
+        answers = {
+            404: self.get("/" + "0" * 64, Host=self.host, Origin=FRIEND),
+            400: self.post("/kv/set", b"nonsense", Host=self.host, Origin=FRIEND),
+            405: self.request("PATCH", "/", Host=self.host, Origin=FRIEND),
+            421: self.ask_for("evil.test", "POST", "/", Origin=FRIEND, Content_Length="0"),
+        }
+
+        for status, answer in answers.items():
+            self.assertEqual(status, answer.status)
+            self.assert_allowed(answer, FRIEND)
+
+    def test_a_preflight_is_answered_with_what_may_be_sent(self) -> None:
+        for target in ("/", "/data/pets", "/kv/set", "/vimeo/api/v1.0/file", "/nothing/here"):
+            with self.subTest(target=target):
+                answer = self.preflight(FRIEND, target)
+
+                self.assertEqual((204, b""), (answer.status, answer.body))
+                self.assert_allowed(answer, FRIEND)
+                self.assertEqual("GET, POST, PUT, DELETE", answer.fields["access-control-allow-methods"])
+                self.assertIn("Authorization", answer.fields["access-control-allow-headers"])
+                self.assertGreater(int(answer.fields["access-control-max-age"]), 0)
+
+    def test_a_preflight_for_a_private_address_is_granted(self) -> None:
+        answer = self.preflight(FRIEND, "/", Access_Control_Request_Private_Network="true")
+
+        self.assertEqual("true", answer.fields["access-control-allow-private-network"])
+
+    def test_options_that_is_no_preflight_is_no_method(self) -> None:
+        self.assertEqual(405, self.request("OPTIONS", "/", Host=self.host, Origin=FRIEND).status)
+        self.assertEqual(404, self.request("OPTIONS", "/kv/set", Host=self.host, Origin=FRIEND).status)
+
+    def test_other_origins_are_refused_as_before(self) -> None:
+        for origin in (EVIL, "null", "http://app.example.org", FRIEND + ":444", "http://localhost:3001"):
+            with self.subTest(origin=origin):
+                changed, asked = self.change(Origin=origin), self.preflight(origin, "/")
+
+                self.assertEqual([403, 405], [changed.status, asked.status])
+                for answer in (changed, asked):
+                    self.assertNotIn("access-control-allow-origin", answer.fields)
+
+    def test_a_cache_is_told_that_answers_depend_on_the_origin(self) -> None:
+        for fields in ({}, {"Origin": EVIL}, {"Origin": f"http://{self.host}"}, {"Origin": FRIEND}):
+            with self.subTest(fields=fields):
+                self.assertEqual("Origin", self.get("/-/health", Host=self.host, **fields).fields["vary"])
+
+    def preflight(self, origin: str, target: str, **more: str) -> Answer:
+        asks = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "authorization"}
+        return self.request("OPTIONS", target, Host=self.host, Origin=origin, **asks, **more)
+
+    def assert_allowed(self, answer: Answer, origin: str) -> None:
+        self.assertEqual(origin, answer.fields["access-control-allow-origin"])
+        self.assertEqual("Origin", answer.fields["vary"])
+        self.assertNotIn("access-control-allow-credentials", answer.fields)
+
+
+class AnyOriginTest(BrowserCase):
+    config: dict[str, Any] = {"host": (), "allow_origin": ("*",)}
+
+    def test_every_origin_may_do_everything(self) -> None:
+        for fields in ({"Origin": EVIL}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {}):
+            with self.subTest(fields=fields):
+                answer = self.change(**fields)
+
+                self.assertEqual(200, answer.status)
+                self.assertEqual("*", answer.fields["access-control-allow-origin"])
+                self.assertNotIn("access-control-allow-credentials", answer.fields)
+                self.assertNotIn("vary", answer.fields)
+
+
+class TokensTest(BrowserCase):
+    """Whoever needs a token is not protected by the host, and needs it beside the origin."""
+
+    def setUp(self) -> None:
+        with tempfile.NamedTemporaryFile("w", delete=False) as stream:
+            stream.write(f"all read,write,delete {hashed('secret').hex()}\n")
+        self.addCleanup(os.unlink, stream.name)
+        self.config = {"host": (), "allow_origin": (FRIEND,), "tokens": stream.name}
+        super().setUp()
+
+    def test_any_host_may_be_asked_for(self) -> None:
+        self.assertEqual(200, self.ask_for("evil.test").status)
+
+    def test_a_preflight_needs_no_token_and_the_request_behind_it_does(self) -> None:
+        asked = self.request("OPTIONS", "/", Origin=FRIEND, Access_Control_Request_Method="POST")
+        without = self.post("/", b"tea", Origin=FRIEND)
+        with_token = self.post("/", b"tea", Origin=FRIEND, Authorization="Bearer secret")
+
+        self.assertEqual([204, 401, 200], [answer.status for answer in (asked, without, with_token)])
+        self.assertEqual(FRIEND, without.fields["access-control-allow-origin"])
+
+    def test_another_site_is_refused_with_a_token_too(self) -> None:
+        answer = self.post("/", b"tea", Origin=EVIL, Authorization="Bearer secret")
+
+        self.assertEqual(403, answer.status)
+
+
+class LoopbackHostTest(BrowserCase):
+    config: dict[str, Any] = {"host": ("files.lan", "Other.Example.")}
+
+    def test_a_host_that_a_rebound_name_cannot_be_is_answered(self) -> None:
+        for host in (
+            *("localhost", "LOCALHOST:8080", "localhost.", "app.localhost", "a.b.localhost.:80"),
+            *("127.0.0.1", "127.0.0.1:8080", "192.0.2.7", "10.0.0.1:80", "[::1]", "[::1]:8080", "[2001:db8::1]"),
+            # As some programs send what they were given.
+            *("127.1", "0x7f.1", "2130706433", "127.0.0.1."),
+            *("files.lan", "FILES.LAN:8080", "files.lan.", "other.example"),
+            None,
+        ):
+            with self.subTest(host=host):
+                self.assertEqual(200, self.ask_for(host).status)
+
+    def test_any_other_host_gets_421_with_what_to_do_about_it(self) -> None:
+        for host in ("evil.test", "a.files.lan", "localhost.evil.test", "evillocalhost", "127.0.0.1.evil.test", "lan"):
+            with self.subTest(host=host):
+                answer = self.ask_for(host)
+
+                self.assertEqual((421, "Misdirected Request"), (answer.status, answer.reason))
+                says = json.loads(answer.body)
+                self.assertEqual("Misdirected Request", says["error"])
+                self.assertIn("--host", says["message"])
+                self.assertIn(repr(host), says["message"])
+
+    def test_every_interface_and_method_is_kept_from_it(self) -> None:
+        hash_ = json.loads(self.change().body)["hash"]
+        for method, target in (("GET", "/" + hash_), ("DELETE", "/" + hash_), ("GET", "/-/ready"), ("OPTIONS", "*")):
+            with self.subTest(method=method, target=target):
+                self.assertEqual(421, self.ask_for("evil.test", method, target).status)
+        self.assertEqual(421, self.ask_for("evil.test", "POST", "/", Origin="http://evil.test").status)
+        self.assertEqual(b"tea", self.get("/" + hash_, Host=self.host).body)
+
+    def test_the_host_of_a_whole_url_counts(self) -> None:
+        (refused,) = self.raw(b"GET http://evil.test/-/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        (answered,) = self.raw(b"GET http://localhost/-/health HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+
+        self.assertEqual([421, 200], [refused.status, answered.status])
+
+    def test_on_one_connection_each_request_is_judged(self) -> None:
+        data = b"".join(
+            b"GET /-/health HTTP/1.1\r\nHost: %b\r\n\r\n" % host for host in (b"localhost", b"evil.test") * 3
+        )
+
+        self.assertEqual([200, 421] * 3, [answer.status for answer in self.raw(data, answers=6)])
+
+
+class AnyHostTest(BrowserCase):
+    config: dict[str, Any] = {"host": ("*",)}
+
+    def test_any_host_may_be_asked_for(self) -> None:
+        self.assertEqual(200, self.ask_for("evil.test").status)
+
+
+class UnixSocketTest(BrowserCase):
+    def address(self) -> Address:
+        return Address("", 0, str(self.directory / "socket"))
+
+    def test_any_host_may_be_asked_for(self) -> None:
+        self.assertEqual(200, self.ask_for("evil.test").status)
+
+    def test_a_change_by_another_site_is_refused(self) -> None:
+        self.assertEqual(403, self.ask_for("files.lan", "POST", "/", Origin=EVIL, Content_Length="0").status)
+
+
+class AllAddressesTest(BrowserCase):
+    """Where it listens on all addresses, those who come by a loopback address are kept to these hosts."""
+
+    def address(self) -> Address:
+        return Address("0.0.0.0", 0)
+
+    def test_a_connection_to_a_loopback_address_is_kept_to_the_hosts(self) -> None:
+        self.bound = self.bound._replace(host="127.0.0.1")
+
+        self.assertEqual([200, 421], [self.ask_for(host).status for host in ("localhost", "evil.test")])
+
+
+class ArrivalTest(unittest.TestCase):
+    def test_the_local_address_tells_whether_it_is_a_loopback_address(self) -> None:
+        for family, host, expected in (
+            *((socket.AF_INET, "127.0.0.1", True), (socket.AF_INET, "127.8.9.10", True)),
+            *((socket.AF_INET6, "::1", True), (socket.AF_INET6, "::ffff:127.0.0.1", True)),
+            *((socket.AF_INET, "0.0.0.0", False), (socket.AF_INET6, "::", False)),
+        ):
+            with self.subTest(host=host), socket.socket(family) as bound:
+                if family == socket.AF_INET6:
+                    bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                bound.bind((host, 0))
+
+                self.assertEqual(expected, arrives_on_loopback(bound))
+
+    def test_a_connection_over_ipv4_to_an_ipv6_socket_arrives_on_loopback(self) -> None:
+        with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+            port = listener.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)), listener.accept()[0] as connection:
+                self.assertTrue(arrives_on_loopback(connection))
+
+    def test_of_a_listener_on_all_addresses_the_connection_decides(self) -> None:
+        app = _App()
+        with socket.create_server(("0.0.0.0", 0)) as everywhere, socket.create_server(("127.0.0.1", 0)) as local:
+            sites = Sites({everywhere: app, local: app})
+
+            found = [
+                sites.find(everywhere, _Connection("127.0.0.1")),
+                sites.find(everywhere, _Connection("192.0.2.7")),
+                sites.find(local, _Connection("127.0.0.1")),
+            ]
+
+        self.assertEqual([app.on_loopback, app, app.on_loopback], [site.app for site in found])
+        self.assertIs(found[0].memory, found[2].memory)
+        self.assertIsNot(found[0].memory, found[1].memory)
+
+
+class ProxiedTest(unittest.TestCase):
+    """What a proxy in front does to a request of the server's own page."""
+
+    def test_a_host_without_a_port_is_https_at_its_default_port(self) -> None:
+        self.assertIsNone(self.fault("Host: files.example.org", "Origin: https://files.example.org"))
+
+    def test_a_proxy_that_sends_another_host_makes_it_one_of_another_site(self) -> None:
+        fields = ("Host: 127.0.0.1:8080", "Origin: https://files.example.org")
+
+        self.assertIsNotNone(self.fault(*fields))
+        self.assertIsNone(self.fault(*fields, public_url="https://files.example.org"))
+
+    def fault(self, *fields: str, public_url: str | None = None) -> object:
+        return Origins(public_url=public_url).judge(request(*fields)).fault
+
+
+class HostsTest(unittest.TestCase):
+    def test_a_public_url_is_a_host_whatever_its_port_and_path(self) -> None:
+        hosts = Hosts(public_url="http://files.lan:8080/below")
+
+        self.assertIsNone(hosts.find_fault(request("Host: files.lan:9090")))
+
+
+def request(*fields: str) -> Request:
+    head = "\r\n".join(("POST / HTTP/1.1", *fields, "", ""))
+    return Memory().read(head.encode()).request
+
+
+class _App:
+    """Two of them, for two kinds of connections."""
+
+    def __init__(self, on_loopback: _App | None = None) -> None:
+        self.on_loopback: Any = on_loopback or _App(self)
+
+    def __call__(self, request: Request) -> Any: ...
+
+    def at_once(self, request: Request) -> Any: ...
+
+    def is_remote(self, request: Request) -> bool:
+        return False
+
+
+class _Connection(socket.socket):
+    """One that was made to `host`."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self.close()
+        self._host = host
+
+    def getsockname(self) -> tuple[str, int]:
+        return self._host, 8080

@@ -1,0 +1,128 @@
+"""Who a client is: only what trusted proxies say of it is believed."""
+
+from __future__ import annotations
+
+import ipaddress
+import unittest
+
+from filestoraged.daemon.config import Address
+from filestoraged.web.message import Answer, Request
+from filestoraged.web.trusted_proxies import UNIX, Proxies
+from tests.support import ServerCase
+
+TRUSTED = [ipaddress.ip_network(each) for each in ("10.0.0.0/8", "192.0.2.7/32", "2001:db8:1::/48")]
+
+
+class ProxiesTest(unittest.TestCase):
+    def test_hosts_of_the_networks_are_trusted_and_no_others(self) -> None:
+        proxies = Proxies(TRUSTED)
+
+        for address in ("10.1.2.3", "192.0.2.7", "::ffff:10.1.2.3", "2001:db8:1::5"):
+            self.assertTrue(proxies.trust(address), address)
+        for address in ("192.0.2.8", "2001:db8:2::5", "127.0.0.1", "::1", UNIX, "fe80::1%eth0"):
+            self.assertFalse(proxies.trust(address), address)
+
+    def test_unix_sockets_are_trusted_where_that_is_said(self) -> None:
+        self.assertTrue(Proxies([UNIX]).trust(UNIX))
+        self.assertFalse(Proxies([UNIX]).trust("127.0.0.1"))
+        self.assertFalse(Proxies().trust(UNIX))
+
+    def test_the_client_is_the_last_address_that_is_no_trusted_proxy(self) -> None:
+        proxies = Proxies(TRUSTED)
+        cases = {
+            "203.0.113.9": "203.0.113.9",
+            "1.1.1.1, 203.0.113.9": "203.0.113.9",
+            "203.0.113.9, 10.1.1.1,192.0.2.7": "203.0.113.9",
+            "nonsense, 203.0.113.9, 10.1.1.1": "203.0.113.9",
+            "203.0.113.9:5678": "203.0.113.9",
+            "[2001:db8:9::1]:5678": "2001:db8:9::1",
+            "2001:DB8:9:0::1": "2001:db8:9::1",
+            "::ffff:203.0.113.9": "203.0.113.9",
+            # The proxies themselves have asked.
+            "10.1.1.1, 10.1.1.2": "10.1.1.1",
+        }
+
+        for forwarded, client in cases.items():
+            with self.subTest(forwarded=forwarded):
+                self.assertEqual(client, proxies.client(forwarded, "10.9.9.9"))
+
+    def test_where_no_address_stands_the_client_is_the_proxy(self) -> None:
+        proxies = Proxies(TRUSTED)
+
+        for forwarded in (None, "", "unknown", "203.0.113.9, nonsense", "1.2.3", "1.2.3.4:x", "203.0.113.9,", "[::1"):
+            with self.subTest(forwarded=forwarded):
+                self.assertEqual("10.9.9.9", proxies.client(forwarded, "10.9.9.9"))
+
+    def test_a_long_field_is_read_too(self) -> None:
+        self.assertEqual("203.0.113.9", Proxies(TRUSTED).client("203.0.113.9" + ", 10.1.1.1" * 100, "10.9.9.9"))
+
+
+class TrustedTest(ServerCase):
+    """A server that trusts whoever connects in this test."""
+
+    trusted: list[object] = [ipaddress.ip_network("127.0.0.0/8")]
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.worker._server.proxies = Proxies(self.trusted)  # type: ignore[arg-type]
+
+    def lines(self, count: int) -> list[str]:
+        self.wait_until("it is logged", lambda: len("\n".join(self.log_lines()).splitlines()) >= count)
+        return "\n".join(self.log_lines()).splitlines()
+
+    def test_a_request_is_logged_with_the_client_that_the_proxy_names(self) -> None:
+        self.get("/-/health", X_Forwarded_For="203.0.113.9")
+        self.post("/", b"tea", X_Forwarded_For="203.0.113.10")
+
+        self.assertEqual(["203.0.113.9", "203.0.113.10"], [line.split()[0] for line in self.lines(2)])
+
+    def test_requests_on_one_connection_have_clients_of_their_own(self) -> None:
+        own = self.own_address()
+        head = b"GET /-/health HTTP/1.1\r\nHost: x\r\n"
+
+        self.raw(
+            head
+            + b"X-Forwarded-For: 203.0.113.9\r\n\r\n"
+            + head
+            + b"\r\n"
+            + head
+            + b"X-Forwarded-For: ::5\r\n\r\n\0\r\n\r\n",
+            answers=4,
+        )
+
+        self.assertEqual(["203.0.113.9", own, "::5", own], [line.split()[0] for line in self.lines(4)])
+
+    def own_address(self) -> str:
+        return "127.0.0.1"
+
+    def test_pages_are_told_the_client_that_the_proxy_names(self) -> None:
+        clients: list[str] = []
+        answer = self.app.__class__.__call__
+
+        def note(app: object, request: Request) -> Answer:
+            clients.append(request.client)
+            return answer(self.app, request)
+
+        self.app.__class__.__call__ = note  # type: ignore[method-assign, assignment]
+        self.addCleanup(setattr, self.app.__class__, "__call__", answer)
+        self.post("/", b"tea", X_Forwarded_For="203.0.113.9")
+
+        self.assertEqual(["203.0.113.9"], clients)
+
+
+class TrustedUnixSocketTest(TrustedTest):
+    trusted = [UNIX]
+
+    def address(self) -> Address:
+        return Address("", 0, str(self.directory / "socket"))
+
+    def own_address(self) -> str:
+        return UNIX
+
+
+class UntrustedTest(ServerCase):
+    def test_a_client_that_is_not_trusted_cannot_name_another(self) -> None:
+        self.get("/-/health", X_Forwarded_For="203.0.113.9")
+
+        self.wait_until("it is logged", lambda: bool(self.log_lines()))
+        self.assertEqual("127.0.0.1", self.log_lines()[0].split()[0])
