@@ -78,13 +78,22 @@ class Memcached:
 
     def items(self) -> list[Item]:
         """All that it has, in no order. By the hash table: items on their way between queues are on no queue."""
+        received = b"BUSY"
+        # Its crawler runs by itself now and then, and does one thing at a time.
+        while received.startswith(b"BUSY"):
+            received = self._dump()
+        lines = [dict(pair.split("=", 1) for pair in line.split()) for line in received.decode().splitlines()[:-1]]
+        return [Item(unquote(line["key"]), int(line["exp"])) for line in lines]
+
+    def _dump(self) -> bytes:
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connection:
             connection.sendall(b"lru_crawler metadump hash\r\n")
             received = b""
-            while not received.endswith(b"END\r\n"):
-                received += connection.recv(65536)
-        lines = [dict(pair.split("=", 1) for pair in line.split()) for line in received.decode().splitlines()[:-1]]
-        return [Item(unquote(line["key"]), int(line["exp"])) for line in lines]
+            while not received.endswith(b"END\r\n") and not (received.startswith(b"BUSY") and b"\n" in received):
+                data = connection.recv(65536)
+                assert data, f"the server ended within a dump: {received!r}"
+                received += data
+            return received
 
     def all_keys(self) -> list[str]:
         return sorted(item.key for item in self.items())
