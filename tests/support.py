@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filestoraged.daemon.config import INTERFACES, OPERATIONS, Address, Config
-from filestoraged.daemon.services import Engines
+from filestoraged.daemon.services import Services
 from filestoraged.daemon.sockets import address_of, close, listen
 from filestoraged.daemon.worker import Worker
-from filestoraged.web.connection_limit import Room
+from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
-from filestoraged.web.metrics import Meter
+from filestoraged.web.metrics import Metrics
 from filestoraged.web.server import Server
 
 # Nothing on this machine takes that long: a test that waits for it has failed.
@@ -79,14 +79,14 @@ class ServerCase(TempCase):
         self.store_path = self.directory / "store"
         # Tests of other things may send any Host.
         config = Config(**{"store": str(self.store_path), "host": ("*",), **self.config})
-        self.meter = Meter((*INTERFACES, OPERATIONS))
-        self.engines = Engines(config, self.meter, [config.mounts])
+        self.meter = Metrics((*INTERFACES, OPERATIONS))
+        self.engines = Services(config, self.meter, [config.mounts])
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
         self.app = self.engines.build_app(config.mounts)
         self.addCleanup(self.engines.close)
         self.addCleanup(self.engines.stop)
-        self.room = Room(self.connections)
+        self.room = ConnectionLimit(self.connections)
         server = Server(
             dict.fromkeys(self.listeners, self.app),
             threads=self.threads,

@@ -7,15 +7,15 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from filestoraged import __version__
-from filestoraged.store.disk.usage import Census, Totals
+from filestoraged.store.disk.usage import DiskUsage, UsageTotals
 from filestoraged.store.drops import Drops
 from filestoraged.store.kv import KeyValues
 from filestoraged.store.memcached.diagnose import usage
-from filestoraged.store.memcached.pool import Nodes
+from filestoraged.store.memcached.pool import ServerPool
 from filestoraged.store.shared_count import SharedCount
 from filestoraged.web.counters import BOUNDS, Figures
 from filestoraged.web.message import Answer, Request, Response, field_lines
-from filestoraged.web.metrics import Meter
+from filestoraged.web.metrics import Metrics
 from filestoraged.web.router import Page, Router
 from filestoraged.wire.exposition import CONTENT_TYPE, Classes, Family, Sample, exposition
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Gauge = Callable[[], Iterable[Family]]
 
 
-def routes(meter: Meter, gauges: Mapping[str, Gauge], *, remote: bool) -> Router:
+def routes(meter: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Router:
     """`gauges` are asked each time. `remote` says that one of them asks other machines."""
 
     def show(_: Request) -> Response:
@@ -54,14 +54,14 @@ class _Router(Router):
         return None
 
 
-def objects(census: Census, shared: SharedCount) -> Gauge:
+def objects(census: DiskUsage, shared: SharedCount) -> Gauge:
     """Nothing until they were counted for the first time."""
 
     def look() -> Iterator[Family]:
         counted = shared.latest(census.count)
         if counted is None:
             return
-        totals = {name: Totals(*each) for name, each in counted.value.items()}
+        totals = {name: UsageTotals(*each) for name, each in counted.value.items()}
         numbers: list[Sample] = [({"interface": name}, each.objects) for name, each in totals.items()]
         sizes: list[Sample] = [({"interface": name}, each.size) for name, each in totals.items()]
         yield Family("filestoraged_objects", "gauge", "Objects on disk.", numbers)
@@ -92,7 +92,7 @@ def keys(database: KeyValues) -> Gauge:
     return look
 
 
-def memcached(nodes: Nodes) -> Gauge:
+def memcached(nodes: ServerPool) -> Gauge:
     def look() -> Iterator[Family]:
         used = usage(nodes)
         reached = {name: each for name, each in used.items() if each is not None}
@@ -106,7 +106,7 @@ def memcached(nodes: Nodes) -> Gauge:
     return look
 
 
-def _workers(meter: Meter) -> Iterator[Family]:
+def _workers(meter: Metrics) -> Iterator[Family]:
     now = meter.now()
     build = {"version": __version__, "python": platform.python_version()}
     yield Family("filestoraged_build_info", "gauge", "Which version runs on what.", [(build, 1)])
@@ -121,7 +121,7 @@ def _workers(meter: Meter) -> Iterator[Family]:
     )
 
 
-def _requests(meter: Meter) -> Iterator[Family]:
+def _requests(meter: Metrics) -> Iterator[Family]:
     figures = meter.figures()
     kinds: dict[str, int] = {}
     for each in figures.values():

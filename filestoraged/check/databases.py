@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from filestoraged.check.throttle import Pace
+from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.sqlite import database
 
@@ -60,7 +60,7 @@ def look(path: str, question: Callable[[sqlite3.Connection], _Answer]) -> _Answe
     raise StoreUnavailable("The database is opened and closed all the time.")
 
 
-def damage(path: str, pace: Pace) -> str | None:
+def damage(path: str, pace: Throttle) -> str | None:
     """What is wrong with a database, None where nothing is. Raises what `look` does for other reasons, and Stopped."""
 
     def examine(connection: sqlite3.Connection) -> str:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from filestoraged.check.databases import damage, reason
-from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, Finding, Tally
+from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inspector import Inspector
 from filestoraged.check.inventory import Inventory, Item, Kind
 from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.register import PAGE, Register, Unaskable
-from filestoraged.check.runner import Crew
-from filestoraged.check.throttle import Pace, Stopped
+from filestoraged.check.runner import Runner
+from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.disk.staging import abandoned, sweep_area
 
@@ -31,12 +31,12 @@ _UNCOUNTED = 1.0
 _Look = Callable[[Inspector], Iterator[Finding]]
 
 
-class Inspection:
+class DiskCheck:
     """One check of the store in the directory `root`, by threads of its own. Without `repair` it changes nothing."""
 
-    def __init__(self, root: str, *, algorithm: str, pace: Pace, repair: bool = False, threads: int | None = None):
+    def __init__(self, root: str, *, algorithm: str, pace: Throttle, repair: bool = False, threads: int | None = None):
         """`algorithm` is the one that most objects are named by."""
-        self.tally = Tally()
+        self.tally = CheckTotals()
         self._root = os.path.abspath(root)
         self._algorithm = algorithm
         self._pace = pace
@@ -52,13 +52,13 @@ class Inspection:
         """What is wrong; and None whenever `pause` seconds have gone by without. Raises OSError, and Stopped."""
         counting = threading.Thread(target=self._count, name="count", daemon=True)
         counting.start()
-        crew = Crew(self._looks(), [self._worker() for _ in range(self._threads)], self._pace)
+        crew = Runner(self._looks(), [self._worker() for _ in range(self._threads)], self._pace)
         yield from crew.findings(pause)
 
     def _count(self) -> None:
         """Find out how much there is to be read, beside those who read it."""
         objects = size = 0
-        with suppress(OSError, Stopped):
+        with suppress(OSError, CheckStopped):
             # Who is done by then has not been kept from it.
             self._pace.pause(_UNCOUNTED)
             for one, its_size in self._inventory.measure():
@@ -206,11 +206,11 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-_KINDS: dict[Kind, Callable[[Inspection, Item, Inspector], Iterator[Finding]]] = {
-    Kind.OBJECT: Inspection._object,
-    Kind.OID: Inspection._oid,
-    Kind.DATABASE: Inspection._database,
-    Kind.AREA: Inspection._area,
-    Kind.FOREIGN: Inspection._foreign,
-    Kind.UNREADABLE: Inspection._unreadable,
+_KINDS: dict[Kind, Callable[[DiskCheck, Item, Inspector], Iterator[Finding]]] = {
+    Kind.OBJECT: DiskCheck._object,
+    Kind.OID: DiskCheck._oid,
+    Kind.DATABASE: DiskCheck._database,
+    Kind.AREA: DiskCheck._area,
+    Kind.FOREIGN: DiskCheck._foreign,
+    Kind.UNREADABLE: DiskCheck._unreadable,
 }

@@ -30,7 +30,7 @@ class Finding(NamedTuple):
     remedy: str | None = None
 
 
-class Tally:
+class CheckTotals:
     """How far a check has got. Many threads add to it, any reads; the lock guards each sum."""
 
     def __init__(self) -> None:

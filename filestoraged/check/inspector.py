@@ -6,10 +6,10 @@ import errno
 import os
 import stat
 
-from filestoraged.check.findings import DAMAGED, FOREIGN, UNREADABLE, Finding, Tally
+from filestoraged.check.findings import DAMAGED, FOREIGN, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.reading import Reader
-from filestoraged.check.throttle import Pace
+from filestoraged.check.throttle import Throttle
 from filestoraged.digest import ALGORITHMS, digest_length
 
 # Neither a link nor a pipe that somebody has put there may lead us astray or keep us waiting.
@@ -26,7 +26,7 @@ class Inspector:
     """One thread uses it."""
 
     def __init__(
-        self, root: str, *, algorithm: str, pace: Pace, tally: Tally, quarantine: Quarantine | None = None
+        self, root: str, *, algorithm: str, pace: Throttle, tally: CheckTotals, quarantine: Quarantine | None = None
     ) -> None:
         """`algorithm` is tried first where the length of a name leaves a choice. Without a quarantine nothing moves."""
         self._root = root

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from filestoraged.check.throttle import Pace
+from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store.memcached.pool import Node, Nodes
+from filestoraged.store.memcached.pool import PoolServer, ServerPool
 
 _MANIFEST = re.compile(rb"fsd:[0-9a-f]{64}")
 _CHUNK = re.compile(rb"fsd:([0-9a-f]{32}):([0-9]{1,5})")
@@ -53,7 +53,7 @@ class Listing:
         for table in _TABLES:
             self._connection.execute(table)
 
-    def fill(self, nodes: Nodes, pace: Pace) -> None:
+    def fill(self, nodes: ServerPool, pace: Throttle) -> None:
         """Ask all servers. Raises StoreUnavailable, and Stopped."""
         for node in nodes.all:
             self._fill_from(node, pace)
@@ -94,7 +94,7 @@ class Listing:
         with self._lock:
             self._connection.close()
 
-    def _fill_from(self, node: Node, pace: Pace) -> None:
+    def _fill_from(self, node: PoolServer, pace: Throttle) -> None:
         deadline = time.monotonic() + _PATIENCE
         while not node.ask(lambda link: link.list_items(self._take)):
             if time.monotonic() > deadline:

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
-from filestoraged.check.findings import DAMAGED, ORPHANED, Finding, Tally
+from filestoraged.check.findings import DAMAGED, ORPHANED, CheckTotals, Finding
 from filestoraged.check.listing import Listing
-from filestoraged.check.runner import Crew
-from filestoraged.check.throttle import Pace
+from filestoraged.check.runner import Runner
+from filestoraged.check.throttle import Throttle
 from filestoraged.errors import CorruptObject
 from filestoraged.store.memcached.manifest import Manifest, chunk_key, removal_mark, unpack
 from filestoraged.store.memcached.pool import Found
@@ -27,19 +27,19 @@ _GRACE = 10.0
 _Look = Callable[[], Iterator[Finding]]
 
 
-class PoolInspection:
+class MemcachedCheck:
     """One check of all objects of `store` and its namespaces, by threads of its own."""
 
     def __init__(
         self,
         store: MemcachedStore,
         *,
-        pace: Pace,
+        pace: Throttle,
         repair: bool = False,
         threads: int | None = None,
         grace: float = _GRACE,
     ) -> None:
-        self.tally = Tally()
+        self.tally = CheckTotals()
         self._store = store
         self._pace = pace
         self._repair = repair
@@ -59,8 +59,8 @@ class PoolInspection:
             if self._repair:
                 yield from self._crew(iter((self._finish_removals,)), 1).findings(pause)
 
-    def _crew(self, looks: Iterator[_Look], threads: int) -> Crew[_Look]:
-        return Crew(looks, [lambda look: look()] * threads, self._pace)
+    def _crew(self, looks: Iterator[_Look], threads: int) -> Runner[_Look]:
+        return Runner(looks, [lambda look: look()] * threads, self._pace)
 
     def _list(self) -> Iterator[Finding]:
         self._listing.fill(self._store.nodes, self._pace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from filestoraged.check.throttle import Pace
+from filestoraged.check.throttle import Throttle
 from filestoraged.digest import new_hash
 
 # The hash runs without Python's lock from 2 KiB on, so the larger a piece, the less threads wait for one another; what
@@ -22,7 +22,7 @@ _BEHIND = 8 * 1024 * 1024
 class Reader:
     """One thread uses it: it has one buffer, for all files."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Throttle) -> None:
         self._pace = pace
         self._buffer = memoryview(bytearray(pace.piece(_SIZE)))
         self._glance = self._buffer[:_SMALL]

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from filestoraged.check.databases import damage, look, reason
-from filestoraged.check.throttle import Pace
+from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.drops import APPLICATION, HAS_BYTES, MAY_HAVE_BYTES
 
@@ -32,7 +32,7 @@ class Register:
     from the second time on.
     """
 
-    def __init__(self, path: str, pace: Pace) -> None:
+    def __init__(self, path: str, pace: Throttle) -> None:
         self.path = path
         self._pace = pace
         self._lock = threading.Lock()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from filestoraged.check.findings import Finding
-from filestoraged.check.throttle import Pace
+from filestoraged.check.throttle import Throttle
 
 _Task = TypeVar("_Task")
 
@@ -24,11 +24,11 @@ _LOOK = 0.1
 _PATIENCE = 2.0
 
 
-class Crew(Generic[_Task]):
+class Runner(Generic[_Task]):
     """One thread for each of the `inspectors`, who get their tasks from one iterator. The lock guards that."""
 
     def __init__(
-        self, tasks: Iterator[_Task], inspectors: Sequence[Callable[[_Task], Iterable[Finding]]], pace: Pace
+        self, tasks: Iterator[_Task], inspectors: Sequence[Callable[[_Task], Iterable[Finding]]], pace: Throttle
     ) -> None:
         self._tasks = tasks
         self._pace = pace

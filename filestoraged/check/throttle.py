@@ -14,11 +14,11 @@ _SMALLEST = 4096
 _CREDIT = 0.1
 
 
-class Stopped(Exception):
+class CheckStopped(Exception):
     """Nobody waits for the answer any more."""
 
 
-class Pace:
+class Throttle:
     """Many threads keep to it. The lock guards the moment up to which everything that was read is paid for."""
 
     def __init__(self, limit: int | None = None) -> None:
@@ -51,7 +51,7 @@ class Pace:
     def go_on(self) -> None:
         """Raises Stopped."""
         if self._stopped.is_set():
-            raise Stopped
+            raise CheckStopped
 
     @property
     def stopped(self) -> bool:

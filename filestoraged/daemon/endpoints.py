@@ -15,7 +15,7 @@ from filestoraged.daemon.config import DEFAULT_LISTEN, OPERATIONS, Address, Conf
 from filestoraged.errors import StartError
 
 
-class Place(NamedTuple):
+class Endpoint(NamedTuple):
     """A listener, and the interfaces there by their prefixes."""
 
     listener: socket.socket
@@ -41,7 +41,7 @@ class Place(NamedTuple):
 _Wanted = tuple[bool, int, Address]
 
 
-class Places:
+class Endpoints:
     """All by the main thread of the master, but for `forget_others`."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Places:
         self._inherited = activation.inherited_sockets()
         self._bound: dict[_Wanted, list[socket.socket]] = {}
 
-    def find(self, config: Config) -> list[Place]:
+    def find(self, config: Config) -> list[Endpoint]:
         """Return where `config` is to be served: bound by now, where that was not so before.
 
         Raises StartError and UsageError. What it has bound is kept until `settle`.
@@ -60,7 +60,7 @@ class Places:
                 raise StartError(f"Cannot listen on {place.address} twice.")
         return places
 
-    def settle(self, places: Sequence[Place]) -> None:
+    def settle(self, places: Sequence[Endpoint]) -> None:
         """Close what is none of those."""
         kept = {place.listener for place in places}
         for wanted, bound in list(self._bound.items()):
@@ -68,7 +68,7 @@ class Places:
                 del self._bound[wanted]
                 sockets.close([each for each in bound if each not in kept])
 
-    def forget_others(self, places: Sequence[Place]) -> None:
+    def forget_others(self, places: Sequence[Endpoint]) -> None:
         """In a worker: close this process's copies of sockets that others serve, or served before a reload."""
         kept = {place.listener for place in places}
         for bound in self._bound.values():
@@ -81,17 +81,17 @@ class Places:
         """Close all that is ours. What systemd has goes on listening."""
         self.settle([])
 
-    def _find_inherited(self, config: Config) -> Iterator[Place]:
+    def _find_inherited(self, config: Config) -> Iterator[Endpoint]:
         for name, listener in self._inherited:
             mounts = parse_socket_name(name, config.mounts)
-            yield Place(listener, mounts, operations=not mounts or self._has_operations_everywhere(config))
+            yield Endpoint(listener, mounts, operations=not mounts or self._has_operations_everywhere(config))
 
-    def _find_own(self, config: Config) -> Iterator[Place]:
+    def _find_own(self, config: Config) -> Iterator[Endpoint]:
         everywhere = self._has_operations_everywhere(config)
         for wanted in _numbered(self._addresses(config), is_admins=False):
-            yield from (Place(each, config.mounts, operations=everywhere) for each in self._bind(wanted))
+            yield from (Endpoint(each, config.mounts, operations=everywhere) for each in self._bind(wanted))
         for wanted in _numbered(config.admin_listen, is_admins=True):
-            yield from (Place(each, {}, operations=True) for each in self._bind(wanted))
+            yield from (Endpoint(each, {}, operations=True) for each in self._bind(wanted))
 
     def _bind(self, wanted: _Wanted) -> list[socket.socket]:
         if wanted not in self._bound:

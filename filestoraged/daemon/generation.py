@@ -10,17 +10,17 @@ from collections.abc import Callable
 
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config
-from filestoraged.daemon.endpoints import Places
+from filestoraged.daemon.endpoints import Endpoints
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
-from filestoraged.daemon.services import Engines
+from filestoraged.daemon.services import Services
 from filestoraged.daemon.worker import Worker
-from filestoraged.web.client_limit import Clients
-from filestoraged.web.connection_limit import Room
+from filestoraged.web.client_limit import ClientLimit
+from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import App
-from filestoraged.web.metrics import Meter
+from filestoraged.web.metrics import Metrics
 from filestoraged.web.server import Server
-from filestoraged.web.trusted_proxies import Proxies
+from filestoraged.web.trusted_proxies import TrustedProxies
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def _await_term() -> None:
 class Generation:
     """Made by the master before the fork. It is the crew of the workers."""
 
-    def __init__(self, config: Config, places: Places, meter: Meter, prepared: set[str]) -> None:
+    def __init__(self, config: Config, places: Endpoints, meter: Metrics, prepared: set[str]) -> None:
         """`prepared` has the databases that were prepared before, and gets those that are now.
 
         Raises StartError where something cannot be used, and UsageError where it is not to be understood.
@@ -57,7 +57,7 @@ class Generation:
         self.places = places.find(config)
         self._all_places = places
         self._meter = meter
-        self._engines = Engines(config, meter, [place.mounts for place in self.places], prepared)
+        self._engines = Services(config, meter, [place.mounts for place in self.places], prepared)
         self._room = _make_room(config)
         self._clients = _make_clients(config, self._room.limit)
 
@@ -77,7 +77,7 @@ class Generation:
             limits=Limits(),
             room=self._room,
             meter=self._meter,
-            proxies=Proxies(self.config.trusted_proxy),
+            proxies=TrustedProxies(self.config.trusted_proxy),
             clients=self._clients,
             reserved=[place.listener for place in self.places if not place.mounts],
         )
@@ -102,14 +102,14 @@ class Generation:
         return {place.listener: build(place.mounts, operations=place.operations) for place in self.places}
 
 
-def _make_room(config: Config) -> Room:
+def _make_room(config: Config) -> ConnectionLimit:
     enough = descriptors.enough_for(descriptors.raise_limit()) * config.workers
     if enough < config.max_connections:
         log.info("descriptors are enough for %d connections, not for %d", enough, config.max_connections)
-    return Room(min(enough, config.max_connections), config.workers)
+    return ConnectionLimit(min(enough, config.max_connections), config.workers)
 
 
-def _make_clients(config: Config, connections: int) -> Clients:
+def _make_clients(config: Config, connections: int) -> ClientLimit:
     limit = config.max_connections_per_client
     # Each worker may have all connections, and each of them a client of its own.
-    return Clients(max(1, connections // 4) if limit is None else limit, connections, config.workers)
+    return ClientLimit(max(1, connections // 4) if limit is None else limit, connections, config.workers)

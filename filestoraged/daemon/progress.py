@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from filestoraged.check.findings import Tally
+from filestoraged.check.findings import CheckTotals
 
 # Seconds between two looks of the bar, and between two lines.
 _BAR_PAUSE = 0.2
@@ -33,7 +33,7 @@ class Progress:
     def seconds(self) -> float:
         return self._clock() - self._started
 
-    def show(self, tally: Tally) -> None:
+    def show(self, tally: CheckTotals) -> None:
         """Say how far it is, if it is time to."""
         pause = _BAR_PAUSE if self._is_terminal else _LINE_PAUSE
         if self._clock() - self._shown < pause:
@@ -74,7 +74,7 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def _described(tally: Tally, seconds: float) -> str:
+def _described(tally: CheckTotals, seconds: float) -> str:
     """What matters most comes first: a terminal may be narrow."""
     parts = []
     done = _done(tally)
@@ -90,7 +90,7 @@ def _described(tally: Tally, seconds: float) -> str:
     return ", ".join(parts)
 
 
-def _bar(tally: Tally) -> str:
+def _bar(tally: CheckTotals) -> str:
     done = _done(tally)
     if done is None:
         return ""
@@ -98,7 +98,7 @@ def _bar(tally: Tally) -> str:
     return f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] "
 
 
-def _done(tally: Tally) -> float | None:
+def _done(tally: CheckTotals) -> float | None:
     """From 0 to 1; None where nobody knows yet how much there is. What came meanwhile is beyond the end."""
     if tally.all_size:
         return min(1.0, tally.size / tally.all_size)

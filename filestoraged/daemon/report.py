@@ -9,7 +9,7 @@ from filestoraged.check.findings import KINDS, Finding
 from filestoraged.daemon.progress import size_text
 
 
-class Totals(NamedTuple):
+class ReportTotals(NamedTuple):
     """`size` is in bytes. `complete` is whether the check came to its end."""
 
     objects: int
@@ -22,7 +22,7 @@ class Totals(NamedTuple):
 class Report(Protocol):
     def add(self, finding: Finding) -> None: ...
 
-    def end(self, totals: Totals) -> None: ...
+    def end(self, totals: ReportTotals) -> None: ...
 
 
 class TextReport:
@@ -36,7 +36,7 @@ class TextReport:
         self._stream.write(f"{finding.kind:<11}{_printable(finding.path)}: {finding.reason}{remedy}\n")
         self._stream.flush()
 
-    def end(self, totals: Totals) -> None:
+    def end(self, totals: ReportTotals) -> None:
         found = ", ".join(f"{totals.found[kind]} {kind}" for kind in KINDS if totals.found.get(kind))
         rate = size_text(totals.size / max(totals.seconds, 0.001))
         self._stream.write(
@@ -61,7 +61,7 @@ class JsonReport:
         self._stream.write(self._separator + json.dumps(fields))
         self._separator = ",\n"
 
-    def end(self, totals: Totals) -> None:
+    def end(self, totals: ReportTotals) -> None:
         rest = {
             "objects": totals.objects,
             "bytes": totals.size,

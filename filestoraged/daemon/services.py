@@ -20,17 +20,17 @@ from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, Store
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.permissions import GROUP_READABLE, PRIVATE, problem
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.disk.usage import Census
+from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.drops import Drops, prepare_drops
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.memcached.manifest import MAX_SIZE
 from filestoraged.store.memcached.store import MemcachedStore
-from filestoraged.store.owner_locks import Presence
+from filestoraged.store.owner_locks import OwnerLocks
 from filestoraged.store.passwords import Guard
 from filestoraged.store.shared_count import SharedCount
 from filestoraged.web.cross_site import ANY, Hosts, Origins
-from filestoraged.web.metrics import Meter
+from filestoraged.web.metrics import Metrics
 from filestoraged.web.router import Mounts, Router
 
 log = logging.getLogger(__name__)
@@ -41,11 +41,11 @@ _STOP = 10.0
 _HEALTH = {operations.PREFIX: operations.health_routes()}
 
 
-class Engines:
+class Services:
     """Make it before the fork, which sees that all can be used; and build apps after it, in each process."""
 
     def __init__(
-        self, config: Config, meter: Meter, mounts: Sequence[Mapping[str, str]], prepared: set[str] | None = None
+        self, config: Config, meter: Metrics, mounts: Sequence[Mapping[str, str]], prepared: set[str] | None = None
     ) -> None:
         """`mounts` are those of all apps. Databases that are among the `prepared` are not prepared again.
 
@@ -117,7 +117,7 @@ class Engines:
         looks = list(self._probes)
         if self._uses_disk:
             looks.append(self.disk.try_writing)
-            self._gauges["objects"] = metrics.objects(Census(self.disk.root), self._objects)
+            self._gauges["objects"] = metrics.objects(DiskUsage(self.disk.root), self._objects)
             self._closing.append((self._objects.stop,))
         if self._memcached is not None:
             looks.append(self._memcached.nodes.require)
@@ -171,7 +171,7 @@ class Engines:
     def _drops(self) -> Router:
         config = self._config
         store = DiskStore(self._path("drops"), max_size=drops.LARGEST, within=self.disk)
-        registry = Drops(self._path("drops.sqlite"), Presence(self._path("drops.owners")), ttl=config.drop_ttl)
+        registry = Drops(self._path("drops.sqlite"), OwnerLocks(self._path("drops.owners")), ttl=config.drop_ttl)
         self._probes.append(_probe("Drops", registry.probe))
         self._gauges["drops"] = metrics.drops(registry)
         self._janitor = Janitor(registry, store, self._path("drops.sqlite.janitor"))

@@ -42,7 +42,7 @@ _SHORTEST_TIMER = 0.001
 _NOTICE = 0.05
 
 
-class Crew(Protocol):
+class WorkerGroup(Protocol):
     """Workers of one configuration, as many as its `count`."""
 
     count: int
@@ -78,10 +78,10 @@ class StopRequested(Exception):
     """SIGTERM or SIGINT came while the master waited for something else. The signal is still pending."""
 
 
-class Workers:
+class Supervisor:
     """The processes of a crew, and those of former ones that still drain. All by the main thread of the master."""
 
-    def __init__(self, crew: Crew, slots: int, watch: Watch, longest_drain: float) -> None:
+    def __init__(self, crew: WorkerGroup, slots: int, watch: Watch, longest_drain: float) -> None:
         """There may be so many workers at a time as there are `slots`.
 
         One that others have taken over from is killed when it has not left after `longest_drain` seconds.
@@ -142,7 +142,7 @@ class Workers:
                 return False
         return True
 
-    def replace(self, crew: Crew) -> bool:
+    def replace(self, crew: WorkerGroup) -> bool:
         """Have another crew take over, one worker after the other. Returns whether it does, or else this one goes on.
 
         It does not where its first worker cannot serve. Raises StopRequested.

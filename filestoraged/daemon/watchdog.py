@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from filestoraged.daemon import systemd
 from filestoraged.daemon.supervisor import Started
-from filestoraged.web.metrics import Meter
+from filestoraged.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Watchdog:
     """
 
     def __init__(
-        self, meter: Meter, patience: Patience = Patience(), *, clock: Callable[[], float] = time.monotonic
+        self, meter: Metrics, patience: Patience = Patience(), *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`clock` is that of the meter's beats."""
         self._meter = meter

@@ -26,7 +26,7 @@ class _Entry(NamedTuple):
     subject: str
 
 
-class Notes:
+class DeferredWrites:
     """Hands notes to `write`, and keeps those that failed for `retry`. The lock guards the two collections."""
 
     def __init__(self, write: Callable[[Note], Future[None]]) -> None:

@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 from filestoraged.errors import Gone, NotFound, StoreUnavailable, TooManyGuesses, Unauthorized
 from filestoraged.store import guess_limit, passwords, wall_clock
-from filestoraged.store.deferred_writes import Notes
+from filestoraged.store.deferred_writes import DeferredWrites
 from filestoraged.store.guess_limit import Guess
-from filestoraged.store.owner_locks import Presence
+from filestoraged.store.owner_locks import OwnerLocks
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
-from filestoraged.store.sqlite.group_commit import Ledger
-from filestoraged.store.wall_clock import Clock
+from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.wall_clock import WallClock
 
 _ARRIVING, _AVAILABLE, _CLAIMED, _GONE = range(4)
 _NAMES = ("arriving", "available", "claimed", "gone")
@@ -131,15 +131,15 @@ class Drops:
     `ttl` is how long a drop may be fetched, in seconds.
     """
 
-    def __init__(self, path: str, presence: Presence, *, ttl: float) -> None:
-        self._ledger = Ledger(path, _SCHEMA)
+    def __init__(self, path: str, presence: OwnerLocks, *, ttl: float) -> None:
+        self._ledger = TransactionQueue(path, _SCHEMA)
         self._presence = presence
         self._ttl = ttl
-        self._clock = Clock(self._ledger)
+        self._clock = WallClock(self._ledger)
         # The last drop whose bytes were tried to be removed, in this pass through all of them.
         self._after = ""
         # What `finish`, `release` and `retract` write.
-        self._notes = Notes(self._ledger.write)
+        self._notes = DeferredWrites(self._ledger.write)
 
     def announce(self) -> Future[str]:
         """Begin a drop, before its bytes are stored under its id, which is returned."""

@@ -13,7 +13,7 @@ import time
 from typing import NamedTuple
 
 from filestoraged.errors import TooManyGuesses
-from filestoraged.store.sqlite.group_commit import Ledger
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 
 TABLES = (
     # `time` is when it was found wrong, in seconds since 1970.
@@ -65,7 +65,7 @@ def settle_wrong(connection: sqlite3.Connection, guess: Guess) -> None:
     connection.execute("INSERT INTO guesses (id, time) VALUES (?, ?)", (guess.id, time.time()))
 
 
-def require_few(ledger: Ledger, id_: str) -> None:
+def require_few(ledger: TransactionQueue, id_: str) -> None:
     """Raises TooManyGuesses after too many wrong ones."""
     now = time.time()
     question = "SELECT time FROM guesses WHERE id = ? AND time > ? AND time <= ? ORDER BY time DESC LIMIT ?"
@@ -74,7 +74,7 @@ def require_few(ledger: Ledger, id_: str) -> None:
         raise TooManyGuesses(max(1, min(int(_PERIOD), math.ceil(times[-1] + _PERIOD - now))))
 
 
-def delete_old(ledger: Ledger, limit: int) -> int:
+def delete_old(ledger: TransactionQueue, limit: int) -> int:
     """Delete at most `limit` of either kind that no longer count, or never did. Returns how many."""
     since, until = _span(time.time())
     deleted = 0

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
-from filestoraged.store.sqlite.group_commit import LATER, GroupedDatabase
+from filestoraged.store.sqlite.group_commit import LATER, GroupCommitDatabase
 from filestoraged.store.sqlite.writer import URGENT
 
 _SCHEMA = Schema(
@@ -129,7 +129,7 @@ def prepare_keys(path: str) -> None:
     database.prepare(path, _SCHEMA)
 
 
-class KeyValues(GroupedDatabase[_Job]):
+class KeyValues(GroupCommitDatabase[_Job]):
     """The database at `path`. Keys are any strings that can be UTF-8, values are bytes.
 
     Make it after the fork. Many threads use it; what they write is gathered by one, into few transactions.

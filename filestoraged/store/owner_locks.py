@@ -20,7 +20,7 @@ class _Own(NamedTuple):
     lock: int
 
 
-class Presence:
+class OwnerLocks:
     """A directory of small files, one for each process, named by its token. The lock guards the making of one's own."""
 
     def __init__(self, directory: str) -> None:

@@ -46,7 +46,7 @@ _LARGEST = 4096
 _ATTEMPTS = 10
 
 
-class Stopped(Exception):
+class CountStopped(Exception):
     """The process drains."""
 
 
@@ -148,7 +148,7 @@ class SharedCount:
             os.pwrite(self._record, _UNDER_WAY.pack(began), 0)
             try:
                 self._write(began, {"counted": count(_Pauses(self._ends))})
-            except Stopped:
+            except CountStopped:
                 return
             except Exception as error:
                 self._write(began, {"failed": str(error)[:1000]})
@@ -187,4 +187,4 @@ class _Pauses:
             self._ends.wait(worked * (1 / _SHARE - 1))
             self._since = time.thread_time()
         if self._ends.is_set():
-            raise Stopped
+            raise CountStopped

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from typing import NamedTuple
 
-from filestoraged.store.sqlite.group_commit import Ledger
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,10 @@ class _Jump(NamedTuple):
     offset: float
 
 
-class Clock:
+class WallClock:
     """One thread of a process asks. Processes that share the database know the same jump, each on its own."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: TransactionQueue) -> None:
         self._ledger = ledger
         self._jump: _Jump | None = None
 

@@ -11,8 +11,8 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
-from filestoraged.web.connection_limit import Room
-from filestoraged.web.poller import Parking
+from filestoraged.web.connection_limit import ConnectionLimit
+from filestoraged.web.poller import Poller
 
 _CONNECT = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
@@ -24,14 +24,14 @@ _UNSENT = 128 * 1024
 _ACCEPTED = 16
 
 
-class Door:
+class Acceptor:
     """`accept` takes a connection from a listener, and returns whether there was one. By the server's loop alone."""
 
     def __init__(
         self,
         listeners: Sequence[socket.socket],
-        parking: Parking,
-        room: Room,
+        parking: Poller,
+        room: ConnectionLimit,
         accept: Callable[[socket.socket], bool],
         give_way: Callable[[], object],
     ) -> None:

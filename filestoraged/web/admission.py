@@ -9,10 +9,10 @@ import enum
 import socket
 from collections.abc import Collection
 
-from filestoraged.web.client_limit import Clients
-from filestoraged.web.connection_limit import Room
+from filestoraged.web.client_limit import ClientLimit
+from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.eviction import Eviction
-from filestoraged.web.trusted_proxies import Proxies, parse_address
+from filestoraged.web.trusted_proxies import TrustedProxies, parse_address
 
 # Connections of each worker to listeners for operations: they are served when all other places are taken.
 _RESERVED = 64
@@ -23,7 +23,7 @@ _WAITING = 128
 _REFUSED = 64
 
 
-class Verdict(enum.Enum):
+class AdmissionResult(enum.Enum):
     """What becomes of a new connection."""
 
     WELCOME = enum.auto()
@@ -40,9 +40,9 @@ class Admission:
 
     def __init__(
         self,
-        room: Room,
-        clients: Clients,
-        proxies: Proxies,
+        room: ConnectionLimit,
+        clients: ClientLimit,
+        proxies: TrustedProxies,
         eviction: Eviction,
         *,
         reserved: Collection[socket.socket],
@@ -61,23 +61,23 @@ class Admission:
         # What the clients of the others are counted by.
         self._keys: dict[socket.socket, int] = {}
 
-    def enter(self, connection: socket.socket, address: str | None, listener: socket.socket) -> Verdict:
+    def enter(self, connection: socket.socket, address: str | None, listener: socket.socket) -> AdmissionResult:
         """`address` is the client's, None on a Unix socket. Whatever the verdict, the connection is to `leave`."""
         if listener in self._listeners:
             self._reserved.add(connection)
-            return Verdict.WELCOME if len(self._reserved) <= _RESERVED else Verdict.CLOSED
+            return AdmissionResult.WELCOME if len(self._reserved) <= _RESERVED else AdmissionResult.CLOSED
         key = 0 if address is None else self.enter_client(address)
         if key is None:
             self._refused.add(connection)
-            return Verdict.CLIENT_FULL if len(self._refused) <= _REFUSED else Verdict.CLOSED
+            return AdmissionResult.CLIENT_FULL if len(self._refused) <= _REFUSED else AdmissionResult.CLOSED
         if key:
             self._keys[connection] = key
         self._waiting.add(connection)
         self._room.begin_waiting()
         if self.seat(connection):
-            return Verdict.WELCOME
+            return AdmissionResult.WELCOME
         self._eviction.ask()
-        return Verdict.FULL if len(self._waiting) <= _WAITING else Verdict.CLOSED
+        return AdmissionResult.FULL if len(self._waiting) <= _WAITING else AdmissionResult.CLOSED
 
     def seat(self, connection: socket.socket) -> bool:
         """Give a connection a free place, or that of the one idle longest of all, where this worker has it.

@@ -18,7 +18,7 @@ _WAYS = 16
 _SPARE = 4
 
 
-class Clients:
+class ClientLimit:
     """Make it before the fork; each worker then takes a slot. The lock guards its table against its own threads.
 
     Buckets of _WAYS keys and as many counts, chosen by the key; 0 is no key. An entry is free when its count is 0.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Wakes:
+class CompletionQueue:
     """Whoever has a connection hands it over by `expect`; the server's loop gets it back when `bell` can be read."""
 
     def __init__(self) -> None:

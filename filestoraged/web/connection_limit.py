@@ -15,7 +15,7 @@ _LOOK = b"!"
 _GIVE_WAY = b"x"
 
 
-class Room:
+class ConnectionLimit:
     """Counts connections in memory that the workers share. Make it before the fork; each worker then takes a slot.
 
     The lock guards this worker's two counts: no other worker writes them.

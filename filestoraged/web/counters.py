@@ -46,7 +46,7 @@ class Figures(NamedTuple):
     kinds: dict[str, int]
 
 
-class Tally:
+class RequestCounter:
     """Counts on from what is in its `cells`. Others see what was noted when it was published.
 
     A request is counted by adding to `statuses`, `sent` (bytes of its answer's body) and `seconds`: that is done for

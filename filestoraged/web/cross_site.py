@@ -44,7 +44,7 @@ _PREFLIGHT_FIELDS = field_lines(
 )
 
 
-class Verdict(NamedTuple):
+class CrossSiteResult(NamedTuple):
     """What the origin and the host of a request mean for its answer."""
 
     # Why it is refused, if it is.
@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
 
 
 # Of most requests.
-PASSED = Verdict()
+PASSED = CrossSiteResult()
 
 
 class Origins:
@@ -68,7 +68,7 @@ class Origins:
         self._allows_any = ANY in allowed
         self._allowed: frozenset[Origin | None] = frozenset(parse_origin(each) for each in allowed if each != ANY)
 
-    def judge(self, request: Request) -> Verdict:
+    def judge(self, request: Request) -> CrossSiteResult:
         if self._allows_any:
             return self._admit(request, ANY)
         field = request.fields.get("origin")
@@ -77,11 +77,11 @@ class Origins:
             return self._admit(request, field)
         fault = self._find_fault(request, field, origin) if request.method in _CHANGING else None
         if not self._allowed:
-            return PASSED if fault is None else Verdict(fault)
+            return PASSED if fault is None else CrossSiteResult(fault)
         # Also where no origin is named: what a cache keeps of this answer is not the answer to an allowed origin.
-        return Verdict(fault, "Vary: Origin\r\n")
+        return CrossSiteResult(fault, "Vary: Origin\r\n")
 
-    def _admit(self, request: Request, origin: str) -> Verdict:
+    def _admit(self, request: Request, origin: str) -> CrossSiteResult:
         # Never with Access-Control-Allow-Credentials: what a browser knows by itself is not for other sites to use.
         fields = field_lines(("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", _EXPOSED))
         if origin != ANY:
@@ -92,7 +92,7 @@ class Origins:
             if request.fields.get("access-control-request-private-network") == "true":
                 # A page of a public site asks for a private address (the draft "Private Network Access").
                 fields += "Access-Control-Allow-Private-Network: true\r\n"
-        return Verdict(None, fields, is_preflight)
+        return CrossSiteResult(None, fields, is_preflight)
 
     def _find_fault(self, request: Request, field: str | None, origin: Origin | None) -> Error | None:
         if field is not None and (origin is None or not self._is_own(request, origin)):

@@ -14,8 +14,8 @@ from collections.abc import Container
 from operator import itemgetter
 
 from filestoraged.web.connection import Connection
-from filestoraged.web.connection_limit import Room
-from filestoraged.web.poller import Parking
+from filestoraged.web.connection_limit import ConnectionLimit
+from filestoraged.web.poller import Poller
 from filestoraged.web.receiver import DONT_WAIT
 
 _PEEK = int(socket.MSG_PEEK) | DONT_WAIT
@@ -31,7 +31,7 @@ class Eviction:
     Connections that are `apart` have places of their own: when one ends, nobody has got a place.
     """
 
-    def __init__(self, parking: Parking, room: Room, idle: float, apart: Container[socket.socket]) -> None:
+    def __init__(self, parking: Poller, room: ConnectionLimit, idle: float, apart: Container[socket.socket]) -> None:
         self._parking = parking
         self._room = room
         self._idle = idle

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
-from filestoraged.web.admission import Verdict
+from filestoraged.web.admission import AdmissionResult
 from filestoraged.web.answering import Answering
 from filestoraged.web.connection import TALK
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import Answer, Response
-from filestoraged.web.request_body import Intake
-from filestoraged.web.request_cache import Asked
+from filestoraged.web.request_body import RequestBody
+from filestoraged.web.request_cache import ParsedRequest
 from filestoraged.web.response_head import CONTINUE
 
 
@@ -26,11 +26,11 @@ class Handler(Answering):
         # Whether its request keeps nobody waiting, and needs no thread.
         self.at_once = True
         # A body that is under way, as far as it has come.
-        self.intake: Intake | None = None
+        self.intake: RequestBody | None = None
         self._await_request(self.started)
-        if self.server.verdict is Verdict.FULL:
+        if self.server.verdict is AdmissionResult.FULL:
             self.step = Handler._await_place
-        elif self.server.verdict is Verdict.CLIENT_FULL:
+        elif self.server.verdict is AdmissionResult.CLIENT_FULL:
             self.step = Handler._refuse_client
 
     @property
@@ -74,7 +74,7 @@ class Handler(Answering):
         except Error as error:
             return self._refuse(error)
 
-    def _begin(self, asked: Asked) -> bool:
+    def _begin(self, asked: ParsedRequest) -> bool:
         self.asked, self.framing, self.keep_alive, self.speaks_1_1, self.expects_continue = asked
         if self.is_proxied:
             self.client = self.server.proxies.client(self.asked.fields.get("x-forwarded-for"), self.peer)
@@ -111,7 +111,7 @@ class Handler(Answering):
     def _go_on_with(self, answer: Answer) -> bool:
         if isinstance(answer, Response):
             return self.answer(answer)
-        self.intake = Intake(self.receiver, self.framing, answer)
+        self.intake = RequestBody(self.receiver, self.framing, answer)
         response = self.intake.start()
         if response is not None:
             return self._respond(response)

@@ -138,7 +138,7 @@ class Request:
         return "authorization" in self.fields or (self.query != "" and has_secret(self.query))
 
 
-class Sink(Protocol):
+class ContentSink(Protocol):
     """Takes the bytes of a content, and says how many. Its twin on the storage's side is `store.contract.Sink`."""
 
     def write(self, data: Bytes) -> int: ...
@@ -149,7 +149,7 @@ class Sink(Protocol):
 class Content(Protocol):
     """Bytes that are sent from where they lie, as far as the sink takes them. Returns up to where that was."""
 
-    def send(self, sink: Sink, start: int, stop: int) -> int: ...
+    def send(self, sink: ContentSink, start: int, stop: int) -> int: ...
 
     def close(self) -> None: ...
 
@@ -184,7 +184,7 @@ class Response:
         # Called when the client's side has taken the last byte, before `close`; it waits for nothing.
         self.on_received: Callable[[], object] | None = None
 
-    def send(self, sink: Sink, start: int) -> int:
+    def send(self, sink: ContentSink, start: int) -> int:
         """Send the bytes from `start` on, as far as the sink takes them. Returns up to where that was."""
         if self.content is None:
             return start + sink.write(memoryview(self.body)[start:])

@@ -14,7 +14,7 @@ from itertools import product
 from typing import NamedTuple
 
 from filestoraged.web import counters
-from filestoraged.web.counters import Figures, Tally
+from filestoraged.web.counters import Figures, RequestCounter
 from filestoraged.web.message import METHODS
 
 # What stands for methods that no page has, and for no interface: what could not be read as a request has neither.
@@ -43,7 +43,7 @@ class Now(NamedTuple):
     parked: int
 
 
-class Meter:
+class Metrics:
     """Made before the fork, with room for so many workers at a time as there are `slots`.
 
     The loop calls `on_loop`, `publish` and `beat`, which need no lock; threads call `note_on_thread`, which has one.
@@ -69,9 +69,9 @@ class Meter:
         self._head = self._head_of(slot)
         self._head[_EVER] = True
         self._own = self._slot(slot)
-        self._on_loop: dict[Line, Tally] = {}
-        self._on_threads: dict[Line, Tally] = {}
-        self._unpublished: list[Tally] = []
+        self._on_loop: dict[Line, RequestCounter] = {}
+        self._on_threads: dict[Line, RequestCounter] = {}
+        self._unpublished: list[RequestCounter] = []
         self.beat(0, 0)
 
     def clear_slot(self, slot: int) -> None:
@@ -80,11 +80,11 @@ class Meter:
 
     # What a worker says.
 
-    def on_loop(self, line: Line) -> Tally:
+    def on_loop(self, line: Line) -> RequestCounter:
         """Where the loop counts such requests. Once in a round, it says by `expect` that it does."""
         return self._tally(self._on_loop, line, 0)
 
-    def expect(self, counted: Tally) -> None:
+    def expect(self, counted: RequestCounter) -> None:
         """Have what is counted there be seen by others after `publish`."""
         counted.published = False
         self._unpublished.append(counted)
@@ -144,11 +144,11 @@ class Meter:
         """The slots that somebody has counted in, and the first."""
         return [slot for slot in range(self.slots) if not slot or self._head_of(slot)[_EVER]]
 
-    def _tally(self, tallies: dict[Line, Tally], line: Line, offset: int) -> Tally:
+    def _tally(self, tallies: dict[Line, RequestCounter], line: Line, offset: int) -> RequestCounter:
         counted = tallies.get(line)
         if counted is None:
             place = self._places[line] + offset
-            counted = tallies[line] = Tally(self._own[place : place + counters.SIZE])
+            counted = tallies[line] = RequestCounter(self._own[place : place + counters.SIZE])
         return counted
 
     def _add_under_way(self, number: int) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from filestoraged.web.connection import Connection
 
 
-class Parking:
+class Poller:
     """An epoll and a table. A connection is in the table while it is registered with the epoll.
 
     Its `awaits` and `watched` are epoll's events: those that it waits for, and those that are watched, 0 for none.

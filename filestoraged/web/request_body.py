@@ -18,7 +18,7 @@ _PIECE = 256 * 1024
 _TURN = 4 * 1024 * 1024
 
 
-class Intake:
+class RequestBody:
     """Feeds a page that wants a body. One thread at a time has it.
 
     Each piece is released once the page has asked for the next. A page that still has it has a view of nothing: it

@@ -26,7 +26,7 @@ _EACH_FIELD = 220
 _Value = TypeVar("_Value")
 
 
-class Asked(NamedTuple):
+class ParsedRequest(NamedTuple):
     """A request as it was read, and what its connection has to know of it."""
 
     request: Request
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
     expects_continue: bool
 
 
-class Memory:
+class RequestCache:
     """Reads requests. What may hold a password is not remembered.
 
     Many threads use it. Two that read the same at once remember the same. The lock guards what it counts.
@@ -44,28 +44,28 @@ class Memory:
 
     def __init__(self) -> None:
         # By a head and what follows it, which is nothing; and by the heads of bodies that have a length.
-        self._questions: dict[bytes, Asked] = {}
-        self._uploads: dict[bytes, Asked] = {}
+        self._questions: dict[bytes, ParsedRequest] = {}
+        self._uploads: dict[bytes, ParsedRequest] = {}
         # Fields by their lines: a client that asks for something else sends the same ones below its request line.
         self._fields: dict[bytes, Mapping[str, str]] = {}
         # What all of them take, in bytes at most.
         self._size = 0
         self._lock = threading.Lock()
 
-    def recall(self, data: bytes) -> Asked | None:
+    def recall(self, data: bytes) -> ParsedRequest | None:
         """Return what `data` was read as, where it is one whole request without a body that was read before."""
         return self._questions.get(data)
 
-    def read(self, data: bytes) -> Asked:
+    def read(self, data: bytes) -> ParsedRequest:
         """Read a whole head. Raises what `parse_head` and `body_framing` do, and ExpectationFailed."""
         known = self._uploads.get(data)
         if known is not None:
             # A framing counts the bytes of one body.
-            return Asked(known.request, Sized(known.request.size or 0), *known[2:])
+            return ParsedRequest(known.request, Sized(known.request.size or 0), *known[2:])
         head = parse_head(data, self._read_fields)
         framing = body_framing(head)
         request = Request(head, framing.size)
-        asked = Asked(request, framing, head.keep_alive, head.version >= (1, 1), head.expects_continue)
+        asked = ParsedRequest(request, framing, head.keep_alive, head.version >= (1, 1), head.expects_continue)
         if len(data) <= _MEMORABLE and not request.secret:
             if framing is NO_BODY:
                 self._remember(self._questions, data, asked, len(head.fields))

@@ -13,7 +13,7 @@ from re import Pattern
 from typing import Protocol
 
 from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
-from filestoraged.web.cross_site import PASSED, Hosts, Origins, Verdict
+from filestoraged.web.cross_site import PASSED, CrossSiteResult, Hosts, Origins
 from filestoraged.web.error_responses import Refuse, meaning, refusal
 from filestoraged.web.message import METHODS, Answer, Fields, Receiving, Request, Response
 from filestoraged.web.metrics import NOWHERE, OTHER
@@ -104,7 +104,7 @@ class Router:
 Route = tuple[Router, Mapping[str, Page], Sequence[str]]
 
 
-class Keeper(Protocol):
+class Authorizer(Protocol):
     """Knows who may do what."""
 
     def lets_anybody(self, request: Request, router: Router, segments: Sequence[str]) -> bool:
@@ -122,7 +122,7 @@ class Mounts:
     """Routers by prefix, the longest that matches first. It is the App of a listener."""
 
     def __init__(
-        self, routers: Mapping[str, Router], keeper: Keeper | None, origins: Origins, loopback_hosts: Hosts | None
+        self, routers: Mapping[str, Router], keeper: Authorizer | None, origins: Origins, loopback_hosts: Hosts | None
     ) -> None:
         """Prefixes begin with a slash. One that ends with a slash does not have the path that lacks it.
 
@@ -189,7 +189,7 @@ class Mounts:
         request.is_plain = request.is_free and request.verdict == PASSED
         return route
 
-    def _judge(self, request: Request) -> Verdict:
+    def _judge(self, request: Request) -> CrossSiteResult:
         verdict = self._origins.judge(request)
         misdirected = None if self._hosts is None else self._hosts.find_fault(request)
         return verdict if misdirected is None else verdict._replace(fault=misdirected)

@@ -17,24 +17,24 @@ from collections.abc import Collection, Mapping
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from filestoraged.web.acceptor import Door, prepare, set_timeouts
+from filestoraged.web.acceptor import Acceptor, prepare, set_timeouts
 from filestoraged.web.access_log import AccessLog
-from filestoraged.web.admission import Admission, Verdict
+from filestoraged.web.admission import Admission, AdmissionResult
 from filestoraged.web.answering import Answering
-from filestoraged.web.client_limit import Clients
-from filestoraged.web.completion_queue import Wakes
+from filestoraged.web.client_limit import ClientLimit
+from filestoraged.web.completion_queue import CompletionQueue
 from filestoraged.web.connection import Connection
-from filestoraged.web.connection_limit import Room
+from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.counters import FAST
 from filestoraged.web.eviction import Eviction
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import App, Request
-from filestoraged.web.metrics import NOWHERE, OTHER, Line, Meter
-from filestoraged.web.poller import Parking
+from filestoraged.web.metrics import NOWHERE, OTHER, Line, Metrics
+from filestoraged.web.poller import Poller
 from filestoraged.web.pool import Pool
 from filestoraged.web.sites import Site, Sites
-from filestoraged.web.trusted_proxies import Proxies
+from filestoraged.web.trusted_proxies import TrustedProxies
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,10 @@ class Server(ThreadingHTTPServer):
         *,
         threads: int,
         limits: Limits,
-        room: Room,
-        meter: Meter,
-        proxies: Proxies | None = None,
-        clients: Clients | None = None,
+        room: ConnectionLimit,
+        meter: Metrics,
+        proxies: TrustedProxies | None = None,
+        clients: ClientLimit | None = None,
         reserved: Collection[socket.socket] = (),
     ) -> None:
         """`apps` has who answers, by the listener that a request comes by.
@@ -81,13 +81,13 @@ class Server(ThreadingHTTPServer):
         self.limits = limits
         self.room = room
         self.meter = meter
-        self.proxies = proxies or Proxies()
-        self.clients = clients or Clients(room.limit, room.limit)
+        self.proxies = proxies or TrustedProxies()
+        self.clients = clients or ClientLimit(room.limit, room.limit)
         self.pool: Pool[Connection] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
         # For requests that wait for other machines.
         self.remote_pool: Pool[Connection] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
-        self.parking = Parking()
-        self.wakes = Wakes()
+        self.parking = Poller()
+        self.wakes = CompletionQueue()
         self.parking.watch(self.wakes.bell, select.EPOLLIN)
         self.scratch = memoryview(bytearray(_SCRATCH))
         self.draining = False
@@ -100,7 +100,7 @@ class Server(ThreadingHTTPServer):
         self._next_check = 0.0
         self._accepted = False
         # What becomes of the connection that is coming in.
-        self.verdict = Verdict.WELCOME
+        self.verdict = AdmissionResult.WELCOME
         # Whether idle connections are to be looked for at the end of the round.
         self._looks_for_idle = False
         # Those that wait for a place, in their order.
@@ -112,7 +112,7 @@ class Server(ThreadingHTTPServer):
         self._warned = -_QUIET
         for listener in apps:
             prepare(listener, limits.linger)
-        self._door = Door(list(apps), self.parking, room, self._accept, self._eviction.give_way)
+        self._door = Acceptor(list(apps), self.parking, room, self._accept, self._eviction.give_way)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept and serve until drained."""
@@ -217,11 +217,11 @@ class Server(ThreadingHTTPServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is room, if only to be told that there is none."""
-        if self.verdict is Verdict.CLIENT_FULL:
+        if self.verdict is AdmissionResult.CLIENT_FULL:
             self._warn("refusing connections of %s: it has %d", client_address[0], self.clients.limit)
-        elif self.verdict is Verdict.CLOSED:
+        elif self.verdict is AdmissionResult.CLOSED:
             self._warn("closing connections without an answer: %d are open", self.room.count)
-        return self.verdict is not Verdict.CLOSED
+        return self.verdict is not AdmissionResult.CLOSED
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.finish_request(request, client_address)

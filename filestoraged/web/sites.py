@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from filestoraged.web.message import App
-from filestoraged.web.request_cache import Memory
+from filestoraged.web.request_cache import RequestCache
 
 
 class Site(NamedTuple):
     """What answers, and what it was asked before."""
 
     app: App
-    memory: Memory
+    memory: RequestCache
 
 
 class Sites:
@@ -22,7 +22,7 @@ class Sites:
 
     def __init__(self, apps: Mapping[socket.socket, App]) -> None:
         # Where two apps are one, their requests are remembered together.
-        self._memories: dict[App, Memory] = {}
+        self._memories: dict[App, RequestCache] = {}
         # Of a listener whose connections are all alike; and of one that listens on all addresses, for those that
         # arrive on a loopback address, and for others.
         self._fixed: dict[socket.socket, Site] = {}
@@ -43,7 +43,7 @@ class Sites:
         return on_loopback if arrives_on_loopback(connection) else elsewhere
 
     def _site(self, app: App) -> Site:
-        return Site(app, self._memories.setdefault(app, Memory()))
+        return Site(app, self._memories.setdefault(app, RequestCache()))
 
 
 def arrives_on_loopback(connection: socket.socket) -> bool:

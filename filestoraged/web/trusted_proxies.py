@@ -21,7 +21,7 @@ _MEMORABLE = 256
 _WITH_PORT = re.compile(r"\[([^\[\]]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 
 
-class Proxies:
+class TrustedProxies:
     """Networks whose hosts are trusted, and UNIX where all clients on Unix sockets are. Any thread asks."""
 
     def __init__(self, trusted: Sequence[IPNetwork | str] = ()) -> None:

@@ -12,7 +12,7 @@ from unittest import mock
 
 import requests
 
-from filestoraged.store.disk.usage import Census, Totals
+from filestoraged.store.disk.usage import DiskUsage, UsageTotals
 from filestoraged.store.shared_count import Pause
 from tests.daemon.process import PATIENCE, running
 from tests.support import ServerCase, TempCase, in_threads
@@ -142,13 +142,13 @@ class MetricsTest(ServerCase):
     def test_objects_are_left_out_until_they_were_counted_and_all_else_is_told_at_once(self) -> None:
         ends = threading.Event()
         self.addCleanup(ends.set)
-        count = Census.count
+        count = DiskUsage.count
 
-        def wait_and_count(census: Census, pause: Pause) -> dict[str, Totals]:
+        def wait_and_count(census: DiskUsage, pause: Pause) -> dict[str, UsageTotals]:
             ends.wait(10)
             return count(census, pause)
 
-        with mock.patch.object(Census, "count", wait_and_count):
+        with mock.patch.object(DiskUsage, "count", wait_and_count):
             started = time.monotonic()
             seen = self.metrics()
             took = time.monotonic() - started
@@ -161,7 +161,7 @@ class MetricsTest(ServerCase):
         self.assertIn("filestoraged_connections", seen)
 
     def test_count_that_fails_is_told(self) -> None:
-        with mock.patch.object(Census, "count", side_effect=PermissionError(13, "Permission denied")):
+        with mock.patch.object(DiskUsage, "count", side_effect=PermissionError(13, "Permission denied")):
             self.wait_until("failed", lambda: self.metrics()['filestoraged_uncountable{what="objects"}'] == 1)
 
     def test_drops_are_counted_by_state_and_keys_that_are_queued(self) -> None:

@@ -17,19 +17,19 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.check.databases import look
-from filestoraged.check.disk import Inspection
-from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, Tally
+from filestoraged.check.disk import DiskCheck
+from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inspector import Inspector
 from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.reading import Reader
 from filestoraged.check.register import Register
-from filestoraged.check.throttle import Pace, Stopped
+from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drop, Drops, prepare_drops
 from filestoraged.store.kv import prepare_keys
-from filestoraged.store.owner_locks import Presence
+from filestoraged.store.owner_locks import OwnerLocks
 from tests.support import PATIENCE, TempCase
 
 TEA = b"tea" * 10
@@ -50,8 +50,8 @@ class InspectionCase(TempCase):
         self.pets = self.store.namespace("repositories").namespace("pets")
 
     def check(self, **settings: Any) -> list[Finding]:
-        settings = {"algorithm": "sha256", "pace": Pace(), "threads": 2, **settings}
-        self.inspection = Inspection(str(self.root), **settings)
+        settings = {"algorithm": "sha256", "pace": Throttle(), "threads": 2, **settings}
+        self.inspection = DiskCheck(str(self.root), **settings)
         return sorted(found for found in self.inspection.findings(PATIENCE) if found is not None)
 
     def found(self, **settings: Any) -> list[str]:
@@ -311,7 +311,7 @@ class RaceTest(InspectionCase):
             self.assertEqual([], self.check(repair=True))
 
     def test_an_object_that_is_removed_before_it_is_opened_is_no_damage(self) -> None:
-        inspector = Inspector(str(self.root), algorithm="sha256", pace=Pace(), tally=Tally())
+        inspector = Inspector(str(self.root), algorithm="sha256", pace=Throttle(), tally=CheckTotals())
         self.store.remove(self.digest)
 
         self.assertIsNone(inspector.compare(f"{self.digest[:2]}/{self.digest}"))
@@ -433,7 +433,7 @@ class DropsTest(InspectionCase):
         self.bytes = DiskStore(self.root / "drops", within=self.store)
 
     def open_registry(self) -> Drops:
-        drops = Drops(self.database, Presence(str(self.root / "drops.owners")), ttl=1000.0)
+        drops = Drops(self.database, OwnerLocks(str(self.root / "drops.owners")), ttl=1000.0)
         self.open = contextlib.ExitStack()
         self.addCleanup(self.open.close)
         self.open.callback(drops.close)
@@ -704,13 +704,13 @@ class EndTest(InspectionCase):
     def test_a_check_that_is_stopped_says_so(self) -> None:
         for number in range(50):
             self.store.put(POT + bytes([number]))
-        pace = Pace(1000)
-        findings = Inspection(str(self.root), algorithm="sha256", pace=pace).findings(0.01)
+        pace = Throttle(1000)
+        findings = DiskCheck(str(self.root), algorithm="sha256", pace=pace).findings(0.01)
         self.assertIsNone(next(findings))
 
         pace.stop()
 
-        self.assertRaises(Stopped, list, findings)
+        self.assertRaises(CheckStopped, list, findings)
 
     def test_a_store_that_is_not_there_is_an_error(self) -> None:
         os.rename(self.root, self.directory / "away")

@@ -9,10 +9,10 @@ from unittest import mock
 
 from filestoraged.check.findings import Finding
 from filestoraged.check.listing import Listing
-from filestoraged.check.memcached import PoolInspection
-from filestoraged.check.throttle import Pace
+from filestoraged.check.memcached import MemcachedCheck
+from filestoraged.check.throttle import Throttle
 from filestoraged.errors import NotFound, StoreUnavailable
-from filestoraged.store.memcached.client import Link
+from filestoraged.store.memcached.client import ServerClient
 from filestoraged.store.memcached.manifest import Manifest
 from filestoraged.store.memcached.pool import Found
 from filestoraged.store.memcached.store import MemcachedStore
@@ -32,7 +32,7 @@ class PoolInspectionCase(TempCase):
         self.pets = self.store.namespace("repositories").namespace("pets")
 
     def check(self, **settings: Any) -> list[Finding]:
-        self.inspection = PoolInspection(self.store, **{"pace": Pace(), "threads": 2, "grace": 0.01, **settings})
+        self.inspection = MemcachedCheck(self.store, **{"pace": Throttle(), "threads": 2, "grace": 0.01, **settings})
         return sorted(found for found in self.inspection.findings(PATIENCE) if found is not None)
 
     def chunks(self) -> dict[str, Any]:
@@ -159,13 +159,13 @@ class PoolRaceTest(PoolInspectionCase):
         digest = self.store.put(LARGE)
         key = next(iter(self.chunks()))
         self.chunks()[key].delete(key)
-        is_still = PoolInspection._is_still
+        is_still = MemcachedCheck._is_still
 
-        def look_late(inspection: PoolInspection, key: str, found: Found) -> bool:
+        def look_late(inspection: MemcachedCheck, key: str, found: Found) -> bool:
             self.store.put(LARGE)
             return is_still(inspection, key, found)
 
-        with mock.patch.object(PoolInspection, "_is_still", look_late):
+        with mock.patch.object(MemcachedCheck, "_is_still", look_late):
             self.assertEqual([], self.check())
             self.assertEqual([], self.check(repair=True))
 
@@ -232,9 +232,9 @@ class ServersTest(PoolInspectionCase):
 
     def test_a_server_that_is_busy_is_asked_again(self) -> None:
         self.store.put(SMALL)
-        list_items, busy = Link.list_items, [False, False]
+        list_items, busy = ServerClient.list_items, [False, False]
 
-        with mock.patch.object(Link, "list_items", lambda *given: busy.pop() if busy else list_items(*given)):
+        with mock.patch.object(ServerClient, "list_items", lambda *given: busy.pop() if busy else list_items(*given)):
             self.assertEqual([], self.check())
 
         self.assertEqual(1, self.inspection.tally.objects)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from unittest import mock
 
 from filestoraged.check.findings import FOREIGN, Finding
-from filestoraged.check.runner import Crew
-from filestoraged.check.throttle import Pace, Stopped
+from filestoraged.check.runner import Runner
+from filestoraged.check.throttle import CheckStopped, Throttle
 from tests.support import PATIENCE
 
 
@@ -19,17 +19,17 @@ def find(number: int) -> Iterator[Finding]:
 
 class CrewTest(unittest.TestCase):
     def setUp(self) -> None:
-        self.pace = Pace()
+        self.pace = Throttle()
 
     def test_each_task_is_done_once(self) -> None:
-        found = list(Crew(iter(range(1, 2001)), [find] * 4, self.pace).findings(PATIENCE))
+        found = list(Runner(iter(range(1, 2001)), [find] * 4, self.pace).findings(PATIENCE))
 
         self.assertEqual(list(range(1, 2001)), sorted(int(each.path) for each in found if each))
 
     def test_a_crew_that_was_heard_out_leaves_the_pace_to_the_next(self) -> None:
         # Its threads have said their last word, and are not gone yet.
         with mock.patch.object(threading.Thread, "is_alive", return_value=True):
-            list(Crew(iter((1, 2)), [find] * 2, self.pace).findings(PATIENCE))
+            list(Runner(iter((1, 2)), [find] * 2, self.pace).findings(PATIENCE))
 
         self.assertFalse(self.pace.stopped)
 
@@ -37,7 +37,7 @@ class CrewTest(unittest.TestCase):
         def fail(number: int) -> Iterator[Finding]:
             raise OSError("no disk")
 
-        crew = Crew(iter(int, 1), [find, fail], self.pace)
+        crew = Runner(iter(int, 1), [find, fail], self.pace)
 
         self.assertRaises(OSError, list, crew.findings(PATIENCE))
         self.assertTrue(self.pace.stopped)
@@ -49,7 +49,7 @@ class CrewTest(unittest.TestCase):
             goes_on.wait(PATIENCE)
             return iter(())
 
-        findings = Crew(iter((1,)), [wait], self.pace).findings(0.01)
+        findings = Runner(iter((1,)), [wait], self.pace).findings(0.01)
         self.assertIsNone(next(findings))
         goes_on.set()
 
@@ -57,7 +57,7 @@ class CrewTest(unittest.TestCase):
 
     def test_who_does_not_listen_any_more_stops_them(self) -> None:
         endless: Iterator[int] = iter(int, 1)
-        findings = Crew(endless, [find] * 2, self.pace).findings(PATIENCE)
+        findings = Runner(endless, [find] * 2, self.pace).findings(PATIENCE)
         next(findings)
 
         findings.close()  # type: ignore[attr-defined]
@@ -68,12 +68,12 @@ class CrewTest(unittest.TestCase):
 
 class PaceTest(unittest.TestCase):
     def test_pieces_are_small_where_the_limit_is(self) -> None:
-        self.assertEqual(262144, Pace().piece(262144))
-        self.assertEqual(131072, Pace(1024 * 1024).piece(262144))
-        self.assertEqual(4096, Pace(10).piece(262144))
+        self.assertEqual(262144, Throttle().piece(262144))
+        self.assertEqual(131072, Throttle(1024 * 1024).piece(262144))
+        self.assertEqual(4096, Throttle(10).piece(262144))
 
     def test_what_was_read_is_waited_for_by_all_together(self) -> None:
-        pace, waits = Pace(1000), []
+        pace, waits = Throttle(1000), []
 
         def wait(seconds: float) -> None:
             waits.append(round(seconds, 1))
@@ -85,19 +85,19 @@ class PaceTest(unittest.TestCase):
         self.assertEqual([0.4, 1.4, 1.9], waits)
 
     def test_who_has_lagged_behind_need_not_wait(self) -> None:
-        pace = Pace(1000)
+        pace = Throttle(1000)
 
         with mock.patch.object(pace._stopped, "wait", side_effect=AssertionError):
             pace.pay(100)
 
     def test_a_stop_is_heard_while_waiting(self) -> None:
-        pace = Pace(1)
+        pace = Throttle(1)
         heard: list[bool] = []
 
         def wait() -> None:
             try:
                 pace.pay(1000)
-            except Stopped:
+            except CheckStopped:
                 heard.append(True)
 
         thread = threading.Thread(target=wait)

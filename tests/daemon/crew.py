@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filestoraged.daemon.logs import start_logging
-from filestoraged.daemon.supervisor import AWAITED, RELOAD, STOP, StopRequested, Workers
+from filestoraged.daemon.supervisor import AWAITED, RELOAD, STOP, StopRequested, Supervisor
 from filestoraged.daemon.watchdog import Patience, Watchdog
-from filestoraged.web.metrics import Meter
+from filestoraged.web.metrics import Metrics
 
 PATIENCE = Patience(silence=0.8, begin=1.6)
 
@@ -23,7 +23,7 @@ PATIENCE = Patience(silence=0.8, begin=1.6)
 class Crew:
     """Workers that hang at their start while the file `hang` is in the working directory, or die while `die` is."""
 
-    def __init__(self, count: int, meter: Meter) -> None:
+    def __init__(self, count: int, meter: Metrics) -> None:
         self.count = count
         self._meter = meter
 
@@ -44,8 +44,8 @@ def main() -> int:
     start_logging("info")
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     count = int(sys.argv[1])
-    meter = Meter((), 64)
-    workers = Workers(Crew(count, meter), meter.slots, Watchdog(meter, PATIENCE), 5.0)
+    meter = Metrics((), 64)
+    workers = Supervisor(Crew(count, meter), meter.slots, Watchdog(meter, PATIENCE), 5.0)
     workers.start()
     os.write(1, b"started\n")
     received = workers.run()

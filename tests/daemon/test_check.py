@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from filestoraged.check.disk import Inspection
-from filestoraged.check.findings import KINDS, Finding, Tally
-from filestoraged.check.throttle import Pace
+from filestoraged.check.disk import DiskCheck
+from filestoraged.check.findings import KINDS, CheckTotals, Finding
+from filestoraged.check.throttle import Throttle
 from filestoraged.daemon.progress import Progress
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.memcached.store import MemcachedStore
@@ -280,7 +280,7 @@ class ReadOnlyTest(CheckCase):
         self.assertEqual(before, {str(path): path.lstat().st_mtime_ns for path in self.root.rglob("*")})
 
     def kinds(self) -> list[str]:
-        inspection = Inspection(str(self.root), algorithm="sha256", pace=Pace())
+        inspection = DiskCheck(str(self.root), algorithm="sha256", pace=Throttle())
         return [finding.kind for finding in inspection.findings(PATIENCE) if finding is not None]
 
 
@@ -312,7 +312,7 @@ class RunningDaemonTest(CheckCase):
         self.assertEqual([], self.found())
 
     def found(self) -> list[Finding]:
-        inspection = Inspection(str(self.root), algorithm="sha256", pace=Pace(), repair=True)
+        inspection = DiskCheck(str(self.root), algorithm="sha256", pace=Throttle(), repair=True)
         return [finding for finding in inspection.findings(PATIENCE) if finding is not None]
 
 
@@ -331,7 +331,7 @@ class TerminalTest(CheckCase):
         self.assertTrue(out.startswith("checked 10 objects"))
 
     def test_a_bar_makes_room_for_findings(self) -> None:
-        tally = Tally()
+        tally = CheckTotals()
         stream, now = Screen(), [0.0]
         progress = Progress(stream, clock=lambda: now[0])  # type: ignore[arg-type]
 
@@ -343,7 +343,7 @@ class TerminalTest(CheckCase):
         self.assertEqual("\r\x1b[K0 bytes/s, 0 bytes, 0 objects\r\x1b[K", stream.text)
 
     def test_elsewhere_there_is_a_line_a_minute(self) -> None:
-        tally = Tally()
+        tally = CheckTotals()
         tally.all_objects, tally.all_size = 8, 8 * 2**30
         stream, now = Screen(terminal=False), [0.0]
         progress = Progress(stream, clock=lambda: now[0])  # type: ignore[arg-type]

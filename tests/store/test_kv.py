@@ -15,7 +15,7 @@ from unittest import mock
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
 from filestoraged.store.kv import KeyValues, prepare_keys
-from filestoraged.store.sqlite.write_lock import Turn
+from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.sqlite.writer import URGENT, Writer
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, in_threads
@@ -201,7 +201,7 @@ class SharedTest(KeysCase):
         self.assertEqual(b"2", self.keys.get("queued"))
 
     def test_a_count_that_a_kill_left_odd_is_mended_by_the_next_commit(self) -> None:
-        turn = Turn(self.path)
+        turn = WriteLock(self.path)
         self.addCleanup(turn.close)
         with self.assertRaises(KeyboardInterrupt), turn, turn.committing():
             raise KeyboardInterrupt
@@ -454,7 +454,7 @@ class DoubtTest(KeysCase):
 
     def test_the_log_is_rewritten_before_anything_else_is_written(self) -> None:
         self.keys.set("queued", b"1")
-        Turn(self.path).begin_writing()
+        WriteLock(self.path).begin_writing()
 
         with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING") as logged:
             self.keys.set("later", b"2")
@@ -476,7 +476,7 @@ class DoubtTest(KeysCase):
 
     def test_nothing_is_written_while_the_log_cannot_be_rewritten(self) -> None:
         self.keys.set("queued", b"1")
-        Turn(self.path).begin_writing()
+        WriteLock(self.path).begin_writing()
         with mock.patch.object(KeyValues, "_connect", return_value=Failing(self.keys._connect(), "PRAGMA wal_")):
             self.assertRaises(StoreFailed, self.keys.set, "later", b"2")
             self.assertRaises(StoreFailed, self.keys.commit)
@@ -509,7 +509,7 @@ class DoubtTest(KeysCase):
         self.keys.close()
 
         self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
-        self.assertFalse(Turn(self.path).is_doubtful)
+        self.assertFalse(WriteLock(self.path).is_doubtful)
 
     def test_closing_while_others_read_leaves_no_doubt(self) -> None:
         other = self.open_keys()
@@ -523,7 +523,7 @@ class DoubtTest(KeysCase):
         self.keys.close()
         prepare_keys(self.path)
 
-        self.assertFalse(Turn(self.path).is_doubtful)
+        self.assertFalse(WriteLock(self.path).is_doubtful)
         self.assertTrue(other.set("later", b"3"))
 
     def test_a_log_that_cannot_be_copied_at_the_end_is_in_doubt_for_those_who_come(self) -> None:
@@ -531,7 +531,7 @@ class DoubtTest(KeysCase):
         self.keys._connection = Failing(self.keys._connect(), "wal_checkpoint")  # type: ignore[assignment]
         self.keys.close()
 
-        self.assertTrue(Turn(self.path).is_doubtful)
+        self.assertTrue(WriteLock(self.path).is_doubtful)
 
     def in_database(self, question: str) -> list[object]:
         """What the database has without its log."""
@@ -569,7 +569,7 @@ class LockedTest(KeysCase):
     def test_writes_are_refused_while_another_process_holds_the_lock(self) -> None:
         self.keys.set("cup", b"1")
         self.keys.commit()
-        with Turn(self.path):
+        with WriteLock(self.path):
             self.assertRaises(StoreUnavailable, self.keys.set, "saucer", b"2")
             self.assertRaises(StoreUnavailable, self.keys.commit)
             self.assertRaises(StoreUnavailable, self.keys.probe)
@@ -580,13 +580,13 @@ class LockedTest(KeysCase):
         self.assertEqual(1, self.keys.queued)
 
     def test_a_file_that_was_made_is_used_though_another_process_holds_the_lock(self) -> None:
-        with Turn(self.path):
+        with WriteLock(self.path):
             prepare_keys(self.path)
 
     def test_a_file_that_is_to_be_made_is_not_waited_for_for_ever(self) -> None:
         path = str(self.directory / "new.sqlite")
         brief = mock.patch("filestoraged.store.sqlite.database._PATIENCE", 0.1)
-        with Turn(path), brief, self.assertRaises(StartError) as caught:
+        with WriteLock(path), brief, self.assertRaises(StartError) as caught:
             prepare_keys(path)
 
         self.assertIn("held the write lock for 0.1 s", str(caught.exception))

@@ -10,8 +10,8 @@ import sys
 from unittest.mock import patch
 
 from filestoraged.web import admission
-from filestoraged.web.client_limit import Clients
-from filestoraged.web.trusted_proxies import IPAddress, Proxies
+from filestoraged.web.client_limit import ClientLimit
+from filestoraged.web.trusted_proxies import IPAddress, TrustedProxies
 from tests.daemon.process import PATIENCE, Daemon, running
 from tests.support import ServerCase, TempCase, find_program, read_all, read_answer, split_answer
 
@@ -29,7 +29,7 @@ class ClientLimitTest(ServerCase):
     def setUp(self) -> None:
         super().setUp()
         server = self.worker._server
-        server.clients = server.admission._clients = Clients(self.limit, 1000)
+        server.clients = server.admission._clients = ClientLimit(self.limit, 1000)
 
         def parse(_: str) -> IPAddress:
             return ipaddress.ip_address(self.seen_as)
@@ -75,7 +75,7 @@ class ClientLimitTest(ServerCase):
         for address in ("127.0.0.1", "::1"):
             self.seen_as = address
             self.greeted(self.limit + 1)
-        self.worker._server.admission._proxies = Proxies([ipaddress.ip_network("127.0.0.1")])
+        self.worker._server.admission._proxies = TrustedProxies([ipaddress.ip_network("127.0.0.1")])
         self.seen_as = "203.0.113.9"
 
         self.greeted(self.limit + 1)
@@ -97,8 +97,8 @@ class ProxiedClientTest(ServerCase):
     def setUp(self) -> None:
         super().setUp()
         server = self.worker._server
-        server.clients = server.admission._clients = Clients(self.limit, 1000)
-        server.proxies = server.admission._proxies = Proxies([ipaddress.ip_network("127.0.0.0/8")])
+        server.clients = server.admission._clients = ClientLimit(self.limit, 1000)
+        server.proxies = server.admission._proxies = TrustedProxies([ipaddress.ip_network("127.0.0.0/8")])
 
     def begin(self, client: str) -> socket.socket:
         """Begin an upload of a client behind the proxy."""

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import unittest
 
-from filestoraged.web.client_limit import Clients
+from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.trusted_proxies import IPAddress
 
 
@@ -16,7 +16,7 @@ def address(text: str) -> IPAddress:
 
 class ClientsTest(unittest.TestCase):
     def test_what_is_above_the_limit_is_told(self) -> None:
-        clients = Clients(2, 100)
+        clients = ClientLimit(2, 100)
         key = clients.key(address("203.0.113.9"))
 
         self.assertEqual([-1, 0, 1], [clients.enter(key) for _ in range(3)])
@@ -25,14 +25,14 @@ class ClientsTest(unittest.TestCase):
         self.assertEqual(0, clients.enter(key))
 
     def test_an_ipv4_address_is_a_client_and_a_network_of_64_bits_of_ipv6(self) -> None:
-        clients = Clients(2, 100)
+        clients = ClientLimit(2, 100)
 
         self.assertNotEqual(clients.key(address("203.0.113.9")), clients.key(address("203.0.113.10")))
         self.assertEqual(clients.key(address("2001:db8::1")), clients.key(address("2001:db8::ffff:2")))
         self.assertNotEqual(clients.key(address("2001:db8::1")), clients.key(address("2001:db8:0:1::1")))
 
     def test_all_workers_count_against_one_limit(self) -> None:
-        clients = Clients(3, 100, workers=2)
+        clients = ClientLimit(3, 100, workers=2)
         key = clients.key(address("203.0.113.9"))
         pid = os.fork()
         if not pid:
@@ -46,7 +46,7 @@ class ClientsTest(unittest.TestCase):
         self.assertEqual([0, 1], [clients.enter(key), clients.enter(key)])
 
     def test_what_a_dead_worker_has_counted_is_forgotten_with_its_slot(self) -> None:
-        clients = Clients(3, 100, workers=2)
+        clients = ClientLimit(3, 100, workers=2)
         keys = [clients.key(address(f"203.0.113.{number}")) for number in range(100)]
         for slot in (0, 1):
             clients.take_slot(slot)
@@ -58,14 +58,14 @@ class ClientsTest(unittest.TestCase):
         self.assertEqual({1}, {clients.count(key) for key in keys})
 
     def test_as_many_clients_as_there_may_be_are_counted_each(self) -> None:
-        clients = Clients(1, 10_000)
+        clients = ClientLimit(1, 10_000)
         keys = {clients.key(ipaddress.IPv4Address(number)) for number in range(10_000)}
 
         self.assertEqual({0}, {clients.enter(key) for key in keys})
         self.assertEqual({1}, {clients.enter(key) for key in keys})
 
     def test_entries_of_clients_that_are_gone_are_used_again(self) -> None:
-        clients = Clients(1, 4)
+        clients = ClientLimit(1, 4)
         for number in range(10_000):
             key = clients.key(ipaddress.IPv4Address(number))
 

@@ -6,12 +6,12 @@ import os
 import select
 import unittest
 
-from filestoraged.web.connection_limit import Room
+from filestoraged.web.connection_limit import ConnectionLimit
 
 
 class RoomTest(unittest.TestCase):
-    def room(self, limit: int, workers: int = 1) -> Room:
-        room = Room(limit, workers)
+    def room(self, limit: int, workers: int = 1) -> ConnectionLimit:
+        room = ConnectionLimit(limit, workers)
         self.addCleanup(room.close)
         return room
 

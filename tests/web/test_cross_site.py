@@ -13,7 +13,7 @@ from filestoraged.daemon.config import Address
 from filestoraged.web.auth import hashed
 from filestoraged.web.cross_site import Hosts, Origins
 from filestoraged.web.message import Request
-from filestoraged.web.request_cache import Memory
+from filestoraged.web.request_cache import RequestCache
 from filestoraged.web.sites import Sites, arrives_on_loopback
 from tests.support import Answer, ServerCase
 
@@ -431,7 +431,7 @@ class HostsTest(unittest.TestCase):
 
 def request(*fields: str) -> Request:
     head = "\r\n".join(("POST / HTTP/1.1", *fields, "", ""))
-    return Memory().read(head.encode()).request
+    return RequestCache().read(head.encode()).request
 
 
 class _App:

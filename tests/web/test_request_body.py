@@ -7,7 +7,7 @@ import unittest
 
 from filestoraged.web.message import Receiving, Response
 from filestoraged.web.receiver import Receiver
-from filestoraged.web.request_body import Intake
+from filestoraged.web.request_body import RequestBody
 from filestoraged.wire.body import Chunked, Framing, Sized
 
 
@@ -21,8 +21,8 @@ class IntakeTest(unittest.TestCase):
         self.pieces: list[memoryview] = []
         self.bytes: list[bytes] = []
 
-    def intake(self, framing: Framing) -> Intake:
-        intake = Intake(self.receiver, framing, self.page())
+    def intake(self, framing: Framing) -> RequestBody:
+        intake = RequestBody(self.receiver, framing, self.page())
         intake.start()
         return intake
 

@@ -8,7 +8,7 @@ import unittest
 from collections.abc import Callable, Sequence
 
 from filestoraged.errors import MalformedRequest
-from filestoraged.web.request_cache import LARGEST, Memory
+from filestoraged.web.request_cache import LARGEST, RequestCache
 from filestoraged.wire.framing import NO_BODY
 
 GET = b"GET /abc?name=x HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -17,7 +17,7 @@ POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n"
 
 class MemoryTest(unittest.TestCase):
     def setUp(self) -> None:
-        self.memory = Memory()
+        self.memory = RequestCache()
 
     def test_a_request_is_recalled_by_all_of_its_bytes(self) -> None:
         asked = self.memory.read(GET)
@@ -105,7 +105,7 @@ class MemoryTest(unittest.TestCase):
 
     def largest_size(self, head: Callable[[int], bytes], count: int) -> int:
         """The most that reading so many different heads takes, as it is measured."""
-        memory, largest = Memory(), 0
+        memory, largest = RequestCache(), 0
         gc.collect()
         tracemalloc.start()
         try:

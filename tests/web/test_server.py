@@ -14,7 +14,7 @@ from unittest.mock import patch
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import Answer, Request
-from filestoraged.web.request_body import Intake
+from filestoraged.web.request_body import RequestBody
 from filestoraged.web.sender import Sender
 from tests.support import PATIENCE, ServerCase, read_all, read_answer, split_answer
 from tests.web.test_pool import refuse_to_start
@@ -84,13 +84,13 @@ class FailingTest(LoopCase):
         self.assertEqual(5, self.room.count)
 
     def test_an_upload_that_cannot_be_discarded_gives_its_place_back(self) -> None:
-        close = Intake.close
+        close = RequestBody.close
 
-        def fail(intake: Intake) -> None:
+        def fail(intake: RequestBody) -> None:
             close(intake)
             raise RuntimeError("on purpose")
 
-        with patch.object(Intake, "close", fail):
+        with patch.object(RequestBody, "close", fail):
             connection = self.connect()
             connection.sendall(UPLOAD + b"half")
             self.wait_until("it is under way", lambda: self.meter.now().under_way == 1)

@@ -7,7 +7,7 @@ import unittest
 
 from filestoraged.daemon.config import Address
 from filestoraged.web.message import Answer, Request
-from filestoraged.web.trusted_proxies import UNIX, Proxies
+from filestoraged.web.trusted_proxies import UNIX, TrustedProxies
 from tests.support import ServerCase
 
 TRUSTED = [ipaddress.ip_network(each) for each in ("10.0.0.0/8", "192.0.2.7/32", "2001:db8:1::/48")]
@@ -15,7 +15,7 @@ TRUSTED = [ipaddress.ip_network(each) for each in ("10.0.0.0/8", "192.0.2.7/32",
 
 class ProxiesTest(unittest.TestCase):
     def test_hosts_of_the_networks_are_trusted_and_no_others(self) -> None:
-        proxies = Proxies(TRUSTED)
+        proxies = TrustedProxies(TRUSTED)
 
         for address in ("10.1.2.3", "192.0.2.7", "::ffff:10.1.2.3", "2001:db8:1::5"):
             self.assertTrue(proxies.trust(address), address)
@@ -23,12 +23,12 @@ class ProxiesTest(unittest.TestCase):
             self.assertFalse(proxies.trust(address), address)
 
     def test_unix_sockets_are_trusted_where_that_is_said(self) -> None:
-        self.assertTrue(Proxies([UNIX]).trust(UNIX))
-        self.assertFalse(Proxies([UNIX]).trust("127.0.0.1"))
-        self.assertFalse(Proxies().trust(UNIX))
+        self.assertTrue(TrustedProxies([UNIX]).trust(UNIX))
+        self.assertFalse(TrustedProxies([UNIX]).trust("127.0.0.1"))
+        self.assertFalse(TrustedProxies().trust(UNIX))
 
     def test_the_client_is_the_last_address_that_is_no_trusted_proxy(self) -> None:
-        proxies = Proxies(TRUSTED)
+        proxies = TrustedProxies(TRUSTED)
         cases = {
             "203.0.113.9": "203.0.113.9",
             "1.1.1.1, 203.0.113.9": "203.0.113.9",
@@ -47,14 +47,14 @@ class ProxiesTest(unittest.TestCase):
                 self.assertEqual(client, proxies.client(forwarded, "10.9.9.9"))
 
     def test_where_no_address_stands_the_client_is_the_proxy(self) -> None:
-        proxies = Proxies(TRUSTED)
+        proxies = TrustedProxies(TRUSTED)
 
         for forwarded in (None, "", "unknown", "203.0.113.9, nonsense", "1.2.3", "1.2.3.4:x", "203.0.113.9,", "[::1"):
             with self.subTest(forwarded=forwarded):
                 self.assertEqual("10.9.9.9", proxies.client(forwarded, "10.9.9.9"))
 
     def test_a_long_field_is_read_too(self) -> None:
-        self.assertEqual("203.0.113.9", Proxies(TRUSTED).client("203.0.113.9" + ", 10.1.1.1" * 100, "10.9.9.9"))
+        self.assertEqual("203.0.113.9", TrustedProxies(TRUSTED).client("203.0.113.9" + ", 10.1.1.1" * 100, "10.9.9.9"))
 
 
 class TrustedTest(ServerCase):
@@ -64,7 +64,7 @@ class TrustedTest(ServerCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.worker._server.proxies = Proxies(self.trusted)  # type: ignore[arg-type]
+        self.worker._server.proxies = TrustedProxies(self.trusted)  # type: ignore[arg-type]
 
     def lines(self, count: int) -> list[str]:
         self.wait_until("it is logged", lambda: len("\n".join(self.log_lines()).splitlines()) >= count)

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
-from filestoraged.check.disk import Inspection
-from filestoraged.check.findings import FOREIGN, Finding, Tally
-from filestoraged.check.memcached import PoolInspection
-from filestoraged.check.throttle import Pace, Stopped
+from filestoraged.check.disk import DiskCheck
+from filestoraged.check.findings import FOREIGN, CheckTotals, Finding
+from filestoraged.check.memcached import MemcachedCheck
+from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.daemon import config
 from filestoraged.daemon.options import Parser, file_values
 from filestoraged.daemon.progress import Progress
-from filestoraged.daemon.report import JsonReport, Report, TextReport, Totals
+from filestoraged.daemon.report import JsonReport, Report, ReportTotals, TextReport
 from filestoraged.errors import CheckError, StartError, StoreUnavailable, UsageError
 from filestoraged.store.memcached.store import MemcachedStore
 
@@ -30,7 +30,7 @@ _FOUND_NOTHING, _FOUND_SOMETHING, _NOT_CHECKED = range(3)
 
 
 class _Check(Protocol):
-    tally: Tally
+    tally: CheckTotals
 
     def findings(self, pause: float) -> Iterator[Finding | None]: ...
 
@@ -46,7 +46,7 @@ def check(arguments: Sequence[str]) -> int:
         settings = _settings(given)
         if given.repair and "store" in settings:
             _see_that_it_can_be_written(settings["store"])
-        pace = Pace(limit)
+        pace = Throttle(limit)
         ignored = (FOREIGN,) if given.ignore_foreign else ()
         with _stopped_by_signals(pace):
             checks = list(_checks(settings, pace, repair=given.repair))
@@ -80,13 +80,13 @@ def _run(checks: list[_Check], report: Report, ignored: Sequence[str]) -> int:
                     report.add(finding)
                     found[finding.kind] = found.get(finding.kind, 0) + 1
         complete = True
-    except Stopped:
+    except CheckStopped:
         # By a signal.
         pass
     finally:
         progress.clear()
         objects, size = sum(each.tally.objects for each in checks), sum(each.tally.size for each in checks)
-        report.end(Totals(objects, size, progress.seconds, found, complete))
+        report.end(ReportTotals(objects, size, progress.seconds, found, complete))
     if not complete:
         return _NOT_CHECKED
     return _FOUND_SOMETHING if found else _FOUND_NOTHING
@@ -103,7 +103,7 @@ def _findings(check_: _Check) -> Iterator[Finding | None]:
         raise CheckError(f"A database cannot be read: {error}.") from error
 
 
-def _checks(settings: dict[str, Any], pace: Pace, *, repair: bool) -> Iterator[_Check]:
+def _checks(settings: dict[str, Any], pace: Throttle, *, repair: bool) -> Iterator[_Check]:
     algorithm = settings.get("hash", "sha256")
     if "memcached" in settings:
         try:
@@ -112,9 +112,9 @@ def _checks(settings: dict[str, Any], pace: Pace, *, repair: bool) -> Iterator[_
             raise StartError(f"{error}.") from error
         for cause in store.nodes.check():
             raise StartError(f"{cause}.")
-        yield PoolInspection(store, pace=pace, repair=repair)
+        yield MemcachedCheck(store, pace=pace, repair=repair)
     if "store" in settings:
-        yield Inspection(settings["store"], algorithm=algorithm, pace=pace, repair=repair)
+        yield DiskCheck(settings["store"], algorithm=algorithm, pace=pace, repair=repair)
 
 
 def _settings(given: argparse.Namespace) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _limit(text: str | None) -> int | None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(pace: Pace) -> Iterator[None]:
+def _stopped_by_signals(pace: Throttle) -> Iterator[None]:
     """The first one ends the check in good order, a second one at once."""
 
     def stop(number: int, _: FrameType | None) -> None:

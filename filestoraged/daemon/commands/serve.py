@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from filestoraged import __version__
 from filestoraged.daemon import systemd
 from filestoraged.daemon.config import INTERFACES, OPERATIONS, Config
-from filestoraged.daemon.endpoints import Places
+from filestoraged.daemon.endpoints import Endpoints
 from filestoraged.daemon.generation import DRAIN, Generation
 from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.options import parse_arguments
 from filestoraged.daemon.preparation import run_attended
-from filestoraged.daemon.supervisor import AWAITED, RELOAD, StopRequested, Workers, raise_if_stopped
+from filestoraged.daemon.supervisor import AWAITED, RELOAD, StopRequested, Supervisor, raise_if_stopped
 from filestoraged.daemon.watchdog import Watchdog
 from filestoraged.errors import StartError, UsageError
-from filestoraged.web.metrics import Meter
+from filestoraged.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def serve(arguments: Sequence[str]) -> int:
     start_logging(config.log_level)
     # Before anything else is there: from now on they wait until the master asks for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
-    places = Places()
+    places = Endpoints()
     try:
         return _Service(arguments, config, places).run()
     except StopRequested:
@@ -54,15 +54,15 @@ def serve(arguments: Sequence[str]) -> int:
 class _Service:
     """What the master knows. Its main thread calls it."""
 
-    def __init__(self, arguments: Sequence[str], config: Config, places: Places) -> None:
+    def __init__(self, arguments: Sequence[str], config: Config, places: Endpoints) -> None:
         """Bind the sockets, and see that all can be used. Raises StopRequested."""
         self._arguments = arguments
         self._places = places
-        self._meter = Meter((*INTERFACES, OPERATIONS), max(_FEWEST_SLOTS, _CREWS * config.workers))
+        self._meter = Metrics((*INTERFACES, OPERATIONS), max(_FEWEST_SLOTS, _CREWS * config.workers))
         # The databases that this daemon has seen to.
         self._prepared: set[str] = set()
         self._generation = run_attended(lambda: self._prepare(config), _await_undisturbed)
-        self._workers = Workers(self._generation, self._meter.slots, Watchdog(self._meter), DRAIN + _LATE)
+        self._workers = Supervisor(self._generation, self._meter.slots, Watchdog(self._meter), DRAIN + _LATE)
 
     def run(self) -> int:
         with contextlib.suppress(StopRequested):

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
-from filestoraged.store.disk.permissions import PRIVATE, Modes, make_directory
+from filestoraged.store.disk.permissions import PRIVATE, Permissions, make_directory
 
 # Directories whose entries are known to be durable, at most: one for each repository, in some 8 MiB where names are
 # as long as they may be. Forgetting one costs a sync.
@@ -39,7 +39,7 @@ class Directories:
     Many threads call it. To do a thing twice is harmless, so it has no lock.
     """
 
-    def __init__(self, root: str, modes: Modes = PRIVATE) -> None:
+    def __init__(self, root: str, modes: Permissions = PRIVATE) -> None:
         self.root = root
         self._modes = modes
         self._durable: dict[str, _State] = {}

@@ -11,14 +11,14 @@ import stat
 from typing import NamedTuple
 
 
-class Modes(NamedTuple):
+class Permissions(NamedTuple):
     directory: int
     file: int
 
 
-PRIVATE = Modes(0o700, 0o600)
+PRIVATE = Permissions(0o700, 0o600)
 # For `--accel`: nginx reads objects as a member of the daemon's group.
-GROUP_READABLE = Modes(0o750, 0o640)
+GROUP_READABLE = Permissions(0o750, 0o640)
 
 # Bits that no store needs: access for other users, and write access for the group. Read access for the group is not
 # reported: systemd's StateDirectoryMode=0750 sets it anew at each start.
@@ -62,7 +62,7 @@ def is_allowed(directory: str, mode: int) -> bool:
         os.unlink(path)
 
 
-def problem(root: str, modes: Modes) -> str | None:
+def problem(root: str, modes: Permissions) -> str | None:
     """Return a warning for the operator if the mode of an existing store does not fit, else None. Raises OSError."""
     mode = stat.S_IMODE(os.stat(root).st_mode)
     if mode & _TOO_OPEN:

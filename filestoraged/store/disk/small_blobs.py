@@ -47,7 +47,7 @@ class SmallBlob(Blob):
         pass
 
 
-class Recent:
+class SmallBlobCache:
     """Small blobs by path. The lock guards the count of their bytes, and what may grow with it."""
 
     def __init__(self) -> None:

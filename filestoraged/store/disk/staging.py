@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from filestoraged.store.disk.directories import Directories
-from filestoraged.store.disk.permissions import PRIVATE, Modes, create_file, create_file_as_allowed, is_allowed
+from filestoraged.store.disk.permissions import PRIVATE, Permissions, create_file, create_file_as_allowed, is_allowed
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ class _Area(NamedTuple):
     create: Callable[[str, int], int]
 
 
-class Stagings:
+class StagingArea:
     """The stagings of one store, shared by its threads. The lock guards the making of an area.
 
     A staging becomes an object by a new name, so it is made with the mode that objects have.
     """
 
-    def __init__(self, directories: Directories, modes: Modes = PRIVATE) -> None:
+    def __init__(self, directories: Directories, modes: Permissions = PRIVATE) -> None:
         self._directories = directories
         self._directory = os.path.join(directories.root, "staging")
         self._mode = modes.file

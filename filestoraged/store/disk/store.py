@@ -18,9 +18,9 @@ from filestoraged.digest import Bytes, Expected, parse_digest
 from filestoraged.errors import AlreadyExists, NotFound
 from filestoraged.store.contract import Blob, Sink, Staging, Store
 from filestoraged.store.disk.directories import Directories, open_directory, sync
-from filestoraged.store.disk.permissions import PRIVATE, Modes
-from filestoraged.store.disk.small_blobs import SMALL, Recent, SmallBlob, read_at_once
-from filestoraged.store.disk.staging import Stagings
+from filestoraged.store.disk.permissions import PRIVATE, Permissions
+from filestoraged.store.disk.small_blobs import SMALL, SmallBlob, SmallBlobCache, read_at_once
+from filestoraged.store.disk.staging import StagingArea
 from filestoraged.store.hashing import HashThreads
 
 # A pipe that somebody has put there must not keep us waiting for its other end.
@@ -49,7 +49,7 @@ class DiskStore(Store):
         *,
         algorithm: str = "sha256",
         max_size: int | None = None,
-        modes: Modes = PRIVATE,
+        modes: Permissions = PRIVATE,
         hash_threads: HashThreads | None = None,
         within: DiskStore | None = None,
     ) -> None:
@@ -63,8 +63,8 @@ class DiskStore(Store):
         self.hash_threads = within.hash_threads if within else hash_threads or HashThreads()
         self._outermost: str = within._outermost if within else self.root
         self.directories: Directories = within.directories if within else Directories(self.root, modes)
-        self.stagings: Stagings = within.stagings if within else Stagings(self.directories, modes)
-        self._recent: Recent = within._recent if within else Recent()
+        self.stagings: StagingArea = within.stagings if within else StagingArea(self.directories, modes)
+        self._recent: SmallBlobCache = within._recent if within else SmallBlobCache()
 
     def prepare(self) -> None:
         """Make the directory, and see that it can be written. Raises OSError, but not for a full disk."""

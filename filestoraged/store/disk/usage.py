@@ -23,26 +23,26 @@ _REMEMBERED = 16_384
 _STEP = 100
 
 
-class Totals(NamedTuple):
+class UsageTotals(NamedTuple):
     objects: int = 0
     size: int = 0
 
-    def plus(self, other: Totals) -> Totals:
-        return Totals(self.objects + other.objects, self.size + other.size)
+    def plus(self, other: UsageTotals) -> UsageTotals:
+        return UsageTotals(self.objects + other.objects, self.size + other.size)
 
 
 # By a shard's path below the store: when it had changed last, and what was in it then.
 _Known = dict[str, tuple[int, int, int]]
 
 
-class Census:
+class DiskUsage:
     """Counts what is in the store at `root`. One thread at a time calls it."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._known: _Known = {}
 
-    def count(self, pause: Callable[[], None]) -> dict[str, Totals]:
+    def count(self, pause: Callable[[], None]) -> dict[str, UsageTotals]:
         """Return what files, repositories and drops have. `pause` is called often, and may end it by an exception."""
         repositories = os.path.join(self._root, "repositories")
         # What is not there any more is forgotten.
@@ -53,8 +53,8 @@ class Census:
             "drops": self._sum([os.path.join(self._root, "drops")], before, pause),
         }
 
-    def _sum(self, namespaces: Iterable[str], before: _Known, pause: Callable[[], None]) -> Totals:
-        totals = Totals()
+    def _sum(self, namespaces: Iterable[str], before: _Known, pause: Callable[[], None]) -> UsageTotals:
+        totals = UsageTotals()
         for namespace in namespaces:
             for entry in _folders(namespace):
                 if _SHARD.fullmatch(entry.name):
@@ -62,11 +62,11 @@ class Census:
                     pause()
         return totals
 
-    def _shard(self, path: str, before: _Known, pause: Callable[[], None]) -> Totals:
+    def _shard(self, path: str, before: _Known, pause: Callable[[], None]) -> UsageTotals:
         try:
             changed = os.stat(path).st_mtime_ns
         except FileNotFoundError:
-            return Totals()
+            return UsageTotals()
         key = path[len(self._root) :]
         known = before.get(key)
         if known is None or known[0] != changed:
@@ -74,13 +74,13 @@ class Census:
             lasts = is_past(changed)
             known = (changed, *_contents(path, pause))
             if not lasts:
-                return Totals(*known[1:])
+                return UsageTotals(*known[1:])
         if len(self._known) < _REMEMBERED:
             self._known[key] = known
-        return Totals(*known[1:])
+        return UsageTotals(*known[1:])
 
 
-def _contents(path: str, pause: Callable[[], None]) -> Totals:
+def _contents(path: str, pause: Callable[[], None]) -> UsageTotals:
     objects = size = 0
     for number, entry in enumerate(_entries(path)):
         if not number % _STEP:
@@ -94,7 +94,7 @@ def _contents(path: str, pause: Callable[[], None]) -> Totals:
         if stat.S_ISREG(status.st_mode):
             objects += 1
             size += status.st_size
-    return Totals(objects, size)
+    return UsageTotals(objects, size)
 
 
 def _folders(path: str) -> Iterator[os.DirEntry[str]]:

@@ -6,14 +6,14 @@ import io
 from typing import Any
 
 from filestoraged.store.contract import Blob, Sink
-from filestoraged.store.memcached.buffers import Memory
+from filestoraged.store.memcached.buffers import BufferBudget
 from filestoraged.store.memcached.manifest import Manifest
 
 
-class FetchedBlob(Blob):
+class MemcachedBlob(Blob):
     """It is read once, from front to back: the memory of what has been handed on is given back."""
 
-    def __init__(self, manifest: Manifest, memory: Memory) -> None:
+    def __init__(self, manifest: Manifest, memory: BufferBudget) -> None:
         """Take over the `memory` that holds the object."""
         self.digest = manifest.digest
         self.size = manifest.size
@@ -39,7 +39,7 @@ class FetchedBlob(Blob):
 class Stream(io.RawIOBase):
     """A fetched blob from front to back; for `io.BufferedReader`, which has lines and small reads."""
 
-    def __init__(self, blob: FetchedBlob) -> None:
+    def __init__(self, blob: MemcachedBlob) -> None:
         self._blob = blob
         self._position = 0
 

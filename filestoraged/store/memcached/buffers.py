@@ -20,7 +20,7 @@ _SMALL = 64 * 1024
 _STEP = 4 * 1024 * 1024
 
 
-class Budget:
+class BufferReservation:
     """`size` bytes for all together. Used by many threads; the condition guards who waits and what is left.
 
     Turns come in the order of asking. Who wants more than there is gets a turn when nobody else has anything.
@@ -56,10 +56,10 @@ class Budget:
         return size <= self._left or self._left == self._size
 
 
-class Memory:
+class BufferBudget:
     """A share of a budget, filled once and then read from front to back. One thread at a time has it."""
 
-    def __init__(self, budget: Budget, size: int, *, spare: int) -> None:
+    def __init__(self, budget: BufferReservation, size: int, *, spare: int) -> None:
         """Wait for `size` bytes, and have `spare` ones behind them. Raises StoreUnavailable."""
         self._counted = size if size > _SMALL else 0
         if self._counted:

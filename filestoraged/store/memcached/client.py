@@ -57,7 +57,7 @@ class _BoundedSocket:
         self.plain.close()
 
 
-class Link(Client):
+class ServerClient(Client):
     """One thread at a time uses it. What fails closes it, and the next question connects anew."""
 
     sock: Any

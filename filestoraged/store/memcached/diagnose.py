@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.memcached.manifest import CHUNK_SIZE
-from filestoraged.store.memcached.pool import Node, Nodes, figure
+from filestoraged.store.memcached.pool import PoolServer, ServerPool, figure
 
 # What a chunk's key, its header and its slot take beside its bytes.
 _ITEM_OVERHEAD = 288
@@ -24,17 +24,17 @@ _Stats = dict[bytes, Any]
 GOOD, NOTE, BAD = "good", "note", "BAD"
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     verdict: str
     text: str
 
 
-def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> list[Finding]:
+def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> list[Diagnosis]:
     """What is good and what is not about keeping objects of `size` bytes in all on these servers, one sentence each.
 
     Raises ValueError where one of them is no HOST:PORT.
     """
-    nodes = Nodes(servers, timeout=timeout, connect_timeout=timeout).all
+    nodes = ServerPool(servers, timeout=timeout, connect_timeout=timeout).all
     # Chunks are spread evenly.
     share = size * (100 + _OVERHEAD) // 100 // len(nodes)
     return [finding for node in nodes for finding in _examine_node(node, share)]
@@ -46,13 +46,13 @@ class Usage(NamedTuple):
     size: int
 
 
-def usage(nodes: Nodes) -> dict[str, Usage | None]:
+def usage(nodes: ServerPool) -> dict[str, Usage | None]:
     """How much each server keeps, by its name; None where it does not say. All are asked at once."""
     with ThreadPoolExecutor(len(nodes.all)) as threads:
         return dict(zip((node.name for node in nodes.all), threads.map(_usage, nodes.all)))
 
 
-def _usage(node: Node) -> Usage | None:
+def _usage(node: PoolServer) -> Usage | None:
     try:
         stats = _stats(node)
     except StoreUnavailable:
@@ -60,11 +60,11 @@ def _usage(node: Node) -> Usage | None:
     return Usage(figure(stats, b"curr_items"), figure(stats, b"bytes"))
 
 
-def _examine_node(node: Node, share: int) -> Iterator[Finding]:
+def _examine_node(node: PoolServer, share: int) -> Iterator[Diagnosis]:
     try:
         stats, settings = _stats(node), _stats(node, "settings")
     except StoreUnavailable as error:
-        yield Finding(BAD, str(error.__cause__))
+        yield Diagnosis(BAD, str(error.__cause__))
         return
     for finding in (
         _version(stats),
@@ -73,41 +73,41 @@ def _examine_node(node: Node, share: int) -> Iterator[Finding]:
         _evictions(stats),
         _when_full(settings),
     ):
-        yield Finding(finding.verdict, f"memcached {node.name}: {finding.text}")
+        yield Diagnosis(finding.verdict, f"memcached {node.name}: {finding.text}")
 
 
-def _stats(node: Node, *names: str) -> _Stats:
+def _stats(node: PoolServer, *names: str) -> _Stats:
     return node.ask(lambda link: link.stats(*names))
 
 
-def _version(stats: _Stats) -> Finding:
+def _version(stats: _Stats) -> Diagnosis:
     version = stats.get(b"version", b"").decode("ascii", "replace")
-    return Finding(GOOD if version else BAD, f"is reachable, version {version or 'unknown'}")
+    return Diagnosis(GOOD if version else BAD, f"is reachable, version {version or 'unknown'}")
 
 
-def _item_size(settings: _Stats) -> Finding:
+def _item_size(settings: _Stats) -> Diagnosis:
     largest, needed = figure(settings, b"item_size_max"), CHUNK_SIZE + _ITEM_OVERHEAD
-    return Finding(
+    return Diagnosis(
         GOOD if largest >= needed else BAD, f"takes items of up to {largest} bytes; {needed} are needed (-I)"
     )
 
 
-def _memory(stats: _Stats, share: int) -> Finding:
+def _memory(stats: _Stats, share: int) -> Diagnosis:
     limit, used = figure(stats, b"limit_maxbytes"), figure(stats, b"bytes")
     free = max(0, limit - used)
-    return Finding(
+    return Diagnosis(
         GOOD if free >= share else BAD,
         f"has {limit // _MIB} MiB, {free // _MIB} of them free; {-(-share // _MIB)} are needed (-m)",
     )
 
 
-def _evictions(stats: _Stats) -> Finding:
+def _evictions(stats: _Stats) -> Diagnosis:
     count = figure(stats, b"evictions")
-    return Finding(BAD if count else GOOD, f"has evicted {count} items so far")
+    return Diagnosis(BAD if count else GOOD, f"has evicted {count} items so far")
 
 
-def _when_full(settings: _Stats) -> Finding:
+def _when_full(settings: _Stats) -> Diagnosis:
     if settings.get(b"evictions") == b"off":
-        return Finding(GOOD, "refuses new objects when it is full")
+        return Diagnosis(GOOD, "refuses new objects when it is full")
     # Who uses it as a cache wants just that.
-    return Finding(NOTE, "drops old objects when it is full; with -M it refuses new ones")
+    return Diagnosis(NOTE, "drops old objects when it is full; with -M it refuses new ones")

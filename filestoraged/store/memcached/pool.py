@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import Error, StorageFull, StoreUnavailable
-from filestoraged.store.memcached.client import Link
+from filestoraged.store.memcached.client import ServerClient
 
 try:
     from pymemcache.exceptions import MemcacheError
@@ -46,7 +46,7 @@ class Found(NamedTuple):
     version: bytes
 
 
-class Node:
+class PoolServer:
     """One server. Many threads ask it, each on a connection of its own.
 
     One that has let somebody wait in vain is suspect: until it answers again, one thread at a time waits for it, and
@@ -63,11 +63,11 @@ class Node:
 
     def _begin(self) -> None:
         self._owner = os.getpid()
-        self._idle: deque[Link] = deque()
+        self._idle: deque[ServerClient] = deque()
         self._probing = threading.Lock()
         self.suspect = False
 
-    def ask(self, question: Callable[[Link], _Answer]) -> _Answer:
+    def ask(self, question: Callable[[ServerClient], _Answer]) -> _Answer:
         """Raises StoreUnavailable where no answer comes, StorageFull where there is no room."""
         if self._owner != os.getpid():
             # A child must not talk on its parent's connections, nor wait for its parent's threads.
@@ -95,11 +95,11 @@ class Node:
         while self._idle:
             self._idle.pop().close()
 
-    def _ask(self, question: Callable[[Link], _Answer]) -> _Answer:
+    def _ask(self, question: Callable[[ServerClient], _Answer]) -> _Answer:
         try:
             link = self._idle.pop()
         except IndexError:
-            link = Link(self._address, connect_timeout=self._connect_timeout, timeout=self._timeout)
+            link = ServerClient(self._address, connect_timeout=self._connect_timeout, timeout=self._timeout)
         try:
             answer = _ask_twice(link, question)
         except (MemcacheError, OSError) as error:
@@ -113,7 +113,7 @@ class Node:
         return answer
 
 
-class Nodes:
+class ServerPool:
     """All servers of a pool as one. Keys are spread by rendezvous hashing: the node that scores highest has it."""
 
     def __init__(self, servers: Sequence[str], *, timeout: float, connect_timeout: float) -> None:
@@ -126,12 +126,12 @@ class Nodes:
         names = dict.fromkeys(servers)
         if not names:
             raise ValueError("a pool has one memcached server at least")
-        self.all = [Node(name, timeout=timeout, connect_timeout=connect_timeout) for name in names]
+        self.all = [PoolServer(name, timeout=timeout, connect_timeout=connect_timeout) for name in names]
 
     def check(self) -> list[BaseException]:
         """Ask each server for a sign of life, all at once. Returns why those that give none do not."""
         with ThreadPoolExecutor(len(self.all)) as threads:
-            return [failure for failure in threads.map(Node.check, self.all) if failure is not None]
+            return [failure for failure in threads.map(PoolServer.check, self.all) if failure is not None]
 
     def require(self) -> None:
         """Raises StoreUnavailable where one of them gives no sign of life."""
@@ -169,7 +169,7 @@ class Nodes:
         """
         answers: list[bool | None] = []
 
-        def expire(link: Link) -> bool:
+        def expire(link: ServerClient) -> bool:
             # The text protocol has no conditional delete, but a swap may set an expiry that has passed.
             answers.append(None)
             answers[-1] = link.cas(key, b"", version, _AT_ONCE)
@@ -219,19 +219,19 @@ class Nodes:
             return StorageFull("There is no room for all of it: what was stored first has been evicted.")
         return StoreUnavailable("A memcached server has lost a part of the upload: it was restarted.", node=node.name)
 
-    def _by_node(self, keys: Iterable[str]) -> dict[Node, list[str]]:
-        by_node: dict[Node, list[str]] = {}
+    def _by_node(self, keys: Iterable[str]) -> dict[PoolServer, list[str]]:
+        by_node: dict[PoolServer, list[str]] = {}
         for key in keys:
             by_node.setdefault(self._of(key), []).append(key)
         return by_node
 
-    def _of(self, key: str) -> Node:
+    def _of(self, key: str) -> PoolServer:
         if len(self.all) == 1:
             return self.all[0]
         return max(self.all, key=lambda node: hashlib.blake2b(f"{node.name} {key}".encode(), digest_size=8).digest())
 
 
-def _ask_twice(link: Link, question: Callable[[Link], _Answer]) -> _Answer:
+def _ask_twice(link: ServerClient, question: Callable[[ServerClient], _Answer]) -> _Answer:
     try:
         return question(link)
     except TimeoutError:
@@ -252,11 +252,11 @@ def figure(statistics: Mapping[bytes, object], name: bytes) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _touch_all(keys: Sequence[tuple[str, int]], link: Link) -> list[bool]:
+def _touch_all(keys: Sequence[tuple[str, int]], link: ServerClient) -> list[bool]:
     return link.touch_all(keys)
 
 
-def _delete_all(keys: Sequence[str], link: Link) -> None:
+def _delete_all(keys: Sequence[str], link: ServerClient) -> None:
     link.delete_all(keys)
 
 

@@ -34,7 +34,7 @@ _CHUNKS_LONGER = 60
 _MayStay = Callable[[Manifest], bool]
 
 
-class ChunkedStaging(Staging):
+class MemcachedStaging(Staging):
     """Sends each chunk as soon as it is full, and has no more than one."""
 
     def __init__(self, store: MemcachedStore, size: int | None, expected: Sequence[Expected]) -> None:

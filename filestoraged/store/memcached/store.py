@@ -43,12 +43,12 @@ from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import CorruptObject, NotFound, StorageFull, StoreUnavailable
 from filestoraged.store.contract import Store
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
-from filestoraged.store.memcached.blob import FetchedBlob, Stream
-from filestoraged.store.memcached.buffers import Budget, Memory
+from filestoraged.store.memcached.blob import MemcachedBlob, Stream
+from filestoraged.store.memcached.buffers import BufferBudget, BufferReservation
 from filestoraged.store.memcached.client import LINE_END
 from filestoraged.store.memcached.manifest import MAX_SIZE, Manifest, removal_mark, unpack
-from filestoraged.store.memcached.pool import Found, Nodes
-from filestoraged.store.memcached.staging import ATTEMPTS, ChunkedStaging
+from filestoraged.store.memcached.pool import Found, ServerPool
+from filestoraged.store.memcached.staging import ATTEMPTS, MemcachedStaging
 
 # For all downloads of a store, in bytes: five of the largest objects.
 MEMORY = 256 * 1024 * 1024
@@ -87,14 +87,14 @@ class MemcachedStore(Store):
         self.max_size = max_size
         self.ttl = ttl
         self.hash_threads = hash_threads or HashThreads()
-        self.nodes = Nodes(servers, timeout=timeout, connect_timeout=connect_timeout)
-        self._budget = Budget(memory)
+        self.nodes = ServerPool(servers, timeout=timeout, connect_timeout=connect_timeout)
+        self._budget = BufferReservation(memory)
         self._path: list[str] = []
 
-    def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> ChunkedStaging:
-        return ChunkedStaging(self, size, expected)
+    def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> MemcachedStaging:
+        return MemcachedStaging(self, size, expected)
 
-    def open(self, oid: str = "", *, name: str | None = None) -> FetchedBlob:
+    def open(self, oid: str = "", *, name: str | None = None) -> MemcachedBlob:
         """Fetch an object and check all of it, which takes its size of the store's memory until it is closed.
 
         In one pass: a second one, which would need no memory, takes longer, and may come upon a loss when the first
@@ -219,14 +219,14 @@ class MemcachedStore(Store):
             raise CorruptObject(oid, "its manifest is of other bytes")
         return manifest
 
-    def _load(self, manifest: Manifest) -> FetchedBlob:
-        memory = Memory(self._budget, manifest.size, spare=LINE_END)
+    def _load(self, manifest: Manifest) -> MemcachedBlob:
+        memory = BufferBudget(self._budget, manifest.size, spare=LINE_END)
         try:
             self._fetch(manifest, memory.view)
         except BaseException:
             memory.close()
             raise
-        return FetchedBlob(manifest, memory)
+        return MemcachedBlob(manifest, memory)
 
     def _fetch(self, manifest: Manifest, view: memoryview | None) -> None:
         """Check all bytes of an object, and leave them in `view`, if there is one. Raises CorruptObject."""

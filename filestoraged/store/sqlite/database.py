@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreFailed, StoreUnavailable
 from filestoraged.store.disk.directories import sync
-from filestoraged.store.sqlite.write_lock import Turn
+from filestoraged.store.sqlite.write_lock import WriteLock
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def prepare(path: str, schema: Schema) -> None:
         check_size(path)
         is_warm = _read_through(path)
         _make_file(path)
-        with contextlib.closing(Turn(path)) as turn:
+        with contextlib.closing(WriteLock(path)) as turn:
             connection = connect(path)
             try:
                 if not _is_made(connection, path, schema):
@@ -151,7 +151,7 @@ def prepare(path: str, schema: Schema) -> None:
         raise StartError(f"The database {path} cannot be used: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def retire(connection: sqlite3.Connection, turn: Turn) -> None:
+def retire(connection: sqlite3.Connection, turn: WriteLock) -> None:
     """Close a connection that may be the last one to its file.
 
     SQLite then copies the log into the database and removes it, and keeps to itself that a sync has failed. So that is

@@ -23,7 +23,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Readers, Schema
-from filestoraged.store.sqlite.write_lock import Turn
+from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.sqlite.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ _Job = TypeVar("_Job", bound=Job)
 LATER = object()
 
 
-class GroupedDatabase(ABC, Generic[_Job]):
+class GroupCommitDatabase(ABC, Generic[_Job]):
     """Jobs of many callers become one transaction. Make it after the fork.
 
     A subclass says what a job is, and writes those of a round.
@@ -65,7 +65,7 @@ class GroupedDatabase(ABC, Generic[_Job]):
     def __init__(self, path: str, schema: Schema) -> None:
         self._path = path
         self._schema = schema
-        self._turn = Turn(path)
+        self._turn = WriteLock(path)
         self._readers = Readers(path)
         self._connection: sqlite3.Connection | None = None
         self._pages = 0
@@ -180,7 +180,7 @@ class _Work(NamedTuple):
 _PAGES = 6
 
 
-class Ledger(GroupedDatabase[_Work]):
+class TransactionQueue(GroupCommitDatabase[_Work]):
     """What is written is on disk when it is answered."""
 
     def read(self, question: str, *values: Any) -> list[Any]:

@@ -26,7 +26,7 @@ _SIZE = 4096
 _PAUSE = 0.02
 
 
-class Turn:
+class WriteLock:
     """Made after the fork. One thread of a process takes the lock, any thread reads the numbers.
 
     A with-block waits for the lock, in the kernel and in order, where SQLite's own lock is asked for again and again.

@@ -7,7 +7,7 @@ import tracemalloc
 from unittest import mock
 
 from filestoraged.errors import NotFound
-from filestoraged.store.disk.small_blobs import SMALL, Recent, SmallBlob
+from filestoraged.store.disk.small_blobs import SMALL, SmallBlob, SmallBlobCache
 from filestoraged.store.disk.store import DiskStore
 from tests.store.contract import Gather
 from tests.support import TempCase
@@ -92,7 +92,7 @@ class RecentTest(TempCase):
         self.assertEqual(self.store._recent._size, sum(blob.size for blob in kept))
 
     def test_what_is_kept_keeps_its_bound_however_small_objects_are(self) -> None:
-        recent = Recent()
+        recent = SmallBlobCache()
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         most = 0

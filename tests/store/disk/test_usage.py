@@ -10,7 +10,7 @@ from unittest import mock
 
 from filestoraged.store.disk.directories import is_past
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.disk.usage import Census, Totals
+from filestoraged.store.disk.usage import DiskUsage, UsageTotals
 from tests.support import TempCase
 
 
@@ -18,9 +18,9 @@ class CensusTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.store = DiskStore(self.directory / "store")
-        self.census = Census(self.store.root)
+        self.census = DiskUsage(self.store.root)
 
-    def count(self) -> dict[str, Totals]:
+    def count(self) -> dict[str, UsageTotals]:
         return self.census.count(lambda: None)
 
     def scanned(self) -> int:
@@ -42,7 +42,9 @@ class CensusTest(TempCase):
 
         counted = self.count()
 
-        self.assertEqual({"files": Totals(2, 9), "repositories": Totals(2, 6), "drops": Totals(1, 1)}, counted)
+        self.assertEqual(
+            {"files": UsageTotals(2, 9), "repositories": UsageTotals(2, 6), "drops": UsageTotals(1, 1)}, counted
+        )
 
     def test_folders_that_did_not_change_are_not_listed_again(self) -> None:
         digests = [self.store.put(bytes([number])) for number in range(10)]
@@ -85,7 +87,7 @@ class CensusTest(TempCase):
         self.assertGreaterEqual(len(pauses), 10)
 
     def test_what_is_remembered_keeps_its_bound(self) -> None:
-        census = Census("/var/lib/filestoraged")
+        census = DiskUsage("/var/lib/filestoraged")
         numbers = iter(range(2**40, 2**41))
 
         class Status:
@@ -95,8 +97,8 @@ class CensusTest(TempCase):
 
         changed = Status()
 
-        def contents(*_: Any) -> Totals:
-            return Totals(next(numbers), next(numbers))
+        def contents(*_: Any) -> UsageTotals:
+            return UsageTotals(next(numbers), next(numbers))
 
         with mock.patch("filestoraged.store.disk.usage._contents", contents), mock.patch("os.stat", lambda _: changed):
             tracemalloc.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store.memcached.buffers import Budget, Memory
+from filestoraged.store.memcached.buffers import BufferBudget, BufferReservation
 from tests.support import PATIENCE, TempCase
 
 MIB = 1024 * 1024
@@ -13,7 +13,7 @@ MIB = 1024 * 1024
 
 class BudgetTest(TempCase):
     def test_who_waits_too_long_is_told(self) -> None:
-        budget = Budget(10, patience=0.01)
+        budget = BufferReservation(10, patience=0.01)
         budget.take(10)
 
         self.assertRaises(StoreUnavailable, budget.take, 1)
@@ -21,7 +21,7 @@ class BudgetTest(TempCase):
         budget.take(10)
 
     def test_a_small_one_does_not_overtake_a_large_one(self) -> None:
-        budget = Budget(10, patience=PATIENCE)
+        budget = BufferReservation(10, patience=PATIENCE)
         budget.take(8)
         order: list[int] = []
 
@@ -43,7 +43,7 @@ class BudgetTest(TempCase):
         self.assertEqual([9, 1], order)
 
     def test_who_wants_more_than_there_is_waits_for_all_of_it(self) -> None:
-        budget = Budget(10, patience=0.01)
+        budget = BufferReservation(10, patience=0.01)
         budget.take(1)
 
         self.assertRaises(StoreUnavailable, budget.take, 11)
@@ -56,8 +56,8 @@ class BudgetTest(TempCase):
 
 class MemoryTest(TempCase):
     def test_what_was_read_goes_back_in_steps_and_the_rest_at_the_end(self) -> None:
-        budget = Budget(12 * MIB, patience=0.01)
-        memory = Memory(budget, 10 * MIB, spare=2)
+        budget = BufferReservation(12 * MIB, patience=0.01)
+        memory = BufferBudget(budget, 10 * MIB, spare=2)
         memory.view[:] = bytes(10 * MIB) + b"!!"
 
         memory.drop_before(9 * MIB)
@@ -71,8 +71,8 @@ class MemoryTest(TempCase):
         self.assertRaises(StoreUnavailable, budget.take, 1)
 
     def test_what_has_less_than_a_step_goes_back_at_the_end(self) -> None:
-        budget = Budget(MIB, patience=0.01)
-        memory = Memory(budget, MIB, spare=2)
+        budget = BufferReservation(MIB, patience=0.01)
+        memory = BufferBudget(budget, MIB, spare=2)
         memory.drop_before(MIB)
 
         self.assertRaises(StoreUnavailable, budget.take, 1)
@@ -80,10 +80,10 @@ class MemoryTest(TempCase):
         budget.take(MIB)
 
     def test_what_is_small_does_not_wait_for_large_ones(self) -> None:
-        budget = Budget(10, patience=0.01)
+        budget = BufferReservation(10, patience=0.01)
         budget.take(10)
 
-        Memory(budget, 64 * 1024, spare=2).close()
+        BufferBudget(budget, 64 * 1024, spare=2).close()
 
         budget.give(10)
         budget.take(10)

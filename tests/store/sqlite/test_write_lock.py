@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 
-from filestoraged.store.sqlite.write_lock import Turn
+from filestoraged.store.sqlite.write_lock import WriteLock
 from tests.daemon.process import ROOT
 from tests.support import TempCase, find_program
 
@@ -18,8 +18,8 @@ class TurnTest(TempCase):
         self.path = str(self.directory / "kv.sqlite")
         self.turn = self.open_turn()
 
-    def open_turn(self) -> Turn:
-        turn = Turn(self.path)
+    def open_turn(self) -> WriteLock:
+        turn = WriteLock(self.path)
         self.addCleanup(turn.close)
         return turn
 
@@ -68,14 +68,14 @@ class TurnTest(TempCase):
         disk.mkdir()
         script = textwrap.dedent("""
             import errno, os
-            from filestoraged.store.sqlite.write_lock import Turn
+            from filestoraged.store.sqlite.write_lock import WriteLock
             with open("disk/filler", "wb", buffering=0) as filler:
                 try:
                     while True:
                         filler.write(bytes(4096))
                 except OSError as error:
                     assert error.errno == errno.ENOSPC
-            turn = Turn("disk/kv.sqlite")
+            turn = WriteLock("disk/kv.sqlite")
             print(turn.commits % 2)
             try:
                 with turn:
