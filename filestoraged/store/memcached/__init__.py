@@ -1,1 +1,5 @@
 """Objects in memcached."""
+
+from filestoraged.store.memcached.store import MemcachedStore
+
+__all__ = ["MemcachedStore"]
