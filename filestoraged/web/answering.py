@@ -9,8 +9,7 @@ from filestoraged.web.connection import SIGN, TALK, Connection
 from filestoraged.web.message import Request, Response
 from filestoraged.web.response_head import encode_head
 from filestoraged.web.sender import WouldWait
-from filestoraged.wire.body import Framing
-from filestoraged.wire.framing import NO_BODY
+from filestoraged.wire.body import NO_BODY, Framing
 
 # How often it is looked whether the last bytes of an answer have come, in seconds.
 _LOOK = 0.1

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 from filestoraged.web.message import Request
-from filestoraged.wire.body import Framing, Sized
-from filestoraged.wire.framing import NO_BODY, body_framing
+from filestoraged.wire.body import NO_BODY, Framing, Sized, body_framing
 from filestoraged.wire.head import parse_fields, parse_head
 
 # Bytes of memory for all that is remembered. When they are reached, all of it is forgotten.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.errors import MalformedRequest
 from filestoraged.web.request_cache import LARGEST, RequestCache
-from filestoraged.wire.framing import NO_BODY
+from filestoraged.wire.body import NO_BODY
 
 GET = b"GET /abc?name=x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n"

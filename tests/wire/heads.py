@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from filestoraged.errors import MalformedRequest
-from filestoraged.wire.framing import body_framing
+from filestoraged.wire.body import body_framing
 from filestoraged.wire.head import Head, parse_head
 
 HOST = b"Host: localhost"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from filestoraged.errors import TooLarge, UnknownCoding
-from filestoraged.wire.body import Chunked, Framing, Sized
-from filestoraged.wire.framing import body_framing
+from filestoraged.wire.body import Chunked, Framing, Sized, body_framing
 from tests.wire.heads import HOST, HeadCase, head_of, parse
 
 

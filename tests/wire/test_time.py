@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 from filestoraged.errors import Error
 from filestoraged.wire import accept, authorization, conditions, dates, expectations, head, json_text, multipart, ranges
-from filestoraged.wire.body import Chunked
-from filestoraged.wire.framing import body_framing
+from filestoraged.wire.body import Chunked, body_framing
 from filestoraged.wire.head import MAX_HEAD, MAX_TARGET
 from filestoraged.wire.origin import parse_host, parse_origin
 from filestoraged.wire.parameters import attachment, decode_extended, parse_parameters
