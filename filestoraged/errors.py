@@ -70,7 +70,7 @@ class Unauthorized(Error):
         return (("WWW-Authenticate", 'Basic realm="drop", charset="UTF-8"'),)
 
 
-class TokenNeeded(Unauthorized):
+class TokenRequired(Unauthorized):
     """The token is missing or not known."""
 
     @property
@@ -176,7 +176,7 @@ class ExpectationFailed(Error):
     status = 417
 
 
-class Misdirected(Error):
+class MisdirectedRequest(Error):
     """The request asks for a `host` that this server does not answer for (RFC 9110, section 15.5.20)."""
 
     status = 421
@@ -229,7 +229,7 @@ class CorruptObject(Error):
         self.reason = reason
 
 
-class UnknownCoding(Error):
+class UnknownTransferCoding(Error):
     """A transfer coding other than chunked (RFC 9112, section 6.1)."""
 
     status = 501
@@ -286,7 +286,7 @@ class StoreFailed(Error):
         super().__init__(message)
 
 
-class Unforeseen(Error):
+class InternalError(Error):
     """Whatever else went wrong: a defect of this program."""
 
 
@@ -310,4 +310,4 @@ def _names(family: type[Error]) -> tuple[str, ...]:
 
 
 # What an error may be called.
-KINDS = _names(Error)
+ERROR_NAMES = _names(Error)

@@ -11,7 +11,7 @@ from filestoraged.store.kv import KeyValues
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import JSON, NO_STORE, Answer, Receiving, Request, Response
 from filestoraged.web.router import Page, Router
-from filestoraged.wire.json_text import pair, parse_pair, parse_string
+from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 
 # What was committed a moment ago may have changed.
 _FRESH_JSON = JSON + NO_STORE
@@ -75,7 +75,7 @@ class _Pages:
         value = self._keys.get(key)
         if value is None:
             raise NotFound("There is no value by that key.", name=key)
-        body = pair(key, value) + b"\n"
+        body = encode_pair(key, value) + b"\n"
         if commits % 2 == 0:
             self._answers.keep(request.path, commits, body)
         return Response(200, _FRESH_JSON, body)

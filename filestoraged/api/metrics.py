@@ -17,7 +17,7 @@ from filestoraged.web.counters import BOUNDS, Figures
 from filestoraged.web.message import Answer, Request, Response, field_lines
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.router import Page, Router
-from filestoraged.wire.exposition import CONTENT_TYPE, Classes, Family, Sample, exposition
+from filestoraged.wire.exposition import CONTENT_TYPE, Family, Histogram, Sample, exposition
 
 _FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"))
 
@@ -128,7 +128,7 @@ def _requests(meter: Metrics) -> Iterator[Family]:
         for kind, number in each.kinds.items():
             kinds[kind] = kinds.get(kind, 0) + number
 
-    def samples(of: Callable[[Figures], int | Classes]) -> list[Sample]:
+    def samples(of: Callable[[Figures], int | Histogram]) -> list[Sample]:
         return [({"interface": name, "method": method}, of(each)) for (name, method), each in figures.items()]
 
     yield Family(
@@ -145,7 +145,7 @@ def _requests(meter: Metrics) -> Iterator[Family]:
         "filestoraged_request_duration_seconds",
         "histogram",
         "From the first byte of a request to the last of its answer.",
-        samples(lambda each: Classes(BOUNDS, each.times, each.seconds)),
+        samples(lambda each: Histogram(BOUNDS, each.times, each.seconds)),
     )
     yield Family(
         "filestoraged_received_bytes_total",

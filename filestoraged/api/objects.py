@@ -63,7 +63,7 @@ def begin(request: Request, store: Store, *, size: int | None, expected: Sequenc
     if "content-range" in request.fields:
         # `curl -C -` sends the rest of a file so. Kept as a whole, it would be another file (RFC 9110, section 14.5).
         raise BadRequest("An object is uploaded as a whole.")
-    if conditions.wants_new(request.fields):
+    if conditions.forbids_overwrite(request.fields):
         for algorithm, digest in expected:
             if algorithm == store.algorithm and _exists(store, digest):
                 raise AlreadyExists(digest)
@@ -71,7 +71,7 @@ def begin(request: Request, store: Store, *, size: int | None, expected: Sequenc
 
 
 def commit(request: Request, staging: Staging) -> str:
-    return staging.commit_new() if conditions.wants_new(request.fields) else staging.commit()
+    return staging.commit_new() if conditions.forbids_overwrite(request.fields) else staging.commit()
 
 
 def announced(request: Request, store: Store) -> Sequence[Expected]:
@@ -114,8 +114,8 @@ def remove(request: Request, store: Store, name: str) -> str:
     if any(field.startswith("if-") for field in request.fields):
         # Where it is not there, `remove` says so, and only once that is durable.
         with contextlib.suppress(NotFound), store.open(digest) as blob:
-            conditions.check_unchanged(request.fields, digest, blob.modified)
-            if conditions.is_known(request.fields, digest):
+            conditions.check_preconditions(request.fields, digest, blob.modified)
+            if conditions.matches_if_none_match(request.fields, digest):
                 raise PreconditionFailed("The object is one that If-None-Match names.")
     store.remove(digest)
     return digest
@@ -138,7 +138,7 @@ def _represent(request: Request, blob: Blob, fixed: Fields, accel: Fields) -> Re
     if accel:
         return _hand_over(blob, fields + accel)
     wanted = request.fields.get("range")
-    if wanted is not None and conditions.range_holds(request.fields, blob.digest, blob.modified):
+    if wanted is not None and conditions.if_range_holds(request.fields, blob.digest, blob.modified):
         part = parse_range(wanted, blob.size)
         if part is not None:
             start, stop = part

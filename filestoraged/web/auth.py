@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from filestoraged.errors import Forbidden, TokenNeeded
+from filestoraged.errors import Forbidden, TokenRequired
 from filestoraged.web.message import Request
 from filestoraged.web.metrics import NOWHERE
 from filestoraged.web.router import Router
@@ -57,7 +57,7 @@ class Tokens:
         return router.public or not self._anybodys.isdisjoint(self._wanted(request, router, segments))
 
     def check(self, request: Request, router: Router, segments: Sequence[str]) -> None:
-        """Raises TokenNeeded where a request carries none that is known, Forbidden where it is not for this."""
+        """Raises TokenRequired where a request carries none that is known, Forbidden where it is not for this."""
         wanted = self._wanted(request, router, segments)
         scopes = self._find(parse_token(request.fields.get("authorization", "")))
         # Where there is no page, nothing is wanted, and whoever has a token is told so.
@@ -66,10 +66,10 @@ class Tokens:
 
     def _find(self, token: str) -> frozenset[Scope]:
         if not token:
-            raise TokenNeeded("A token is needed.")
+            raise TokenRequired("A token is needed.")
         scopes = self._scopes.get(self._key(hashed(token)))
         if scopes is None:
-            raise TokenNeeded("The token is not known.")
+            raise TokenRequired("The token is not known.")
         return scopes
 
     def _key(self, digest: bytes) -> bytes:

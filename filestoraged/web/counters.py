@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import NamedTuple, TypeVar
 
-from filestoraged.errors import KINDS, ClientGone
+from filestoraged.errors import ERROR_NAMES, ClientGone
 from filestoraged.web.message import REASONS
 
 # Upper bounds of the classes of times, in seconds: a small object takes 20 us, a synced upload milliseconds, a large
@@ -23,7 +23,7 @@ _cell = count()
 _RECEIVED, _SENT, _MICROSECONDS = next(_cell), next(_cell), next(_cell)
 _TIMES = [next(_cell) for _ in range(len(BOUNDS) + 1)]
 _STATUSES = {status: next(_cell) for status in (*REASONS, ClientGone.status)}
-_KINDS = {kind: next(_cell) for kind in KINDS}
+_KINDS = {kind: next(_cell) for kind in ERROR_NAMES}
 
 # How many cells there are, of 64 bits each.
 SIZE = next(_cell)

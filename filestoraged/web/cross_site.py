@@ -16,7 +16,7 @@ import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from filestoraged.errors import CrossSite, Error, Misdirected
+from filestoraged.errors import CrossSite, Error, MisdirectedRequest
 from filestoraged.web.message import METHODS, Fields, Request, field_lines
 from filestoraged.wire.origin import Host, Origin, origin_at, parse_host, parse_origin
 
@@ -124,7 +124,7 @@ class Hosts:
         # Only HTTP/1.0 may lack it, and no browser does.
         if field is None or self._accepts(parse_host(field)):
             return None
-        return Misdirected(field)
+        return MisdirectedRequest(field)
 
     def _accepts(self, host: Host | None) -> bool:
         if host is None:

@@ -6,7 +6,7 @@ import errno
 import logging
 from collections.abc import Callable
 
-from filestoraged.errors import DISK_FULL, CorruptObject, Error, StorageFull, StoreFailed, Unforeseen
+from filestoraged.errors import DISK_FULL, CorruptObject, Error, InternalError, StorageFull, StoreFailed
 from filestoraged.web.message import REASONS, Response, field_lines, json_response
 from filestoraged.wire.redaction import redact_text
 
@@ -24,7 +24,7 @@ def meaning(error: Exception) -> Error:
     What the environment does (a full disk, permissions, damage) is one line, a defect of this program has a traceback.
     """
     known = _meaning(error)
-    if isinstance(known, Unforeseen):
+    if isinstance(known, InternalError):
         log.error("answering 500: %s", _in_one_line(error), exc_info=error)
     elif known.status == 500:
         log.error("answering 500: %s", _in_one_line(error))
@@ -46,7 +46,7 @@ def _meaning(error: Exception) -> Error:
     if isinstance(error, Error):
         return error
     if not isinstance(error, OSError) or error.errno in _OURS:
-        return Unforeseen("The server failed; its log says why.")
+        return InternalError("The server failed; its log says why.")
     if error.errno in DISK_FULL:
         return StorageFull("There is no room left to store this.")
     return StoreFailed()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 
 from filestoraged.errors import ClientGone, MalformedRequest
-from filestoraged.wire.head import find_end, skip_empty_lines
+from filestoraged.wire.head import find_head_end, skip_empty_lines
 
 # A plain number: the enumeration's members are slow to combine.
 DONT_WAIT = int(socket.MSG_DONTWAIT)
@@ -60,14 +60,14 @@ class Receiver:
     def take_head(self) -> bytes | None:
         """Take a head off the buffer, or return None where it is not whole.
 
-        Raises what `find_end` says of it, and MalformedRequest for too many empty lines before it.
+        Raises what `find_head_end` says of it, and MalformedRequest for too many empty lines before it.
         """
         data = skip_empty_lines(self.buffer)
         if len(data) < len(self.buffer):
             self.skipped += len(self.buffer) - len(data)
             if self.skipped > 2 * _MAX_EMPTY_LINES:
                 raise MalformedRequest(f"More than {_MAX_EMPTY_LINES} empty lines came before a request.")
-        end = find_end(data, self._seen if data is self.buffer else 0)
+        end = find_head_end(data, self._seen if data is self.buffer else 0)
         if end < 0:
             self.buffer = data
             self._seen = len(data)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
-from filestoraged.errors import MalformedRequest, TooLarge, UnknownCoding
+from filestoraged.errors import MalformedRequest, TooLarge, UnknownTransferCoding
 from filestoraged.wire.grammar import FIELD_VALUE, OWS, QUOTED_STRING, TOKEN, latin
 from filestoraged.wire.head import Head
 
@@ -140,7 +140,7 @@ NO_BODY: Framing = Sized(0)
 def body_framing(head: Head) -> Framing:
     """Return how the body behind `head` is framed. RFC 9112, section 6.3.
 
-    Raises MalformedRequest, UnknownCoding or TooLarge.
+    Raises MalformedRequest, UnknownTransferCoding or TooLarge.
     """
     length = head.fields.get("content-length")
     coding = head.fields.get("transfer-encoding")
@@ -155,7 +155,7 @@ def body_framing(head: Head) -> Framing:
         # Whoever in front drops empty members reads another list than one who does not.
         raise MalformedRequest("Transfer-Encoding has an empty member.")
     if any(each != "chunked" for each in codings):
-        raise UnknownCoding("The only transfer coding known here is chunked.")
+        raise UnknownTransferCoding("The only transfer coding known here is chunked.")
     if len(codings) != 1:
         raise MalformedRequest("A body is chunked once.")
     return Chunked()

@@ -17,14 +17,14 @@ def must_send(fields: Mapping[str, str], tag: str, modified: int) -> bool:
     `tag` is what stands between an ETag's quotes, `modified` what Last-Modified says.
     Raises PreconditionFailed. RFC 9110, section 13.2.2.
     """
-    check_unchanged(fields, tag, modified)
+    check_preconditions(fields, tag, modified)
     if "if-none-match" in fields:
-        return not is_known(fields, tag)
+        return not matches_if_none_match(fields, tag)
     since = _date(fields, "if-modified-since")
     return since is None or modified > since
 
 
-def check_unchanged(fields: Mapping[str, str], tag: str, modified: int) -> None:
+def check_preconditions(fields: Mapping[str, str], tag: str, modified: int) -> None:
     """Raise PreconditionFailed where the client means another state of what is here."""
     match = fields.get("if-match")
     if match is not None:
@@ -36,13 +36,13 @@ def check_unchanged(fields: Mapping[str, str], tag: str, modified: int) -> None:
         raise PreconditionFailed("The object was stored after If-Unmodified-Since.")
 
 
-def is_known(fields: Mapping[str, str], tag: str) -> bool:
+def matches_if_none_match(fields: Mapping[str, str], tag: str) -> bool:
     """Whether If-None-Match names what is here."""
     none_match = fields.get("if-none-match")
     return none_match is not None and _matches(none_match, tag, weak=True)
 
 
-def range_holds(fields: Mapping[str, str], tag: str, modified: int) -> bool:
+def if_range_holds(fields: Mapping[str, str], tag: str, modified: int) -> bool:
     """Whether Range is to be honoured: the part that the client has is of what is here (If-Range, section 13.1.5)."""
     condition = fields.get("if-range")
     if condition is None:
@@ -52,7 +52,7 @@ def range_holds(fields: Mapping[str, str], tag: str, modified: int) -> bool:
     return parse_date(condition) == modified
 
 
-def wants_new(fields: Mapping[str, str]) -> bool:
+def forbids_overwrite(fields: Mapping[str, str]) -> bool:
     """Whether an upload is only to be kept where nothing is there yet."""
     return fields.get("if-none-match", "").strip() == "*"
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Classes(NamedTuple):
+class Histogram(NamedTuple):
     """A histogram's value: how many measures lie in each class, the last one above all `bounds`, and their `sum`."""
 
     bounds: Sequence[float]
@@ -18,7 +18,7 @@ class Classes(NamedTuple):
 
 
 # What it stands for, by label, and how much it is.
-Sample = tuple[Mapping[str, str], int | float | Classes]
+Sample = tuple[Mapping[str, str], int | float | Histogram]
 
 
 class Family(NamedTuple):
@@ -41,13 +41,13 @@ def _lines(family: Family) -> Iterator[str]:
     yield f"# HELP {family.name} {family.help}"
     yield f"# TYPE {family.name} {family.kind}"
     for labels, value in family.samples:
-        if isinstance(value, Classes):
+        if isinstance(value, Histogram):
             yield from _histogram_lines(family.name, labels, value)
         else:
             yield _line(family.name, labels, value)
 
 
-def _histogram_lines(name: str, labels: Mapping[str, str], value: Classes) -> Iterator[str]:
+def _histogram_lines(name: str, labels: Mapping[str, str], value: Histogram) -> Iterator[str]:
     # Each class counts what is in those before it as well.
     for bound, number in zip([*map(str, value.bounds), "+Inf"], accumulate(value.counts)):
         yield _line(f"{name}_bucket", {**labels, "le": bound}, number)

@@ -74,7 +74,7 @@ class Head(NamedTuple):
         return True
 
 
-def find_end(data: bytes | bytearray, seen: int = 0) -> int:
+def find_head_end(data: bytes | bytearray, seen: int = 0) -> int:
     """Return where the head in `data` ends, or -1 where it is not whole yet.
 
     `seen` is how many of the bytes were there the last time, so that a head that comes in drops is not searched anew

@@ -52,7 +52,7 @@ def parse_string(data: bytes) -> str:
     return str(value)
 
 
-def pair(name: str, value: bytes) -> bytes:
+def encode_pair(name: str, value: bytes) -> bytes:
     """The object of one pair whose value has that text."""
     return b"{%b: %b}" % (json.dumps(name, ensure_ascii=False).encode(), value)
 

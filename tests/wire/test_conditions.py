@@ -8,7 +8,13 @@ import unittest
 from collections.abc import Callable
 
 from filestoraged.errors import PreconditionFailed
-from filestoraged.wire.conditions import check_unchanged, is_known, must_send, range_holds, wants_new
+from filestoraged.wire.conditions import (
+    check_preconditions,
+    forbids_overwrite,
+    if_range_holds,
+    matches_if_none_match,
+    must_send,
+)
 from filestoraged.wire.dates import format_date
 
 TAG = "abcdef"
@@ -187,21 +193,21 @@ class PrecedenceTest(CaseOfConditions):
                 self.assertEqual(expected, self.judge(**{name: value for name, value in given.items() if value}))
 
     def test_a_change_is_judged_by_the_same_two_conditions_alone(self) -> None:
-        check_unchanged({"if-none-match": "*", "if-modified-since": AFTER}, TAG, MODIFIED)
-        check_unchanged({"if-match": '"abcdef"'}, TAG, MODIFIED)
+        check_preconditions({"if-none-match": "*", "if-modified-since": AFTER}, TAG, MODIFIED)
+        check_preconditions({"if-match": '"abcdef"'}, TAG, MODIFIED)
 
-        self.assertRaises(PreconditionFailed, check_unchanged, {"if-match": '"x"'}, TAG, MODIFIED)
-        self.assertRaises(PreconditionFailed, check_unchanged, {"if-unmodified-since": BEFORE}, TAG, MODIFIED)
+        self.assertRaises(PreconditionFailed, check_preconditions, {"if-match": '"x"'}, TAG, MODIFIED)
+        self.assertRaises(PreconditionFailed, check_preconditions, {"if-unmodified-since": BEFORE}, TAG, MODIFIED)
 
 
 class IfRangeTest(unittest.TestCase):
     def assert_holds(self, expected: bool, *fields: str) -> None:
         for field in fields:
             with self.subTest(field=field):
-                self.assertIs(expected, range_holds({"if-range": field}, TAG, MODIFIED))
+                self.assertIs(expected, if_range_holds({"if-range": field}, TAG, MODIFIED))
 
     def test_without_it_a_range_is_honoured(self) -> None:
-        self.assertTrue(range_holds({}, TAG, MODIFIED))
+        self.assertTrue(if_range_holds({}, TAG, MODIFIED))
 
     def test_the_tag_of_what_is_here_holds(self) -> None:
         self.assert_holds(True, '"abcdef"')
@@ -223,7 +229,7 @@ class IfRangeTest(unittest.TestCase):
 
 class UploadTest(unittest.TestCase):
     def test_an_asterisk_asks_for_a_new_object(self) -> None:
-        self.assertTrue(wants_new({"if-none-match": "*"}))
+        self.assertTrue(forbids_overwrite({"if-none-match": "*"}))
 
     def test_anything_else_does_not(self) -> None:
         for fields in (
@@ -234,12 +240,12 @@ class UploadTest(unittest.TestCase):
             {"if-match": "*"},
         ):
             with self.subTest(fields=fields):
-                self.assertFalse(wants_new(fields))
+                self.assertFalse(forbids_overwrite(fields))
 
     def test_a_tag_may_be_known_beforehand(self) -> None:
-        self.assertTrue(is_known({"if-none-match": 'W/"abcdef"'}, TAG))
-        self.assertFalse(is_known({"if-none-match": '"x"'}, TAG))
-        self.assertFalse(is_known({}, TAG))
+        self.assertTrue(matches_if_none_match({"if-none-match": 'W/"abcdef"'}, TAG))
+        self.assertFalse(matches_if_none_match({"if-none-match": '"x"'}, TAG))
+        self.assertFalse(matches_if_none_match({}, TAG))
 
 
 class HostileTest(unittest.TestCase):
@@ -255,7 +261,7 @@ class HostileTest(unittest.TestCase):
         )
         judges: tuple[Callable[[str], bool], ...] = (
             lambda field: must_send({"if-none-match": field}, TAG, MODIFIED),
-            lambda field: range_holds({"if-range": field}, TAG, MODIFIED),
+            lambda field: if_range_holds({"if-range": field}, TAG, MODIFIED),
         )
         for field, judge in itertools.product(hostile, judges):
             started = time.process_time()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filestoraged.errors import TooLarge, UnknownCoding
+from filestoraged.errors import TooLarge, UnknownTransferCoding
 from filestoraged.wire.body import Chunked, Framing, Sized, body_framing
 from tests.wire.heads import HOST, HeadCase, head_of, parse
 
@@ -111,7 +111,7 @@ class FramingTest(HeadCase):
         )
         for coding in codings:
             with self.subTest(coding=coding):
-                with self.assertRaises(UnknownCoding) as caught:
+                with self.assertRaises(UnknownTransferCoding) as caught:
                     framing(b"Transfer-Encoding: " + coding)
 
                 self.assertEqual(501, caught.exception.status)
@@ -120,7 +120,7 @@ class FramingTest(HeadCase):
     def test_chunked_behind_a_character_that_only_looks_like_a_blank_is_another_coding(self) -> None:
         # str.strip takes U+00A0 and U+0085 for blanks; a proxy in front does not.
         for coding in (b"\xa0chunked", b"chunked\x85", b"chunked\xa0"):
-            with self.subTest(coding=coding), self.assertRaises(UnknownCoding):
+            with self.subTest(coding=coding), self.assertRaises(UnknownTransferCoding):
                 framing(b"Transfer-Encoding: " + coding)
 
     def test_a_body_is_not_chunked_twice(self) -> None:

@@ -14,7 +14,7 @@ from filestoraged.errors import (
     TargetTooLong,
     VersionNotSupported,
 )
-from filestoraged.wire.head import find_end, parse_field_lines, parse_head, skip_empty_lines
+from filestoraged.wire.head import find_head_end, parse_field_lines, parse_head, skip_empty_lines
 from tests.wire.heads import GET, HOST, HeadCase, head_of, parse
 
 OLD_GET = b"GET / HTTP/1.0"
@@ -452,9 +452,9 @@ class ExpectationTest(unittest.TestCase):
         for step in (1, 2, 3, 4, 5, 7):
             seen = 0
             for length in range(step, len(good), step):
-                self.assertEqual(-1, find_end(good[:length], seen))
+                self.assertEqual(-1, find_head_end(good[:length], seen))
                 seen = length
-            self.assertEqual(len(good), find_end(good + b"next", seen))
+            self.assertEqual(len(good), find_head_end(good + b"next", seen))
 
     def test_a_bare_line_feed_is_seen_whichever_drop_it_comes_in(self) -> None:
         bad = GET + b"\r\nA: b\nC: d\r\n\r\n"
@@ -462,8 +462,8 @@ class ExpectationTest(unittest.TestCase):
 
         for before in range(where):
             with self.subTest(before=before), self.assertRaises(MalformedRequest):
-                self.assertEqual(-1, find_end(bad[:before]))
-                find_end(bad[: where + 1], before)
+                self.assertEqual(-1, find_head_end(bad[:before]))
+                find_head_end(bad[: where + 1], before)
 
     def test_any_other_expectation_fails(self) -> None:
         for expectation in (
@@ -492,10 +492,10 @@ class FindEndTest(unittest.TestCase):
 
     def assert_waits_until_whole(self, head: bytes, step: int = 1) -> None:
         for length in range(0, len(head), step):
-            self.assertEqual(-1, find_end(head[:length]), f"the first {length} bytes")
-            self.assertEqual(-1, find_end(bytearray(head[:length])), f"the first {length} bytes")
-        self.assertEqual(-1, find_end(head[:-1]))
-        self.assertEqual(len(head), find_end(head))
+            self.assertEqual(-1, find_head_end(head[:length]), f"the first {length} bytes")
+            self.assertEqual(-1, find_head_end(bytearray(head[:length])), f"the first {length} bytes")
+        self.assertEqual(-1, find_head_end(head[:-1]))
+        self.assertEqual(len(head), find_head_end(head))
 
     def test_a_good_head_is_waited_for_byte_by_byte(self) -> None:
         for head in self.good_heads():
@@ -512,8 +512,8 @@ class FindEndTest(unittest.TestCase):
         following = head_of(HOST) + b"body\n\n\r\n\r\n\x00" + b"x" * MAX_HEAD
         for head in [*self.good_heads(), head_of_size(MAX_HEAD)]:
             with self.subTest(head=head[:60]):
-                self.assertEqual(len(head), find_end(head + following))
-                self.assertEqual(len(head), find_end(bytearray(head + following)))
+                self.assertEqual(len(head), find_head_end(head + following))
+                self.assertEqual(len(head), find_head_end(bytearray(head + following)))
 
     def test_a_head_of_32_kib_is_read(self) -> None:
         self.assertEqual(2, len(parse_head(head_of_size(MAX_HEAD)).fields))
@@ -522,15 +522,15 @@ class FindEndTest(unittest.TestCase):
         head = head_of_size(MAX_HEAD + 1)
         for data in (head, head + b"body", head[:-1] + b"x", head * 2):
             with self.subTest(size=len(data)), self.assertRaises(HeadTooLarge):
-                find_end(data)
+                find_head_end(data)
 
     def test_what_follows_a_head_does_not_change_what_is_wrong_with_it(self) -> None:
         head = head_of_size(MAX_HEAD + 1)
         long_target = head_of(HOST, line=b"GET /" + b"x" * MAX_HEAD + b" HTTP/1.1")
         for body in (b"a\nb", b"\n", b"\r\n\n", b"\x00\r"):
             with self.subTest(body=body):
-                self.assertRaises(HeadTooLarge, find_end, head + body)
-                self.assertRaises(TargetTooLong, find_end, long_target + body)
+                self.assertRaises(HeadTooLarge, find_head_end, head + body)
+                self.assertRaises(TargetTooLong, find_head_end, long_target + body)
 
     def test_a_head_that_never_ends_is_too_large(self) -> None:
         endless = {
@@ -541,16 +541,16 @@ class FindEndTest(unittest.TestCase):
         }
         for name, data in endless.items():
             with self.subTest(name), self.assertRaises(HeadTooLarge):
-                find_end(data)
+                find_head_end(data)
 
     def test_a_target_that_never_ends_is_too_long(self) -> None:
         for data in (b"GET /" + b"x" * MAX_TARGET, b"GET /" + b"x" * MAX_HEAD, b"GET " + b"http://" + b"x" * MAX_HEAD):
             with self.subTest(size=len(data)), self.assertRaises(TargetTooLong):
-                find_end(data)
+                find_head_end(data)
 
     def test_a_target_too_long_is_said_so_where_the_head_is_too_large_as_well(self) -> None:
         with self.assertRaises(TargetTooLong):
-            find_end(head_of(HOST, line=b"GET /" + b"x" * MAX_HEAD + b" HTTP/1.1"))
+            find_head_end(head_of(HOST, line=b"GET /" + b"x" * MAX_HEAD + b" HTTP/1.1"))
 
     def test_a_head_of_bare_line_feeds_is_refused_at_once(self) -> None:
         for data in (
@@ -561,7 +561,7 @@ class FindEndTest(unittest.TestCase):
             b"\nGET",
         ):
             with self.subTest(data=data), self.assertRaises(MalformedRequest):
-                find_end(data)
+                find_head_end(data)
 
     def test_what_is_not_http_is_refused_at_once(self) -> None:
         greetings = (
@@ -574,13 +574,13 @@ class FindEndTest(unittest.TestCase):
         )
         for data in greetings:
             with self.subTest(data=data), self.assertRaises(MalformedRequest):
-                find_end(data)
+                find_head_end(data)
 
     def test_no_malformed_head_is_waited_for_when_it_is_whole(self) -> None:
         for data in (head_of(b"X : y"), head_of(b" X: y"), head_of(b"X: a\nb"), head_of(b"X: a\rb"), head_of(b"\x00")):
             with self.subTest(data=data):
                 try:
-                    end: int | None = find_end(data)
+                    end: int | None = find_head_end(data)
                 except Error:
                     end = None
 
@@ -599,9 +599,9 @@ class EmptyLinesTest(unittest.TestCase):
 
     def test_half_an_empty_line_is_waited_for(self) -> None:
         self.assertEqual(b"\r", skip_empty_lines(b"\r\n\r"))
-        self.assertEqual(-1, find_end(b"\r"))
+        self.assertEqual(-1, find_head_end(b"\r"))
         self.assertEqual(b"", skip_empty_lines(b"\r\n"))
-        self.assertEqual(-1, find_end(b""))
+        self.assertEqual(-1, find_head_end(b""))
 
     def test_a_line_end_that_is_none_is_no_empty_line(self) -> None:
         for data in (b"\nGET", b"\r\rGET", b" \r\nGET", b"\n\rGET"):

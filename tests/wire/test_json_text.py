@@ -8,7 +8,7 @@ import unittest
 from hypothesis import given, settings, strategies
 
 from filestoraged.errors import BadRequest
-from filestoraged.wire.json_text import pair, parse_pair, parse_string
+from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 
 GOOD_VALUES = (
     *(b"1.0", b"1", b"-0", b"0.10", b"1e999", b"1E+2", b"1" * 5000, b"0." + b"1" * 5000, b"true", b"null"),
@@ -87,7 +87,7 @@ class PairTest(unittest.TestCase):
         read, raw = parse_pair(data)
 
         self.assertEqual((name, value), (read, json.loads(raw)))
-        self.assertEqual({name: value}, json.loads(pair(read, raw)))
+        self.assertEqual({name: value}, json.loads(encode_pair(read, raw)))
 
     @settings(database=None, deadline=None)
     @given(strategies.binary())
