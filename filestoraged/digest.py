@@ -1,6 +1,7 @@
-"""Digests: the algorithms on offer, what a digest looks like, and comparing many at once.
+"""Digests: the supported algorithms, the syntax of a digest, and hashing by several algorithms at once.
 
-A digest is lower-case hex everywhere inside. It knows neither HTTP nor storage.
+A digest is lower-case hex; `parse_digest` reads one from a request, and the rest of the package trusts the type.
+The module knows neither HTTP nor storage.
 """
 
 from __future__ import annotations
@@ -8,51 +9,55 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NewType
 
 from filestoraged.errors import DigestMismatch
 
 Bytes = bytes | bytearray | memoryview
 
+# The hash of an object as lower-case hex digits.
+Digest = NewType("Digest", str)
+
 ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake2s", "sha3_256")
 
-# The constructors themselves: `hashlib.new` looks each of them up anew.
+# The constructors themselves: `hashlib.new` would look up the name at each call.
 _CONSTRUCTORS: dict[str, Callable[..., Any]] = {name: getattr(hashlib, name) for name in ALGORITHMS}
 
-# One in 4,000 million wrong chunks would be blamed on the next one.
+# Bytes. With 4, one damaged chunk in 4,000 million is attributed to the next chunk.
 MARK_SIZE = 4
 
-# From md5's 32 digits to sha512's 128. Any of these lengths may lie in a store whose --hash was changed.
+# From the 32 hex digits of MD5 to the 128 of SHA-512. All of these lengths are valid, whatever --hash is: a store keeps
+# the objects that it received before --hash was changed.
 _LENGTHS = range(32, 129, 2)
 _HEX = re.compile(r"[0-9a-f]*")
 
 
 class Expected(NamedTuple):
-    """What the client says the bytes are."""
+    """The digest that a client announced for an upload."""
 
     algorithm: str
     digest: str
 
 
-def parse_digest(text: str) -> str | None:
-    """Return `text` as a digest, in lower case, or None where it cannot be one."""
+def parse_digest(text: str) -> Digest | None:
+    """Return `text` in lower case, or None where no algorithm makes such a digest."""
     digest = text.lower()
-    return digest if len(digest) in _LENGTHS and _HEX.fullmatch(digest) else None
+    return Digest(digest) if len(digest) in _LENGTHS and _HEX.fullmatch(digest) else None
 
 
 def digest_length(algorithm: str) -> int:
-    """How many hex digits a digest of `algorithm` has."""
+    """Return the number of hex digits in a digest of `algorithm`."""
     return new_hash(algorithm).digest_size * 2
 
 
 def new_hash(algorithm: str) -> hashlib._Hash:
-    # Not a protection of secrets: a host in FIPS mode may still name files by their md5.
+    # A digest names a file and protects no secret, so MD5 works on a host in FIPS mode too.
     made: hashlib._Hash = _CONSTRUCTORS[algorithm](usedforsecurity=False)
     return made
 
 
 class Hasher:
-    """Hashes bytes with one algorithm, and with those that somebody expects, each of them once."""
+    """Hashes bytes once by `algorithm` and once by each other algorithm of the `expected` digests."""
 
     def __init__(self, algorithm: str, expected: Sequence[Expected] = ()) -> None:
         self.algorithm = algorithm
@@ -66,15 +71,15 @@ class Hasher:
         for each in self._hashes.values():
             each.update(data)
 
-    def digest(self) -> str:
-        return self._hashes[self.algorithm].hexdigest()
+    def digest(self) -> Digest:
+        return Digest(self._hashes[self.algorithm].hexdigest())
 
     def mark(self) -> bytes:
-        """The first bytes of the digest of what has been hashed so far, which tell where two contents part."""
+        """Return the first MARK_SIZE bytes of the digest so far; the first differing mark locates a damaged chunk."""
         return self._hashes[self.algorithm].copy().digest()[:MARK_SIZE]
 
     def check(self) -> None:
-        """Raise DigestMismatch where the bytes are not what was expected."""
+        """Raise DigestMismatch where the digest of the bytes is not an expected one."""
         for algorithm, expected in self.expected:
             actual = self._hashes[algorithm].hexdigest()
             if actual != expected:

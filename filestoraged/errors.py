@@ -1,8 +1,8 @@
-"""Everything that can be wrong, as one family: a class per meaning, its HTTP status beside its name.
+"""Every error of the package as one table: a class per meaning, with its HTTP status.
 
-Storage raises these and `OSError`; one function, `web.refusals.refusal`, turns both into answers.
-A message is one sentence for the client: it never holds a path, a secret or a traceback. The cause
-travels with `raise … from` and goes to the log.
+Storage raises these classes and `OSError`; one module, `web.error_responses`, maps both to responses.
+A message is one sentence for the client and contains no path, no secret and no traceback. The cause travels with
+`raise ... from` and goes to the log.
 """
 
 from __future__ import annotations
@@ -11,50 +11,53 @@ import errno
 from collections.abc import Iterable
 from typing import ClassVar
 
-# Errors of a disk or a quota that has no room left. What is there can be read and removed.
+# Errors of a full disk or an exhausted quota. Stored bytes can still be read and removed.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Characters of an offending value that a message repeats: enough to recognise it in a log line.
+MAX_QUOTED = 80
 
 
 class Error(Exception):
-    """The root. Never raised bare."""
+    """The root; never raised itself."""
 
     status: ClassVar[int] = 500
-    # What the answer's "error" says where it is not the status's reason phrase.
+    # "error" in the response's body, where it is not the reason phrase of the status.
     label: ClassVar[str | None] = None
-    # Whether the connection's framing is lost with this error, so that it cannot carry another request.
+    # The connection closes after the response: where the next request begins is unknown.
     closes: ClassVar[bool] = False
 
     @property
     def fields(self) -> tuple[tuple[str, str], ...]:
-        """The header fields that an answer with this status must have."""
+        """Header fields that the response must have."""
         return ()
 
 
-# What a client did.
+# 4xx: the client's errors.
 
 
 class BadRequest(Error):
-    """What was asked makes no sense, though it was framed well."""
+    """The request is framed correctly, but its content is invalid."""
 
     status = 400
 
 
 class MalformedRequest(Error):
-    """Not HTTP, or HTTP that two readers could frame in two ways."""
+    """The request is not HTTP, or two parsers could frame it in two ways."""
 
     status = 400
     closes = True
 
 
 class MalformedMultipart(BadRequest):
-    """A multipart body that is cut, or that nobody would have sent."""
+    """The multipart body is truncated or invalid."""
 
 
 class DigestMismatch(BadRequest):
-    """The bytes that arrived are not those that were announced. Both digests are lower-case hex."""
+    """The received bytes do not have the announced digest. Both digests are lower-case hex."""
 
     def __init__(self, algorithm: str, expected: str, actual: str) -> None:
-        super().__init__(f"The {algorithm} of what arrived is {actual}, expected was {expected}.")
+        super().__init__(f"The {algorithm} digest of the received bytes is {actual}; expected {expected}.")
         self.algorithm = algorithm
         self.expected = expected
         self.actual = actual
@@ -71,29 +74,29 @@ class Unauthorized(Error):
 
 
 class TokenRequired(Unauthorized):
-    """The token is missing or not known."""
+    """The token is missing or unknown."""
 
     @property
     def fields(self) -> tuple[tuple[str, str], ...]:
-        # curl and git do by a password what others do by a token (RFC 9110, section 11.6.1).
+        # curl and git send a token as the password of Basic authentication (RFC 9110, section 11.6.1).
         return (("WWW-Authenticate", 'Bearer realm="filestoraged", Basic realm="filestoraged", charset="UTF-8"'),)
 
 
 class Forbidden(Error):
-    """Not in this way."""
+    """The request is understood and refused."""
 
     status = 403
 
 
 class CrossSite(Forbidden):
-    """A web page of another site sent it, see `web.browsers`. `reason` says what shows that."""
+    """The request was sent by a page of another web site, as `reason` shows; see `web.cross_site`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Requests from other web sites are refused: {reason}; see --allow-origin.")
 
 
 class NotFound(Error):
-    """Nothing by that name, which is None where a path leads nowhere."""
+    """No object, key or route has that name. `name` is None for a route."""
 
     status = 404
 
@@ -103,13 +106,13 @@ class NotFound(Error):
 
 
 class MethodNotAllowed(Error):
-    """The path exists, but not for this method."""
+    """The path exists, but not for this method. `allowed` lists the methods that it has."""
 
     status = 405
 
     def __init__(self, method: str, allowed: Iterable[str]) -> None:
         self.allowed = tuple(allowed)
-        super().__init__(f"{method} is not among the methods of this path, which are {', '.join(self.allowed)}.")
+        super().__init__(f"Method {quoted(method)} is not allowed; expected {', '.join(self.allowed)}.")
 
     @property
     def fields(self) -> tuple[tuple[str, str], ...]:
@@ -117,54 +120,58 @@ class MethodNotAllowed(Error):
 
 
 class RequestTimeout(Error):
-    """The client fell silent in the middle of a request."""
+    """The client sent nothing for too long in the middle of a request."""
 
     status = 408
     closes = True
 
 
 class Gone(Error):
-    """It was here, and somebody had it, or its time was over."""
+    """The object existed, and was claimed or has expired."""
 
     status = 410
 
 
 class PreconditionFailed(Error):
-    """A condition that the client set does not hold (RFC 9110, section 13)."""
+    """A condition of the request does not hold (RFC 9110, section 13)."""
 
     status = 412
 
 
 class AlreadyExists(PreconditionFailed):
-    """The name is taken, and the caller asked not to replace what has it."""
+    """An object has the name already, and the request forbids overwriting it."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("There is an object by that name.")
+        super().__init__("An object by that name exists already.")
         self.name = name
 
 
 class TooLarge(Error):
-    """More bytes than `limit` allows."""
+    """The content has more than `limit` bytes: `size` bytes, or None where the rest was not received."""
 
     status = 413
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"At most {limit} bytes are taken.")
+    def __init__(self, limit: int, *, size: int | None = None) -> None:
+        content = "Content" if size is None else f"Content of {size} bytes"
+        super().__init__(f"{content} exceeds the limit of {limit} bytes.")
         self.limit = limit
+        self.size = size
 
 
 class TargetTooLong(Error):
+    """The request target exceeds its limit."""
+
     status = 414
     closes = True
 
 
 class RangeNotSatisfiable(Error):
-    """No byte of the range lies inside the object of `size` bytes."""
+    """The Range `field` selects no bytes of an object of `size` bytes."""
 
     status = 416
 
-    def __init__(self, size: int) -> None:
-        super().__init__(f"The range lies outside of the object's {size} bytes.")
+    def __init__(self, field: str, size: int) -> None:
+        super().__init__(f"Range {quoted(field)} selects no bytes of the object, which has {size} bytes.")
         self.size = size
 
     @property
@@ -173,28 +180,28 @@ class RangeNotSatisfiable(Error):
 
 
 class ExpectationFailed(Error):
+    """The Expect field asks for something other than `100-continue`."""
+
     status = 417
 
 
 class MisdirectedRequest(Error):
-    """The request asks for a `host` that this server does not answer for (RFC 9110, section 15.5.20)."""
+    """The server does not answer for `host` (RFC 9110, section 15.5.20)."""
 
     status = 421
 
     def __init__(self, host: str) -> None:
-        super().__init__(
-            f"The server does not answer for the host {host[:200]!r} on a loopback address; --host NAME adds a host."
-        )
+        super().__init__(f"Host {quoted(host)} is not served on a loopback address; --host NAME adds a host.")
         self.host = host
 
 
 class TooManyGuesses(Error):
-    """Too many wrong passwords in a short time; the next may come in `retry_after` seconds."""
+    """Too many wrong passwords within a minute; the next attempt is allowed in `retry_after` seconds."""
 
     status = 429
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__("Too many wrong passwords came within a minute.")
+        super().__init__(f"Too many wrong passwords within a minute; retry in {retry_after} s.")
         self.retry_after = retry_after
 
     @property
@@ -203,22 +210,24 @@ class TooManyGuesses(Error):
 
 
 class HeadTooLarge(Error):
+    """The request head exceeds its limit of bytes or of fields."""
+
     status = 431
     closes = True
 
 
 class ClientGone(Error):
-    """The client hung up. Its status is nginx's word for it, and for the log alone: nobody is there to be told."""
+    """The client closed the connection. The status is nginx's, for the log and the metrics alone."""
 
     status = 499
     closes = True
 
 
-# What the server cannot do.
+# 5xx: the server's errors.
 
 
 class CorruptObject(Error):
-    """What is stored is not what was sent. `reason` says in which way."""
+    """The stored bytes are not those that were uploaded. `reason` names the damage."""
 
     status = 500
     label = "Corrupt Object"
@@ -230,14 +239,14 @@ class CorruptObject(Error):
 
 
 class UnknownTransferCoding(Error):
-    """A transfer coding other than chunked (RFC 9112, section 6.1)."""
+    """The transfer coding is not chunked (RFC 9112, section 6.1)."""
 
     status = 501
     closes = True
 
 
 class Unavailable(Error):
-    """Not now, but soon."""
+    """The server cannot answer now; a retry can succeed."""
 
     status = 503
 
@@ -250,35 +259,34 @@ class Unavailable(Error):
 
 
 class StoreUnavailable(Unavailable):
-    """The bytes cannot be reached for now. `node` is the server that does not answer, where it is one's fault."""
+    """The store cannot be reached. `node` is the memcached server that does not answer, or None."""
 
-    def __init__(self, message: str = "The store cannot be reached for now.", *, node: str | None = None) -> None:
+    def __init__(self, message: str = "The store cannot be reached; retry later.", *, node: str | None = None) -> None:
         super().__init__(message)
         self.node = node
 
 
 class Overloaded(Unavailable):
-    """There is no room for another connection."""
+    """The connection limit is reached."""
 
     closes = True
 
 
 class VersionNotSupported(Error):
+    """The major version of HTTP is not 1."""
+
     status = 505
     closes = True
 
 
 class StorageFull(Error):
-    """No room for the bytes (ENOSPC, EDQUOT)."""
+    """The disk or the quota is full (ENOSPC, EDQUOT)."""
 
     status = 507
 
 
 class StoreFailed(Error):
-    """The store cannot be read or written, for a reason outside of this program: EIO, EACCES, a damaged database.
-
-    The cause travels along with `raise … from` and is one line in the log.
-    """
+    """The store cannot be read or written for a reason outside of this program: EIO, EACCES, a damaged database."""
 
     status = 500
 
@@ -287,27 +295,34 @@ class StoreFailed(Error):
 
 
 class InternalError(Error):
-    """Whatever else went wrong: a defect of this program."""
+    """A defect of this program."""
+
+    status = 500
 
 
-# What an operator did.
+# The operator's errors: they end the command, and have no HTTP status.
 
 
 class UsageError(Error):
-    """An option, or a value in the configuration, that cannot be meant. Exit status 2."""
+    """Invalid option or configuration value. Exit status 2."""
 
 
 class StartError(Error):
-    """Something outside the configuration keeps the daemon from starting. Exit status 1."""
+    """The environment, not the configuration, prevents the daemon's start. Exit status 1."""
 
 
 class CheckError(Error):
-    """Something outside the configuration keeps a store from being checked. Exit status 2: 1 is for what was found."""
+    """The environment, not the configuration, prevents a check. Exit status 2: 1 means that findings exist."""
+
+
+def quoted(value: str) -> str:
+    """Return `value` as a message quotes it: by `repr`, which escapes control characters, and cut to MAX_QUOTED."""
+    return repr(value) if len(value) <= MAX_QUOTED else f"{value[:MAX_QUOTED]!r}..."
 
 
 def _names(family: type[Error]) -> tuple[str, ...]:
     return tuple(name for each in family.__subclasses__() for name in (each.__name__, *_names(each)))
 
 
-# What an error may be called.
+# Names of all classes: values of the label by which metrics count errors.
 ERROR_NAMES = _names(Error)

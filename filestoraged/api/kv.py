@@ -116,7 +116,7 @@ class _Payloads:
     def gather(self, request: Request) -> Generator[None, bytes, bytes]:
         """Receive a body. Raises TooLarge, and Unavailable where too many bytes are in flight."""
         if (request.size or 0) > _LARGEST:
-            raise TooLarge(_LARGEST)
+            raise TooLarge(_LARGEST, size=request.size)
         # One buffer: a body that comes byte by byte would be a thousand times as large in pieces.
         body = bytearray()
         try:

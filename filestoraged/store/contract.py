@@ -67,7 +67,7 @@ class Staging(_Closing):
         """`size` is what the client declared, in bytes. Raises TooLarge where the store takes less."""
         limit = store.max_size
         if limit is not None and size is not None and size > limit:
-            raise TooLarge(limit)
+            raise TooLarge(limit, size=size)
         self.size = 0
         self._limit = limit
         self._hasher = OverlappedHasher(store.algorithm, expected, store.hash_threads)

@@ -1,4 +1,4 @@
-"""What a client says in `Authorization` (RFC 9110, section 11.6.2)."""
+"""Credentials in the Authorization field (RFC 9110, section 11.6.2)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import base64
 
 
 def parse_basic(field: str) -> str:
-    """Return the password of Basic authentication, whoever the user (RFC 7617); "" where there is none."""
+    """Return the password of Basic credentials for any user name (RFC 7617), or "" for none."""
     scheme, credentials = _split(field)
     if scheme != "basic":
         return ""
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
     except ValueError:
-        # No base64, or no UTF-8 in it.
+        # Invalid base64 or UTF-8.
         return ""
 
 
 def parse_token(field: str) -> str:
-    """Return the token of Bearer authentication (RFC 6750), or that in place of a password; "" where there is none."""
+    """Return a Bearer token (RFC 6750), a token sent as the Basic password, or "" for none."""
     scheme, credentials = _split(field)
     return credentials if scheme == "bearer" else parse_basic(field)
 

@@ -1,7 +1,8 @@
-"""How a body is framed: by its length, or in chunks. Bytes in, the body's bytes out, whatever the cut.
+"""The framing of a request body: which framing the head declares, and how received bytes are decoded by it.
 
-Both framings have one face: `decode` takes what has arrived and returns the pieces of the body in it, and
-how many bytes it used, which is fewer than it got only when the body is over and the next request follows.
+`body_framing` refuses a head that two parsers could read in two ways. Both framings have one interface: `decode` takes
+received bytes, cut anywhere, and returns the pieces of the body in them and the number of bytes used. That number is
+less than the length of the input only when the body has ended and the next request follows.
 RFC 9112, sections 6 and 7.
 """
 
@@ -12,20 +13,22 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
-from filestoraged.errors import MalformedRequest, TooLarge, UnknownTransferCoding
+from filestoraged.errors import MalformedRequest, TooLarge, UnknownTransferCoding, quoted
 from filestoraged.wire.grammar import FIELD_VALUE, OWS, QUOTED_STRING, TOKEN, latin
 from filestoraged.wire.head import Head
 
-# Above this a Content-Length is no size of anything; int() must not be given a megabyte of digits.
+# A larger Content-Length is the size of no object, and int() must not convert a megabyte of digits.
 _MAX_LENGTH_DIGITS = 18
+_MAX_LENGTH = 10**_MAX_LENGTH_DIGITS - 1
 
-_LENGTH = re.compile(r"[0-9]+")
-
-# A chunk's size has eight digits in practice; its extensions are unheard of. Trailers are as large as heads.
+# Bytes. A chunk size has at most 8 digits in practice, and clients send no extensions; trailers may be as large as a
+# head.
 _MAX_LINE = 4 * 1024
 _MAX_TRAILERS = 32 * 1024
 
-# RFC 9112, section 7.1.1: blanks are allowed around an extension's parts and nowhere else.
+_LENGTH = re.compile(r"[0-9]+")
+
+# RFC 9112, section 7.1.1: white space is allowed around the parts of an extension and nowhere else.
 _EXTENSION = rf"{OWS};{OWS}{TOKEN}(?:{OWS}={OWS}(?:{TOKEN}|{QUOTED_STRING}))?"
 _CHUNK_LINE = re.compile(latin(rf"([0-9A-Fa-f]{{1,16}})(?:{_EXTENSION})*"))
 _TRAILER = re.compile(latin(rf"{TOKEN}:{FIELD_VALUE}"))
@@ -34,23 +37,23 @@ _Pieces = tuple[list[memoryview], int]
 
 
 class Framing(Protocol):
-    # In bytes, where the head declared it.
+    # Bytes of the body, or None where the head does not declare them.
     size: int | None
 
     @property
     def left(self) -> float:
-        """How many bytes are still to come; infinite where nobody knows."""
+        """Bytes of the body still to come; infinite where the head does not declare them."""
 
     @property
     def done(self) -> bool:
-        """Whether the body is over."""
+        """Whether the body has ended."""
 
     def decode(self, data: memoryview) -> _Pieces:
-        """Return the body's pieces in `data`, as views of it, and how many bytes were used."""
+        """Return the pieces of the body in `data`, as views of it, and the number of bytes used."""
 
 
 class Sized:
-    """A body of a declared length, 0 where there is none."""
+    """A body of a declared length, which is 0 for a request without a body."""
 
     def __init__(self, size: int) -> None:
         self.size: int | None = size
@@ -67,7 +70,7 @@ class Sized:
 
 
 class Chunked:
-    """A body in chunks. Extensions and trailers are checked and dropped: nothing here has a use for them."""
+    """A body in chunks. Extensions and trailers are validated and discarded: no interface uses them."""
 
     size: int | None = None
     left = math.inf
@@ -76,69 +79,72 @@ class Chunked:
         self.done = False
         self._line = bytearray()
         self._chunk_left = 0
-        self._trailers = 0
-        # What the next whole line is; None while a chunk's bytes are being read.
-        self._on_line: Callable[[bytes], None] | None = self._chunk_line
+        self._trailers_size = 0
+        # Parser of the next complete line; None within the data of a chunk.
+        self._parse_line: Callable[[bytes], None] | None = self._parse_chunk_line
 
     def decode(self, data: memoryview) -> _Pieces:
         pieces = []
         used = 0
         while used < len(data) and not self.done:
-            if self._on_line is None:
+            if self._parse_line is None:
                 piece = data[used : used + self._chunk_left]
                 pieces.append(piece)
                 used += len(piece)
                 self._chunk_left -= len(piece)
                 if self._chunk_left == 0:
-                    self._on_line = self._chunk_end
+                    self._parse_line = self._parse_chunk_end
             else:
-                used = self._gather_line(data, used, self._on_line)
+                used = self._read_line(data, used, self._parse_line)
         return pieces, used
 
-    def _gather_line(self, data: memoryview, start: int, on_line: Callable[[bytes], None]) -> int:
-        """Collect up to the line's end, hand the line on when it is whole, and return where the next begins."""
+    def _read_line(self, data: memoryview, start: int, parse_line: Callable[[bytes], None]) -> int:
+        """Buffer bytes up to the end of the line, parse the line once it is complete, and return where it ends."""
         window = bytes(data[start : start + _MAX_LINE])
         stop = window.find(b"\n") + 1
         self._line += window[:stop] if stop else window
         if len(self._line) > _MAX_LINE:
-            raise MalformedRequest("A line between chunks is too long.")
-        if on_line == self._chunk_end and not b"\r\n".startswith(self._line):
-            raise MalformedRequest("A chunk is longer than its size.")
+            raise MalformedRequest(f"A line of the chunked body exceeds the limit of {_MAX_LINE} bytes.")
+        if parse_line == self._parse_chunk_end and not b"\r\n".startswith(self._line):
+            raise MalformedRequest("A chunk is longer than its declared size: expected CRLF after its data.")
         if not stop:
             return start + len(window)
         line = bytes(self._line)
         if not line.endswith(b"\r\n"):
-            raise MalformedRequest("A line between chunks ends without a carriage return.")
+            raise MalformedRequest("A line of the chunked body ends with LF: expected CRLF.")
         self._line.clear()
-        on_line(line[:-2])
+        parse_line(line[:-2])
         return start + stop
 
-    def _chunk_line(self, line: bytes) -> None:
+    def _parse_chunk_line(self, line: bytes) -> None:
         matched = _CHUNK_LINE.fullmatch(line)
         if matched is None:
-            raise MalformedRequest("A chunk's size is a hexadecimal number.")
+            shown = quoted(line.decode("latin-1"))
+            raise MalformedRequest(f"Invalid chunk size {shown}: expected 1 to 16 hexadecimal digits.")
         self._chunk_left = int(matched.group(1), 16)
-        self._on_line = None if self._chunk_left else self._trailer_line
+        self._parse_line = None if self._chunk_left else self._parse_trailer
 
-    def _chunk_end(self, _: bytes) -> None:
-        # Empty: `_gather_line` looks at every byte behind a chunk, so that a wrong one is not waited on.
-        self._on_line = self._chunk_line
+    def _parse_chunk_end(self, _: bytes) -> None:
+        # The line is empty: `_read_line` checks each byte after a chunk, so that a wrong one is refused at once.
+        self._parse_line = self._parse_chunk_line
 
-    def _trailer_line(self, line: bytes) -> None:
+    def _parse_trailer(self, line: bytes) -> None:
         if not line:
             self.done = True
             return
-        self._trailers += len(line)
-        if self._trailers > _MAX_TRAILERS or not _TRAILER.fullmatch(line):
-            raise MalformedRequest("The trailers are no header fields, or too many.")
+        self._trailers_size += len(line)
+        if self._trailers_size > _MAX_TRAILERS:
+            raise MalformedRequest(f"The trailers exceed the limit of {_MAX_TRAILERS} bytes.")
+        if not _TRAILER.fullmatch(line):
+            raise MalformedRequest("Invalid trailer field: expected a name, a colon and a value.")
 
 
-# Most requests have none. It is never decoded, so all of them may share it.
+# Most requests have no body. This framing decodes nothing and so has no state: all of those requests share it.
 NO_BODY: Framing = Sized(0)
 
 
 def body_framing(head: Head) -> Framing:
-    """Return how the body behind `head` is framed. RFC 9112, section 6.3.
+    """Return the framing of the body that follows `head`. RFC 9112, section 6.3.
 
     Raises MalformedRequest, UnknownTransferCoding or TooLarge.
     """
@@ -146,26 +152,34 @@ def body_framing(head: Head) -> Framing:
     coding = head.fields.get("transfer-encoding")
     if coding is None:
         return NO_BODY if length is None else Sized(_parse_length(length))
+    # A proxy that believes the other field forwards the body as a second request (RFC 9112, section 11.2).
     if length is not None:
-        raise MalformedRequest("Content-Length and Transfer-Encoding exclude each other.")
+        raise MalformedRequest("The request has Content-Length and Transfer-Encoding: expected one of them.")
     if head.version < (1, 1):
-        raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding.")
-    codings = [each.strip(" \t") for each in coding.lower().split(",")]
-    if "" in codings:
-        # Whoever in front drops empty members reads another list than one who does not.
-        raise MalformedRequest("Transfer-Encoding has an empty member.")
-    if any(each != "chunked" for each in codings):
-        raise UnknownTransferCoding("The only transfer coding known here is chunked.")
-    if len(codings) != 1:
-        raise MalformedRequest("A body is chunked once.")
+        raise MalformedRequest("The request is HTTP/1.0 and has Transfer-Encoding: expected HTTP/1.1.")
+    _check_coding(coding)
     return Chunked()
 
 
 def _parse_length(value: str) -> int:
-    # RFC 9110, section 8.6, lets a server take "5, 5" for 5 or refuse it; who is in front may read it otherwise.
+    # RFC 9110, section 8.6, allows a server to read "5, 5" as 5 or to refuse it; a proxy could choose differently.
     if not _LENGTH.fullmatch(value):
-        raise MalformedRequest("Content-Length is one decimal number.")
+        raise MalformedRequest(f"Invalid Content-Length {quoted(value)}: expected one decimal number.")
     digits = value.lstrip("0") or "0"
     if len(digits) > _MAX_LENGTH_DIGITS:
-        raise TooLarge(10**_MAX_LENGTH_DIGITS)
+        raise TooLarge(_MAX_LENGTH)
     return int(digits)
+
+
+def _check_coding(coding: str) -> None:
+    """Raise MalformedRequest or UnknownTransferCoding unless `coding` is chunked."""
+    codings = [each.strip(" \t") for each in coding.lower().split(",")]
+    if "" in codings:
+        # A proxy that drops empty members reads another list than one that keeps them.
+        raise MalformedRequest(f"Transfer-Encoding {quoted(coding)} has an empty list member.")
+    unknown = [each for each in codings if each != "chunked"]
+    if unknown:
+        raise UnknownTransferCoding(f"Unknown transfer coding {quoted(unknown[0])}: expected chunked.")
+    if len(codings) != 1:
+        # RFC 9112, section 7.1.
+        raise MalformedRequest(f"Transfer-Encoding {quoted(coding)} repeats chunked: expected it once.")

@@ -1,4 +1,8 @@
-"""Dates as HTTP writes them (RFC 9110, section 5.6.7). Inside, a date is whole seconds since 1970."""
+"""HTTP dates (RFC 9110, section 5.6.7). Inside the package a date is whole seconds since 1970, UTC.
+
+`strptime` and `strftime` are not used: their names of days and months are those of the process's locale. `formatdate`
+has English names of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,9 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _LONG_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-# What is written today, and the two obsolete forms that must still be read. Not by `strptime`, whose names of days and
-# months are those of the process's locale.
 _MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
 _TIME = "(?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]):(?P<second>[0-5][0-9]|60)"
+# IMF-fixdate, and the two obsolete forms that a recipient must accept: of RFC 850, and of asctime.
 _FORMATS = tuple(
     re.compile(form)
     for form in (
@@ -26,14 +29,14 @@ _FORMATS = tuple(
 )
 
 
-# Objects asked for often were stored in a few thousand seconds, and every answer has the present one.
+# 4,096 dates: each response has the current date, and popular objects share some thousand dates of storage.
 @functools.lru_cache(4096)
 def format_date(seconds: int) -> str:
     return formatdate(seconds, usegmt=True)
 
 
 def parse_date(field: str) -> int | None:
-    """Return the seconds that `field` names, or None where it is no date: such a condition is to be ignored."""
+    """Return the seconds since 1970, or None for a malformed date: a condition with one is ignored."""
     for form in _FORMATS:
         matched = form.fullmatch(field)
         if matched is not None:
@@ -45,11 +48,11 @@ def _seconds(matched: re.Match[str]) -> int | None:
     year, day, hour, minute, second = (int(matched[name]) for name in ("year", "day", "hour", "minute", "second"))
     month = _MONTHS.index(matched["month"]) + 1
     if len(matched["year"]) == 2:
-        # As POSIX has it: 69 to 99 are of the last century.
+        # POSIX: 69 to 99 mean 1969 to 1999.
         year += 1900 if year >= 69 else 2000
     try:
         datetime.date(year, month, day)
     except ValueError:
         return None
-    # A leap second is the first of the next minute.
+    # A leap second is read as the first second of the next minute.
     return calendar.timegm((year, month, day, hour, minute, second))

@@ -1,4 +1,4 @@
-"""Metrics as text that Prometheus reads, by version 0.0.4 of its exposition format."""
+"""Metrics in the text format of Prometheus, version 0.0.4."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Histogram(NamedTuple):
-    """A histogram's value: how many measures lie in each class, the last one above all `bounds`, and their `sum`."""
+    """The value of a histogram: observations per bucket, not cumulated, and their `sum`.
+
+    `bounds` are the upper bounds of all buckets but the last, which has none.
+    """
 
     bounds: Sequence[float]
     counts: Sequence[int]
     sum: float
 
 
-# What it stands for, by label, and how much it is.
+# Labels and value.
 Sample = tuple[Mapping[str, str], int | float | Histogram]
 
 
 class Family(NamedTuple):
-    """Values of one name, which says their unit. `kind` is "counter", "gauge" or "histogram"."""
+    """A metric family: samples of one name, which ends with their unit. `kind` is counter, gauge or histogram."""
 
     name: str
     kind: str
@@ -48,7 +51,7 @@ def _lines(family: Family) -> Iterator[str]:
 
 
 def _histogram_lines(name: str, labels: Mapping[str, str], value: Histogram) -> Iterator[str]:
-    # Each class counts what is in those before it as well.
+    # Buckets are cumulative in the format: each one includes those before it.
     for bound, number in zip([*map(str, value.bounds), "+Inf"], accumulate(value.counts)):
         yield _line(f"{name}_bucket", {**labels, "le": bound}, number)
     yield _line(f"{name}_sum", labels, value.sum)
@@ -56,5 +59,5 @@ def _histogram_lines(name: str, labels: Mapping[str, str], value: Histogram) -> 
 
 
 def _line(name: str, labels: Mapping[str, str], value: int | float) -> str:
-    named = ",".join([f'{label}="{text.translate(_ESCAPES)}"' for label, text in labels.items()])
-    return f"{name}{{{named}}} {value!r}" if named else f"{name} {value!r}"
+    shown = ",".join([f'{label}="{text.translate(_ESCAPES)}"' for label, text in labels.items()])
+    return f"{name}{{{shown}}} {value!r}" if shown else f"{name} {value!r}"

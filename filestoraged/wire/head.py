@@ -1,9 +1,9 @@
-"""The head of a request: one strict reading of it, so that no proxy in front can read another.
+"""The head of a request, parsed in exactly one way, so that no proxy in front can read it in another.
 
-The law of this page: what is not exactly the grammar of RFC 9112 raises, and nothing is repaired. The
-exceptions are empty lines before the request line (section 2.2) and header fields given twice with one
-value (RFC 9110, section 8.6). A whole head is judged by one regular expression; only a head that fails
-is walked line by line, to say what was wrong with it.
+What is not exactly the grammar of RFC 9112 raises; nothing is repaired. The two exceptions are empty lines before the
+request line (section 2.2) and a Content-Length repeated with the same value (RFC 9110, section 8.6). One regular
+expression validates a whole head; only an invalid head is then examined line by line, for the error message.
+A message never quotes the target or the value of a field: either may contain a password or a token.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from filestoraged.errors import (
     MalformedRequest,
     TargetTooLong,
     VersionNotSupported,
+    quoted,
 )
 from filestoraged.wire.grammar import FIELD_VALUE, TOKEN, latin, members
 
-# What nginx and Apache take by default, and more than any browser sends: 8 KiB of target (both),
-# 32 KiB in all (nginx: 4 buffers of 8 KiB), 100 fields (Apache).
+# The defaults of nginx and Apache, and more than any browser sends: a target of 8 KiB (both), a head of 32 KiB
+# (nginx: 4 buffers of 8 KiB), 100 fields (Apache).
 MAX_TARGET = 8 * 1024
 MAX_HEAD = 32 * 1024
 MAX_FIELDS = 100
+_MAX_PORT = 65535
 
-# The target is visible ASCII without "#": a fragment never leaves the client (RFC 9112, section 3.2).
+# A target is visible ASCII without "#": clients do not send the fragment (RFC 9112, section 3.2).
 _REQUEST_LINE = re.compile(latin(rf'({TOKEN}) ([!"$-~]+) HTTP/1\.([0-9])\r\n'))
 _FIELD_LINES = re.compile(latin(rf"(?:{TOKEN}:{FIELD_VALUE}\r\n)*"))
 _FIELD_LINE = re.compile(latin(rf"({TOKEN}):({FIELD_VALUE})\r\n"))
-_METHOD = re.compile(latin(TOKEN))
+_TOKEN = re.compile(latin(TOKEN))
 _ANY_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9]+)(?:\.[0-9]+)?\r\n")
-# RFC 3986, section 3.2.2. An address in brackets is looked at once more, by `ipaddress`.
+# RFC 3986, section 3.2.2. `ipaddress` validates an address in brackets.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?")
 _VERSION_1_0 = (1, 0)
 _VERSION_1_1 = (1, 1)
-_ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)(.*)")
+_ABSOLUTE_FORM = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)(.*)")
 
 
 class Head(NamedTuple):
-    """A request's head. Names of fields are in lower case, their values joined with ", " and decoded as Latin-1."""
+    """A request's head. Field names are in lower case, values of one name joined with ", " and decoded as Latin-1."""
 
     method: str
     path: str
@@ -53,7 +55,7 @@ class Head(NamedTuple):
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the client wants the connection after this request (RFC 9112, section 9.3)."""
+        """Whether the client keeps the connection after this request (RFC 9112, section 9.3)."""
         connection = self.fields.get("connection")
         if connection is None:
             return self.version >= (1, 1)
@@ -70,35 +72,32 @@ class Head(NamedTuple):
         if expect is None or self.version < (1, 1):
             return False
         if members(expect.lower()) != ["100-continue"]:
-            raise ExpectationFailed("The only expectation known here is 100-continue.")
+            raise ExpectationFailed(f"Unknown expectation {quoted(expect)}: expected 100-continue.")
         return True
 
 
-def find_head_end(data: bytes | bytearray, seen: int = 0) -> int:
-    """Return where the head in `data` ends, or -1 where it is not whole yet.
+def find_head_end(data: bytes | bytearray, searched: int = 0) -> int:
+    """Return the length of the head at the start of `data`, or -1 where it is incomplete.
 
-    `seen` is how many of the bytes were there the last time, so that a head that comes in drops is not searched anew
-    for each. Raises as soon as no continuation can make it a good one: too long, or framed with bare line feeds.
+    The first `searched` bytes were passed to the last call, so that a head that arrives byte by byte is not searched
+    again for each byte. Raises as soon as no further bytes can make the head valid: it is too long, or has a bare LF.
     """
-    start = max(0, seen - 3)
+    start = max(0, searched - 3)
     end = data.find(b"\r\n\r\n", start) + 4
     if end >= 4 and end <= MAX_HEAD:
         return end
-    # Counting takes a tenth of what a search for a line feed without its return does.
-    stop = end if end >= 4 else len(data)
-    if data.count(b"\n", max(start, 1), stop) != data.count(b"\r\n", max(start - 1, 0), stop) or data[:1] == b"\n":
-        raise MalformedRequest("A line of the head ends without a carriage return.")
+    _check_line_ends(data, start, end if end >= 4 else len(data))
     if data.find(b"\n", 0, MAX_HEAD) < 0:
-        _check_partial_line(data, seen)
+        _check_partial_line(data, searched)
     if end >= 4 or len(data) > MAX_HEAD:
         line_end = data.find(b"\r\n", 0, MAX_HEAD)
         _check_target(data, line_end if line_end >= 0 else len(data))
-        raise HeadTooLarge(f"A request's head may have {MAX_HEAD} bytes.")
+        raise HeadTooLarge(f"The head of the request exceeds the limit of {MAX_HEAD} bytes.")
     return -1
 
 
 def skip_empty_lines(data: bytes) -> bytes:
-    """Drop the line ends that a sloppy client leaves behind a body (RFC 9112, section 2.2)."""
+    """Drop empty lines before a request line: some clients send one after a body (RFC 9112, section 2.2)."""
     start = 0
     while data.startswith(b"\r\n", start):
         start += 2
@@ -106,13 +105,13 @@ def skip_empty_lines(data: bytes) -> bytes:
 
 
 def parse_fields(lines: bytes) -> Mapping[str, str]:
-    """Read what stands below the request line. The answer depends on `lines` alone, so it may be remembered.
+    """Parse the lines below the request line. The result depends on `lines` alone, so callers may cache it.
 
     Raises MalformedRequest or HeadTooLarge. RFC 9112, section 5.
     """
     pairs = parse_field_lines(lines)
     if len(pairs) > MAX_FIELDS:
-        raise HeadTooLarge(f"A request may have {MAX_FIELDS} header fields.")
+        raise HeadTooLarge(f"The request has {len(pairs)} header fields: expected at most {MAX_FIELDS}.")
     fields = dict(pairs)
     if len(fields) < len(pairs):
         fields = _join(pairs)
@@ -121,34 +120,34 @@ def parse_fields(lines: bytes) -> Mapping[str, str]:
     return fields
 
 
-def parse_head(data: bytes, read_fields: Callable[[bytes], Mapping[str, str]] = parse_fields) -> Head:
-    """Read a whole head, its empty line included.
+def parse_head(data: bytes, fields_parser: Callable[[bytes], Mapping[str, str]] = parse_fields) -> Head:
+    """Parse a complete head, including its empty line. `fields_parser` is `parse_fields` or a cache of it.
 
-    `read_fields` does what `parse_fields` does, perhaps from memory.
     Raises MalformedRequest, TargetTooLong, HeadTooLarge or VersionNotSupported. RFC 9112, sections 3 to 5.
     """
     line = _REQUEST_LINE.match(data)
     if line is None:
-        raise _request_line_fault(data)
+        raise _request_line_error(data)
     method, target, minor = line.groups()
     if len(target) > MAX_TARGET:
-        raise TargetTooLong(f"A request's target may have {MAX_TARGET} bytes.")
-    fields = read_fields(data[line.end() :])
+        raise TargetTooLong(f"The target of {len(target)} bytes exceeds the limit of {MAX_TARGET} bytes.")
+    fields = fields_parser(data[line.end() :])
+    # A later minor version is compatible with 1.1 (RFC 9110, section 2.5).
     version = _VERSION_1_0 if minor == b"0" else _VERSION_1_1
     if "host" not in fields and version is _VERSION_1_1:
-        raise MalformedRequest("HTTP/1.1 asks for a Host.")
+        raise MalformedRequest("The request has no Host field: HTTP/1.1 requires one.")
     text = target.decode("ascii")
     if not text.startswith("/"):
-        text, fields = _whole_url(method, text, fields)
+        text, fields = _resolve_target(method, text, fields)
     path, _, query = text.partition("?")
     return Head(method.decode("ascii"), path, query, version, fields)
 
 
 def parse_field_lines(data: bytes, start: int = 0) -> list[tuple[str, str]]:
-    """Read field lines, up to the empty line that ends `data`; of a head, a part of a form, or trailers."""
+    """Parse field lines up to the empty line at the end of `data`: of a request's head, or of a form part's."""
     matched = _FIELD_LINES.match(data, start)
     if matched is None or data[matched.end() :] != b"\r\n":
-        raise _field_line_fault(data[start:])
+        raise _field_line_error(data[start:])
     lines = data[start : matched.end()].decode("latin-1").split("\r\n")
     pairs = []
     for line in lines[:-1]:
@@ -163,7 +162,7 @@ def _join(pairs: list[tuple[str, str]]) -> dict[str, str]:
         if name not in fields:
             fields[name] = value
         elif name == "host":
-            raise MalformedRequest("A request has one Host.")
+            raise MalformedRequest("The request has several Host fields: expected one.")
         elif name == "content-length" and value == fields[name]:
             continue
         else:
@@ -171,78 +170,98 @@ def _join(pairs: list[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-def _whole_url(method: bytes, target: str, fields: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
-    """A target that is no path (RFC 9112, section 3.2). A host in it takes the place of the Host field's."""
-    absolute = _ABSOLUTE.fullmatch(target)
+def _resolve_target(method: bytes, target: str, fields: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """Resolve a target that is not a path (RFC 9112, section 3.2). The host of an absolute URL replaces the field's."""
+    absolute = _ABSOLUTE_FORM.fullmatch(target)
     if absolute is not None:
         host, rest = absolute.groups()
         _check_host(host)
         return (rest if rest.startswith("/") else "/" + rest), {**fields, "host": host}
     if method != b"CONNECT" and (method, target) != (b"OPTIONS", "*"):
-        raise MalformedRequest("A target is a path that begins with a slash, or a whole URL.")
+        raise MalformedRequest(f"The target begins with {target[0]!r}: expected '/', http:// or https://.")
     return target, fields
 
 
 def _check_host(host: str) -> None:
+    if "@" in host:
+        # Not quoted: before the "@" there may be a password.
+        raise MalformedRequest("The host contains '@': expected no user name or password.")
     matched = _HOST.fullmatch(host)
     if matched is None:
-        raise MalformedRequest("Host is not the name of a host.")
+        raise MalformedRequest(f"Invalid host {quoted(host)}: expected a name or an address, and an optional port.")
     address, port = matched.groups()
-    if port and (len(port) > 5 or int(port) > 65535):
-        raise MalformedRequest("Host names a port that there is not.")
+    if port and (len(port) > 5 or int(port) > _MAX_PORT):
+        raise MalformedRequest(f"Invalid port {quoted(port)} of the host: expected 0 to {_MAX_PORT}.")
     if address:
         try:
             ipaddress.IPv6Address(address)
         except ValueError as error:
-            raise MalformedRequest("Host is not an IPv6 address.") from error
+            raise MalformedRequest(f"Invalid host {quoted(host)}: expected an IPv6 address in the brackets.") from error
 
 
-# What is wrong with a head that the grammar refused. Slower, and only to answer with a sentence.
+# Errors of an incomplete or invalid head. These functions are slower, and serve only the message.
 
 
-def _check_partial_line(data: bytes | bytearray, seen: int) -> None:
-    """Refuse the beginning of a request line that no ending can mend, so that nobody waits 20 seconds to hear it.
+def _check_line_ends(data: bytes | bytearray, start: int, stop: int) -> None:
+    """Refuse a bare LF. Counting takes a tenth of the time of a search for an LF without its CR."""
+    if data.count(b"\n", max(start, 1), stop) != data.count(b"\r\n", max(start - 1, 0), stop) or data[:1] == b"\n":
+        raise MalformedRequest("A line of the head ends with LF: expected CRLF.")
 
-    Of a method, only what was not `seen` is looked at, but for a last carriage return.
+
+def _check_partial_line(data: bytes | bytearray, searched: int) -> None:
+    """Refuse an invalid start of a request line at once, not when the head times out after 20 s.
+
+    Of a method, only the bytes that were not `searched` are examined, and the one before them: it may have been a CR.
     """
     _check_target(data, len(data))
     space = data.find(b" ")
-    new = bytes(data[max(0, seen - 1) : space if space >= 0 else len(data)])
-    known = new if space >= 0 else new.rstrip(b"\r")
-    if known and not _METHOD.fullmatch(known):
-        raise MalformedRequest("This is not HTTP.")
+    new = bytes(data[max(0, searched - 1) : space if space >= 0 else len(data)])
+    method = new if space >= 0 else new.rstrip(b"\r")
+    if method and not _TOKEN.fullmatch(method):
+        raise MalformedRequest(
+            f"Invalid character {_invalid_character(method)} in the method: expected an HTTP request."
+        )
 
 
 def _check_target(data: bytes | bytearray, line_end: int) -> None:
-    """Refuse a target that is too long. Copies nothing: a request line may come one byte at a time."""
+    """Refuse a target that is too long. Copies nothing: a request line may arrive byte by byte."""
     start = data.find(b" ", 0, line_end) + 1
     stop = data.find(b" ", start, line_end)
     if start and (stop if stop >= 0 else line_end) - start > MAX_TARGET:
-        raise TargetTooLong(f"A request's target may have {MAX_TARGET} bytes.")
+        raise TargetTooLong(f"The target exceeds the limit of {MAX_TARGET} bytes.")
 
 
-def _request_line_fault(data: bytes) -> Error:
-    version = _ANY_VERSION.match(data)
-    if version is not None and int(version.group(1)[:9]) != 1:
-        return VersionNotSupported("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-    return MalformedRequest("The request line is not a method, a percent-encoded target and a version.")
+def _request_line_error(data: bytes) -> Error:
+    matched = _ANY_VERSION.match(data)
+    if matched is not None and int(matched.group(1)[:9]) != 1:
+        version = quoted(matched.group(1).decode("ascii"))
+        return VersionNotSupported(f"Unsupported HTTP version {version}: expected 1.1 or 1.0.")
+    return MalformedRequest("Invalid request line: expected a method, a percent-encoded target and HTTP/1.1.")
 
 
-def _field_line_fault(lines: bytes) -> Error:
-    for line in lines.split(b"\r\n"):
+def _field_line_error(lines: bytes) -> Error:
+    for number, line in enumerate(lines.split(b"\r\n"), 1):
         if line and not _FIELD_LINE.match(line + b"\r\n"):
-            return MalformedRequest(_explain(line))
-    return MalformedRequest("The header fields end before the head does.")
+            return MalformedRequest(f"Invalid header field {number}: {_reason(line)}.")
+    return MalformedRequest("An empty line ends the header fields too early: expected it after the last one.")
 
 
-def _explain(line: bytes) -> str:
-    name, colon, _ = line.partition(b":")
+def _reason(line: bytes) -> str:
+    name, colon, value = line.partition(b":")
     if line[:1] in (b" ", b"\t"):
-        return "A header field is folded over two lines."
+        # RFC 9112, section 5.2.
+        return "the line begins with white space (obsolete line folding)"
     if not colon:
-        return "A line of the head has no colon."
+        return "the line has no colon"
     if name.rstrip(b" \t") != name:
-        return "A header field has white space before its colon."
-    if not re.fullmatch(latin(TOKEN), name):
-        return "The name of a header field is no token."
-    return "A header field holds a control character."
+        # RFC 9112, section 5.1: a proxy that ignores the white space reads another field.
+        return "white space before the colon"
+    if not _TOKEN.fullmatch(name):
+        return f"invalid character {_invalid_character(name)} in the name" if name else "the name is empty"
+    control = next(each for each in value if (each < 0x20 and each != 0x09) or each == 0x7F)
+    return f"control character {chr(control)!r} in the value"
+
+
+def _invalid_character(text: bytes) -> str:
+    """Return the first character of `text` that a token does not allow, quoted."""
+    return repr(_TOKEN.sub(b"", text)[:1].decode("latin-1"))

@@ -1,18 +1,20 @@
-"""JSON as text: it is checked, strictly, and handed on as it came, so that no digit of a number is lost.
+"""JSON as text: validated strictly and passed on as received, so that no digit of a number is lost.
 
-RFC 8259, and what it leaves open decided: no name twice in an object, no lone surrogates, no byte-order mark, and no
-deeper nesting than anybody means.
+RFC 8259, with the choices that it leaves to a parser: no duplicate names in an object, no lone surrogates, no byte
+order mark, at most 100 levels of nesting.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from itertools import accumulate
 from typing import Any, NoReturn
 
-from filestoraged.errors import BadRequest
+from filestoraged.errors import BadRequest, quoted
 
+# The decoder recurses once per level: 100 are far below Python's recursion limit and far above a document's needs.
 _MAX_DEPTH = 100
 
 _SPACE = r"[ \t\n\r]*"
@@ -26,7 +28,7 @@ _NO_BRACKETS = re.compile(r"[^\[{\]}]+")
 
 
 def parse_pair(data: bytes) -> tuple[str, bytes]:
-    """Read an object of exactly one pair. Returns its name, and the text of its value. Raises BadRequest."""
+    """Parse an object of exactly one pair. Returns the name, and the value as JSON text. Raises BadRequest."""
     try:
         text = data.decode()
         _check_depth(text)
@@ -36,73 +38,89 @@ def parse_pair(data: bytes) -> tuple[str, bytes]:
         _check_end(_END_PAIR, text, stop)
         _check_surrogates(text, [name, value])
     except ValueError as error:
-        raise BadRequest("The body is not a JSON object of exactly one pair.") from error
+        raise BadRequest(f"Invalid body, {_reason(error)}: expected a JSON object of exactly one pair.") from error
     return name, text[start:stop].encode()
 
 
 def parse_string(data: bytes) -> str:
-    """Read a string. Raises BadRequest."""
+    """Parse a string. Raises BadRequest."""
     try:
         text = data.decode()
         value, stop = _DECODER.raw_decode(text, _match(_BEGIN_STRING, text, 0))
         _check_end(_END_STRING, text, stop)
         _check_surrogates(text, value)
     except ValueError as error:
-        raise BadRequest("The body is not a JSON string.") from error
+        raise BadRequest(f"Invalid body, {_reason(error)}: expected a JSON string.") from error
     return str(value)
 
 
 def encode_pair(name: str, value: bytes) -> bytes:
-    """The object of one pair whose value has that text."""
+    """Return an object of one pair; `value` is JSON text."""
     return b"{%b: %b}" % (json.dumps(name, ensure_ascii=False).encode(), value)
 
 
 def _match(pattern: re.Pattern[str], text: str, start: int) -> int:
-    """Return where the `pattern` that begins at `start` ends. Raises ValueError."""
+    """Return where the match of `pattern` at `start` ends. Raises ValueError."""
     found = pattern.match(text, start)
     if found is None:
-        raise ValueError("something else is expected here")
+        raise ValueError(f"syntax error at character {start}")
     return found.end()
 
 
 def _check_end(pattern: re.Pattern[str], text: str, start: int) -> None:
-    if _match(pattern, text, start) != len(text):
-        raise ValueError("something follows")
+    end = _match(pattern, text, start)
+    if end != len(text):
+        raise ValueError(f"unexpected text at character {end}")
 
 
 def _check_depth(text: str) -> None:
-    """Before it is parsed: parsing uses the stack.
+    """Raise ValueError for too many levels of nesting, before the recursive decoder sees the text.
 
-    By whole passes over the text, each linear. A regular expression for strings is not: where a quote is missing it may
-    read on to the end from each quote there is, and it keeps a place to come back to for each escape.
+    Each step is one linear pass over the text. A regular expression for strings is not linear: where a closing quote is
+    missing, it may search to the end from each quote, and it stores a position for each escape.
     """
     if text.count("[") + text.count("{") <= _MAX_DEPTH:
         return
     unescaped = text.replace("\\\\", "").replace('\\"', "")
-    # Every other piece is a string, whose brackets are none.
+    # Every other piece is the content of a string, whose brackets do not count.
     brackets = _NO_BRACKETS.sub("", "".join(unescaped.split('"')[::2]))
-    if max(accumulate(map(_DEEPER.__getitem__, brackets)), default=0) > _MAX_DEPTH:
-        raise ValueError("it is nested too deep")
+    if max(accumulate(map(_LEVELS.__getitem__, brackets)), default=0) > _MAX_DEPTH:
+        raise ValueError(f"nesting exceeds the limit of {_MAX_DEPTH} levels")
 
 
 def _check_surrogates(text: str, value: Any) -> None:
-    """What came as UTF-8 has none, so only an escape can make one. Encoding it raises a ValueError."""
+    """Raise ValueError for a lone surrogate. UTF-8 contains none, so only an escape can be one."""
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a name comes twice in an object")
+        raise ValueError(f"duplicate name {quoted(_first_duplicate(pairs))} in an object")
     return members
 
 
+def _first_duplicate(pairs: list[tuple[str, Any]]) -> str:
+    counts = Counter(name for name, _ in pairs)
+    return next(name for name, count in counts.items() if count > 1)
+
+
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not a JSON value")
 
 
-_DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
+def _reason(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"syntax error at character {error.pos}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"invalid UTF-8 at byte {error.start}"
+    if isinstance(error, UnicodeEncodeError):
+        return "a string has a lone surrogate"
+    return str(error)
 
-# Numbers stay text: one of a million digits takes no time, and one beyond a float's range is no infinity.
-_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=_refuse)
+
+_LEVELS = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+# Numbers stay text: a number of a million digits needs no conversion, and a large one does not become infinity.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=str, parse_float=str, parse_constant=_refuse)

@@ -1,4 +1,4 @@
-"""Origins and hosts as requests name them: `https://files.example.org`, `localhost:8080` (RFC 6454, RFC 9110)."""
+"""Hosts and origins as requests name them: `localhost:8080`, `https://files.example.org` (RFC 9110, RFC 6454)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_MAX_PORT = 65535
 
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\\\s]+)(?::([0-9]{0,5}))?"
 _AUTHORITY = re.compile(_HOST)
@@ -13,14 +14,14 @@ _ORIGIN = re.compile(rf"([A-Za-z][A-Za-z0-9+.\-]*)://{_HOST}")
 
 
 class Host(NamedTuple):
-    """`name` is in lower case, an IPv6 address in brackets. `port` is None where none is named."""
+    """`name` is in lower case, an IPv6 address in brackets. `port` is None where the field has none."""
 
     name: str
     port: int | None
 
 
 class Origin(NamedTuple):
-    """`scheme` and `host` are in lower case. `port` is the scheme's default where none is named."""
+    """`scheme` and `host` are in lower case. `port` defaults to the scheme's, None for an unknown scheme."""
 
     scheme: str
     host: str
@@ -28,7 +29,7 @@ class Origin(NamedTuple):
 
 
 def parse_host(field: str) -> Host | None:
-    """Read a Host field. Returns None where it names no host."""
+    """Parse a Host field. Returns None for a malformed one."""
     matched = _AUTHORITY.fullmatch(field)
     if matched is None or not _is_port(matched.group(2)):
         return None
@@ -36,7 +37,7 @@ def parse_host(field: str) -> Host | None:
 
 
 def parse_origin(field: str) -> Origin | None:
-    """Read an Origin field. Returns None for `null`, a list of origins or anything else.
+    """Parse an Origin field. Returns None for `null`, for a list of origins and for a malformed field.
 
     RFC 6454, section 7.
     """
@@ -48,12 +49,12 @@ def parse_origin(field: str) -> Origin | None:
 
 
 def origin_at(host: Host, scheme: str) -> Origin:
-    """The origin of a page that was fetched from `host` by `scheme`."""
+    """Return the origin of a page at `host`, fetched by `scheme`."""
     return Origin(scheme, host.name, host.port or _DEFAULT_PORTS.get(scheme))
 
 
 def _is_port(digits: str | None) -> bool:
-    return int(digits or 0) <= 65535
+    return int(digits or 0) <= _MAX_PORT
 
 
 def _port(digits: str | None) -> int | None:

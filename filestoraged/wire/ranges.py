@@ -1,4 +1,4 @@
-"""Ranges of bytes: the Range field against an object's size. RFC 9110, section 14."""
+"""Byte ranges: the Range field against the size of an object (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from filestoraged.errors import RangeNotSatisfiable
 _UNIT = re.compile(r"bytes=(.*)", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
+# Larger than any object; 19 digits convert to int in constant time.
+_MAX_POSITION = 10**18
+_MAX_DIGITS = 19
+
 
 def parse_range(field: str, size: int) -> tuple[int, int] | None:
-    """Resolve a Range header against an object of `size` bytes.
+    """Resolve a Range field against an object of `size` bytes.
 
-    Returns a half-open (start, stop) in bytes, or None where the header is to be ignored: malformed,
-    another unit, or several ranges, which we answer whole.
+    Returns a half-open (start, stop) in bytes, or None where the field is ignored and the whole object sent: malformed,
+    another unit, or several ranges.
 
     Raises RangeNotSatisfiable when it starts at or past the end.
     RFC 9110, sections 14.1.2 and 14.2.
@@ -26,25 +30,23 @@ def parse_range(field: str, size: int) -> tuple[int, int] | None:
     matched = _RANGE.fullmatch(ranges[0]) if len(ranges) == 1 else None
     if matched is None:
         return None
-    first, last = (_number(digits) for digits in matched.groups())
+    first, last = (_position(digits) for digits in matched.groups())
     if first is None:
-        return _suffix(last, size)
+        return None if last is None else _resolve_suffix(field, last, size)
     if last is not None and last < first:
         return None
     if first >= size:
-        raise RangeNotSatisfiable(size)
+        raise RangeNotSatisfiable(field, size)
     return first, size if last is None else min(last + 1, size)
 
 
-def _suffix(length: int | None, size: int) -> tuple[int, int] | None:
-    if length is None:
-        return None
+def _resolve_suffix(field: str, length: int, size: int) -> tuple[int, int] | None:
     if length == 0:
-        raise RangeNotSatisfiable(size)
-    # The last bytes of an empty object are all of it, which no 206 can say.
+        raise RangeNotSatisfiable(field, size)
+    # A suffix of an empty object is satisfiable, but no Content-Range can express zero bytes.
     return (max(0, size - length), size) if size else None
 
 
-def _number(digits: str) -> int | None:
-    # No object has 10^18 bytes: from there on, all numbers are as good as one, and none needs a long conversion.
-    return min(int(digits.lstrip("0")[:19] or "0"), 10**18) if digits else None
+def _position(digits: str) -> int | None:
+    """Return the number, at most _MAX_POSITION, or None for no digits."""
+    return min(int(digits.lstrip("0")[:_MAX_DIGITS] or "0"), _MAX_POSITION) if digits else None

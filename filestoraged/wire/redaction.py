@@ -1,4 +1,4 @@
-"""What of a request must not stand in a log: passwords, tokens and the ids of drops, however they are written."""
+"""Redaction of request targets and messages for the log: passwords, tokens and drop ids, in any encoding."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from urllib.parse import unquote_plus
 
 HIDDEN = "***"
 
-# A drop's id has 32 hexadecimal digits; with two more or fewer it may be one with a typing error. Digests of SHA-1 and
-# of all that are longer have 40 and more, and are shown.
+# A drop id has 32 hex digits; 30 to 34 digits may be one with a typing error. Digests of SHA-1 and of longer
+# algorithms have at least 40 digits and are shown.
 _ID = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{30,34}(?![0-9A-Fa-f])")
 
-# In the name of a parameter, perhaps within another word (`access_token`, `password[]`).
+# In a parameter's name, also as a part of it (`access_token`, `password[]`).
 _SECRET = re.compile(r"password|token", re.IGNORECASE)
 
-# What separates parameters, in a query as in a path: those whom a "?" was encoded for have none.
+# Separators of parameters, in the path too: where a client encodes the "?", the query is part of the path.
 _SEPARATORS = re.compile(r"([/?&;])")
 
-# A target may be encoded again by each program that it passes through.
-_DECODINGS = 3
+# Each proxy on the way may encode a target again; more than 3 levels are not decoded.
+_MAX_DECODINGS = 3
 
 
 def redact_target(target: str) -> str:
-    """Return a path with its query, or either of them, without what must not stand in a log."""
+    """Return a path, a query or both with secrets replaced by HIDDEN."""
     if "%" not in target and not _ID.search(target) and not _secret_of(target):
         return target
     shown: list[str] = []
-    # A password goes on up to the next parameter; and beyond, where an "&" in it should have been encoded.
+    # A password continues after "&" up to the next "name=": the "&" in it may not have been encoded.
     in_secret = False
     for separator, piece in _pieces(target):
         text = _decoded(piece)
@@ -39,8 +39,18 @@ def redact_target(target: str) -> str:
     return "".join(shown)
 
 
+def redact_text(text: str) -> str:
+    """Return a message with drop ids replaced by HIDDEN, for example in the path of an `OSError`."""
+    return _ID.sub(HIDDEN, text)
+
+
+def has_secret(query: str) -> bool:
+    """Whether a query contains a password or a token."""
+    return bool(_secret_of(_decoded(query)))
+
+
 def _pieces(target: str) -> Iterator[tuple[str, str]]:
-    """Each piece of a target with the separator before it, "" for the first."""
+    """Return each piece of a target with the separator before it, which is "" for the first."""
     parts = ["", *_SEPARATORS.split(target)]
     return zip(parts[::2], parts[1::2])
 
@@ -48,28 +58,18 @@ def _pieces(target: str) -> Iterator[tuple[str, str]]:
 def _without_id(piece: str, decoded: str) -> str:
     if piece == decoded:
         return _ID.sub(HIDDEN, piece)
-    # What it is decoded may have line ends, which must not stand in a log either.
+    # The decoded text is not logged: it may contain line breaks.
     return HIDDEN if _ID.search(decoded) else piece
 
 
-def redact_text(text: str) -> str:
-    """Return a text of ours, such as an error's, without the ids that a path in it may have."""
-    return _ID.sub(HIDDEN, text)
-
-
-def has_secret(query: str) -> bool:
-    """Whether a query holds a password or a token."""
-    return bool(_secret_of(_decoded(query)))
-
-
 def _secret_of(text: str) -> str:
-    """The secret that a parameter is named after, "" for none. A value that has such a word in it is none."""
+    """Return "password" or "token" where the name of a parameter contains that word, else "". Values do not count."""
     found = _SECRET.search(text, 0, max(0, text.rfind("=")))
     return found.group().lower() if found is not None else ""
 
 
 def _decoded(text: str) -> str:
-    for _ in range(_DECODINGS):
+    for _ in range(_MAX_DECODINGS):
         if "%" not in text:
             break
         text = unquote_plus(text)

@@ -29,5 +29,7 @@ class HeadCase(unittest.TestCase):
 
         self.assertEqual(400, caught.exception.status)
         self.assertTrue(caught.exception.closes)
-        # One sentence, and nothing of the bytes that a terminal would obey.
-        self.assertRegex(str(caught.exception), r"\A[ -~]+\.\Z")
+        message = str(caught.exception)
+        self.assertRegex(message, r"\A[A-Z].+\.\Z")
+        # No control character that a terminal would obey.
+        self.assertTrue(message.isprintable(), ascii(message))
