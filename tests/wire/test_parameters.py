@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 import unittest
 
 from filestoraged.errors import BadRequest
@@ -92,10 +90,9 @@ class ParseTest(unittest.TestCase):
             with self.subTest(field=field), self.assertRaises(BadRequest):
                 parse_parameters(field)
 
-    def test_a_hostile_field_takes_a_time_that_grows_with_its_size(self) -> None:
-        # As long as a head may be. Milliseconds; were it quadratic, many seconds.
-        hostile = (
-            "a" + ";" * 32000,
+    def test_long_malformed_field_is_refused(self) -> None:
+        # As long as a head may be.
+        malformed = (
             "a" + " " * 32000 + "x",
             "a;" + " " * 32000 + "=",
             "a;b=" + " " * 32000,
@@ -104,13 +101,12 @@ class ParseTest(unittest.TestCase):
             "a" * 32000 + "/" + "\x00",
             "a" + ";b=c " * 6400 + '"',
         )
-        for field in hostile:
-            started = time.process_time()
-            with self.subTest(field=field[:10]):
-                with contextlib.suppress(BadRequest):
-                    parse_parameters(field)
+        for field in malformed:
+            with self.subTest(field=field[:10]), self.assertRaises(BadRequest):
+                parse_parameters(field)
 
-                self.assertLess(time.process_time() - started, 1)
+    def test_many_semicolons_are_no_parameters(self) -> None:
+        self.assertEqual(("a", {}), parse_parameters("a" + ";" * 32000))
 
 
 class ExtendedTest(unittest.TestCase):

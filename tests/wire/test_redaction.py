@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import unittest
 
 from filestoraged.wire.redaction import has_secret, redact_target, redact_text
@@ -73,14 +72,6 @@ class TargetTest(unittest.TestCase):
         ):
             with self.subTest(target=target):
                 self.assertEqual(target, redact_target(target))
-
-    def test_a_hostile_target_takes_a_time_that_grows_with_its_size(self) -> None:
-        for pattern in ("token", "%25", "%2574oken", "0123456789abcdef", "&;", "password=", "=token"):
-            started = time.thread_time()
-            with self.subTest(pattern=pattern):
-                redact_target("/?" + pattern * (8192 // len(pattern)))
-
-                self.assertLess(time.thread_time() - started, 0.25)
 
 
 class TextTest(unittest.TestCase):
