@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import time
 import unittest
@@ -11,6 +12,7 @@ from filestoraged.wire.dates import format_date, parse_date
 
 # RFC 9110, section 5.6.7, has this moment in all three forms.
 MOMENT = 784111777
+DATES = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994")
 
 
 class FormatTest(unittest.TestCase):
@@ -28,9 +30,8 @@ class FormatTest(unittest.TestCase):
 
 class ParseTest(unittest.TestCase):
     def test_all_three_forms_are_read(self) -> None:
-        self.assertEqual(MOMENT, parse_date("Sun, 06 Nov 1994 08:49:37 GMT"))
-        self.assertEqual(MOMENT, parse_date("Sunday, 06-Nov-94 08:49:37 GMT"))
-        self.assertEqual(MOMENT, parse_date("Sun Nov  6 08:49:37 1994"))
+        for field in DATES:
+            self.assertEqual(MOMENT, parse_date(field))
         self.assertEqual(MOMENT + 10 * 86400, parse_date("Wed Nov 16 08:49:37 1994"))
 
     def test_all_months_are_known(self) -> None:
@@ -61,14 +62,21 @@ class ParseTest(unittest.TestCase):
             self.assertEqual(MOMENT, parse_date("Sun, 06 Nov 1994 08:49:37 GMT"))
             self.assertEqual("Sun, 06 Nov 1994 08:49:37 GMT", format_date(MOMENT))
 
-    def test_the_locale_of_the_server_is_not_a_dates_business(self) -> None:
-        # Which locales there are depends on the machine.
+    def test_dates_are_parsed_and_formatted_without_the_names_of_the_locale(self) -> None:
+        # `time.strptime` and `datetime.strptime` both call `_strptime`, and both `strftime` the one of `time`. Under
+        # de_DE, they know "So" and "Mai" in place of "Sun" and "May"; installed locales depend on the machine.
         with (
-            mock.patch("time.strptime", side_effect=AssertionError),
+            mock.patch("_strptime._strptime", side_effect=AssertionError),
             mock.patch("time.strftime", side_effect=AssertionError),
         ):
-            self.assertEqual(MOMENT, parse_date("Sun, 06 Nov 1994 08:49:37 GMT"))
-            self.assertEqual("Sun, 06 Nov 1994 08:49:38 GMT", format_date(MOMENT + 1))
+            self.assertRaises(AssertionError, datetime.datetime.strptime, "Sun", "%a")
+            self.assertRaises(AssertionError, time.strptime, "Sun", "%a")
+            self.assertRaises(AssertionError, datetime.date(1994, 11, 6).strftime, "%a")
+
+            for field in DATES:
+                self.assertEqual(MOMENT, parse_date(field))
+            format_date.cache_clear()
+            self.assertEqual("Sun, 06 Nov 1994 08:49:37 GMT", format_date(MOMENT))
 
     def test_what_is_no_date_is_none(self) -> None:
         fields = (
