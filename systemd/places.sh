@@ -12,6 +12,8 @@ UNITS=(filestoraged-check.timer filestoraged.socket filestoraged-check.service f
 # As the machine that runs it sees them. Here, each is below $DESTDIR.
 ENVIRONMENT=$PREFIX/lib/filestoraged
 COMMAND=$PREFIX/bin/filestoraged
+MANUAL=$PREFIX/share/man
+MANUAL_PAGES=(man1/filestoraged.1 man5/filestoraged.conf.5)
 CONFIGURATION=/etc/filestoraged.conf
 case $PREFIX in
     # systemd looks into those.

@@ -60,7 +60,7 @@ class InstallTest(TempCase):
         super().setUp()
         self.root = self.place / "root"
 
-    def test_it_has_the_command_its_environment_the_units_and_a_configuration(self) -> None:
+    def test_it_has_the_command_its_environment_the_manual_pages_the_units_and_a_configuration(self) -> None:
         inside = "usr/local/lib/filestoraged/"
         paths = {path if not path.startswith(inside) else inside for path in below(self.root)}
 
@@ -69,6 +69,8 @@ class InstallTest(TempCase):
                 "etc/filestoraged.conf",
                 "usr/local/bin/filestoraged",
                 inside,
+                "usr/local/share/man/man1/filestoraged.1",
+                "usr/local/share/man/man5/filestoraged.conf.5",
                 *(f"usr/local/lib/systemd/system/{unit}" for unit in UNITS),
             },
             paths,
@@ -195,7 +197,7 @@ def run(command: str, root: Path, *, checkout: Path = ROOT, **environment: str) 
 
 def make_checkout(checkout: Path, wheels: Path) -> None:
     """A copy whose requirements are wheels of ours, by their hashes."""
-    for part in ("bin", "filestoraged", "systemd"):
+    for part in ("bin", "docs", "filestoraged", "systemd"):
         shutil.copytree(ROOT / part, checkout / part)
     for part in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
         shutil.copy(ROOT / part, checkout / part)

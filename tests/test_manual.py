@@ -1,0 +1,124 @@
+"""The manual pages: roff without warnings, and every option of the daemon with its default and no other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import unittest
+from pathlib import Path
+from typing import NamedTuple
+
+from filestoraged.daemon import config
+from filestoraged.daemon.config import Config, join_mounts, parse_mount
+from filestoraged.daemon.options import OPTIONS, Option
+from tests.daemon.process import ROOT
+from tests.support import find_program
+
+COMMAND = ROOT / "docs" / "filestoraged.1"
+CONFIGURATION = ROOT / "docs" / "filestoraged.conf.5"
+
+# Defaults that depend on the machine or on other options, in the words of both pages.
+_IN_WORDS = {
+    "store": f"{Config.store}; under systemd $STATE_DIRECTORY",
+    "workers": "one for each CPU",
+    "max-connections-per-client": "a quarter of max-connections",
+    "max-size": "none; on memcached 50M",
+}
+
+
+class Entry(NamedTuple):
+    """What a page says of an option. A default of "none; …" is none."""
+
+    metavar: str
+    default: str
+    text: str
+
+
+class ManualTest(unittest.TestCase):
+    def test_pages_have_no_fault(self) -> None:
+        for page in (COMMAND, CONFIGURATION):
+            groff = [find_program("groff"), "-man", "-Tutf8", "-ww", "-z", str(page)]
+            self.assertEqual((0, ""), self.run_program(groff), page.name)
+            man = [find_program("man"), "--warnings", "-l", "-Tutf8", "-Z", str(page)]
+            self.assertEqual((0, ""), self.run_program(man), page.name)
+
+    def test_page_with_a_fault_is_noticed(self) -> None:
+        page = COMMAND.read_text(encoding="utf-8") + ".NOSUCH\n"
+
+        self.assertNotEqual((0, ""), self.run_program([find_program("groff"), "-man", "-Tutf8", "-ww", "-z"], page))
+
+    def test_command_has_every_option_and_no_other(self) -> None:
+        pattern = r"\\fB\\-\\-(\S+)\\fR \\fI(\S+)\\fR"
+
+        found = entries(section(COMMAND, ".SS Options of serve"), pattern)
+
+        self.assertEqual({option.name: option.metavar for option in OPTIONS}, metavars(found))
+
+    def test_configuration_has_every_option_but_config_and_no_other(self) -> None:
+        found = entries(section(CONFIGURATION, ".SH OPTIONS"), r"\\fB(\S+)\\fR = \\fI(\S+)\\fR")
+
+        expected = {option.name: option.metavar for option in OPTIONS if option.name != "config"}
+        self.assertEqual(expected, metavars(found))
+
+    def test_defaults_are_those_of_the_configuration(self) -> None:
+        for page, start, pattern in (
+            (COMMAND, ".SS Options of serve", r"\\fB\\-\\-(\S+)\\fR \\fI(\S+)\\fR"),
+            (CONFIGURATION, ".SH OPTIONS", r"\\fB(\S+)\\fR = \\fI(\S+)\\fR"),
+        ):
+            found = entries(section(page, start), pattern)
+            for option in OPTIONS:
+                if option.name in found:
+                    with self.subTest(page=page.name, option=option.name):
+                        self.check_default(option, found[option.name].default)
+
+    def test_options_that_repeat_say_so(self) -> None:
+        found = entries(section(COMMAND, ".SS Options of serve"), r"\\fB\\-\\-(\S+)\\fR \\fI(\S+)\\fR")
+
+        repeatable = {option.name for option in OPTIONS if option.repeatable}
+
+        self.assertEqual(repeatable, {name for name, entry in found.items() if "\nRepeatable.\n" in entry.text})
+
+    def check_default(self, option: Option, default: str) -> None:
+        if option.name in _IN_WORDS:
+            self.assertEqual(_IN_WORDS[option.name], default)
+        elif option.name == "listen":
+            self.assertEqual(config.DEFAULT_LISTEN, (option.parse(default),))
+        elif option.name == "mount":
+            self.assertEqual(Config().mounts, join_mounts([parse_mount(each) for each in default.split(", ")]))
+        elif default.partition(";")[0] == "none":
+            self.assertIn(getattr(Config(), option.name.replace("-", "_"), None), (None, ()))
+        else:
+            self.assertEqual(getattr(Config(), option.name.replace("-", "_")), option.parse(default))
+
+    def run_program(self, command: list[str], text: str | None = None) -> tuple[int, str]:
+        done = subprocess.run(
+            command, input=text, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        )
+        return done.returncode, done.stderr
+
+
+def section(page: Path, start: str) -> str:
+    """The part of a page below a heading."""
+    text = page.read_text(encoding="utf-8")
+    part = text.partition(start + "\n")[2]
+    return re.split(r"^\.S[HS] ", part, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def entries(text: str, pattern: str) -> dict[str, Entry]:
+    found = {}
+    for paragraph in text.split(".TP\n")[1:]:
+        matched = re.match(pattern, paragraph)
+        assert matched is not None, paragraph
+        default = re.search(r"^Default: (.*)\.$", paragraph, re.MULTILINE)
+        assert default is not None, paragraph
+        found[plain(matched.group(1))] = Entry(plain(matched.group(2)), plain(default.group(1)), paragraph)
+    return found
+
+
+def metavars(found: dict[str, Entry]) -> dict[str, str]:
+    return {name: entry.metavar for name, entry in found.items()}
+
+
+def plain(text: str) -> str:
+    """Roff without its escapes."""
+    return text.replace("\\-", "-").replace("\\|", "")
