@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -71,6 +72,27 @@ class KeyValueArchiveTest(TempCase):
         self.assertIn("nothing to build", built)
         self.assertTrue(said.startswith(_SAID) and said.rstrip().endswith(_COMMITTED), said)
         self.assertTrue((unpacked / "store" / "kv.sqlite").exists())
+
+    def test_readme_of_the_archive_explains_the_database_and_its_links_resolve(self) -> None:
+        self.run_command(str(ROOT / "bin" / "package"), cwd=self.directory)
+        (archive,) = self.directory.glob("filestoraged-*.tar.gz")
+        with tarfile.open(archive) as tar:
+            names = tar.getnames()
+            member = tar.extractfile("README.md")
+            assert member is not None
+            text = member.read().decode()
+
+        sections = re.findall(r"^## (.*)$", text, re.MULTILINE)
+        self.assertIn("What is deficient in this interface", sections)
+        self.assertIn("What we would change", sections)
+        self.assertIn("Where memory is scarce", sections)
+        self.assertIn("Hot keys", sections)
+        self.assertIn("Inner workings", sections)
+        dependencies = text.partition("\n## Dependencies\n")[2]
+        self.assertTrue(all(name in dependencies for name in ("Python 3.11", "`sqlite3`", "`pymemcache`")))
+        self.assertEqual([], [path for path in re.findall(r"\]\(([^)#]+)", text) if path not in names])
+        modules = [path.rstrip("/") for path in re.findall(r"`(filestoraged/[^`]+)`", text)]
+        self.assertEqual([], [path for path in modules if path not in names])
 
     def test_what_was_committed_is_there_after_a_restart(self) -> None:
         copy = self.directory / "copy"

@@ -88,8 +88,8 @@ class Newcomer:
 
     def __init__(self) -> None:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
-        (section,) = re.findall(r"^## AS A SERVICE\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-        self.commands: list[str] = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+        (section,) = re.findall(r"^## Install as a service\n.*?^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        self.commands: list[str] = [line for line in section.splitlines() if line]
 
     def command(self, pattern: str) -> str:
         """The one command of the README that matches."""
