@@ -1,0 +1,224 @@
+"""README.md, CONTRIBUTING.md and docs/: commands run as pasted, links lead somewhere, lists are complete."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import unittest
+from collections.abc import Iterator
+
+from filestoraged.daemon.options import parse_arguments
+from filestoraged.errors import ClientGone, Error
+from tests.bench.measures import MEASURES
+from tests.daemon.process import PATIENCE, ROOT
+from tests.documents import DOCUMENTS, Block, Machine, Step, blocks, prose, read, steps
+from tests.support import ServerCase, TempCase, find_program
+
+COLUMNS = 120
+
+# Blocks that are not run here, and why.
+NOT_RUN = {
+    "README.md: python3 -m filestoraged": "bin/test runs this test; the daemon's command is run by the block above it",
+    "README.md: sudo apt install python3-venv": "needs root and systemd: bin/test-systemd runs it",
+}
+
+# How a block of each language is tried.
+_IN_SESSION = ("sh", "python")
+_READ = ("ini", "yaml")
+# Drawings.
+_SHOWN = ("text",)
+
+# Options of other programs than the daemon.
+_NOT_OURS = {"--data-binary", "--fast"}
+
+
+def runnable(document: str) -> list[Block]:
+    return [block for block in blocks(document) if block.name not in NOT_RUN and block.language not in _SHOWN]
+
+
+class SessionTest(TempCase):
+    """Each document is a session on a machine of its own."""
+
+    def test_commands_of_readme_do_what_it_shows(self) -> None:
+        self.run_session("README.md")
+
+    def test_commands_of_contributing_do_what_it_shows(self) -> None:
+        self.run_session("CONTRIBUTING.md")
+
+    def test_commands_of_http_do_what_it_shows(self) -> None:
+        self.run_session("docs/http.md")
+
+    def test_commands_of_kv_do_what_it_shows(self) -> None:
+        self.run_session("docs/kv.md")
+
+    def test_commands_of_memcached_do_what_it_shows(self) -> None:
+        self.run_session("docs/memcached.md")
+
+    def test_commands_of_operations_do_what_it_shows(self) -> None:
+        self.run_session("docs/operations.md")
+
+    def test_every_document_with_commands_has_a_session(self) -> None:
+        having = {document for document in DOCUMENTS if self.commands(document)}
+
+        tested = {f"{each}.md" for name in dir(self) for each in re.findall(r"test_commands_of_([a-z]+)_do", name)}
+
+        self.assertEqual({document.rpartition("/")[2].lower() for document in having}, tested)
+
+    def run_session(self, document: str) -> None:
+        for step, printed in Machine(self.directory, sys.executable).run(document, self.commands(document)):
+            self.assertTrue(step.matches(printed), f"{step.commands}\nprinted {printed!r}\nexpected {step.output!r}")
+
+    def commands(self, document: str) -> list[Block]:
+        return [block for block in runnable(document) if block.language in _IN_SESSION]
+
+
+class MachineTest(TempCase):
+    def test_command_that_fails_is_noticed(self) -> None:
+        block = Block("docs/x.md", "sh", "echo good\nfalse\necho good\n")
+
+        with self.assertRaisesRegex(AssertionError, "failed: false"):
+            Machine(self.directory, sys.executable).run(block.document, [block])
+
+    def test_output_that_differs_is_noticed(self) -> None:
+        self.assertTrue(Step("", ["a …b", "c"]).matches("a [x] b\nc\n"))
+        self.assertFalse(Step("", ["a"]).matches("a\nb\n"))
+        self.assertFalse(Step("", ["a.c"]).matches("abc\n"))
+
+    def test_block_is_split_after_each_output(self) -> None:
+        found = list(steps("a\nb  # comment\n# out\n# more\nc\n"))
+
+        self.assertEqual([Step("a\nb  # comment", ["out", "more"]), Step("c", [])], found)
+
+
+class BlocksTest(TempCase):
+    def test_every_block_has_a_language_that_is_tried(self) -> None:
+        for document in DOCUMENTS:
+            for block in blocks(document):
+                with self.subTest(block.name):
+                    self.assertIn(block.language, (*_IN_SESSION, *_READ, *_SHOWN))
+
+    def test_blocks_that_are_not_run_exist(self) -> None:
+        names = {block.name for document in DOCUMENTS for block in blocks(document)}
+
+        self.assertLessEqual(set(NOT_RUN), names)
+
+    def test_no_command_is_indented_in_place_of_a_block(self) -> None:
+        for document in DOCUMENTS:
+            self.assertEqual([], re.findall(r"^    \S.*$", prose(document), re.MULTILINE), document)
+
+    def test_daemon_understands_each_configuration(self) -> None:
+        for block in self.having("ini"):
+            path = self.directory / "filestoraged.conf"
+            path.write_text(block.text, encoding="utf-8")
+            with self.subTest(block.name):
+                parse_arguments(["--config", str(path)])
+
+    def test_prometheus_understands_each_configuration(self) -> None:
+        for block in self.having("yaml"):
+            path = self.directory / "prometheus.yml"
+            path.write_text(block.text, encoding="utf-8")
+            kind = "rules" if block.text.startswith("groups:") else "config"
+            with self.subTest(block.name):
+                command = [find_program("promtool"), "check", kind, str(path)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                self.assertEqual(0, done.returncode, done.stderr)
+
+    def having(self, language: str) -> list[Block]:
+        found = [block for document in DOCUMENTS for block in runnable(document) if block.language == language]
+        self.assertTrue(found)
+        return found
+
+
+class LayoutTest(unittest.TestCase):
+    def test_readme_has_at_most_120_lines(self) -> None:
+        self.assertLessEqual(len(read("README.md").splitlines()), 120)
+
+    def test_lines_wrap_at_120_columns(self) -> None:
+        for document in (*DOCUMENTS, "CHANGELOG.md"):
+            long = [line for line in read(document).splitlines() if len(line) > COLUMNS]
+            self.assertEqual([], long, document)
+
+    def test_links_lead_to_files_and_headings(self) -> None:
+        for document in DOCUMENTS:
+            for target in re.findall(r"\]\((?!https?:)([^)]+)\)", prose(document)):
+                with self.subTest(f"{document}: {target}"):
+                    path, _, heading = target.partition("#")
+                    file = (ROOT / document).parent / path if path else ROOT / document
+                    self.assertTrue(file.is_file())
+                    if heading:
+                        self.assertIn(heading, set(_anchors(file.read_text(encoding="utf-8"))))
+
+    def test_readme_names_every_document(self) -> None:
+        named = set(re.findall(r"\]\(([^)#]+)", read("README.md")))
+
+        self.assertLessEqual({*DOCUMENTS, "CHANGELOG.md", "LICENSE"} - {"README.md"}, named)
+
+
+class ListsTest(ServerCase):
+    """What a document lists is what there is."""
+
+    def test_operations_lists_every_metric(self) -> None:
+        config = {"memcached": ("127.0.0.1:1",), "store": str(self.store_path), "host": ("*",)}
+        exposed = self.exposed() | self.exposed_with(config)
+
+        self.assertEqual(exposed, set(re.findall(r"^\| `(filestoraged_\w+)`", prose("docs/operations.md"), re.M)))
+        for document in DOCUMENTS:
+            self.assertLessEqual(set(re.findall(r"\bfilestoraged_\w+", read(document))), exposed, document)
+
+    def test_http_lists_every_status_of_an_error(self) -> None:
+        listed = {int(status) for status in re.findall(r"^\| `(\d{3})` \|", prose("docs/http.md"), re.M)}
+
+        self.assertEqual({each.status for each in _family(Error)} - {ClientGone.status}, listed)
+
+    def test_figures_name_measures_and_proofs_that_exist(self) -> None:
+        rows = re.findall(r"^\| .*? \| [\d.,]+ \| `(.*?)` \|$", prose("docs/figures.md"), re.M)
+
+        self.assertGreater(len(rows), 30)
+        for measure in {row.removeprefix("bin/bench ") for row in rows if row.startswith("bin/bench ")}:
+            self.assertIn(measure, MEASURES)
+        for proof in {row.removeprefix("python -m ") for row in rows if not row.startswith("bin/bench ")}:
+            self.assertIsNotNone(importlib.util.find_spec(proof), proof)
+
+    def test_contributing_names_every_proof(self) -> None:
+        proofs = {path.stem for path in (ROOT / "tests" / "proofs").glob("*.py")} - {"__init__"}
+
+        self.assertEqual(proofs, set(re.findall(r"tests\.proofs\.(\w+)", read("CONTRIBUTING.md"))))
+
+    def test_documents_name_no_option_that_does_not_exist(self) -> None:
+        commands = ([], ["check"], ["token"], ["memcached-check"])
+        known = {option for command in commands for option in re.findall(r"--[a-z][a-z-]*", _help(*command))}
+
+        for document in DOCUMENTS:
+            named = set(re.findall(r"`(--[a-z][a-z-]*)", prose(document)))
+            self.assertLessEqual(named, known | _NOT_OURS, document)
+
+    def exposed(self) -> set[str]:
+        self.wait_until("counted", lambda: b"filestoraged_objects_age" in self.get("/-/metrics").body)
+        return set(re.findall(r"^# TYPE (\w+)", self.get("/-/metrics").body.decode(), re.M))
+
+    def exposed_with(self, config: dict[str, object]) -> set[str]:
+        """The metrics of a server with another configuration."""
+        case = type("Other", (ServerCase,), {"config": config, "runTest": lambda _: None})()
+        case.setUp()
+        self.addCleanup(case.doCleanups)
+        return set(re.findall(r"^# TYPE (\w+)", case.get("/-/metrics").body.decode(), re.M))
+
+
+def _anchors(text: str) -> Iterator[str]:
+    """The names by which the headings of a document are linked."""
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _family(error: type[Error]) -> Iterator[type[Error]]:
+    for each in error.__subclasses__():
+        if "status" in vars(each) or error.status != 500:
+            yield each
+        yield from _family(each)
+
+
+def _help(*command: str) -> str:
+    done = [sys.executable, "-m", "filestoraged", *command, "--help"]
+    return subprocess.check_output(done, cwd=ROOT, text=True, timeout=PATIENCE)
