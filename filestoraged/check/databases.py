@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StoreUnavailable
+from filestoraged.store import layout
 from filestoraged.store.sqlite import database
 
 _Answer = TypeVar("_Answer")
@@ -92,7 +93,7 @@ def _open(path: str, in_use: bool) -> sqlite3.Connection:
 
 
 def _in_use(path: str) -> bool:
-    return os.path.exists(f"{path}-wal")
+    return os.path.exists(layout.write_ahead_log(path))
 
 
 def _state(path: str) -> _State:

@@ -22,6 +22,7 @@ from filestoraged.check.register import PAGE, Register, Unaskable
 from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.errors import StoreUnavailable
+from filestoraged.store import layout
 from filestoraged.store.disk.staging import abandoned, sweep_area
 
 # Seconds that go by before anybody asks how much there is.
@@ -43,7 +44,7 @@ class DiskCheck:
         self._repair = repair
         self._threads = threads or len(os.sched_getaffinity(0))
         self._inventory = Inventory(self._root)
-        self._register = Register(f"{self._root}/drops.sqlite", pace)
+        self._register = Register(f"{self._root}/{layout.DROPS_DATABASE}", pace)
         self._quarantine = Quarantine(self._root) if repair else None
         # Whichever thread takes it first tells that the registry cannot be asked.
         self._untold = iter((True,))
@@ -131,7 +132,7 @@ class DiskCheck:
         try:
             for id_ in self._register.wanting():
                 self._pace.go_on()
-                path = f"drops/{id_[:2]}/{id_}"
+                path = layout.drop_path(id_)
                 if not self._is_there(path) and self._register.wants(id_):
                     yield Finding(MISSING, path, "its drop can be fetched, and has no bytes")
         except Unaskable as error:

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-_SHARD = re.compile(r"[0-9a-f]{2}")
+from filestoraged.store import layout
+
 _OBJECT = re.compile(r"[0-9a-f]{32,128}")
 # A repository's objects are named by their SHA-256, drops by a random number.
 _OID = re.compile(r"[0-9a-f]{64}")
 _DROP = re.compile(r"[0-9a-f]{32}")
-_DATABASE = re.compile(r"(?:kv|drops)\.sqlite")
-_BESIDE_DATABASES = re.compile(r"(?:kv|drops)\.sqlite[.-].+")
 
 _LINK = "it is a symbolic link"
 _NO_FILE = "it is no file"
@@ -50,13 +49,13 @@ class Inventory:
     def __init__(self, root: str) -> None:
         self._root = root
         self._directories: dict[str, Callable[[str], Iterator[Item]]] = {
-            "repositories": self._repositories,
-            "drops": lambda path: self._shards(path, Kind.DROP, _DROP),
-            "staging": self._areas,
+            layout.REPOSITORIES: self._repositories,
+            layout.DROPS: lambda path: self._shards(path, Kind.DROP, _DROP),
+            layout.STAGING: self._areas,
             # Whatever lies there is known already, or somebody else's business.
-            "drops.owners": _nothing,
-            "quarantine": _nothing,
-            "lost+found": _nothing,
+            layout.DROP_OWNERS: _nothing,
+            layout.QUARANTINE: _nothing,
+            layout.LOST_AND_FOUND: _nothing,
         }
 
     def items(self) -> Iterator[Item]:
@@ -65,11 +64,11 @@ class Inventory:
             for entry in entries:
                 if entry.name in self._directories:
                     yield from self._within(entry, self._directories[entry.name], "")
-                elif _SHARD.fullmatch(entry.name):
+                elif layout.is_shard(entry.name):
                     yield from self._within(entry, lambda path: self._shard(path, Kind.OBJECT, _OBJECT), "")
-                elif _DATABASE.fullmatch(entry.name):
+                elif entry.name in layout.DATABASES:
                     yield _file(entry, Kind.DATABASE, entry.name)
-                elif not _BESIDE_DATABASES.fullmatch(entry.name):
+                elif not layout.is_beside_database(entry.name):
                     yield Item(Kind.FOREIGN, entry.name, _NO_NAME)
 
     def measure(self) -> Iterator[tuple[int, int]]:
@@ -90,19 +89,19 @@ class Inventory:
         for entry in self._entries(path):
             if isinstance(entry, Item):
                 yield entry
-            elif _SHARD.fullmatch(entry.name):
+            elif layout.is_shard(entry.name):
                 yield from self._within(entry, lambda path: self._shard(path, kind, name), f"{path}/")
             else:
                 yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _NO_NAME)
 
     def _shard(self, path: str, kind: Kind, name: re.Pattern[str]) -> Iterator[Item]:
-        shard = path[-2:]
+        shard = os.path.basename(path)
         for entry in self._entries(path):
             if isinstance(entry, Item):
                 yield entry
             elif not name.fullmatch(entry.name):
                 yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _NO_NAME)
-            elif entry.name[:2] != shard:
+            elif layout.shard(entry.name) != shard:
                 yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _ELSEWHERE)
             else:
                 yield _file(entry, kind, f"{path}/{entry.name}")

@@ -11,6 +11,7 @@ import itertools
 import os
 from contextlib import suppress
 
+from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories, sync
 from filestoraged.store.disk.permissions import PRIVATE, create_file
 
@@ -28,10 +29,10 @@ class Quarantine:
         Both paths are below the store. The descriptor keeps its inode from becoming another file's. Raises OSError.
         """
         judged = os.fstat(descriptor)
-        into = os.path.dirname(f"{self._root}/quarantine/{path}")
+        into = os.path.dirname(f"{self._root}/{layout.quarantine_path(path)}")
         directory = self._directories.open(into)
         try:
-            target = self._reserve(f"quarantine/{path}")
+            target = self._reserve(layout.quarantine_path(path))
             if not self._take(path, target, judged):
                 return None
             # Where it is now comes first: a crash may leave it under both names, but not under none.

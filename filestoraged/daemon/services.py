@@ -17,6 +17,7 @@ from filestoraged.daemon.config import Config
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.tokens_file import read_tokens
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreUnavailable
+from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.permissions import GROUP_READABLE, PRIVATE, problem
 from filestoraged.store.disk.store import DiskStore
@@ -102,7 +103,7 @@ class Services:
         config = self._config
         delivery = Delivery(config.accel, "public" if self._tokens is None else "private")
         # Its oid is SHA-256 whatever --hash says.
-        within = self.store.namespace("repositories", algorithm="sha256")
+        within = self.store.namespace(layout.REPOSITORIES, algorithm="sha256")
         builders: dict[str, Callable[[], Router]] = {
             "files": lambda: files.routes(self.store, delivery),
             "repositories": lambda: repositories.routes(within, delivery),
@@ -170,18 +171,20 @@ class Services:
 
     def _drops(self) -> Router:
         config = self._config
-        store = DiskStore(self._path("drops"), max_size=drops.LARGEST, within=self.disk)
-        registry = Drops(self._path("drops.sqlite"), OwnerLocks(self._path("drops.owners")), ttl=config.drop_ttl)
+        store = DiskStore(self._path(layout.DROPS), max_size=drops.LARGEST, within=self.disk)
+        registry = Drops(
+            self._path(layout.DROPS_DATABASE), OwnerLocks(self._path(layout.DROP_OWNERS)), ttl=config.drop_ttl
+        )
         self._probes.append(_probe("Drops", registry.probe))
         self._gauges["drops"] = metrics.drops(registry)
-        self._janitor = Janitor(registry, store, self._path("drops.sqlite.janitor"))
+        self._janitor = Janitor(registry, store, self._path(layout.JANITOR_LOCK))
         self._janitor.start()
         # First of all what is to be written: the janitor may be busy.
         self._closing.append((registry.flush, self._janitor.stop, registry.close))
         return drops.routes(registry, store, Guard(), public_url=config.public_url, accel=config.accel)
 
     def _keys(self) -> Router:
-        database = KeyValues(self._path("kv.sqlite"))
+        database = KeyValues(self._path(layout.KEYS_DATABASE))
         self._probes.append(_probe("Keys", database.probe))
         self._closing.append((database.close,))
         self._gauges["keys"] = metrics.keys(database)
@@ -197,9 +200,9 @@ class Services:
             log.info("swept %d stagings that a crash left", swept)
         self._try_renaming()
         if "kv" in self._interfaces:
-            self._prepare(self._path("kv.sqlite"), prepare_keys)
+            self._prepare(self._path(layout.KEYS_DATABASE), prepare_keys)
         if "drops" in self._interfaces:
-            self._prepare(self._path("drops.sqlite"), prepare_drops)
+            self._prepare(self._path(layout.DROPS_DATABASE), prepare_drops)
         warning = problem(self._config.store, self._modes)
         if warning is not None:
             self._warnings.append(warning)
@@ -215,7 +218,7 @@ class Services:
                     part.try_renaming()
                 except OSError as error:
                     if error.errno == errno.EXDEV:
-                        staging = os.path.join(self._config.store, "staging")
+                        staging = self._path(layout.STAGING)
                         raise StartError(
                             f"Files cannot be renamed from {staging} to {part.root}: they are on two file systems."
                         ) from error
@@ -231,9 +234,9 @@ class Services:
 
     def _parts_on_disk(self) -> list[str]:
         """The directories below the store's own that objects are renamed to."""
-        parts = ["drops"] if "drops" in self._interfaces else []
+        parts = [layout.DROPS] if "drops" in self._interfaces else []
         if "repositories" in self._interfaces and not self._config.memcached:
-            parts.append("repositories")
+            parts.append(layout.REPOSITORIES)
         return parts
 
     def _unwritable(self, error: OSError) -> StartError:

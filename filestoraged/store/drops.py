@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from filestoraged.errors import Gone, NotFound, StoreUnavailable, TooManyGuesses, Unauthorized
-from filestoraged.store import guess_limit, passwords, wall_clock
+from filestoraged.store import guess_limit, layout, passwords, wall_clock
 from filestoraged.store.deferred_writes import DeferredWrites
 from filestoraged.store.guess_limit import Guess
 from filestoraged.store.owner_locks import OwnerLocks
@@ -321,7 +321,7 @@ class Drops:
         deadline = time.monotonic() + _REMOVING
         removed: list[str] = []
         failed: dict[str, OSError] = {}
-        for _, group in itertools.groupby(ids, _neighbourhood):
+        for _, group in itertools.groupby(ids, layout.shard):
             tried = list(group)
             failed.update(remove_all(tried))
             removed += [id_ for id_ in tried if id_ not in failed]
@@ -369,10 +369,6 @@ class Drops:
 
 def _gone() -> Gone:
     return Gone("Somebody has fetched it, or its time is over.")
-
-
-def _neighbourhood(id_: str) -> str:
-    return id_[:2]
 
 
 def _execute(question: str, values: Sequence[object], connection: sqlite3.Connection) -> None:

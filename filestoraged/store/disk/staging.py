@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.permissions import PRIVATE, Permissions, create_file, create_file_as_allowed, is_allowed
 
@@ -40,7 +41,7 @@ class StagingArea:
 
     def __init__(self, directories: Directories, modes: Permissions = PRIVATE) -> None:
         self._directories = directories
-        self._directory = os.path.join(directories.root, "staging")
+        self._directory = os.path.join(directories.root, layout.STAGING)
         self._mode = modes.file
         self._area: _Area | None = None
         self._making = threading.Lock()

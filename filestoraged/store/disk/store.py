@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from filestoraged.digest import Bytes, Expected, parse_digest
 from filestoraged.errors import AlreadyExists, NotFound
+from filestoraged.store import layout
 from filestoraged.store.contract import Blob, Sink, Staging, Store
 from filestoraged.store.disk.directories import Directories, open_directory, sync
 from filestoraged.store.disk.permissions import PRIVATE, Permissions
@@ -32,9 +33,6 @@ _WRITE_BEHIND = 8 * 1024 * 1024
 
 # Bytes: a disk that is full may still have room for a name.
 _TRIAL = 4096
-
-# What a staging is renamed to for a moment, to see that it can be. One that a crash leaves is replaced the next time.
-_TRIAL_NAME = ".trial"
 
 # What file systems say that have no hard links; or that have enough to that file.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -95,7 +93,7 @@ class DiskStore(Store):
         """
         path, descriptor = self.stagings.create()
         os.close(descriptor)
-        target = f"{self.root}/{_TRIAL_NAME}"
+        target = f"{self.root}/{layout.TRIAL}"
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path, target)
@@ -197,7 +195,7 @@ class DiskStore(Store):
 
     def shard(self, name: str) -> str:
         """The directory that an object of that name lies in."""
-        return f"{self.root}/{name[:2]}"
+        return f"{self.root}/{layout.shard(name)}"
 
     def _checked(self, name: str) -> str:
         if parse_digest(name) != name:
@@ -205,7 +203,7 @@ class DiskStore(Store):
         return name
 
     def _place(self, name: str) -> str:
-        return f"{self.root}/{name[:2]}/{name}"
+        return f"{self.root}/{layout.object_path(name)}"
 
 
 class DiskBlob(Blob):

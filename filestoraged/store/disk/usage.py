@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from filestoraged.store import layout
 from filestoraged.store.disk.directories import is_past
-
-_SHARD = re.compile("[0-9a-f]{2}")
 
 # Folders whose contents are remembered, in 8 MiB at most; others are counted each time.
 _REMEMBERED = 16_384
@@ -44,20 +42,20 @@ class DiskUsage:
 
     def count(self, pause: Callable[[], None]) -> dict[str, UsageTotals]:
         """Return what files, repositories and drops have. `pause` is called often, and may end it by an exception."""
-        repositories = os.path.join(self._root, "repositories")
+        repositories = os.path.join(self._root, layout.REPOSITORIES)
         # What is not there any more is forgotten.
         before, self._known = self._known, {}
         return {
             "files": self._sum([self._root], before, pause),
             "repositories": self._sum((entry.path for entry in _folders(repositories)), before, pause),
-            "drops": self._sum([os.path.join(self._root, "drops")], before, pause),
+            "drops": self._sum([os.path.join(self._root, layout.DROPS)], before, pause),
         }
 
     def _sum(self, namespaces: Iterable[str], before: _Known, pause: Callable[[], None]) -> UsageTotals:
         totals = UsageTotals()
         for namespace in namespaces:
             for entry in _folders(namespace):
-                if _SHARD.fullmatch(entry.name):
+                if layout.is_shard(entry.name):
                     totals = totals.plus(self._shard(entry.path, before, pause))
                     pause()
         return totals

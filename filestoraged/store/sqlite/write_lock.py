@@ -16,6 +16,8 @@ import struct
 import time
 from collections.abc import Iterator
 
+from filestoraged.store import layout
+
 # The numbers, each of 64 bits: how often something was committed; whether the log is in doubt; and how much was written
 # to the log since it was last copied into the database.
 _COMMITS, _DOUBT, _WRITTEN = range(3)
@@ -34,7 +36,7 @@ class WriteLock:
     """
 
     def __init__(self, database: str) -> None:
-        self._path = database + ".turn"
+        self._path = layout.write_lock(database)
         self._descriptor = -1
         # Odd: nothing is trusted before the file is open.
         self._numbers = memoryview(bytes([1]) + bytes(_NUMBER.size * 3 - 1)).cast("Q")

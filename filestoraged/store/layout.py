@@ -1,0 +1,79 @@
+"""The names of files and directories in a store's directory. No other module knows them.
+
+    ROOT/ab/abcdef…                       objects of the files interface, in shards
+    ROOT/repositories/NAME/ab/abcdef…     objects of a repository
+    ROOT/drops/ab/abcdef…                 bytes of drops
+    ROOT/staging/TOKEN/NUMBER             stagings, one directory for each process
+    ROOT/quarantine/…                     damaged files, under the paths that they had
+    ROOT/kv.sqlite, ROOT/drops.sqlite     databases, with their -wal, -shm and .turn files
+    ROOT/drops.sqlite.janitor             the lock of the janitor
+    ROOT/drops.owners/TOKEN               owner locks of processes that upload or send drops
+
+Daemons of two versions may share a store while one replaces the other, so names do not change between versions: a lock
+file by another name would be another lock.
+"""
+
+from __future__ import annotations
+
+import re
+
+REPOSITORIES = "repositories"
+DROPS = "drops"
+STAGING = "staging"
+QUARANTINE = "quarantine"
+KEYS_DATABASE = "kv.sqlite"
+DROPS_DATABASE = "drops.sqlite"
+JANITOR_LOCK = f"{DROPS_DATABASE}.janitor"
+DROP_OWNERS = "drops.owners"
+
+DATABASES = (KEYS_DATABASE, DROPS_DATABASE)
+
+# Made by mkfs in the root directory of a file system, which may be a store.
+LOST_AND_FOUND = "lost+found"
+
+# The name of a staging that is renamed into a directory to test that it can be. A crash may leave one; the next test
+# replaces it.
+TRIAL = ".trial"
+
+_SHARD = re.compile(r"[0-9a-f]{2}")
+# Database files have suffixes such as -wal, -shm, -journal, .turn and .janitor.
+_BESIDE_DATABASE = re.compile(rf"(?:{'|'.join(map(re.escape, DATABASES))})[.-].+")
+
+
+def shard(name: str) -> str:
+    """The directory of an object within its namespace."""
+    return name[:2]
+
+
+def is_shard(name: str) -> bool:
+    return _SHARD.fullmatch(name) is not None
+
+
+def object_path(name: str) -> str:
+    """The path of an object within its namespace."""
+    return f"{name[:2]}/{name}"
+
+
+def drop_path(id_: str) -> str:
+    """The path of a drop's bytes within the store."""
+    return f"{DROPS}/{object_path(id_)}"
+
+
+def quarantine_path(path: str) -> str:
+    """Where the quarantine keeps a file that was at `path`. Both are within the store."""
+    return f"{QUARANTINE}/{path}"
+
+
+def is_beside_database(name: str) -> bool:
+    """Whether a file in the root directory belongs to a database without being one."""
+    return _BESIDE_DATABASE.fullmatch(name) is not None
+
+
+def write_ahead_log(database: str) -> str:
+    """The path of the log that SQLite keeps beside the database at that path while it is in use."""
+    return f"{database}-wal"
+
+
+def write_lock(database: str) -> str:
+    """The path of the file that holds the write lock of the database at that path."""
+    return f"{database}.turn"
