@@ -1,30 +1,29 @@
-"""Small objects that were read a moment ago, kept in memory for as long as their files are the same.
+"""A cache of small objects that were read lately, valid while their files are unchanged.
 
-A removal or a replacement by another process is seen, since the file is looked at each time: a `stat` instead of
-opening, reading and closing it.
+Each hit costs one `stat` of the file, instead of opening, reading and closing it, so a removal or a replacement by
+another process is noticed.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 
+from filestoraged.bounded_cache import BoundedCache
 from filestoraged.store.contract import Blob, Sink
 
-# An object of this size costs more to send than to find.
+# In bytes. A larger object takes longer to send than to open.
 SMALL = 64 * 1024
 
-# Bytes of objects kept by one process, and how many objects: each takes up to 1 KiB besides its bytes, so all of it is
-# 16 MiB. When that is reached, all are forgotten: those asked for often are soon there again.
-_KEPT = 8 * 1024 * 1024
-_MOST = 8192
+# Bounds of the cache in one process. An object takes up to 1 KiB besides its bytes, so that is 16 MiB at most.
+_MAX_CACHED_SIZE = 8 * 1024 * 1024
+_MAX_CACHED_BLOBS = 8192
 
-# What a file is known by. Its change time alone would do, but for clocks that go backwards.
+# Inode, size, modification and change time. The change time alone would do if no clock ever went backwards.
 _Identity = tuple[int, int, int, int]
 
 
 class SmallBlob(Blob):
-    """A whole object in memory. Many threads may send it at once; closing it does nothing."""
+    """A whole object in memory. Many threads may send it at once. Closing it does nothing."""
 
     __slots__ = ("_data", "_identity", "digest", "modified", "size")
 
@@ -36,7 +35,7 @@ class SmallBlob(Blob):
         self._identity = _identity(status)
 
     def is_of(self, status: os.stat_result) -> bool:
-        """Whether a file with that status is still the one that was read."""
+        """Whether a file with that status is the unchanged file that was read."""
         return self._identity == _identity(status)
 
     def send(self, sink: Sink, start: int, stop: int) -> int:
@@ -48,15 +47,15 @@ class SmallBlob(Blob):
 
 
 class SmallBlobCache:
-    """Small blobs by path. The lock guards the count of their bytes, and what may grow with it."""
+    """Small blobs by path. Any thread calls it."""
 
     def __init__(self) -> None:
-        self._blobs: dict[str, SmallBlob] = {}
-        self._size = 0
-        self._lock = threading.Lock()
+        self._blobs: BoundedCache[str, SmallBlob] = BoundedCache(
+            entries=_MAX_CACHED_BLOBS, size=_MAX_CACHED_SIZE, size_of=lambda _, blob: blob.size
+        )
 
-    def find(self, path: str) -> SmallBlob | None:
-        """The object of the file that is at `path` now, if it is known."""
+    def get(self, path: str) -> SmallBlob | None:
+        """The cached object of the file that is at `path` now, if there is one."""
         blob = self._blobs.get(path)
         if blob is None:
             return None
@@ -64,34 +63,22 @@ class SmallBlobCache:
             if blob.is_of(os.stat(path)):
                 return blob
         except OSError:
-            # It is gone, or whoever opens the file will find out what else it is.
+            # The file was removed, or opening it will raise the error that says why not.
             pass
-        self._forget(path)
+        self._blobs.discard(path)
         return None
 
-    def keep(self, path: str, blob: SmallBlob) -> None:
-        with self._lock:
-            if self._size + blob.size > _KEPT or len(self._blobs) >= _MOST:
-                self._blobs.clear()
-                self._size = 0
-            known = self._blobs.get(path)
-            self._size += blob.size - (known.size if known else 0)
-            self._blobs[path] = blob
-
-    def _forget(self, path: str) -> None:
-        with self._lock:
-            blob = self._blobs.pop(path, None)
-            if blob is not None:
-                self._size -= blob.size
+    def put(self, path: str, blob: SmallBlob) -> None:
+        self._blobs.put(path, blob)
 
 
 def read_at_once(descriptor: int, size: int) -> bytes | None:
-    """Read a whole small file, if the kernel has it at hand; else None."""
+    """Read a whole small file if the page cache has all of it. Returns None if the disk would have to be read."""
     data = bytearray(size)
     try:
         read = os.preadv(descriptor, (data,), 0, os.RWF_NOWAIT)
     except OSError:
-        # It would have to wait for the disk; or the file system cannot tell.
+        # The read would wait for the disk, or the file system does not support RWF_NOWAIT.
         return None
     return bytes(data) if read == size else None
 

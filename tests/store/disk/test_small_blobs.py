@@ -15,7 +15,7 @@ from tests.support import TempCase
 TEA = b"tea"
 
 
-class RecentTest(TempCase):
+class SmallBlobCacheTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.store = DiskStore(self.directory)
@@ -87,12 +87,13 @@ class RecentTest(TempCase):
                 blob.send(sink, 0, blob.size)
             self.assertEqual(SMALL, len(sink.data))
 
-        kept = self.store._recent._blobs.values()
-        self.assertLessEqual(sum(blob.size for blob in kept), 8 * 1024 * 1024)
-        self.assertEqual(self.store._recent._size, sum(blob.size for blob in kept))
+        cached = self.store._small_blobs._blobs
+        self.assertGreater(len(cached), 1)
+        self.assertLessEqual(cached.size, 8 * 1024 * 1024)
+        self.assertEqual(cached.size, sum(blob.size for blob in cached._values.values()))
 
     def test_what_is_kept_keeps_its_bound_however_small_objects_are(self) -> None:
-        recent = SmallBlobCache()
+        cache = SmallBlobCache()
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         most = 0
@@ -101,8 +102,8 @@ class RecentTest(TempCase):
             digest = f"{number:064x}"
             # Each has numbers of its own, as files have.
             blob = SmallBlob(digest, bytes(1000), os.stat(self.directory))
-            recent.keep(f"/var/lib/filestoraged/repositories/{'x' * 128}/{digest[:2]}/{digest}", blob)
-            most = max(most, len(recent._blobs))
+            cache.put(f"/var/lib/filestoraged/repositories/{'x' * 128}/{digest[:2]}/{digest}", blob)
+            most = max(most, len(cache._blobs))
         _, peak = tracemalloc.get_traced_memory()
 
         self.assertGreater(most, 8000)
