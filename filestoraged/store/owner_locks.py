@@ -1,4 +1,7 @@
-"""Which processes are alive that have claimed something: each holds a lock that dies with it, however it dies."""
+"""Owner locks: a process locks an entry of a directory for as long as it lives, however it ends.
+
+Other processes can lock the entry only after its owner's end, which tells them that what the owner held may be cleared.
+"""
 
 from __future__ import annotations
 
@@ -7,73 +10,152 @@ import fcntl
 import os
 import secrets
 import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from filestoraged.store.disk.permissions import PRIVATE, make_directory
 
 
-class _Own(NamedTuple):
-    """The lock is held as long as its descriptor is open."""
+class Owner(NamedTuple):
+    """A process as owner. Its lock is held while `descriptor` is open."""
 
     token: str
+    path: str
     pid: int
-    lock: int
+    descriptor: int
 
 
-class OwnerLocks:
-    """A directory of small files, one for each process, named by its token. The lock guards the making of one's own."""
+class OwnerLocks(ABC):
+    """A directory with one locked entry for each process, named by the process's token.
+
+    Any thread calls it. The lock serializes making and releasing this process's entry.
+    """
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._own: _Own | None = None
+        self._own: Owner | None = None
         self._making = threading.Lock()
+
+    def own(self) -> Owner:
+        """This process's entry, made on the first call. A forked child gets its own. Raises OSError."""
+        own = self._own
+        if own is None or own.pid != os.getpid():
+            own = self.renew(own)
+        return own
+
+    def renew(self, old: Owner | None) -> Owner:
+        """Replace this process's entry `old`, unless another thread has done so. Raises OSError."""
+        with self._making:
+            if self._own is old or self._own is None:
+                self._own = self._make_own()
+            return self._own
+
+    def release(self) -> None:
+        """Remove this process's entry and unlock it, unless the entry is in use. The next `own` makes another."""
+        with self._making:
+            own = self._own
+            if own is None or own.pid != os.getpid():
+                return
+            try:
+                self._remove(own.path)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return
+            self._own = None
+            os.close(own.descriptor)
+
+    def tokens(self) -> Sequence[str]:
+        """The tokens of all owners, alive or dead. Raises OSError."""
+        try:
+            return os.listdir(self._directory)
+        except FileNotFoundError:
+            return []
+
+    def path(self, token: str) -> str:
+        return f"{self._directory}/{token}"
+
+    @abstractmethod
+    def _make(self, path: str) -> int:
+        """Make an entry and return a descriptor of it. Raises FileNotFoundError if another process removed it."""
+
+    @abstractmethod
+    def _remove(self, path: str) -> None:
+        """Remove an entry. Raises OSError if it is in use."""
+
+    def _make_own(self) -> Owner:
+        while True:
+            token = secrets.token_hex(8)
+            path = self.path(token)
+            try:
+                descriptor = self._make(path)
+            except FileNotFoundError:
+                # A process that starts swept the entry before it was opened.
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                # No link: a process that starts swept the entry before it was locked.
+                if os.fstat(descriptor).st_nlink:
+                    return Owner(token, path, os.getpid(), descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+
+class OwnerFiles(OwnerLocks):
+    """Owner locks on empty files, for processes that refer to each other by token."""
 
     @property
     def token(self) -> str:
-        """This process's own. A child has another one than its parent."""
-        with self._making:
-            if self._own is None or self._own.pid != os.getpid():
-                self._own = self._appear()
-            return self._own.token
+        """This process's token. A forked child has another one than its parent."""
+        return self.own().token
 
     def is_alive(self, token: str) -> bool:
-        """Whether the process with that token is. The file of one that is not goes."""
+        """Whether the owner is alive. Unlinks a dead owner's lock file."""
         if self._own is not None and token == self._own.token:
             return True
         try:
-            lock = os.open(self._path(token), os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self.path(token), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(self._path(token))
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            pass
-        finally:
-            os.close(lock)
+        with closed_after(descriptor):
+            if not lock_if_dead(descriptor):
+                return True
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path(token))
         return False
 
     def sweep(self) -> None:
-        """Clear away the files of those that are not."""
-        with contextlib.suppress(FileNotFoundError):
-            for token in os.listdir(self._directory):
-                self.is_alive(token)
+        """Unlink the lock files of dead owners."""
+        for token in self.tokens():
+            self.is_alive(token)
 
-    def _appear(self) -> _Own:
+    def _make(self, path: str) -> int:
         with contextlib.suppress(FileExistsError):
             make_directory(self._directory, PRIVATE.directory)
-        while True:
-            token = secrets.token_hex(8)
-            lock = os.open(self._path(token), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE.file)
-            # Whatever the umask: the other workers must be able to open it.
-            os.fchmod(lock, PRIVATE.file)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # Somebody may have swept it before it was locked.
-            if os.fstat(lock).st_nlink:
-                return _Own(token, os.getpid(), lock)
-            os.close(lock)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE.file)
+        # Whatever the umask: other workers must be able to open it.
+        os.fchmod(descriptor, PRIVATE.file)
+        return descriptor
 
-    def _path(self, token: str) -> str:
-        return os.path.join(self._directory, token)
+    def _remove(self, path: str) -> None:
+        os.unlink(path)
+
+
+def lock_if_dead(descriptor: int, operation: int = fcntl.LOCK_EX) -> bool:
+    """Lock an owner's entry, if its owner is dead. Returns whether it was."""
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def closed_after(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
