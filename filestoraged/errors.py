@@ -245,6 +245,15 @@ class UnknownTransferCoding(Error):
     closes = True
 
 
+class ListingUnsupported(Error):
+    """The store keeps no index of its objects' names."""
+
+    status = 501
+
+    def __init__(self, message: str = "This store cannot list its objects.") -> None:
+        super().__init__(message)
+
+
 class Unavailable(Error):
     """The server cannot answer now; a retry can succeed."""
 

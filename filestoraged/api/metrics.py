@@ -7,11 +7,9 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from filestoraged import __version__
-from filestoraged.store.disk.usage import DiskUsage, UsageTotals
+from filestoraged.store.contract import Store, Usage
 from filestoraged.store.drops import Drops
 from filestoraged.store.kv import KeyValues
-from filestoraged.store.memcached.diagnose import usage
-from filestoraged.store.memcached.pool import ServerPool
 from filestoraged.store.shared_count import SharedCount
 from filestoraged.web.counters import BOUNDS, Figures
 from filestoraged.web.message import Answer, Request, Response, field_lines
@@ -54,14 +52,14 @@ class _Router(Router):
         return None
 
 
-def objects(census: DiskUsage, shared: SharedCount) -> Gauge:
-    """Nothing until they were counted for the first time."""
+def objects(store: Store, shared: SharedCount) -> Gauge:
+    """What a store on disk holds, by interface. Yields nothing before the first count is complete."""
 
     def look() -> Iterator[Family]:
-        counted = shared.latest(census.count)
+        counted = shared.latest(store.usage)
         if counted is None:
             return
-        totals = {name: UsageTotals(*each) for name, each in counted.value.items()}
+        totals = {name: Usage(*each) for name, each in counted.value.items()}
         numbers: list[Sample] = [({"interface": name}, each.objects) for name, each in totals.items()]
         sizes: list[Sample] = [({"interface": name}, each.size) for name, each in totals.items()]
         yield Family("filestoraged_objects", "gauge", "Objects on disk.", numbers)
@@ -92,12 +90,14 @@ def keys(database: KeyValues) -> Gauge:
     return look
 
 
-def memcached(nodes: ServerPool) -> Gauge:
+def memcached(store: Store) -> Gauge:
+    """What each server of a pool holds."""
+
     def look() -> Iterator[Family]:
-        used = usage(nodes)
+        used = store.usage()
         reached = {name: each for name, each in used.items() if each is not None}
         up: list[Sample] = [({"server": name}, int(name in reached)) for name in used]
-        items: list[Sample] = [({"server": name}, each.items) for name, each in reached.items()]
+        items: list[Sample] = [({"server": name}, each.objects) for name, each in reached.items()]
         sizes: list[Sample] = [({"server": name}, each.size) for name, each in reached.items()]
         yield Family("filestoraged_memcached_up", "gauge", "Whether a server of memcached's answers.", up)
         yield Family("filestoraged_memcached_items", "gauge", "Items in memcached: manifests and chunks.", items)

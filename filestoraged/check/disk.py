@@ -23,7 +23,7 @@ from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
-from filestoraged.store.disk.staging import abandoned, sweep_area
+from filestoraged.store.disk.staging import list_abandoned, sweep_area
 
 # Seconds that go by before anybody asks how much there is.
 _UNCOUNTED = 1.0
@@ -159,7 +159,7 @@ class DiskCheck:
     def _area(self, item: Item, _: Inspector) -> Iterator[Finding]:
         path = f"{self._root}/{item.path}"
         try:
-            names = abandoned(path)
+            names = list_abandoned(path)
         except OSError as error:
             yield Finding(UNREADABLE, item.path, f"it cannot be listed: {error.strerror}")
             return

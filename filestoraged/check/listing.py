@@ -53,10 +53,10 @@ class Listing:
         for table in _TABLES:
             self._connection.execute(table)
 
-    def fill(self, nodes: ServerPool, pace: Throttle) -> None:
+    def fill(self, pool: ServerPool, pace: Throttle) -> None:
         """Ask all servers. Raises StoreUnavailable, and Stopped."""
-        for node in nodes.all:
-            self._fill_from(node, pace)
+        for server in pool.servers:
+            self._fill_from(server, pace)
 
     def count(self) -> int:
         """How many manifests there are."""
@@ -94,11 +94,13 @@ class Listing:
         with self._lock:
             self._connection.close()
 
-    def _fill_from(self, node: PoolServer, pace: Throttle) -> None:
+    def _fill_from(self, server: PoolServer, pace: Throttle) -> None:
         deadline = time.monotonic() + _PATIENCE
-        while not node.ask(lambda link: link.list_items(self._take)):
+        while not server.call(lambda client: client.list_items(self._take)):
             if time.monotonic() > deadline:
-                raise StoreUnavailable(node=node.name) from TimeoutError(f"memcached {node.name} lists for others")
+                raise StoreUnavailable(node=server.name) from TimeoutError(
+                    f"memcached {server.name} lists its items for another client"
+                )
             pace.pause(_PAUSE)
 
     def _take(self, line: bytes) -> None:

@@ -8,17 +8,25 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 
 from filestoraged.check.findings import DAMAGED, ORPHANED, CheckTotals, Finding
 from filestoraged.check.listing import Listing
 from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import CorruptObject
-from filestoraged.store.memcached.manifest import Manifest, chunk_key, removal_mark, unpack
-from filestoraged.store.memcached.pool import Found
+from filestoraged.store.memcached.blob import fetch
+from filestoraged.store.memcached.manifest import (
+    Manifest,
+    chunk_key,
+    is_removal_mark,
+    removal_mark,
+    try_unpack,
+    unpack,
+)
+from filestoraged.store.memcached.pool import Versioned
 from filestoraged.store.memcached.staging import STAGING_TTL
-from filestoraged.store.memcached.store import MemcachedStore, is_mark
+from filestoraged.store.memcached.store import MemcachedStore
 
 # Seconds between two listings. Servers are listed one after the other, so a manifest may be added after its server was
 # listed and before the server of its chunks is; and a removal in progress deletes its chunks after its manifest.
@@ -63,7 +71,7 @@ class MemcachedCheck:
         return Runner(looks, [lambda look: look()] * threads, self._pace)
 
     def _list(self) -> Iterator[Finding]:
-        self._listing.fill(self._store.nodes, self._pace)
+        self._listing.fill(self._store.pool, self._pace)
         self.tally.all_objects = self._listing.count()
         return iter(())
 
@@ -72,7 +80,7 @@ class MemcachedCheck:
             yield functools.partial(self._object, key)
 
     def _object(self, key: str) -> Iterator[Finding]:
-        found = self._store.nodes.find(key)
+        found = self._store.pool.gets(key)
         while found is not None:
             self._pace.go_on()
             reason = self._what_is_wrong(key, found)
@@ -82,10 +90,10 @@ class MemcachedCheck:
                 yield Finding(DAMAGED, key, reason, "removed" if self._repair else None)
                 break
             # It was replaced or removed meanwhile, and its chunks with it.
-            found = self._store.nodes.find(key)
+            found = self._store.pool.gets(key)
         self.tally.add_object()
 
-    def _what_is_wrong(self, key: str, found: Found) -> str | None:
+    def _what_is_wrong(self, key: str, found: Versioned) -> str | None:
         try:
             manifest = unpack(key, found.data)
         except ValueError as error:
@@ -96,7 +104,7 @@ class MemcachedCheck:
             return None
         self._listing.name(manifest.token)
         try:
-            self._store.check(manifest)
+            fetch(self._store.pool, manifest, self._store.hash_threads)
         except CorruptObject as error:
             return f"{manifest.algorithm} {manifest.digest}: {error.reason}"
         self._count(manifest)
@@ -106,10 +114,10 @@ class MemcachedCheck:
         self.tally.add_size(manifest.size)
         self._pace.pay(manifest.size)
 
-    def _is_still(self, key: str, found: Found) -> bool:
+    def _is_still(self, key: str, found: Versioned) -> bool:
         """Whether that manifest is there; or was, if it is to be removed so that a good one takes its place."""
         if not self._repair:
-            again = self._store.nodes.find(key)
+            again = self._store.pool.gets(key)
             return again is not None and again.version == found.version
         return self._store.remove_found(key, found, removal_mark(key, found.data))
 
@@ -123,7 +131,7 @@ class MemcachedCheck:
             return
         self._pace.pause(self._grace)
         with closing(Listing()) as again:
-            again.fill(self._store.nodes, self._pace)
+            again.fill(self._store.pool, self._pace)
             for key in again.manifests():
                 self._name(key)
             if self._has_no_strays():
@@ -132,7 +140,7 @@ class MemcachedCheck:
             for stray in self._listing.strays():
                 listed = set(stray.numbers) & set(again.numbers(stray.token))
                 keys = [chunk_key(bytes.fromhex(stray.token), number) for number in sorted(listed)]
-                keys = [key for key in keys if self._store.nodes.get(key) is not None]
+                keys = [key for key in keys if self._store.pool.get(key) is not None]
                 if keys:
                     yield self._orphaned(stray.token, keys)
 
@@ -142,24 +150,23 @@ class MemcachedCheck:
     def _name(self, key: str) -> None:
         """Note the upload of a manifest as it is now."""
         self._pace.go_on()
-        data = self._store.nodes.get(key)
+        data = self._store.pool.get(key)
         if data is not None:
-            with suppress(ValueError):
-                manifest = unpack(key, data)
-                if not manifest.is_removed:
-                    self._listing.name(manifest.token)
+            manifest = try_unpack(key, data)
+            if manifest is not None and not manifest.is_removed:
+                self._listing.name(manifest.token)
 
     def _finish_removals(self) -> Iterator[Finding]:
         """Delete removal marks that are left from a crash. Their chunks were reported as orphaned."""
         for key in self._marked:
-            found = self._store.nodes.find(key)
-            if found is not None and is_mark(key, found):
+            found = self._store.pool.gets(key)
+            if found is not None and is_removal_mark(key, found.data):
                 self._store.finish_removal(key, found)
         return iter(())
 
     def _orphaned(self, token: str, keys: list[str]) -> Finding:
         remedy = None
         # They go as those do that a crash has left. If they are somebody's against all odds, he has time to see it.
-        if self._repair and not self._store.nodes.touch_all(dict.fromkeys(keys, STAGING_TTL)):
+        if self._repair and not self._store.pool.touch_all(dict.fromkeys(keys, STAGING_TTL)):
             remedy = f"let expire in {STAGING_TTL // 3600} hours"
         return Finding(ORPHANED, f"fsd:{token}", f"no manifest names its {len(keys)} chunks", remedy)

@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 
 from filestoraged.store import layout
-from filestoraged.store.disk.directories import Directories, sync
+from filestoraged.store.disk.directories import Directories, sync, try_link
 from filestoraged.store.disk.permissions import PRIVATE, create_file
 
 
@@ -61,7 +61,7 @@ class Quarantine:
 
     def _give_back(self, source: str, destination: str) -> None:
         parent, name = os.path.split(source)
-        directory = self._directories.enter(parent, name, functools.partial(_link_or_rename, destination))
+        directory = self._directories.enter(parent, name, functools.partial(_restore, destination))
         try:
             self._directories.sync(parent, directory)
         finally:
@@ -77,17 +77,14 @@ class Quarantine:
         raise AssertionError("numbers have no end")
 
 
-def _link_or_rename(path: str, name: str, directory: int) -> None:
-    """Rename the file at `path`, unless the name is taken by now: then it is removed."""
+def _restore(path: str, name: str, directory: int) -> None:
+    """Give the file at `path` its name back. If another upload has the name by now, remove the file."""
     try:
-        os.link(path, name, dst_dir_fd=directory, follow_symlinks=False)
+        is_linked = try_link(path, name, directory)
     except FileExistsError:
-        # An upload that came still later has the name, and keeps it.
-        pass
-    except FileNotFoundError:
-        raise
-    except OSError:
-        # A file system without links. A rename may replace an upload that came still later, by the same bytes.
+        is_linked = True
+    if is_linked:
+        os.unlink(path)
+    else:
+        # Without hard links. The rename may replace an upload that took the name since, by the same bytes.
         os.rename(path, name, dst_dir_fd=directory)
-        return
-    os.unlink(path)

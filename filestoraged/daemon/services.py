@@ -19,15 +19,14 @@ from filestoraged.daemon.tokens_file import read_tokens
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
-from filestoraged.store.disk.permissions import GROUP_READABLE, PRIVATE, problem
+from filestoraged.store.disk.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.drops import Drops, prepare_drops
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.memcached.manifest import MAX_SIZE
 from filestoraged.store.memcached.store import MemcachedStore
-from filestoraged.store.owner_locks import OwnerLocks
+from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.passwords import Guard
 from filestoraged.store.shared_count import SharedCount
 from filestoraged.web.cross_site import ANY, Hosts, Origins
@@ -60,10 +59,14 @@ class Services:
         self._hosts = self._find_loopback_hosts()
         self._prepared: set[str] = set() if prepared is None else prepared
         # nginx reads what `--accel` hands over to it, and it is another user.
-        self._modes = GROUP_READABLE if config.accel else PRIVATE
+        self._permissions = GROUP_READABLE if config.accel else PRIVATE
         threads = HashThreads()
         self.disk = DiskStore(
-            config.store, algorithm=config.hash, max_size=config.max_size, modes=self._modes, hash_threads=threads
+            config.store,
+            algorithm=config.hash,
+            max_size=config.max_size,
+            permissions=self._permissions,
+            hash_threads=threads,
         )
         self._warnings: list[str] = []
         self._uses_disk = not config.memcached or not self._interfaces.isdisjoint(("kv", "drops"))
@@ -117,12 +120,12 @@ class Services:
     def _build_operations(self) -> None:
         looks = list(self._probes)
         if self._uses_disk:
-            looks.append(self.disk.try_writing)
-            self._gauges["objects"] = metrics.objects(DiskUsage(self.disk.root), self._objects)
+            looks.append(self.disk.probe)
+            self._gauges["objects"] = metrics.objects(self.disk, self._objects)
             self._closing.append((self._objects.stop,))
         if self._memcached is not None:
-            looks.append(self._memcached.nodes.require)
-            self._gauges["memcached"] = metrics.memcached(self._memcached.nodes)
+            looks.append(self._memcached.probe)
+            self._gauges["memcached"] = metrics.memcached(self._memcached)
         remote = self._memcached is not None
         readiness = Readiness(looks, remote=remote)
         shared = {operations.METRICS: metrics.routes(self._meter, self._gauges, remote=remote)}
@@ -141,8 +144,9 @@ class Services:
     def sweep(self) -> None:
         """Clear away what crashes left."""
         try:
-            if os.path.isdir(self.disk.root):
-                self.disk.sweep()
+            # The two may be one.
+            for store in {self.store, self.disk}:
+                store.sweep()
         except OSError as error:
             # What can be read is served all the same.
             log.warning("what a crash left cannot be swept: %s", error)
@@ -173,7 +177,7 @@ class Services:
         config = self._config
         store = DiskStore(self._path(layout.DROPS), max_size=drops.LARGEST, within=self.disk)
         registry = Drops(
-            self._path(layout.DROPS_DATABASE), OwnerLocks(self._path(layout.DROP_OWNERS)), ttl=config.drop_ttl
+            self._path(layout.DROPS_DATABASE), OwnerFiles(self._path(layout.DROP_OWNERS)), ttl=config.drop_ttl
         )
         self._probes.append(_probe("Drops", registry.probe))
         self._gauges["drops"] = metrics.drops(registry)
@@ -203,7 +207,7 @@ class Services:
             self._prepare(self._path(layout.KEYS_DATABASE), prepare_keys)
         if "drops" in self._interfaces:
             self._prepare(self._path(layout.DROPS_DATABASE), prepare_drops)
-        warning = problem(self._config.store, self._modes)
+        warning = permission_warning(self._config.store, self._permissions)
         if warning is not None:
             self._warnings.append(warning)
 
@@ -215,7 +219,7 @@ class Services:
         try:
             for part in parts:
                 try:
-                    part.try_renaming()
+                    part.probe_rename()
                 except OSError as error:
                     if error.errno == errno.EXDEV:
                         staging = self._path(layout.STAGING)
@@ -230,7 +234,7 @@ class Services:
                     return
         finally:
             # This process stages nothing.
-            self.disk.stagings.release()
+            self.disk.close()
 
     def _parts_on_disk(self) -> list[str]:
         """The directories below the store's own that objects are renamed to."""
@@ -284,6 +288,6 @@ def _open_memcached(config: Config, threads: HashThreads) -> MemcachedStore:
         )
     except ImportError as error:
         raise StartError(f"{error}.") from error
-    for cause in store.nodes.check():
+    for cause in store.unreachable_servers():
         log.warning("starting without %s; it is asked again with each request", cause)
     return store

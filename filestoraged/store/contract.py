@@ -1,17 +1,17 @@
-"""What every backend promises: objects enter by `stage`, `write`, `commit` and by no other way.
+"""The contract of every backend: objects enter by `stage`, `write` and `commit` only.
 
-An object is visible as a whole and durable, or not at all. Whoever holds a `Staging` or a `Blob` is one
-thread; a `Store` is used by many.
+An object is visible as a whole and durable, or not at all. One thread at a time uses a `Staging` or a `Blob`; many
+threads use a `Store`.
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import TooLarge
@@ -21,11 +21,11 @@ _Self = TypeVar("_Self", bound="_Closing")
 
 
 class _Closing(ABC):
-    """A with-block that closes."""
+    """A context manager that closes at the end of the block."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is held. Again is harmless."""
+        """Release what is held. A second call does nothing."""
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -37,7 +37,7 @@ class _Closing(ABC):
 
 
 class Sink(Protocol):
-    """Whoever takes the bytes of a blob, and says how many. Which of the two a backend calls is its own business."""
+    """Receives the bytes of a blob. Both methods return how many bytes they accepted; a backend calls either."""
 
     def write(self, data: Bytes) -> int: ...
 
@@ -45,26 +45,28 @@ class Sink(Protocol):
 
 
 class Blob(_Closing):
-    """An object opened for reading. It stays readable until closed, also when the object is removed meanwhile."""
+    """An object opened for reading. It stays readable until closed, even if the object is removed meanwhile."""
 
     size: int
     digest: str
-    # Whole seconds since 1970, when these bytes were stored under this name.
+    # Whole seconds since 1970 at which these bytes were stored under this name.
     modified: int
+    # Whether `send` may wait for another machine before it hands over bytes.
+    may_wait = False
 
     @abstractmethod
     def send(self, sink: Sink, start: int, stop: int) -> int:
-        """Hand the bytes from `start` on to `sink`, up to `stop` or until it takes no more for now.
+        """Pass the bytes from `start` to `stop` to `sink`, or fewer if it accepts no more for now.
 
-        Returns up to where that was, for the next call to go on from. Never hands over other bytes.
+        Returns the position after the last byte passed, where the next call continues.
         """
 
 
 class Staging(_Closing):
-    """Bytes received but not yet visible. Leaving the with-block without a commit discards them."""
+    """Bytes received and not yet visible. Leaving the with-block without a commit discards them."""
 
     def __init__(self, store: Store, size: int | None, expected: Sequence[Expected]) -> None:
-        """`size` is what the client declared, in bytes. Raises TooLarge where the store takes less."""
+        """`size` is the size that the client declared, in bytes. Raises TooLarge if it exceeds the store's maximum."""
         limit = store.max_size
         if limit is not None and size is not None and size > limit:
             raise TooLarge(limit, size=size)
@@ -73,23 +75,23 @@ class Staging(_Closing):
         self._hasher = OverlappedHasher(store.algorithm, expected, store.hash_threads)
 
     def write(self, data: Bytes) -> None:
-        """Take more bytes. The buffer may be reused afterwards. Raises TooLarge at the first byte too many."""
+        """Append bytes. The buffer may be reused afterwards. Raises TooLarge when the maximum is exceeded."""
         self.size += len(data)
         if self._limit is not None and self.size > self._limit:
             raise TooLarge(self._limit)
         self._write(data)
 
     def commit(self, *, name: str | None = None) -> str:
-        """Make the bytes visible and durable under `name`, or under their digest, which is returned.
+        """Make the bytes visible and durable under `name`, or under their digest. Returns the digest.
 
-        What was there is replaced: that heals an object that was damaged. Raises DigestMismatch.
+        An existing object is replaced, which heals a damaged one. Raises DigestMismatch.
         """
         digest = self._finish()
         self._publish(name, digest)
         return digest
 
     def commit_new(self, *, name: str | None = None) -> str:
-        """Like `commit`, but raise AlreadyExists where there is an object of that name."""
+        """Like `commit`, but raises AlreadyExists if an object of that name exists."""
         digest = self._finish()
         self._publish_new(name, digest)
         return digest
@@ -102,10 +104,10 @@ class Staging(_Closing):
 
     @abstractmethod
     def _write(self, data: Bytes) -> None:
-        """Keep the bytes, and have them hashed."""
+        """Store the bytes and pass them to the hasher."""
 
     def _finish(self) -> str:
-        """All bytes have come. Returns their digest, or raises DigestMismatch."""
+        """Complete the hash after the last byte. Returns the digest. Raises DigestMismatch."""
         return self._hasher.finish()
 
     @abstractmethod
@@ -116,44 +118,82 @@ class Staging(_Closing):
 
     @abstractmethod
     def _discard(self) -> None:
-        """Drop what is not visible. Called once or more, also after a commit."""
+        """Remove what is not visible. May be called again, and after a commit."""
 
 
-class Store(ABC):
-    """Objects by name. `algorithm` makes the names of those that are stored without one."""
+class Usage(NamedTuple):
+    """What a part of a store holds. `size` is in bytes."""
+
+    objects: int = 0
+    size: int = 0
+
+    def plus(self, other: Usage) -> Usage:
+        return Usage(self.objects + other.objects, self.size + other.size)
+
+
+def never_pause() -> None:
+    """The default `pause` of `Store.usage`: count without interruption."""
+
+
+class Store(_Closing):
+    """Objects by name. `algorithm` names objects that are stored without a name."""
 
     algorithm: str
-    # Whether it asks other machines, which may keep whoever calls it waiting.
+    # Whether requests to it wait for other machines.
     remote = False
-    # The size of the largest object taken, in bytes; None where only the room is a limit.
+    # Maximum size of an object, in bytes; None if only free space limits it.
     max_size: int | None
-    # Shared with the store's namespaces; a process with several stores passes the same one to all of them.
+    # Shared with the store's namespaces. A process with several stores passes the same one to all of them.
     hash_threads: HashThreads
 
     @abstractmethod
     def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
-        """Begin an object, of `size` bytes where that is known, whose digests must be those `expected`.
-
-        Raises TooLarge.
-        """
+        """Begin an object of `size` bytes, if known, whose digests must equal `expected`. Raises TooLarge."""
 
     @abstractmethod
     def open(self, name: str, /) -> Blob:
-        """Raises NotFound or CorruptObject."""
+        """Open an object. Raises NotFound or CorruptObject."""
 
     @abstractmethod
     def remove(self, name: str, /) -> None:
-        """Forget an object, durably. Raises NotFound."""
+        """Remove an object, durably. Raises NotFound."""
 
     def place(self, name: str) -> str | None:
-        """Where an object's bytes lie as a file, below the directory of the outermost store; None where they do not."""
+        """The path of an object's file below the outermost store's directory; None if no file holds its bytes."""
         return None
 
     @abstractmethod
     def namespace(self, name: str, *, algorithm: str | None = None) -> Store:
-        """A store within this one that shares no object with it."""
+        """A store within this one. The two share no object."""
 
-    # Conveniences for those who use the package as a library.
+    @abstractmethod
+    def list(self, after: str = "", limit: int = 1000) -> Sequence[str]:
+        """The names of at most `limit` objects of this namespace that sort after `after`, in ascending order.
+
+        An empty result is the end. Objects that are stored or removed meanwhile may be in it or not. Raises
+        ListingUnsupported if the backend keeps no index of names.
+        """
+
+    @abstractmethod
+    def probe(self) -> None:
+        """Check that the store can be written at present. Raises OSError, StorageFull or StoreUnavailable."""
+
+    @abstractmethod
+    def usage(self, pause: Callable[[], None] = never_pause) -> Mapping[str, Usage | None]:
+        """Measure what each part of the store holds: each interface's share, or each server's.
+
+        None stands for a server that does not answer. `pause` is called often; an exception of it ends the count.
+        """
+
+    @abstractmethod
+    def sweep(self) -> int:
+        """Remove the stagings of crashed processes. Returns their number. Raises OSError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release idle connections and directories. Namespaces share them. The store remains usable."""
+
+    # Shortcuts for use as a library.
 
     def put(
         self,
@@ -161,9 +201,9 @@ class Store(ABC):
         *,
         name: str | None = None,
     ) -> str:
-        """Store bytes, the file at a path, or what is left of a binary stream. Returns the digest.
+        """Store bytes, the file at a path, or the rest of a binary stream. Returns the digest.
 
-        Under a `name` of the caller's, raises AlreadyExists where it is taken, and ValueError where it is empty.
+        With a `name`, raises AlreadyExists if an object has it, and ValueError if it is empty.
         """
         if name == "":
             raise ValueError("the name of an object cannot be empty")
@@ -181,7 +221,7 @@ class Store(ABC):
         """Open an object as a stream. Raises NotFound or CorruptObject."""
 
     def delete(self, name: str, /) -> None:
-        """The same as `remove`. Raises NotFound."""
+        """Alias of `remove`. Raises NotFound."""
         self.remove(name)
 
 
@@ -190,7 +230,7 @@ def _pieces(source: bytes | bytearray | memoryview | BinaryIO) -> Iterator[Bytes
         yield from iter(lambda: source.read(COPY_SIZE), b"")
         return
     view = memoryview(source)
-    # A view that is not contiguous is copied; items of any format are taken as their bytes.
+    # A non-contiguous view is copied. Items of any format become their bytes.
     flat = view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
     for start in range(0, len(flat), COPY_SIZE):
         yield flat[start : start + COPY_SIZE]

@@ -21,7 +21,7 @@ from filestoraged.errors import Gone, NotFound, StoreUnavailable, TooManyGuesses
 from filestoraged.store import guess_limit, layout, passwords, wall_clock
 from filestoraged.store.deferred_writes import DeferredWrites
 from filestoraged.store.guess_limit import Guess
-from filestoraged.store.owner_locks import OwnerLocks
+from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -131,9 +131,9 @@ class Drops:
     `ttl` is how long a drop may be fetched, in seconds.
     """
 
-    def __init__(self, path: str, presence: OwnerLocks, *, ttl: float) -> None:
+    def __init__(self, path: str, owners: OwnerFiles, *, ttl: float) -> None:
         self._ledger = TransactionQueue(path, _SCHEMA)
-        self._presence = presence
+        self._owners = owners
         self._ttl = ttl
         self._clock = WallClock(self._ledger)
         # The last drop whose bytes were tried to be removed, in this pass through all of them.
@@ -144,7 +144,7 @@ class Drops:
     def announce(self) -> Future[str]:
         """Begin a drop, before its bytes are stored under its id, which is returned."""
         self._notes.require_few()
-        id_, owner, now = secrets.token_hex(16), self._presence.token, time.time()
+        id_, owner, now = secrets.token_hex(16), self._owners.token, time.time()
 
         def insert(connection: sqlite3.Connection) -> str:
             values = (id_, _ARRIVING, now, now, owner)
@@ -197,7 +197,7 @@ class Drops:
     def claim(self, id_: str) -> Future[Claim]:
         """Take it, alone of all who ask. Raises Gone to the others."""
         self._notes.require_few()
-        owner, now = self._presence.token, time.time()
+        owner, now = self._owners.token, time.time()
 
         def update(connection: sqlite3.Connection) -> Claim:
             question = "UPDATE drops SET state = ?, changed = ?, owner = ? WHERE id = ? AND state = ?"
@@ -276,7 +276,7 @@ class Drops:
             for (id_,) in self._ledger.read(question, _ARRIVING, owner):
                 remove(id_)
                 self._change("DELETE FROM drops WHERE id = ? AND state = ?", id_, _ARRIVING).result()
-        self._presence.sweep()
+        self._owners.sweep()
         return len(dead)
 
     def expire(self) -> int:
@@ -353,7 +353,7 @@ class Drops:
             time.sleep(_LOOK)
 
     def _is_alive(self, owner: str | None) -> bool:
-        return owner is not None and self._presence.is_alive(owner)
+        return owner is not None and self._owners.is_alive(owner)
 
     def _change(self, question: str, *values: object) -> Future[None]:
         return self._ledger.write(functools.partial(_execute, question, values))

@@ -12,7 +12,8 @@ from unittest import mock
 
 import requests
 
-from filestoraged.store.disk.usage import DiskUsage, UsageTotals
+from filestoraged.store.contract import Usage
+from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.shared_count import Pause
 from tests.daemon.process import PATIENCE, running
 from tests.support import ServerCase, TempCase, in_threads
@@ -144,7 +145,7 @@ class MetricsTest(ServerCase):
         self.addCleanup(ends.set)
         count = DiskUsage.count
 
-        def wait_and_count(census: DiskUsage, pause: Pause) -> dict[str, UsageTotals]:
+        def wait_and_count(census: DiskUsage, pause: Pause) -> dict[str, Usage]:
             ends.wait(10)
             return count(census, pause)
 
@@ -266,8 +267,8 @@ class ReadyTest(ServerCase):
 
     def test_it_is_looked_at_once_a_second_however_many_ask(self) -> None:
         looked: list[float] = []
-        real = self.engines.disk.stagings.create
-        self.engines.disk.stagings.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
+        real = self.engines.disk.staging_area.create
+        self.engines.disk.staging_area.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
 
         in_threads(50, lambda _: self.get("/-/ready").status)
 

@@ -233,7 +233,7 @@ class SlowReadersTest(OnMemcached):
         others = [threading.Thread(target=lambda: bodies.append(self.get(path).body)) for _ in range(self.threads)]
         for other in others:
             other.start()
-        self.wait_until("all threads wait", lambda: len(self.store._budget._waiting) == self.threads)
+        self.wait_until("all threads wait", lambda: len(self.store._budget._queue) == self.threads)
 
         whole = beginning + read_all(slow)
         for other in others:

@@ -29,7 +29,7 @@ from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drop, Drops, prepare_drops
 from filestoraged.store.kv import prepare_keys
-from filestoraged.store.owner_locks import OwnerLocks
+from filestoraged.store.owner_locks import OwnerFiles
 from tests.support import PATIENCE, TempCase
 
 TEA = b"tea" * 10
@@ -433,7 +433,7 @@ class DropsTest(InspectionCase):
         self.bytes = DiskStore(self.root / "drops", within=self.store)
 
     def open_registry(self) -> Drops:
-        drops = Drops(self.database, OwnerLocks(str(self.root / "drops.owners")), ttl=1000.0)
+        drops = Drops(self.database, OwnerFiles(str(self.root / "drops.owners")), ttl=1000.0)
         self.open = contextlib.ExitStack()
         self.addCleanup(self.open.close)
         self.open.callback(drops.close)

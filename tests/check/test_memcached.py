@@ -12,9 +12,11 @@ from filestoraged.check.listing import Listing
 from filestoraged.check.memcached import MemcachedCheck
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import NotFound, StoreUnavailable
+from filestoraged.store.hashing import HashThreads
+from filestoraged.store.memcached.blob import fetch
 from filestoraged.store.memcached.client import ServerClient
 from filestoraged.store.memcached.manifest import Manifest
-from filestoraged.store.memcached.pool import Found
+from filestoraged.store.memcached.pool import ServerPool, Versioned
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.store.memcached.servers import start_memcached
 from tests.support import PATIENCE, TempCase
@@ -63,7 +65,7 @@ class DamageTest(PoolInspectionCase):
 
         self.assertEqual(("damaged", self.store.key(lost, name=None)), (finding.kind, finding.path))
         number = int(key.rpartition(":")[2]) + 1
-        self.assertEqual(f"sha256 {lost}: chunk {number} of 3 is gone", finding.reason)
+        self.assertEqual(f"sha256 {lost}: chunk {number} of 3 is missing", finding.reason)
         self.assertEqual((None, "removed"), (finding.remedy, again.remedy))
         self.assertEqual([], self.check())
         self.assertRaises(NotFound, self.store.open, lost)
@@ -80,23 +82,25 @@ class DamageTest(PoolInspectionCase):
 
         (finding,) = self.check()
 
-        self.assertEqual(f"sha256 {digest}: chunk 2 of 3 is not what was stored", finding.reason)
+        self.assertEqual(f"sha256 {digest}: chunk 2 of 3 has other bytes than were stored", finding.reason)
 
     def test_a_manifest_that_is_none_is_found_and_removed(self) -> None:
         digest = self.store.put(SMALL)
         key = self.store.key(digest, name=None)
-        self.store.nodes.set(key, b"fsd1 nonsense", ttl=0)
+        self.store.pool.set(key, b"fsd1 nonsense", ttl=0)
 
         (finding,) = self.check(repair=True)
 
-        self.assertEqual(("damaged", key, "its manifest is none, or another's", "removed"), tuple(finding))
+        self.assertEqual(
+            ("damaged", key, "its manifest is damaged, or belongs to another key", "removed"), tuple(finding)
+        )
         self.assertEqual([], self.check())
 
     def test_chunks_that_no_manifest_names_are_found_and_let_expire(self) -> None:
         digest = self.store.put(LARGE)
         key = self.store.key(digest, name=None)
         token = next(iter(self.chunks())).split(":")[1]
-        self.store.nodes.forget([key])
+        self.store.pool.delete_all([key])
 
         self.assertEqual(("orphaned", f"fsd:{token}", "no manifest names its 3 chunks", None), tuple(self.check()[0]))
         self.assertEqual(["let expire in 6 hours"], [finding.remedy for finding in self.check(repair=True)])
@@ -105,8 +109,8 @@ class DamageTest(PoolInspectionCase):
 
     def test_what_a_removal_that_broke_off_has_left_is_found_and_removed(self) -> None:
         digest = self.store.put(LARGE)
-        forget = self.store.nodes.forget
-        with mock.patch.object(self.store.nodes, "forget", lambda keys: forget(keys[1:]) and False):
+        delete_all = self.store.pool.delete_all
+        with mock.patch.object(self.store.pool, "delete_all", lambda keys: delete_all(keys[1:]) and False):
             self.store.remove(digest)
         (stray,) = self.chunks()
 
@@ -143,15 +147,15 @@ class PoolRaceTest(PoolInspectionCase):
 
     def check_while(self, do: Callable[[str], None]) -> None:
         """Check an object, and do something when its manifest was read and its chunks are not yet."""
-        digest, check, done = self.store.put(LARGE), MemcachedStore.check, threading.Event()
+        digest, done = self.store.put(LARGE), threading.Event()
 
-        def check_late(store: MemcachedStore, manifest: Manifest) -> None:
+        def fetch_late(pool: ServerPool, manifest: Manifest, threads: HashThreads) -> None:
             if not done.is_set():
                 done.set()
                 do(digest)
-            check(store, manifest)
+            fetch(pool, manifest, threads)
 
-        with mock.patch.object(MemcachedStore, "check", check_late):
+        with mock.patch("filestoraged.check.memcached.fetch", fetch_late):
             self.assertEqual([], self.check(repair=True))
         self.assertTrue(done.is_set())
 
@@ -161,7 +165,7 @@ class PoolRaceTest(PoolInspectionCase):
         self.chunks()[key].delete(key)
         is_still = MemcachedCheck._is_still
 
-        def look_late(inspection: MemcachedCheck, key: str, found: Found) -> bool:
+        def look_late(inspection: MemcachedCheck, key: str, found: Versioned) -> bool:
             self.store.put(LARGE)
             return is_still(inspection, key, found)
 
@@ -228,7 +232,7 @@ class ServersTest(PoolInspectionCase):
         with self.assertRaises(StoreUnavailable) as raised:
             self.check()
 
-        self.assertIn("it does not list what it has", str(raised.exception.__cause__))
+        self.assertIn("the server does not list its items", str(raised.exception.__cause__))
 
     def test_a_server_that_is_busy_is_asked_again(self) -> None:
         self.store.put(SMALL)

@@ -154,7 +154,7 @@ class StatusTest(CheckCase):
         self.assert_refused("--limit 0", "--limit", "0")
         self.assert_refused("is no hash", "--hash", "crc32")
         self.assert_refused("Unrecognized arguments", "--listen", "localhost:8080")
-        self.assert_refused("is no memcached server", "--memcached", "a:b:c")
+        self.assert_refused("invalid memcached server 'a:b:c'", "--memcached", "a:b:c")
         self.assert_refused("cannot be read", "--config", "/nowhere")
 
     def test_a_memcached_that_cannot_be_reached_ends_with_2(self) -> None:
@@ -167,7 +167,7 @@ class StatusTest(CheckCase):
 
         self.assertEqual(2, done.returncode)
         self.assertRegex(
-            done.stderr, rf"^filestoraged: memcached {server.address}: it does not list what it has: .*\n$"
+            done.stderr, rf"^filestoraged: memcached {server.address}: the server does not list its items: .*\n$"
         )
 
     def test_a_signal_ends_it_soon_with_2(self) -> None:
@@ -232,7 +232,7 @@ class StatusTest(CheckCase):
         done = self.check("--memcached", server.address, "--repair")
 
         self.assertEqual(1, done.returncode)
-        self.assertIn(f"sha256 {digest}: chunk 1 of 3 is gone; removed\n", done.stdout)
+        self.assertIn(f"sha256 {digest}: chunk 1 of 3 is missing; removed\n", done.stdout)
         self.assertEqual(0, self.check("--memcached", server.address).returncode)
 
     def assert_refused(self, sentence: str, *arguments: str) -> None:

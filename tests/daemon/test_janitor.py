@@ -13,7 +13,7 @@ from unittest import mock
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drop, Drops, prepare_drops
-from filestoraged.store.owner_locks import OwnerLocks
+from filestoraged.store.owner_locks import OwnerFiles
 from tests.support import PATIENCE, TempCase
 
 
@@ -22,7 +22,7 @@ class JanitorCase(TempCase):
         super().setUp()
         self.path = str(self.directory / "drops.sqlite")
         prepare_drops(self.path)
-        self.drops = Drops(self.path, OwnerLocks(str(self.directory / "owners")), ttl=100)
+        self.drops = Drops(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100)
         self.addCleanup(self.drops.close)
         self.store = DiskStore(self.directory)
         self.store.prepare()

@@ -123,7 +123,7 @@ class RestsTest(TempCase):
 
         with running("--store", str(store), "--workers", "1") as daemon:
             answer = requests.post(daemon.url, data=TEA, timeout=PATIENCE)
-            warnings = [line for line in daemon.lines() if "cannot remove what a crash left" in line]
+            warnings = [line for line in daemon.lines() if "cannot remove stagings of a crashed process" in line]
 
         self.assertEqual(200, answer.status_code)
         self.assertEqual(["directory"], os.listdir(area))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from filestoraged.digest import Bytes, Expected
-from filestoraged.errors import AlreadyExists, DigestMismatch, NotFound, TooLarge
+from filestoraged.errors import AlreadyExists, DigestMismatch, ListingUnsupported, NotFound, TooLarge
 from filestoraged.store.contract import Store
 from filestoraged.store.hashing import COPY_SIZE
 from tests.support import TempCase, in_threads
@@ -234,3 +234,77 @@ class StoreContract(TempCase):
         within = self.store.namespace("short", algorithm="md5")
 
         self.assertEqual(hashlib.md5(TEA).hexdigest(), within.put(TEA))
+
+    def test_probe_of_a_store_that_can_be_written_leaves_nothing(self) -> None:
+        self.store.put(TEA)
+        before = self.counted()
+
+        self.store.probe()
+
+        self.assertEqual(before, self.counted())
+
+    def test_usage_counts_each_object_that_is_stored(self) -> None:
+        before = self.counted()
+
+        for data in (b"tea", b"milk", b"tea"):
+            self.store.put(data)
+
+        self.assertEqual(before + 2, self.counted())
+
+    def test_exception_of_pause_ends_the_count_or_the_count_needs_no_pause(self) -> None:
+        class Stop(Exception):
+            pass
+
+        def stop() -> None:
+            raise Stop
+
+        self.store.put(b"tea")
+
+        if self.store.remote:
+            self.store.usage(stop)
+        else:
+            self.assertRaises(Stop, self.store.usage, stop)
+
+    def test_list_returns_all_names_in_order_or_says_that_it_cannot(self) -> None:
+        digests = sorted(self.store.put(bytes([number])) for number in range(50))
+        self.store.namespace("other").put(b"elsewhere")
+
+        if self.store.remote:
+            self.assertRaises(ListingUnsupported, self.store.list)
+            return
+        self.assertEqual(digests, self.store.list())
+        pages, page = [], self.store.list(limit=7)
+        while page:
+            self.assertLessEqual(len(page), 7)
+            pages += page
+            page = self.store.list(after=page[-1], limit=7)
+        self.assertEqual(digests, pages)
+
+    def test_sweep_leaves_a_staging_of_a_living_process(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(TEA)
+
+            self.assertEqual(0, self.store.sweep())
+
+            staging.commit()
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+
+    def test_closed_store_can_be_used_again(self) -> None:
+        with self.store.stage() as staging:
+            staging.write(TEA)
+            self.store.close()
+            self.store.close()
+            staging.commit()
+
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+        self.assertEqual(TEA_DIGEST, self.store.put(TEA))
+
+    def test_blob_says_whether_sending_may_wait_for_another_machine(self) -> None:
+        self.store.put(TEA)
+
+        with self.store.open(TEA_DIGEST) as blob:
+            # Both backends have the bytes at hand once an object is open.
+            self.assertIs(False, blob.may_wait)
+
+    def counted(self) -> int:
+        return sum(usage.objects for usage in self.store.usage().values() if usage is not None)

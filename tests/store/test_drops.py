@@ -26,7 +26,7 @@ from filestoraged.errors import (
 from filestoraged.store import passwords
 from filestoraged.store.drops import Drop, Drops, prepare_drops
 from filestoraged.store.kv import prepare_keys
-from filestoraged.store.owner_locks import OwnerLocks
+from filestoraged.store.owner_locks import OwnerFiles
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, in_threads
 
@@ -34,8 +34,8 @@ from tests.support import PATIENCE, TempCase, in_threads
 _CLAIM = """
 import sys
 from filestoraged.store.drops import Drops
-from filestoraged.store.owner_locks import OwnerLocks
-drops = Drops(sys.argv[1], OwnerLocks(sys.argv[2]), ttl=100)
+from filestoraged.store.owner_locks import OwnerFiles
+drops = Drops(sys.argv[1], OwnerFiles(sys.argv[2]), ttl=100)
 drops.claim(sys.argv[3]).result()
 print(drops.announce().result(), flush=True)
 sys.stdin.read()
@@ -54,7 +54,7 @@ class DropsCase(TempCase):
         self.removed: list[str] = []
 
     def open_drops(self) -> Drops:
-        drops = Drops(self.path, OwnerLocks(str(self.directory / "owners")), ttl=100)
+        drops = Drops(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100)
         self.addCleanup(drops.close)
         return drops
 
@@ -245,7 +245,7 @@ class TidyTest(DropsCase):
 
     def test_a_drop_that_was_given_up_while_it_was_stored_is_not_published(self) -> None:
         id_ = self.drops.announce().result()
-        with mock.patch.object(self.drops._presence, "is_alive", return_value=False):
+        with mock.patch.object(self.drops._owners, "is_alive", return_value=False):
             self.drops.reap(self.removed.append)
 
         self.assertRaises(StoreUnavailable, self.drops.publish(Drop(id_, "name", None)).result)

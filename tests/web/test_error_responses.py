@@ -30,7 +30,7 @@ class MeaningTest(unittest.TestCase):
             (caused(StorageFull("There is no room."), sqlite3.OperationalError("disk is full")), 507, "disk is full"),
             (caused(StoreUnavailable(), ConnectionError("memcached a:1: refused")), 503, "memcached a:1: refused"),
             (
-                CorruptObject("ab" * 32, "chunk 1 of 2 is gone"),
+                CorruptObject("ab" * 32, "chunk 1 of 2 is missing"),
                 500,
                 f"object {'ab' * 32}: The object is damaged: chunk 1",
             ),
@@ -65,7 +65,7 @@ class MeaningTest(unittest.TestCase):
     def test_no_line_names_a_drop(self) -> None:
         errors: list[Exception] = [
             PermissionError(errno.EACCES, "Permission denied", f"/store/drops/01/{ID}"),
-            CorruptObject(ID, "it has another digest"),
+            CorruptObject(ID, "its bytes have another digest"),
             ValueError(ID),
         ]
         for error in errors:

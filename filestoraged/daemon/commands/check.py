@@ -110,7 +110,7 @@ def _checks(settings: dict[str, Any], pace: Throttle, *, repair: bool) -> Iterat
             store = MemcachedStore(settings["memcached"], algorithm=algorithm)
         except ImportError as error:
             raise StartError(f"{error}.") from error
-        for cause in store.nodes.check():
+        for cause in store.unreachable_servers():
             raise StartError(f"{cause}.")
         yield MemcachedCheck(store, pace=pace, repair=repair)
     if "store" in settings:

@@ -1,52 +1,67 @@
-"""Directories that survive a power failure: a name is durable once the directory it stands in is synced."""
+"""Directories whose entries survive a power failure: a name is durable once its directory is synced."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
 
+from filestoraged.bounded_cache import BoundedCache
 from filestoraged.store.disk.permissions import PRIVATE, Permissions, make_directory
 
-# Directories whose entries are known to be durable, at most: one for each repository, in some 8 MiB where names are
-# as long as they may be. Forgetting one costs a sync.
-_REMEMBERED = 16_384
+# Directories whose entries are known to be durable, one for each repository: at most 8 MiB with the longest names.
+# Forgetting one costs a sync.
+_MAX_DURABLE = 16_384
 
-# Seconds in which a directory is made again before it is an error. Each time, another process has removed the last
-# file in it; one that is about to remove the directory may have lost its processor, so others wait between attempts.
-_PATIENCE = 5.0
-_PAUSE = 0.001
+# Seconds during which `enter` makes a directory again before it raises an error. Each time, another process has removed
+# the directory's last file; that process may have lost its processor before it removes the directory, so `enter` waits
+# between attempts.
+_ENTER_TIMEOUT = 5.0
+_ENTER_PAUSE = 0.001
 
-# File systems tell the time of a change by a clock that ticks every few milliseconds, in nanoseconds here. What has
-# changed so shortly before it was looked at may have changed again in the same tick.
+# In nanoseconds. File systems take the time of a change from a clock that ticks every few milliseconds, so another
+# change may follow in the same tick and show the same time.
 _TICK = 100_000_000
-# Some have clocks of whole seconds.
+# Some file systems have clocks of whole seconds.
 _SECOND = 1_000_000_000
 _COARSE_TICK = 2 * _SECOND
 
-# A directory as it was at one moment: device, inode and time of change.
+# A directory that may not be read or synced by this user, because systemd or an installer made it.
+_NOT_SYNCABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL)
+
+# Errors of file systems without hard links, and of a file that has the maximum number of links.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+# The state of a directory: device, inode and time of change.
 _State = tuple[int, int, int]
 
 
 class Directories:
     """Makes the directories of the store in `root`, and makes their names durable.
 
-    Other workers and daemons make and remove shard directories at the same time. So a name is not remembered as
-    durable, but the state of the directory that it stands in: as long as that did not change since it was synced, all
-    of its entries are durable, whoever made them.
+    Other workers and daemons make and remove shard directories at the same time. So it does not remember which name is
+    durable, but the state of the directory that contains the name: while that state has not changed since the last
+    sync, all entries of the directory are durable, whichever process made them.
 
-    Many threads call it. To do a thing twice is harmless, so it has no lock.
+    Any thread calls it. Making or syncing a directory twice is harmless, so it needs no lock.
     """
 
-    def __init__(self, root: str, modes: Permissions = PRIVATE) -> None:
+    def __init__(self, root: str, permissions: Permissions = PRIVATE) -> None:
         self.root = root
-        self._modes = modes
-        self._durable: dict[str, _State] = {}
+        self._permissions = permissions
+        self._durable: BoundedCache[str, _State] = BoundedCache(entries=_MAX_DURABLE)
+        # The device and the inode of the root directory whose own entry is durable.
+        self._durable_root: tuple[int, int] | None = None
 
     def make_root(self) -> None:
-        """Make the store's own directory and those above it that are missing, each of them durable. Raises OSError."""
-        _make_durable(self.root, self._modes.directory)
+        """Make the root directory and those above it that are missing, each of them durable. Raises OSError."""
+        if os.path.isdir(self.root):
+            self._sync_root()
+        else:
+            _make_durable(self.root, self._permissions.directory)
+            self._durable_root = _identity(self.root)
 
     def make(self, path: str, mode: int) -> None:
         """Make the directory `path` and those above it that are missing. Raises OSError."""
@@ -57,32 +72,32 @@ class Directories:
             try:
                 make_directory(path, mode)
             except FileNotFoundError:
-                self.make(os.path.dirname(path), self._modes.directory)
+                self.make(os.path.dirname(path), self._permissions.directory)
                 make_directory(path, mode)
 
     def open(self, path: str) -> int:
-        """Return a descriptor of the directory `path`, made where it was missing.
+        """Return a descriptor of the directory `path`, and make it if it is missing.
 
-        Raises FileNotFoundError where another process removes it at the same time, and other OSErrors.
+        Raises FileNotFoundError if another process removes it at the same time, and other OSErrors.
         """
         try:
             return open_directory(path)
         except FileNotFoundError:
-            self.make(path, self._modes.directory)
+            self.make(path, self._permissions.directory)
             return open_directory(path)
 
     def enter(self, path: str, name: str, move: Callable[[str, int], None]) -> int:
-        """Call `move` with `name` and a descriptor of the directory `path`, to put that name there.
+        """Call `move` with `name` and a descriptor of the directory `path`, to put the name there.
 
-        Returns the descriptor, to sync and close it. The directory is made again where a removal has emptied it and
-        removed it meanwhile. By a path instead of the descriptor, the name could get into another directory than the
-        one that is synced. Raises OSError, and what `move` does.
+        Returns the descriptor, which the caller syncs and closes. If a removal empties and removes the directory
+        meanwhile, `enter` makes it again. With a path instead of the descriptor, the name could get into another
+        directory than the one that is synced. Raises OSError, and the exceptions of `move`.
         """
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _ENTER_TIMEOUT
         while True:
             descriptor = -1
             try:
-                # Opened before the move, so that running out of descriptors leaves nothing visible.
+                # Open before the move: a process without free descriptors leaves nothing visible.
                 descriptor = self.open(path)
                 move(name, descriptor)
                 return descriptor
@@ -91,7 +106,7 @@ class Directories:
                     os.close(descriptor)
                 if not isinstance(error, FileNotFoundError) or time.monotonic() >= deadline:
                     raise
-            time.sleep(_PAUSE)
+            time.sleep(_ENTER_PAUSE)
 
     def sync(self, path: str, descriptor: int) -> None:
         """Make the names in the directory `path` durable, which is open as `descriptor`, and its own name."""
@@ -99,9 +114,9 @@ class Directories:
         self._sync_name(path)
 
     def _sync_name(self, path: str) -> None:
-        """Sync the directory above `path`, unless it is as it was when it was synced last."""
+        """Sync the directory above `path`, unless it has not changed since it was last synced."""
         if path == self.root:
-            # That is done where it is made.
+            self._sync_root()
             return
         parent = path[: path.rindex("/")]
         status = os.stat(parent)
@@ -110,16 +125,45 @@ class Directories:
             return
         self._sync_name(parent)
         sync(parent)
-        # Not where the sync failed, nor where another change would not show.
+        # Remember it only after a successful sync, and only if another change would show another time.
         if is_past(status.st_ctime_ns):
-            if len(self._durable) >= _REMEMBERED:
-                self._durable.clear()
-            self._durable[parent] = state
+            self._durable.put(parent, state)
+
+    def _sync_root(self) -> None:
+        """Sync the directory above the root, once for each root directory that is made there. Raises OSError."""
+        identity = _identity(self.root)
+        if self._durable_root == identity:
+            return
+        try:
+            sync(os.path.dirname(self.root))
+        except OSError as error:
+            if error.errno not in _NOT_SYNCABLE:
+                raise
+        self._durable_root = identity
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def is_past(changed: int) -> bool:
-    """Whether something that changed at that time, in nanoseconds since 1970, would show another time by now."""
+    """Whether a change at present would show another time than `changed`, in nanoseconds since 1970."""
     return time.time_ns() - changed > (_TICK if changed % _SECOND else _COARSE_TICK)
+
+
+def try_link(path: str, name: str, directory: int) -> bool:
+    """Give the file at `path` a second name in an open directory. Unlike a rename, this never replaces another file.
+
+    Returns False if the file system cannot link it. Raises FileExistsError if the name is taken, and other OSErrors.
+    """
+    try:
+        os.link(path, name, dst_dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    return True
 
 
 def sync(path: str) -> None:
@@ -138,7 +182,7 @@ def open_directory(path: str) -> int:
 def _make_durable(path: str, mode: int) -> None:
     parent = os.path.dirname(path)
     if os.path.isdir(path):
-        # Whoever made it may not have synced it. Often only somebody else may: systemd, or an installer.
+        # The process that made it may not have synced it. This user may lack the permission to.
         with contextlib.suppress(OSError):
             sync(parent)
         return
@@ -149,10 +193,10 @@ def _make_durable(path: str, mode: int) -> None:
     try:
         sync(parent)
     except PermissionError:
-        # It may be written and not read.
+        # The parent may be writable and not readable.
         pass
     except OSError:
-        # Made anew, it is in the journal again; found there, it would be taken for durable.
+        # Made again later, it is in the journal again. Found there, it would be taken for durable.
         with contextlib.suppress(OSError):
             os.rmdir(path)
         raise

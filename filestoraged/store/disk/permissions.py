@@ -1,7 +1,7 @@
-"""The permissions of files and directories that a disk store makes, whatever the umask.
+"""The modes of files and directories that a disk store makes, whatever the umask.
 
-The umask cannot be relied on in either direction: a shell's usual 0022 lets every user of the machine read, and 0077
-keeps nginx from what `--accel` hands over to it. Databases, locks and the quarantine are always PRIVATE.
+The umask cannot be relied on in either direction: a shell's usual 0022 lets all users of the machine read, and 0077
+keeps nginx from files that `--accel` refers it to. Databases, locks and the quarantine are always PRIVATE.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _TOO_OPEN = 0o027
 
 
 def make_directory(path: str, mode: int) -> None:
-    """Raises FileExistsError, and other OSErrors."""
+    """Make a directory with that mode. Raises FileExistsError and other OSErrors."""
     os.mkdir(path, mode)
-    made = stat.S_IMODE(os.stat(path).st_mode)
-    if made & mode != mode:
-        # The setgid bit that a directory inherits stays.
-        os.chmod(path, made | mode)
+    actual = stat.S_IMODE(os.stat(path).st_mode)
+    if actual & mode != mode:
+        # Keep the setgid bit that a directory inherits.
+        os.chmod(path, actual | mode)
 
 
 def create_file(path: str, mode: int) -> int:
-    """Create an empty file and return a descriptor to write to it. Raises FileExistsError, and other OSErrors."""
+    """Create an empty file. Returns a descriptor to write to it. Raises FileExistsError and other OSErrors."""
     descriptor = create_file_as_allowed(path, mode)
     try:
         if os.fstat(descriptor).st_mode & mode != mode:
@@ -47,12 +47,12 @@ def create_file(path: str, mode: int) -> int:
 
 
 def create_file_as_allowed(path: str, mode: int) -> int:
-    """The same, with a system call less, where the umask is known to allow that mode."""
+    """Like `create_file`, with one system call less, for a umask that is known to allow the mode."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
 def is_allowed(directory: str, mode: int) -> bool:
-    """Whether a file that is created in an empty directory has that mode: the umask may take something away."""
+    """Whether the umask allows files of that mode. `directory` must be empty."""
     path = f"{directory}/mode"
     descriptor = create_file_as_allowed(path, mode)
     try:
@@ -62,18 +62,18 @@ def is_allowed(directory: str, mode: int) -> bool:
         os.unlink(path)
 
 
-def problem(root: str, modes: Permissions) -> str | None:
-    """Return a warning for the operator if the mode of an existing store does not fit, else None. Raises OSError."""
+def permission_warning(root: str, permissions: Permissions) -> str | None:
+    """A warning for the operator if the mode of an existing store does not fit, else None. Raises OSError."""
     mode = stat.S_IMODE(os.stat(root).st_mode)
     if mode & _TOO_OPEN:
-        closed = "o-rwx,g-w" if modes is GROUP_READABLE else "go-rwx"
+        closed = "o-rwx,g-w" if permissions is GROUP_READABLE else "go-rwx"
         return (
             f"the store {root} has mode {mode:04o}, which gives other users of this machine access to it;"
             f" to remove that: chmod -R {closed} {root}"
         )
-    if modes.directory & ~mode:
+    if permissions.directory & ~mode:
         return (
-            f"the store {root} has mode {mode:04o}; --accel needs {modes.directory:04o}, unless nginx runs as the user"
-            " that owns it"
+            f"the store {root} has mode {mode:04o}; --accel needs {permissions.directory:04o}, unless nginx runs as the"
+            " user that owns it"
         )
     return None

@@ -1,6 +1,7 @@
-"""How many objects a store on disk has, and how large they are together.
+"""Counts the objects of a disk store and their bytes.
 
-A folder whose time of change is what it was has what it had: of a store that rests, the folders alone are looked at.
+A directory whose modification time has not changed has the same entries as at the last count. So a count of a store
+that is not written to reads the times of directories and lists none of them.
 """
 
 from __future__ import annotations
@@ -9,93 +10,84 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from filestoraged.store import layout
+from filestoraged.store.contract import Usage
 from filestoraged.store.disk.directories import is_past
 
-# Folders whose contents are remembered, in 8 MiB at most; others are counted each time.
-_REMEMBERED = 16_384
+# Shard directories whose counts are remembered, in 8 MiB at most. Others are listed at each count.
+_MAX_COUNTED = 16_384
 
-# Files that are looked at between two calls of `pause`: half a millisecond's.
-_STEP = 100
+# Files between two calls of `pause`: half a millisecond of work.
+_FILES_PER_PAUSE = 100
 
-
-class UsageTotals(NamedTuple):
-    objects: int = 0
-    size: int = 0
-
-    def plus(self, other: UsageTotals) -> UsageTotals:
-        return UsageTotals(self.objects + other.objects, self.size + other.size)
-
-
-# By a shard's path below the store: when it had changed last, and what was in it then.
-_Known = dict[str, tuple[int, int, int]]
+# By a shard's path below the store: its modification time at the last count, its objects and their bytes.
+_Counts = dict[str, tuple[int, int, int]]
 
 
 class DiskUsage:
-    """Counts what is in the store at `root`. One thread at a time calls it."""
+    """Counts the objects of the store in `root`. One thread at a time calls it."""
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._known: _Known = {}
+        self._counts: _Counts = {}
 
-    def count(self, pause: Callable[[], None]) -> dict[str, UsageTotals]:
-        """Return what files, repositories and drops have. `pause` is called often, and may end it by an exception."""
+    def count(self, pause: Callable[[], None]) -> dict[str, Usage]:
+        """Count the objects of each interface. `pause` is called often; an exception of it ends the count."""
         repositories = os.path.join(self._root, layout.REPOSITORIES)
-        # What is not there any more is forgotten.
-        before, self._known = self._known, {}
+        # Counts of directories that were removed are forgotten.
+        before, self._counts = self._counts, {}
         return {
             "files": self._sum([self._root], before, pause),
-            "repositories": self._sum((entry.path for entry in _folders(repositories)), before, pause),
+            "repositories": self._sum((entry.path for entry in _directories(repositories)), before, pause),
             "drops": self._sum([os.path.join(self._root, layout.DROPS)], before, pause),
         }
 
-    def _sum(self, namespaces: Iterable[str], before: _Known, pause: Callable[[], None]) -> UsageTotals:
-        totals = UsageTotals()
+    def _sum(self, namespaces: Iterable[str], before: _Counts, pause: Callable[[], None]) -> Usage:
+        usage = Usage()
         for namespace in namespaces:
-            for entry in _folders(namespace):
+            for entry in _directories(namespace):
                 if layout.is_shard(entry.name):
-                    totals = totals.plus(self._shard(entry.path, before, pause))
+                    usage = usage.plus(self._shard(entry.path, before, pause))
                     pause()
-        return totals
+        return usage
 
-    def _shard(self, path: str, before: _Known, pause: Callable[[], None]) -> UsageTotals:
+    def _shard(self, path: str, before: _Counts, pause: Callable[[], None]) -> Usage:
         try:
             changed = os.stat(path).st_mtime_ns
         except FileNotFoundError:
-            return UsageTotals()
+            return Usage()
         key = path[len(self._root) :]
-        known = before.get(key)
-        if known is None or known[0] != changed:
-            # Before it is counted: what changes meanwhile may not show.
-            lasts = is_past(changed)
-            known = (changed, *_contents(path, pause))
-            if not lasts:
-                return UsageTotals(*known[1:])
-        if len(self._known) < _REMEMBERED:
-            self._known[key] = known
-        return UsageTotals(*known[1:])
+        counted = before.get(key)
+        if counted is None or counted[0] != changed:
+            # Before the count: a change during it may not show in the modification time.
+            is_stable = is_past(changed)
+            counted = (changed, *_count_files(path, pause))
+            if not is_stable:
+                return Usage(*counted[1:])
+        if len(self._counts) < _MAX_COUNTED:
+            self._counts[key] = counted
+        return Usage(*counted[1:])
 
 
-def _contents(path: str, pause: Callable[[], None]) -> UsageTotals:
+def _count_files(path: str, pause: Callable[[], None]) -> Usage:
     objects = size = 0
     for number, entry in enumerate(_entries(path)):
-        if not number % _STEP:
+        if not number % _FILES_PER_PAUSE:
             pause()
-        # There may be millions: a with-block each, or a sum of named tuples, takes as long as the look itself.
+        # There may be millions: a with-block for each, or a sum of named tuples, takes as long as the system call.
         try:
             status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
-            # It was removed since it was listed.
+            # Removed since it was listed.
             continue
         if stat.S_ISREG(status.st_mode):
             objects += 1
             size += status.st_size
-    return UsageTotals(objects, size)
+    return Usage(objects, size)
 
 
-def _folders(path: str) -> Iterator[os.DirEntry[str]]:
+def _directories(path: str) -> Iterator[os.DirEntry[str]]:
     return (entry for entry in _entries(path) if entry.is_dir(follow_symlinks=False))
 
 

@@ -1,20 +1,19 @@
-"""Whether memcached servers are fit to keep objects: what they say of themselves, against what objects need."""
+"""Compares the settings and statistics of memcached servers with the needs of objects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.memcached.manifest import CHUNK_SIZE
 from filestoraged.store.memcached.pool import PoolServer, ServerPool, figure
 
-# What a chunk's key, its header and its slot take beside its bytes.
+# In bytes. The key, the header and the slot of a chunk beside its data.
 _ITEM_OVERHEAD = 288
 
-# Objects take up to so much more than they are, in percent: rests of pages, and pages begun.
-_OVERHEAD = 3
+# In percent. Objects take up to this much more memory than their size: unused ends of pages, and partly used pages.
+_MEMORY_OVERHEAD = 3
 
 _MIB = 1024 * 1024
 
@@ -30,54 +29,34 @@ class Diagnosis(NamedTuple):
 
 
 def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> list[Diagnosis]:
-    """What is good and what is not about keeping objects of `size` bytes in all on these servers, one sentence each.
+    """Diagnose whether the servers can hold objects of `size` bytes in total.
 
-    Raises ValueError where one of them is no HOST:PORT.
+    Raises ValueError if one of them is not HOST:PORT.
     """
-    nodes = ServerPool(servers, timeout=timeout, connect_timeout=timeout).all
+    pool = ServerPool(servers, timeout=timeout, connect_timeout=timeout)
     # Chunks are spread evenly.
-    share = size * (100 + _OVERHEAD) // 100 // len(nodes)
-    return [finding for node in nodes for finding in _examine_node(node, share)]
+    share = size * (100 + _MEMORY_OVERHEAD) // 100 // len(pool.servers)
+    return [diagnosis for server in pool.servers for diagnosis in _examine_server(server, share)]
 
 
-class Usage(NamedTuple):
-    items: int
-    # Bytes.
-    size: int
-
-
-def usage(nodes: ServerPool) -> dict[str, Usage | None]:
-    """How much each server keeps, by its name; None where it does not say. All are asked at once."""
-    with ThreadPoolExecutor(len(nodes.all)) as threads:
-        return dict(zip((node.name for node in nodes.all), threads.map(_usage, nodes.all)))
-
-
-def _usage(node: PoolServer) -> Usage | None:
+def _examine_server(server: PoolServer, share: int) -> Iterator[Diagnosis]:
     try:
-        stats = _stats(node)
-    except StoreUnavailable:
-        return None
-    return Usage(figure(stats, b"curr_items"), figure(stats, b"bytes"))
-
-
-def _examine_node(node: PoolServer, share: int) -> Iterator[Diagnosis]:
-    try:
-        stats, settings = _stats(node), _stats(node, "settings")
+        stats, settings = _stats(server), _stats(server, "settings")
     except StoreUnavailable as error:
         yield Diagnosis(BAD, str(error.__cause__))
         return
-    for finding in (
+    for diagnosis in (
         _version(stats),
         _item_size(settings),
         _memory(stats, share),
         _evictions(stats),
         _when_full(settings),
     ):
-        yield Diagnosis(finding.verdict, f"memcached {node.name}: {finding.text}")
+        yield Diagnosis(diagnosis.verdict, f"memcached {server.name}: {diagnosis.text}")
 
 
-def _stats(node: PoolServer, *names: str) -> _Stats:
-    return node.ask(lambda link: link.stats(*names))
+def _stats(server: PoolServer, *names: str) -> _Stats:
+    return server.call(lambda client: client.stats(*names))
 
 
 def _version(stats: _Stats) -> Diagnosis:
@@ -109,5 +88,5 @@ def _evictions(stats: _Stats) -> Diagnosis:
 def _when_full(settings: _Stats) -> Diagnosis:
     if settings.get(b"evictions") == b"off":
         return Diagnosis(GOOD, "refuses new objects when it is full")
-    # Who uses it as a cache wants just that.
+    # Intended where memcached is used as a cache.
     return Diagnosis(NOTE, "drops old objects when it is full; with -M it refuses new ones")

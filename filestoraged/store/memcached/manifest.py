@@ -1,8 +1,8 @@
-"""What memcached holds of an object: a manifest, and the chunks that it lists.
+"""The format of an object in memcached: a manifest, and the chunks that it lists.
 
-An object exists when its manifest does and its chunks do. A chunk's key carries a token of the upload, so two uploads
-never mix, whatever they store. An object that is being removed has a removal mark in place of its manifest, which names
-the same chunks. Nothing here asks a server.
+An object exists if its manifest and all of its chunks do. The key of a chunk contains a token of the upload, so two
+uploads never mix, whatever they store. An object that is being removed has a removal mark in place of its manifest,
+which lists the same chunks. This module calls no server.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import NamedTuple
 
 from filestoraged.digest import ALGORITHMS, MARK_SIZE, Bytes
 
-# With its key and header an item stays just under memcached's `slab_chunk_max` of 512 KiB, so that two fill a page.
+# In bytes. With key and header an item is just below memcached's `slab_chunk_max` of 512 KiB, so two fill a page.
 CHUNK_SIZE = 524_000
 
-# A last piece of up to so many bytes lies in the manifest itself: a small object is one item, asked for once, and the
-# odd end of a large one does not open another class of slabs.
+# A last piece of up to this size, in bytes, is a part of the manifest: a small object is one item and one request, and
+# the odd end of a large one needs no other slab class.
 TAIL_SIZE = 64 * 1024
 
-# The largest object, in bytes.
+# The maximum size of an object, in bytes.
 MAX_SIZE = 50 * 1024 * 1024
 
 TOKEN_SIZE = 16
 
-# The `expires` of a removal mark: a second of 1970, which no time to live gives.
+# The `expires` of a removal mark: a second of 1970, which no time to live results in.
 _REMOVED = 1
 
 _MAGIC = b"fsd1"
 
-# A short digest of what follows it and of the manifest's own key, so that one makes no sense under another key.
+# In bytes. A short digest of the manifest's key and of what follows: a manifest is invalid under another key.
 _CHECK_SIZE = 8
 
-# The size, when modified, when it expires, the token, the length of the digest ("sha256:abcdef…") that follows, and the
-# number of checksums behind that, one for each chunk. The tail is last.
-_HEAD = struct.Struct(f"!QQQ{TOKEN_SIZE}sBI")
+# The size, the times of modification and expiry, the token, the length of the digest ("sha256:abcdef…") that follows,
+# and the number of checksums behind the digest, one for each chunk. The tail is last.
+_MANIFEST_HEAD = struct.Struct(f"!QQQ{TOKEN_SIZE}sBI")
 
 
 class Chunk(NamedTuple):
@@ -46,7 +46,7 @@ class Chunk(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    # In bytes, the tail's among them.
+    # In bytes, including the tail.
     size: int
     algorithm: str
     digest: str
@@ -54,14 +54,14 @@ class Manifest(NamedTuple):
     modified: int
     expires: int
     token: bytes
-    # One for each chunk: the mark of all bytes up to its end, which costs no second look at them. That they are the
-    # right bytes the digest says; where they are not, the checksums say which chunk it is.
+    # One for each chunk: the mark of all bytes up to its end, which costs no second hash. If the digest of the object
+    # differs, the checksums tell which chunk is damaged.
     checksums: tuple[bytes, ...]
     tail: bytes
 
     @property
     def is_removed(self) -> bool:
-        """Whether this is a removal mark: the object is removed, and its chunks may not be deleted yet."""
+        """Whether this is a removal mark: the object is removed, and some of its chunks may still exist."""
         return self.expires == _REMOVED
 
     @property
@@ -73,43 +73,61 @@ class Manifest(NamedTuple):
         ]
 
     def pack(self, key: str) -> bytes:
-        """As what lies under `key`."""
+        """The value of `key`."""
         digest = f"{self.algorithm}:{self.digest}".encode()
-        head = _HEAD.pack(self.size, self.modified, self.expires, self.token, len(digest), len(self.checksums))
+        head = _MANIFEST_HEAD.pack(self.size, self.modified, self.expires, self.token, len(digest), len(self.checksums))
         body = b"".join((head, digest, *self.checksums, self.tail))
         return b"".join((_MAGIC, _check(key, body), body))
 
 
 def unpack(key: str, data: Bytes) -> Manifest:
-    """Read what lies under `key`. Raises ValueError where that is no manifest, or one that makes no sense."""
+    """Read the value of `key`. Raises ValueError if it is not a manifest, or an inconsistent one."""
     body = bytes(data[len(_MAGIC) + _CHECK_SIZE :])
     if data[: len(_MAGIC) + _CHECK_SIZE] != _MAGIC + _check(key, body):
-        raise ValueError("its manifest is none, or another's")
+        raise ValueError("its manifest is damaged, or belongs to another key")
     try:
-        size, modified, expires, token, length, count = _HEAD.unpack_from(body)
-        if _HEAD.size + length + MARK_SIZE * count > len(body):
-            # Check before building the format: `count` may be up to 4,294,967,295 and is not trusted.
+        size, modified, expires, token, length, count = _MANIFEST_HEAD.unpack_from(body)
+        if _MANIFEST_HEAD.size + length + MARK_SIZE * count > len(body):
+            # Before building the format: `count` may be up to 4,294,967,295 and is not trusted.
             raise struct.error(f"{count} checksums do not fit into {len(body)} bytes")
-        checksums = struct.unpack_from(f"{MARK_SIZE}s" * count, body, _HEAD.size + length)
+        checksums = struct.unpack_from(f"{MARK_SIZE}s" * count, body, _MANIFEST_HEAD.size + length)
     except struct.error as error:
-        raise ValueError("its manifest is cut") from error
-    algorithm, _, digest = body[_HEAD.size : _HEAD.size + length].decode("ascii", "replace").partition(":")
-    tail = body[_HEAD.size + length + MARK_SIZE * count :]
-    # A removal mark has TOKEN_SIZE bytes of tail beside the chunks, also for the largest object.
-    makes_sense = algorithm in ALGORITHMS and len(tail) <= size <= MAX_SIZE + TOKEN_SIZE * (expires == _REMOVED)
-    if not makes_sense or count != math.ceil((size - len(tail)) / CHUNK_SIZE):
-        raise ValueError("its manifest makes no sense")
+        raise ValueError("its manifest is truncated") from error
+    algorithm, _, digest = (
+        body[_MANIFEST_HEAD.size : _MANIFEST_HEAD.size + length].decode("ascii", "replace").partition(":")
+    )
+    tail = body[_MANIFEST_HEAD.size + length + MARK_SIZE * count :]
+    # A removal mark has a tail of TOKEN_SIZE bytes, also for the largest object.
+    is_consistent = algorithm in ALGORITHMS and len(tail) <= size <= MAX_SIZE + TOKEN_SIZE * (expires == _REMOVED)
+    if not is_consistent or count != math.ceil((size - len(tail)) / CHUNK_SIZE):
+        raise ValueError("its manifest is inconsistent")
     return Manifest(size, algorithm, digest, modified, expires, token, checksums, tail)
 
 
-def removal_mark(key: str, data: Bytes) -> bytes:
-    """Return a removal mark for the manifest `data` of `key`. It contains a nonce: no two marks are equal."""
-    nonce = os.urandom(TOKEN_SIZE)
+def try_unpack(key: str, data: Bytes) -> Manifest | None:
+    """Like `unpack`, but returns None if the value is not a manifest."""
     try:
-        removed = unpack(key, data)
+        return unpack(key, data)
     except ValueError:
-        # Not a manifest, so no chunks are known.
-        removed = Manifest(0, "sha256", "", 0, 0, nonce, (), b"")
+        return None
+
+
+def is_removal_mark(key: str, data: Bytes) -> bool:
+    manifest = try_unpack(key, data)
+    return manifest is not None and manifest.is_removed
+
+
+def chunk_keys(key: str, data: Bytes) -> list[str]:
+    """The keys of the chunks that a manifest or a removal mark lists. A value that is neither lists none."""
+    manifest = try_unpack(key, data)
+    return [] if manifest is None else [chunk.key for chunk in manifest.chunks]
+
+
+def removal_mark(key: str, data: Bytes) -> bytes:
+    """Return a removal mark for the manifest `data` of `key`. A nonce in it makes every mark unique."""
+    nonce = os.urandom(TOKEN_SIZE)
+    # A value that is not a manifest has no known chunks.
+    removed = try_unpack(key, data) or Manifest(0, "sha256", "", 0, 0, nonce, (), b"")
     size = removed.size - len(removed.tail) + len(nonce)
     return removed._replace(size=size, expires=_REMOVED, tail=nonce).pack(key)
 

@@ -80,6 +80,40 @@ class DirectoriesTest(TempCase):
         made = [str(self.directory), str(self.directory / "var"), str(self.directory / "var" / "lib")]
         self.assertEqual(made, synced)
 
+    def test_root_that_another_process_made_is_synced_into_the_directory_above_it_once(self) -> None:
+        root = self.directory / "other"
+        root.mkdir()
+        store = DiskStore(root)
+        synced: list[str] = []
+        real = os.fsync
+
+        def sync(descriptor: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            real(descriptor)
+
+        with mock.patch("os.fsync", sync):
+            for data in (b"tea", b"milk", b"coffee"):
+                store.put(data)
+
+        self.assertEqual(1, synced.count(str(self.directory)))
+
+    def test_upload_fails_if_the_entry_of_its_root_cannot_be_synced(self) -> None:
+        root = self.directory / "other"
+        root.mkdir()
+        store = DiskStore(root)
+        real = os.fsync
+
+        def fail(descriptor: int) -> None:
+            if os.readlink(f"/proc/self/fd/{descriptor}") == str(self.directory):
+                raise OSError(errno.EIO, "Input/output error")
+            real(descriptor)
+
+        with mock.patch("os.fsync", fail):
+            self.assertRaises(OSError, store.put, TEA)
+        self.assertEqual([], self.files_below(root))
+
+        self.assertEqual(TEA_DIGEST, store.put(TEA))
+
     def test_what_is_remembered_keeps_its_bound(self) -> None:
         class Status(NamedTuple):
             st_dev: int

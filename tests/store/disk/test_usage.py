@@ -8,20 +8,21 @@ import tracemalloc
 from typing import Any
 from unittest import mock
 
+from filestoraged.store.contract import Usage
 from filestoraged.store.disk.directories import is_past
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.disk.usage import DiskUsage, UsageTotals
+from filestoraged.store.disk.usage import DiskUsage
 from tests.support import TempCase
 
 
-class CensusTest(TempCase):
+class DiskUsageTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.store = DiskStore(self.directory / "store")
-        self.census = DiskUsage(self.store.root)
+        self.usage = DiskUsage(self.store.root)
 
-    def count(self) -> dict[str, UsageTotals]:
-        return self.census.count(lambda: None)
+    def count(self) -> dict[str, Usage]:
+        return self.usage.count(lambda: None)
 
     def scanned(self) -> int:
         """How many directories a count lists."""
@@ -42,9 +43,7 @@ class CensusTest(TempCase):
 
         counted = self.count()
 
-        self.assertEqual(
-            {"files": UsageTotals(2, 9), "repositories": UsageTotals(2, 6), "drops": UsageTotals(1, 1)}, counted
-        )
+        self.assertEqual({"files": Usage(2, 9), "repositories": Usage(2, 6), "drops": Usage(1, 1)}, counted)
 
     def test_folders_that_did_not_change_are_not_listed_again(self) -> None:
         digests = [self.store.put(bytes([number])) for number in range(10)]
@@ -67,13 +66,13 @@ class CensusTest(TempCase):
         self.store.put(b"tea")
         self.wait_until_all_is_past()
         self.count()
-        self.assertEqual(1, len(self.census._known))
+        self.assertEqual(1, len(self.usage._counts))
         for entry in os.scandir(self.store.root):
             shutil.rmtree(entry.path)
 
         self.count()
 
-        self.assertEqual(0, len(self.census._known))
+        self.assertEqual(0, len(self.usage._counts))
 
     def test_a_large_folder_is_counted_in_steps(self) -> None:
         folder = self.directory / "store" / "ab"
@@ -82,12 +81,12 @@ class CensusTest(TempCase):
             (folder / f"ab{number}").touch()
         pauses: list[None] = []
 
-        self.census.count(lambda: pauses.append(None))
+        self.usage.count(lambda: pauses.append(None))
 
         self.assertGreaterEqual(len(pauses), 10)
 
     def test_what_is_remembered_keeps_its_bound(self) -> None:
-        census = DiskUsage("/var/lib/filestoraged")
+        usage = DiskUsage("/var/lib/filestoraged")
         numbers = iter(range(2**40, 2**41))
 
         class Status:
@@ -97,15 +96,18 @@ class CensusTest(TempCase):
 
         changed = Status()
 
-        def contents(*_: Any) -> UsageTotals:
-            return UsageTotals(next(numbers), next(numbers))
+        def contents(*_: Any) -> Usage:
+            return Usage(next(numbers), next(numbers))
 
-        with mock.patch("filestoraged.store.disk.usage._contents", contents), mock.patch("os.stat", lambda _: changed):
+        with (
+            mock.patch("filestoraged.store.disk.usage._count_files", contents),
+            mock.patch("os.stat", lambda _: changed),
+        ):
             tracemalloc.start()
             self.addCleanup(tracemalloc.stop)
             for number in range(20_000):
-                census._shard(f"/var/lib/filestoraged/repositories/{number:0128}/ab", {}, lambda: None)
+                usage._shard(f"/var/lib/filestoraged/repositories/{number:0128}/ab", {}, lambda: None)
             _, peak = tracemalloc.get_traced_memory()
 
-        self.assertEqual(16_384, len(census._known))
+        self.assertEqual(16_384, len(usage._counts))
         self.assertLess(peak, 8 * 2**20)

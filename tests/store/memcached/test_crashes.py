@@ -150,7 +150,7 @@ class UploadTest(CrashCase):
     def test_repair_broken_at_any_command_leaves_no_orphaned_chunk(self) -> None:
         def damage(store: MemcachedStore, data: bytes) -> None:
             store.put(data)
-            store.nodes.forget([chunk_key(token_of(store, data), 1)])
+            store.pool.delete_all([chunk_key(token_of(store, data), 1)])
 
         runs = self.break_everywhere(damage, lambda store, data: store.put(data))
 
@@ -184,7 +184,7 @@ class UploadTest(CrashCase):
 
     def test_upload_whose_servers_hang_before_the_last_step_leaves_no_orphaned_chunk(self) -> None:
         store = self.new_store(TIMEOUT)
-        touch = store.nodes.touch_all
+        touch = store.pool.touch_all
 
         def hang_at_the_second(ttls: Mapping[str, int]) -> list[str]:
             if 0 in ttls.values():
@@ -192,7 +192,7 @@ class UploadTest(CrashCase):
                     server.hang()
             return touch(ttls)
 
-        store.nodes.touch_all = hang_at_the_second  # type: ignore[method-assign]
+        store.pool.touch_all = hang_at_the_second  # type: ignore[method-assign]
         self.assertFalse(self.is_answered(lambda: store.put(self.data)))
         for server in self.servers:
             server.wake()
@@ -203,10 +203,10 @@ class UploadTest(CrashCase):
 
     def data_at(self, server: Memcached) -> bytes:
         """An object of one chunk, whose manifest lies on that server."""
-        node = self.store.nodes.all[self.servers.index(server)]
+        node = self.store.pool.servers[self.servers.index(server)]
         while True:
             data = os.urandom(CHUNK_SIZE)
-            if self.store.nodes._of(self.store.key(hashlib.sha256(data).hexdigest(), name=None)) is node:
+            if self.store.pool._server_of(self.store.key(hashlib.sha256(data).hexdigest(), name=None)) is node:
                 return data
 
 
@@ -240,14 +240,14 @@ class ReplacementTest(CrashCase):
 
     def test_replacement_that_loses_a_chunk_leaves_the_former_object(self) -> None:
         self.put_former(self.store, self.data)
-        touch = self.store.nodes.touch_all
+        touch = self.store.pool.touch_all
 
         def lose_one(ttls: Mapping[str, int]) -> list[str]:
             if 0 in ttls.values():
-                self.store.nodes.forget(list(ttls)[1:2])
+                self.store.pool.delete_all(list(ttls)[1:2])
             return touch(ttls)
 
-        self.store.nodes.touch_all = lose_one  # type: ignore[method-assign]
+        self.store.pool.touch_all = lose_one  # type: ignore[method-assign]
 
         self.assertFalse(self.is_answered(lambda: self.replace(self.store, self.data)))
 
@@ -330,7 +330,7 @@ class RemovalTest(CrashCase):
             self.store.put(data)
             left = Inventory(self.servers)
             ((key, _),) = left.manifests.items()
-            without = self.servers[1 - self.store.nodes.all.index(self.store.nodes._of(key))]
+            without = self.servers[1 - self.store.pool.servers.index(self.store.pool._server_of(key))]
             if without.chunk_keys():
                 break
             self.remove(self.store, data)
@@ -423,7 +423,7 @@ class RestartTest(TempCase):
             memcached.start()
             self.assertRaises(StorageFull, MemcachedStore([memcached.address]).put, bytes(20 * MIB))
             # As if the upload had begun an hour ago.
-            staging._began -= 3600
+            staging._first_sent -= 3600
             staging.commit()
 
     def test_upload_during_evictions_is_full(self) -> None:

@@ -23,7 +23,8 @@ from filestoraged.errors import (
     StorageFull,
     StoreUnavailable,
 )
-from filestoraged.store.memcached.diagnose import Usage, examine, usage
+from filestoraged.store.contract import Usage
+from filestoraged.store.memcached.diagnose import examine
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, Manifest
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.store.memcached.proxy import serve
@@ -49,20 +50,23 @@ class DamageTest(MemcachedCase):
         (self.manifest,) = self.memcached.manifest_keys()
 
     def test_each_chunk_that_is_lost_is_noticed(self) -> None:
-        self.for_each_chunk(self.client.delete, "is gone")
+        self.for_each_chunk(self.client.delete, "is missing")
 
     def test_each_chunk_that_is_flipped_is_noticed(self) -> None:
         for place in (0, CHUNK_SIZE // 2, CHUNK_SIZE - 1):
-            self.for_each_chunk(lambda key, place=place: self.flip(key, place), "is not what was stored")
+            self.for_each_chunk(lambda key, place=place: self.flip(key, place), "has other bytes than were stored")
 
     def test_each_chunk_that_is_cut_is_noticed(self) -> None:
         for size in (0, 1, CHUNK_SIZE - 1):
             self.for_each_chunk(
-                lambda key, size=size: self.client.set(key, self.client.get(key)[:size]), "is not as long as it was"
+                lambda key, size=size: self.client.set(key, self.client.get(key)[:size]),
+                f"has {size} bytes instead of {CHUNK_SIZE}",
             )
 
     def test_each_chunk_that_has_grown_is_noticed(self) -> None:
-        self.for_each_chunk(lambda key: self.client.append(key, b"!"), "is not as long as it was")
+        self.for_each_chunk(
+            lambda key: self.client.append(key, b"!"), f"has {CHUNK_SIZE + 1} bytes instead of {CHUNK_SIZE}"
+        )
 
     def test_chunks_that_are_swapped_are_noticed(self) -> None:
         for number in range(4):
@@ -162,7 +166,7 @@ class DamageTest(MemcachedCase):
         self.assertEqual(b"tea", self.store.get(name="cup").read())
 
     def test_who_reads_while_it_is_replaced_gets_the_new_one(self) -> None:
-        get = self.store.nodes.get
+        get = self.store.pool.get
         replaced = threading.Event()
 
         def replace_first(key: str, *room: object) -> object:
@@ -172,7 +176,7 @@ class DamageTest(MemcachedCase):
                 self.store.put(self.data)
             return get(key, *room)
 
-        self.store.nodes.get = replace_first  # type: ignore[method-assign,assignment]
+        self.store.pool.get = replace_first  # type: ignore[method-assign,assignment]
 
         self.assert_whole()
         self.assertTrue(replaced.is_set())
@@ -434,31 +438,31 @@ class OddServerTest(TempCase):
         for reply in (b"S", b"STORED", b"STORED\r", b"VALUE", b"VALUE x 0 3\r\nte", b"END", b"STAT pid", b"TOUCHED\r"):
             with self.subTest(reply=reply):
                 store = self.store_at(lambda connection, reply=reply: reply_once(connection, reply))
-                node = store.nodes.all[0]
+                node = store.pool.servers[0]
 
                 for work in (
                     lambda store=store: store.open("x"),
                     lambda store=store: store.put(b"tea"),
                     lambda store=store: store.put(bytes(CHUNK_SIZE)),
-                    lambda store=store: store.nodes.touch_all({"x": 1}),
-                    lambda node=node: node.ask(lambda link: link.stats()),
-                    lambda node=node: node.ask(lambda link: link.list_items(lambda line: None)),
+                    lambda store=store: store.pool.touch_all({"x": 1}),
+                    lambda node=node: node.call(lambda client: client.stats()),
+                    lambda node=node: node.call(lambda client: client.list_items(lambda line: None)),
                 ):
                     self.in_time(work)
-                self.assertIsNotNone(node.check())
-                self.assertFalse(store.nodes.forget(["x"]))
+                self.assertIsNotNone(node.ping())
+                self.assertFalse(store.pool.delete_all(["x"]))
 
     def test_a_reply_without_an_end_is_an_error(self) -> None:
         for reply in (b"x", b"STAT x 1\r\n", b"VALUE x 0 1\r\n", b"VALUE x 0 9\r\nabcdefghi\r\n"):
             with self.subTest(reply=reply):
                 store = self.store_at(lambda connection, reply=reply: reply_for_ever(connection, reply))
-                node = store.nodes.all[0]
+                node = store.pool.servers[0]
 
                 for work in (
                     lambda store=store: store.open("x"),
                     lambda store=store: store.put(bytes(CHUNK_SIZE)),
-                    lambda node=node: node.ask(lambda link: link.stats()),
-                    lambda node=node: node.ask(lambda link: link.list_items(lambda line: None)),
+                    lambda node=node: node.call(lambda client: client.stats()),
+                    lambda node=node: node.call(lambda client: client.list_items(lambda line: None)),
                 ):
                     self.in_time(work)
 
@@ -474,12 +478,12 @@ class OddServerTest(TempCase):
 
     def test_statistics_that_are_none_are_an_error_or_count_nothing(self) -> None:
         store = self.store_at(lambda connection: reply_once(connection, b"STAT\r\nEND\r\n"))
-        self.in_time(lambda: store.nodes.all[0].ask(lambda link: link.stats()))
+        self.in_time(lambda: store.pool.servers[0].call(lambda client: client.stats()))
 
         odd = b"STAT curr_items many\r\nSTAT bytes\r\nSTAT limit_maxbytes -\r\nSTAT version\r\nEND\r\n"
         store = self.store_at(lambda connection: reply_once(connection, odd))
-        self.assertEqual([Usage(0, 0)], list(usage(store.nodes).values()))
-        self.assertIn("BAD", {finding.verdict for finding in examine([store.nodes.all[0].name], 1000)})
+        self.assertEqual([Usage(0, 0)], list(store.usage().values()))
+        self.assertIn("BAD", {finding.verdict for finding in examine([store.pool.servers[0].name], 1000)})
 
     def in_time(self, work: Callable[[], object]) -> None:
         """Run `work` on a thread: it must raise StoreUnavailable in time."""

@@ -356,7 +356,7 @@ class StreamTest(MemcachedCase):
         third: list[bytes] = []
         reader = threading.Thread(target=lambda: third.append(store.get(digest).read()))
         reader.start()
-        self.wait_until("the third waits", lambda: len(store._budget._waiting) == 1)
+        self.wait_until("the third waits", lambda: len(store._budget._queue) == 1)
 
         beginnings = [first.read(8 * MIB), second.read(8 * MIB)]
 
