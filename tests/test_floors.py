@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,18 @@ OUTSIDE = (PACKAGE, f"{PACKAGE}.__main__")
 
 REQUIREMENTS = ("pymemcache",)
 
+# Imports each module named, into an interpreter that has none of the package, and prints those that cannot be.
+IMPORT_EACH = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == name.partition(".")[0]]:
+        del sys.modules[loaded]
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(name, error)
+"""
+
 # Circles of modules on this floor are still to be broken.
 KNOWN_CIRCLE = re.compile(r"(web\.\w+(, )?)+: import each other in a circle")
 
@@ -53,6 +66,13 @@ class FloorsTest(TempCase):
 
         self.assertEqual([], [fault for fault in faults(root) if not KNOWN_CIRCLE.fullmatch(fault)])
         self.assertGreater(len(modules(root)), 20)
+
+    def test_each_module_can_be_the_first_that_is_imported(self) -> None:
+        names = sorted(set(modules(Path(filestoraged.__file__).parent)) - {f"{PACKAGE}.__main__"})
+
+        done = subprocess.run([sys.executable, "-c", IMPORT_EACH, *names], capture_output=True, text=True, check=True)
+
+        self.assertEqual("", done.stdout)
 
     def test_an_import_from_a_floor_above_is_noticed(self) -> None:
         self.write("wire/body.py", "from filestoraged.web.server import Server")

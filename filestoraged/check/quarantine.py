@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories, sync, try_link
-from filestoraged.store.disk.permissions import PRIVATE, create_file
+from filestoraged.store.permissions import PRIVATE, create_file
 
 
 class Quarantine:

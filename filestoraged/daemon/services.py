@@ -19,7 +19,6 @@ from filestoraged.daemon.tokens_file import read_tokens
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
-from filestoraged.store.disk.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drops, prepare_drops
 from filestoraged.store.hashing import HashThreads
@@ -28,6 +27,7 @@ from filestoraged.store.memcached.manifest import MAX_SIZE
 from filestoraged.store.memcached.store import MemcachedStore
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.passwords import Guard
+from filestoraged.store.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.shared_count import SharedCount
 from filestoraged.web.cross_site import ANY, Hosts, Origins
 from filestoraged.web.metrics import Metrics

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from filestoraged.store.disk.permissions import PRIVATE, make_directory
+from filestoraged.store.permissions import PRIVATE, make_directory
 
 
 class Owner(NamedTuple):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from filestoraged.bounded_cache import BoundedCache
-from filestoraged.store.disk.permissions import PRIVATE, Permissions, make_directory
+from filestoraged.store.permissions import PRIVATE, Permissions, make_directory
 
 # Directories whose entries are known to be durable, one for each repository: at most 8 MiB with the longest names.
 # Forgetting one costs a sync.

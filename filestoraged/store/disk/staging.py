@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
-from filestoraged.store.disk.permissions import PRIVATE, Permissions, create_file, create_file_as_allowed, is_allowed
 from filestoraged.store.owner_locks import Owner, OwnerLocks, closed_after, lock_if_dead
+from filestoraged.store.permissions import PRIVATE, Permissions, create_file, create_file_as_allowed, is_allowed
 
 log = logging.getLogger(__name__)
 

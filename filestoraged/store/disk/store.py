@@ -20,11 +20,11 @@ from filestoraged.errors import AlreadyExists, NotFound
 from filestoraged.store import layout
 from filestoraged.store.contract import Blob, Sink, Staging, Store, Usage, never_pause
 from filestoraged.store.disk.directories import Directories, open_directory, sync, try_link
-from filestoraged.store.disk.permissions import PRIVATE, Permissions
 from filestoraged.store.disk.small_blobs import SMALL, SmallBlob, SmallBlobCache, read_at_once
 from filestoraged.store.disk.staging import StagingArea
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.hashing import HashThreads
+from filestoraged.store.permissions import PRIVATE, Permissions
 
 # O_NONBLOCK: opening a pipe under an object's name must not wait for its other end.
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
