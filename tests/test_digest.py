@@ -1,4 +1,4 @@
-"""Digests: what looks like one, and that bytes are what somebody says they are."""
+"""Digests: their syntax, the algorithms, and the check of announced digests."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def digest_of(algorithm: str, data: bytes = TEA) -> str:
 
 
 class ParseTest(unittest.TestCase):
-    def test_every_algorithms_digest_is_one(self) -> None:
+    def test_digest_of_every_algorithm_is_accepted(self) -> None:
         for algorithm in ALGORITHMS:
             with self.subTest(algorithm=algorithm):
                 self.assertEqual(digest_of(algorithm), parse_digest(digest_of(algorithm)))
 
-    def test_upper_case_is_understood_and_made_lower(self) -> None:
+    def test_upper_case_is_converted_to_lower_case(self) -> None:
         self.assertEqual("ab" * 32, parse_digest("AB" * 32))
         self.assertEqual("ab" * 32, parse_digest("aB" * 32))
 
-    def test_anything_else_is_none(self) -> None:
+    def test_other_text_returns_none(self) -> None:
         texts = (
             "",
             "ab",
@@ -53,13 +53,13 @@ class ParseTest(unittest.TestCase):
 
 
 class AlgorithmsTest(unittest.TestCase):
-    def test_the_algorithms_are_those_of_the_contract(self) -> None:
+    def test_algorithms_are_those_of_the_contract(self) -> None:
         contract = "md5 sha1 sha224 sha256 sha384 sha512 blake2b blake2s sha3_256"
 
         self.assertCountEqual(contract.split(), ALGORITHMS)
 
-    def test_known_bytes_have_known_digests(self) -> None:
-        # Of no bytes at all: FIPS 180-4, FIPS 202, RFC 1321 and RFC 7693 agree on these beginnings.
+    def test_empty_file_has_the_published_digests(self) -> None:
+        # Digests of the empty file begin so, by FIPS 180-4, FIPS 202, RFC 1321 and RFC 7693.
         beginnings = {
             "md5": "d41d8cd98f00b204",
             "sha1": "da39a3ee5e6b4b0d",
@@ -75,14 +75,14 @@ class AlgorithmsTest(unittest.TestCase):
             with self.subTest(algorithm=algorithm):
                 self.assertEqual(beginning, new_hash(algorithm).hexdigest()[:16])
 
-    def test_a_length_is_counted_in_hex_digits(self) -> None:
+    def test_digest_length_counts_hex_digits(self) -> None:
         for algorithm in ALGORITHMS:
             with self.subTest(algorithm=algorithm):
                 self.assertEqual(len(digest_of(algorithm)), digest_length(algorithm))
 
 
 class HasherTest(unittest.TestCase):
-    def test_bytes_come_in_pieces_of_any_kind(self) -> None:
+    def test_pieces_of_any_type_are_hashed(self) -> None:
         for algorithm in ALGORITHMS:
             hasher = Hasher(algorithm)
 
@@ -92,7 +92,7 @@ class HasherTest(unittest.TestCase):
             with self.subTest(algorithm=algorithm):
                 self.assertEqual(digest_of(algorithm), hasher.digest())
 
-    def test_a_digest_may_be_asked_for_on_the_way(self) -> None:
+    def test_digest_is_available_between_updates(self) -> None:
         hasher = Hasher("sha256")
         hasher.update(b"t")
 
@@ -102,12 +102,12 @@ class HasherTest(unittest.TestCase):
         self.assertEqual(digest_of("sha256", b"t"), first)
         self.assertEqual(digest_of("sha256"), hasher.digest())
 
-    def test_nothing_expected_is_nothing_wrong(self) -> None:
+    def test_check_without_expected_digests_passes(self) -> None:
         Hasher("sha256").check()
 
         self.assertEqual((), tuple(Hasher("sha256").expected))
 
-    def test_what_was_expected_is_no_error(self) -> None:
+    def test_check_with_correct_digests_passes(self) -> None:
         expected = [Expected(algorithm, digest_of(algorithm)) for algorithm in ("sha256", "md5", "sha512", "sha256")]
         hasher = Hasher("sha256", expected)
         hasher.update(TEA)
@@ -116,7 +116,7 @@ class HasherTest(unittest.TestCase):
 
         self.assertEqual(digest_of("sha256"), hasher.digest())
 
-    def test_other_bytes_are_a_mismatch_that_names_both_digests(self) -> None:
+    def test_check_with_wrong_digest_raises_with_both_digests(self) -> None:
         for algorithm in ("sha256", "md5"):
             hasher = Hasher("sha256", [Expected(algorithm, digest_of(algorithm))])
             hasher.update(b"coffee")
@@ -130,7 +130,7 @@ class HasherTest(unittest.TestCase):
                 self.assertEqual(digest_of(algorithm), caught.exception.expected)
                 self.assertEqual(digest_of(algorithm, b"coffee"), caught.exception.actual)
 
-    def test_one_wrong_digest_among_good_ones_is_a_mismatch(self) -> None:
+    def test_check_with_one_wrong_digest_among_several_raises(self) -> None:
         good, wrong = Expected("sha256", digest_of("sha256")), Expected("sha256", digest_of("sha256", b"coffee"))
         for expected in ([good, wrong], [wrong, good], [Expected("md5", digest_of("md5")), wrong]):
             hasher = Hasher("sha256", expected)
@@ -139,7 +139,7 @@ class HasherTest(unittest.TestCase):
             with self.subTest(expected=expected):
                 self.assertRaises(DigestMismatch, hasher.check)
 
-    def test_no_bytes_are_not_what_was_expected(self) -> None:
+    def test_check_of_no_bytes_raises(self) -> None:
         hasher = Hasher("sha256", [Expected("sha256", digest_of("sha256"))])
 
         self.assertRaises(DigestMismatch, hasher.check)

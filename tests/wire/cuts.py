@@ -1,4 +1,4 @@
-"""Every way in which a network may cut bytes that matters to a reader of a stream."""
+"""Cuts of a byte stream, as a network may deliver it to an incremental parser."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def cuts(data: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield `data` whole, one byte at a time, and in two at each position; the name is for a subtest."""
+    """Yield `data` whole, byte by byte, and in two pieces for each position, with a name for the subtest."""
     yield "whole", [data]
     yield "byte by byte", one_by_one(data)
     for position in range(1, len(data)):

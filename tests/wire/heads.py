@@ -1,4 +1,4 @@
-"""Heads for tests: put together, read, and refused."""
+"""Heads for tests: built, parsed and refused."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def head_of(*fields: bytes, line: bytes = GET) -> bytes:
 
 
 def parse(*fields: bytes, line: bytes = GET) -> Head:
-    """Read a head that has a Host beside `fields`."""
+    """Parse a head with a Host field and `fields`."""
     return parse_head(head_of(HOST, *fields, line=line))
 
 
 class HeadCase(unittest.TestCase):
     def assert_malformed(self, data: bytes) -> None:
-        """Refused with 400 and the connection closed, for what it is and not for what is missing."""
+        """The head is refused with 400 and a closed connection: it is malformed, and not only incomplete."""
         with self.assertRaises(MalformedRequest) as caught:
             body_framing(parse_head(data))
 

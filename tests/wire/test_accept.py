@@ -1,4 +1,4 @@
-"""Which of two types a client would rather have."""
+"""Content negotiation: which Accept fields prefer plain text to JSON."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class AcceptTest(unittest.TestCase):
             with self.subTest(field=field):
                 self.assertFalse(prefers_text(field))
 
-    def test_who_says_nothing_gets_json(self) -> None:
+    def test_no_preference_returns_false(self) -> None:
         self.assertFalse(prefers_text(None))
         self.assert_json("", " ", ",")
 
-    def test_who_asks_for_text_gets_text(self) -> None:
+    def test_text_plain_returns_true(self) -> None:
         self.assert_text(
             "text/plain", "TEXT/Plain", " text/plain ", "text/plain; charset=utf-8", "text/plain;q=0.1", ",text/plain,"
         )
 
-    def test_who_asks_for_any_text_gets_text(self) -> None:
+    def test_text_wildcard_returns_true(self) -> None:
         self.assert_text("text/*", "text/html, text/*;q=0.1")
 
-    def test_who_asks_for_json_gets_json(self) -> None:
+    def test_json_returns_false(self) -> None:
         self.assert_json("application/json", "application/*", "application/json;q=0.1")
 
-    def test_who_takes_both_alike_gets_json(self) -> None:
+    def test_equal_weights_return_false(self) -> None:
         self.assert_json("*/*", "text/plain, application/json", "application/json, text/plain, */*", "text/plain, */*")
         self.assert_json("text/plain;q=0.5, application/json;q=0.5", "text/*, application/*")
 
-    def test_the_larger_weight_decides_whatever_the_order(self) -> None:
+    def test_larger_weight_decides_in_any_order(self) -> None:
         self.assert_text(
             "text/plain, application/json;q=0.9", "application/json;q=0.9, text/plain", "text/plain;q=0.2, */*;q=0.1"
         )
@@ -48,7 +48,7 @@ class AcceptTest(unittest.TestCase):
             "text/plain;q=0.9, application/json", "text/plain;q=0.1, */*;q=0.2", "text/plain;q=0.8, */*;q=0.9"
         )
 
-    def test_the_most_specific_range_has_the_weight(self) -> None:
+    def test_most_specific_range_decides(self) -> None:
         # RFC 9110, section 12.5.1.
         self.assert_json(
             "text/*, text/plain;q=0.1, application/json;q=0.5",
@@ -57,16 +57,16 @@ class AcceptTest(unittest.TestCase):
         )
         self.assert_text("*/*, application/json;q=0.5", "application/*;q=0.1, */*", "application/json;q=0, */*")
 
-    def test_a_weight_of_nought_is_a_refusal(self) -> None:
+    def test_weight_zero_refuses_the_type(self) -> None:
         self.assert_json("text/plain;q=0", "text/plain;q=0.000", "text/plain;q=0, */*", "*/*;q=0")
         self.assert_text("application/json;q=0, text/plain;q=0.001")
 
-    def test_other_types_say_nothing(self) -> None:
+    def test_other_types_return_false(self) -> None:
         self.assert_json(
             "text/html", "image/*", "text/html, application/xhtml+xml, */*;q=0.8", "text/plainer", "xtext/plain"
         )
 
-    def test_a_malformed_range_covers_nothing(self) -> None:
+    def test_malformed_range_matches_nothing(self) -> None:
         self.assert_json(
             "text",
             "text/plain/x",
@@ -79,8 +79,8 @@ class AcceptTest(unittest.TestCase):
         )
         self.assert_text("nonsense;;=, text/plain", "text/plain, application/json;q=x")
 
-    def test_a_weight_that_is_none_covers_nothing(self) -> None:
-        # RFC 9110, section 12.4.2: from 0 to 1, and three digits behind the point at most.
+    def test_range_with_malformed_weight_matches_nothing(self) -> None:
+        # RFC 9110, section 12.4.2: from 0 to 1, and at most three digits after the point.
         for weight in (
             "2",
             "1.001",
@@ -101,6 +101,6 @@ class AcceptTest(unittest.TestCase):
                 self.assertFalse(prefers_text(f"text/plain;q={weight}"))
                 self.assertTrue(prefers_text(f"application/json;q={weight}, text/plain;q=0.5"))
 
-    def test_a_weight_may_have_a_point_and_no_digit_behind_it(self) -> None:
+    def test_weight_without_digits_after_the_point_is_valid(self) -> None:
         self.assert_text("text/plain;q=1.", "text/plain;q=1.000, application/json;q=0.999")
         self.assert_json("text/plain;q=0.")

@@ -1,4 +1,4 @@
-"""How a body is framed, whatever the cuts it arrives in."""
+"""Decoding of bodies by length and in chunks, received in any cut."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ NEXT = b"GET / HTTP/1.1\r\n"
 
 
 def decode(framing: Framing, pieces: Iterable[bytes]) -> tuple[bytes, bytes]:
-    """Feed `pieces` as the network would; return the body, and the bytes that were not its own."""
+    """Decode `pieces`. Returns the body, and the bytes that follow it."""
     body, left = bytearray(), bytearray()
     for piece in pieces:
         views, used = ([], 0) if framing.done else framing.decode(memoryview(piece))
         body += b"".join(views)
         left += piece[used:]
         if used < len(piece) and not framing.done:
-            raise AssertionError(f"{len(piece) - used} bytes were not used, though the body goes on")
+            raise AssertionError(f"{len(piece) - used} bytes were not used before the end of the body")
     return bytes(body), bytes(left)
 
 
 class SizedTest(unittest.TestCase):
-    def test_a_body_of_a_known_size_comes_in_any_cut(self) -> None:
+    def test_body_of_declared_length_is_decoded_in_any_cut(self) -> None:
         for name, pieces in cuts(b"hello world"):
             framing = Sized(11)
             with self.subTest(name):
                 self.assertEqual((b"hello world", b""), decode(framing, pieces))
                 self.assertTrue(framing.done)
 
-    def test_the_next_request_is_not_used(self) -> None:
+    def test_bytes_of_the_next_request_are_not_used(self) -> None:
         for name, pieces in cuts(b"hello" + NEXT):
             with self.subTest(name):
                 self.assertEqual((b"hello", NEXT), decode(Sized(5), pieces))
 
-    def test_a_body_says_how_much_is_left(self) -> None:
+    def test_left_counts_the_bytes_still_to_come(self) -> None:
         framing = Sized(5)
 
         framing.decode(memoryview(b"hel"))
@@ -47,14 +47,14 @@ class SizedTest(unittest.TestCase):
         self.assertEqual(2, framing.left)
         self.assertFalse(framing.done)
 
-    def test_no_body_is_over_before_it_begins(self) -> None:
+    def test_empty_body_is_done_before_the_first_byte(self) -> None:
         framing = Sized(0)
 
         self.assertTrue(framing.done)
         self.assertEqual((b"", NEXT), decode(framing, [NEXT]))
         self.assertEqual(0, framing.decode(memoryview(NEXT))[1])
 
-    def test_pieces_are_views_and_no_copies(self) -> None:
+    def test_pieces_are_views_of_the_input(self) -> None:
         data = b"hello" + NEXT
 
         views, _ = Sized(5).decode(memoryview(data))
@@ -64,7 +64,7 @@ class SizedTest(unittest.TestCase):
 
 class ChunkedTest(unittest.TestCase):
     def assert_body(self, expected: bytes, framed: bytes) -> None:
-        """In every cut, with and without a request behind it."""
+        """The body is `expected` in any cut, with and without a request after it."""
         for following in (b"", NEXT):
             for name, pieces in cuts(framed + following):
                 framing = Chunked()
@@ -73,7 +73,7 @@ class ChunkedTest(unittest.TestCase):
                     self.assertTrue(framing.done)
 
     def assert_malformed(self, framed: bytes) -> None:
-        """In every cut, and without waiting for more than was sent."""
+        """The body is refused in any cut, without further bytes."""
         for name, pieces in cuts(framed):
             with self.subTest(name, framed=framed):
                 with self.assertRaises(MalformedRequest) as caught:
@@ -82,28 +82,28 @@ class ChunkedTest(unittest.TestCase):
                 self.assertEqual(400, caught.exception.status)
                 self.assertTrue(caught.exception.closes)
 
-    def test_chunks_are_joined(self) -> None:
+    def test_chunks_are_decoded_in_any_cut(self) -> None:
         self.assert_body(b"hello world", b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")
 
-    def test_the_last_chunk_alone_is_an_empty_body(self) -> None:
+    def test_last_chunk_alone_is_an_empty_body(self) -> None:
         for zero in (b"0", b"00", b"0000000000000000"):
             self.assert_body(b"", zero + b"\r\n\r\n")
 
-    def test_a_chunk_may_hold_what_looks_like_framing(self) -> None:
+    def test_chunk_with_content_like_framing_is_decoded(self) -> None:
         self.assert_body(b"\r\n0\r\n\r\n5\r\n\n", b"b\r\n\r\n0\r\n\r\n5\r\n\n\r\n0\r\n\r\n")
 
-    def test_a_size_is_hexadecimal_in_either_case_with_zeros_before_it(self) -> None:
+    def test_size_in_either_case_with_leading_zeros_is_hexadecimal(self) -> None:
         ten = b"0123456789"
         for size in (b"a", b"A", b"0a", b"000000000000000A"):
             self.assert_body(ten, size + b"\r\n" + ten + b"\r\n0\r\n\r\n")
 
-    def test_a_size_of_several_digits_is_hexadecimal(self) -> None:
+    def test_size_of_several_digits_is_hexadecimal(self) -> None:
         for size in (16, 31, 171, 256):
             content = bytes(range(256))[:size]
             for written in (b"%x" % size, b"%X" % size, b"0%x" % size):
                 self.assert_body(content, written + b"\r\n" + content + b"\r\n0\r\n\r\n")
 
-    def test_extensions_are_dropped(self) -> None:
+    def test_extensions_are_discarded(self) -> None:
         extensions = (
             b";a",
             b";a=b",
@@ -118,11 +118,11 @@ class ChunkedTest(unittest.TestCase):
         for extension in extensions:
             self.assert_body(b"hello", b"5" + extension + b"\r\nhello\r\n0" + extension + b"\r\n\r\n")
 
-    def test_trailers_are_dropped(self) -> None:
+    def test_trailers_are_discarded(self) -> None:
         for trailers in (b"A: b\r\n", b"A: b\r\nC:\r\n", b"A:b\xe9\t \r\n", b"Content-Length: 5\r\nHost: x\r\n"):
             self.assert_body(b"hello", b"5\r\nhello\r\n0\r\n" + trailers + b"\r\n")
 
-    def test_what_is_no_size_is_refused(self) -> None:
+    def test_malformed_size_is_refused(self) -> None:
         sizes = (
             b"",
             b"x",
@@ -161,7 +161,7 @@ class ChunkedTest(unittest.TestCase):
         for extension in (*extensions, b';a="', b';a="b', b';a="b"c', b';a="\x00"', b';a="\\', b";a\x00", b";a=b\x7f"):
             self.assert_malformed(b"5" + extension + b"\r\nhello\r\n0\r\n\r\n")
 
-    def test_a_bare_line_feed_in_the_framing_is_refused(self) -> None:
+    def test_bare_line_feed_in_the_framing_is_refused(self) -> None:
         self.assert_malformed(b"5\nhello\r\n0\r\n\r\n")
         self.assert_malformed(b"5\r\nhello\n0\r\n\r\n")
         self.assert_malformed(b"5\r\nhello\r\n0\n\r\n")
@@ -172,7 +172,7 @@ class ChunkedTest(unittest.TestCase):
         self.assert_malformed(b'5;a="\n"\r\nhello\r\n0\r\n\r\n')
         self.assert_malformed(b"\n5\r\nhello\r\n0\r\n\r\n")
 
-    def test_a_bare_carriage_return_in_the_framing_is_refused(self) -> None:
+    def test_bare_carriage_return_in_the_framing_is_refused(self) -> None:
         self.assert_malformed(b"5\rhello\r\n0\r\n\r\n")
         self.assert_malformed(b"5\r\r\nhello\r\n0\r\n\r\n")
         self.assert_malformed(b"5;a=\rb\r\nhello\r\n0\r\n\r\n")
@@ -181,16 +181,16 @@ class ChunkedTest(unittest.TestCase):
         self.assert_malformed(b"5\r\nhello\r\n0\r\n\r\r\n")
         self.assert_malformed(b"5\r\nhello\r\n0\r\nA: b\rc\r\n\r\n")
 
-    def test_a_chunk_longer_than_its_size_is_refused(self) -> None:
+    def test_chunk_longer_than_its_size_is_refused(self) -> None:
         self.assert_malformed(b"4\r\nhello\r\n0\r\n\r\n")
         self.assert_malformed(b"4\r\nhell0\r\n\r\n")
         self.assert_malformed(b"4\r\nhell \r\n0\r\n\r\n")
 
-    def test_a_chunk_shorter_than_its_size_is_refused(self) -> None:
+    def test_chunk_shorter_than_its_size_is_refused(self) -> None:
         self.assert_malformed(b"6\r\nhello\r\n0\r\n\r\n")
         self.assert_malformed(b"7\r\nhello\r\n0\r\n\r\n")
 
-    def test_a_wrong_byte_behind_a_chunk_is_not_waited_on(self) -> None:
+    def test_wrong_byte_after_a_chunk_is_refused_at_once(self) -> None:
         for wrong in (b"x", b"\n", b" ", b"0", b"\rx", b"\r\r"):
             with self.subTest(wrong=wrong), self.assertRaises(MalformedRequest):
                 decode(Chunked(), one_by_one(b"5\r\nhello" + wrong))
@@ -211,7 +211,7 @@ class ChunkedTest(unittest.TestCase):
         for trailer in trailers:
             self.assert_malformed(b"5\r\nhello\r\n0\r\n" + trailer + b"\r\n\r\n")
 
-    def test_a_body_cut_anywhere_is_not_done(self) -> None:
+    def test_truncated_body_is_not_done(self) -> None:
         framed = b"5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n"
 
         for length in range(len(framed)):
@@ -223,14 +223,14 @@ class ChunkedTest(unittest.TestCase):
                 self.assertEqual(b"", left)
                 self.assertFalse(framing.done)
 
-    def test_bytes_are_handed_on_before_their_chunk_is_whole(self) -> None:
+    def test_bytes_are_returned_before_their_chunk_is_complete(self) -> None:
         framing = Chunked()
 
         body, _ = decode(framing, [b"ffffffffffffffff\r\nhel", b"lo"])
 
         self.assertEqual(b"hello", body)
 
-    def test_nobody_knows_the_size_beforehand(self) -> None:
+    def test_size_of_a_chunked_body_is_unknown(self) -> None:
         framing = Chunked()
 
         framing.decode(memoryview(b"5\r\nhel"))
@@ -238,7 +238,7 @@ class ChunkedTest(unittest.TestCase):
         self.assertIsNone(framing.size)
         self.assertEqual(math.inf, framing.left)
 
-    def test_nothing_is_used_when_the_body_is_over(self) -> None:
+    def test_decode_after_the_end_uses_no_bytes(self) -> None:
         framing = Chunked()
         framing.decode(memoryview(b"0\r\n\r\n"))
 
@@ -246,7 +246,7 @@ class ChunkedTest(unittest.TestCase):
 
         self.assertEqual(([], 0), (views, used))
 
-    def test_pieces_are_views_and_no_copies(self) -> None:
+    def test_pieces_are_views_of_the_input(self) -> None:
         data = b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
 
         views, _ = Chunked().decode(memoryview(data))
@@ -254,14 +254,14 @@ class ChunkedTest(unittest.TestCase):
         self.assertEqual([b"hello", b" world"], [bytes(view) for view in views])
         self.assertTrue(all(view.obj is data for view in views))
 
-    def test_a_line_that_never_ends_is_refused(self) -> None:
+    def test_line_without_end_is_refused(self) -> None:
         for beginning in (b"5;a=", b"0" * 20, b"0\r\nA: "):
             endless = beginning + b"x" * 8 * 1024
             for pieces in ([endless], one_by_one(endless)):
                 with self.subTest(beginning=beginning, pieces=len(pieces)), self.assertRaises(MalformedRequest):
                     decode(Chunked(), pieces)
 
-    def test_a_line_too_long_is_refused_in_whatever_cut(self) -> None:
+    def test_line_over_the_limit_is_refused_in_any_cut(self) -> None:
         for length in (1024, 4090, 4093, 4094, 4095, 4096, 4097, 4098, 5000, 8192):
             framed = b"1;a=" + b"x" * (length - 6) + b"\r\n!\r\n0\r\n\r\n"
             taken = set()
@@ -274,7 +274,7 @@ class ChunkedTest(unittest.TestCase):
             with self.subTest(length=length):
                 self.assertEqual({b"!" if length <= 4096 else b"refused"}, taken)
 
-    def test_trailers_may_be_as_large_as_a_head_and_no_larger(self) -> None:
+    def test_trailers_over_the_limit_are_refused(self) -> None:
         line = b"X-Trailer: " + b"x" * 1011 + b"\r\n"
         for count, taken in ((30, True), (34, False)):
             framing = Chunked()
@@ -285,7 +285,7 @@ class ChunkedTest(unittest.TestCase):
                 else:
                     self.assertRaises(MalformedRequest, decode, framing, [framed])
 
-    def test_many_chunks_of_one_byte_are_joined(self) -> None:
+    def test_many_chunks_of_one_byte_are_decoded(self) -> None:
         framed = b"1\r\nx\r\n" * 170_000 + b"0\r\n\r\n"
 
         body, _ = decode(Chunked(), [framed])

@@ -1,4 +1,4 @@
-"""Dates as HTTP writes them."""
+"""HTTP dates, parsed and formatted."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from unittest import mock
 
 from filestoraged.wire.dates import format_date, parse_date
 
-# RFC 9110, section 5.6.7, has this moment in all three forms.
+# The example of RFC 9110, section 5.6.7, in its three forms.
 MOMENT = 784111777
 DATES = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994")
 
 
 class FormatTest(unittest.TestCase):
-    def test_a_date_is_written_as_rfc_9110_has_it(self) -> None:
+    def test_date_is_formatted_as_imf_fixdate(self) -> None:
         self.assertEqual("Sun, 06 Nov 1994 08:49:37 GMT", format_date(MOMENT))
         self.assertEqual("Thu, 01 Jan 1970 00:00:00 GMT", format_date(0))
         self.assertEqual("Thu, 29 Feb 2024 23:59:59 GMT", format_date(1709251199))
         self.assertEqual("Tue, 19 Jan 2038 03:14:08 GMT", format_date(2**31))
 
-    def test_what_is_written_is_read(self) -> None:
+    def test_formatted_date_is_parsed_to_the_same_seconds(self) -> None:
         for seconds in (0, 1, MOMENT, 951782400, 1709251199, 2**31, 2**32, 253402300799):
             with self.subTest(seconds=seconds):
                 self.assertEqual(seconds, parse_date(format_date(seconds)))
 
 
 class ParseTest(unittest.TestCase):
-    def test_all_three_forms_are_read(self) -> None:
+    def test_all_three_forms_are_parsed(self) -> None:
         for field in DATES:
             self.assertEqual(MOMENT, parse_date(field))
         self.assertEqual(MOMENT + 10 * 86400, parse_date("Wed Nov 16 08:49:37 1994"))
 
-    def test_all_months_are_known(self) -> None:
+    def test_all_months_are_parsed(self) -> None:
         months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
         read = [parse_date(f"Sun, 01 {month} 2023 00:00:00 GMT") for month in months]
@@ -42,19 +42,19 @@ class ParseTest(unittest.TestCase):
         self.assertEqual(sorted(date for date in read if date is not None), read)
         self.assertEqual((1672531200, 1701388800), (read[0], read[-1]))
 
-    def test_a_year_of_two_digits_is_of_this_century_or_the_last(self) -> None:
+    def test_year_of_two_digits_is_between_1969_and_2068(self) -> None:
         self.assertEqual(parse_date("Fri, 01 Jan 1999 00:00:00 GMT"), parse_date("Friday, 01-Jan-99 00:00:00 GMT"))
         self.assertEqual(parse_date("Sat, 01 Jan 2022 00:00:00 GMT"), parse_date("Saturday, 01-Jan-22 00:00:00 GMT"))
 
-    def test_the_last_day_of_a_leap_february_is_a_day(self) -> None:
+    def test_leap_day_is_valid_in_a_leap_year_alone(self) -> None:
         self.assertEqual(1709164800, parse_date("Thu, 29 Feb 2024 00:00:00 GMT"))
         self.assertIsNone(parse_date("Wed, 29 Feb 2023 00:00:00 GMT"))
 
-    def test_a_leap_second_is_a_second(self) -> None:
-        # RFC 9110's grammar has it: second = 2DIGIT, 60 included.
+    def test_leap_second_is_valid(self) -> None:
+        # RFC 9110, section 5.6.7: second = 2DIGIT, including 60.
         self.assertEqual(1483228800, parse_date("Sat, 31 Dec 2016 23:59:60 GMT"))
 
-    def test_the_zone_of_the_server_is_none_of_a_dates_business(self) -> None:
+    def test_dates_do_not_depend_on_the_time_zone(self) -> None:
         self.addCleanup(time.tzset)
         with mock.patch.dict(os.environ, TZ="Pacific/Auckland"):
             time.tzset()
@@ -78,7 +78,7 @@ class ParseTest(unittest.TestCase):
             format_date.cache_clear()
             self.assertEqual("Sun, 06 Nov 1994 08:49:37 GMT", format_date(MOMENT))
 
-    def test_what_is_no_date_is_none(self) -> None:
+    def test_malformed_date_returns_none(self) -> None:
         fields = (
             "",
             " ",
@@ -121,7 +121,7 @@ class ParseTest(unittest.TestCase):
             with self.subTest(field=field[:60]):
                 self.assertIsNone(parse_date(field))
 
-    def test_parse_date_of_long_malformed_field_returns_none(self) -> None:
+    def test_long_malformed_date_returns_none(self) -> None:
         for field in ("Sun," + " " * 32000 + "x", "Sun, 06" + " " * 32000, "Sun Nov" + " " * 32000 + "x"):
             with self.subTest(field=field[:10]):
                 self.assertIsNone(parse_date(field))

@@ -1,4 +1,4 @@
-"""What an upload says its bytes are: read exactly, or refused, for who asks for a check is to get one."""
+"""Announced digests: parsed exactly or refused, so that no requested check is skipped."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MD5, SHA256, SHA512 = encoded("md5"), encoded("sha256"), encoded("sha512")
 
 
 class ExpectationsTest(unittest.TestCase):
-    def read(self, field: str) -> list[Expected]:
-        """What Content-Digest says; Repr-Digest says the same by the same words."""
+    def parse(self, field: str) -> list[Expected]:
+        """Parse the field as Content-Digest and as Repr-Digest, with the same result."""
         content, representation = expected_digests({"content-digest": field}), expected_digests({"repr-digest": field})
         self.assertEqual(content, representation)
         return content
@@ -36,32 +36,32 @@ class ExpectationsTest(unittest.TestCase):
         with self.subTest(**{name: value[:80] for name, value in fields.items()}):
             self.assertRaises(BadRequest, expected_digests, named)
 
-    def test_who_announces_nothing_expects_nothing(self) -> None:
+    def test_request_without_digests_expects_none(self) -> None:
         self.assertEqual([], expected_digests({}))
         self.assertEqual([], expected_digests({"content-type": "text/plain", "digest": "x", "etag": '"x"'}))
 
-    def test_content_md5_is_an_md5(self) -> None:
+    def test_content_md5_is_parsed(self) -> None:
         self.assertEqual([expected("md5")], expected_digests({"content-md5": MD5}))
 
-    def test_the_digest_of_rfc_9530_is_read(self) -> None:
-        # Appendix B.1 of it.
+    def test_example_of_rfc_9530_is_parsed(self) -> None:
+        # Appendix B.1.
         field = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
 
-        self.assertEqual([expected("sha256", b'{"hello": "world"}\n')], self.read(field))
+        self.assertEqual([expected("sha256", b'{"hello": "world"}\n')], self.parse(field))
 
-    def test_the_algorithms_of_the_contract_are_known(self) -> None:
-        self.assertEqual([expected("sha256")], self.read(f"sha-256=:{SHA256}:"))
-        self.assertEqual([expected("sha512")], self.read(f"sha-512=:{SHA512}:"))
-        self.assertEqual([expected("md5")], self.read(f"md5=:{MD5}:"))
+    def test_algorithms_of_the_contract_are_parsed(self) -> None:
+        self.assertEqual([expected("sha256")], self.parse(f"sha-256=:{SHA256}:"))
+        self.assertEqual([expected("sha512")], self.parse(f"sha-512=:{SHA512}:"))
+        self.assertEqual([expected("md5")], self.parse(f"md5=:{MD5}:"))
 
     def test_several_digests_are_all_expected(self) -> None:
         both = [expected("sha256"), expected("sha512")]
 
         for comma in (",", ", ", " ,", "\t, \t"):
             with self.subTest(comma=comma):
-                self.assertEqual(both, self.read(f"sha-256=:{SHA256}:{comma}sha-512=:{SHA512}:"))
+                self.assertEqual(both, self.parse(f"sha-256=:{SHA256}:{comma}sha-512=:{SHA512}:"))
 
-    def test_all_fields_are_read(self) -> None:
+    def test_all_fields_are_parsed(self) -> None:
         fields = {"repr-digest": f"sha-512=:{SHA512}:", "content-digest": f"sha-256=:{SHA256}:", "content-md5": MD5}
 
         self.assertCountEqual([expected("md5"), expected("sha256"), expected("sha512")], expected_digests(fields))
@@ -70,16 +70,16 @@ class ExpectationsTest(unittest.TestCase):
         # RFC 9530, section 2.
         for other in ("sha-384=:AA==:", "unixsum=:AAA=:", "crc32c=:AAAAAA==:", "x=::", "*=:AA==:", "a_b-c.d*=:AA==:"):
             with self.subTest(other=other):
-                self.assertEqual([], self.read(other))
-                self.assertEqual([expected("sha256")], self.read(f"{other}, sha-256=:{SHA256}:"))
-                self.assertEqual([expected("sha256")], self.read(f"sha-256=:{SHA256}:, {other}"))
+                self.assertEqual([], self.parse(other))
+                self.assertEqual([expected("sha256")], self.parse(f"{other}, sha-256=:{SHA256}:"))
+                self.assertEqual([expected("sha256")], self.parse(f"sha-256=:{SHA256}:, {other}"))
 
-    def test_an_empty_dictionary_is_one(self) -> None:
+    def test_empty_dictionary_expects_none(self) -> None:
         # RFC 8941, section 3.2.
-        self.assertEqual([], self.read(""))
+        self.assertEqual([], self.parse(""))
 
-    def test_parameters_are_dropped(self) -> None:
-        # RFC 8941, section 3.1.2: of whatever type their values are.
+    def test_parameters_are_ignored(self) -> None:
+        # RFC 8941, section 3.1.2: parameters with values of any type.
         for parameters in (
             ";a",
             ";a;b",
@@ -91,12 +91,12 @@ class ExpectationsTest(unittest.TestCase):
             ';a="a, b; c\\""',
         ):
             with self.subTest(parameters=parameters):
-                self.assertEqual([expected("sha256")], self.read(f"sha-256=:{SHA256}:{parameters}"))
+                self.assertEqual([expected("sha256")], self.parse(f"sha-256=:{SHA256}:{parameters}"))
                 self.assertEqual(
-                    [expected("sha256"), expected("md5")], self.read(f"sha-256=:{SHA256}:{parameters}, md5=:{MD5}:")
+                    [expected("sha256"), expected("md5")], self.parse(f"sha-256=:{SHA256}:{parameters}, md5=:{MD5}:")
                 )
 
-    def test_a_field_that_is_no_dictionary_of_bytes_is_refused(self) -> None:
+    def test_malformed_dictionary_is_refused(self) -> None:
         fields = (
             "sha-256",
             "sha-256=",
@@ -131,7 +131,7 @@ class ExpectationsTest(unittest.TestCase):
             self.assert_refused(content_digest=field)
             self.assert_refused(repr_digest=field)
 
-    def test_what_is_not_base64_is_refused(self) -> None:
+    def test_invalid_base64_is_refused(self) -> None:
         for value in (
             "",
             "=",
@@ -151,12 +151,12 @@ class ExpectationsTest(unittest.TestCase):
         for value in ("=", "A", "A=AA", "=AAA", SHA256[:-1]):
             self.assert_refused(content_digest=f"sha-256=:{value}:")
 
-    def test_what_is_not_ascii_is_not_base64(self) -> None:
-        # Bytes beyond ASCII are allowed in a field's value, and read as Latin-1.
+    def test_base64_with_non_ascii_is_refused(self) -> None:
+        # Field values may contain other bytes than ASCII, which are decoded as Latin-1.
         for value in ("\u00e9", MD5[:-1] + "\u00ff", "\u00a0" + MD5):
             self.assert_refused(content_md5=value)
 
-    def test_a_digest_of_another_length_is_refused(self) -> None:
+    def test_digest_of_wrong_length_is_refused(self) -> None:
         self.assert_refused(content_md5=SHA256)
         self.assert_refused(content_md5="AA==")
         self.assert_refused(content_digest=f"sha-256=:{SHA512}:")
@@ -164,8 +164,8 @@ class ExpectationsTest(unittest.TestCase):
         self.assert_refused(content_digest="sha-256=::")
         self.assert_refused(content_digest=f"md5=:{SHA256}:")
 
-    def test_two_content_md5s_are_refused(self) -> None:
-        # As a head joins them.
+    def test_two_content_md5_values_are_refused(self) -> None:
+        # Two fields are joined to one list.
         self.assert_refused(content_md5=f"{MD5}, {MD5}")
 
     def test_long_malformed_field_is_refused(self) -> None:

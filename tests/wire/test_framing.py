@@ -1,4 +1,4 @@
-"""How a body is framed: by a length, in chunks, or in no way that one may trust."""
+"""The framing that a head declares: a length, chunks, or a combination that is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FramingTest(HeadCase):
         self.assertIsInstance(framed, Sized)
         return framed.size
 
-    def test_no_field_is_no_body(self) -> None:
+    def test_request_without_fields_has_no_body(self) -> None:
         self.assertEqual(0, self.size())
 
     def test_content_length_is_the_size(self) -> None:
@@ -34,17 +34,17 @@ class FramingTest(HeadCase):
             with self.subTest(value=value):
                 self.assertEqual(size, self.size(b"Content-Length: " + value))
 
-    def test_one_content_length_said_twice_is_one(self) -> None:
-        # RFC 9110, section 8.6, allows it.
+    def test_equal_content_lengths_are_accepted(self) -> None:
+        # RFC 9110, section 8.6.
         self.assertEqual(5, self.size(b"Content-Length: 5", b"Content-Length: 5"))
 
-    def test_a_list_of_content_lengths_is_refused(self) -> None:
+    def test_list_of_content_lengths_is_refused(self) -> None:
         for value in (b"5, 5", b"5,5", b"5, 5 ,5", b"5,"):
             with self.subTest(value=value):
                 self.assert_framing_refused(b"Content-Length: " + value)
                 self.assert_framing_refused(b"Content-Length: " + value, b"Content-Length: " + value)
 
-    def test_two_different_content_lengths_are_refused(self) -> None:
+    def test_different_content_lengths_are_refused(self) -> None:
         self.assert_framing_refused(b"Content-Length: 5", b"Content-Length: 6")
         self.assert_framing_refused(b"Content-Length: 6", b"X: y", b"content-length: 5")
         self.assert_framing_refused(b"Content-Length: 5, 6")
@@ -52,13 +52,13 @@ class FramingTest(HeadCase):
         self.assert_framing_refused(b"Content-Length: 5,")
         self.assert_framing_refused(b"Content-Length: , 5")
 
-    def test_a_content_length_that_is_no_decimal_number_is_refused(self) -> None:
+    def test_malformed_content_length_is_refused(self) -> None:
         lengths = (b"", b"+5", b"-5", b"-0", b"+0", b"0x5", b"5x", b"5.0", b"5e1", b"5 5", b"1_000", b"1,000", b"five")
         for value in (*lengths, b"\xb2", b"\xa05", b"\xd9\xa5", b"'5'", b'"5"', b"5;", b"0b1", b"NaN", b"inf"):
             with self.subTest(value=value):
                 self.assert_framing_refused(b"Content-Length: " + value)
 
-    def test_a_content_length_beyond_all_objects_is_too_large(self) -> None:
+    def test_content_length_of_more_than_18_digits_raises_too_large(self) -> None:
         for digits in (19, 20, 5000, 30000):
             with self.subTest(digits=digits):
                 with self.assertRaises(TooLarge) as caught:
@@ -66,10 +66,10 @@ class FramingTest(HeadCase):
 
                 self.assertEqual(413, caught.exception.status)
 
-    def test_leading_zeros_make_no_number_large(self) -> None:
+    def test_leading_zeros_of_content_length_are_ignored(self) -> None:
         self.assertEqual(5, self.size(b"Content-Length: " + b"0" * 5000 + b"5"))
 
-    def test_chunked_is_understood(self) -> None:
+    def test_chunked_is_accepted_in_any_case(self) -> None:
         for coding in (b"chunked", b"Chunked", b"CHUNKED", b" chunked\t"):
             with self.subTest(coding=coding):
                 framed = framing(b"Transfer-Encoding: " + coding)
@@ -77,13 +77,13 @@ class FramingTest(HeadCase):
                 self.assertIsInstance(framed, Chunked)
                 self.assertIsNone(framed.size)
 
-    def test_a_transfer_encoding_with_an_empty_member_is_refused(self) -> None:
+    def test_transfer_encoding_with_empty_member_is_refused(self) -> None:
         for coding in (b",chunked", b"chunked,", b",chunked,", b", chunked", b"", b",", b",gzip"):
             with self.subTest(coding=coding):
                 self.assert_framing_refused(b"Transfer-Encoding: " + coding)
         self.assert_framing_refused(b"Transfer-Encoding:", b"Transfer-Encoding: chunked")
 
-    def test_both_content_length_and_transfer_encoding_are_refused(self) -> None:
+    def test_content_length_with_transfer_encoding_is_refused(self) -> None:
         for coding in (b"chunked", b"gzip", b"identity", b""):
             for length in (b"5", b"0", b"x"):
                 fields = (b"Content-Length: " + length, b"Transfer-Encoding: " + coding)
@@ -92,12 +92,12 @@ class FramingTest(HeadCase):
                         self.assert_framing_refused(*fields, line=line)
                         self.assert_framing_refused(*reversed(fields), line=line)
 
-    def test_http_1_0_has_no_transfer_encoding(self) -> None:
+    def test_transfer_encoding_on_http_1_0_is_refused(self) -> None:
         for coding in (b"chunked", b"gzip", b"gzip, chunked", b""):
             with self.subTest(coding=coding):
                 self.assert_framing_refused(b"Transfer-Encoding: " + coding, line=b"POST / HTTP/1.0")
 
-    def test_an_unknown_transfer_coding_is_refused_as_such(self) -> None:
+    def test_unknown_transfer_coding_raises_501(self) -> None:
         codings = (
             b"gzip",
             b"deflate",
@@ -117,16 +117,16 @@ class FramingTest(HeadCase):
                 self.assertEqual(501, caught.exception.status)
                 self.assertTrue(caught.exception.closes)
 
-    def test_chunked_behind_a_character_that_only_looks_like_a_blank_is_another_coding(self) -> None:
-        # str.strip takes U+00A0 and U+0085 for blanks; a proxy in front does not.
+    def test_chunked_beside_non_ascii_white_space_is_an_unknown_coding(self) -> None:
+        # `str.strip` removes U+00A0 and U+0085; a proxy in front does not.
         for coding in (b"\xa0chunked", b"chunked\x85", b"chunked\xa0"):
             with self.subTest(coding=coding), self.assertRaises(UnknownTransferCoding):
                 framing(b"Transfer-Encoding: " + coding)
 
-    def test_a_body_is_not_chunked_twice(self) -> None:
+    def test_chunked_twice_is_refused(self) -> None:
         self.assert_framing_refused(b"Transfer-Encoding: chunked, chunked")
         self.assert_framing_refused(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked")
 
-    def test_an_empty_transfer_encoding_is_refused(self) -> None:
+    def test_empty_transfer_encoding_is_refused(self) -> None:
         self.assert_framing_refused(b"Transfer-Encoding:")
         self.assert_framing_refused(b"Transfer-Encoding: ,")

@@ -1,4 +1,4 @@
-"""Forms: taken apart in whatever cut they arrive, and refused where two readers could differ."""
+"""Forms: parsed the same in any cut, and refused where two parsers could differ."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.wire.cuts import cuts, one_by_one
 BOUNDARY = "boundary"
 FIELD = b'Content-Disposition: form-data; name="a"'
 
-# What the page sets for itself. Its own constants are not asked: changing them is to fail here.
+# Not imported from the module: a change of the module's constants must fail here.
 MAX_PARTS = 1000
 MAX_PART_HEAD = 8 * 1024
 
-# As browsers send it, but for the preamble and the epilogue that mail once had.
+# As browsers send it, with a preamble and an epilogue as in mail.
 FORM = (
     b"This is a form.\r\n--boundar is no delimiter.\r\n"
     b"--boundary\r\n"
@@ -50,8 +50,8 @@ FORM_PARTS = [
 Parts = list[tuple[Part, bytes]]
 
 
-def take_apart(pieces: Iterable[bytes], boundary: str = BOUNDARY) -> Parts:
-    """Feed a whole form, and return each part with its bytes."""
+def parse_form(pieces: Iterable[bytes], boundary: str = BOUNDARY) -> Parts:
+    """Parse a whole form. Returns each part with its content."""
     form = Multipart(boundary)
     parts: Parts = []
     for piece in pieces:
@@ -65,56 +65,56 @@ def take_apart(pieces: Iterable[bytes], boundary: str = BOUNDARY) -> Parts:
 
 
 def form_of(content: bytes, head: bytes = FIELD) -> bytes:
-    """A form of one part."""
+    """Return a form of one part."""
     return b"--boundary\r\n" + head + b"\r\n\r\n" + content + b"\r\n--boundary--\r\n"
 
 
 def part_of(head: bytes) -> Part:
-    return take_apart([form_of(b"", head)])[0][0]
+    return parse_form([form_of(b"", head)])[0][0]
 
 
 class MultipartCase(unittest.TestCase):
     def assert_malformed(self, form: bytes) -> None:
-        """In every cut."""
+        """The form is refused in any cut."""
         for name, pieces in cuts(form):
             with self.subTest(name, form=form), self.assertRaises(MalformedMultipart):
-                take_apart(pieces)
+                parse_form(pieces)
 
 
 class PartsTest(MultipartCase):
-    def test_a_form_is_the_same_in_every_cut(self) -> None:
+    def test_form_is_parsed_the_same_in_any_cut(self) -> None:
         for name, pieces in cuts(FORM):
             with self.subTest(name):
-                self.assertEqual(FORM_PARTS, take_apart(pieces))
+                self.assertEqual(FORM_PARTS, parse_form(pieces))
 
-    def test_a_form_may_come_as_views(self) -> None:
+    def test_form_is_parsed_from_views(self) -> None:
         views = [memoryview(piece) for piece in one_by_one(FORM)]
 
-        self.assertEqual(FORM_PARTS, take_apart(views))  # type: ignore[arg-type]
+        self.assertEqual(FORM_PARTS, parse_form(views))  # type: ignore[arg-type]
 
-    def test_a_form_cut_off_anywhere_is_not_finished(self) -> None:
+    def test_truncated_form_is_not_finished(self) -> None:
         whole = FORM.index(b"--boundary--") + len(b"--boundary--")
 
         for length in range(whole):
             with self.subTest(length=length), self.assertRaises(MalformedMultipart):
-                take_apart([FORM[:length]])
-        self.assertEqual(FORM_PARTS, take_apart([FORM[:whole]]))
+                parse_form([FORM[:length]])
+        self.assertEqual(FORM_PARTS, parse_form([FORM[:whole]]))
 
-    def test_a_form_that_never_came_is_not_finished(self) -> None:
-        self.assertRaises(MalformedMultipart, take_apart, [])
+    def test_empty_body_is_not_finished(self) -> None:
+        self.assertRaises(MalformedMultipart, parse_form, [])
 
-    def test_empty_cuts_change_nothing(self) -> None:
+    def test_empty_pieces_change_nothing(self) -> None:
         pieces = [piece for byte in one_by_one(FORM) for piece in (b"", byte)]
 
-        self.assertEqual(FORM_PARTS, take_apart(pieces))
+        self.assertEqual(FORM_PARTS, parse_form(pieces))
 
-    def test_a_form_may_have_no_part(self) -> None:
+    def test_form_without_parts_is_accepted(self) -> None:
         for form in (b"--boundary--", b"--boundary--\r\n", b"\r\n--boundary--", b"preamble\r\n--boundary--epilogue"):
             for name, pieces in cuts(form):
                 with self.subTest(name, form=form):
-                    self.assertEqual([], take_apart(pieces))
+                    self.assertEqual([], parse_form(pieces))
 
-    def test_content_that_looks_nearly_like_a_delimiter_is_content(self) -> None:
+    def test_content_similar_to_a_delimiter_is_content(self) -> None:
         contents = (
             b"",
             b"\r",
@@ -149,9 +149,9 @@ class PartsTest(MultipartCase):
         for content in contents:
             for name, pieces in cuts(form_of(content)):
                 with self.subTest(name, content=content):
-                    self.assertEqual([content], [taken for _, taken in take_apart(pieces)])
+                    self.assertEqual([content], [taken for _, taken in parse_form(pieces)])
 
-    def test_dashes_in_a_boundary_are_its_own(self) -> None:
+    def test_boundary_with_dashes_is_parsed(self) -> None:
         for boundary in ("-", "--", "----WebKitFormBoundary", "a--", "--a--"):
             delimiter = b"--" + boundary.encode()
             contents = (b"", b"\r\n--", b"\r\n-", delimiter[:-1], b"\r\n" + delimiter[:-1])
@@ -159,9 +159,9 @@ class PartsTest(MultipartCase):
                 form = delimiter + b"\r\n" + FIELD + b"\r\n\r\n" + content + b"\r\n" + delimiter + b"--\r\n"
                 for name, pieces in cuts(form):
                     with self.subTest(name, boundary=boundary, content=content):
-                        self.assertEqual([content], [taken for _, taken in take_apart(pieces, boundary)])
+                        self.assertEqual([content], [taken for _, taken in parse_form(pieces, boundary)])
 
-    def test_bytes_are_handed_on_before_their_part_is_whole(self) -> None:
+    def test_bytes_are_returned_before_their_part_is_complete(self) -> None:
         form = Multipart(BOUNDARY)
         head = b"--boundary\r\n" + FIELD + b"\r\n\r\n"
 
@@ -169,45 +169,45 @@ class PartsTest(MultipartCase):
 
         self.assertEqual([Part("a", None, {"content-disposition": 'form-data; name="a"'}), b"some\r\nbytes"], events)
 
-    def test_the_epilogue_is_for_nobody(self) -> None:
+    def test_epilogue_is_discarded(self) -> None:
         for epilogue in (b"", b"\r\n", b"x", b"--", b"\r\n--boundary\r\n\r\nx\r\n--boundary--", b"\x00" * 100):
             form = form_of(b"tea")[:-2] + epilogue
             with self.subTest(epilogue=epilogue):
-                self.assertEqual([b"tea"], [taken for _, taken in take_apart([form])])
-                self.assertEqual([b"tea"], [taken for _, taken in take_apart(one_by_one(form))])
+                self.assertEqual([b"tea"], [taken for _, taken in parse_form([form])])
+                self.assertEqual([b"tea"], [taken for _, taken in parse_form(one_by_one(form))])
 
-    def test_blanks_behind_a_delimiter_are_dropped(self) -> None:
-        # RFC 2046, section 5.1.1: gateways may have added them.
+    def test_blanks_after_a_delimiter_are_discarded(self) -> None:
+        # RFC 2046, section 5.1.1: gateways may add them.
         for blanks in (b" ", b"\t", b" \t \t", b" " * 100):
             form = b"--boundary" + blanks + b"\r\n" + FIELD + b"\r\n\r\ntea\r\n--boundary" + blanks + b"\r\n\r\nmilk"
             for name, pieces in cuts(form + b"\r\n--boundary--" + blanks):
                 with self.subTest(name, blanks=blanks):
-                    self.assertEqual([b"tea", b"milk"], [taken for _, taken in take_apart(pieces)])
+                    self.assertEqual([b"tea", b"milk"], [taken for _, taken in parse_form(pieces)])
 
-    def test_how_many_blanks_are_too_many_does_not_depend_on_the_cut(self) -> None:
+    def test_limit_of_blanks_does_not_depend_on_the_cut(self) -> None:
         for count in (250, 254, 255, 256, 257, 258, 300, 10_000):
             form = b"--boundary" + b" " * count + b"\r\n" + FIELD + b"\r\n\r\ntea\r\n--boundary--"
             behind_the_return = form.index(b"\r") + 1
             outcomes = set()
             for pieces in ([form], one_by_one(form), [form[:behind_the_return], form[behind_the_return:]]):
                 try:
-                    outcomes.add(take_apart(pieces)[0][1])
+                    outcomes.add(parse_form(pieces)[0][1])
                 except MalformedMultipart:
                     outcomes.add(b"refused")
 
             with self.subTest(count=count):
                 self.assertEqual(1, len(outcomes), outcomes)
 
-    def test_anything_else_behind_a_delimiter_is_refused(self) -> None:
+    def test_other_characters_after_a_delimiter_are_refused(self) -> None:
         for behind in (b"x", b"-", b"-x", b" x", b" --", b"\n", b"\r", b"\rx", b"\r\r\n", b"- -", b"\x00", b"y2"):
             self.assert_malformed(b"--boundary" + behind + b"\r\n" + FIELD + b"\r\n\r\ntea\r\n--boundary--")
             self.assert_malformed(form_of(b"tea\r\n--boundary" + behind + b"\r\n" + FIELD + b"\r\n\r\n"))
 
-    def test_a_form_with_bare_line_feeds_is_refused(self) -> None:
+    def test_form_with_bare_line_feeds_is_refused(self) -> None:
         self.assert_malformed(form_of(b"tea").replace(b"\r\n", b"\n"))
         self.assert_malformed(b"--boundary\n" + form_of(b"tea")[12:])
 
-    def test_a_form_of_another_boundary_is_refused(self) -> None:
+    def test_form_with_another_boundary_is_refused(self) -> None:
         self.assert_malformed(form_of(b"tea").replace(b"--boundary", b"--bound"))
         self.assert_malformed(form_of(b"tea").replace(b"--boundary", b"boundary"))
 
@@ -216,16 +216,16 @@ class PartHeadTest(MultipartCase):
     def assert_head_refused(self, head: bytes) -> None:
         self.assert_malformed(form_of(b"tea", head))
 
-    def test_a_parts_fields_have_names_in_lower_case(self) -> None:
+    def test_field_names_of_a_part_are_in_lower_case(self) -> None:
         fields = part_of(b"content-DISPOSITION: form-data\r\nX-Thing:  a \r\nContent-Type:text/plain").fields
 
         self.assertEqual({"content-disposition": "form-data", "x-thing": "a", "content-type": "text/plain"}, fields)
 
-    def test_a_part_need_not_have_a_name(self) -> None:
+    def test_part_without_name_is_accepted(self) -> None:
         self.assertEqual((None, None), part_of(b"Content-Disposition: form-data")[:2])
         self.assertEqual((None, None), part_of(b"Content-Type: text/plain")[:2])
 
-    def test_the_disposition_is_read_whatever_its_case_and_blanks(self) -> None:
+    def test_disposition_is_parsed_in_any_case_and_spacing(self) -> None:
         heads = (
             b'Content-Disposition:form-data;name="a";filename="b"',
             b'CONTENT-DISPOSITION: FORM-DATA; NAME="a"; FileName="b"',
@@ -236,8 +236,8 @@ class PartHeadTest(MultipartCase):
             with self.subTest(head=head):
                 self.assertEqual(("a", "b"), part_of(head)[:2])
 
-    def test_the_name_of_a_file_is_what_the_client_meant(self) -> None:
-        # Of each pair: the parameters as clients write them, and the name.
+    def test_file_name_is_decoded_as_clients_encode_it(self) -> None:
+        # The parameters as clients send them, and the name.
         names = (
             (b'filename="cat.jpg"', "cat.jpg"),
             (b"filename=cat.jpg", "cat.jpg"),
@@ -270,10 +270,10 @@ class PartHeadTest(MultipartCase):
             with self.subTest(parameters=parameters):
                 self.assertEqual(name, part_of(b"Content-Disposition: form-data; " + parameters).filename)
 
-    def test_the_name_of_a_field_may_be_utf_8_too(self) -> None:
+    def test_field_name_in_utf_8_is_decoded(self) -> None:
         self.assertEqual("größe", part_of('Content-Disposition: form-data; name="größe"'.encode()).name)
 
-    def test_a_malformed_disposition_is_refused(self) -> None:
+    def test_malformed_disposition_is_refused(self) -> None:
         dispositions = (
             b"",
             b"; name=a",
@@ -303,28 +303,28 @@ class PartHeadTest(MultipartCase):
         for disposition in dispositions:
             self.assert_head_refused(b"Content-Disposition: " + disposition)
 
-    def test_a_charset_that_looks_like_latin_1_to_a_careless_reader_is_refused(self) -> None:
-        # U+017F folds to "s": "iso" in another hand, which no table of charsets knows.
+    def test_charset_that_folds_to_latin_1_is_refused(self) -> None:
+        # U+017F folds to "s", but no charset has that name.
         head = "Content-Disposition: form-data; filename*=\"i\u017fo-8859-1''%41\"".encode()
 
         self.assertRaises(MalformedMultipart, part_of, head)
 
-    def test_a_part_that_is_no_form_data_is_refused(self) -> None:
+    def test_part_of_another_disposition_is_refused(self) -> None:
         for kind in (b"attachment", b"inline", b"form-data-not", b"file"):
             self.assert_head_refused(b"Content-Disposition: " + kind + b'; name="a"')
 
-    def test_a_part_that_is_encoded_for_transfer_is_refused(self) -> None:
-        # RFC 7578, section 4.7. Kept as it is, it would not be the file that the client has.
+    def test_part_with_transfer_encoding_is_refused(self) -> None:
+        # RFC 7578, section 4.7. Undecoded, the stored bytes would not be the client's file.
         for encoding in (b"base64", b"quoted-printable", b"Base64", b"x-thing", b""):
             self.assert_head_refused(FIELD + b"\r\nContent-Transfer-Encoding: " + encoding)
 
-    def test_an_encoding_that_changes_nothing_is_taken(self) -> None:
+    def test_identity_transfer_encodings_are_accepted(self) -> None:
         for encoding in (b"binary", b"8bit", b"7bit", b"BINARY"):
             with self.subTest(encoding=encoding):
                 self.assertEqual("a", part_of(FIELD + b"\r\nContent-Transfer-Encoding: " + encoding).name)
 
-    def test_a_part_that_has_one_field_twice_is_refused(self) -> None:
-        # Two readers could take the one or the other for the name of the file.
+    def test_part_with_repeated_field_is_refused(self) -> None:
+        # Two parsers could take different values as the file name.
         for line in (FIELD, b'content-disposition: form-data; name="b"', b"Content-Type: a/b\r\nCONTENT-TYPE: c/d"):
             self.assert_head_refused(FIELD + b"\r\n" + line)
 
@@ -350,35 +350,35 @@ class LimitsTest(MultipartCase):
         return (b"--boundary\r\n" + FIELD + b"\r\n\r\n\r\n") * count + b"--boundary--"
 
     def head_of_size(self, size: int) -> bytes:
-        """The head of a part with so many bytes, its empty line included."""
+        """Return the head of a part of `size` bytes, including its empty line."""
         bare = FIELD + b"\r\nX: \r\n\r\n"
         return FIELD + b"\r\nX: " + b"x" * (size - len(bare))
 
-    def test_a_form_may_have_a_thousand_parts(self) -> None:
+    def test_form_of_1000_parts_is_accepted(self) -> None:
         form = self.form_of_parts(MAX_PARTS)
 
-        self.assertEqual(MAX_PARTS, len(take_apart([form])))
-        self.assertEqual(MAX_PARTS, len(take_apart(one_by_one(form))))
+        self.assertEqual(MAX_PARTS, len(parse_form([form])))
+        self.assertEqual(MAX_PARTS, len(parse_form(one_by_one(form))))
 
-    def test_one_part_more_is_refused(self) -> None:
+    def test_form_of_1001_parts_is_refused(self) -> None:
         form = self.form_of_parts(MAX_PARTS + 1)
 
-        self.assertRaises(MalformedMultipart, take_apart, [form])
-        self.assertRaises(MalformedMultipart, take_apart, one_by_one(form))
+        self.assertRaises(MalformedMultipart, parse_form, [form])
+        self.assertRaises(MalformedMultipart, parse_form, one_by_one(form))
 
-    def test_the_head_of_a_part_may_have_8_kib(self) -> None:
+    def test_part_head_of_8_kib_is_accepted(self) -> None:
         form = form_of(b"tea", self.head_of_size(MAX_PART_HEAD))
 
         for pieces in ([form], one_by_one(form)):
-            self.assertEqual(b"tea", take_apart(pieces)[0][1])
+            self.assertEqual(b"tea", parse_form(pieces)[0][1])
 
-    def test_one_byte_more_is_refused(self) -> None:
+    def test_part_head_over_8_kib_is_refused(self) -> None:
         form = form_of(b"tea", self.head_of_size(MAX_PART_HEAD + 1))
 
         for pieces in ([form], one_by_one(form)):
-            self.assertRaises(MalformedMultipart, take_apart, pieces)
+            self.assertRaises(MalformedMultipart, parse_form, pieces)
 
-    def test_a_head_that_never_ends_is_refused_while_it_comes(self) -> None:
+    def test_part_head_without_end_is_refused(self) -> None:
         form = Multipart(BOUNDARY)
         list(form.feed(b"--boundary\r\n"))
 
@@ -386,28 +386,28 @@ class LimitsTest(MultipartCase):
             for _ in range(MAX_PART_HEAD + 4):
                 list(form.feed(b"X"))
 
-    def test_a_delimiters_line_that_never_ends_is_refused_while_it_comes(self) -> None:
-        # It is held until it ends: what may be held without end fills the memory.
+    def test_delimiter_line_without_end_is_refused(self) -> None:
+        # The parser buffers the line: without a bound it would fill the memory.
         for byte in (b" ", b"\t", b"\r", b"-"):
             form = Multipart(BOUNDARY)
             list(form.feed(b"--boundary"))
 
             with self.subTest(byte=byte), self.assertRaises(MalformedMultipart):
-                # Two dashes would close the form.
+                # Two dashes would end the form.
                 for piece in one_by_one((b" -" if byte == b"-" else byte) * 1000):
                     list(form.feed(piece))
 
-    def test_content_of_truncated_delimiters_is_whole(self) -> None:
+    def test_content_of_truncated_delimiters_is_complete(self) -> None:
         content = b"\r\n--boundar" * 400_000
         form = form_of(content)
 
-        parts = take_apart([form[start : start + 65536] for start in range(0, len(form), 65536)])
+        parts = parse_form([form[start : start + 65536] for start in range(0, len(form), 65536)])
 
         self.assertEqual(len(content), len(parts[0][1]))
 
 
 class FormBoundaryTest(unittest.TestCase):
-    def test_a_form_has_a_boundary(self) -> None:
+    def test_boundary_of_a_form_is_returned(self) -> None:
         types = {
             "multipart/form-data; boundary=x": "x",
             'Multipart/FORM-DATA;BOUNDARY="x"': "x",
@@ -420,7 +420,7 @@ class FormBoundaryTest(unittest.TestCase):
             with self.subTest(content_type=content_type):
                 self.assertEqual(boundary, form_boundary(content_type))
 
-    def test_another_type_is_no_form(self) -> None:
+    def test_other_content_type_returns_none(self) -> None:
         types = (
             "",
             "text/plain",
@@ -436,7 +436,7 @@ class FormBoundaryTest(unittest.TestCase):
             with self.subTest(content_type=content_type):
                 self.assertIsNone(form_boundary(content_type))
 
-    def test_a_form_without_a_usable_boundary_is_refused(self) -> None:
+    def test_form_without_valid_boundary_is_refused(self) -> None:
         parameters = (
             "",
             ";",
@@ -462,22 +462,22 @@ class FormBoundaryTest(unittest.TestCase):
             with self.subTest(each), self.assertRaises(MalformedMultipart):
                 form_boundary("multipart/form-data" + each)
 
-    def test_every_character_that_rfc_2046_allows_may_stand_in_a_boundary(self) -> None:
-        # Section 5.1.1; only the blank may not end it.
+    def test_every_character_of_rfc_2046_is_accepted_in_a_boundary(self) -> None:
+        # Section 5.1.1: a boundary does not end with a space.
         for character in "09AZaz'()+_,-./:=?":
             for boundary in (character, "x" + character, character + "x"):
                 with self.subTest(boundary=boundary):
                     self.assertEqual(boundary, form_boundary(f'multipart/form-data; boundary="{boundary}"'))
 
-    def test_a_boundary_has_70_characters_at_most(self) -> None:
+    def test_boundary_over_70_characters_is_refused(self) -> None:
         # RFC 2046, section 5.1.1.
         self.assertEqual("x" * 70, form_boundary("multipart/form-data; boundary=" + "x" * 70))
         self.assertRaises(MalformedMultipart, form_boundary, "multipart/form-data; boundary=" + "x" * 71)
 
-    def test_the_longest_boundary_takes_a_form_apart_in_every_cut(self) -> None:
+    def test_form_with_the_longest_boundary_is_parsed_in_any_cut(self) -> None:
         boundary = "".join(chr(ord("0") + number % 10) for number in range(70))
         form = form_of(b"\r\n--" + boundary[:-1].encode()).replace(b"--boundary", b"--" + boundary.encode())
 
         for name, pieces in cuts(form):
             with self.subTest(name):
-                self.assertEqual(b"\r\n--" + boundary[:-1].encode(), take_apart(pieces, boundary)[0][1])
+                self.assertEqual(b"\r\n--" + boundary[:-1].encode(), parse_form(pieces, boundary)[0][1])

@@ -1,15 +1,15 @@
-"""Forms made at random, taken apart by us and by the parser that other frameworks use: both must find the same.
+"""Random forms, parsed by our parser and by the one that other frameworks use, with the same result.
 
-What is made is what both are to accept. Left out, for the two may rightly differ there:
+Both parsers must accept all of these forms. The forms do not contain elements where the two may differ:
 
-- blanks behind a delimiter: RFC 2046 allows them, the other parser does not;
+- blanks after a delimiter: RFC 2046 allows them, the other parser refuses them;
 - a preamble with the delimiter's text within a line, and content that begins with the delimiter's text: RFC 2046
-  tells composers not to write them, and readers have to guess;
-- parts without Content-Disposition: the other asks for one, in vain where a part has none;
-- backslashes and percent signs in names: a browser means them as they are, others as escapes, and each parser
-  believes somebody else. A quote behind a backslash is the one escape that both know;
-- `filename*`, which the other does not read; Content-Length in a part, which we do not; fields given twice;
-  bytes beyond ASCII in other fields than Content-Disposition, which we leave as Latin-1.
+  forbids composers to write them, and parsers have to guess;
+- parts without Content-Disposition, which the other parser requires;
+- backslashes and percent signs in names: browsers send them unescaped, other clients as escapes, and each parser
+  chooses one. An escaped quote is the one escape that both know;
+- `filename*`, which the other parser ignores; Content-Length in a part, which ours ignores; repeated fields; other
+  bytes than ASCII in fields other than Content-Disposition, which ours decodes as Latin-1.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from filestoraged.wire.multipart import Multipart, Part, form_boundary
 
 FORMS = 3000
 
-# RFC 2046, section 5.1.1. Dashes come more often than by chance: they are what delimiters are made of.
+# RFC 2046, section 5.1.1. Dashes are more frequent than others, since delimiters begin and end with them.
 _BOUNDARY_CHARACTERS = "0123456789ABCXYZabcxyz'()+_,-./:=?" + "-" * 10
 _NAME_CHARACTERS = "abc XYZ012;:,=/-_.'()[]{}<>@!&#$^~`|*+?" + 'é☕ß漢🐱\u00a0\u0301"'
 
 
-class Taken(NamedTuple):
-    """A part as both parsers see it."""
+class ParsedPart(NamedTuple):
+    """A part as both parsers return it."""
 
     name: str | None
     filename: str | None
@@ -43,29 +43,29 @@ class Taken(NamedTuple):
 class Form(NamedTuple):
     boundary: str
     body: bytes
-    parts: list[Taken]
+    parts: list[ParsedPart]
 
 
-def ours(boundary: str, pieces: Iterable[bytes]) -> list[Taken]:
+def ours(boundary: str, pieces: Iterable[bytes]) -> list[ParsedPart]:
     form = Multipart(boundary)
-    parts: list[Taken] = []
+    parts: list[ParsedPart] = []
     for piece in pieces:
         for event in form.feed(piece):
             if isinstance(event, Part):
-                # Compared as bytes mean it to the other parser, which reads every field as UTF-8.
+                # The other parser decodes every field as UTF-8.
                 fields = {name: value.encode("latin-1").decode() for name, value in event.fields.items()}
-                parts.append(Taken(event.name, event.filename, fields, b""))
+                parts.append(ParsedPart(event.name, event.filename, fields, b""))
             else:
                 parts[-1] = parts[-1]._replace(content=parts[-1].content + bytes(event))
     form.finish()
     return parts
 
 
-def theirs(boundary: str, pieces: Iterable[bytes]) -> list[Taken]:
-    parts: list[Taken] = []
+def theirs(boundary: str, pieces: Iterable[bytes]) -> list[ParsedPart]:
+    parts: list[ParsedPart] = []
     with PushMultipartParser(boundary) as parser:
         for piece in pieces:
-            # It takes nothing more once the closing delimiter has come.
+            # The other parser refuses bytes after the closing delimiter.
             for event in parser.parse(piece):
                 if event is None:
                     continue
@@ -73,12 +73,12 @@ def theirs(boundary: str, pieces: Iterable[bytes]) -> list[Taken]:
                     parts[-1] = parts[-1]._replace(content=parts[-1].content + event)
                 else:
                     fields = {name.lower(): value for name, value in event.headerlist}
-                    parts.append(Taken(event.name, event.filename, fields, b""))
+                    parts.append(ParsedPart(event.name, event.filename, fields, b""))
     return parts
 
 
-class Maker:
-    """Makes forms, the same ones for the same seed."""
+class FormGenerator:
+    """Generates random forms, the same ones for the same seed."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -94,17 +94,17 @@ class Maker:
         return Form(boundary, body + delimiter + b"--" + self._epilogue(delimiter), parts)
 
     def cut(self, data: bytes) -> list[bytes]:
-        """Cut `data` where the network might: anywhere, into few pieces or into many."""
+        """Cut `data` at random positions, into few pieces or into many."""
         count = self._random.choice((0, 1, 2, 5, 20, len(data)))
         positions = sorted(self._random.randint(1, len(data) - 1) for _ in range(count))
         edges = [0, *positions, len(data)]
-        # An empty piece tells the other parser that the form is over.
+        # An empty piece means the end of the form to the other parser.
         return [data[start:stop] for start, stop in itertools.pairwise(edges) if start < stop]
 
     def _boundary(self) -> str:
         return self._text(_BOUNDARY_CHARACTERS, self._random.choice((1, 2, 5, 30, 70)))
 
-    def _part(self, delimiter: bytes) -> Taken:
+    def _part(self, delimiter: bytes) -> ParsedPart:
         name = self._text(_NAME_CHARACTERS, self._random.randint(0, 12))
         filename = self._text(_NAME_CHARACTERS, self._random.randint(0, 20)) if self._random.random() < 0.5 else None
         disposition = f"form-data; name={_quoted(name)}"
@@ -115,9 +115,9 @@ class Maker:
             fields["content-type"] = self._random.choice(("text/plain", "image/jpeg; a=b", "application/x-ndjson"))
         if self._random.random() < 0.2:
             fields["x-comment"] = self._random.choice(("", "a: b", "--", '";"', delimiter.decode()))
-        # In the order of a dice, for the disposition need not come first.
+        # In random order: the disposition may not be the first field.
         ordered = dict(self._random.sample(sorted(fields.items()), len(fields)))
-        return Taken(name, filename, ordered, self._content(delimiter))
+        return ParsedPart(name, filename, ordered, self._content(delimiter))
 
     def _content(self, delimiter: bytes) -> bytes:
         while True:
@@ -137,7 +137,7 @@ class Maker:
         return self._noise(delimiter, self._random.choice((0, 0, 1, 10)))
 
     def _noise(self, delimiter: bytes, count: int) -> bytes:
-        """Bytes that a hasty parser takes for a delimiter."""
+        """Return bytes similar to a delimiter."""
         line = b"\r\n" + delimiter
         morsels = (
             b"\r",
@@ -169,21 +169,21 @@ def _quoted(text: str) -> str:
 
 
 class SecondOpinionTest(unittest.TestCase):
-    def test_both_parsers_find_what_was_put_in_whatever_the_cut(self) -> None:
-        maker = Maker(seed=7578)
+    def test_both_parsers_return_the_form_in_any_cut(self) -> None:
+        generator = FormGenerator(seed=7578)
 
         for number in range(FORMS):
-            form = maker.form()
-            pieces, other_pieces = maker.cut(form.body), maker.cut(form.body)
+            form = generator.form()
+            pieces, other_pieces = generator.cut(form.body), generator.cut(form.body)
 
-            # Not in a subtest each: three thousand of them take longer than the forms.
+            # Not in subtests: 3,000 of them take longer than the forms.
             self.assertEqual(form.parts, theirs(form.boundary, other_pieces), f"form {number}: {form.body!r}")
             self.assertEqual(form.parts, ours(form.boundary, pieces), f"form {number}: {pieces!r}")
 
-    def test_the_forms_are_worth_the_comparison(self) -> None:
-        # A maker that was changed to make only easy forms would go unnoticed otherwise.
-        maker = Maker(seed=7578)
-        forms = [maker.form() for _ in range(FORMS)]
+    def test_random_forms_cover_the_difficult_cases(self) -> None:
+        # A generator of simple forms alone would make the comparison worthless.
+        generator = FormGenerator(seed=7578)
+        forms = [generator.form() for _ in range(FORMS)]
         contents = [(form, part.content) for form in forms for part in form.parts]
 
         self.assertEqual([form.boundary for form in forms], [form_boundary(_content_type(form)) for form in forms])

@@ -1,4 +1,4 @@
-"""Header fields with parameters: read strictly, written so that every client reads the same name."""
+"""Header fields with parameters: parsed strictly, formatted so that every client decodes the same name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from filestoraged.errors import BadRequest
 from filestoraged.wire.parameters import attachment, decode_extended, parse_parameters
 
 
-class ParseTest(unittest.TestCase):
-    def test_a_field_has_a_value_and_parameters(self) -> None:
+class ParseParametersTest(unittest.TestCase):
+    def test_value_and_parameters_are_returned(self) -> None:
         fields = {
             "text/plain": ("text/plain", {}),
             "Text/PLAIN;Charset=UTF-8": ("text/plain", {"charset": "UTF-8"}),
@@ -23,14 +23,14 @@ class ParseTest(unittest.TestCase):
             with self.subTest(field=field):
                 self.assertEqual(expected, parse_parameters(field))
 
-    def test_empty_parameters_are_nothing(self) -> None:
+    def test_empty_parameters_are_ignored(self) -> None:
         # RFC 9110, section 5.6.6: parameters = *( OWS ";" OWS [ parameter ] ).
         for field in ("a;", "a ; ", "a;;;", "a;;b=c", "a;b=c;", "a; ;b=c; ;"):
             with self.subTest(field=field):
                 self.assertEqual("a", parse_parameters(field)[0])
                 self.assertEqual({"b": "c"} if "b" in field else {}, parse_parameters(field)[1])
 
-    def test_a_quoted_value_is_taken_out_of_its_quotes(self) -> None:
+    def test_quoted_value_is_unquoted(self) -> None:
         values = {
             '""': "",
             '"c"': "c",
@@ -48,7 +48,7 @@ class ParseTest(unittest.TestCase):
             with self.subTest(quoted=quoted):
                 self.assertEqual(("a", {"b": value}), parse_parameters(f"a; b={quoted}"))
 
-    def test_a_field_that_is_malformed_is_refused(self) -> None:
+    def test_malformed_field_is_refused(self) -> None:
         fields = (
             "",
             " ",
@@ -85,7 +85,7 @@ class ParseTest(unittest.TestCase):
             with self.subTest(field=field), self.assertRaises(BadRequest):
                 parse_parameters(field)
 
-    def test_one_parameter_twice_is_refused(self) -> None:
+    def test_duplicate_parameter_is_refused(self) -> None:
         for field in ("a;b=c;b=c", "a;b=c;B=d", 'a;b="c";b=d', "a;b=;b=c", "a;b=c;c=d;b=e"):
             with self.subTest(field=field), self.assertRaises(BadRequest):
                 parse_parameters(field)
@@ -105,12 +105,12 @@ class ParseTest(unittest.TestCase):
             with self.subTest(field=field[:10]), self.assertRaises(BadRequest):
                 parse_parameters(field)
 
-    def test_many_semicolons_are_no_parameters(self) -> None:
+    def test_semicolons_alone_are_no_parameters(self) -> None:
         self.assertEqual(("a", {}), parse_parameters("a" + ";" * 32000))
 
 
-class ExtendedTest(unittest.TestCase):
-    def test_an_extended_value_has_a_charset_and_percent_encoded_bytes(self) -> None:
+class DecodeExtendedTest(unittest.TestCase):
+    def test_extended_value_is_decoded_by_its_charset(self) -> None:
         # RFC 8187, section 3.2.
         values = {
             "UTF-8''caf%C3%A9": "café",
@@ -129,7 +129,7 @@ class ExtendedTest(unittest.TestCase):
             with self.subTest(encoded=encoded):
                 self.assertEqual(value, decode_extended(encoded))
 
-    def test_a_malformed_extended_value_is_refused(self) -> None:
+    def test_malformed_extended_value_is_refused(self) -> None:
         values = (
             "",
             "cat.jpg",
@@ -158,13 +158,13 @@ class ExtendedTest(unittest.TestCase):
             with self.subTest(value=value), self.assertRaises(BadRequest):
                 decode_extended(value)
 
-    def test_bytes_that_are_not_of_their_charset_are_refused(self) -> None:
+    def test_extended_value_with_invalid_bytes_is_refused(self) -> None:
         for value in ("UTF-8''%C3", "UTF-8''%E9", "UTF-8''%FF", "UTF-8''%C0%AF", "UTF-8''%ED%A0%80", "UTF-8''a%80b"):
             with self.subTest(value=value), self.assertRaises(BadRequest):
                 decode_extended(value)
 
-    def test_letters_that_fold_to_ascii_are_not_ascii(self) -> None:
-        # Unicode folds U+017F to "s", U+212A to "k" and U+0130 and U+0131 to "i"; RFC 8187 has letters of ASCII alone.
+    def test_letters_that_fold_to_ascii_are_refused(self) -> None:
+        # Unicode folds U+017F to "s", U+212A to "k" and U+0130 and U+0131 to "i"; RFC 8187 allows ASCII letters alone.
         for value in (
             "i\u017fo-8859-1''%41",
             "\u0131so-8859-1''%41",
@@ -177,18 +177,18 @@ class ExtendedTest(unittest.TestCase):
 
 
 class AttachmentTest(unittest.TestCase):
-    def test_a_plain_name_is_quoted_and_no_more(self) -> None:
+    def test_plain_name_is_quoted(self) -> None:
         for name in ("cat.jpg", "my cat (1).jpg", "a;b,c=d", "it's", "-._~!#$&+^`{}[]@"):
             with self.subTest(name=name):
                 self.assertEqual(f'attachment; filename="{name}"', attachment(name))
 
-    def test_any_other_name_has_a_fallback_of_ascii_beside_it(self) -> None:
+    def test_other_name_has_an_ascii_fallback(self) -> None:
         # RFC 6266, appendix D.
         self.assertEqual("attachment; filename=\"caf_.txt\"; filename*=UTF-8''caf%C3%A9.txt", attachment("café.txt"))
         self.assertEqual("attachment; filename=\"a_b\"; filename*=UTF-8''a%22b", attachment('a"b'))
         self.assertEqual("attachment; filename=\"100_\"; filename*=UTF-8''100%25", attachment("100%"))
 
-    def test_a_name_comes_back_whole(self) -> None:
+    def test_name_is_decoded_unchanged(self) -> None:
         names = (
             "cat.jpg",
             "café ☕.txt",
@@ -214,23 +214,23 @@ class AttachmentTest(unittest.TestCase):
             with self.subTest(name=name):
                 self.assertEqual(name, _read(attachment(name)))
 
-    def test_every_character_of_ascii_comes_back(self) -> None:
+    def test_every_ascii_character_is_decoded_unchanged(self) -> None:
         for code in range(0x20, 0x7F):
             with self.subTest(character=chr(code)):
                 self.assertEqual(f"a{chr(code)}b", _read(attachment(f"a{chr(code)}b")))
 
-    def test_a_field_is_of_ascii_that_may_stand_in_a_head(self) -> None:
-        # Whatever the name, a head cannot be split by it.
+    def test_field_is_printable_ascii(self) -> None:
+        # No name can split the head of a response.
         for name in ("é", "☕", "a\r\nX: y", "\x00", "\x7f", "\x85", '"', "\\"):
             with self.subTest(name=name):
                 self.assertRegex(attachment(name), r"\A[ -~]+\Z")
 
 
 def _read(field: str) -> str:
-    """The name that a client saves a download by."""
+    """Return the name as which a client saves the download."""
     disposition, parameters = parse_parameters(field)
     if disposition != "attachment":
-        raise AssertionError(f"{disposition} is no attachment")
+        raise AssertionError(f"{disposition} is not attachment")
     if "filename*" in parameters:
         return decode_extended(parameters["filename*"])
     return parameters["filename"]

@@ -1,4 +1,4 @@
-"""Ranges of bytes: which part of an object a Range header means, and when it means nothing."""
+"""Byte ranges: the part of an object that a Range field selects, and the fields that are ignored."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ class RangesTest(unittest.TestCase):
             with self.subTest(field=field):
                 self.assertIsNone(parse_range(field, 10))
 
-    def test_every_small_range_means_the_bytes_that_rfc_9110_says(self) -> None:
-        # Section 14.1.2, told once more with a list of positions in place of the page's arithmetic.
+    def test_every_small_range_selects_the_bytes_of_rfc_9110(self) -> None:
+        # Section 14.1.2, by lists of positions instead of the module's arithmetic.
         for size in range(5):
             positions = range(size)
             for first in range(7):
                 for last in range(7):
-                    chosen = [position for position in positions if first <= position <= last]
+                    selected = [position for position in positions if first <= position <= last]
                     with self.subTest(size=size, first=first, last=last):
-                        self.assert_means(chosen, f"bytes={first}-{last}", size, valid=first <= last)
+                        self.assert_selects(selected, f"bytes={first}-{last}", size, valid=first <= last)
                 with self.subTest(size=size, first=first):
-                    self.assert_means(
+                    self.assert_selects(
                         [position for position in positions if first <= position], f"bytes={first}-", size
                     )
 
-    def assert_means(self, chosen: list[int], field: str, size: int, *, valid: bool = True) -> None:
+    def assert_selects(self, selected: list[int], field: str, size: int, *, valid: bool = True) -> None:
         if not valid:
             self.assertIsNone(parse_range(field, size))
-        elif chosen:
-            self.assertEqual((chosen[0], chosen[-1] + 1), parse_range(field, size))
+        elif selected:
+            self.assertEqual((selected[0], selected[-1] + 1), parse_range(field, size))
         else:
             self.assert_unsatisfiable(field, size)
 
-    def test_a_suffix_is_the_last_bytes(self) -> None:
+    def test_suffix_selects_the_last_bytes(self) -> None:
         self.assertEqual((9, 10), parse_range("bytes=-1", 10))
         self.assertEqual((1, 10), parse_range("bytes=-9", 10))
         self.assertEqual((0, 10), parse_range("bytes=-10", 10))
 
-    def test_a_suffix_longer_than_the_object_is_all_of_it(self) -> None:
+    def test_suffix_longer_than_the_object_selects_all(self) -> None:
         self.assertEqual((0, 10), parse_range("bytes=-11", 10))
         self.assertEqual((0, 10), parse_range("bytes=-" + "9" * 30000, 10))
 
-    def test_a_suffix_of_no_byte_is_not_satisfiable(self) -> None:
+    def test_suffix_of_0_bytes_is_not_satisfiable(self) -> None:
         self.assert_unsatisfiable("bytes=-0", 10)
         self.assert_unsatisfiable("bytes=-000", 10)
         self.assert_unsatisfiable("bytes=-0", 0)
 
-    def test_a_suffix_of_an_empty_object_is_answered_whole(self) -> None:
-        # It is satisfiable, but no Content-Range can name no byte.
+    def test_suffix_of_an_empty_object_is_ignored(self) -> None:
+        # It is satisfiable, but no Content-Range can express zero bytes.
         self.assertIsNone(parse_range("bytes=-5", 0))
 
     def test_range_past_the_end_is_not_satisfiable(self) -> None:
@@ -72,37 +72,37 @@ class RangesTest(unittest.TestCase):
             with self.subTest(field=field[:30]):
                 self.assert_unsatisfiable(field, 10)
 
-    def test_any_range_of_an_empty_object_is_not_satisfiable(self) -> None:
+    def test_range_of_an_empty_object_is_not_satisfiable(self) -> None:
         self.assert_unsatisfiable("bytes=0-", 0)
         self.assert_unsatisfiable("bytes=0-0", 0)
 
-    def test_a_range_beyond_all_numbers_ends_with_the_object(self) -> None:
+    def test_range_with_a_huge_last_position_ends_with_the_object(self) -> None:
         for last in ("10", "99", "9" * 18, "9" * 19, "9" * 20, "1" + "0" * 18, "1" + "0" * 19, "9" * 30000):
             with self.subTest(digits=len(last)):
                 self.assertEqual((3, 10), parse_range("bytes=3-" + last, 10))
 
-    def test_a_range_between_two_enormous_numbers_is_past_the_end(self) -> None:
-        # The larger one has the smaller digits at its beginning.
+    def test_range_between_two_huge_positions_is_not_satisfiable(self) -> None:
+        # The larger number begins with the smaller digit.
         self.assert_unsatisfiable("bytes=20000000000000000000-100000000000000000000", 10)
         self.assert_unsatisfiable("bytes=" + "9" * 100 + "-" + "1" * 101, 10)
 
-    def test_leading_zeros_change_nothing(self) -> None:
+    def test_leading_zeros_are_ignored(self) -> None:
         self.assertEqual((3, 6), parse_range("bytes=0003-005", 10))
         self.assertEqual((3, 6), parse_range("bytes=" + "0" * 5000 + "3-" + "0" * 5000 + "5", 10))
         self.assertEqual((0, 1), parse_range("bytes=00-00", 10))
 
-    def test_the_unit_is_read_whatever_its_case(self) -> None:
+    def test_unit_is_accepted_in_any_case(self) -> None:
         for unit in ("bytes", "Bytes", "BYTES"):
             with self.subTest(unit=unit):
                 self.assertEqual((0, 5), parse_range(f"{unit}=0-4", 10))
 
-    def test_empty_members_of_the_list_are_no_ranges(self) -> None:
+    def test_empty_list_members_are_ignored(self) -> None:
         # RFC 9110, section 5.6.1.2.
         for field in ("bytes=0-4,", "bytes=,0-4", "bytes=, ,0-4 ,\t,"):
             with self.subTest(field=field):
                 self.assertEqual((0, 5), parse_range(field, 10))
 
-    def test_another_unit_is_ignored(self) -> None:
+    def test_other_unit_is_ignored(self) -> None:
         self.assert_ignored(
             "lines=0-4",
             "byte=0-4",
@@ -113,7 +113,7 @@ class RangesTest(unittest.TestCase):
             "seconds=0-",
         )
 
-    def test_a_letter_that_folds_to_ascii_is_of_another_unit(self) -> None:
+    def test_unit_with_a_letter_that_folds_to_ascii_is_ignored(self) -> None:
         self.assert_ignored("byte\u017f=0-4")
 
     def test_several_ranges_are_ignored(self) -> None:
@@ -121,7 +121,7 @@ class RangesTest(unittest.TestCase):
             "bytes=0-1,3-4", "bytes=0-1, 3-4", "bytes=0-,-1", "bytes=-1,-2,-3", "bytes=99-,0-1", "bytes=0-0,0-0"
         )
 
-    def test_a_malformed_range_is_ignored(self) -> None:
+    def test_malformed_range_is_ignored(self) -> None:
         self.assert_ignored(
             "", "bytes", "bytes=", "bytes=,", "bytes=-", "bytes=--", "bytes=5", "bytes=5-4", "bytes=99-98"
         )

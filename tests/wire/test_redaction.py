@@ -1,4 +1,4 @@
-"""No password, token or link of a drop gets into a log, however it is written."""
+"""Redaction: no password, token or drop id is logged, in any encoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHA256 = "0123456789abcdef" * 4
 
 
 class TargetTest(unittest.TestCase):
-    def test_an_id_is_hidden_in_every_spelling_and_place(self) -> None:
+    def test_drop_id_is_hidden_in_any_encoding_and_place(self) -> None:
         for target, shown in (
             (f"/vimeo/api/v1.0/file/{ID}", "/vimeo/api/v1.0/file/***"),
             (f"//vimeo/api/v1.0/file/{ID}", "//vimeo/api/v1.0/file/***"),
@@ -32,7 +32,7 @@ class TargetTest(unittest.TestCase):
             with self.subTest(target=target):
                 self.assertEqual(shown, redact_target(target))
 
-    def test_a_secret_is_hidden_in_every_spelling_and_place(self) -> None:
+    def test_password_and_token_are_hidden_in_any_encoding_and_place(self) -> None:
         for target, shown in (
             ("/a?password=s3cret", "/a?password=***"),
             ("/a?PassWord=s3cret", "/a?password=***"),
@@ -56,7 +56,7 @@ class TargetTest(unittest.TestCase):
             with self.subTest(target=target):
                 self.assertEqual(shown, redact_target(target))
 
-    def test_all_else_is_shown_as_it_came(self) -> None:
+    def test_target_without_secrets_is_unchanged(self) -> None:
         for target in (
             "/",
             f"/{SHA256}",
@@ -75,14 +75,14 @@ class TargetTest(unittest.TestCase):
 
 
 class TextTest(unittest.TestCase):
-    def test_the_path_of_a_drop_does_not_name_it(self) -> None:
+    def test_drop_id_in_a_path_is_hidden(self) -> None:
         text = redact_text(f"[Errno 13] Permission denied: '/store/drops/01/{ID}'")
 
         self.assertEqual("[Errno 13] Permission denied: '/store/drops/01/***'", text)
 
 
 class SecretTest(unittest.TestCase):
-    def test_a_query_with_a_secret_is_told_from_others(self) -> None:
+    def test_has_secret_is_true_for_passwords_and_tokens_alone(self) -> None:
         for query in ("password=x", "a=b&pass%77ord=x", "a=b;token=x", "%74oken=x"):
             self.assertTrue(has_secret(query), query)
         for query in ("", "a=b", "name=password", f"hash={ID}"):
