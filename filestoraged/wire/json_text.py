@@ -63,14 +63,14 @@ def _match(pattern: re.Pattern[str], text: str, start: int) -> int:
     """Return where the match of `pattern` at `start` ends. Raises ValueError."""
     found = pattern.match(text, start)
     if found is None:
-        raise ValueError(f"syntax error at character {start}")
+        raise ValueError(f"syntax error at offset {start}")
     return found.end()
 
 
 def _check_end(pattern: re.Pattern[str], text: str, start: int) -> None:
     end = _match(pattern, text, start)
     if end != len(text):
-        raise ValueError(f"unexpected text at character {end}")
+        raise ValueError(f"unexpected text at offset {end}")
 
 
 def _check_depth(text: str) -> None:
@@ -112,9 +112,9 @@ def _refuse(constant: str) -> NoReturn:
 
 def _reason(error: ValueError) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"syntax error at character {error.pos}"
+        return f"syntax error at offset {error.pos}"
     if isinstance(error, UnicodeDecodeError):
-        return f"invalid UTF-8 at byte {error.start}"
+        return f"invalid UTF-8 at offset {error.start}"
     if isinstance(error, UnicodeEncodeError):
         return "a string has a lone surrogate"
     return str(error)

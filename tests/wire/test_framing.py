@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filestoraged.errors import TooLarge, UnknownTransferCoding
+from filestoraged.errors import Error, TooLarge, UnknownTransferCoding
 from filestoraged.wire.body import Chunked, Framing, Sized, body_framing
 from tests.wire.heads import HOST, HeadCase, head_of, parse
 
@@ -130,3 +130,14 @@ class FramingTest(HeadCase):
     def test_empty_transfer_encoding_is_refused(self) -> None:
         self.assert_framing_refused(b"Transfer-Encoding:")
         self.assert_framing_refused(b"Transfer-Encoding: ,")
+
+    def test_message_quotes_the_invalid_value_and_names_the_expected_one(self) -> None:
+        for field, message in (
+            (b"Content-Length: 5x", "Invalid Content-Length '5x': expected one decimal number."),
+            (b"Transfer-Encoding: gzip, chunked", "Unknown transfer coding 'gzip': expected chunked."),
+            (b"Transfer-Encoding: chunked,", "Transfer-Encoding 'chunked,' has an empty list member."),
+        ):
+            with self.subTest(field=field), self.assertRaises(Error) as caught:
+                framing(field)
+
+            self.assertEqual(message, str(caught.exception))

@@ -108,3 +108,24 @@ class StringTest(unittest.TestCase):
         for data in (b"", b"a", b"1", b'["a"]', b'"a" "b"', b'"a', b'"\\ud800"', b'"\xff"', b'"\n"', b"null", b'"a",'):
             with self.subTest(data=data):
                 self.assertRaises(BadRequest, parse_string, data)
+
+
+class MessagesTest(unittest.TestCase):
+    def test_message_names_the_fault_and_what_is_expected(self) -> None:
+        reasons = {
+            b'{"a": 1 "b"}': "syntax error at offset 7",
+            b'{"a": tea}': "syntax error at offset 6",
+            b'{"a": 1} x': "unexpected text at offset 9",
+            b'{"a": "\xff"}': "invalid UTF-8 at offset 7",
+            b'{"a": "\\ud800"}': "a string has a lone surrogate",
+            b'{"a": NaN}': "NaN is not a JSON value",
+            b'{"a": {"b\\n": 1, "b\\n": 2}}': "duplicate name 'b\\n' in an object",
+            b'{"a": %b}' % (b"[" * 200): "nesting exceeds the limit of 100 levels",
+        }
+        for data, reason in reasons.items():
+            with self.subTest(data=data[:50]), self.assertRaises(BadRequest) as caught:
+                parse_pair(data)
+
+            self.assertEqual(
+                f"Invalid body, {reason}: expected a JSON object of exactly one pair.", str(caught.exception)
+            )
