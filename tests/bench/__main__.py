@@ -1,4 +1,4 @@
-"""`bin/bench`: every figure of the README, on this machine, as a table, as JSON or as a chart."""
+"""`bin/bench`: measures the figures of docs/figures.md on this machine. Prints a table or JSON, and draws a chart."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.bench.measures import MEASURES, Bench
 
 
 def main() -> int:
-    """Measure, print, and return 0 where every goal that could be measured is reached, else 1."""
+    """Measure and print. Returns 0 where every measured goal is reached, else 1."""
     given = _parser().parse_args()
-    # Thousands of connections are as many descriptors here, too.
+    # The clients need a descriptor for each of thousands of connections.
     raise_limit()
     about = {"date": datetime.date.today().isoformat(), "machine": machine.description()}
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="filestoraged-bench-", dir=given.directory) as temporary:
         directory = Path(temporary)
-        # nginx serves the same files as another user.
+        # nginx runs as another user, which needs access to the files.
         directory.chmod(0o755)
         for name in given.measures or MEASURES:
             print(f"bin/bench: {name}", file=sys.stderr, flush=True)
@@ -41,16 +41,16 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/bench",
-        description="Measure filestoraged on this machine, beside what else is installed.",
-        epilog=f"The measures are {', '.join(MEASURES)}; all of them unless some are named.",
+        description="Measure filestoraged on this machine, compared with other servers that are installed.",
+        epilog=f"Measures: {', '.join(MEASURES)}. Without a MEASURE, all of them run.",
     )
-    parser.add_argument("measures", metavar="MEASURE", nargs="*", choices=[*MEASURES, []], help="what to measure")
-    parser.add_argument("--json", action="store_true", help="print every sample as JSON, not a table")
-    parser.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw a bar chart as well")
-    parser.add_argument("--rounds", metavar="N", type=int, default=5, help="how often each is measured (5)")
-    parser.add_argument("--seconds", metavar="S", type=float, default=3.0, help="how long each time (3)")
+    parser.add_argument("measures", metavar="MEASURE", nargs="*", choices=[*MEASURES, []], help="a measure to run")
+    parser.add_argument("--json", action="store_true", help="print all samples as JSON instead of a table")
+    parser.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw a bar chart too")
+    parser.add_argument("--rounds", metavar="N", type=int, default=5, help="rounds of each measure (default: 5)")
+    parser.add_argument("--seconds", metavar="S", type=float, default=3.0, help="seconds per measurement (default: 3)")
     parser.add_argument(
-        "--in", metavar="DIRECTORY", dest="directory", help="where the files lie (the temporary directory)"
+        "--in", metavar="DIRECTORY", dest="directory", help="directory for files (default: the temporary directory)"
     )
     return parser
 

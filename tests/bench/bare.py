@@ -1,8 +1,8 @@
-"""What Python and the kernel can do when nobody asks for more: the limits that our figures are held against.
+"""Minimal programs that store files, receive a body or hash: upper bounds for the figures of the daemon.
 
 python3 -m tests.bench.bare files DIRECTORY SIZE SECONDS    prints files stored a second, by 16 threads
-python3 -m tests.bench.bare sink DIRECTORY                  prints a port, and stores what it is sent there
-python3 -m tests.bench.bare hash MEBIBYTES                  prints the seconds that SHA-256 takes
+python3 -m tests.bench.bare sink DIRECTORY                  prints a port, and stores the bodies sent to it
+python3 -m tests.bench.bare hash MEBIBYTES                  prints the seconds of SHA-256
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _store(staging: Path, shard: Path, data: bytes) -> None:
 
 
 def store_stream(listener: socket.socket, directory: Path) -> None:
-    """Receive, hash and write one body inline, sync it, and say so. The head's end is not looked for."""
+    """Receive, hash, write and sync one body in one loop, then respond. The head must arrive in one piece."""
     connection, _ = listener.accept()
     buffer = memoryview(bytearray(_PIECE))
     head = connection.recv(65536)
@@ -74,7 +74,7 @@ def store_stream(listener: socket.socket, directory: Path) -> None:
     os.close(file)
     connection.sendall(f"HTTP/1.1 200 OK\r\n\r\n{digest.hexdigest()}".encode())
     connection.close()
-    # Outside of what is timed, as our object's is.
+    # Not measured, as the removal of the daemon's object is not.
     (directory / "bare").unlink()
 
 

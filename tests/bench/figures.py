@@ -1,16 +1,16 @@
-"""Figures: what was measured in several rounds, and the goals that it is held against."""
+"""Figures: samples of several rounds, and the goals that they must reach."""
 
 from __future__ import annotations
 
 import statistics
 from typing import NamedTuple
 
-# Whatever is compared, this is its name.
+# Name of the daemon among the contenders.
 OURS = "filestoraged"
 
 
 class Goal(NamedTuple):
-    """`limit` is a least one, unless `at_most`. `value` is None where what it needs is not installed."""
+    """`limit` is a minimum, or a maximum if `at_most`. `value` is None where a required program is not installed."""
 
     text: str
     value: float | None
@@ -25,7 +25,7 @@ class Goal(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """`samples` has a value a round for each contender, in `unit`."""
+    """`samples` has a value for each contender and round, in `unit`."""
 
     name: str
     unit: str
@@ -41,7 +41,7 @@ def median(samples: list[float]) -> float:
 
 
 def ratio(samples: dict[str, list[float]], ours: str, other: str) -> float | None:
-    """The median of the ratios round by round: a machine that drifts does so for both."""
+    """Return the median of the ratios of each round: a drift of the machine affects both contenders."""
     if other not in samples or ours not in samples:
         return None
     return statistics.median(one / another for one, another in zip(samples[ours], samples[other]))

@@ -1,4 +1,4 @@
-"""The clients, all on the client's core: wrk for many small requests, sockets for a few large ones."""
+"""Clients, all on the client's core: wrk for many small requests, sockets for a few large ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.bench.machine import CLIENT_CORE, pinned
 from tests.daemon.process import PATIENCE
 from tests.support import find_program
 
-# Uploads of bytes that no other upload has: a number in front, and who sends it.
+# Uploads of unique bytes: they begin with a mark and a number.
 _UPLOADS = """
 local sent, padding = 0, string.rep("x", {size})
 request = function()
@@ -26,7 +26,7 @@ request = function()
 end
 """
 
-# One path after another.
+# Requests of a list of paths in turn.
 _PATHS = """
 local paths, asked = {{}}, 0
 init = function()
@@ -40,17 +40,17 @@ end
 
 
 class Load(NamedTuple):
-    """What wrk saw."""
+    """The result of wrk."""
 
     rate: float
-    # In seconds, of a hundred requests the slowest but one.
+    # 99th percentile of the latency, in seconds.
     p99: float
-    # What it used of its own core.
+    # CPU time of wrk, as a share of one core.
     client_share: float
 
 
 def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: int | None = CLIENT_CORE) -> Load:
-    """Ask for `url` again and again. Raises AssertionError where an answer was none that was wanted."""
+    """Request `url` repeatedly. Raises AssertionError for a response other than 2xx and for a socket error."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     pin = [] if core is None else pinned(core)
     command = [*pin, find_program("wrk"), "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency", *arguments, url]
@@ -65,7 +65,7 @@ def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: int |
 
 
 def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = False) -> Sequence[str]:
-    """Arguments for wrk that upload bytes of `size`, new ones each time; each to a path of its own where `named`."""
+    """Return arguments for wrk that upload `size` unique bytes, each to a path of its own if `named`."""
     script = directory / "uploads.lua"
     mark = str(time.monotonic_ns())
     flag = "true" if named else "false"
@@ -74,7 +74,7 @@ def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = F
 
 
 def many_paths(directory: Path, name: str, paths: list[str]) -> Sequence[str]:
-    """Arguments for wrk that ask for these paths in turn."""
+    """Return arguments for wrk that request these paths in turn."""
     file, script = directory / f"{name}.paths", directory / f"{name}.lua"
     file.write_text("\n".join(paths) + "\n")
     script.write_text(_PATHS.format(file=file))
@@ -82,7 +82,7 @@ def many_paths(directory: Path, name: str, paths: list[str]) -> Sequence[str]:
 
 
 def fetch(port: int, path: str) -> float:
-    """Fetch a large object and drop it. Returns the seconds that it took."""
+    """Fetch a large object and discard it. Returns the seconds."""
     buffer = bytearray(1024 * 1024)
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         started = time.monotonic()
@@ -93,7 +93,7 @@ def fetch(port: int, path: str) -> float:
 
 
 def upload(port: int, path: str, file: Path) -> tuple[float, bytes]:
-    """Upload a file. Returns the seconds until the answer, and the answer."""
+    """Upload a file. Returns the seconds until the response, and the response."""
     with file.open("rb") as stream, socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         started = time.monotonic()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {file.stat().st_size}\r\n"

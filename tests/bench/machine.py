@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: which core is whose, what a process costs, what is measured."""
+"""The machine of a benchmark: its cores, and the CPU time and memory of processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 MIB = 1024 * 1024
 
-# One core is the server's, another the client's: neither takes time from the other.
+# Server and client have a core each, so that neither takes CPU time from the other.
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE = CORES[0]
 CLIENT_CORE = CORES[-1]
@@ -18,18 +18,18 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def pinned(core: int) -> list[str]:
-    """The command that starts another one on one core alone."""
+    """Return a command prefix that binds a command to one core."""
     return ["taskset", "-c", str(core)]
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that it has started."""
+    """Return the ids of a process and of all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(each for child in children for each in family(int(child)))]
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process and its children have used, in user and system mode."""
+    """Return the CPU time of a process and its descendants, in user and system mode."""
     total = 0
     for each in family(pid):
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
@@ -38,7 +38,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def proportional_memory(pid: int) -> int:
-    """The memory of a process and its children in bytes, what they share counted once (PSS)."""
+    """Return the memory of a process and its descendants in bytes; shared pages count once (PSS)."""
     return sum(_kibibytes(Path(f"/proc/{each}/smaps_rollup"), "Pss") for each in family(pid)) * 1024
 
 
@@ -47,7 +47,7 @@ def _kibibytes(path: Path, name: str) -> int:
 
 
 def description() -> str:
-    """One line for whoever reads the figures."""
+    """Describe the machine in one line."""
     models = re.findall(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     model = models[0] if models else platform.machine()
     python = f"{platform.python_implementation()} {platform.python_version()}"

@@ -1,4 +1,4 @@
-"""What is measured. Each measure returns its figures; in each round the contenders take turns."""
+"""The measures of `bin/bench`. Each returns its figures; contenders alternate in each round."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEPT, _P99 = "kept alive", "99 % answered within"
 
 
 class Bench(NamedTuple):
-    """Where the files lie, and how long is measured: so many rounds, each so many seconds for each contender."""
+    """The directory for files, the number of rounds, and the seconds of each measurement."""
 
     directory: Path
     rounds: int
@@ -42,7 +42,7 @@ class Bench(NamedTuple):
 
 
 def small_downloads(bench: Bench) -> list[Figure]:
-    """1 and 64 KiB by 32 kept-alive clients, from us and from all others, the same files."""
+    """Downloads of 1 and 64 KiB by 32 kept-alive clients, from the daemon and from other servers, of the same files."""
     return [
         *_downloads(bench, 1024, nginx=0.50, copyparty=6.0, p99=5.0),
         *_downloads(bench, 64 * 1024, nginx=0.40, copyparty=1.0, p99=8.0),
@@ -81,7 +81,7 @@ def _downloads(bench: Bench, size: int, *, nginx: float, copyparty: float, p99: 
 
 
 def many_downloads(bench: Bench) -> list[Figure]:
-    """Files that no memory of ours has: twenty thousand of them, each asked for once in a while."""
+    """Downloads of 20,000 objects in turn, most of which the daemon does not have in memory."""
     if not servers.installed()["nginx"]:
         return []
     with servers.ours(bench.directory, *_QUIET) as daemon:
@@ -100,7 +100,7 @@ def many_downloads(bench: Bench) -> list[Figure]:
 
 
 def large_download(bench: Bench) -> list[Figure]:
-    """One stream of 512 MiB, and what it costs."""
+    """A download of 512 MiB, and its CPU time."""
     costs: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(servers.ours(bench.directory, *_QUIET))
@@ -128,7 +128,7 @@ def large_download(bench: Bench) -> list[Figure]:
 
 
 def small_uploads(bench: Bench) -> list[Figure]:
-    """New files of 1 and 64 KiB by 16 clients, beside bare threads that do to the disk what we do, and copyparty."""
+    """Uploads of 1 and 64 KiB by 16 clients, compared with copyparty and with bare threads that store files alike."""
     return [_uploads(bench, 1024, bare=0.75, copyparty=1.0), _uploads(bench, 64 * 1024, bare=0.75, copyparty=1.0)]
 
 
@@ -153,7 +153,7 @@ def _uploads(bench: Bench, size: int, *, bare: float, copyparty: float) -> Figur
         if servers.installed()["copyparty"]:
             other = stack.enter_context(servers.copyparty(bench.directory, root))
             contenders["copyparty, not synced"] = lambda: post(other.url, "PUT", named=True)
-        # The store's folders are made once, not with each upload.
+        # The first uploads make the store's directories, which is not measured.
         post(daemon.url, "POST", named=False)
         samples = bench.take_turns(contenders)
     goals = [Goal("of bare threads", ratio(samples, OURS, "16 bare threads"), bare)] if size == 1024 else []
@@ -164,7 +164,7 @@ def _uploads(bench: Bench, size: int, *, bare: float, copyparty: float) -> Figur
 
 
 def large_upload(bench: Bench) -> list[Figure]:
-    """512 MiB into SHA-256 and onto the disk: on one core beside a bare loop, on two beside the hash alone."""
+    """Uploads of 512 MiB: on one core compared with a bare loop, on two cores compared with SHA-256 alone."""
     file = _large_file(bench)
     costs: list[float] = []
     growth: list[float] = []
@@ -220,7 +220,7 @@ def large_upload(bench: Bench) -> list[Figure]:
 
 
 def workers(bench: Bench) -> list[Figure]:
-    """Two workers on two cores beside one on one: the client takes its share of the same cores."""
+    """Two workers on two cores, compared with one on one core; the client runs on the same cores."""
     shares: list[float] = []
     digest = ""
 
@@ -241,7 +241,7 @@ def workers(bench: Bench) -> list[Figure]:
 
 
 def new_connections(bench: Bench) -> list[Figure]:
-    """A connection for each request."""
+    """Downloads with a new connection for each request."""
     with servers.ours(bench.directory, *_QUIET) as daemon:
         url = f"{daemon.url}/{_store(daemon.ports[0], os.urandom(1024))}"
         anew = ("-H", "Connection: close")
@@ -256,7 +256,7 @@ def new_connections(bench: Bench) -> list[Figure]:
 
 
 def access_log(bench: Bench) -> list[Figure]:
-    """A line for each request, into a file, and none; nginx with its line beside it."""
+    """Downloads with and without the access log, compared with nginx with its log."""
     with contextlib.ExitStack() as stack:
         loud = stack.enter_context(servers.ours(bench.directory))
         quiet = stack.enter_context(servers.ours(bench.directory, *_QUIET))
@@ -278,7 +278,7 @@ def access_log(bench: Bench) -> list[Figure]:
 
 
 def idle_connections(bench: Bench) -> list[Figure]:
-    """Thousands of connections that rest, half of them after a request; and a fresh request among them."""
+    """Memory of thousands of idle connections, half of them after a request, and the latency of a new connection."""
     figures = []
     for count, limit in ((2000, 30.0), (5000, 40.0)):
         memory: list[float] = []
@@ -292,7 +292,7 @@ def idle_connections(bench: Bench) -> list[Figure]:
                 memory.append(proportional_memory(daemon.process.pid) / MIB)
                 latency.append(statistics.median(_fresh_request(daemon.ports[0]) for _ in range(20)) * 1000)
         fresh = Goal("ms for a fresh request", median(latency), 5.0, at_most=True)
-        bound = Goal("MiB in all", median(memory), limit, at_most=True)
+        bound = Goal("MiB in total", median(memory), limit, at_most=True)
         figures.append(Figure(f"{count:,} idle connections", "MiB", {OURS: memory}, [bound, fresh]))
     return figures
 
@@ -338,7 +338,7 @@ def _large_file(bench: Bench) -> Path:
 
 
 def _settle() -> None:
-    """Have the disk done with what was written before."""
+    """Let the disk finish earlier writes."""
     os.sync()
 
 

@@ -43,7 +43,7 @@ def as_json(figures: list[Figure], about: dict[str, str]) -> str:
 
 
 def plot(figures: list[Figure], about: str) -> str:
-    """An SVG. Each figure's bars are as long as its medians, the longest as long as the picture allows."""
+    """Return an SVG. The lengths of a figure's bars are proportional to its medians."""
     drawn: list[str] = []
     top = 34
     for figure in figures:

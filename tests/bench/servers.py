@@ -1,4 +1,4 @@
-"""The servers that are measured, each on the server's core: ours, and those that are installed beside it."""
+"""The servers that are measured, each on the server's core: the daemon, and others that are installed."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ http {{
 
 @contextlib.contextmanager
 def ours(directory: Path, *arguments: str, workers: int = 1, before: Sequence[str] | None = None) -> Iterator[Daemon]:
-    """Our daemon, its log to a file. `before` starts its command, on the server's core unless told otherwise."""
+    """Run the daemon with its log in a file. `before` is a command prefix, by default one for the server's core."""
     port = free_port()
     where = ("--listen", f"127.0.0.1:{port}", "--store", str(directory / "store"), "--workers", str(workers))
     daemon = Daemon(*where, *arguments, before=pinned(SERVER_CORE) if before is None else before)
     try:
         wait_until_listening(port)
-        # Without a log of that level, nothing names it.
+        # At this log level, no line names the port.
         daemon.ports = [port]
         yield daemon
     finally:
@@ -50,7 +50,7 @@ def ours(directory: Path, *arguments: str, workers: int = 1, before: Sequence[st
 
 
 class Other(NamedTuple):
-    """A server that is not ours."""
+    """Another server."""
 
     url: str
     pid: int
@@ -60,7 +60,7 @@ class Other(NamedTuple):
 def nginx(
     directory: Path, root: Path, *, access_log: str = "off", before: Sequence[str] | None = None
 ) -> Iterator[Other]:
-    """nginx with one worker, as it is set up to be fast. `before` is as for `ours`."""
+    """Run nginx with one worker, configured for speed. `before` is as for `ours`."""
     port = free_port()
     configuration = directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=directory, port=port, root=root, access_log=access_log))
@@ -70,7 +70,7 @@ def nginx(
 
 @contextlib.contextmanager
 def stock(directory: Path, root: Path) -> Iterator[Other]:
-    """`python3 -m http.server`, with connections kept alive."""
+    """Run `python3 -m http.server` with keep-alive."""
     port = free_port()
     options = ["--protocol", "HTTP/1.1", "--bind", "127.0.0.1", "-d", str(root)]
     command = [sys.executable, "-m", "http.server", *options, str(port)]
@@ -80,7 +80,7 @@ def stock(directory: Path, root: Path) -> Iterator[Other]:
 
 @contextlib.contextmanager
 def copyparty(directory: Path, root: Path) -> Iterator[Other]:
-    """copyparty, which may read and write in `root`, without what it does beside serving."""
+    """Run copyparty, which may read and write in `root`, without its background jobs."""
     port = free_port()
     home = directory / "copyparty"
     home.mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ def copyparty(directory: Path, root: Path) -> Iterator[Other]:
 
 
 def installed() -> dict[str, bool]:
-    """Which of the others can be measured here."""
+    """Return which other servers are installed."""
     with_copyparty = subprocess.run([sys.executable, "-c", "import copyparty"], capture_output=True, check=False)
     has_nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is not None
     return {"nginx": has_nginx, "copyparty": with_copyparty.returncode == 0}
@@ -109,7 +109,7 @@ def wait_until_listening(port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         time.sleep(0.05)
-    raise AssertionError(f"nobody listens on port {port}")
+    raise AssertionError(f"no server listens on port {port}")
 
 
 @contextlib.contextmanager

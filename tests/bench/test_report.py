@@ -1,4 +1,4 @@
-"""What bin/bench makes of its samples."""
+"""Reports of bin/bench."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def figure(*goals: Goal) -> Figure:
 
 
 class ReportTest(unittest.TestCase):
-    def test_a_ratio_is_the_median_of_those_of_each_round(self) -> None:
+    def test_ratio_is_the_median_of_the_ratios_of_each_round(self) -> None:
         self.assertEqual(0.5, ratio(SAMPLES, OURS, "nginx"))
         self.assertIsNone(ratio(SAMPLES, OURS, "copyparty"))
 
-    def test_a_goal_holds_falls_short_or_was_not_measured(self) -> None:
+    def test_goal_holds_falls_short_or_is_not_measured(self) -> None:
         goals = [
             Goal("of nginx", 0.5, 0.5),
             Goal("of nginx", 0.49, 0.5),
@@ -34,18 +34,18 @@ class ReportTest(unittest.TestCase):
         verdicts = [line.rpartition(": ")[2] for line in table([figure(*goals)]).splitlines()[3:]]
         self.assertEqual(["holds", "falls short", "falls short", "holds", "not measured"], verdicts)
 
-    def test_the_table_has_medians_and_their_spread(self) -> None:
+    def test_table_has_medians_and_their_spread(self) -> None:
         lines = table([figure()]).splitlines()
 
         self.assertRegex(lines[1], r"filestoraged +50 requests/s +\(40 to 60\)")
 
-    def test_json_has_every_sample(self) -> None:
+    def test_json_has_all_samples(self) -> None:
         told = json.loads(as_json([figure(Goal("of nginx", 0.5, 0.5))], {"date": "2026-11-21"}))
 
         self.assertEqual(SAMPLES, told["figures"][0]["samples"])
         self.assertEqual((True, "2026-11-21"), (told["figures"][0]["goals"][0]["holds"], told["date"]))
 
-    def test_the_plot_is_an_image_whose_longest_bar_is_the_largest_median(self) -> None:
+    def test_plot_has_bars_proportional_to_the_medians(self) -> None:
         document = minidom.parseString(plot([figure()], "today & here"))
 
         bars = [each for each in document.getElementsByTagName("rect") if each.getAttribute("x")]

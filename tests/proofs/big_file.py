@@ -1,9 +1,8 @@
-"""Big files on a real daemon: memory while 2 GiB go up and come down, and the speed of 512 MiB beside others'.
+"""Large files: memory during upload and download of 2 GiB, and the speed of 512 MiB compared with other programs.
 
     python3 -m tests.proofs.big_file [DIRECTORY]
 
-The directory is where the files lie, the daemon's among them; the speeds are those of its disk. It needs curl,
-and nginx to compare with.
+DIRECTORY holds all files, including the store: its disk determines the speeds. Requires curl and nginx.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ ROUNDS = 5
 
 
 def main(directory: Path) -> bool:
-    """Print the figures. Returns whether all are as promised."""
-    print("memory, while 2 GiB go up and come down:")
+    """Print the figures. Returns whether all reach their goals."""
+    print("memory during upload and download of 2 GiB:")
     good = [prove_memory(directory)]
-    print(f"speed of 512 MiB, medians of {ROUNDS} rounds in turn:")
+    print(f"speed of 512 MiB, medians of {ROUNDS} rounds:")
     file = make_file(directory / "medium", 512)
     return all([*good, prove_upload(directory, file), prove_download(directory, file)])
 
@@ -41,29 +40,29 @@ def prove_memory(directory: Path) -> bool:
     file = make_file(directory / "large", 2048)
     digest = digest_of(file)
     with running("--workers", "1", "--store", str(directory / "store")) as daemon:
-        # What the first request of all loads is not the file's.
+        # The first request loads modules, whose memory does not belong to the large file.
         run_curl("--data-binary", "tea", daemon.url)
         idle = daemon.resident()
         upload(daemon, file)
-        going_up = daemon.resident("VmHWM") - idle
+        uploading = daemon.resident("VmHWM") - idle
         command = [find_program("curl"), "-sS", f"{daemon.url}/data/big/{digest}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
             assert curl.stdout is not None
             whole = digest_of_stream(curl.stdout) == digest
-        in_all = daemon.resident("VmHWM") - idle
+        in_total = daemon.resident("VmHWM") - idle
     shutil.rmtree(directory / "store")
     file.unlink()
-    print(f"  idle {idle / MIB:.1f} MiB; going up at most {going_up / MIB:.1f} MiB more, in all {in_all / MIB:.1f}")
-    print(f"  the bytes are the same: {whole}")
-    return whole and in_all <= 40 * MIB
+    print(f"  idle {idle / MIB:.1f} MiB; upload {uploading / MIB:.1f} MiB more, both {in_total / MIB:.1f} MiB more")
+    print(f"  downloaded bytes are equal: {whole}")
+    return whole and in_total <= 40 * MIB
 
 
 def prove_upload(directory: Path, file: Path) -> bool:
-    """Beside the hash and a synced copy of the same file, both at once."""
+    """Compare an upload with sha256sum and a synced copy of the same file at the same time."""
     copy = directory / "copy"
 
-    def start_afresh() -> None:
-        # Freeing the blocks of what is replaced would be timed with it.
+    def start_anew() -> None:
+        # Freeing the blocks of replaced files must not be measured.
         copy.unlink(missing_ok=True)
         for stored in (directory / "store" / "repositories").glob("*/*/*"):
             stored.unlink()
@@ -75,16 +74,16 @@ def prove_upload(directory: Path, file: Path) -> bool:
 
     with running("--workers", "1", "--store", str(directory / "store")) as daemon:
         both, hashed, uploaded = medians_in_turn(
-            [hash_and_copy, lambda: digest_of(file), lambda: upload(daemon, file)], before=start_afresh
+            [hash_and_copy, lambda: digest_of(file), lambda: upload(daemon, file)], before=start_anew
         )
-    print(f"  up: {uploaded:.2f} s; sha256sum beside dd conv=fsync {both:.2f} s; ratio {both / uploaded:.2f}")
-    print(f"  hashlib's SHA-256 alone needs {hashed:.2f} s")
+    print(f"  upload {uploaded:.2f} s; sha256sum and dd conv=fsync {both:.2f} s; ratio {both / uploaded:.2f}")
+    print(f"  hashlib's SHA-256 alone {hashed:.2f} s")
     return both / uploaded >= 0.8
 
 
 def prove_download(directory: Path, file: Path) -> bool:
     digest = digest_of(file)
-    # nginx's worker is another user, who must be let through to the files.
+    # nginx's worker runs as another user, which needs access to the files.
     directory.chmod(0o755)
     with (
         running("--workers", "1", "--store", str(directory / "store")) as daemon,
@@ -95,12 +94,12 @@ def prove_download(directory: Path, file: Path) -> bool:
             [lambda: fetch(f"{daemon.url}/data/big/{digest}"), lambda: fetch(f"{other.url}/{file.name}")],
             before=lambda: None,
         )
-    print(f"  down: {ours:.3f} s; nginx with sendfile {theirs:.3f} s; ratio {theirs / ours:.2f}")
+    print(f"  download {ours:.3f} s; nginx with sendfile {theirs:.3f} s; ratio {theirs / ours:.2f}")
     return theirs / ours >= 0.8
 
 
 def medians_in_turn(tries: Sequence[Callable[[], object]], *, before: Callable[[], None]) -> list[float]:
-    """The median of the seconds that each takes. They take turns, so that a machine that drifts does so for all."""
+    """Return the median seconds of each try. They alternate, so that a drift of the machine affects all."""
     seconds: list[list[float]] = [[] for _ in tries]
     for _ in range(ROUNDS):
         for number, attempt in enumerate(tries):

@@ -1,8 +1,8 @@
-"""`filestoraged check` on 20,000 objects of 5 GiB: speed beside sha256sum on all cores, memory, what it finds.
+"""`filestoraged check` of 20,000 objects, 5 GiB: findings, memory, and speed compared with sha256sum on all cores.
 
     python3 -m tests.proofs.check [DIRECTORY]
 
-Both read from the page cache, so that the disk is left out: everything is read once before each turn.
+Both read from the page cache, so that the disk does not matter: all files are read once before each run.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ KIB = 1024
 MIB = 1024 * KIB
 ROUNDS = 5
 
-# How many objects of which size: 20,000 of together 5 GiB, and as many small ones for what a file costs by itself.
+# Number of objects by size in bytes: 20,000 of 5 GiB in total, and as many small ones for the cost of each file.
 MIXED = {4 * KIB: 8000, 64 * KIB: 6000, 256 * KIB: 4000, 2 * MIB: 1984, 16 * MIB - 32 * KIB: 1}
 EQUAL = {268_435: 20_000}
 SMALL = {4 * KIB: 20_000}
 
-# Of our peak memory. Python alone has 10 MiB.
-LARGEST = 40 * MIB
+# Bytes of peak memory. Python alone takes 10 MiB.
+MAX_MEMORY = 40 * MIB
 
-# Runs a command, and says how much memory it has had. A child counts what its parent had when it was forked, so that
-# has to be small.
+# Runs a command and prints its peak memory. The peak of a child includes the memory of its parent at the fork, so the
+# parent has to be small.
 MEASURE = """
 import os, subprocess, sys
 process = subprocess.Popen(sys.argv[1:])
@@ -50,16 +50,16 @@ DAMAGED = 20
 class Run(NamedTuple):
     seconds: float
     peak: int
-    said: dict[str, Any]
+    report: dict[str, Any]
 
 
 def main(directory: Path) -> bool:
-    """Print the figures. Returns whether all are as promised."""
+    """Print the figures. Returns whether all reach their goals."""
     good = []
     for what, sizes in (("equal objects", EQUAL), ("mixed objects", MIXED), ("objects of 4 KiB", SMALL)):
         store = directory / what.replace(" ", "-")
         count = make_objects(store, sizes)
-        print(f"{count} {what}, {size_of(store) / MIB:.0f} MiB, {ROUNDS} rounds in turn:")
+        print(f"{count} {what}, {size_of(store) / MIB:.0f} MiB, {ROUNDS} rounds:")
         good.append(prove_speed(store))
         good.append(prove_findings(store))
         subprocess.run(["rm", "-r", str(store)], check=True)
@@ -70,21 +70,21 @@ def prove_speed(store: Path) -> bool:
     ours: list[Run] = []
     theirs: list[float] = []
     for _ in range(ROUNDS):
-        warm(store)
+        read_all(store)
         ours.append(check(store))
-        warm(store)
+        read_all(store)
         theirs.append(sha256sum(store))
-    seconds, beside = statistics.median(run.seconds for run in ours), statistics.median(theirs)
+    seconds, other_seconds = statistics.median(run.seconds for run in ours), statistics.median(theirs)
     ratios = [other / run.seconds for run, other in zip(ours, theirs)]
     peak = max(run.peak for run in ours)
-    print(f"  check {seconds:.2f} s; sha256sum on {len(os.sched_getaffinity(0))} cores {beside:.2f} s")
+    print(f"  check {seconds:.2f} s; sha256sum on {len(os.sched_getaffinity(0))} cores {other_seconds:.2f} s")
     print(f"  ratios {' '.join(f'{ratio:.2f}' for ratio in ratios)}, median {statistics.median(ratios):.2f}")
     print(f"  peak memory {peak / MIB:.1f} MiB")
-    return statistics.median(ratios) >= 0.8 and peak <= LARGEST and not any(run.said["findings"] for run in ours)
+    return statistics.median(ratios) >= 0.8 and peak <= MAX_MEMORY and not any(run.report["findings"] for run in ours)
 
 
 def prove_findings(store: Path) -> bool:
-    """Damage some by hand, and have exactly those found, moved, and found no more."""
+    """Damage some objects. Checks must find exactly those, move them, and then find none."""
     objects = sorted(store.glob("[0-9a-f][0-9a-f]/*"))
     damaged = objects[:: len(objects) // DAMAGED][:DAMAGED]
     for number, path in enumerate(damaged):
@@ -98,8 +98,8 @@ def prove_findings(store: Path) -> bool:
                 file.write(bytes([byte[0] ^ 1]))
     expected = sorted(("damaged", str(path.relative_to(store))) for path in damaged)
     runs = [check(store), check(store, "--repair"), check(store)]
-    found = [sorted((each["kind"], each["path"]) for each in run.said["findings"]) for run in runs]
-    print(f"  of {len(expected)} damaged ones found {len(found[0])}, moved {len(found[1])}, then found {len(found[2])}")
+    found = [sorted((each["kind"], each["path"]) for each in run.report["findings"]) for run in runs]
+    print(f"  {len(expected)} damaged: {len(found[0])} found, {len(found[1])} moved, then {len(found[2])} found")
     return found == [expected, expected, []]
 
 
@@ -110,9 +110,9 @@ def check(store: Path, *arguments: str) -> Run:
         [sys.executable, "-c", MEASURE, *command], capture_output=True, check=False, cwd=ROOT, env=clean_environment()
     )
     seconds = time.monotonic() - started
-    said = json.loads(done.stdout)
-    assert done.returncode == (1 if said["findings"] else 0), done.stderr
-    return Run(seconds, int(done.stderr.split()[-1]) * KIB, said)
+    report = json.loads(done.stdout)
+    assert done.returncode == (1 if report["findings"] else 0), done.stderr
+    return Run(seconds, int(done.stderr.split()[-1]) * KIB, report)
 
 
 def sha256sum(store: Path) -> float:
@@ -122,12 +122,12 @@ def sha256sum(store: Path) -> float:
     return time.monotonic() - started
 
 
-def warm(store: Path) -> None:
+def read_all(store: Path) -> None:
     subprocess.run("find . -type f -print0 | xargs -0 cat > /dev/null", shell=True, check=True, cwd=store)
 
 
 def make_objects(store: Path, sizes: dict[int, int]) -> int:
-    """Store what nobody has, without asking a daemon, which would sync each."""
+    """Write new objects directly, not by a daemon, which would sync each of them."""
     number = 0
     for size, count in sizes.items():
         data = bytearray(os.urandom(size))

@@ -1,9 +1,13 @@
 """Drops under load: `python -m tests.proofs.drops [DIRECTORY]`. Needs siege, which bin/bench installs.
 
-Races for 200 drops; a kill amid uploads and downloads; siege over unknown, gone and live links; 1,000 wrong
-passwords against one drop, and how long a stranger's download of a file takes meanwhile; how many guesses are judged
-with 1, 2 and 16 workers; and what requests lose while 100,000 drops expire at once. Names of these choose some:
-`python -m tests.proofs.drops /tmp judge expire`.
+- race: 32 clients claim the same 200 drops
+- kill: SIGKILL during uploads and downloads
+- besiege: siege requests unknown, gone and available links
+- guess: 1,000 wrong passwords for one drop, and the latency of another client's download meanwhile
+- judge: the number of wrong passwords that are compared with 1, 2 and 16 workers
+- expire: the rate of other requests while 100,000 drops expire at once
+
+Names after the directory choose some of them: `python -m tests.proofs.drops /tmp judge expire`.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ TTL = 3600
 BEFORE = 20.0
 WHILE = 40.0
 
-# One client of each kind, kept alive, in a process of its own. Says every second how many requests were answered.
+# One kept-alive client in a process of its own. Prints each second the number of answered requests.
 _CLIENT = """
 import http.client, sys, time
 port, method, path, body, kind = int(sys.argv[1]), *sys.argv[2:]
@@ -63,7 +67,7 @@ def main(directory: Path, names: list[str]) -> None:
 
 
 def put(daemon: Daemon, data: bytes, **password: str) -> str:
-    """Returns the link."""
+    """Upload a drop. Returns its link."""
     answer = requests.put(daemon.url + PATH, files={"file": ("name", data)}, data=password, timeout=PATIENCE)
     answer.raise_for_status()
     return str(answer.json()["url"])
@@ -92,7 +96,7 @@ def race(store: Path) -> None:
 
 
 def kill(store: Path) -> None:
-    """Kill the daemon amid uploads and downloads, and see what is there when it runs again."""
+    """Kill the daemon during uploads and downloads, and check the drops after its restart."""
     with running("--store", str(store)) as daemon:
         sent = {put(daemon, data): data for data in (os.urandom(2_000_000) for _ in range(CLIENTS_KILLED))}
         waiting = list(sent)
@@ -123,14 +127,14 @@ def kill(store: Path) -> None:
             lost += id_ not in states
             wrong += answer.status_code not in (200, 410) or (answer.status_code == 200 and answer.content != data)
     print(
-        f"kill -9 amid {CLIENTS_KILLED} downloads and as many uploads: of {len(sent)} drops answered {lost} lost, "
-        f"{wrong} wrong; of {len(states)} there {len(available)} available, {len(states) - len(available)} gone, "
-        f"{len(kept - available)} bytes without a drop, {len(available - kept)} drops without bytes"
+        f"kill -9 during {CLIENTS_KILLED} downloads and as many uploads: of {len(sent)} answered drops {lost} lost, "
+        f"{wrong} wrong; of {len(states)} rows {len(available)} available, {len(states) - len(available)} gone, "
+        f"{len(kept - available)} files without a row, {len(available - kept)} rows without a file"
     )
 
 
 def read_slowly(link: str) -> None:
-    """Take a drop for as long as the daemon lives."""
+    """Download a drop slowly, until the daemon is killed."""
     with requests.get(link, stream=True, timeout=PATIENCE) as answer:
         for _ in answer.iter_content(20_000):
             threading.Event().wait(0.05)
@@ -143,12 +147,12 @@ def besiege(store: Path) -> None:
             requests.get(link, timeout=PATIENCE)
         unknown = [f"{daemon.url}{PATH}/{number:032x}" for number in range(20)]
         live = [put(daemon, b"tea") for _ in range(20)]
-        mixture = [each for three in zip(gone, unknown, live) for each in three]
+        mixed = [each for three in zip(gone, unknown, live) for each in three]
         rates: dict[str, list[float]] = {}
         for name, urls, seconds in (
             *(("health", [daemon.url + "/-/health"], 5), ("404", unknown, 5), ("410", gone, 5)),
             *(("health", [daemon.url + "/-/health"], 5), ("404", unknown, 5), ("410", gone, 5)),
-            ("mixture", mixture, 20),
+            ("mixed", mixed, 20),
         ):
             rate, failed = siege(store.parent, urls, seconds)
             rates.setdefault(name, []).append(rate)
@@ -160,7 +164,7 @@ def besiege(store: Path) -> None:
 def siege(directory: Path, urls: list[str], seconds: int) -> tuple[float, int]:
     listed, settings = directory / "urls", directory / "siegerc"
     listed.write_text("\n".join(urls) + "\n")
-    # Keep connections, and do not give up for 404 and 410, which are the answers that are wanted.
+    # Keep connections open, and continue after 404 and 410, which are the expected responses.
     settings.write_text(
         "connection = keep-alive\nfailures = 100000000\nverbose = false\njson_output = true\nlimit = 255\n"
     )
@@ -180,7 +184,7 @@ def guess(store: Path) -> None:
     with running("--store", str(store)) as daemon:
         link = put(daemon, b"tea", password="right")
         digest = requests.post(daemon.url, data=os.urandom(1_000_000), timeout=PATIENCE).json()["hash"]
-        idle = waits(daemon, digest, until=time.monotonic() + 3)
+        idle = latencies(daemon, digest, until=time.monotonic() + 3)
         statuses: list[int] = []
 
         def guesser(number: int) -> None:
@@ -189,7 +193,7 @@ def guess(store: Path) -> None:
                     answer = session.get(link, params={"password": f"wrong {number} {step}"}, timeout=PATIENCE)
                     statuses.append(answer.status_code)
 
-        # Against many drops the passwords are computed, against one they are soon refused.
+        # Guesses against many drops are computed; those against one drop are refused after ten.
         links = [put(daemon, b"tea", password="right") for _ in range(100)]
 
         def spread(number: int) -> None:
@@ -201,17 +205,17 @@ def guess(store: Path) -> None:
             guessing = threading.Thread(target=in_threads, args=(GUESSERS, work))
             started = time.monotonic()
             guessing.start()
-            busy = waits(daemon, digest, while_alive=guessing)
+            busy = latencies(daemon, digest, while_alive=guessing)
             print(
-                f"guessing against {name} for {time.monotonic() - started:.1f} s: a stranger's download takes "
-                f"{statistics.median(busy) * 1000:.1f} ms, {max(busy) * 1000:.0f} at most; "
-                f"idle {statistics.median(idle) * 1000:.1f}, {max(idle) * 1000:.0f} at most"
+                f"guesses against {name} for {time.monotonic() - started:.1f} s: download by another client "
+                f"{statistics.median(busy) * 1000:.1f} ms, at most {max(busy) * 1000:.0f} ms; "
+                f"idle {statistics.median(idle) * 1000:.1f} ms, at most {max(idle) * 1000:.0f} ms"
             )
         print(f"{GUESSES} guesses: {statuses.count(401)} x 401, {statuses.count(429)} x 429")
 
 
 def judge(store: Path) -> None:
-    """Wrong passwords for one drop, 100 at once and three times: ten in all are judged."""
+    """Send 3 wrong passwords by each of 100 clients for one drop: 10 of them are compared."""
     for workers in (1, 2, 16):
         with running("--store", str(store / str(workers)), "--workers", str(workers)) as daemon:
             link = put(daemon, b"tea", password="right")
@@ -224,12 +228,12 @@ def judge(store: Path) -> None:
         others = len(statuses) - statuses.count(401) - statuses.count(429)
         print(
             f"{len(statuses)} guesses, {workers} workers: "
-            f"{statuses.count(401)} judged, {statuses.count(429)} x 429, {others} others"
+            f"{statuses.count(401)} compared, {statuses.count(429)} x 429, {others} others"
         )
 
 
 def expire(store: Path) -> None:
-    """100,000 drops expire at once, while others get a small file, upload drops and set keys."""
+    """Let 100,000 drops expire at once, while clients get a small file, upload drops and set keys."""
     arguments = ("--store", str(store), "--workers", "2", "--drop-ttl", str(TTL))
     with running(*arguments) as daemon:
         digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
@@ -259,13 +263,13 @@ def expire(store: Path) -> None:
             for line in process.communicate()[0].splitlines()[2:]:
                 second, answered = line.split()
                 rates[float(second) > start].append(int(answered))
-            before, beside = (statistics.mean(rates[each]) for each in (False, True))
-            print(f"{name}: {before:,.0f}/s, {beside:,.0f}/s beside, {beside / before:.2f} of it")
+            before, during = (statistics.mean(rates[each]) for each in (False, True))
+            print(f"{name}: {before:,.0f}/s before, {during:,.0f}/s during expiry, ratio {during / before:.2f}")
     print(f"{EXPIRING - left} of {EXPIRING} drops expired in {WHILE:.0f} s")
 
 
 def make_drops(store: Path, number: int) -> None:
-    """Available ones, as if they had been uploaded now."""
+    """Make available drops without uploading them."""
     now, ids = time.time(), [os.urandom(16).hex() for _ in range(number)]
     for shard in {id_[:2] for id_ in ids}:
         (store / "drops" / shard).mkdir(parents=True, exist_ok=True)
@@ -278,10 +282,10 @@ def make_drops(store: Path, number: int) -> None:
         )
 
 
-def waits(
+def latencies(
     daemon: Daemon, digest: str, *, until: float = 0.0, while_alive: threading.Thread | None = None
 ) -> list[float]:
-    """How long downloads take, in another process, so that the guessers' own work is not in it."""
+    """Return seconds of downloads by another process, whose time does not include the work of the guessing threads."""
     seen = []
     script = (
         f'for i in 1 2 3 4 5 6 7 8 9 10; do curl -s -o /dev/null -w "%{{time_total}}\\n" {daemon.url}/{digest}; done'

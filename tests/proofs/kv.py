@@ -1,7 +1,7 @@
-"""What the key-value database can do: `python -m tests.proofs.kv [DIRECTORY]`. Needs wrk, which bin/bench installs.
+"""Figures of the key-value database: `python -m tests.proofs.kv [DIRECTORY]`. Needs wrk, which bin/bench installs.
 
-One worker on one core, its clients on another: requests a second beside health and beside the disk's own rate of syncs;
-how long a reader waits during a commit of 100,000 keys; and memory with a gibibyte of values.
+One worker on one core, its clients on another. Requests a second, compared with /-/health and with the disk's rate of
+syncs; latency of reads during a commit of 100,000 keys; memory with 1 GiB of values.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ end
 
 def main(directory: Path) -> None:
     rates(directory / "rates")
-    waits(directory / "waits")
+    latency(directory / "latency")
     memory(directory / "memory")
 
 
@@ -67,7 +67,7 @@ def rates(directory: Path) -> None:
                 seen.setdefault(name, []).append(load.rate)
             seen.setdefault("syncs", []).append(sync_rate(directory / "synced"))
     for name, values in seen.items():
-        print(f"{name}: {statistics.median(values):,.0f} a second ({min(values):,.0f} to {max(values):,.0f})")
+        print(f"{name}: {statistics.median(values):,.0f} requests/s ({min(values):,.0f} to {max(values):,.0f})")
     for name in ("GET", "POST /set"):
         print(f"{name}: {ratio(seen[name], seen['health']):.2f} of health")
     print(f"commits: {ratio(seen['set and commit'], seen['syncs']) / 2:.2f} of the disk's rate of syncs")
@@ -78,7 +78,7 @@ def ratio(values: list[float], beside: list[float]) -> float:
 
 
 def sync_rate(path: Path) -> float:
-    """How often a second the disk writes a page and syncs it, for one who waits each time."""
+    """Return how many times a second the disk writes and syncs a page, one after the other."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < 1:
@@ -89,36 +89,36 @@ def sync_rate(path: Path) -> float:
     return count / (time.perf_counter() - started)
 
 
-def waits(directory: Path) -> None:
-    """Ask for one key again and again, and for keys that were not asked for before."""
+def latency(directory: Path) -> None:
+    """Measure reads of random keys, without and during a large commit."""
     directory.mkdir()
     with ours(directory, "--mount", "kv=/", "--log-level", "warning") as daemon:
         keys = KeyValues(str(directory / "store" / "kv.sqlite"))
         for number in range(20_000):
             keys.set_later(f"old {number}", b'"value"')
         keys.commit()
-        idle = slowest_of_a_hundred(daemon, until(time.monotonic() + 3))
+        idle = percentile_99(daemon, after(time.monotonic() + 3))
         for number in range(100_000):
             keys.set_later(f"new {number}", b'"value"')
         keys.set("last", b"1")
         committing = threading.Thread(target=ask, args=(daemon, "POST", "/commit"))
         started = time.monotonic()
         committing.start()
-        busy = slowest_of_a_hundred(daemon, lambda: not committing.is_alive())
+        busy = percentile_99(daemon, lambda: not committing.is_alive())
         seconds = time.monotonic() - started
         keys.close()
-    print(f"a commit of 100,000 keys takes {seconds:.2f} s; of a hundred reads the slowest takes", end=" ")
-    print(f"{idle * 1000:.2f} ms before and {busy * 1000:.2f} ms during it, {busy / idle:.1f} times")
+    print(f"a commit of 100,000 keys takes {seconds:.2f} s; 99 % of reads take at most", end=" ")
+    print(f"{idle * 1000:.2f} ms before it and {busy * 1000:.2f} ms during it, ratio {busy / idle:.1f}")
 
 
-def until(deadline: float) -> Callable[[], bool]:
+def after(deadline: float) -> Callable[[], bool]:
     return lambda: time.monotonic() > deadline
 
 
-def slowest_of_a_hundred(daemon: Daemon, is_over: Callable[[], bool]) -> float:
+def percentile_99(daemon: Daemon, is_done: Callable[[], bool]) -> float:
     client = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
     waited: list[float] = []
-    while not is_over():
+    while not is_done():
         started = time.perf_counter()
         client.request("GET", f"/old%20{random.randrange(20_000)}")
         assert client.getresponse().read()
@@ -128,7 +128,7 @@ def slowest_of_a_hundred(daemon: Daemon, is_over: Callable[[], bool]) -> float:
 
 
 def memory(directory: Path) -> None:
-    """Fill a database, and see what a daemon takes that reads and writes all over it."""
+    """Fill a database, and measure the memory of a daemon that reads and writes random keys."""
     (directory / "store").mkdir(parents=True)
     path = directory / "store" / "kv.sqlite"
     prepare_keys(str(path))
@@ -141,15 +141,13 @@ def memory(directory: Path) -> None:
     keys.close()
     with ours(directory, "--mount", "kv=/", "--log-level", "warning") as daemon:
         idle = proportional_memory(daemon.process.pid)
-        ask_all_over(daemon)
+        use_random_keys(daemon)
         used = proportional_memory(daemon.process.pid)
     size = sum(each.stat().st_size for each in path.parent.glob("kv.sqlite*"))
-    print(
-        f"a database of {size / MIB:,.0f} MiB: {idle / MIB:.1f} MiB of memory at first, {used / MIB:.1f} MiB when used"
-    )
+    print(f"a database of {size / MIB:,.0f} MiB: {idle / MIB:.1f} MiB of memory idle, {used / MIB:.1f} MiB in use")
 
 
-def ask_all_over(daemon: Daemon) -> None:
+def use_random_keys(daemon: Daemon) -> None:
     def client(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
         for step in range(300):

@@ -1,8 +1,8 @@
 """Kill the key-value database at random moments: `python -m tests.proofs.kv_torture [ROUNDS]`.
 
-One client sets a group of keys to the same number and commits, again and again; others set keys of their own and never
-commit. After `kill -9` and a restart the group has one number, not older than the last commit that was answered. One
-more commit, and all that was answered as queued is there.
+One client repeatedly sets a group of keys to one number and commits; the others set keys of their own and never
+commit. After `kill -9` and a restart, all keys of the group have one number, that of the last answered commit or a
+later one. After one more commit, all sets that were answered are visible.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ CLIENTS = 8
 
 
 class Answered:
-    """What the daemon has answered so far, over all rounds."""
+    """Requests that the daemon answered, in all rounds."""
 
     def __init__(self) -> None:
-        # The number of the last commit that was answered, and of the one that was under way.
+        # The number of the last commit that was answered, and of the one in flight.
         self.committed = 0
         self.tried = 0
-        # Of each key of the others, the last number that was queued, and the one that was under way.
+        # By key of the other clients: the last number that was answered, and the one in flight.
         self.queued: dict[str, int] = {}
         self.sent: dict[str, int] = {}
         self.sets = 0
@@ -46,11 +46,11 @@ def main(directory: Path, rounds: int) -> bool:
         with serving(directory) as daemon:
             load_until_killed(daemon, answered)
         with serving(directory) as daemon:
-            faults = look(daemon, answered)
-        good = good and not faults
+            errors = check(daemon, answered)
+        good = good and not errors
         print(
             f"round {number}: {answered.sets - before[0]} sets and {answered.commits - before[1]} commits answered; "
-            f"faults: {faults or 'none'}",
+            f"errors: {errors or 'none'}",
             flush=True,
         )
     return good
@@ -61,9 +61,9 @@ def serving(directory: Path) -> contextlib.AbstractContextManager[Daemon]:
 
 
 def load_until_killed(daemon: Daemon, answered: Answered) -> None:
-    works = [lambda: set_and_commit(Client(daemon), answered)]
-    works += [lambda name=f"own{n}": set_only(Client(daemon), answered, name) for n in range(CLIENTS - 1)]
-    threads = [threading.Thread(target=until_the_end, args=(work,)) for work in works]
+    jobs = [lambda: set_and_commit(Client(daemon), answered)]
+    jobs += [lambda name=f"own{n}": set_only(Client(daemon), answered, name) for n in range(CLIENTS - 1)]
+    threads = [threading.Thread(target=run_until_killed, args=(work,)) for work in jobs]
     for thread in threads:
         thread.start()
     threading.Event().wait(random.uniform(0.2, 1.5))
@@ -72,7 +72,7 @@ def load_until_killed(daemon: Daemon, answered: Answered) -> None:
         thread.join()
 
 
-def until_the_end(work: Any) -> None:
+def run_until_killed(work: Any) -> None:
     with contextlib.suppress(OSError, http.client.HTTPException):
         work()
 
@@ -97,27 +97,27 @@ def set_only(client: Client, answered: Answered, name: str) -> None:
         answered.sets += 1
 
 
-def look(daemon: Daemon, answered: Answered) -> list[str]:
+def check(daemon: Daemon, answered: Answered) -> list[str]:
     client = Client(daemon)
     group = {client.get(f"group{key}") for key in range(GROUP)}
-    faults = []
+    errors = []
     if len(group) != 1:
-        faults.append(f"half a commit: {group}")
+        errors.append(f"partial commit: {group}")
     elif not answered.committed <= (group.pop() or 0) <= answered.tried:
-        faults.append("a commit is lost")
+        errors.append("lost commit")
     client.ask("POST", "/commit")
     for key, number in answered.queued.items():
         found = client.get(key)
         if found not in (number, answered.sent[key]):
-            faults.append(f"{key} is {found}, not {number}")
-        # The next round counts on from what is there.
+            errors.append(f"{key} is {found}, expected {number}")
+        # The next round continues with the number that was found.
         answered.queued[key] = answered.sent[key] = found or 0
-    # Of a group that was under way a part was queued, and is committed now.
+    # A part of the group in flight was queued, and is committed now.
     answered.committed = answered.tried = answered.tried + 1
     for key in range(GROUP):
         client.set(f"group{key}", answered.committed)
     client.ask("POST", "/commit")
-    return faults
+    return errors
 
 
 class Client:

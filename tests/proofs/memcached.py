@@ -1,6 +1,6 @@
-"""Overhead and speed of the memcached store, beside plain pymemcache: `python -m tests.proofs.memcached [ROUNDS]`.
+"""Memory and speed of the memcached store, compared with pymemcache: `python -m tests.proofs.memcached [ROUNDS]`.
 
-The plain one moves the same chunks with no digest and no checks. Both take turns, on one server, and ratios are of the
+pymemcache moves the same chunks without a digest and without checks. Both alternate on one server; ratios are of the
 same round.
 """
 
@@ -29,8 +29,8 @@ def memcached(*options: str) -> Iterator[Memcached]:
         server.stop()
 
 
-def weigh() -> None:
-    """What memcached says it has, with one object and with many."""
+def overhead() -> None:
+    """Print the memory that memcached takes, with one object and with ten."""
     data = os.urandom(MAX_SIZE)
     for count in (1, 10):
         with memcached() as server:
@@ -45,7 +45,7 @@ def weigh() -> None:
         )
 
 
-def race(rounds: int) -> None:
+def speed(rounds: int) -> None:
     data = os.urandom(MAX_SIZE)
     chunks = [data[start : start + CHUNK_SIZE] for start in range(0, len(data), CHUNK_SIZE)]
     keys = [f"plain-{number}" for number in range(len(chunks))]
@@ -74,23 +74,23 @@ def race(rounds: int) -> None:
         figures: dict[str, list[float]] = {}
         for _ in range(rounds):
             for name, work, clear in (
-                ("plain put", plain_put, lambda: plain.delete_many(keys)),
+                ("pymemcache put", plain_put, lambda: plain.delete_many(keys)),
                 ("put", lambda: store.put(data), lambda: store.delete(digest)),
             ):
                 clear()
                 figures.setdefault(name, []).append(timed(work))
-            for name, work in (("plain get", plain_get), ("get", get), ("two passes", two_passes)):
+            for name, work in (("pymemcache get", plain_get), ("get", get), ("two passes", two_passes)):
                 figures.setdefault(name, []).append(timed(work))
     for name, seconds in figures.items():
         low, middle, high = spread(seconds)
         print(
-            f"{name:10} {middle * 1000:6.1f} ms ({low * 1000:.1f} to {high * 1000:.1f}), "
+            f"{name:14} {middle * 1000:6.1f} ms ({low * 1000:.1f} to {high * 1000:.1f}), "
             f"{MAX_SIZE / middle / 1024 / 1024:.0f} MiB/s"
         )
     for name in ("put", "get"):
-        ratios = [beside / ours for beside, ours in zip(figures[f"plain {name}"], figures[name])]
+        ratios = [other / ours for other, ours in zip(figures[f"pymemcache {name}"], figures[name])]
         low, middle, high = spread(ratios)
-        print(f"{name}: {middle:.2f} of plain pymemcache's speed ({low:.2f} to {high:.2f})")
+        print(f"{name}: {middle:.2f} of the speed of pymemcache ({low:.2f} to {high:.2f})")
 
 
 def manifest_of(server: Memcached) -> Manifest:
@@ -109,5 +109,5 @@ def spread(values: list[float]) -> tuple[float, float, float]:
 
 
 if __name__ == "__main__":
-    weigh()
-    race(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
+    overhead()
+    speed(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)

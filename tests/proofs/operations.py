@@ -1,6 +1,6 @@
-"""What counting and tokens cost: `python -m tests.proofs.operations [ROUNDS]`. Needs wrk, which bin/bench installs.
+"""The cost of metrics and of tokens: `python -m tests.proofs.operations [ROUNDS]`. Needs wrk, which bin/bench installs.
 
-One worker on one core, 32 kept-alive clients on another, all asking for a small object.
+One worker on one core, 32 kept-alive clients on another, which request a small object.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ CLIENTS = 32
 SECONDS = 2
 TOKEN = "fsd_token"
 
-# A daemon that counts the requests of so many rounds of its loop, and does not count those of the next as many, and
-# so on: on a machine that others use too, two daemons differ by more than what is to be measured. It says what a
-# request of either kind has taken of its loop's time on the core, in nanoseconds, the median of the last blocks.
+# A daemon that alternates between rounds of its loop with and without metrics: on a shared machine, two daemons differ
+# by more than the cost of metrics. It prints the CPU time of the loop for a request of either kind, in nanoseconds, as
+# the median of the last blocks.
 _ALTERNATING = """
 import statistics, sys, time
 from filestoraged.daemon.cli import main
@@ -88,16 +88,16 @@ def counting(directory: Path, rounds: int) -> None:
             for _ in range(10):
                 contender.ask()
             lines = re.findall(r"counting (\d+) ns, not (\d+) ns", "\n".join(contender.daemon.lines()))
-        print(f"a request that is counted, and one that is not, of the loop's core: {lines} ns", flush=True)
+        print(f"CPU time of a request with and without metrics: {lines} ns", flush=True)
         ratios += [int(without) / int(counted) for counted, without in lines]
-    print(f"requests for a second of the core, counting / not counting: {statistics.median(ratios):.3f}", flush=True)
+    print(f"requests for a CPU second, with metrics / without: {statistics.median(ratios):.3f}", flush=True)
 
 
 def tokens(directory: Path, rounds: int) -> None:
     others = [f"other{number} read {hashed(str(number)).hex()}\n" for number in range(99)]
     for name, line in (("needed", f"mine read,write {hashed(TOKEN).hex()}\n"), ("open", "anybody read,write -\n")):
         (directory / name).write_text("".join(others) + line)
-    seen: dict[str, list[float]] = {"no tokens": [], "a hundred, none needed": [], "a hundred, one sent": []}
+    seen: dict[str, list[float]] = {"no tokens": [], "100 tokens, none required": [], "100 tokens, one sent": []}
     with contextlib.ExitStack() as stack:
         contenders = [
             stack.enter_context(_contender(directory / "without")),
@@ -109,12 +109,12 @@ def tokens(directory: Path, rounds: int) -> None:
                 seen[name].append(contender.ask())
     for name, rates in seen.items():
         ratio = statistics.median(rate / beside for rate, beside in zip(rates, seen["no tokens"]))
-        print(f"{name}: {statistics.median(rates):,.0f} requests/s, {ratio:.2f} of those without", flush=True)
+        print(f"{name}: {statistics.median(rates):,.0f} requests/s, {ratio:.2f} of the rate without", flush=True)
 
 
 @contextlib.contextmanager
 def _contender(home: Path, *arguments: str, before: Sequence[str] = (), sends: bool = False) -> Iterator[Contender]:
-    """A daemon, and a way to ask it for some seconds, which returns the requests a second."""
+    """Start a daemon, and yield it with a function that measures its requests a second."""
     home.mkdir()
     fields = {"Authorization": f"Bearer {TOKEN}"} if sends else {}
     header: tuple[str, ...] = tuple(word for name, value in fields.items() for word in ("-H", f"{name}: {value}"))

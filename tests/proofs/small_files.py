@@ -1,4 +1,4 @@
-"""Many small files: ten thousand from 32 clients at once, stored, fetched and compared.
+"""Many small files: 32 clients at once store, fetch and compare 10,000 files.
 
 python3 -m tests.proofs.small_files [DIRECTORY]
 """
@@ -20,7 +20,7 @@ FILES = 10_000
 
 
 def main(directory: Path) -> bool:
-    """Print the figures. Returns whether every file came back, and the store has each of them and no other."""
+    """Print the figures. Returns whether all files were fetched unchanged, and the store contains no others."""
     with running("--store", str(directory / "store")) as daemon:
         started = time.monotonic()
         counts = in_threads(CLIENTS, lambda number: store_and_fetch(daemon.ports[0], number))
@@ -34,7 +34,7 @@ def main(directory: Path) -> bool:
 
 
 def store_and_fetch(port: int, number: int) -> int:
-    """Store this client's share of the files. Returns how many came back as they were sent."""
+    """Store this client's share of the files. Returns the number of those that were fetched unchanged."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     good = 0
     for step in range(number, FILES, CLIENTS):

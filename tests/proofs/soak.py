@@ -1,9 +1,9 @@
-"""Ten thousand hostile connections on a real daemon, and what a decent client notices of them.
+"""10,000 hostile connections to a daemon, and the latency of another client meanwhile. Takes four minutes.
 
     python3 -m tests.proofs.soak [CONNECTIONS]
 
-A quarter each: heads that do not end, bodies that do not, downloads that nobody reads, and silence. Meanwhile a
-client stores and fetches. Then all are left to the contract's timeouts, and come once more: it takes four minutes.
+A quarter each: incomplete heads, incomplete bodies, downloads that are not read, and connections without a request. All
+of them wait until the daemon's timeouts close them; then they connect once more.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tests.daemon.process import PATIENCE, Daemon, running
 
 LARGE = 8 * 1024 * 1024
 
-# An idle connection has a minute. A client's kernel may go on taking a little for one that nobody reads, which then
-# has half a minute more.
+# Seconds. An idle connection is closed after 60 s. The kernel of a client that does not read may still accept some
+# bytes, which extends the timeout of the download by 30 s.
 TIMEOUTS = 100
 
-# Until the threads that have nothing to do have ended.
+# Seconds until idle threads end.
 REST = 12
 
 
 class Use(NamedTuple):
-    """What a daemon and its workers use."""
+    """Resources of a daemon and its workers."""
 
     mebibytes: float
     threads: int
@@ -45,7 +45,7 @@ class Use(NamedTuple):
 
 
 def main(count: int) -> bool:
-    """Print what was seen. Returns whether all is as promised."""
+    """Print the figures. Returns whether all reach their goals."""
     count = min(count, raise_limit() - 100)
     options = ("--workers", "2", "--max-connections", str(count + 500))
     with tempfile.TemporaryDirectory() as directory, running("--store", directory, *options) as daemon:
@@ -54,32 +54,32 @@ def main(count: int) -> bool:
         time.sleep(REST)
         before = use(daemon)
         quiet = measure_latency(daemon, 200)
-        print(f"before: {before}; a client stores and fetches in {quiet * 1000:.1f} ms (99 %)")
-        left = beset(daemon, count, large) - before.descriptors
+        print(f"before: {before}; 99 % of stores and fetches take at most {quiet * 1000:.1f} ms")
+        left = attack(daemon, count, large) - before.descriptors
         once = use(daemon)
-        print(f"after: {once}; {left} connections not cut off")
-        left += beset(daemon, count, large) - before.descriptors
+        print(f"after: {once}; {left} connections not closed")
+        left += attack(daemon, count, large) - before.descriptors
         twice = use(daemon)
-        print(f"after: {twice}; {left} connections not cut off")
+        print(f"after: {twice}; {left} connections not closed")
         stagings = len(list(Path(directory).glob("staging/*/*")))
         errors = [line for line in daemon.lines() if "ERROR" in line or "Traceback" in line]
         print(f"{stagings} stagings left; errors in the log: {errors[:3]}")
     back = twice.threads <= before.threads and twice.descriptors <= before.descriptors
-    # What the crowd has needed stays with Python for the next one, which must not need more. Where threads' allocations
-    # fall varies by some MiB; one kibibyte lost with each connection would be ten.
+    # Python keeps the memory that the first connections needed; the second ones must not need more. Allocations of
+    # threads vary by some MiB; a leak of 1 KiB for each connection would be 10 MiB.
     return left <= 0 and not stagings and not errors and back and twice.mebibytes < once.mebibytes + 10
 
 
-def beset(daemon: Daemon, count: int, large: str) -> int:
-    """Send the crowd, and wait until it is cut off. Returns how many descriptors the daemon has open then."""
+def attack(daemon: Daemon, count: int, large: str) -> int:
+    """Open the hostile connections, and wait until they are closed. Returns the daemon's open descriptors."""
     with contextlib.ExitStack() as stack:
         hostile = [stack.enter_context(connect(daemon)) for _ in range(count)]
         for number, connection in enumerate(hostile):
             connection.sendall(openings(large)[number % 4])
-        amid = measure_latency(daemon, 200)
-        print(f"amid {count} hostile connections: {use(daemon)}; in {amid * 1000:.1f} ms (99 %)", flush=True)
+        during = measure_latency(daemon, 200)
+        print(f"during {count} hostile connections: {use(daemon)}; 99 % in {during * 1000:.1f} ms", flush=True)
         time.sleep(TIMEOUTS)
-        # A client's own kernel may not have noticed: it asks ever less often for what nobody reads.
+        # Counted in the daemon: the client's kernel may not know yet that a connection is closed.
         left = use(daemon).descriptors
     measure_latency(daemon, 10)
     time.sleep(REST)
@@ -97,14 +97,14 @@ def openings(large: str) -> list[bytes]:
 
 def connect(daemon: Daemon) -> socket.socket:
     connection = socket.socket()
-    # What nobody reads is to stay with the daemon.
+    # A small buffer: unread bytes must stay in the daemon.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     connection.connect(("127.0.0.1", daemon.ports[0]))
     return connection
 
 
 def measure_latency(daemon: Daemon, count: int) -> float:
-    """Store and fetch small files on new connections. Returns the seconds that 99 % of the pairs took at most."""
+    """Store and fetch small files on new connections. Returns the 99th percentile of a pair, in seconds."""
     taken = []
     for _ in range(count):
         data = os.urandom(1000)

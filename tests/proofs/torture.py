@@ -1,4 +1,4 @@
-"""Torture: rounds of a hundred uploads at once, `kill -9` in the middle, a restart, and a look at what is there.
+"""Torture: rounds of 100 uploads at once, `kill -9` during them, a restart, and a check of the store.
 
 python3 -m tests.proofs.torture [ROUNDS]
 """
@@ -21,7 +21,7 @@ UPLOADS = 100
 
 
 def main(directory: Path, rounds: int) -> bool:
-    """Print what each round came to. Returns whether nothing answered was lost and nothing else was visible."""
+    """Print the result of each round. Returns whether no answered upload was lost and no object is damaged."""
     store = directory / "store"
     answered: set[str] = set()
     good = True
@@ -32,11 +32,11 @@ def main(directory: Path, rounds: int) -> bool:
         left = len(list((store / "staging").glob("*/*")))
         with running("--store", str(store)):
             swept = not list((store / "staging").glob("*/*"))
-        lost, damaged = look(store, answered)
+        lost, damaged = check(store, answered)
         good = good and swept and not lost and not damaged
         print(
-            f"round {number + 1}: {len(answered) - before} uploads answered, {left} cut off; "
-            f"lost {lost}, damaged {damaged}, stagings all swept: {swept}",
+            f"round {number + 1}: {len(answered) - before} uploads answered, {left} interrupted; "
+            f"lost {lost}, damaged {damaged}, stagings swept: {swept}",
             flush=True,
         )
     return good
@@ -53,7 +53,7 @@ def upload_until_killed(daemon: Daemon, answered: set[str]) -> None:
 
 
 def upload(port: int, answered: set[str]) -> None:
-    """Upload files of any size, one after the other, and note those that were answered."""
+    """Upload files of different sizes, one after the other, and record those that were answered."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     with contextlib.suppress(OSError, http.client.HTTPException):
         while True:
@@ -65,8 +65,8 @@ def upload(port: int, answered: set[str]) -> None:
     client.close()
 
 
-def look(store: Path, answered: set[str]) -> tuple[int, int]:
-    """How many of the answered are not there, and how many of those there are not what their name says."""
+def check(store: Path, answered: set[str]) -> tuple[int, int]:
+    """Return the number of lost objects, and the number of objects whose bytes do not match their name."""
     visible = {path.name: path for path in store.glob("[0-9a-f][0-9a-f]/*")}
     damaged = [name for name, path in visible.items() if hashlib.sha256(path.read_bytes()).hexdigest() != name]
     return len(answered - set(visible)), len(damaged)
