@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import os
+import signal
 import sys
-import unittest
+from types import FrameType
 
+from tests.runner.durations import read_durations, write_durations
+from tests.runner.progress import Progress
+from tests.runner.scheduler import Scheduler
+from tests.runner.units import group, in_process_only, load_tests_named
 
-class Result(unittest.TextTestResult):
-    """Counts a test with a subtest that fails once, and a skipped one as failed: no check passes by not being made."""
-
-    def failed(self) -> int:
-        tests = {getattr(test, "test_case", test).id() for test, _ in [*self.failures, *self.errors]}
-        return len(tests) + len(self.skipped) + len(self.unexpectedSuccesses)
+# Most tests wait for others most of the time: three for each core keep the cores busy.
+_JOBS_PER_CORE = 3
+# Seconds. The longest test takes about ten on an idle machine.
+_LIMIT = 180.0
 
 
 def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
-    suite = unittest.TestSuite(load(name) for name in given.names or ["tests"])
-    runner = unittest.TextTestRunner(verbosity=2 if given.verbose else 1, resultclass=Result)
-    result = runner.run(suite)
-    assert isinstance(result, Result)
-    print(f"{max(0, result.testsRun - result.failed())} passed, {result.failed()} failed")  # noqa: T201
-    return 0 if result.testsRun and not result.failed() else 1
-
-
-def load(name: str) -> unittest.TestSuite:
-    """The tests of a package with all its modules, of a module, of a class, or the one of that name."""
-    loader = unittest.TestLoader()
+    signal.signal(signal.SIGTERM, _exit)
+    tests = load_tests_named(given.names or ["tests"])
+    if given.fast:
+        tests = in_process_only(tests)
+    durations = read_durations()
+    progress = Progress(len(tests), verbose=given.verbose)
+    scheduler = Scheduler(progress, jobs=given.jobs, limit=given.limit, refuse_programs=given.fast)
     try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        # A class or a test: what stands before the last dot is no package.
-        found = None
-    if found is None or not found.submodule_search_locations:
-        return loader.loadTestsFromName(name)
-    return loader.discover(found.submodule_search_locations[0], top_level_dir=".")
+        scheduler.run(group(tests, durations))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    progress.finish(given.durations)
+    write_durations({**durations, **progress.durations})
+    print(f"{progress.passed} passed, {progress.failed} failed")  # noqa: T201
+    return 0 if progress.durations and not progress.failed else 1
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/test",
-        description="Run the tests. The last line counts them; a skipped test counts as failed.",
+        description="Run the tests, several classes at a time, each class in a process of its own."
+        " Tests that measure time or memory run last, one at a time."
+        " The last line counts the tests; a skipped test counts as failed.",
         epilog="PYTHON=/path/to/python chooses the interpreter.",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="print the name of each test")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print the name and the seconds of each test")
+    parser.add_argument(
+        "--fast", action="store_true", help="run only the tests that start no program such as the daemon or nginx"
+    )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=max(4, min(8, _JOBS_PER_CORE * (os.cpu_count() or 1))),
+        help="run at most N classes at a time (default: %(default)s)",
+    )
+    parser.add_argument("--durations", metavar="N", type=int, default=0, help="print the N slowest tests")
+    parser.add_argument(
+        "--limit",
+        metavar="SECONDS",
+        type=float,
+        default=_LIMIT,
+        help="end a test that takes longer: it has failed, and the stacks of its threads are printed (default: 180)",
+    )
     parser.add_argument(
         "names",
         metavar="NAME",

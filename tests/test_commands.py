@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.__main__ import load
 from tests.daemon.process import ROOT, clean_environment
+from tests.runner.units import load
 from tests.support import TempCase
 
 

@@ -1,0 +1,70 @@
+"""What runs in one process: the tests of one class, so that class fixtures are made once."""
+
+from __future__ import annotations
+
+import importlib.util
+import unittest
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tests.runner.marks import is_alone
+from tests.runner.programs import may_start_programs
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Tests of one class that run in one process, in order."""
+
+    name: str
+    tests: tuple[unittest.TestCase, ...]
+    runs_alone: bool
+
+    def after(self, finished: set[str]) -> Unit:
+        """The unit without the tests that have these ids."""
+        return Unit(self.name, tuple(test for test in self.tests if test.id() not in finished), self.runs_alone)
+
+
+def load(name: str) -> unittest.TestSuite:
+    """Load a package with all its modules, a module, a class or a test."""
+    loader = unittest.TestLoader()
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        # A class or a test: the part before the last dot is not a package.
+        found = None
+    if found is None or not found.submodule_search_locations:
+        return loader.loadTestsFromName(name)
+    return loader.discover(found.submodule_search_locations[0], top_level_dir=".")
+
+
+def load_tests_named(names: Iterable[str]) -> list[unittest.TestCase]:
+    """Load the tests of all names; a test that several names contain comes once."""
+    tests = {test.id(): test for name in names for test in _flatten(load(name))}
+    return list(tests.values())
+
+
+def in_process_only(tests: Iterable[unittest.TestCase]) -> list[unittest.TestCase]:
+    return [test for test in tests if not may_start_programs(test)]
+
+
+def group(tests: Iterable[unittest.TestCase], durations: dict[str, float]) -> list[Unit]:
+    """Group tests by class, the longest unit first; the tests that run alone form units of their own, at the end."""
+    groups: dict[tuple[bool, str], list[unittest.TestCase]] = {}
+    for test in tests:
+        name = f"{type(test).__module__}.{type(test).__qualname__}"
+        groups.setdefault((is_alone(test), name), []).append(test)
+    units = [Unit(name, tuple(members), runs_alone) for (runs_alone, name), members in groups.items()]
+    return sorted(units, key=lambda unit: (unit.runs_alone, -expected_duration(unit.tests, durations)))
+
+
+def expected_duration(tests: Sequence[unittest.TestCase], durations: dict[str, float]) -> float:
+    """The seconds of the last run, or an estimate for tests that have not run in this checkout."""
+    return sum(durations.get(test.id(), 1.0 if may_start_programs(test) else 0.05) for test in tests)
+
+
+def _flatten(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from _flatten(test)
+        else:
+            yield test

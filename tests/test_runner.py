@@ -1,0 +1,170 @@
+"""The test runner: what it counts, and what it says of tests that fail, die or hang."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from tests.daemon.process import ROOT, clean_environment
+from tests.runner.marks import alone
+from tests.runner.programs import may_start_programs
+from tests.runner.units import group, in_process_only
+from tests.support import TempCase
+
+
+class RunnerCase(TempCase):
+    def run_tests(self, source: str, *arguments: str, status: int = 1) -> subprocess.CompletedProcess[str]:
+        """Run the tests of a module with this source."""
+        (self.directory / "test_sample.py").write_text(f"import unittest\n{textwrap.dedent(source)}")
+        environment = {**clean_environment(), "PYTHONPATH": f"{ROOT}{os.pathsep}{self.directory}"}
+        command = [sys.executable, "-m", "tests", *arguments, "test_sample"]
+        done = subprocess.run(command, cwd=self.directory, env=environment, capture_output=True, text=True, check=False)
+        self.assertEqual(status, done.returncode, done.stderr)
+        return done
+
+
+class CountTest(RunnerCase):
+    def test_skipped_tests_and_failed_fixtures_count_as_failed_and_subtests_as_one(self) -> None:
+        done = self.run_tests(
+            """
+            class Test(unittest.TestCase):
+                def test_passes(self): pass
+                def test_is_skipped(self): self.skipTest("no reason")
+                def test_fails_twice(self):
+                    for number in (1, 2):
+                        with self.subTest(number=number): self.assertEqual(0, number)
+                @unittest.expectedFailure
+                def test_succeeds_unexpectedly(self): pass
+
+            class Broken(unittest.TestCase):
+                @classmethod
+                def setUpClass(cls): raise OSError("no fixture")
+                def test_is_not_reached(self): pass
+            """
+        )
+
+        self.assertEqual("1 passed, 4 failed\n", done.stdout)
+        for expected in ("FAIL: test_sample.Test.test_fails_twice (number=2)", "no reason", "OSError: no fixture"):
+            self.assertIn(expected, done.stderr)
+
+    def test_passing_tests_end_with_status_0_and_print_no_output_of_theirs(self) -> None:
+        source = 'class Test(unittest.TestCase):\n    def test_prints(self): print("noise")'
+
+        quiet = self.run_tests(source, status=0)
+        verbose = self.run_tests(source, "-v", status=0)
+
+        self.assertEqual("1 passed, 0 failed\n", quiet.stdout)
+        self.assertNotIn("noise", quiet.stderr)
+        self.assertIn("noise", verbose.stderr)
+        self.assertIn("ok test_sample.Test.test_prints", verbose.stderr)
+
+    def test_a_run_without_a_test_fails(self) -> None:
+        self.assertEqual("0 passed, 0 failed\n", self.run_tests("").stdout)
+
+
+class DeathTest(RunnerCase):
+    def test_a_test_whose_process_dies_fails_by_name_and_the_rest_of_its_class_runs(self) -> None:
+        done = self.run_tests(
+            """
+            import os
+            class Test(unittest.TestCase):
+                def test_a(self): pass
+                def test_b(self): os.kill(os.getpid(), 9)
+                def test_c(self): pass
+            """
+        )
+
+        self.assertEqual("2 passed, 1 failed\n", done.stdout)
+        self.assertIn("DIED: test_sample.Test.test_b", done.stderr)
+        self.assertIn("SIGKILL", done.stderr)
+
+    def test_a_test_over_its_time_limit_fails_by_name_with_the_stacks_of_its_threads(self) -> None:
+        done = self.run_tests(
+            """
+            import threading
+            class Test(unittest.TestCase):
+                def test_a(self): pass
+                def test_hangs(self): threading.Event().wait()
+                def test_z(self): pass
+            """,
+            *("--limit", "2"),
+        )
+
+        self.assertEqual("2 passed, 1 failed\n", done.stdout)
+        self.assertIn("DIED: test_sample.Test.test_hangs", done.stderr)
+        self.assertIn("exceeded its time limit (2 s)", done.stderr)
+        self.assertIn("in test_hangs", done.stderr)
+
+    def test_programs_that_a_test_has_lost_are_killed_and_hold_nothing_up(self) -> None:
+        done = self.run_tests(
+            """
+            import os, pathlib
+            class Test(unittest.TestCase):
+                def test_loses(self):
+                    lost = os.fork()
+                    if not lost: os.execvp("sleep", ["sleep", "900"])
+                    pathlib.Path("lost").write_text(str(lost))
+            """,
+            status=0,
+        )
+
+        lost = int((self.directory / "lost").read_text())
+        self.assertEqual("1 passed, 0 failed\n", done.stdout)
+        self.wait_until("it is gone", lambda: not is_alive(lost))
+
+
+class FastTest(RunnerCase):
+    def test_tests_are_judged_by_the_programs_that_they_and_their_helpers_start(self) -> None:
+        starting = self.some_test(DeathTest)
+        harmless = self.some_test(Lone)
+
+        self.assertEqual([True, False], [may_start_programs(test) for test in (starting, harmless)])
+        self.assertEqual([harmless], in_process_only([starting, harmless]))
+
+    def some_test(self, case: type[TempCase]) -> TempCase:
+        return case(next(name for name in dir(case) if name.startswith("test_")))
+
+    def test_an_overlooked_program_is_not_started(self) -> None:
+        done = self.run_tests(
+            """
+            import os
+            class Test(unittest.TestCase):
+                def test_starts(self): os.posix_spawn("/bin/true", ["true"], {})
+            """,
+            "--fast",
+        )
+
+        self.assertEqual("0 passed, 1 failed\n", done.stdout)
+        self.assertIn("os.posix_spawn '/bin/true' under --fast", done.stderr)
+
+
+class OrderTest(TempCase):
+    def test_units_are_classes_the_longest_first_and_those_that_run_alone_last(self) -> None:
+        durations = {test.id(): 1.0 for test in (*self.some(FastTest), *self.some(CountTest))}
+        durations[self.id()] = 5.0
+
+        units = group([*self.some(Lone), *self.some(FastTest), *self.some(CountTest), self], durations)
+
+        names = [type(self), CountTest, FastTest, Lone]
+        self.assertEqual([f"{__name__}.{each.__name__}" for each in names], [unit.name for unit in units])
+        self.assertEqual([False, False, False, True], [unit.runs_alone for unit in units])
+
+    def some(self, case: type[TempCase]) -> list[TempCase]:
+        return [case(name) for name in dir(case) if name.startswith("test_")]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for has no command line."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@alone
+class Lone(TempCase):
+    def test_a_marked_class_runs_alone(self) -> None:
+        self.assertTrue(group([self], {})[0].runs_alone)
