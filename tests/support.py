@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filestoraged.daemon.config import INTERFACES, OPERATIONS, Address, Config
 from filestoraged.daemon.services import Services
 from filestoraged.daemon.sockets import address_of, close, listen
+from filestoraged.daemon.values import INTERFACES, OPERATIONS, Address, Config
 from filestoraged.daemon.worker import Worker
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits

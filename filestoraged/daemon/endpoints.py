@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from filestoraged.daemon import activation, sockets
-from filestoraged.daemon.config import DEFAULT_LISTEN, OPERATIONS, Address, Config, parse_socket_name
+from filestoraged.daemon.values import DEFAULT_LISTEN, OPERATIONS, Address, Config, parse_socket_name
 from filestoraged.errors import StartError
 
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 
 from filestoraged.daemon import descriptors
-from filestoraged.daemon.config import Config
 from filestoraged.daemon.endpoints import Endpoints
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
 from filestoraged.daemon.services import Services
+from filestoraged.daemon.values import Config
 from filestoraged.daemon.worker import Worker
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit

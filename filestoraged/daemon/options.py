@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from filestoraged import __version__
-from filestoraged.daemon import config
-from filestoraged.daemon.config import LOG_LEVELS, Config
+from filestoraged.daemon import values as config
+from filestoraged.daemon.values import LOG_LEVELS, Config
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import StartError, UsageError
 

@@ -13,9 +13,9 @@ from filestoraged.api import drops, files, kv, metrics, operations, repositories
 from filestoraged.api.metrics import Gauge
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Look, Readiness
-from filestoraged.daemon.config import Config
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.tokens_file import read_tokens
+from filestoraged.daemon.values import Config
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.contract import Store

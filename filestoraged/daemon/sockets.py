@@ -12,7 +12,7 @@ import socket
 import stat
 from collections.abc import Sequence
 
-from filestoraged.daemon.config import Address
+from filestoraged.daemon.values import Address
 from filestoraged.errors import StartError
 
 # Connections that may wait to be accepted: a burst of clients is not turned away while the threads are busy.

@@ -10,8 +10,8 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 
-from filestoraged.daemon.config import INTERFACES, OPERATIONS, Config, join_mounts, parse_mount
 from filestoraged.daemon.options import Parser, file_values
+from filestoraged.daemon.values import INTERFACES, OPERATIONS, Config, join_mounts, parse_mount
 from filestoraged.errors import StartError, UsageError
 from filestoraged.web.auth import ACTIONS, Grant, Scope, Tokens, hashed
 

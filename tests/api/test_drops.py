@@ -17,8 +17,8 @@ from typing import Any
 from unittest import mock
 from urllib.parse import quote, urlsplit
 
-from filestoraged.daemon.config import Address
 from filestoraged.daemon.janitor import Janitor
+from filestoraged.daemon.values import Address
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
 from tests.api.test_files import form, text_part

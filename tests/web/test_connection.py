@@ -11,7 +11,7 @@ import threading
 import time
 from unittest.mock import patch
 
-from filestoraged.daemon.config import Address
+from filestoraged.daemon.values import Address
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.receiver import Receiver

@@ -9,7 +9,7 @@ import tempfile
 import unittest
 from typing import Any
 
-from filestoraged.daemon.config import Address
+from filestoraged.daemon.values import Address
 from filestoraged.web.auth import hashed
 from filestoraged.web.cross_site import Hosts, Origins
 from filestoraged.web.message import Request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import unittest
 
-from filestoraged.daemon.config import Address
+from filestoraged.daemon.values import Address
 from filestoraged.web.message import Answer, Request
 from filestoraged.web.trusted_proxies import UNIX, TrustedProxies
 from tests.support import ServerCase

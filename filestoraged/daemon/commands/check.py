@@ -16,7 +16,7 @@ from filestoraged.check.disk import DiskCheck
 from filestoraged.check.findings import FOREIGN, CheckTotals, Finding
 from filestoraged.check.memcached import MemcachedCheck
 from filestoraged.check.throttle import CheckStopped, Throttle
-from filestoraged.daemon import config
+from filestoraged.daemon import values as config
 from filestoraged.daemon.options import Parser, file_values
 from filestoraged.daemon.progress import Progress
 from filestoraged.daemon.report import JsonReport, Report, ReportTotals, TextReport
