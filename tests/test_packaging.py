@@ -8,8 +8,8 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from filestoraged.daemon.generation import DRAIN
-from filestoraged.daemon.options import parse_arguments
+from filestoraged.daemon.config import parse_arguments
+from filestoraged.daemon.worker import DRAIN
 from filestoraged.errors import UsageError
 from tests.support import TempCase, find_program
 

@@ -13,7 +13,7 @@ from filestoraged.errors import CheckError, StartError, UsageError
 _COMMANDS: dict[str, str] = {
     "serve": "commands.serve.serve",
     "check": "commands.check.check",
-    "token": "tokens_file.token",
+    "token": "commands.token.token",
     "memcached-check": "commands.memcached_check.memcached_check",
 }
 

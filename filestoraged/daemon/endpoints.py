@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from filestoraged.daemon import activation, sockets
+from filestoraged.daemon import sockets
 from filestoraged.daemon.values import DEFAULT_LISTEN, OPERATIONS, Address, Config, parse_socket_name
 from filestoraged.errors import StartError
 
@@ -46,7 +46,7 @@ class Endpoints:
 
     def __init__(self) -> None:
         """Take what systemd has handed over. Raises StartError."""
-        self._inherited = activation.inherited_sockets()
+        self._inherited = sockets.inherited_sockets()
         self._bound: dict[_Wanted, list[socket.socket]] = {}
 
     def find(self, config: Config) -> list[Endpoint]:

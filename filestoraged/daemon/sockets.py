@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import stat
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from filestoraged.daemon.values import Address
 from filestoraged.errors import StartError
 
 # Connections that may wait to be accepted: a burst of clients is not turned away while the threads are busy.
 BACKLOG = 1024
+
+# The first descriptor that a service manager hands over (sd_listen_fds(3)).
+_FIRST = 3
 
 # A port that is free on one address may be taken on the other. So many times another one is tried.
 _ATTEMPTS = 20
@@ -47,6 +52,22 @@ def close(listeners: list[socket.socket]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(listener.getsockname())
         listener.close()
+
+
+class Named(NamedTuple):
+    # What the socket unit's FileDescriptorName= says.
+    name: str
+    listener: socket.socket
+
+
+def inherited_sockets() -> list[Named]:
+    """Take over what was handed to this process, once. Raises StartError where one is not for listening."""
+    count, pid, names = (os.environ.pop(f"LISTEN_{what}", "") for what in ("FDS", "PID", "FDNAMES"))
+    if not count.isdecimal() or pid != str(os.getpid()):
+        return []
+    # Where there are no names, they are unknown.
+    named = itertools.chain(names.split(":") if names else [], itertools.repeat("unknown"))
+    return [Named(next(named), _take(descriptor)) for descriptor in range(_FIRST, _FIRST + int(count))]
 
 
 def _listen_tcp(address: Address) -> list[socket.socket]:
@@ -149,3 +170,20 @@ def _clear_away(path: str) -> None:
         except (TimeoutError, BlockingIOError):
             pass
     raise OSError(errno.EADDRINUSE, "A daemon is listening there")
+
+
+def _take(descriptor: int) -> socket.socket:
+    try:
+        os.set_inheritable(descriptor, False)
+    except OSError as error:
+        raise StartError(
+            f"LISTEN_FDS names descriptor {descriptor}, which is not open: the service manager did not pass it on."
+        ) from error
+    try:
+        taken = socket.socket(fileno=descriptor)
+        listens = taken.type == socket.SOCK_STREAM and taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        listens = False
+    if not listens:
+        raise StartError("The service manager handed over what is no listening socket: it needs Accept=no.")
+    return taken

@@ -16,9 +16,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from concurrent.futures import Future
+from typing import NamedTuple, Protocol, TypeVar
 
 log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 RELOAD = signal.SIGHUP
@@ -278,6 +281,31 @@ class Supervisor:
             if status:
                 log.error("worker %d died after %.1f s: %s", pid, lived, _cause(status))
             self._watch.bury(dead.slot)
+
+
+def run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float], bool]], object]) -> _Result:
+    """Return what `work` returns, or raise what it raises.
+
+    `attend` is called with a function that waits for so many seconds and returns whether the work is done. It returns
+    once that is so. When it raises instead, the work is left to itself, on a thread that ends with the process.
+    """
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, name="preparation", daemon=True)
+    thread.start()
+
+    def is_done(seconds: float) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
+    attend(is_done)
+    return future.result()
 
 
 def raise_if_stopped() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from filestoraged.check.disk import DiskCheck
 from filestoraged.check.findings import KINDS, CheckTotals, Finding
 from filestoraged.check.throttle import Throttle
-from filestoraged.daemon.progress import Progress
+from filestoraged.daemon.commands.check_output import Progress
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.daemon.process import ROOT, clean_environment, running

@@ -12,7 +12,7 @@ import sys
 import time
 import unittest
 
-from filestoraged.daemon.log_output import BACKLOG, LogOutput
+from filestoraged.daemon.logs import BACKLOG, LogOutput
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
 from tests.support import TempCase
 

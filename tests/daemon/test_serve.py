@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from filestoraged import __version__
-from filestoraged.daemon.options import OPTIONS
+from filestoraged.daemon.config import OPTIONS
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
 from tests.support import TempCase, read_all, read_answer
 

@@ -17,9 +17,8 @@ from filestoraged.check.findings import FOREIGN, CheckTotals, Finding
 from filestoraged.check.memcached import MemcachedCheck
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.daemon import values as config
-from filestoraged.daemon.options import Parser, file_values
-from filestoraged.daemon.progress import Progress
-from filestoraged.daemon.report import JsonReport, Report, ReportTotals, TextReport
+from filestoraged.daemon.commands.check_output import JsonReport, Progress, Report, ReportTotals, TextReport
+from filestoraged.daemon.config import Parser, file_values
 from filestoraged.errors import CheckError, StartError, StoreUnavailable, UsageError
 from filestoraged.store.memcached.store import MemcachedStore
 

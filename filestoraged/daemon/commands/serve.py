@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 
 from filestoraged import __version__
 from filestoraged.daemon import systemd
+from filestoraged.daemon.config import parse_arguments
 from filestoraged.daemon.endpoints import Endpoints
-from filestoraged.daemon.generation import DRAIN, Generation
 from filestoraged.daemon.logs import start_logging
-from filestoraged.daemon.options import parse_arguments
-from filestoraged.daemon.preparation import run_attended
-from filestoraged.daemon.supervisor import AWAITED, RELOAD, StopRequested, Supervisor, raise_if_stopped
+from filestoraged.daemon.supervisor import AWAITED, RELOAD, StopRequested, Supervisor, raise_if_stopped, run_attended
 from filestoraged.daemon.values import INTERFACES, OPERATIONS, Config
 from filestoraged.daemon.watchdog import Watchdog
+from filestoraged.daemon.worker import DRAIN, Generation
 from filestoraged.errors import StartError, UsageError
 from filestoraged.web.metrics import Metrics
 
