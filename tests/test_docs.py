@@ -9,7 +9,7 @@ import sys
 import unittest
 from collections.abc import Iterator
 
-from filestoraged.daemon.options import parse_arguments
+from filestoraged.daemon.config import parse_arguments
 from filestoraged.errors import ClientGone, Error
 from tests.bench.measures import MEASURES
 from tests.daemon.process import PATIENCE, ROOT

@@ -5,17 +5,18 @@ Nothing answered may be lost, nothing half-visible, and the daemon goes on servi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import resource
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import requests
 
-from tests.daemon.process import PATIENCE, Daemon, running
+from tests.daemon.process import PATIENCE, Daemon, running, traced
 from tests.daemon.uploads import upload_until_killed
 from tests.support import TempCase, find_program, in_threads, read_answer
 
@@ -134,22 +135,21 @@ class NoDescriptorsTest(TempCase):
             spent = _cpu_seconds(daemon)
 
         self.assertEqual(200, answer.status_code)
-        self.assertEqual(1, len(warnings))
+        # One in ten seconds, and not one for each connection.
+        self.assertIn(len(warnings), range(1, 5))
         self.assertLess(spent, 2)
 
 
 class BrokenSyscallTest(TempCase):
-    """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is but one."""
+    """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is only one."""
 
-    def inject(self, what: str) -> Daemon:
-        # A start that makes the store syncs as well.
-        (self.directory / "store").mkdir(mode=0o700, exist_ok=True)
-        before = [find_program("strace"), "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={what}"]
-        listen, store = ("--listen", "127.0.0.1:0"), ("--store", str(self.directory / "store"))
-        arguments = (*listen, *store, "--mount", "files=/", "--workers", "1", "--threads", "1")
-        daemon = Daemon(*arguments, before=before)
-        self.addCleanup(daemon.kill)
-        return daemon.wait_until_listening()
+    @contextlib.contextmanager
+    def failing(self, what: str) -> Iterator[Daemon]:
+        find_program("strace")
+        arguments = ("--store", str(self.directory / "store"), "--mount", "files=/", "--workers", "1", "--threads", "1")
+        trace = ("-o", "/dev/null", "-e", f"inject={what}")
+        with running(*arguments) as daemon, traced(daemon, *trace):
+            yield daemon
 
     def test_a_sync_or_a_rename_that_fails_keeps_nothing(self) -> None:
         faults: dict[str, tuple[int, Sequence[str]]] = {
@@ -162,9 +162,7 @@ class BrokenSyscallTest(TempCase):
         }
 
         for fault, (status, left) in faults.items():
-            with self.subTest(fault=fault):
-                daemon = self.inject(fault)
-
+            with self.subTest(fault=fault), self.failing(fault) as daemon:
                 broken = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
                 self.assertEqual(status, broken.status_code)
                 self.assertEqual(left, self.files_below(self.directory / "store"))
@@ -172,7 +170,6 @@ class BrokenSyscallTest(TempCase):
 
                 self.assertEqual(200, again.status_code)
                 requests.delete(f"{daemon.url}/{again.json()['hash']}", timeout=PATIENCE)
-                daemon.kill()
 
 
 class TwoDaemonsTest(TempCase):

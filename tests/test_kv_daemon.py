@@ -8,13 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import requests
 
-from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
-from tests.support import TempCase, find_program, in_threads
+from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running, traced
+from tests.support import TempCase, in_threads
 from tests.test_faults import PrivateDiskCase
 
 
@@ -128,7 +127,7 @@ class KvDaemonTest(TempCase):
         trace = self.directory / "trace"
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})
-            with self.strace(daemon, "-e", "trace=fdatasync,fsync", "-o", str(trace)):
+            with traced(daemon, "-e", "trace=fdatasync,fsync", "-o", str(trace)):
                 self.assertEqual(204, requests.post(f"{daemon.url}/commit").status_code)
                 synced = trace.read_text().count("sync(")
 
@@ -176,24 +175,7 @@ class KvDaemonTest(TempCase):
         self.assertEqual([200, 201], [answer.status_code for answer in free])
 
     def failing(self, daemon: Daemon, what: str) -> contextlib.AbstractContextManager[None]:
-        return self.strace(daemon, "-o", "/dev/null", "-e", f"inject={what}")
-
-    @contextlib.contextmanager
-    def strace(self, daemon: Daemon, *arguments: str) -> Iterator[None]:
-        """Have all threads of the daemon traced for the length of the block."""
-        pid = str(daemon.worker)
-        tracer = subprocess.Popen([find_program("strace"), "-f", "-qq", *arguments, "-p", pid])
-        tasks = Path("/proc", pid, "task")
-
-        def is_traced() -> bool:
-            return all("TracerPid:\t0" not in (task / "status").read_text() for task in tasks.iterdir())
-
-        try:
-            self.wait_until("it is traced", is_traced)
-            yield
-        finally:
-            tracer.terminate()
-            tracer.wait(PATIENCE)
+        return traced(daemon, "-o", "/dev/null", "-e", f"inject={what}")
 
 
 class FullFromTheStartTest(PrivateDiskCase):

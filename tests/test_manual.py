@@ -8,9 +8,9 @@ import unittest
 from pathlib import Path
 from typing import NamedTuple
 
-from filestoraged.daemon import config
-from filestoraged.daemon.config import Config, join_mounts, parse_mount
-from filestoraged.daemon.options import OPTIONS, Option
+from filestoraged.daemon import values
+from filestoraged.daemon.config import OPTIONS, Option
+from filestoraged.daemon.values import Config, join_mounts, parse_mount
 from tests.daemon.process import ROOT
 from tests.support import find_program
 
@@ -82,7 +82,7 @@ class ManualTest(unittest.TestCase):
         if option.name in _IN_WORDS:
             self.assertEqual(_IN_WORDS[option.name], default)
         elif option.name == "listen":
-            self.assertEqual(config.DEFAULT_LISTEN, (option.parse(default),))
+            self.assertEqual(values.DEFAULT_LISTEN, (option.parse(default),))
         elif option.name == "mount":
             self.assertEqual(Config().mounts, join_mounts([parse_mount(each) for each in default.split(", ")]))
         elif default.partition(";")[0] == "none":

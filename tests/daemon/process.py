@@ -104,6 +104,23 @@ def running(*arguments: str, **settings: object) -> Iterator[Daemon]:
         daemon.log.close()
 
 
+@contextlib.contextmanager
+def traced(daemon: Daemon, *arguments: str) -> Iterator[None]:
+    """Trace all threads of a daemon's only worker by strace, with these arguments, for the length of the block."""
+    tasks = Path("/proc", str(daemon.worker), "task")
+    tracer = subprocess.Popen(["strace", "-f", "-qq", *arguments, "-p", str(daemon.worker)])
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while any("TracerPid:\t0" in (task / "status").read_text() for task in tasks.iterdir()):
+            if time.monotonic() > deadline:
+                raise AssertionError("strace does not trace the worker")
+            time.sleep(0.01)
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait(PATIENCE)
+
+
 def clean_environment() -> dict[str, str]:
     """The environment, without what a service manager or an earlier test has put there."""
     ours = ("STATE_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM")
