@@ -11,8 +11,12 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from filestoraged.daemon.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -119,6 +123,40 @@ def traced(daemon: Daemon, *arguments: str) -> Iterator[None]:
     finally:
         tracer.terminate()
         tracer.wait(PATIENCE)
+
+
+def fork_command(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """Run a command that ends by itself in a fork of this process; return its exit status, output and errors.
+
+    A fork takes 10 ms of CPU time; an interpreter that imports the package takes 250 ms.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        child = os.fork()
+        if not child:
+            _run_in_fork(arguments, cwd, output.fileno(), errors.fileno())
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        output.seek(0)
+        errors.seek(0)
+        return status, output.read(), errors.read()
+
+
+def _run_in_fork(arguments: Sequence[str], cwd: Path, output: int, errors: int) -> NoReturn:
+    status = 70
+    try:
+        # A daemon that starts where it should have refused to is ended.
+        signal.alarm(int(PATIENCE))
+        os.chdir(cwd)
+        os.dup2(output, 1)
+        os.dup2(errors, 2)
+        for name in os.environ.keys() - clean_environment().keys():
+            del os.environ[name]
+        status = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def clean_environment() -> dict[str, str]:

@@ -23,7 +23,7 @@ from filestoraged.check.throttle import Throttle
 from filestoraged.daemon.commands.check_output import Progress
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.memcached.store import MemcachedStore
-from tests.daemon.process import ROOT, clean_environment, running
+from tests.daemon.process import ROOT, clean_environment, fork_command, running
 from tests.store.memcached.servers import start_memcached
 from tests.support import PATIENCE, TempCase
 
@@ -236,11 +236,11 @@ class StatusTest(CheckCase):
         self.assertEqual(0, self.check("--memcached", server.address).returncode)
 
     def assert_refused(self, sentence: str, *arguments: str) -> None:
-        done = self.check(*arguments)
+        status, output, errors = fork_command("check", *arguments, cwd=ROOT)
 
-        self.assertEqual((2, ""), (done.returncode, done.stdout))
-        self.assertIn(sentence, done.stderr)
-        self.assertEqual(1, done.stderr.count("\n"))
+        self.assertEqual((2, ""), (status, output))
+        self.assertIn(sentence, errors)
+        self.assertEqual(1, errors.count("\n"))
 
     @contextlib.contextmanager
     def started(self, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:

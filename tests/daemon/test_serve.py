@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filestoraged import __version__
 from filestoraged.daemon.config import OPTIONS
-from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
+from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, fork_command, running
 from tests.support import TempCase, read_all, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -30,7 +30,7 @@ class CommandTest(TempCase):
         return done.returncode, done.stdout, done.stderr
 
     def assert_refused(self, status: int, *arguments: str) -> str:
-        code, output, complaint = self.run_command(*arguments)
+        code, output, complaint = fork_command(*arguments, cwd=self.directory)
         self.assertEqual((status, ""), (code, output), complaint)
         self.assertRegex(complaint, r"\Afilestoraged: .*\.\n\Z")
         self.assertLessEqual(len(complaint.splitlines()), 3)
