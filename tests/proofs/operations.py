@@ -32,39 +32,39 @@ TOKEN = "fsd_token"
 _ALTERNATING = """
 import statistics, sys, time
 from filestoraged.daemon.cli import main
-from filestoraged.web.metrics import Meter
-from filestoraged.web.server import Server
+from filestoraged.web.loop_context import LoopContext
+from filestoraged.web.metrics import Metrics
 
 ROUNDS, BLOCKS = 20, 800
 
-def log(self, handler, status, kind, sent, ended):
-    self._access.note(handler.address_string(), handler.asked, status, sent, ended - handler.started)
-    if handler.on_thread:
-        self._access.flush()
+def log(self, connection, status, kind, sent, ended):
+    self.access_log.add(connection.client, connection.request, status, sent, ended - connection.started)
+    if connection.is_on_thread:
+        self.access_log.flush()
 
-kinds = ((Server.note, Meter.publish), (log, lambda meter: None))
-send_answers = Server._send_answers
+kinds = ((LoopContext.record, Metrics.publish), (log, lambda metrics: None))
+end_round = LoopContext.end_round
 costs = ([], [])
-kind = rounds = answers = begun = 0
+kind = rounds = responses = started = 0
 
-def alternate(server):
-    global kind, rounds, answers, begun
+def alternate(context):
+    global kind, rounds, responses, started
     rounds += 1
-    answers += len(server.outbox)
-    send_answers(server)
+    responses += len(context.unsent)
+    end_round(context)
     if rounds < ROUNDS:
         return
-    if answers > ROUNDS:
-        costs[kind].append((time.thread_time_ns() - begun) / answers)
-    kind, rounds, answers = 1 - kind, 0, 0
-    Server.note, Meter.publish = kinds[kind]
+    if responses > ROUNDS:
+        costs[kind].append((time.thread_time_ns() - started) / responses)
+    kind, rounds, responses = 1 - kind, 0, 0
+    LoopContext.record, Metrics.publish = kinds[kind]
     if min(map(len, costs)) >= BLOCKS:
         sys.stderr.write("counting {:.0f} ns, not {:.0f} ns\\n".format(*map(statistics.median, costs)))
         costs[0].clear()
         costs[1].clear()
-    begun = time.thread_time_ns()
+    started = time.thread_time_ns()
 
-Server._send_answers = alternate
+LoopContext.end_round = alternate
 sys.exit(main(sys.argv[4:]))
 """
 
