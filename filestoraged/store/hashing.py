@@ -1,7 +1,7 @@
-"""Hashing beside the writing: one core hashes while another receives and stores.
+"""Hashing in parallel: one core hashes while another receives and stores.
 
-The invariant: a caller never waits for a thread that is not running. Where no thread can be started, the caller hashes
-by itself. An exception on the hash thread is raised to the caller.
+The invariant: a caller never waits for a thread that is not running. If no thread can be started, the caller hashes.
+An exception on the hash thread is raised to the caller.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from filestoraged.digest import Bytes, Expected, Hasher
+from filestoraged.store.serial_executor import Call, SerialExecutor, start_thread
 
 # 256 KiB: the hash stays ahead of the network and a thousand uploads stay under 256 MiB.
 COPY_SIZE = 256 * 1024
 
-# Below a few pieces, starting a thread and waking it costs more than what it takes over.
-_WORTH_A_THREAD = 4 * COPY_SIZE
+# In bytes. For a smaller object, starting and waking a thread costs more than hashing on the caller's thread.
+_MIN_THREADED_SIZE = 4 * COPY_SIZE
 
-# Smaller pieces are hashed by the caller: that takes about as long as waking a thread (64 KiB: 50 to 150 us), and a
+# In bytes. The caller hashes smaller pieces: that takes about as long as waking a thread (64 KiB: 50 to 150 us), and a
 # client that sends so little at a time is slower than the hash, so it should not occupy a thread.
-_WORTH_WAKING = 64 * 1024
+_MIN_QUEUED_SIZE = 64 * 1024
 
 # Pieces queued for a hash thread, which absorb a slow write: 2 MiB for each upload that has a thread.
-_AHEAD = 8
+_MAX_QUEUED = 8
 
 # Seconds without a piece after which a hash thread ends, so that another upload can have one.
-_PATIENCE = 1.0
+_IDLE_TIMEOUT = 1.0
 
 _Hash = Callable[[Bytes], None]
 
 
-class _Places(NamedTuple):
+class _ThreadSlots(NamedTuple):
     """The semaphore of one process."""
 
     pid: int
@@ -42,45 +43,41 @@ class _Places(NamedTuple):
 
 
 class HashThreads:
-    """Limits the hash threads of a process. Shared by all of its stores; any thread may call it.
+    """Limits the hash threads of a process. All of its stores share one; any thread calls it.
 
-    A forked child counts anew, since it has none of its parent's threads.
+    A forked child has none of its parent's threads, and counts anew.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        """`limit` is the largest number of threads. Default: one for each core, none on a single core."""
+        """`limit` is the maximum number of threads. Default: one for each core, none on a single core."""
         self._limit = limit
-        self._places: _Places | None = None
+        self._slots: _ThreadSlots | None = None
 
-    def start(self, run: Callable[[], None]) -> threading.Thread | None:
+    def start(self, run: Call) -> threading.Thread | None:
         """Start a thread that calls `run`. Returns None at the limit, or if the system refuses another thread."""
-        places = self._own_places()
-        if not places.free.acquire(blocking=False):
+        slots = self._own_slots()
+        if not slots.free.acquire(blocking=False):
             return None
-        thread = threading.Thread(target=_run_in, args=(places, run), name="hash", daemon=True)
-        try:
-            thread.start()
-        except (RuntimeError, MemoryError):
-            # "can't start new thread": RLIMIT_NPROC, or pids.max of the control group.
-            places.free.release()
-            return None
+        thread = start_thread(functools.partial(_run_in, slots, run), name="hash")
+        if thread is None:
+            slots.free.release()
         return thread
 
-    def _own_places(self) -> _Places:
-        places = self._places
-        if places is None or places.pid != os.getpid():
+    def _own_slots(self) -> _ThreadSlots:
+        slots = self._slots
+        if slots is None or slots.pid != os.getpid():
             # If two threads get here at once, one thread more than the limit may be started, once.
             cores = len(os.sched_getaffinity(0))
             limit = self._limit if self._limit is not None else cores if cores > 1 else 0
-            places = self._places = _Places(os.getpid(), threading.BoundedSemaphore(limit))
-        return places
+            slots = self._slots = _ThreadSlots(os.getpid(), threading.BoundedSemaphore(limit))
+        return slots
 
 
-def _run_in(places: _Places, run: Callable[[], None]) -> None:
+def _run_in(slots: _ThreadSlots, run: Call) -> None:
     try:
         run()
     finally:
-        places.free.release()
+        slots.free.release()
 
 
 class OverlappedHasher:
@@ -93,26 +90,26 @@ class OverlappedHasher:
         self._hasher = Hasher(algorithm, expected)
         self._threads = threads
         self._hashed = 0
-        # Of all bytes up to the end of each piece that was marked.
+        # One for each piece that `update_marked` got: the mark of all bytes up to its end.
         self.marks: list[bytes] = []
-        self._beside: _Beside | None = None
+        self._queue: _HashQueue | None = None
 
     def update(self, data: Bytes) -> None:
-        """Take more bytes. The buffer may be reused afterwards."""
-        self._take(self._hasher.update, data, bytes)
+        """Hash more bytes. The buffer may be reused afterwards."""
+        self._hash(self._hasher.update, data, bytes)
 
     def update_marked(self, data: Bytes) -> None:
-        """Take more bytes, in a buffer that nobody changes, and note their mark in `marks`."""
-        self._take(self._mark, data, _same)
+        """Hash more bytes, in a buffer that never changes, and append their mark to `marks`."""
+        self._hash(self._mark, data, _same)
 
-    def _take(self, hash_: _Hash, data: Bytes, copy: Callable[[Bytes], Bytes]) -> None:
-        if self._beside is not None:
-            self._beside.hash(hash_, data, copy)
+    def _hash(self, hash_: _Hash, data: Bytes, copy: Callable[[Bytes], Bytes]) -> None:
+        if self._queue is not None:
+            self._queue.hash(hash_, data, copy)
             return
         hash_(data)
         self._hashed += len(data)
-        if self._hashed >= _WORTH_A_THREAD:
-            self._beside = _Beside(self._threads)
+        if self._hashed >= _MIN_THREADED_SIZE:
+            self._queue = _HashQueue(self._threads)
 
     def _mark(self, data: Bytes) -> None:
         self._hasher.update(data)
@@ -123,39 +120,32 @@ class OverlappedHasher:
 
         Raises DigestMismatch if they are not the expected ones, and any exception of the hash thread.
         """
-        beside = self._beside
+        queue = self._queue
         self.close()
-        if beside is not None:
-            beside.raise_failure()
+        if queue is not None:
+            queue.raise_failure()
         self._hasher.check()
         return self._hasher.digest()
 
     def close(self) -> None:
-        """Wait until all is hashed, and end the thread, if there is one. Again is harmless."""
-        if self._beside is not None:
-            self._beside.close()
-            self._beside = None
+        """Wait until all pieces are hashed, and end the thread. A second call does nothing."""
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
 
 
 def _same(data: Bytes) -> Bytes:
     return data
 
 
-class _Beside:
-    """Hashes pieces in order, on a hash thread if one is available, else on the caller's thread.
-
-    The condition guards all attributes.
-    """
+class _HashQueue(SerialExecutor):
+    """Hashes pieces in order, on a hash thread if one is available, else on the caller's thread."""
 
     def __init__(self, threads: HashThreads) -> None:
+        self._pieces: deque[Call] = deque()
+        super().__init__(self._pieces, idle_timeout=_IDLE_TIMEOUT)
         self._threads = threads
-        self._changed = threading.Condition()
-        self._jobs: deque[Callable[[], None]] = deque()
-        # The thread runs a job, which it has taken from `_jobs`.
-        self._busy = False
-        self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._closed = False
 
     def hash(self, hash_: _Hash, data: Bytes, copy: Callable[[Bytes], Bytes]) -> None:
         """Hash the next piece, or queue what `copy` returns for it. Raises the exception of an earlier piece."""
@@ -166,55 +156,25 @@ class _Beside:
         if self._failure is not None:
             raise self._failure
 
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-
     def _put(self, hash_: _Hash, data: Bytes, copy: Callable[[Bytes], Bytes]) -> bool:
         """Queue a piece. Returns False if the caller has to hash it, which happens only when the queue is empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._jobs) < _AHEAD)
+        with self.changed:
+            self.changed.wait_for(lambda: len(self._pieces) < _MAX_QUEUED)
             self.raise_failure()
-            if len(data) < _WORTH_WAKING and not self._jobs and not self._busy:
+            if len(data) < _MIN_QUEUED_SIZE and not self._pieces and not self.is_busy:
                 return False
-            if self._thread is None:
-                self._thread = self._threads.start(self._run)
-            if self._thread is None:
+            if not self.ensure_thread():
                 return False
-            self._jobs.append(functools.partial(hash_, copy(data)))
-            self._changed.notify_all()
+            self._pieces.append(functools.partial(hash_, copy(data)))
+            self.changed.notify_all()
             return True
 
-    def _run(self) -> None:
-        try:
-            job = self._next_job()
-            while job is not None:
-                job()
-                job = self._next_job()
-        except BaseException as error:
-            # Raised to the caller, which must stop waiting for this thread.
-            self._fail(error)
+    def _start(self, run: Call) -> threading.Thread | None:
+        return self._threads.start(run)
 
-    def _next_job(self) -> Callable[[], None] | None:
-        """Wait for the next job. Returns None if there is none for _PATIENCE seconds; the thread ends then."""
-        with self._changed:
-            self._busy = False
-            self._changed.wait_for(lambda: self._jobs or self._closed, _PATIENCE)
-            if not self._jobs:
-                self._thread = None
-                return None
-            self._busy = True
-            self._changed.notify_all()
-            return self._jobs.popleft()
-
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
+    def _on_error(self, error: BaseException) -> None:
+        """Keep the exception for the caller. The digest is lost, so the other pieces need no hash."""
+        with self.changed:
             self._failure = error
-            self._jobs.clear()
-            self._busy = False
-            self._thread = None
-            self._changed.notify_all()
+            self._pieces.clear()
+            self.changed.notify_all()

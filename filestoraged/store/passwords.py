@@ -1,39 +1,43 @@
-"""Passwords: kept as salted scrypt, compared in constant time, and computed so that guessing starves nobody."""
+"""Passwords: stored as salted scrypt hashes, compared in constant time, hashed by a queue that is fair to clients."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
+import logging
 import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from filestoraged.errors import Unavailable
-from filestoraged.store.priority import stand_back
+from filestoraged.store.serial_executor import Call, SerialExecutor, lower_priority, start_thread
+
+log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-# Some 50 ms and 16 MiB each.
+# About 50 ms and 16 MiB for each hash.
 _COST, _BLOCK = 2**14, 8
-_MEMORY = 64 * 1024 * 1024
+_SCRYPT_MEMORY = 64 * 1024 * 1024
 _SALT_SIZE = 16
 
-# Jobs of one client that wait: 5 s of work. And of all clients: each waits for one job of every other client.
-_WAITING_OF_ONE = 100
-_WAITING = 500
+# Queued jobs of one client, which are 5 s of work, and of all clients. A client waits for one job of each other client.
+_MAX_QUEUED_PER_CLIENT = 100
+_MAX_QUEUED = 500
 
-# Below the server's threads, so that hashing uses the processors that they leave.
+# Lower than the priority of the server's threads, so that hashing uses the processors that they leave idle.
 _NICE = 10
 
-# A thread that gets nothing for so many seconds ends.
-_PATIENCE = 5.0
+# Seconds without a job after which the thread ends.
+_IDLE_TIMEOUT = 5.0
 
 
 def kept(password: str) -> bytes:
-    """What is kept of a password: a salt, and the hash."""
+    """The form in which a password is stored: a salt, and the hash."""
     salt = secrets.token_bytes(_SALT_SIZE)
     return salt + _hash(password, salt)
 
@@ -54,71 +58,76 @@ class Guard:
         self.guesses = FairQueue()
 
 
-class _Job(NamedTuple):
-    work: Callable[[], Any]
-    done: Future[Any]
+class FairQueue(SerialExecutor):
+    """Runs one job at a time, of each client in turn, on a thread of low priority.
 
-
-class FairQueue:
-    """Does one job at a time, of one client after the other, on a thread that leaves the processors to others.
-
-    A client is known by any text, such as its address. The lock guards what follows.
+    A client is identified by any text, such as its address. Any thread calls it.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        # By client, in the order in which they are served; none is empty.
-        self._waiting: dict[str, deque[_Job]] = {}
-        self._size = 0
-        self._thread: threading.Thread | None = None
+        self._jobs = _JobsByClient()
+        super().__init__(self._jobs, idle_timeout=_IDLE_TIMEOUT)
 
     def submit(self, client: str, work: Callable[[], _Result]) -> Future[_Result]:
-        """Raises Unavailable where many wait already, of this client or of all."""
-        job = _Job(work, Future())
-        with self._changed:
-            own = self._waiting.get(client, ())
-            if len(own) >= _WAITING_OF_ONE or self._size >= _WAITING:
+        """Queue a job. Raises Unavailable if too many are queued, of this client or of all clients."""
+        done: Future[_Result] = Future()
+        with self.changed:
+            if self._jobs.count(client) >= _MAX_QUEUED_PER_CLIENT or len(self._jobs) >= _MAX_QUEUED:
                 raise Unavailable("Too many passwords are being checked; retry later.")
-            self._ensure_thread()
-            self._waiting.setdefault(client, deque()).append(job)
-            self._size += 1
-            self._changed.notify()
-        return job.done
+            if not self.ensure_thread():
+                raise Unavailable("No thread can be started to check passwords; retry later.")
+            self._jobs.append(client, functools.partial(_run, work, done))
+            self.changed.notify()
+        return done
 
-    def _ensure_thread(self) -> None:
-        if self._thread is not None:
-            return
-        thread = threading.Thread(target=self._run, name="password", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise Unavailable("No thread can be started to check passwords; retry later.") from error
-        self._thread = thread
+    def _start(self, run: Call) -> threading.Thread | None:
+        def run_at_low_priority() -> None:
+            lower_priority(_NICE)
+            run()
 
-    def _run(self) -> None:
-        stand_back(_NICE)
-        while True:
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._waiting, _PATIENCE):
-                    self._thread = None
-                    return
-                job = self._next()
-            try:
-                job.done.set_result(job.work())
-            except Exception as error:
-                job.done.set_exception(error)
+        return start_thread(run_at_low_priority, name="password")
 
-    def _next(self) -> _Job:
-        client = next(iter(self._waiting))
-        jobs = self._waiting.pop(client)
+    def _on_error(self, error: BaseException) -> None:
+        log.error("a password job failed", exc_info=error)
+
+
+class _JobsByClient:
+    """Queued jobs. `popleft` takes one job of each client in turn."""
+
+    def __init__(self) -> None:
+        # In the order in which the clients are served. No deque is empty.
+        self._jobs: dict[str, deque[Call]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def count(self, client: str) -> int:
+        return len(self._jobs.get(client, ()))
+
+    def append(self, client: str, job: Call) -> None:
+        self._jobs.setdefault(client, deque()).append(job)
+        self._size += 1
+
+    def popleft(self) -> Call:
+        client = next(iter(self._jobs))
+        jobs = self._jobs.pop(client)
         job = jobs.popleft()
         self._size -= 1
         if jobs:
-            # Behind all others.
-            self._waiting[client] = jobs
+            # Behind all other clients.
+            self._jobs[client] = jobs
         return job
 
 
+def _run(work: Callable[[], _Result], done: Future[_Result]) -> None:
+    if not done.set_running_or_notify_cancel():
+        return
+    try:
+        done.set_result(work())
+    except BaseException as error:
+        done.set_exception(error)
+
+
 def _hash(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=_COST, r=_BLOCK, p=1, maxmem=_MEMORY)
+    return hashlib.scrypt(password.encode(), salt=salt, n=_COST, r=_BLOCK, p=1, maxmem=_SCRYPT_MEMORY)

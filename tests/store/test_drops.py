@@ -700,6 +700,17 @@ class GuardTest(TempCase):
         self.assertRaises(ZeroDivisionError, queue.submit("x", lambda: 1 // 0).result, PATIENCE)
         self.assertEqual(7, queue.submit("x", lambda: 7).result(PATIENCE))
 
+    def test_job_whose_future_was_cancelled_is_skipped_and_the_next_runs(self) -> None:
+        queue = passwords.FairQueue()
+        goes_on = self.hold(queue)
+        cancelled = queue.submit("x", lambda: 1)
+        self.assertTrue(cancelled.cancel())
+        after = queue.submit("x", lambda: 7)
+
+        goes_on.set()
+
+        self.assertEqual(7, after.result(PATIENCE))
+
     def test_where_no_thread_can_be_started_it_is_unavailable_until_one_can(self) -> None:
         queue = passwords.FairQueue()
         with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
