@@ -1,8 +1,12 @@
-"""SQLite files that are only looked at: nothing is changed or made, and whoever writes to them goes on.
+"""Reads SQLite files without changing them: integrity checks, and the registry of drops.
 
-One that somebody uses has its write-ahead log beside it, and is read along with that. One without a log lies still: it
-is read as it is, since SQLite would make the log and its index otherwise. That nobody began to write meanwhile is seen
-afterwards.
+A database in use has a write-ahead log beside it, and is read together with the log. A database without a log is opened
+as immutable, since SQLite would make the log and its index otherwise. Whether another process opened or changed the
+file during a query is checked after the query.
+
+The registry's row of a drop is made before its bytes, and removed after them. So bytes that are seen first, then have
+no row, and still exist, are orphaned; and bytes that are missing between two queries that find an available row, are
+lost.
 """
 
 from __future__ import annotations
@@ -11,68 +15,154 @@ import contextlib
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
+from filestoraged.store.drops import APPLICATION, HAS_BYTES, MAY_HAVE_BYTES
 from filestoraged.store.sqlite import database
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
-# How often one looks again because somebody opened the file, or closed it, meanwhile.
-_ATTEMPTS = 10
+# How often a query is repeated because another process opened or closed the database meanwhile.
+_QUERY_ATTEMPTS = 10
 
-# Of SQLite's instructions, between two looks whether anybody waits for the answer.
-_INSTRUCTIONS = 100_000
+# SQLite instructions between two checks whether the check was stopped.
+_STOP_INTERVAL = 100_000
 
-# Seconds that somebody may keep the file to himself, such as one who repairs it after a crash.
-_PATIENCE = 30.0
+# Seconds to wait for a lock of another process, such as one that recovers the database after a crash.
+_LOCK_TIMEOUT = 30.0
+
+# Ids in one query of the registry: SQLite accepts 999 values.
+IDS_PER_QUERY = 500
 
 
-class _State(NamedTuple):
+class RegistryUnreadable(Exception):
+    """The registry cannot be read at present, which says nothing about its contents."""
+
+
+class Registry:
+    """The registry of drops, a database at `path`, which may be missing.
+
+    Any thread calls it. The lock guards the result of the integrity check. If the registry cannot be read, because
+    another program keeps it locked, methods raise RegistryUnreadable, from the second call on at once.
+    """
+
+    def __init__(self, path: str, throttle: Throttle) -> None:
+        self.path = path
+        self._throttle = throttle
+        self._lock = threading.Lock()
+        self._is_examined = False
+        self._damage: str | None = None
+        # Why it could not be read, None if it could so far.
+        self._failure: str | None = None
+
+    @property
+    def damage(self) -> str | None:
+        """The result of the integrity check, None for a sound database. Do not query a damaged one for drops."""
+        with self._lock:
+            if not self._is_examined:
+                with contextlib.suppress(FileNotFoundError), self._failures():
+                    self._damage = integrity_failure(self.path, self._throttle) or query(self.path, _foreign)
+                self._is_examined = True
+            return self._damage
+
+    def without_row(self, ids: Sequence[str]) -> set[str]:
+        """Those of at most IDS_PER_QUERY ids that have no row, or a row that says that their bytes are removed."""
+        marks = ", ".join("?" * len(ids))
+        statement = f"SELECT id FROM drops WHERE id IN ({marks}) AND {MAY_HAVE_BYTES}"
+        return set(ids).difference(self._query_ids(statement, *ids))
+
+    def needs_bytes(self, id_: str) -> bool:
+        """Whether the drop is in a state in which its bytes must exist."""
+        return bool(self._query_ids(f"SELECT id FROM drops WHERE id = ? AND {HAS_BYTES}", id_))
+
+    def all_with_bytes(self) -> Iterator[str]:
+        """The ids of all drops whose bytes must exist."""
+        page = [""]
+        while page:
+            statement = f"SELECT id FROM drops WHERE id > ? AND {HAS_BYTES} ORDER BY id LIMIT ?"
+            page = self._query_ids(statement, page[-1], IDS_PER_QUERY)
+            yield from page
+
+    def _query_ids(self, statement: str, *values: object) -> list[str]:
+        def rows(connection: sqlite3.Connection) -> list[str]:
+            # A daemon that starts makes the file before its tables.
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'drops'").fetchone():
+                return []
+            return [id_ for (id_,) in connection.execute(statement, values)]
+
+        try:
+            with self._failures():
+                return query(self.path, rows)
+        except FileNotFoundError:
+            return []
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Raise RegistryUnreadable for a failure, and at once after the first: waiting for a lock takes long."""
+        if self._failure is not None:
+            raise RegistryUnreadable(self._failure)
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (sqlite3.OperationalError, OSError, StoreUnavailable) as error:
+            self._failure = describe(error)
+            raise RegistryUnreadable(self._failure) from error
+
+
+class _FileState(NamedTuple):
     inode: int
     size: int
     changed: int
 
 
-def look(path: str, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-    """Ask a database as it is now. Raises sqlite3.Error, FileNotFoundError, and StoreUnavailable where it is busy."""
-    for _ in range(_ATTEMPTS):
+def query(path: str, function: Callable[[sqlite3.Connection], _Result]) -> _Result:
+    """Call `function` with a connection to a database, which it does not change.
+
+    Raises sqlite3.Error, FileNotFoundError, and StoreUnavailable if other processes keep it from being read.
+    """
+    for _ in range(_QUERY_ATTEMPTS):
         before = _state(path)
-        in_use = _in_use(path)
-        answer: _Answer | None = None
+        in_use = _is_in_use(path)
+        result: _Result | None = None
         failure: sqlite3.Error | None = None
         try:
             database.check_size(path)
             with contextlib.closing(_open(path, in_use)) as connection:
-                answer = question(connection)
+                result = function(connection)
         except sqlite3.Error as error:
             failure = error
-        # A log that went away while we opened the file, or one that came, may be all that was wrong.
-        if in_use == _in_use(path) and (in_use or before == _state(path)):
+        # If a log appeared or vanished meanwhile, that may be the only cause of an error.
+        if in_use == _is_in_use(path) and (in_use or before == _state(path)):
             if failure is not None:
                 if "locked" in str(failure):
                     raise StoreUnavailable("The database is locked by another process.") from failure
                 raise failure
-            return answer  # type: ignore[return-value]
-    raise StoreUnavailable("The database is opened and closed all the time.")
+            return result  # type: ignore[return-value]
+    raise StoreUnavailable("Other processes keep opening and closing the database.")
 
 
-def damage(path: str, pace: Throttle) -> str | None:
-    """What is wrong with a database, None where nothing is. Raises what `look` does for other reasons, and Stopped."""
+def integrity_failure(path: str, throttle: Throttle) -> str | None:
+    """The first failure of SQLite's integrity check, None for a sound database.
+
+    Raises what `query` does for other reasons, and CheckStopped.
+    """
 
     def examine(connection: sqlite3.Connection) -> str:
-        connection.set_progress_handler(lambda: pace.stopped, _INSTRUCTIONS)
+        connection.set_progress_handler(lambda: throttle.stopped, _STOP_INTERVAL)
         (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         return " ".join(found.split())
 
     try:
-        found = look(path, examine)
+        found = query(path, examine)
     except sqlite3.OperationalError as error:
-        pace.go_on()
+        throttle.raise_if_stopped()
         if database.result_code(error) == sqlite3.SQLITE_IOERR:
             return str(error)
         raise
@@ -81,24 +171,31 @@ def damage(path: str, pace: Throttle) -> str | None:
     return None if found == "ok" else found
 
 
-def reason(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Why a database could not be read, without its path."""
     return str(getattr(error, "strerror", None) or error.__cause__ or error)
 
 
+def _foreign(connection: sqlite3.Connection) -> str | None:
+    """A description of a database of another program, else None. One without tables is about to get ours."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    has_tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    return "it is not the registry of drops" if has_tables and application != APPLICATION else None
+
+
 def _open(path: str, in_use: bool) -> sqlite3.Connection:
-    how = "mode=ro" if in_use else "mode=ro&immutable=1"
+    mode = "mode=ro" if in_use else "mode=ro&immutable=1"
     name = quote(os.path.abspath(path))
-    return sqlite3.connect(f"file:{name}?{how}", uri=True, timeout=_PATIENCE, isolation_level=None)
+    return sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=_LOCK_TIMEOUT, isolation_level=None)
 
 
-def _in_use(path: str) -> bool:
+def _is_in_use(path: str) -> bool:
     return os.path.exists(layout.write_ahead_log(path))
 
 
-def _state(path: str) -> _State:
+def _state(path: str) -> _FileState:
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
-        # A pipe would keep us waiting, and what a link leads to is somebody else's.
-        raise sqlite3.OperationalError("it is no file")
-    return _State(status.st_ino, status.st_size, status.st_mtime_ns)
+        # Opening a pipe would block, and a symbolic link leads to a foreign file.
+        raise sqlite3.OperationalError("it is not a regular file")
+    return _FileState(status.st_ino, status.st_size, status.st_mtime_ns)

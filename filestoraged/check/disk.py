@@ -1,162 +1,174 @@
-"""Checks a disk store: objects against their names, drops against their registry, databases, what a crash left.
+"""Checks a disk store: objects against their names, drops against their registry, databases, and leftover stagings.
 
-Others may use the store meanwhile. So whatever looks wrong is looked at again before it is said, in an order that
-tells a loss from a change: what is not there any more, or not what was read, is no finding.
+Other processes may use the store meanwhile. So each suspicion is verified before it is reported, in an order that tells
+damage from a change: a file that was removed or replaced since it was read is not a finding.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from filestoraged.check.databases import damage, reason
+from filestoraged.check.databases import IDS_PER_QUERY, Registry, RegistryUnreadable, describe, integrity_failure
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
-from filestoraged.check.inspector import Inspector
 from filestoraged.check.inventory import Inventory, Item, Kind
 from filestoraged.check.quarantine import Quarantine
-from filestoraged.check.register import PAGE, Register, Unaskable
 from filestoraged.check.runner import Runner
-from filestoraged.check.throttle import CheckStopped, Throttle
+from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
+from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.staging import list_abandoned, sweep_area
 
-# Seconds that go by before anybody asks how much there is.
-_UNCOUNTED = 1.0
+# Seconds before the objects are counted for the progress display: a short check ends without.
+_COUNT_DELAY = 1.0
 
-# What there is to be looked at, by whichever thread has nothing else to do.
-_Look = Callable[[Inspector], Iterator[Finding]]
+# A symbolic link must not lead to a foreign file, nor a pipe block.
+_OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+# Errors of a disk that has lost bytes: its own, of the file system's structure, or of a checksum.
+_LOST = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA)
+
+# Errors of a machine without free resources, which say nothing about an object.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+_Task = Callable[["_ObjectChecker"], Iterator[Finding]]
 
 
 class DiskCheck:
-    """One check of the store in the directory `root`, by threads of its own. Without `repair` it changes nothing."""
+    """One check of the store in the directory `root`, on threads of its own. Without `repair` it changes nothing."""
 
-    def __init__(self, root: str, *, algorithm: str, pace: Throttle, repair: bool = False, threads: int | None = None):
-        """`algorithm` is the one that most objects are named by."""
-        self.tally = CheckTotals()
+    def __init__(
+        self, root: str, *, algorithm: str, throttle: Throttle, repair: bool = False, threads: int | None = None
+    ):
+        """`algorithm` is the one that names most objects."""
+        self.totals = CheckTotals()
         self._root = os.path.abspath(root)
         self._algorithm = algorithm
-        self._pace = pace
+        self._throttle = throttle
         self._repair = repair
         self._threads = threads or len(os.sched_getaffinity(0))
         self._inventory = Inventory(self._root)
-        self._register = Register(f"{self._root}/{layout.DROPS_DATABASE}", pace)
+        self._registry = Registry(f"{self._root}/{layout.DROPS_DATABASE}", throttle)
         self._quarantine = Quarantine(self._root) if repair else None
-        # Whichever thread takes it first tells that the registry cannot be asked.
-        self._untold = iter((True,))
+        # The thread that takes the element reports that the registry cannot be read.
+        self._unreported = iter((True,))
 
     def findings(self, pause: float) -> Iterator[Finding | None]:
-        """What is wrong; and None whenever `pause` seconds have gone by without. Raises OSError, and Stopped."""
-        counting = threading.Thread(target=self._count, name="count", daemon=True)
-        counting.start()
-        crew = Runner(self._looks(), [self._worker() for _ in range(self._threads)], self._pace)
-        yield from crew.findings(pause)
+        """All findings; and None after each `pause` seconds without one. Raises OSError and CheckStopped."""
+        threading.Thread(target=self._count, name="count", daemon=True).start()
+        runner = Runner(self._tasks(), [self._run_tasks() for _ in range(self._threads)], self._throttle)
+        yield from runner.findings(pause)
 
     def _count(self) -> None:
-        """Find out how much there is to be read, beside those who read it."""
+        """Count the objects to be read, beside the threads that read them."""
         objects = size = 0
         with suppress(OSError, CheckStopped):
-            # Who is done by then has not been kept from it.
-            self._pace.pause(_UNCOUNTED)
+            self._throttle.sleep(_COUNT_DELAY)
             for one, its_size in self._inventory.measure():
-                self._pace.go_on()
+                self._throttle.raise_if_stopped()
                 objects += one
                 size += its_size
-            self.tally.all_objects, self.tally.all_size = objects, size
+            self.totals.all_objects, self.totals.all_size = objects, size
 
-    def _worker(self) -> Callable[[_Look], Iterator[Finding]]:
-        """What one thread does, with an inspector of its own."""
-        inspector = self._inspector(self._algorithm)
-        return lambda look: look(inspector)
+    def _run_tasks(self) -> Callable[[_Task], Iterator[Finding]]:
+        """The function of one thread, with a checker of its own."""
+        checker = self._checker(self._algorithm)
+        return lambda task: task(checker)
 
-    def _inspector(self, algorithm: str) -> Inspector:
-        return Inspector(
-            self._root, algorithm=algorithm, pace=self._pace, tally=self.tally, quarantine=self._quarantine
+    def _checker(self, algorithm: str) -> _ObjectChecker:
+        return _ObjectChecker(
+            self._root, algorithm=algorithm, throttle=self._throttle, totals=self.totals, quarantine=self._quarantine
         )
 
-    def _looks(self) -> Iterator[_Look]:
-        """By the threads in turn. Small objects are compared by whoever has the turn: side by side, threads would wait
-        for each other at every step, and two of them take twice as long as one.
+    def _tasks(self) -> Iterator[_Task]:
+        """Tasks for the threads, which take them one by one.
+
+        Small objects in the page cache are checked here, by the thread whose turn it is. Side by side, threads would
+        wait for each other at every step, and two of them take twice as long as one.
         """
-        # First, as it may take long by itself.
-        yield self._wanting
-        glancing = {Kind.OBJECT: self._inspector(self._algorithm), Kind.OID: self._inspector("sha256")}
+        # First, since it may take longest.
+        yield self._check_missing_bytes
+        checkers = {Kind.OBJECT: self._checker(self._algorithm), Kind.OID: self._checker("sha256")}
         drops: list[str] = []
         for item in self._inventory.items():
-            if item.kind in glancing and glancing[item.kind].is_whole_at_a_glance(item.path):
+            if item.kind in checkers and checkers[item.kind].is_small_and_whole(item.path):
                 continue
             if item.kind is not Kind.DROP:
-                yield functools.partial(_KINDS[item.kind], self, item)
+                yield functools.partial(_CHECKS[item.kind], self, item)
                 continue
             drops.append(item.path)
-            if len(drops) == PAGE:
-                yield functools.partial(self._drops, drops)
+            if len(drops) == IDS_PER_QUERY:
+                yield functools.partial(self._check_drops, drops)
                 drops = []
-        yield functools.partial(self._drops, drops)
+        yield functools.partial(self._check_drops, drops)
 
-    def _object(self, item: Item, inspector: Inspector) -> Iterator[Finding]:
-        finding = inspector.compare(item.path)
+    def _check_object(self, item: Item, checker: _ObjectChecker) -> Iterator[Finding]:
+        finding = checker.check(item.path)
         if finding is not None:
             yield finding
 
-    def _oid(self, item: Item, inspector: Inspector) -> Iterator[Finding]:
-        finding = inspector.compare_oid(item.path)
+    def _check_oid(self, item: Item, checker: _ObjectChecker) -> Iterator[Finding]:
+        finding = checker.check_oid(item.path)
         if finding is not None:
             yield finding
 
-    def _drops(self, paths: list[str], inspector: Inspector) -> Iterator[Finding]:
-        """Those of some files that belong to no drop. They were seen before their rows are asked for."""
-        if not paths or not self._is_register_sound():
+    def _check_drops(self, paths: list[str], checker: _ObjectChecker) -> Iterator[Finding]:
+        """Find files without a drop. They were listed before their rows are queried."""
+        if not paths or not self._is_registry_sound():
             return
         try:
-            unknown = self._register.unknown([_name(path) for path in paths])
-        except Unaskable as error:
-            yield from self._unaskable(error)
+            without_row = self._registry.without_row([os.path.basename(path) for path in paths])
+        except RegistryUnreadable as error:
+            yield from self._report_unreadable(error)
             return
         for path in paths:
-            # The bytes of one that is gone were removed before its row said so.
-            if _name(path) in unknown and self._is_there(path):
-                orphaned = Finding(ORPHANED, path, "no drop has these bytes")
-                finding = inspector.put_away(orphaned) if self._repair else orphaned
+            # The bytes of a removed drop were removed before its row.
+            if os.path.basename(path) in without_row and self._exists(path):
+                orphaned = Finding(ORPHANED, path, "no drop has this id")
+                finding = checker.quarantine(orphaned) if self._repair else orphaned
                 if finding is not None:
                     yield finding
 
-    def _wanting(self, _: Inspector) -> Iterator[Finding]:
-        """Drops without bytes. A drop has them as long as its row says so: before and after the look."""
-        if not self._is_register_sound():
+    def _check_missing_bytes(self, _: _ObjectChecker) -> Iterator[Finding]:
+        """Find drops without bytes. The row must need them both before and after the file was looked up."""
+        if not self._is_registry_sound():
             return
         try:
-            for id_ in self._register.wanting():
-                self._pace.go_on()
+            for id_ in self._registry.all_with_bytes():
+                self._throttle.raise_if_stopped()
                 path = layout.drop_path(id_)
-                if not self._is_there(path) and self._register.wants(id_):
-                    yield Finding(MISSING, path, "its drop can be fetched, and has no bytes")
-        except Unaskable as error:
-            yield from self._unaskable(error)
+                if not self._exists(path) and self._registry.needs_bytes(id_):
+                    yield Finding(MISSING, path, "its drop is available, but has no bytes")
+        except RegistryUnreadable as error:
+            yield from self._report_unreadable(error)
 
-    def _unaskable(self, error: Unaskable) -> Iterator[Finding]:
-        """The registry was sound, and cannot be read any more. That is said once."""
-        for _ in self._untold:
-            path = os.path.relpath(self._register.path, self._root)
+    def _report_unreadable(self, error: RegistryUnreadable) -> Iterator[Finding]:
+        """The registry was sound, and can no longer be read. Reported once."""
+        for _ in self._unreported:
+            path = os.path.relpath(self._registry.path, self._root)
             yield Finding(UNREADABLE, path, f"drops cannot be compared with it: {error}")
 
-    def _database(self, item: Item, _: Inspector) -> Iterator[Finding]:
+    def _check_database(self, item: Item, _: _ObjectChecker) -> Iterator[Finding]:
         path = f"{self._root}/{item.path}"
         try:
-            found = self._register.damage if path == self._register.path else damage(path, self._pace)
+            is_registry = path == self._registry.path
+            failure = self._registry.damage if is_registry else integrity_failure(path, self._throttle)
         except FileNotFoundError:
             return
-        except (sqlite3.OperationalError, OSError, StoreUnavailable, Unaskable) as error:
-            yield Finding(UNREADABLE, item.path, f"it cannot be read: {reason(error)}")
+        except (sqlite3.OperationalError, OSError, StoreUnavailable, RegistryUnreadable) as error:
+            yield Finding(UNREADABLE, item.path, f"it cannot be read: {describe(error)}")
             return
-        if found is not None:
-            yield Finding(DAMAGED, item.path, f"SQLite says: {found}")
+        if failure is not None:
+            yield Finding(DAMAGED, item.path, f"SQLite reports: {failure}")
 
-    def _area(self, item: Item, _: Inspector) -> Iterator[Finding]:
+    def _check_area(self, item: Item, _: _ObjectChecker) -> Iterator[Finding]:
         path = f"{self._root}/{item.path}"
         try:
             names = list_abandoned(path)
@@ -164,54 +176,191 @@ class DiskCheck:
             yield Finding(UNREADABLE, item.path, f"it cannot be listed: {error.strerror}")
             return
         failure = ""
-        # An empty one may be about to be locked by a process that starts.
+        # A process that starts may be about to lock an empty area.
         if self._repair and names:
             try:
                 sweep_area(path)
             except OSError as error:
                 failure = f", and it cannot be removed: {error.strerror}"
         for name in names:
-            left = Finding(HALF_MADE, f"{item.path}/{name}", "whoever was about to store it is gone")
-            if self._repair and not self._is_there(left.path):
+            left = Finding(HALF_MADE, f"{item.path}/{name}", "the process that staged it has ended")
+            if self._repair and not self._exists(left.path):
                 yield left._replace(remedy="removed")
             else:
                 yield left._replace(reason=left.reason + failure)
 
-    def _foreign(self, item: Item, _: Inspector) -> Iterator[Finding]:
-        # It may have gone since it was listed.
-        if self._is_there(item.path):
+    def _report_foreign(self, item: Item, _: _ObjectChecker) -> Iterator[Finding]:
+        # It may have been removed since it was listed.
+        if self._exists(item.path):
             yield Finding(FOREIGN, item.path, item.reason)
 
-    def _unreadable(self, item: Item, _: Inspector) -> Iterator[Finding]:
+    def _report_item(self, item: Item, _: _ObjectChecker) -> Iterator[Finding]:
         yield Finding(UNREADABLE, item.path, item.reason)
 
-    def _is_register_sound(self) -> bool:
-        """Whether it can be believed. Where it is damaged, the database is the finding, and drops are none."""
-        with suppress(Unaskable):
-            return self._register.damage is None
-        # The database itself is looked at as well, and that is the finding.
+    def _is_registry_sound(self) -> bool:
+        """Whether drops can be compared with the registry. If not, `_check_database` reports the registry itself."""
+        with suppress(RegistryUnreadable):
+            return self._registry.damage is None
         return False
 
-    def _is_there(self, path: str) -> bool:
+    def _exists(self, path: str) -> bool:
         try:
             os.lstat(f"{self._root}/{path}")
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
-            # It cannot be looked for, which does not say that it is gone.
+            # It cannot be looked up, which does not mean that it is missing.
             return True
         return True
 
 
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-_KINDS: dict[Kind, Callable[[DiskCheck, Item, Inspector], Iterator[Finding]]] = {
-    Kind.OBJECT: DiskCheck._object,
-    Kind.OID: DiskCheck._oid,
-    Kind.DATABASE: DiskCheck._database,
-    Kind.AREA: DiskCheck._area,
-    Kind.FOREIGN: DiskCheck._foreign,
-    Kind.UNREADABLE: DiskCheck._unreadable,
+_CHECKS: dict[Kind, Callable[[DiskCheck, Item, _ObjectChecker], Iterator[Finding]]] = {
+    Kind.OBJECT: DiskCheck._check_object,
+    Kind.OID: DiskCheck._check_oid,
+    Kind.DATABASE: DiskCheck._check_database,
+    Kind.AREA: DiskCheck._check_area,
+    Kind.FOREIGN: DiskCheck._report_foreign,
+    Kind.UNREADABLE: DiskCheck._report_item,
 }
+
+
+class _ObjectChecker:
+    """Compares objects with their names, and moves damaged ones to the quarantine. One thread uses it."""
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        algorithm: str,
+        throttle: Throttle,
+        totals: CheckTotals,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        """Where several algorithms have names of one length, `algorithm` is tried first."""
+        self._root = root
+        self._throttle = throttle
+        self._totals = totals
+        self._quarantine = quarantine
+        self._hasher = FileHasher(throttle)
+        # By the length of names. The algorithm that matched last is the first.
+        self._algorithms: dict[int, list[str]] = {}
+        for each in (algorithm, *(other for other in ALGORITHMS if other != algorithm)):
+            self._algorithms.setdefault(digest_length(each), []).append(each)
+
+    def check(self, path: str) -> Finding | None:
+        """Check the object at `path`, within the store, whose name may be of any algorithm.
+
+        Returns None if it is whole or was removed meanwhile. Raises CheckStopped.
+        """
+        algorithms = self._algorithms.get(len(os.path.basename(path)))
+        if algorithms is None:
+            return self._foreign(path, "no algorithm has digests of this length")
+        return self._check(path, algorithms)
+
+    def check_oid(self, path: str) -> Finding | None:
+        """Like `check`, for an object that is named by its SHA-256."""
+        return self._check(path, ["sha256"])
+
+    def is_small_and_whole(self, path: str) -> bool:
+        """Whether the object is small, in the page cache, and whole by the algorithm that is tried first.
+
+        False means that it must be checked.
+        """
+        name = os.path.basename(path)
+        algorithms = self._algorithms.get(len(name))
+        if algorithms is None:
+            return False
+        try:
+            descriptor = os.open(f"{self._root}/{path}", os.O_RDONLY | _OPEN_FLAGS)
+        except OSError:
+            return False
+        try:
+            if not self._hasher.is_small_and_whole(descriptor, algorithms[0], name, self._totals.add_size):
+                return False
+        finally:
+            os.close(descriptor)
+        self._totals.add_object()
+        return True
+
+    def quarantine(self, finding: Finding) -> Finding | None:
+        """Move the file of a finding to the quarantine. Returns None if it was removed meanwhile."""
+        try:
+            descriptor = os.open(f"{self._root}/{finding.path}", os.O_PATH | _OPEN_FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return self._repaired(finding, descriptor, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def _check(self, path: str, algorithms: list[str]) -> Finding | None:
+        while True:
+            self._throttle.raise_if_stopped()
+            try:
+                descriptor = os.open(f"{self._root}/{path}", os.O_RDONLY | _OPEN_FLAGS)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                is_link = error.errno == errno.ELOOP
+                return self._foreign(path, "it is a symbolic link") if is_link else _read_failure(path, error)
+            try:
+                status = os.fstat(descriptor)
+                finding = self._compare(path, descriptor, status, algorithms)
+                if finding is not None and finding.kind == DAMAGED:
+                    finding = self._repaired(finding, descriptor, status)
+                    if finding is None:
+                        # It was replaced or removed while it was read; check the file that is there now.
+                        continue
+                self._totals.add_object()
+                return finding
+            finally:
+                os.close(descriptor)
+
+    def _compare(self, path: str, descriptor: int, status: os.stat_result, algorithms: list[str]) -> Finding | None:
+        if not stat.S_ISREG(status.st_mode):
+            return Finding(FOREIGN, path, "it is not a regular file")
+        name = os.path.basename(path)
+        try:
+            for number, algorithm in enumerate(algorithms):
+                # Each object is counted once, however often it is read.
+                count = _ignore if number else self._totals.add_size
+                if self._hasher.digest(descriptor, algorithm, count) == name:
+                    algorithms.insert(0, algorithms.pop(number))
+                    return None
+        except OSError as error:
+            return _read_failure(path, error)
+        return Finding(DAMAGED, path, "its bytes have another digest")
+
+    def _foreign(self, path: str, reason: str) -> Finding | None:
+        return Finding(FOREIGN, path, reason) if os.path.lexists(f"{self._root}/{path}") else None
+
+    def _repaired(self, finding: Finding, descriptor: int, status: os.stat_result) -> Finding | None:
+        """The finding with its remedy, or None if its path no longer leads to the file."""
+        if not self._is_at(finding.path, status):
+            return None
+        if self._quarantine is None:
+            return finding
+        try:
+            target = self._quarantine.move(finding.path, descriptor)
+        except OSError as error:
+            return finding._replace(reason=f"{finding.reason}, and it cannot be moved: {error.strerror}")
+        return None if target is None else finding._replace(remedy=f"moved to {target}")
+
+    def _is_at(self, path: str, status: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(os.stat(f"{self._root}/{path}", follow_symlinks=False), status)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # A directory that cannot be read does not mean that the file is missing.
+            return True
+
+
+def _read_failure(path: str, error: OSError) -> Finding:
+    if error.errno in _EXHAUSTED:
+        raise error
+    return Finding(DAMAGED if error.errno in _LOST else UNREADABLE, path, f"it cannot be read: {error.strerror}")
+
+
+def _ignore(size: int) -> None:
+    pass

@@ -1,28 +1,28 @@
-"""What a check of a store comes upon, and how far it has got. It knows neither disks nor servers."""
+"""The findings of a check, and its progress. This module knows neither disks nor servers."""
 
 from __future__ import annotations
 
 import threading
 from typing import NamedTuple
 
-# Its bytes are not those that its name says, or cannot be had from the disk.
+# The bytes differ from their name, or the disk cannot return them.
 DAMAGED = "damaged"
-# Nothing of ours would lie there under that name. It is never touched.
+# A name that the store does not use there. A check never touches it.
 FOREIGN = "foreign"
-# What a process that is gone was about to store.
+# A staging of a process that has ended.
 HALF_MADE = "half-made"
-# Bytes that nothing leads to: of no drop, or of no manifest.
+# Bytes without a drop, or chunks without a manifest.
 ORPHANED = "orphaned"
-# A drop that can be fetched, and has no bytes.
+# A drop that is available and has no bytes.
 MISSING = "missing"
-# The one who checks may not read it: nobody knows how it is.
+# The user who runs the check may not read it.
 UNREADABLE = "unreadable"
 
-KINDS = (DAMAGED, FOREIGN, HALF_MADE, ORPHANED, MISSING, UNREADABLE)
+FINDING_KINDS = (DAMAGED, FOREIGN, HALF_MADE, ORPHANED, MISSING, UNREADABLE)
 
 
 class Finding(NamedTuple):
-    """`path` is below the store, or a key of memcached. `remedy` says what was done about it, None for nothing."""
+    """`path` is within the store, or a memcached key. `remedy` says how it was repaired, None if it was not."""
 
     kind: str
     path: str
@@ -31,13 +31,13 @@ class Finding(NamedTuple):
 
 
 class CheckTotals:
-    """How far a check has got. Many threads add to it, any reads; the lock guards each sum."""
+    """The progress of a check. Many threads add to it, any thread reads it; the lock guards each sum."""
 
     def __init__(self) -> None:
         self.objects = 0
-        # In bytes, of objects that are being read as well.
+        # In bytes, including the part that was read of objects that are being read.
         self.size = 0
-        # How much there will be of both. None until it is known.
+        # The expected final values of both, None until they are known.
         self.all_objects: int | None = None
         self.all_size: int | None = None
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
-"""Where files go that are to be out of the way and not lost: `ROOT/quarantine`, by the path that they had.
+"""The quarantine: `ROOT/quarantine` keeps damaged files under the paths that they had.
 
-The invariant: what is moved there is the very file that was judged. A good upload that takes its name meanwhile keeps
-it.
+The invariant: the file that is moved is the one that was checked. A whole upload that takes its name meanwhile keeps
+the name.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from filestoraged.store.permissions import PRIVATE, create_file
 
 
 class Quarantine:
-    """The quarantine of the store in `root`. Many threads use it; so may other processes at the same time."""
+    """The quarantine of the store in `root`. Any thread calls it, and other processes may use it at the same time."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._directories = Directories(root)
 
     def move(self, path: str, descriptor: int) -> str | None:
-        """Move the file that is open as `descriptor`, if `path` still leads to it. Returns where it is now, else None.
+        """Move the file that is open as `descriptor`, if `path` still leads to it. Returns its new path, else None.
 
-        Both paths are below the store. The descriptor keeps its inode from becoming another file's. Raises OSError.
+        Both paths are within the store. The open descriptor keeps its inode from being reused. Raises OSError.
         """
-        judged = os.fstat(descriptor)
+        checked = os.fstat(descriptor)
         into = os.path.dirname(f"{self._root}/{layout.quarantine_path(path)}")
         directory = self._directories.open(into)
         try:
             target = self._reserve(layout.quarantine_path(path))
-            if not self._take(path, target, judged):
+            if not self._rename(path, target, checked):
                 return None
-            # Where it is now comes first: a crash may leave it under both names, but not under none.
+            # The new name first: a crash may leave the file under both names, but not under neither.
             self._directories.sync(into, directory)
         finally:
             os.close(directory)
         sync(os.path.dirname(f"{self._root}/{path}"))
         return target
 
-    def _take(self, path: str, target: str, judged: os.stat_result) -> bool:
+    def _rename(self, path: str, target: str, checked: os.stat_result) -> bool:
         source, destination = f"{self._root}/{path}", f"{self._root}/{target}"
         try:
-            if not os.path.samestat(os.stat(source, follow_symlinks=False), judged):
+            if not os.path.samestat(os.stat(source, follow_symlinks=False), checked):
                 raise FileNotFoundError
             os.rename(source, destination)
         except OSError as error:
@@ -53,9 +53,9 @@ class Quarantine:
             if isinstance(error, FileNotFoundError):
                 return False
             raise
-        if os.path.samestat(os.stat(destination, follow_symlinks=False), judged):
+        if os.path.samestat(os.stat(destination, follow_symlinks=False), checked):
             return True
-        # A good upload came between the look and the rename.
+        # A whole upload took the name between `stat` and `rename`.
         self._give_back(source, destination)
         return False
 
@@ -68,13 +68,13 @@ class Quarantine:
             os.close(directory)
 
     def _reserve(self, wanted: str) -> str:
-        """Make an empty file to rename over, since a rename asks nobody whether it may replace what is there."""
+        """Make an empty file to rename over, since a rename replaces an existing file."""
         for number in itertools.count():
             target = f"{wanted}.{number}" if number else wanted
             with suppress(FileExistsError):
                 os.close(create_file(f"{self._root}/{target}", PRIVATE.file))
                 return target
-        raise AssertionError("numbers have no end")
+        raise AssertionError("itertools.count() ended")
 
 
 def _restore(path: str, name: str, directory: int) -> None:

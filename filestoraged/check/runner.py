@@ -1,6 +1,6 @@
-"""Threads that check one thing after the other, and the thread that hears what they find.
+"""Runs the tasks of a check on several threads, and passes their findings to one.
 
-What was found waits in a short queue, and so do they when nobody listens: memory is bounded, whatever there is.
+Findings wait in a bounded queue, and so do the threads while it is full: memory is bounded, whatever they find.
 """
 
 from __future__ import annotations
@@ -16,87 +16,86 @@ from filestoraged.check.throttle import Throttle
 
 _Task = TypeVar("_Task")
 
-# Findings that nobody has heard of yet.
-_WAITING = 256
+_MAX_QUEUED_FINDINGS = 256
 
-# Seconds: how often a thread that waits to be heard looks whether it is to stop, and how long it is waited for then.
-_LOOK = 0.1
-_PATIENCE = 2.0
+# Seconds: how often a thread with a finding for a full queue checks whether it is to stop, and how long it is joined.
+_STOP_POLL = 0.1
+_JOIN_TIMEOUT = 2.0
 
 
 class Runner(Generic[_Task]):
-    """One thread for each of the `inspectors`, who get their tasks from one iterator. The lock guards that."""
+    """One thread for each of the `functions`, which take their tasks from one iterator. The lock guards that."""
 
     def __init__(
-        self, tasks: Iterator[_Task], inspectors: Sequence[Callable[[_Task], Iterable[Finding]]], pace: Throttle
+        self, tasks: Iterator[_Task], functions: Sequence[Callable[[_Task], Iterable[Finding]]], throttle: Throttle
     ) -> None:
         self._tasks = tasks
-        self._pace = pace
-        self._taking = threading.Lock()
-        # A thread that ends says so by what has kept it from going on, or by None.
-        self._heard: queue.Queue[Finding | BaseException | None] = queue.Queue(_WAITING)
-        # They must not keep the process alive: one may wait for a disk that does not answer.
+        self._throttle = throttle
+        self._tasks_lock = threading.Lock()
+        # The last entry of each thread is the exception that ended it, or None.
+        self._queue: queue.Queue[Finding | BaseException | None] = queue.Queue(_MAX_QUEUED_FINDINGS)
+        # Daemon threads: one may wait for a disk that does not answer, and must not keep the process alive.
         self._threads = [
-            threading.Thread(target=self._run, args=(each,), name="check", daemon=True) for each in inspectors
+            threading.Thread(target=self._run, args=(each,), name="check", daemon=True) for each in functions
         ]
 
     def findings(self, pause: float) -> Iterator[Finding | None]:
-        """What they find, until all is done; and None whenever `pause` seconds have gone by without.
+        """Run all tasks and yield their findings; and None after each `pause` seconds without a finding.
 
-        Raises what one of them has come upon, and Stopped.
+        Raises the first exception of a thread, and CheckStopped.
         """
         for thread in self._threads:
             thread.start()
         try:
-            yield from self._listen(pause)
+            yield from self._receive(pause)
         except BaseException:
-            # Nobody hears the others out; GeneratorExit says so as well.
-            self._pace.stop()
+            # No caller receives further findings. Also for GeneratorExit.
+            self._throttle.stop()
             raise
         finally:
             self._join()
 
-    def _listen(self, pause: float) -> Iterator[Finding | None]:
-        left = len(self._threads)
-        while left:
+    def _receive(self, pause: float) -> Iterator[Finding | None]:
+        running = len(self._threads)
+        while running:
             try:
-                heard = self._heard.get(timeout=pause)
+                received = self._queue.get(timeout=pause)
             except queue.Empty:
-                self._pace.go_on()
+                self._throttle.raise_if_stopped()
                 yield None
                 continue
-            if isinstance(heard, BaseException):
-                raise heard
-            if heard is None:
-                left -= 1
+            if isinstance(received, BaseException):
+                raise received
+            if received is None:
+                running -= 1
             else:
-                yield heard
+                yield received
 
     def _join(self) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _JOIN_TIMEOUT
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _run(self, inspect: Callable[[_Task], Iterable[Finding]]) -> None:
+    def _run(self, function: Callable[[_Task], Iterable[Finding]]) -> None:
         reason: BaseException | None = None
         try:
-            for task in iter(self._take, None):
-                for finding in inspect(task):
-                    self._say(finding)
-                self._pace.go_on()
+            for task in iter(self._next_task, None):
+                for finding in function(task):
+                    self._put(finding)
+                self._throttle.raise_if_stopped()
         except BaseException as error:
-            # It is raised to the one who listens.
+            # Raised to the caller of `findings`.
             reason = error
-        self._say(reason)
+        self._put(reason)
 
-    def _take(self) -> _Task | None:
-        with self._taking:
+    def _next_task(self) -> _Task | None:
+        with self._tasks_lock:
             return next(self._tasks, None)
 
-    def _say(self, what: Finding | BaseException | None) -> None:
+    def _put(self, entry: Finding | BaseException | None) -> None:
         while True:
             try:
-                return self._heard.put(what, timeout=_LOOK)
+                return self._queue.put(entry, timeout=_STOP_POLL)
             except queue.Full:
-                if self._pace.stopped:
+                if self._throttle.stopped:
                     return None

@@ -1,55 +1,67 @@
-"""How fast bytes may be read by all threads together, and whether any more are wanted at all."""
+"""Reading at a limited rate, which all threads of a check share, and stopping all of them."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Callable
 
-# Pieces of a second that a limit is kept in: none reads more at once than the limit allows in so long.
-_PIECES = 8
-_SMALLEST = 4096
+from filestoraged.digest import new_hash
 
+# A read is limited to what the rate allows in an eighth of a second, and to 4 KiB at least.
+_READS_PER_SECOND = 8
+_MIN_READ_SIZE = 4096
 
-# Seconds that one may lag behind and make up for: a wait lasts a little longer than it was to, and a read may too.
-_CREDIT = 0.1
+# Seconds by which reading may lag behind the rate and catch up: waits and reads may last a little longer than planned.
+_MAX_LAG = 0.1
+
+# In bytes. Hashing releases Python's lock from 2 KiB on, so larger reads make threads wait less for each other; reads
+# that are larger than this leave the processor's cache between reading and hashing.
+_READ_SIZE = 256 * 1024
+
+# In bytes. A file below this size is read faster than the work could be passed to another thread.
+_SMALL_FILE = 16 * 1024
+
+# In bytes. A file that was not in the page cache is dropped from it after each read of this size.
+_DROP_BEHIND = 8 * 1024 * 1024
 
 
 class CheckStopped(Exception):
-    """Nobody waits for the answer any more."""
+    """The check was stopped, and no result is needed."""
 
 
 class Throttle:
-    """Many threads keep to it. The lock guards the moment up to which everything that was read is paid for."""
+    """Any thread calls it. The lock guards the time until which all reads are paid for."""
 
     def __init__(self, limit: int | None = None) -> None:
-        """`limit` is in bytes a second, None for none."""
+        """`limit` is in bytes per second, None for no limit."""
         self._limit = limit
         self._paid_until = 0.0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
-    def piece(self, size: int) -> int:
-        """How many bytes to read at once, of `size` that there is room for."""
-        return size if self._limit is None else min(size, max(_SMALLEST, self._limit // _PIECES))
+    def read_size(self, size: int) -> int:
+        """The number of bytes to read at once into a buffer of `size` bytes."""
+        return size if self._limit is None else min(size, max(_MIN_READ_SIZE, self._limit // _READS_PER_SECOND))
 
     def pay(self, size: int) -> None:
-        """Wait for as long as the `size` bytes that were just read may take. Raises Stopped."""
+        """Wait as long as the limit demands after a read of `size` bytes. Raises CheckStopped."""
         if self._limit is not None:
             with self._lock:
                 now = time.monotonic()
-                self._paid_until = max(self._paid_until, now - _CREDIT) + size / self._limit
+                self._paid_until = max(self._paid_until, now - _MAX_LAG) + size / self._limit
                 wait = self._paid_until - now
             if wait > 0:
                 self._stopped.wait(wait)
-        self.go_on()
+        self.raise_if_stopped()
 
-    def pause(self, seconds: float) -> None:
-        """Do nothing for so long. Raises Stopped."""
+    def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`. Raises CheckStopped."""
         self._stopped.wait(seconds)
-        self.go_on()
+        self.raise_if_stopped()
 
-    def go_on(self) -> None:
-        """Raises Stopped."""
+    def raise_if_stopped(self) -> None:
         if self._stopped.is_set():
             raise CheckStopped
 
@@ -58,5 +70,63 @@ class Throttle:
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Have all threads end soon. A signal handler may call it."""
+        """End all threads soon. A signal handler may call it."""
         self._stopped.set()
+
+
+class FileHasher:
+    """Hashes files at the rate of a throttle. One thread uses it: it has one buffer for all files."""
+
+    def __init__(self, throttle: Throttle) -> None:
+        self._throttle = throttle
+        self._buffer = memoryview(bytearray(throttle.read_size(_READ_SIZE)))
+        self._small_buffer = self._buffer[:_SMALL_FILE]
+
+    def digest(self, descriptor: int, algorithm: str, count: Callable[[int], None]) -> str:
+        """The digest of a whole file. Calls `count` with the size of each read. Raises OSError and CheckStopped."""
+        hash_ = new_hash(algorithm)
+        size = self._read_cached(descriptor)
+        # A file that is not in the page cache has not been read lately, and should not displace files that were.
+        is_cold = size < 0
+        if is_cold:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            size = os.preadv(descriptor, (self._buffer,), 0)
+        position = dropped = 0
+        while size:
+            hash_.update(self._buffer[:size])
+            position += size
+            count(size)
+            self._throttle.pay(size)
+            if is_cold and position - dropped >= _DROP_BEHIND:
+                os.posix_fadvise(descriptor, dropped, position - dropped, os.POSIX_FADV_DONTNEED)
+                dropped = position
+            size = os.preadv(descriptor, (self._buffer,), position)
+        if is_cold:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return hash_.hexdigest()
+
+    def is_small_and_whole(self, descriptor: int, algorithm: str, digest: str, count: Callable[[int], None]) -> bool:
+        """Whether the file is small, in the page cache, and has that digest. False means that it must be hashed."""
+        try:
+            size = os.preadv(descriptor, (self._small_buffer,), 0, os.RWF_NOWAIT)
+        except OSError:
+            return False
+        if size == len(self._small_buffer):
+            return False
+        hash_ = new_hash(algorithm)
+        hash_.update(self._small_buffer[:size])
+        if hash_.hexdigest() != digest:
+            return False
+        count(size)
+        self._throttle.pay(size)
+        return True
+
+    def _read_cached(self, descriptor: int) -> int:
+        """Read the start of a file from the page cache. Returns its size, or -1 if the disk would have to be read."""
+        try:
+            return os.preadv(descriptor, (self._buffer,), 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return -1
+        except OSError:
+            # The file system does not support RWF_NOWAIT, or the disk failed; a plain read tells which.
+            return os.preadv(descriptor, (self._buffer,), 0)

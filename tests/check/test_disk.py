@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from filestoraged.check.databases import look
-from filestoraged.check.disk import DiskCheck
+from filestoraged.check.databases import Registry, query
+from filestoraged.check.disk import DiskCheck, _ObjectChecker
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, CheckTotals, Finding
-from filestoraged.check.inspector import Inspector
 from filestoraged.check.quarantine import Quarantine
-from filestoraged.check.reading import Reader
-from filestoraged.check.register import Register
-from filestoraged.check.throttle import CheckStopped, Throttle
+from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk.store import DiskStore
@@ -41,7 +38,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class InspectionCase(TempCase):
+class DiskCheckCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
@@ -50,9 +47,9 @@ class InspectionCase(TempCase):
         self.pets = self.store.namespace("repositories").namespace("pets")
 
     def check(self, **settings: Any) -> list[Finding]:
-        settings = {"algorithm": "sha256", "pace": Throttle(), "threads": 2, **settings}
-        self.inspection = DiskCheck(str(self.root), **settings)
-        return sorted(found for found in self.inspection.findings(PATIENCE) if found is not None)
+        settings = {"algorithm": "sha256", "throttle": Throttle(), "threads": 2, **settings}
+        self.disk_check = DiskCheck(str(self.root), **settings)
+        return sorted(found for found in self.disk_check.findings(PATIENCE) if found is not None)
 
     def found(self, **settings: Any) -> list[str]:
         return [f"{finding.kind} {finding.path}" for finding in self.check(**settings)]
@@ -70,7 +67,7 @@ class InspectionCase(TempCase):
         return {str(path): path.lstat().st_ino for path in self.root.rglob("*")}
 
 
-class ObjectsTest(InspectionCase):
+class ObjectsTest(DiskCheckCase):
     def test_a_store_that_is_whole_has_nothing_wrong(self) -> None:
         for data in (b"", TEA, POT):
             self.store.put(data)
@@ -80,8 +77,8 @@ class ObjectsTest(InspectionCase):
         (self.root / "lost+found").mkdir()
 
         self.assertEqual([], self.check())
-        self.assertEqual(6, self.inspection.tally.objects)
-        self.assertEqual(2 * (len(TEA) + len(POT)), self.inspection.tally.size)
+        self.assertEqual(6, self.disk_check.totals.objects)
+        self.assertEqual(2 * (len(TEA) + len(POT)), self.disk_check.totals.size)
 
     def test_files_of_every_algorithm_are_whole(self) -> None:
         for algorithm in ALGORITHMS:
@@ -90,7 +87,7 @@ class ObjectsTest(InspectionCase):
 
         self.assertEqual([], self.check())
         self.assertEqual([], self.check(algorithm="blake2s"))
-        self.assertEqual(2 * len(ALGORITHMS), self.inspection.tally.objects)
+        self.assertEqual(2 * len(ALGORITHMS), self.disk_check.totals.objects)
 
     def test_a_changed_bit_is_found(self) -> None:
         digests = [self.store.put(data) for data in (TEA, POT)] + [self.pets.put(data) for data in (TEA, POT)]
@@ -152,7 +149,7 @@ class ObjectsTest(InspectionCase):
         return self.root / path
 
 
-class ForeignTest(InspectionCase):
+class ForeignTest(DiskCheckCase):
     def test_what_is_not_ours_is_found_and_never_touched(self) -> None:
         digest = self.store.put(TEA)
         oid = self.pets.put(TEA)
@@ -209,7 +206,7 @@ class ForeignTest(InspectionCase):
             self.assertEqual([UNREADABLE] * 2, [found.kind for found in self.check() if found.kind != FOREIGN])
 
 
-class RepairTest(InspectionCase):
+class RepairTest(DiskCheckCase):
     def test_damage_moves_out_of_the_way_and_a_good_upload_heals(self) -> None:
         digest, oid = self.store.put(POT), self.pets.put(TEA)
         self.spoil(self.path(digest))
@@ -272,7 +269,7 @@ class RepairTest(InspectionCase):
         self.assertEqual([HALF_MADE] * 2, [finding.kind for finding in findings])
         self.assertEqual([None, "removed"], sorted((finding.remedy for finding in findings), key=bool))
         self.assertIn(
-            "notes: whoever was about to store it is gone, and it cannot be removed",
+            "notes: the process that staged it has ended, and it cannot be removed",
             str([f"{finding.path}: {finding.reason}" for finding in findings]),
         )
         self.assertEqual([area / "notes"], list(area.iterdir()))
@@ -292,7 +289,7 @@ class RepairTest(InspectionCase):
         subprocess.run([sys.executable, "-c", program, str(self.root)], check=True, timeout=PATIENCE)
 
 
-class RaceTest(InspectionCase):
+class RaceTest(DiskCheckCase):
     """What others do at the worst moment: between two steps of the check."""
 
     def setUp(self) -> None:
@@ -311,10 +308,10 @@ class RaceTest(InspectionCase):
             self.assertEqual([], self.check(repair=True))
 
     def test_an_object_that_is_removed_before_it_is_opened_is_no_damage(self) -> None:
-        inspector = Inspector(str(self.root), algorithm="sha256", pace=Throttle(), tally=CheckTotals())
+        checker = _ObjectChecker(str(self.root), algorithm="sha256", throttle=Throttle(), totals=CheckTotals())
         self.store.remove(self.digest)
 
-        self.assertIsNone(inspector.compare(f"{self.digest[:2]}/{self.digest}"))
+        self.assertIsNone(checker.check(f"{self.digest[:2]}/{self.digest}"))
 
     def test_a_good_upload_just_before_the_move_keeps_its_name(self) -> None:
         with self.replaced_before_the_move():
@@ -410,7 +407,7 @@ class RaceTest(InspectionCase):
     @contextlib.contextmanager
     def after_reading(self, do: Any) -> Iterator[None]:
         """Do something once, when the first object was read and nothing is said yet."""
-        digest = Reader.digest
+        digest = FileHasher.digest
         done: list[bool] = []
 
         def read_and_do(*arguments: Any) -> str:
@@ -420,11 +417,11 @@ class RaceTest(InspectionCase):
                 do()
             return actual
 
-        with mock.patch.object(Reader, "digest", read_and_do):
+        with mock.patch.object(FileHasher, "digest", read_and_do):
             yield
 
 
-class DropsTest(InspectionCase):
+class DropsTest(DiskCheckCase):
     def setUp(self) -> None:
         super().setUp()
         self.database = str(self.root / "drops.sqlite")
@@ -525,25 +522,25 @@ class DropsTest(InspectionCase):
 
     def test_a_drop_that_goes_before_its_row_is_asked_for_is_none(self) -> None:
         id_ = self.bring()
-        unknown = Register.unknown
+        without_row = Registry.without_row
 
-        def fetch_first(register: Register, ids: list[str]) -> set[str]:
+        def fetch_first(registry: Registry, ids: list[str]) -> set[str]:
             self.fetch(id_)
-            return unknown(register, ids)
+            return without_row(registry, ids)
 
-        with mock.patch.object(Register, "unknown", fetch_first):
+        with mock.patch.object(Registry, "without_row", fetch_first):
             self.assertEqual([], self.check(repair=True))
 
     def test_a_drop_that_goes_before_its_bytes_are_looked_for_is_none(self) -> None:
         id_ = self.bring()
-        wanting = Register.wanting
+        all_with_bytes = Registry.all_with_bytes
 
-        def fetch_then(register: Register) -> Iterator[str]:
-            for each in wanting(register):
+        def fetch_then(registry: Registry) -> Iterator[str]:
+            for each in all_with_bytes(registry):
                 self.fetch(id_)
                 yield each
 
-        with mock.patch.object(Register, "wanting", fetch_then):
+        with mock.patch.object(Registry, "all_with_bytes", fetch_then):
             self.assertEqual([], self.check(repair=True))
 
     def test_without_a_registry_bytes_have_no_drop(self) -> None:
@@ -592,7 +589,7 @@ class DropsTest(InspectionCase):
         self.bytes.put(TEA, name=id_)
 
 
-class DatabasesTest(InspectionCase):
+class DatabasesTest(DiskCheckCase):
     def test_a_damaged_page_is_found(self) -> None:
         path = self.root / "kv.sqlite"
         prepare_keys(str(path))
@@ -607,7 +604,7 @@ class DatabasesTest(InspectionCase):
         (finding,) = self.check()
 
         self.assertEqual((DAMAGED, "kv.sqlite"), (finding.kind, finding.path))
-        self.assertIn("SQLite says", finding.reason)
+        self.assertIn("SQLite reports", finding.reason)
 
     def test_a_few_bytes_are_no_database(self) -> None:
         (self.root / "kv.sqlite").write_bytes(b"few")
@@ -626,7 +623,7 @@ class DatabasesTest(InspectionCase):
         self.spoil(self.path(digest))
         DiskStore(self.root / "drops", within=self.store).put(TEA, name="ab" * 16)
 
-        at_once = mock.patch("filestoraged.check.databases._PATIENCE", 0.1)
+        at_once = mock.patch("filestoraged.check.databases._LOCK_TIMEOUT", 0.1)
         with self.locked("kv.sqlite"), self.locked("drops.sqlite"), at_once:
             findings = self.check()
 
@@ -645,8 +642,12 @@ class DatabasesTest(InspectionCase):
         def refuse(*_: Any) -> Any:
             raise StoreUnavailable("The database is busy.")
 
-        locked = mock.patch.multiple("filestoraged.check.register", PAGE=1, look=refuse)
-        with locked, mock.patch("filestoraged.check.disk.PAGE", 1), mock.patch.object(Register, "damage", None):
+        locked = mock.patch.multiple("filestoraged.check.databases", IDS_PER_QUERY=1, query=refuse)
+        with (
+            locked,
+            mock.patch("filestoraged.check.disk.IDS_PER_QUERY", 1),
+            mock.patch.object(Registry, "damage", None),
+        ):
             findings = [finding for finding in self.check() if finding.kind == UNREADABLE]
 
         self.assertEqual(
@@ -659,13 +660,13 @@ class DatabasesTest(InspectionCase):
         with contextlib.closing(sqlite3.connect(str(path))) as writer:
             writer.execute("SELECT 1 FROM pairs").fetchall()
 
-            def look_again(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+            def query_again(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
                 connection.execute("SELECT 1 FROM pairs").fetchall()
                 before = self.locks(path)
-                look(str(path), lambda other: other.execute("SELECT 1 FROM pairs").fetchall())
+                query(str(path), lambda other: other.execute("SELECT 1 FROM pairs").fetchall())
                 return before, self.locks(path)
 
-            before, after = look(str(path), look_again)
+            before, after = query(str(path), query_again)
 
         self.assertGreater(len(before), 0)
         self.assertEqual(before, after)
@@ -700,15 +701,15 @@ class DatabasesTest(InspectionCase):
         self.assertEqual(before, self.snapshot())
 
 
-class EndTest(InspectionCase):
+class EndTest(DiskCheckCase):
     def test_a_check_that_is_stopped_says_so(self) -> None:
         for number in range(50):
             self.store.put(POT + bytes([number]))
-        pace = Throttle(1000)
-        findings = DiskCheck(str(self.root), algorithm="sha256", pace=pace).findings(0.01)
+        throttle = Throttle(1000)
+        findings = DiskCheck(str(self.root), algorithm="sha256", throttle=throttle).findings(0.01)
         self.assertIsNone(next(findings))
 
-        pace.stop()
+        throttle.stop()
 
         self.assertRaises(CheckStopped, list, findings)
 
@@ -724,7 +725,7 @@ class EndTest(InspectionCase):
         self.assertEqual(2000, len(self.check()))
 
 
-class QuarantineTest(InspectionCase):
+class QuarantineTest(DiskCheckCase):
     def test_a_pipe_is_moved_without_waiting_for_its_other_end(self) -> None:
         path = "drops/ab/" + "ab" * 16
         (self.root / "drops" / "ab").mkdir(parents=True)

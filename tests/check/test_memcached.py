@@ -8,8 +8,7 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.check.findings import Finding
-from filestoraged.check.listing import Listing
-from filestoraged.check.memcached import MemcachedCheck
+from filestoraged.check.memcached import Listing, MemcachedCheck
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.hashing import HashThreads
@@ -25,7 +24,7 @@ SMALL = b"tea"
 LARGE = bytes(range(256)) * 6000
 
 
-class PoolInspectionCase(TempCase):
+class MemcachedCheckCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.servers = [start_memcached(self, "-m", "128") for _ in range(2)]
@@ -34,15 +33,17 @@ class PoolInspectionCase(TempCase):
         self.pets = self.store.namespace("repositories").namespace("pets")
 
     def check(self, **settings: Any) -> list[Finding]:
-        self.inspection = MemcachedCheck(self.store, **{"pace": Throttle(), "threads": 2, "grace": 0.01, **settings})
-        return sorted(found for found in self.inspection.findings(PATIENCE) if found is not None)
+        self.memcached_check = MemcachedCheck(
+            self.store, **{"throttle": Throttle(), "threads": 2, "grace": 0.01, **settings}
+        )
+        return sorted(found for found in self.memcached_check.findings(PATIENCE) if found is not None)
 
     def chunks(self) -> dict[str, Any]:
         """All chunks, with the connection to where each is."""
         return {key: server.client for server in self.servers for key in server.chunk_keys()}
 
 
-class DamageTest(PoolInspectionCase):
+class DamageTest(MemcachedCheckCase):
     def test_a_pool_that_is_whole_has_nothing_wrong(self) -> None:
         for store in (self.store, self.pets):
             store.put(SMALL)
@@ -51,9 +52,9 @@ class DamageTest(PoolInspectionCase):
         self.servers[0].client.set("somebody", b"else's")
 
         self.assertEqual([], self.check(repair=True))
-        self.assertEqual(5, self.inspection.tally.objects)
-        self.assertEqual(5, self.inspection.tally.all_objects)
-        self.assertEqual(3 * len(SMALL) + 2 * len(LARGE), self.inspection.tally.size)
+        self.assertEqual(5, self.memcached_check.totals.objects)
+        self.assertEqual(5, self.memcached_check.totals.all_objects)
+        self.assertEqual(3 * len(SMALL) + 2 * len(LARGE), self.memcached_check.totals.size)
 
     def test_what_was_evicted_is_found_and_a_good_upload_heals(self) -> None:
         whole, lost = self.pets.put(LARGE), self.store.put(LARGE[1:])
@@ -102,8 +103,8 @@ class DamageTest(PoolInspectionCase):
         token = next(iter(self.chunks())).split(":")[1]
         self.store.pool.delete_all([key])
 
-        self.assertEqual(("orphaned", f"fsd:{token}", "no manifest names its 3 chunks", None), tuple(self.check()[0]))
-        self.assertEqual(["let expire in 6 hours"], [finding.remedy for finding in self.check(repair=True)])
+        self.assertEqual(("orphaned", f"fsd:{token}", "no manifest lists its 3 chunks", None), tuple(self.check()[0]))
+        self.assertEqual(["set to expire in 6 hours"], [finding.remedy for finding in self.check(repair=True)])
         self.assertEqual([], self.check())
         self.assertEqual(3, len(self.chunks()))
 
@@ -117,7 +118,7 @@ class DamageTest(PoolInspectionCase):
         (finding,) = self.check()
         (again,) = self.check(repair=True)
 
-        self.assertEqual(("orphaned", "no manifest names its 1 chunks"), (finding.kind, finding.reason))
+        self.assertEqual(("orphaned", "no manifest lists its 1 chunks"), (finding.kind, finding.reason))
         self.assertEqual((stray.rpartition(":")[0], finding.reason), (again.path, again.reason))
         self.assertEqual([], [key for server in self.servers for key in server.all_keys()])
         self.assertEqual([], self.check())
@@ -134,7 +135,7 @@ class DamageTest(PoolInspectionCase):
         return {chunk.key for chunk in store._manifest(digest, None).chunks}
 
 
-class PoolRaceTest(PoolInspectionCase):
+class PoolRaceTest(MemcachedCheckCase):
     def test_an_object_that_is_replaced_while_it_is_read_is_no_damage(self) -> None:
         def replace(digest: str) -> None:
             self.store.remove(digest)
@@ -163,13 +164,13 @@ class PoolRaceTest(PoolInspectionCase):
         digest = self.store.put(LARGE)
         key = next(iter(self.chunks()))
         self.chunks()[key].delete(key)
-        is_still = MemcachedCheck._is_still
+        is_still = MemcachedCheck._is_confirmed
 
         def look_late(inspection: MemcachedCheck, key: str, found: Versioned) -> bool:
             self.store.put(LARGE)
             return is_still(inspection, key, found)
 
-        with mock.patch.object(MemcachedCheck, "_is_still", look_late):
+        with mock.patch.object(MemcachedCheck, "_is_confirmed", look_late):
             self.assertEqual([], self.check())
             self.assertEqual([], self.check(repair=True))
 
@@ -218,7 +219,7 @@ class PoolRaceTest(PoolInspectionCase):
         self.assertEqual([], self.check())
 
 
-class ServersTest(PoolInspectionCase):
+class ServersTest(MemcachedCheckCase):
     def test_a_server_that_is_gone_is_an_error(self) -> None:
         self.store.put(LARGE)
         self.servers[0].kill()
@@ -241,4 +242,4 @@ class ServersTest(PoolInspectionCase):
         with mock.patch.object(ServerClient, "list_items", lambda *given: busy.pop() if busy else list_items(*given)):
             self.assertEqual([], self.check())
 
-        self.assertEqual(1, self.inspection.tally.objects)
+        self.assertEqual(1, self.memcached_check.totals.objects)

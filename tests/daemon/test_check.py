@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from filestoraged.check.disk import DiskCheck
-from filestoraged.check.findings import KINDS, CheckTotals, Finding
+from filestoraged.check.findings import FINDING_KINDS, CheckTotals, Finding
 from filestoraged.check.throttle import Throttle
 from filestoraged.daemon.commands.check_output import Progress
 from filestoraged.store.disk.store import DiskStore
@@ -81,7 +81,7 @@ class OutputTest(CheckCase):
         self.assertEqual(
             [
                 f"damaged    {path}: its bytes have another digest",
-                r"foreign    'no\nname': nothing of ours has such a name",
+                r"foreign    'no\nname': the store has no such name here",
             ],
             sorted(lines),
         )
@@ -122,7 +122,7 @@ class OutputTest(CheckCase):
             said["findings"],
         )
         self.assertEqual((2, len(POT) - 1 + len(TEA), True), (said["objects"], said["bytes"], said["complete"]))
-        self.assertEqual({**dict.fromkeys(KINDS, 0), "damaged": 1, "foreign": 1}, said["found"])
+        self.assertEqual({**dict.fromkeys(FINDING_KINDS, 0), "damaged": 1, "foreign": 1}, said["found"])
 
     def test_json_of_a_whole_store_has_no_findings(self) -> None:
         done = self.check_store("--json")
@@ -280,7 +280,7 @@ class ReadOnlyTest(CheckCase):
         self.assertEqual(before, {str(path): path.lstat().st_mtime_ns for path in self.root.rglob("*")})
 
     def kinds(self) -> list[str]:
-        inspection = DiskCheck(str(self.root), algorithm="sha256", pace=Throttle())
+        inspection = DiskCheck(str(self.root), algorithm="sha256", throttle=Throttle())
         return [finding.kind for finding in inspection.findings(PATIENCE) if finding is not None]
 
 
@@ -312,7 +312,7 @@ class RunningDaemonTest(CheckCase):
         self.assertEqual([], self.found())
 
     def found(self) -> list[Finding]:
-        inspection = DiskCheck(str(self.root), algorithm="sha256", pace=Throttle(), repair=True)
+        inspection = DiskCheck(str(self.root), algorithm="sha256", throttle=Throttle(), repair=True)
         return [finding for finding in inspection.findings(PATIENCE) if finding is not None]
 
 

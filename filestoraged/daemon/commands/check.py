@@ -29,7 +29,7 @@ _FOUND_NOTHING, _FOUND_SOMETHING, _NOT_CHECKED = range(3)
 
 
 class _Check(Protocol):
-    tally: CheckTotals
+    totals: CheckTotals
 
     def findings(self, pause: float) -> Iterator[Finding | None]: ...
 
@@ -73,7 +73,7 @@ def _run(checks: list[_Check], report: Report, ignored: Sequence[str]) -> int:
     try:
         for each in checks:
             for finding in _findings(each):
-                progress.show(each.tally)
+                progress.show(each.totals)
                 if finding is not None and finding.kind not in ignored:
                     progress.clear()
                     report.add(finding)
@@ -84,7 +84,7 @@ def _run(checks: list[_Check], report: Report, ignored: Sequence[str]) -> int:
         pass
     finally:
         progress.clear()
-        objects, size = sum(each.tally.objects for each in checks), sum(each.tally.size for each in checks)
+        objects, size = sum(each.totals.objects for each in checks), sum(each.totals.size for each in checks)
         report.end(ReportTotals(objects, size, progress.seconds, found, complete))
     if not complete:
         return _NOT_CHECKED
@@ -111,9 +111,9 @@ def _checks(settings: dict[str, Any], pace: Throttle, *, repair: bool) -> Iterat
             raise StartError(f"{error}.") from error
         for cause in store.unreachable_servers():
             raise StartError(f"{cause}.")
-        yield MemcachedCheck(store, pace=pace, repair=repair)
+        yield MemcachedCheck(store, throttle=pace, repair=repair)
     if "store" in settings:
-        yield DiskCheck(settings["store"], algorithm=algorithm, pace=pace, repair=repair)
+        yield DiskCheck(settings["store"], algorithm=algorithm, throttle=pace, repair=repair)
 
 
 def _settings(given: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TextIO
 
-from filestoraged.check.findings import KINDS, CheckTotals, Finding
+from filestoraged.check.findings import FINDING_KINDS, CheckTotals, Finding
 
 # Seconds between two looks of the bar, and between two lines.
 _BAR_PAUSE = 0.2
@@ -48,7 +48,7 @@ class TextReport:
         self._stream.flush()
 
     def end(self, totals: ReportTotals) -> None:
-        found = ", ".join(f"{totals.found[kind]} {kind}" for kind in KINDS if totals.found.get(kind))
+        found = ", ".join(f"{totals.found[kind]} {kind}" for kind in FINDING_KINDS if totals.found.get(kind))
         rate = size_text(totals.size / max(totals.seconds, 0.001))
         self._stream.write(
             f"{'checked' if totals.complete else 'broken off:'} {totals.objects} objects, {size_text(totals.size)} in"
@@ -78,7 +78,7 @@ class JsonReport:
             "bytes": totals.size,
             "seconds": round(totals.seconds, 3),
             "bytes_per_second": round(totals.size / max(totals.seconds, 0.001)),
-            "found": {kind: totals.found.get(kind, 0) for kind in KINDS},
+            "found": {kind: totals.found.get(kind, 0) for kind in FINDING_KINDS},
             "complete": totals.complete,
         }
         self._stream.write(f"\n], {json.dumps(rest)[1:]}\n")
