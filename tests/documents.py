@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +82,16 @@ def blocks(document: str) -> list[Block]:
 def prose(document: str) -> str:
     """The text of a document without its blocks."""
     return _FENCE.sub("", read(document))
+
+
+def options_of_commands() -> set[str]:
+    """The options that the daemon and its subcommands have."""
+    found: set[str] = set()
+    for command in ([], ["check"], ["token"], ["memcached-check"]):
+        arguments = [sys.executable, "-m", "filestoraged", *command, "--help"]
+        printed = subprocess.check_output(arguments, cwd=ROOT, text=True, timeout=_LIMIT)
+        found |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", printed))
+    return found
 
 
 def steps(text: str) -> Iterator[Step]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from filestoraged.daemon.config import parse_arguments
 from filestoraged.errors import ClientGone, Error
 from tests.bench.measures import MEASURES
-from tests.daemon.process import PATIENCE, ROOT
-from tests.documents import DOCUMENTS, Block, Machine, Step, blocks, prose, read, steps
+from tests.daemon.process import ROOT
+from tests.documents import DOCUMENTS, Block, Machine, Step, blocks, options_of_commands, prose, read, steps
 from tests.support import ServerCase, TempCase, find_program
 
 COLUMNS = 120
@@ -172,6 +172,24 @@ class ListsTest(ServerCase):
 
         self.assertEqual({each.status for each in _family(Error)} - {ClientGone.status}, listed)
 
+    def test_http_lists_the_methods_of_each_path(self) -> None:
+        listed: dict[str, set[str]] = {}
+        for row in re.findall(r"^\| .*$", prose("docs/http.md"), re.M):
+            for method, path in re.findall(r"`([A-Z]+) (/[^`?\s]*)", row):
+                # The interface `kv` answers 404 to other methods.
+                if not path.startswith("/kv/"):
+                    listed.setdefault(re.sub(r"\{\w+\}|HEX", "0", path), set()).add(method)
+
+        allowed = {path: set(self.request("BREW", path).fields["allow"].split(", ")) for path in listed}
+
+        self.assertEqual(allowed, listed)
+        self.assertGreater(len(listed), 7)
+
+    def test_operations_lists_every_unit(self) -> None:
+        units = {path.name for suffix in ("service", "socket", "timer") for path in ROOT.glob(f"systemd/*.{suffix}")}
+
+        self.assertEqual(units, set(re.findall(r"^\| `(filestoraged[\w-]*\.\w+)`", prose("docs/operations.md"), re.M)))
+
     def test_figures_name_measures_and_proofs_that_exist(self) -> None:
         rows = re.findall(r"^\| .*? \| [\d.,]+ \| `(.*?)` \|$", prose("docs/figures.md"), re.M)
 
@@ -196,8 +214,7 @@ class ListsTest(ServerCase):
         self.assertEqual(proofs, set(re.findall(r"tests\.proofs\.(\w+)", read("CONTRIBUTING.md"))))
 
     def test_documents_name_no_option_that_does_not_exist(self) -> None:
-        commands = ([], ["check"], ["token"], ["memcached-check"])
-        known = {option for command in commands for option in re.findall(r"--[a-z][a-z-]*", _help(*command))}
+        known = options_of_commands()
 
         for document in DOCUMENTS:
             named = set(re.findall(r"`(--[a-z][a-z-]*)", prose(document)))
@@ -226,8 +243,3 @@ def _family(error: type[Error]) -> Iterator[type[Error]]:
         if "status" in vars(each) or error.status != 500:
             yield each
         yield from _family(each)
-
-
-def _help(*command: str) -> str:
-    done = [sys.executable, "-m", "filestoraged", *command, "--help"]
-    return subprocess.check_output(done, cwd=ROOT, text=True, timeout=PATIENCE)

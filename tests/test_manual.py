@@ -12,6 +12,7 @@ from filestoraged.daemon import values
 from filestoraged.daemon.config import OPTIONS, Option
 from filestoraged.daemon.values import Config, join_mounts, parse_mount
 from tests.daemon.process import ROOT
+from tests.documents import options_of_commands
 from tests.support import find_program
 
 COMMAND = ROOT / "docs" / "filestoraged.1"
@@ -53,6 +54,11 @@ class ManualTest(unittest.TestCase):
         found = entries(section(COMMAND, ".SS Options of serve"), pattern)
 
         self.assertEqual({option.name: option.metavar for option in OPTIONS}, metavars(found))
+
+    def test_command_has_the_options_of_all_subcommands(self) -> None:
+        text = plain(COMMAND.read_text(encoding="utf-8").partition(".SH EXAMPLES")[0])
+
+        self.assertEqual(options_of_commands(), set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text)))
 
     def test_configuration_has_every_option_but_config_and_no_other(self) -> None:
         found = entries(section(CONFIGURATION, ".SH OPTIONS"), r"\\fB(\S+)\\fR = \\fI(\S+)\\fR")
@@ -121,4 +127,4 @@ def metavars(found: dict[str, Entry]) -> dict[str, str]:
 
 def plain(text: str) -> str:
     """Roff without its escapes."""
-    return text.replace("\\-", "-").replace("\\|", "")
+    return re.sub(r"\\f.", "", text).replace("\\-", "-").replace("\\|", "")
