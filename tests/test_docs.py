@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -29,6 +30,8 @@ _IN_SESSION = ("sh", "python")
 _READ = ("ini", "yaml")
 # Drawings.
 _SHOWN = ("text",)
+
+_OF_EVERY_RESPONSE = {"connection", "content-length", "date", "server"}
 
 # Options of other programs than the daemon.
 _NOT_OURS = {"--data-binary", "--fast"}
@@ -184,6 +187,15 @@ class ListsTest(ServerCase):
 
         self.assertEqual(allowed, listed)
         self.assertGreater(len(listed), 7)
+
+    def test_http_lists_the_headers_of_a_download(self) -> None:
+        table = prose("docs/http.md").partition("\n### Downloads\n")[2].partition("\n\n| request header")[0]
+        listed = {name.lower() for name in re.findall(r"^\| `([\w-]+)` \|", table, re.M)}
+        digest = json.loads(self.post("/", b"meow").body)["hash"]
+
+        sent = set(self.get(f"/{digest}?name=cat.jpg").fields)
+
+        self.assertEqual({name for name in sent if not name.startswith(":")} - _OF_EVERY_RESPONSE, listed)
 
     def test_operations_lists_every_unit(self) -> None:
         units = {path.name for suffix in ("service", "socket", "timer") for path in ROOT.glob(f"systemd/*.{suffix}")}
