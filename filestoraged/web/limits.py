@@ -19,6 +19,8 @@ class Limits:
     body_rate_from: float = 60.0
     # A client may take no byte of an answer for this long.
     send: float = 30.0
+    # How often it is checked whether a client has acknowledged the last bytes of a response.
+    confirm: float = 0.1
     # A connection may rest this long between requests.
     idle: float = 60.0
     # A new connection waits this long for a place where all are taken: for two looks by `notice`, so that what has
