@@ -91,8 +91,8 @@ class ServerCase(TempCase):
             dict.fromkeys(self.listeners, self.app),
             threads=self.threads,
             limits=self.limits,
-            room=self.room,
-            meter=self.meter,
+            connection_limit=self.room,
+            metrics=self.meter,
         )
         self.worker = Worker(server)
         self.worker.start()

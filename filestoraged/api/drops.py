@@ -6,7 +6,6 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from filestoraged.api import forms, objects
@@ -17,8 +16,8 @@ from filestoraged.store.contract import Blob, Sink, Store
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.passwords import Guard
 from filestoraged.web.error_responses import refusal
-from filestoraged.web.message import JSON, Answer, Fields, Receiving, Request, Response
-from filestoraged.web.router import Page, Router
+from filestoraged.web.message import JSON, Fields, Request, Response, RunsOn, result_of
+from filestoraged.web.router import READ, WRITE, Route, Router
 from filestoraged.wire.authorization import parse_basic
 from filestoraged.wire.multipart import form_boundary
 
@@ -46,32 +45,16 @@ def routes(
     drops: Drops, store: Store, guard: Guard, *, public_url: str | None = None, accel: str | None = None
 ) -> Router:
     """`store` has the bytes, by the drops' ids."""
-    return _Router(_Pages(drops, store, guard, public_url, accel))
-
-
-class _Router(Router):
-    """What is not there, or not any more, takes no thread."""
-
-    def __init__(self, pages: _Pages) -> None:
-        super().__init__(
-            "drops",
-            [("PUT", "/file", pages.upload), ("GET", "/file/{id}", pages.download)],
-            refuse=_refuse,
-            secret=True,
-        )
-        self._find = pages.find
-
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
-        if request.method != "GET" or not segments:
-            return None
-        try:
-            self._find(*segments)
-        except (NotFound, Gone) as error:
-            return self.refused(error)
-        except Exception:
-            # SQLite's errors must not reach the loop, which has others to serve. A thread meets them and answers.
-            return None
-        return None
+    pages = _Pages(drops, store, guard, public_url, accel)
+    return Router(
+        "drops",
+        [
+            Route("PUT", "/file", pages.upload, WRITE, RunsOn.THREAD),
+            Route("GET", "/file/{id}", pages.download, READ, RunsOn.THREAD, recall=pages.recall),
+        ],
+        refuse=_refuse,
+        secret=True,
+    )
 
 
 class _Pages:
@@ -82,35 +65,38 @@ class _Pages:
         self._public_url = public_url
         self._accel = accel
 
-    def upload(self, request: Request) -> Receiving:
+    async def upload(self, request: Request) -> Response:
         boundary = form_boundary(request.fields.get("content-type", ""))
         if boundary is None:
             raise BadRequest("A file comes in a form, multipart/form-data.")
         with DropForm(self._store) as form:
-            yield from forms.receive(request, boundary, form.take, limit=LARGEST)
+            await forms.receive(request, boundary, form.take, limit=LARGEST)
             name, staging, password = form.whole()
-            kept = (yield self._hash(request, password)) if password else None
+            kept: bytes | None = None
+            if password:
+                kept = await result_of(self._hash(request, password))
             # Known before it has bytes, so that there are never bytes that nobody knows.
-            id_ = yield self._drops.announce()
+            id_ = await result_of(self._drops.announce())
             try:
                 staging.commit(name=id_)
-                yield self._drops.publish(Drop(id_, name, kept))
+                await result_of(self._drops.publish(Drop(id_, name, kept)))
             except BaseException:
                 self._drops.retract(id_)
                 raise
         answer = {"status": "File Uploaded Successfully", "url": self._link(request, id_)}
         return Response(201, JSON + _NO_STORE, json.dumps(answer).encode() + b"\n")
 
-    def download(self, request: Request, id_: str) -> Receiving:
+    async def download(self, request: Request, id_: str) -> Response:
         if any(word in request.fields.get(field, "").lower() for field in _AHEAD for word in _AHEAD_WORDS):
             raise Forbidden("It can be fetched once, and nobody has asked for it yet.")
-        drop = self.find(id_)
+        drop = self._find(id_)
         if drop.password is not None:
             password = _password(request)
             if password is None:
                 raise Unauthorized("A password is needed.")
-            yield self._guard.guesses.submit(request.client, functools.partial(self._drops.check, drop, password))
-        claim = yield self._drops.claim(drop.id)
+            check = functools.partial(self._drops.check, drop, password)
+            await result_of(self._guard.guesses.submit(request.client, check))
+        claim = await result_of(self._drops.claim(drop.id))
         blob = self._open(claim)
         accel = "" if _is_partial(request) else objects.accelerated(self._store, drop.id, self._accel)
         if not accel:
@@ -118,14 +104,25 @@ class _Pages:
         # It is noted before it is handed over: from then on it is the proxy's, whatever becomes of us.
         blob.close()
         try:
-            yield self._drops.hand_over(claim, keep=_HANDED_OVER)
+            await result_of(self._drops.hand_over(claim, keep=_HANDED_OVER))
         except BaseException:
             # Where it was handed over all the same, this changes nothing.
             self._drops.release(claim)
             raise
         return Response(200, _description(drop) + accel)
 
-    def find(self, id_: str) -> Drop:
+    def recall(self, _: Request, id_: str) -> Response | None:
+        """Refuse what does not exist, or no longer."""
+        try:
+            self._find(id_)
+        except (NotFound, Gone):
+            raise
+        except Exception:
+            # SQLite's errors must not be waited for on the loop. The page meets them on a thread, and answers.
+            return None
+        return None
+
+    def _find(self, id_: str) -> Drop:
         return self._drops.find(id_ if _ID.fullmatch(id_) else "")
 
     def _open(self, claim: Claim) -> Blob:

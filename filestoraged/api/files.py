@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from urllib.parse import unquote
 
 from filestoraged.api import forms, objects
 from filestoraged.api.objects import Delivery
-from filestoraged.digest import Bytes
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
-from filestoraged.web.message import JSON, Receiving, Request, Response, json_response
-from filestoraged.web.router import Router
+from filestoraged.web.message import JSON, Request, Response, json_response
+from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.accept import prefers_text
 from filestoraged.wire.expectations import expected_digests
 from filestoraged.wire.multipart import Event, Part, form_boundary
@@ -19,16 +17,16 @@ from filestoraged.wire.multipart import Event, Part, form_boundary
 
 def routes(store: Store, delivery: Delivery) -> Router:
     pages = _Files(store, delivery)
+    changes, reads = objects.runs_on(store)
     return Router(
         "files",
         [
-            ("POST", "/", pages.upload),
-            ("GET", "/", pages.download),
-            ("DELETE", "/", pages.remove),
-            ("GET", "/{hash}", pages.download),
-            ("DELETE", "/{hash}", pages.remove),
+            Route("POST", "/", pages.upload, WRITE, changes),
+            Route("GET", "/", pages.download, READ, reads),
+            Route("DELETE", "/", pages.remove, DELETE, changes),
+            Route("GET", "/{hash}", pages.download, READ, reads),
+            Route("DELETE", "/{hash}", pages.remove, DELETE, changes),
         ],
-        remote=store.remote,
     )
 
 
@@ -37,12 +35,12 @@ class _Files:
         self._store = store
         self._delivery = delivery
 
-    def upload(self, request: Request) -> Receiving:
+    async def upload(self, request: Request) -> Response:
         boundary = form_boundary(request.fields.get("content-type", ""))
         if boundary is None:
-            digest, size = yield from objects.receive(request, self._store, objects.announced(request, self._store))
+            digest, size = await objects.receive(request, self._store, objects.announced(request, self._store))
         else:
-            digest, size = yield from self._receive_form(request, boundary)
+            digest, size = await self._receive_form(request, boundary)
         if prefers_text(request.fields.get("accept")):
             return Response(200, "Content-Type: text/plain\r\n", f"{digest}\n".encode())
         return Response(200, JSON, objects.receipt("hash", digest, size))
@@ -53,12 +51,12 @@ class _Files:
     def remove(self, request: Request, segment: str | None = None) -> Response:
         return json_response(200, {"hash": objects.remove(request, self._store, _the_hash(request, segment))})
 
-    def _receive_form(self, request: Request, boundary: str) -> Generator[None, Bytes, tuple[str, int]]:
+    async def _receive_form(self, request: Request, boundary: str) -> tuple[str, int]:
         """Store the form's first file. The rest of the form is read too: a form that is cut keeps nothing."""
         # What the head announces is about the whole body (RFC 9530, section 2), the query's hash about the file.
         expected = expected_digests(request.fields)
         with _FirstFile(request, self._store) as file:
-            yield from forms.receive(request, boundary, file.take, limit=self._store.max_size, expected=expected)
+            await forms.receive(request, boundary, file.take, limit=self._store.max_size, expected=expected)
             return file.commit()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 
-from filestoraged.digest import Bytes, Expected, Hasher
+from filestoraged.digest import Expected, Hasher
 from filestoraged.errors import TooLarge
 from filestoraged.web.message import Request
 from filestoraged.wire.multipart import Event, Multipart
@@ -13,14 +13,14 @@ from filestoraged.wire.multipart import Event, Multipart
 _OVERHEAD = 1024 * 1024
 
 
-def receive(
+async def receive(
     request: Request,
     boundary: str,
     take: Callable[[Event], None],
     *,
     limit: int | None,
     expected: Sequence[Expected] = (),
-) -> Generator[None, Bytes, None]:
+) -> None:
     """Hand what a form has to `take`. Files have `limit` bytes at most, and the whole body the digests `expected`.
 
     Raises TooLarge, MalformedMultipart and DigestMismatch.
@@ -29,8 +29,7 @@ def receive(
     whole = Hasher(expected[0].algorithm, expected) if expected else None
     _check_size(request.size or 0, limit)
     received = 0
-    piece = yield
-    while piece:
+    async for piece in request.body:
         received += len(piece)
         _check_size(received, limit)
         if whole is not None:
@@ -40,7 +39,6 @@ def receive(
             if isinstance(event, memoryview):
                 # It is a view of a copy of the piece, which must not outlive it while the client pauses.
                 event.release()
-        piece = yield
     form.finish()
     if whole is not None:
         whole.check()

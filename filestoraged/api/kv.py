@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound, TooLarge, Unavailable
 from filestoraged.store.kv import KeyValues
 from filestoraged.web.error_responses import refusal
-from filestoraged.web.message import JSON, NO_STORE, Answer, Receiving, Request, Response
-from filestoraged.web.router import Page, Router
+from filestoraged.web.message import JSON, NO_STORE, Answer, Request, Response, RunsOn, result_of
+from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 
 # What was committed a moment ago may have changed.
@@ -32,37 +32,31 @@ _EACH = 256
 
 
 def routes(keys: KeyValues) -> Router:
-    return _Router(_Pages(keys))
+    pages = Pages(keys)
+
+    def read(pattern: str) -> Route:
+        return Route("GET", pattern, pages.read, READ, RunsOn.THREAD, recall=pages.recall)
+
+    def queue(method: str, pattern: str, page: Callable[..., Answer], scope: str) -> Route:
+        # Small bodies take no thread: a page that writes awaits the writer without one.
+        return Route(method, pattern, page, scope, RunsOn.INLINE, inline_body=_SMALL)
+
+    return Router(
+        "kv",
+        [
+            read("/{key}"),
+            # A key may have these names.
+            read("/set"),
+            read("/commit"),
+            queue("POST", "/set", pages.set, WRITE),
+            queue("DELETE", "/set", pages.delete, DELETE),
+            queue("POST", "/commit", pages.commit, WRITE),
+        ],
+        refuse=_refuse,
+    )
 
 
-class _Router(Router):
-    """What is remembered, and what is small, takes no thread: who wants to write waits for the writer without one."""
-
-    def __init__(self, pages: _Pages) -> None:
-        super().__init__(
-            "kv",
-            [
-                ("GET", "/{key}", pages.read),
-                # A key may have these names.
-                ("GET", "/set", pages.read),
-                ("GET", "/commit", pages.read),
-                ("POST", "/set", pages.set),
-                ("DELETE", "/set", pages.delete),
-                ("POST", "/commit", pages.commit),
-            ],
-            refuse=_refuse,
-        )
-        self._pages = pages
-
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
-        if request.size is None or request.size > _SMALL:
-            return None
-        if request.method == "GET" and pages:
-            return self._pages.recall(request)
-        return self.answer(request, pages, segments)
-
-
-class _Pages:
+class Pages:
     def __init__(self, keys: KeyValues) -> None:
         self._keys = keys
         self._payloads = _Payloads()
@@ -80,29 +74,29 @@ class _Pages:
             self._answers.keep(request.path, commits, body)
         return Response(200, _FRESH_JSON, body)
 
-    def recall(self, request: Request) -> Response | None:
+    def recall(self, request: Request, *_: str) -> Response | None:
         """The answer that `read` gave, if nothing was committed since."""
         body = self._answers.find(request.path, self._keys.commits)
         return None if body is None else Response(200, _FRESH_JSON, body)
 
-    def set(self, request: Request) -> Receiving:
-        body = yield from self._payloads.gather(request)
+    async def set(self, request: Request) -> Response:
+        body = await self._payloads.gather(request)
         key, value = parse_pair(body)
         if not key:
             raise BadRequest("A key has one character at least.")
-        is_new = yield self._keys.set_later(key, value)
+        is_new = await result_of(self._keys.set_later(key, value))
         return Response(201 if is_new else 200, JSON, body)
 
-    def delete(self, request: Request) -> Receiving:
-        body = yield from self._payloads.gather(request)
+    async def delete(self, request: Request) -> Response:
+        body = await self._payloads.gather(request)
         key = parse_string(body)
         if not key:
             raise BadRequest("A key has one character at least.")
-        yield self._keys.delete_later(key)
+        await result_of(self._keys.delete_later(key))
         return Response(200, JSON, body)
 
-    def commit(self, request: Request) -> Receiving:
-        yield self._keys.commit_later()
+    async def commit(self, request: Request) -> Response:
+        await result_of(self._keys.commit_later())
         return Response(204)
 
 
@@ -113,20 +107,23 @@ class _Payloads:
         self._size = 0
         self._lock = threading.Lock()
 
-    def gather(self, request: Request) -> Generator[None, bytes, bytes]:
+    async def gather(self, request: Request) -> bytes:
         """Receive a body. Raises TooLarge, and Unavailable where too many bytes are in flight."""
         if (request.size or 0) > _LARGEST:
             raise TooLarge(_LARGEST, size=request.size)
+        if request.size is not None and request.size <= _SMALL:
+            # Most come with their heads. It would not count below.
+            whole = request.body.take_buffered()
+            if whole is not None:
+                return whole
         # One buffer: a body that comes byte by byte would be a thousand times as large in pieces.
         body = bytearray()
         try:
-            piece = yield
-            while piece:
+            async for piece in request.body:
                 if len(body) + len(piece) > _LARGEST:
                     raise TooLarge(_LARGEST)
                 self._reserve(_counted(len(body) + len(piece)) - _counted(len(body)))
                 body += piece
-                piece = yield
         finally:
             self._release(_counted(len(body)))
         return bytes(body)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from filestoraged import __version__
 from filestoraged.store.contract import Store, Usage
 from filestoraged.store.drops import Drops
 from filestoraged.store.kv import KeyValues
 from filestoraged.store.shared_count import SharedCount
-from filestoraged.web.counters import BOUNDS, Figures
-from filestoraged.web.message import Answer, Request, Response, field_lines
-from filestoraged.web.metrics import Metrics
-from filestoraged.web.router import Page, Router
+from filestoraged.web.message import Request, Response, RunsOn, field_lines
+from filestoraged.web.metrics import BOUNDS, Metrics, RequestTotals
+from filestoraged.web.router import READ, Route, Router
 from filestoraged.wire.exposition import CONTENT_TYPE, Family, Histogram, Sample, exposition
 
 _FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"))
@@ -25,11 +24,11 @@ log = logging.getLogger(__name__)
 Gauge = Callable[[], Iterable[Family]]
 
 
-def routes(meter: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Router:
+def routes(metrics: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Router:
     """`gauges` are asked each time. `remote` says that one of them asks other machines."""
 
     def show(_: Request) -> Response:
-        families = [*_workers(meter), *_requests(meter)]
+        families = [*_workers(metrics), *_requests(metrics)]
         unseen: dict[str, int] = {}
         for name, gauge in gauges.items():
             try:
@@ -42,14 +41,8 @@ def routes(meter: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Rout
         families.append(Family("filestoraged_uncountable", "gauge", "Whether something could not be counted.", failed))
         return Response(200, _FIELDS, exposition(families).encode())
 
-    return _Router("operations", [("GET", "/", show)], remote=remote)
-
-
-class _Router(Router):
-    """Counting objects may wait for the disk."""
-
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
-        return None
+    # Counting may wait for a disk.
+    return Router("operations", [Route("GET", "/", show, READ, RunsOn.REMOTE if remote else RunsOn.THREAD)])
 
 
 def objects(store: Store, shared: SharedCount) -> Gauge:
@@ -106,29 +99,29 @@ def memcached(store: Store) -> Gauge:
     return look
 
 
-def _workers(meter: Metrics) -> Iterator[Family]:
-    now = meter.now()
+def _workers(metrics: Metrics) -> Iterator[Family]:
+    now = metrics.gauges()
     build = {"version": __version__, "python": platform.python_version()}
     yield Family("filestoraged_build_info", "gauge", "Which version runs on what.", [(build, 1)])
     yield Family("filestoraged_workers", "gauge", "Workers that serve or drain.", [({}, now.workers)])
     yield Family("filestoraged_connections", "gauge", "Open connections.", [({}, now.connections)])
-    yield Family("filestoraged_parked_connections", "gauge", "Connections that nobody serves now.", [({}, now.parked)])
+    yield Family("filestoraged_parked_connections", "gauge", "Connections that nobody serves now.", [({}, now.idle)])
     yield Family(
         "filestoraged_requests_under_way",
         "gauge",
         "Requests that could not be answered at once.",
-        [({}, now.under_way)],
+        [({}, now.in_flight)],
     )
 
 
-def _requests(meter: Metrics) -> Iterator[Family]:
-    figures = meter.figures()
+def _requests(metrics: Metrics) -> Iterator[Family]:
+    figures = metrics.totals()
     kinds: dict[str, int] = {}
     for each in figures.values():
         for kind, number in each.kinds.items():
             kinds[kind] = kinds.get(kind, 0) + number
 
-    def samples(of: Callable[[Figures], int | Histogram]) -> list[Sample]:
+    def samples(of: Callable[[RequestTotals], int | Histogram]) -> list[Sample]:
         return [({"interface": name, "method": method}, of(each)) for (name, method), each in figures.items()]
 
     yield Family(

@@ -6,12 +6,12 @@ import contextlib
 import mimetypes
 import posixpath
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
-from filestoraged.digest import Bytes, Expected, digest_length, parse_digest
+from filestoraged.digest import Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, CorruptObject, NotFound, PreconditionFailed
 from filestoraged.store.contract import Blob, Staging, Store
-from filestoraged.web.message import Fields, Request, Response, field_lines
+from filestoraged.web.message import Fields, Request, Response, RunsOn, field_lines
 from filestoraged.wire import conditions
 from filestoraged.wire.dates import format_date
 from filestoraged.wire.expectations import expected_digests
@@ -48,13 +48,16 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TYPES = mimetypes.MimeTypes()
 
 
-def receive(request: Request, store: Store, expected: Sequence[Expected]) -> Generator[None, Bytes, tuple[str, int]]:
+def runs_on(store: Store) -> tuple[RunsOn, RunsOn]:
+    """Where pages run that change a store, and those that read it: a local disk is read on the loop."""
+    return (RunsOn.REMOTE, RunsOn.REMOTE) if store.remote else (RunsOn.THREAD, RunsOn.INLINE)
+
+
+async def receive(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[str, int]:
     """Store the body, whose digests must be those `expected`. Returns the object's digest and size."""
     with begin(request, store, size=request.size, expected=expected) as staging:
-        piece = yield
-        while piece:
+        async for piece in request.body:
             staging.write(piece)
-            piece = yield
         return commit(request, staging), staging.size
 
 

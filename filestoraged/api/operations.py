@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from filestoraged.errors import Error, StoreUnavailable
-from filestoraged.web.message import NO_STORE, Answer, Request, Response, json_response
-from filestoraged.web.router import Page, Router
+from filestoraged.web.error_responses import refusal
+from filestoraged.web.message import NO_STORE, Request, Response, RunsOn, json_response
+from filestoraged.web.router import READ, Route, Router
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,12 @@ def health_routes() -> Router:
 
 def public_routes(readiness: Readiness) -> Router:
     """Besides, whether it is fit to serve, where clients may ask too: no inner host is named."""
-    return _Router(readiness, lambda fault: fault.public)
+    return _routes(readiness, lambda fault: fault.public)
 
 
 def admin_routes(readiness: Readiness) -> Router:
     """The same for operators alone: what is wrong is told as the log tells it."""
-    return _Router(readiness, lambda fault: fault.detailed)
+    return _routes(readiness, lambda fault: fault.detailed)
 
 
 class Fault(NamedTuple):
@@ -100,34 +101,37 @@ class _Known(NamedTuple):
     until: float
 
 
-class _Router(Router):
-    """What is known needs no thread."""
+class _Ready:
+    """The page that tells whether the daemon is ready. What is known needs no thread."""
 
     def __init__(self, readiness: Readiness, describe: Callable[[Fault], str]) -> None:
-        pages: list[tuple[str, str, Page]] = [_HEALTH, ("GET", "/ready", self._ready)]
-        super().__init__("operations", pages, remote=readiness.remote, public=True)
         self._readiness = readiness
         self._describe = describe
 
-    def at_once(self, request: Request, pages: Mapping[str, Page], segments: Sequence[str]) -> Answer | None:
-        if request.method == "GET" and pages.get("GET") == self._ready:
-            known = self._readiness.recall()
-            return None if known is None else self._tell(known)
-        return self.answer(request, pages, segments)
-
-    def _ready(self, _: Request) -> Response:
+    def show(self, _: Request) -> Response:
         return self._tell(self._readiness.look())
+
+    def recall(self, _: Request) -> Response | None:
+        known = self._readiness.recall()
+        return None if known is None else self._tell(known)
 
     def _tell(self, known: _Known) -> Response:
         if known.fault is None:
             return json_response(200, {"status": "ready"}, NO_STORE)
-        response = self.refuse(StoreUnavailable(self._describe(known.fault)))
+        response = refusal(StoreUnavailable(self._describe(known.fault)))
         response.fields += NO_STORE
         return response
+
+
+def _routes(readiness: Readiness, describe: Callable[[Fault], str]) -> Router:
+    ready = _Ready(readiness, describe)
+    runs_on = RunsOn.REMOTE if readiness.remote else RunsOn.THREAD
+    routes = [_HEALTH, Route("GET", "/ready", ready.show, READ, runs_on, recall=ready.recall)]
+    return Router("operations", routes, public=True)
 
 
 def _health(_: Request) -> Response:
     return json_response(200, {"status": "ok"}, NO_STORE)
 
 
-_HEALTH: tuple[str, str, Page] = ("GET", "/health", _health)
+_HEALTH = Route("GET", "/health", _health, READ, RunsOn.INLINE)

@@ -9,8 +9,8 @@ from filestoraged.api import objects
 from filestoraged.api.objects import Delivery
 from filestoraged.errors import BadRequest
 from filestoraged.store.contract import Store
-from filestoraged.web.message import JSON, Receiving, Request, Response
-from filestoraged.web.router import Router
+from filestoraged.web.message import JSON, Request, Response
+from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 
 _NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
@@ -18,14 +18,14 @@ _NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 def routes(store: Store, delivery: Delivery) -> Router:
     """`store` has a namespace for each repository, and names objects by their SHA-256."""
     pages = _Repositories(store, delivery)
+    changes, reads = objects.runs_on(store)
     return Router(
         "repositories",
         [
-            ("PUT", "/{repository}", pages.upload),
-            ("GET", "/{repository}/{oid}", pages.download),
-            ("DELETE", "/{repository}/{oid}", pages.remove),
+            Route("PUT", "/{repository}", pages.upload, WRITE, changes),
+            Route("GET", "/{repository}/{oid}", pages.download, READ, reads),
+            Route("DELETE", "/{repository}/{oid}", pages.remove, DELETE, changes),
         ],
-        remote=store.remote,
         has_areas=True,
     )
 
@@ -35,9 +35,9 @@ class _Repositories:
         self._store = store
         self._delivery = delivery
 
-    def upload(self, request: Request, repository: str) -> Receiving:
+    async def upload(self, request: Request, repository: str) -> Response:
         store = self._open(repository)
-        oid, size = yield from objects.receive(request, store, objects.announced(request, store))
+        oid, size = await objects.receive(request, store, objects.announced(request, store))
         location = f"{request.mount}/{repository}/{oid}"
         return Response(201, f"{JSON}Location: {location}\r\n", objects.receipt("oid", oid, size))
 

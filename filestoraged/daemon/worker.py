@@ -75,8 +75,8 @@ class Generation:
             apps,
             threads=self.config.threads,
             limits=Limits(),
-            room=self._room,
-            meter=self._meter,
+            connection_limit=self._room,
+            metrics=self._meter,
             proxies=TrustedProxies(self.config.trusted_proxy),
             clients=self._clients,
             reserved=[place.listener for place in self.places if not place.mounts],
@@ -117,6 +117,7 @@ class Worker:
         """Accept nothing more, and finish what is under way. Returns whether that took at most `timeout` seconds."""
         drained = self._server.drain(timeout)
         self._thread.join()
+        self._server.server_close()
         return drained
 
 

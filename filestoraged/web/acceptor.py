@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.poller import Poller
@@ -30,15 +31,15 @@ class Acceptor:
     def __init__(
         self,
         listeners: Sequence[socket.socket],
-        parking: Poller,
-        room: ConnectionLimit,
+        poller: Poller[Any],
+        limit: ConnectionLimit,
         accept: Callable[[socket.socket], bool],
         give_way: Callable[[], object],
     ) -> None:
         """`give_way` is called when another worker asks for the place of an idle connection."""
         self._listeners: dict[int, socket.socket] = {listener.fileno(): listener for listener in listeners}
-        self._parking = parking
-        self._room = room
+        self._poller = poller
+        self._limit = limit
         self._accept = accept
         self._give_way = give_way
         # Whether connections are left waiting.
@@ -46,12 +47,12 @@ class Acceptor:
         # Whether nobody else has taken those that were.
         self._helps = False
         self.step_forward()
-        parking.watch(room.bell, select.EPOLLIN)
+        poller.watch(limit.bell, select.EPOLLIN)
 
     def on_event(self, descriptor: int) -> None:
         """Do what an event asks for that is no connection's."""
-        if descriptor == self._room.bell:
-            for _ in range(self._room.hear()):
+        if descriptor == self._limit.bell:
+            for _ in range(self._limit.hear()):
                 self._give_way()
             return
         listener = self._listeners.get(descriptor)
@@ -63,13 +64,13 @@ class Acceptor:
             left -= 1
         if self._has_enough():
             self.stand_back()
-            self._room.ring()
+            self._limit.ring()
             for each in self._listeners.values():
                 # It may have woken this worker a moment ago, and wakes nobody else for the same connection.
                 self._accept(each)
 
     def end_round(self) -> None:
-        if self._stands_back and not self._room.ahead:
+        if self._stands_back and not self._limit.ahead:
             self.step_forward()
 
     def look_around(self) -> None:
@@ -89,7 +90,7 @@ class Acceptor:
         if not self._stands_back:
             self._stands_back = True
             for descriptor in self._listeners:
-                self._parking.unwatch(descriptor)
+                self._poller.unwatch(descriptor)
 
     def close(self) -> None:
         """Leave those who come to the other processes that listen there; where there is none, nobody does any more."""
@@ -102,10 +103,10 @@ class Acceptor:
         if self._stands_back:
             self._stands_back = False
             for descriptor in self._listeners:
-                self._parking.watch(descriptor, _CONNECT)
+                self._poller.watch(descriptor, _CONNECT)
 
     def _has_enough(self) -> bool:
-        return self._room.ahead and not self._helps
+        return self._limit.ahead and not self._helps
 
 
 def prepare(listener: socket.socket, linger: float) -> None:

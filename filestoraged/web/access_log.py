@@ -11,23 +11,23 @@ access = logging.getLogger("filestoraged.access")
 
 
 class AccessLog:
-    """Gathers lines, and logs those that came together as one record: one write, and one wait for the log's lock.
+    """Gathers lines, and logs those of one round as one record: one write, and one wait for the log's lock.
 
-    Any thread notes a line, and flushes. While one writes, the others go on, and it writes theirs as well.
+    Any thread adds a line, and flushes. While one writes, the others continue, and it writes their lines as well.
     """
 
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._writing = threading.Lock()
 
-    def note(self, address: str, asked: Request | None, status: int, sent: int, seconds: float) -> None:
-        """Keep a line for the next flush."""
+    def add(self, client: str, request: Request | None, status: int, sent: int, seconds: float) -> None:
+        """Add a line, which the next flush logs."""
         if access.isEnabledFor(logging.INFO):
-            method, target = (asked.method, asked.loggable) if asked else ("-", "-")
-            self._lines.append(f"{address} {method} {target} {status} {sent} {seconds:.6f}")
+            method, target = (request.method, request.loggable) if request else ("-", "-")
+            self._lines.append(f"{client} {method} {target} {status} {sent} {seconds:.6f}")
 
     def flush(self) -> None:
-        """Log what was noted, unless another thread is about to."""
+        """Log the lines, unless another thread does."""
         while self._lines and self._writing.acquire(blocking=False):
             try:
                 count = len(self._lines)

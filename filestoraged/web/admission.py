@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import socket
 from collections.abc import Collection
+from typing import Any
 
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit
@@ -40,16 +41,16 @@ class Admission:
 
     def __init__(
         self,
-        room: ConnectionLimit,
+        connection_limit: ConnectionLimit,
         clients: ClientLimit,
         proxies: TrustedProxies,
-        eviction: Eviction,
+        eviction: Eviction[Any],
         *,
         reserved: Collection[socket.socket],
         apart: set[socket.socket],
     ) -> None:
-        """`reserved` are the listeners whose connections have places apart; `apart` gets these connections."""
-        self._room = room
+        """`reserved` are the listeners whose connections have places of their own; `apart` gets these connections."""
+        self._connection_limit = connection_limit
         self._clients = clients
         self._proxies = proxies
         self._eviction = eviction
@@ -60,6 +61,16 @@ class Admission:
         self._refused: set[socket.socket] = set()
         # What the clients of the others are counted by.
         self._keys: dict[socket.socket, int] = {}
+
+    @property
+    def limit(self) -> int:
+        """Connections of all workers."""
+        return self._connection_limit.limit
+
+    @property
+    def client_limit(self) -> int:
+        """Connections of one client."""
+        return self._clients.limit
 
     def enter(self, connection: socket.socket, address: str | None, listener: socket.socket) -> AdmissionResult:
         """`address` is the client's, None on a Unix socket. Whatever the verdict, the connection is to `leave`."""
@@ -73,10 +84,10 @@ class Admission:
         if key:
             self._keys[connection] = key
         self._waiting.add(connection)
-        self._room.begin_waiting()
+        self._connection_limit.begin_waiting()
         if self.seat(connection):
             return AdmissionResult.WELCOME
-        self._eviction.ask()
+        self._eviction.request()
         return AdmissionResult.FULL if len(self._waiting) <= _WAITING else AdmissionResult.CLOSED
 
     def seat(self, connection: socket.socket) -> bool:
@@ -84,26 +95,26 @@ class Admission:
 
         Returns whether it has one now.
         """
-        excess = self._room.enter()
+        excess = self._connection_limit.enter()
         if excess > 0 and not self._eviction.close_longest():
-            self._room.leave()
+            self._connection_limit.leave()
             return False
         self._has_place(connection, excess)
         return True
 
     def seat_at_last(self, connection: socket.socket) -> bool:
         """Do the same where no other worker has given a place in time: any idle connection of this worker will do."""
-        excess = self._room.enter()
+        excess = self._connection_limit.enter()
         if excess > 0 and not self._eviction.close_own():
-            self._room.leave()
+            self._connection_limit.leave()
             return False
         self._has_place(connection, excess)
         return True
 
     def _has_place(self, connection: socket.socket, excess: int) -> None:
         self._waiting.discard(connection)
-        self._room.end_waiting()
-        if excess > -self._room.margin:
+        self._connection_limit.end_waiting()
+        if excess > -self._connection_limit.margin:
             # The next may come to another worker.
             self._eviction.publish_newcomer()
 
@@ -115,9 +126,9 @@ class Admission:
                 return
         if connection in self._waiting:
             self._waiting.remove(connection)
-            self._room.end_waiting()
+            self._connection_limit.end_waiting()
         else:
-            self._room.leave()
+            self._connection_limit.leave()
 
     def enter_client(self, address: str) -> int | None:
         """Count one more connection of a client, or a request that a proxy has sent for it.

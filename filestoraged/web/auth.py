@@ -1,4 +1,4 @@
-"""Who may do what: a request carries a token, and that has scopes."""
+"""Authorization: a request carries a token, and a token has scopes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from urllib.parse import unquote
 
 from filestoraged.errors import Forbidden, TokenRequired
 from filestoraged.web.message import Request
-from filestoraged.web.metrics import NOWHERE
-from filestoraged.web.router import Router
+from filestoraged.web.metrics import NO_INTERFACE
+from filestoraged.web.router import DELETE, READ, WRITE, Match
 from filestoraged.wire.authorization import parse_token
 
-ACTIONS = {"GET": "read", "PUT": "write", "POST": "write", "DELETE": "delete"}
+# What a method that a path does not have would need: a token without that scope gets 403, and with it 405.
+ACTIONS = {"GET": READ, "PUT": WRITE, "POST": WRITE, "DELETE": DELETE}
 
 
 class Scope(NamedTuple):
@@ -53,12 +54,12 @@ class Tokens:
                 self._scopes[key] = self._scopes.get(key, frozenset()) | grant.scopes
         self._anybodys = frozenset(scope for grant in grants if grant.digest is None for scope in grant.scopes)
 
-    def lets_anybody(self, request: Request, router: Router, segments: Sequence[str]) -> bool:
-        return router.public or not self._anybodys.isdisjoint(self._wanted(request, router, segments))
+    def lets_anybody(self, request: Request, match: Match) -> bool:
+        return match.router.public or not self._anybodys.isdisjoint(self._wanted(request, match))
 
-    def check(self, request: Request, router: Router, segments: Sequence[str]) -> None:
+    def check(self, request: Request, match: Match) -> None:
         """Raises TokenRequired where a request carries none that is known, Forbidden where it is not for this."""
-        wanted = self._wanted(request, router, segments)
+        wanted = self._wanted(request, match)
         scopes = self._find(parse_token(request.fields.get("authorization", "")))
         # Where there is no page, nothing is wanted, and whoever has a token is told so.
         if wanted and scopes.isdisjoint(wanted):
@@ -75,15 +76,16 @@ class Tokens:
     def _key(self, digest: bytes) -> bytes:
         return hmac.digest(self._secret, digest, "sha256")
 
-    def _wanted(self, request: Request, router: Router, segments: Sequence[str]) -> list[Scope]:
-        """The scopes that each would do."""
-        action = ACTIONS.get(request.method)
-        if action is None or router.name == NOWHERE:
+    def _wanted(self, request: Request, match: Match) -> list[Scope]:
+        """The scopes of which one is needed."""
+        router, route = match.router, match.route
+        action = ACTIONS.get(request.method) if route is None else route.scope
+        if action is None or router.name == NO_INTERFACE:
             return []
         places = [router.name]
         prefix = request.mount.strip("/")
         if prefix and not self._is_reserved(prefix):
             places.append(prefix)
-        if router.has_areas and segments:
-            places += [f"{place}/{unquote(segments[0])}" for place in places]
+        if router.has_areas and match.segments:
+            places += [f"{place}/{unquote(match.segments[0])}" for place in places]
         return [Scope(action), *(Scope(action, place) for place in places)]

@@ -1,4 +1,4 @@
-"""Connections that wait for a result of somebody else's, and those whose result has come."""
+"""Connections whose pages await futures, and those of them whose futures are done."""
 
 from __future__ import annotations
 
@@ -7,61 +7,60 @@ import logging
 import os
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from filestoraged.web.connection import Connection
+from typing import Any, Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
+_Connection = TypeVar("_Connection")
 
-class CompletionQueue:
-    """Whoever has a connection hands it over by `expect`; the server's loop gets it back when `bell` can be read."""
+
+class CompletionQueue(Generic[_Connection]):
+    """Any thread hands a connection over by `expect`; the loop gets it back when `descriptor` is readable."""
 
     def __init__(self) -> None:
-        # Those that still wait.
-        self.expected: set[Connection] = set()
-        self._woken: deque[Connection] = deque()
-        self._rung = False
-        self.bell, self._ringer = os.pipe()
-        os.set_blocking(self.bell, False)
+        # Those whose futures are not done, or not taken yet.
+        self.expected: set[_Connection] = set()
+        self._completed: deque[_Connection] = deque()
+        self._is_signalled = False
+        self.descriptor, self._write_end = os.pipe()
+        os.set_blocking(self.descriptor, False)
 
-    def expect(self, connection: Connection, result: Future[Any]) -> None:
-        """Have the connection go on when there is a result. From any thread, which has it no longer."""
+    def expect(self, connection: _Connection, future: Future[Any]) -> None:
+        """Give the connection to the loop when the future is done. The caller no longer owns it."""
         self.expected.add(connection)
-        result.add_done_callback(lambda _: self._wake(connection))
+        future.add_done_callback(lambda _: self._complete(connection))
 
-    def take(self) -> list[Connection]:
-        """Those whose results have come. By the loop."""
+    def take(self) -> list[_Connection]:
+        """The connections whose futures are done. Called by the loop."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self.bell, 64)
-        # Before the first is taken: who comes behind the last one rings again.
-        self._rung = False
-        woken = [self._woken.popleft() for _ in range(len(self._woken))]
-        self.expected.difference_update(woken)
-        return woken
+            os.read(self.descriptor, 64)
+        # Before the first is taken: one that is completed behind the last one signals again.
+        self._is_signalled = False
+        completed = [self._completed.popleft() for _ in range(len(self._completed))]
+        self.expected.difference_update(completed)
+        return completed
 
     @property
-    def waiting(self) -> bool:
-        """Whether results have come that the loop has not taken yet."""
-        return bool(self._woken)
+    def has_completed(self) -> bool:
+        """Whether futures are done that the loop has not taken yet."""
+        return bool(self._completed)
 
-    def ring(self) -> None:
-        """Have the loop look around. From any thread. Where that fails, the loop looks by itself before long."""
-        if not self._rung:
-            self._rung = True
+    def wake(self) -> None:
+        """Wake the loop. Any thread may call it. Where it fails, the loop wakes by itself within `limits.notice`."""
+        if not self._is_signalled:
+            self._is_signalled = True
             try:
-                os.write(self._ringer, b"!")
+                os.write(self._write_end, b"!")
             except OSError as error:
-                self._rung = False
-                log.warning("cannot ring for the server's loop: %s", error.strerror)
+                self._is_signalled = False
+                log.warning("cannot wake the server's loop: %s", error.strerror)
 
     def close(self) -> None:
-        # A result may still come, and must not be rung on a descriptor that is something else by then.
-        self._rung = True
-        os.close(self.bell)
-        os.close(self._ringer)
+        # A future may still be done later, and must not write to a descriptor that is something else by then.
+        self._is_signalled = True
+        os.close(self.descriptor)
+        os.close(self._write_end)
 
-    def _wake(self, connection: Connection) -> None:
-        self._woken.append(connection)
-        self.ring()
+    def _complete(self, connection: _Connection) -> None:
+        self._completed.append(connection)
+        self.wake()

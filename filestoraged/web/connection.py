@@ -1,8 +1,9 @@
-"""One connection: who has it, what it waits for, and how it ends. What is said on it is `handler`'s business.
+"""One connection: its fields, the step of each state, and where it goes between two steps.
 
-It goes on in steps, each as far as the bytes reach. What a step then waits for is parked, so that a slow client costs
-no thread, whether it sends or reads. The server's loop takes the steps that cannot wait; one that may (an upload, a
-large file, a disk that has to be asked) is taken by a thread of the pool. Never by both at once.
+`states.TABLE` says which state follows which; this class acts on it. A step goes as far as the bytes reach. Then the
+connection waits in the poller, so that a slow client costs no thread, whether it sends or reads. The loop takes the
+steps that cannot block; one that may (an upload, a large file, a disk read) is taken by a thread of a pool. Never by
+both at once: where this class says "loop or thread", it is the one that takes the present step.
 """
 
 from __future__ import annotations
@@ -12,282 +13,751 @@ import math
 import select
 import socket
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from filestoraged.errors import ClientGone
+from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
+from filestoraged.web.admission import AdmissionResult
+from filestoraged.web.error_responses import refusal
+from filestoraged.web.limits import Limits
+from filestoraged.web.lingering_close import LingeringClose
+from filestoraged.web.loop_context import LoopContext
+from filestoraged.web.message import EMPTY_BODY, Answer, Request, Response, RunsOn
+from filestoraged.web.pool import Pool
 from filestoraged.web.receiver import DONT_WAIT, Receiver
-from filestoraged.web.sender import Sender
-from filestoraged.web.trusted_proxies import UNIX
-
-if TYPE_CHECKING:
-    from filestoraged.web.server import Server
+from filestoraged.web.request_body import RequestBody
+from filestoraged.web.request_cache import ParsedRequest
+from filestoraged.web.response_head import CONTINUE, encode_head
+from filestoraged.web.sender import Confirmation, Sender, WouldWait
+from filestoraged.web.sites import Site
+from filestoraged.web.states import (
+    BODY,
+    CLOSED,
+    CONFIRM,
+    DISPATCH,
+    HEAD,
+    IDLE,
+    LINGER,
+    NEXT,
+    NEXT_STATE,
+    PLACE,
+    RESPOND,
+    SKIP,
+    TABLE,
+    WAIT,
+    Event,
+    State,
+    Wait,
+)
+from filestoraged.web.task import Task
+from filestoraged.wire.body import NO_BODY
+from filestoraged.wire.head import Head
 
 log = logging.getLogger(__name__)
 
-# What a connection may await: bytes, or room for them.
-TALK = select.EPOLLIN
-ROOM = select.EPOLLOUT
-# Or any sign of the other side, once.
-SIGN = select.EPOLLIN | select.EPOLLET
+# `Connection.awaits` is an epoll mask, or one of these.
+THREAD = 0
+_LOOP = -1
+_RESULT = -2
 
-# Takes a connection on, as far as it goes. Returns whether the next step can be taken at once. They are kept as plain
-# functions: a method bound to its own connection would keep it alive.
-Step = Callable[[Any], bool]
+# Members of Event that are needed for each request; see `states`.
+_HEAD_COMPLETE, _RESPONSE, _SENT, _KEEP_ALIVE = Event.HEAD_COMPLETE, Event.RESPONSE, Event.SENT, Event.KEEP_ALIVE
+_BODY_WANTED, _RESULT_WANTED, _REFUSED, _ABORTED = Event.BODY_WANTED, Event.RESULT_WANTED, Event.REFUSED, Event.ABORTED
+_INLINE, _REMOTE = RunsOn.INLINE, RunsOn.REMOTE
+
+_MASKS = {
+    Wait.NOTHING: THREAD,
+    Wait.LOOP: _LOOP,
+    Wait.READABLE: select.EPOLLIN,
+    Wait.WRITABLE: select.EPOLLOUT,
+    Wait.CHANGE: select.EPOLLIN | select.EPOLLET,
+    Wait.RESULT: _RESULT,
+}
+_AWAITS = {state: _MASKS[row.waits_for] for state, row in TABLE.items()}
+READABLE, WRITABLE = _AWAITS[IDLE], _AWAITS[RESPOND]
+
+# The deadline of a body that was silent for too long, until its page is told.
+_OVERDUE = -math.inf
+
+# Takes a connection on, as far as it goes. Returns whether the step of its state can be taken at once. They are kept as
+# plain functions: a method bound to its own connection would keep it alive.
+Step = Callable[["Connection"], bool]
 
 
-class Connection(BaseHTTPRequestHandler):
-    """What `http.server` asks of a handler, but for the requests themselves. A subclass has the first step."""
+class Dispatcher(Protocol):
+    """Calls the page that a request is for."""
 
-    # Ten thousand of them may rest, and a dictionary would take 300 bytes to 1.5 KiB of each.
+    def answer(self, request: Request) -> Answer: ...
+
+
+class Connection:
+    """Made and started by the loop; see `Handler`."""
+
+    # Ten thousand of them may be idle, and a dictionary would take 300 bytes to 1.5 KiB of each.
     __slots__ = (
+        "_app",
+        "_cache",
+        "_client_key",
+        "_confirmation",
+        "_context",
+        "_dispatcher",
+        "_is_closing",
+        "_is_in_flight",
+        "_is_inline",
+        "_is_proxied",
+        "_keeps_thread",
+        "_lingering_close",
+        "_parsed",
+        "_peer",
+        "_position",
+        "_task",
         "awaits",
         "client",
-        "client_address",
         "deadline",
-        "farewell_end",
-        "farewell_left",
-        "fileno",
-        "held",
-        "is_proxied",
-        "limits",
-        "on_overdue",
-        "on_result",
-        "on_thread",
-        "over",
+        "descriptor",
+        "is_on_thread",
         "pool",
         "receiver",
         "request",
-        "result",
+        "response",
         "sender",
-        "sending",
-        "server",
-        "step",
-        "unread",
+        "socket",
+        "started",
+        "state",
         "watched",
     )
 
-    server: Server
-    step: Step
-    # What is awaited: epoll's events; with none, before the end, it is a thread. Until when, on the monotonic clock;
-    # and the step to take then.
+    # What is waited for: an epoll mask, or one of the constants above. Owner: the loop or the thread that takes the
+    # present step, as of all fields that have no other one.
     awaits: int
+    # Until when, on the monotonic clock.
     deadline: float
-    on_overdue: Step
-    on_result: Step
+    state: State
+    # What epoll watches for. Owner: the poller.
+    watched: int
+    # The halves of the connection.
+    receiver: Receiver
+    sender: Sender
+    # Whether a thread takes the present step; and where the next thread is found.
+    is_on_thread: bool
+    pool: Pool[Connection]
+    # The present request: its parsed head, the page that runs, its response, and how far that is sent; when its first
+    # byte came, and on whose behalf.
+    _parsed: ParsedRequest
+    request: Request | None
+    _task: Task | None
+    response: Response | None
+    _position: int
+    started: float
+    client: str
+    # Whether its page runs on the loop; whether it counts as in flight; as which client's, 0 for none.
+    _is_inline: bool
+    _is_in_flight: bool
+    _client_key: int
+    # What follows the response: the end, or a thread that waits a moment for the next request.
+    _is_closing: bool
+    _keeps_thread: bool
+    # In the states CONFIRM and LINGER.
+    _confirmation: Confirmation | None
+    _lingering_close: LingeringClose | None
 
-    def setup(self) -> None:
-        # Who the client is: the other side, but for what a trusted proxy says of each request.
-        self.client = self.peer
-        self.is_proxied = self.server.proxies.trust(self.client)
-        self.limits = self.server.limits
-        self.receiver = Receiver(self.request)
-        self.sender = Sender(self.request)
-        self.fileno = self.request.fileno
-        # Where it finds a thread.
-        self.pool = self.server.pool
-        # Whether a thread has it that may wait.
-        self.on_thread = False
-        # Whether the loop goes on with it by itself: at the end of its round, or when there is a result.
-        self.held = False
-        self.result: Future[Any] | None = None
-        # Whether it is at its end.
-        self.over = False
-        # What it is watched for; see `parking`.
+    def __init__(
+        self, context: LoopContext[Connection], socket: socket.socket, peer: str, dispatcher: Dispatcher, site: Site
+    ) -> None:
+        """`peer` is the address of the other side, UNIX for a Unix socket."""
+        self._context = context
+        self.socket = socket
+        self.descriptor = socket.fileno()
+        self._peer = self.client = peer
+        self._is_proxied = context.proxies.trust(peer)
+        self._dispatcher = dispatcher
+        self._app, self._cache = site
+        self.receiver = Receiver(socket)
+        self.sender = Sender(socket)
+        self.pool = context.pool
+        self.is_on_thread = False
         self.watched = 0
+        self._parsed = _UNPARSED
+        self._task = None
+        self._position = 0
+        self.request = None
+        self.response = None
+        self.started = time.monotonic()
+        self._client_key = 0
+        self._is_inline = self._is_in_flight = self._is_closing = self._keeps_thread = False
+        self._confirmation = None
+        self._lingering_close = None
+        self.state = IDLE
+        self.awaits = READABLE
+        self.deadline = self.started + context.limits.idle
 
-    def handle(self) -> None:
-        """Go on until something has to be waited for; `finish` then sees to that. Raises nothing."""
-        try:
-            while self.step(self):
-                pass
-        except ClientGone as error:
-            log.debug("%s: %s", self.address_string(), error)
-            self._end_early()
-        except Exception:
-            # Whatever it was, part of an answer may have gone out: nothing can follow it.
-            self.server.handle_error(self.request, self.client_address)
-            self._end_early()
+    # What the loop calls.
 
-    def finish(self) -> None:
-        """Hand the connection to what it waits for, or close it. Raises nothing: others of the round come next."""
-        try:
-            if self.held:
-                if self.result is not None:
-                    result, self.result = self.result, None
-                    self.server.wakes.expect(self, result)
-                return
-            if not self.over:
-                if self.awaits:
-                    self.server.parking.park(self)
-                else:
-                    self.server.parking.take(self)
-                    self.pool.submit(self)
-                return
-            self.server.parking.take(self)
-        except Exception:
-            # The kernel may watch no more of them. Nothing would go on with this one.
-            self.server.handle_error(self.request, self.client_address)
-            if not self.over:
-                self._end_early()
-            self.server.parking.forget(self)
-        self.server.close_request(self.request)
+    def start(self, admitted: AdmissionResult) -> None:
+        """Take the first steps, unless the connection has to wait for its place."""
+        if admitted is AdmissionResult.WELCOME:
+            self._run(Connection._read_head)
+            return
+        self.state = PLACE
+        self.awaits = _LOOP
+        if admitted is AdmissionResult.FULL:
+            self._context.waiting.append(self)
+        else:
+            self._run(Connection._refuse_client)
 
-    def _end_early(self) -> None:
-        """End the connection, even where undoing what is in flight fails: else it would keep its place for ever."""
-        try:
-            self.abandon()
-        except Exception:
-            self.server.handle_error(self.request, self.client_address)
-        self.held = False
-        self.over = True
+    def admit(self) -> None:
+        """The connection limit has a place now."""
+        self._move(Event.ADMITTED)
+        self.awaits = READABLE
+        self._run(Connection._read_head)
 
-    def go_on_loop(self) -> None:
-        """Go on because what was awaited has come. On the server's loop."""
-        self.handle()
-        self.finish()
+    def turn_away(self) -> None:
+        """No place has come free in time."""
+        self._run(Connection._refuse_place)
 
-    def go_on_thread(self) -> None:
-        """Go on where the loop could not. On a thread of the pool, which lingers unless others wait for one."""
-        self.on_thread = True
-        self.receiver.flags = DONT_WAIT if self.pool.crowded else 0
-        self.sender.send_at_once(self.receiver.flags)
-        self.handle()
-        self.on_thread = False
-        self.receiver.flags = DONT_WAIT
-        self.sender.hold()
-        self.finish()
+    def on_event(self) -> None:
+        """What was awaited has come."""
+        self._run(_STEPS[self.state])
 
-    def wake(self) -> None:
-        """Go on because there is a result. On the server's loop."""
-        self.held = False
-        self.step = self.on_result
-        self.go_on_loop()
+    def on_result(self) -> None:
+        """The awaited future is done."""
+        self._run(Connection._continue_page)
 
-    def give_up(self) -> None:
-        """Go on without what was awaited: it has not come in time. On the server's loop."""
-        self.step = self.on_overdue
-        self.go_on_loop()
+    def on_deadline(self) -> None:
+        """What was awaited has not come in time."""
+        self._run(Connection._expire)
 
-    def end_idle(self) -> None:
-        """Close an idle connection because another one needs its place. On the server's loop."""
-        self.step = Connection.leave
-        self.go_on_loop()
+    def on_no_thread(self) -> None:
+        """No thread could be started in time."""
+        self._run(Connection._refuse_without_thread)
+
+    def flush(self) -> None:
+        """Send the response that is held. Called at the end of the round."""
+        self._run(Connection._flush)
+
+    def evict(self) -> None:
+        """Close an idle connection."""
+        self._move(Event.EVICTED)
+        self._settle()
 
     def cut_off(self) -> None:
-        """Close the connection, whatever is in flight. On the server's loop."""
-        self._end_early()
-        self.finish()
-
-    def go_without_thread(self) -> None:
-        """Go on where it waited for a thread and none could be started. On the server's loop."""
-        self.step = type(self).refuse_without_thread
-        self.go_on_loop()
+        """Close the connection, whatever is in flight."""
+        self._abort(_ABORTED)
+        self._settle()
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-        raise NotImplementedError
+    def is_idle(self) -> bool:
+        """Whether it is between two requests, and nothing of the next one was read."""
+        return self.state is IDLE and not self.receiver.buffer
 
     @property
-    def seen_off(self) -> bool:
-        """Whether all is said, and it is only read on."""
-        return self.step is Connection._read_on
+    def is_lingering(self) -> bool:
+        return self.state is LINGER
 
-    @property
-    def peer(self) -> str:
-        """The address of the other side."""
-        return self.client_address[0] if self.client_address else UNIX
+    # What a thread of a pool calls.
 
-    def address_string(self) -> str:
-        return self.client
+    def run_on_thread(self) -> None:
+        """Take the steps that the loop could not. Waits a moment for the client unless others wait for a thread."""
+        self.is_on_thread = True
+        self.receiver.flags = DONT_WAIT if self.pool.crowded else 0
+        self.sender.send_at_once(self.receiver.flags)
+        self._steps(_STEPS[self.state])
+        self.is_on_thread = False
+        self.receiver.flags = DONT_WAIT
+        self.sender.hold()
+        self._settle()
 
-    def abandon(self) -> None:
-        """Undo what is under way: the client is gone, or as good as that."""
-        self.leave()
+    # Between the steps.
 
-    def refuse_without_thread(self) -> bool:
-        """The step of a connection that no thread could be started for."""
-        raise NotImplementedError
+    def _run(self, step: Step) -> None:
+        self._steps(step)
+        self._settle()
 
-    # Ends of steps: each returns what the step then returns.
+    def _steps(self, step: Step) -> None:
+        """Take steps until something has to be waited for. Raises nothing."""
+        try:
+            while step(self):
+                step = _STEPS[self.state]
+        except ClientGone as error:
+            log.debug("client %s left: %s", self.client, error)
+            self._abort(_ABORTED)
+        except Exception:
+            # Part of a response may have gone out: nothing can follow it.
+            log.exception("connection of client %s failed", self.client)
+            self._abort(_ABORTED)
 
-    def await_(self, events: int, timeout: float, on_overdue: Step) -> bool:
-        self.awaits = events
-        self.deadline = time.monotonic() + timeout
-        self.on_overdue = on_overdue
+    def _settle(self) -> None:
+        """Give the connection to what it waits for, or close it. Raises nothing; nothing may follow it."""
+        context, awaits = self._context, self.awaits
+        if awaits == _LOOP and self.state is not CLOSED:
+            return
+        try:
+            if self.state is CLOSED:
+                context.poller.unregister(self)
+            elif awaits > 0:
+                context.poller.register(self)
+                return
+            elif awaits == THREAD:
+                context.poller.unregister(self)
+                self.pool.submit(self)
+                return
+            else:
+                assert awaits == _RESULT and self._task is not None and self._task.future is not None
+                self.awaits = _LOOP
+                context.completions.expect(self, self._task.future)
+                return
+        except Exception:
+            # The kernel may watch no more descriptors. Nothing else would continue this connection.
+            log.exception("connection of client %s failed", self.client)
+            self._abort(_ABORTED)
+            context.poller.discard(self)
+        context.release(self.socket)
+
+    def _move(self, event: Event) -> None:
+        self.state = NEXT_STATE[self.state][event]
+
+    def _wait(self) -> bool:
+        """Wait for what the table says."""
+        self.awaits = _AWAITS[self.state]
         return False
 
-    def await_room(self) -> bool:
-        """Go on with the same step when the client has taken a good deal of what it was sent."""
-        self.unread = self.sender.unread
-        self.sending = self.step
-        return self.await_(ROOM, self.limits.send, Connection._cut_off)
+    def _wait_writable(self) -> bool:
+        """Wait until the client has taken a good part of what was sent."""
+        self.sender.mark()
+        self.deadline = time.monotonic() + self._context.limits.send
+        return self._wait()
 
-    def await_result(self, result: Future[Any], step: Step) -> bool:
-        """Go on with `step` when there is a result. What the client says meanwhile waits."""
-        self.held = True
-        self.result = result
-        self.on_result = step
-        self.deadline = math.inf
-        self.step = Connection._let_wait
+    def _hand_over(self) -> bool:
+        """A thread takes the step of this state."""
+        self.awaits = THREAD
         return False
 
-    def hand_over(self, step: Step) -> bool:
-        """Have a thread of the pool take `step`."""
-        self.step = step
-        self.awaits = 0
-        return False
-
-    def take_turns(self) -> bool:
-        """Go on, unless others wait for the thread: then behind them."""
+    def _yield_thread(self) -> bool:
+        """Continue, unless others wait for the thread: then behind them."""
         if not self.pool.crowded:
             return True
-        self.awaits = 0
-        return False
+        return self._hand_over()
 
-    def see_off(self) -> bool:
-        """Half-close the connection and read it on, because the client may still be sending.
+    def _abort(self, event: Event) -> None:
+        """Undo what is in flight, and end. Raises nothing: else the connection would keep its place for ever."""
+        for undo in (Connection._close_task, Connection._close_response, Connection._end_in_flight):
+            try:
+                undo(self)
+            except Exception:
+                log.exception("undoing a request of client %s failed", self.client)
+        if self.state is not CLOSED:
+            self._move(event)
 
-        Closing a socket with unread bytes resets it, and takes the answer along.
-        """
+    def _close_task(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.close()
+
+    def _close_response(self) -> None:
+        request, response, self.response = self.request, self.response, None
+        if response is None:
+            if request is not None:
+                self._record(ClientGone.status, ClientGone.__name__, 0)
+        else:
+            response.close()
+            if response.content is not None:
+                self._record(response.status, response.kind, self.sender.sent)
+        self.request = None
+
+    def _record(self, status: int, kind: str, sent: int) -> None:
+        self._context.record(self, status, kind, sent, time.monotonic())
+
+    # The steps: one for each state, in the order of the table.
+
+    def _read_head(self) -> bool:
+        """IDLE, HEAD. Receives once at most: a client that sends without end must not keep the loop from others."""
+        receiver = self.receiver
+        is_new = not receiver.buffer
+        if is_new:
+            if not receiver.receive():
+                return self._wait()
+            self.started = time.monotonic()
+        parsed = self._cache.recall(receiver.buffer)
+        if parsed is not None:
+            receiver.buffer = b""
+            receiver.skipped = 0
+            return self._dispatch(parsed)
         try:
-            self.request.shutdown(socket.SHUT_WR)
-        except OSError:
-            return self.leave()
-        self.farewell_left = self.limits.farewell_bytes
-        self.farewell_end = time.monotonic() + self.limits.farewell_total
-        self.step = Connection._read_on
-        return self.await_(TALK, self.limits.farewell, Connection.leave)
+            data = receiver.take_head()
+            if data is None and not is_new and receiver.receive():
+                data = receiver.take_head()
+            if data is None:
+                return self._wait_for_head()
+            parsed = self._cache.read(data)
+        except ClientGone:
+            raise
+        except Error as error:
+            return self._refuse(error)
+        return self._dispatch(parsed)
 
-    def leave(self) -> bool:
-        self.over = True
-        return False
+    def _wait_for_head(self) -> bool:
+        # A head's time runs from its first byte; empty lines before it are none of its bytes.
+        if self.receiver.buffer and self.state is IDLE:
+            self._move(Event.HEAD_STARTED)
+            self.deadline = time.monotonic() + self._context.limits.head
+        return self._wait()
 
-    def _let_wait(self) -> bool:
-        """The client said something before it was answered. On the server's loop."""
-        self.server.parking.take(self)
-        return False
+    def _dispatch(self, parsed: ParsedRequest) -> bool:
+        """Choose where the page runs; on the loop, run it."""
+        context = self._context
+        self._parsed = parsed
+        request = self.request = parsed.request
+        self.state = NEXT_STATE[self.state][_HEAD_COMPLETE]
+        if self._is_proxied:
+            self.client = context.proxies.client(request.fields.get("x-forwarded-for"), self._peer)
+        runs_on = self._app.route(request)
+        self._is_inline = True
+        if runs_on is _INLINE:
+            self.pool = context.pool
+            if parsed.framing is not NO_BODY:
+                self._own_request()
+            return self._run_page()
+        if not self.is_on_thread:
+            response = self._app.answer_early(request)
+            if response is not None:
+                return self._respond(response)
+        self._is_inline = False
+        self._own_request()
+        if not self._begin_in_flight():
+            return self._refuse_client()
+        pool = context.remote_pool if runs_on is _REMOTE else context.pool
+        if self.is_on_thread and pool is self.pool:
+            return True
+        self.pool = pool
+        return self._hand_over()
 
-    def _read_on(self) -> bool:
-        """Drop what a client still sends that has got its answer. On the server's loop."""
+    def _own_request(self) -> None:
+        """Replace the request, which other connections may share, by one with a body and a client."""
+        assert self.request is not None
+        framing = self._parsed.framing
+        body = EMPTY_BODY if framing is NO_BODY else RequestBody(self.receiver, framing)
+        self.request = self.request.copy(self.client, body)
+
+    def _run_page(self) -> bool:
+        """DISPATCH."""
+        if not self._is_inline and not self.is_on_thread:
+            return self._hand_over()
+        task = self._task
+        if task is not None:
+            return self._follow_page(task, task.resume())
+        assert self.request is not None
+        answer = self._dispatcher.answer(self.request)
+        if isinstance(answer, Response):
+            return self._respond(answer)
+        task = self._task = Task(self._app, self.request, answer)
+        return self._follow_page(task, task.start())
+
+    def _continue_page(self) -> bool:
+        self._move(Event.RESULT)
+        return self._run_page()
+
+    def _follow_page(self, task: Task, response: Response | None) -> bool:
+        """Do what the page wants next."""
+        if response is not None:
+            self._task = None
+            return self._respond(response)
+        if not self._begin_in_flight():
+            self._close_task()
+            return self._refuse_client()
+        if task.future is not None:
+            self._move(_RESULT_WANTED)
+            self.deadline = math.inf
+            return self._wait()
+        if self.state is not BODY:
+            self._move(_BODY_WANTED)
+        body = self._body
+        if not body.is_wanted and body.open() and self._parsed.expects_continue:
+            self.sender.send_now(CONTINUE)
+        return True
+
+    def _receive_body(self) -> bool:
+        """BODY."""
+        task, body, limits = self._task, self._body, self._context.limits
+        assert task is not None
+        if not self._is_inline and not self.is_on_thread:
+            return self._hand_over()
+        if self.deadline == _OVERDUE:
+            return self._follow_page(
+                task, task.fail(RequestTimeout(f"No byte of the request body for {limits.body:g} s."))
+            )
         try:
-            received = self.request.recv_into(self.server.scratch, 0, DONT_WAIT)
-        except BlockingIOError:
+            response = task.receive(body)
+        except ClientGone:
+            raise
+        except Error as error:
+            response = task.fail(error)
+        if response is not None or task.future is not None:
+            return self._follow_page(task, response)
+        if not body.is_silent:
+            return self._yield_thread()
+        now = time.monotonic()
+        if body.is_slow(limits, now):
+            return self._follow_page(task, task.fail(_too_slow(limits)))
+        self.deadline = now + limits.body
+        return self._wait()
+
+    @property
+    def _body(self) -> RequestBody:
+        assert self.request is not None and isinstance(self.request.body, RequestBody)
+        return self.request.body
+
+    def _ignore(self) -> bool:
+        """WAIT: what the client sends meanwhile is read after the response. Called by the loop."""
+        self._context.poller.unregister(self)
+        return False
+
+    def _respond(self, response: Response, event: Event = _RESPONSE) -> bool:
+        request, parsed = self.request, self._parsed
+        self.state = NEXT_STATE[self.state][event]
+        self.response = response
+        # A response to HEAD has no body, whatever its head says.
+        is_bodiless = request is not None and request.method == "HEAD"
+        self._position = response.stop if is_bodiless else response.start
+        if response.content is None:
+            # Before it is sent: a client that has a response finds it counted.
+            sent = response.stop - self._position
+            self._context.record(self, response.status, response.kind, sent, time.monotonic())
+        self._is_closing = (
+            response.closes
+            or not parsed.keep_alive
+            or self._context.is_draining
+            or (parsed.framing is not NO_BODY and not self._is_skippable())
+        )
+        if self._is_closing:
+            field = "Connection: close\r\n"
+        else:
+            # The default of HTTP/1.1.
+            field = "" if parsed.speaks_1_1 else "Connection: keep-alive\r\n"
+        self.sender.begin(encode_head(response, field))
+        return self._send()
+
+    def _is_skippable(self) -> bool:
+        """Whether the body was read, or so little of it is left that reading it costs less than a new connection."""
+        framing = self._parsed.framing
+        if framing.done:
+            return True
+        is_coming = not self._parsed.expects_continue or (self.request is not None and self.request.body.is_wanted)
+        return is_coming and framing.left <= self._context.limits.drain_bytes
+
+    def _send(self) -> bool:
+        """RESPOND."""
+        response = self.response
+        if response is None:
+            return self._flush()
+        if response.on_received is not None and not self.is_on_thread:
+            # The loop would hold it, and whether it is received is not known before it is sent.
+            return self._hand_over()
+        before = self._position
+        if before < response.stop:
+            try:
+                self._position = response.send(self.sender, before)
+            except WouldWait:
+                return self._hand_over()
+            if self._position < response.stop:
+                return self._send_on(before)
+        elif not self.sender.flush():
+            return self._wait_writable()
+        return self._finish_response(response)
+
+    def _send_on(self, before: int) -> bool:
+        # Sending waits for no other machine; and those who do may all wait for what this response holds.
+        self.pool = self._context.pool
+        if self._position > before and self.is_on_thread:
+            return self._yield_thread()
+        return self._wait_writable()
+
+    def _finish_response(self, response: Response) -> bool:
+        if response.on_received is not None:
+            self._confirmation = Confirmation(self.sender, self.receiver, self._context.limits.send)
+            self._move(Event.SENT_UNCONFIRMED)
+            return True
+        self._end_request(response)
+        if self.is_on_thread:
+            self.state = NEXT_STATE[self.state][_SENT]
+            return self._follow_response()
+        # The loop sends the responses of a round at its end.
+        self.awaits = _LOOP
+        self.deadline = self.started + self._context.limits.send
+        self._context.unsent.append(self)
+        return False
+
+    def _end_request(self, response: Response) -> None:
+        response.close()
+        if response.content is not None:
+            self._record(response.status, response.kind, self.sender.sent)
+        if self._is_in_flight:
+            self._end_in_flight()
+        # A client that stores objects stores the next one soon. Other requests are the loop's.
+        self._keeps_thread = self.request is not None and self.request.method != "GET"
+        self.response = self.request = None
+        self.started = time.monotonic()
+
+    def _flush(self) -> bool:
+        if not self.sender.push():
+            return self._wait_writable()
+        if self.awaits == WRITABLE:
+            self.started = time.monotonic()
+        self.state = NEXT_STATE[self.state][_SENT]
+        return self._follow_response()
+
+    def _confirm(self) -> bool:
+        """CONFIRM."""
+        response, confirmation = self.response, self._confirmation
+        assert response is not None and response.on_received is not None and confirmation is not None
+        if not confirmation.check():
+            # No event tells when the queue has become empty.
+            self.deadline = time.monotonic() + self._context.limits.confirm
+            return self._wait()
+        self._confirmation = None
+        response.on_received()
+        self._end_request(response)
+        self._move(Event.CONFIRMED)
+        return True
+
+    def _follow_response(self) -> bool:
+        """NEXT."""
+        if self._is_closing:
+            return self._close()
+        self.awaits = READABLE
+        self.deadline = self.started + self._context.limits.idle
+        framing = self._parsed.framing
+        if framing is not NO_BODY and not framing.done:
+            self._move(Event.UNREAD_BODY)
+            return True
+        self.state = NEXT_STATE[self.state][_KEEP_ALIVE]
+        if self.receiver.buffer:
+            # A client that does not wait for responses gets a thread: there, others have their turn in between.
+            return self._yield_thread() if self.is_on_thread else self._hand_over()
+        return self.is_on_thread and self._keeps_thread and not self.pool.crowded
+
+    def _skip_body(self) -> bool:
+        """SKIP. Receives once at most, as `_read_head` does."""
+        receiver, framing = self.receiver, self._parsed.framing
+        if not receiver.buffer and not receiver.receive():
+            return self._wait()
+        _, used = framing.decode(memoryview(receiver.buffer))
+        receiver.buffer = receiver.buffer[used:]
+        if not framing.done:
+            return self._wait()
+        self._move(Event.SKIPPED)
+        return bool(receiver.buffer or self.is_on_thread) or self._wait()
+
+    def _close(self) -> bool:
+        # A client that asked for the end, and whose every byte was read, closes when it has read the response.
+        is_read = self._parsed.framing.done and not self.receiver.buffer
+        if self._parsed.keep_alive or not is_read:
+            try:
+                self._lingering_close = LingeringClose(self.socket, self._context.limits)
+                self._move(Event.LINGER)
+                self.deadline = self._lingering_close.deadline
+                return self._wait()
+            except OSError as error:
+                log.debug("client %s left: %s", self.client, error)
+        self._move(Event.CLOSE)
+        return False
+
+    def _discard_input(self) -> bool:
+        """LINGER. Called by the loop."""
+        assert self._lingering_close is not None
+        if not self._lingering_close.discard(self._context.scratch):
+            self._move(Event.CLOSE)
+        self.deadline = self._lingering_close.deadline
+        return False
+
+    # Refusals, and what is done on deadlines.
+
+    def _refuse(self, error: Error, event: Event = _REFUSED) -> bool:
+        """Answer in place of a page, and close: where the next request begins is not known, or not wanted."""
+        response = refusal(error)
+        response.closes = True
+        if self.request is None:
+            # Nothing says on whose behalf a proxy has sent it.
+            self.client = self._peer
+        self._parsed = _UNPARSED
+        return self._respond(response, event)
+
+    def _refuse_place(self) -> bool:
+        limit = self._context.admission.limit
+        message = f"All {limit} connections are in use, and none of them is idle."
+        return self._refuse(Overloaded(message), Event.DEADLINE)
+
+    def _refuse_client(self) -> bool:
+        limit = self._context.admission.client_limit
+        return self._refuse(Overloaded(f"This client has {limit} connections already."))
+
+    def _refuse_without_thread(self) -> bool:
+        error = Overloaded("The server cannot start a thread for the request.")
+        if self.response is not None:
+            # Part of it may have gone out.
+            self._abort(_ABORTED)
             return False
-        except OSError:
-            received = 0
-        self.farewell_left -= received
-        if not received or self.farewell_left <= 0:
-            return self.leave()
-        self.deadline = min(time.monotonic() + self.limits.farewell, self.farewell_end)
+        if self._task is not None:
+            return self._follow_page(self._task, self._task.fail(error))
+        return self._refuse(error)
+
+    def _expire(self) -> bool:
+        """The deadline of the state has passed."""
+        limits = self._context.limits
+        if self.state is HEAD:
+            message = f"The request head was not complete {limits.head:g} s after its first byte."
+            return self._refuse(RequestTimeout(message), Event.DEADLINE)
+        if self.state is BODY:
+            self._move(Event.DEADLINE)
+            self.deadline = _OVERDUE
+            return True
+        if self.state is CONFIRM:
+            return self._confirm()
+        if self.state is RESPOND and self.sender.has_progressed():
+            # The client takes little, not nothing.
+            return self._wait_writable()
+        self._abort(Event.DEADLINE)
         return False
 
-    def _cut_off(self) -> bool:
-        if self.sender.unread < self.unread:
-            # It takes little, not nothing.
-            self.step = self.sending
-            return self.await_room()
-        raise ClientGone("The client takes nothing any more.")
+    # A request is in flight while its page runs on a thread, or waits for its body or a result.
+
+    def _begin_in_flight(self) -> bool:
+        """Returns whether the client may have one more; only clients behind a proxy are counted by requests."""
+        if self._is_in_flight:
+            return True
+        self._is_in_flight = True
+        self._context.metrics.request_started()
+        if self._is_proxied:
+            key = self._context.admission.enter_client(self.client)
+            self._client_key = key or 0
+            return key is not None
+        return True
+
+    def _end_in_flight(self) -> None:
+        if self._is_in_flight:
+            self._is_in_flight = False
+            self._context.metrics.request_ended()
+            if self._client_key:
+                self._context.admission.leave_client(self._client_key)
+                self._client_key = 0
+
+
+def _too_slow(limits: Limits) -> RequestTimeout:
+    rate, seconds = limits.body_rate, limits.body_rate_from
+    return RequestTimeout(f"The request body came at less than {rate:g} bytes a second for {seconds:g} s.")
+
+
+# A head that could not be parsed.
+_UNPARSED = ParsedRequest(Request(Head("", "", "", (1, 1), {}), 0), NO_BODY, True, True, False)
+
+_STEPS: Mapping[State, Step] = {
+    IDLE: Connection._read_head,
+    HEAD: Connection._read_head,
+    DISPATCH: Connection._run_page,
+    BODY: Connection._receive_body,
+    WAIT: Connection._ignore,
+    RESPOND: Connection._send,
+    CONFIRM: Connection._confirm,
+    NEXT: Connection._follow_response,
+    SKIP: Connection._skip_body,
+    LINGER: Connection._discard_input,
+}

@@ -1,4 +1,4 @@
-"""Which idle connections give way to new ones: the one that is idle longest, in whichever worker, goes first.
+"""Eviction of idle connections for new ones: the connection idle longest in all workers is closed first.
 
 Each worker publishes since when its longest idle connection is idle. A worker that needs a place, or is asked for one,
 closes its own where that is the oldest of all, and else asks the worker that has the oldest. It finds its own by a scan
@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Container
 from operator import itemgetter
+from typing import Generic, Protocol, TypeVar
 
-from filestoraged.web.connection import Connection
 from filestoraged.web.connection_limit import ConnectionLimit
-from filestoraged.web.poller import Poller
+from filestoraged.web.poller import Poller, Watched
 from filestoraged.web.receiver import DONT_WAIT
 
 _PEEK = int(socket.MSG_PEEK) | DONT_WAIT
@@ -25,24 +25,40 @@ _PEEK = int(socket.MSG_PEEK) | DONT_WAIT
 _PAUSE = 1e-5
 
 
-class Eviction:
-    """By the server's loop alone. `idle` is how long connections may be idle, in seconds.
+class Evictable(Watched, Protocol):
+    """A connection that may be evicted. An idle one has its deadline `idle` seconds after it became idle."""
 
-    Connections that are `apart` have places of their own: when one ends, nobody has got a place.
+    socket: socket.socket
+
+    @property
+    def is_idle(self) -> bool: ...
+
+    def evict(self) -> None: ...
+
+
+_Evictable = TypeVar("_Evictable", bound=Evictable)
+
+
+class Eviction(Generic[_Evictable]):
+    """Used by the server's loop alone. `idle` is how long connections may be idle, in seconds.
+
+    `reserved` are the connections with places of their own: to close one gives no place to others.
     """
 
-    def __init__(self, parking: Poller, room: ConnectionLimit, idle: float, apart: Container[socket.socket]) -> None:
-        self._parking = parking
-        self._room = room
+    def __init__(
+        self, poller: Poller[_Evictable], limit: ConnectionLimit, idle: float, reserved: Container[socket.socket]
+    ) -> None:
+        self._poller = poller
+        self._limit = limit
         self._idle = idle
-        self._apart = apart
+        self._reserved = reserved
         # Connections that were idle at the last scan and their deadlines then, in the order of these.
-        self._candidates: deque[tuple[float, Connection]] = deque()
+        self._candidates: deque[tuple[float, _Evictable]] = deque()
         self._next_scan = 0.0
 
     def close_longest(self) -> bool:
         """Close this worker's longest idle connection where no other has an older one. Returns whether it did."""
-        return self.publish() is not None and self._room.longest_idle() == self._room.slot and self.close_own()
+        return self.publish() is not None and self._limit.longest_idle() == self._limit.slot and self.close_own()
 
     def close_own(self) -> bool:
         """Close this worker's longest idle connection. Returns whether there was one."""
@@ -50,45 +66,45 @@ class Eviction:
         if oldest is None:
             return False
         self._candidates.popleft()
-        oldest.end_idle()
+        oldest.evict()
         return True
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Ask the worker that has the longest idle connection, as far as is known, to close it."""
-        slot = self._room.longest_idle()
-        if slot is not None and slot != self._room.slot:
-            self._room.ask(slot)
+        slot = self._limit.longest_idle()
+        if slot is not None and slot != self._limit.slot:
+            self._limit.ask(slot)
 
     def give_way(self) -> None:
         """Do what another worker has asked for, or pass it on; and have those who wait look for the place.
 
         A worker that waits asks again, so there may be a free place by now: then no connection is closed.
         """
-        if self._room.waiting <= self._room.limit - self._room.count or self.close_longest():
-            self._room.ring()
+        if self._limit.waiting <= self._limit.limit - self._limit.count or self.close_longest():
+            self._limit.ring()
         else:
-            self.ask()
+            self.request()
 
-    def publish(self) -> Connection | None:
+    def publish(self) -> _Evictable | None:
         """Tell the other workers since when this one's longest idle connection is idle. Returns it."""
         oldest = self._oldest()
-        self._room.publish_idle(None if oldest is None else oldest.deadline - self._idle)
+        self._limit.publish_idle(None if oldest is None else oldest.deadline - self._idle)
         return oldest
 
     def publish_newcomer(self) -> None:
         """Tell the same when a connection has come, which is idle from now on."""
         if self.publish() is None:
-            self._room.publish_idle(time.monotonic())
+            self._limit.publish_idle(time.monotonic())
 
-    def look(self) -> None:
+    def prepare(self) -> None:
         """Every now and then: be ready where places get few, and keep nothing in memory where they are not."""
-        if self._room.count > self._room.limit - self._room.margin:
+        if self._limit.count > self._limit.limit - self._limit.margin:
             self.publish()
         else:
             self._candidates.clear()
-            self._room.publish_idle(None)
+            self._limit.publish_idle(None)
 
-    def _oldest(self) -> Connection | None:
+    def _oldest(self) -> _Evictable | None:
         while self._candidates or self._scan():
             deadline, connection = self._candidates[0]
             # What has asked for something since has another deadline.
@@ -102,20 +118,20 @@ class Eviction:
         now = time.monotonic()
         if now < self._next_scan:
             return False
-        connections = self._parking.all()
+        connections = self._poller.all()
         self._next_scan = now + _PAUSE * len(connections)
-        idle = [(each.deadline, each) for each in connections if each.idle and each.request not in self._apart]
+        idle = [(each.deadline, each) for each in connections if each.is_idle and each.socket not in self._reserved]
         idle.sort(key=itemgetter(0))
         self._candidates.extend(idle)
         return bool(idle)
 
 
-def _is_idle(connection: Connection) -> bool:
+def _is_idle(connection: Evictable) -> bool:
     """Whether nothing has come from the client either. What is not parked is being served, or closed."""
-    if not connection.watched or not connection.idle:
+    if not connection.watched or not connection.is_idle:
         return False
     try:
-        return not connection.request.recv(1, _PEEK)
+        return not connection.socket.recv(1, _PEEK)
     except BlockingIOError:
         return True
     except OSError:

@@ -1,21 +1,23 @@
-"""A request and a response, as the interfaces see them: neither knows of a socket.
+"""A request and a response, as pages see them: neither knows of a socket.
 
 `App` is the one seam between this floor and the pages above it.
 """
 
 from __future__ import annotations
 
+import enum
 import json
-from collections.abc import Callable, Generator, Mapping
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
 from filestoraged.wire.head import Head
 from filestoraged.wire.redaction import HIDDEN, has_secret, redact_target
 
-# RFC 9110's words and those of its extensions; the standard library's table lags behind them.
+# Reason phrases of RFC 9110 and its extensions; the standard library's table lags behind.
 REASONS = {
     200: "OK",
     201: "Created",
@@ -44,36 +46,85 @@ REASONS = {
     507: "Insufficient Storage",
 }
 
-# Those that pages have.
+# The methods that pages have.
 METHODS = ("GET", "POST", "PUT", "DELETE")
 
-# The header fields of an answer, in their order, as they are sent: each a line with its end.
+# The header fields of a response in their order, as they are sent: each a line with its end.
 Fields = str
 
 
-class Request:
-    """What a client asks. `path` is the whole one, `mount` the prefix of it that leads to the interface.
+_Result = TypeVar("_Result")
 
-    `size` is the body's in bytes, None where the client did not declare it. Another client that asks the very same
-    may have the same object, so nobody changes what it says.
+
+class Body(Protocol):
+    """The body of a request: `async for piece in request.body`. A piece is valid until the next one is asked for."""
+
+    # Bytes that the page was fed.
+    received: int
+    # Whether the page has asked for a piece. Before that, no `100 Continue` is sent.
+    is_wanted: bool
+
+    def take_buffered(self) -> bytes | None:
+        """Return the whole body where it has come with the head, else None: the page then reads it piece by piece."""
+
+    def __aiter__(self) -> Body: ...
+
+    def __anext__(self) -> Awaitable[Bytes]: ...
+
+
+class _EmptyBody:
+    received = 0
+    is_wanted = False
+
+    def take_buffered(self) -> bytes:
+        return b""
+
+    def __aiter__(self) -> _EmptyBody:
+        return self
+
+    async def __anext__(self) -> Bytes:
+        raise StopAsyncIteration
+
+
+# The body of all requests that have none.
+EMPTY_BODY: Body = _EmptyBody()
+
+
+class RunsOn(enum.Enum):
+    """Where the page of a request runs."""
+
+    # The server's loop: the page waits for nothing, not even for a disk.
+    INLINE = enum.auto()
+    THREAD = enum.auto()
+    # A thread of the pool for pages that wait for other machines.
+    REMOTE = enum.auto()
+
+
+class Request:
+    """A request. `path` is the whole one, `mount` the prefix of it that leads to the interface.
+
+    `size` is the body's in bytes, None where the client did not declare it. Requests with identical heads share one
+    object, see `RequestCache`: pages do not change it. One with a body, or whose page runs on a thread, is a copy.
     """
 
     __slots__ = (
         "_loggable",
+        "body",
         "client",
+        "counter",
+        "cross_site",
         "fields",
         "is_free",
         "is_path_secret",
         "is_plain",
-        "line",
+        "labels",
+        "match",
         "method",
         "mount",
         "path",
         "query",
-        "route",
+        "runs_on",
         "size",
-        "tally",
-        "verdict",
     )
 
     def __init__(self, head: Head, size: int | None) -> None:
@@ -82,32 +133,48 @@ class Request:
         self.query = head.query
         self.fields: Mapping[str, str] = head.fields
         self.size = size
-        # The client's address, "unix" for a Unix socket. Empty in a request that clients share; see `from_client`.
+        self.body = EMPTY_BODY
+        # The client's address, "unix" for a Unix socket. Empty in a shared request.
         self.client = ""
-        # Whoever routes the request sets these, once. A secret path stands in no log.
+        # The router sets these, once. A secret path is not logged.
         self.mount = ""
-        self.route: Any = None
+        self.match: Any = None
+        self.runs_on = RunsOn.THREAD
         self.is_path_secret = False
-        # Whether anybody may ask that.
+        # Whether it needs no token.
         self.is_free = False
-        # What its origin and its host mean for the answer; see `browsers`.
-        self.verdict: Any = None
+        # What its origin and its host mean for the response; see `cross_site`.
+        self.cross_site: Any = None
         # Whether it is answered without a look at token, origin and host.
         self.is_plain = False
         # What it is counted as: an interface, and a method.
-        self.line: tuple[str, str] | None = None
-        # The target as it may stand in a log, once that is known.
+        self.labels: tuple[str, str] | None = None
+        # Its target as it may be logged, once that is known.
         self._loggable: str | None = None
         # Where the server's loop counts it.
-        self.tally: Any = None
+        self.counter: Any = None
 
-    def from_client(self, client: str) -> Request:
-        """Return a copy that one client has for itself."""
-        # `copy.copy` takes three times as long.
+    def copy(self, client: str, body: Body) -> Request:
+        """Return a copy for one client."""
+        # Not by a loop over the slots, nor by `copy.copy`: they take five times as long.
         own = Request.__new__(Request)
-        for name in self.__slots__:
-            setattr(own, name, getattr(self, name))
+        own.method = self.method
+        own.path = self.path
+        own.query = self.query
+        own.fields = self.fields
+        own.size = self.size
+        own.body = body
         own.client = client
+        own.mount = self.mount
+        own.match = self.match
+        own.runs_on = self.runs_on
+        own.is_path_secret = self.is_path_secret
+        own.is_free = self.is_free
+        own.cross_site = self.cross_site
+        own.is_plain = self.is_plain
+        own.labels = self.labels
+        own._loggable = self._loggable
+        own.counter = self.counter
         return own
 
     def parameters(self, *names: str) -> list[str]:
@@ -119,7 +186,7 @@ class Request:
 
     @property
     def loggable(self) -> str:
-        """The target as it was asked for, without what must not stand in a log."""
+        """The target as the client sent it, without secrets."""
         if self._loggable is not None:
             return self._loggable
         query = f"?{self.query}" if self.query else ""
@@ -127,19 +194,19 @@ class Request:
             text = f"{self.mount}/{HIDDEN}{redact_target(query)}"
         else:
             text = redact_target(self.path + query)
-        if self.route is not None:
-            # It is the same whenever that is asked again.
+        if self.match is not None:
+            # The same for each request with this head.
             self._loggable = text
         return text
 
     @property
     def secret(self) -> bool:
-        """Whether it holds what must not be remembered."""
+        """Whether it holds a secret, and must not be cached."""
         return "authorization" in self.fields or (self.query != "" and has_secret(self.query))
 
 
 class ContentSink(Protocol):
-    """Takes the bytes of a content, and says how many. Its twin on the storage's side is `store.contract.Sink`."""
+    """Takes the bytes of a content, and returns how many. `store.contract.Sink` is the same protocol."""
 
     def write(self, data: Bytes) -> int: ...
 
@@ -147,15 +214,16 @@ class ContentSink(Protocol):
 
 
 class Content(Protocol):
-    """Bytes that are sent from where they lie, as far as the sink takes them. Returns up to where that was."""
+    """Bytes that are sent from where they are stored."""
 
-    def send(self, sink: ContentSink, start: int, stop: int) -> int: ...
+    def send(self, sink: ContentSink, start: int, stop: int) -> int:
+        """Send from `start` on, as much as the sink takes. Returns the end of what was sent."""
 
     def close(self) -> None: ...
 
 
 class Response:
-    """An answer. Its bytes are `body`, or those of `content` from `start` up to `stop`."""
+    """A response. Its bytes are `body`, or those of `content` from `start` up to `stop`."""
 
     __slots__ = ("body", "closes", "content", "fields", "kind", "on_received", "size", "start", "status", "stop")
 
@@ -175,17 +243,17 @@ class Response:
         self.content = content
         self.start = start
         self.stop = len(body) if content is None else stop
-        # Of what is sent behind the head, in bytes.
+        # Bytes behind the head.
         self.size = self.stop - start
-        # Of the error that it tells of, "" for none.
+        # The class of the error that it reports, "" for none.
         self.kind = ""
         # Whether the connection cannot carry another request.
         self.closes = False
-        # Called when the client's side has taken the last byte, before `close`; it waits for nothing.
+        # Called when the client's kernel has acknowledged the last byte, before `close`. It must not block.
         self.on_received: Callable[[], object] | None = None
 
     def send(self, sink: ContentSink, start: int) -> int:
-        """Send the bytes from `start` on, as far as the sink takes them. Returns up to where that was."""
+        """Send from `start` on, as much as the sink takes. Returns the end of what was sent."""
         if self.content is None:
             return start + sink.write(memoryview(self.body)[start:])
         return self.content.send(sink, start, self.stop)
@@ -195,26 +263,40 @@ class Response:
             self.content.close()
 
 
-# A page that wants the body: it is sent the pieces as they arrive, each good until it asks for the next, and an
-# empty one at the end. One that yields a future is sent its result. It holds no thread in between, and when the client
-# leaves it is closed.
-Receiving = Generator["Future[Any] | None", Any, Response]
+# A page that reads the body or awaits results, as it runs. It yields None for a piece of the body, else a future, and
+# holds no thread in between. When the client leaves, it is closed.
+Page = Coroutine["Future[Any] | None", Any, Response]
 
-Answer = Response | Receiving
+Answer = Response | Page
+
+
+@types.coroutine
+def result_of(future: Future[_Result]) -> Generator[Future[_Result], _Result, _Result]:
+    """Await a future of `concurrent.futures`: `value = await result_of(future)`. Raises what it raises."""
+    return (yield future)
 
 
 class App(Protocol):
+    """What answers the requests of a listener."""
+
     @property
     def on_loopback(self) -> App:
         """The app for connections that arrive on a loopback address, perhaps itself."""
 
-    def __call__(self, request: Request) -> Answer: ...
+    def route(self, request: Request) -> RunsOn:
+        """Find the request's page. Called first, and by the loop."""
 
-    def at_once(self, request: Request) -> Answer | None:
-        """Answer what needs no waiting, not even for the disk; None for what may."""
+    def answer_early(self, request: Request) -> Response | None:
+        """Answer on the loop what is refused, or can be answered from memory, although its page runs on a thread."""
 
-    def is_remote(self, request: Request) -> bool:
-        """Whether answering it waits for other machines. Such requests have threads of their own."""
+    def answer(self, request: Request) -> Answer:
+        """Raises nothing but ClientGone."""
+
+    def complete(self, request: Request, response: Response) -> Response:
+        """Return the response of a page that was a coroutine, with the fields that every response has."""
+
+    def refuse(self, request: Request, error: Exception) -> Response:
+        """Return the response for an error that such a page has raised, or was interrupted by."""
 
 
 JSON: Fields = "Content-Type: application/json\r\n"
@@ -226,7 +308,7 @@ def field_lines(*fields: tuple[str, str]) -> Fields:
 
 
 def json_response(status: int, value: object, fields: Fields = "") -> Response:
-    """Answers in JSON end with a newline, for those who read them in a terminal."""
+    """A JSON body ends with a newline, for reading it in a terminal."""
     return Response(status, JSON + fields, json.dumps(value).encode() + b"\n")
 
 

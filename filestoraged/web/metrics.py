@@ -1,7 +1,7 @@
-"""What the workers have done and do, in memory that they share: whichever is asked can tell of all.
+"""What the workers count, in memory that they share: whichever worker is asked reports for all.
 
-Each worker writes to a slot of its own. What it has counted stays there when it ends, and whoever has the slot next
-counts on from there, so that no count ever goes down.
+Each worker writes to a slot of its own. What it has counted stays there when it ends, and the next worker in the slot
+counts on from there, so that no counter ever decreases.
 """
 
 from __future__ import annotations
@@ -9,83 +9,178 @@ from __future__ import annotations
 import mmap
 import threading
 import time
-from collections.abc import Sequence
-from itertools import product
-from typing import NamedTuple
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import count, product
+from typing import NamedTuple, TypeVar
 
-from filestoraged.web import counters
-from filestoraged.web.counters import Figures, RequestCounter
-from filestoraged.web.message import METHODS
+from filestoraged.errors import ERROR_NAMES, ClientGone
+from filestoraged.web.message import METHODS, REASONS
 
-# What stands for methods that no page has, and for no interface: what could not be read as a request has neither.
+# Labels of methods that no page has, and of requests to no interface; a request that cannot be parsed has both.
 OTHER = "other"
-NOWHERE = "none"
+NO_INTERFACE = "none"
 
-# The cells of a slot's head: the last sign of life, in milliseconds of the monotonic clock, 0 for none; requests that
-# are under way; connections, and those of them that nobody serves.
-_BEAT, _UNDER_WAY, _CONNECTIONS, _PARKED = _GAUGES = range(4)
-# Whether anybody has ever had the slot.
+# Upper bounds of the buckets of durations, in seconds: a small object takes 20 us, a synced upload milliseconds, a
+# large one minutes.
+BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+FAST = BOUNDS[0]
+
+_MICROS = 1_000_000
+
+# The cells of a counter.
+_cell = count()
+_RECEIVED, _SENT, _MICROSECONDS = next(_cell), next(_cell), next(_cell)
+_TIMES = [next(_cell) for _ in range(len(BOUNDS) + 1)]
+_STATUSES = {status: next(_cell) for status in (*REASONS, ClientGone.status)}
+_KINDS = {kind: next(_cell) for kind in ERROR_NAMES}
+
+# Cells of a counter, 64 bits each.
+_SIZE = next(_cell)
+
+
+_Name = TypeVar("_Name")
+
+
+class RequestTotals(NamedTuple):
+    """What counters say, with what was 0 left out."""
+
+    # Bytes of request bodies, and of response bodies.
+    received: int
+    sent: int
+    seconds: float
+    # Requests by duration: one number for each of BOUNDS, and one for longer ones.
+    times: Sequence[int]
+    statuses: dict[int, int]
+    # Errors by class.
+    kinds: dict[str, int]
+
+
+class RequestCounter:
+    """Counts one kind of requests, starting from what its `cells` hold. One thread at a time counts.
+
+    Other processes see what was counted when it was published. Whoever counts a request adds to `statuses`, `sent`
+    (bytes of the response body) and `seconds` directly; few requests need `add_details`.
+    """
+
+    __slots__ = (
+        "_cells",
+        "_kinds",
+        "_received",
+        "_slow",
+        "_slow_published",
+        "_times",
+        "published",
+        "seconds",
+        "sent",
+        "statuses",
+    )
+
+    def __init__(self, cells: memoryview) -> None:
+        totals = _read(cells)
+        self.statuses: defaultdict[int, int] = defaultdict(int, totals.statuses)
+        self.sent, self.seconds = totals.sent, totals.seconds
+        self.published = True
+        self._cells = cells
+        self._received = totals.received
+        self._times: list[int] = list(totals.times)
+        self._kinds: defaultdict[str, int] = defaultdict(int, totals.kinds)
+        # Requests that took longer than the first bucket holds.
+        self._slow = self._slow_published = sum(self._times[1:])
+
+    def add_details(self, received: int, seconds: float, kind: str) -> None:
+        """Count the bytes of a request body, a duration above FAST, and an error by class, "" for none."""
+        self._received += received
+        if seconds > FAST:
+            self._times[bisect_left(BOUNDS, seconds)] += 1
+            self._slow += 1
+        if kind:
+            self._kinds[kind] += 1
+
+    def publish(self) -> None:
+        cells = self._cells
+        cells[_RECEIVED] = self._received
+        cells[_SENT] = self.sent
+        cells[_MICROSECONDS] = int(self.seconds * _MICROS)
+        # The first bucket has what the others leave.
+        cells[_TIMES[0]] = sum(self.statuses.values()) - self._slow
+        if self._slow != self._slow_published:
+            self._slow_published = self._slow
+            for place, number in zip(_TIMES[1:], self._times[1:]):
+                cells[place] = number
+        for status, number in self.statuses.items():
+            cells[_STATUSES[status]] = number
+        for kind, number in self._kinds.items():
+            cells[_KINDS[kind]] = number
+        self.published = True
+
+
+# The cells of a slot's head: the last heartbeat, in milliseconds of the monotonic clock, 0 for none; requests in
+# flight; connections, and those of them that wait for an event.
+_BEAT, _IN_FLIGHT, _CONNECTIONS, _IDLE = _GAUGES = range(4)
+# Whether a worker has ever had the slot.
 _EVER = 4
 _HEAD = 5
 
 # One kind of requests: an interface, and a method.
-Line = tuple[str, str]
+Labels = tuple[str, str]
 
 
-class Now(NamedTuple):
-    """What is at this moment, in all workers."""
+class Gauges(NamedTuple):
+    """The present state of all workers together."""
 
     workers: int
-    # Requests that were not answered at once.
-    under_way: int
+    # Requests that run on a thread, or wait for their body or a result.
+    in_flight: int
     connections: int
-    # Connections that nobody serves.
-    parked: int
+    # Connections that wait for the client.
+    idle: int
 
 
 class Metrics:
-    """Made before the fork, with room for so many workers at a time as there are `slots`.
+    """Made before the fork, for at most `slots` workers at a time.
 
-    The loop calls `on_loop`, `publish` and `beat`, which need no lock; threads call `note_on_thread`, which has one.
+    The loop calls `loop_counter`, `publish` and `beat`, which need no lock; `count_on_thread` takes the lock.
     """
 
     def __init__(self, interfaces: Sequence[str], slots: int = 1) -> None:
-        """`interfaces` are all that requests are counted for."""
+        """`interfaces` are the values of the label."""
         self.slots = slots
-        lines = list(product((*interfaces, NOWHERE), (*METHODS, OTHER)))
-        self._places = {line: number * counters.SIZE for number, line in enumerate(lines)}
-        # The loop and the threads of a worker count by themselves.
-        self._threads_place = len(lines) * counters.SIZE
+        labels = list(product((*interfaces, NO_INTERFACE), (*METHODS, OTHER)))
+        self._places = {each: number * _SIZE for number, each in enumerate(labels)}
+        # The loop and the threads of a worker have counters of their own.
+        self._threads_place = len(labels) * _SIZE
         self._length = 2 * self._threads_place
-        # The kernel gives memory out by pages, when they are looked at: heads lie together, since all of them are.
+        # The kernel allocates pages when they are touched: the heads, which are all read, are together.
         self._heads = memoryview(mmap.mmap(-1, 8 * _HEAD * slots)).cast("q")
         self._cells = memoryview(mmap.mmap(-1, 8 * self._length * slots)).cast("q")
         self._lock = threading.Lock()
         self.take_slot(0)
 
     def take_slot(self, slot: int) -> None:
-        """Count there from now on."""
+        """Count in this slot from now on."""
         self.clear_slot(slot)
         self._head = self._head_of(slot)
         self._head[_EVER] = True
         self._own = self._slot(slot)
-        self._on_loop: dict[Line, RequestCounter] = {}
-        self._on_threads: dict[Line, RequestCounter] = {}
+        self._loop_counters: dict[Labels, RequestCounter] = {}
+        self._thread_counters: dict[Labels, RequestCounter] = {}
         self._unpublished: list[RequestCounter] = []
         self.beat(0, 0)
 
     def clear_slot(self, slot: int) -> None:
-        """Whoever has had it is gone, with all that was under way."""
+        """The worker in the slot has ended, with all its requests in flight."""
         self._head_of(slot)[: len(_GAUGES)] = memoryview(bytes(8 * len(_GAUGES))).cast("q")
 
-    # What a worker says.
+    # Called by a worker.
 
-    def on_loop(self, line: Line) -> RequestCounter:
-        """Where the loop counts such requests. Once in a round, it says by `expect` that it does."""
-        return self._tally(self._on_loop, line, 0)
+    def loop_counter(self, labels: Labels) -> RequestCounter:
+        """The counter of the loop for such requests. The loop marks it once a round when it has counted."""
+        return self._counter(self._loop_counters, labels, 0)
 
-    def expect(self, counted: RequestCounter) -> None:
-        """Have what is counted there be seen by others after `publish`."""
+    def mark_unpublished(self, counted: RequestCounter) -> None:
+        """Include the counter in the next `publish`."""
         counted.published = False
         self._unpublished.append(counted)
 
@@ -94,69 +189,87 @@ class Metrics:
         for each in unpublished:
             each.publish()
 
-    def note_on_thread(self, line: Line, status: int, kind: str, *, received: int, sent: int, seconds: float) -> None:
-        """Count a request, for others to see at once."""
+    def count_on_thread(
+        self, labels: Labels, status: int, kind: str, *, received: int, sent: int, seconds: float
+    ) -> None:
+        """Count a request and publish it."""
         with self._lock:
-            counted = self._tally(self._on_threads, line, self._threads_place)
+            counted = self._counter(self._thread_counters, labels, self._threads_place)
             counted.statuses[status] += 1
             counted.sent += sent
             counted.seconds += seconds
-            counted.note_more(received, seconds, kind)
+            counted.add_details(received, seconds, kind)
             counted.publish()
 
-    def begin(self) -> None:
-        """A request is under way."""
-        self._add_under_way(1)
+    def request_started(self) -> None:
+        """A request is in flight."""
+        self._add_in_flight(1)
 
-    def end(self) -> None:
-        self._add_under_way(-1)
+    def request_ended(self) -> None:
+        self._add_in_flight(-1)
 
-    def beat(self, connections: int, parked: int) -> None:
-        """Say that the loop goes round, and what there is."""
+    def beat(self, connections: int, idle: int) -> None:
+        """Publish that the loop runs, and the present numbers of connections."""
         self._head[_CONNECTIONS] = connections
-        self._head[_PARKED] = parked
+        self._head[_IDLE] = idle
         self._head[_BEAT] = int(time.monotonic() * 1000)
 
-    # What anybody asks.
+    # Called by any process.
 
     def last_beat(self, slot: int) -> float:
-        """When the loop of the slot's worker last went round, in monotonic seconds; 0 before its first round."""
+        """The time of the last heartbeat in the slot, in monotonic seconds; 0 before the first."""
         return self._head_of(slot)[_BEAT] / 1000
 
-    def now(self) -> Now:
+    def gauges(self) -> Gauges:
         cells = [self._head_of(slot).tolist() for slot in range(self.slots)]
         workers = sum(each[_BEAT] > 0 for each in cells)
-        return Now(workers, *(sum(each[place] for each in cells) for place in _GAUGES if place != _BEAT))
+        return Gauges(workers, *(sum(each[place] for each in cells) for place in _GAUGES if place != _BEAT))
 
-    def figures(self) -> dict[Line, Figures]:
-        """What was counted since the daemon started, of each kind of requests that there were."""
+    def totals(self) -> dict[Labels, RequestTotals]:
+        """The totals since the daemon started, of each kind of requests that occurred."""
         whole = [sum(cells) for cells in zip(*(self._slot(slot).tolist() for slot in self._used()))]
-        figures = {}
-        for line, place in self._places.items():
+        totals = {}
+        for labels, place in self._places.items():
             other = place + self._threads_place
-            pair = zip(whole[place : place + counters.SIZE], whole[other : other + counters.SIZE])
-            both = counters.read([mine + theirs for mine, theirs in pair])
+            pair = zip(whole[place : place + _SIZE], whole[other : other + _SIZE])
+            both = _read([mine + theirs for mine, theirs in pair])
             if both.statuses:
-                figures[line] = both
-        return figures
+                totals[labels] = both
+        return totals
 
     def _used(self) -> list[int]:
-        """The slots that somebody has counted in, and the first."""
+        """The slots that have ever been in use, and the first."""
         return [slot for slot in range(self.slots) if not slot or self._head_of(slot)[_EVER]]
 
-    def _tally(self, tallies: dict[Line, RequestCounter], line: Line, offset: int) -> RequestCounter:
-        counted = tallies.get(line)
+    def _counter(self, counters: dict[Labels, RequestCounter], labels: Labels, offset: int) -> RequestCounter:
+        counted = counters.get(labels)
         if counted is None:
-            place = self._places[line] + offset
-            counted = tallies[line] = RequestCounter(self._own[place : place + counters.SIZE])
+            place = self._places[labels] + offset
+            counted = counters[labels] = RequestCounter(self._own[place : place + _SIZE])
         return counted
 
-    def _add_under_way(self, number: int) -> None:
+    def _add_in_flight(self, number: int) -> None:
         with self._lock:
-            self._head[_UNDER_WAY] += number
+            self._head[_IN_FLIGHT] += number
 
     def _head_of(self, slot: int) -> memoryview:
         return self._heads[slot * _HEAD : (slot + 1) * _HEAD]
 
     def _slot(self, slot: int) -> memoryview:
         return self._cells[slot * self._length : (slot + 1) * self._length]
+
+
+def _read(cells: Sequence[int]) -> RequestTotals:
+    """The totals of a counter's `cells`, or of several counters' cells, added up."""
+    return RequestTotals(
+        received=cells[_RECEIVED],
+        sent=cells[_SENT],
+        seconds=cells[_MICROSECONDS] / _MICROS,
+        times=[cells[place] for place in _TIMES],
+        statuses=_nonzero(cells, _STATUSES),
+        kinds=_nonzero(cells, _KINDS),
+    )
+
+
+def _nonzero(cells: Sequence[int], places: Mapping[_Name, int]) -> dict[_Name, int]:
+    return {name: cells[place] for name, place in places.items() if cells[place]}

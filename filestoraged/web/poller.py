@@ -1,76 +1,83 @@
-"""Connections that nobody serves: each costs a socket and a deadline, and no thread.
+"""epoll, and the table of what it watches. What waits here costs a socket and a deadline, and no thread.
 
-What one waits for, until when, and what happens then is its own business. Whoever has a connection parks it, as the
-last thing done with it; from then on the one thread that polls has it, and it alone takes connections out.
+What a connection waits for, until when, and what happens then is its own business. Its last step registers it; from
+then on the polling thread owns it, and only that thread takes connections out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import select
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from filestoraged.web.connection import Connection
+from typing import Generic, Protocol, TypeVar
 
 
-class Poller:
-    """An epoll and a table. A connection is in the table while it is registered with the epoll.
+class Watched(Protocol):
+    """A socket with a deadline. `awaits` and `watched` are epoll masks: wanted, and registered (0: none)."""
 
-    Its `awaits` and `watched` are epoll's events: those that it waits for, and those that are watched, 0 for none.
-    """
+    descriptor: int
+    awaits: int
+    watched: int
+    # On the monotonic clock.
+    deadline: float
+
+
+_Watched = TypeVar("_Watched", bound=Watched)
+
+
+class Poller(Generic[_Watched]):
+    """A connection is in the table while it is registered with epoll."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._parked: dict[int, Connection] = {}
+        self._table: dict[int, _Watched] = {}
         # The methods themselves: the polling thread calls nothing more often.
         self.poll = self._epoll.poll
-        self.find = self._parked.get
+        self.find = self._table.get
 
-    def park(self, connection: Connection) -> None:
-        """Watch a connection for what it awaits. From any thread, which has it no longer. Raises OSError."""
+    def register(self, connection: _Watched) -> None:
+        """Watch for what the connection awaits. Any thread may call it, and no longer owns the connection.
+
+        Raises OSError.
+        """
         events, watched = connection.awaits, connection.watched
         if events == watched:
             return
         connection.watched = events
-        descriptor = connection.fileno()
         if watched:
-            self._epoll.modify(descriptor, events)
-        else:
-            # First into the table: its next event may come before `register` is back.
-            self._parked[descriptor] = connection
-            try:
-                self._epoll.register(descriptor, events)
-            except OSError:
-                del self._parked[descriptor]
-                raise
+            self._epoll.modify(connection.descriptor, events)
+            return
+        # First into the table: its next event may come before `register` returns.
+        self._table[connection.descriptor] = connection
+        try:
+            self._epoll.register(connection.descriptor, events)
+        except OSError:
+            del self._table[connection.descriptor]
+            raise
 
-    def take(self, connection: Connection) -> None:
-        """Watch it no longer, because a thread is to have it or it is to be closed. By the polling thread."""
+    def unregister(self, connection: _Watched) -> None:
+        """Stop watching: a thread takes the connection, or it is closed. Called by the polling thread."""
         if connection.watched:
             connection.watched = 0
-            descriptor = connection.fileno()
-            del self._parked[descriptor]
-            self._epoll.unregister(descriptor)
+            del self._table[connection.descriptor]
+            self._epoll.unregister(connection.descriptor)
 
-    def forget(self, connection: Connection) -> None:
-        """Make sure that a connection is not watched, where `park` or `take` has failed, before it is closed."""
+    def discard(self, connection: _Watched) -> None:
+        """Stop watching where `register` or `unregister` has failed, before the connection is closed."""
         connection.watched = 0
-        descriptor = connection.fileno()
-        if self._parked.get(descriptor) is connection:
-            del self._parked[descriptor]
+        if self._table.get(connection.descriptor) is connection:
+            del self._table[connection.descriptor]
         with contextlib.suppress(OSError, ValueError):
-            self._epoll.unregister(descriptor)
+            self._epoll.unregister(connection.descriptor)
 
-    def overdue(self, now: float) -> list[Connection]:
-        """Those whose deadline has passed. By the polling thread."""
+    def overdue(self, now: float) -> list[_Watched]:
+        """The connections whose deadline has passed. Called by the polling thread."""
         return [each for each in self.all() if each.deadline <= now]
 
-    def all(self) -> list[Connection]:
-        return list(self._parked.values())
+    def all(self) -> list[_Watched]:
+        return list(self._table.values())
 
     def watch(self, descriptor: int, events: int) -> None:
-        """Watch what is no connection; `find` knows nothing of it."""
+        """Watch a descriptor that is no connection; `find` does not return it."""
         self._epoll.register(descriptor, events)
 
     def unwatch(self, descriptor: int) -> None:

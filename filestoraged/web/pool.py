@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Job(Protocol):
-    def go_on_thread(self) -> None: ...
+    def run_on_thread(self) -> None: ...
 
 
 _Job = TypeVar("_Job", bound=Job)
@@ -103,7 +103,7 @@ class Pool(Generic[_Job]):
                 self._threads -= leaves
             return not leaves
         try:
-            job.go_on_thread()
+            job.run_on_thread()
         except Exception:
             log.exception("a connection failed")
         with self._lock:

@@ -1,135 +1,137 @@
-"""A body on its way from a connection into a page, as far as it has come."""
+"""A request body, as a page reads it: `async for piece in request.body`. Fed from a connection as far as it came."""
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
-from typing import Any
+import types
+from collections.abc import Callable, Generator, Sequence
 
+from filestoraged.digest import Bytes
 from filestoraged.web.limits import Limits
-from filestoraged.web.message import Receiving, Response
 from filestoraged.web.receiver import Receiver
 from filestoraged.wire.body import Framing
 
 # 256 KiB: hashing one such piece takes 0.6 ms, far more than the calls around it.
 _PIECE = 256 * 1024
 
-# Bytes that one connection may bring before others have their turn, where some wait.
-_TURN = 4 * 1024 * 1024
+# Bytes that one connection may bring in a row while others wait for the thread.
+_QUANTUM = 4 * 1024 * 1024
 
 
 class RequestBody:
-    """Feeds a page that wants a body. One thread at a time has it.
+    """One thread at a time has it.
 
-    Each piece is released once the page has asked for the next. A page that still has it has a view of nothing: it
-    keeps no buffer in memory while a slow client pauses, and a use by mistake raises ValueError.
+    Each piece is released when the page asks for the next. A page that keeps it has a view of nothing: it holds no
+    buffer in memory while a slow client pauses, and a use by mistake raises ValueError.
     """
 
-    __slots__ = ("_framing", "_page", "_receiver", "awaited", "began", "received", "silent")
+    __slots__ = ("_framing", "_receiver", "_undelivered", "is_silent", "is_wanted", "received", "started")
 
-    def __init__(self, receiver: Receiver, framing: Framing, page: Receiving) -> None:
+    def __init__(self, receiver: Receiver, framing: Framing) -> None:
         self._receiver = receiver
         self._framing = framing
-        self._page = page
-        # Bytes of the body that the page was fed.
+        # Pieces that came in one read with a piece after which the page awaited something else.
+        self._undelivered: Sequence[Bytes] = ()
+        # Bytes that the page was fed.
         self.received = 0
-        # When the body was asked for, on the monotonic clock.
-        self.began = time.monotonic()
-        # Whether it stopped because nothing came.
-        self.silent = False
-        # What the page waits for, if it is no piece.
-        self.awaited: Future[Any] | None = None
+        # Whether the page has asked for a piece, and when it first did, on the monotonic clock.
+        self.is_wanted = False
+        self.started = 0.0
+        # Whether delivery stopped because nothing has come.
+        self.is_silent = False
 
-    def start(self) -> Response | None:
-        """Run the page up to where it wants the body. Returns its answer, where it does not."""
-        return self._feed(None)
+    def __aiter__(self) -> RequestBody:
+        return self
 
-    def go_on(self) -> Response | None:
-        """Feed what has come, or the result that was awaited. Returns the page's answer, or None while there is none.
+    @types.coroutine
+    def __anext__(self) -> Generator[None, Bytes, Bytes]:
+        piece = yield None
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
-        Raises ClientGone, or MalformedRequest where a chunk is.
+    def take_buffered(self) -> bytes | None:
+        """Return the whole body where it has come with the head, else None: the page then reads it piece by piece."""
+        size, data = self._framing.size, self._receiver.buffer
+        if size is None or self.received or len(data) < size:
+            return None
+        self._framing.decode(memoryview(data))
+        self._receiver.buffer = data[size:]
+        self.received = size
+        return data[:size]
+
+    def open(self) -> bool:
+        """The page wants its first piece. Returns whether the client may wait to be asked for it."""
+        self.is_wanted = True
+        self.started = time.monotonic()
+        return not self._receiver.buffer and not self._framing.done
+
+    def deliver(self, feed: Callable[[Bytes], bool]) -> None:
+        """Feed what has come, and an empty piece at the end, until `feed` returns False.
+
+        Raises ClientGone, or MalformedRequest for the framing of a chunk.
         """
-        self.silent = False
-        if self.awaited is not None:
-            return self._feed_result()
-        response = self._feed_buffered()
-        if response is None and not self._framing.done:
-            response = self._feed_arriving()
-        if response is None and self._framing.done:
-            response = self._feed(b"")
-        return response
+        self.is_silent = False
+        if self._undelivered and not self._deliver_kept(feed):
+            return
+        if not self._deliver_buffered(feed):
+            return
+        if not self._framing.done and not self._deliver_arriving(feed):
+            return
+        if self._framing.done:
+            feed(b"")
 
     def is_slow(self, limits: Limits, now: float) -> bool:
-        """Whether the body comes more slowly than it may."""
-        seconds = now - self.began
+        """Whether the mean rate is below the least."""
+        seconds = now - self.started
         return seconds >= limits.body_rate_from and self.received < limits.body_rate * seconds
 
-    def fail(self, error: Exception) -> Response:
-        """Tell the page that what it waits for will not come. Returns its answer."""
-        try:
-            self._page.throw(error)
-        except StopIteration as ended:
-            return _answer(ended)
-        raise AssertionError("a page goes on without what it waits for") from error
+    # Each returns whether the page wants more.
 
-    def close(self) -> None:
-        """The client left: what the page has begun is to be undone."""
-        self._page.close()
+    def _deliver_kept(self, feed: Callable[[Bytes], bool]) -> bool:
+        while self._undelivered:
+            piece, *self._undelivered = self._undelivered
+            self.received += len(piece)
+            if not feed(piece):
+                return False
+        return True
 
-    def _feed_buffered(self) -> Response | None:
-        receiver = self._receiver
-        while receiver.buffer and not self._framing.done:
+    def _deliver_buffered(self, feed: Callable[[Bytes], bool]) -> bool:
+        receiver, framing = self._receiver, self._framing
+        while receiver.buffer and not framing.done:
             data = receiver.buffer
-            response, used = self._decode(memoryview(data))
+            used, is_wanted = self._decode(memoryview(data), feed)
             receiver.buffer = data[used:]
-            if response is not None:
-                return response
-        return None
+            if not is_wanted:
+                return False
+        return True
 
-    def _feed_arriving(self) -> Response | None:
-        # Of a body with a length not a byte too many is read: what follows is the next request's.
+    def _deliver_arriving(self, feed: Callable[[Bytes], bool]) -> bool:
+        # Of a body with a length not a byte too many is read: what follows belongs to the next request.
         framing = self._framing
         buffer = memoryview(bytearray(int(min(_PIECE, framing.left))))
-        turn = _TURN
-        while not framing.done and turn > 0:
+        quantum = _QUANTUM
+        while not framing.done and quantum > 0:
             window = buffer[: int(min(_PIECE, framing.left))]
             received = self._receiver.receive_into(window)
             if not received:
-                self.silent = True
-                return None
-            response, used = self._decode(window[:received])
+                self.is_silent = True
+                return True
+            used, is_wanted = self._decode(window[:received], feed)
             self._receiver.buffer = bytes(window[used:received])
-            if response is not None:
-                return response
-            turn -= received
-        return None
+            if not is_wanted:
+                return False
+            quantum -= received
+        return True
 
-    def _feed_result(self) -> Response | None:
-        assert self.awaited is not None
-        try:
-            result = self.awaited.result()
-        except Exception as error:
-            return self.fail(error)
-        return self._feed(result)
-
-    def _decode(self, data: memoryview) -> tuple[Response | None, int]:
+    def _decode(self, data: memoryview, feed: Callable[[Bytes], bool]) -> tuple[int, bool]:
         pieces, used = self._framing.decode(data)
+        is_wanted = True
         for piece in pieces:
-            self.received += len(piece)
-            with piece:
-                response = self._feed(piece)
-            if response is not None:
-                return response, used
-        return None, used
-
-    def _feed(self, piece: Any) -> Response | None:
-        try:
-            self.awaited = self._page.send(piece)
-        except StopIteration as ended:
-            return _answer(ended)
-        return None
-
-
-def _answer(ended: StopIteration) -> Response:
-    response: Response = ended.value
-    return response
+            if is_wanted:
+                self.received += len(piece)
+                with piece:
+                    is_wanted = feed(piece)
+            else:
+                self._undelivered = [*self._undelivered, bytes(piece)]
+        return used, is_wanted

@@ -1,4 +1,4 @@
-"""What a connection is sent: one system call for a small answer, and files without a copy.
+"""The sending half of a connection: one system call for a small answer, and files without a copy.
 
 One thread at a time has a sender. It is the `Sink` that a content sends itself to. Nothing here waits longer than
 its caller may: what is not taken now is tried again later.
@@ -11,10 +11,11 @@ import os
 import socket
 import struct
 import termios
+import time
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone
-from filestoraged.web.receiver import DONT_WAIT
+from filestoraged.web.receiver import DONT_WAIT, Receiver
 
 # Larger ones are sent by a thread: a client's socket may not take them at once, and the loop has others.
 _SMALL = 64 * 1024
@@ -38,7 +39,7 @@ class Sender:
     at once, and says so by `send_at_once`.
     """
 
-    __slots__ = ("_connection", "_flags", "_head", "_held", "_holds", "sent")
+    __slots__ = ("_connection", "_flags", "_head", "_held", "_holds", "_mark", "sent")
 
     def __init__(self, connection: socket.socket) -> None:
         # Of the contents of one answer, in bytes.
@@ -48,6 +49,8 @@ class Sender:
         self._held: list[Bytes] = []
         self._holds = True
         self._flags = DONT_WAIT
+        # What `unread` was at the last `mark`.
+        self._mark = 0
 
     def send_at_once(self, flags: int) -> None:
         """Send from now on, and wait for the client not at all, or with `flags` 0 as long as SO_SNDTIMEO says."""
@@ -117,9 +120,17 @@ class Sender:
 
     @property
     def unread(self) -> int:
-        """How many bytes are on their way that the client has not taken yet (tcp(7), unix(7))."""
+        """Bytes in the send queue: sent, and not acknowledged by the client's kernel (tcp(7), unix(7))."""
         (size,) = struct.unpack("i", fcntl.ioctl(self._connection, termios.TIOCOUTQ, bytes(4)))
         return int(size)
+
+    def mark(self) -> None:
+        """Remember the length of the send queue."""
+        self._mark = self.unread
+
+    def has_progressed(self) -> bool:
+        """Whether the send queue is shorter than at the last `mark`."""
+        return self.unread < self._mark
 
     def send_now(self, data: bytes) -> None:
         """Send the few bytes of an interim answer. A client that does not even take these is gone."""
@@ -144,3 +155,27 @@ class Sender:
             return 0
         except OSError as error:
             raise ClientGone("The client hung up.") from error
+
+
+class Confirmation:
+    """Tells when the client's kernel has acknowledged a whole response: what was only sent may still get lost."""
+
+    def __init__(self, sender: Sender, receiver: Receiver, timeout: float) -> None:
+        """`timeout` is how long the client may acknowledge nothing, in seconds."""
+        self._sender = sender
+        self._receiver = receiver
+        self._timeout = timeout
+        self._unread = sender.unread
+        self._since = time.monotonic()
+
+    def check(self) -> bool:
+        """Returns whether all is acknowledged. Raises ClientGone where it will not be."""
+        unread, now = self._sender.unread, time.monotonic()
+        # In this order: a peer that dies sets the error of a Unix socket first, and then empties its queue.
+        if self._receiver.is_broken:
+            raise ClientGone("The client hung up.")
+        if unread < self._unread:
+            self._unread, self._since = unread, now
+        elif unread and now - self._since > self._timeout:
+            raise ClientGone("The client takes nothing any more.")
+        return not unread

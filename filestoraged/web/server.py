@@ -1,6 +1,6 @@
-"""A worker's server: `http.server`'s, with one loop that watches all its sockets and a pool of threads beside it.
+"""A worker's server: `http.server`'s, with one loop that watches all its sockets, and pools of threads beside it.
 
-The loop accepts, reads heads and answers what needs no waiting; see `handler`. It waits for nothing but the next event.
+The loop accepts, reads heads and answers what cannot block; see `connection`. It waits for nothing but the next event.
 """
 
 from __future__ import annotations
@@ -12,27 +12,22 @@ import select
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Collection, Mapping
 from http.server import ThreadingHTTPServer
 from typing import Any
 
 from filestoraged.web.acceptor import Acceptor, prepare, set_timeouts
-from filestoraged.web.access_log import AccessLog
 from filestoraged.web.admission import Admission, AdmissionResult
-from filestoraged.web.answering import Answering
 from filestoraged.web.client_limit import ClientLimit
-from filestoraged.web.completion_queue import CompletionQueue
 from filestoraged.web.connection import Connection
 from filestoraged.web.connection_limit import ConnectionLimit
-from filestoraged.web.counters import FAST
 from filestoraged.web.eviction import Eviction
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
-from filestoraged.web.message import App, Request
-from filestoraged.web.metrics import NOWHERE, OTHER, Line, Metrics
+from filestoraged.web.loop_context import LoopContext
+from filestoraged.web.message import App
+from filestoraged.web.metrics import Metrics
 from filestoraged.web.poller import Poller
-from filestoraged.web.pool import Pool
 from filestoraged.web.sites import Site, Sites
 from filestoraged.web.trusted_proxies import TrustedProxies
 
@@ -41,21 +36,21 @@ log = logging.getLogger(__name__)
 # Running out of these is no reason to stop, nor to spin: connections that end give them back.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-# Seconds between two lines about either in the log.
+# Seconds between two warnings about either in the log.
 _QUIET = 10.0
 
-# How long those who were answered while they sent may go on reading, when all else is done, in seconds.
+# How long lingering closes may last when all else is drained, in seconds.
 _FAREWELL = 1.0
 
-# Events that are handled before their answers go out.
+# Events that are handled before responses are sent.
 _ROUND = 64
-
-# What the loop reads into what nobody wants.
-_SCRATCH = 64 * 1024
 
 
 class Server(ThreadingHTTPServer):
-    """Serves bound and listening sockets. `serve_forever` runs on one thread; `drain` is called by another."""
+    """Serves bound and listening sockets.
+
+    `serve_forever` runs on one thread; `drain` and `shutdown` are called by another, and `server_close` behind them.
+    """
 
     def __init__(
         self,
@@ -63,243 +58,223 @@ class Server(ThreadingHTTPServer):
         *,
         threads: int,
         limits: Limits,
-        room: ConnectionLimit,
-        meter: Metrics,
+        connection_limit: ConnectionLimit,
+        metrics: Metrics,
         proxies: TrustedProxies | None = None,
         clients: ClientLimit | None = None,
         reserved: Collection[socket.socket] = (),
     ) -> None:
-        """`apps` has who answers, by the listener that a request comes by.
+        """`apps` are what answers, by listener.
 
-        Connections by the `reserved` ones have places of their own. Without `clients`, one may have all the others.
+        Connections to `reserved` listeners have places of their own. Without `clients`, one client may have all others.
         """
         super().__init__(("", 0), Handler, bind_and_activate=False)
         self.socket.close()
-        # The one that has a connection to accept, and what is there.
+        # The listener that has a connection to accept; `socketserver` accepts from here.
         self.socket = next(iter(apps))
         self._sites = Sites(apps)
-        self.limits = limits
-        self.room = room
-        self.meter = meter
-        self.proxies = proxies or TrustedProxies()
-        self.clients = clients or ClientLimit(room.limit, room.limit)
-        self.pool: Pool[Connection] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
-        # For requests that wait for other machines.
-        self.remote_pool: Pool[Connection] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
-        self.parking = Poller()
-        self.wakes = CompletionQueue()
-        self.parking.watch(self.wakes.bell, select.EPOLLIN)
-        self.scratch = memoryview(bytearray(_SCRATCH))
-        self.draining = False
-        # Connections that have an answer to send at the end of the round.
-        self.outbox: list[Answering] = []
-        self._access = AccessLog()
-        self._drain_end = self._rest_end = math.inf
-        self._finished = False
-        self._drained = threading.Event()
-        self._next_check = 0.0
-        self._accepted = False
-        # What becomes of the connection that is coming in.
-        self.verdict = AdmissionResult.WELCOME
-        # Whether idle connections are to be looked for at the end of the round.
-        self._looks_for_idle = False
-        # Those that wait for a place, in their order.
-        self.newcomers: deque[Handler] = deque()
+        self._limits = limits
+        self._connection_limit = connection_limit
         # Connections to reserved listeners.
         apart: set[socket.socket] = set()
-        self._eviction = Eviction(self.parking, room, limits.idle, apart)
-        self.admission = Admission(room, self.clients, self.proxies, self._eviction, reserved=reserved, apart=apart)
+        proxies = proxies or TrustedProxies()
+        clients = clients or ClientLimit(connection_limit.limit, connection_limit.limit)
+        poller: Poller[Connection] = Poller()
+        self._eviction = Eviction(poller, connection_limit, limits.idle, apart)
+        admission = Admission(connection_limit, clients, proxies, self._eviction, reserved=reserved, apart=apart)
+        self.context: LoopContext[Connection] = LoopContext(
+            limits=limits, threads=threads, metrics=metrics, admission=admission, proxies=proxies, poller=poller
+        )
+        poller.watch(self.context.completions.descriptor, select.EPOLLIN)
+        # Of the connection that was accepted last.
+        self.admission_result = AdmissionResult.WELCOME
+        self._has_accepted = False
+        self._drain_end = self._idle_end = math.inf
+        self._is_drained = False
+        self._must_stop = False
+        self._has_started = threading.Event()
+        self._has_ended = threading.Event()
+        self._next_check = 0.0
+        # Whether idle connections are published at the end of the round.
+        self._checks_idle = False
         self._warned = -_QUIET
         for listener in apps:
             prepare(listener, limits.linger)
-        self._door = Acceptor(list(apps), self.parking, room, self._accept, self._eviction.give_way)
+        self._acceptor = Acceptor(list(apps), poller, connection_limit, self._accept, self._eviction.give_way)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Accept and serve until drained."""
-        poll, find = self.parking.poll, self.parking.find
-        while not self._drained.is_set():
-            try:
+        """Accept and serve until drained. The interval is that of the limits."""
+        self._has_started.set()
+        context = self.context
+        poll, find = context.poller.poll, context.poller.find
+        try:
+            while not self._must_stop:
                 try:
-                    for descriptor, _ in poll(self.limits.notice, _ROUND):
-                        connection = find(descriptor)
-                        if connection is None:
-                            self._on_event(descriptor)
-                        else:
-                            connection.go_on_loop()
-                    if time.monotonic() >= self._next_check:
-                        self.service_actions()
-                finally:
-                    # Last of all: what is answered in a round is sent before the next event of the same connection.
-                    # And whatever failed: those answers are of others.
-                    self._send_answers()
-            except Exception:
-                log.exception("a round of the server's loop failed")
-        self._end()
-
-    def _on_event(self, descriptor: int) -> None:
-        if descriptor == self.wakes.bell:
-            self._wake()
-        else:
-            self._door.on_event(descriptor)
-
-    def _wake(self) -> None:
-        for connection in self.wakes.take():
-            connection.wake()
-
-    def _send_answers(self) -> None:
-        """Send all answers of a round in a row, which wakes clients that wait together once and not each by itself."""
-        if self.newcomers:
-            self._seat_newcomers()
-        # Before they go out: whoever has an answer finds it counted.
-        self.meter.publish()
-        outbox, self.outbox = self.outbox, []
-        for connection in outbox:
-            connection.push()
-        self._access.flush()
-        if not self.draining:
-            self._door.end_round()
-        if self._looks_for_idle:
-            # Behind the answers: who has got one is idle.
-            self._looks_for_idle = False
-            self._eviction.look()
-
-    def service_actions(self) -> None:
-        """What is to be done every now and then: see whose time is over, and whether all is done."""
-        now = time.monotonic()
-        self._next_check = now + self.limits.notice
-        self.meter.beat(self.room.own, len(self.parking.all()))
-        for connection in self.parking.overdue(now):
-            connection.give_up()
-        if self.wakes.waiting:
-            # Ringing for them has failed.
-            self._wake()
-        for pool in (self.pool, self.remote_pool):
-            for connection in pool.retry(now):
-                connection.go_without_thread()
-        if self.draining:
-            self._drain(now)
-            return
-        self._looks_for_idle = True
-        for newcomer in self.newcomers:
-            # Not a moment after it came, when another worker was asked already: that would cost two their places.
-            if now - newcomer.started >= self.limits.notice:
-                self._eviction.ask()
-        self._door.look_around()
+                    try:
+                        for descriptor, _ in poll(self._limits.notice, _ROUND):
+                            connection = find(descriptor)
+                            if connection is None:
+                                self._on_event(descriptor)
+                            else:
+                                connection.on_event()
+                        if time.monotonic() >= self._next_check:
+                            self.service_actions()
+                    finally:
+                        # Last: responses are sent before the next event of the same connection. And whatever failed:
+                        # they are for others.
+                        self._end_round()
+                except Exception:
+                    log.exception("a round of the server's loop failed")
+            for connection in context.poller.all():
+                connection.cut_off()
+        finally:
+            self._has_ended.set()
 
     def drain(self, timeout: float) -> bool:
-        """Accept nothing more, and finish what is under way. Returns whether that took at most `timeout` seconds."""
+        """Accept nothing more, finish what is in flight, and stop the loop, which runs or is about to run.
+
+        Returns whether that took at most `timeout` seconds.
+        """
         now = time.monotonic()
         self._drain_end = now + timeout
-        self._rest_end = now + self.limits.last_call
-        self.draining = True
+        self._idle_end = now + self._limits.last_call
+        self.context.is_draining = True
         self._next_check = 0.0
-        self.wakes.ring()
-        self._drained.wait()
-        # Not by the loop: it may be at its end before it was rung for.
-        self.wakes.close()
-        return self._finished
+        self.context.completions.wake()
+        self._has_ended.wait()
+        return self._is_drained
 
-    # What `socketserver` asks on the way of a new connection, in this order.
+    def shutdown(self) -> None:
+        """Stop the loop, and return when it has ended. What is in flight is cut off; `drain` finishes it.
+
+        Where the loop was not started, it returns at once, and `serve_forever` ends with its first round.
+        """
+        self._must_stop = True
+        self.context.completions.wake()
+        if self._has_started.is_set():
+            self._has_ended.wait()
+
+    def server_close(self) -> None:
+        """Close the listeners, and the descriptors of the loop, which has ended or was never started."""
+        self._acceptor.close()
+        self.context.poller.close()
+        self.context.completions.close()
+
+    def service_actions(self) -> None:
+        """Every `limits.notice` seconds: deadlines, threads that could not be started, and the drain."""
+        context = self.context
+        now = time.monotonic()
+        self._next_check = now + self._limits.notice
+        context.metrics.beat(self._connection_limit.own, len(context.poller.all()))
+        for connection in context.poller.overdue(now):
+            connection.on_deadline()
+        if context.completions.has_completed:
+            # Waking the loop for them has failed.
+            self._complete()
+        for pool in (context.pool, context.remote_pool):
+            for connection in pool.retry(now):
+                connection.on_no_thread()
+        if context.is_draining:
+            self._drain(now)
+            return
+        self._checks_idle = True
+        for waiting in context.waiting:
+            # Not a moment after it came, when another worker was asked already: that would cost two their places.
+            if now - waiting.started >= self._limits.notice:
+                self._eviction.request()
+        self._acceptor.look_around()
+
+    # What `socketserver` calls for a new connection, in this order.
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
             connection, address = self.socket.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                self._run_out(error)
+                self._warn("cannot accept connections for now: %s", error.strerror)
+                self._acceptor.stand_back()
             raise
         if not address:
-            # Over TCP, it has these from its listener.
-            set_timeouts(connection, self.limits.linger)
-        self._accepted = True
-        self.verdict = self.admission.enter(connection, address[0] if address else None, self.socket)
+            # Over TCP, it inherits these from its listener.
+            set_timeouts(connection, self._limits.linger)
+        self._has_accepted = True
+        client = address[0] if address else None
+        self.admission_result = self.context.admission.enter(connection, client, self.socket)
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room, if only to be told that there is none."""
-        if self.verdict is AdmissionResult.CLIENT_FULL:
-            self._warn("refusing connections of %s: it has %d", client_address[0], self.clients.limit)
-        elif self.verdict is AdmissionResult.CLOSED:
-            self._warn("closing connections without an answer: %d are open", self.room.count)
-        return self.verdict is not AdmissionResult.CLOSED
+        """Whether the connection gets an answer, if only that it is refused."""
+        if self.admission_result is AdmissionResult.CLIENT_FULL:
+            limit = self.context.admission.client_limit
+            self._warn("refusing connections of %s: it has %d", client_address[0], limit)
+        elif self.admission_result is AdmissionResult.CLOSED:
+            self._warn("closing connections without an answer: %d are open", self._connection_limit.count)
+        return self.admission_result is not AdmissionResult.CLOSED
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """On the loop: a handler starts no thread, and returns at once."""
         self.finish_request(request, client_address)
 
     def close_request(self, request: Any) -> None:
-        try:
-            request.close()
-        except OSError:
-            self.handle_error(request, None)
-        finally:
-            self.admission.leave(request)
+        self.context.release(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception("a connection of %s failed", client_address or "a Unix socket")
-
-    # What handlers ask.
+        log.exception("cannot begin a connection of %s", client_address or "a Unix socket")
 
     def find_site(self, connection: socket.socket) -> Site:
-        """What the connection that is coming in has come to."""
+        """The site of the connection that was accepted last."""
         return self._sites.find(self.socket, connection)
 
-    def note(self, handler: Answering, status: int, kind: str, sent: int, ended: float) -> None:
-        """Log and count a request that was answered, with so many bytes of a body."""
-        asked = handler.asked
-        seconds = ended - handler.started
-        self._access.note(handler.client, asked, status, sent, seconds)
-        if handler.on_thread:
-            self._access.flush()
-            self.meter.note_on_thread(_line(asked), status, kind, received=handler.received, sent=sent, seconds=seconds)
-            return
-        # The loop flushes and publishes at the end of its round.
-        tally = None if asked is None else asked.tally
-        if tally is None:
-            tally = self.meter.on_loop(_line(asked))
-            if asked is not None:
-                # It is the same whenever that is asked again.
-                asked.tally = tally
-        if tally.published:
-            self.meter.expect(tally)
-        # Not by a call: a request costs 15 us, and counting it may cost little of that.
-        tally.statuses[status] += 1
-        tally.sent += sent
-        tally.seconds += seconds
-        if seconds > FAST or kind or handler.received:
-            tally.note_more(handler.received, seconds, kind)
+    # The rest is called by the loop alone.
 
-    # The rest is for the loop alone.
+    def _on_event(self, descriptor: int) -> None:
+        if descriptor == self.context.completions.descriptor:
+            self._complete()
+        else:
+            self._acceptor.on_event(descriptor)
+
+    def _complete(self) -> None:
+        for connection in self.context.completions.take():
+            connection.on_result()
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Take a connection and begin to serve it. Returns whether there was one."""
+        """Accept a connection and start it. Returns whether there was one."""
         self.socket = listener
-        self._accepted = False
-        # The step of `serve_forever` that takes one connection; its hooks are above.
+        self._has_accepted = False
+        # The step of `serve_forever` that accepts one connection; its hooks are above.
         self._handle_request_noblock()  # type: ignore[attr-defined]
-        return self._accepted
+        return self._has_accepted
 
-    def _seat_newcomers(self) -> None:
-        """Give those that wait a place where there is one by now; turn those away that have waited for too long."""
-        overdue = time.monotonic() - self.limits.place
-        while self.newcomers:
-            first = self.newcomers[0]
-            if not self.draining and self.admission.seat(first.request):
-                self.newcomers.popleft().welcome()
-            elif self.draining or first.started <= overdue:
-                self._seat_at_last(self.newcomers.popleft())
+    def _end_round(self) -> None:
+        if self.context.waiting:
+            self._admit_waiting()
+        self.context.end_round()
+        if not self.context.is_draining:
+            self._acceptor.end_round()
+        if self._checks_idle:
+            # Behind the responses: a connection that has got one is idle.
+            self._checks_idle = False
+            self._eviction.prepare()
+
+    def _admit_waiting(self) -> None:
+        """Give places that came free to those that wait; turn away those that have waited for too long."""
+        context = self.context
+        overdue = time.monotonic() - self._limits.place
+        while context.waiting:
+            first = context.waiting[0]
+            if not context.is_draining and context.admission.seat(first.socket):
+                context.waiting.popleft().admit()
+            elif context.is_draining or first.started <= overdue:
+                self._admit_at_last(context.waiting.popleft())
             else:
                 return
 
-    def _seat_at_last(self, newcomer: Handler) -> None:
-        if not self.draining and self.admission.seat_at_last(newcomer.request):
-            newcomer.welcome()
+    def _admit_at_last(self, waiting: Connection) -> None:
+        if not self.context.is_draining and self.context.admission.seat_at_last(waiting.socket):
+            waiting.admit()
             return
-        self._warn("turning connections away: %d are open, and none is idle", self.room.count)
-        newcomer.turn_away()
-
-    def _run_out(self, error: OSError) -> None:
-        self._warn("cannot accept connections for now: %s", error.strerror)
-        self._door.stand_back()
+        self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)
+        waiting.turn_away()
 
     def _warn(self, message: str, *values: object) -> None:
         now = time.monotonic()
@@ -308,28 +283,17 @@ class Server(ThreadingHTTPServer):
             self._warned = now
 
     def _drain(self, now: float) -> None:
-        """Let go of connections that rest, and see whether any other is left."""
-        self._door.close()
-        for connection in self.parking.all():
-            if connection.idle and now >= self._rest_end:
-                connection.give_up()
-        left = self.parking.all()
-        busy = self.pool.busy or self.remote_pool.busy or self.wakes.expected
-        if busy or not all(connection.seen_off for connection in left):
-            over = now >= self._drain_end
-        else:
-            self._finished = True
-            self._drain_end = min(self._drain_end, now + _FAREWELL)
-            over = not left or now >= self._drain_end
-        if over:
-            self._drained.set()
-
-    def _end(self) -> None:
-        for connection in self.parking.all():
-            connection.cut_off()
-        self.parking.close()
-
-
-def _line(asked: Request | None) -> Line:
-    """What a request is counted as, also one that could not be read."""
-    return (NOWHERE, OTHER) if asked is None or asked.line is None else asked.line
+        """Close idle connections, and stop where no other is left."""
+        context = self.context
+        self._acceptor.close()
+        for connection in context.poller.all():
+            if connection.is_idle and now >= self._idle_end:
+                connection.evict()
+        left = context.poller.all()
+        busy = context.pool.busy or context.remote_pool.busy or context.completions.expected
+        if busy or not all(connection.is_lingering for connection in left):
+            self._must_stop = now >= self._drain_end
+            return
+        self._is_drained = True
+        self._drain_end = min(self._drain_end, now + _FAREWELL)
+        self._must_stop = not left or now >= self._drain_end

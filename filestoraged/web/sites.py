@@ -1,4 +1,4 @@
-"""Which app answers on a connection: that of the listener, which may tell loopback addresses from others."""
+"""Which app answers on a connection: that of its listener, which may tell loopback addresses from others."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from filestoraged.web.request_cache import RequestCache
 
 
 class Site(NamedTuple):
-    """What answers, and what it was asked before."""
+    """What answers, and the requests that it was asked before."""
 
     app: App
-    memory: RequestCache
+    request_cache: RequestCache
 
 
 class Sites:
     """The sites of all listeners. The loop asks, once for each connection."""
 
     def __init__(self, apps: Mapping[socket.socket, App]) -> None:
-        # Where two apps are one, their requests are remembered together.
-        self._memories: dict[App, RequestCache] = {}
+        # Listeners with one app share one cache.
+        self._caches: dict[App, RequestCache] = {}
         # Of a listener whose connections are all alike; and of one that listens on all addresses, for those that
         # arrive on a loopback address, and for others.
         self._fixed: dict[socket.socket, Site] = {}
@@ -43,7 +43,7 @@ class Sites:
         return on_loopback if arrives_on_loopback(connection) else elsewhere
 
     def _site(self, app: App) -> Site:
-        return Site(app, self._memories.setdefault(app, RequestCache()))
+        return Site(app, self._caches.setdefault(app, RequestCache()))
 
 
 def arrives_on_loopback(connection: socket.socket) -> bool:

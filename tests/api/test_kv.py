@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import tracemalloc
@@ -13,6 +14,9 @@ from urllib.parse import quote
 from filestoraged.api import kv
 from filestoraged.store.kv import KeyValues
 from filestoraged.web.message import Request
+from filestoraged.web.receiver import Receiver
+from filestoraged.web.request_body import RequestBody
+from filestoraged.wire.body import Sized
 from filestoraged.wire.head import Head
 from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, read_answer
 
@@ -36,8 +40,12 @@ class KvCase(ServerCase):
         return self.post(f"{self.prefix}/commit", b"")
 
     def engine(self) -> KeyValues:
-        routers = [router for _, _, router in self.app._mounts]
-        return next(router._pages._keys for router in routers if isinstance(router, kv._Router))
+        return self.pages()._keys
+
+    def pages(self) -> kv.Pages:
+        (router,) = [router for _, _, router in self.app._mounts if router.name == "kv"]
+        pages: kv.Pages = router._routes["/set"]["POST"].page.__self__  # type: ignore[attr-defined]
+        return pages
 
     def value(self, key: str) -> Any:
         answer = self.get(f"{self.prefix}/{quote(key, safe='')}")
@@ -265,7 +273,7 @@ class KvTest(KvCase):
             connection.close()
         self.commit()
 
-        self.wait_until("nobody is waited for", lambda: not self.worker._server.wakes.expected)
+        self.wait_until("nobody is waited for", lambda: not self.worker._server.context.completions.expected)
         self.assertEqual(1, self.value("key"))
 
     def test_what_is_remembered_is_never_older_than_the_last_commit(self) -> None:
@@ -338,18 +346,23 @@ class InFlightTest(KvCase):
         self.assertEqual("5", large.fields["retry-after"])
 
     def test_a_body_that_comes_byte_by_byte_is_one_buffer(self) -> None:
-        body = self.payloads().gather(Request(Head("POST", "/set", "", (1, 1), {}), None))
-        next(body)
+        client, connection = socket.socketpair()
+        self.addCleanup(client.close)
+        self.addCleanup(connection.close)
+        request = Request(Head("POST", "/set", "", (1, 1), {}), None).copy(
+            "", RequestBody(Receiver(connection), Sized(1))
+        )
+        body = self.payloads().gather(request)
+        body.send(None)
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         for _ in range(20_000):
-            body.send(memoryview(b"x"))  # type: ignore[arg-type]
+            body.send(memoryview(b"x"))
 
         self.assertLess(tracemalloc.get_traced_memory()[0], 60_000)
 
     def payloads(self) -> kv._Payloads:
-        routers = [router for _, _, router in self.app._mounts]
-        return next(router._pages._payloads for router in routers if isinstance(router, kv._Router))
+        return self.pages()._payloads
 
 
 class AnswersTest(TempCase):

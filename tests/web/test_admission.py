@@ -29,7 +29,7 @@ class ClientLimitTest(ServerCase):
     def setUp(self) -> None:
         super().setUp()
         server = self.worker._server
-        server.clients = server.admission._clients = ClientLimit(self.limit, 1000)
+        server.context.admission._clients = ClientLimit(self.limit, 1000)
 
         def parse(_: str) -> IPAddress:
             return ipaddress.ip_address(self.seen_as)
@@ -75,7 +75,7 @@ class ClientLimitTest(ServerCase):
         for address in ("127.0.0.1", "::1"):
             self.seen_as = address
             self.greeted(self.limit + 1)
-        self.worker._server.admission._proxies = TrustedProxies([ipaddress.ip_network("127.0.0.1")])
+        self.worker._server.context.admission._proxies = TrustedProxies([ipaddress.ip_network("127.0.0.1")])
         self.seen_as = "203.0.113.9"
 
         self.greeted(self.limit + 1)
@@ -97,8 +97,10 @@ class ProxiedClientTest(ServerCase):
     def setUp(self) -> None:
         super().setUp()
         server = self.worker._server
-        server.clients = server.admission._clients = ClientLimit(self.limit, 1000)
-        server.proxies = server.admission._proxies = TrustedProxies([ipaddress.ip_network("127.0.0.0/8")])
+        server.context.admission._clients = ClientLimit(self.limit, 1000)
+        server.context.proxies = server.context.admission._proxies = TrustedProxies(
+            [ipaddress.ip_network("127.0.0.0/8")]
+        )
 
     def begin(self, client: str) -> socket.socket:
         """Begin an upload of a client behind the proxy."""
@@ -122,7 +124,7 @@ class ProxiedClientTest(ServerCase):
         begun = [self.connect() for _ in range(2)]
         for connection in begun:
             connection.sendall(head + b"{")
-        self.wait_until("both are in flight", lambda: self.meter.now().under_way == 2)
+        self.wait_until("both are in flight", lambda: self.meter.gauges().in_flight == 2)
         third = self.connect()
         third.sendall(head + b"{")
         refused = read_answer(third).status
@@ -138,7 +140,7 @@ class ProxiedClientTest(ServerCase):
         uploads[0].sendall(b"complete")
         self.assertEqual(200, read_answer(uploads[0]).status)
         uploads[1].close()
-        self.wait_until("both have ended", lambda: self.meter.now().under_way == 0)
+        self.wait_until("both have ended", lambda: self.meter.gauges().in_flight == 0)
 
         self.assertEqual([100, 100], [read_answer(self.begin("203.0.113.9")).status for _ in range(2)])
 

@@ -12,7 +12,7 @@ import time
 from unittest.mock import patch
 
 from filestoraged.daemon.values import Address
-from filestoraged.web.handler import Handler
+from filestoraged.web.connection import Connection
 from filestoraged.web.limits import Limits
 from filestoraged.web.receiver import Receiver
 from tests.support import PATIENCE, ServerCase, in_threads, read_all, read_answer
@@ -75,23 +75,23 @@ class TcpTest(ServerCase):
 
     def test_a_head_is_received_once_in_each_round_of_the_loop(self) -> None:
         calls: list[str] = []
-        read_head, receive = Handler._read_head, Receiver.receive
+        on_event, receive = Connection.on_event, Receiver.receive
 
-        def counted_read_head(handler: Handler) -> bool:
-            calls.append("step")
-            return read_head(handler)
+        def counted_on_event(connection: Connection) -> None:
+            calls.append("event")
+            on_event(connection)
 
         def counted_receive(receiver: Receiver) -> bool:
             calls.append("receive")
             return receive(receiver)
 
-        with patch.object(Handler, "_read_head", counted_read_head), patch.object(Receiver, "receive", counted_receive):
+        with patch.object(Connection, "on_event", counted_on_event), patch.object(Receiver, "receive", counted_receive):
             connection = self.connect()
             for byte in HEALTH:
                 connection.sendall(bytes([byte]))
             read_answer(connection)
 
-        self.assertLessEqual(calls.count("receive"), calls.count("step"))
+        self.assertLessEqual(calls.count("receive"), calls.count("event") + 1)
 
     def test_close_is_answered_and_done(self) -> None:
         request = b"GET /-/health HTTP/1.1\r\nHost: x\r\nConnection: Close\r\n\r\n"

@@ -12,7 +12,7 @@ from typing import Any
 from filestoraged.daemon.values import Address
 from filestoraged.web.auth import hashed
 from filestoraged.web.cross_site import Hosts, Origins
-from filestoraged.web.message import Request
+from filestoraged.web.message import Request, Response, RunsOn
 from filestoraged.web.request_cache import RequestCache
 from filestoraged.web.sites import Sites, arrives_on_loopback
 from tests.support import Answer, ServerCase
@@ -402,8 +402,8 @@ class ArrivalTest(unittest.TestCase):
             ]
 
         self.assertEqual([app.on_loopback, app, app.on_loopback], [site.app for site in found])
-        self.assertIs(found[0].memory, found[2].memory)
-        self.assertIsNot(found[0].memory, found[1].memory)
+        self.assertIs(found[0].request_cache, found[2].request_cache)
+        self.assertIsNot(found[0].request_cache, found[1].request_cache)
 
 
 class ProxiedTest(unittest.TestCase):
@@ -440,12 +440,17 @@ class _App:
     def __init__(self, on_loopback: _App | None = None) -> None:
         self.on_loopback: Any = on_loopback or _App(self)
 
-    def __call__(self, request: Request) -> Any: ...
+    def route(self, request: Request) -> RunsOn:
+        return RunsOn.INLINE
 
-    def at_once(self, request: Request) -> Any: ...
+    def answer_early(self, request: Request) -> Any: ...
 
-    def is_remote(self, request: Request) -> bool:
-        return False
+    def answer(self, request: Request) -> Any: ...
+
+    def complete(self, request: Request, response: Response) -> Response:
+        return response
+
+    def refuse(self, request: Request, error: Exception) -> Any: ...
 
 
 class _Connection(socket.socket):

@@ -14,7 +14,7 @@ class Job:
     def __init__(self) -> None:
         self.done = threading.Event()
 
-    def go_on_thread(self) -> None:
+    def run_on_thread(self) -> None:
         self.done.set()
 
 

@@ -1,69 +1,128 @@
-"""How a page is fed its body, and what is left in memory while it waits."""
+"""How a page reads a request body, and what is left in memory while it waits."""
 
 from __future__ import annotations
 
 import socket
+import threading
 import unittest
+from typing import Any
 
-from filestoraged.web.message import Receiving, Response
+from filestoraged.errors import ClientGone, MalformedRequest
+from filestoraged.web.limits import Limits
 from filestoraged.web.receiver import Receiver
 from filestoraged.web.request_body import RequestBody
 from filestoraged.wire.body import Chunked, Framing, Sized
 
 
-class IntakeTest(unittest.TestCase):
+class RequestBodyTest(unittest.TestCase):
     def setUp(self) -> None:
         self.client, connection = socket.socketpair()
         self.addCleanup(self.client.close)
         self.addCleanup(connection.close)
         self.receiver = Receiver(connection)
-        # Every piece that the page was fed, and its bytes at that time.
+        # Every piece that was fed, and its bytes at that time.
         self.pieces: list[memoryview] = []
         self.bytes: list[bytes] = []
+        # After which pieces no more are wanted.
+        self.stops: set[bytes] = set()
 
-    def intake(self, framing: Framing) -> RequestBody:
-        intake = RequestBody(self.receiver, framing, self.page())
-        intake.start()
-        return intake
+    def body(self, framing: Framing) -> RequestBody:
+        return RequestBody(self.receiver, framing)
 
-    def page(self) -> Receiving:
-        piece = yield None
-        while piece:
-            self.pieces.append(piece)
-            self.bytes.append(bytes(piece))
-            piece = yield None
-        return Response(204)
+    def feed(self, piece: Any) -> bool:
+        self.pieces.append(piece)
+        self.bytes.append(bytes(piece))
+        return bytes(piece) not in self.stops
 
     def assert_released(self) -> None:
         for piece in self.pieces:
-            self.assertRaises(ValueError, len, piece)
+            if isinstance(piece, memoryview):
+                self.assertRaises(ValueError, len, piece)
 
-    def test_a_piece_that_arrives_is_released_when_the_page_asks_for_the_next(self) -> None:
-        intake = self.intake(Sized(10))
+    def test_arriving_piece_is_released_after_the_page_has_it(self) -> None:
+        body = self.body(Sized(10))
         self.client.sendall(b"tea")
 
-        response = intake.go_on()
+        body.deliver(self.feed)
 
-        self.assertIsNone(response)
-        self.assertTrue(intake.silent)
-        self.assertEqual([b"tea"], self.bytes)
+        self.assertTrue(body.is_silent)
+        self.assertEqual(([b"tea"], 3), (self.bytes, body.received))
         self.assert_released()
 
-    def test_a_piece_that_came_with_the_head_is_released_too(self) -> None:
-        intake = self.intake(Sized(10))
+    def test_piece_that_came_with_the_head_is_released(self) -> None:
+        body = self.body(Sized(10))
         self.receiver.buffer = b"tea"
 
-        intake.go_on()
+        body.deliver(self.feed)
 
         self.assertEqual([b"tea"], self.bytes)
         self.assert_released()
 
-    def test_each_chunk_is_released(self) -> None:
-        intake = self.intake(Chunked())
+    def test_each_chunk_is_released_and_the_end_is_an_empty_piece(self) -> None:
+        body = self.body(Chunked())
         self.client.sendall(b"3\r\ntea\r\n3\r\npot\r\n0\r\n\r\n")
 
-        response = intake.go_on()
+        body.deliver(self.feed)
 
-        self.assertEqual(204, response and response.status)
-        self.assertEqual([b"tea", b"pot"], self.bytes)
+        self.assertEqual([b"tea", b"pot", b""], self.bytes)
         self.assert_released()
+
+    def test_bytes_behind_the_body_are_left_for_the_next_request(self) -> None:
+        body = self.body(Sized(3))
+        self.receiver.buffer = b"teaGET /"
+
+        body.deliver(self.feed)
+
+        self.assertEqual(([b"tea", b""], b"GET /"), (self.bytes, self.receiver.buffer))
+
+    def test_pieces_of_one_read_are_kept_while_the_page_awaits_something_else(self) -> None:
+        body = self.body(Chunked())
+        self.client.sendall(b"3\r\ntea\r\n3\r\npot\r\n3\r\ncup\r\n0\r\n\r\n")
+        self.stops = {b"tea"}
+
+        body.deliver(self.feed)
+        first, self.stops = list(self.bytes), set()
+        body.deliver(self.feed)
+
+        self.assertEqual([b"tea"], first)
+        self.assertEqual([b"tea", b"pot", b"cup", b""], self.bytes)
+        self.assertEqual(9, body.received)
+
+    def test_delivery_yields_after_four_mebibytes(self) -> None:
+        size = 6 * 1024 * 1024
+        body = self.body(Sized(size))
+        sender = threading.Thread(target=self.client.sendall, args=(bytes(size),))
+        sender.start()
+        self.receiver.flags = 0
+
+        body.deliver(self.feed)
+        first = body.received
+        body.deliver(self.feed)
+        sender.join()
+
+        self.assertFalse(body.is_silent)
+        self.assertLess(first, size)
+        self.assertEqual((size, b""), (body.received, self.bytes[-1]))
+
+    def test_malformed_chunk_raises_malformed_request(self) -> None:
+        self.client.sendall(b"x\r\n")
+
+        self.assertRaises(MalformedRequest, self.body(Chunked()).deliver, self.feed)
+
+    def test_client_that_closes_within_a_body_raises_client_gone(self) -> None:
+        self.client.sendall(b"tea")
+        self.client.close()
+
+        self.assertRaises(ClientGone, self.body(Sized(10)).deliver, self.feed)
+
+    def test_body_is_slow_below_the_least_mean_rate(self) -> None:
+        limits = Limits(body_rate=1000.0, body_rate_from=10.0)
+        body = self.body(Sized(100_000))
+        body.open()
+        body.received = 9_999
+
+        slow = [body.is_slow(limits, body.started + seconds) for seconds in (9.0, 10.0)]
+        body.received = 10_000
+
+        self.assertEqual([False, True], slow)
+        self.assertFalse(body.is_slow(limits, body.started + 10.0))

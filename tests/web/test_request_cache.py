@@ -111,8 +111,8 @@ class MemoryTest(unittest.TestCase):
         try:
             before = tracemalloc.get_traced_memory()[0]
             for number in range(count):
-                # A route and what it is counted as are hung on it later.
-                memory.read(head(number)).request.route = (None, {}, ("x",))
+                # The router sets what the path leads to later.
+                memory.read(head(number)).request.match = (None, {}, None, ("x",))
                 largest = max(largest, tracemalloc.get_traced_memory()[0] - before)
         finally:
             tracemalloc.stop()

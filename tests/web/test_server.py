@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import threading
 import time
+import unittest
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 from unittest.mock import patch
 
-from filestoraged.web.handler import Handler
+from filestoraged.api import operations
+from filestoraged.web.connection import READABLE, Connection
+from filestoraged.web.connection_limit import ConnectionLimit
+from filestoraged.web.cross_site import Origins
 from filestoraged.web.limits import Limits
-from filestoraged.web.message import Answer, Request
-from filestoraged.web.request_body import RequestBody
+from filestoraged.web.message import Request, Response, RunsOn, result_of
+from filestoraged.web.metrics import Metrics
+from filestoraged.web.router import Mounts
 from filestoraged.web.sender import Sender
+from filestoraged.web.server import Server
+from filestoraged.web.states import State
+from filestoraged.web.task import Task
 from tests.support import PATIENCE, ServerCase, read_all, read_answer, split_answer
 from tests.web.test_pool import refuse_to_start
 
@@ -26,14 +36,14 @@ UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 class LoopCase(ServerCase):
     def on_next_request(self, act: Callable[[], object]) -> None:
         """Call `act` on the loop while it answers the next request."""
-        answer = self.app.at_once
+        route = self.app.route
 
-        def at_once(request: Request) -> Answer | None:
-            self.app.at_once = answer  # type: ignore[method-assign]
+        def act_and_route(request: Request) -> RunsOn:
+            self.app.route = route  # type: ignore[method-assign]
             act()
-            return answer(request)
+            return route(request)
 
-        self.app.at_once = at_once  # type: ignore[method-assign]
+        self.app.route = act_and_route  # type: ignore[method-assign]
 
     def greeted(self, count: int) -> list[socket.socket]:
         """Connections that the loop has."""
@@ -62,7 +72,7 @@ class LoopCase(ServerCase):
 class FailingTest(LoopCase):
     def test_an_answer_that_cannot_be_sent_or_abandoned_costs_no_other_connection_its_own(self) -> None:
         connections = self.greeted(6)
-        push, abandon = Sender.push, Handler.abandon
+        push, undo = Sender.push, Connection._close_response
         pushes: list[Sender] = []
 
         def fail_once(sender: Sender) -> bool:
@@ -71,11 +81,11 @@ class FailingTest(LoopCase):
                 raise RuntimeError("on purpose")
             return push(sender)
 
-        def fail(handler: Handler) -> None:
-            abandon(handler)
+        def fail(connection: Connection) -> None:
+            undo(connection)
             raise RuntimeError("on purpose, again")
 
-        with patch.object(Sender, "push", fail_once), patch.object(Handler, "abandon", fail):
+        with patch.object(Sender, "push", fail_once), patch.object(Connection, "_close_response", fail):
             self.send_in_one_round(connections)
             answers = [read_all_now(connection) for connection in connections]
 
@@ -84,28 +94,28 @@ class FailingTest(LoopCase):
         self.assertEqual(5, self.room.count)
 
     def test_an_upload_that_cannot_be_discarded_gives_its_place_back(self) -> None:
-        close = RequestBody.close
+        close = Task.close
 
-        def fail(intake: RequestBody) -> None:
-            close(intake)
+        def fail(task: Task) -> None:
+            close(task)
             raise RuntimeError("on purpose")
 
-        with patch.object(RequestBody, "close", fail):
+        with patch.object(Task, "close", fail):
             connection = self.connect()
             connection.sendall(UPLOAD + b"half")
-            self.wait_until("it is under way", lambda: self.meter.now().under_way == 1)
+            self.wait_until("it is under way", lambda: self.meter.gauges().in_flight == 1)
             connection.close()
 
             self.wait_until("its place is free", lambda: self.room.count == 0)
 
-        self.assertEqual(0, self.meter.now().under_way)
+        self.assertEqual(0, self.meter.gauges().in_flight)
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
     def test_a_connection_that_the_kernel_does_not_watch_is_closed(self) -> None:
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        with patch.object(self.worker._server.parking, "park", refuse):
+        with patch.object(self.worker._server.context.poller, "register", refuse):
             received = read_all(self.connect())
 
         self.assertEqual(b"", received)
@@ -186,13 +196,13 @@ class NoThreadTest(LoopCase):
         self.assertEqual(["close"] * 3, [answer.fields["connection"] for answer in answers])
         self.assertGreater(int(answers[0].fields["retry-after"]), 0)
         self.wait_until("their places are free", lambda: self.room.count == 0)
-        self.assertEqual(0, self.meter.now().under_way)
+        self.assertEqual(0, self.meter.gauges().in_flight)
 
     def test_an_upload_that_loses_its_thread_answers_503_and_is_not_stored(self) -> None:
         connection = self.connect()
         connection.sendall(UPLOAD + b"half")
-        self.wait_until("it is under way", lambda: self.meter.now().under_way == 1)
-        pool = self.worker._server.pool
+        self.wait_until("it is under way", lambda: self.meter.gauges().in_flight == 1)
+        pool = self.worker._server.context.pool
         pool._idle = 0.01
         self.wait_until("a byte is stored", lambda: sum(map(os.path.getsize, self.store_path.glob("staging/*/*"))) == 4)
         with patch.object(threading.Thread, "start", refuse_to_start):
@@ -205,11 +215,11 @@ class NoThreadTest(LoopCase):
 
     def post_until_threads_end(self) -> None:
         # The thread that has waited since before with another time to live is given something to do.
-        pool = self.worker._server.pool
+        pool = self.worker._server.context.pool
         woken = threading.Event()
 
         class Job:
-            def go_on_thread(self) -> None:
+            def run_on_thread(self) -> None:
                 woken.set()
 
         if pool._threads:
@@ -220,12 +230,12 @@ class NoThreadTest(LoopCase):
 
 class WakeTest(LoopCase):
     def test_a_bell_that_failed_to_ring_is_made_up_for_and_rings_again(self) -> None:
-        wakes = self.worker._server.wakes
+        completions = self.worker._server.context.completions
         write = os.write
         broken: list[int] = []
 
         def fail_once(descriptor: int, data: bytes) -> int:
-            if descriptor == wakes._ringer and not broken:
+            if descriptor == completions._write_end and not broken:
                 broken.append(descriptor)
                 raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
             return write(descriptor, data)
@@ -253,16 +263,162 @@ class DrainTest(LoopCase):
 
         def begin_drain() -> None:
             drainer.start()
-            self.wait_until("the server drains", lambda: server.draining and server._next_check == 0.0)
+            self.wait_until("the server drains", lambda: server.context.is_draining and server._next_check == 0.0)
 
         self.on_next_request(begin_drain)
-        # The test case drains again, and closes it.
-        with patch.object(server.wakes, "close"):
-            connection.sendall(request)
-            received = read_all(connection)
-            drainer.join(PATIENCE)
+        connection.sendall(request)
+        received = read_all(connection)
+        drainer.join(PATIENCE)
 
         self.assertEqual(data, split_answer(received)[0].body)
+
+
+class ShutdownTest(unittest.TestCase):
+    """What `socketserver` promises of a server, which is stopped without a drain."""
+
+    def setUp(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.connection_limit = ConnectionLimit(10)
+        self.addCleanup(self.connection_limit.close)
+        app = Mounts({"/-/": operations.health_routes()}, None, Origins(), None)
+        self.server = Server(
+            {self.listener: app},
+            threads=2,
+            limits=Limits(),
+            connection_limit=self.connection_limit,
+            metrics=Metrics(["operations"]),
+        )
+
+    def start(self) -> threading.Thread:
+        loop = threading.Thread(target=self.server.serve_forever)
+        loop.start()
+        with socket.create_connection(self.listener.getsockname(), PATIENCE) as connection:
+            connection.sendall(HEALTH)
+            self.assertEqual(200, read_answer(connection).status)
+        return loop
+
+    def test_shutdown_returns_when_the_loop_has_ended(self) -> None:
+        loop = self.start()
+
+        self.server.shutdown()
+        loop.join(PATIENCE)
+
+        self.assertTrue(self.server._has_ended.is_set())
+        self.assertFalse(loop.is_alive())
+        self.server.server_close()
+
+    def test_shutdown_cuts_off_connections(self) -> None:
+        loop = self.start()
+        with socket.create_connection(self.listener.getsockname(), PATIENCE) as connection:
+            connection.sendall(HEALTH)
+            read_answer(connection)
+
+            self.server.shutdown()
+
+            self.assertEqual(b"", connection.recv(1))
+        loop.join(PATIENCE)
+        self.assertEqual(0, self.connection_limit.count)
+        self.server.server_close()
+
+    def test_shutdown_before_the_loop_returns_and_the_loop_ends_at_once(self) -> None:
+        self.server.shutdown()
+
+        self.server.serve_forever()
+
+        self.assertTrue(self.server._has_ended.is_set())
+        self.server.server_close()
+
+    def test_shutdown_may_be_repeated(self) -> None:
+        loop = self.start()
+
+        self.server.shutdown()
+        self.server.shutdown()
+
+        loop.join(PATIENCE)
+        self.server.server_close()
+
+    def test_server_close_closes_the_listeners_and_the_descriptors_of_the_loop(self) -> None:
+        loop = self.start()
+        context = self.server.context
+        descriptor = context.completions.descriptor
+        self.server.shutdown()
+        loop.join(PATIENCE)
+
+        self.server.server_close()
+
+        self.assertEqual(-1, self.listener.fileno())
+        self.assertRaises(OSError, os.fstat, descriptor)
+        self.assertRaises(ValueError, context.poller.poll, 0)
+
+    def test_context_manager_of_socketserver_closes_the_server(self) -> None:
+        with self.server:
+            loop = self.start()
+            self.server.shutdown()
+            loop.join(PATIENCE)
+
+        self.assertEqual(-1, self.listener.fileno())
+
+
+class WaitTest(LoopCase):
+    def test_connection_waits_without_a_thread_for_what_follows_an_empty_line(self) -> None:
+        context = self.worker._server.context
+        connection = self.connect()
+        # The second request is read on a thread, and the empty line behind it too.
+        connection.sendall(HEALTH + HEALTH + b"\r\n")
+        statuses = [read_answer(connection).status for _ in range(2)]
+
+        self.wait_until("it waits", lambda: not context.pool.busy and len(context.poller.all()) == 1)
+        (waiting,) = context.poller.all()
+
+        self.assertEqual([200, 200], statuses)
+        self.assertEqual((State.IDLE, READABLE), (waiting.state, waiting.watched))
+        connection.sendall(HEALTH)
+        self.assertEqual(200, read_answer(connection).status)
+
+
+class ContinueTest(LoopCase):
+    """A page that awaits a result before it reads the body."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.future: Future[bool] = Future()
+        (router,) = [router for _, _, router in self.app._mounts if router.name == "files"]
+        routes = router._routes["/"]
+        routes["POST"] = routes["POST"]._replace(page=self.page)
+
+    async def page(self, request: Request) -> Response:
+        if not await result_of(self.future):
+            return Response(403)
+        size = 0
+        async for piece in request.body:
+            size += len(piece)
+        return Response(200, body=b"%d" % size)
+
+    def begin(self) -> socket.socket:
+        connection = self.connect()
+        connection.sendall(UPLOAD[:-2] + b"Expect: 100-continue\r\n\r\n")
+        completions = self.worker._server.context.completions
+        self.wait_until("the page awaits the result", lambda: len(completions.expected) == 1)
+        return connection
+
+    def test_continue_is_sent_when_the_body_is_first_read(self) -> None:
+        connection = self.begin()
+        early = select.select([connection], [], [], 0)[0]
+
+        self.future.set_result(True)
+        interim = read_answer(connection)
+        connection.sendall(b"0123456789")
+
+        self.assertEqual([], early)
+        self.assertEqual((100, b"10"), (interim.status, read_answer(connection).body))
+
+    def test_continue_is_not_sent_where_the_body_is_not_read(self) -> None:
+        connection = self.begin()
+
+        self.future.set_result(False)
+
+        answer, rest = split_answer(read_all(connection))
+        self.assertEqual((403, "close", b""), (answer.status, answer.fields["connection"], rest))
 
 
 def read_all_now(connection: socket.socket) -> bytes:

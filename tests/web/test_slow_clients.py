@@ -9,9 +9,8 @@ import socket
 import threading
 import time
 from pathlib import Path
-from unittest.mock import patch
 
-from filestoraged.web.connection import ROOM
+from filestoraged.web.connection import WRITABLE
 from filestoraged.web.limits import Limits
 from tests.daemon.process import running
 from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, read_all, read_answer, split_answer
@@ -85,12 +84,12 @@ class NoThreadTest(SlowCase):
         digest = self.post("/", b"x" * 20_000_000, Accept="text/plain").body.decode().strip()
         connection = self.connect()
         connection.sendall(get(digest))
-        parking = self.worker._server.parking
+        poller = self.worker._server.context.poller
 
-        self.wait_until("it waits for room", lambda: [each.awaits for each in parking.all()] == [ROOM])
+        self.wait_until("it waits for room", lambda: [each.awaits for each in poller.all()] == [WRITABLE])
 
-        (parked,) = parking.all()
-        self.assertLess(parked.sender.unread, 1024 * 1024)
+        (waiting,) = poller.all()
+        self.assertLess(waiting.sender.unread, 1024 * 1024)
 
     def test_a_client_that_asks_on_without_reading_gets_every_answer_in_its_order(self) -> None:
         data = os.urandom(50_000)
@@ -270,7 +269,7 @@ class RoomCase(SlowCase):
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             connection.sendall(UPLOAD % 8 + b"half")
-        self.wait_until("they are in flight", lambda: self.meter.now().under_way == count)
+        self.wait_until("they are in flight", lambda: self.meter.gauges().in_flight == count)
         return connections
 
     def is_served(self, connection: socket.socket) -> bool:
@@ -364,7 +363,7 @@ class PatientNewcomerTest(RoomCase):
         uploads = self.busy(5)
         newcomer = self.connect()
         newcomer.sendall(HEALTH)
-        self.wait_until("it waits", lambda: len(self.worker._server.newcomers) == 1)
+        self.wait_until("it waits", lambda: len(self.worker._server.context.waiting) == 1)
 
         uploads[0].sendall(b"half")
 
@@ -375,13 +374,12 @@ class PatientNewcomerTest(RoomCase):
     def test_a_drain_turns_away_those_that_wait(self) -> None:
         self.busy(5)
         newcomer = self.connect()
-        self.wait_until("it waits", lambda: len(self.worker._server.newcomers) == 1)
+        self.wait_until("it waits", lambda: len(self.worker._server.context.waiting) == 1)
         drainer = threading.Thread(target=self.worker._server.drain, args=(0.5,))
 
-        with patch.object(self.worker._server.wakes, "close"):
-            drainer.start()
-            answer = split_answer(read_all(newcomer))[0]
-            drainer.join()
+        drainer.start()
+        answer = split_answer(read_all(newcomer))[0]
+        drainer.join()
 
         self.assertEqual(503, answer.status)
 

@@ -64,7 +64,7 @@ class TrustedTest(ServerCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.worker._server.proxies = TrustedProxies(self.trusted)  # type: ignore[arg-type]
+        self.worker._server.context.proxies = TrustedProxies(self.trusted)  # type: ignore[arg-type]
 
     def lines(self, count: int) -> list[str]:
         self.wait_until("it is logged", lambda: len("\n".join(self.log_lines()).splitlines()) >= count)
@@ -97,14 +97,13 @@ class TrustedTest(ServerCase):
 
     def test_pages_are_told_the_client_that_the_proxy_names(self) -> None:
         clients: list[str] = []
-        answer = self.app.__class__.__call__
+        answer = self.app.answer
 
-        def note(app: object, request: Request) -> Answer:
+        def note(request: Request) -> Answer:
             clients.append(request.client)
-            return answer(self.app, request)
+            return answer(request)
 
-        self.app.__class__.__call__ = note  # type: ignore[method-assign, assignment]
-        self.addCleanup(setattr, self.app.__class__, "__call__", answer)
+        self.app.answer = note  # type: ignore[method-assign]
         self.post("/", b"tea", X_Forwarded_For="203.0.113.9")
 
         self.assertEqual(["203.0.113.9"], clients)

@@ -1,0 +1,40 @@
+"""A lingering close: the sending half is shut down, and input is discarded until the client closes.
+
+Closing a socket with unread bytes resets the connection, and the client may then not be able to read the response.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from filestoraged.web.limits import Limits
+from filestoraged.web.receiver import DONT_WAIT
+
+
+class LingeringClose:
+    """`deadline`, on the monotonic clock, is the next moment of too much silence, or the end of the whole."""
+
+    __slots__ = ("_connection", "_end", "_left", "_silence", "deadline")
+
+    def __init__(self, connection: socket.socket, limits: Limits) -> None:
+        """Raises OSError where the client is gone."""
+        connection.shutdown(socket.SHUT_WR)
+        now = time.monotonic()
+        self._connection = connection
+        self._silence = limits.farewell
+        self._left = limits.farewell_bytes
+        self._end = now + limits.farewell_total
+        self.deadline = now + limits.farewell
+
+    def discard(self, scratch: memoryview) -> bool:
+        """Discard what has come. Returns whether more may come."""
+        try:
+            received = self._connection.recv_into(scratch, 0, DONT_WAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._left -= received
+        self.deadline = min(time.monotonic() + self._silence, self._end)
+        return received > 0 and self._left > 0

@@ -1,0 +1,119 @@
+"""What the connections of one server share: settings, the loop's instruments, and what is due at a round's end.
+
+A connection gets all of it as one LoopContext, and nothing else of the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+from filestoraged.web.access_log import AccessLog
+from filestoraged.web.admission import Admission
+from filestoraged.web.completion_queue import CompletionQueue
+from filestoraged.web.limits import Limits
+from filestoraged.web.message import Request
+from filestoraged.web.metrics import FAST, NO_INTERFACE, OTHER, Metrics
+from filestoraged.web.poller import Poller, Watched
+from filestoraged.web.pool import Job, Pool
+from filestoraged.web.trusted_proxies import TrustedProxies
+
+log = logging.getLogger(__name__)
+
+# Bytes of the buffer for discarded input.
+_SCRATCH = 64 * 1024
+
+
+class _Connection(Watched, Job, Protocol):
+    """What the instruments know of a connection."""
+
+    client: str
+    request: Request | None
+    # When the request's first byte came, on the monotonic clock.
+    started: float
+    is_on_thread: bool
+
+    def flush(self) -> None: ...
+
+
+_C = TypeVar("_C", bound=_Connection)
+
+
+class LoopContext(Generic[_C]):
+    """Made by the server, once. The loop owns `unsent`, `waiting`, `scratch` and `is_draining`; all else locks."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        threads: int,
+        metrics: Metrics,
+        admission: Admission,
+        proxies: TrustedProxies,
+        poller: Poller[_C],
+    ) -> None:
+        self.limits = limits
+        self.metrics = metrics
+        self.admission = admission
+        self.proxies = proxies
+        self.poller = poller
+        self.completions: CompletionQueue[_C] = CompletionQueue()
+        self.pool: Pool[_C] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
+        # For pages that wait for other machines.
+        self.remote_pool: Pool[_C] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
+        self.access_log = AccessLog()
+        # Buffer for discarded input.
+        self.scratch = memoryview(bytearray(_SCRATCH))
+        # Connections with a response that is sent at the end of the round.
+        self.unsent: list[_C] = []
+        # Connections that wait for a place in the connection limit, in their order.
+        self.waiting: deque[_C] = deque()
+        self.is_draining = False
+
+    def record(self, connection: _C, status: int, kind: str, sent: int, ended: float) -> None:
+        """Log and count a response, or that the client left without one. `sent` is bytes of its body."""
+        request = connection.request
+        seconds = ended - connection.started
+        received = 0 if request is None else request.body.received
+        self.access_log.add(connection.client, request, status, sent, seconds)
+        if connection.is_on_thread:
+            self.access_log.flush()
+            labels = (NO_INTERFACE, OTHER) if request is None or request.labels is None else request.labels
+            self.metrics.count_on_thread(labels, status, kind, received=received, sent=sent, seconds=seconds)
+            return
+        # The loop flushes and publishes at the end of its round.
+        counter = None if request is None else request.counter
+        if counter is None:
+            if request is None or request.labels is None:
+                counter = self.metrics.loop_counter((NO_INTERFACE, OTHER))
+            else:
+                # The same for each request with this head.
+                counter = request.counter = self.metrics.loop_counter(request.labels)
+        if counter.published:
+            self.metrics.mark_unpublished(counter)
+        # Not by a call: a request costs 15 us, and counting it may cost little of that.
+        counter.statuses[status] += 1
+        counter.sent += sent
+        counter.seconds += seconds
+        if seconds > FAST or kind or received:
+            counter.add_details(received, seconds, kind)
+
+    def release(self, connection: socket.socket) -> None:
+        """Close a socket and give its place back. Any thread may call it. Raises nothing."""
+        try:
+            connection.close()
+        except OSError:
+            log.exception("cannot close a connection")
+        finally:
+            self.admission.leave(connection)
+
+    def end_round(self) -> None:
+        """Send the responses of a round in a row: clients that wait together are woken once, not each by itself."""
+        # Before they are sent: a client that has a response finds it counted.
+        self.metrics.publish()
+        unsent, self.unsent = self.unsent, []
+        for connection in unsent:
+            connection.flush()
+        self.access_log.flush()

@@ -1,0 +1,170 @@
+"""A page that is a coroutine, driven without a loop or a thread."""
+
+from __future__ import annotations
+
+import socket
+import unittest
+from concurrent.futures import Future
+from typing import Any
+
+from filestoraged.errors import ClientGone, RequestTimeout
+from filestoraged.web.message import Page, Request, Response, RunsOn, result_of
+from filestoraged.web.receiver import Receiver
+from filestoraged.web.request_body import RequestBody
+from filestoraged.web.task import Task
+from filestoraged.wire.body import Chunked, Framing, Sized
+from filestoraged.wire.head import Head
+
+
+class App:
+    """Answers errors by their class."""
+
+    on_loopback: Any = None
+
+    def route(self, request: Request) -> RunsOn:
+        return RunsOn.THREAD
+
+    def answer_early(self, request: Request) -> Response | None:
+        return None
+
+    def answer(self, request: Request) -> Response:
+        raise AssertionError("not called")
+
+    def complete(self, request: Request, response: Response) -> Response:
+        response.fields += "Completed: yes\r\n"
+        return response
+
+    def refuse(self, request: Request, error: Exception) -> Response:
+        return Response(500, body=type(error).__name__.encode())
+
+
+class TaskTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.client, self.connection = socket.socketpair()
+        self.addCleanup(self.client.close)
+        self.addCleanup(self.connection.close)
+        self.log: list[Any] = []
+
+    def task(self, page: Any, framing: Framing | None = None) -> tuple[Task, RequestBody]:
+        body = RequestBody(Receiver(self.connection), framing or Sized(6))
+        request = Request(Head("POST", "/", "", (1, 1), {}), None).copy("client", body)
+        coroutine: Page = page(request)
+        return Task(App(), request, coroutine), body
+
+    async def gather(self, request: Request) -> Response:
+        try:
+            async for piece in request.body:
+                self.log.append(bytes(piece))
+        except GeneratorExit:
+            self.log.append("closed")
+            raise
+        return Response(201)
+
+    def test_page_runs_until_it_wants_a_piece(self) -> None:
+        task, _ = self.task(self.gather)
+
+        self.assertIsNone(task.start())
+        self.assertIsNone(task.future)
+        task.close()
+
+    def test_page_that_has_its_body_returns_a_completed_response(self) -> None:
+        task, body = self.task(self.gather)
+        task.start()
+        self.client.sendall(b"teapot")
+
+        response = task.receive(body)
+
+        assert response is not None
+        self.assertEqual((201, "Completed: yes\r\n"), (response.status, response.fields))
+        self.assertEqual([b"teapot"], self.log)
+
+    def test_page_awaits_a_future_and_gets_its_result(self) -> None:
+        future: Future[str] = Future()
+
+        async def page(_: Request) -> Response:
+            return Response(200, body=(await result_of(future)).encode())
+
+        task, _ = self.task(page)
+        self.assertIsNone(task.start())
+        self.assertIs(future, task.future)
+        future.set_result("tea")
+
+        response = task.resume()
+
+        self.assertEqual(b"tea", response and response.body)
+
+    def test_future_that_fails_raises_in_the_page(self) -> None:
+        future: Future[None] = Future()
+
+        async def page(_: Request) -> Response:
+            await result_of(future)
+            raise AssertionError("not reached")
+
+        task, _ = self.task(page)
+        task.start()
+        future.set_exception(OSError("broken"))
+
+        response = task.resume()
+
+        self.assertEqual(b"OSError", response and response.body)
+
+    def test_page_may_await_a_future_between_two_pieces_of_one_read(self) -> None:
+        future: Future[str] = Future()
+
+        async def page(request: Request) -> Response:
+            async for piece in request.body:
+                self.log.append(bytes(piece))
+                if len(self.log) == 1:
+                    self.log.append(await result_of(future))
+            return Response(200)
+
+        task, body = self.task(page, Chunked())
+        task.start()
+        self.client.sendall(b"3\r\ntea\r\n3\r\npot\r\n0\r\n\r\n")
+        self.assertIsNone(task.receive(body))
+        self.assertIs(future, task.future)
+        future.set_result("result")
+        self.assertIsNone(task.resume())
+
+        response = task.receive(body)
+
+        self.assertEqual(200, response and response.status)
+        self.assertEqual([b"tea", "result", b"pot"], self.log)
+
+    def test_error_of_a_page_is_answered(self) -> None:
+        async def page(_: Request) -> Response:
+            raise ValueError("a defect")
+
+        self.assertEqual(b"ValueError", (self.task(page)[0].start() or Response(0)).body)
+
+    def test_failed_wait_raises_in_the_page_and_is_answered(self) -> None:
+        task, _ = self.task(self.gather)
+        task.start()
+
+        response = task.fail(RequestTimeout("too slow"))
+
+        self.assertEqual(b"RequestTimeout", response.body)
+
+    def test_page_that_continues_after_a_failed_wait_is_a_defect(self) -> None:
+        async def page(request: Request) -> Response:
+            while True:
+                try:
+                    await self.gather(request)
+                except RequestTimeout:
+                    continue
+
+        task, _ = self.task(page)
+        task.start()
+
+        self.assertRaises(AssertionError, task.fail, RequestTimeout("too slow"))
+        task.close()
+
+    def test_client_that_leaves_raises_client_gone_and_closes_the_page(self) -> None:
+        task, body = self.task(self.gather)
+        task.start()
+        self.client.close()
+
+        self.assertRaises(ClientGone, task.receive, body)
+        task.close()
+
+        self.assertEqual(["closed"], self.log)
