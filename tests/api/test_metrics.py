@@ -146,17 +146,15 @@ class MetricsTest(ServerCase):
         count = DiskUsage.count
 
         def wait_and_count(census: DiskUsage, pause: Pause) -> dict[str, Usage]:
-            ends.wait(10)
+            # The client gives up before.
+            ends.wait(2 * PATIENCE)
             return count(census, pause)
 
         with mock.patch.object(DiskUsage, "count", wait_and_count):
-            started = time.monotonic()
             seen = self.metrics()
-            took = time.monotonic() - started
             ends.set()
             self.wait_until("counted", lambda: 'filestoraged_objects{interface="files"}' in self.metrics())
 
-        self.assertLess(took, 1.0)
         self.assertFalse([name for name in seen if name.startswith("filestoraged_object")])
         self.assertEqual(0, seen['filestoraged_uncountable{what="objects"}'])
         self.assertIn("filestoraged_connections", seen)

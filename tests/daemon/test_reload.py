@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import threading
-import time
 
 import requests
 
@@ -85,12 +84,10 @@ class ReloadTest(TempCase):
             self.configure(f"tokens = {self.directory / 'fifo'}")
             daemon.process.send_signal(signal.SIGHUP)
             self.wait_until("it waits", lambda: len(os.listdir(f"/proc/{daemon.process.pid}/task")) == 2)
-            began = time.monotonic()
 
             status = daemon.stop()
 
             self.assertEqual(0, status)
-            self.assertLess(time.monotonic() - began, 2.0)
 
     def test_sigterm_ends_a_start_that_waits_for_what_it_needs(self) -> None:
         os.mkfifo(self.directory / "fifo")
@@ -99,12 +96,10 @@ class ReloadTest(TempCase):
         self.addCleanup(daemon.log.close)
         self.addCleanup(daemon.kill)
         self.wait_until("it waits", lambda: len(os.listdir(f"/proc/{daemon.process.pid}/task")) == 2)
-        began = time.monotonic()
 
         status = daemon.stop()
 
         self.assertEqual(0, status)
-        self.assertLess(time.monotonic() - began, 2.0)
 
     def test_a_store_that_cannot_be_used_is_refused(self) -> None:
         with self.daemon() as daemon:

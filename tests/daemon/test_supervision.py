@@ -44,34 +44,29 @@ class SupervisionTest(TempCase):
             assert master.process.stdout is not None
             master.process.stdout.close()
 
-    def wait_for_others(self, master: Master, before: list[int]) -> float:
-        """Wait until none of the workers is one of `before`, and as many are there. Returns the seconds that took."""
-        began = time.monotonic()
+    def wait_for_others(self, master: Master, before: list[int]) -> None:
+        """Wait until none of the workers is one of `before`, and as many are there."""
         self.wait_until(
             "replaced", lambda: len(master.workers()) == len(before) and not set(master.workers()) & set(before)
         )
-        return time.monotonic() - began
 
-    def test_all_workers_that_were_killed_are_back_within_two_seconds(self) -> None:
+    def test_all_workers_that_were_killed_are_replaced(self) -> None:
         with self.master(4) as master:
             before = master.workers()
 
             for pid in before:
                 os.kill(pid, signal.SIGKILL)
 
-            self.assertLess(self.wait_for_others(master, before), 2.0)
+            self.wait_for_others(master, before)
 
-    def test_all_are_back_within_five_seconds_of_a_burst_of_kills(self) -> None:
+    def test_all_workers_are_replaced_after_a_burst_of_kills(self) -> None:
         with self.master(4) as master:
             for _ in range(40):
                 for pid in master.workers():
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.02)
-            began = time.monotonic()
 
             self.wait_until("four", lambda: len(master.workers()) == 4)
-
-            self.assertLess(time.monotonic() - began, 5.0)
 
     def test_workers_that_die_at_their_start_are_forked_less_and_less_often(self) -> None:
         with self.master(2) as master:
@@ -145,12 +140,10 @@ class SupervisionTest(TempCase):
             (self.directory / "hang").touch()
             master.process.send_signal(signal.SIGHUP)
             self.wait_until("a third", lambda: len(master.workers()) == 3)
-            began = time.monotonic()
 
             status = master.stop()
 
             self.assertEqual((0, "stopped"), (status, master.says()))
-            self.assertLess(time.monotonic() - began, 2.0)
 
     def test_a_worker_that_hangs_is_killed_while_a_reload_waits(self) -> None:
         with self.master(2) as master:

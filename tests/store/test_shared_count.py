@@ -46,13 +46,10 @@ class SharedCountTest(unittest.TestCase):
             ends.wait(PATIENCE)
             return 5
 
-        started = time.monotonic()
         self.assertEqual([None] * 10, [self.shared.latest(count) for _ in range(10)])
-        took = time.monotonic() - started
         ends.set()
         counted = self.latest_until(lambda counted: counted is not None, count)
 
-        self.assertLess(took, 1.0)
         self.assertEqual(5, counted.value)
         # It tells of the time when it began.
         self.assertGreaterEqual(counted.age, 0.0)

@@ -7,7 +7,6 @@ import os
 import select
 import socket
 import threading
-import time
 import unittest
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -140,8 +139,8 @@ class FailingTest(LoopCase):
 
 
 class FailingRoundTest(LoopCase):
-    # Longer than an answer may take that waits for the next round.
-    limits = Limits(notice=3.0, last_call=0.1)
+    # The client gives up before the next round.
+    limits = Limits(notice=2 * PATIENCE, last_call=0.1)
 
     def test_an_event_that_fails_does_not_hold_back_the_answers_of_its_round(self) -> None:
         first, second = self.greeted(2)
@@ -152,11 +151,9 @@ class FailingRoundTest(LoopCase):
             server.service_actions = self.fail_once(server.service_actions)  # type: ignore[method-assign]
 
         self.on_next_request(fail)
-        started = time.monotonic()
         first.sendall(HEALTH)
 
         self.assertEqual(200, read_answer(first).status)
-        self.assertLess(time.monotonic() - started, 1.5)
         second.sendall(HEALTH)
         self.assertEqual(200, read_answer(second).status)
 
