@@ -1,12 +1,12 @@
-"""A transactional key-value database: what is set and deleted is queued, and a commit makes all of it visible at once.
+"""A transactional key-value database: sets and deletions are queued, and a commit makes all of them visible at once.
 
-One SQLite file with a write-ahead log, so that readers never wait and never see half a commit. The queue is a table:
-every process sees the same one, and a restart forgets nothing. A commit is on disk when it is answered; what is queued
-survives a kill, and the next commit's sync covers it.
+It is one SQLite file with a write-ahead log, so readers never wait and never see half a commit. The queue is a table:
+all processes share it, and a restart keeps it. A commit is durable when it is answered. Queued changes survive a kill;
+the next commit's sync makes them durable.
 
-A small queue is applied to the pairs by one transaction. A large one would hold up all who write meanwhile, so it goes
-by short transactions, with others between them: from the queue to the staged pairs, which nobody reads yet; then one
-transaction makes these visible, in front of the older pairs, and is the commit; then they move to the pairs.
+One transaction applies a small queue to the pairs. For a large queue it would delay all other writers, so short
+transactions do it, with others between them: they move the queue to the staged pairs, which are not read yet; one
+transaction makes these visible, in front of the older pairs, which is the commit; then they move to the pairs.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from typing import Any, NamedTuple
 
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
-from filestoraged.store.sqlite.group_commit import LATER, GroupCommitDatabase
-from filestoraged.store.sqlite.writer import URGENT
+from filestoraged.store.sqlite.group_commit import LATER, URGENT, GroupCommitDatabase
 
-_SCHEMA = Schema(
+_KEYS_SCHEMA = Schema(
     # "fskv"
     application=0x66736B76,
     version=2,
     tables=(
         "CREATE TABLE IF NOT EXISTS pairs (key BLOB PRIMARY KEY, value BLOB NOT NULL)",
-        # In the order of arrival; without a value, the key is to be deleted.
+        # In the order of arrival. NULL as a value is a deletion.
         "CREATE TABLE IF NOT EXISTS queue (id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB)",
-        # What has left the queue and is not yet among the pairs: the last value of each key.
+        # The last value of each key that has left the queue and is not yet among the pairs.
         "CREATE TABLE IF NOT EXISTS staged (key BLOB PRIMARY KEY, value BLOB)",
         # Whether the staged pairs are visible. One row.
         "CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 1), is_visible INTEGER NOT NULL)",
@@ -43,26 +42,26 @@ _SCHEMA = Schema(
     ),
 )
 
-# A larger queue than that, in rows or in bytes, is committed by short transactions.
-_LARGE = 5000
-_LARGE_SIZE = 8 * 1024 * 1024
+# Above either, in rows and in bytes, a queue is committed by short transactions.
+_LARGE_QUEUE = 5000
+_LARGE_QUEUE_SIZE = 8 * 1024 * 1024
 
-# Seconds that a short transaction takes: others wait no longer than for one of them. Rows are as many as that gives.
-_STEP = 0.05
-_FEWEST, _MOST = 50, 5000
-# And no more bytes than that: rows that were small say nothing of those that follow.
+# The duration of a short transaction, in seconds, for which other writers wait. The number of rows adapts to it.
+_STEP_DURATION = 0.05
+_MIN_ROWS, _MAX_ROWS = 50, 5000
+# The maximum size of a step in bytes, since large rows may follow small ones.
 _STEP_SIZE = 2 * 1024 * 1024
 
-# Seconds between two transactions that move what is visible already: other processes get the lock, and readers a core.
-_PAUSE = 0.05
-# And behind one that has failed.
+# Seconds between two transactions that move visible pairs: other processes get the lock, and readers a core.
+_MOVE_PAUSE = 0.05
+# Seconds after a failed one.
 _PAUSE_AFTER_FAILURE = 1.0
 
-# Pages that a transaction writes which queues a little: the end of the queue, and the first page.
+# Pages that a small transaction writes: the end of the queue, and the first page.
 _FIXED_PAGES = 3
-_PAGE = 4096
+_PAGE_SIZE = 4096
 
-# What a key has where nothing that is staged is visible. No row: something is, or there is no such key.
+# The value of a key if no staged pair is visible. No row: some are visible, or the key is missing.
 _GET_PAIR = "SELECT value FROM pairs WHERE key = ? AND NOT (SELECT is_visible FROM state)"
 _GET = (
     "SELECT value FROM ("
@@ -70,7 +69,7 @@ _GET = (
     " UNION ALL SELECT 1, value FROM pairs WHERE key = ?1) ORDER BY age LIMIT 1"
 )
 
-# Of all that is queued for a key, the last counts: with max(), SQLite takes the other columns from that row.
+# The last queued row of a key counts: with max(), SQLite takes the other columns from that row.
 _LAST = "SELECT key, value, max(id) FROM queue WHERE id <= ? GROUP BY key"
 _TO_PAIRS = (
     f"DELETE FROM pairs WHERE key IN (SELECT key FROM ({_LAST}) WHERE value IS NULL)",
@@ -95,18 +94,18 @@ class _Kind(enum.Enum):
     PROBE = "probe"
 
 
-class _Job(NamedTuple):
-    """What is to be written for one caller. `key` is empty but for a set and a deletion, `value` but for a set."""
+class _KeyJob(NamedTuple):
+    """A change of one caller. A set has a key and a value, a deletion a key."""
 
     kind: _Kind
-    # A set's is whether the commit will create the key.
+    # The result of a set: whether the commit will create the key.
     done: Future[bool]
     key: bytes = b""
     value: bytes | None = None
 
 
 class _Queue(NamedTuple):
-    """What is queued: the first and the last row's id, 0 for none, and the bytes between them."""
+    """The queue: the ids of its first and last row, 0 if it is empty, and its size in bytes."""
 
     first: int
     last: int
@@ -114,46 +113,46 @@ class _Queue(NamedTuple):
 
     @property
     def is_large(self) -> bool:
-        return self.last - self.first >= _LARGE or self.size > _LARGE_SIZE
+        return self.last - self.first >= _LARGE_QUEUE or self.size > _LARGE_QUEUE_SIZE
 
 
-class _Waiting(NamedTuple):
-    """A commit that takes several transactions: of all rows up to `last`."""
+class _PendingCommit(NamedTuple):
+    """A commit by several transactions, of all rows up to `last`."""
 
     last: int
     done: Future[bool]
 
 
 def prepare_keys(path: str) -> None:
-    """Make the database, or see that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, _SCHEMA)
+    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
+    database.prepare(path, _KEYS_SCHEMA)
 
 
-class KeyValues(GroupCommitDatabase[_Job]):
-    """The database at `path`. Keys are any strings that can be UTF-8, values are bytes.
+class KeyValues(GroupCommitDatabase[_KeyJob]):
+    """The database at `path`. Keys are strings that UTF-8 can encode, values are bytes.
 
-    Make it after the fork. Many threads use it; what they write is gathered by one, into few transactions.
+    Make it after the fork. Any thread calls it.
     """
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, _SCHEMA)
-        # The lock guards the list: they are answered by the writer's thread, or refused by another.
-        self._waiting: list[_Waiting] = []
-        self._waiting_lock = threading.Lock()
-        self._rows = _FEWEST
-        # Whether something that is staged was visible in the last transaction. Unknown at first.
+        super().__init__(path, _KEYS_SCHEMA)
+        # The lock guards the list: the writer's thread completes commits, another thread refuses them.
+        self._pending: list[_PendingCommit] = []
+        self._pending_lock = threading.Lock()
+        self._rows = _MIN_ROWS
+        # Whether staged pairs were visible in the last transaction. Unknown at first.
         self._is_visible = True
         self._synchronous = ""
 
     @property
     def commits(self) -> int:
-        """Whatever was read is still the same while this is, and even."""
-        return self._turn.commits
+        """The count of commits. Values that were read stay valid while it is even and unchanged."""
+        return self._write_lock.commits
 
     @property
     def queued(self) -> int:
-        """How many keys were set or deleted since the last commit, each time counted."""
-        # Without counting: the queue has no gaps. Of what a large commit has staged, each key is counted once.
+        """The number of sets and deletions since the last commit."""
+        # Not by counting rows: the queue has no gaps. For a large commit in progress, each staged key counts once.
         ((count,),) = self._readers.all(
             "SELECT (SELECT ifnull(max(id) - min(id) + 1, 0) FROM queue)"
             " + (SELECT count(*) FROM staged WHERE NOT (SELECT is_visible FROM state))"
@@ -161,7 +160,7 @@ class KeyValues(GroupCommitDatabase[_Job]):
         return int(count)
 
     def get(self, key: str) -> bytes | None:
-        """The committed value, None where there is none."""
+        """The committed value, None for a missing key."""
         rows = self._readers.all(_GET_PAIR, key.encode()) or self._readers.all(_GET, key.encode())
         return None if not rows or rows[0][0] is None else bytes(rows[0][0])
 
@@ -170,68 +169,68 @@ class KeyValues(GroupCommitDatabase[_Job]):
         return self.set_later(key, value).result()
 
     def delete(self, key: str) -> None:
-        """Queue a deletion, of what may not be there."""
+        """Queue a deletion. The key may be missing."""
         self.delete_later(key).result()
 
     def commit(self) -> None:
-        """Make visible all that was queued before, in its order."""
+        """Make all queued changes visible, in their order."""
         self.commit_later().result()
 
-    # The same, for callers that do not wait. They raise StoreUnavailable where nothing can be submitted.
+    # The same, for callers that do not wait. Raises StoreUnavailable if the job cannot be queued.
 
     def set_later(self, key: str, value: bytes) -> Future[bool]:
-        return self._submit(_Job(_Kind.SET, Future(), key.encode(), value))
+        return self._submit(_KeyJob(_Kind.SET, Future(), key.encode(), value))
 
     def delete_later(self, key: str) -> Future[bool]:
-        return self._submit(_Job(_Kind.DELETE, Future(), key.encode()))
+        return self._submit(_KeyJob(_Kind.DELETE, Future(), key.encode()))
 
     def commit_later(self) -> Future[bool]:
-        return self._submit(_Job(_Kind.COMMIT, Future()))
+        return self._submit(_KeyJob(_Kind.COMMIT, Future()))
 
-    def _submit(self, job: _Job) -> Future[bool]:
+    def _submit(self, job: _KeyJob) -> Future[bool]:
         self._writer.submit(job)
         return job.done
 
     # The rest runs on the writer's threads.
 
-    def tidy(self) -> float:
-        """Go on with commits that take several transactions, and with what they leave to be moved."""
+    def maintain(self) -> float:
+        """Do one step of a commit by several transactions, or of moving its pairs."""
         try:
             pause = self._step()
         except Exception as error:
             self.refuse([], error)
             pause = _PAUSE_AFTER_FAILURE
-        super().tidy()
+        super().maintain()
         return pause
 
-    def refuse(self, jobs: Sequence[_Job], error: Exception) -> None:
+    def refuse(self, jobs: Sequence[_KeyJob], error: Exception) -> None:
         super().refuse(jobs, error)
         if not jobs:
-            # What they have staged is committed by the next one.
-            waiting = self._take_waiting(math.inf)
-            super().refuse([_Job(_Kind.COMMIT, each.done) for each in waiting], error)
+            # The next commit includes the pairs that they have staged.
+            pending = self._remove_pending(math.inf)
+            super().refuse([_KeyJob(_Kind.COMMIT, each.done) for each in pending], error)
 
-    def _probe_job(self) -> _Job:
-        return _Job(_Kind.PROBE, Future())
+    def _probe_job(self) -> _KeyJob:
+        return _KeyJob(_Kind.PROBE, Future())
 
-    def _transact(self, jobs: Sequence[_Job]) -> list[Any]:
-        """All of them were asked for at once, so commits may come last."""
+    def _transact(self, jobs: Sequence[_KeyJob]) -> list[Any]:
+        """Write all jobs. Their callers wait at the same time, so commits may come last."""
         commits = [job for job in jobs if job.kind is _Kind.COMMIT]
         self._sync_commits("FULL" if commits else "NORMAL")
         rows = [(job.key, job.value) for job in jobs if job.kind in (_Kind.SET, _Kind.DELETE)]
         last: int | None = None
-        with self._transaction(self._turn.committing() if commits else contextlib.nullcontext()) as connection:
-            self._pages = _FIXED_PAGES + sum([len(key) + len(value or b"") for key, value in rows]) // _PAGE
+        with self._transaction(self._write_lock.committing() if commits else contextlib.nullcontext()) as connection:
+            self._pages = _FIXED_PAGES + sum([len(key) + len(value or b"") for key, value in rows]) // _PAGE_SIZE
             self._is_visible = _is_visible(connection)
             existing = self._existing(connection, [job.key for job in jobs if job.kind is _Kind.SET])
             connection.executemany("INSERT INTO queue (key, value) VALUES (?, ?)", rows)
             if len(rows) + len(commits) < len(jobs):
-                database.touch(connection, _SCHEMA)
+                database.touch(connection, _KEYS_SCHEMA)
             if commits:
                 last = self._commit_at_once(connection)
         if last is not None:
-            with self._waiting_lock:
-                self._waiting += [_Waiting(last, job.done) for job in commits]
+            with self._pending_lock:
+                self._pending += [_PendingCommit(last, job.done) for job in commits]
         return [
             LATER
             if last is not None and job.kind is _Kind.COMMIT
@@ -240,7 +239,7 @@ class KeyValues(GroupCommitDatabase[_Job]):
         ]
 
     def _sync_commits(self, synchronous: str) -> None:
-        """FULL syncs a transaction when it is committed, NORMAL leaves it to the next sync."""
+        """Set when a commit is synced: FULL at once, NORMAL with the next sync."""
         connection = self._connect()
         if self._synchronous != synchronous:
             connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -250,73 +249,73 @@ class KeyValues(GroupCommitDatabase[_Job]):
         """Those of the keys that are committed."""
         if not keys:
             return set()
-        places = ",".join("?" * len(keys))
-        existing = {bytes(key) for (key,) in connection.execute(f"SELECT key FROM pairs WHERE key IN ({places})", keys)}
+        marks = ",".join("?" * len(keys))
+        existing = {bytes(key) for (key,) in connection.execute(f"SELECT key FROM pairs WHERE key IN ({marks})", keys)}
         if self._is_visible:
-            question = f"SELECT key, value IS NULL FROM staged WHERE key IN ({places})"
-            for key, is_deleted in connection.execute(question, keys).fetchall():
+            statement = f"SELECT key, value IS NULL FROM staged WHERE key IN ({marks})"
+            for key, is_deleted in connection.execute(statement, keys).fetchall():
                 (existing.discard if is_deleted else existing.add)(bytes(key))
         return existing
 
     def _commit_at_once(self, connection: sqlite3.Connection) -> int | None:
-        """Make what is queued visible, where that is quick; else return the id of the last row that is queued."""
+        """Apply a small queue. For a large one, return the id of its last row."""
         queue = _measure(connection)
         if queue.is_large or (not self._is_visible and _has_staged(connection)):
             return queue.last
-        self._pages += queue.last - queue.first + queue.size // _PAGE
-        # In front of what is staged and visible, the pairs would not be seen.
+        self._pages += queue.last - queue.first + queue.size // _PAGE_SIZE
+        # Visible staged pairs are in front of the pairs, which would not be read.
         _apply(connection, _TO_STAGED if self._is_visible else _TO_PAIRS, queue.last)
         return None
 
     def _step(self) -> float:
-        """One short transaction, if one is to be made. Returns seconds until the next, infinite for none."""
-        if self._connection is None or not (self._waiting or self._is_visible):
+        """Make one short transaction if one is needed. Returns seconds until the next, infinite for none."""
+        if self._connection is None or not (self._pending or self._is_visible):
             return math.inf
-        last = max((each.last for each in self._waiting), default=0)
+        last = max((each.last for each in self._pending), default=0)
         self._is_visible = _is_visible(self._connection)
         queue = _measure(self._connection)
-        # In a queue that was emptied, ids begin anew: then some that came later are committed as well.
+        # Ids start anew in a queue that was emptied; then some later changes are committed as well.
         is_long = 0 < queue.first <= last and queue.is_large
         started = time.monotonic()
         if is_long and not self._is_visible:
             self._stage(queue)
-        elif self._waiting and not is_long:
-            self._show(last)
+        elif self._pending and not is_long:
+            self._make_visible(last)
         elif self._is_visible:
             self._move_staged()
         self._adapt(time.monotonic() - started)
-        return URGENT if self._waiting else _PAUSE
+        return URGENT if self._pending else _MOVE_PAUSE
 
     def _stage(self, queue: _Queue) -> None:
-        """Move the beginning of the queue to the staged pairs, which are not visible."""
+        """Move the first rows of the queue to the staged pairs, which are not visible."""
         connection = self._connect()
-        question = "SELECT id, length(key) + ifnull(length(value), 0) FROM queue WHERE id >= ? ORDER BY id LIMIT ?"
-        stop, size = _beginning(connection.execute(question, (queue.first, self._rows)))
+        statement = "SELECT id, length(key) + ifnull(length(value), 0) FROM queue WHERE id >= ? ORDER BY id LIMIT ?"
+        stop, size = _first_rows(connection.execute(statement, (queue.first, self._rows)))
         self._sync_commits("NORMAL")
         with self._transaction(contextlib.nullcontext()):
-            self._pages = 2 * self._rows + size // _PAGE
+            self._pages = 2 * self._rows + size // _PAGE_SIZE
             _apply(connection, _TO_STAGED, stop)
 
-    def _show(self, last: int) -> None:
-        """Stage what is left of the queue, which is little, and make all that is staged visible: the commit."""
+    def _make_visible(self, last: int) -> None:
+        """Stage the rest of the queue, which is small, and make all staged pairs visible: the commit."""
         connection = self._connect()
         self._sync_commits("FULL")
-        with self._transaction(self._turn.committing()):
-            self._pages = 2 * _LARGE
+        with self._transaction(self._write_lock.committing()):
+            self._pages = 2 * _LARGE_QUEUE
             _apply(connection, _TO_STAGED, last)
             connection.execute("UPDATE state SET is_visible = 1 WHERE EXISTS (SELECT 1 FROM staged)")
         self._is_visible = True
-        for each in self._take_waiting(last):
+        for each in self._remove_pending(last):
             each.done.set_result(False)
 
     def _move_staged(self) -> None:
-        """Move the first of the staged pairs, by their keys, to the others. What is visible stays the same."""
+        """Move the first staged pairs, in the order of their keys, to the pairs. The visible values stay the same."""
         connection = self._connect()
         self._sync_commits("NORMAL")
-        question = "SELECT key, length(key) + ifnull(length(value), 0) FROM staged ORDER BY key LIMIT ?"
-        stop, size = _beginning(connection.execute(question, (self._rows,)))
+        statement = "SELECT key, length(key) + ifnull(length(value), 0) FROM staged ORDER BY key LIMIT ?"
+        stop, size = _first_rows(connection.execute(statement, (self._rows,)))
         with self._transaction(contextlib.nullcontext()):
-            self._pages = 2 * self._rows + size // _PAGE
+            self._pages = 2 * self._rows + size // _PAGE_SIZE
             if stop is not None:
                 _apply(connection, _STAGED_TO_PAIRS, stop)
             is_moved = not _has_staged(connection)
@@ -325,14 +324,14 @@ class KeyValues(GroupCommitDatabase[_Job]):
         self._is_visible = not is_moved
 
     def _adapt(self, seconds: float) -> None:
-        factor = 2 if seconds < _STEP / 2 else 0.5 if seconds > _STEP else 1
-        self._rows = int(min(max(self._rows * factor, _FEWEST), _MOST))
+        factor = 2 if seconds < _STEP_DURATION / 2 else 0.5 if seconds > _STEP_DURATION else 1
+        self._rows = int(min(max(self._rows * factor, _MIN_ROWS), _MAX_ROWS))
 
-    def _take_waiting(self, last: float) -> list[_Waiting]:
-        """Those whose rows are not behind `last`."""
-        with self._waiting_lock:
-            taken = [each for each in self._waiting if each.last <= last]
-            self._waiting = [each for each in self._waiting if each.last > last]
+    def _remove_pending(self, last: float) -> list[_PendingCommit]:
+        """Remove and return the pending commits of rows up to `last`."""
+        with self._pending_lock:
+            taken = [each for each in self._pending if each.last <= last]
+            self._pending = [each for each in self._pending if each.last > last]
         return taken
 
 
@@ -343,22 +342,22 @@ def _apply(connection: sqlite3.Connection, statements: Sequence[str], stop: obje
 
 def _measure(connection: sqlite3.Connection) -> _Queue:
     first, last = connection.execute("SELECT ifnull(min(id), 0), ifnull(max(id), 0) FROM queue").fetchone()
-    if last - first >= _LARGE:
+    if last - first >= _LARGE_QUEUE:
         return _Queue(first, last, 0)
-    question = "SELECT ifnull(sum(length(key) + ifnull(length(value), 0)), 0) FROM queue"
-    return _Queue(first, last, connection.execute(question).fetchone()[0])
+    statement = "SELECT ifnull(sum(length(key) + ifnull(length(value), 0)), 0) FROM queue"
+    return _Queue(first, last, connection.execute(statement).fetchone()[0])
 
 
-def _beginning(rows: Iterable[tuple[Any, int]]) -> tuple[Any, int]:
-    """The last of the first rows that are not too large together for one step, None where there are none; their size.
+def _first_rows(rows: Iterable[tuple[Any, int]]) -> tuple[Any, int]:
+    """The last of the first rows that fit into one step together, and their size in bytes; None without rows.
 
-    A row is what it is found by, and its bytes.
+    A row is an id or a key, and the row's size.
     """
     stop, total = None, 0
-    for place, size in rows:
+    for row, size in rows:
         if stop is not None and total + size > _STEP_SIZE:
             break
-        stop, total = place, total + size
+        stop, total = row, total + size
     return stop, total
 
 

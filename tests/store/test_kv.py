@@ -15,8 +15,8 @@ from unittest import mock
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
 from filestoraged.store.kv import KeyValues, prepare_keys
+from filestoraged.store.sqlite.group_commit import URGENT, BatchWriter
 from filestoraged.store.sqlite.write_lock import WriteLock
-from filestoraged.store.sqlite.writer import URGENT, Writer
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, in_threads
 
@@ -228,7 +228,7 @@ class FailingTest(KeysCase):
         self.assertEqual([b"1", b"2", None], [self.keys.get(key) for key in ("cup", "saucer", "large")])
 
     def test_somebody_else_who_writes_for_ever_is_told_of(self) -> None:
-        with mock.patch("filestoraged.store.sqlite.database._PATIENCE", 0.05):
+        with mock.patch("filestoraged.store.sqlite.database._BUSY_TIMEOUT", 0.05):
             keys = self.open_keys()
             keys._connect()
         shell = sqlite3.connect(self.path, isolation_level=None)
@@ -282,7 +282,7 @@ class PrepareTest(TempCase):
         for statement in ("CREATE TABLE cats (name)", "PRAGMA application_id = 7", "PRAGMA user_version = 3"):
             self.execute(statement)
 
-            self.assert_refused("another program's")
+            self.assert_refused("belongs to another program")
             self.path.unlink()
 
     def test_a_newer_version_is_refused(self) -> None:
@@ -313,7 +313,7 @@ class PrepareTest(TempCase):
         data[-4096:] = os.urandom(4096)
         self.path.write_bytes(data)
 
-        for name, value in (("_LOOK", 0.0), ("_LARGEST_LOOK", len(data) - 1)):
+        for name, value in (("_CHECK_TIMEOUT", 0.0), ("_MAX_CHECKED_SIZE", len(data) - 1)):
             with self.subTest(bound=name), mock.patch(f"filestoraged.store.sqlite.database.{name}", value):
                 with self.assertLogs("filestoraged.store.sqlite.database", "INFO") as logged:
                     prepare_keys(str(self.path))
@@ -349,7 +349,7 @@ class LargeCommitTest(CommitTest):
     """Every queue counts as a large one, and each transaction takes the fewest rows."""
 
     def setUp(self) -> None:
-        for name, value in (("_LARGE", -1), ("_FEWEST", 1), ("_STEP", 0.0)):
+        for name, value in (("_LARGE_QUEUE", -1), ("_MIN_ROWS", 1), ("_STEP_DURATION", 0.0)):
             patch = mock.patch(f"filestoraged.store.kv.{name}", value)
             patch.start()
             self.addCleanup(patch.stop)
@@ -361,7 +361,7 @@ class SlicedCommitTest(KeysCase):
 
     def setUp(self) -> None:
         super().setUp()
-        for name, value in (("_LARGE", 10), ("_FEWEST", 5), ("_MOST", 5)):
+        for name, value in (("_LARGE_QUEUE", 10), ("_MIN_ROWS", 5), ("_MAX_ROWS", 5)):
             patch = mock.patch(f"filestoraged.store.kv.{name}", value)
             patch.start()
             self.addCleanup(patch.stop)
@@ -403,13 +403,13 @@ class SlicedCommitTest(KeysCase):
     def test_a_step_takes_no_more_bytes_than_it_may_and_one_row_at_the_least(self) -> None:
         rows = [("a", 10), ("b", 1_000_000), ("c", 1_000_000), ("d", 1_000_000), ("e", 10)]
 
-        self.assertEqual(("c", 2_000_010), kv._beginning(iter(rows)))
-        self.assertEqual(("x", 90_000_000), kv._beginning(iter([("x", 90_000_000), ("y", 1)])))
-        self.assertEqual((None, 0), kv._beginning(iter([])))
+        self.assertEqual(("c", 2_000_010), kv._first_rows(iter(rows)))
+        self.assertEqual(("x", 90_000_000), kv._first_rows(iter([("x", 90_000_000), ("y", 1)])))
+        self.assertEqual((None, 0), kv._first_rows(iter([])))
 
     def test_one_that_was_cut_off_is_committed_as_a_whole_by_the_next(self) -> None:
         self.queue(100)
-        with mock.patch.object(KeyValues, "_show", side_effect=OSError(5, "Input/output error")):
+        with mock.patch.object(KeyValues, "_make_visible", side_effect=OSError(5, "Input/output error")):
             self.assertRaises(StoreFailed, self.keys.commit)
         before = self.values(self.keys)
         self.keys.set("key 0", b"last")
@@ -486,23 +486,23 @@ class DoubtTest(KeysCase):
     def test_a_checkpoint_that_fails_is_not_forgotten(self) -> None:
         self.keys.set("queued", b"1")
         failing = Failing(self.keys._connect(), "wal_checkpoint(P")
-        always = mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT", 0)
+        always = mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 0)
         with always, mock.patch.object(KeyValues, "_connect", return_value=failing):
             self.keys.set("saucer", b"2")
-            self.wait_until("it has failed", lambda: self.keys._turn.is_doubtful)
+            self.wait_until("it has failed", lambda: self.keys._write_lock.is_doubtful)
 
         with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING"):
             self.keys.commit()
 
-        self.assertFalse(self.keys._turn.is_doubtful)
+        self.assertFalse(self.keys._write_lock.is_doubtful)
 
     def test_the_log_is_copied_into_the_database_when_it_has_grown(self) -> None:
-        with mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT", 10):
+        with mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 10):
             self.keys.set("large", b"x" * 100_000)
             self.keys.set("cup", b"1")
             self.wait_until("it is copied", lambda: self.in_database("SELECT key FROM queue") != [])
 
-        self.assertFalse(self.keys._turn.is_doubtful)
+        self.assertFalse(self.keys._write_lock.is_doubtful)
 
     def test_closing_copies_the_log_into_the_database(self) -> None:
         self.keys.set("queued", b"1")
@@ -561,7 +561,9 @@ class Failing:
 class LockedTest(KeysCase):
     def setUp(self) -> None:
         super().setUp()
-        patch = mock.patch("filestoraged.store.sqlite.group_commit.Writer", functools.partial(Writer, patience=0.1))
+        patch = mock.patch(
+            "filestoraged.store.sqlite.group_commit.BatchWriter", functools.partial(BatchWriter, timeout=0.1)
+        )
         patch.start()
         self.addCleanup(patch.stop)
         self.keys = self.open_keys()
@@ -585,7 +587,7 @@ class LockedTest(KeysCase):
 
     def test_a_file_that_is_to_be_made_is_not_waited_for_for_ever(self) -> None:
         path = str(self.directory / "new.sqlite")
-        brief = mock.patch("filestoraged.store.sqlite.database._PATIENCE", 0.1)
+        brief = mock.patch("filestoraged.store.sqlite.database._BUSY_TIMEOUT", 0.1)
         with WriteLock(path), brief, self.assertRaises(StartError) as caught:
             prepare_keys(path)
 

@@ -1,8 +1,8 @@
-"""The write lock of a database that several processes share, and what these processes tell each other.
+"""The write lock of a database that several processes share, with a few numbers that they share too.
 
-Both are a small file beside the database: its lock, and a few numbers that a process reads as it reads memory. It
-writes them by system calls, never through the mapping: a store to mapped memory needs a block of the disk where the
-file has a hole, and a new block on file systems that copy on write, and a full disk then kills the process (SIGBUS).
+Both are in a small file beside the database: its lock, and numbers that a process reads through a mapping. It writes
+them by system calls, never through the mapping: a store to mapped memory may need a new disk block, in a hole of the
+file or on a copy-on-write file system, and on a full disk that kills the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from collections.abc import Iterator
 
 from filestoraged.store import layout
 
-# The numbers, each of 64 bits: how often something was committed; whether the log is in doubt; and how much was written
-# to the log since it was last copied into the database.
+# The numbers, each of 64 bits: the count of commits; whether the log is in doubt; and the pages written to the log
+# since it was last copied into the database.
 _COMMITS, _DOUBT, _WRITTEN = range(3)
-_NUMBER = struct.Struct("=Q")
-_SIZE = 4096
+_UINT64 = struct.Struct("=Q")
+_FILE_SIZE = 4096
 
 # Seconds between two attempts of `acquire_within`.
-_PAUSE = 0.02
+_ATTEMPT_PAUSE = 0.02
 
 
 class WriteLock:
-    """Made after the fork. One thread of a process takes the lock, any thread reads the numbers.
+    """Make it after the fork. One thread of a process acquires the lock, any thread reads the numbers.
 
-    A with-block waits for the lock, in the kernel and in order, where SQLite's own lock is asked for again and again.
-    Where the file cannot be opened yet, because the disk is full, the with-block tries again; raises OSError.
+    A with-block waits for the lock in the kernel, in order, while SQLite polls its own lock. If the file could not be
+    opened before, because the disk is full, the with-block tries again. Raises OSError.
     """
 
     def __init__(self, database: str) -> None:
         self._path = layout.write_lock(database)
         self._descriptor = -1
-        # Odd: nothing is trusted before the file is open.
-        self._numbers = memoryview(bytes([1]) + bytes(_NUMBER.size * 3 - 1)).cast("Q")
+        # Odd: no cached value is valid before the file is open.
+        self._numbers = memoryview(bytes([1]) + bytes(_UINT64.size * 3 - 1)).cast("Q")
         with contextlib.suppress(OSError):
             self._open()
 
@@ -52,27 +52,27 @@ class WriteLock:
 
     @contextlib.contextmanager
     def acquire_within(self, seconds: float) -> Iterator[None]:
-        """Hold the lock for a block. Raises TimeoutError where others hold it for that long."""
+        """Hold the lock for a block. Raises TimeoutError if other processes hold it for that long."""
         self._open()
         deadline = time.monotonic() + seconds
         while not self._try_acquire():
             if time.monotonic() >= deadline:
                 raise TimeoutError(errno.ETIMEDOUT, f"another process has held the write lock for {seconds:g} s")
-            time.sleep(_PAUSE)
+            time.sleep(_ATTEMPT_PAUSE)
         with contextlib.ExitStack() as stack:
             stack.push(self.__exit__)
             yield
 
     @property
     def commits(self) -> int:
-        """As long as this stays the same and even, nothing was committed. Odd, a commit may be in progress."""
+        """The count of commits. Even and unchanged: nothing was committed. Odd: a commit may be in progress."""
         return self._numbers[_COMMITS]
 
     @contextlib.contextmanager
     def committing(self) -> Iterator[None]:
-        """Count a commit, before and after it. Within the lock.
+        """Count a commit, before and after it. Call it within the lock.
 
-        A process killed in between leaves the count odd: nothing that was remembered is trusted until the next commit.
+        A process that is killed in between leaves the count odd: no cached value is valid until the next commit.
         """
         self._write(_COMMITS, self.commits | 1)
         yield
@@ -81,21 +81,21 @@ class WriteLock:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether a process failed or died while it wrote to the log, so that the disk may lack some of it."""
+        """Whether a process failed or died while it wrote to the log, so that a part of it may not be on disk."""
         return self._numbers[_DOUBT] != 0
 
     @property
     def written(self) -> int:
-        """What was written since the last checkpoint, in the caller's unit."""
+        """The pages written since the last checkpoint."""
         return self._numbers[_WRITTEN]
 
     def begin_writing(self) -> None:
-        """Mark the log as doubtful, for all processes and for those that start later. Within the lock."""
+        """Mark the log as doubtful, for all processes, also those that start later. Call it within the lock."""
         self._write(_DOUBT, 1)
 
     def end_writing(self, written: int) -> None:
-        """All writes and syncs since `begin_writing` have succeeded. Within the lock."""
-        # Where this fails the log stays in doubt, which costs a checkpoint.
+        """Clear the doubt: all writes and syncs since `begin_writing` have succeeded. Call it within the lock."""
+        # If this fails, the log stays in doubt, which costs a checkpoint.
         with contextlib.suppress(OSError):
             self._write(_DOUBT, 0, written)
 
@@ -107,13 +107,13 @@ class WriteLock:
     def _open(self) -> None:
         if self._descriptor >= 0:
             return
-        # Not for others on the machine: whoever can open it can hold the lock.
+        # Private: any user who can open the file can hold the lock.
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if os.fstat(descriptor).st_size < _SIZE:
-                # Behind the numbers, which another process may be using already. On a tmpfs it allocates their page.
-                os.pwrite(descriptor, b"\0", _SIZE - 1)
-            mapped = mmap.mmap(descriptor, _SIZE, mmap.MAP_SHARED, mmap.PROT_READ)
+            if os.fstat(descriptor).st_size < _FILE_SIZE:
+                # Behind the numbers, which another process may be using already. On a tmpfs this allocates their page.
+                os.pwrite(descriptor, b"\0", _FILE_SIZE - 1)
+            mapped = mmap.mmap(descriptor, _FILE_SIZE, mmap.MAP_SHARED, mmap.PROT_READ)
         except ValueError as error:
             os.close(descriptor)
             raise OSError(errno.EAGAIN, "the file of the write lock was truncated") from error
@@ -131,4 +131,4 @@ class WriteLock:
         return True
 
     def _write(self, first: int, *numbers: int) -> None:
-        os.pwrite(self._descriptor, b"".join(map(_NUMBER.pack, numbers)), first * _NUMBER.size)
+        os.pwrite(self._descriptor, b"".join(map(_UINT64.pack, numbers)), first * _UINT64.size)

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store.sqlite.writer import URGENT, Writer
+from filestoraged.store.sqlite.group_commit import URGENT, BatchWriter
 from tests.support import PATIENCE, TempCase
 
 
-class Rounds:
+class Batches:
     """Work that notes what it is told, and goes on when it may."""
 
     def __init__(self) -> None:
-        self.rounds: list[list[int]] = []
+        self.batches: list[list[int]] = []
         self.refused: list[int] = []
         self.errors: list[Exception] = []
         self.begun = threading.Event()
@@ -25,12 +25,12 @@ class Rounds:
         self.was_refused = threading.Event()
         self.steps: list[float] = []
 
-    def write_jobs(self, jobs: Sequence[int]) -> None:
-        self.rounds.append(list(jobs))
+    def write_batch(self, jobs: Sequence[int]) -> None:
+        self.batches.append(list(jobs))
         self.begun.set()
         self.goes_on.wait(PATIENCE)
 
-    def tidy(self) -> float:
+    def maintain(self) -> float:
         return self.steps.pop(0) if self.steps else math.inf
 
     def refuse(self, jobs: Sequence[int], error: Exception) -> None:
@@ -39,13 +39,13 @@ class Rounds:
         self.was_refused.set()
 
 
-class WriterTest(TempCase):
+class BatchWriterTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
-        self.work = Rounds()
+        self.work = Batches()
 
     def test_jobs_that_arrive_while_it_writes_are_written_together(self) -> None:
-        writer = Writer(threading.Lock(), self.work)
+        writer = BatchWriter(threading.Lock(), self.work)
         writer.submit(0)
         self.work.begun.wait(PATIENCE)
         for number in range(1, 1201):
@@ -53,13 +53,13 @@ class WriterTest(TempCase):
         self.work.goes_on.set()
         writer.close()
 
-        self.assertEqual([1, 500, 500, 200], [len(each) for each in self.work.rounds])
-        self.assertEqual(list(range(1201)), [job for each in self.work.rounds for job in each])
+        self.assertEqual([1, 500, 500, 200], [len(each) for each in self.work.batches])
+        self.assertEqual(list(range(1201)), [job for each in self.work.batches for job in each])
 
     def test_a_job_is_refused_when_the_lock_is_not_to_be_had_and_the_next_is_written(self) -> None:
         self.work.goes_on.set()
         lock = threading.Lock()
-        writer = Writer(lock, self.work, patience=0.05)
+        writer = BatchWriter(lock, self.work, timeout=0.05)
         with lock:
             writer.submit(1)
             self.assertTrue(self.work.was_refused.wait(PATIENCE))
@@ -68,10 +68,10 @@ class WriterTest(TempCase):
 
         self.assertEqual([1], self.work.refused)
         self.assertEqual({StoreUnavailable}, {type(error) for error in self.work.errors})
-        self.assertEqual([[2]], self.work.rounds)
+        self.assertEqual([[2]], self.work.batches)
 
     def test_a_job_is_refused_when_those_before_it_take_too_long(self) -> None:
-        writer = Writer(threading.Lock(), self.work, patience=0.05)
+        writer = BatchWriter(threading.Lock(), self.work, timeout=0.05)
         writer.submit(1)
         self.work.begun.wait(PATIENCE)
         writer.submit(2)
@@ -79,13 +79,13 @@ class WriterTest(TempCase):
         self.work.goes_on.set()
         writer.close()
 
-        self.assertEqual(([[1]], [2]), (self.work.rounds, self.work.refused))
+        self.assertEqual(([[1]], [2]), (self.work.batches, self.work.refused))
 
     def test_what_tidying_up_is_to_answer_is_refused_when_the_lock_is_not_to_be_had(self) -> None:
         self.work.steps = [URGENT] * 1000
         self.work.goes_on.set()
         lock = threading.Lock()
-        writer = Writer(lock, self.work, patience=0.05)
+        writer = BatchWriter(lock, self.work, timeout=0.05)
         writer.submit(1)
         self.work.begun.wait(PATIENCE)
         with lock:
@@ -98,7 +98,7 @@ class WriterTest(TempCase):
     def test_a_lock_that_fails_refuses_all_that_wait_for_it(self) -> None:
         lock = mock.MagicMock()
         lock.__enter__.side_effect = PermissionError(13, "Permission denied")
-        writer = Writer(lock, self.work)
+        writer = BatchWriter(lock, self.work)
         writer.submit(1)
         self.assertTrue(self.work.was_refused.wait(PATIENCE))
         writer.close()
@@ -107,30 +107,30 @@ class WriterTest(TempCase):
 
     def test_a_defect_in_a_round_refuses_its_jobs_and_the_next_are_written(self) -> None:
         self.work.goes_on.set()
-        writer = Writer(threading.Lock(), self.work)
-        with mock.patch.object(self.work, "tidy", side_effect=ZeroDivisionError), self.assertLogs("filestoraged"):
+        writer = BatchWriter(threading.Lock(), self.work)
+        with mock.patch.object(self.work, "maintain", side_effect=ZeroDivisionError), self.assertLogs("filestoraged"):
             writer.submit(1)
             self.assertTrue(self.work.was_refused.wait(PATIENCE))
         writer.submit(2)
         writer.close()
 
-        self.assertEqual([[1], [2]], self.work.rounds)
+        self.assertEqual([[1], [2]], self.work.batches)
         self.assertEqual({ZeroDivisionError}, {type(error) for error in self.work.errors})
 
     def test_without_a_thread_the_caller_is_told_and_nothing_is_left_over(self) -> None:
         self.work.goes_on.set()
-        writer = Writer(threading.Lock(), self.work)
+        writer = BatchWriter(threading.Lock(), self.work)
         with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
             self.assertRaises(StoreUnavailable, writer.submit, 1)
         writer.submit(2)
         writer.close()
 
-        self.assertEqual([[2]], self.work.rounds)
+        self.assertEqual([[2]], self.work.batches)
 
     def test_closing_finishes_what_a_caller_waits_for_and_leaves_the_rest(self) -> None:
         self.work.steps = [URGENT, URGENT, 1.0, math.inf]
         self.work.goes_on.set()
-        writer = Writer(contextlib.nullcontext(), self.work)
+        writer = BatchWriter(contextlib.nullcontext(), self.work)
         writer.submit(1)
         self.work.begun.wait(PATIENCE)
 
@@ -139,7 +139,7 @@ class WriterTest(TempCase):
 
     def test_closing_waits_no_longer_than_told(self) -> None:
         lock = threading.Lock()
-        writer = Writer(lock, self.work)
+        writer = BatchWriter(lock, self.work)
         with lock:
             writer.submit(1)
             ended = writer.close(0.05)
