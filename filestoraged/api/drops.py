@@ -123,7 +123,7 @@ class _Pages:
         return None
 
     def _find(self, id_: str) -> Drop:
-        return self._drops.find(id_ if _ID.fullmatch(id_) else "")
+        return self._drops.get(id_ if _ID.fullmatch(id_) else "")
 
     def _open(self, claim: Claim) -> Blob:
         try:

@@ -73,12 +73,12 @@ class Janitor:
         """Do some of everything: nothing waits for thousands of another kind. Returns how much there was to do."""
         remove_all = self._store.remove_all
         found = self._try(lambda: self._drops.reap(self._remove))
-        found += self._try(lambda: self._drops.remove_last(remove_all))
+        found += self._try(lambda: self._drops.remove_latest(remove_all))
         expired = self._try(self._drops.expire)
         if not expired:
             # Not before all have expired: the more there are, the more of them lie in one directory.
             found += self._try(lambda: self._drops.remove(remove_all))
-        return found + expired + self._try(self._drops.forget)
+        return found + expired + self._try(self._drops.delete_old)
 
     def _try(self, step: Callable[[], int]) -> int:
         try:

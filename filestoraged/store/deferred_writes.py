@@ -1,4 +1,4 @@
-"""Changes that follow an answer: no request waits for them, so one that fails is written again until it succeeds."""
+"""Deferred writes: changes that no request waits for. One that fails is retried until it succeeds."""
 
 from __future__ import annotations
 
@@ -14,57 +14,57 @@ from filestoraged.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-# A change to be made within a transaction. It is made again where it is not known whether it was: that must do no harm.
-Note = Callable[[sqlite3.Connection], None]
+# A change within a transaction. It may be repeated if its outcome is unknown, so it must be idempotent.
+Change = Callable[[sqlite3.Connection], None]
 
-# With so many unwritten, `require_few` refuses what would lead to more of them.
-_MOST = 1000
+# The number of failed changes at which `raise_if_behind` raises.
+_MAX_FAILED = 1000
 
 
-class _Entry(NamedTuple):
-    note: Note
+class _Deferred(NamedTuple):
+    change: Change
     subject: str
 
 
 class DeferredWrites:
-    """Hands notes to `write`, and keeps those that failed for `retry`. The lock guards the two collections."""
+    """Passes changes to `write`, and keeps those that failed for `retry`. The lock guards the two collections."""
 
-    def __init__(self, write: Callable[[Note], Future[None]]) -> None:
+    def __init__(self, write: Callable[[Change], Future[None]]) -> None:
         self._write = write
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._in_flight: set[Future[None]] = set()
-        self._failed: list[_Entry] = []
-        # Whether the log says that notes fail.
+        self._failed: list[_Deferred] = []
+        # Whether a warning that changes fail was logged.
         self._failing = False
 
-    def submit(self, note: Note, subject: str = "") -> Future[None]:
-        """Write a note now if possible, else later. The result says only how the first attempt ended.
+    def submit(self, change: Change, subject: str = "") -> Future[None]:
+        """Write a change now if possible, else later. The future has the outcome of the first attempt.
 
-        While it is not written, `unwritten` has its `subject`, if it has one.
+        While the change is not written, `unwritten` contains its `subject`, if it has one.
         """
-        return self._submit(_Entry(note, subject))
+        return self._submit(_Deferred(change, subject))
 
     @property
     def unwritten(self) -> list[str]:
-        """The subjects of those that failed."""
+        """The subjects of failed changes."""
         with self._lock:
             return [entry.subject for entry in self._failed if entry.subject]
 
     def retry(self) -> None:
-        """Write again what has failed. Call it every now and then."""
+        """Write the failed changes again. Call it regularly."""
         with self._lock:
             failed, self._failed = self._failed, []
         for entry in failed:
             self._submit(entry)
 
-    def require_few(self) -> None:
-        """Raises StoreUnavailable while many could not be written."""
-        if len(self._failed) >= _MOST:
-            raise StoreUnavailable("The state of drops cannot be recorded for now.")
+    def raise_if_behind(self) -> None:
+        """Raise StoreUnavailable while many changes have failed."""
+        if len(self._failed) >= _MAX_FAILED:
+            raise StoreUnavailable("The state of drops cannot be recorded at present; retry later.")
 
     def flush(self) -> None:
-        """Wait until all are written. What fails is tried once more; what fails then is lost."""
+        """Wait until all changes are written. Failed ones are tried once more; those that fail again are lost."""
         self._wait()
         self.retry()
         self._wait()
@@ -73,12 +73,12 @@ class DeferredWrites:
         if lost:
             log.error("leaving %d changes of drops unwritten", lost)
 
-    def _submit(self, entry: _Entry) -> Future[None]:
+    def _submit(self, entry: _Deferred) -> Future[None]:
         result: Future[None]
         try:
-            result = self._write(entry.note)
+            result = self._write(entry.change)
         except Exception as error:
-            # No thread could be started to write it.
+            # No thread could be started.
             result = Future()
             result.set_exception(error)
         with self._lock:
@@ -87,11 +87,11 @@ class DeferredWrites:
         return result
 
     def _wait(self) -> None:
-        # Not by the futures themselves: they are done before `_on_done` knows how they ended.
+        # Not for the futures themselves: they are done before `_on_done` has recorded their outcome.
         with self._changed:
             self._changed.wait_for(lambda: not self._in_flight)
 
-    def _on_done(self, entry: _Entry, result: Future[None]) -> None:
+    def _on_done(self, entry: _Deferred, result: Future[None]) -> None:
         error = result.exception()
         with self._lock:
             self._in_flight.discard(result)
@@ -99,7 +99,7 @@ class DeferredWrites:
             if error is not None:
                 self._failed.append(entry)
             fails = bool(self._failed)
-            # Those in flight may be the ones that have failed before.
+            # Changes in flight may be retries of failed ones.
             changed = fails != self._failing and (fails or not self._in_flight)
             if changed:
                 self._failing = fails

@@ -1,8 +1,8 @@
-"""A count that takes long: one process makes it in the background, and all tell what it found last.
+"""A count that takes long: one process makes it in the background, and shares the result with all others.
 
-The process that is asked first takes a lock that dies with it, and counts from then on, whichever process is asked: so
-what it remembers from one count to the next is in memory once. If it dies, the next one that is asked takes over.
-Nothing is counted before it is asked for.
+The first process that needs a result acquires a lock that dies with it, and makes all counts from then on, whichever
+process requests them: so what it remembers from one count to the next is in memory once. If it dies, the next process
+that needs a result takes over. Nothing is counted before the first request.
 """
 
 from __future__ import annotations
@@ -23,168 +23,169 @@ from filestoraged.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-# A call of this is put wherever a count may wait for a moment, a millisecond apart at most. Raises Stopped.
+# Called by a count wherever it may pause, at least every millisecond. Raises CountStopped.
 Pause = Callable[[], None]
 Count = Callable[[Pause], Any]
 
-# What a count may take of one core: it has Python's lock meanwhile, which the loop of the same process waits for. For
-# the same reason the thread keeps its priority: one that waits for a core would keep the loop waiting.
-_SHARE = 0.2
-# Seconds of work between two waits: longer ones would show in the loop's answers.
-_SLICE = 0.001
+# The share of one core that a count may use: it holds Python's lock meanwhile, which the loop of the same process waits
+# for. For the same reason the thread keeps its priority: while it waited for a core, the loop would wait for the lock.
+_CORE_SHARE = 0.2
+# Seconds of work between two pauses. Longer ones would delay the loop noticeably.
+_WORK_SLICE = 0.001
 
-# Seconds that an answer waits for a new count, unless the last one took longer. Where there is little, it is as of now.
-_PATIENCE = 0.008
-_LOOK = 0.0005
+# Seconds that a request waits for a new count, unless the last one took longer: small stores get current numbers.
+_RESULT_TIMEOUT = 0.008
+_RESULT_POLL = 0.0005
 
-# When the count that is under way began, 0 where none is. Times are on the monotonic clock, which all processes share.
-_UNDER_WAY = struct.Struct("=d")
-# When the last one began, and how many seconds it took; the length of what follows, and its checksum.
-_HEAD = struct.Struct("=ddII")
-_LARGEST = 4096
-# A reader that finds half a write looks again.
-_ATTEMPTS = 10
+# When the count in progress began, 0 for none. Times are on the monotonic clock, which all processes share.
+_IN_PROGRESS = struct.Struct("=d")
+# When the last count began, and its duration in seconds; the length of the result that follows, and its checksum.
+_RECORD_HEAD = struct.Struct("=ddII")
+# In bytes.
+_MAX_RESULT_SIZE = 4096
+# A reader that finds a partial write reads again.
+_READ_ATTEMPTS = 10
 
 
 class CountStopped(Exception):
-    """The process drains."""
+    """The count was stopped, because the process drains."""
 
 
 class Counted(NamedTuple):
-    """`age` is in seconds. `value` is what was counted, as JSON keeps it."""
+    """`age` is the time since the count began, in seconds. `value` is its result after a round trip through JSON."""
 
     value: Any
     age: float
 
 
-class _Known(NamedTuple):
+class _LastCount(NamedTuple):
     began: float
     took: float
-    # None where nothing was counted so far.
+    # None before the first count.
     value: Any
 
 
 class SharedCount:
-    """Made before the fork, and used by any thread of any worker. The lock guards the start of the one that counts."""
+    """Make it before the fork. Any thread of any worker calls it; the lock guards the start of the counting thread."""
 
     def __init__(self) -> None:
         self._record = os.memfd_create("count")
-        os.pwrite(self._record, bytes(_UNDER_WAY.size + _HEAD.size), 0)
-        self._listening, self._bell = os.pipe()
-        os.set_blocking(self._bell, False)
+        os.pwrite(self._record, bytes(_IN_PROGRESS.size + _RECORD_HEAD.size), 0)
+        self._request_reader, self._request_writer = os.pipe()
+        os.set_blocking(self._request_writer, False)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._ends = threading.Event()
+        self._stopping = threading.Event()
 
     def latest(self, count: Count) -> Counted | None:
-        """Have it counted by `count` in the background, and return what was counted last; None until something was.
+        """Request a new count by `count` in the background, and return the last result; None before the first.
 
-        Raises StoreUnavailable where the last count failed.
+        Raises StoreUnavailable if the last count failed.
         """
-        asked = time.monotonic()
+        requested = time.monotonic()
         self._start(count)
         with contextlib.suppress(BlockingIOError):
-            # Where the pipe is full, it is rung already.
-            os.write(self._bell, b"!")
-        known = self._read()
-        while self._is_due(known, asked) and time.monotonic() - asked < _PATIENCE:
-            time.sleep(_LOOK)
-            known = self._read()
-        if known.value is None:
+            # A full pipe contains requests already.
+            os.write(self._request_writer, b"!")
+        last = self._read()
+        while self._is_due(last, requested) and time.monotonic() - requested < _RESULT_TIMEOUT:
+            time.sleep(_RESULT_POLL)
+            last = self._read()
+        if last.value is None:
             return None
-        if "failed" in known.value:
-            raise StoreUnavailable(known.value["failed"])
-        return Counted(known.value["counted"], time.monotonic() - known.began)
+        if "failed" in last.value:
+            raise StoreUnavailable(last.value["failed"])
+        return Counted(last.value["counted"], time.monotonic() - last.began)
 
-    def _is_due(self, known: _Known, asked: float) -> bool:
-        """Whether a count that is younger than the question may be there in a moment."""
-        (began,) = _UNDER_WAY.unpack(os.pread(self._record, _UNDER_WAY.size, 0))
-        takes_long = known.took >= _PATIENCE or 0 < began < asked - _PATIENCE
-        return known.began < asked and not takes_long
+    def _is_due(self, last: _LastCount, requested: float) -> bool:
+        """Whether a count that is newer than the request may be complete in a moment."""
+        (began,) = _IN_PROGRESS.unpack(os.pread(self._record, _IN_PROGRESS.size, 0))
+        takes_long = last.took >= _RESULT_TIMEOUT or 0 < began < requested - _RESULT_TIMEOUT
+        return last.began < requested and not takes_long
 
     def stop(self) -> None:
-        """Count no more in this process."""
-        self._ends.set()
+        """Stop counting in this process."""
+        self._stopping.set()
         with self._starting:
             thread, self._thread = self._thread, None
         if thread is not None:
             with contextlib.suppress(BlockingIOError):
-                os.write(self._bell, b"!")
+                os.write(self._request_writer, b"!")
             thread.join()
             fcntl.lockf(self._record, fcntl.LOCK_UN)
 
     def close(self) -> None:
         self.stop()
-        for descriptor in (self._record, self._listening, self._bell):
+        for descriptor in (self._record, self._request_reader, self._request_writer):
             os.close(descriptor)
 
     def _start(self, count: Count) -> None:
         with self._starting:
-            if self._thread is None and not self._ends.is_set() and self._takes_over():
+            if self._thread is None and not self._stopping.is_set() and self._acquire():
                 thread = threading.Thread(target=self._run, args=(count,), name="count", daemon=True)
                 try:
                     thread.start()
                     self._thread = thread
                 except RuntimeError as error:
-                    # The next one who asks tries again.
+                    # The next request tries again.
                     log.warning("cannot start a thread to count objects: %s", error)
 
-    def _takes_over(self) -> bool:
+    def _acquire(self) -> bool:
         try:
-            # Of the process, not of the descriptor, which all processes have from their master.
+            # A lock of the process, not of the descriptor, which all workers inherit from the supervisor.
             fcntl.lockf(self._record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
 
-    # The rest runs on the thread that counts.
+    # The rest runs on the counting thread.
 
     def _run(self, count: Count) -> None:
         while True:
-            os.read(self._listening, _LARGEST)
-            if self._ends.is_set():
+            os.read(self._request_reader, _MAX_RESULT_SIZE)
+            if self._stopping.is_set():
                 return
             began = time.monotonic()
-            os.pwrite(self._record, _UNDER_WAY.pack(began), 0)
+            os.pwrite(self._record, _IN_PROGRESS.pack(began), 0)
             try:
-                self._write(began, {"counted": count(_Pauses(self._ends))})
+                self._write(began, {"counted": count(_Pauses(self._stopping))})
             except CountStopped:
                 return
             except Exception as error:
                 self._write(began, {"failed": str(error)[:1000]})
-            os.pwrite(self._record, _UNDER_WAY.pack(0.0), 0)
+            os.pwrite(self._record, _IN_PROGRESS.pack(0.0), 0)
 
     def _write(self, began: float, value: Any) -> None:
         data = json.dumps(value).encode()
-        if len(data) > _LARGEST:
-            raise ValueError(f"a count of {len(data)} bytes: at most {_LARGEST} are shared")
-        head = _HEAD.pack(began, time.monotonic() - began, len(data), zlib.crc32(data))
-        os.pwrite(self._record, head + data, _UNDER_WAY.size)
+        if len(data) > _MAX_RESULT_SIZE:
+            raise ValueError(f"count result has {len(data)} bytes, which exceeds {_MAX_RESULT_SIZE}")
+        head = _RECORD_HEAD.pack(began, time.monotonic() - began, len(data), zlib.crc32(data))
+        os.pwrite(self._record, head + data, _IN_PROGRESS.size)
 
-    def _read(self) -> _Known:
-        for _ in range(_ATTEMPTS):
-            record = os.pread(self._record, _HEAD.size + _LARGEST, _UNDER_WAY.size)
-            began, took, size, checksum = _HEAD.unpack_from(record)
-            data = record[_HEAD.size : _HEAD.size + size]
+    def _read(self) -> _LastCount:
+        for _ in range(_READ_ATTEMPTS):
+            record = os.pread(self._record, _RECORD_HEAD.size + _MAX_RESULT_SIZE, _IN_PROGRESS.size)
+            began, took, size, checksum = _RECORD_HEAD.unpack_from(record)
+            data = record[_RECORD_HEAD.size : _RECORD_HEAD.size + size]
             if not size:
                 break
             if zlib.crc32(data) == checksum:
-                return _Known(began, took, json.loads(data))
-        return _Known(0.0, 0.0, None)
+                return _LastCount(began, took, json.loads(data))
+        return _LastCount(0.0, 0.0, None)
 
 
 class _Pauses:
-    """Waits, when it is called, for as long as its share of the time demands."""
+    """Waits, when it is called, as long as the share of the core demands."""
 
-    def __init__(self, ends: threading.Event) -> None:
-        self._ends = ends
+    def __init__(self, stopping: threading.Event) -> None:
+        self._stopping = stopping
         self._since = time.thread_time()
 
     def __call__(self) -> None:
-        # By the processor's time: where others keep it waiting, that is no work of its own.
+        # Processor time: time in which the thread waits for a core is not work.
         worked = time.thread_time() - self._since
-        if worked >= _SLICE:
-            self._ends.wait(worked * (1 / _SHARE - 1))
+        if worked >= _WORK_SLICE:
+            self._stopping.wait(worked * (1 / _CORE_SHARE - 1))
             self._since = time.thread_time()
-        if self._ends.is_set():
+        if self._stopping.is_set():
             raise CountStopped

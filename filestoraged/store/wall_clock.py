@@ -1,8 +1,8 @@
-"""The wall clock, for removing by age what cannot be brought back. It may be wrong for a while.
+"""A guard against a wrong wall clock, for removing data by age.
 
-A clock that is ahead makes everything old at once. So the time last seen is kept in the database, and after a jump
-ahead nothing is removed for an hour: time for somebody to correct the clock. A daemon that was not running sees a jump
-as well, and waits too.
+A clock that is ahead makes all data old at once. So the database keeps the time last seen, and after a jump ahead
+nothing is removed for a grace period of one hour, in which an operator can correct the clock. A daemon that was not
+running also sees a jump, and waits as well.
 """
 
 from __future__ import annotations
@@ -16,51 +16,51 @@ from filestoraged.store.sqlite.group_commit import TransactionQueue
 
 log = logging.getLogger(__name__)
 
-# In a database that is older than this table, the last time seen is that of the last change of a drop.
-TABLES = (
+# In a database that is older than this table, the time last seen is that of the last change of a drop.
+CLOCK_TABLES = (
     "CREATE TABLE IF NOT EXISTS clock (seen REAL)",
     "INSERT INTO clock (seen) SELECT (SELECT max(changed) FROM drops) WHERE NOT EXISTS (SELECT * FROM clock)",
-    # How much of the grace has passed, in seconds, over all runs of the daemon.
+    # How much of the grace period has passed, in seconds, over all runs of the daemon.
     "CREATE TABLE IF NOT EXISTS grace (passed REAL NOT NULL)",
     "INSERT INTO grace (passed) SELECT 0 WHERE NOT EXISTS (SELECT * FROM grace)",
 )
 
 # Seconds ahead of the time last seen. Less is a restart, or the correction of a clock that was set by hand.
-_JUMP = 3600.0
+_MIN_JUMP = 3600.0
 
 # Seconds on the monotonic clock during which nothing is removed.
-_GRACE = 3600.0
+_GRACE_AFTER_JUMP = 3600.0
 
-# Seconds between two records of the time seen: a write that nothing else asks for.
-_RECORD = 600.0
+# Seconds between two records of the time seen, since each is a write.
+_RECORD_INTERVAL = 600.0
 
 
 class _Jump(NamedTuple):
-    """What this process knows of a grace. Both are on the monotonic clock."""
+    """A jump that this process has seen."""
 
-    # When what has passed of the grace was recorded.
+    # When the passed part of the grace period was last recorded, on the monotonic clock.
     recorded: float
-    # Of the wall clock.
+    # The wall clock minus the monotonic clock.
     offset: float
 
 
 class WallClock:
-    """One thread of a process asks. Processes that share the database know the same jump, each on its own."""
+    """One thread of a process calls it. Processes that share the database see the same jump independently."""
 
-    def __init__(self, ledger: TransactionQueue) -> None:
-        self._ledger = ledger
+    def __init__(self, transactions: TransactionQueue) -> None:
+        self._transactions = transactions
         self._jump: _Jump | None = None
 
     def settled(self) -> float | None:
-        """The time in seconds since 1970, None in the grace after a jump."""
+        """The time in seconds since 1970, None in the grace period after a jump."""
         now = time.time()
-        ((seen, passed),) = self._ledger.read("SELECT seen, passed FROM clock, grace")
-        if seen is not None and now - seen > _JUMP and self._is_in_grace(now, now - seen, passed):
+        ((seen, passed),) = self._transactions.read("SELECT seen, passed FROM clock, grace")
+        if seen is not None and now - seen > _MIN_JUMP and self._is_in_grace(now, now - seen, passed):
             return None
         self._jump = None
-        # Also where it was set back: whether it was ahead before or is behind now, the next jump is known by this.
-        if seen is None or abs(now - seen) > _RECORD or passed:
-            self._ledger.write(lambda connection: _record(connection, now)).result()
+        # Also if it was set back: the next jump is relative to this time, whether the clock was ahead or is behind.
+        if seen is None or abs(now - seen) > _RECORD_INTERVAL or passed:
+            self._transactions.write(lambda connection: _record(connection, now)).result()
         return now
 
     def _is_in_grace(self, now: float, ahead: float, passed: float) -> bool:
@@ -68,17 +68,17 @@ class WallClock:
         offset = now - monotonic
         if self._jump is None:
             self._jump = _Jump(monotonic, offset)
-            log.warning("the clock is %.1f h ahead of when it was last seen: no drop expires for 1 h", ahead / 3600)
-        elif offset - self._jump.offset > _JUMP:
-            # A second jump within the grace begins it anew.
+            log.warning("the clock is %.1f h ahead of the time last seen; no drop expires for 1 h", ahead / 3600)
+        elif offset - self._jump.offset > _MIN_JUMP:
+            # A second jump within the grace period starts it anew.
             self._jump, passed = _Jump(monotonic, offset), 0.0
-            self._ledger.write(lambda connection: _record_grace(connection, 0.0)).result()
+            self._transactions.write(lambda connection: _record_grace(connection, 0.0)).result()
         passed += monotonic - self._jump.recorded
-        if monotonic - self._jump.recorded >= _RECORD:
-            # In the database: a daemon that never runs for an hour would never remove anything.
-            self._ledger.write(lambda connection: _record_grace(connection, passed)).result()
+        if monotonic - self._jump.recorded >= _RECORD_INTERVAL:
+            # In the database: otherwise a daemon that never runs for an hour would never remove anything.
+            self._transactions.write(lambda connection: _record_grace(connection, passed)).result()
             self._jump = self._jump._replace(recorded=monotonic)
-        return passed < _GRACE
+        return passed < _GRACE_AFTER_JUMP
 
 
 def _record(connection: sqlite3.Connection, now: float) -> None:

@@ -62,7 +62,9 @@ class DropsCase(ServerCase):
         return self.files_below(self.store_path / "drops") if (self.store_path / "drops").exists() else []
 
     def state_of(self, path: str) -> int:
-        ((state,),) = self.registry()._ledger.read("SELECT state FROM drops WHERE id = ?", path.rpartition("/")[2])
+        ((state,),) = self.registry()._transactions.read(
+            "SELECT state FROM drops WHERE id = ?", path.rpartition("/")[2]
+        )
         return int(state)
 
     def wait_for_state(self, path: str, state: int) -> None:
@@ -315,7 +317,7 @@ class BrokenDownloadTest(DropsCase):
 
         def is_tidy() -> bool:
             self.tidy_up()
-            return not self.registry()._ledger.read("SELECT * FROM drops")
+            return not self.registry()._transactions.read("SELECT * FROM drops")
 
         self.wait_until("nothing is left", is_tidy)
         self.assertEqual([], self.files_below(self.store_path))
@@ -358,7 +360,7 @@ class BrokenDatabaseTest(DropsCase):
         path = self.drop(b"tea")
         self.break_ends()
         self.get(path)
-        self.wait_until("it failed", lambda: bool(self.registry()._notes.unwritten))
+        self.wait_until("it failed", lambda: bool(self.registry()._deferred.unwritten))
         self.janitor.retry()
         self.assertEqual([], self.bytes_kept())
         # As the next process does that finds its owner dead.
@@ -395,7 +397,7 @@ class StopTest(DropsCase):
         self.addCleanup(other.close)
         other.execute("BEGIN IMMEDIATE")
         self.assertEqual(10 * MIB, len(split_answer(beginning + read_all(connection))[0].body))
-        self.wait_until("its end waits to be written", lambda: bool(self.registry()._notes._in_flight))
+        self.wait_until("its end waits to be written", lambda: bool(self.registry()._deferred._in_flight))
 
         # The lock is held until this returns.
         in_time = self.engines.stop(0.2)
@@ -513,7 +515,7 @@ class PasswordTest(DropsCase):
         self.drop(b"tea", "same")
         self.drop(b"tea", "same")
 
-        kept = self.registry()._ledger.read("SELECT password FROM drops")
+        kept = self.registry()._transactions.read("SELECT password FROM drops")
 
         self.assertEqual(2, len({bytes(each) for (each,) in kept}))
 

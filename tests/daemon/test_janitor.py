@@ -89,7 +89,7 @@ class JanitorTest(JanitorCase):
             self.fetch()
         janitor = self.janitor()
         seconds, rests = [0.0], []
-        forget = self.drops.forget
+        forget = self.drops.delete_old
 
         takes = [0.1, 10.0, 0.0]
 
@@ -98,7 +98,7 @@ class JanitorTest(JanitorCase):
             return forget() or len(takes)
 
         with (
-            mock.patch.object(self.drops, "forget", forget_slowly),
+            mock.patch.object(self.drops, "delete_old", forget_slowly),
             mock.patch("filestoraged.daemon.janitor.time.monotonic", lambda: seconds[0]),
             mock.patch.object(janitor._ends, "wait", rests.append),
         ):
@@ -112,7 +112,7 @@ class JanitorTest(JanitorCase):
         self.fetch()
         janitor = self.janitor()
         janitor.stop = janitor._ends.set  # type: ignore
-        with mock.patch.object(self.drops, "forget", side_effect=lambda: janitor.stop() or 7) as forget:
+        with mock.patch.object(self.drops, "delete_old", side_effect=lambda: janitor.stop() or 7) as forget:
             janitor.tidy_up()
 
         self.assertEqual(1, forget.call_count)

@@ -87,11 +87,11 @@ class DropsCase(TempCase):
 class ClaimTest(DropsCase):
     def test_a_drop_is_found_when_it_was_published(self) -> None:
         id_ = self.drops.announce().result()
-        self.assertRaises(NotFound, self.drops.find, id_)
+        self.assertRaises(NotFound, self.drops.get, id_)
 
         self.drops.publish(Drop(id_, "Käse", None)).result()
 
-        self.assertEqual(Drop(id_, "Käse", None), self.drops.find(id_))
+        self.assertEqual(Drop(id_, "Käse", None), self.drops.get(id_))
 
     def test_ids_are_32_digits_that_nobody_guesses(self) -> None:
         ids = {self.make() for _ in range(50)}
@@ -112,7 +112,7 @@ class ClaimTest(DropsCase):
             return True
 
         self.assertEqual(1, sum(in_threads(24, claim)))
-        self.assertRaises(Gone, self.drops.find, id_)
+        self.assertRaises(Gone, self.drops.get, id_)
 
     def test_what_is_finished_is_gone_and_what_is_released_is_not(self) -> None:
         finished, released = self.make(), self.make()
@@ -120,11 +120,11 @@ class ClaimTest(DropsCase):
         self.drops.finish(claims[finished]).result()
         self.drops.release(claims[released]).result()
 
-        self.assertRaises(Gone, self.drops.find, finished)
-        self.assertEqual(released, self.drops.find(released).id)
+        self.assertRaises(Gone, self.drops.get, finished)
+        self.assertEqual(released, self.drops.get(released).id)
         # Once is enough.
         self.drops.release(claims[finished]).result()
-        self.assertRaises(Gone, self.drops.find, finished)
+        self.assertRaises(Gone, self.drops.get, finished)
 
     def test_a_release_that_is_written_twice_leaves_the_next_claim_alone(self) -> None:
         id_ = self.make()
@@ -134,28 +134,28 @@ class ClaimTest(DropsCase):
 
         self.drops.release(first).result()
 
-        self.assertRaises(Gone, self.drops.find, id_)
+        self.assertRaises(Gone, self.drops.get, id_)
 
     def test_it_is_released_five_times_at_most(self) -> None:
         id_ = self.make()
         for _ in range(5):
             self.drops.release(self.drops.claim(id_).result()).result()
-            self.drops.find(id_)
+            self.drops.get(id_)
         self.drops.release(self.drops.claim(id_).result()).result()
 
-        self.assertRaises(Gone, self.drops.find, id_)
+        self.assertRaises(Gone, self.drops.get, id_)
         self.assertEqual(1, self.drops.remove(self.take))
         self.assertEqual([id_], self.removed)
 
     def test_wrong_passwords_are_counted_for_a_minute(self) -> None:
         id_ = self.make("right")
-        drop = self.drops.find(id_)
+        drop = self.drops.get(id_)
         for _ in range(10):
             self.assertRaises(Unauthorized, self.drops.check, drop, "wrong")
 
         other = self.open_drops()
         self.assertRaises(TooManyGuesses, other.check, drop, "right")
-        self.assertRaises(TooManyGuesses, other.find, id_)
+        self.assertRaises(TooManyGuesses, other.get, id_)
         with self.later(61):
             other.check(drop, "right")
 
@@ -169,16 +169,16 @@ class TidyTest(DropsCase):
             assert child.stdout is not None
             announced = child.stdout.readline().strip()
             self.drops.reap(self.removed.append)
-            self.assertRaises(Gone, self.drops.find, theirs)
+            self.assertRaises(Gone, self.drops.get, theirs)
             self.assertEqual([], self.removed)
             child.kill()
 
         self.drops.reap(self.removed.append)
 
-        self.assertEqual(theirs, self.drops.find(theirs).id)
+        self.assertEqual(theirs, self.drops.get(theirs).id)
         self.assertEqual([announced], self.removed)
-        self.assertRaises(NotFound, self.drops.find, announced)
-        self.assertRaises(Gone, self.drops.find, ours)
+        self.assertRaises(NotFound, self.drops.get, announced)
+        self.assertRaises(Gone, self.drops.get, ours)
         self.assertEqual(1, len(self.files_below(self.directory / "owners")))
 
     def test_what_was_retracted_is_removed(self) -> None:
@@ -273,20 +273,20 @@ class TidyTest(DropsCase):
         for id_ in last:
             self.drops.finish(self.drops.claim(id_).result()).result()
 
-        self.drops.remove_last(self.take)
+        self.drops.remove_latest(self.take)
 
         self.assertLessEqual(set(last), set(self.removed))
 
     def test_times_that_are_over(self) -> None:
         id_ = self.make()
         with self.later(101):
-            self.assertRaises(Gone, self.drops.find, id_)
+            self.assertRaises(Gone, self.drops.get, id_)
             self.assertEqual([1, 0], [self.drops.expire(), self.drops.expire()])
             self.drops.remove(self.take)
-            self.assertEqual(0, self.drops.forget())
+            self.assertEqual(0, self.drops.delete_old())
         with self.later(102 + 90 * 24 * 3600):
-            self.assertEqual([1, 0], [self.drops.forget(), self.drops.forget()])
-            self.assertRaises(NotFound, self.drops.find, id_)
+            self.assertEqual([1, 0], [self.drops.delete_old(), self.drops.delete_old()])
+            self.assertRaises(NotFound, self.drops.get, id_)
 
     def test_another_kind_of_database_is_refused(self) -> None:
         path = str(self.directory / "kv.sqlite")
@@ -322,7 +322,7 @@ class BrokenDatabaseTest(DropsCase):
         self.assertRaises(StoreFailed, self.drops.finish(claim).result)
         self.drops.retry(self.removed.append)
         self.drops.flush()
-        self.assertRaises(Gone, self.drops.find, id_)
+        self.assertRaises(Gone, self.drops.get, id_)
         self.drops.reap(self.removed.append)
         self.mend()
         self.assertRaises(Gone, self.drops.claim(id_).result)
@@ -344,7 +344,7 @@ class BrokenDatabaseTest(DropsCase):
         self.drops.flush()
         self.drops.reap(self.removed.append)
 
-        self.assertEqual(released, self.drops.find(released).id)
+        self.assertEqual(released, self.drops.get(released).id)
         self.assertEqual([retracted], self.removed)
 
     def test_flushing_tries_what_failed_once_more(self) -> None:
@@ -414,7 +414,7 @@ class GuessTest(DropsCase):
         return "right"
 
     def test_of_many_wrong_guesses_at_once_ten_are_judged(self) -> None:
-        drop = self.drops.find(self.make("right"))
+        drop = self.drops.get(self.make("right"))
         registries = [self.drops, self.open_drops(), self.open_drops(), self.open_drops()]
         judged: list[int] = []
 
@@ -437,14 +437,14 @@ class GuessTest(DropsCase):
 
     def test_right_guesses_are_taken_back(self) -> None:
         id_ = self.make("right")
-        drop = self.drops.find(id_)
+        drop = self.drops.get(id_)
 
         outcomes = [self.outcome(drop, "right") for _ in range(12)]
 
         self.assertEqual(["right"] * 12, outcomes)
 
     def test_a_guess_waits_for_the_outcome_of_ten_in_flight(self) -> None:
-        drop = self.drops.find(self.make("right"))
+        drop = self.drops.get(self.make("right"))
         goes_on, threads = self.in_flight(9, drop)
         with sqlite3.connect(self.path) as other:
             # Of another process, and right.
@@ -465,11 +465,11 @@ class GuessTest(DropsCase):
         self.assertEqual(["right"], outcomes)
 
     def test_ten_in_flight_that_do_not_end_refuse_the_next_for_a_second(self) -> None:
-        drop = self.drops.find(self.make("right"))
+        drop = self.drops.get(self.make("right"))
         with sqlite3.connect(self.path) as other:
             other.executemany("INSERT INTO judging (id, time) VALUES (?, ?)", [(drop.id, time.time())] * 10)
 
-        with mock.patch("filestoraged.store.drops._OUTCOME", 0.0), self.assertRaises(TooManyGuesses) as caught:
+        with mock.patch("filestoraged.store.drops._OUTCOME_TIMEOUT", 0.0), self.assertRaises(TooManyGuesses) as caught:
             self.drops.check(drop, "right")
 
         self.assertEqual(1, caught.exception.retry_after)
@@ -477,21 +477,21 @@ class GuessTest(DropsCase):
             self.assertEqual("right", self.outcome(drop, "right"))
 
     def test_a_guess_at_a_drop_that_was_fetched_meanwhile_is_not_judged(self) -> None:
-        drop = self.drops.find(self.make("right"))
+        drop = self.drops.get(self.make("right"))
         self.drops.claim(drop.id).result()
 
         self.assertEqual("Gone", self.outcome(drop, "wrong"))
 
     def test_guesses_dated_in_the_future_do_not_count_and_are_deleted(self) -> None:
-        drop = self.drops.find(self.make("right"))
+        drop = self.drops.get(self.make("right"))
         with self.clock_ahead(8 * 24 * 3600):
             for _ in range(10):
                 self.assertEqual("Unauthorized", self.outcome(drop, "wrong"))
             self.assertEqual("TooManyGuesses", self.outcome(drop, "right"))
 
-        self.assertEqual("right", self.outcome(self.drops.find(drop.id), "right"))
-        self.assertEqual(10, self.drops.forget())
-        self.assertEqual([], self.drops._ledger.read("SELECT * FROM guesses"))
+        self.assertEqual("right", self.outcome(self.drops.get(drop.id), "right"))
+        self.assertEqual(10, self.drops.delete_old())
+        self.assertEqual([], self.drops._transactions.read("SELECT * FROM guesses"))
 
 
 class ClockTest(DropsCase):
@@ -502,13 +502,13 @@ class ClockTest(DropsCase):
         self.drops.expire()
 
         with self.assertLogs("filestoraged.store.wall_clock") as logged, self.clock_ahead(self.AHEAD):
-            self.assertEqual([0, 0, 0], [self.drops.expire(), self.drops.forget(), self.drops.remove(self.take)])
-            self.assertRaises(Gone, self.drops.find, id_)
+            self.assertEqual([0, 0, 0], [self.drops.expire(), self.drops.delete_old(), self.drops.remove(self.take)])
+            self.assertRaises(Gone, self.drops.get, id_)
             # A daemon that starts meanwhile waits as well.
             again = self.open_drops()
             self.assertEqual(0, again.expire())
 
-        self.assertEqual(id_, self.drops.find(id_).id)
+        self.assertEqual(id_, self.drops.get(id_).id)
         self.assertEqual(0, self.drops.expire())
         self.assertEqual(["WARNING"] * 2, [record.levelname for record in logged.records])
 
@@ -558,8 +558,8 @@ class ClockTest(DropsCase):
         self.drops.expire()
 
         with self.clock_ahead(91 * 24 * 3600):
-            self.assertEqual(0, self.drops.forget())
-            self.assertRaises(Gone, self.drops.find, id_)
+            self.assertEqual(0, self.drops.delete_old())
+            self.assertRaises(Gone, self.drops.get, id_)
 
     def test_a_database_from_before_knows_the_time_of_its_last_change(self) -> None:
         self.make()
@@ -608,7 +608,7 @@ class CountTest(DropsCase):
             self.drops.remove(self.take)
         self.assertEqual({"arriving": 0, "available": 0, "claimed": 0, "gone": 3}, self.drops.count())
         with self.later(102 + 90 * 24 * 3600):
-            self.drops.forget()
+            self.drops.delete_old()
 
         self.assertEqual(0, sum(self.drops.count().values()))
 
@@ -627,13 +627,13 @@ class CountTest(DropsCase):
         self.assertEqual({"arriving": 0, "available": 1, "claimed": 1, "gone": 0}, self.open_drops().count())
 
     def test_neither_counting_nor_tidying_up_reads_all_drops(self) -> None:
-        read = self.drops._ledger.read
-        with mock.patch.object(self.drops._ledger, "read", wraps=read) as reads:
+        read = self.drops._transactions.read
+        with mock.patch.object(self.drops._transactions, "read", wraps=read) as reads:
             self.drops.count()
             self.drops.expire()
-            self.drops.remove_last(self.take)
+            self.drops.remove_latest(self.take)
             self.drops.remove(self.take)
-            self.drops.forget()
+            self.drops.delete_old()
         asked = [(call.args[0], call.args[1:]) for call in reads.call_args_list if " drops " in call.args[0]]
         plans = [str(read(f"EXPLAIN QUERY PLAN {question}", *values)) for question, values in asked]
 
