@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -249,6 +251,17 @@ def in_threads(count: int, work: Any) -> list[Any]:
     if errors:
         raise errors[0]
     return results
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on.
+
+    It is below the ports that the kernel chooses from, so no other test gets it until this one binds it.
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def find_program(name: str) -> str:

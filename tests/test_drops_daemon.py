@@ -10,7 +10,6 @@ import signal
 import sqlite3
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,12 +67,10 @@ class DropsDaemonTest(TempCase):
                 requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE)
             self.wait_until("all are gone", lambda: set(self.states().values()) == {3})
             daemon.kill()
-        started = time.monotonic()
         with self.running() as daemon:
             self.wait_until("the bytes are gone", lambda: not self.files_below(self.store / "drops"))
             answers = [requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE) for id_ in ids]
 
-        self.assertLess(time.monotonic() - started, 10)
         self.assertEqual({410}, {answer.status_code for answer in answers})
 
     def test_a_claim_of_a_daemon_that_died_is_found_at_the_next_start(self) -> None:

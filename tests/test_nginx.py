@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import requests
 
-from tests.bench.servers import free_port, wait_until_listening
+from tests.bench.servers import wait_until_listening
 from tests.daemon.process import PATIENCE, ROOT, Daemon, running
-from tests.support import TempCase, find_program, in_threads
+from tests.support import TempCase, find_program, free_port, in_threads
 
 _AROUND = """
 daemon off;

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tests.bench.machine import SERVER_CORE, pinned
 from tests.daemon.process import PATIENCE, Daemon, clean_environment
-from tests.support import find_program
+from tests.support import find_program, free_port
 
 _NGINX = """
 daemon off;
@@ -95,12 +95,6 @@ def installed() -> dict[str, bool]:
     with_copyparty = subprocess.run([sys.executable, "-c", "import copyparty"], capture_output=True, check=False)
     has_nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is not None
     return {"nginx": has_nginx, "copyparty": with_copyparty.returncode == 0}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until_listening(port: int) -> None:

@@ -11,9 +11,8 @@ import threading
 
 import requests
 
-from tests.bench.servers import free_port
 from tests.daemon.process import PATIENCE, Daemon, running
-from tests.support import TempCase, read_answer
+from tests.support import TempCase, free_port, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

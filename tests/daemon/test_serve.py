@@ -15,7 +15,7 @@ from pathlib import Path
 from filestoraged import __version__
 from filestoraged.daemon.config import OPTIONS
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, fork_command, running
-from tests.support import TempCase, read_all, read_answer
+from tests.support import TempCase, free_port, read_all, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -310,7 +310,7 @@ class DaemonTest(TempCase):
 
     def test_access_lines_can_be_left_out(self) -> None:
         for level, expected in (("info", 1), ("warning", 0)):
-            port = _free_port()
+            port = free_port()
             daemon = Daemon("--listen", f"127.0.0.1:{port}", "--log-level", level, *self.arguments())
             self.addCleanup(daemon.kill)
             with self.subTest(level=level):
@@ -327,11 +327,6 @@ class OneWorkerTest(DaemonTest):
 
     def arguments(self) -> tuple[str, ...]:
         return ("--workers", "1", "--store", str(self.directory / "store"))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def _wait_for_port(port: int) -> None:

@@ -9,9 +9,8 @@ import sys
 
 import requests
 
-from tests.bench.servers import free_port
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, running
-from tests.support import TempCase
+from tests.support import TempCase, free_port
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -489,7 +489,8 @@ class DoubtTest(KeysCase):
         always = mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 0)
         with always, mock.patch.object(KeyValues, "_connect", return_value=failing):
             self.keys.set("saucer", b"2")
-            self.wait_until("it has failed", lambda: self.keys._write_lock.is_doubtful)
+            # The lock is doubtful during each write, so it does not tell of the failure.
+            self.assertTrue(failing.has_failed.wait(PATIENCE))
 
         with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING"):
             self.keys.commit()
@@ -548,9 +549,11 @@ class Failing:
     def __init__(self, connection: sqlite3.Connection, text: str) -> None:
         self._connection = connection
         self._text = text
+        self.has_failed = threading.Event()
 
     def execute(self, statement: str, *values: object) -> object:
         if self._text in statement:
+            self.has_failed.set()
             raise sqlite3.OperationalError("disk I/O error")
         return self._connection.execute(statement, *values)
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from pymemcache.client.base import Client
 
-from tests.support import PATIENCE, find_program
+from tests.support import PATIENCE, find_program, free_port
 
 
 class Item(NamedTuple):
@@ -33,8 +33,7 @@ class Memcached:
     def __init__(self, *options: str) -> None:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        # The server picks a port, and names it in a file.
-        self.port = -1
+        self.port = free_port()
         self.start()
 
     @property
@@ -54,8 +53,8 @@ class Memcached:
                 [*command, "-p", str(self.port), *self._options],
                 env={**os.environ, "MEMCACHED_PORT_FILENAME": str(named)},
             )
+            # Written when it listens.
             self._wait_until_it_listens(named)
-            self.port = int(named.read_text().split()[-1])
 
     def stop(self) -> None:
         self.wake()
