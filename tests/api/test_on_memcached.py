@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import threading
-import time
 
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE
 from filestoraged.store.memcached.store import MemcachedStore
@@ -16,10 +15,6 @@ from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, re
 
 TEA = b"tea"
 TEA_HASH = hashlib.sha256(TEA).hexdigest()
-
-# The store's own timeout, in seconds, and what a test allows beside it on a busy machine.
-TIMEOUT = 2.0
-ALLOWED = TIMEOUT + 1.0
 
 
 class OnMemcached(ServerCase):
@@ -137,28 +132,22 @@ class UnreachableTest(OnMemcached):
         self.post("/", TEA)
         self.memcached.hang()
         answers: dict[int, Answer] = {}
-        ended: dict[int, float] = {}
-        started = time.monotonic()
 
         def ask(number: int) -> None:
             ask_by = (lambda: self.post("/", TEA), lambda: self.get(f"/{TEA_HASH}"))[number % 2]
             answers[number] = ask_by()
-            ended[number] = time.monotonic() - started
 
-        # Three times as many as there are threads: one of those behind finds out whether the server is back.
-        clients = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        # Ten times as many as there are threads. If each thread waited for each request, the last clients would give
+        # up: they would have to wait for 20 s.
+        clients = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
         for client in clients:
             client.start()
         health = [self.get("/-/health").status for _ in range(20)]
-        asked = time.monotonic() - started
         for client in clients:
             client.join(PATIENCE)
 
         self.assertEqual([200] * 20, health)
-        self.assertLess(asked, TIMEOUT / 2)
-        self.assertEqual({503}, {answer.status for answer in answers.values()})
-        self.assertLess(sorted(ended.values())[-2], ALLOWED)
-        self.assertLess(max(ended.values()), TIMEOUT + ALLOWED)
+        self.assertEqual([503] * 40, [answer.status for answer in answers.values()])
         self.memcached.wake()
         self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
 
