@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from filestoraged.daemon.config import parse_arguments
 from filestoraged.errors import ClientGone, Error
+from filestoraged.web.states import TABLE, Event
 from tests.bench.measures import MEASURES
 from tests.daemon.process import ROOT
 from tests.documents import DOCUMENTS, Block, Machine, Step, blocks, options_of_commands, prose, read, steps
@@ -202,6 +203,17 @@ class ListsTest(ServerCase):
 
         self.assertEqual(units, set(re.findall(r"^\| `(filestoraged[\w-]*\.\w+)`", prose("docs/operations.md"), re.M)))
 
+    def test_design_has_the_table_of_a_connection(self) -> None:
+        rows = re.findall(r"^\| ([A-Z]+) \| (\w+) \| .*? \| (.*) \| (.*) \|$", prose("docs/design.md"), re.M)
+        listed = {name: (owner.upper(), _states(f"{events} {deadline}")) for name, owner, events, deadline in rows}
+
+        expected = {}
+        for state, row in TABLE.items():
+            following = {to.name for event, to in row.on.items() if event is not Event.ABORTED}
+            expected[state.name] = (row.owner.name, following)
+
+        self.assertEqual(expected, listed)
+
     def test_figures_name_measures_and_proofs_that_exist(self) -> None:
         rows = re.findall(r"^\| .*? \| [\d.,]+ \| `(.*?)` \|$", prose("docs/figures.md"), re.M)
 
@@ -242,6 +254,10 @@ class ListsTest(ServerCase):
         case.setUp()
         self.addCleanup(case.doCleanups)
         return set(re.findall(r"^# TYPE (\w+)", case.get("/-/metrics").body.decode(), re.M))
+
+
+def _states(text: str) -> set[str]:
+    return set(re.findall(r"\b[A-Z]{4,}\b", text))
 
 
 def _anchors(text: str) -> Iterator[str]:
