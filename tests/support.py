@@ -17,10 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filestoraged.daemon.config import Config
+from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.daemon.services import Services
 from filestoraged.daemon.sockets import address_of, close, listen
-from filestoraged.daemon.values import INTERFACES, OPERATIONS, Address, Config
-from filestoraged.daemon.worker import Worker
+from filestoraged.daemon.values import Address
+from filestoraged.daemon.worker import ServerThread
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
 from filestoraged.web.metrics import Metrics
@@ -80,7 +82,7 @@ class ServerCase(TempCase):
         self.logged = self.capture_log()
         self.store_path = self.directory / "store"
         # Tests of other things may send any Host.
-        config = Config(**{"store": str(self.store_path), "host": ("*",), **self.config})
+        config = Config(**{"store": str(self.store_path), "workers": 1, "host": ("*",), **self.config})
         self.meter = Metrics((*INTERFACES, OPERATIONS))
         self.engines = Services(config, self.meter, [config.mounts])
         self.listeners = listen(self.address())
@@ -96,7 +98,7 @@ class ServerCase(TempCase):
             connection_limit=self.room,
             metrics=self.meter,
         )
-        self.worker = Worker(server)
+        self.worker = ServerThread(server)
         self.worker.start()
         self.addCleanup(self.room.close)
         self.addCleanup(close, self.listeners)

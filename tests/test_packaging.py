@@ -9,7 +9,7 @@ import unittest
 from pathlib import Path
 
 from filestoraged.daemon.config import parse_arguments
-from filestoraged.daemon.worker import DRAIN
+from filestoraged.daemon.worker import DRAIN_TIMEOUT
 from filestoraged.errors import UsageError
 from tests.support import TempCase, find_program
 
@@ -50,7 +50,7 @@ class UnitsTest(TempCase):
             parse_arguments([unknown])
 
     def test_the_drain_ends_before_systemd_loses_its_patience(self) -> None:
-        self.assertGreater(float(setting(UNIT, "TimeoutStopSec")), DRAIN)
+        self.assertGreater(float(setting(UNIT, "TimeoutStopSec")), DRAIN_TIMEOUT)
 
     def test_systemd_finds_no_fault_in_them(self) -> None:
         self.assertEqual("", self.verify(UNIT))

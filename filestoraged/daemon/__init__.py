@@ -1,1 +1,1 @@
-"""The daemon: wires everything, decides nothing else."""
+"""The daemon: it wires the other floors together, and decides nothing else."""

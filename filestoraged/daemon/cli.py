@@ -1,4 +1,4 @@
-"""The command `filestoraged`: subcommands, and how it ends when it cannot begin."""
+"""The command `filestoraged`: its subcommands, and its exit status when one of them cannot start."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.errors import CheckError, StartError, UsageError
 
-# Who does it, by its name in the module of that name. Only what is asked for is loaded: a daemon runs for long, and
-# needs no memory for what checks.
+# The function of each subcommand, by its module and name. Only that module is imported: a daemon runs for long, and
+# needs no memory for checks.
 _COMMANDS: dict[str, str] = {
     "serve": "commands.serve.serve",
     "check": "commands.check.check",
@@ -19,9 +19,9 @@ _COMMANDS: dict[str, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit status: 0, 1 where it could not start, 2 where it was told nonsense.
+    """Run a subcommand. Returns its exit status: 1: cannot start; 2: usage or configuration error.
 
-    The checks have their own: 1 says that something was found.
+    The checks have another meaning of 1: something was found.
     """
     given: list[str] = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -34,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(word: str) -> str:
-    """Raises UsageError, with what may have been meant, where the word is no command."""
+    """Raises UsageError, with a suggestion, where the word is not a subcommand."""
     if word in _COMMANDS:
         return word
     # Three letters: "serv" and "server" both mean serve.
-    meant = [known for known in (*_COMMANDS, "--help", "--version") if word[:3] == known.lstrip("-")[:3]]
-    hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_COMMANDS)}."
-    raise UsageError(f"Unknown command {word!r}: {hint} See filestoraged --help.")
+    similar = [known for known in (*_COMMANDS, "--help", "--version") if word[:3] == known.lstrip("-")[:3]]
+    hint = f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(_COMMANDS)}; see --help"
+    raise UsageError(f"unknown command {word!r}: {hint}")
 
 
 def _load(command: str) -> Callable[[Sequence[str]], int]:
@@ -50,7 +50,7 @@ def _load(command: str) -> Callable[[Sequence[str]], int]:
 
 
 def _complain(error: Exception, status: int) -> int:
-    # What was given may have line breaks or orders to a terminal in it.
+    # Arguments may have line breaks, or control characters for a terminal.
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(error))
     sys.stderr.write(f"filestoraged: {text}\n")
     return status

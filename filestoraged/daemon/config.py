@@ -1,84 +1,179 @@
-"""The command line and the configuration file: one table of options for both."""
+"""The daemon's configuration: the table of its fields, and how it is read.
+
+Flags take precedence over the file, and the file over the defaults. Contradictions raise UsageError, with one sentence.
+A new option is one declaration in Config, or in StoreOptions where it belongs to a backend.
+"""
 
 from __future__ import annotations
 
-import argparse
-import configparser
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from filestoraged import __version__
-from filestoraged.daemon import values as config
-from filestoraged.daemon.values import LOG_LEVELS, Config
-from filestoraged.digest import ALGORITHMS
-from filestoraged.errors import StartError, UsageError
+from filestoraged.daemon.backends import StoreOptions, selected
+from filestoraged.daemon.fields import CommandParser, ConfigField, declare, declared, parse_values, read_file
+from filestoraged.daemon.interfaces import INTERFACES, default_mounts, join_mounts, parse_mount
+from filestoraged.daemon.values import (
+    LOG_LEVELS,
+    MAX_WORKERS,
+    Address,
+    parse_accel,
+    parse_address,
+    parse_allowed_origin,
+    parse_count,
+    parse_duration,
+    parse_host_name,
+    parse_log_level,
+    parse_path,
+    parse_proxy,
+    parse_public_url,
+    parse_workers,
+)
+from filestoraged.web.trusted_proxies import IPNetwork
 
-_SECTION = "filestoraged"
+# Where the daemon listens when neither the configuration nor the service manager says so.
+DEFAULT_LISTEN = (Address("localhost", 8080),)
 
 
-class Option(NamedTuple):
-    """`parse` turns a value's text into the value, or raises UsageError."""
+def default_workers() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
 
-    name: str
-    metavar: str
-    parse: Callable[[str], Any]
-    help: str
-    repeatable: bool = False
 
+@dataclass(frozen=True)
+class Config(StoreOptions):
+    """A whole configuration. Each declaration has the help, with the unit and the cost of more or less."""
+
+    listen: tuple[Address, ...] = declare(
+        parse_address,
+        "HOST:PORT",
+        "address to listen on, also [::1]:8080 or unix:/path; a host name means all of its addresses;"
+        " sockets of systemd replace the default",
+        default=(),
+        shown=", ".join(map(str, DEFAULT_LISTEN)),
+        join=tuple,
+    )
+    admin_listen: tuple[Address, ...] = declare(
+        parse_address,
+        "HOST:PORT",
+        "address that serves /-/ready and /-/metrics, which no other address then serves",
+        default=(),
+        shown="none",
+        join=tuple,
+    )
+    # Interfaces by their prefixes.
+    mounts: dict[str, str] = declare(  # noqa: RUF009 - it returns a field
+        parse_mount,
+        "NAME=PREFIX",
+        f"interface to serve, one of {' '.join(INTERFACES)}, and its path prefix; those not named are not served",
+        make_default=default_mounts,
+        shown=", ".join(f"{name}={prefix}" for prefix, name in default_mounts().items()),
+        name="mount",
+        join=join_mounts,
+    )
+    workers: int = declare(
+        parse_workers,
+        "N",
+        f"worker processes that share the listening sockets, 1 to {MAX_WORKERS}; each takes 20 MiB",
+        make_default=default_workers,
+        shown="one for each CPU",
+    )
+    threads: int = declare(
+        parse_count,
+        "N",
+        "requests that one worker serves on threads at the same time; each upload takes 2.5 MiB",
+        default=32,
+    )
+    max_connections: int = declare(
+        parse_count,
+        "N",
+        "connections of all workers together, 1 to 4 KiB each; a new one replaces the one idle longest, or gets 503",
+        default=10_000,
+    )
+    max_connections_per_client: int | None = declare(
+        parse_count,
+        "N",
+        "connections of one address (IPv6: /64 network), except loopback, Unix sockets and trusted proxies",
+        shown="a quarter of max-connections",
+    )
+    trusted_proxy: tuple[IPNetwork | str, ...] = declare(
+        parse_proxy,
+        "ADDRESS[/BITS]",
+        "proxy whose X-Forwarded-For names the client; unix for all clients on Unix sockets",
+        default=(),
+        shown="none",
+        join=tuple,
+    )
+    public_url: str | None = declare(
+        parse_public_url,
+        "URL",
+        "beginning of the links in responses",
+        shown="none; links use the Host of the request",
+    )
+    host: tuple[str, ...] = declare(
+        parse_host_name,
+        "NAME",
+        "host that requests on loopback addresses may name, besides localhost, IP addresses and --public-url's;"
+        " * for any",
+        default=(),
+        shown="none",
+        join=tuple,
+    )
+    allow_origin: tuple[str, ...] = declare(
+        parse_allowed_origin,
+        "ORIGIN",
+        "origin, such as https://app.example.org, whose pages may send requests and read responses; * for any",
+        default=(),
+        shown="none",
+        join=tuple,
+    )
+    drop_ttl: int = declare(
+        parse_duration,
+        "TIME",
+        "time for which a drop can be fetched, in seconds or such as 30m, 12h or 7d",
+        default=7 * 24 * 3600,
+        shown="7d",
+    )
+    tokens: str | None = declare(
+        parse_path,
+        "FILE",
+        "file of tokens, made by `filestoraged token`; requests then need a token with a matching scope",
+        shown="none; every client may do everything",
+    )
+    accel: str | None = declare(
+        parse_accel,
+        "PREFIX",
+        "path at which nginx in front has the store's directory, to send downloads from it by X-Accel-Redirect",
+        shown="none",
+    )
+    log_level: str = declare(
+        parse_log_level,
+        "NAME",
+        f"least severe level that is logged, one of {' '.join(LOG_LEVELS)}; access lines have the level info",
+        default="info",
+    )
+
+
+# In the order of --help, of the sample file and of the manual.
+FIELDS = declared(Config)
+
+# The only flag that the file cannot set.
+CONFIG_FILE = ConfigField(
+    name="config",
+    metavar="FILE",
+    default="none",
+    help="INI file with these options in a section [filestoraged]; flags take precedence",
+    parse=str,
+    join=None,
+    attribute="config",
+)
 
 _USAGE = """filestoraged [serve] [OPTION ...]
        filestoraged check [--store DIR | --memcached HOST:PORT[,...]] [OPTION ...]
        filestoraged token NAME SCOPE [--tokens FILE] [--config FILE | --mount NAME=PREFIX ...]
        filestoraged memcached-check HOST:PORT[,...] [--size BYTES]"""
-_ADDRESS = "where to listen: also [::1]:8080, unix:/path; repeatable (localhost:8080)"
-_ADMIN = "where alone to serve /-/ready and /-/metrics; repeatable (where all else is)"
-_MOUNT = "which interfaces to serve, and where; repeatable (all four; see README.md)"
-_STORE = "where everything durable lies (./store; under systemd $STATE_DIRECTORY)"
-_MEMCACHED = "servers that keep the objects of files and repositories, instead of the directory (none)"
-_MEMORY = "for all downloads from memcached together, such as 1G; more wait for their turn (256M)"
-_MAX_SIZE = "the largest object taken, such as 10M or 1G (no limit; on memcached 50M, and no more)"
-_TOKENS = "who may do what, as `filestoraged token` makes it (everybody may do everything)"
-_ACCEL = "what nginx in front has for the store's directory: it then sends what lies there (none)"
-_CONNECTIONS = "clients at the same time; a new one replaces the one idle longest, or gets 503 (10000)"
-_PER_CLIENT = "of one address; not for loopback, Unix sockets and trusted proxies (a quarter of all)"
-_PROXY = "whose X-Forwarded-For names the client; `unix` for clients on Unix sockets; repeatable (none)"
-_HOST = "a name that the server may be asked for on loopback, * for any; repeatable (localhost, addresses)"
-_ALLOW_ORIGIN = (
-    "an origin, such as https://app.example.org, whose pages may send requests, * for any; repeatable (none)"
-)
-_FILE = "an INI file with these options in a section [filestoraged]; flags win over it"
-
-# In the order of --help. README.md has the same table, and says more.
-OPTIONS = (
-    Option("listen", "HOST:PORT", config.parse_address, _ADDRESS, repeatable=True),
-    Option("admin-listen", "HOST:PORT", config.parse_address, _ADMIN, repeatable=True),
-    Option("mount", "NAME=PREFIX", config.parse_mount, _MOUNT, repeatable=True),
-    Option("store", "DIR", config.parse_directory, _STORE),
-    Option("memcached", "HOST:PORT[,...]", config.parse_servers, _MEMCACHED),
-    Option("memory", "BYTES", config.parse_size, _MEMORY),
-    Option("hash", "NAME", config.parse_hash, f"the digest of the files interface: {' '.join(ALGORITHMS)} (sha256)"),
-    Option("max-size", "BYTES", config.parse_max_size, _MAX_SIZE),
-    Option("workers", "N", config.parse_workers, "processes that share the listening sockets (one per CPU)"),
-    Option("threads", "N", config.parse_count, "requests that one worker serves at the same time (32)"),
-    Option("max-connections", "N", config.parse_count, _CONNECTIONS),
-    Option("max-connections-per-client", "N", config.parse_count, _PER_CLIENT),
-    Option("trusted-proxy", "ADDRESS[/BITS]", config.parse_proxy, _PROXY, repeatable=True),
-    Option("public-url", "URL", config.parse_public_url, "what the links it hands out begin with (from Host)"),
-    Option("host", "NAME", config.parse_host_name, _HOST, repeatable=True),
-    Option("allow-origin", "ORIGIN", config.parse_allowed_origin, _ALLOW_ORIGIN, repeatable=True),
-    Option("drop-ttl", "TIME", config.parse_duration, "how long a drop may be fetched, such as 12h (7d)"),
-    Option("tokens", "FILE", config.parse_path, _TOKENS),
-    Option("accel", "PREFIX", config.parse_accel, _ACCEL),
-    Option("log-level", "NAME", config.parse_log_level, f"{' '.join(LOG_LEVELS)} (info)"),
-    Option("config", "FILE", str, _FILE),
-)
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would end the program."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message[:1].upper() + message[1:] + ("" if message.endswith(".") else "."))
 
 
 def parse_arguments(arguments: Sequence[str]) -> Config:
@@ -86,81 +181,28 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
 
     `--help` and `--version` print, and end the program.
     """
-    given = vars(_parser().parse_args(arguments))
-    flags = {name: value for name, value in given.items() if value is not None}
-    file = flags.pop("config", None)
-    texts: dict[str, Any] = {**(_read_file(file) if file is not None else {}), **flags}
-    values = {option.name: _value(option, texts[option.name]) for option in OPTIONS if option.name in texts}
-    return _build(values)
+    flags = {name: text for name, text in vars(_parser().parse_args(arguments)).items() if text is not None}
+    path = flags.pop(CONFIG_FILE.name, None)
+    texts = {**({} if path is None else read_file(path, FIELDS)), **flags}
+    config = Config(**parse_values(texts, FIELDS))
+    selected(config).validate(config)
+    return config
 
 
-def file_values(path: str, names: Sequence[str]) -> dict[str, Any]:
-    """The values of those of the `names` that a configuration file sets. Raises UsageError or StartError."""
-    texts = _read_file(path)
-    return {
-        option.name: _value(option, texts[option.name]) for option in OPTIONS if option.name in set(names) & set(texts)
-    }
+def file_values(path: str, names: Collection[str]) -> dict[str, Any]:
+    """Return the values, by attribute, of those of the `names` that a file sets. Raises UsageError or StartError."""
+    return parse_values(read_file(path, FIELDS), [field for field in FIELDS if field.name in names])
 
 
-def _build(values: dict[str, Any]) -> Config:
-    values.setdefault("store", config.default_store())
-    values.setdefault("workers", config.default_workers())
-    if "mount" in values:
-        values["mounts"] = config.join_mounts(values.pop("mount"))
-    for option in OPTIONS:
-        if option.repeatable and option.name in values:
-            values[option.name] = tuple(values[option.name])
-    config.check_max_size(values.get("max-size"), values.get("memcached", ()))
-    return Config(**{name.replace("-", "_"): value for name, value in values.items()})
-
-
-def _value(option: Option, text: Any) -> Any:
-    try:
-        return [option.parse(each) for each in text] if option.repeatable else option.parse(text)
-    except UsageError as error:
-        raise UsageError(f"--{option.name}: {error}") from error
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    """The options of an INI file, as texts. One that is repeatable has a value on each of its lines."""
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), default_section="")
-    try:
-        with open(path, encoding="utf-8") as stream:
-            parser.read_file(stream)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"The configuration {path} cannot be read: {_reason(error)}.") from error
-    except configparser.Error as error:
-        raise UsageError(f"The configuration {path} is no INI file: {' '.join(str(error).split())}.") from error
-    if not parser.has_section(_SECTION):
-        raise UsageError(f"The configuration {path} has no section [{_SECTION}].")
-    known = {option.name: option for option in OPTIONS if option.name != "config"}
-    texts: dict[str, Any] = {}
-    for name, text in parser.items(_SECTION):
-        if name not in known:
-            raise UsageError(f"The configuration {path} has an option {name}, which there is not.")
-        if "\0" in text:
-            raise UsageError(f"The configuration {path} has a NUL character in the value of {name}.")
-        texts[name] = text.split() if known[name].repeatable else text
-        if not texts[name]:
-            raise UsageError(f"The configuration {path} has no value for {name}.")
-    return texts
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
-
-
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="filestoraged",
         usage=_USAGE,
-        description="Keep files under their digests, and give them back over HTTP.",
-        epilog="Each option's default is in parentheses. See README.md for the HTTP interface.",
-        allow_abbrev=False,
+        description="Store files under their digests, and serve them over HTTP.",
+        epilog="The default of each option is in parentheses. Exit status: 0: stopped by a signal; 1: cannot start;"
+        " 2: usage or configuration error.",
     )
     parser.add_argument("--version", action="version", version=f"filestoraged {__version__}")
-    for option in OPTIONS:
-        action = "append" if option.repeatable else "store"
-        flag = f"--{option.name}"
-        parser.add_argument(flag, dest=option.name, metavar=option.metavar, action=action, help=option.help)
+    for field in (*FIELDS, CONFIG_FILE):
+        parser.add_field(field)
     return parser

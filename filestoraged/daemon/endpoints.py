@@ -1,6 +1,6 @@
-"""Where the daemon listens, and what is mounted there: sockets of its own, and those that systemd hands over.
+"""Where the daemon listens and what it serves there: on sockets of its own, and on those that systemd hands over.
 
-What a new configuration wants as the old one did is kept as it is: nobody who connects meanwhile is refused.
+A reload keeps every socket that the new configuration wants as well, so no client is refused meanwhile.
 """
 
 from __future__ import annotations
@@ -11,114 +11,131 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from filestoraged.daemon import sockets
-from filestoraged.daemon.values import DEFAULT_LISTEN, OPERATIONS, Address, Config, parse_socket_name
+from filestoraged.daemon.config import DEFAULT_LISTEN, Config
+from filestoraged.daemon.interfaces import OPERATIONS, parse_socket_name
+from filestoraged.daemon.values import Address
 from filestoraged.errors import StartError
 
 
 class Endpoint(NamedTuple):
-    """A listener, and the interfaces there by their prefixes."""
+    """A listener, and the interfaces that it serves by their prefixes."""
 
     listener: socket.socket
     mounts: Mapping[str, str]
-    # Whether all operations are there, and not only whether the daemon is alive.
-    operations: bool
+    # Whether it serves all operations, or /-/health alone.
+    has_operations: bool
 
     @property
     def address(self) -> Address:
         return sockets.address_of(self.listener)
 
     @property
-    def is_open(self) -> bool:
+    def is_exposed(self) -> bool:
         """Whether other machines may reach it."""
         return self.listener.family != socket.AF_UNIX and not ipaddress.ip_address(self.address.host).is_loopback
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether it serves operations and no interface."""
+        return not self.mounts
 
     def __str__(self) -> str:
         named = [f"{name} at {prefix}" for prefix, name in self.mounts.items()]
         return f"{self.address} for {', '.join(named) or OPERATIONS}"
 
 
-# One address that is wanted: whether for operations, for the how manieth time (port 0 is another one each time), where.
-_Wanted = tuple[bool, int, Address]
+class _Wanted(NamedTuple):
+    """An address of a configuration."""
+
+    is_admin: bool
+    # How many times the configuration has named the address before: each time, port 0 is another port.
+    repetition: int
+    address: Address
 
 
 class Endpoints:
-    """All by the main thread of the master, but for `forget_others`."""
+    """The sockets of the master, through all reloads. Only the master calls it, but for `close_others`."""
 
     def __init__(self) -> None:
-        """Take what systemd has handed over. Raises StartError."""
+        """Take over the sockets that systemd has handed over. Raises StartError."""
         self._inherited = sockets.inherited_sockets()
         self._bound: dict[_Wanted, list[socket.socket]] = {}
 
-    def find(self, config: Config) -> list[Endpoint]:
-        """Return where `config` is to be served: bound by now, where that was not so before.
+    def open(self, config: Config) -> list[Endpoint]:
+        """Return the endpoints of a configuration, bound by now. What it binds is kept until `keep_only`.
 
-        Raises StartError and UsageError. What it has bound is kept until `settle`.
+        Raises StartError and UsageError.
         """
-        places = [*self._find_inherited(config), *self._find_own(config)]
-        for number, place in enumerate(places):
-            if any(place.listener is other.listener for other in places[:number]):
-                raise StartError(f"Cannot listen on {place.address} twice.")
-        return places
+        endpoints = [*self._open_inherited(config), *self._open_own(config)]
+        for number, endpoint in enumerate(endpoints):
+            if any(endpoint.listener is other.listener for other in endpoints[:number]):
+                raise StartError(f"cannot listen on {endpoint.address} twice")
+        return endpoints
 
-    def settle(self, places: Sequence[Endpoint]) -> None:
-        """Close what is none of those."""
-        kept = {place.listener for place in places}
+    def keep_only(self, endpoints: Sequence[Endpoint]) -> None:
+        """Close the sockets of our own that are none of these endpoints'."""
+        kept = {endpoint.listener for endpoint in endpoints}
         for wanted, bound in list(self._bound.items()):
             if not kept.issuperset(bound):
                 del self._bound[wanted]
                 sockets.close([each for each in bound if each not in kept])
 
-    def forget_others(self, places: Sequence[Endpoint]) -> None:
-        """In a worker: close this process's copies of sockets that others serve, or served before a reload."""
-        kept = {place.listener for place in places}
+    def close_others(self, endpoints: Sequence[Endpoint]) -> None:
+        """In a worker: close this process's copies of sockets that are none of these endpoints'."""
+        kept = {endpoint.listener for endpoint in endpoints}
         for bound in self._bound.values():
             for each in bound:
                 if each not in kept:
-                    # Not by `sockets.close`: the name of a Unix socket is the master's.
+                    # Not by `sockets.close`, which unlinks Unix sockets: the master may still serve them.
                     each.close()
 
     def close(self) -> None:
-        """Close all that is ours. What systemd has goes on listening."""
-        self.settle([])
+        """Close all sockets of our own. Those of systemd go on listening."""
+        self.keep_only([])
 
-    def _find_inherited(self, config: Config) -> Iterator[Endpoint]:
+    def _open_inherited(self, config: Config) -> Iterator[Endpoint]:
         for name, listener in self._inherited:
             mounts = parse_socket_name(name, config.mounts)
-            yield Endpoint(listener, mounts, operations=not mounts or self._has_operations_everywhere(config))
+            yield Endpoint(listener, mounts, not mounts or self._has_operations_everywhere(config))
 
-    def _find_own(self, config: Config) -> Iterator[Endpoint]:
+    def _open_own(self, config: Config) -> Iterator[Endpoint]:
         everywhere = self._has_operations_everywhere(config)
-        for wanted in _numbered(self._addresses(config), is_admins=False):
-            yield from (Endpoint(each, config.mounts, operations=everywhere) for each in self._bind(wanted))
-        for wanted in _numbered(config.admin_listen, is_admins=True):
-            yield from (Endpoint(each, {}, operations=True) for each in self._bind(wanted))
+        for repetition, address in _numbered(self._addresses(config)):
+            bound = self._bind(_Wanted(False, repetition, address))
+            yield from (Endpoint(each, config.mounts, everywhere) for each in bound)
+        for repetition, address in _numbered(config.admin_listen):
+            bound = self._bind(_Wanted(True, repetition, address))
+            yield from (Endpoint(each, {}, True) for each in bound)
 
     def _bind(self, wanted: _Wanted) -> list[socket.socket]:
         if wanted not in self._bound:
-            address = wanted[-1]
-            self._bound[wanted] = self._find_bound(address) or sockets.listen(address)
+            self._bound[wanted] = self._reuse(wanted.address) or sockets.listen(wanted.address)
         return self._bound[wanted]
 
-    def _find_bound(self, address: Address) -> list[socket.socket]:
-        """Sockets that are there by another spelling, or for something else; with those that lack beside them."""
-        there = {sockets.address_of(each): each for bound in self._bound.values() for each in bound}
-        # Port 0 is another one.
-        wanted = sockets.resolve(address) if there and (address.port or address.path) else set()
-        if wanted.isdisjoint(there):
+    def _reuse(self, address: Address) -> list[socket.socket]:
+        """Return the sockets of an address that is bound under another spelling or for another use.
+
+        A host name may have further addresses, which are bound now. Returns [] where none of them is bound.
+        """
+        bound = {sockets.address_of(each): each for group in self._bound.values() for each in group}
+        # Port 0 is a new port each time.
+        wanted = sockets.resolve(address) if bound and (address.port or address.path) else set()
+        if wanted.isdisjoint(bound):
             return []
-        return [socket_ for each in wanted for socket_ in ([there[each]] if each in there else sockets.listen(each))]
+        return [socket_ for each in wanted for socket_ in ([bound[each]] if each in bound else sockets.listen(each))]
 
     def _has_operations_everywhere(self, config: Config) -> bool:
         return not config.admin_listen and all(name != OPERATIONS for name, _ in self._inherited)
 
     def _addresses(self, config: Config) -> Sequence[Address]:
-        """Those for the interfaces, but for where systemd listens."""
+        """Return the addresses for the interfaces, without those that systemd listens on."""
         if not self._inherited:
             return config.listen or DEFAULT_LISTEN
-        taken = {sockets.address_of(listener) for _, listener in self._inherited}
-        return [address for address in config.listen if not sockets.resolve(address) <= taken]
+        inherited = {sockets.address_of(listener) for _, listener in self._inherited}
+        return [address for address in config.listen if not sockets.resolve(address) <= inherited]
 
 
-def _numbered(addresses: Sequence[Address], *, is_admins: bool) -> Iterator[_Wanted]:
+def _numbered(addresses: Sequence[Address]) -> Iterator[tuple[int, Address]]:
+    """Yield each address with the number of times that it came before."""
     for index, address in enumerate(addresses):
-        yield is_admins, addresses[:index].count(address), address
+        yield addresses[:index].count(address), address

@@ -1,8 +1,8 @@
-"""The master of the workers: it forks them, replaces those that die, and passes its end on to them.
+"""The master process: it forks workers, replaces those that die or hang, and drains them at its end.
 
-It has no threads when it forks, and never serves. The signals it waits for stay blocked
-in the workers too, so that none is lost between a fork and its first wait. A worker drains on SIGTERM, which only
-the master sends, or when the master is gone: it then finds a pipe closed whose other end was the master's.
+It has no threads when it forks, and never serves. The signals that it waits for are blocked in all threads of all
+processes, so that none is lost between a fork and the first wait. A worker drains on SIGTERM: from the master, or from
+itself when the pipe of a dead master is closed.
 """
 
 from __future__ import annotations
@@ -23,58 +23,56 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-STOP = (signal.SIGTERM, signal.SIGINT)
-RELOAD = signal.SIGHUP
-_SIGNALS = (*STOP, RELOAD, signal.SIGCHLD)
-# Blocked in all threads of all processes. SIGALRM is that of `_wait`.
-AWAITED = (*_SIGNALS, signal.SIGALRM)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+RELOAD_SIGNAL = signal.SIGHUP
+_SIGNALS = (*STOP_SIGNALS, RELOAD_SIGNAL, signal.SIGCHLD)
+# SIGALRM is the timer of `_wait_for_signal`.
+BLOCKED_SIGNALS = (*_SIGNALS, signal.SIGALRM)
 
-# Seconds between two forks of missing workers. Doubled while the last fork is less than _STEADY seconds old, so that a
-# fault at the start of each worker does not keep a core busy: a start takes 0.1 s of CPU time.
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 3.0
+# Seconds between two forks of missing workers. Doubled while the last fork is less than _STEADY seconds ago, so that
+# workers that all fail at their start do not keep a core busy: a start takes 0.1 s of CPU time.
+_FIRST_FORK_PAUSE = 0.1
+_MAX_FORK_PAUSE = 3.0
 _STEADY = 10.0
 
-# A worker that replaces one of the old configuration serves within so many seconds, or is given up.
-_PATIENCE = 20.0
+# Seconds in which the first worker of a new configuration must serve, or the reload is given up.
+_START_TIMEOUT = 20.0
 
-# Seconds. A timer of less than a microsecond would be none.
-_SHORTEST_TIMER = 0.001
+# Seconds. setitimer takes less than a microsecond for 0, which is no timer.
+_MIN_TIMER = 0.001
 
-# Seconds until a signal to stop is noticed while the master waits for something else.
-_NOTICE = 0.05
+# Seconds until the master notices a signal to stop while it waits for something else.
+_STOP_INTERVAL = 0.05
 
 
 class WorkerGroup(Protocol):
-    """Workers of one configuration, as many as its `count`."""
+    """The workers of one configuration, `count` of them."""
 
     count: int
 
     def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
-        """Be the worker of that number, with a slot that no other worker has. Returns the exit status when drained."""
+        """Run in a worker's process, until it has drained. Returns the exit status. No other worker has its slot."""
 
 
-class Started(NamedTuple):
-    """A worker's process."""
-
-    # From 0 up, within its crew; the one that replaces a worker has its number.
+class WorkerProcess(NamedTuple):
+    # From 0, within its group. A worker that replaces a dead one gets its number.
     number: int
     slot: int
-    # On the monotonic clock.
-    time: float
+    # Time of the fork, on the monotonic clock.
+    started: float
 
 
-class Watch(Protocol):
-    """Judges by the workers' slots whether they hang."""
+class Monitor(Protocol):
+    """Finds workers that hang."""
 
-    # Seconds between two looks.
-    pause: float
+    # Seconds between two calls of `hanging`.
+    interval: float
 
-    def look(self, workers: Mapping[int, Started]) -> Sequence[int]:
-        """Return the process ids of workers that hang and are to be killed. `workers` has all that are to serve."""
+    def hanging(self, workers: Mapping[int, WorkerProcess]) -> Sequence[int]:
+        """Return the process ids of workers to kill, of all that have been forked to serve."""
 
-    def bury(self, slot: int) -> None:
-        """The worker that had the slot is gone."""
+    def release(self, slot: int) -> None:
+        """Forget the worker of a slot, which is dead."""
 
 
 class StopRequested(Exception):
@@ -82,120 +80,122 @@ class StopRequested(Exception):
 
 
 class Supervisor:
-    """The processes of a crew, and those of former ones that still drain. All by the main thread of the master."""
+    """The processes of a group of workers, and of former groups that still drain. The master's main thread calls it."""
 
-    def __init__(self, crew: WorkerGroup, slots: int, watch: Watch, longest_drain: float) -> None:
-        """There may be so many workers at a time as there are `slots`.
-
-        One that others have taken over from is killed when it has not left after `longest_drain` seconds.
-        """
-        self._crew = crew
+    def __init__(self, group: WorkerGroup, slots: int, monitor: Monitor, drain_timeout: float) -> None:
+        """At most `slots` workers run at a time. One that was replaced is killed after `drain_timeout` seconds."""
+        self._group = group
         self._slots = slots
-        self._watch = watch
-        self._started: dict[int, Started] = {}
-        # Those that were told to drain, since others have taken their place.
-        self._leaving: dict[int, Started] = {}
-        # When they are killed, by their process ids.
-        self._leaving_ends: dict[int, float] = {}
-        self._longest_drain = longest_drain
-        self._next_look = 0.0
-        self._pause = _FIRST_PAUSE
+        self._monitor = monitor
+        self._drain_timeout = drain_timeout
+        # By process ids: workers that are to serve, and those that were told to drain.
+        self._serving: dict[int, WorkerProcess] = {}
+        self._draining: dict[int, WorkerProcess] = {}
+        # When a draining worker is killed.
+        self._drain_deadlines: dict[int, float] = {}
+        self._next_check = 0.0
+        self._fork_pause = _FIRST_FORK_PAUSE
         self._last_fork = -math.inf
-        # When those that are missing are forked.
+        # When missing workers are forked; infinite where none is missing.
         self._next_fork = math.inf
-        # Nothing is ever written to it: its end is the message.
+        # Never written to. Workers read from the first end; they see its end when the master is dead.
         self._alive, self._master = os.pipe()
 
     def start(self) -> None:
         """Fork the workers, and return when each of them serves or has died. Raises StopRequested."""
-        # Not before they have had the time to begin.
-        self._next_look = time.monotonic() + self._watch.pause
-        all_serve, one_serves = os.pipe()
-        for number in range(self._crew.count):
-            self._fork(number, lambda: os.close(one_serves))
-        os.close(one_serves)
+        self._next_check = time.monotonic() + self._monitor.interval
+        reader, writer = os.pipe()
+        for number in range(self._group.count):
+            self._fork(number, lambda: os.close(writer))
+        os.close(writer)
         try:
-            # Each has a copy of that end, and closes it once it serves: readable when the last one has.
-            self.wait_for(_readable(all_serve))
+            # Each worker has a copy of the writer and closes it once it serves: the pipe ends with the last one.
+            self.wait_for(_readable(reader))
         finally:
-            os.close(all_serve)
+            os.close(reader)
 
     def run(self) -> signal.Signals:
-        """Replace workers that die, until a signal asks for the end or a new configuration. Returns that signal."""
-        # A signal that is pending comes before any fork.
-        received = _wait(0.0)
+        """Replace workers that die, until a signal to stop or to reload comes. Returns the signal."""
+        # A pending signal comes before any fork.
+        received = _wait_for_signal(0.0)
         while received is None or received == signal.SIGCHLD:
-            self._look_after()
+            self._check_workers()
             self._fork_missing()
-            next_event = min(self._next_look, self._next_fork, *self._leaving_ends.values())
-            received = _wait(next_event - time.monotonic())
+            next_event = min(self._next_check, self._next_fork, *self._drain_deadlines.values())
+            received = _wait_for_signal(next_event - time.monotonic())
         return received
 
     def wait_for(self, wait: Callable[[float], bool], timeout: float = math.inf) -> bool:
-        """Wait for something else, and look after the workers meanwhile; none is forked.
+        """Wait for something else, and check the workers meanwhile; none is forked.
 
-        `wait(seconds)` returns whether it has happened, after at most so many seconds. Returns False after `timeout`.
-        Raises StopRequested on a signal to stop, which stays pending for `run`.
+        `wait(seconds)` waits at most so long and returns whether it has happened. Returns False after `timeout`
+        seconds. Raises StopRequested on a signal to stop, which stays pending for `run`.
         """
         deadline = time.monotonic() + timeout
-        while not wait(_NOTICE):
+        while not wait(_STOP_INTERVAL):
             raise_if_stopped()
-            self._look_after()
+            self._check_workers()
             if time.monotonic() >= deadline:
                 return False
         return True
 
-    def replace(self, crew: WorkerGroup) -> bool:
-        """Have another crew take over, one worker after the other. Returns whether it does, or else this one goes on.
+    def replace(self, group: WorkerGroup) -> bool:
+        """Replace the workers by those of another group, one after the other. Returns whether they now serve.
 
-        It does not where its first worker cannot serve. Raises StopRequested.
+        Where the first one does not serve, the former group stays. Raises StopRequested.
         """
-        self._bury()
-        if len(self._started) + len(self._leaving) + crew.count > self._slots:
-            log.error("too many workers still drain for others to take over")
+        self._reap()
+        if len(self._serving) + len(self._draining) + group.count > self._slots:
+            log.error("cannot replace the workers: %d former ones still drain", len(self._draining))
             return False
-        former, old = list(self._started), self._crew
-        self._crew = crew
-        for number in range(max(crew.count, len(former))):
-            if number < crew.count and not self._fork_and_wait(number) and number == 0:
-                self._crew = old
+        former, former_group = list(self._serving), self._group
+        self._group = group
+        for number in range(max(group.count, len(former))):
+            if number < group.count and not self._fork_and_wait(number) and number == 0:
+                self._group = former_group
                 return False
             if number < len(former):
                 self._dismiss(former[number])
         return True
 
     def drain(self, timeout: float) -> bool:
-        """Have all finish. Returns whether they did, within `timeout` seconds; those that did not are killed.
+        """Drain all workers. Returns whether they did within `timeout` seconds; those that did not are killed.
 
-        A second signal ends the workers and this process at once.
+        A second signal to stop kills the workers, and this process.
         """
         deadline = time.monotonic() + timeout
-        for pid in list(self._started):
+        for pid in list(self._serving):
             self._dismiss(pid)
-        while self._leaving:
-            received = _wait(deadline - time.monotonic())
-            if received is None or received in STOP:
-                for pid in self._leaving:
+        while self._draining:
+            received = _wait_for_signal(deadline - time.monotonic())
+            if received is None or received in STOP_SIGNALS:
+                for pid in self._draining:
                     os.kill(pid, signal.SIGKILL)
                 if received is None:
                     return False
                 _die_of(received)
-            self._bury()
+            self._reap()
         return True
 
-    def _look_after(self) -> None:
-        """Note who has died, and kill those that hang or do not leave."""
-        self._bury()
+    def _check_workers(self) -> None:
+        """Take note of dead workers, and kill those that hang or exceed their drain deadline."""
+        self._reap()
         now = time.monotonic()
-        if now >= self._next_look:
-            for pid in self._watch.look(self._started):
+        if now >= self._next_check:
+            for pid in self._monitor.hanging(self._serving):
                 os.kill(pid, signal.SIGKILL)
-            self._next_look = now + self._watch.pause
-        self._end_the_late(now)
+            self._next_check = now + self._monitor.interval
+        for pid, deadline in list(self._drain_deadlines.items()):
+            if now >= deadline:
+                log.error("worker %d exceeded its drain deadline (%.0f s); killing it", pid, self._drain_timeout)
+                os.kill(pid, signal.SIGKILL)
+                del self._drain_deadlines[pid]
 
     def _fork(self, number: int, on_serving: Callable[[], None]) -> int | None:
-        """Returns the process id, None where the system has no room for another process."""
-        slot = min(set(range(self._slots)) - {each.slot for each in (*self._started.values(), *self._leaving.values())})
+        """Fork a worker. Returns its process id, or None where the system allows for no more processes."""
+        slot = min(
+            set(range(self._slots)) - {each.slot for each in (*self._serving.values(), *self._draining.values())}
+        )
         self._last_fork = time.monotonic()
         try:
             pid = os.fork()
@@ -203,27 +203,27 @@ class Supervisor:
             log.error("cannot start a worker: %s", error.strerror)
             return None
         if pid:
-            self._started[pid] = Started(number, slot, self._last_fork)
+            self._serving[pid] = WorkerProcess(number, slot, self._last_fork)
             return pid
         status = 1
         try:
             os.close(self._master)
-            threading.Thread(target=self._await_masters_end, name="master", daemon=True).start()
-            status = self._crew.work(number, slot, on_serving)
+            threading.Thread(target=self._await_death_of_master, name="master", daemon=True).start()
+            status = self._group.work(number, slot, on_serving)
         except Exception:
             log.exception("a worker failed")
         finally:
-            # Not by `sys.exit`: what is to be tidied up is the master's.
+            # Not by `sys.exit`, which would run the cleanup of the master.
             os._exit(status)
 
     def _fork_missing(self) -> None:
-        """Fork all that are missing, if it is time to: at once, unless the last fork was a moment ago."""
-        missing = sorted(set(range(self._crew.count)) - {each.number for each in self._started.values()})
+        """Fork all missing workers: at once, unless the last fork was a moment ago."""
+        missing = sorted(set(range(self._group.count)) - {each.number for each in self._serving.values()})
         now = time.monotonic()
         if missing and self._next_fork == math.inf:
             is_steady = now - self._last_fork >= _STEADY
-            self._pause = _FIRST_PAUSE if is_steady else min(self._pause * 2, _LONGEST_PAUSE)
-            self._next_fork = self._last_fork + self._pause
+            self._fork_pause = _FIRST_FORK_PAUSE if is_steady else min(self._fork_pause * 2, _MAX_FORK_PAUSE)
+            self._next_fork = self._last_fork + self._fork_pause
         if now < self._next_fork:
             return
         self._next_fork = math.inf
@@ -232,62 +232,55 @@ class Supervisor:
 
     def _fork_and_wait(self, number: int) -> bool:
         """Fork a worker. Returns whether it serves; one that does not is killed. Raises StopRequested."""
-        serves, one_serves = os.pipe()
-        pid = self._fork(number, lambda: _tell(one_serves))
-        os.close(one_serves)
-        told = False
+        reader, writer = os.pipe()
+        pid = self._fork(number, lambda: _write_once(writer))
+        os.close(writer)
+        serves = False
         try:
-            # Closed without a word by one that has died.
-            told = self.wait_for(_readable(serves), _PATIENCE) and bool(os.read(serves, 1))
-            if pid is not None and not told:
-                log.error("worker %d does not begin to serve", pid)
+            # A worker that dies closes its end without a byte.
+            serves = self.wait_for(_readable(reader), _START_TIMEOUT) and bool(os.read(reader, 1))
+            if pid is not None and not serves:
+                log.error("worker %d did not begin to serve; killing it", pid)
         finally:
-            os.close(serves)
-            if pid is not None and not told:
+            os.close(reader)
+            if pid is not None and not serves:
                 # It has no requests to finish.
                 self._dismiss(pid, signal.SIGKILL)
-        return told
+        return serves
 
     def _dismiss(self, pid: int, number: int = signal.SIGTERM) -> None:
-        """Have a worker drain, for good, or end it at once. One that is dead already is left."""
-        if pid in self._started:
-            self._leaving[pid] = self._started.pop(pid)
-            self._leaving_ends[pid] = time.monotonic() + self._longest_drain
+        """Send a worker its last signal: it is not replaced. One that is dead already is left alone."""
+        if pid in self._serving:
+            self._draining[pid] = self._serving.pop(pid)
+            self._drain_deadlines[pid] = time.monotonic() + self._drain_timeout
             os.kill(pid, number)
 
-    def _end_the_late(self, now: float) -> None:
-        for pid, end in list(self._leaving_ends.items()):
-            if now >= end:
-                log.error("worker %d does not leave", pid)
-                os.kill(pid, signal.SIGKILL)
-                del self._leaving_ends[pid]
-
-    def _await_masters_end(self) -> None:
+    def _await_death_of_master(self) -> None:
         os.read(self._alive, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         """Take note of the workers that are dead."""
-        while self._started or self._leaving:
+        while self._serving or self._draining:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 break
-            dead = (self._leaving if pid in self._leaving else self._started).pop(pid, None)
+            dead = (self._draining if pid in self._draining else self._serving).pop(pid, None)
             if dead is None:
-                # An orphan that the system gave to us.
+                # An orphan that the system has made a child of this process.
                 continue
-            self._leaving_ends.pop(pid, None)
-            lived = time.monotonic() - dead.time
+            self._drain_deadlines.pop(pid, None)
             if status:
-                log.error("worker %d died after %.1f s: %s", pid, lived, _cause(status))
-            self._watch.bury(dead.slot)
+                log.error("worker %d died after %.1f s: %s", pid, time.monotonic() - dead.started, _cause(status))
+            self._monitor.release(dead.slot)
 
 
 def run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float], bool]], object]) -> _Result:
-    """Return what `work` returns, or raise what it raises.
+    """Run `work` on a thread that ends before any fork, while this thread acts on signals. Returns its result.
 
+    The work may wait for a resolver, a memcached server or a locked database, and these waits cannot be interrupted.
     `attend` is called with a function that waits for so many seconds and returns whether the work is done. It returns
-    once that is so. When it raises instead, the work is left to itself, on a thread that ends with the process.
+    once that is so. When it raises instead, the thread goes on by itself and ends with the process.
     """
     future: Future[_Result] = Future()
 
@@ -308,9 +301,15 @@ def run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float]
     return future.result()
 
 
+def attend_alone(is_done: Callable[[float], bool]) -> None:
+    """For `run_attended` before there are workers. Raises StopRequested."""
+    while not is_done(_STOP_INTERVAL):
+        raise_if_stopped()
+
+
 def raise_if_stopped() -> None:
     """Raises StopRequested where a signal to stop is pending, and leaves it pending."""
-    if not signal.sigpending().isdisjoint(STOP):
+    if not signal.sigpending().isdisjoint(STOP_SIGNALS):
         raise StopRequested
 
 
@@ -321,16 +320,16 @@ def _readable(descriptor: int) -> Callable[[float], bool]:
     return lambda seconds: bool(poll.poll(seconds * 1000))
 
 
-def _wait(timeout: float) -> signal.Signals | None:
-    """Return the next signal, or None where none comes in so many seconds."""
+def _wait_for_signal(timeout: float) -> signal.Signals | None:
+    """Return the next signal, or None where none comes within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     left = max(timeout, 0.0)
     while left:
-        # Not by sigtimedwait: in CPython it returns a signal that never came, from memory that was never written, when
-        # this process was stopped and continued and the time is over by then (seen with 3.9 to 3.13).
-        signal.setitimer(signal.ITIMER_REAL, 0.0 if left == math.inf else max(left, _SHORTEST_TIMER))
-        number = signal.sigwaitinfo(AWAITED).si_signo
-        # It may be that of an earlier timer, or come from elsewhere.
+        # Not by sigtimedwait: in CPython it returns a signal that was never sent, from uninitialized memory, when this
+        # process was stopped and continued and the time is over by then (seen with 3.9 to 3.13).
+        signal.setitimer(signal.ITIMER_REAL, 0.0 if left == math.inf else max(left, _MIN_TIMER))
+        number = signal.sigwaitinfo(BLOCKED_SIGNALS).si_signo
+        # SIGALRM may be left from an earlier timer, or come from another process.
         if number != signal.SIGALRM:
             return signal.Signals(number)
         left = max(deadline - time.monotonic(), 0.0)
@@ -338,8 +337,8 @@ def _wait(timeout: float) -> signal.Signals | None:
     return None if received is None else signal.Signals(received.si_signo)
 
 
-def _tell(pipe: int) -> None:
-    # Where nobody listens, the master is gone: what has begun is finished.
+def _write_once(pipe: int) -> None:
+    # A broken pipe means that the master is dead. The worker goes on, and finds that out by itself.
     with contextlib.suppress(BrokenPipeError):
         os.write(pipe, b"!")
     os.close(pipe)

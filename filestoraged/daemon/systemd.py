@@ -1,4 +1,4 @@
-"""What the service manager is told, by sd_notify(3)'s protocol: one datagram to a socket that it names."""
+"""Notifications to the service manager, by the protocol of sd_notify(3): one datagram to the socket that it names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ log = logging.getLogger(__name__)
 
 
 def notify(*states: str) -> None:
-    """Send `READY=1`, `STATUS=…` and the like; nothing where no manager listens."""
+    """Send states such as `READY=1` and `STATUS=…`, where there is a service manager."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return
-    # "@" stands for the abstract name space, which begins with a zero byte.
+    # "@" stands for the zero byte that begins a name in the abstract name space.
     address = "\0" + path[1:] if path.startswith("@") else path
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
@@ -25,7 +25,10 @@ def notify(*states: str) -> None:
 
 
 def watchdog_timeout() -> float:
-    """Seconds that the manager waits for a `WATCHDOG=1`; infinite where it does not wait (sd_watchdog_enabled(3))."""
+    """Return the seconds that the manager waits for a `WATCHDOG=1`; infinity where it has no watchdog for this process.
+
+    See sd_watchdog_enabled(3).
+    """
     micros, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not micros.isdecimal() or pid not in ("", str(os.getpid())):
         return math.inf

@@ -1,4 +1,4 @@
-"""One configuration at work: where it listens, what it keeps things in, and what a worker of it does."""
+"""What the worker processes of one configuration share, and what each of them runs: a server, until it drains."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 
 from filestoraged.daemon import descriptors
-from filestoraged.daemon.endpoints import Endpoints
+from filestoraged.daemon.config import Config
+from filestoraged.daemon.endpoints import Endpoint, Endpoints
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
 from filestoraged.daemon.services import Services
-from filestoraged.daemon.values import Config
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
@@ -24,86 +24,88 @@ from filestoraged.web.trusted_proxies import TrustedProxies
 
 log = logging.getLogger(__name__)
 
-# Requests under way when the daemon is told to stop have this long, in seconds.
-DRAIN = 30.0
+# Seconds that requests in flight have to finish when a worker drains.
+DRAIN_TIMEOUT = 30.0
 
-# What was changed last is written within that time too, or within so many seconds where nothing is left of it. The
-# master waits 5 s longer.
-_STOP = 3.0
+# Pending writes have the rest of that time, and so many seconds at least. The master waits 5 s longer than
+# DRAIN_TIMEOUT.
+_STOP_TIMEOUT = 3.0
 
-# Lines that standard error did not take are tried again after so many seconds.
-_FLUSH = 1.0
-
-
-def _await_term() -> None:
-    """Wait for SIGTERM, and write the log meanwhile."""
-    # Not by sigtimedwait: in CPython it returns a signal that never came when this process was stopped and continued.
-    signal.setitimer(signal.ITIMER_REAL, _FLUSH, _FLUSH)
-    while signal.sigwaitinfo([signal.SIGTERM, signal.SIGALRM]).si_signo != signal.SIGTERM:
-        flush_log()
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
+# Seconds between two attempts to write log lines that standard error did not take.
+_FLUSH_INTERVAL = 1.0
 
 
-class Generation:
-    """Made by the master before the fork. It is the crew of the workers."""
+class HTTPWorkers:
+    """The workers of one configuration. The master makes it before the fork; each worker runs `work`."""
 
-    def __init__(self, config: Config, places: Endpoints, meter: Metrics, prepared: set[str]) -> None:
-        """`prepared` has the databases that were prepared before, and gets those that are now.
+    def __init__(self, config: Config, endpoints: Endpoints, metrics: Metrics, prepared: set[str]) -> None:
+        """`prepared` has the databases that were prepared before, and gets those that are prepared now.
 
-        Raises StartError where something cannot be used, and UsageError where it is not to be understood.
+        Raises StartError where something cannot be used, and UsageError where options contradict each other.
         """
         self.config = config
         self.count = config.workers
-        self.places = places.find(config)
-        self._all_places = places
-        self._meter = meter
-        self._engines = Services(config, meter, [place.mounts for place in self.places], prepared)
-        self._room = _make_room(config)
-        self._clients = _make_clients(config, self._room.limit)
+        self.endpoints = endpoints.open(config)
+        self._all_endpoints = endpoints
+        self._metrics = metrics
+        self._services = Services(config, metrics, [endpoint.mounts for endpoint in self.endpoints], prepared)
+        self._connection_limit = _make_connection_limit(config)
+        self._client_limit = _make_client_limit(config, self._connection_limit.limit)
 
     def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
+        """Serve until SIGTERM, then drain. Returns the exit status.
+
+        `number` is that of the worker within the group, `slot` that of its metrics.
+        """
         start_logging(self.config.log_level)
-        self._all_places.forget_others(self.places)
-        # The one that this one replaces may have left some.
-        self._engines.sweep()
-        self._room.take_slot(number)
-        self._clients.take_slot(number)
-        apps = self._build_apps()
-        # The first beat: from now on the master expects one every half second, and waits longer for what is above.
-        self._meter.take_slot(slot)
-        server = Server(
+        self._all_endpoints.close_others(self.endpoints)
+        # The worker before this one may have left stagings.
+        self._services.sweep()
+        self._connection_limit.take_slot(number)
+        self._client_limit.take_slot(number)
+        apps = {endpoint.listener: self._build_app(endpoint) for endpoint in self.endpoints}
+        # The first heartbeat: the master now expects one every half second; what precedes it may take longer.
+        self._metrics.take_slot(slot)
+        serving = ServerThread(self._make_server(apps))
+        serving.start()
+        on_serving()
+        _wait_for_sigterm()
+        return 0 if self._drain(serving) else 1
+
+    def close(self) -> None:
+        """Close what the master has of it. Workers keep their copies."""
+        self._connection_limit.close()
+        self._services.close()
+
+    def _build_app(self, endpoint: Endpoint) -> App:
+        if endpoint.has_operations:
+            return self._services.build_app(endpoint.mounts)
+        return self._services.build_app_without_operations(endpoint.mounts)
+
+    def _make_server(self, apps: dict[socket.socket, App]) -> Server:
+        return Server(
             apps,
             threads=self.config.threads,
             limits=Limits(),
-            connection_limit=self._room,
-            metrics=self._meter,
+            connection_limit=self._connection_limit,
+            metrics=self._metrics,
             proxies=TrustedProxies(self.config.trusted_proxy),
-            clients=self._clients,
-            reserved=[place.listener for place in self.places if not place.mounts],
+            clients=self._client_limit,
+            reserved=[endpoint.listener for endpoint in self.endpoints if endpoint.is_admin],
         )
-        worker = Worker(server)
-        worker.start()
-        on_serving()
-        _await_term()
-        deadline = time.monotonic() + DRAIN
-        drained = worker.drain(DRAIN)
-        # Behind the last answer: what it has changed may still wait to be written.
-        stopped = self._engines.stop(max(_STOP, deadline - time.monotonic()))
+
+    def _drain(self, serving: ServerThread) -> bool:
+        """Finish requests, then pending writes. Returns whether both did in time."""
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        drained = serving.drain(DRAIN_TIMEOUT)
+        # After the last response: its changes may still wait to be written.
+        stopped = self._services.stop(max(_STOP_TIMEOUT, deadline - time.monotonic()))
         finish_log()
-        return 0 if drained and stopped else 1
-
-    def close(self) -> None:
-        """What the workers have of it they keep."""
-        self._room.close()
-        self._engines.close()
-
-    def _build_apps(self) -> dict[socket.socket, App]:
-        build = self._engines.build_app
-        return {place.listener: build(place.mounts, operations=place.operations) for place in self.places}
+        return drained and stopped
 
 
-class Worker:
-    """Make it after the fork. `start`, then `drain`; both are called by the main thread."""
+class ServerThread:
+    """A server with its loop on a thread of its own. The main thread of a worker calls `start`, then `drain`."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -114,21 +116,34 @@ class Worker:
         self._thread.start()
 
     def drain(self, timeout: float) -> bool:
-        """Accept nothing more, and finish what is under way. Returns whether that took at most `timeout` seconds."""
+        """Stop accepting, and finish requests in flight. Returns whether they finished within `timeout` seconds."""
         drained = self._server.drain(timeout)
         self._thread.join()
         self._server.server_close()
         return drained
 
 
-def _make_room(config: Config) -> ConnectionLimit:
-    enough = descriptors.enough_for(descriptors.raise_limit()) * config.workers
-    if enough < config.max_connections:
-        log.info("descriptors are enough for %d connections, not for %d", enough, config.max_connections)
-    return ConnectionLimit(min(enough, config.max_connections), config.workers)
+def _wait_for_sigterm() -> None:
+    """Wait for SIGTERM, and write waiting log lines meanwhile."""
+    # Not by sigtimedwait: in CPython it returns a signal that was never sent after a stop and continue of this process.
+    signal.setitimer(signal.ITIMER_REAL, _FLUSH_INTERVAL, _FLUSH_INTERVAL)
+    while signal.sigwaitinfo([signal.SIGTERM, signal.SIGALRM]).si_signo != signal.SIGTERM:
+        flush_log()
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
-def _make_clients(config: Config, connections: int) -> ClientLimit:
+def _make_connection_limit(config: Config) -> ConnectionLimit:
+    possible = descriptors.connections(descriptors.raise_limit()) * config.workers
+    if possible < config.max_connections:
+        log.info(
+            "limiting connections to %d: the descriptor limit does not allow for --max-connections %d",
+            possible,
+            config.max_connections,
+        )
+    return ConnectionLimit(min(possible, config.max_connections), config.workers)
+
+
+def _make_client_limit(config: Config, connections: int) -> ClientLimit:
     limit = config.max_connections_per_client
-    # Each worker may have all connections, and each of them a client of its own.
+    # One worker may have all connections, each of another client.
     return ClientLimit(max(1, connections // 4) if limit is None else limit, connections, config.workers)

@@ -52,11 +52,11 @@ class DropsCase(ServerCase):
 
     @property
     def janitor(self) -> Janitor:
-        assert self.engines._janitor is not None
-        return self.engines._janitor
+        (janitor,) = self.engines.resources.janitors
+        return janitor
 
     def tidy_up(self) -> None:
-        self.janitor.tidy_up()
+        self.janitor.clean_up()
 
     def bytes_kept(self) -> list[str]:
         return self.files_below(self.store_path / "drops") if (self.store_path / "drops").exists() else []

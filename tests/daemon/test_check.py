@@ -145,16 +145,16 @@ class OutputTest(CheckCase):
 
 class StatusTest(CheckCase):
     def test_a_store_that_is_not_there_ends_with_2(self) -> None:
-        self.assert_refused("There is no store /nowhere.", "--store", "/nowhere")
+        self.assert_refused("there is no store '/nowhere'", "--store", "/nowhere")
 
     def test_nonsense_ends_with_2(self) -> None:
         self.assert_refused("not allowed with", "--store", str(self.root), "--memcached", "localhost")
-        self.assert_refused("'plenty' is no size", "--limit", "plenty")
-        self.assert_refused("--limit 0", "--limit", "0")
-        self.assert_refused("is no hash", "--hash", "crc32")
-        self.assert_refused("Unrecognized arguments", "--listen", "localhost:8080")
+        self.assert_refused("invalid size 'plenty'", "--limit", "plenty")
+        self.assert_refused("invalid limit '0'", "--limit", "0")
+        self.assert_refused("--hash: invalid hash 'crc32'", "--hash", "crc32")
+        self.assert_refused("unknown option '--listen'", "--listen", "localhost:8080")
         self.assert_refused("invalid memcached server 'a:b:c'", "--memcached", "a:b:c")
-        self.assert_refused("cannot be read", "--config", "/nowhere")
+        self.assert_refused("cannot read the configuration", "--config", "/nowhere")
 
     def test_a_memcached_that_cannot_be_reached_ends_with_2(self) -> None:
         self.assert_refused("memcached 127.0.0.1:1: ", "--memcached", "127.0.0.1:1")
@@ -276,8 +276,8 @@ class ReadOnlyTest(CheckCase):
         self.assertEqual(before, {str(path): path.lstat().st_mtime_ns for path in self.root.rglob("*")})
 
     def kinds(self) -> list[str]:
-        inspection = DiskCheck(str(self.root), algorithm="sha256", throttle=Throttle())
-        return [finding.kind for finding in inspection.findings(PATIENCE) if finding is not None]
+        check = DiskCheck(str(self.root), algorithm="sha256", throttle=Throttle())
+        return [finding.kind for finding in check.findings(PATIENCE) if finding is not None]
 
 
 class RunningDaemonTest(CheckCase):
@@ -308,8 +308,8 @@ class RunningDaemonTest(CheckCase):
         self.assertEqual([], self.found())
 
     def found(self) -> list[Finding]:
-        inspection = DiskCheck(str(self.root), algorithm="sha256", throttle=Throttle(), repair=True)
-        return [finding for finding in inspection.findings(PATIENCE) if finding is not None]
+        check = DiskCheck(str(self.root), algorithm="sha256", throttle=Throttle(), repair=True)
+        return [finding for finding in check.findings(PATIENCE) if finding is not None]
 
 
 class TerminalTest(CheckCase):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import unittest
 
-from filestoraged.daemon.descriptors import enough_for
+from filestoraged.daemon.descriptors import connections
 
 
 class EnoughTest(unittest.TestCase):
     def test_each_connection_has_two_and_some_are_left(self) -> None:
-        self.assertEqual((65536 - 256) // 2, enough_for(65536))
+        self.assertEqual((65536 - 256) // 2, connections(65536))
 
     def test_of_few_a_quarter_is_left(self) -> None:
-        self.assertEqual(24, enough_for(64))
+        self.assertEqual(24, connections(64))
 
     def test_there_is_always_one(self) -> None:
-        self.assertEqual(1, enough_for(2))
+        self.assertEqual(1, connections(2))

@@ -49,20 +49,20 @@ class JanitorTest(JanitorCase):
     def test_one_of_all_works_at_a_time(self) -> None:
         works, goes_on = threading.Event(), threading.Event()
         first, second = self.janitor(), self.janitor()
-        first.tidy_up = lambda: (works.set(), goes_on.wait(PATIENCE))  # type: ignore
-        second.tidy_up = mock.Mock()  # type: ignore
+        first.clean_up = lambda: (works.set(), goes_on.wait(PATIENCE))  # type: ignore
+        second.clean_up = mock.Mock()  # type: ignore
         first.start()
         self.assertTrue(works.wait(PATIENCE))
 
         second.start()
         second.stop()
-        alone = second.tidy_up.called
+        alone = second.clean_up.called
         goes_on.set()
         first.stop()
         third = self.janitor()
-        third.tidy_up = mock.Mock()  # type: ignore
+        third.clean_up = mock.Mock()  # type: ignore
         third.start()
-        self.wait_until("the third works", lambda: third.tidy_up.called)
+        self.wait_until("the third works", lambda: third.clean_up.called)
         third.stop()
 
         self.assertFalse(alone)
@@ -100,9 +100,9 @@ class JanitorTest(JanitorCase):
         with (
             mock.patch.object(self.drops, "delete_old", forget_slowly),
             mock.patch("filestoraged.daemon.janitor.time.monotonic", lambda: seconds[0]),
-            mock.patch.object(janitor._ends, "wait", rests.append),
+            mock.patch.object(janitor._stopping, "wait", rests.append),
         ):
-            janitor.tidy_up()
+            janitor.clean_up()
 
         # Two steps with something to do, and one that finds nothing.
         self.assertEqual([0.5, 3.0], rests)
@@ -111,9 +111,9 @@ class JanitorTest(JanitorCase):
     def test_it_ends_between_two_steps(self) -> None:
         self.fetch()
         janitor = self.janitor()
-        janitor.stop = janitor._ends.set  # type: ignore
+        janitor.stop = janitor._stopping.set  # type: ignore
         with mock.patch.object(self.drops, "delete_old", side_effect=lambda: janitor.stop() or 7) as forget:
-            janitor.tidy_up()
+            janitor.clean_up()
 
         self.assertEqual(1, forget.call_count)
 

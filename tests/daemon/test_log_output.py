@@ -13,7 +13,7 @@ import unittest
 from unittest import mock
 
 from filestoraged.daemon import logs
-from filestoraged.daemon.logs import BACKLOG, LogOutput
+from filestoraged.daemon.logs import MAX_WAITING, LogOutput
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
 from tests.support import TempCase
 
@@ -55,7 +55,7 @@ class PipeTest(unittest.TestCase):
 
     def fill(self) -> list[str]:
         """Log until standard error takes no more and the backlog is used up. Returns the lines."""
-        lines = [f"line {number} {'x' * 990}" for number in range(3 * BACKLOG // 1000)]
+        lines = [f"line {number} {'x' * 990}" for number in range(3 * MAX_WAITING // 1000)]
         self.emit(*lines)
         return lines
 
@@ -89,7 +89,7 @@ class PipeTest(unittest.TestCase):
         self.assertEqual(lines[:kept], received[:-1])
         told = DROPPED.fullmatch(received[-1])
         self.assertEqual(len(lines) - kept, told and int(told.group(1)))
-        self.assertGreater(kept * 1000, BACKLOG - 2000)
+        self.assertGreater(kept * 1000, MAX_WAITING - 2000)
 
     def test_lines_come_again_after_the_reader_has_read(self) -> None:
         self.fill()

@@ -107,7 +107,7 @@ class ReloadTest(TempCase):
 
             line = self.reload(daemon, "ERROR not reloaded")
 
-            self.assertIn("cannot be written", line)
+            self.assertIn("cannot write the store", line)
             self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
 
     def test_no_request_is_refused_or_broken_by_reloads(self) -> None:
@@ -162,7 +162,7 @@ class ReloadTest(TempCase):
 
             line = self.reload(daemon, "ERROR not reloaded")
 
-            self.assertIn("there is room for 512 of them until a restart", line)
+            self.assertIn("--workers 1000 exceeds 512, the maximum until a restart", line)
             self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
 
     def test_nobody_listens_any_more_where_the_configuration_does_not_say_so_and_it_can_come_back(self) -> None:

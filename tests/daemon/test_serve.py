@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from filestoraged import __version__
-from filestoraged.daemon.config import OPTIONS
+from filestoraged.daemon.config import CONFIG_FILE, FIELDS
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, fork_command, running
 from tests.support import TempCase, free_port, read_all, read_answer
 
@@ -32,7 +32,7 @@ class CommandTest(TempCase):
     def assert_refused(self, status: int, *arguments: str) -> str:
         code, output, complaint = fork_command(*arguments, cwd=self.directory)
         self.assertEqual((status, ""), (code, output), complaint)
-        self.assertRegex(complaint, r"\Afilestoraged: .*\.\n\Z")
+        self.assertRegex(complaint, r"\Afilestoraged: .*[^.]\n\Z")
         self.assertLessEqual(len(complaint.splitlines()), 3)
         return complaint
 
@@ -41,8 +41,8 @@ class CommandTest(TempCase):
             self.assertEqual((0, f"filestoraged {__version__}\n", ""), self.run_command(*arguments))
         code, output, _ = self.run_command("--help")
         self.assertEqual(0, code)
-        for option in OPTIONS:
-            self.assertIn(f"--{option.name} {option.metavar}", output)
+        for field in (*FIELDS, CONFIG_FILE):
+            self.assertIn(f"--{field.name} {field.metavar}", output)
 
     def test_the_checkouts_command_is_the_same(self) -> None:
         command = [sys.executable, str(ROOT / "bin" / "filestoraged"), "--version"]
@@ -103,9 +103,9 @@ class CommandTest(TempCase):
             (["help"], "did you mean --help?"),
             (["serv"], "did you mean serve?"),
             (["chekc"], "did you mean check?"),
-            (["nonsense"], "there are serve, check, token, memcached-check."),
-            (["--mount", "files"], "such as files=/."),
-            (["--mount", "kv"], "such as kv=/kv."),
+            (["nonsense"], "expected one of serve, check, token, memcached-check"),
+            (["--mount", "files"], "such as files=/"),
+            (["--mount", "kv"], "such as kv=/kv"),
         ):
             with self.subTest(arguments=arguments):
                 self.assertIn(hint, self.assert_refused(2, *arguments))
@@ -282,7 +282,7 @@ class DaemonTest(TempCase):
 
         self.assertEqual("READY=1", ready[0].decode())
         self.assertRegex(ready[1].decode(), r"^STATUS=Serving on 127\.0\.0\.1:\d+ with \d workers$")
-        self.assertEqual([b"STOPPING=1", b"STATUS=Finishing the requests under way"], stopping)
+        self.assertEqual([b"STOPPING=1", b"STATUS=Finishing requests in flight"], stopping)
 
     def test_the_journal_gets_priorities_and_no_time(self) -> None:
         # The daemon's standard error is its log file here, so that is what the journal's name must be.

@@ -74,7 +74,7 @@ class TwoFileSystemsTest(MountCase):
     def assert_refused(self, script: str, part: str, *arguments: str) -> None:
         status, lines = self.refusal(script, *arguments)
 
-        sentence = f"filestoraged: Files cannot be renamed from {self.store}/staging to {self.store}{part}:"
+        sentence = f"filestoraged: cannot rename files from '{self.store}/staging' to '{self.store}{part}':"
         self.assertEqual((1, 1), (status, len(lines)), lines)
         self.assertTrue(lines[0].startswith(sentence), lines)
 
@@ -110,7 +110,7 @@ class UnwritableTest(MountCase):
         status, lines = self.refusal("mount --bind store store && mount -o remount,bind,ro store")
 
         self.assertEqual((1, 1), (status, len(lines)), lines)
-        self.assertIn(f"The store {self.store} cannot be written", lines[0])
+        self.assertIn(f"cannot write the store '{self.store}'", lines[0])
 
 
 class RestsTest(TempCase):

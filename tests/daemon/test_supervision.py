@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from unittest import mock
 
 from filestoraged.daemon import systemd
-from filestoraged.daemon.supervisor import Started
-from filestoraged.daemon.watchdog import Patience, Watchdog
-from tests.daemon.crew import PATIENCE as SHORT
+from filestoraged.daemon.supervisor import WorkerProcess
+from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
+from tests.daemon.fake_workers import TIMEOUTS
 from tests.daemon.process import Daemon
 from tests.support import TempCase
 
 
 class Master(Daemon):
-    """A running `python -m tests.daemon.crew`."""
+    """A running `python -m tests.daemon.fake_workers`."""
 
     def __init__(self, count: int, directory: os.PathLike) -> None:  # type: ignore[type-arg]
-        super().__init__(str(count), module="tests.daemon.crew", cwd=directory, stdout=subprocess.PIPE)
+        super().__init__(str(count), module="tests.daemon.fake_workers", cwd=directory, stdout=subprocess.PIPE)
 
     def says(self) -> str:
         assert self.process.stdout is not None
@@ -106,12 +106,12 @@ class SupervisionTest(TempCase):
 
             for pid in group:
                 os.kill(pid, signal.SIGSTOP)
-            time.sleep(2 * SHORT.silence)
+            time.sleep(2 * TIMEOUTS.silence)
             for pid in reversed(group):
                 # The master first: it finds the beats of its workers old.
                 os.kill(pid, signal.SIGCONT)
                 time.sleep(0.05)
-            time.sleep(1.5 * SHORT.silence)
+            time.sleep(1.5 * TIMEOUTS.silence)
 
             self.assertEqual(before, master.workers())
             self.assertEqual([], [line for line in master.lines() if "ERROR" in line])
@@ -180,17 +180,17 @@ class WatchdogTest(unittest.TestCase):
             patched.start()
             self.addCleanup(patched.stop)
         # No process has these numbers.
-        self.workers = {1 << 30: Started(0, 0, self.now), (1 << 30) + 1: Started(1, 1, self.now)}
-        self.watchdog = Watchdog(self.beats, Patience(), clock=lambda: self.now)  # type: ignore[arg-type]
+        self.workers = {1 << 30: WorkerProcess(0, 0, self.now), (1 << 30) + 1: WorkerProcess(1, 1, self.now)}
+        self.watchdog = Watchdog(self.beats, HeartbeatTimeouts(), clock=lambda: self.now)  # type: ignore[arg-type]
 
     def pass_time(self, seconds: float, *beating: int) -> list[int]:
         """Look as often as it is due. Returns who is to be killed."""
         killed: list[int] = []
         end = self.now + seconds
         while self.now < end:
-            self.now += self.watchdog.pause
+            self.now += self.watchdog.interval
             self.beats.beats.update(dict.fromkeys(beating, self.now))
-            killed += self.watchdog.look(self.workers)
+            killed += self.watchdog.hanging(self.workers)
         return killed
 
     def test_a_worker_is_killed_once_between_15_and_17_seconds_of_silence(self) -> None:

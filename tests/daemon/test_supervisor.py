@@ -131,7 +131,7 @@ class WorkersTest(TempCase):
             self.wait_until("dead", lambda: sum("died after" in line for line in daemon.lines()) == 3)
 
             self.assertEqual(b"tea", requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
-            self.assertTrue(any("cannot be swept" in line for line in daemon.lines()))
+            self.assertTrue(any("cannot sweep" in line for line in daemon.lines()))
 
     def test_workers_leave_when_the_master_is_killed(self) -> None:
         with self.daemon() as daemon:

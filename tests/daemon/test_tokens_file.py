@@ -24,7 +24,7 @@ class TokenCommandTest(TempCase):
         made = command("token", "alice", "read,write:data/pets")
 
         self.assertRegex(made.stdout, r"^alice read,write:data/pets [0-9a-f]{64}\n$")
-        self.assertRegex(made.stderr, r"^The token of alice, shown this once: fsd_[A-Za-z0-9_\-]{43}\n$")
+        self.assertRegex(made.stderr, r"^The token of alice, shown only once: fsd_[A-Za-z0-9_\-]{43}\n$")
         self.assertEqual(0, made.returncode)
 
     def test_it_appends_to_a_file(self) -> None:
@@ -88,7 +88,7 @@ class TokenCommandTest(TempCase):
         made = command("token", "Änne", "read", PYTHONIOENCODING="ascii")
 
         self.assertEqual((2, ""), (refused.returncode, refused.stdout))
-        self.assertRegex(refused.stderr, r"\Afilestoraged: .* is not UTF-8\.\n\Z")
+        self.assertRegex(refused.stderr, r"\Afilestoraged: .*: expected UTF-8\n\Z")
         self.assertEqual((0, "Änne read"), (made.returncode, made.stdout.rpartition(" ")[0]), made.stderr)
 
     def test_a_file_that_cannot_be_written_is_told_of(self) -> None:
@@ -118,7 +118,7 @@ class TokensFileTest(TempCase):
                 refused = command("serve", "--listen", "127.0.0.1:0", *self.arguments())
 
                 self.assertEqual(2, refused.returncode)
-                self.assertIn("Line 2 of the tokens", refused.stderr)
+                self.assertIn("line 2 of the tokens file", refused.stderr)
                 self.assertNotIn("secret", refused.stderr)
 
     def test_a_scope_for_what_is_not_there_is_told_of(self) -> None:
@@ -126,10 +126,10 @@ class TokensFileTest(TempCase):
         self.path.write_text(f"alice {scopes} {'0' * 64}\n")
 
         with running(*self.arguments()) as daemon:
-            warned = [line.partition("alice is for ")[2] for line in daemon.lines() if "WARNING" in line]
+            warned = [line.partition("alice has a scope for ")[2] for line in daemon.lines() if "WARNING" in line]
 
         self.assertEqual(
-            [f"{each}, where there is nothing" for each in ("data/pets/cats", "flies", "kv/a")], sorted(warned)
+            [f"{each!r}, where nothing is mounted" for each in ("data/pets/cats", "flies", "kv/a")], sorted(warned)
         )
 
     def test_a_file_that_is_not_there_is_refused(self) -> None:
@@ -168,7 +168,7 @@ class OpenTest(TempCase):
     def test_one_line_warns_who_can_be_reached_by_everyone_and_has_no_tokens(self) -> None:
         (line,) = self.warnings("--listen", "0.0.0.0:0", "--listen", "[::]:0")
 
-        self.assertRegex(line, r"open to everyone who can reach 0\.0\.0\.0:\d+, \[::\]:\d+: there are no --tokens$")
+        self.assertRegex(line, r"open to every client that can reach 0\.0\.0\.0:\d+, \[::\]:\d+: --tokens is not set$")
 
     def test_a_loopback_address_and_a_unix_socket_are_no_reason_to_warn(self) -> None:
         self.assertEqual([], self.warnings("--listen", f"unix:{self.directory / 'socket'}", "--listen", "[::1]:0"))

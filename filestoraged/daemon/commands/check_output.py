@@ -10,18 +10,18 @@ from typing import Any, NamedTuple, Protocol, TextIO
 
 from filestoraged.check.findings import FINDING_KINDS, CheckTotals, Finding
 
-# Seconds between two looks of the bar, and between two lines.
-_BAR_PAUSE = 0.2
-_LINE_PAUSE = 60.0
+# Seconds between two updates of the bar, and between two lines.
+_BAR_INTERVAL = 0.2
+_LINE_INTERVAL = 60.0
 
-# A rate is told once it means something, in seconds.
-_SETTLED = 0.5
+# Seconds until a rate is meaningful, and shown.
+_RATE_DELAY = 0.5
 
 _BAR_WIDTH = 16
 
 
 class ReportTotals(NamedTuple):
-    """`size` is in bytes. `complete` is whether the check came to its end."""
+    """`size` is in bytes. `complete` is False where the check was stopped."""
 
     objects: int
     size: int
@@ -37,7 +37,7 @@ class Report(Protocol):
 
 
 class TextReport:
-    """A line for each finding, and one for all."""
+    """A line for each finding, and one with the totals."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -51,20 +51,20 @@ class TextReport:
         found = ", ".join(f"{totals.found[kind]} {kind}" for kind in FINDING_KINDS if totals.found.get(kind))
         rate = size_text(totals.size / max(totals.seconds, 0.001))
         self._stream.write(
-            f"{'checked' if totals.complete else 'broken off:'} {totals.objects} objects, {size_text(totals.size)} in"
+            f"{'checked' if totals.complete else 'stopped after'} {totals.objects} objects, {size_text(totals.size)} in"
             f" {totals.seconds:.1f} s, {rate}/s; {found or 'nothing'} found\n"
         )
         self._stream.flush()
 
 
 class JsonReport:
-    """One object, whose `findings` are written before it is known how many there will be."""
+    """One object. Its `findings` are written as they come, and its totals last."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._separator = "\n"
         stream.write('{"findings": [')
-        # Whoever reads it knows that it has begun.
+        # The reader sees that the check has begun.
         stream.flush()
 
     def add(self, finding: Finding) -> None:
@@ -86,12 +86,12 @@ class JsonReport:
 
 
 def _printable(path: str) -> str:
-    """Names that are not ours may hold anything, and must not give orders to a terminal."""
+    """Escape foreign names, which may have control characters for a terminal."""
     return path if path.isprintable() else ascii(path)
 
 
 class Progress:
-    """One thread uses it."""
+    """A bar where the stream is a terminal, else a line a minute. One thread uses it."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -104,22 +104,22 @@ class Progress:
     def seconds(self) -> float:
         return self._clock() - self._started
 
-    def show(self, tally: CheckTotals) -> None:
-        """Say how far it is, if it is time to."""
-        pause = _BAR_PAUSE if self._is_terminal else _LINE_PAUSE
-        if self._clock() - self._shown < pause:
+    def show(self, totals: CheckTotals) -> None:
+        """Update the bar, or print a line, if that is due."""
+        interval = _BAR_INTERVAL if self._is_terminal else _LINE_INTERVAL
+        if self._clock() - self._shown < interval:
             return
         self._shown = self._clock()
-        text = _described(tally, self.seconds)
+        text = _described(totals, self.seconds)
         if not self._is_terminal:
             self._write(f"filestoraged: {text}\n")
             return
-        # One column less than there are: in the last one, some terminals begin a new line.
-        self._write(f"\r\x1b[K{(_bar(tally) + text)[: self._width() - 1]}")
+        # One column less than the width: some terminals begin a new line after the last one.
+        self._write(f"\r\x1b[K{(_bar(totals) + text)[: self._width() - 1]}")
         self._is_drawn = True
 
     def clear(self) -> None:
-        """Make room for a line of somebody else's."""
+        """Remove the bar before other output."""
         if self._is_drawn:
             self._write("\r\x1b[K")
             self._is_drawn = False
@@ -137,7 +137,7 @@ class Progress:
 
 
 def size_text(size: float) -> str:
-    """Bytes for people: `1.5 GiB`."""
+    """Return a size such as `1.5 GiB`."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -145,36 +145,36 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def _described(tally: CheckTotals, seconds: float) -> str:
-    """What matters most comes first: a terminal may be narrow."""
+def _described(totals: CheckTotals, seconds: float) -> str:
+    """Return the progress, the most important part first: a terminal may be narrow."""
     parts = []
-    done = _done(tally)
+    done = _done(totals)
     if done is not None:
         parts.append(f"{100 * done:.0f} %")
-    if seconds >= _SETTLED:
+    if seconds >= _RATE_DELAY:
         if done:
             parts.append(f"{_time_text(seconds / done - seconds)} left")
-        parts.append(f"{size_text(tally.size / seconds)}/s")
-    whole_size = f" of {size_text(tally.all_size)}" if tally.all_size else ""
-    all_objects = f" of {tally.all_objects}" if tally.all_objects and not tally.all_size else ""
-    parts += [f"{size_text(tally.size)}{whole_size}", f"{tally.objects}{all_objects} objects"]
+        parts.append(f"{size_text(totals.size / seconds)}/s")
+    whole_size = f" of {size_text(totals.all_size)}" if totals.all_size else ""
+    all_objects = f" of {totals.all_objects}" if totals.all_objects and not totals.all_size else ""
+    parts += [f"{size_text(totals.size)}{whole_size}", f"{totals.objects}{all_objects} objects"]
     return ", ".join(parts)
 
 
-def _bar(tally: CheckTotals) -> str:
-    done = _done(tally)
+def _bar(totals: CheckTotals) -> str:
+    done = _done(totals)
     if done is None:
         return ""
     filled = int(done * _BAR_WIDTH)
     return f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] "
 
 
-def _done(tally: CheckTotals) -> float | None:
-    """From 0 to 1; None where nobody knows yet how much there is. What came meanwhile is beyond the end."""
-    if tally.all_size:
-        return min(1.0, tally.size / tally.all_size)
-    if tally.all_objects:
-        return min(1.0, tally.objects / tally.all_objects)
+def _done(totals: CheckTotals) -> float | None:
+    """Return the part that is done, from 0 to 1; None while the total is unknown. Objects may be added meanwhile."""
+    if totals.all_size:
+        return min(1.0, totals.size / totals.all_size)
+    if totals.all_objects:
+        return min(1.0, totals.objects / totals.all_objects)
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from filestoraged.daemon.config import Parser
+from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.values import parse_servers, parse_size
 from filestoraged.errors import StartError
 from filestoraged.store.memcached.diagnose import BAD, examine
@@ -13,27 +13,25 @@ from filestoraged.store.memcached.manifest import MAX_SIZE
 
 
 def memcached_check(arguments: Sequence[str]) -> int:
-    """Print a line for each finding. Returns 0 where none is bad, else 1."""
+    """Print a line for each finding. Returns 0 where none is bad, else 1. Raises UsageError and StartError."""
     given = _parser().parse_args(arguments)
     servers = parse_servers(given.servers)
     size = MAX_SIZE if given.size is None else parse_size(given.size)
     try:
         findings = examine(servers, size)
     except ImportError as error:
-        raise StartError(f"{error}.") from error
+        raise StartError(str(error)) from error
     for finding in findings:
         sys.stdout.write(f"{finding.verdict:5}{finding.text}\n")
     return 1 if any(finding.verdict == BAD for finding in findings) else 0
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="filestoraged memcached-check",
-        description="Say whether memcached servers are fit to keep objects. Exit status 0 if they are, 1 if not.",
-        allow_abbrev=False,
+        description="Check whether memcached servers are fit to keep objects.",
+        epilog="Exit status: 0: all are; 1: at least one is not; 2: usage error.",
     )
     parser.add_argument("servers", metavar="HOST:PORT[,...]", help="the servers, as for --memcached")
-    parser.add_argument(
-        "--size", metavar="BYTES", help="of all objects that they are to keep together, such as 2G (50M)"
-    )
+    parser.add_argument("--size", metavar="BYTES", help="size of all objects together, such as 2G (50M)")
     return parser

@@ -1,4 +1,4 @@
-"""`filestoraged token`: makes a token, and its line for the file of tokens."""
+"""`filestoraged token`: makes a token, and its line for the tokens file."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 
-from filestoraged.daemon.config import Parser, file_values
-from filestoraged.daemon.tokens_file import NAME, NAMES, parse_scopes, unknown_places
-from filestoraged.daemon.values import Config, join_mounts, parse_mount
+from filestoraged.daemon.config import file_values
+from filestoraged.daemon.fields import CommandParser
+from filestoraged.daemon.interfaces import default_mounts, join_mounts, parse_mount
+from filestoraged.daemon.tokens_file import PLACES, check_name, parse_scopes, unknown_places
 from filestoraged.errors import StartError, UsageError
 from filestoraged.web.auth import Scope, hashed
 
-# What all tokens begin with, so that one that lies about somewhere is known for what it is.
-_BEGINNING = "fsd_"
+# The beginning of every token, by which people and secret scanners recognize one.
+_TOKEN_PREFIX = "fsd_"
 
 
 def token(arguments: Sequence[str]) -> int:
-    """Make a token: its line for the file on standard output, itself on standard error, this once."""
+    """Print the line for the file on standard output, the token on standard error. Raises UsageError or StartError."""
     given = _parser().parse_args(arguments)
-    if not NAME.fullmatch(given.name):
-        raise UsageError(f"{given.name!r} is no name: 1 to 100 characters without white space, and no # in front.")
-    if not _is_utf8(given.name):
-        raise UsageError(f"The name {given.name!a} is not UTF-8.")
+    check_name(given.name)
     _check_places(parse_scopes(given.scope), given)
-    made = _BEGINNING + secrets.token_urlsafe(32)
+    made = _TOKEN_PREFIX + secrets.token_urlsafe(32)
     line = f"{given.name} {given.scope} {hashed(made).hex()}\n"
     if given.tokens is None:
-        # UTF-8, as the file is read, whatever the locale.
+        # UTF-8 whatever the locale, as the file is read.
         sys.stdout.buffer.write(line.encode())
         sys.stdout.flush()
-        sys.stderr.write(f"The token of {given.name}, shown this once: {made}\n")
+        sys.stderr.write(f"The token of {given.name}, shown only once: {made}\n")
     else:
         _append(given.tokens, line)
         sys.stdout.write(made + "\n")
@@ -40,36 +38,28 @@ def token(arguments: Sequence[str]) -> int:
 
 
 def _check_places(scopes: frozenset[Scope], given: argparse.Namespace) -> None:
-    """Raises UsageError where a scope is for a place that the daemon will not have, as far as is known here."""
+    """Raises UsageError where a scope names a place that the daemon does not have, where its mounts are known here."""
     mounts = _mounts(given)
-    unknown = unknown_places(scopes, [mounts or Config().mounts])
+    unknown = unknown_places(scopes, [mounts or default_mounts()])
     if mounts is None:
-        # It may be a repository below a prefix that only the daemon knows.
+        # It may be a repository below a prefix that only the daemon's configuration has.
         unknown = [place for place in unknown if "/" not in place]
     if unknown:
-        prefixes = ", ".join(sorted(prefix.strip("/") for prefix in mounts or Config().mounts if prefix != "/"))
+        prefixes = ", ".join(sorted(prefix.strip("/") for prefix in mounts or default_mounts() if prefix != "/"))
         raise UsageError(
-            f"There is nothing called {unknown[0]!r}: a scope is for an interface ({', '.join(NAMES)}), a prefix"
-            f" ({prefixes}; --mount or --config names others) or a repository (data/NAME)."
+            f"unknown place {unknown[0]!r} in a scope: expected an interface ({', '.join(PLACES)}), a prefix"
+            f" ({prefixes}; --mount or --config names others) or a repository (data/NAME)"
         )
 
 
 def _mounts(given: argparse.Namespace) -> Mapping[str, str] | None:
-    """What is mounted where, by the command line or the daemon's file; None where neither says so."""
+    """Return the interfaces by their prefixes, as flags or the daemon's file say; None where neither is given."""
     if given.mount is not None:
-        return join_mounts([parse_mount(each) for each in given.mount])
+        return join_mounts(map(parse_mount, given.mount))
     if given.config is None:
         return None
-    values = file_values(given.config, ["mount"])
-    return join_mounts(values["mount"]) if "mount" in values else Config().mounts
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    mounts: Mapping[str, str] = file_values(given.config, ["mount"]).get("mounts", default_mounts())
+    return mounts
 
 
 def _append(path: str, line: str) -> None:
@@ -79,26 +69,26 @@ def _append(path: str, line: str) -> None:
             before = stream.read()
             stream.write((b"\n" if before and not before.endswith(b"\n") else b"") + line.encode())
     except OSError as error:
-        raise StartError(f"The tokens in {path} cannot be written: {error.strerror or error}.") from error
+        raise StartError(f"cannot write the tokens file {path!r}: {error.strerror or error}") from error
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="filestoraged token",
-        description="Make a token. Its line for the file of --tokens comes on standard output, the token itself on"
-        " standard error: it is shown this once, and not kept.",
-        allow_abbrev=False,
+        description="Make a token. Its line for the tokens file goes to standard output, the token itself to standard"
+        " error: it is shown only once, and not stored.",
+        epilog="Exit status: 0: made; 1: the tokens file cannot be written; 2: usage or configuration error.",
     )
-    parser.add_argument("name", metavar="NAME", help="whose it is, for you to know")
+    parser.add_argument("name", metavar="NAME", help="name of its owner, which the log shows")
     parser.add_argument(
         "scope",
         metavar="SCOPE",
-        help="read, write, delete, or several of them with commas: each for everything, or for an interface"
-        " (read:files) or a repository (write:data/pets)",
+        help="read, write or delete, or several of them with commas: each for everything, for an interface"
+        " (read:files) or for a repository (write:data/pets)",
     )
-    parser.add_argument("--tokens", metavar="FILE", help="append the line to this file, and print the token alone")
-    parser.add_argument("--config", metavar="FILE", help="the daemon's file: scopes may be for what it mounts")
+    parser.add_argument("--tokens", metavar="FILE", help="append the line to this file, and print only the token")
+    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration: scopes may name its mounts")
     parser.add_argument(
-        "--mount", metavar="NAME=PREFIX", action="append", help="as the daemon's, in place of its file; repeatable"
+        "--mount", metavar="NAME=PREFIX", action="append", help="a mount of the daemon, instead of --config; repeatable"
     )
     return parser

@@ -1,0 +1,63 @@
+"""A master whose workers only beat, with short timeouts: `python -m tests.daemon.fake_workers COUNT`.
+
+It logs to standard error, and replaces its workers on SIGHUP.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from filestoraged.daemon.logs import start_logging
+from filestoraged.daemon.supervisor import BLOCKED_SIGNALS, RELOAD_SIGNAL, STOP_SIGNALS, StopRequested, Supervisor
+from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
+from filestoraged.web.metrics import Metrics
+
+TIMEOUTS = HeartbeatTimeouts(silence=0.8, start=1.6)
+
+
+class FakeWorkers:
+    """Workers that hang at their start while the working directory has a file `hang`, and die while it has `die`."""
+
+    def __init__(self, count: int, metrics: Metrics) -> None:
+        self.count = count
+        self._metrics = metrics
+
+    def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
+        if Path("hang").exists():
+            threading.Event().wait()
+        if Path("die").exists():
+            return 3
+        self._metrics.take_slot(slot)
+        on_serving()
+        while signal.SIGTERM not in signal.sigpending():
+            self._metrics.beat(0, 0)
+            threading.Event().wait(0.05)
+        return 0
+
+
+def main() -> int:
+    start_logging("info")
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+    count = int(sys.argv[1])
+    metrics = Metrics((), 64)
+    supervisor = Supervisor(FakeWorkers(count, metrics), metrics.slots, Watchdog(metrics, TIMEOUTS), 5.0)
+    supervisor.start()
+    os.write(1, b"started\n")
+    received = supervisor.run()
+    while received == RELOAD_SIGNAL:
+        try:
+            os.write(1, b"replaced\n" if supervisor.replace(FakeWorkers(count, metrics)) else b"kept\n")
+        except StopRequested:
+            os.write(1, b"stopped\n")
+        received = supervisor.run()
+    assert received in STOP_SIGNALS
+    return 0 if supervisor.drain(5.0) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
