@@ -223,15 +223,6 @@ class ListsTest(ServerCase):
         for proof in {row.removeprefix("python -m ") for row in rows if not row.startswith("bin/bench ")}:
             self.assertIsNotNone(importlib.util.find_spec(proof), proof)
 
-    def test_readme_says_how_many_lines_there_are(self) -> None:
-        lines = sum(
-            len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "filestoraged").rglob("*.py")
-        )
-
-        (said,) = re.findall(r"It is ([\d,]+) lines of Python", read("README.md"))
-
-        self.assertAlmostEqual(lines, int(said.replace(",", "")), delta=lines / 10)
-
     def test_contributing_names_every_proof(self) -> None:
         proofs = {path.stem for path in (ROOT / "tests" / "proofs").glob("*.py")} - {"__init__"}
 

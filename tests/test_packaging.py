@@ -8,7 +8,7 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from filestoraged.daemon.config import parse_arguments
+from filestoraged.daemon.config import FIELDS, parse_arguments
 from filestoraged.daemon.worker import DRAIN_TIMEOUT
 from filestoraged.errors import UsageError
 from tests.support import TempCase, find_program
@@ -107,12 +107,12 @@ class UnitsTest(TempCase):
 
 
 class SampleTest(TempCase):
-    """What bin/install puts into /etc."""
+    """systemd/filestoraged.conf, which bin/install puts into /etc."""
 
-    def test_it_says_what_is_so_without_it(self) -> None:
+    def test_sample_as_shipped_changes_no_default(self) -> None:
         self.assertEqual(parse_arguments([]), parse_arguments(["--config", str(SAMPLE)]))
 
-    def test_all_that_it_names_is_understood(self) -> None:
+    def test_sample_with_all_options_uncommented_is_a_valid_configuration(self) -> None:
         text = re.sub(r"^#(?! )(.*)$|^#(    .*)$", r"\1\2", SAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
         path = self.directory / "filestoraged.conf"
         path.write_text(text, encoding="utf-8")
@@ -120,7 +120,19 @@ class SampleTest(TempCase):
         config = parse_arguments(["--config", str(path)])
 
         self.assertEqual(2, len(config.listen))
-        self.assertEqual(1 << 30, config.max_size)
+        self.assertEqual(50 << 20, config.max_size)
+
+    def test_sample_has_the_help_and_the_default_of_every_option_in_order(self) -> None:
+        paragraphs = SAMPLE.read_text(encoding="utf-8").partition("[filestoraged]\n")[2].split("\n\n")
+
+        for field, paragraph in zip(FIELDS, paragraphs):
+            with self.subTest(field.name):
+                lines = paragraph.splitlines()
+                words = " ".join(line[2:] for line in lines if re.match("# [^ ]", line))
+                repeatable = "" if field.join is None else "; one value on each line"
+                self.assertEqual(f"{field.help}{repeatable} (default: {field.default})", words)
+                self.assertTrue(any(line.startswith(f"#{field.name} =") for line in lines))
+        self.assertEqual(len(FIELDS), len(paragraphs))
 
 
 class ProgramsTest(TempCase):

@@ -33,11 +33,11 @@ class Daemon:
         before: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         cwd: Path | None = None,
-        module: str = "filestoraged",
+        program: Sequence[str] = (sys.executable, "-m", "filestoraged"),
         stdout: int | None = None,
     ) -> None:
         """`before` is a command that starts the daemon's, such as `prlimit`."""
-        command = [*before, sys.executable, "-m", module, *arguments]
+        command = [*before, *program, *arguments]
         self.log = tempfile.NamedTemporaryFile("w+b", prefix="filestoraged-log-")  # noqa: SIM115
         self.process = subprocess.Popen(
             command, stdout=stdout, stderr=self.log, cwd=cwd or ROOT, env={**clean_environment(), **(environment or {})}

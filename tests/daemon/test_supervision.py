@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 import unittest
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ class Master(Daemon):
     """A running `python -m tests.daemon.fake_workers`."""
 
     def __init__(self, count: int, directory: os.PathLike) -> None:  # type: ignore[type-arg]
-        super().__init__(str(count), module="tests.daemon.fake_workers", cwd=directory, stdout=subprocess.PIPE)
+        program = (sys.executable, "-m", "tests.daemon.fake_workers")
+        super().__init__(str(count), program=program, cwd=directory, stdout=subprocess.PIPE)
 
     def says(self) -> str:
         assert self.process.stdout is not None
