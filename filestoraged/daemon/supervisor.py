@@ -16,12 +16,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, NoReturn, Protocol
 
 log = logging.getLogger(__name__)
-
-_Result = TypeVar("_Result")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RELOAD_SIGNAL = signal.SIGHUP
@@ -38,6 +35,9 @@ _STEADY = 10.0
 # Seconds in which the first worker of a new configuration must serve, or the reload is given up.
 _START_TIMEOUT = 20.0
 
+# Seconds in which the workers of a former configuration must stop accepting before a reload is reported as complete.
+_STOP_ACCEPTING_TIMEOUT = 5.0
+
 # Seconds. setitimer takes less than a microsecond for 0, which is no timer.
 _MIN_TIMER = 0.001
 
@@ -45,12 +45,30 @@ _MIN_TIMER = 0.001
 _STOP_INTERVAL = 0.05
 
 
+class StatusPipe:
+    """What a worker tells the master: it writes a byte when it serves, and closes the pipe when it stops accepting.
+
+    The end of its process closes the pipe as well.
+    """
+
+    def __init__(self, writer: int) -> None:
+        self._writer = writer
+
+    def report_serving(self) -> None:
+        # A broken pipe means that the master is dead. The worker goes on, and finds that out by itself.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._writer, b"!")
+
+    def report_not_accepting(self) -> None:
+        os.close(self._writer)
+
+
 class WorkerGroup(Protocol):
     """The workers of one configuration, `count` of them."""
 
     count: int
 
-    def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
+    def work(self, number: int, slot: int, status: StatusPipe) -> int:
         """Run in a worker's process, until it has drained. Returns the exit status. No other worker has its slot."""
 
 
@@ -60,6 +78,8 @@ class WorkerProcess(NamedTuple):
     slot: int
     # Time of the fork, on the monotonic clock.
     started: float
+    # The reader of its status pipe.
+    status: int
 
 
 class Monitor(Protocol):
@@ -104,15 +124,10 @@ class Supervisor:
     def start(self) -> None:
         """Fork the workers, and return when each of them serves or has died. Raises StopRequested."""
         self._next_check = time.monotonic() + self._monitor.interval
-        reader, writer = os.pipe()
         for number in range(self._group.count):
-            self._fork(number, lambda: os.close(writer))
-        os.close(writer)
-        try:
-            # Each worker has a copy of the writer and closes it once it serves: the pipe ends with the last one.
-            self.wait_for(_readable(reader))
-        finally:
-            os.close(reader)
+            self._fork(number)
+        for pid in list(self._serving):
+            self.wait_for(self._reports(pid, select.POLLIN))
 
     def run(self) -> signal.Signals:
         """Replace workers that die, until a signal to stop or to reload comes. Returns the signal."""
@@ -142,7 +157,8 @@ class Supervisor:
     def replace(self, group: WorkerGroup) -> bool:
         """Replace the workers by those of another group, one after the other. Returns whether they now serve.
 
-        Where the first one does not serve, the former group stays. Raises StopRequested.
+        Returns when the former ones have stopped accepting. Where the first new one does not serve, the former group
+        stays. Raises StopRequested.
         """
         self._reap()
         if len(self._serving) + len(self._draining) + group.count > self._slots:
@@ -156,6 +172,7 @@ class Supervisor:
                 return False
             if number < len(former):
                 self._dismiss(former[number])
+        self._wait_until_not_accepting(former)
         return True
 
     def drain(self, timeout: float) -> bool:
@@ -191,30 +208,33 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
                 del self._drain_deadlines[pid]
 
-    def _fork(self, number: int, on_serving: Callable[[], None]) -> int | None:
+    def _fork(self, number: int) -> int | None:
         """Fork a worker. Returns its process id, or None where the system allows for no more processes."""
-        slot = min(
-            set(range(self._slots)) - {each.slot for each in (*self._serving.values(), *self._draining.values())}
-        )
+        slot = min(set(range(self._slots)) - {each.slot for each in self._processes().values()})
         self._last_fork = time.monotonic()
         try:
-            pid = os.fork()
+            pid, reader, writer = _fork_with_pipe()
         except OSError as error:
             log.error("cannot start a worker: %s", error.strerror)
             return None
-        if pid:
-            self._serving[pid] = WorkerProcess(number, slot, self._last_fork)
-            return pid
-        status = 1
+        if not pid:
+            self._be_worker(number, slot, StatusPipe(writer))
+        os.close(writer)
+        self._serving[pid] = WorkerProcess(number, slot, self._last_fork, reader)
+        return pid
+
+    def _be_worker(self, number: int, slot: int, status: StatusPipe) -> NoReturn:
+        exit_status = 1
         try:
-            os.close(self._master)
+            for descriptor in (self._master, *(each.status for each in self._processes().values())):
+                os.close(descriptor)
             threading.Thread(target=self._await_death_of_master, name="master", daemon=True).start()
-            status = self._group.work(number, slot, on_serving)
+            exit_status = self._group.work(number, slot, status)
         except Exception:
             log.exception("a worker failed")
         finally:
             # Not by `sys.exit`, which would run the cleanup of the master.
-            os._exit(status)
+            os._exit(exit_status)
 
     def _fork_missing(self) -> None:
         """Fork all missing workers: at once, unless the last fork was a moment ago."""
@@ -228,25 +248,43 @@ class Supervisor:
             return
         self._next_fork = math.inf
         for number in missing:
-            self._fork(number, lambda: None)
+            self._fork(number)
 
     def _fork_and_wait(self, number: int) -> bool:
         """Fork a worker. Returns whether it serves; one that does not is killed. Raises StopRequested."""
-        reader, writer = os.pipe()
-        pid = self._fork(number, lambda: _write_once(writer))
-        os.close(writer)
+        pid = self._fork(number)
+        if pid is None:
+            return False
         serves = False
         try:
-            # A worker that dies closes its end without a byte.
-            serves = self.wait_for(_readable(reader), _START_TIMEOUT) and bool(os.read(reader, 1))
-            if pid is not None and not serves:
+            self.wait_for(self._reports(pid, select.POLLIN), _START_TIMEOUT)
+            serves = pid in self._serving and _has_byte(self._serving[pid].status)
+            if not serves:
                 log.error("worker %d did not begin to serve; killing it", pid)
         finally:
-            os.close(reader)
-            if pid is not None and not serves:
+            if not serves:
                 # It has no requests to finish.
                 self._dismiss(pid, signal.SIGKILL)
         return serves
+
+    def _wait_until_not_accepting(self, pids: Sequence[int]) -> None:
+        """Wait until no worker with the former configuration accepts connections. Raises StopRequested."""
+        deadline = time.monotonic() + _STOP_ACCEPTING_TIMEOUT
+        for pid in pids:
+            # A pipe that is closed is reported whatever is waited for.
+            if not self.wait_for(self._reports(pid, 0), max(0.0, deadline - time.monotonic())):
+                log.warning("worker %d may still accept connections by the former configuration", pid)
+
+    def _reports(self, pid: int, events: int) -> Callable[[float], bool]:
+        """For `wait_for`: whether a status pipe has one of poll's events or is closed, or its worker is dead."""
+        poll = select.poll()
+        if pid in self._processes():
+            poll.register(self._processes()[pid].status, events)
+        # The pipe of a dead worker is closed when it is reaped, and must not be polled then.
+        return lambda seconds: pid not in self._processes() or bool(poll.poll(seconds * 1000))
+
+    def _processes(self) -> Mapping[int, WorkerProcess]:
+        return {**self._serving, **self._draining}
 
     def _dismiss(self, pid: int, number: int = signal.SIGTERM) -> None:
         """Send a worker its last signal: it is not replaced. One that is dead already is left alone."""
@@ -270,41 +308,10 @@ class Supervisor:
                 # An orphan that the system has made a child of this process.
                 continue
             self._drain_deadlines.pop(pid, None)
+            os.close(dead.status)
             if status:
                 log.error("worker %d died after %.1f s: %s", pid, time.monotonic() - dead.started, _cause(status))
             self._monitor.release(dead.slot)
-
-
-def run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float], bool]], object]) -> _Result:
-    """Run `work` on a thread that ends before any fork, while this thread acts on signals. Returns its result.
-
-    The work may wait for a resolver, a memcached server or a locked database, and these waits cannot be interrupted.
-    `attend` is called with a function that waits for so many seconds and returns whether the work is done. It returns
-    once that is so. When it raises instead, the thread goes on by itself and ends with the process.
-    """
-    future: Future[_Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    thread = threading.Thread(target=run, name="preparation", daemon=True)
-    thread.start()
-
-    def is_done(seconds: float) -> bool:
-        thread.join(seconds)
-        return not thread.is_alive()
-
-    attend(is_done)
-    return future.result()
-
-
-def attend_alone(is_done: Callable[[float], bool]) -> None:
-    """For `run_attended` before there are workers. Raises StopRequested."""
-    while not is_done(_STOP_INTERVAL):
-        raise_if_stopped()
 
 
 def raise_if_stopped() -> None:
@@ -313,11 +320,22 @@ def raise_if_stopped() -> None:
         raise StopRequested
 
 
-def _readable(descriptor: int) -> Callable[[float], bool]:
-    """For `wait_for`: whether a descriptor can be read, or is at its end."""
+def _fork_with_pipe() -> tuple[int, int, int]:
+    """Return what fork returns, and the ends of a pipe that both processes have. Raises OSError."""
+    reader, writer = os.pipe()
+    try:
+        return os.fork(), reader, writer
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
+
+
+def _has_byte(pipe: int) -> bool:
+    """Whether a pipe has a byte to read; False where it is empty, closed or not."""
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return lambda seconds: bool(poll.poll(seconds * 1000))
+    poll.register(pipe, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))
 
 
 def _wait_for_signal(timeout: float) -> signal.Signals | None:
@@ -335,13 +353,6 @@ def _wait_for_signal(timeout: float) -> signal.Signals | None:
         left = max(deadline - time.monotonic(), 0.0)
     received = signal.sigtimedwait(_SIGNALS, 0)
     return None if received is None else signal.Signals(received.si_signo)
-
-
-def _write_once(pipe: int) -> None:
-    # A broken pipe means that the master is dead. The worker goes on, and finds that out by itself.
-    with contextlib.suppress(BrokenPipeError):
-        os.write(pipe, b"!")
-    os.close(pipe)
 
 
 def _cause(status: int) -> str:

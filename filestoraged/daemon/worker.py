@@ -14,6 +14,7 @@ from filestoraged.daemon.config import Config
 from filestoraged.daemon.endpoints import Endpoint, Endpoints
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
 from filestoraged.daemon.services import Services
+from filestoraged.daemon.supervisor import StatusPipe
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
@@ -52,7 +53,7 @@ class HTTPWorkers:
         self._connection_limit = _make_connection_limit(config)
         self._client_limit = _make_client_limit(config, self._connection_limit.limit)
 
-    def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
+    def work(self, number: int, slot: int, status: StatusPipe) -> int:
         """Serve until SIGTERM, then drain. Returns the exit status.
 
         `number` is that of the worker within the group, `slot` that of its metrics.
@@ -68,9 +69,9 @@ class HTTPWorkers:
         self._metrics.take_slot(slot)
         serving = ServerThread(self._make_server(apps))
         serving.start()
-        on_serving()
+        status.report_serving()
         _wait_for_sigterm()
-        return 0 if self._drain(serving) else 1
+        return 0 if self._drain(serving, status) else 1
 
     def close(self) -> None:
         """Close what the master has of it. Workers keep their copies."""
@@ -94,10 +95,10 @@ class HTTPWorkers:
             reserved=[endpoint.listener for endpoint in self.endpoints if endpoint.is_admin],
         )
 
-    def _drain(self, serving: ServerThread) -> bool:
+    def _drain(self, serving: ServerThread, status: StatusPipe) -> bool:
         """Finish requests, then pending writes. Returns whether both did in time."""
         deadline = time.monotonic() + DRAIN_TIMEOUT
-        drained = serving.drain(DRAIN_TIMEOUT)
+        drained = serving.drain(DRAIN_TIMEOUT, status.report_not_accepting)
         # After the last response: its changes may still wait to be written.
         stopped = self._services.stop(max(_STOP_TIMEOUT, deadline - time.monotonic()))
         finish_log()
@@ -115,9 +116,12 @@ class ServerThread:
         """Accept connections from now on."""
         self._thread.start()
 
-    def drain(self, timeout: float) -> bool:
-        """Stop accepting, and finish requests in flight. Returns whether they finished within `timeout` seconds."""
-        drained = self._server.drain(timeout)
+    def drain(self, timeout: float, on_not_accepting: Callable[[], None] = lambda: None) -> bool:
+        """Stop accepting, and finish requests in flight. Returns whether they finished within `timeout` seconds.
+
+        `on_not_accepting` is called once, when no further connection is accepted.
+        """
+        drained = self._server.drain(timeout, on_not_accepting)
         self._thread.join()
         self._server.server_close()
         return drained

@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http.server import ThreadingHTTPServer
 from typing import Any
 
@@ -91,6 +91,7 @@ class Server(ThreadingHTTPServer):
         self._has_accepted = False
         self._drain_end = self._idle_end = math.inf
         self._is_drained = False
+        self._on_not_accepting: Callable[[], None] = lambda: None
         self._must_stop = False
         self._has_started = threading.Event()
         self._has_ended = threading.Event()
@@ -130,11 +131,13 @@ class Server(ThreadingHTTPServer):
         finally:
             self._has_ended.set()
 
-    def drain(self, timeout: float) -> bool:
+    def drain(self, timeout: float, on_not_accepting: Callable[[], None] = lambda: None) -> bool:
         """Accept nothing more, finish what is in flight, and stop the loop, which runs or is about to run.
 
-        Returns whether that took at most `timeout` seconds.
+        The loop calls `on_not_accepting` once, when no further connection is accepted. Returns whether all took at most
+        `timeout` seconds.
         """
+        self._on_not_accepting = on_not_accepting
         now = time.monotonic()
         self._drain_end = now + timeout
         self._idle_end = now + self._limits.last_call
@@ -286,6 +289,8 @@ class Server(ThreadingHTTPServer):
         """Close idle connections, and stop where no other is left."""
         context = self.context
         self._acceptor.close()
+        on_not_accepting, self._on_not_accepting = self._on_not_accepting, lambda: None
+        on_not_accepting()
         for connection in context.poller.all():
             if connection.is_idle and now >= self._idle_end:
                 connection.evict()

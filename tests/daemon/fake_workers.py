@@ -9,11 +9,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from filestoraged.daemon.logs import start_logging
-from filestoraged.daemon.supervisor import BLOCKED_SIGNALS, RELOAD_SIGNAL, STOP_SIGNALS, StopRequested, Supervisor
+from filestoraged.daemon.supervisor import (
+    BLOCKED_SIGNALS,
+    RELOAD_SIGNAL,
+    STOP_SIGNALS,
+    StatusPipe,
+    StopRequested,
+    Supervisor,
+)
 from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from filestoraged.web.metrics import Metrics
 
@@ -21,22 +27,30 @@ TIMEOUTS = HeartbeatTimeouts(silence=0.8, start=1.6)
 
 
 class FakeWorkers:
-    """Workers that hang at their start while the working directory has a file `hang`, and die while it has `die`."""
+    """Workers that obey files in the working directory.
+
+    They hang at their start while there is `hang`, die while there is `die`, and go on accepting, when they are told to
+    drain, while there is `accept`.
+    """
 
     def __init__(self, count: int, metrics: Metrics) -> None:
         self.count = count
         self._metrics = metrics
 
-    def work(self, number: int, slot: int, on_serving: Callable[[], None]) -> int:
+    def work(self, number: int, slot: int, status: StatusPipe) -> int:
         if Path("hang").exists():
             threading.Event().wait()
         if Path("die").exists():
             return 3
         self._metrics.take_slot(slot)
-        on_serving()
+        status.report_serving()
         while signal.SIGTERM not in signal.sigpending():
             self._metrics.beat(0, 0)
             threading.Event().wait(0.05)
+        while Path("accept").exists():
+            threading.Event().wait(0.02)
+        os.write(1, b"not accepting\n")
+        status.report_not_accepting()
         return 0
 
 

@@ -141,6 +141,28 @@ class SupervisionTest(TempCase):
 
             self.assertEqual((0, "stopped"), (status, master.says()))
 
+    def test_reload_is_complete_when_former_workers_have_stopped_accepting(self) -> None:
+        with self.master(2) as master:
+            (self.directory / "accept").touch()
+            before = set(master.workers())
+            master.process.send_signal(signal.SIGHUP)
+            self.wait_until("two new ones", lambda: len(set(master.workers()) - before) == 2)
+            (self.directory / "accept").unlink()
+
+            self.assertEqual(["not accepting", "not accepting", "replaced"], [master.says() for _ in range(3)])
+
+    def test_reload_does_not_wait_for_a_former_worker_that_dies(self) -> None:
+        with self.master(1) as master:
+            (self.directory / "accept").touch()
+            former = master.workers()[0]
+            master.process.send_signal(signal.SIGHUP)
+            self.wait_until("a new one", lambda: len(master.workers()) == 2)
+
+            os.kill(former, signal.SIGKILL)
+
+            self.assertEqual("replaced", master.says())
+            (self.directory / "accept").unlink()
+
     def test_a_worker_that_hangs_is_killed_while_a_reload_waits(self) -> None:
         with self.master(2) as master:
             stopped = master.workers()[0]
@@ -182,7 +204,7 @@ class WatchdogTest(unittest.TestCase):
             patched.start()
             self.addCleanup(patched.stop)
         # No process has these numbers.
-        self.workers = {1 << 30: WorkerProcess(0, 0, self.now), (1 << 30) + 1: WorkerProcess(1, 1, self.now)}
+        self.workers = {1 << 30: WorkerProcess(0, 0, self.now, -1), (1 << 30) + 1: WorkerProcess(1, 1, self.now, -1)}
         self.watchdog = Watchdog(self.beats, HeartbeatTimeouts(), clock=lambda: self.now)  # type: ignore[arg-type]
 
     def pass_time(self, seconds: float, *beating: int) -> list[int]:

@@ -6,8 +6,11 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 
 from filestoraged import __version__
 from filestoraged.daemon import systemd
@@ -21,8 +24,7 @@ from filestoraged.daemon.supervisor import (
     RELOAD_SIGNAL,
     StopRequested,
     Supervisor,
-    attend_alone,
-    run_attended,
+    raise_if_stopped,
 )
 from filestoraged.daemon.watchdog import Watchdog
 from filestoraged.daemon.worker import DRAIN_TIMEOUT, HTTPWorkers
@@ -31,8 +33,13 @@ from filestoraged.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
+
 # Seconds that the master waits for workers: they end at DRAIN_TIMEOUT by themselves, a little later under load.
 _DRAIN_DEADLINE = DRAIN_TIMEOUT + 5.0
+
+# Seconds until a signal to stop is noticed while the first configuration is prepared.
+_STOP_INTERVAL = 0.05
 
 # Workers at a time, those that drain after a reload included.
 _MIN_SLOTS = 1024
@@ -69,7 +76,7 @@ class _Master:
         self._metrics = Metrics((*INTERFACES, OPERATIONS), slots)
         # Databases that this daemon has prepared.
         self._prepared: set[str] = set()
-        self._workers = run_attended(lambda: self._prepare(config), attend_alone)
+        self._workers = _run_attended(lambda: self._prepare(config), _wait_alone)
         self._supervisor = Supervisor(self._workers, slots, Watchdog(self._metrics), _DRAIN_DEADLINE)
 
     def run(self) -> int:
@@ -96,7 +103,7 @@ class _Master:
         """Read the configuration again, and replace the workers if it can be used. Raises StopRequested."""
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            workers = run_attended(lambda: self._prepare(parse_arguments(self._arguments)), self._supervisor.wait_for)
+            workers = _run_attended(lambda: self._prepare(parse_arguments(self._arguments)), self._supervisor.wait_for)
         except StopRequested:
             raise
         except (UsageError, StartError) as error:
@@ -153,3 +160,35 @@ class _Master:
         log.info("%s", "\n".join(f"listening on {endpoint}" for endpoint in endpoints))
         addresses = ", ".join(str(endpoint.address) for endpoint in endpoints)
         systemd.notify("READY=1", f"STATUS=Serving on {addresses} with {self._workers.count} workers")
+
+
+def _run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float], bool]], object]) -> _Result:
+    """Run `work` on a thread that ends before any fork, while this thread acts on signals. Returns its result.
+
+    The work may wait for a resolver, a memcached server or a locked database, and these waits cannot be interrupted.
+    `attend` is called with a function that waits for so many seconds and returns whether the work is done. It returns
+    once that is so. When it raises instead, the thread goes on by itself and ends with the process.
+    """
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, name="preparation", daemon=True)
+    thread.start()
+
+    def is_done(seconds: float) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
+    attend(is_done)
+    return future.result()
+
+
+def _wait_alone(is_done: Callable[[float], bool]) -> None:
+    """For `_run_attended` before there are workers. Raises StopRequested."""
+    while not is_done(_STOP_INTERVAL):
+        raise_if_stopped()
