@@ -60,7 +60,7 @@ class DropsDaemonTest(TempCase):
 
         self.assertEqual([401, 200], statuses)
 
-    def test_fetched_bytes_are_gone_within_ten_seconds_also_after_a_kill(self) -> None:
+    def test_bytes_of_downloaded_drops_are_removed_after_a_kill_too(self) -> None:
         with self.running() as daemon:
             ids = [put(daemon, b"tea") for _ in range(20)]
             for id_ in ids:

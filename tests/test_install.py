@@ -112,12 +112,12 @@ class InstallTest(TempCase):
         hidden = self.directory / "copy"
         shutil.copy(interpreter(), hidden)
         for name, value, expected in (
-            ("PREFIX", "/home/me/filestoraged", "PREFIX=/home/me/filestoraged is where the service cannot see it"),
-            ("PREFIX", "here", "PREFIX=here is no path"),
-            ("PREFIX", "/opt/a b", "PREFIX=/opt/a b is no path"),
-            ("DESTDIR", "here", "DESTDIR=here does not begin with a slash"),
-            ("PYTHON", "/nowhere/python3", "There is no /nowhere/python3"),
-            ("PYTHON", str(hidden), f"The interpreter {hidden} is where the service cannot see it"),
+            ("PREFIX", "/home/me/filestoraged", "PREFIX=/home/me/filestoraged is hidden from the service"),
+            ("PREFIX", "here", "invalid PREFIX 'here'"),
+            ("PREFIX", "/opt/a b", "invalid PREFIX '/opt/a b'"),
+            ("DESTDIR", "here", "invalid DESTDIR 'here'"),
+            ("PYTHON", "/nowhere/python3", "cannot find /nowhere/python3"),
+            ("PYTHON", str(hidden), f"the interpreter {hidden} is hidden from the service"),
         ):
             with self.subTest(value):
                 done = install(self.place, self.directory / "refused", **{name: value})

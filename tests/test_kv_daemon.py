@@ -147,7 +147,7 @@ class KvDaemonTest(TempCase):
         expected = f"filestoraged: The database {store}/kv.sqlite cannot be used: file is not a database.\n"
         self.assertEqual(expected, ended.stderr)
 
-    def test_a_process_that_keeps_the_write_lock_gets_writers_503_after_5_seconds(self) -> None:
+    def test_writers_get_503_with_retry_after_5_seconds_while_another_process_holds_the_write_lock(self) -> None:
         store = self.directory / "store"
         with running("--store", str(store), "--workers", "1") as daemon:
             requests.post(f"{daemon.url}/kv/set", json={"key": 1})

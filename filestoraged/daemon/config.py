@@ -115,8 +115,8 @@ class Config(StoreOptions):
     host: tuple[str, ...] = declare(
         parse_host_name,
         "NAME",
-        "host that requests on loopback addresses may name, besides localhost, IP addresses and --public-url's;"
-        " * for any",
+        "host that requests on loopback addresses may name, besides localhost, IP addresses and the host of"
+        " public-url; * for any",
         default=(),
         shown="none",
         join=tuple,

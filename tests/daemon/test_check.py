@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 from filestoraged.check.disk import DiskCheck
 from filestoraged.check.findings import FINDING_KINDS, CheckTotals, Finding
@@ -169,9 +170,10 @@ class StatusTest(CheckCase):
             done.stderr, rf"^filestoraged: memcached {server.address}: the server does not list its items: .*\n$"
         )
 
-    def test_a_signal_ends_it_soon_with_2(self) -> None:
+    def test_signal_ends_a_long_check_with_2(self) -> None:
         for number in range(30):
             self.store.put(POT + bytes([number]))
+        # 9 MB at 10 KiB a second take a quarter of an hour.
         for number in (signal.SIGINT, signal.SIGTERM):
             with self.started("--limit", "10K", "--json") as process:
                 assert process.stdout is not None
@@ -250,15 +252,30 @@ class StatusTest(CheckCase):
                 process.kill()
 
 
-class PaceTest(CheckCase):
-    def test_a_limit_holds_for_all_threads_together(self) -> None:
-        for number in range(8):
-            self.store.put(POT + bytes([number]))
+class StoppedClock(threading.Event):
+    """A throttle's event that keeps no thread waiting, and the waits that were asked of it."""
 
-        done = json.loads(self.check_store("--json", "--limit", "1M").stdout)
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
 
-        self.assertEqual(8 * (len(POT) + 1), done["bytes"])
-        self.assertGreater(done["seconds"], done["bytes"] / 2**20 - 0.5)
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        return False
+
+
+class LimitTest(CheckCase):
+    def test_limit_holds_for_all_threads_together(self) -> None:
+        size = sum(len(POT) + len(self.store.put(POT + bytes([number]))[:1]) for number in range(8))
+        throttle = Throttle(2**20)
+        throttle._stopped = clock = StoppedClock()
+
+        with mock.patch("filestoraged.check.throttle.time.monotonic", lambda: 1000.0):
+            found = list(DiskCheck(str(self.root), algorithm="sha256", throttle=throttle).findings(PATIENCE))
+
+        self.assertEqual([], [each for each in found if each is not None])
+        # Time stands still, so the last to read waits for as long as all bytes take; 0.1 s are credit.
+        self.assertAlmostEqual(size / 2**20 - 0.1, max(clock.waits))
 
 
 class ReadOnlyTest(CheckCase):

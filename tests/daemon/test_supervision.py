@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 from filestoraged.daemon import systemd
-from filestoraged.daemon.supervisor import WorkerProcess
+from filestoraged.daemon.supervisor import Supervisor, WorkerProcess
 from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from tests.daemon.fake_workers import TIMEOUTS
 from tests.daemon.process import Daemon
@@ -45,22 +46,16 @@ class SupervisionTest(TempCase):
             assert master.process.stdout is not None
             master.process.stdout.close()
 
-    def wait_for_others(self, master: Master, before: list[int]) -> None:
-        """Wait until none of the workers is one of `before`, and as many are there."""
-        self.wait_until(
-            "replaced", lambda: len(master.workers()) == len(before) and not set(master.workers()) & set(before)
-        )
-
-    def test_all_workers_that_were_killed_are_replaced(self) -> None:
+    def test_workers_that_were_killed_together_are_replaced(self) -> None:
         with self.master(4) as master:
-            before = master.workers()
+            before = set(master.workers())
 
             for pid in before:
                 os.kill(pid, signal.SIGKILL)
 
-            self.wait_for_others(master, before)
+            self.wait_until("replaced", lambda: len(set(master.workers()) - before) == 4)
 
-    def test_all_workers_are_replaced_after_a_burst_of_kills(self) -> None:
+    def test_workers_are_back_after_a_burst_of_kills(self) -> None:
         with self.master(4) as master:
             for _ in range(40):
                 for pid in master.workers():
@@ -69,16 +64,21 @@ class SupervisionTest(TempCase):
 
             self.wait_until("four", lambda: len(master.workers()) == 4)
 
-    def test_workers_that_die_at_their_start_are_forked_less_and_less_often(self) -> None:
+    def test_workers_that_die_at_their_start_are_forked_until_they_serve(self) -> None:
         started = time.monotonic()
         with self.master(2) as master:
             (self.directory / "die").touch()
             for pid in master.workers():
                 os.kill(pid, signal.SIGKILL)
-            self.wait_until("four rounds", lambda: sum("exit status 3" in line for line in master.lines()) >= 8)
+            self.wait_until("three rounds", lambda: sum("exit status 3" in line for line in master.lines()) >= 6)
+            (self.directory / "die").unlink()
+            died = len(master.lines())
 
-            # Pauses that double, before each of four rounds.
-            self.assertGreater(time.monotonic() - started, 0.2 + 0.4 + 0.8 + 1.6)
+            # Pauses that double, before each of three rounds.
+            self.assertGreater(time.monotonic() - started, 0.2 + 0.4 + 0.8)
+            self.wait_until("two", lambda: len(master.workers()) == 2)
+
+            self.assertLessEqual(len(master.lines()) - died, 2)
 
     def test_a_worker_that_is_stopped_is_killed_and_replaced_and_one_line_says_so(self) -> None:
         with self.master(2) as master:
@@ -136,7 +136,6 @@ class SupervisionTest(TempCase):
             (self.directory / "hang").touch()
             master.process.send_signal(signal.SIGHUP)
             self.wait_until("a third", lambda: len(master.workers()) == 3)
-
             status = master.stop()
 
             self.assertEqual((0, "stopped"), (status, master.says()))
@@ -178,8 +177,63 @@ class SupervisionTest(TempCase):
             self.wait_until("two", lambda: len(master.workers()) == 2 and stopped not in master.workers())
 
 
+class FutileSupervisor(Supervisor):
+    """All of its workers die at once. `forks` are the times at which they were forked."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(mock.Mock(count=count), 8, mock.Mock(interval=1.0), 5.0)
+        self.forks: list[float] = []
+
+    def _fork(self, number: int) -> int | None:
+        self._last_fork = time.monotonic()
+        self.forks.append(self._last_fork)
+        return None
+
+    def close(self) -> None:
+        os.close(self._alive)
+        os.close(self._master)
+
+
+class ForkPauseTest(unittest.TestCase):
+    """With a clock of the test's own."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.now = 1000.0
+        patched = mock.patch("filestoraged.daemon.supervisor.time.monotonic", lambda: self.now)
+        patched.start()
+        self.addCleanup(patched.stop)
+        self.supervisor = FutileSupervisor(1)
+        self.addCleanup(self.supervisor.close)
+
+    def pass_time(self, seconds: float) -> list[float]:
+        """Fork what is missing every 0.1 s. Returns the times of the forks, from now."""
+        began = self.now
+        self.supervisor.forks.clear()
+        for step in range(round(seconds * 10)):
+            self.now = began + step / 10
+            self.supervisor._fork_missing()
+        return [round(each - began, 1) for each in self.supervisor.forks]
+
+    def test_pause_between_forks_doubles_from_0_2_to_3_seconds(self) -> None:
+        self.assertEqual([0.0, 0.2, 0.6, 1.4, 3.0, 6.0, 9.0, 12.0], self.pass_time(13))
+
+    def test_worker_that_dies_after_10_seconds_is_replaced_at_once(self) -> None:
+        self.pass_time(3.1)
+        self.supervisor._serving[1 << 30] = WorkerProcess(0, 0, self.now, -1)
+        self.now += 10
+        self.supervisor._serving.clear()
+
+        self.assertEqual([0.0, 0.2], self.pass_time(0.5))
+
+    def test_all_missing_workers_are_forked_together(self) -> None:
+        self.supervisor._group.count = 4
+
+        self.assertEqual([0.0] * 4 + [0.2] * 4, self.pass_time(0.5))
+
+
 class Beats:
-    """A meter whose workers beat when the test says so."""
+    """Heartbeats that the test sets."""
 
     def __init__(self) -> None:
         self.beats: dict[int, float] = {}
@@ -205,7 +259,7 @@ class WatchdogTest(unittest.TestCase):
             self.addCleanup(patched.stop)
         # No process has these numbers.
         self.workers = {1 << 30: WorkerProcess(0, 0, self.now, -1), (1 << 30) + 1: WorkerProcess(1, 1, self.now, -1)}
-        self.watchdog = Watchdog(self.beats, HeartbeatTimeouts(), clock=lambda: self.now)  # type: ignore[arg-type]
+        self.watchdog = Watchdog(self.beats, HeartbeatTimeouts(), clock=lambda: self.now)
 
     def pass_time(self, seconds: float, *beating: int) -> list[int]:
         """Look as often as it is due. Returns who is to be killed."""
@@ -244,6 +298,14 @@ class WatchdogTest(unittest.TestCase):
             self.pass_time(20)
         self.told.clear()
         self.pass_time(20)
+
+        self.assertEqual([], self.told)
+
+    def test_manager_without_a_watchdog_is_not_notified(self) -> None:
+        with mock.patch.object(systemd, "watchdog_timeout", lambda: math.inf):
+            self.watchdog = Watchdog(self.beats, HeartbeatTimeouts(), clock=lambda: self.now)
+
+        self.pass_time(40, 0, 1)
 
         self.assertEqual([], self.told)
 

@@ -57,7 +57,7 @@ class WorkersTest(TempCase):
 
             self.assertEqual([b"tea"] * 30, bodies)
 
-    def test_connections_are_shared_evenly_and_none_waits(self) -> None:
+    def test_connections_are_shared_evenly_among_the_workers(self) -> None:
         with self.daemon() as daemon, contextlib.ExitStack() as stack:
             clients = []
             for _ in range(90):
@@ -102,7 +102,7 @@ class WorkersTest(TempCase):
             self.wait_until("swept", lambda: not self.files_below(staging))
             self.assertEqual(3, sum("died after" in line and "SIGKILL" in line for line in daemon.lines()))
 
-    def test_one_that_keeps_dying_young_is_replaced_after_longer_and_longer(self) -> None:
+    def test_worker_that_keeps_dying_young_is_replaced_each_time(self) -> None:
         started = time.monotonic()
         with self.daemon() as daemon:
             known = set(daemon.workers())

@@ -1,15 +1,20 @@
-"""The service manager gets a sign of life for as long as the master looks after its workers, and one answers."""
+"""The service manager is notified for as long as the master checks its workers, and one of them answers."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import socket
+from pathlib import Path
+from unittest import mock
 
+from filestoraged.daemon import systemd
 from tests.daemon.process import PATIENCE, running
 from tests.support import TempCase
 
-# Microseconds. The daemon says something four times as often.
+# Microseconds. The daemon notifies four times as often.
 TIMEOUT = "2000000"
 
 
@@ -25,7 +30,7 @@ class WatchdogTest(TempCase):
     def told(self) -> str:
         return self.manager.recv(1000).decode()
 
-    def test_it_is_fed_while_a_worker_hangs_and_not_while_the_master_does(self) -> None:
+    def test_manager_is_notified_while_a_worker_hangs_and_not_while_the_master_does(self) -> None:
         environment = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": TIMEOUT}
         with running("--workers", "2", "--store", str(self.directory / "store"), environment=environment) as daemon:
             self.assertIn("READY=1", self.told())
@@ -36,33 +41,44 @@ class WatchdogTest(TempCase):
             self.assertEqual(["WATCHDOG=1"] * 5, [self.told() for _ in range(5)])
 
             os.kill(daemon.process.pid, signal.SIGSTOP)
-            self.drain()
-            self.manager.settimeout(1.5)
-            with self.assertRaises(socket.timeout):
-                self.told()
-
-            self.manager.settimeout(PATIENCE)
+            self.wait_until("stopped", lambda: state(daemon.process.pid) == "T")
+            self.told_by_now()
             os.kill(daemon.process.pid, signal.SIGCONT)
             self.assertEqual("WATCHDOG=1", self.told())
 
-    def test_nothing_is_told_where_nobody_waits(self) -> None:
+    def test_manager_that_does_not_wait_for_this_process_is_told_of_start_and_stop_alone(self) -> None:
         for others in ({}, {"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": "1"}):
             environment = {"NOTIFY_SOCKET": self.path, **others}
             with (
                 self.subTest(others=others),
-                running("--store", str(self.directory / "store"), environment=environment),
+                running("--store", str(self.directory / "store"), environment=environment) as daemon,
             ):
-                self.assertIn("READY=1", self.told())
-                self.manager.settimeout(1)
-                with self.assertRaises(socket.timeout):
-                    self.told()
-                self.manager.settimeout(PATIENCE)
-            self.drain()
+                self.assertEqual(0, daemon.stop())
 
-    def drain(self) -> None:
+                self.assertEqual(["READY=1", "STOPPING=1"], [each.split("\n")[0] for each in self.told_by_now()])
+
+    def test_watchdog_timeout_is_that_of_the_manager_for_this_process(self) -> None:
+        for variables, seconds in (
+            ({"WATCHDOG_USEC": TIMEOUT}, 2.0),
+            ({"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": str(os.getpid())}, 2.0),
+            ({"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": "1"}, math.inf),
+            ({"WATCHDOG_USEC": "soon"}, math.inf),
+            ({}, math.inf),
+        ):
+            with self.subTest(variables=variables), mock.patch.dict(os.environ, variables, clear=True):
+                self.assertEqual(seconds, systemd.watchdog_timeout())
+
+    def told_by_now(self) -> list[str]:
+        """Return all messages that have arrived."""
+        told = []
         self.manager.settimeout(0)
-        try:
+        with contextlib.suppress(BlockingIOError):
             while True:
-                self.told()
-        except BlockingIOError:
-            self.manager.settimeout(PATIENCE)
+                told.append(self.told())
+        self.manager.settimeout(PATIENCE)
+        return told
+
+
+def state(pid: int) -> str:
+    """Return the state of a process, such as T for stopped (proc_pid_stat(5))."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
