@@ -1,48 +1,48 @@
-# What bin/test, bin/bench and .ci/ share, for bash: an interpreter, environments made for it, and Debian's packages.
-# To be sourced.
+# Functions of bin/test, bin/bench and .ci/: choose an interpreter, make virtual environments, install Debian packages.
+# Source this file in bash.
 
 POLICY=/usr/sbin/policy-rc.d
-# What could not be installed.
+# Packages and environments that could not be installed.
 missing=()
 
 # Print the path of the Python that $PYTHON names, python3 where it names none.
-# Called before any `cd`: what $PYTHON names may depend on the directory.
+# Call it before any `cd`: $PYTHON may be a relative path.
 choose_python() {
     local named=${PYTHON:-python3}
     local print='import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed"); print(sys.executable)'
     "$named" -I -c "$print" || { echo "$0: $named cannot be used; PYTHON=/path/to/python chooses another" >&2; return 1; }
 }
 
-# Nothing of the user's reaches the interpreter, and pip installs where it is told to.
+# Clear the user's settings of Python and pip, so that pip installs into the environment.
 forget_python_settings() {
     unset "${!PYTHON@}" PIP_TARGET PIP_PREFIX PIP_ROOT
     export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 }
 
-# Run a command, and show what it printed only where it fails.
+# Run a command, and print its output only if it fails.
 quietly() {
     local output
     output=$("$@" 2>&1 </dev/null) || { printf '%s\n' "$output" >&2; return 1; }
 }
 
-# Make the virtual environment DIRECTORY with what REQUIREMENTS lists, for PYTHON, unless it is there already.
+# Make the virtual environment DIRECTORY for PYTHON with the packages in REQUIREMENTS, unless it is up to date.
 make_environment() {
     local directory=$1 requirements=$2 python=$3 wanted
-    # Another build of the same version is another interpreter.
+    # Another build of the same Python version makes another environment.
     wanted=$("$python" -I -c 'import sys; print(sys.base_prefix, sys.version)' && cat "$requirements")
     mkdir -p "$directory"
     (
-        # Two runs in one checkout make it once.
+        # Of two runs in one checkout, one makes it and the other waits.
         flock 9
         [ "$(cat "$directory/made-of" 2>/dev/null)" != "$wanted" ] || exit 0
-        # Written last: what was broken off is made anew.
+        # Written last, so that an interrupted run makes it again.
         quietly "$python" -I -m venv --clear "$directory" &&
             quietly "$directory/bin/python" -m pip install --requirement "$requirements" &&
             printf '%s\n' "$wanted" >"$directory/made-of"
     ) 9<"$directory"
 }
 
-# Install the Debian packages that are missing of those that the file PROGRAMS lists, and note which are missing still.
+# Install the missing Debian packages of those in the file PROGRAMS, and record those that cannot be installed.
 install_packages() {
     local packages
     packages=$(missing_packages "$@")
@@ -58,7 +58,7 @@ install_packages() {
 
 missing_packages() {
     local programs=$1 python=$2 version=$3 program package
-    # Debian keeps ensurepip, which venv needs, in a package of its own.
+    # venv needs ensurepip, which is a separate package in Debian.
     "$python" -I -c 'import ensurepip, venv' 2>/dev/null || echo "python$version-venv"
     grep -v '^#' "$programs" | while read -r program package; do
         command -v "$program" >/dev/null || echo "$package"
@@ -73,25 +73,25 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
-# One by one, so that one that cannot be had keeps no other away.
+# One by one, so that an unavailable package does not prevent the others.
 install_debian() {
     local package
     echo "$0: installing $*" >&2
     hold_services
     quietly as_root apt-get -qq update || true
     for package; do
-        # needrestart would restart services that are none of our business.
+        # needrestart would restart unrelated services.
         quietly as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
             apt-get -qq --yes --no-install-recommends -o DPkg::Lock::Timeout=120 install "$package" || true
     done
     for package; do
-        # A service that came with its package does not start with the machine either. Most packages have none.
+        # A package's service must not start at the next boot either. Most packages have none.
         as_root systemctl --quiet disable --now "$package.service" >/dev/null 2>&1 || true
     done
     release_services
 }
 
-# Debian starts a service when it installs it; the tests start their own. A policy that is there already stays.
+# Keep Debian from starting the services that it installs: the tests start their own. An existing policy stays.
 hold_services() {
     [ ! -e "$POLICY" ] && [ ! -L "$POLICY" ] || return 0
     trap release_services EXIT

@@ -1,4 +1,4 @@
-"""What tests share: a directory that goes away, a real server on port 0 in this process, and raw sockets."""
+"""What tests share: a temporary directory, a real server on a free port in this process, and raw sockets."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from filestoraged.web.limits import Limits
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.server import Server
 
-# Nothing on this machine takes that long: a test that waits for it has failed.
+# Seconds that a test waits for something at most. Nothing takes that long, not even on a busy machine.
 PATIENCE = 10.0
 
 
 class TempCase(unittest.TestCase):
-    """Each test has a directory of its own."""
+    """Gives each test a directory, which is removed after it."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -41,7 +41,7 @@ class TempCase(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
 
     def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
-        """Wait for something that others bring about."""
+        """Wait until a condition holds that threads or processes bring about; `what` names it in the failure."""
         pause = threading.Event()
         deadline = time.monotonic() + PATIENCE
         while not condition():
@@ -49,8 +49,8 @@ class TempCase(unittest.TestCase):
             pause.wait(0.02)
 
     def files_below(self, directory: Path) -> list[str]:
-        """The paths of all files below `directory`, relative to it, but for those of databases."""
-        # Directories come and go while a daemon runs; `os.walk` passes over those that are gone.
+        """Return the paths of all files below a directory, relative to it, except those of databases."""
+        # `os.walk` skips directories that a running daemon removes meanwhile.
         found = [Path(where) / name for where, _, names in os.walk(directory) for name in names]
         paths = sorted(str(path.relative_to(directory)) for path in found if path.is_file())
         return [path for path in paths if not path.startswith(("kv.sqlite", "drops.sqlite", "drops.owners"))]
@@ -67,7 +67,7 @@ class Answer(NamedTuple):
 
 
 class ServerCase(TempCase):
-    """Each test has a real server on a free port, in this process, with a store of its own.
+    """Gives each test a server on a free port, in this process, with a store.
 
     A subclass may set `config`, `threads`, `connections` and `limits`.
     """
@@ -108,7 +108,7 @@ class ServerCase(TempCase):
         return Address("127.0.0.1", 0)
 
     def capture_log(self) -> list[logging.LogRecord]:
-        """The records that the server logs during the test."""
+        """Return a list that gets the records that the server logs during the test."""
         records: list[logging.LogRecord] = []
         handler = logging.Handler()
         handler.emit = records.append  # type: ignore[method-assign]
@@ -126,7 +126,7 @@ class ServerCase(TempCase):
         return [record.getMessage() for record in list(self.logged) if record.levelno >= level]
 
     def connect(self) -> socket.socket:
-        """A connection to the server, closed after the test."""
+        """Connect to the server; the connection is closed after the test."""
         if self.bound.path:
             connection = socket.socket(socket.AF_UNIX)
             connection.settimeout(PATIENCE)
@@ -137,7 +137,7 @@ class ServerCase(TempCase):
         return connection
 
     def request(self, method: str, target: str, body: Any = None, **fields: str) -> Answer:
-        """Ask once, on a connection of its own. Fields' names are written with underscores."""
+        """Send one request on a new connection. Underscores in names of fields stand for hyphens."""
         client = http.client.HTTPConnection("localhost", timeout=PATIENCE)
         client.sock = self.connect()
         try:
@@ -160,13 +160,13 @@ class ServerCase(TempCase):
         return self.request("DELETE", target, **fields)
 
     def raw(self, data: bytes, *, answers: int = 1) -> list[Answer]:
-        """Send hostile bytes as they are, and read so many answers."""
+        """Send raw bytes on a new connection, and read that many responses."""
         connection = self.connect()
         connection.sendall(data)
         return [read_answer(connection) for _ in range(answers)]
 
     def raw_until_closed(self, data: bytes) -> tuple[list[Answer], bytes]:
-        """Send bytes, and return the answers that came before the server closed."""
+        """Send raw bytes; return the responses before the server closes, and the bytes after them."""
         connection = self.connect()
         connection.sendall(data)
         received = read_all(connection)
@@ -177,12 +177,12 @@ class ServerCase(TempCase):
         return answers, received
 
     def assert_stored(self, count: int) -> None:
-        """So many objects are kept, and nothing else."""
+        """Assert that the store holds that many files."""
         self.assertEqual(count, len(self.files_below(self.store_path)))
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read until the other side closes."""
+    """Read until the peer closes."""
     received = bytearray()
     while True:
         data = connection.recv(65536)
@@ -192,7 +192,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """Read one answer, without a byte of the next."""
+    """Read one response, and no byte of the next."""
     received = bytearray()
     while not received.endswith(b"\r\n\r\n"):
         data = connection.recv(1)
@@ -209,7 +209,7 @@ def read_answer(connection: socket.socket) -> Answer:
 
 
 def split_answer(received: bytes) -> tuple[Answer, bytes]:
-    """Take the first answer off `received`."""
+    """Split received bytes into the first response and the rest."""
     head, _, rest = received.partition(b"\r\n\r\n")
     status, fields = _parse_head(head)
     length = int(fields.get("content-length", "0"))
@@ -233,7 +233,10 @@ def _answer(response: http.client.HTTPResponse) -> Answer:
 
 
 def in_threads(count: int, work: Any) -> list[Any]:
-    """Call `work(number)` on so many threads at once, and return what they returned, in order."""
+    """Call `work(number)` on `count` threads at the same time; return the results in order.
+
+    Raises the first exception of a thread.
+    """
     barrier = threading.Barrier(count)
     results: list[Any] = [None] * count
     errors: list[BaseException] = []
@@ -256,7 +259,7 @@ def in_threads(count: int, work: Any) -> list[Any]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on.
+    """Return a port of 127.0.0.1 that nothing listens on.
 
     It is below the ports that the kernel chooses from, so no other test gets it until this one binds it.
     """
@@ -267,7 +270,7 @@ def free_port() -> int:
 
 
 def find_program(name: str) -> str:
-    """The path of a program that the tests need. What is missing fails a test: nothing is skipped."""
+    """Return the path of a program. A missing one fails the test: tests are not skipped."""
     path: str | None = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
         raise AssertionError(f"{name} is not installed; bin/test installs it where it may")
