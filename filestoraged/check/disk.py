@@ -36,7 +36,7 @@ _OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LOST = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA)
 
 # Errors of a machine without free resources, which say nothing about an object.
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _Task = Callable[["_ObjectChecker"], Iterator[Finding]]
 
@@ -357,7 +357,7 @@ class _ObjectChecker:
 
 
 def _read_failure(path: str, error: OSError) -> Finding:
-    if error.errno in _EXHAUSTED:
+    if error.errno in _OUT_OF_RESOURCES:
         raise error
     return Finding(DAMAGED if error.errno in _LOST else UNREADABLE, path, f"it cannot be read: {error.strerror}")
 

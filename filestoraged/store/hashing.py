@@ -27,10 +27,10 @@ _MIN_THREADED_SIZE = 4 * COPY_SIZE
 _MIN_QUEUED_SIZE = 64 * 1024
 
 # Pieces queued for a hash thread, which absorb a slow write: 2 MiB for each upload that has a thread.
-_MAX_QUEUED = 8
+_MAX_QUEUED_PIECES = 8
 
 # Seconds without a piece after which a hash thread ends, so that another upload can have one.
-_IDLE_TIMEOUT = 1.0
+_HASH_IDLE_TIMEOUT = 1.0
 
 _Hash = Callable[[Bytes], None]
 
@@ -143,7 +143,7 @@ class _HashQueue(SerialExecutor):
 
     def __init__(self, threads: HashThreads) -> None:
         self._pieces: deque[Call] = deque()
-        super().__init__(self._pieces, idle_timeout=_IDLE_TIMEOUT)
+        super().__init__(self._pieces, idle_timeout=_HASH_IDLE_TIMEOUT)
         self._threads = threads
         self._failure: BaseException | None = None
 
@@ -159,7 +159,7 @@ class _HashQueue(SerialExecutor):
     def _put(self, hash_: _Hash, data: Bytes, copy: Callable[[Bytes], Bytes]) -> bool:
         """Queue a piece. Returns False if the caller has to hash it, which happens only when the queue is empty."""
         with self.changed:
-            self.changed.wait_for(lambda: len(self._pieces) < _MAX_QUEUED)
+            self.changed.wait_for(lambda: len(self._pieces) < _MAX_QUEUED_PIECES)
             self.raise_failure()
             if len(data) < _MIN_QUEUED_SIZE and not self._pieces and not self.is_busy:
                 return False

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from filestoraged.store.permissions import PRIVATE, make_directory
 
 
-class Owner(NamedTuple):
+class LockOwner(NamedTuple):
     """A process as owner. Its lock is held while `descriptor` is open."""
 
     token: str
@@ -34,17 +34,17 @@ class OwnerLocks(ABC):
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._own: Owner | None = None
+        self._own: LockOwner | None = None
         self._making = threading.Lock()
 
-    def own(self) -> Owner:
+    def own(self) -> LockOwner:
         """This process's entry, made on the first call. A forked child gets its own. Raises OSError."""
         own = self._own
         if own is None or own.pid != os.getpid():
             own = self.renew(own)
         return own
 
-    def renew(self, old: Owner | None) -> Owner:
+    def renew(self, old: LockOwner | None) -> LockOwner:
         """Replace this process's entry `old`, unless another thread has done so. Raises OSError."""
         with self._making:
             if self._own is old or self._own is None:
@@ -84,7 +84,7 @@ class OwnerLocks(ABC):
     def _remove(self, path: str) -> None:
         """Remove an entry. Raises OSError if it is in use."""
 
-    def _make_own(self) -> Owner:
+    def _make_own(self) -> LockOwner:
         while True:
             token = secrets.token_hex(8)
             path = self.path(token)
@@ -97,7 +97,7 @@ class OwnerLocks(ABC):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 # No link: a process that starts swept the entry before it was locked.
                 if os.fstat(descriptor).st_nlink:
-                    return Owner(token, path, os.getpid(), descriptor)
+                    return LockOwner(token, path, os.getpid(), descriptor)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -105,7 +105,7 @@ class OwnerLocks(ABC):
 
 
 class OwnerFiles(OwnerLocks):
-    """Owner locks on empty files, for processes that refer to each other by token."""
+    """LockOwner locks on empty files, for processes that refer to each other by token."""
 
     @property
     def token(self) -> str:

@@ -27,13 +27,13 @@ _SALT_SIZE = 16
 
 # Queued jobs of one client, which are 5 s of work, and of all clients. A client waits for one job of each other client.
 _MAX_QUEUED_PER_CLIENT = 100
-_MAX_QUEUED = 500
+_MAX_QUEUED_JOBS = 500
 
 # Lower than the priority of the server's threads, so that hashing uses the processors that they leave idle.
 _NICE = 10
 
 # Seconds without a job after which the thread ends.
-_IDLE_TIMEOUT = 5.0
+_PASSWORD_IDLE_TIMEOUT = 5.0
 
 
 def kept(password: str) -> bytes:
@@ -66,13 +66,13 @@ class FairQueue(SerialExecutor):
 
     def __init__(self) -> None:
         self._jobs = _JobsByClient()
-        super().__init__(self._jobs, idle_timeout=_IDLE_TIMEOUT)
+        super().__init__(self._jobs, idle_timeout=_PASSWORD_IDLE_TIMEOUT)
 
     def submit(self, client: str, work: Callable[[], _Result]) -> Future[_Result]:
         """Queue a job. Raises Unavailable if too many are queued, of this client or of all clients."""
         done: Future[_Result] = Future()
         with self.changed:
-            if self._jobs.count(client) >= _MAX_QUEUED_PER_CLIENT or len(self._jobs) >= _MAX_QUEUED:
+            if self._jobs.count(client) >= _MAX_QUEUED_PER_CLIENT or len(self._jobs) >= _MAX_QUEUED_JOBS:
                 raise Unavailable("Too many passwords are being checked; retry later.")
             if not self.ensure_thread():
                 raise Unavailable("No thread can be started to check passwords; retry later.")

@@ -68,7 +68,7 @@ class DiskCheckCase(TempCase):
 
 
 class ObjectsTest(DiskCheckCase):
-    def test_a_store_that_is_whole_has_nothing_wrong(self) -> None:
+    def test_whole_store_has_no_findings(self) -> None:
         for data in (b"", TEA, POT):
             self.store.put(data)
             self.pets.put(data)
@@ -80,7 +80,7 @@ class ObjectsTest(DiskCheckCase):
         self.assertEqual(6, self.disk_check.totals.objects)
         self.assertEqual(2 * (len(TEA) + len(POT)), self.disk_check.totals.size)
 
-    def test_files_of_every_algorithm_are_whole(self) -> None:
+    def test_files_of_every_algorithm_are_recognised(self) -> None:
         for algorithm in ALGORITHMS:
             for data in (TEA, POT):
                 self.store.namespace(".", algorithm=algorithm).put(data)
@@ -89,7 +89,7 @@ class ObjectsTest(DiskCheckCase):
         self.assertEqual([], self.check(algorithm="blake2s"))
         self.assertEqual(2 * len(ALGORITHMS), self.disk_check.totals.objects)
 
-    def test_a_changed_bit_is_found(self) -> None:
+    def test_changed_bit_is_reported_as_damaged(self) -> None:
         digests = [self.store.put(data) for data in (TEA, POT)] + [self.pets.put(data) for data in (TEA, POT)]
         small, large = digests[0], digests[1]
         self.spoil(self.path(small))
@@ -99,20 +99,20 @@ class ObjectsTest(DiskCheckCase):
             sorted([f"damaged {small[:2]}/{small}", f"damaged repositories/pets/{large[:2]}/{large}"]), self.found()
         )
 
-    def test_a_cut_and_an_empty_and_a_longer_object_are_found(self) -> None:
+    def test_truncated_empty_and_extended_objects_are_damaged(self) -> None:
         for number, change in enumerate((lambda data: data[:-1], lambda data: b"", lambda data: data + b"\0")):
             path = self.path(self.store.put(POT + bytes([number])))
             path.write_bytes(change(path.read_bytes()))
 
         self.assertEqual([DAMAGED] * 3, [finding.kind for finding in self.check()])
 
-    def test_a_repositorys_object_is_named_by_its_sha256_and_nothing_else(self) -> None:
+    def test_repository_object_named_by_another_algorithm_is_damaged(self) -> None:
         digest = hashlib.blake2s(TEA).hexdigest()
         self.place(f"repositories/pets/{digest[:2]}/{digest}", TEA)
 
         self.assertEqual([f"damaged repositories/pets/{digest[:2]}/{digest}"], self.found(algorithm="blake2s"))
 
-    def test_a_disk_that_fails_is_damage(self) -> None:
+    def test_read_error_of_the_disk_is_damage(self) -> None:
         digest = self.store.put(POT)
 
         with mock.patch("os.preadv", side_effect=OSError(errno.EIO, "Input/output error")):
@@ -122,7 +122,7 @@ class ObjectsTest(DiskCheckCase):
             (DAMAGED, f"{digest[:2]}/{digest}", "it cannot be read: Input/output error"), tuple(finding)[:3]
         )
 
-    def test_what_may_not_be_read_is_said_and_not_moved(self) -> None:
+    def test_object_without_read_permission_is_unreadable_and_not_moved(self) -> None:
         digest = self.store.put(TEA)
         denied = PermissionError(errno.EACCES, "Permission denied")
         before = os.open
@@ -137,7 +137,7 @@ class ObjectsTest(DiskCheckCase):
 
         self.assertEqual((UNREADABLE, None), (finding.kind, finding.remedy))
 
-    def test_too_few_descriptors_are_no_damage(self) -> None:
+    def test_lack_of_descriptors_is_an_error_and_no_damage(self) -> None:
         self.store.put(TEA)
 
         with mock.patch("os.open", side_effect=OSError(errno.EMFILE, "Too many open files")):
@@ -150,7 +150,7 @@ class ObjectsTest(DiskCheckCase):
 
 
 class ForeignTest(DiskCheckCase):
-    def test_what_is_not_ours_is_found_and_never_touched(self) -> None:
+    def test_foreign_files_are_reported_and_never_changed(self) -> None:
         digest = self.store.put(TEA)
         oid = self.pets.put(TEA)
         other = sha256(POT)
@@ -187,13 +187,13 @@ class ForeignTest(DiskCheckCase):
         self.assertEqual(before, self.snapshot())
         self.assertTrue(self.path(oid, within="repositories/pets").exists())
 
-    def test_what_is_gone_when_it_is_looked_at_is_none(self) -> None:
+    def test_foreign_file_that_was_removed_meanwhile_is_not_reported(self) -> None:
         (self.root / "notes").mkdir()
 
         with mock.patch("os.lstat", side_effect=FileNotFoundError):
             self.assertEqual([], self.check())
 
-    def test_a_directory_that_cannot_be_listed_is_said(self) -> None:
+    def test_directory_that_cannot_be_listed_is_unreadable(self) -> None:
         self.store.put(TEA)
         scandir = os.scandir
 
@@ -207,7 +207,7 @@ class ForeignTest(DiskCheckCase):
 
 
 class RepairTest(DiskCheckCase):
-    def test_damage_moves_out_of_the_way_and_a_good_upload_heals(self) -> None:
+    def test_damaged_object_is_quarantined_and_an_upload_heals_it(self) -> None:
         digest, oid = self.store.put(POT), self.pets.put(TEA)
         self.spoil(self.path(digest))
         self.spoil(self.path(oid, within="repositories/pets"))
@@ -224,7 +224,7 @@ class RepairTest(DiskCheckCase):
         self.assertEqual(POT, self.store.get(digest).read())
         self.assertEqual([], self.check())
 
-    def test_what_is_damaged_twice_is_kept_twice(self) -> None:
+    def test_object_that_is_damaged_twice_is_quarantined_twice(self) -> None:
         for _ in range(3):
             digest = self.store.put(POT)
             self.spoil(self.path(digest))
@@ -241,7 +241,7 @@ class RepairTest(DiskCheckCase):
         self.assertEqual([DAMAGED, HALF_MADE], [finding.kind for finding in self.check()])
         self.assertEqual(before, self.snapshot())
 
-    def test_a_disk_that_refuses_the_move_is_told(self) -> None:
+    def test_failed_move_to_the_quarantine_is_reported(self) -> None:
         self.spoil(self.path(self.store.put(POT)))
 
         with mock.patch("os.rename", side_effect=OSError(errno.EROFS, "Read-only file system")):
@@ -251,7 +251,7 @@ class RepairTest(DiskCheckCase):
         self.assertIsNone(finding.remedy)
         self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
 
-    def test_what_a_dead_process_was_storing_is_found_and_swept(self) -> None:
+    def test_stagings_of_a_dead_process_are_reported_and_swept(self) -> None:
         self.store.put(TEA)
         self.leave_a_staging()
 
@@ -259,7 +259,7 @@ class RepairTest(DiskCheckCase):
         self.assertEqual(["removed"], [finding.remedy for finding in self.check(repair=True)])
         self.assertEqual([], self.check())
 
-    def test_an_area_that_holds_more_than_stagings_is_told(self) -> None:
+    def test_area_that_cannot_be_removed_is_reported(self) -> None:
         self.leave_a_staging()
         (area,) = (self.root / "staging").iterdir()
         (area / "notes").mkdir()
@@ -274,7 +274,7 @@ class RepairTest(DiskCheckCase):
         )
         self.assertEqual([area / "notes"], list(area.iterdir()))
 
-    def test_what_a_living_process_is_storing_is_none_of_our_business(self) -> None:
+    def test_stagings_of_a_living_process_are_not_reported(self) -> None:
         with self.store.stage() as staging:
             staging.write(TEA)
 
@@ -297,30 +297,30 @@ class RaceTest(DiskCheckCase):
         self.digest = self.store.put(POT)
         self.spoil(self.path(self.digest))
 
-    def test_an_object_that_is_replaced_while_it_is_read_is_read_again(self) -> None:
+    def test_object_that_is_replaced_while_it_is_read_is_read_again(self) -> None:
         with self.after_reading(lambda: self.store.put(POT)):
             self.assertEqual([], self.check(repair=True))
 
         self.assertEqual(POT, self.store.get(self.digest).read())
 
-    def test_an_object_that_is_removed_while_it_is_read_is_no_damage(self) -> None:
+    def test_object_removed_while_it_is_read_is_not_reported(self) -> None:
         with self.after_reading(lambda: self.store.remove(self.digest)):
             self.assertEqual([], self.check(repair=True))
 
-    def test_an_object_that_is_removed_before_it_is_opened_is_no_damage(self) -> None:
+    def test_object_removed_before_it_is_opened_is_not_reported(self) -> None:
         checker = _ObjectChecker(str(self.root), algorithm="sha256", throttle=Throttle(), totals=CheckTotals())
         self.store.remove(self.digest)
 
         self.assertIsNone(checker.check(f"{self.digest[:2]}/{self.digest}"))
 
-    def test_a_good_upload_just_before_the_move_keeps_its_name(self) -> None:
+    def test_whole_upload_just_before_the_move_keeps_its_name(self) -> None:
         with self.replaced_before_the_move():
             self.assertEqual([], self.check(repair=True))
 
         self.assertEqual(POT, self.store.get(self.digest).read())
         self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
 
-    def test_two_good_uploads_around_the_move_leave_one(self) -> None:
+    def test_two_whole_uploads_around_the_move_leave_one(self) -> None:
         link = os.link
 
         def put_again(*arguments: Any, **named: Any) -> None:
@@ -333,7 +333,7 @@ class RaceTest(DiskCheckCase):
 
         self.assertEqual(POT, self.store.get(self.digest).read())
 
-    def test_good_upload_keeps_its_name_on_a_file_system_without_links(self) -> None:
+    def test_whole_upload_keeps_its_name_without_hard_links(self) -> None:
         denied = PermissionError(errno.EPERM, "Operation not permitted")
 
         with self.replaced_before_the_move(), mock.patch("os.link", side_effect=denied):
@@ -342,7 +342,7 @@ class RaceTest(DiskCheckCase):
         self.assertEqual(POT, self.store.get(self.digest).read())
         self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
 
-    def test_good_upload_keeps_its_name_where_its_directory_was_removed_meanwhile(self) -> None:
+    def test_whole_upload_keeps_its_name_if_its_directory_was_removed(self) -> None:
         link, path = os.link, self.path(self.digest)
         removals = iter([True])
 
@@ -436,7 +436,7 @@ class DropsTest(DiskCheckCase):
         self.open.callback(drops.close)
         return drops
 
-    def test_drops_on_their_whole_way_have_nothing_wrong(self) -> None:
+    def test_drops_in_every_state_have_no_findings(self) -> None:
         self.announce()
         available, claimed, gone, removed = (self.bring() for _ in range(4))
         claims = {id_: self.drops.claim(id_).result() for id_ in (claimed, gone, removed)}
@@ -449,12 +449,12 @@ class DropsTest(DiskCheckCase):
         self.assertEqual([], self.check(repair=True))
         self.assertTrue(self.path(available, within="drops").exists())
 
-    def test_bytes_of_a_drop_that_arrives_have_one(self) -> None:
+    def test_bytes_of_an_arriving_drop_are_not_orphaned(self) -> None:
         self.put(self.announce())
 
         self.assertEqual([], self.check())
 
-    def test_bytes_without_a_drop_are_found_and_moved(self) -> None:
+    def test_orphaned_bytes_are_reported_and_quarantined(self) -> None:
         never, gone = "ab" * 16, self.bring()
         self.put(never)
         self.drops.finish(self.drops.claim(gone).result()).result()
@@ -470,7 +470,7 @@ class DropsTest(DiskCheckCase):
         self.assertEqual([], self.check())
         self.assertTrue(self.path(whole, within="drops").exists())
 
-    def test_drops_without_bytes_are_found_and_stay(self) -> None:
+    def test_drops_without_bytes_are_reported_and_kept(self) -> None:
         available, claimed = self.bring(), self.bring()
         self.bring()
         self.drops.claim(claimed).result()
@@ -482,7 +482,7 @@ class DropsTest(DiskCheckCase):
                 sorted(f"missing drops/{id_[:2]}/{id_}" for id_ in (available, claimed)), self.found(repair=repair)
             )
 
-    def test_drops_whose_folder_may_not_be_looked_into_are_not_said_to_have_none(self) -> None:
+    def test_drops_in_an_unreadable_directory_are_not_reported_as_missing(self) -> None:
         self.bring()
         lstat = os.lstat
 
@@ -494,7 +494,7 @@ class DropsTest(DiskCheckCase):
         with mock.patch("os.lstat", refuse):
             self.assertEqual([], self.check())
 
-    def test_more_drops_than_are_asked_for_at_a_time(self) -> None:
+    def test_more_drops_than_one_query_holds_are_checked(self) -> None:
         rows = [f"{number:032x}" for number in range(1203)]
         with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
             connection.executemany(
@@ -507,7 +507,7 @@ class DropsTest(DiskCheckCase):
 
         self.assertEqual([f"missing drops/00/{rows[-1]}", f"orphaned drops/00/00{'f' * 30}"], self.found())
 
-    def test_a_registry_in_use_and_one_that_rests_are_both_asked(self) -> None:
+    def test_registry_is_read_in_use_and_at_rest(self) -> None:
         self.bring()
         self.put("ab" * 16)
         self.assertTrue(Path(self.database + "-wal").exists())
@@ -520,7 +520,7 @@ class DropsTest(DiskCheckCase):
         self.assertEqual(in_use, self.found())
         self.assertEqual(before, self.snapshot())
 
-    def test_a_drop_that_goes_before_its_row_is_asked_for_is_none(self) -> None:
+    def test_drop_fetched_before_its_row_is_read_is_not_reported(self) -> None:
         id_ = self.bring()
         without_row = Registry.without_row
 
@@ -531,7 +531,7 @@ class DropsTest(DiskCheckCase):
         with mock.patch.object(Registry, "without_row", fetch_first):
             self.assertEqual([], self.check(repair=True))
 
-    def test_a_drop_that_goes_before_its_bytes_are_looked_for_is_none(self) -> None:
+    def test_drop_fetched_before_its_bytes_are_looked_up_is_not_reported(self) -> None:
         id_ = self.bring()
         all_with_bytes = Registry.all_with_bytes
 
@@ -543,7 +543,7 @@ class DropsTest(DiskCheckCase):
         with mock.patch.object(Registry, "all_with_bytes", fetch_then):
             self.assertEqual([], self.check(repair=True))
 
-    def test_without_a_registry_bytes_have_no_drop(self) -> None:
+    def test_bytes_without_a_registry_are_orphaned(self) -> None:
         id_ = self.bring()
         self.open.close()
         os.unlink(self.database)
@@ -551,7 +551,7 @@ class DropsTest(DiskCheckCase):
         self.assertEqual([f"orphaned drops/{id_[:2]}/{id_}"], self.found())
         self.assertFalse(Path(self.database).exists())
 
-    def test_drops_are_none_where_their_registry_is_a_link_or_a_pipe(self) -> None:
+    def test_drops_are_not_reported_if_the_registry_is_a_link_or_a_pipe(self) -> None:
         self.bring()
         self.open.close()
         for replace in (lambda: os.mkfifo(self.database), lambda: os.symlink(self.directory / "d", self.database)):
@@ -562,7 +562,7 @@ class DropsTest(DiskCheckCase):
             self.assertEqual(["foreign drops.sqlite"], self.found(repair=True))
             os.unlink(self.database)
 
-    def test_a_damaged_registry_is_the_finding_and_drops_are_none(self) -> None:
+    def test_damaged_registry_is_reported_instead_of_its_drops(self) -> None:
         self.bring()
         self.put("ab" * 16)
         self.open.close()
@@ -590,7 +590,7 @@ class DropsTest(DiskCheckCase):
 
 
 class DatabasesTest(DiskCheckCase):
-    def test_a_damaged_page_is_found(self) -> None:
+    def test_damaged_page_is_reported(self) -> None:
         path = self.root / "kv.sqlite"
         prepare_keys(str(path))
         with contextlib.closing(sqlite3.connect(str(path))) as connection, connection:
@@ -606,12 +606,12 @@ class DatabasesTest(DiskCheckCase):
         self.assertEqual((DAMAGED, "kv.sqlite"), (finding.kind, finding.path))
         self.assertIn("SQLite reports", finding.reason)
 
-    def test_a_few_bytes_are_no_database(self) -> None:
+    def test_file_of_a_few_bytes_is_a_damaged_database(self) -> None:
         (self.root / "kv.sqlite").write_bytes(b"few")
 
         self.assertEqual(["damaged kv.sqlite"], self.found())
 
-    def test_one_byte_is_no_database(self) -> None:
+    def test_file_of_one_byte_is_a_damaged_database(self) -> None:
         (self.root / "kv.sqlite").write_bytes(b"x")
 
         self.assertEqual(["damaged kv.sqlite"], self.found())
@@ -654,7 +654,7 @@ class DatabasesTest(DiskCheckCase):
             ["drops cannot be compared with it: The database is busy."], [each.reason for each in findings]
         )
 
-    def test_look_keeps_the_locks_of_another_look_at_the_same_time(self) -> None:
+    def test_query_keeps_the_locks_of_a_simultaneous_query(self) -> None:
         path = self.root / "kv.sqlite"
         prepare_keys(str(path))
         with contextlib.closing(sqlite3.connect(str(path))) as writer:
@@ -687,7 +687,7 @@ class DatabasesTest(DiskCheckCase):
             connection.execute("CREATE TABLE ours (text TEXT)")
             yield
 
-    def test_one_that_a_crash_left_is_read_with_its_log(self) -> None:
+    def test_database_left_by_a_crash_is_read_with_its_log(self) -> None:
         path = self.root / "kv.sqlite"
         program = (
             "import os, sys, sqlite3\nconnection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -702,7 +702,7 @@ class DatabasesTest(DiskCheckCase):
 
 
 class EndTest(DiskCheckCase):
-    def test_a_check_that_is_stopped_says_so(self) -> None:
+    def test_stopped_check_raises_check_stopped(self) -> None:
         for number in range(50):
             self.store.put(POT + bytes([number]))
         throttle = Throttle(1000)
@@ -713,12 +713,12 @@ class EndTest(DiskCheckCase):
 
         self.assertRaises(CheckStopped, list, findings)
 
-    def test_a_store_that_is_not_there_is_an_error(self) -> None:
+    def test_missing_store_raises_os_error(self) -> None:
         os.rename(self.root, self.directory / "away")
 
         self.assertRaises(FileNotFoundError, self.check)
 
-    def test_many_findings_wait_for_whoever_listens(self) -> None:
+    def test_many_findings_wait_for_a_slow_caller(self) -> None:
         for number in range(2000):
             (self.root / f"note {number}").touch()
 
@@ -726,7 +726,7 @@ class EndTest(DiskCheckCase):
 
 
 class QuarantineTest(DiskCheckCase):
-    def test_a_pipe_is_moved_without_waiting_for_its_other_end(self) -> None:
+    def test_pipe_is_moved_without_waiting_for_its_other_end(self) -> None:
         path = "drops/ab/" + "ab" * 16
         (self.root / "drops" / "ab").mkdir(parents=True)
         os.mkfifo(self.root / path)

@@ -44,7 +44,7 @@ class MemcachedCheckCase(TempCase):
 
 
 class DamageTest(MemcachedCheckCase):
-    def test_a_pool_that_is_whole_has_nothing_wrong(self) -> None:
+    def test_whole_pool_has_no_findings(self) -> None:
         for store in (self.store, self.pets):
             store.put(SMALL)
             store.put(LARGE)
@@ -56,7 +56,7 @@ class DamageTest(MemcachedCheckCase):
         self.assertEqual(5, self.memcached_check.totals.all_objects)
         self.assertEqual(3 * len(SMALL) + 2 * len(LARGE), self.memcached_check.totals.size)
 
-    def test_what_was_evicted_is_found_and_a_good_upload_heals(self) -> None:
+    def test_evicted_chunk_is_reported_and_an_upload_heals_it(self) -> None:
         whole, lost = self.pets.put(LARGE), self.store.put(LARGE[1:])
         key = next(iter(set(self.chunks()) - self.chunks_of(self.pets, whole)))
         self.chunks()[key].delete(key)
@@ -74,7 +74,7 @@ class DamageTest(MemcachedCheckCase):
         self.store.put(LARGE[1:])
         self.assertEqual(LARGE[1:], self.store.get(lost).read())
 
-    def test_a_changed_bit_is_found(self) -> None:
+    def test_changed_bit_is_reported_as_damaged(self) -> None:
         digest = self.store.put(LARGE)
         key, client = sorted(self.chunks().items())[1]
         data = bytearray(client.get(key))
@@ -85,7 +85,7 @@ class DamageTest(MemcachedCheckCase):
 
         self.assertEqual(f"sha256 {digest}: chunk 2 of 3 has other bytes than were stored", finding.reason)
 
-    def test_a_manifest_that_is_none_is_found_and_removed(self) -> None:
+    def test_invalid_manifest_is_reported_and_removed(self) -> None:
         digest = self.store.put(SMALL)
         key = self.store.key(digest, name=None)
         self.store.pool.set(key, b"fsd1 nonsense", ttl=0)
@@ -97,7 +97,7 @@ class DamageTest(MemcachedCheckCase):
         )
         self.assertEqual([], self.check())
 
-    def test_chunks_that_no_manifest_names_are_found_and_let_expire(self) -> None:
+    def test_orphaned_chunks_are_reported_and_set_to_expire(self) -> None:
         digest = self.store.put(LARGE)
         key = self.store.key(digest, name=None)
         token = next(iter(self.chunks())).split(":")[1]
@@ -108,7 +108,7 @@ class DamageTest(MemcachedCheckCase):
         self.assertEqual([], self.check())
         self.assertEqual(3, len(self.chunks()))
 
-    def test_what_a_removal_that_broke_off_has_left_is_found_and_removed(self) -> None:
+    def test_chunks_of_an_interrupted_removal_are_reported_and_removed(self) -> None:
         digest = self.store.put(LARGE)
         delete_all = self.store.pool.delete_all
         with mock.patch.object(self.store.pool, "delete_all", lambda keys: delete_all(keys[1:]) and False):
@@ -123,7 +123,7 @@ class DamageTest(MemcachedCheckCase):
         self.assertEqual([], [key for server in self.servers for key in server.all_keys()])
         self.assertEqual([], self.check())
 
-    def test_chunks_of_an_upload_under_way_are_none_of_our_business(self) -> None:
+    def test_chunks_of_an_upload_in_flight_are_not_reported(self) -> None:
         with self.store.stage() as staging:
             staging.write(LARGE)
 
@@ -136,14 +136,14 @@ class DamageTest(MemcachedCheckCase):
 
 
 class PoolRaceTest(MemcachedCheckCase):
-    def test_an_object_that_is_replaced_while_it_is_read_is_no_damage(self) -> None:
+    def test_object_replaced_while_it_is_read_is_not_reported(self) -> None:
         def replace(digest: str) -> None:
             self.store.remove(digest)
             self.store.put(LARGE)
 
         self.check_while(replace)
 
-    def test_an_object_that_is_removed_while_it_is_read_is_no_damage(self) -> None:
+    def test_object_removed_while_it_is_read_is_not_reported(self) -> None:
         self.check_while(self.store.remove)
 
     def check_while(self, do: Callable[[str], None]) -> None:
@@ -160,7 +160,7 @@ class PoolRaceTest(MemcachedCheckCase):
             self.assertEqual([], self.check(repair=True))
         self.assertTrue(done.is_set())
 
-    def test_a_good_object_that_came_before_the_removal_stays(self) -> None:
+    def test_whole_object_stored_before_the_removal_stays(self) -> None:
         digest = self.store.put(LARGE)
         key = next(iter(self.chunks()))
         self.chunks()[key].delete(key)
@@ -176,7 +176,7 @@ class PoolRaceTest(MemcachedCheckCase):
 
         self.assertEqual(LARGE, self.store.get(digest).read())
 
-    def test_an_upload_between_two_looks_is_no_stray(self) -> None:
+    def test_upload_between_two_listings_is_not_reported(self) -> None:
         manifests = Listing.manifests
         staging = self.store.stage()
         staging.write(LARGE)
@@ -195,7 +195,7 @@ class PoolRaceTest(MemcachedCheckCase):
             self.assertEqual([], self.check(repair=True))
         self.assertEqual(3, len(self.chunks()))
 
-    def test_uploads_and_removals_at_full_speed_are_no_damage(self) -> None:
+    def test_uploads_and_removals_at_full_speed_are_not_reported(self) -> None:
         ends = threading.Event()
 
         def work(number: int) -> None:
@@ -220,13 +220,13 @@ class PoolRaceTest(MemcachedCheckCase):
 
 
 class ServersTest(MemcachedCheckCase):
-    def test_a_server_that_is_gone_is_an_error(self) -> None:
+    def test_stopped_server_raises_store_unavailable(self) -> None:
         self.store.put(LARGE)
         self.servers[0].kill()
 
         self.assertRaises(StoreUnavailable, self.check)
 
-    def test_a_server_that_does_not_list_is_an_error_that_says_so(self) -> None:
+    def test_server_that_does_not_list_raises_store_unavailable(self) -> None:
         self.servers[1] = start_memcached(self, "-o", "no_lru_crawler")
         self.store = MemcachedStore([self.servers[1].address])
 
@@ -235,7 +235,7 @@ class ServersTest(MemcachedCheckCase):
 
         self.assertIn("the server does not list its items", str(raised.exception.__cause__))
 
-    def test_a_server_that_is_busy_is_asked_again(self) -> None:
+    def test_busy_server_is_asked_again(self) -> None:
         self.store.put(SMALL)
         list_items, busy = ServerClient.list_items, [False, False]
 

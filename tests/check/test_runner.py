@@ -21,19 +21,19 @@ class RunnerTest(unittest.TestCase):
     def setUp(self) -> None:
         self.throttle = Throttle()
 
-    def test_each_task_is_done_once(self) -> None:
+    def test_each_task_runs_once(self) -> None:
         found = list(Runner(iter(range(1, 2001)), [find] * 4, self.throttle).findings(PATIENCE))
 
         self.assertEqual(list(range(1, 2001)), sorted(int(each.path) for each in found if each))
 
-    def test_a_runner_that_was_heard_out_leaves_the_pace_to_the_next(self) -> None:
+    def test_completed_runner_leaves_the_throttle_running(self) -> None:
         # Its threads have said their last word, and are not gone yet.
         with mock.patch.object(threading.Thread, "is_alive", return_value=True):
             list(Runner(iter((1, 2)), [find] * 2, self.throttle).findings(PATIENCE))
 
         self.assertFalse(self.throttle.stopped)
 
-    def test_what_one_comes_upon_ends_all(self) -> None:
+    def test_exception_of_one_thread_stops_all(self) -> None:
         def fail(number: int) -> Iterator[Finding]:
             raise OSError("no disk")
 
@@ -42,7 +42,7 @@ class RunnerTest(unittest.TestCase):
         self.assertRaises(OSError, list, runner.findings(PATIENCE))
         self.assertTrue(self.throttle.stopped)
 
-    def test_who_hears_nothing_for_a_while_is_told(self) -> None:
+    def test_caller_gets_none_after_a_pause_without_findings(self) -> None:
         goes_on = threading.Event()
 
         def wait(number: int) -> Iterator[Finding]:
@@ -55,7 +55,7 @@ class RunnerTest(unittest.TestCase):
 
         self.assertEqual({None}, {None, *findings})
 
-    def test_who_does_not_listen_any_more_stops_them(self) -> None:
+    def test_closing_the_findings_stops_all_threads(self) -> None:
         endless: Iterator[int] = iter(int, 1)
         findings = Runner(endless, [find] * 2, self.throttle).findings(PATIENCE)
         next(findings)
@@ -67,12 +67,12 @@ class RunnerTest(unittest.TestCase):
 
 
 class ThrottleTest(unittest.TestCase):
-    def test_pieces_are_small_where_the_limit_is(self) -> None:
+    def test_reads_are_small_with_a_low_limit(self) -> None:
         self.assertEqual(262144, Throttle().read_size(262144))
         self.assertEqual(131072, Throttle(1024 * 1024).read_size(262144))
         self.assertEqual(4096, Throttle(10).read_size(262144))
 
-    def test_what_was_read_is_waited_for_by_all_together(self) -> None:
+    def test_all_threads_share_the_limit(self) -> None:
         throttle, waits = Throttle(1000), []
 
         def wait(seconds: float) -> None:
@@ -84,13 +84,13 @@ class ThrottleTest(unittest.TestCase):
 
         self.assertEqual([0.4, 1.4, 1.9], waits)
 
-    def test_who_has_lagged_behind_need_not_wait(self) -> None:
+    def test_reader_behind_its_limit_does_not_wait(self) -> None:
         throttle = Throttle(1000)
 
         with mock.patch.object(throttle._stopped, "wait", side_effect=AssertionError):
             throttle.pay(100)
 
-    def test_a_stop_is_heard_while_waiting(self) -> None:
+    def test_stop_ends_a_wait(self) -> None:
         throttle = Throttle(1)
         heard: list[bool] = []
 

@@ -53,7 +53,7 @@ class StoreContract(TempCase):
             blob.send(sink, 0, blob.size)
         return sink.data
 
-    def test_what_is_put_comes_back(self) -> None:
+    def test_stored_bytes_are_read_back(self) -> None:
         for size in (0, 1, COPY_SIZE - 1, COPY_SIZE, COPY_SIZE + 1, 5 * COPY_SIZE + 3):
             with self.subTest(size=size):
                 data = bytes(range(251)) * (size // 251 + 1)
@@ -64,7 +64,7 @@ class StoreContract(TempCase):
                 self.assertEqual(hashlib.sha256(data).hexdigest(), digest)
                 self.assertEqual(data, self.stored(digest))
 
-    def test_a_stream_and_a_path_are_put_like_bytes(self) -> None:
+    def test_put_accepts_streams_and_paths_like_bytes(self) -> None:
         path = Path(self.directory, "tea.txt")
         path.write_bytes(TEA)
 
@@ -72,7 +72,7 @@ class StoreContract(TempCase):
 
         self.assertEqual([TEA_DIGEST] * 3, digests)
 
-    def test_any_bytes_in_memory_are_put(self) -> None:
+    def test_put_accepts_any_contiguous_or_strided_buffer(self) -> None:
         data = bytes(range(256)) * 5000
         numbers = memoryview(array("I", range(300_000)))
 
@@ -83,7 +83,7 @@ class StoreContract(TempCase):
         self.assertEqual([hashlib.sha256(each).hexdigest() for each in (numbers.tobytes(), data[::3])], others)
         self.assertEqual(data[::3], self.stored(others[1]))
 
-    def test_get_gives_a_stream(self) -> None:
+    def test_get_returns_a_stream(self) -> None:
         digest = self.store.put(TEA)
 
         with self.store.get(digest) as stream:
@@ -91,7 +91,7 @@ class StoreContract(TempCase):
 
         self.assertEqual(TEA, data)
 
-    def test_a_part_is_sent_as_asked(self) -> None:
+    def test_part_of_an_object_is_sent_from_start_to_stop(self) -> None:
         digest = self.store.put(b"0123456789")
         sink = Gather()
 
@@ -100,7 +100,7 @@ class StoreContract(TempCase):
 
         self.assertEqual(b"3456", sink.data)
 
-    def test_a_buffer_may_be_reused_after_a_write(self) -> None:
+    def test_buffer_may_be_reused_after_a_write(self) -> None:
         buffer = bytearray(COPY_SIZE)
         expected = hashlib.sha256()
 
@@ -119,20 +119,20 @@ class StoreContract(TempCase):
 
             self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
 
-    def test_a_staging_left_without_commit_is_discarded(self) -> None:
+    def test_staging_left_without_commit_is_discarded(self) -> None:
         with self.store.stage() as staging:
             staging.write(TEA)
 
         self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
 
-    def test_an_error_in_the_block_discards(self) -> None:
+    def test_error_in_the_block_discards_the_staging(self) -> None:
         with self.assertRaises(RuntimeError), self.store.stage() as staging:
             staging.write(TEA * COPY_SIZE)
             raise RuntimeError("the client left")
 
         self.assertRaises(NotFound, self.store.open, hashlib.sha256(TEA * COPY_SIZE).hexdigest())
 
-    def test_the_same_bytes_twice_are_one_object(self) -> None:
+    def test_same_bytes_twice_are_one_object(self) -> None:
         first = self.store.put(TEA)
         again = self.store.put(TEA)
         self.store.remove(first)
@@ -140,7 +140,7 @@ class StoreContract(TempCase):
         self.assertEqual(first, again)
         self.assertRaises(NotFound, self.store.open, first)
 
-    def test_commit_new_refuses_what_is_there(self) -> None:
+    def test_commit_new_of_an_existing_object_raises_already_exists(self) -> None:
         self.store.put(TEA)
 
         with self.assertRaises(AlreadyExists), self.store.stage() as staging:
@@ -149,7 +149,7 @@ class StoreContract(TempCase):
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
-    def test_of_many_commit_new_at_once_one_succeeds(self) -> None:
+    def test_one_of_many_simultaneous_commit_new_succeeds(self) -> None:
         def attempt(_: int) -> bool:
             with self.store.stage() as staging:
                 staging.write(TEA)
@@ -169,7 +169,7 @@ class StoreContract(TempCase):
         self.assertEqual({hashlib.sha256(data).hexdigest()}, set(digests))
         self.assertEqual(data, self.stored(digests[0]))
 
-    def test_other_bytes_than_expected_are_not_kept(self) -> None:
+    def test_bytes_with_another_digest_than_expected_are_not_stored(self) -> None:
         expected = [Expected("md5", hashlib.md5(b"coffee").hexdigest())]
 
         with self.assertRaises(DigestMismatch), self.store.stage(expected=expected) as staging:
@@ -178,7 +178,7 @@ class StoreContract(TempCase):
 
         self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
 
-    def test_expected_bytes_are_kept(self) -> None:
+    def test_bytes_with_the_expected_digest_are_stored(self) -> None:
         expected = [Expected("sha256", TEA_DIGEST), Expected("sha512", hashlib.sha512(TEA).hexdigest())]
 
         with self.store.stage(expected=expected) as staging:
@@ -187,28 +187,28 @@ class StoreContract(TempCase):
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
-    def test_a_declared_size_above_the_limit_is_refused_before_a_byte(self) -> None:
+    def test_declared_size_above_the_limit_is_refused_before_a_byte(self) -> None:
         store = self.make_store(max_size=3)
 
         self.assertRaises(TooLarge, store.stage, 4)
 
-    def test_the_first_byte_above_the_limit_is_refused(self) -> None:
+    def test_first_byte_above_the_limit_is_refused(self) -> None:
         store = self.make_store(max_size=3)
 
         with store.stage() as staging:
             staging.write(TEA)
             self.assertRaises(TooLarge, staging.write, b"!")
 
-    def test_an_object_of_the_limit_is_taken(self) -> None:
+    def test_object_of_the_maximum_size_is_stored(self) -> None:
         store = self.make_store(max_size=3)
 
         self.assertEqual(TEA_DIGEST, store.put(TEA))
 
-    def test_removing_what_is_not_there_is_not_found(self) -> None:
+    def test_removal_of_a_missing_object_raises_not_found(self) -> None:
         self.assertRaises(NotFound, self.store.remove, TEA_DIGEST)
         self.assertRaises(NotFound, self.store.delete, TEA_DIGEST)
 
-    def test_an_open_object_outlives_its_removal(self) -> None:
+    def test_open_object_outlives_its_removal(self) -> None:
         digest = self.store.put(TEA)
         sink = Gather()
 
@@ -230,7 +230,7 @@ class StoreContract(TempCase):
         with dogs.get(TEA_DIGEST) as stream:
             self.assertEqual(TEA, stream.read())
 
-    def test_a_namespace_may_name_by_another_algorithm(self) -> None:
+    def test_namespace_may_use_another_algorithm(self) -> None:
         within = self.store.namespace("short", algorithm="md5")
 
         self.assertEqual(hashlib.md5(TEA).hexdigest(), within.put(TEA))

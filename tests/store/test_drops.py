@@ -85,7 +85,7 @@ class DropsCase(TempCase):
 
 
 class ClaimTest(DropsCase):
-    def test_a_drop_is_found_when_it_was_published(self) -> None:
+    def test_drop_is_found_after_it_was_published(self) -> None:
         id_ = self.drops.announce().result()
         self.assertRaises(NotFound, self.drops.get, id_)
 
@@ -93,14 +93,14 @@ class ClaimTest(DropsCase):
 
         self.assertEqual(Drop(id_, "Käse", None), self.drops.get(id_))
 
-    def test_ids_are_32_digits_that_nobody_guesses(self) -> None:
+    def test_ids_are_32_random_hexadecimal_digits(self) -> None:
         ids = {self.make() for _ in range(50)}
 
         self.assertEqual(50, len(ids))
         for id_ in ids:
             self.assertRegex(id_, r"^[0-9a-f]{32}$")
 
-    def test_of_many_claims_one_succeeds(self) -> None:
+    def test_one_of_many_simultaneous_claims_succeeds(self) -> None:
         id_ = self.make()
         others = [self.drops, self.open_drops(), self.open_drops()]
 
@@ -114,7 +114,7 @@ class ClaimTest(DropsCase):
         self.assertEqual(1, sum(in_threads(24, claim)))
         self.assertRaises(Gone, self.drops.get, id_)
 
-    def test_what_is_finished_is_gone_and_what_is_released_is_not(self) -> None:
+    def test_finished_drop_is_gone_and_released_drop_is_available(self) -> None:
         finished, released = self.make(), self.make()
         claims = {id_: self.drops.claim(id_).result() for id_ in (finished, released)}
         self.drops.finish(claims[finished]).result()
@@ -126,7 +126,7 @@ class ClaimTest(DropsCase):
         self.drops.release(claims[finished]).result()
         self.assertRaises(Gone, self.drops.get, finished)
 
-    def test_a_release_that_is_written_twice_leaves_the_next_claim_alone(self) -> None:
+    def test_release_that_is_written_twice_leaves_the_next_claim_alone(self) -> None:
         id_ = self.make()
         first = self.drops.claim(id_).result()
         self.drops.release(first).result()
@@ -136,7 +136,7 @@ class ClaimTest(DropsCase):
 
         self.assertRaises(Gone, self.drops.get, id_)
 
-    def test_it_is_released_five_times_at_most(self) -> None:
+    def test_drop_is_released_five_times_at_most(self) -> None:
         id_ = self.make()
         for _ in range(5):
             self.drops.release(self.drops.claim(id_).result()).result()
@@ -161,7 +161,7 @@ class ClaimTest(DropsCase):
 
 
 class TidyTest(DropsCase):
-    def test_what_the_dead_had_is_available_or_removed_and_what_the_living_have_is_not(self) -> None:
+    def test_claims_and_uploads_of_dead_processes_are_reaped(self) -> None:
         theirs, ours = self.make(), self.make()
         self.drops.claim(ours).result()
         command = [sys.executable, "-c", _CLAIM, self.path, str(self.directory / "owners"), theirs]
@@ -181,7 +181,7 @@ class TidyTest(DropsCase):
         self.assertRaises(Gone, self.drops.get, ours)
         self.assertEqual(1, len(self.files_below(self.directory / "owners")))
 
-    def test_what_was_retracted_is_removed(self) -> None:
+    def test_retracted_drop_is_removed(self) -> None:
         id_ = self.drops.announce().result()
         self.drops.retract(id_).result()
 
@@ -194,7 +194,7 @@ class TidyTest(DropsCase):
             rows = [(f"{index:032x}", 0.0, 0.0, "x") for index in range(number)]
             other.executemany("INSERT INTO drops (id, state, changed, created, name) VALUES (?, 1, ?, ?, ?)", rows)
 
-    def test_many_that_expire_go_in_small_steps(self) -> None:
+    def test_many_drops_expire_in_small_steps(self) -> None:
         self.make_expired(1000)
 
         expired = [self.drops.expire() for _ in range(4)]
@@ -204,7 +204,7 @@ class TidyTest(DropsCase):
         self.assertEqual([400, 400, 200, 0], removed)
         self.assertEqual([f"{index:032x}" for index in range(400)], sorted(self.removed[:400]))
 
-    def test_bytes_that_cannot_be_removed_are_tried_again(self) -> None:
+    def test_failed_removal_of_bytes_is_retried(self) -> None:
         id_ = self.make()
         self.drops.finish(self.drops.claim(id_).result()).result()
 
@@ -214,7 +214,7 @@ class TidyTest(DropsCase):
         self.drops.remove(self.take)
         self.assertEqual([id_], self.removed)
 
-    def test_bytes_that_cannot_be_removed_keep_no_others(self) -> None:
+    def test_failed_removal_of_bytes_does_not_delay_others(self) -> None:
         ids = [self.make() for _ in range(3)]
         for id_ in ids:
             self.drops.finish(self.drops.claim(id_).result()).result()
@@ -226,7 +226,7 @@ class TidyTest(DropsCase):
         self.assertEqual(2, self.drops.remove(remove_all))
         self.assertRaises(PermissionError, self.drops.remove, remove_all)
 
-    def test_thousands_of_bytes_that_cannot_be_removed_keep_no_others(self) -> None:
+    def test_thousands_of_failed_removals_do_not_delay_others(self) -> None:
         self.make_expired(1000)
         while self.drops.expire():
             pass
@@ -243,14 +243,14 @@ class TidyTest(DropsCase):
         self.assertEqual(200, self.drops.remove(remove_all))
         self.assertEqual(200, len(self.removed))
 
-    def test_a_drop_that_was_given_up_while_it_was_stored_is_not_published(self) -> None:
+    def test_drop_that_was_reaped_during_its_upload_is_not_published(self) -> None:
         id_ = self.drops.announce().result()
         with mock.patch.object(self.drops._owners, "is_alive", return_value=False):
             self.drops.reap(self.removed.append)
 
         self.assertRaises(StoreUnavailable, self.drops.publish(Drop(id_, "name", None)).result)
 
-    def test_a_step_removes_no_more_when_its_time_is_over(self) -> None:
+    def test_removal_step_ends_after_its_time(self) -> None:
         for digit in "abc":
             with sqlite3.connect(self.path) as other:
                 other.execute("INSERT INTO drops VALUES (?, 3, 0, 0, NULL, 'x', NULL, 0, 1)", (digit * 32,))
@@ -265,7 +265,7 @@ class TidyTest(DropsCase):
 
         self.assertEqual([2, 1, 0], counts)
 
-    def test_what_was_fetched_last_does_not_wait_for_thousands(self) -> None:
+    def test_bytes_of_the_last_fetched_drops_are_removed_before_thousands_of_others(self) -> None:
         self.make_expired(1000)
         while self.drops.expire():
             pass
@@ -277,7 +277,7 @@ class TidyTest(DropsCase):
 
         self.assertLessEqual(set(last), set(self.removed))
 
-    def test_times_that_are_over(self) -> None:
+    def test_expired_drops_and_old_rows_are_deleted(self) -> None:
         id_ = self.make()
         with self.later(101):
             self.assertRaises(Gone, self.drops.get, id_)
@@ -315,7 +315,7 @@ class BrokenDatabaseTest(DropsCase):
         ((state,),) = self.other.execute("SELECT state FROM drops WHERE id = ?", (id_,))
         return int(state)
 
-    def test_what_could_not_be_finished_is_nobody_elses_and_is_finished_later(self) -> None:
+    def test_drop_whose_end_could_not_be_written_stays_claimed_and_ends_later(self) -> None:
         id_ = self.make()
         claim = self.drops.claim(id_).result()
         self.break_updates()
@@ -332,7 +332,7 @@ class BrokenDatabaseTest(DropsCase):
 
         self.assertEqual(3, self.state(id_))
 
-    def test_what_could_not_be_released_or_retracted_is_later(self) -> None:
+    def test_release_or_retraction_that_failed_is_retried(self) -> None:
         released, retracted = self.make(), self.drops.announce().result()
         claim = self.drops.claim(released).result()
         self.break_updates()
@@ -347,7 +347,7 @@ class BrokenDatabaseTest(DropsCase):
         self.assertEqual(released, self.drops.get(released).id)
         self.assertEqual([retracted], self.removed)
 
-    def test_flushing_tries_what_failed_once_more(self) -> None:
+    def test_flush_retries_failed_changes_once(self) -> None:
         id_ = self.make()
         claim = self.drops.claim(id_).result()
         self.break_updates()
@@ -358,7 +358,7 @@ class BrokenDatabaseTest(DropsCase):
 
         self.assertEqual(3, self.state(id_))
 
-    def test_failures_are_logged_once_and_their_end_once(self) -> None:
+    def test_failing_changes_are_logged_once_and_their_recovery_once(self) -> None:
         claims = [self.drops.claim(self.make()).result() for _ in range(3)]
         self.break_updates()
         with self.assertLogs("filestoraged.store.deferred_writes") as logged:
@@ -374,7 +374,7 @@ class BrokenDatabaseTest(DropsCase):
         self.assertEqual(["WARNING", "INFO"], levels)
         self.assertIn("disk I/O error", logged.records[0].getMessage())
 
-    def test_no_claim_begins_while_a_thousand_could_not_be_finished(self) -> None:
+    def test_claim_is_refused_while_a_thousand_changes_have_failed(self) -> None:
         drop, finished = self.make(), self.drops.claim(self.make()).result()
         self.break_updates()
         results = [self.drops.finish(finished) for _ in range(1000)]
@@ -413,7 +413,7 @@ class GuessTest(DropsCase):
             return type(error).__name__
         return "right"
 
-    def test_of_many_wrong_guesses_at_once_ten_are_judged(self) -> None:
+    def test_ten_of_many_simultaneous_wrong_guesses_are_judged(self) -> None:
         drop = self.drops.get(self.make("right"))
         registries = [self.drops, self.open_drops(), self.open_drops(), self.open_drops()]
         judged: list[int] = []
@@ -435,7 +435,7 @@ class GuessTest(DropsCase):
         self.assertEqual(10, len(judged))
         self.assertEqual((10, 30), (outcomes.count("Unauthorized"), outcomes.count("TooManyGuesses")))
 
-    def test_right_guesses_are_taken_back(self) -> None:
+    def test_right_guesses_do_not_count(self) -> None:
         id_ = self.make("right")
         drop = self.drops.get(id_)
 
@@ -443,7 +443,7 @@ class GuessTest(DropsCase):
 
         self.assertEqual(["right"] * 12, outcomes)
 
-    def test_a_guess_waits_for_the_outcome_of_ten_in_flight(self) -> None:
+    def test_guess_waits_for_the_outcome_of_ten_in_flight(self) -> None:
         drop = self.drops.get(self.make("right"))
         goes_on, threads = self.in_flight(9, drop)
         with sqlite3.connect(self.path) as other:
@@ -476,7 +476,7 @@ class GuessTest(DropsCase):
         with self.later(61):
             self.assertEqual("right", self.outcome(drop, "right"))
 
-    def test_a_guess_at_a_drop_that_was_fetched_meanwhile_is_not_judged(self) -> None:
+    def test_guess_at_a_drop_that_was_fetched_meanwhile_is_not_judged(self) -> None:
         drop = self.drops.get(self.make("right"))
         self.drops.claim(drop.id).result()
 
@@ -497,7 +497,7 @@ class GuessTest(DropsCase):
 class ClockTest(DropsCase):
     AHEAD = 8 * 24 * 3600.0
 
-    def test_a_clock_that_is_ahead_for_less_than_an_hour_removes_nothing(self) -> None:
+    def test_clock_that_is_ahead_for_less_than_an_hour_removes_nothing(self) -> None:
         id_ = self.make()
         self.drops.expire()
 
@@ -512,7 +512,7 @@ class ClockTest(DropsCase):
         self.assertEqual(0, self.drops.expire())
         self.assertEqual(["WARNING"] * 2, [record.levelname for record in logged.records])
 
-    def test_the_hour_may_pass_in_several_runs_of_the_daemon(self) -> None:
+    def test_grace_period_may_pass_in_several_runs_of_the_daemon(self) -> None:
         self.make()
         expired = [self.drops.expire()]
         for run in range(3):
@@ -526,7 +526,7 @@ class ClockTest(DropsCase):
         self.assertEqual(1, sum(expired))
         self.assertEqual(0, sum(expired[:8]))
 
-    def test_after_an_hour_what_expired_is_removed_by_all_processes(self) -> None:
+    def test_drops_expire_in_all_processes_after_the_grace_period(self) -> None:
         self.make()
         other = self.open_drops()
         self.drops.expire()
@@ -537,7 +537,7 @@ class ClockTest(DropsCase):
             self.assertEqual(0, other.expire())
             self.assertIsNotNone(other._clock.settled())
 
-    def test_a_second_jump_begins_another_hour(self) -> None:
+    def test_second_jump_starts_another_grace_period(self) -> None:
         self.make()
         self.drops.expire()
         with self.clock_ahead(2 * 3600):
@@ -561,7 +561,7 @@ class ClockTest(DropsCase):
             self.assertEqual(0, self.drops.delete_old())
             self.assertRaises(Gone, self.drops.get, id_)
 
-    def test_a_database_from_before_knows_the_time_of_its_last_change(self) -> None:
+    def test_older_database_takes_the_time_of_its_last_change_as_last_seen(self) -> None:
         self.make()
         with sqlite3.connect(self.path) as other:
             other.execute("DROP TABLE clock")
@@ -571,7 +571,7 @@ class ClockTest(DropsCase):
         with self.clock_ahead(self.AHEAD):
             self.assertEqual(0, self.open_drops().expire())
 
-    def test_bytes_of_what_was_fetched_while_the_clock_was_ahead_are_removed(self) -> None:
+    def test_bytes_of_drops_fetched_while_the_clock_was_ahead_are_removed(self) -> None:
         id_ = self.make()
         with self.clock_ahead(self.AHEAD):
             self.drops.finish(self.drops.claim(id_).result()).result()
@@ -580,7 +580,7 @@ class ClockTest(DropsCase):
 
         self.assertEqual([id_], self.removed)
 
-    def test_bytes_of_what_was_handed_over_stay_as_long_as_they_are_kept(self) -> None:
+    def test_bytes_of_a_drop_that_was_handed_over_stay_for_the_keep_time(self) -> None:
         self.drops.hand_over(self.drops.claim(self.make()).result(), keep=600).result()
 
         with self.clock_ahead(590):
@@ -600,7 +600,7 @@ class CountTest(DropsCase):
 
         self.assertEqual({"arriving": 1, "available": 1, "claimed": 1, "gone": 1}, self.drops.count())
 
-    def test_what_is_expired_and_forgotten_is_counted(self) -> None:
+    def test_expired_and_deleted_drops_are_counted(self) -> None:
         for _ in range(3):
             self.make()
         with self.later(101):
@@ -612,7 +612,7 @@ class CountTest(DropsCase):
 
         self.assertEqual(0, sum(self.drops.count().values()))
 
-    def test_a_database_from_before_is_counted_once(self) -> None:
+    def test_older_database_is_counted_once(self) -> None:
         self.make()
         self.drops.claim(self.make()).result()
         with sqlite3.connect(self.path) as other:
@@ -626,7 +626,7 @@ class CountTest(DropsCase):
 
         self.assertEqual({"arriving": 0, "available": 1, "claimed": 1, "gone": 0}, self.open_drops().count())
 
-    def test_neither_counting_nor_tidying_up_reads_all_drops(self) -> None:
+    def test_neither_counting_nor_the_janitor_reads_all_drops(self) -> None:
         read = self.drops._transactions.read
         with mock.patch.object(self.drops._transactions, "read", wraps=read) as reads:
             self.drops.count()
@@ -658,7 +658,7 @@ class GuardTest(TempCase):
         self.assertTrue(busy.wait(PATIENCE))
         return goes_on
 
-    def test_a_flood_of_one_client_lets_another_wait_for_one_job(self) -> None:
+    def test_client_waits_for_one_job_of_another_client_with_many(self) -> None:
         queue = passwords.FairQueue()
         goes_on = self.hold(queue)
         order: list[str] = []
@@ -671,13 +671,13 @@ class GuardTest(TempCase):
 
         self.assertEqual(["flood", "other", "flood", "other", "flood"], order[:5])
 
-    def test_a_flood_of_guesses_leaves_uploads_alone(self) -> None:
+    def test_many_guesses_do_not_delay_uploads(self) -> None:
         guard = passwords.Guard()
         self.hold(guard.guesses)
 
         self.assertEqual(7, guard.uploads.submit("flood", lambda: 7).result(PATIENCE))
 
-    def test_one_client_may_have_a_hundred_waiting_and_all_five_hundred(self) -> None:
+    def test_queue_accepts_a_hundred_jobs_of_a_client_and_five_hundred_in_all(self) -> None:
         queue = passwords.FairQueue()
         goes_on = self.hold(queue)
         for number in range(5):
@@ -694,7 +694,7 @@ class GuardTest(TempCase):
         self.assertIsNone(results[-1].result(PATIENCE))
         self.assertIsNone(queue.submit("another", lambda: None).result(PATIENCE))
 
-    def test_a_job_that_fails_fails_alone(self) -> None:
+    def test_job_that_fails_affects_no_other(self) -> None:
         queue = passwords.FairQueue()
 
         self.assertRaises(ZeroDivisionError, queue.submit("x", lambda: 1 // 0).result, PATIENCE)
@@ -711,7 +711,7 @@ class GuardTest(TempCase):
 
         self.assertEqual(7, after.result(PATIENCE))
 
-    def test_where_no_thread_can_be_started_it_is_unavailable_until_one_can(self) -> None:
+    def test_queue_without_a_thread_is_unavailable_until_one_can_be_started(self) -> None:
         queue = passwords.FairQueue()
         with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
             self.assertRaises(Unavailable, queue.submit, "x", lambda: 7)
@@ -720,7 +720,7 @@ class GuardTest(TempCase):
 
 
 class PasswordTest(TempCase):
-    def test_a_password_matches_itself_alone(self) -> None:
+    def test_password_matches_only_itself(self) -> None:
         kept = passwords.kept("hello wörld")
 
         self.assertTrue(passwords.matches("hello wörld", kept))

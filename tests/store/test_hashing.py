@@ -50,7 +50,7 @@ class HasherCase(TempCase):
 
 
 class OverlappedHasherTest(HasherCase):
-    def test_a_small_object_needs_no_thread(self) -> None:
+    def test_small_object_needs_no_thread(self) -> None:
         hasher = self.new_hasher()
 
         hasher.update(b"tea")
@@ -58,7 +58,7 @@ class OverlappedHasherTest(HasherCase):
         self.assertEqual(0, threads())
         self.assertEqual(hashlib.sha256(b"tea").hexdigest(), hasher.finish())
 
-    def test_a_large_object_is_hashed_beside(self) -> None:
+    def test_large_object_is_hashed_on_another_thread(self) -> None:
         hasher = self.new_hasher()
 
         for _ in range(20):
@@ -92,14 +92,14 @@ class OverlappedHasherTest(HasherCase):
 
         self.assertEqual(0, threads())
 
-    def test_an_expected_digest_is_checked_at_the_end(self) -> None:
+    def test_expected_digest_is_checked_at_the_end(self) -> None:
         hasher = self.new_hasher(expected=[Expected("md5", "00" * 16)])
         for _ in range(20):
             hasher.update(PIECE)
 
         self.assertRaises(DigestMismatch, hasher.finish)
 
-    def test_pieces_that_trickle_take_no_thread(self) -> None:
+    def test_small_pieces_of_a_slow_client_need_no_thread(self) -> None:
         hasher = self.new_hasher()
         for _ in range(4):
             hasher.update(PIECE)
@@ -129,7 +129,7 @@ class FailingHashTest(HasherCase):
         patch.start()
         self.addCleanup(patch.stop)
 
-    def test_an_upload_whose_hash_fails_gets_the_error_and_does_not_wait(self) -> None:
+    def test_upload_whose_hash_fails_gets_the_error_and_does_not_wait(self) -> None:
         store = DiskStore(self.directory)
 
         def upload() -> None:
@@ -141,7 +141,7 @@ class FailingHashTest(HasherCase):
         self.assertEqual([], self.files_below(self.directory))
         self.assertEqual(0, threads())
 
-    def test_a_hash_that_fails_at_the_last_piece_has_no_digest(self) -> None:
+    def test_hash_that_fails_at_the_last_piece_has_no_digest(self) -> None:
         hasher = self.new_hasher()
 
         def hash_all() -> None:
@@ -151,7 +151,7 @@ class FailingHashTest(HasherCase):
 
         self.assertIsInstance(self.in_time(hash_all), MemoryError)
 
-    def test_a_staging_whose_hash_failed_is_closed_without_another_error(self) -> None:
+    def test_staging_whose_hash_failed_is_closed_without_another_error(self) -> None:
         hasher = self.new_hasher()
 
         def hash_all() -> None:
@@ -163,7 +163,7 @@ class FailingHashTest(HasherCase):
 
 
 class HashThreadsTest(HasherCase):
-    def test_forty_large_uploads_at_once_take_as_many_threads_as_there_are_cores(self) -> None:
+    def test_forty_large_uploads_use_one_hash_thread_per_core(self) -> None:
         store = DiskStore(self.directory)
         with ExitStack() as uploads:
             stagings = [uploads.enter_context(store.stage()) for _ in range(40)]
@@ -183,7 +183,7 @@ class HashThreadsTest(HasherCase):
 
         self.assertIs(store.hash_threads, store.namespace("repositories").namespace("cats").hash_threads)
 
-    def test_a_place_is_free_again_when_its_upload_ends(self) -> None:
+    def test_slot_is_free_after_its_upload_ends(self) -> None:
         pool = HashThreads(1)
         for _ in range(3):
             hasher = OverlappedHasher("sha256", (), pool)
@@ -192,7 +192,7 @@ class HashThreadsTest(HasherCase):
             self.assertEqual(1, threads())
             hasher.close()
 
-    def test_a_place_is_free_again_when_its_upload_pauses(self) -> None:
+    def test_slot_is_free_while_its_upload_pauses(self) -> None:
         pool = HashThreads(1)
         first, second = (OverlappedHasher("sha256", (), pool) for _ in range(2))
         self.addCleanup(first.close)
@@ -208,7 +208,7 @@ class HashThreadsTest(HasherCase):
         self.assertEqual(hashlib.sha256(PIECE * 7).hexdigest(), second.finish())
         self.assertEqual(hashlib.sha256(PIECE * 6).hexdigest(), first.finish())
 
-    def test_an_upload_is_stored_where_the_system_starts_no_thread(self) -> None:
+    def test_upload_is_stored_if_no_thread_can_be_started(self) -> None:
         store = DiskStore(self.directory)
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
             digest = store.put(PIECE * 6)
@@ -216,14 +216,14 @@ class HashThreadsTest(HasherCase):
         self.assertEqual(hashlib.sha256(PIECE * 6).hexdigest(), digest)
         self.assertEqual(1, len(self.files_below(self.directory)))
 
-    def test_a_thread_that_was_not_started_leaves_its_place_free(self) -> None:
+    def test_thread_that_could_not_be_started_leaves_its_slot_free(self) -> None:
         pool = HashThreads(1)
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
             self.assertIsNone(pool.start(lambda: None))
 
         self.assertIsNotNone(pool.start(lambda: None))
 
-    def test_a_forked_child_has_places_of_its_own(self) -> None:
+    def test_forked_child_has_slots_of_its_own(self) -> None:
         pool, ends = HashThreads(1), threading.Event()
         self.addCleanup(ends.set)
         pool.start(lambda: ends.wait(PATIENCE) and None)
@@ -234,7 +234,7 @@ class HashThreadsTest(HasherCase):
         self.assertEqual(0, child.exitcode)
         self.assertIsNone(pool.start(lambda: None))
 
-    def test_a_staging_is_discarded_where_closing_its_hash_fails(self) -> None:
+    def test_staging_is_discarded_if_closing_its_hasher_fails(self) -> None:
         store = DiskStore(self.directory)
         staging = store.stage()
         staging.write(PIECE)

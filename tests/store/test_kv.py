@@ -47,7 +47,7 @@ class KeysCase(TempCase):
 
 
 class CommitTest(KeysCase):
-    def test_what_is_queued_is_visible_when_it_is_committed(self) -> None:
+    def test_queued_values_are_visible_after_the_commit(self) -> None:
         self.keys.set("cup", b'"tea"')
         before = self.keys.get("cup")
         self.keys.commit()
@@ -55,7 +55,7 @@ class CommitTest(KeysCase):
         self.assertIsNone(before)
         self.assertEqual(b'"tea"', self.keys.get("cup"))
 
-    def test_a_deletion_is_queued_too(self) -> None:
+    def test_deletion_is_visible_after_the_commit(self) -> None:
         self.keys.set("cup", b"1")
         self.keys.commit()
         self.keys.delete("cup")
@@ -65,7 +65,7 @@ class CommitTest(KeysCase):
         self.assertEqual(b"1", before)
         self.assertIsNone(self.keys.get("cup"))
 
-    def test_of_a_key_that_is_queued_again_the_last_counts(self) -> None:
+    def test_last_queued_change_of_a_key_counts(self) -> None:
         for steps, expected in (
             *(([b"1", b"2"], b"2"), ([b"1", None], None), ([None, b"1"], b"1"), ([b"1", None, b"3"], b"3")),
             *(([b"1", None, b"3", None], None), ([None], None)),
@@ -80,7 +80,7 @@ class CommitTest(KeysCase):
             with self.subTest(steps=steps):
                 self.assertEqual(expected, self.keys.get("cup"))
 
-    def test_a_key_is_new_until_it_is_committed(self) -> None:
+    def test_key_is_new_until_it_is_committed(self) -> None:
         answers = [self.keys.set("cup", b"1"), self.keys.set("cup", b"2")]
         self.keys.commit()
         answers.append(self.keys.set("cup", b"3"))
@@ -93,11 +93,11 @@ class CommitTest(KeysCase):
 
         self.assertEqual([True, True, False, False, True], answers)
 
-    def test_a_commit_of_nothing_is_one(self) -> None:
+    def test_commit_without_changes_succeeds(self) -> None:
         self.keys.commit()
         self.keys.commit()
 
-    def test_keys_are_any_strings(self) -> None:
+    def test_any_string_is_a_key(self) -> None:
         names = [
             "",
             " ",
@@ -118,14 +118,14 @@ class CommitTest(KeysCase):
 
         self.assertEqual([b"%d" % number for number in range(len(names))], [self.keys.get(name) for name in names])
 
-    def test_a_large_value_comes_back(self) -> None:
+    def test_large_value_is_read_back(self) -> None:
         value = b'"' + b"x" * 1_000_000 + b'"'
         self.keys.set("large", value)
         self.keys.commit()
 
         self.assertEqual(value, self.keys.get("large"))
 
-    def test_the_count_says_whether_something_was_committed(self) -> None:
+    def test_count_of_commits_changes_with_each_commit(self) -> None:
         before = self.keys.commits
         self.keys.set("cup", b"1")
         queued = self.keys.commits
@@ -137,7 +137,7 @@ class CommitTest(KeysCase):
 
 
 class SharedTest(KeysCase):
-    def test_all_who_have_the_database_open_see_the_same(self) -> None:
+    def test_all_processes_see_the_same_values(self) -> None:
         other = self.open_keys()
         self.keys.set("cup", b"1")
         other.set("saucer", b"2")
@@ -148,7 +148,7 @@ class SharedTest(KeysCase):
         self.assertNotEqual(before, other.commits)
         self.assertFalse(other.set("cup", b"3"))
 
-    def test_a_reader_never_sees_half_a_commit_nor_waits_for_a_writer(self) -> None:
+    def test_reader_sees_no_partial_commit_and_waits_for_no_writer(self) -> None:
         other = self.open_keys()
         done = threading.Event()
         halves: list[object] = []
@@ -187,7 +187,7 @@ class SharedTest(KeysCase):
         missing = [(n, s) for n in range(12) for s in range(30) if self.keys.get(f"{n} {s}") != b"%d" % s]
         self.assertEqual([], missing)
 
-    def test_what_is_queued_and_committed_survives_a_kill(self) -> None:
+    def test_queued_and_committed_changes_survive_a_kill(self) -> None:
         child = subprocess.Popen(
             [sys.executable, "-c", _HALF, self.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
         )
@@ -200,7 +200,7 @@ class SharedTest(KeysCase):
         self.keys.commit()
         self.assertEqual(b"2", self.keys.get("queued"))
 
-    def test_a_count_that_a_kill_left_odd_is_mended_by_the_next_commit(self) -> None:
+    def test_odd_count_after_a_kill_is_even_after_the_next_commit(self) -> None:
         turn = WriteLock(self.path)
         self.addCleanup(turn.close)
         with self.assertRaises(KeyboardInterrupt), turn, turn.committing():
@@ -214,7 +214,7 @@ class SharedTest(KeysCase):
 
 
 class FailingTest(KeysCase):
-    def test_a_full_disk_is_told_and_loses_nothing(self) -> None:
+    def test_full_disk_raises_storage_full_and_loses_nothing(self) -> None:
         self.keys.set("cup", b"1")
         connection = self.keys._connect()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -227,7 +227,7 @@ class FailingTest(KeysCase):
         self.keys.commit()
         self.assertEqual([b"1", b"2", None], [self.keys.get(key) for key in ("cup", "saucer", "large")])
 
-    def test_somebody_else_who_writes_for_ever_is_told_of(self) -> None:
+    def test_lock_of_another_program_raises_store_unavailable(self) -> None:
         with mock.patch("filestoraged.store.sqlite.database._BUSY_TIMEOUT", 0.05):
             keys = self.open_keys()
             keys._connect()
@@ -240,7 +240,7 @@ class FailingTest(KeysCase):
         shell.execute("ROLLBACK")
         self.assertTrue(keys.set("cup", b"1"))
 
-    def test_whatever_fails_everybody_is_told(self) -> None:
+    def test_unexpected_error_is_raised_to_all_callers(self) -> None:
         failing = mock.Mock(side_effect=ZeroDivisionError)
         with mock.patch.object(KeyValues, "_transact", failing):
             results = [self.keys.set_later("cup", b"1") for _ in range(5)]
@@ -255,7 +255,7 @@ class PrepareTest(TempCase):
         super().setUp()
         self.path = self.directory / "kv.sqlite"
 
-    def test_one_that_is_there_stays(self) -> None:
+    def test_existing_database_is_kept(self) -> None:
         prepare_keys(str(self.path))
         keys = KeyValues(str(self.path))
         keys.set("cup", b"1")
@@ -268,30 +268,30 @@ class PrepareTest(TempCase):
         self.addCleanup(keys.close)
         self.assertEqual(b"1", keys.get("cup"))
 
-    def test_many_may_make_it_at_once(self) -> None:
+    def test_many_processes_may_make_the_database_at_once(self) -> None:
         in_threads(8, lambda _: prepare_keys(str(self.path)))
 
-    def test_what_is_no_database_is_refused(self) -> None:
+    def test_file_that_is_not_a_database_is_refused(self) -> None:
         for data in (b"nonsense " * 1000, b"x", b"SQLite format 3\0" + b"x" * 5000):
             self.path.write_bytes(data)
 
             self.assert_refused("cannot be used")
             self.assertEqual(data, self.path.read_bytes())
 
-    def test_another_programs_database_is_refused(self) -> None:
+    def test_database_of_another_program_is_refused(self) -> None:
         for statement in ("CREATE TABLE cats (name)", "PRAGMA application_id = 7", "PRAGMA user_version = 3"):
             self.execute(statement)
 
             self.assert_refused("belongs to another program")
             self.path.unlink()
 
-    def test_a_newer_version_is_refused(self) -> None:
+    def test_database_of_a_newer_version_is_refused(self) -> None:
         prepare_keys(str(self.path))
         self.execute("PRAGMA user_version = 3")
 
         self.assert_refused("newer than this program")
 
-    def test_a_damaged_one_is_refused(self) -> None:
+    def test_damaged_database_is_refused(self) -> None:
         damages: list[Callable[[bytearray], object]] = [
             lambda data: data.__delitem__(slice(len(data) // 2, None)),
             lambda data: data.__setitem__(slice(4096, 8192), os.urandom(4096)),
@@ -307,7 +307,7 @@ class PrepareTest(TempCase):
                 self.assert_refused("")
                 self.path.unlink()
 
-    def test_a_file_that_cannot_be_read_in_time_is_not_looked_through(self) -> None:
+    def test_database_too_large_to_check_in_time_is_accepted(self) -> None:
         self.make_large()
         data = bytearray(self.path.read_bytes())
         data[-4096:] = os.urandom(4096)
@@ -319,7 +319,7 @@ class PrepareTest(TempCase):
                     prepare_keys(str(self.path))
                 self.assertIn("too large to be checked", logged.output[0])
 
-    def test_a_directory_that_is_not_there_is_refused(self) -> None:
+    def test_database_in_a_missing_directory_is_refused(self) -> None:
         self.path = Path(self.directory, "none", "kv.sqlite")
 
         self.assert_refused("cannot be used")
@@ -374,7 +374,7 @@ class SlicedCommitTest(KeysCase):
     def values(self, keys: KeyValues) -> list[object]:
         return [keys.get(f"key {number}") for number in range(30)]
 
-    def test_a_set_and_a_commit_of_others_go_between_its_transactions(self) -> None:
+    def test_sets_and_commits_of_others_run_between_its_transactions(self) -> None:
         goes_on = threading.Event()
         staged = threading.Event()
         step = KeyValues._step
@@ -400,14 +400,14 @@ class SlicedCommitTest(KeysCase):
         self.assertEqual([None] * 30, half)
         self.assertEqual([b"%d" % (90 + n if n < 10 else 60 + n) for n in range(30)], whole)
 
-    def test_a_step_takes_no_more_bytes_than_it_may_and_one_row_at_the_least(self) -> None:
+    def test_step_has_a_maximum_size_and_at_least_one_row(self) -> None:
         rows = [("a", 10), ("b", 1_000_000), ("c", 1_000_000), ("d", 1_000_000), ("e", 10)]
 
         self.assertEqual(("c", 2_000_010), kv._first_rows(iter(rows)))
         self.assertEqual(("x", 90_000_000), kv._first_rows(iter([("x", 90_000_000), ("y", 1)])))
         self.assertEqual((None, 0), kv._first_rows(iter([])))
 
-    def test_one_that_was_cut_off_is_committed_as_a_whole_by_the_next(self) -> None:
+    def test_interrupted_commit_is_completed_by_the_next(self) -> None:
         self.queue(100)
         with mock.patch.object(KeyValues, "_make_visible", side_effect=OSError(5, "Input/output error")):
             self.assertRaises(StoreFailed, self.keys.commit)
@@ -422,7 +422,7 @@ class SlicedCommitTest(KeysCase):
         self.assertEqual([b"last", b"91"], self.values(self.keys)[:2])
         self.assertEqual(0, self.keys.queued)
 
-    def test_what_is_visible_and_not_moved_yet_counts_as_committed(self) -> None:
+    def test_visible_staged_pairs_count_as_committed(self) -> None:
         with mock.patch.object(KeyValues, "_move_staged"):
             self.queue(100)
             self.keys.commit()
@@ -452,7 +452,7 @@ class SlicedCommitTest(KeysCase):
 class DoubtTest(KeysCase):
     """A write or a sync of the log that failed, in whichever process."""
 
-    def test_the_log_is_rewritten_before_anything_else_is_written(self) -> None:
+    def test_log_is_rewritten_before_anything_else_is_written(self) -> None:
         self.keys.set("queued", b"1")
         WriteLock(self.path).begin_writing()
 
@@ -462,7 +462,7 @@ class DoubtTest(KeysCase):
         self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
         self.assertEqual(1, len(logged.output))
 
-    def test_a_transaction_that_fails_leaves_the_log_in_doubt_for_all(self) -> None:
+    def test_transaction_that_fails_leaves_the_log_in_doubt_for_all(self) -> None:
         other = self.open_keys()
         self.keys.set("queued", b"1")
         with mock.patch.object(KeyValues, "_connect", return_value=Failing(self.keys._connect(), "COMMIT")):
@@ -483,7 +483,7 @@ class DoubtTest(KeysCase):
 
         self.assertEqual(1, self.keys.queued)
 
-    def test_a_checkpoint_that_fails_is_not_forgotten(self) -> None:
+    def test_failed_checkpoint_is_repeated(self) -> None:
         self.keys.set("queued", b"1")
         failing = Failing(self.keys._connect(), "wal_checkpoint(P")
         always = mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 0)
@@ -497,7 +497,7 @@ class DoubtTest(KeysCase):
 
         self.assertFalse(self.keys._write_lock.is_doubtful)
 
-    def test_the_log_is_copied_into_the_database_when_it_has_grown(self) -> None:
+    def test_log_is_copied_into_the_database_when_it_has_grown(self) -> None:
         with mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 10):
             self.keys.set("large", b"x" * 100_000)
             self.keys.set("cup", b"1")
@@ -527,7 +527,7 @@ class DoubtTest(KeysCase):
         self.assertFalse(WriteLock(self.path).is_doubtful)
         self.assertTrue(other.set("later", b"3"))
 
-    def test_a_log_that_cannot_be_copied_at_the_end_is_in_doubt_for_those_who_come(self) -> None:
+    def test_log_that_cannot_be_copied_on_close_stays_in_doubt(self) -> None:
         self.keys.set("queued", b"1")
         self.keys._connection = Failing(self.keys._connect(), "wal_checkpoint")  # type: ignore[assignment]
         self.keys.close()
@@ -584,11 +584,11 @@ class LockedTest(KeysCase):
         self.keys.probe()
         self.assertEqual(1, self.keys.queued)
 
-    def test_a_file_that_was_made_is_used_though_another_process_holds_the_lock(self) -> None:
+    def test_existing_database_is_usable_while_another_process_holds_the_lock(self) -> None:
         with WriteLock(self.path):
             prepare_keys(self.path)
 
-    def test_a_file_that_is_to_be_made_is_not_waited_for_for_ever(self) -> None:
+    def test_making_a_database_while_the_lock_is_held_times_out(self) -> None:
         path = str(self.directory / "new.sqlite")
         brief = mock.patch("filestoraged.store.sqlite.database._BUSY_TIMEOUT", 0.1)
         with WriteLock(path), brief, self.assertRaises(StartError) as caught:
@@ -598,7 +598,7 @@ class LockedTest(KeysCase):
 
 
 class PrivateTest(TempCase):
-    def test_the_files_are_their_owners_alone_whatever_the_umask(self) -> None:
+    def test_files_are_private_with_any_umask(self) -> None:
         before = os.umask(0)
         self.addCleanup(os.umask, before)
         path = str(self.directory / "kv.sqlite")
@@ -614,7 +614,7 @@ class PrivateTest(TempCase):
 
 
 class UpgradeTest(TempCase):
-    def test_a_database_of_the_first_version_keeps_its_keys_and_its_queue(self) -> None:
+    def test_database_of_the_first_version_keeps_its_keys_and_its_queue(self) -> None:
         path = str(self.directory / "kv.sqlite")
         shell = sqlite3.connect(path, isolation_level=None)
         for statement in (

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
-from filestoraged.store.owner_locks import Owner, OwnerLocks, closed_after, lock_if_dead
+from filestoraged.store.owner_locks import LockOwner, OwnerLocks, closed_after, lock_if_dead
 from filestoraged.store.permissions import PRIVATE, Permissions, create_file, create_file_as_allowed, is_allowed
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class StagingArea(OwnerLocks):
     def _remove(self, path: str) -> None:
         os.rmdir(path)
 
-    def _make_own(self) -> Owner:
+    def _make_own(self) -> LockOwner:
         area = super()._make_own()
         try:
             self._create = create_file_as_allowed if is_allowed(area.path, self._mode) else create_file

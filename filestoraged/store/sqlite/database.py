@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # check in the other half, is left to `filestoraged check`.
 _CHECK_TIMEOUT = 5.0
 _MAX_CHECKED_SIZE = 512 * 1024 * 1024
-_READ_SIZE = 1024 * 1024
+_READ_AHEAD_SIZE = 1024 * 1024
 
 # Seconds to wait for other writers, such as an operator's shell. The daemon's own writers use the write lock.
 _BUSY_TIMEOUT = 5.0
@@ -263,7 +263,7 @@ def _read_through(path: str) -> bool:
     with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size > _MAX_CHECKED_SIZE:
             return False
-        while file.read(_READ_SIZE):
+        while file.read(_READ_AHEAD_SIZE):
             if time.monotonic() > end:
                 return False
     return True

@@ -45,7 +45,7 @@ _MAX_BATCH = 500
 _GATHER_TIMEOUT = 0.001
 
 # Seconds without a job after which the writer's thread ends.
-_IDLE_TIMEOUT = 5.0
+_WRITER_IDLE_TIMEOUT = 5.0
 
 # Seconds after which a queued job is refused while the writer is blocked: another process, perhaps a stopped one, holds
 # the lock, or the disk does not answer. A writer that is behind with many jobs is not blocked.
@@ -173,7 +173,7 @@ class BatchWriter(Generic[_Item]):
     def _wait_for_work(self) -> bool:
         """Wait for jobs or the next maintenance. Returns False if the thread is to end."""
         with self._changed:
-            pause = min(max(0.0, self._maintain_at - time.monotonic()), _IDLE_TIMEOUT)
+            pause = min(max(0.0, self._maintain_at - time.monotonic()), _WRITER_IDLE_TIMEOUT)
             self._changed.wait_for(lambda: self._jobs or self._closed, pause)
             if not self._jobs and (self._pause == math.inf or (self._closed and self._pause > URGENT)):
                 self._thread = None
@@ -226,14 +226,14 @@ class BatchWriter(Generic[_Item]):
             self._target.refuse([], error)
 
 
-class Job(Protocol):
+class WriteJob(Protocol):
     """A change to be written, with its caller's future."""
 
     @property
     def done(self) -> Future[Any]: ...
 
 
-_Job = TypeVar("_Job", bound=Job)
+_Job = TypeVar("_Job", bound=WriteJob)
 
 
 class GroupCommitDatabase(ABC, Generic[_Job]):

@@ -114,7 +114,7 @@ class DirectoriesTest(TempCase):
 
         self.assertEqual(TEA_DIGEST, store.put(TEA))
 
-    def test_what_is_remembered_keeps_its_bound(self) -> None:
+    def test_remembered_directories_stay_within_their_bound(self) -> None:
         class Status(NamedTuple):
             st_dev: int
             st_ino: int

@@ -27,13 +27,13 @@ class SmallBlobCacheTest(TempCase):
             blob.send(sink, 0, blob.size)
         return sink.data
 
-    def test_a_small_object_is_opened_once(self) -> None:
+    def test_small_object_is_opened_once(self) -> None:
         self.assertEqual(TEA, self.read(self.store))
 
         with mock.patch("os.open", side_effect=AssertionError):
             self.assertEqual(TEA, self.read(self.store))
 
-    def test_a_part_of_it_is_given_from_memory_too(self) -> None:
+    def test_part_of_a_cached_object_is_sent_from_memory(self) -> None:
         sink = Gather()
 
         for _ in range(2):
@@ -42,14 +42,14 @@ class SmallBlobCacheTest(TempCase):
 
         self.assertEqual(b"eaea", sink.data)
 
-    def test_what_another_process_removed_is_not_found(self) -> None:
+    def test_object_that_another_process_removed_is_not_found(self) -> None:
         self.read(self.store)
 
         DiskStore(self.directory).remove(self.digest)
 
         self.assertRaises(NotFound, self.store.open, self.digest)
 
-    def test_what_another_process_healed_is_given_as_it_is_now(self) -> None:
+    def test_object_that_another_process_healed_is_read_anew(self) -> None:
         path = self.store.path(self.digest)
         with open(path, "wb") as stream:
             stream.write(b"BAD")
@@ -59,7 +59,7 @@ class SmallBlobCacheTest(TempCase):
 
         self.assertEqual(TEA, self.read(self.store))
 
-    def test_what_was_changed_in_its_place_is_given_as_it_is_now(self) -> None:
+    def test_file_that_was_changed_in_place_is_read_anew(self) -> None:
         self.read(self.store)
         path = self.store.path(self.digest)
         before = os.stat(path)
@@ -71,14 +71,14 @@ class SmallBlobCacheTest(TempCase):
 
         self.assertEqual(b"TEA", self.read(self.store))
 
-    def test_a_large_object_is_not_kept(self) -> None:
+    def test_large_object_is_not_cached(self) -> None:
         digest = self.store.put(bytes(SMALL + 1))
 
         for _ in range(2):
             with self.store.open(digest) as blob:
                 self.assertNotIsInstance(blob, SmallBlob)
 
-    def test_more_than_fits_is_forgotten_and_found_again(self) -> None:
+    def test_full_cache_is_cleared_and_objects_are_read_again(self) -> None:
         digests = [self.store.put(bytes([number]) * SMALL) for number in range(200)]
 
         for digest in digests * 2:
@@ -92,7 +92,7 @@ class SmallBlobCacheTest(TempCase):
         self.assertLessEqual(cached.size, 8 * 1024 * 1024)
         self.assertEqual(cached.size, sum(blob.size for blob in cached._values.values()))
 
-    def test_what_is_kept_keeps_its_bound_however_small_objects_are(self) -> None:
+    def test_cache_of_tiny_objects_stays_within_its_memory_bound(self) -> None:
         cache = SmallBlobCache()
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
@@ -109,7 +109,7 @@ class SmallBlobCacheTest(TempCase):
         self.assertGreater(most, 8000)
         self.assertLess(peak, 16 * 2**20)
 
-    def test_what_the_disk_has_to_be_asked_for_is_given_by_a_descriptor(self) -> None:
+    def test_object_outside_the_page_cache_is_sent_from_a_descriptor(self) -> None:
         # A file system that cannot say, or a cold page.
         with mock.patch("os.preadv", side_effect=BlockingIOError):
             with self.store.open(self.digest) as blob:

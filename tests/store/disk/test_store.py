@@ -42,18 +42,18 @@ class DiskStoreTest(contract.StoreContract):
     def root(self) -> Path:
         return self.directory / "store"
 
-    def test_an_object_is_a_file_named_by_its_digest_with_exactly_its_bytes(self) -> None:
+    def test_object_is_a_file_named_by_its_digest_with_exactly_its_bytes(self) -> None:
         self.store.put(TEA)
 
         self.assertEqual([f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
         self.assertEqual(TEA, (self.root / TEA_DIGEST[:2] / TEA_DIGEST).read_bytes())
 
-    def test_a_namespace_is_a_directory(self) -> None:
+    def test_namespace_is_a_directory(self) -> None:
         self.store.namespace("repositories").namespace("pets").put(TEA)
 
         self.assertEqual([f"repositories/pets/{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
 
-    def test_many_are_removed_with_one_sync_a_directory(self) -> None:
+    def test_removal_of_many_syncs_each_directory_once(self) -> None:
         names = [f"{shard}{number:062x}" for shard in ("ab", "cd") for number in range(20)]
         for name in names:
             self.store.put(TEA, name=name)
@@ -65,7 +65,7 @@ class DiskStoreTest(contract.StoreContract):
         self.assertEqual([f"ab/{names[0]}"], self.files_below(self.root))
         self.assertLessEqual(syncs.call_count, 3)
 
-    def test_of_many_that_are_removed_one_that_fails_is_told_and_keeps_no_others(self) -> None:
+    def test_failed_removal_among_many_is_returned_and_others_succeed(self) -> None:
         names = [f"ab{number:062x}" for number in range(3)]
         for name in names:
             self.store.put(TEA, name=name)
@@ -82,7 +82,7 @@ class DiskStoreTest(contract.StoreContract):
         self.assertEqual([names[1]], list(failed))
         self.assertEqual([f"ab/{names[1]}"], self.files_below(self.root))
 
-    def test_of_a_directory_that_cannot_be_synced_none_counts_as_removed(self) -> None:
+    def test_removals_in_a_directory_that_cannot_be_synced_all_fail(self) -> None:
         names = [f"ab{number:062x}" for number in range(3)]
         for name in names:
             self.store.put(TEA, name=name)
@@ -93,20 +93,20 @@ class DiskStoreTest(contract.StoreContract):
         self.assertEqual(set(names), set(failed))
         self.assertEqual({}, self.store.remove_all(names))
 
-    def test_what_is_no_file_is_not_found_and_not_waited_for(self) -> None:
+    def test_pipe_or_directory_under_a_name_is_not_found_without_waiting(self) -> None:
         place = self.root / TEA_DIGEST[:2] / TEA_DIGEST
         place.parent.mkdir(parents=True)
         os.mkfifo(place)
 
         self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
 
-    def test_a_discarded_staging_leaves_no_file(self) -> None:
+    def test_discarded_staging_leaves_no_file(self) -> None:
         with self.store.stage() as staging:
             staging.write(TEA)
 
         self.assertEqual([], self.files_below(self.root))
 
-    def test_a_refused_commit_leaves_no_staging(self) -> None:
+    def test_refused_commit_leaves_no_staging(self) -> None:
         self.store.put(TEA)
 
         with self.assertRaises(AlreadyExists), self.store.stage() as staging:
@@ -130,17 +130,17 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
-    def test_a_directory_by_an_objects_name_is_no_object(self) -> None:
+    def test_directory_under_an_objects_name_is_not_found(self) -> None:
         (self.root / TEA_DIGEST[:2] / TEA_DIGEST).mkdir(parents=True)
 
         self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
 
-    def test_what_is_no_digest_is_a_mistake_of_the_callers(self) -> None:
+    def test_name_that_is_not_a_digest_raises_value_error(self) -> None:
         for name in ("", "..", "../../etc/passwd", TEA_DIGEST.upper(), TEA_DIGEST + "/x"):
             with self.subTest(name=name):
                 self.assertRaises(ValueError, self.store.open, name)
 
-    def test_a_folder_that_was_tidied_away_is_made_again(self) -> None:
+    def test_removed_directory_is_made_again(self) -> None:
         self.store.put(TEA)
         shutil.rmtree(self.root / TEA_DIGEST[:2])
 
@@ -148,7 +148,7 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
-    def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_answer(self) -> None:
+    def test_bytes_are_synced_before_the_name_and_the_name_before_commit_returns(self) -> None:
         for name, already in (("link", False), ("rename", True)):
             with self.subTest(already=already):
                 self.assertEqual(["sync file", name, "sync folder"], self.calls_of_a_commit(already=already))
@@ -179,7 +179,7 @@ class DiskStoreTest(contract.StoreContract):
                 staging.commit()
         return calls
 
-    def test_a_new_folder_is_synced_into_the_one_above(self) -> None:
+    def test_new_shard_directory_is_synced_into_its_parent(self) -> None:
         synced = []
         sync = os.fsync
 
@@ -193,7 +193,7 @@ class DiskStoreTest(contract.StoreContract):
         for folder in (self.directory, self.root, self.root / "cats", self.root / "cats" / TEA_DIGEST[:2]):
             self.assertIn(str(folder), synced)
 
-    def test_a_removal_is_synced(self) -> None:
+    def test_removal_is_synced(self) -> None:
         self.store.put(TEA)
 
         with mock.patch("os.fsync") as sync:
@@ -201,7 +201,7 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertEqual(1, sync.call_count)
 
-    def test_a_sync_that_fails_leaves_nothing_visible(self) -> None:
+    def test_sync_that_fails_leaves_nothing_visible(self) -> None:
         broken = OSError(errno.EIO, "Input/output error")
 
         with self.assertRaises(OSError), self.store.stage() as staging:
@@ -211,7 +211,7 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertEqual([], self.files_below(self.root))
 
-    def test_a_store_below_a_file_cannot_be_prepared(self) -> None:
+    def test_store_below_a_file_cannot_be_prepared(self) -> None:
         (self.directory / "file").touch()
 
         self.assertRaises(OSError, DiskStore(self.directory / "file").prepare)
@@ -251,7 +251,7 @@ class FailedSyncTest(TempCase):
         assert raised.exception.errno is not None
         return raised.exception.errno
 
-    def test_upload_whose_directory_cannot_be_synced_says_so_and_leaves_nothing(self) -> None:
+    def test_upload_whose_directory_cannot_be_synced_fails_and_leaves_nothing(self) -> None:
         self.store.prepare()
 
         for number in (errno.ENOSPC, errno.EIO):
@@ -302,7 +302,7 @@ class FailedSyncTest(TempCase):
 
         self.assertEqual([], self.files_below(self.root))
 
-    def test_file_system_without_links_stores_objects_all_the_same(self) -> None:
+    def test_file_system_without_hard_links_stores_objects(self) -> None:
         with mock.patch("os.link", side_effect=PermissionError(errno.EPERM, "Operation not permitted")):
             self.store.put(TEA)
 
@@ -438,7 +438,7 @@ class TwoDaemonsTest(TempCase):
         self.assertEqual(b"staged\n", holder.stdout.readline())
         return holder
 
-    def test_a_live_daemons_staging_is_not_swept(self) -> None:
+    def test_live_daemons_staging_is_not_swept(self) -> None:
         self.hold()
 
         swept = DiskStore(self.root).sweep()
@@ -446,7 +446,7 @@ class TwoDaemonsTest(TempCase):
         self.assertEqual(0, swept)
         self.assertEqual(1, len(self.files_below(self.root)))
 
-    def test_a_killed_daemons_staging_is_swept(self) -> None:
+    def test_killed_daemons_staging_is_swept(self) -> None:
         holder = self.hold()
         holder.kill()
         holder.wait()
@@ -456,7 +456,7 @@ class TwoDaemonsTest(TempCase):
         self.assertEqual(1, swept)
         self.assertEqual([], self.files_below(self.root))
 
-    def test_a_staging_swept_before_it_was_opened_is_made_anew(self) -> None:
+    def test_staging_swept_before_it_was_opened_is_made_anew(self) -> None:
         store = DiskStore(self.root)
         make = Directories.make
         sweeps = iter([True, False])
@@ -473,7 +473,7 @@ class TwoDaemonsTest(TempCase):
 
         self.assertEqual(TEA_DIGEST, digest)
 
-    def test_a_staging_swept_before_it_was_locked_is_made_anew(self) -> None:
+    def test_staging_swept_before_it_was_locked_is_made_anew(self) -> None:
         store = DiskStore(self.root)
         lock = fcntl.flock
         sweeps = iter([True, False])

@@ -45,7 +45,7 @@ class DiskUsageTest(TempCase):
 
         self.assertEqual({"files": Usage(2, 9), "repositories": Usage(2, 6), "drops": Usage(1, 1)}, counted)
 
-    def test_folders_that_did_not_change_are_not_listed_again(self) -> None:
+    def test_directories_that_did_not_change_are_not_listed_again(self) -> None:
         digests = [self.store.put(bytes([number])) for number in range(10)]
         self.wait_until_all_is_past()
         self.assertGreater(self.scanned(), 1)
@@ -56,13 +56,13 @@ class DiskUsageTest(TempCase):
         self.assertEqual(1, self.scanned())
         self.assertEqual(11, self.count()["files"].objects)
 
-    def test_folders_that_have_just_changed_are_listed_again(self) -> None:
+    def test_directories_that_have_just_changed_are_listed_again(self) -> None:
         self.store.put(b"tea")
 
         with mock.patch("filestoraged.store.disk.usage.is_past", return_value=False):
             self.assertEqual([1, 1], [self.scanned(), self.scanned()])
 
-    def test_folders_that_are_gone_are_forgotten(self) -> None:
+    def test_counts_of_removed_directories_are_forgotten(self) -> None:
         self.store.put(b"tea")
         self.wait_until_all_is_past()
         self.count()
@@ -74,7 +74,7 @@ class DiskUsageTest(TempCase):
 
         self.assertEqual(0, len(self.usage._counts))
 
-    def test_a_large_folder_is_counted_in_steps(self) -> None:
+    def test_count_of_a_large_directory_pauses_often(self) -> None:
         folder = self.directory / "store" / "ab"
         folder.mkdir(parents=True)
         for number in range(1000):
@@ -85,7 +85,7 @@ class DiskUsageTest(TempCase):
 
         self.assertGreaterEqual(len(pauses), 10)
 
-    def test_what_is_remembered_keeps_its_bound(self) -> None:
+    def test_remembered_directories_stay_within_their_bound(self) -> None:
         usage = DiskUsage("/var/lib/filestoraged")
         numbers = iter(range(2**40, 2**41))
 

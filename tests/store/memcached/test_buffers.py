@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 
 
 class BudgetTest(TempCase):
-    def test_who_waits_too_long_is_told(self) -> None:
+    def test_reservation_that_times_out_raises_store_unavailable(self) -> None:
         budget = BufferBudget(10, timeout=0.01)
         budget.reserve(10)
 
@@ -20,7 +20,7 @@ class BudgetTest(TempCase):
         budget.release(10)
         budget.reserve(10)
 
-    def test_a_small_one_does_not_overtake_a_large_one(self) -> None:
+    def test_small_reservation_does_not_overtake_a_large_one(self) -> None:
         budget = BufferBudget(10, timeout=PATIENCE)
         budget.reserve(8)
         order: list[int] = []
@@ -42,7 +42,7 @@ class BudgetTest(TempCase):
 
         self.assertEqual([9, 1], order)
 
-    def test_who_wants_more_than_there_is_waits_for_all_of_it(self) -> None:
+    def test_reservation_above_the_budget_waits_until_all_is_free(self) -> None:
         budget = BufferBudget(10, timeout=0.01)
         budget.reserve(1)
 
@@ -55,7 +55,7 @@ class BudgetTest(TempCase):
 
 
 class MemoryTest(TempCase):
-    def test_what_was_read_goes_back_in_steps_and_the_rest_at_the_end(self) -> None:
+    def test_memory_that_was_read_is_released_in_steps_and_the_rest_on_close(self) -> None:
         budget = BufferBudget(12 * MIB, timeout=0.01)
         memory = ReservedBuffer(budget, 10 * MIB, spare=2)
         memory.view[:] = bytes(10 * MIB) + b"!!"
@@ -70,7 +70,7 @@ class MemoryTest(TempCase):
         budget.reserve(2 * MIB)
         self.assertRaises(StoreUnavailable, budget.reserve, 1)
 
-    def test_what_has_less_than_a_step_goes_back_at_the_end(self) -> None:
+    def test_buffer_smaller_than_a_step_is_released_on_close(self) -> None:
         budget = BufferBudget(MIB, timeout=0.01)
         memory = ReservedBuffer(budget, MIB, spare=2)
         memory.drop_before(MIB)
@@ -79,7 +79,7 @@ class MemoryTest(TempCase):
         memory.close()
         budget.reserve(MIB)
 
-    def test_what_is_small_does_not_wait_for_large_ones(self) -> None:
+    def test_small_buffer_does_not_wait_for_large_ones(self) -> None:
         budget = BufferBudget(10, timeout=0.01)
         budget.reserve(10)
 

@@ -23,7 +23,7 @@ def manifest(size: int, *, tail: bytes = b"") -> Manifest:
 
 
 class ManifestTest(unittest.TestCase):
-    def test_what_was_packed_is_unpacked(self) -> None:
+    def test_packed_manifest_is_unpacked(self) -> None:
         for each in (
             *(manifest(0), manifest(3, tail=b"tea"), manifest(CHUNK_SIZE), manifest(CHUNK_SIZE + 3, tail=b"tea")),
             *(manifest(MAX_SIZE), manifest(5)._replace(algorithm="md5", digest="ab" * 16, expires=2_000_000_000)),
@@ -39,12 +39,12 @@ class ManifestTest(unittest.TestCase):
         expected = [Chunk(f"{key}:0", CHUNK_SIZE), Chunk(f"{key}:1", CHUNK_SIZE), Chunk(f"{key}:2", 7)]
         self.assertEqual(expected, chunks)
 
-    def test_another_key_makes_no_sense_of_it(self) -> None:
+    def test_manifest_under_another_key_is_refused(self) -> None:
         packed = manifest(3, tail=b"tea").pack("key")
 
         self.assertRaises(ValueError, unpack, "another", packed)
 
-    def test_any_change_is_noticed(self) -> None:
+    def test_any_changed_byte_is_detected(self) -> None:
         packed = manifest(CHUNK_SIZE + 3, tail=b"tea").pack("key")
         for place in range(len(packed)):
             changed = bytearray(packed)
@@ -53,12 +53,12 @@ class ManifestTest(unittest.TestCase):
             self.assertRaises(ValueError, unpack, "key", packed[:place])
         self.assertRaises(ValueError, unpack, "key", packed + b"!")
 
-    def test_noise_is_no_manifest(self) -> None:
+    def test_random_bytes_are_not_a_manifest(self) -> None:
         noise = random.Random(4)
         for size in range(300):
             self.assertRaises(ValueError, unpack, "key", noise.randbytes(size))
 
-    def test_one_that_makes_no_sense_is_none(self) -> None:
+    def test_inconsistent_manifest_is_refused(self) -> None:
         good = manifest(CHUNK_SIZE + 3, tail=b"tea")
         for each in (
             *(good._replace(size=2), good._replace(size=3), good._replace(size=2 * CHUNK_SIZE + 4)),
@@ -68,7 +68,7 @@ class ManifestTest(unittest.TestCase):
             with self.subTest(manifest=each):
                 self.assertRaises(ValueError, unpack, "key", each.pack("key"))
 
-    def test_a_count_of_checksums_that_memory_cannot_hold_is_refused(self) -> None:
+    def test_count_of_checksums_that_memory_cannot_hold_is_refused(self) -> None:
         body = manifest(3, tail=b"tea").pack("key")[12:]
         for count in (2**32 - 1, 2**20, 1):
             # The count is the last number of the head.
@@ -87,7 +87,7 @@ class ManifestTest(unittest.TestCase):
                 # The slack is for what takes no time at all.
                 self.assertLess(more, 3 * less + 0.002)
 
-    def test_a_removal_mark_names_the_same_chunks_and_is_never_the_same(self) -> None:
+    def test_removal_mark_lists_the_same_chunks_and_is_unique(self) -> None:
         for size, tail in ((CHUNK_SIZE + 3, b"tea"), (MAX_SIZE, b""), (MAX_SIZE, bytes(MAX_SIZE % CHUNK_SIZE))):
             packed = manifest(size, tail=tail).pack("key")
             marks = {removal_mark("key", packed) for _ in range(2)}

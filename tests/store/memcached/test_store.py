@@ -75,7 +75,7 @@ class PoolContractTest(contract.StoreContract):
         # That chance leaves a server without a chunk: 3 in 10 million.
         self.assertEqual((40, True), (sum(counts), all(counts)), counts)
 
-    def test_the_order_of_the_servers_does_not_matter(self) -> None:
+    def test_order_of_the_servers_does_not_matter(self) -> None:
         digest = self.store.put(os.urandom(5 * CHUNK_SIZE))
 
         turned = MemcachedStore([server.address for server in reversed(self.pool)])
@@ -88,7 +88,7 @@ class LayoutTest(MemcachedCase):
         super().setUp()
         self.store = self.make_store()
 
-    def test_all_sizes_about_a_chunk_come_back(self) -> None:
+    def test_objects_of_all_sizes_around_a_chunk_are_read_back(self) -> None:
         for size in (
             *(TAIL_SIZE - 1, TAIL_SIZE, TAIL_SIZE + 1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1),
             *(CHUNK_SIZE + TAIL_SIZE, CHUNK_SIZE + TAIL_SIZE + 1, 2 * CHUNK_SIZE, 3 * CHUNK_SIZE - 1),
@@ -99,7 +99,7 @@ class LayoutTest(MemcachedCase):
                 with self.store.get(self.store.put(data)) as stream:
                     self.assertEqual(data, stream.read())
 
-    def test_the_largest_object_is_taken_and_one_byte_more_leaves_nothing(self) -> None:
+    def test_object_of_the_maximum_size_is_stored_and_one_byte_more_leaves_nothing(self) -> None:
         largest = self.store.put(Repeated(MAX_SIZE))  # type: ignore[arg-type]
         self.assertEqual(MAX_SIZE, self.store.open(largest).size)
         self.store.delete(largest)
@@ -112,7 +112,7 @@ class LayoutTest(MemcachedCase):
         self.assertRaises(TooLarge, self.store.put, bytes(MAX_SIZE + 1))
         self.assertEqual(0, self.memcached.statistics()[b"curr_items"])
 
-    def test_a_limit_may_be_lower_and_not_higher(self) -> None:
+    def test_maximum_size_may_be_lower_and_not_higher(self) -> None:
         self.assertRaises(ValueError, self.make_store, max_size=MAX_SIZE + 1)
         self.assertRaises(TooLarge, self.make_store(max_size=2).put, TEA)
 
@@ -142,12 +142,12 @@ class LayoutTest(MemcachedCase):
             ],
         )
 
-    def test_a_small_object_is_one_item(self) -> None:
+    def test_small_object_is_one_item(self) -> None:
         self.store.put(bytes(TAIL_SIZE))
 
         self.assertEqual(1, len(self.memcached.all_keys()))
 
-    def test_the_same_bytes_again_leave_one_set_of_chunks(self) -> None:
+    def test_same_bytes_again_leave_one_set_of_chunks(self) -> None:
         data = os.urandom(4 * CHUNK_SIZE)
         self.store.put(data)
         before = self.memcached.all_keys()
@@ -156,25 +156,25 @@ class LayoutTest(MemcachedCase):
 
         self.assertEqual(before, self.memcached.all_keys())
 
-    def test_a_removed_object_leaves_nothing(self) -> None:
+    def test_removed_object_leaves_nothing(self) -> None:
         for data in (TEA, os.urandom(4 * CHUNK_SIZE)):
             self.store.delete(self.store.put(data))
 
         self.assertEqual(0, self.memcached.statistics()[b"curr_items"])
 
-    def test_a_discarded_staging_leaves_nothing(self) -> None:
+    def test_discarded_staging_leaves_nothing(self) -> None:
         with self.store.stage() as staging:
             staging.write(bytes(4 * CHUNK_SIZE + 1))
             self.assertEqual(4, len(self.memcached.all_keys()))
 
         self.assertEqual(0, self.memcached.statistics()[b"curr_items"])
 
-    def test_keys_are_short_whatever_the_names(self) -> None:
+    def test_keys_are_short_for_any_names(self) -> None:
         self.store.namespace("n" * 10_000).put(bytes(CHUNK_SIZE), name="name " * 10_000)
 
         self.assertEqual([True, True], [len(key) <= 250 for key in self.memcached.all_keys()])
 
-    def test_an_upload_takes_a_few_chunks_of_memory(self) -> None:
+    def test_upload_takes_a_few_chunks_of_memory(self) -> None:
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
 
@@ -183,7 +183,7 @@ class LayoutTest(MemcachedCase):
         _, peak = tracemalloc.get_traced_memory()
         self.assertLess(peak, 14 * CHUNK_SIZE)
 
-    def test_a_closed_store_has_no_connection_and_opens_one_when_it_is_used(self) -> None:
+    def test_closed_store_has_no_connection_and_opens_one_when_it_is_used(self) -> None:
         client = self.memcached.client
         before = client.stats()[b"curr_connections"]
         digest = self.store.put(TEA)
@@ -195,7 +195,7 @@ class LayoutTest(MemcachedCase):
 
         self.assertEqual(TEA, self.store.get(digest).read())
 
-    def test_a_child_process_talks_on_connections_of_its_own(self) -> None:
+    def test_child_process_uses_its_own_connections(self) -> None:
         data = os.urandom(4 * CHUNK_SIZE)
         digest = self.store.put(data)
         context = multiprocessing.get_context("fork")
@@ -228,7 +228,7 @@ class NameTest(MemcachedCase):
             with self.subTest(name=name[:20]), self.store.get(name=name) as stream:
                 self.assertEqual(name, stream.read().decode("utf-8", "surrogatepass"))
 
-    def test_an_empty_name_is_refused_in_one_sentence(self) -> None:
+    def test_empty_name_raises_value_error(self) -> None:
         for work in (
             lambda: self.store.put(TEA, name=""),
             lambda: self.store.get(name=""),
@@ -241,14 +241,14 @@ class NameTest(MemcachedCase):
             self.assertEqual("the name of an object cannot be empty", str(caught.exception))
         self.assertEqual([], self.memcached.all_keys())
 
-    def test_one_string_for_the_servers_is_refused_in_one_sentence(self) -> None:
+    def test_string_of_servers_raises_value_error(self) -> None:
         for servers in ("localhost:11211", b"localhost:11211"):
             with self.assertRaises(ValueError) as caught:
                 MemcachedStore(servers)  # type: ignore[arg-type]
 
             self.assertIn(f"[{servers!r}]", str(caught.exception))
 
-    def test_what_is_no_digest_may_be_named_without_saying_so(self) -> None:
+    def test_name_that_is_not_a_digest_needs_no_keyword(self) -> None:
         self.store.put(TEA, name="report.pdf")
 
         with self.store.get("report.pdf") as stream:
@@ -256,7 +256,7 @@ class NameTest(MemcachedCase):
         self.store.delete("report.pdf")
         self.assertRaises(NotFound, self.store.get, "report.pdf")
 
-    def test_a_name_that_is_taken_is_refused_and_named(self) -> None:
+    def test_commit_new_of_a_taken_name_raises_already_exists_with_the_name(self) -> None:
         self.store.put(TEA, name="cup")
 
         with self.assertRaises(AlreadyExists) as caught:
@@ -266,7 +266,7 @@ class NameTest(MemcachedCase):
         with self.store.get(name="cup") as stream:
             self.assertEqual(TEA, stream.read())
 
-    def test_an_object_named_like_another_ones_digest_is_another_object(self) -> None:
+    def test_object_named_like_another_ones_digest_is_another_object(self) -> None:
         self.store.put(b"coffee", name=TEA_DIGEST)
 
         self.assertRaises(NotFound, self.store.get, TEA_DIGEST)
@@ -275,7 +275,7 @@ class NameTest(MemcachedCase):
         with self.store.get(TEA_DIGEST) as stream:
             self.assertEqual(TEA, stream.read())
 
-    def test_a_name_is_replaced_where_that_is_asked_for(self) -> None:
+    def test_commit_replaces_the_object_of_a_name(self) -> None:
         for data in (bytes(3 * CHUNK_SIZE), TEA):
             with self.store.stage() as staging:
                 staging.write(data)
@@ -285,19 +285,19 @@ class NameTest(MemcachedCase):
             self.assertEqual(TEA, stream.read())
         self.assertEqual(1, len(self.memcached.all_keys()))
 
-    def test_namespaces_are_told_apart_whatever_their_names(self) -> None:
+    def test_namespaces_are_distinct_for_any_names(self) -> None:
         self.store.namespace("a").namespace("b").put(TEA, name="c")
 
         for other in (self.store.namespace("a/b"), self.store.namespace('a", "b'), self.store.namespace("a")):
             self.assertRaises(NotFound, other.get, name="c")
 
-    def test_removing_a_name_that_is_not_there_names_it(self) -> None:
+    def test_removal_of_a_missing_name_names_it(self) -> None:
         with self.assertRaises(NotFound) as caught:
             self.store.delete(name="cup")
 
         self.assertEqual("cup", caught.exception.name)
 
-    def test_many_removals_at_once_succeed_once(self) -> None:
+    def test_one_of_many_simultaneous_removals_succeeds(self) -> None:
         digest = self.store.put(bytes(3 * CHUNK_SIZE))
 
         def remove(_: int) -> bool:
@@ -317,7 +317,7 @@ class StreamTest(MemcachedCase):
         self.data = os.urandom(6 * CHUNK_SIZE + 5)
         self.digest = self.store.put(self.data)
 
-    def test_a_stream_is_read_in_any_way(self) -> None:
+    def test_stream_is_read_in_any_way(self) -> None:
         with self.store.get(self.digest) as stream:
             beginning = stream.read(10)
             buffer = bytearray(CHUNK_SIZE)
@@ -326,14 +326,14 @@ class StreamTest(MemcachedCase):
 
         self.assertEqual(self.data, beginning + bytes(buffer[:count]) + rest)
 
-    def test_a_stream_has_lines(self) -> None:
+    def test_stream_has_lines(self) -> None:
         lines = b"".join(b"line %d\n" % number for number in range(200_000))
         digest = self.store.put(lines)
 
         with self.store.get(digest) as stream:
             self.assertEqual(lines.splitlines(keepends=True), list(stream))
 
-    def test_a_stream_is_copied(self) -> None:
+    def test_stream_is_copied(self) -> None:
         out = io.BytesIO()
 
         with self.store.get(self.digest) as stream:
@@ -364,12 +364,12 @@ class StreamTest(MemcachedCase):
         self.assertTrue(third == [data])
         self.assertTrue(all(each + stream.read() == data for each, stream in zip(beginnings, (first, second))))
 
-    def test_readers_wait_for_their_turn(self) -> None:
+    def test_readers_wait_for_memory(self) -> None:
         results = in_threads(16, lambda _: self.store.get(self.digest).read() == self.data)
 
         self.assertEqual([True] * 16, results)
 
-    def test_an_object_larger_than_the_memory_is_read_alone(self) -> None:
+    def test_object_larger_than_the_memory_is_read_alone(self) -> None:
         store = self.make_store(memory=1)
 
         self.assertEqual([True] * 4, in_threads(4, lambda _: store.get(self.digest).read() == self.data))
@@ -383,12 +383,12 @@ class TimeToLiveTest(MemcachedCase):
         self.assertEqual(60, expiries[2] - expiries[1])
         self.assertGreater(expiries[1], 0)
 
-    def test_without_one_nothing_expires(self) -> None:
+    def test_object_without_a_time_to_live_never_expires(self) -> None:
         self.make_store().put(bytes(2 * CHUNK_SIZE))
 
         self.assertEqual([-1, -1, -1], [item.expires for item in self.memcached.items()])
 
-    def test_a_long_one_is_as_long_as_it_says(self) -> None:
+    def test_time_to_live_above_a_month_is_exact(self) -> None:
         year = 365 * 24 * 3600
         store = self.make_store(ttl=year)
         with mock.patch("time.time", return_value=2_000_000_000):
@@ -396,7 +396,7 @@ class TimeToLiveTest(MemcachedCase):
 
         self.assertEqual([2_000_000_000 + year], [item.expires for item in self.memcached.items()])
 
-    def test_an_object_whose_time_is_over_is_gone(self) -> None:
+    def test_expired_object_is_not_found(self) -> None:
         store = self.make_store(ttl=1)
         digest = store.put(bytes(2 * CHUNK_SIZE))
 
@@ -409,7 +409,7 @@ class TimeToLiveTest(MemcachedCase):
 
         self.wait_until("the object is gone", gone)
 
-    def test_storing_again_makes_it_last_longer(self) -> None:
+    def test_storing_again_extends_the_time_to_live(self) -> None:
         digest = self.make_store(ttl=1000).put(bytes(2 * CHUNK_SIZE))
 
         self.make_store().put(bytes(2 * CHUNK_SIZE))
@@ -418,7 +418,7 @@ class TimeToLiveTest(MemcachedCase):
         self.assertEqual([-1, -1, -1], [item.expires for item in self.memcached.items()])
         self.make_store().open(digest).close()
 
-    def test_what_is_staged_goes_by_itself_where_its_process_is_killed(self) -> None:
+    def test_chunks_of_a_killed_process_expire(self) -> None:
         with self.make_store().stage() as staging:
             staging.write(bytes(CHUNK_SIZE))
 

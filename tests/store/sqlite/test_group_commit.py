@@ -44,7 +44,7 @@ class BatchWriterTest(TempCase):
         super().setUp()
         self.work = Batches()
 
-    def test_jobs_that_arrive_while_it_writes_are_written_together(self) -> None:
+    def test_jobs_that_arrive_during_a_batch_form_the_next(self) -> None:
         writer = BatchWriter(threading.Lock(), self.work)
         writer.submit(0)
         self.work.begun.wait(PATIENCE)
@@ -56,7 +56,7 @@ class BatchWriterTest(TempCase):
         self.assertEqual([1, 500, 500, 200], [len(each) for each in self.work.batches])
         self.assertEqual(list(range(1201)), [job for each in self.work.batches for job in each])
 
-    def test_a_job_is_refused_when_the_lock_is_not_to_be_had_and_the_next_is_written(self) -> None:
+    def test_job_is_refused_while_the_lock_is_held_and_the_next_is_written(self) -> None:
         self.work.goes_on.set()
         lock = threading.Lock()
         writer = BatchWriter(lock, self.work, timeout=0.05)
@@ -70,7 +70,7 @@ class BatchWriterTest(TempCase):
         self.assertEqual({StoreUnavailable}, {type(error) for error in self.work.errors})
         self.assertEqual([[2]], self.work.batches)
 
-    def test_a_job_is_refused_when_those_before_it_take_too_long(self) -> None:
+    def test_job_is_refused_while_the_batch_before_it_is_blocked(self) -> None:
         writer = BatchWriter(threading.Lock(), self.work, timeout=0.05)
         writer.submit(1)
         self.work.begun.wait(PATIENCE)
@@ -81,7 +81,7 @@ class BatchWriterTest(TempCase):
 
         self.assertEqual(([[1]], [2]), (self.work.batches, self.work.refused))
 
-    def test_what_tidying_up_is_to_answer_is_refused_when_the_lock_is_not_to_be_had(self) -> None:
+    def test_pending_results_of_maintenance_are_refused_while_the_lock_is_held(self) -> None:
         self.work.steps = [URGENT] * 1000
         self.work.goes_on.set()
         lock = threading.Lock()
@@ -95,7 +95,7 @@ class BatchWriterTest(TempCase):
 
         self.assertEqual([], self.work.refused)
 
-    def test_a_lock_that_fails_refuses_all_that_wait_for_it(self) -> None:
+    def test_failing_lock_refuses_all_queued_jobs(self) -> None:
         lock = mock.MagicMock()
         lock.__enter__.side_effect = PermissionError(13, "Permission denied")
         writer = BatchWriter(lock, self.work)
@@ -105,7 +105,7 @@ class BatchWriterTest(TempCase):
 
         self.assertEqual([1], self.work.refused)
 
-    def test_a_defect_in_a_round_refuses_its_jobs_and_the_next_are_written(self) -> None:
+    def test_defect_in_maintenance_refuses_pending_results_and_the_next_job_is_written(self) -> None:
         self.work.goes_on.set()
         writer = BatchWriter(threading.Lock(), self.work)
         with mock.patch.object(self.work, "maintain", side_effect=ZeroDivisionError), self.assertLogs("filestoraged"):
@@ -117,7 +117,7 @@ class BatchWriterTest(TempCase):
         self.assertEqual([[1], [2]], self.work.batches)
         self.assertEqual({ZeroDivisionError}, {type(error) for error in self.work.errors})
 
-    def test_without_a_thread_the_caller_is_told_and_nothing_is_left_over(self) -> None:
+    def test_submit_without_a_thread_raises_and_queues_nothing(self) -> None:
         self.work.goes_on.set()
         writer = BatchWriter(threading.Lock(), self.work)
         with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
@@ -127,7 +127,7 @@ class BatchWriterTest(TempCase):
 
         self.assertEqual([[2]], self.work.batches)
 
-    def test_closing_finishes_what_a_caller_waits_for_and_leaves_the_rest(self) -> None:
+    def test_close_finishes_urgent_maintenance_and_leaves_the_rest(self) -> None:
         self.work.steps = [URGENT, URGENT, 1.0, math.inf]
         self.work.goes_on.set()
         writer = BatchWriter(contextlib.nullcontext(), self.work)
@@ -137,7 +137,7 @@ class BatchWriterTest(TempCase):
         self.assertTrue(writer.close(PATIENCE))
         self.assertEqual([math.inf], self.work.steps)
 
-    def test_closing_waits_no_longer_than_told(self) -> None:
+    def test_close_returns_false_after_its_timeout(self) -> None:
         lock = threading.Lock()
         writer = BatchWriter(lock, self.work)
         with lock:

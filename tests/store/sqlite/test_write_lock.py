@@ -12,58 +12,58 @@ from tests.daemon.process import ROOT
 from tests.support import TempCase, find_program
 
 
-class TurnTest(TempCase):
+class WriteLockTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = str(self.directory / "kv.sqlite")
-        self.turn = self.open_turn()
+        self.lock = self.open_lock()
 
-    def open_turn(self) -> WriteLock:
-        turn = WriteLock(self.path)
-        self.addCleanup(turn.close)
-        return turn
+    def open_lock(self) -> WriteLock:
+        lock = WriteLock(self.path)
+        self.addCleanup(lock.close)
+        return lock
 
-    def test_its_file_is_the_owners_alone_whatever_the_umask(self) -> None:
+    def test_file_is_private_with_any_umask(self) -> None:
         for umask in (0, 0o022, 0o077):
             os.unlink(self.path + ".turn")
             before = os.umask(umask)
             self.addCleanup(os.umask, before)
-            self.open_turn()
+            self.open_lock()
             os.umask(before)
 
             with self.subTest(umask=oct(umask)):
                 self.assertEqual(0o600, os.stat(self.path + ".turn").st_mode & 0o777)
 
-    def test_the_numbers_have_a_block_of_the_disk_from_the_start(self) -> None:
+    def test_numbers_have_a_disk_block_from_the_start(self) -> None:
         self.assertGreater(os.stat(self.path + ".turn").st_blocks, 0)
 
-    def test_a_file_of_an_earlier_version_keeps_its_count_and_gets_its_block(self) -> None:
+    def test_file_of_an_earlier_version_keeps_its_count_and_gets_a_disk_block(self) -> None:
         self.path = str(self.directory / "old.sqlite")
         with open(self.path + ".turn", "wb") as file:
             file.write(bytes([6]) + bytes(7))
 
-        turn = self.open_turn()
+        lock = self.open_lock()
 
-        self.assertEqual((6, False, 0), (turn.commits, turn.is_doubtful, turn.written))
+        self.assertEqual((6, False, 0), (lock.commits, lock.is_doubtful, lock.written))
 
     def test_all_processes_see_the_same_numbers(self) -> None:
-        other = self.open_turn()
-        with self.turn, self.turn.committing():
-            self.turn.begin_writing()
+        other = self.open_lock()
+        with self.lock, self.lock.committing():
+            self.lock.begin_writing()
             during = other.commits, other.is_doubtful
-        self.turn.end_writing(7)
+        self.lock.end_writing(7)
 
         self.assertEqual((1, True), during)
         self.assertEqual((2, False, 7), (other.commits, other.is_doubtful, other.written))
 
-    def test_the_lock_is_waited_for_no_longer_than_told(self) -> None:
-        other = self.open_turn()
-        with self.turn, self.assertRaises(TimeoutError), other.acquire_within(0.05):
+    def test_acquire_within_raises_timeout_error(self) -> None:
+        other = self.open_lock()
+        with self.lock, self.assertRaises(TimeoutError), other.acquire_within(0.05):
             self.fail("two have the lock")
-        with other.acquire_within(0.05), self.assertRaises(TimeoutError), self.turn.acquire_within(0.05):
+        with other.acquire_within(0.05), self.assertRaises(TimeoutError), self.lock.acquire_within(0.05):
             self.fail("two have the lock")
 
-    def test_on_a_full_disk_no_count_is_trusted_and_no_signal_ends_the_process(self) -> None:
+    def test_full_disk_leaves_the_count_odd_and_raises_no_signal(self) -> None:
         disk = self.directory / "disk"
         disk.mkdir()
         script = textwrap.dedent("""
@@ -75,17 +75,17 @@ class TurnTest(TempCase):
                         filler.write(bytes(4096))
                 except OSError as error:
                     assert error.errno == errno.ENOSPC
-            turn = WriteLock("disk/kv.sqlite")
-            print(turn.commits % 2)
+            lock = WriteLock("disk/kv.sqlite")
+            print(lock.commits % 2)
             try:
-                with turn:
+                with lock:
                     print("locked")
             except OSError as error:
                 print(errno.errorcode[error.errno])
             os.unlink("disk/filler")
-            with turn, turn.committing():
+            with lock, lock.committing():
                 pass
-            print(turn.commits)
+            print(lock.commits)
         """)
         mount = 'mount -t tmpfs -o size=64k none disk && exec "$@"'
         command = [find_program("unshare"), "--mount", "--map-root-user", "sh", "-c", mount, "sh", sys.executable]
