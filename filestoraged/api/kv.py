@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
+from filestoraged.bounded_cache import BoundedCache
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound, TooLarge, Unavailable
 from filestoraged.store.kv import KeyValues
 from filestoraged.web.error_responses import refusal
@@ -26,7 +27,7 @@ _SMALL = 4 * 1024
 # counts, so that small ones are not refused because of slow large ones.
 _IN_FLIGHT = 64 * 1024 * 1024
 
-# Bytes of answers that a worker remembers, with what Python needs for each. When they are reached, all are forgotten.
+# The size of the answers that a worker caches, in bytes, with Python's overhead of each.
 _REMEMBERED = 8 * 1024 * 1024
 _EACH = 256
 
@@ -71,12 +72,12 @@ class Pages:
             raise NotFound("There is no value by that key.", name=key)
         body = encode_pair(key, value) + b"\n"
         if commits % 2 == 0:
-            self._answers.keep(request.path, commits, body)
+            self._answers.put(request.path, commits, body)
         return Response(200, _FRESH_JSON, body)
 
     def recall(self, request: Request, *_: str) -> Response | None:
         """The answer that `read` gave, if nothing was committed since."""
-        body = self._answers.find(request.path, self._keys.commits)
+        body = self._answers.get(request.path, self._keys.commits)
         return None if body is None else Response(200, _FRESH_JSON, body)
 
     async def set(self, request: Request) -> Response:
@@ -144,28 +145,23 @@ def _counted(size: int) -> int:
 
 
 class _Answers:
-    """Rendered answers by path, each with the count of commits that it was read at. The lock guards their size."""
+    """A cache of rendered answers by path, each with the count of commits at which it was read."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, tuple[int, bytes]] = {}
-        self._size = 0
-        self._lock = threading.Lock()
+        self._answers: BoundedCache[str, tuple[int, bytes]] = BoundedCache(
+            entries=_REMEMBERED // _EACH, size=_REMEMBERED, size_of=_answer_size
+        )
 
-    def find(self, path: str, commits: int) -> bytes | None:
-        known = self._answers.get(path)
-        return known[1] if known is not None and known[0] == commits else None
+    def get(self, path: str, commits: int) -> bytes | None:
+        cached = self._answers.get(path)
+        return cached[1] if cached is not None and cached[0] == commits else None
 
-    def keep(self, path: str, commits: int, body: bytes) -> None:
-        with self._lock:
-            _, replaced = self._answers.pop(path, (0, None))
-            if replaced is not None:
-                self._size -= _EACH + len(path) + len(replaced)
-            size = _EACH + len(path) + len(body)
-            if self._size + size > _REMEMBERED:
-                self._answers.clear()
-                self._size = 0
-            self._size += size
-            self._answers[path] = commits, body
+    def put(self, path: str, commits: int, body: bytes) -> None:
+        self._answers.put(path, (commits, body))
+
+
+def _answer_size(path: str, answer: tuple[int, bytes]) -> int:
+    return _EACH + len(path) + len(answer[1])
 
 
 def _key(request: Request) -> str:

@@ -368,17 +368,17 @@ class AnswersTest(TempCase):
     def test_an_answer_that_replaces_another_counts_once(self) -> None:
         answers = kv._Answers()
         for commits in range(0, 200_000, 2):
-            answers.keep("/key", commits, b"x" * 1000)
+            answers.put("/key", commits, b"x" * 1000)
 
-        self.assertEqual(b"x" * 1000, answers.find("/key", 199_998))
-        self.assertLess(answers._size, 2000)
+        self.assertEqual(b"x" * 1000, answers.get("/key", 199_998))
+        self.assertLess(answers._answers.size, 2000)
 
     def test_many_answers_are_kept_within_the_bound(self) -> None:
         answers = kv._Answers()
         for number in range(50_000):
-            answers.keep(f"/{'k' * 1000}{number}", 0, b"{}")
+            answers.put(f"/{'k' * 1000}{number}", 0, b"{}")
 
-        kept = sum(len(path) + len(body) for path, (_, body) in answers._answers.items())
+        kept = sum(len(path) + len(body) for path, (_, body) in answers._answers._values.items())
         self.assertLess(kept, kv._REMEMBERED)
 
 
