@@ -1,4 +1,4 @@
-"""The check of a disk store: each kind of damage is found, nothing else is, and what others do meanwhile is none."""
+"""The check of a disk store: it reports each kind of damage and nothing else, while other processes use the store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from filestoraged.store.owner_locks import OwnerFiles
 from tests.support import PATIENCE, TempCase
 
 TEA = b"tea" * 10
-# More than a glance takes in.
+# Larger than a small file, so that threads hash it.
 POT = os.urandom(700_000)
 
 
@@ -58,7 +58,7 @@ class DiskCheckCase(TempCase):
         return self.root / within / digest[:2] / digest
 
     def spoil(self, path: Path) -> None:
-        """Change one bit, as a disk would."""
+        """Flip one bit, as a failing disk does."""
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
@@ -290,7 +290,7 @@ class RepairTest(DiskCheckCase):
 
 
 class RaceTest(DiskCheckCase):
-    """What others do at the worst moment: between two steps of the check."""
+    """Changes by other processes between two steps of the check."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -358,7 +358,7 @@ class RaceTest(DiskCheckCase):
 
     @contextlib.contextmanager
     def replaced_before_the_move(self) -> Iterator[None]:
-        """A good upload comes between the last look at a damaged object and its move."""
+        """Upload the object between the last `stat` of a damaged one and its move."""
         rename, link = os.rename, os.link
 
         def replace_first(source: str, target: str, **named: Any) -> None:
@@ -399,14 +399,14 @@ class RaceTest(DiskCheckCase):
         self.assertEqual([], self.check())
 
     def spoil_by_replacing(self, path: Path) -> None:
-        """Put a damaged file there. In place it would be the file that was read, and found good, a moment ago."""
+        """Replace the object by a damaged file, with another inode than the whole file that was just read."""
         spoiled = self.directory / "spoiled"
         spoiled.write_bytes(POT[:-1])
         os.rename(spoiled, path)
 
     @contextlib.contextmanager
     def after_reading(self, do: Any) -> Iterator[None]:
-        """Do something once, when the first object was read and nothing is said yet."""
+        """Call `do` once, after the first object was read and before its finding."""
         digest = FileHasher.digest
         done: list[bool] = []
 
@@ -443,7 +443,7 @@ class DropsTest(DiskCheckCase):
         self.drops.finish(claims[removed]).result()
         while self.drops.remove(self.bytes.remove_all):
             pass
-        # Its bytes are yet to be removed.
+        # Its bytes are not removed yet.
         self.drops.hand_over(claims[gone], keep=1000.0).result()
 
         self.assertEqual([], self.check(repair=True))
@@ -672,7 +672,7 @@ class DatabasesTest(DiskCheckCase):
         self.assertEqual(before, after)
 
     def locks(self, path: Path) -> list[str]:
-        """The locks that this process has on the file."""
+        """The locks of this process on the file."""
         inode = path.stat().st_ino
         lines = Path("/proc/locks").read_text().splitlines()
         ours = [line.split() for line in lines if f":{inode} " in line and f" {os.getpid()} " in line]
@@ -680,7 +680,7 @@ class DatabasesTest(DiskCheckCase):
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Another program has it for itself alone."""
+        """Lock the database exclusively, as another program does."""
         with contextlib.closing(sqlite3.connect(str(self.root / name), isolation_level=None)) as connection:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("BEGIN IMMEDIATE")

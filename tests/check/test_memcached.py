@@ -1,4 +1,4 @@
-"""The check of objects in memcached, on real servers: what they lose or change is found, and nothing else."""
+"""The check of objects in memcached, on real servers: it reports lost and changed items and nothing else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MemcachedCheckCase(TempCase):
         return sorted(found for found in self.memcached_check.findings(PATIENCE) if found is not None)
 
     def chunks(self) -> dict[str, Any]:
-        """All chunks, with the connection to where each is."""
+        """All chunks, each with a connection to its server."""
         return {key: server.client for server in self.servers for key in server.chunk_keys()}
 
 
@@ -147,7 +147,7 @@ class PoolRaceTest(MemcachedCheckCase):
         self.check_while(self.store.remove)
 
     def check_while(self, do: Callable[[str], None]) -> None:
-        """Check an object, and do something when its manifest was read and its chunks are not yet."""
+        """Check an object, and call `do` after its manifest was read and before its chunks are."""
         digest, done = self.store.put(LARGE), threading.Event()
 
         def fetch_late(pool: ServerPool, manifest: Manifest, threads: HashThreads) -> None:
@@ -185,7 +185,7 @@ class PoolRaceTest(MemcachedCheckCase):
         staging._require_chunks(0)
 
         def publish_late(listing: Listing) -> Any:
-            # The chunks are listed, and there to stay; the manifest comes now.
+            # The chunks are listed and permanent; the manifest is added now.
             found = list(manifests(listing))
             if staging._hidden:
                 staging._publish(None, "0" * 64)

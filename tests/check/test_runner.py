@@ -1,4 +1,4 @@
-"""Threads that check side by side, and who hears them; and the pace that they keep."""
+"""The runner, its threads and findings; and the throttle that they share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunnerTest(unittest.TestCase):
         self.assertEqual(list(range(1, 2001)), sorted(int(each.path) for each in found if each))
 
     def test_completed_runner_leaves_the_throttle_running(self) -> None:
-        # Its threads have said their last word, and are not gone yet.
+        # The threads have put their last entries, and have not ended yet.
         with mock.patch.object(threading.Thread, "is_alive", return_value=True):
             list(Runner(iter((1, 2)), [find] * 2, self.throttle).findings(PATIENCE))
 

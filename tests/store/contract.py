@@ -1,4 +1,4 @@
-"""What any backend promises, as tests that a backend's own test case inherits."""
+"""The contract of a backend as tests, which the test case of each backend inherits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEA_DIGEST = hashlib.sha256(TEA).hexdigest()
 
 
 class Gather:
-    """A sink that keeps what it is given."""
+    """A sink that collects the bytes it receives."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -36,7 +36,7 @@ class Gather:
 
 
 class StoreContract(TempCase):
-    """A subclass says how a store is made, and how one is that takes less."""
+    """A subclass makes the store, also with a lower maximum size."""
 
     store: Store
 
@@ -303,7 +303,7 @@ class StoreContract(TempCase):
         self.store.put(TEA)
 
         with self.store.open(TEA_DIGEST) as blob:
-            # Both backends have the bytes at hand once an object is open.
+            # Both backends have fetched the bytes when an object is open.
             self.assertIs(False, blob.may_wait)
 
     def counted(self) -> int:

@@ -1,4 +1,4 @@
-"""The registry of drops: states, claims, the dead, and what is tidied up."""
+"""The registry of drops: states, claims, dead processes, guesses, the clock, and the janitor's steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from filestoraged.store.owner_locks import OwnerFiles
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, in_threads
 
-# A process that claims a drop, and announces another, says so, and waits to be killed.
+# A process that claims a drop, announces another, prints its id, and waits to be killed.
 _CLAIM = """
 import sys
 from filestoraged.store.drops import Drops
@@ -60,14 +60,14 @@ class DropsCase(TempCase):
 
     @contextlib.contextmanager
     def clock_ahead(self, seconds: float) -> Iterator[None]:
-        """The wall clock is ahead, or with a negative number behind."""
+        """Set the wall clock ahead, or back for a negative number of seconds."""
         now = time.time()
         with mock.patch("time.time", lambda: now + seconds):
             yield
 
     @contextlib.contextmanager
     def later(self, seconds: float) -> Iterator[None]:
-        """So much time has passed for the drops, and they have waited as long as they do after a jump of the clock."""
+        """Let time pass for the drops, including the grace period after a jump of the clock."""
         with self.clock_ahead(seconds):
             self.drops._clock.settled()
             now = time.monotonic()
@@ -122,7 +122,7 @@ class ClaimTest(DropsCase):
 
         self.assertRaises(Gone, self.drops.get, finished)
         self.assertEqual(released, self.drops.get(released).id)
-        # Once is enough.
+        # A second end of the same claim has no effect.
         self.drops.release(claims[finished]).result()
         self.assertRaises(Gone, self.drops.get, finished)
 
@@ -296,7 +296,7 @@ class TidyTest(DropsCase):
 
 
 class BrokenDatabaseTest(DropsCase):
-    """Notes that SQLite refuses to write, because a trigger of another connection fails."""
+    """Changes that SQLite refuses to write, because a trigger that another connection made fails."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -388,7 +388,7 @@ class BrokenDatabaseTest(DropsCase):
 
 class GuessTest(DropsCase):
     def in_flight(self, number: int, drop: Drop) -> tuple[threading.Semaphore, threading.Event, list[threading.Thread]]:
-        """Begin so many wrong guesses, which stay in flight until the event is set."""
+        """Start wrong guesses, which stay in flight until the event is set."""
         begun, goes_on = threading.Semaphore(0), threading.Event()
 
         def matches(*_: object) -> bool:
@@ -447,7 +447,7 @@ class GuessTest(DropsCase):
         drop = self.drops.get(self.make("right"))
         goes_on, threads = self.in_flight(9, drop)
         with sqlite3.connect(self.path) as other:
-            # Of another process, and right.
+            # A right guess of another process.
             row = other.execute("INSERT INTO judging (id, time) VALUES (?, ?)", (drop.id, time.time())).lastrowid
         looks = threading.Semaphore(0)
         with mock.patch("filestoraged.store.drops.time.sleep", lambda _: looks.release()):
@@ -504,7 +504,7 @@ class ClockTest(DropsCase):
         with self.assertLogs("filestoraged.store.wall_clock") as logged, self.clock_ahead(self.AHEAD):
             self.assertEqual([0, 0, 0], [self.drops.expire(), self.drops.delete_old(), self.drops.remove(self.take)])
             self.assertRaises(Gone, self.drops.get, id_)
-            # A daemon that starts meanwhile waits as well.
+            # A daemon that starts in the grace period waits as well.
             again = self.open_drops()
             self.assertEqual(0, again.expire())
 

@@ -1,4 +1,4 @@
-"""Hashing on another thread: same digest, at most one thread per core, and no caller left waiting after a failure."""
+"""Hashing on another thread: same digest, at most one thread per core, and no caller that waits after a failure."""
 
 from __future__ import annotations
 
@@ -242,11 +242,11 @@ class HashThreadsTest(HasherCase):
             self.assertRaises(RuntimeError, staging.close)
 
         self.assertEqual([], self.files_below(self.directory))
-        # The directory of stagings stays open, for its lock.
+        # The staging area stays open, for its owner lock.
         self.assertEqual([True], [os.path.isdir(path) for path in self.open_paths()])
 
     def open_paths(self) -> list[str]:
-        """What this process has open below the test's directory. Threads of other tests may open and close others."""
+        """The files below the test's directory that this process has open. Other tests' threads may have others."""
         paths = []
         for descriptor in os.listdir("/proc/self/fd"):
             with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The key-value engine: what is visible when, what survives, and which files are refused."""
+"""The key-value database: visibility, durability, locks, and refused files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from filestoraged.store.sqlite.write_lock import WriteLock
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, in_threads
 
-# A process that queues, commits, queues again, says so, and waits to be killed.
+# A process that queues, commits, queues again, prints a line, and waits to be killed.
 _HALF = """
 import sys
 from filestoraged.store.kv import KeyValues
@@ -346,7 +346,7 @@ class PrepareTest(TempCase):
 
 
 class LargeCommitTest(CommitTest):
-    """Every queue counts as a large one, and each transaction takes the fewest rows."""
+    """Every queue counts as large, and each transaction has the minimum of rows."""
 
     def setUp(self) -> None:
         for name, value in (("_LARGE_QUEUE", -1), ("_MIN_ROWS", 1), ("_STEP_DURATION", 0.0)):
@@ -450,7 +450,7 @@ class SlicedCommitTest(KeysCase):
 
 
 class DoubtTest(KeysCase):
-    """A write or a sync of the log that failed, in whichever process."""
+    """A write or a sync of the log that failed in any process."""
 
     def test_log_is_rewritten_before_anything_else_is_written(self) -> None:
         self.keys.set("queued", b"1")
@@ -489,7 +489,7 @@ class DoubtTest(KeysCase):
         always = mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 0)
         with always, mock.patch.object(KeyValues, "_connect", return_value=failing):
             self.keys.set("saucer", b"2")
-            # The lock is doubtful during each write, so it does not tell of the failure.
+            # The log is in doubt during each write, so that does not tell of the failure.
             self.assertTrue(failing.has_failed.wait(PATIENCE))
 
         with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING"):
@@ -535,7 +535,7 @@ class DoubtTest(KeysCase):
         self.assertTrue(WriteLock(self.path).is_doubtful)
 
     def in_database(self, question: str) -> list[object]:
-        """What the database has without its log."""
+        """The pairs in the database without its log."""
         shell = sqlite3.connect(f"file:{self.path}?immutable=1", uri=True)
         try:
             return shell.execute(question).fetchall()
@@ -544,7 +544,7 @@ class DoubtTest(KeysCase):
 
 
 class Failing:
-    """A connection whose disk fails at the statements that contain a text."""
+    """A connection that fails at statements that contain a text."""
 
     def __init__(self, connection: sqlite3.Connection, text: str) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""The names on disk: what daemons of other versions rely on, and that one module has them."""
+"""The names on disk, which daemons of other versions rely on, and that only one module contains them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import filestoraged
 from filestoraged.store import layout
 
-# Names of directories that are names of interfaces too are not told apart.
+# Directories with the names of interfaces cannot be told apart.
 _ON_DISK = re.compile(r"staging|quarantine|(kv|drops)\.sqlite.*|.*-wal|.*\.turn|drops\.owners|.*\.janitor|lost\+found")
 
 

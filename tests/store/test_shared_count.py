@@ -1,4 +1,4 @@
-"""One process counts for all, in the background; whoever is asked answers at once with what is known."""
+"""One process counts for all in the background, and each process returns the last result at once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SharedCountTest(unittest.TestCase):
         counted = self.latest_until(lambda counted: counted is not None, count)
 
         self.assertEqual(5, counted.value)
-        # It tells of the time when it began.
+        # The age is relative to the start of the count.
         self.assertGreaterEqual(counted.age, 0.0)
 
     def test_age_grows_while_the_next_count_takes_long(self) -> None:
@@ -155,7 +155,7 @@ class SharedCountTest(unittest.TestCase):
 
 
 class Worker:
-    """A process that answers, when it is asked, with the id of the process that counted last."""
+    """A process that answers each request with the id of the process that counted last."""
 
     def __init__(self, shared: SharedCount) -> None:
         question, self._asked = os.pipe()

@@ -1,4 +1,4 @@
-"""Which directories are synced for a name to be durable, and what is remembered of that."""
+"""The directories that are synced to make a name durable, and the memory of those syncs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DirectoriesTest(TempCase):
         self.wait_until_past()
         self.put_and_count_syncs_of_root()
         shutil.rmtree(self.root / self.shard)
-        # Made by one that has not synced it yet.
+        # Made by a process that has not synced it yet.
         (self.root / self.shard).mkdir()
 
         self.assertGreaterEqual(self.put_and_count_syncs_of_root(), 1)

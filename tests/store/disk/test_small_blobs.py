@@ -1,4 +1,4 @@
-"""Small objects are given from memory, and never when their files say otherwise."""
+"""Small objects are sent from memory while their files are unchanged."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SmallBlobCacheTest(TempCase):
 
         with open(path, "r+b") as stream:
             stream.write(b"TEA")
-        # The same size and the same time of change: what gives it away is the time that nobody can set.
+        # Same size and modification time; only the change time differs, which cannot be set.
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
         self.assertEqual(b"TEA", self.read(self.store))
@@ -100,7 +100,7 @@ class SmallBlobCacheTest(TempCase):
 
         for number in range(10_000):
             digest = f"{number:064x}"
-            # Each has numbers of its own, as files have.
+            # Each has its own status numbers, as files have.
             blob = SmallBlob(digest, bytes(1000), os.stat(self.directory))
             cache.put(f"/var/lib/filestoraged/repositories/{'x' * 128}/{digest[:2]}/{digest}", blob)
             most = max(most, len(cache._blobs))
@@ -110,7 +110,7 @@ class SmallBlobCacheTest(TempCase):
         self.assertLess(peak, 16 * 2**20)
 
     def test_object_outside_the_page_cache_is_sent_from_a_descriptor(self) -> None:
-        # A file system that cannot say, or a cold page.
+        # A file system without RWF_NOWAIT, or a page outside the page cache.
         with mock.patch("os.preadv", side_effect=BlockingIOError):
             with self.store.open(self.digest) as blob:
                 self.assertNotIsInstance(blob, SmallBlob)

@@ -1,4 +1,4 @@
-"""The disk store: the contract, what lies where, and what is left after faults."""
+"""The disk store: the contract, the layout, syncs, removals, faults and sweeps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
 from tests.support import TempCase, in_threads
 
-# A process that stages something, says so, and waits to be killed.
+# A process that stages bytes, prints a line, and waits to be killed.
 _HOLD = """
 import sys
 from filestoraged.store.disk.store import DiskStore
@@ -154,7 +154,7 @@ class DiskStoreTest(contract.StoreContract):
                 self.assertEqual(["sync file", name, "sync folder"], self.calls_of_a_commit(already=already))
 
     def calls_of_a_commit(self, *, already: bool) -> list[str]:
-        """What a commit calls, of an object that is there already or not."""
+        """The system calls of a commit, of a new or an existing object."""
         calls: list[str] = []
         real = {name: getattr(os, name) for name in ("fsync", "link", "rename")}
 
@@ -219,7 +219,7 @@ class DiskStoreTest(contract.StoreContract):
 
 
 class FailedSyncTest(TempCase):
-    """An upload whose directory cannot be synced is refused, so its object must not stay: unless others stored it."""
+    """An upload whose directory cannot be synced fails and leaves no object, unless another upload stored it."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -230,7 +230,7 @@ class FailedSyncTest(TempCase):
 
     @contextlib.contextmanager
     def failing(self, *, number: int = errno.ENOSPC, first: Callable[[], Any] | None = None) -> Iterator[None]:
-        """The next sync of a directory fails; `first` something else happens."""
+        """Let the next sync of a directory fail, after a call of `first`."""
         real = os.fsync
         failures = iter([True])
 
@@ -345,7 +345,7 @@ class RemovalTest(TempCase):
         self.synced(lambda: self.store.remove(TEA_DIGEST), failures=1)
         self.assertFalse((self.shard / TEA_DIGEST).exists())
 
-        # By another worker, or after a restart.
+        # Another worker, or this one after a restart.
         again = DiskStore(self.root)
         self.assertEqual([str(self.shard)], self.synced(lambda: again.remove(TEA_DIGEST)))
         self.assertRaises(NotFound, again.remove, TEA_DIGEST)
@@ -407,7 +407,7 @@ class RemovalTest(TempCase):
         self.assertIn(str(self.root), synced)
 
     def test_uploads_and_removals_at_full_speed_lose_nothing(self) -> None:
-        """All in one shard directory, which comes and goes."""
+        """All in one shard directory, which is made and removed repeatedly."""
         stores = [DiskStore(self.root) for _ in range(4)]
 
         def work(number: int) -> None:
@@ -424,7 +424,7 @@ class RemovalTest(TempCase):
 
 
 class TwoDaemonsTest(TempCase):
-    """Stagings of a process that lives, and of one that died."""
+    """Stagings of a living process, and of one that was killed."""
 
     def setUp(self) -> None:
         super().setUp()

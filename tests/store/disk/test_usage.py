@@ -1,4 +1,4 @@
-"""What a store has is counted exactly, and only where something changed."""
+"""Counts are exact, and list only directories that changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DiskUsageTest(TempCase):
         return self.usage.count(lambda: None)
 
     def scanned(self) -> int:
-        """How many directories a count lists."""
+        """The number of directories that a count lists."""
         with mock.patch("os.scandir", wraps=os.scandir) as scandir:
             self.count()
         return sum(len(os.path.basename(call.args[0])) == 2 for call in scandir.call_args_list)

@@ -18,9 +18,9 @@ from tests.support import PATIENCE
 class Break(enum.Enum):
     # Close the connection before the server gets the command.
     REFUSED = "refused"
-    # Let the server execute it, and close the connection in place of the answer.
+    # Let the server execute it, and close the connection instead of replying.
     UNANSWERED = "unanswered"
-    # Give no answer, and let the server execute it after the client's timeout.
+    # Send no reply, and let the server execute it after the client's timeout.
     LATE = "late"
 
 
@@ -85,7 +85,7 @@ def serve(case: unittest.TestCase, handler: type[socketserver.BaseRequestHandler
 def _start_proxy(case: unittest.TestCase, line: Line, port: int) -> str:
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            # The answers to one packet of commands are sent one by one.
+            # The replies to one packet of commands are sent one by one.
             self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), PATIENCE) as server:
                 _pass_on(line, self.request, server, port)

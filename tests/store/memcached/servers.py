@@ -28,7 +28,7 @@ class Item(NamedTuple):
 
 
 class Memcached:
-    """A server of 64 MiB, on one port for all of its life, which has `start`, `kill`, `hang` and `wake`."""
+    """A server of 64 MiB that keeps its port through `start`, `kill`, `hang` and `wake`."""
 
     def __init__(self, *options: str) -> None:
         self._options = options
@@ -42,7 +42,7 @@ class Memcached:
 
     @property
     def client(self) -> Client:
-        """A connection beside the store's, to look at what is kept and to change it."""
+        """A connection beside the store's, to read and change items."""
         return Client(("127.0.0.1", self.port), default_noreply=False, timeout=PATIENCE, connect_timeout=PATIENCE)
 
     def start(self) -> None:
@@ -53,7 +53,7 @@ class Memcached:
                 [*command, "-p", str(self.port), *self._options],
                 env={**os.environ, "MEMCACHED_PORT_FILENAME": str(named)},
             )
-            # Written when it listens.
+            # The server writes it when it listens.
             self._wait_until_it_listens(named)
 
     def stop(self) -> None:
@@ -66,7 +66,7 @@ class Memcached:
         self._process.wait(PATIENCE)
 
     def hang(self) -> None:
-        """Leave its connections open and answer nothing."""
+        """Stop the process: connections stay open and get no replies."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         os.waitpid(self._process.pid, os.WUNTRACED)
@@ -76,9 +76,9 @@ class Memcached:
         self._process.send_signal(signal.SIGCONT)
 
     def items(self) -> list[Item]:
-        """All that it has, in no order. By the hash table: items on their way between queues are on no queue."""
+        """All items, unordered. By the hash table: items that move between two queues are on neither."""
         received = b"BUSY"
-        # Its crawler runs by itself now and then, and does one thing at a time.
+        # The crawler also runs by itself, and does one task at a time.
         while received.startswith(b"BUSY"):
             received = self._dump()
         lines = [dict(pair.split("=", 1) for pair in line.split()) for line in received.decode().splitlines()[:-1]]
@@ -98,7 +98,7 @@ class Memcached:
         return sorted(item.key for item in self.items())
 
     def chunk_keys(self) -> list[str]:
-        """In the order of their object, where there is one."""
+        """The keys of all chunks, in the order of the object if there is only one."""
         return sorted(
             (key for key in self.all_keys() if key.count(":") > 1), key=lambda key: int(key.rpartition(":")[2])
         )
@@ -122,7 +122,7 @@ class Memcached:
 
 
 def start_memcached(case: unittest.TestCase, *options: str) -> Memcached:
-    """A server that is stopped after the test."""
+    """Start a server, which is stopped after the test."""
     server = Memcached(*options)
     case.addCleanup(server.stop)
     return server

@@ -1,4 +1,4 @@
-"""The memory that downloads share: turns, and what is given back."""
+"""The buffer budget of downloads: the order of reservations, and their release."""
 
 from __future__ import annotations
 

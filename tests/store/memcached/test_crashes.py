@@ -1,4 +1,4 @@
-"""What is left in memcached when a client or a server dies at any step of an upload, a repair or a removal.
+"""The items that remain in memcached when a client or a server dies at any step of an upload, a repair or a removal.
 
 Every chunk that never expires is named by a manifest that never expires; an object that was answered is permanent.
 """
@@ -64,7 +64,7 @@ class Inventory:
                     self.manifests[item.key] = unpack(item.key, server.client.get(item.key)), item.expires
 
     def orphans(self) -> set[str]:
-        """Permanent chunks that no permanent manifest names."""
+        """Permanent chunks that no permanent manifest lists."""
         named = {chunk.key for manifest, expires in self.manifests.values() if expires < 0 for chunk in manifest.chunks}
         return {key for key, expires in self.chunks.items() if expires < 0} - named
 
@@ -202,7 +202,7 @@ class UploadTest(CrashCase):
         self.assertTrue(Inventory(self.servers).is_permanent(self.store.key(self.digest, name=None)))
 
     def data_at(self, server: Memcached) -> bytes:
-        """An object of one chunk, whose manifest lies on that server."""
+        """An object of one chunk whose manifest is on that server."""
         node = self.store.pool.servers[self.servers.index(server)]
         while True:
             data = os.urandom(CHUNK_SIZE)
@@ -211,7 +211,7 @@ class UploadTest(CrashCase):
 
 
 class ReplacementTest(CrashCase):
-    """Replacing the object of a name. Chunks that a crash leaves are the exception named in `memcached`."""
+    """Replacing the object of a name. Chunks that a crash leaves are the exception described in `store`."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -360,7 +360,7 @@ class FullServerTest(TempCase):
         self.addCleanup(self.store.close)
 
     def fill(self, size: int) -> int:
-        """Store until there is no room for items of that size. Returns how many there are."""
+        """Store items of that size until the server is full. Returns their number."""
         client, count = self.memcached.client, 0
         while True:
             try:
@@ -370,7 +370,7 @@ class FullServerTest(TempCase):
             count += 1
 
     def test_upload_whose_manifest_does_not_fit_leaves_no_chunks(self) -> None:
-        # The manifest has a tail of 60,000 bytes; there is no room for another item like that.
+        # The manifest has a tail of 60,000 bytes; there is no room for another such item.
         for size in (60_000, 60_500, CHUNK_SIZE):
             self.fill(size)
         for number in range(2):
@@ -398,7 +398,7 @@ class FullServerTest(TempCase):
 
 
 class RestartTest(TempCase):
-    """A server that loses chunks of an upload, by a restart or for want of room."""
+    """A server that loses chunks of an upload, by a restart or by evictions."""
 
     def test_upload_during_a_restart_is_unavailable_and_not_full(self) -> None:
         memcached = start_memcached(self)

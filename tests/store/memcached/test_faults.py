@@ -184,7 +184,7 @@ class DamageTest(MemcachedCase):
         self.assertTrue(replaced.is_set())
 
     def for_each_chunk(self, damage: Callable[[str], object], reason: str) -> None:
-        """Damage each chunk in turn. It must be noticed, blamed on that chunk, and healed by another upload."""
+        """Damage each chunk in turn. The error must name that chunk, and another upload must heal it."""
         for number in range(4):
             with self.subTest(chunk=number):
                 damage(self.chunks[number])
@@ -436,7 +436,7 @@ class PoolFaultTest(TempCase):
 
 
 class OddServerTest(TempCase):
-    """What no memcached can be made to say: these servers are ours."""
+    """Replies that no memcached sends, from servers of the test."""
 
     def test_server_that_is_no_memcached_is_unavailable(self) -> None:
         for reply in (

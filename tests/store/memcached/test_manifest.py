@@ -1,4 +1,4 @@
-"""Manifests as bytes: what goes in comes out, and nothing else does."""
+"""The format of manifests: packed ones are unpacked, and all other bytes are refused."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class ManifestTest(unittest.TestCase):
             seconds = [_seconds(make(size)) for size in (2**size for size in range(10, 21))]
 
             for less, more in itertools.pairwise(seconds):
-                # The slack is for what takes no time at all.
+                # The constant allows for times below the resolution of the clock.
                 self.assertLess(more, 3 * less + 0.002)
 
     def test_removal_mark_lists_the_same_chunks_and_is_unique(self) -> None:

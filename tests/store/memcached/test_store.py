@@ -1,4 +1,4 @@
-"""The memcached store, on real servers: the contract, what lies where, names, memory, and how long things last."""
+"""The memcached store on real servers: the contract, items, names, memory, and times to live."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Repeated(io.RawIOBase):
 
 
 class MemcachedCase(TempCase):
-    """Each test has a server of its own, with room for what it stores."""
+    """Each test has a server of its own, with enough memory."""
 
     options = ("-m", "256")
     memcached: Memcached
@@ -58,7 +58,7 @@ class MemcachedContractTest(MemcachedCase, contract.StoreContract):
 
 
 class PoolContractTest(contract.StoreContract):
-    """The same, where what is stored lies on three servers."""
+    """The contract on a pool of three servers."""
 
     def setUp(self) -> None:
         self.pool = [start_memcached(self) for _ in range(3)]
@@ -72,7 +72,7 @@ class PoolContractTest(contract.StoreContract):
 
         counts = [len(server.chunk_keys()) for server in self.pool]
 
-        # That chance leaves a server without a chunk: 3 in 10 million.
+        # The probability that a server gets no chunk is 3 in 10 million.
         self.assertEqual((40, True), (sum(counts), all(counts)), counts)
 
     def test_order_of_the_servers_does_not_matter(self) -> None:

@@ -1,4 +1,4 @@
-"""Many callers, one writer: jobs go together, and none waits for ever."""
+"""The batch writer: jobs of many callers are written together, and none waits for ever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import PATIENCE, TempCase
 
 
 class Batches:
-    """Work that notes what it is told, and goes on when it may."""
+    """A target that records its calls, and blocks each batch until `goes_on` is set."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""The write lock of a database: its file, who holds it, and the numbers that processes share."""
+"""The write lock of a database: its file, its timeout, and the numbers that processes share."""
 
 from __future__ import annotations
 
