@@ -1,6 +1,6 @@
-"""The package's floors: a module imports only from those beneath it, and nothing that is not Python's or ours.
+"""The floors of the package: a module imports only from floors beneath it, the standard library and requirements.
 
-Imports are read from the source, so they count whether they run or not.
+Imports are read from the source, so those that never run count too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support import TempCase
 
 PACKAGE = "filestoraged"
 
-# What lies beneath each floor. `store` and `web` have the same beneath them, and not each other.
+# The floors beneath each floor. `store` and `web` stand side by side, on the same floors.
 FLOORS: dict[str, set[str]] = {}
 FLOORS["errors"] = set()
 FLOORS["digest"] = {"errors"}
@@ -31,7 +31,7 @@ FLOORS["web"] = {"errors", "digest", "bounded_cache", "wire"}
 FLOORS["api"] = {"errors", "digest", "bounded_cache", "wire", "store", "web"}
 FLOORS["daemon"] = {"errors", "digest", "wire", "store", "check", "web", "api"}
 
-# These stand outside: the first is imported by all, the second imports the top.
+# Modules on no floor: all import the first, and the second imports the top floor.
 OUTSIDE = (PACKAGE, f"{PACKAGE}.__main__")
 
 REQUIREMENTS = ("pymemcache",)
@@ -61,32 +61,32 @@ class Import(NamedTuple):
 
 
 class FloorsTest(TempCase):
-    def test_the_package_keeps_to_its_floors(self) -> None:
+    def test_package_has_no_fault(self) -> None:
         root = Path(filestoraged.__file__).parent
 
         self.assertEqual([], [fault for fault in faults(root) if not KNOWN_CIRCLE.fullmatch(fault)])
         self.assertGreater(len(modules(root)), 20)
 
-    def test_each_module_can_be_the_first_that_is_imported(self) -> None:
+    def test_each_module_can_be_imported_first(self) -> None:
         names = sorted(set(modules(Path(filestoraged.__file__).parent)) - {f"{PACKAGE}.__main__"})
 
         done = subprocess.run([sys.executable, "-c", IMPORT_EACH, *names], capture_output=True, text=True, check=True)
 
         self.assertEqual("", done.stdout)
 
-    def test_an_import_from_a_floor_above_is_noticed(self) -> None:
+    def test_import_from_a_floor_above_is_reported(self) -> None:
         self.write("wire/body.py", "from filestoraged.web.server import Server")
         self.write("web/server.py", "")
 
         self.assert_faults("wire.body:1: imports web.server, which is not beneath it")
 
-    def test_a_name_of_a_package_may_be_a_module(self) -> None:
+    def test_module_imported_as_a_name_of_its_package_is_reported(self) -> None:
         self.write("wire/body.py", "import os\nfrom filestoraged.web import server")
         self.write("web/server.py", "")
 
         self.assert_faults("wire.body:2: imports web.server, which is not beneath it")
 
-    def test_store_and_web_are_not_beneath_each_other(self) -> None:
+    def test_imports_between_store_and_web_are_reported(self) -> None:
         self.write("store/disk.py", "import filestoraged.web.server")
         self.write("web/server.py", "from ..store.disk import DiskStore")
 
@@ -96,60 +96,60 @@ class FloorsTest(TempCase):
             "store.disk, web.server: import each other in a circle",
         )
 
-    def test_the_ground_does_not_import_upwards(self) -> None:
+    def test_import_from_errors_upwards_is_reported(self) -> None:
         self.write("errors.py", "import filestoraged.digest")
         self.write("digest.py", "")
 
         self.assert_faults("errors:1: imports digest, which is not beneath it")
 
-    def test_a_floor_holds_for_types_as_well(self) -> None:
+    def test_import_for_types_from_a_floor_above_is_reported(self) -> None:
         self.write("wire/body.py", "if TYPE_CHECKING:\n    from filestoraged.api.files import routes")
         self.write("api/files.py", "")
 
         self.assert_faults("wire.body:2: imports api.files, which is not beneath it")
 
-    def test_a_module_that_has_no_floor_is_noticed(self) -> None:
+    def test_module_without_a_floor_is_reported(self) -> None:
         self.write("utilities.py", "")
 
-        self.assert_faults("utilities: stands on no floor")
+        self.assert_faults("utilities: is on no floor")
 
-    def test_a_circle_within_a_floor_is_noticed(self) -> None:
+    def test_circle_within_a_floor_is_reported(self) -> None:
         self.write("web/server.py", "from . import handler")
         self.write("web/handler.py", "from filestoraged.web.sender import Sender")
         self.write("web/sender.py", "from filestoraged.web.server import Server")
 
         self.assert_faults("web.handler, web.sender, web.server: import each other in a circle")
 
-    def test_a_circle_for_types_alone_is_noticed(self) -> None:
+    def test_circle_for_types_alone_is_reported(self) -> None:
         self.write("web/server.py", "from filestoraged.web.handler import Handler")
         self.write("web/handler.py", "if typing.TYPE_CHECKING:\n    from filestoraged.web.server import Server")
 
         self.assert_faults("web.handler, web.server: import each other in a circle")
 
-    def test_the_outside_may_import_and_be_imported(self) -> None:
+    def test_main_and_the_package_itself_are_on_no_floor(self) -> None:
         self.write("__main__.py", "from filestoraged.daemon.cli import main")
         self.write("daemon/cli.py", "from filestoraged import __version__")
 
         self.assert_faults()
 
-    def test_an_import_in_a_function_is_noticed(self) -> None:
+    def test_import_within_a_function_is_reported(self) -> None:
         self.write("wire/body.py", "class Body:\n    def read(self):\n        import re")
 
         self.assert_faults("wire.body:3: imports re within a function")
 
-    def test_an_import_of_somebody_elses_is_noticed(self) -> None:
+    def test_import_of_another_package_is_reported(self) -> None:
         self.write("store/memcached.py", "import pymemcache.client\ntry:\n    import requests\nfinally: pass")
         self.write("wire/body.py", "import email.utils, tests")
 
         self.assert_faults(
-            "store.memcached:3: imports requests, which is neither Python's nor ours",
-            "wire.body:1: imports tests, which is neither Python's nor ours",
+            "store.memcached:3: imports requests, which is neither in the standard library nor required",
+            "wire.body:1: imports tests, which is neither in the standard library nor required",
         )
 
-    def test_an_import_of_what_there_is_not_is_noticed(self) -> None:
+    def test_import_of_a_missing_module_is_reported(self) -> None:
         self.write("wire/body.py", "from filestoraged.wire.gone import name")
 
-        self.assert_faults("wire.body:1: imports filestoraged.wire.gone.name, which there is not")
+        self.assert_faults("wire.body:1: imports filestoraged.wire.gone.name, which does not exist")
 
     def setUp(self) -> None:
         super().setUp()
@@ -166,18 +166,20 @@ class FloorsTest(TempCase):
 
 
 def faults(root: Path) -> list[str]:
-    """What is wrong with the package that lies in `root`, a sentence for each."""
+    """The faults of the package in the directory `root`, a sentence each."""
     found = {name: list(imports(path, name)) for name, path in modules(root).items()}
-    said = [fault for name in found for fault in module_faults(name, found)]
+    found_faults = [fault for name in found for fault in module_faults(name, found)]
     graph = {name: {known(each.target, found) or name for each in found[name]} for name in found}
-    return said + [f"{', '.join(map(short, circle))}: import each other in a circle" for circle in circles(graph)]
+    return found_faults + [
+        f"{', '.join(map(short, circle))}: import each other in a circle" for circle in circles(graph)
+    ]
 
 
 def module_faults(name: str, found: dict[str, list[Import]]) -> Iterator[str]:
     if name in OUTSIDE:
         return
     if floor(name) not in FLOORS:
-        yield f"{short(name)}: stands on no floor"
+        yield f"{short(name)}: is on no floor"
         return
     for each in found[name]:
         where = f"{short(name)}:{each.line}: imports"
@@ -188,9 +190,9 @@ def module_faults(name: str, found: dict[str, list[Import]]) -> Iterator[str]:
             if target != PACKAGE and floor(target) not in FLOORS[floor(name)] | {floor(name)}:
                 yield f"{where} {short(target)}, which is not beneath it"
         elif top(each.target) == PACKAGE:
-            yield f"{where} {each.target}, which there is not"
+            yield f"{where} {each.target}, which does not exist"
         elif top(each.target) not in REQUIREMENTS and top(each.target) not in sys.stdlib_module_names:
-            yield f"{where} {top(each.target)}, which is neither Python's nor ours"
+            yield f"{where} {top(each.target)}, which is neither in the standard library nor required"
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -219,7 +221,7 @@ def _imports(node: ast.AST, package: str, *, late: bool) -> Iterator[Import]:
 
 
 def _targets(node: ast.stmt, package: str) -> list[str]:
-    """The dotted names that an import statement names; whether the last part is a module, it does not say."""
+    """The dotted names in an import statement. The last part is a module or a name in one."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     assert isinstance(node, ast.ImportFrom)
@@ -230,7 +232,7 @@ def _targets(node: ast.stmt, package: str) -> list[str]:
 
 
 def known(target: str, found: dict[str, list[Import]]) -> str | None:
-    """The module of ours that `target` is, or is a name of: `filestoraged.digest` of `filestoraged.digest.Hasher`."""
+    """The module of a dotted name: `filestoraged.digest` for `filestoraged.digest.Hasher`."""
     return next((name for name in (target, target.rpartition(".")[0]) if name in found), None)
 
 
