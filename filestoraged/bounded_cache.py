@@ -1,4 +1,4 @@
-"""A cache that is bounded in entries and in bytes. It imports nothing of ours, and both `store` and `web` use it."""
+"""A cache that is bounded in entries and in bytes, for `store`, `web` and `api`."""
 
 from __future__ import annotations
 

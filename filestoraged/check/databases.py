@@ -177,7 +177,7 @@ def describe(error: Exception) -> str:
 
 
 def _foreign(connection: sqlite3.Connection) -> str | None:
-    """A description of a database of another program, else None. One without tables is about to get ours."""
+    """A description of a database of another program, else None. One without tables is new."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     has_tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     return "it is not the registry of drops" if has_tables and application != APPLICATION else None

@@ -338,13 +338,13 @@ class DiskStaging(Staging):
 
     def _take_back(self, name: str, directory: int) -> None:
         """Remove the name of an object whose commit failed, unless another upload of the same bytes has it by now."""
-        ours = os.fstat(self._descriptor)
-        if not os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), ours):
+        own = os.fstat(self._descriptor)
+        if not os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), own):
             return
         self._is_new = False
         os.rename(name, self._path, src_dir_fd=directory)
         self._is_staged = True
-        if os.path.samestat(os.stat(self._path, follow_symlinks=False), ours):
+        if os.path.samestat(os.stat(self._path, follow_symlinks=False), own):
             os.rmdir(self._store.shard(name))
             return
         # Another upload took the name between `stat` and `rename`, and its client was told that it is stored.
