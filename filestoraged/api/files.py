@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from filestoraged.api import forms, objects
 from filestoraged.api.objects import Delivery
+from filestoraged.digest import Digest
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
 from filestoraged.web.message import JSON, Request, Response, json_response
@@ -51,7 +52,7 @@ class _Files:
     def remove(self, request: Request, segment: str | None = None) -> Response:
         return json_response(200, {"hash": objects.remove(request, self._store, _the_hash(request, segment))})
 
-    async def _receive_form(self, request: Request, boundary: str) -> tuple[str, int]:
+    async def _receive_form(self, request: Request, boundary: str) -> tuple[Digest, int]:
         """Store the form's first file. The rest of the form is read too: a form that is cut keeps nothing."""
         # What the head announces is about the whole body (RFC 9530, section 2), the query's hash about the file.
         expected = expected_digests(request.fields)
@@ -87,7 +88,7 @@ class _FirstFile:
             expected = [*objects.announced_in_query(self._request, self._store), *expected_digests(event.fields)]
             self._staging = objects.begin(self._request, self._store, size=None, expected=expected)
 
-    def commit(self) -> tuple[str, int]:
+    def commit(self) -> tuple[Digest, int]:
         if self._staging is None:
             raise MalformedMultipart("The form has no file.")
         return objects.commit(self._request, self._staging), self._staging.size

@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-from filestoraged.digest import Expected, digest_length, parse_digest
+from filestoraged.digest import Digest, Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, CorruptObject, NotFound, PreconditionFailed
 from filestoraged.store.contract import Blob, Staging, Store
 from filestoraged.web.message import Fields, Request, Response, RunsOn, field_lines
@@ -53,7 +53,7 @@ def runs_on(store: Store) -> tuple[RunsOn, RunsOn]:
     return (RunsOn.REMOTE, RunsOn.REMOTE) if store.remote else (RunsOn.THREAD, RunsOn.INLINE)
 
 
-async def receive(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[str, int]:
+async def receive(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[Digest, int]:
     """Store the body, whose digests must be those `expected`. Returns the object's digest and size."""
     with begin(request, store, size=request.size, expected=expected) as staging:
         async for piece in request.body:
@@ -73,7 +73,7 @@ def begin(request: Request, store: Store, *, size: int | None, expected: Sequenc
     return store.stage(size, expected=expected)
 
 
-def commit(request: Request, staging: Staging) -> str:
+def commit(request: Request, staging: Staging) -> Digest:
     return staging.commit_new() if conditions.forbids_overwrite(request.fields) else staging.commit()
 
 
@@ -182,7 +182,7 @@ def content_type(name: str) -> str:
     return kind if kind and not encoding else _OCTETS
 
 
-def _digest(name: str) -> str:
+def _digest(name: str) -> Digest:
     digest = parse_digest(name)
     if digest is None:
         raise NotFound("No object has such a name.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
-from filestoraged.digest import Bytes, Expected
+from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import TooLarge
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 
@@ -81,7 +81,7 @@ class Staging(_Closing):
             raise TooLarge(self._limit)
         self._write(data)
 
-    def commit(self, *, name: str | None = None) -> str:
+    def commit(self, *, name: str | None = None) -> Digest:
         """Make the bytes visible and durable under `name`, or under their digest. Returns the digest.
 
         An existing object is replaced, which heals a damaged one. Raises DigestMismatch.
@@ -90,7 +90,7 @@ class Staging(_Closing):
         self._publish(name, digest)
         return digest
 
-    def commit_new(self, *, name: str | None = None) -> str:
+    def commit_new(self, *, name: str | None = None) -> Digest:
         """Like `commit`, but raises AlreadyExists if an object of that name exists."""
         digest = self._finish()
         self._publish_new(name, digest)
@@ -106,15 +106,15 @@ class Staging(_Closing):
     def _write(self, data: Bytes) -> None:
         """Store the bytes and pass them to the hasher."""
 
-    def _finish(self) -> str:
+    def _finish(self) -> Digest:
         """Complete the hash after the last byte. Returns the digest. Raises DigestMismatch."""
         return self._hasher.finish()
 
     @abstractmethod
-    def _publish(self, name: str | None, digest: str) -> None: ...
+    def _publish(self, name: str | None, digest: Digest) -> None: ...
 
     @abstractmethod
-    def _publish_new(self, name: str | None, digest: str) -> None: ...
+    def _publish_new(self, name: str | None, digest: Digest) -> None: ...
 
     @abstractmethod
     def _discard(self) -> None:
@@ -200,7 +200,7 @@ class Store(_Closing):
         source: bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO,
         *,
         name: str | None = None,
-    ) -> str:
+    ) -> Digest:
         """Store bytes, the file at a path, or the rest of a binary stream. Returns the digest.
 
         With a `name`, raises AlreadyExists if an object has it, and ValueError if it is empty.

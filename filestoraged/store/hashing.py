@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from filestoraged.digest import Bytes, Expected, Hasher
+from filestoraged.digest import Bytes, Digest, Expected, Hasher
 from filestoraged.store.serial_executor import Call, SerialExecutor, start_thread
 
 # 256 KiB: the hash stays ahead of the network and a thousand uploads stay under 256 MiB.
@@ -115,7 +115,7 @@ class OverlappedHasher:
         self._hasher.update(data)
         self.marks.append(self._hasher.mark())
 
-    def finish(self) -> str:
+    def finish(self) -> Digest:
         """Return the digest of all bytes.
 
         Raises DigestMismatch if they are not the expected ones, and any exception of the hash thread.

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
-from filestoraged.digest import Bytes, Expected, parse_digest
+from filestoraged.digest import Bytes, Digest, Expected, parse_digest
 from filestoraged.errors import AlreadyExists, NotFound
 from filestoraged.store import layout
 from filestoraged.store.contract import Blob, Sink, Staging, Store, Usage, never_pause
@@ -279,10 +279,10 @@ class DiskStaging(Staging):
             os.posix_fadvise(self._descriptor, self._written_behind, behind, os.POSIX_FADV_DONTNEED)
             self._written_behind = self.size
 
-    def _publish(self, name: str | None, digest: str) -> None:
+    def _publish(self, name: str | None, digest: Digest) -> None:
         self._move(self._replace, name or digest)
 
-    def _publish_new(self, name: str | None, digest: str) -> None:
+    def _publish_new(self, name: str | None, digest: Digest) -> None:
         self._move(self._add, name or digest)
 
     def _move(self, move: Callable[[str, int], None], name: str) -> None:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from filestoraged.digest import Bytes, Expected
+from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import AlreadyExists, Error, StorageFull, StoreUnavailable
 from filestoraged.store.contract import Staging, Store
 from filestoraged.store.memcached.blob import is_whole
@@ -77,7 +77,7 @@ class MemcachedStaging(Staging):
             if len(self._chunk) == CHUNK_SIZE:
                 self._send_chunk()
 
-    def _finish(self) -> str:
+    def _finish(self) -> Digest:
         if len(self._chunk) > TAIL_SIZE:
             self._send_chunk()
         self._hasher.update(self._chunk)
@@ -85,7 +85,7 @@ class MemcachedStaging(Staging):
         self._require_chunks(STAGING_TTL)
         return super()._finish()
 
-    def _publish(self, name: str | None, digest: str) -> None:
+    def _publish(self, name: str | None, digest: Digest) -> None:
         def may_stay(present: Manifest) -> bool:
             lasts = present.expires == 0 or 0 < sealed.expires <= present.expires
             return present.digest == digest and lasts
@@ -93,7 +93,7 @@ class MemcachedStaging(Staging):
         sealed = self._seal(digest)
         self._enter(self._key(digest, name=name), sealed, may_stay)
 
-    def _publish_new(self, name: str | None, digest: str) -> None:
+    def _publish_new(self, name: str | None, digest: Digest) -> None:
         def may_stay(present: Manifest) -> bool:
             return name is not None or present.digest == digest
 
@@ -115,7 +115,7 @@ class MemcachedStaging(Staging):
         self._keys.append(key)
         self._pool.set(key, chunk, ttl=STAGING_TTL)
 
-    def _seal(self, digest: str) -> Manifest:
+    def _seal(self, digest: Digest) -> Manifest:
         now = int(time.time())
         return Manifest(
             size=self.size,
