@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import socket
 from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from filestoraged.web.access_log import AccessLog
@@ -18,6 +20,7 @@ from filestoraged.web.message import Request
 from filestoraged.web.metrics import FAST, NO_INTERFACE, OTHER, Metrics
 from filestoraged.web.poller import Poller, Watched
 from filestoraged.web.pool import Job, Pool
+from filestoraged.web.states import State
 from filestoraged.web.trusted_proxies import TrustedProxies
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,19 @@ class _Connection(Watched, Job, Protocol):
 
 _C = TypeVar("_C", bound=_Connection)
 
+# Takes a connection on, as far as it goes. Returns whether the step of its state can be taken at once. They are plain
+# functions: a method bound to its own connection would keep it alive.
+Step = Callable[[_C], bool]
+
+
+@dataclass(frozen=True)
+class Steps(Generic[_C]):
+    """What is done in each state: on what is awaited, on its deadline, and where no thread can be started."""
+
+    by_state: Mapping[State, Step[_C]]
+    on_deadline: Mapping[State, Step[_C]]
+    without_thread: Step[_C]
+
 
 class LoopContext(Generic[_C]):
     """Made by the server, once. The loop owns `unsent`, `waiting`, `scratch` and `is_draining`; all else locks."""
@@ -47,6 +63,7 @@ class LoopContext(Generic[_C]):
     def __init__(
         self,
         *,
+        steps: Steps[_C],
         limits: Limits,
         threads: int,
         metrics: Metrics,
@@ -54,6 +71,7 @@ class LoopContext(Generic[_C]):
         proxies: TrustedProxies,
         poller: Poller[_C],
     ) -> None:
+        self.steps = steps
         self.limits = limits
         self.metrics = metrics
         self.admission = admission

@@ -29,6 +29,7 @@ from filestoraged.web.message import App
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.poller import Poller
 from filestoraged.web.sites import Site, Sites
+from filestoraged.web.steps import STEPS
 from filestoraged.web.trusted_proxies import TrustedProxies
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,13 @@ class Server(ThreadingHTTPServer):
         self._eviction = Eviction(poller, connection_limit, limits.idle, apart)
         admission = Admission(connection_limit, clients, proxies, self._eviction, reserved=reserved, apart=apart)
         self.context: LoopContext[Connection] = LoopContext(
-            limits=limits, threads=threads, metrics=metrics, admission=admission, proxies=proxies, poller=poller
+            steps=STEPS,
+            limits=limits,
+            threads=threads,
+            metrics=metrics,
+            admission=admission,
+            proxies=proxies,
+            poller=poller,
         )
         poller.watch(self.context.completions.descriptor, select.EPOLLIN)
         # Of the connection that was accepted last.
@@ -126,7 +133,7 @@ class Server(ThreadingHTTPServer):
                         self._end_round()
                 except Exception:
                     log.exception("a round of the server's loop failed")
-            for connection in context.poller.all():
+            for connection in (*context.poller.all(), *context.waiting):
                 connection.cut_off()
         finally:
             self._has_ended.set()
@@ -277,7 +284,7 @@ class Server(ThreadingHTTPServer):
             waiting.admit()
             return
         self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)
-        waiting.turn_away()
+        waiting.on_deadline()
 
     def _warn(self, message: str, *values: object) -> None:
         now = time.monotonic()

@@ -1,0 +1,282 @@
+"""The steps of a connection from a request to its response: the states IDLE to WAIT. At the foot, all steps by state.
+
+Each function takes the connection as far as it goes, and returns whether the next state's step can be taken at once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
+from filestoraged.web.connection import OVERDUE, UNPARSED, Connection
+from filestoraged.web.error_responses import refusal
+from filestoraged.web.limits import Limits
+from filestoraged.web.loop_context import Steps
+from filestoraged.web.message import EMPTY_BODY, Response, RunsOn
+from filestoraged.web.request_body import RequestBody
+from filestoraged.web.request_cache import ParsedRequest
+from filestoraged.web.response_head import CONTINUE
+from filestoraged.web.response_steps import confirm, discard_input, follow_response, respond, send, skip_body
+from filestoraged.web.states import (
+    BODY,
+    CONFIRM,
+    DISPATCH,
+    HEAD,
+    IDLE,
+    LINGER,
+    NEXT,
+    NEXT_STATE,
+    PLACE,
+    RESPOND,
+    SKIP,
+    WAIT,
+    Event,
+)
+from filestoraged.web.task import Task
+from filestoraged.wire.body import NO_BODY
+
+# Needed for each request; see `states`.
+_HEAD_COMPLETE, _BODY_WANTED, _RESULT_WANTED = Event.HEAD_COMPLETE, Event.BODY_WANTED, Event.RESULT_WANTED
+_REFUSED = Event.REFUSED
+_INLINE, _REMOTE = RunsOn.INLINE, RunsOn.REMOTE
+
+
+def read_head(connection: Connection) -> bool:
+    """IDLE, HEAD. Receives once at most: a client that sends without end must not keep the loop from others."""
+    receiver = connection.receiver
+    is_new = not receiver.buffer
+    if is_new:
+        if not receiver.receive():
+            return connection.wait()
+        connection.started = time.monotonic()
+    parsed = connection.cache.recall(receiver.buffer)
+    if parsed is not None:
+        receiver.buffer = b""
+        receiver.skipped = 0
+        return _dispatch(connection, parsed)
+    try:
+        data = receiver.take_head()
+        if data is None and not is_new and receiver.receive():
+            data = receiver.take_head()
+        if data is None:
+            return _wait_for_head(connection)
+        parsed = connection.cache.read(data)
+    except ClientGone:
+        raise
+    except Error as error:
+        return _refuse(connection, error)
+    return _dispatch(connection, parsed)
+
+
+def _wait_for_head(connection: Connection) -> bool:
+    # A head's time runs from its first byte; empty lines before it are none of its bytes.
+    if connection.receiver.buffer and connection.state is IDLE:
+        connection.move(Event.HEAD_STARTED)
+        connection.deadline = time.monotonic() + connection.context.limits.head
+    return connection.wait()
+
+
+def _dispatch(connection: Connection, parsed: ParsedRequest) -> bool:
+    """Choose where the page runs; on the loop, run it."""
+    context = connection.context
+    connection.parsed = parsed
+    request = connection.request = parsed.request
+    connection.state = NEXT_STATE[connection.state][_HEAD_COMPLETE]
+    if connection.is_proxied:
+        connection.client = context.proxies.client(request.fields.get("x-forwarded-for"), connection.peer)
+    runs_on = connection.app.route(request)
+    connection.is_inline = True
+    if runs_on is _INLINE:
+        connection.pool = context.pool
+        if parsed.framing is not NO_BODY:
+            _own_request(connection)
+        return run_page(connection)
+    if not connection.is_on_thread:
+        response = connection.app.answer_early(request)
+        if response is not None:
+            return respond(connection, response)
+    connection.is_inline = False
+    _own_request(connection)
+    if not connection.begin_in_flight():
+        return refuse_client(connection)
+    pool = context.remote_pool if runs_on is _REMOTE else context.pool
+    if connection.is_on_thread and pool is connection.pool:
+        return True
+    connection.pool = pool
+    return connection.hand_over()
+
+
+def _own_request(connection: Connection) -> None:
+    """Replace the request, which other connections may share, by one with a body and a client."""
+    assert connection.request is not None
+    framing = connection.parsed.framing
+    body = EMPTY_BODY if framing is NO_BODY else RequestBody(connection.receiver, framing)
+    connection.request = connection.request.copy(connection.client, body)
+
+
+def run_page(connection: Connection) -> bool:
+    """DISPATCH: run the page on the loop or the thread that its route declares."""
+    if not connection.is_inline and not connection.is_on_thread:
+        return connection.hand_over()
+    task = connection.task
+    if task is not None:
+        return _follow_page(connection, task, task.resume())
+    assert connection.request is not None
+    answer = connection.dispatcher.answer(connection.request)
+    if isinstance(answer, Response):
+        return respond(connection, answer)
+    task = connection.task = Task(connection.app, connection.request, answer)
+    return _follow_page(connection, task, task.start())
+
+
+def _follow_page(connection: Connection, task: Task, response: Response | None) -> bool:
+    """Do what the page wants next."""
+    if response is not None:
+        connection.task = None
+        return respond(connection, response)
+    if not connection.begin_in_flight():
+        connection.close_task()
+        return refuse_client(connection)
+    if task.future is not None:
+        connection.move(_RESULT_WANTED)
+        connection.deadline = math.inf
+        return connection.wait()
+    if connection.state is not BODY:
+        connection.move(_BODY_WANTED)
+    body = _body(connection)
+    if not body.is_wanted and body.open() and connection.parsed.expects_continue:
+        connection.sender.send_now(CONTINUE)
+    return True
+
+
+def receive_body(connection: Connection) -> bool:
+    """BODY: receive and feed the page, for one quantum at most."""
+    task, body, limits = connection.task, _body(connection), connection.context.limits
+    assert task is not None
+    if not connection.is_inline and not connection.is_on_thread:
+        return connection.hand_over()
+    if connection.deadline == OVERDUE:
+        error = RequestTimeout(f"No byte of the request body for {limits.body:g} s.")
+        return _follow_page(connection, task, task.fail(error))
+    try:
+        response = task.receive(body)
+    except ClientGone:
+        raise
+    except Error as error:
+        response = task.fail(error)
+    if response is not None or task.future is not None:
+        return _follow_page(connection, task, response)
+    if not body.is_silent:
+        return connection.yield_thread()
+    now = time.monotonic()
+    if body.is_slow(limits, now):
+        return _follow_page(connection, task, task.fail(_too_slow(limits)))
+    connection.deadline = now + limits.body
+    return connection.wait()
+
+
+def _body(connection: Connection) -> RequestBody:
+    assert connection.request is not None and isinstance(connection.request.body, RequestBody)
+    return connection.request.body
+
+
+def ignore(connection: Connection) -> bool:
+    """WAIT: what the client sends meanwhile is read after the response. Called by the loop."""
+    connection.context.poller.unregister(connection)
+    return False
+
+
+def _refuse(connection: Connection, error: Error, event: Event = _REFUSED) -> bool:
+    """Answer in place of a page, and close: where the next request begins is not known, or not wanted."""
+    response = refusal(error)
+    response.closes = True
+    if connection.request is None:
+        # Nothing says on whose behalf a proxy has sent it.
+        connection.client = connection.peer
+    connection.parsed = UNPARSED
+    return respond(connection, response, event)
+
+
+def _refuse_place(connection: Connection) -> bool:
+    limit = connection.context.admission.limit
+    message = f"All {limit} connections are in use, and none of them is idle."
+    return _refuse(connection, Overloaded(message), Event.DEADLINE)
+
+
+def refuse_client(connection: Connection) -> bool:
+    """PLACE, and DISPATCH behind a proxy: the client has too many connections, or requests in flight."""
+    limit = connection.context.admission.client_limit
+    return _refuse(connection, Overloaded(f"This client has {limit} connections already."))
+
+
+def refuse_without_thread(connection: Connection) -> bool:
+    error = Overloaded("The server cannot start a thread for the request.")
+    if connection.response is not None:
+        # Part of it may have gone out.
+        connection.abort(Event.ABORTED)
+        return False
+    if connection.task is not None:
+        return _follow_page(connection, connection.task, connection.task.fail(error))
+    return _refuse(connection, error)
+
+
+# Deadlines.
+
+
+def _time_out(connection: Connection) -> bool:
+    connection.abort(Event.DEADLINE)
+    return False
+
+
+def _time_out_head(connection: Connection) -> bool:
+    seconds = connection.context.limits.head
+    message = f"The request head was not complete {seconds:g} s after its first byte."
+    return _refuse(connection, RequestTimeout(message), Event.DEADLINE)
+
+
+def _time_out_body(connection: Connection) -> bool:
+    """The page is told by the step, on a thread where it runs on one."""
+    connection.move(Event.DEADLINE)
+    connection.deadline = OVERDUE
+    return True
+
+
+def _check_progress(connection: Connection) -> bool:
+    if connection.sender.has_progressed():
+        # The client takes little, not nothing.
+        return connection.wait_writable()
+    return _time_out(connection)
+
+
+def _too_slow(limits: Limits) -> RequestTimeout:
+    rate, seconds = limits.body_rate, limits.body_rate_from
+    return RequestTimeout(f"The request body came at less than {rate:g} bytes a second for {seconds:g} s.")
+
+
+STEPS: Steps[Connection] = Steps(
+    by_state={
+        PLACE: refuse_client,
+        IDLE: read_head,
+        HEAD: read_head,
+        DISPATCH: run_page,
+        BODY: receive_body,
+        WAIT: ignore,
+        RESPOND: send,
+        CONFIRM: confirm,
+        NEXT: follow_response,
+        SKIP: skip_body,
+        LINGER: discard_input,
+    },
+    on_deadline={
+        PLACE: _refuse_place,
+        IDLE: _time_out,
+        HEAD: _time_out_head,
+        BODY: _time_out_body,
+        RESPOND: _check_progress,
+        CONFIRM: confirm,
+        SKIP: _time_out,
+        LINGER: _time_out,
+    },
+    without_thread=refuse_without_thread,
+)
