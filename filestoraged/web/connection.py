@@ -195,7 +195,8 @@ class Connection:
 
     def on_event(self) -> None:
         """What was awaited has come."""
-        self._run(self.context.steps.by_state[self.state])
+        self._take_steps(self.context.steps.by_state[self.state])
+        self._settle()
 
     def on_result(self) -> None:
         """The awaited future is done."""
@@ -212,7 +213,8 @@ class Connection:
 
     def flush(self) -> None:
         """Send the response that is held. Called at the end of the round."""
-        self._run(self.context.steps.by_state[self.state])
+        self._take_steps(self.context.steps.flush)
+        self._settle()
 
     def evict(self) -> None:
         """Close an idle connection."""

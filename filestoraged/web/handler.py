@@ -31,10 +31,9 @@ class Handler(BaseHTTPRequestHandler):
     """Hands requests to the router of the listener's app, which answers 405 for a method that a path does not have."""
 
     # Instead of the base class's attributes: ten thousand connections may be open.
-    __slots__ = ("app", "asked", "client_address", "request", "server")
+    __slots__ = ("app", "client_address", "request", "server")
 
     app: App
-    asked: Request | None
     server: ConnectionServer  # type: ignore[assignment]
 
     def setup(self) -> None:
@@ -51,15 +50,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, request: Request) -> Answer:
         """Call the method of `http.server` for the request's. Any thread may call it, one at a time."""
-        self.asked = request
-        answer: Answer = getattr(self, "do_" + request.method, self.do_GET)()
-        # An idle connection keeps no request.
-        self.asked = None
-        return answer
+        return _METHODS.get(request.method, Handler.do_GET)(self, request)
 
-    def do_GET(self) -> Answer:
-        assert self.asked is not None
-        return self.app.answer(self.asked)
+    def do_GET(self, request: Request) -> Answer:
+        return self.app.answer(request)
 
     # The router knows which methods a path has. HEAD, OPTIONS, TRACE and unknown methods get its 405, too.
     do_POST = do_PUT = do_DELETE = do_GET
+
+
+_METHODS = {
+    "GET": Handler.do_GET,
+    "POST": Handler.do_POST,
+    "PUT": Handler.do_PUT,
+    "DELETE": Handler.do_DELETE,
+}

@@ -54,6 +54,8 @@ class Steps(Generic[_C]):
 
     by_state: Mapping[State, Step[_C]]
     on_deadline: Mapping[State, Step[_C]]
+    # Sends what a sender holds at the end of a round.
+    flush: Step[_C]
     without_thread: Step[_C]
 
 

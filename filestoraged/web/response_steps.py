@@ -60,11 +60,15 @@ def _is_skippable(connection: Connection) -> bool:
     return is_coming and framing.left <= connection.context.limits.drain_bytes
 
 
+def continue_response(connection: Connection) -> bool:
+    """RESPOND: the client has taken a part."""
+    return flush(connection) if connection.response is None else send(connection)
+
+
 def send(connection: Connection) -> bool:
     """RESPOND: send as much as the socket takes; on the loop, hold what is small until the end of the round."""
     response = connection.response
-    if response is None:
-        return _flush(connection)
+    assert response is not None
     if response.on_received is not None and not connection.is_on_thread:
         # The loop would hold it, and receipt cannot be confirmed before it is sent.
         return connection.hand_over()
@@ -78,7 +82,11 @@ def send(connection: Connection) -> bool:
             return _send_on(connection, before)
     elif not connection.sender.flush():
         return connection.wait_writable()
-    return _finish_response(connection, response)
+    if response.on_received is not None:
+        connection.confirmation = Confirmation(connection.sender, connection.receiver, connection.context.limits.send)
+        connection.move(Event.SENT_UNCONFIRMED)
+        return True
+    return _end_request(connection, response, _SENT)
 
 
 def _send_on(connection: Connection, before: int) -> bool:
@@ -89,23 +97,8 @@ def _send_on(connection: Connection, before: int) -> bool:
     return connection.wait_writable()
 
 
-def _finish_response(connection: Connection, response: Response) -> bool:
-    if response.on_received is not None:
-        connection.confirmation = Confirmation(connection.sender, connection.receiver, connection.context.limits.send)
-        connection.move(Event.SENT_UNCONFIRMED)
-        return True
-    _end_request(connection, response)
-    if connection.is_on_thread:
-        connection.state = NEXT_STATE[connection.state][_SENT]
-        return follow_response(connection)
-    # The loop sends the responses of a round at its end.
-    connection.awaits = LOOP
-    connection.deadline = connection.started + connection.context.limits.send
-    connection.context.unsent.append(connection)
-    return False
-
-
-def _end_request(connection: Connection, response: Response) -> None:
+def _end_request(connection: Connection, response: Response, event: Event) -> bool:
+    """Count and forget the request, whose response is sent, or held by the sender."""
     response.close()
     if response.content is not None:
         sent = connection.sender.sent
@@ -116,9 +109,18 @@ def _end_request(connection: Connection, response: Response) -> None:
     connection.keeps_thread = connection.request is not None and connection.request.method != "GET"
     connection.response = connection.request = None
     connection.started = time.monotonic()
+    if connection.sender.held:
+        # The loop sends the responses of a round at its end.
+        connection.awaits = LOOP
+        connection.deadline = connection.started + connection.context.limits.send
+        connection.context.unsent.append(connection)
+        return False
+    connection.state = NEXT_STATE[connection.state][event]
+    return follow_response(connection)
 
 
-def _flush(connection: Connection) -> bool:
+def flush(connection: Connection) -> bool:
+    """RESPOND: send what the sender holds. Called by the loop at the end of the round."""
     if not connection.sender.push():
         return connection.wait_writable()
     if connection.awaits == WRITABLE:
@@ -137,9 +139,7 @@ def confirm(connection: Connection) -> bool:
         return connection.wait()
     connection.confirmation = None
     response.on_received()
-    _end_request(connection, response)
-    connection.move(Event.CONFIRMED)
-    return True
+    return _end_request(connection, response, Event.CONFIRMED)
 
 
 def follow_response(connection: Connection) -> bool:

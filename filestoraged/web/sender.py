@@ -12,6 +12,7 @@ import socket
 import struct
 import termios
 import time
+from collections.abc import Sequence
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone
@@ -39,14 +40,15 @@ class Sender:
     at once, and says so by `send_at_once`.
     """
 
-    __slots__ = ("_connection", "_flags", "_head", "_held", "_holds", "_mark", "sent")
+    __slots__ = ("_connection", "_flags", "_head", "_holds", "_mark", "held", "sent")
 
     def __init__(self, connection: socket.socket) -> None:
         # Of the contents of one answer, in bytes.
         self.sent = 0
         self._connection = connection
         self._head = b""
-        self._held: list[Bytes] = []
+        # What waits for `push`.
+        self.held: Sequence[Bytes] = ()
         self._holds = True
         self._flags = DONT_WAIT
         # What `unread` was at the last `mark`.
@@ -55,7 +57,7 @@ class Sender:
     def send_at_once(self, flags: int) -> None:
         """Send from now on, and wait for the client not at all, or with `flags` 0 as long as SO_SNDTIMEO says."""
         self._holds = False
-        self._held = []
+        self.held = ()
         self._flags = flags
 
     def hold(self) -> None:
@@ -70,9 +72,9 @@ class Sender:
 
     def write(self, data: Bytes) -> int:
         if self._holds:
-            if self._held or len(data) > _SMALL:
+            if self.held or len(data) > _SMALL:
                 raise WouldWait
-            self._held = [self._head, bytes(data)]
+            self.held = [self._head, bytes(data)]
             taken = len(data)
         else:
             taken = self._behind_head(self._send([self._head, data] if self._head else [data]))
@@ -104,7 +106,7 @@ class Sender:
     def flush(self) -> bool:
         """Send the head where nothing followed it. Returns whether all of it is gone, or held."""
         if self._holds:
-            self._held = [self._head]
+            self.held = [self._head]
             return True
         if self._head:
             self._behind_head(self._send([self._head]))
@@ -112,10 +114,10 @@ class Sender:
 
     def push(self) -> bool:
         """Send what is held. Returns whether all of it is gone."""
-        held, self._held = self._held, []
+        held, self.held = self.held, ()
         left = sum(map(len, held)) - self._send(held)
         if left:
-            self._held = [memoryview(b"".join(held))[-left:]]
+            self.held = [memoryview(b"".join(held))[-left:]]
         return not left
 
     @property
@@ -148,7 +150,7 @@ class Sender:
         self._head = rest
         return taken
 
-    def _send(self, buffers: list[Bytes]) -> int:
+    def _send(self, buffers: Sequence[Bytes]) -> int:
         try:
             return self._connection.sendmsg(buffers, (), self._flags)
         except BlockingIOError:

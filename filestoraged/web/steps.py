@@ -17,7 +17,15 @@ from filestoraged.web.message import EMPTY_BODY, Response, RunsOn
 from filestoraged.web.request_body import RequestBody
 from filestoraged.web.request_cache import ParsedRequest
 from filestoraged.web.response_head import CONTINUE
-from filestoraged.web.response_steps import confirm, discard_input, follow_response, respond, send, skip_body
+from filestoraged.web.response_steps import (
+    confirm,
+    continue_response,
+    discard_input,
+    flush,
+    follow_response,
+    respond,
+    skip_body,
+)
 from filestoraged.web.states import (
     BODY,
     CONFIRM,
@@ -85,7 +93,8 @@ def _dispatch(connection: Connection, parsed: ParsedRequest) -> bool:
     connection.state = NEXT_STATE[connection.state][_HEAD_COMPLETE]
     if connection.is_proxied:
         connection.client = context.proxies.client(request.fields.get("x-forwarded-for"), connection.peer)
-    runs_on = connection.app.route(request)
+    # Shared requests are routed once.
+    runs_on = request.runs_on if request.match is not None else connection.app.route(request)
     connection.is_inline = True
     if runs_on is _INLINE:
         connection.pool = context.pool
@@ -262,7 +271,7 @@ STEPS: Steps[Connection] = Steps(
         DISPATCH: run_page,
         BODY: receive_body,
         WAIT: ignore,
-        RESPOND: send,
+        RESPOND: continue_response,
         CONFIRM: confirm,
         NEXT: follow_response,
         SKIP: skip_body,
@@ -278,5 +287,6 @@ STEPS: Steps[Connection] = Steps(
         SKIP: _time_out,
         LINGER: _time_out,
     },
+    flush=flush,
     without_thread=refuse_without_thread,
 )

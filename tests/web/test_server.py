@@ -18,7 +18,7 @@ from filestoraged.web.connection import READABLE, Connection
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.cross_site import Origins
 from filestoraged.web.limits import Limits
-from filestoraged.web.message import Request, Response, RunsOn, result_of
+from filestoraged.web.message import Answer, Request, Response, result_of
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.router import Mounts
 from filestoraged.web.sender import Sender
@@ -35,14 +35,14 @@ UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 class LoopCase(ServerCase):
     def on_next_request(self, act: Callable[[], object]) -> None:
         """Call `act` on the loop while it answers the next request."""
-        route = self.app.route
+        answer = self.app.answer
 
-        def act_and_route(request: Request) -> RunsOn:
-            self.app.route = route  # type: ignore[method-assign]
+        def act_and_answer(request: Request) -> Answer:
+            self.app.answer = answer  # type: ignore[method-assign]
             act()
-            return route(request)
+            return answer(request)
 
-        self.app.route = act_and_route  # type: ignore[method-assign]
+        self.app.answer = act_and_answer  # type: ignore[method-assign]
 
     def greeted(self, count: int) -> list[socket.socket]:
         """Connections that the loop has."""
