@@ -20,25 +20,29 @@ _FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-stor
 
 log = logging.getLogger(__name__)
 
-# Looks at what there is.
+# Collects some families.
 Gauge = Callable[[], Iterable[Family]]
 
 
 def routes(metrics: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Router:
-    """`gauges` are asked each time. `remote` says that one of them asks other machines."""
+    """`gauges` are collected for each request. `remote` says that one of them waits for other machines."""
 
     def show(_: Request) -> Response:
         families = [*_workers(metrics), *_requests(metrics)]
-        unseen: dict[str, int] = {}
+        failed_parts: dict[str, int] = {}
         for name, gauge in gauges.items():
             try:
                 families += gauge()
             except Exception as error:
-                # Whoever looks for what is wrong needs all the others.
+                # An operator who looks for the failure needs all the others.
                 log.warning("cannot count %s: %s", name, error.__cause__ or error)
-                unseen[name] = 1
-        failed: list[Sample] = [({"what": name}, unseen.get(name, 0)) for name in gauges]
-        families.append(Family("filestoraged_uncountable", "gauge", "Whether something could not be counted.", failed))
+                failed_parts[name] = 1
+        failed: list[Sample] = [({"part": name}, failed_parts.get(name, 0)) for name in gauges]
+        families.append(
+            Family(
+                "filestoraged_scrape_errors", "gauge", "1 where a part of the metrics could not be collected.", failed
+            )
+        )
         return Response(200, _FIELDS, exposition(families).encode())
 
     # Counting may wait for a disk.
@@ -76,7 +80,7 @@ def keys(database: KeyValues) -> Gauge:
         yield Family(
             "filestoraged_queued_keys",
             "gauge",
-            "Keys that were set or deleted since the last commit, each time.",
+            "Keys set or deleted since the last commit, each time.",
             [({}, database.queued)],
         )
 
@@ -92,9 +96,9 @@ def memcached(store: Store) -> Gauge:
         up: list[Sample] = [({"server": name}, int(name in reached)) for name in used]
         items: list[Sample] = [({"server": name}, each.objects) for name, each in reached.items()]
         sizes: list[Sample] = [({"server": name}, each.size) for name, each in reached.items()]
-        yield Family("filestoraged_memcached_up", "gauge", "Whether a server of memcached's answers.", up)
+        yield Family("filestoraged_memcached_up", "gauge", "1 where the memcached server answers.", up)
         yield Family("filestoraged_memcached_items", "gauge", "Items in memcached: manifests and chunks.", items)
-        yield Family("filestoraged_memcached_bytes", "gauge", "Bytes of the items in memcached.", sizes)
+        yield Family("filestoraged_memcached_bytes", "gauge", "Bytes of these items.", sizes)
 
     return look
 
@@ -102,15 +106,18 @@ def memcached(store: Store) -> Gauge:
 def _workers(metrics: Metrics) -> Iterator[Family]:
     now = metrics.gauges()
     build = {"version": __version__, "python": platform.python_version()}
-    yield Family("filestoraged_build_info", "gauge", "Which version runs on what.", [(build, 1)])
+    yield Family("filestoraged_build_info", "gauge", "Always 1; the labels name the version.", [(build, 1)])
     yield Family("filestoraged_workers", "gauge", "Workers that serve or drain.", [({}, now.workers)])
-    yield Family("filestoraged_connections", "gauge", "Open connections.", [({}, now.connections)])
-    yield Family("filestoraged_parked_connections", "gauge", "Connections that nobody serves now.", [({}, now.idle)])
+    connections: list[Sample] = [
+        ({"state": "idle"}, now.idle),
+        ({"state": "active"}, max(0, now.connections - now.idle)),
+    ]
     yield Family(
-        "filestoraged_requests_under_way",
-        "gauge",
-        "Requests that could not be answered at once.",
-        [({}, now.in_flight)],
+        "filestoraged_connections", "gauge", "Open connections, idle while they wait for the client.", connections
+    )
+    in_flight: list[Sample] = [({}, now.in_flight)]
+    yield Family(
+        "filestoraged_requests_in_flight", "gauge", "Requests that the loop could not answer at once.", in_flight
     )
 
 
@@ -127,7 +134,7 @@ def _requests(metrics: Metrics) -> Iterator[Family]:
     yield Family(
         "filestoraged_requests_total",
         "counter",
-        "Requests that were answered.",
+        "Requests that were answered, or whose client left.",
         [
             ({"interface": name, "method": method, "status": str(status)}, number)
             for (name, method), each in figures.items()
@@ -137,21 +144,24 @@ def _requests(metrics: Metrics) -> Iterator[Family]:
     yield Family(
         "filestoraged_request_duration_seconds",
         "histogram",
-        "From the first byte of a request to the last of its answer.",
+        "Time from the first byte of a request to the last byte of its response.",
         samples(lambda each: Histogram(BOUNDS, each.times, each.seconds)),
     )
     yield Family(
         "filestoraged_received_bytes_total",
         "counter",
-        "Bytes of requests' bodies.",
+        "Bytes of request bodies that were received.",
         samples(lambda each: each.received),
     )
     yield Family(
-        "filestoraged_sent_bytes_total", "counter", "Bytes of answers' bodies.", samples(lambda each: each.sent)
+        "filestoraged_sent_bytes_total",
+        "counter",
+        "Bytes of response bodies that were sent.",
+        samples(lambda each: each.sent),
     )
     yield Family(
         "filestoraged_errors_total",
         "counter",
-        "Requests that were answered with an error.",
+        "Requests that were answered with an error, by its class.",
         [({"kind": kind}, number) for kind, number in sorted(kinds.items())],
     )

@@ -156,12 +156,12 @@ class MetricsTest(ServerCase):
             self.wait_until("counted", lambda: 'filestoraged_objects{interface="files"}' in self.metrics())
 
         self.assertFalse([name for name in seen if name.startswith("filestoraged_object")])
-        self.assertEqual(0, seen['filestoraged_uncountable{what="objects"}'])
-        self.assertIn("filestoraged_connections", seen)
+        self.assertEqual(0, seen['filestoraged_scrape_errors{part="objects"}'])
+        self.assertIn('filestoraged_connections{state="active"}', seen)
 
     def test_count_that_fails_is_told(self) -> None:
         with mock.patch.object(DiskUsage, "count", side_effect=PermissionError(13, "Permission denied")):
-            self.wait_until("failed", lambda: self.metrics()['filestoraged_uncountable{what="objects"}'] == 1)
+            self.wait_until("failed", lambda: self.metrics()['filestoraged_scrape_errors{part="objects"}'] == 1)
 
     def test_drops_are_counted_by_state_and_keys_that_are_queued(self) -> None:
         form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntea\r\n--b--\r\n'
@@ -178,20 +178,20 @@ class MetricsTest(ServerCase):
         self.assertEqual(1, seen['filestoraged_drops{state="available"}'])
         self.assertEqual(3, seen["filestoraged_queued_keys"])
 
-    def test_requests_under_way_and_parked_connections_are_seen(self) -> None:
+    def test_requests_in_flight_and_connections_by_state_are_counted(self) -> None:
         upload = self.connect()
         upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nt")
         self.wait_until(
             "parked",
             lambda: (
-                self.metrics()["filestoraged_requests_under_way"] == 2
-                and self.metrics()["filestoraged_parked_connections"] >= 1
+                self.metrics()["filestoraged_requests_in_flight"] == 2
+                and self.metrics()['filestoraged_connections{state="idle"}'] >= 1
             ),
         )
 
         upload.close()
 
-        self.wait_until("over", lambda: self.metrics()["filestoraged_requests_under_way"] == 1)
+        self.wait_until("over", lambda: self.metrics()["filestoraged_requests_in_flight"] == 1)
         self.assertEqual(1, self.count("files", "POST", 499))
         self.assertEqual(1, self.metrics()['filestoraged_received_bytes_total{interface="files",method="POST"}'])
 
@@ -200,8 +200,8 @@ class MetricsTest(ServerCase):
 
         seen = self.metrics()
 
-        self.assertEqual(1, seen['filestoraged_uncountable{what="keys"}'])
-        self.assertEqual(0, seen['filestoraged_uncountable{what="drops"}'])
+        self.assertEqual(1, seen['filestoraged_scrape_errors{part="keys"}'])
+        self.assertEqual(0, seen['filestoraged_scrape_errors{part="drops"}'])
         self.assertNotIn("filestoraged_queued_keys", seen)
         self.wait_until("counted", lambda: 'filestoraged_objects{interface="files"}' in self.metrics())
 
