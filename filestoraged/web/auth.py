@@ -13,7 +13,6 @@ from filestoraged.errors import Forbidden, TokenRequired
 from filestoraged.web.message import Request
 from filestoraged.web.metrics import NO_INTERFACE
 from filestoraged.web.router import DELETE, READ, WRITE, Match
-from filestoraged.wire.authorization import parse_token
 
 # What a method that a path does not have would need: a token without that scope gets 403, and with it 405.
 ACTIONS = {"GET": READ, "PUT": WRITE, "POST": WRITE, "DELETE": DELETE}
@@ -60,15 +59,15 @@ class Tokens:
     def check(self, request: Request, match: Match) -> None:
         """Raises TokenRequired where a request carries none that is known, Forbidden where it is not for this."""
         wanted = self._wanted(request, match)
-        scopes = self._find(parse_token(request.fields.get("authorization", "")))
+        scopes = self._find(request.token_hash)
         # Where there is no page, nothing is wanted, and whoever has a token is told so.
         if wanted and scopes.isdisjoint(wanted):
             raise Forbidden("The token is not for this.")
 
-    def _find(self, token: str) -> frozenset[Scope]:
-        if not token:
+    def _find(self, token_hash: bytes) -> frozenset[Scope]:
+        if not token_hash:
             raise TokenRequired("A token is needed.")
-        scopes = self._scopes.get(self._key(hashed(token)))
+        scopes = self._scopes.get(self._key(token_hash))
         if scopes is None:
             raise TokenRequired("The token is not known.")
         return scopes

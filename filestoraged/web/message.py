@@ -125,6 +125,7 @@ class Request:
         "query",
         "runs_on",
         "size",
+        "token_hash",
     )
 
     def __init__(self, head: Head, size: int | None) -> None:
@@ -134,6 +135,8 @@ class Request:
         self.fields: Mapping[str, str] = head.fields
         self.size = size
         self.body = EMPTY_BODY
+        # Of the token in its Authorization field, see `auth.hashed`; empty without one.
+        self.token_hash = b""
         # The client's address, "unix" for a Unix socket. Empty in a shared request.
         self.client = ""
         # The router sets these, once. A secret path is not logged.
@@ -145,7 +148,7 @@ class Request:
         self.is_free = False
         # What its origin and its host mean for the response; see `cross_site`.
         self.cross_site: Any = None
-        # Whether it is answered without a look at token, origin and host.
+        # Whether it is answered without a look at token, origin and host: none matters, or they were checked before.
         self.is_plain = False
         # What it is counted as: an interface, and a method.
         self.labels: tuple[str, str] | None = None
@@ -163,6 +166,7 @@ class Request:
         own.query = self.query
         own.fields = self.fields
         own.size = self.size
+        own.token_hash = self.token_hash
         own.body = body
         own.client = client
         own.mount = self.mount
@@ -200,7 +204,7 @@ class Request:
         return text
 
     @property
-    def secret(self) -> bool:
+    def has_secret(self) -> bool:
         """Whether it holds a secret, and must not be cached."""
         return "authorization" in self.fields or (self.query != "" and has_secret(self.query))
 

@@ -194,6 +194,8 @@ class Mounts:
             self._authorizer.check(request, match)
         except Exception as error:
             return match.router.refused(error)
+        # For the next request with this head: grants never change while a process lives.
+        request.is_plain = result == PASSED
         return None
 
     def _route(self, request: Request) -> None:

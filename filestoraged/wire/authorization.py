@@ -23,6 +23,11 @@ def parse_token(field: str) -> str:
     return credentials if scheme == "bearer" else parse_basic(field)
 
 
+def is_bearer(field: str) -> bool:
+    """Whether the field has a Bearer token, and nothing else could be meant."""
+    return _split(field)[0] == "bearer"
+
+
 def _split(field: str) -> tuple[str, str]:
     scheme, _, credentials = field.partition(" ")
     return scheme.lower(), credentials.strip()

@@ -1,4 +1,4 @@
-"""Requests read from memory say what they said before, and nothing secret is kept."""
+"""Cached requests are those that were parsed, and no secret is cached."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import unittest
 from collections.abc import Callable, Sequence
 
 from filestoraged.errors import MalformedRequest
+from filestoraged.web.auth import hashed
 from filestoraged.web.request_cache import LARGEST, RequestCache
 from filestoraged.wire.body import NO_BODY
 
@@ -15,19 +16,19 @@ GET = b"GET /abc?name=x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n"
 
 
-class MemoryTest(unittest.TestCase):
+class RequestCacheTest(unittest.TestCase):
     def setUp(self) -> None:
-        self.memory = RequestCache()
+        self.cache = RequestCache()
 
     def test_a_request_is_recalled_by_all_of_its_bytes(self) -> None:
-        asked = self.memory.read(GET)
+        asked = self.cache.read(GET)
 
-        self.assertIs(asked, self.memory.recall(GET))
+        self.assertIs(asked, self.cache.recall(GET))
         for other in (GET[:-1], GET + b"G", GET.replace(b"GET", b"PUT"), GET.replace(b"1.1", b"1.0")):
-            self.assertIsNone(self.memory.recall(other))
+            self.assertIsNone(self.cache.recall(other))
 
     def test_each_upload_has_a_framing_of_its_own(self) -> None:
-        first, second = self.memory.read(POST), self.memory.read(POST)
+        first, second = self.cache.read(POST), self.cache.read(POST)
 
         first.framing.decode(memoryview(b"tea"))
 
@@ -37,14 +38,14 @@ class MemoryTest(unittest.TestCase):
         self.assertEqual(3, second.framing.size)
 
     def test_an_upload_is_not_recalled_as_a_question(self) -> None:
-        self.memory.read(POST)
+        self.cache.read(POST)
 
-        self.assertIsNone(self.memory.recall(POST))
+        self.assertIsNone(self.cache.recall(POST))
 
     def test_a_chunked_upload_is_read_anew(self) -> None:
         chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-        first, second = self.memory.read(chunked), self.memory.read(chunked)
+        first, second = self.cache.read(chunked), self.cache.read(chunked)
 
         self.assertIsNot(first.framing, second.framing)
         self.assertIsNot(NO_BODY, second.framing)
@@ -55,17 +56,40 @@ class MemoryTest(unittest.TestCase):
             GET.replace(b"name=x", b"a=b&pass%77ord=x"),
             GET[:-2] + b"Authorization: Basic eA==\r\n\r\n",
             GET[:-2] + b"AUTHORIZATION: Basic eA==\r\n\r\n",
+            GET[:-2] + b"Authorization: BEARER s3cret\r\n\r\n",
+            GET.replace(b"name=x", b"password=x")[:-2] + b"Authorization: Bearer s3cret\r\n\r\n",
         )
 
         for data in secrets:
             with self.subTest(data=data):
-                self.memory.read(data)
+                self.cache.read(data)
 
-                self.assertIsNone(self.memory.recall(data))
+                self.assertIsNone(self.cache.recall(data))
+
+    def test_request_with_a_token_is_cached_by_the_hash_of_its_head_without_the_token(self) -> None:
+        for head in (GET, POST):
+            with self.subTest(head=head):
+                data = head[:-2] + b"Authorization: Bearer s3cret\r\n\r\n"
+
+                first, second = self.cache.read(data), self.cache.recall(data) or self.cache.read(data)
+
+                self.assertIs(first.request, second.request)
+                self.assertEqual(hashed("s3cret"), first.request.token_hash)
+                self.assertNotIn("authorization", first.request.fields)
+                for table in (self.cache._bodiless, self.cache._uploads, self.cache._fields):
+                    self.assertNotIn(b"s3cret", b"".join(table))
+
+    def test_request_with_another_token_is_another_request(self) -> None:
+        first = self.cache.read(GET[:-2] + b"Authorization: Bearer one\r\n\r\n")
+        other = GET[:-2] + b"Authorization: Bearer two\r\n\r\n"
+
+        self.assertIsNone(self.cache.recall(other))
+        self.assertIsNone(self.cache.recall(GET))
+        self.assertNotEqual(first.request.token_hash, self.cache.read(other).request.token_hash)
 
     def test_what_is_malformed_is_malformed_again(self) -> None:
         for _ in range(2):
-            self.assertRaises(MalformedRequest, self.memory.read, b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
+            self.assertRaises(MalformedRequest, self.cache.read, b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
 
     def test_what_is_remembered_takes_the_bytes_stated_at_most(self) -> None:
         def many_fields(number: int) -> bytes:
@@ -105,14 +129,14 @@ class MemoryTest(unittest.TestCase):
 
     def largest_size(self, head: Callable[[int], bytes], count: int) -> int:
         """The most that reading so many different heads takes, as it is measured."""
-        memory, largest = RequestCache(), 0
+        cache, largest = RequestCache(), 0
         gc.collect()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
             for number in range(count):
                 # The router sets what the path leads to later.
-                memory.read(head(number)).request.match = (None, {}, None, ("x",))
+                cache.read(head(number)).request.match = (None, {}, None, ("x",))
                 largest = max(largest, tracemalloc.get_traced_memory()[0] - before)
         finally:
             tracemalloc.stop()
@@ -121,6 +145,6 @@ class MemoryTest(unittest.TestCase):
     def test_what_is_too_long_is_not_remembered(self) -> None:
         long = GET[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n"
 
-        self.memory.read(long)
+        self.cache.read(long)
 
-        self.assertIsNone(self.memory.recall(long))
+        self.assertIsNone(self.cache.recall(long))
