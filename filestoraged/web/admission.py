@@ -1,4 +1,4 @@
-"""Who may come in: one limit for all connections, one for each client, and places apart for operations.
+"""Admission: one limit for all connections, one for each client, and places of their own for operations.
 
 Trusted proxies have connections without a limit. There, requests in flight count for the client that the proxy names.
 """
@@ -18,21 +18,21 @@ from filestoraged.web.trusted_proxies import TrustedProxies, parse_address
 # Connections of each worker to listeners for operations: they are served when all other places are taken.
 _RESERVED = 64
 
-# Connections of each worker that wait for a place, or are refused because their clients have too many. Those beyond are
-# closed without an answer.
+# Connections of each worker that wait for a place, or are refused because their clients have too many. Further ones
+# are closed without an answer.
 _WAITING = 128
 _REFUSED = 64
 
 
 class AdmissionResult(enum.Enum):
-    """What becomes of a new connection."""
+    """What is done with a new connection."""
 
     WELCOME = enum.auto()
-    # It waits for a place, and is told to come again where none comes free.
+    # It waits for a place, and gets 503 where none comes free.
     FULL = enum.auto()
-    # Its client has too many, and is told so.
+    # Its client has too many: it gets 503.
     CLIENT_FULL = enum.auto()
-    # There are too many even to tell.
+    # Too many are refused already: it is closed without an answer.
     CLOSED = enum.auto()
 
 
@@ -73,7 +73,7 @@ class Admission:
         return self._clients.limit
 
     def enter(self, connection: socket.socket, address: str | None, listener: socket.socket) -> AdmissionResult:
-        """`address` is the client's, None on a Unix socket. Whatever the verdict, the connection is to `leave`."""
+        """`address` is the client's, None on a Unix socket. Call `leave` later, whatever the result."""
         if listener in self._listeners:
             self._reserved.add(connection)
             return AdmissionResult.WELCOME if len(self._reserved) <= _RESERVED else AdmissionResult.CLOSED
@@ -85,12 +85,12 @@ class Admission:
             self._keys[connection] = key
         self._waiting.add(connection)
         self._connection_limit.begin_waiting()
-        if self.seat(connection):
+        if self.take_place(connection):
             return AdmissionResult.WELCOME
         self._eviction.request()
         return AdmissionResult.FULL if len(self._waiting) <= _WAITING else AdmissionResult.CLOSED
 
-    def seat(self, connection: socket.socket) -> bool:
+    def take_place(self, connection: socket.socket) -> bool:
         """Give a connection a free place, or that of the one idle longest of all, where this worker has it.
 
         Returns whether it has one now.
@@ -102,7 +102,7 @@ class Admission:
         self._has_place(connection, excess)
         return True
 
-    def seat_at_last(self, connection: socket.socket) -> bool:
+    def take_any_place(self, connection: socket.socket) -> bool:
         """Do the same where no other worker has given a place in time: any idle connection of this worker will do."""
         excess = self._connection_limit.enter()
         if excess > 0 and not self._eviction.close_own():

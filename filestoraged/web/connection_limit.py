@@ -1,4 +1,4 @@
-"""How many connections there may be, in all workers together, and whose turn it is to take the next."""
+"""The limit of connections of all workers together, and which worker accepts the next one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import mmap
 import os
 import threading
 
-# Workers need not be even to the last connection.
+# Connections by which workers may differ, beside a sixteenth.
 _SLACK = 2
 
-# What a bell is rung with: to look whose turn it is, or to have an idle connection give way.
-_LOOK = b"!"
-_GIVE_WAY = b"x"
+# What is written to a worker's pipe: to check whether it should accept, or to evict an idle connection.
+_WAKE = b"!"
+_EVICT = b"x"
 
 
 class ConnectionLimit:
@@ -23,34 +23,34 @@ class ConnectionLimit:
 
     def __init__(self, limit: int, workers: int = 1) -> None:
         self.limit = limit
-        # So close to the limit, workers publish what idle connections they have.
+        # This close to the limit, workers publish since when their connections are idle.
         self.margin = limit // 10 + 64
         self._counts = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
-        # Since when the longest idle connection of each worker is idle, in microseconds of the monotonic clock; 0 where
-        # none is known to be.
+        # Since when the longest idle connection of each worker is idle, in microseconds of the monotonic clock; 0 for
+        # none.
         self._idle = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
-        # How many connections of each worker wait for a place.
+        # Connections of each worker that wait for a place.
         self._waiting = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
-        # Rung when a worker has taken enough: the others then look whether it is their turn.
-        self._bells = [_bell() for _ in range(workers)]
+        # A pipe for each worker.
+        self._pipes = [_pipe() for _ in range(workers)]
         self.slot = 0
         self._lock = threading.Lock()
 
     def take_slot(self, slot: int) -> None:
-        """Count for one worker from now on. What one that died has left there is forgotten."""
+        """Count for one worker from now on, from zero: its predecessor may have died."""
         self.slot = slot
         self._counts[slot] = 0
         self._idle[slot] = 0
         self._waiting[slot] = 0
-        self.hear()
+        self.take_wakes()
 
     def close(self) -> None:
-        for bell in self._bells:
-            for descriptor in bell:
+        for pipe in self._pipes:
+            for descriptor in pipe:
                 os.close(descriptor)
 
     def enter(self) -> int:
-        """Count one more. Returns by how many that is above the limit."""
+        """Count one more. Returns the excess over the limit, negative below it."""
         with self._lock:
             self._counts[self.slot] += 1
         return self.count - self.limit
@@ -70,64 +70,65 @@ class ConnectionLimit:
 
     @property
     def waiting(self) -> int:
-        """How many connections of all workers wait for a place."""
+        """Connections of all workers that wait for a place."""
         return sum(self._waiting)
 
     @property
     def own(self) -> int:
-        """How many connections this worker has."""
+        """Connections of this worker."""
         return self._counts[self.slot]
 
     @property
     def count(self) -> int:
+        """Connections of all workers."""
         return sum(self._counts)
 
     @property
-    def ahead(self) -> bool:
-        """Whether this worker has a good many more connections than the one that has the fewest."""
+    def is_ahead(self) -> bool:
+        """Whether this worker has many more connections than the one that has the fewest."""
         own = self._counts[self.slot]
         return own - min(self._counts) > _SLACK + own // 16
 
     @property
-    def bell(self) -> int:
-        """A descriptor that can be read when another worker has rung."""
-        return self._bells[self.slot][0]
+    def wake_descriptor(self) -> int:
+        """Readable when another worker has woken this one."""
+        return self._pipes[self.slot][0]
 
-    def hear(self) -> int:
-        """Take note of the bell. Returns how many idle connections the others have asked to give way."""
+    def take_wakes(self) -> int:
+        """Returns how many idle connections the others have asked this worker to evict."""
         with contextlib.suppress(BlockingIOError):
-            return os.read(self.bell, 4096).count(_GIVE_WAY)
+            return os.read(self.wake_descriptor, 4096).count(_EVICT)
         return 0
 
-    def ring(self) -> None:
-        for slot in range(len(self._bells)):
+    def wake_others(self) -> None:
+        for slot in range(len(self._pipes)):
             if slot != self.slot:
-                # One that has not heard the last thousand times need not hear this one.
-                self._ring(slot, _LOOK)
+                # A full pipe wakes as well.
+                self._write(slot, _WAKE)
 
-    def ask(self, slot: int) -> bool:
-        """Have an idle connection of a worker give way. Returns whether it can hear that."""
-        return self._ring(slot, _GIVE_WAY)
+    def request_eviction(self, slot: int) -> bool:
+        """Ask a worker to evict an idle connection. Returns whether it will learn of it."""
+        return self._write(slot, _EVICT)
 
     def publish_idle(self, since: float | None) -> None:
-        """Tell since when this worker's longest idle connection is idle, on the monotonic clock; None for none."""
+        """Publish since when this worker's longest idle connection is idle, on the monotonic clock; None for none."""
         self._idle[self.slot] = 0 if since is None else max(1, int(since * 1_000_000))
 
     def longest_idle(self) -> int | None:
-        """The worker that has the longest idle connection, as far as is known; None where there is none."""
+        """The slot of the worker that has published the longest idle connection; None where none has."""
         idle = [(since, slot) for slot, since in enumerate(self._idle) if since]
         return min(idle)[1] if idle else None
 
-    def _ring(self, slot: int, what: bytes) -> bool:
+    def _write(self, slot: int, data: bytes) -> bool:
         try:
-            os.write(self._bells[slot][1], what)
+            os.write(self._pipes[slot][1], data)
         except BlockingIOError:
             return False
         return True
 
 
-def _bell() -> tuple[int, int]:
-    heard, rung = os.pipe()
-    os.set_blocking(heard, False)
-    os.set_blocking(rung, False)
-    return heard, rung
+def _pipe() -> tuple[int, int]:
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    return read_end, write_end

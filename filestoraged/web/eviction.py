@@ -20,8 +20,8 @@ from filestoraged.web.receiver import DONT_WAIT
 
 _PEEK = int(socket.MSG_PEEK) | DONT_WAIT
 
-# Seconds until the next scan, for each connection: a scan takes a tenth of that. Where hardly any connection is idle,
-# those who want a place do not keep the others waiting.
+# Seconds until the next scan, for each connection: a scan takes a tenth of that. Where few connections are idle, those
+# that want a place do not delay the others.
 _PAUSE = 1e-5
 
 
@@ -73,31 +73,31 @@ class Eviction(Generic[_Evictable]):
         """Ask the worker that has the longest idle connection, as far as is known, to close it."""
         slot = self._limit.longest_idle()
         if slot is not None and slot != self._limit.slot:
-            self._limit.ask(slot)
+            self._limit.request_eviction(slot)
 
-    def give_way(self) -> None:
-        """Do what another worker has asked for, or pass it on; and have those who wait look for the place.
+    def answer_request(self) -> None:
+        """Do what another worker has asked for, or pass it on, and wake the workers whose connections wait for places.
 
         A worker that waits asks again, so there may be a free place by now: then no connection is closed.
         """
         if self._limit.waiting <= self._limit.limit - self._limit.count or self.close_longest():
-            self._limit.ring()
+            self._limit.wake_others()
         else:
             self.request()
 
     def publish(self) -> _Evictable | None:
-        """Tell the other workers since when this one's longest idle connection is idle. Returns it."""
+        """Publish since when this worker's longest idle connection is idle. Returns it."""
         oldest = self._oldest()
         self._limit.publish_idle(None if oldest is None else oldest.deadline - self._idle)
         return oldest
 
     def publish_newcomer(self) -> None:
-        """Tell the same when a connection has come, which is idle from now on."""
+        """Publish when a connection has come, which is idle from now on."""
         if self.publish() is None:
             self._limit.publish_idle(time.monotonic())
 
     def prepare(self) -> None:
-        """Every now and then: be ready where places get few, and keep nothing in memory where they are not."""
+        """Publish what is idle where places get few; elsewhere forget it. Called at intervals."""
         if self._limit.count > self._limit.limit - self._limit.margin:
             self.publish()
         else:
@@ -107,14 +107,14 @@ class Eviction(Generic[_Evictable]):
     def _oldest(self) -> _Evictable | None:
         while self._candidates or self._scan():
             deadline, connection = self._candidates[0]
-            # What has asked for something since has another deadline.
+            # One that has sent a request since has another deadline.
             if connection.deadline == deadline and _is_idle(connection):
                 return connection
             self._candidates.popleft()
         return None
 
     def _scan(self) -> bool:
-        """Look for idle connections, unless that was done a moment ago. Returns whether there are any."""
+        """Collect idle connections, unless the last scan is too recent. Returns whether there are any."""
         now = time.monotonic()
         if now < self._next_scan:
             return False
@@ -127,7 +127,7 @@ class Eviction(Generic[_Evictable]):
 
 
 def _is_idle(connection: Evictable) -> bool:
-    """Whether nothing has come from the client either. What is not parked is being served, or closed."""
+    """Whether no input has come either. A connection that is not watched is being served, or closed."""
     if not connection.watched or not connection.is_idle:
         return False
     try:
@@ -135,5 +135,5 @@ def _is_idle(connection: Evictable) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        # Reset, and the loop is about to find out.
+        # Reset; the loop gets an event for it.
         return True

@@ -1,4 +1,4 @@
-"""How long the server waits for a client, and how much it puts up with."""
+"""Bounds of time and size that the server sets its clients."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds, but where a name says bytes."""
+    """Seconds, except where a name says bytes."""
 
     # A head must be complete this long after its first byte.
     head: float = 20.0
     # A body may be silent this long; a mobile network's gaps are shorter.
     body: float = 30.0
-    # Bytes a second that a body must have come at on the mean, as Apache's mod_reqtimeout asks for; judged from so many
-    # seconds after its beginning on, so that a network that stalls for a moment costs nobody an upload.
+    # Least mean rate of a body in bytes a second, as in Apache's mod_reqtimeout; judged from this many seconds after
+    # its beginning on, so that an upload survives a network that stalls for a moment.
     body_rate: float = 500.0
     body_rate_from: float = 60.0
-    # A client may take no byte of an answer for this long.
+    # A client may take no byte of a response for this long.
     send: float = 30.0
     # How often it is checked whether a client has acknowledged the last bytes of a response.
     confirm: float = 0.1
-    # A connection may rest this long between requests.
+    # A connection may be idle this long between requests.
     idle: float = 60.0
-    # A new connection waits this long for a place where all are taken: for two looks by `notice`, so that what has
-    # become idle in another worker is known of.
+    # A new connection waits this long for a place where all are taken: two times `notice`, so that connections that
+    # have become idle in other workers are published.
     place: float = 1.0
-    # One that rests when the server is to stop has this long for another request: it may be on its way already.
+    # An idle connection is kept this long when a drain begins: a last request may be in transit.
     last_call: float = 1.0
-    # How soon a deadline that has passed is noticed, or that the server is to stop: an idle daemon wakes that often.
+    # Interval of the checks for deadlines and drains: an idle daemon wakes this often.
     notice: float = 0.5
-    # A thread waits this long for a connection to go on before it is parked: a client on the same network has by then.
+    # A thread waits this long for a client before the connection goes to the poller: enough on one network.
     linger: float = 0.005
-    # A thread without anything to do ends after this long.
+    # A thread without a job ends after this long.
     thread: float = 10.0
-    # Requests wait this long where the system starts no thread at all and none is there; then they are refused.
+    # Requests wait this long for a thread where none exists and none can be started; then they get 503.
     no_thread: float = 5.0
-    # After an answer that refuses a body, the client is read on for this long, and this much, so that it
-    # comes to read the answer: 10 s of silence is a client that does not care.
+    # Lingering close: bounds of silence, of time and of bytes, so that a client whose body is refused can read the
+    # response.
     farewell: float = 10.0
     farewell_total: float = 30.0
     farewell_bytes: int = 1024 * 1024 * 1024
-    # An unread body of this size is read instead of closing the connection: cheaper than a new connection.
+    # An unread body of at most this size is discarded; that costs less than a new connection.
     drain_bytes: int = 64 * 1024

@@ -108,7 +108,7 @@ class Server(ThreadingHTTPServer):
         self._warned = -_QUIET
         for listener in apps:
             prepare(listener, limits.linger)
-        self._acceptor = Acceptor(list(apps), poller, connection_limit, self._accept, self._eviction.give_way)
+        self._acceptor = Acceptor(list(apps), poller, connection_limit, self._accept, self._eviction.answer_request)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept and serve until drained. The interval is that of the limits."""
@@ -189,10 +189,10 @@ class Server(ThreadingHTTPServer):
             return
         self._checks_idle = True
         for waiting in context.waiting:
-            # Not a moment after it came, when another worker was asked already: that would cost two their places.
+            # Not sooner: another worker was asked when it came, and two connections would be evicted for one.
             if now - waiting.started >= self._limits.notice:
                 self._eviction.request()
-        self._acceptor.look_around()
+        self._acceptor.check()
 
     # What `socketserver` calls for a new connection, in this order.
 
@@ -202,7 +202,7 @@ class Server(ThreadingHTTPServer):
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 self._warn("cannot accept connections for now: %s", error.strerror)
-                self._acceptor.stand_back()
+                self._acceptor.pause()
             raise
         if not address:
             # Over TCP, it inherits these from its listener.
@@ -272,7 +272,7 @@ class Server(ThreadingHTTPServer):
         overdue = time.monotonic() - self._limits.place
         while context.waiting:
             first = context.waiting[0]
-            if not context.is_draining and context.admission.seat(first.socket):
+            if not context.is_draining and context.admission.take_place(first.socket):
                 context.waiting.popleft().admit()
             elif context.is_draining or first.started <= overdue:
                 self._admit_at_last(context.waiting.popleft())
@@ -280,7 +280,7 @@ class Server(ThreadingHTTPServer):
                 return
 
     def _admit_at_last(self, waiting: Connection) -> None:
-        if not self.context.is_draining and self.context.admission.seat_at_last(waiting.socket):
+        if not self.context.is_draining and self.context.admission.take_any_place(waiting.socket):
             waiting.admit()
             return
         self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)

@@ -156,7 +156,7 @@ class RequestToGiveWayTest(ServerCase):
             guest.sendall(HEALTH)
             self.assertEqual(200, read_answer(guest).status)
 
-        self.room.ask(self.room.slot)
+        self.room.request_eviction(self.room.slot)
 
         for guest in guests:
             guest.sendall(HEALTH)
@@ -170,8 +170,8 @@ class RequestToGiveWayTest(ServerCase):
 
         # As another worker does, for one connection.
         self.room.begin_waiting()
-        self.room.ask(self.room.slot)
-        self.room.ask(self.room.slot)
+        self.room.request_eviction(self.room.slot)
+        self.room.request_eviction(self.room.slot)
 
         self.assertEqual(b"", read_all(guests[0]))
         guests[1].sendall(HEALTH)

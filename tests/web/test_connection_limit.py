@@ -50,7 +50,7 @@ class RoomTest(unittest.TestCase):
         for _ in range(50):
             room.enter()
 
-        self.assertFalse(room.ahead)
+        self.assertFalse(room.is_ahead)
 
     def test_one_with_a_good_many_more_is_ahead(self) -> None:
         room = self.room(100, workers=2)
@@ -58,19 +58,19 @@ class RoomTest(unittest.TestCase):
         said = []
         for _ in range(5):
             room.enter()
-            said.append(room.ahead)
+            said.append(room.is_ahead)
 
         self.assertEqual([False, False, True, True, True], said)
 
     def test_the_bell_is_heard_by_the_others_alone(self) -> None:
         room = self.room(100, workers=2)
         for _ in range(100_000):
-            room.ring()
-        own = room.bell
+            room.wake_others()
+        own = room.wake_descriptor
         room.take_slot(1)
 
-        readable = select.select([own, room.bell], [], [], 0)[0]
-        while select.select([room.bell], [], [], 0)[0]:
-            room.hear()
+        readable = select.select([own, room.wake_descriptor], [], [], 0)[0]
+        while select.select([room.wake_descriptor], [], [], 0)[0]:
+            room.take_wakes()
 
-        self.assertEqual([room.bell], readable)
+        self.assertEqual([room.wake_descriptor], readable)

@@ -1,0 +1,110 @@
+"""Which worker accepts: listeners and a shared limit, without a server."""
+
+from __future__ import annotations
+
+import select
+import socket
+import unittest
+from typing import Any
+
+from filestoraged.web.acceptor import Acceptor, prepare
+from filestoraged.web.connection_limit import ConnectionLimit
+from filestoraged.web.poller import Poller
+from tests.support import PATIENCE
+
+
+class AcceptorTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.listener.close)
+        prepare(self.listener, 0.005)
+        self.address = self.listener.getsockname()
+        self.limit = ConnectionLimit(1000, workers=2)
+        self.addCleanup(self.limit.close)
+        self.poller: Poller[Any] = Poller()
+        self.addCleanup(self.poller.close)
+        self.evictions = 0
+        self.acceptor = Acceptor([self.listener], self.poller, self.limit, self.accept, self.evict)
+
+    def accept(self, listener: socket.socket) -> bool:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return False
+        self.addCleanup(connection.close)
+        self.limit.enter()
+        return True
+
+    def evict(self) -> None:
+        self.evictions += 1
+
+    def connect(self, count: int) -> None:
+        for _ in range(count):
+            connection = socket.create_connection(self.address, PATIENCE)
+            self.addCleanup(connection.close)
+
+    def poll(self) -> None:
+        for descriptor, _ in self.poller.poll(0, 8):
+            self.acceptor.on_event(descriptor)
+
+    def has_waiting(self) -> bool:
+        return bool(select.select([self.listener], [], [], 0)[0])
+
+    def test_connections_are_accepted_until_none_waits(self) -> None:
+        self.connect(2)
+
+        self.poll()
+
+        self.assertEqual((2, False), (self.limit.own, self.has_waiting()))
+
+    def test_worker_that_is_ahead_leaves_connections_and_wakes_the_others(self) -> None:
+        self.connect(8)
+        self.poll()
+        own = self.limit.own
+
+        self.poll()
+
+        self.assertLess(own, 8)
+        self.assertEqual((own, True), (self.limit.own, self.has_waiting()))
+        self.limit.slot = 1
+        self.assertTrue(select.select([self.limit.wake_descriptor], [], [], 0)[0])
+
+    def test_paused_worker_resumes_at_the_end_of_a_round_when_the_others_have_caught_up(self) -> None:
+        self.connect(8)
+        self.poll()
+        for _ in range(self.limit.own):
+            self.limit.leave()
+
+        self.acceptor.end_round()
+        self.poll()
+
+        self.assertGreater(self.limit.own, 0)
+
+    def test_paused_worker_helps_where_connections_still_wait_at_a_check(self) -> None:
+        self.connect(8)
+        self.poll()
+
+        self.acceptor.check()
+        self.poll()
+
+        self.assertEqual((8, False), (self.limit.own, self.has_waiting()))
+
+    def test_each_request_of_another_worker_evicts_one_connection(self) -> None:
+        for _ in range(3):
+            self.limit.request_eviction(0)
+
+        self.poll()
+
+        self.assertEqual(3, self.evictions)
+
+    def test_closed_acceptor_closes_its_listeners_and_takes_no_event(self) -> None:
+        self.acceptor.close()
+        self.acceptor.close()
+
+        self.assertEqual(-1, self.listener.fileno())
+        self.acceptor.on_event(12345)
+
+    def test_event_of_an_unknown_descriptor_is_ignored(self) -> None:
+        self.acceptor.on_event(12345)
+
+        self.assertEqual(0, self.limit.own)

@@ -1,0 +1,148 @@
+"""The sending half of a connection, on a pair of sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import unittest
+
+from filestoraged.errors import ClientGone
+from filestoraged.web.receiver import DONT_WAIT, Receiver
+from filestoraged.web.sender import Confirmation, ContentCut, Sender, WouldWait
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+class SenderTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.client, self.socket = socket.socketpair()
+        self.addCleanup(self.client.close)
+        self.addCleanup(self.socket.close)
+        self.sender = Sender(self.socket)
+        self.sender.begin(HEAD)
+
+    def received(self) -> bytes:
+        self.client.setblocking(False)
+        data = b""
+        try:
+            while piece := self.client.recv(1 << 20):
+                data += piece
+        except BlockingIOError:
+            pass
+        return data
+
+    def fill(self) -> None:
+        """Send until the socket takes nothing more."""
+        self.sender.send_at_once(DONT_WAIT)
+        while self.sender.write(bytes(100_000)):
+            pass
+
+    def test_small_response_is_held_until_push(self) -> None:
+        taken = self.sender.write(b"tea")
+        before = self.received()
+
+        done = self.sender.push()
+
+        self.assertEqual((3, b"", True), (taken, before, done))
+        self.assertEqual(HEAD + b"tea", self.received())
+
+    def test_large_response_is_not_held(self) -> None:
+        self.assertRaises(WouldWait, self.sender.write, bytes(64 * 1024 + 1))
+
+    def test_head_without_a_body_is_sent_by_flush_and_push(self) -> None:
+        self.assertTrue(self.sender.flush())
+        self.assertTrue(self.sender.push())
+
+        self.assertEqual(HEAD, self.received())
+
+    def test_head_goes_out_once_with_the_first_bytes(self) -> None:
+        self.sender.send_at_once(DONT_WAIT)
+
+        self.assertEqual([3, 3], [self.sender.write(b"tea"), self.sender.write(b"pot")])
+
+        self.assertEqual(HEAD + b"teapot", self.received())
+        self.assertEqual(6, self.sender.sent)
+
+    def test_file_is_sent_behind_the_head(self) -> None:
+        self.sender.send_at_once(DONT_WAIT)
+        with tempfile.TemporaryFile() as file:
+            file.write(b"a teapot")
+            file.flush()
+
+            sent = self.sender.sendfile(file.fileno(), 2, 8)
+
+        self.assertEqual((6, HEAD + b"teapot"), (sent, self.received()))
+
+    def test_file_that_ends_before_its_size_raises_content_cut(self) -> None:
+        self.sender.send_at_once(DONT_WAIT)
+        with tempfile.TemporaryFile() as file:
+            self.assertRaises(ContentCut, self.sender.sendfile, file.fileno(), 0, 8)
+
+    def test_file_is_not_sent_while_responses_are_held(self) -> None:
+        self.assertRaises(WouldWait, self.sender.sendfile, 0, 0, 1)
+
+    def test_socket_that_takes_nothing_takes_no_byte_and_does_not_wait(self) -> None:
+        self.fill()
+
+        self.assertEqual(0, self.sender.write(b"more"))
+
+    def test_rest_of_a_held_response_is_sent_by_the_next_push(self) -> None:
+        self.fill()
+        self.sender.hold()
+        self.sender.begin(HEAD)
+        self.sender.write(b"tea")
+        first = self.sender.push()
+        while not self.sender.push():
+            self.received()
+
+        self.assertFalse(first)
+        self.assertTrue((self.received() or HEAD + b"tea").endswith(HEAD + b"tea"))
+
+    def test_client_that_is_gone_raises_client_gone(self) -> None:
+        self.client.close()
+        self.sender.write(b"tea")
+
+        self.assertRaises(ClientGone, self.sender.push)
+
+    def test_interim_response_that_is_not_taken_raises_client_gone(self) -> None:
+        self.fill()
+
+        self.assertRaises(ClientGone, self.sender.send_now, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def test_progress_is_a_shorter_send_queue_than_at_the_mark(self) -> None:
+        self.fill()
+        self.sender.mark()
+        before = self.sender.has_progressed()
+        self.received()
+
+        self.assertEqual([False, True], [before, self.sender.has_progressed()])
+
+    def test_confirmation_waits_until_the_queue_is_empty(self) -> None:
+        self.fill()
+        confirmation = Confirmation(self.sender, Receiver(self.socket), 60.0)
+        before = confirmation.check()
+        self.received()
+
+        self.assertEqual([False, True], [before, confirmation.check()])
+
+    def test_confirmation_without_progress_raises_client_gone(self) -> None:
+        self.fill()
+
+        self.assertRaises(ClientGone, Confirmation(self.sender, Receiver(self.socket), -1.0).check)
+
+    def test_confirmation_of_a_connection_that_was_reset_raises_client_gone(self) -> None:
+        self.fill()
+        confirmation = Confirmation(self.sender, Receiver(self.socket), 60.0)
+        self.client.close()
+
+        self.assertRaises(ClientGone, confirmation.check)
+
+    def test_descriptor_of_a_file_is_left_open(self) -> None:
+        self.sender.send_at_once(DONT_WAIT)
+        with tempfile.TemporaryFile() as file:
+            file.write(b"tea")
+            file.flush()
+            self.sender.sendfile(file.fileno(), 0, 3)
+
+            self.assertEqual(3, os.fstat(file.fileno()).st_size)
