@@ -83,24 +83,24 @@ class ServerCase(TempCase):
         self.store_path = self.directory / "store"
         # Tests of other things may send any Host.
         config = Config(**{"store": str(self.store_path), "workers": 1, "host": ("*",), **self.config})
-        self.meter = Metrics((*INTERFACES, OPERATIONS))
-        self.engines = Services(config, self.meter, [config.mounts])
+        self.server_metrics = Metrics((*INTERFACES, OPERATIONS))
+        self.engines = Services(config, self.server_metrics, [config.mounts])
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
         self.app = self.engines.build_app(config.mounts)
         self.addCleanup(self.engines.close)
         self.addCleanup(self.engines.stop)
-        self.room = ConnectionLimit(self.connections)
+        self.connection_limit = ConnectionLimit(self.connections)
         server = Server(
             dict.fromkeys(self.listeners, self.app),
             threads=self.threads,
             limits=self.limits,
-            connection_limit=self.room,
-            metrics=self.meter,
+            connection_limit=self.connection_limit,
+            metrics=self.server_metrics,
         )
         self.worker = ServerThread(server)
         self.worker.start()
-        self.addCleanup(self.room.close)
+        self.addCleanup(self.connection_limit.close)
         self.addCleanup(close, self.listeners)
         self.addCleanup(self.worker.drain, PATIENCE)
 

@@ -1,4 +1,4 @@
-"""The form by which a drop comes: one file, and perhaps a password, in whichever order."""
+"""The form that creates a drop: one file, and an optional password, in either order."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LONGEST_NAME = 255
 
 
 class DropForm:
-    """What a form has brought so far: one file, and perhaps a password. A with-block: what is not kept is discarded."""
+    """What has come of the form. A with-block: a staging that is not committed is discarded at its end."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._staging: Staging | None = None
         self._name = ""
         self._password: list[bytes] | None = None
-        # Whose bytes come.
+        # The part that is being received.
         self._part = ""
 
     def __enter__(self) -> DropForm:
@@ -42,12 +42,12 @@ class DropForm:
         elif self._part == "password" and self._password is not None:
             self._password.append(bytes(event))
             if sum(map(len, self._password)) > _LONGEST_PASSWORD:
-                raise BadRequest(f"A password has {_LONGEST_PASSWORD} bytes at most.")
+                raise BadRequest(f"The password has more than {_LONGEST_PASSWORD} bytes.")
 
     def whole(self) -> tuple[str, Staging, str]:
-        """The file's name and its bytes, and the password, which may be empty."""
+        """Return the file's name, its bytes, and the password, empty for none."""
         if self._staging is None:
-            raise MalformedMultipart("The form has no file.")
+            raise MalformedMultipart("The form has no part named 'file'.")
         try:
             return self._name, self._staging, b"".join(self._password or []).decode()
         except UnicodeDecodeError as error:
@@ -57,28 +57,30 @@ class DropForm:
         self._part = part.name or ""
         if self._part == "file":
             if self._staging is not None:
-                raise BadRequest("A drop is one file.")
+                raise BadRequest("The form has two parts named 'file': expected one.")
             self._name = _file_name(part.filename)
             self._staging = self._store.stage()
         elif self._part == "password":
             if self._password is not None:
-                raise BadRequest("A drop has one password.")
+                raise BadRequest("The form has two parts named 'password': expected one at most.")
             self._password = []
 
 
 def _file_name(text: str | None) -> str:
-    """The name of a file without the directories that browsers send with files of a chosen directory.
+    """The name of a file without the directories that browsers send for files of a chosen directory.
 
-    A backslash is a character of the name. Browsers that sent `C:\\docs\\a.txt` are gone; what begins so is cut, too.
+    A backslash is a character of the name, except in `C:\\docs\\a.txt`, as old browsers sent it.
     """
     name = _DRIVE_AND_DIRECTORIES.sub("", text or "").rpartition("/")[2]
     if name in ("", ".", ".."):
-        raise BadRequest("The file has no name.")
+        raise BadRequest(
+            f"Invalid file name {(text or '')[:_LONGEST_NAME]!r}: expected at least 1 character behind the last slash."
+        )
     objects.check_name(name)
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise BadRequest("The file's name is not UTF-8.") from error
+        raise BadRequest("The file name is not UTF-8.") from error
     if size > _LONGEST_NAME:
-        raise BadRequest(f"A name has {_LONGEST_NAME} bytes at most.")
+        raise BadRequest(f"The file name has {size} bytes: at most {_LONGEST_NAME} are allowed.")
     return name

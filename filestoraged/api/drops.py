@@ -1,4 +1,4 @@
-"""The `drops` interface: a file goes in by a form, and its link gives it out once, to whoever has the password."""
+"""The `drops` interface: a form creates a drop, and its link gives the file once, with a password if it has one."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 # Bytes of a file.
 LARGEST = 16 * 1024 * 1024
 
-# After it was handed over to a proxy, it may take so many seconds to read the file.
+# A proxy has this many seconds to read a file that was handed over to it.
 _HANDED_OVER = 600.0
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
 _NO_STORE = "Cache-Control: no-store\r\n"
 
-# What a browser says that fetches what nobody has asked for yet.
+# How a browser marks a prefetch.
 _AHEAD = ("sec-purpose", "purpose", "x-moz")
 _AHEAD_WORDS = ("prefetch", "prerender", "preview")
 
@@ -68,14 +68,14 @@ class _Pages:
     async def upload(self, request: Request) -> Response:
         boundary = form_boundary(request.fields.get("content-type", ""))
         if boundary is None:
-            raise BadRequest("A file comes in a form, multipart/form-data.")
+            raise BadRequest("Invalid Content-Type: expected multipart/form-data with a part named 'file'.")
         with DropForm(self._store) as form:
             await forms.receive(request, boundary, form.take, limit=LARGEST)
             name, staging, password = form.whole()
             kept: bytes | None = None
             if password:
                 kept = await result_of(self._hash(request, password))
-            # Known before it has bytes, so that there are never bytes that nobody knows.
+            # The id is known before it has bytes, so that no bytes are ever without an entry.
             id_ = await result_of(self._drops.announce())
             try:
                 staging.commit(name=id_)
@@ -88,12 +88,12 @@ class _Pages:
 
     async def download(self, request: Request, id_: str) -> Response:
         if any(word in request.fields.get(field, "").lower() for field in _AHEAD for word in _AHEAD_WORDS):
-            raise Forbidden("It can be fetched once, and nobody has asked for it yet.")
+            raise Forbidden("A prefetch is refused: a drop can be downloaded once.")
         drop = self._find(id_)
         if drop.password is not None:
             password = _password(request)
             if password is None:
-                raise Unauthorized("A password is needed.")
+                raise Unauthorized("A password is required.")
             check = functools.partial(self._drops.check, drop, password)
             await result_of(self._guard.guesses.submit(request.client, check))
         claim = await result_of(self._drops.claim(drop.id))
@@ -132,7 +132,7 @@ class _Pages:
             # It was fetched by a process that could remove its bytes but not write that; see `Drops.retry`.
             log.warning("the bytes of a drop are missing: it is gone")
             self._drops.finish(claim)
-            raise Gone("Its bytes are gone.") from error
+            raise Gone("The file of this drop is missing.") from error
         except BaseException:
             self._drops.release(claim)
             raise
@@ -152,7 +152,7 @@ class _Pages:
 
 
 class _Claimed:
-    """The bytes of a drop, for the one who has claimed it. Closed before he has them all, it is available again."""
+    """The bytes of a drop for the client that has claimed it. Closed before all are received, it is available again."""
 
     def __init__(self, drops: Drops, claim: Claim, blob: Blob) -> None:
         self._drops = drops
@@ -184,7 +184,7 @@ def _is_partial(request: Request) -> bool:
 
 
 def _password(request: Request) -> str | None:
-    """The one in the query, or that of Basic authentication, whoever the user; None where there is none."""
+    """The password in the query, or of Basic authentication for any user; None for none."""
     given = next(iter(request.parameters("password")), "")
     if not given and request.is_free:
         # Where a token was needed, that is what came there.

@@ -1,4 +1,4 @@
-"""The `files` interface: a file goes in, its hash comes out, and the hash is what it is fetched by."""
+"""The `files` interface: an upload returns the hash of its bytes, and the hash is the name of the file."""
 
 from __future__ import annotations
 
@@ -100,5 +100,5 @@ def _the_hash(request: Request, segment: str | None) -> str:
         # A percent-encoded digit is the digit (RFC 3986, section 6.2.2.2).
         hashes.append(unquote(segment))
     if len(hashes) != 1 or not hashes[0]:
-        raise BadRequest("Name one file by its hash: ?hash=HEX.")
+        raise BadRequest(f"The request names {len(hashes)} files: expected one, as ?hash=HEX.")
     return hashes[0]

@@ -14,21 +14,21 @@ from filestoraged.web.message import JSON, NO_STORE, Answer, Request, Response, 
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 
-# What was committed a moment ago may have changed.
+# A commit may change the value at any time.
 _FRESH_JSON = JSON + NO_STORE
 
 # Bytes of a payload.
 _LARGEST = 1024 * 1024
 
-# One of this size is checked in less than a tenth of a millisecond: on the loop, others hardly wait for it.
+# A body of this size is validated in less than 0.1 ms, which does not delay other connections of the loop.
 _SMALL = 4 * 1024
 
 # Bytes of payloads that may be in flight at once, of all clients of a worker. Of each payload what is above _SMALL
 # counts, so that small ones are not refused because of slow large ones.
 _IN_FLIGHT = 64 * 1024 * 1024
 
-# The size of the answers that a worker caches, in bytes, with Python's overhead of each.
-_REMEMBERED = 8 * 1024 * 1024
+# Bytes of rendered responses that a worker caches, with Python's overhead. When they are reached, the cache is emptied.
+_CACHE_SIZE = 8 * 1024 * 1024
 _EACH = 256
 
 
@@ -61,7 +61,7 @@ class Pages:
     def __init__(self, keys: KeyValues) -> None:
         self._keys = keys
         self._payloads = _Payloads()
-        self._answers = _Answers()
+        self._answers = _ResponseCache()
 
     def read(self, request: Request, *_: str) -> Response:
         # Before it is read: what is committed meanwhile makes it one that is not trusted.
@@ -69,7 +69,7 @@ class Pages:
         key = _key(request)
         value = self._keys.get(key)
         if value is None:
-            raise NotFound("There is no value by that key.", name=key)
+            raise NotFound("There is no value for that key.", name=key)
         body = encode_pair(key, value) + b"\n"
         if commits % 2 == 0:
             self._answers.put(request.path, commits, body)
@@ -84,7 +84,7 @@ class Pages:
         body = await self._payloads.gather(request)
         key, value = parse_pair(body)
         if not key:
-            raise BadRequest("A key has one character at least.")
+            raise BadRequest("Invalid key '': expected at least 1 character.")
         is_new = await result_of(self._keys.set_later(key, value))
         return Response(201 if is_new else 200, JSON, body)
 
@@ -92,7 +92,7 @@ class Pages:
         body = await self._payloads.gather(request)
         key = parse_string(body)
         if not key:
-            raise BadRequest("A key has one character at least.")
+            raise BadRequest("Invalid key '': expected at least 1 character.")
         await result_of(self._keys.delete_later(key))
         return Response(200, JSON, body)
 
@@ -144,12 +144,12 @@ def _counted(size: int) -> int:
     return max(0, size - _SMALL)
 
 
-class _Answers:
-    """A cache of rendered answers by path, each with the count of commits at which it was read."""
+class _ResponseCache:
+    """Rendered responses by path, each with the count of commits at which it was read."""
 
     def __init__(self) -> None:
         self._answers: BoundedCache[str, tuple[int, bytes]] = BoundedCache(
-            entries=_REMEMBERED // _EACH, size=_REMEMBERED, size_of=_answer_size
+            entries=_CACHE_SIZE // _EACH, size=_CACHE_SIZE, size_of=_answer_size
         )
 
     def get(self, path: str, commits: int) -> bytes | None:
@@ -177,7 +177,7 @@ def _key(request: Request) -> str:
 
 
 def _refuse(error: Error) -> Response:
-    """Every other route and method is nothing that there is."""
+    """Every other route and method answers 404."""
     response = refusal(NotFound("There is nothing at this path.") if isinstance(error, MethodNotAllowed) else error)
     response.fields += NO_STORE
     return response

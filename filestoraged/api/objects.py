@@ -65,7 +65,7 @@ def begin(request: Request, store: Store, *, size: int | None, expected: Sequenc
     """Begin an upload, unless it is known beforehand that it will not be kept."""
     if "content-range" in request.fields:
         # `curl -C -` sends the rest of a file so. Kept as a whole, it would be another file (RFC 9110, section 14.5).
-        raise BadRequest("An object is uploaded as a whole.")
+        raise BadRequest("Content-Range is not supported: send the whole object.")
     if conditions.forbids_overwrite(request.fields):
         for algorithm, digest in expected:
             if algorithm == store.algorithm and _exists(store, digest):
@@ -85,11 +85,11 @@ def announced(request: Request, store: Store) -> Sequence[Expected]:
 def announced_in_query(request: Request, store: Store) -> Sequence[Expected]:
     hashes = request.parameters("hash", "file_hash")
     if len(hashes) > 1:
-        raise BadRequest("An upload announces one hash.")
+        raise BadRequest(f"The query has {len(hashes)} hashes: expected one at most.")
     for text in hashes:
         digest = parse_digest(text)
         if digest is None or len(digest) != digest_length(store.algorithm):
-            raise BadRequest(f"The hash announced is not a {store.algorithm} in hexadecimal.")
+            raise BadRequest(f"Invalid hash {text[:200]!r}: expected a {store.algorithm} in hexadecimal.")
         return [Expected(store.algorithm, digest)]
     return []
 
@@ -112,7 +112,7 @@ def download(request: Request, store: Store, name: str, delivery: Delivery) -> R
 
 
 def remove(request: Request, store: Store, name: str) -> str:
-    """Forget an object, where the request's conditions hold. Returns its digest."""
+    """Remove an object if the request's conditions hold. Returns its digest."""
     digest = _digest(name)
     if any(field.startswith("if-") for field in request.fields):
         # Where it is not there, `remove` says so, and only once that is durable.
@@ -125,7 +125,7 @@ def remove(request: Request, store: Store, name: str) -> str:
 
 
 def accelerated(store: Store, name: str, accel: str | None) -> Fields:
-    """What has a proxy send an object from the disk; nothing where it cannot."""
+    """The field by which a proxy sends an object from the disk; "" where it cannot."""
     place = None if accel is None else store.place(name)
     return "" if place is None else f"X-Accel-Redirect: {accel}/{place}\r\n"
 
@@ -151,7 +151,7 @@ def _represent(request: Request, blob: Blob, fixed: Fields, accel: Fields) -> Re
 
 
 def _hand_over(blob: Blob, fields: Fields) -> Response:
-    """The proxy sees to ranges by itself."""
+    """The proxy handles ranges."""
     blob.close()
     return Response(200, fields)
 
@@ -167,11 +167,11 @@ def _description(request: Request) -> Fields:
 
 def check_name(name: str) -> None:
     if _CONTROLS.search(name):
-        raise BadRequest("A name has no control characters.")
+        raise BadRequest(f"Invalid name {name[:200]!r}: control characters are not allowed.")
 
 
 def saved_as(name: str) -> Fields:
-    """What has a browser save a download by that name."""
+    """The fields by which a browser saves a download under that name."""
     return field_lines(("Content-Type", content_type(name)), ("Content-Disposition", attachment(name)))
 
 
@@ -185,7 +185,7 @@ def content_type(name: str) -> str:
 def _digest(name: str) -> Digest:
     digest = parse_digest(name)
     if digest is None:
-        raise NotFound("No object has such a name.")
+        raise NotFound("There is no object by that name.")
     return digest
 
 

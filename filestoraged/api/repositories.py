@@ -51,5 +51,7 @@ class _Repositories:
     def _open(self, repository: str) -> Store:
         name = unquote(repository)
         if not _NAME.fullmatch(name) or name in (".", ".."):
-            raise BadRequest("A repository's name is 1 to 128 of A-Z a-z 0-9 . _ - and not . or ..")
+            raise BadRequest(
+                f"Invalid repository name {name[:200]!r}: expected 1 to 128 of A-Z a-z 0-9 . _ - and neither . nor .."
+            )
         return self._store.namespace(name)

@@ -34,7 +34,7 @@ class Grant(NamedTuple):
 
 
 def hashed(token: str) -> bytes:
-    """What is kept of a token. It is 256 random bits, so that nobody can try them all: no salt, no slowness."""
+    """The hash of a token. A token is 256 random bits, too many to try: a hash needs no salt and no slowness."""
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -44,7 +44,7 @@ class Tokens:
     def __init__(self, grants: Sequence[Grant], reserved: Callable[[str], bool]) -> None:
         """Where a prefix is `reserved`, because scopes mean something else by it, it stands for nothing."""
         self._is_reserved = reserved
-        # Looking up takes longer the more of a key is right. Nobody can bring about that with keys made by a secret.
+        # A lookup takes longer the more of a key is right; with keyed hashes, a client cannot choose keys.
         self._secret = secrets.token_bytes(32)
         self._scopes: dict[bytes, frozenset[Scope]] = {}
         for grant in grants:
@@ -57,19 +57,19 @@ class Tokens:
         return match.router.public or not self._anybodys.isdisjoint(self._wanted(request, match))
 
     def check(self, request: Request, match: Match) -> None:
-        """Raises TokenRequired where a request carries none that is known, Forbidden where it is not for this."""
+        """Raises TokenRequired for an unknown or missing token, Forbidden where it lacks the scope."""
         wanted = self._wanted(request, match)
         scopes = self._find(request.token_hash)
-        # Where there is no page, nothing is wanted, and whoever has a token is told so.
+        # Without a page, nothing is wanted: any token gets the 404 or 405.
         if wanted and scopes.isdisjoint(wanted):
-            raise Forbidden("The token is not for this.")
+            raise Forbidden("The token lacks the scope that this request needs.")
 
     def _find(self, token_hash: bytes) -> frozenset[Scope]:
         if not token_hash:
-            raise TokenRequired("A token is needed.")
+            raise TokenRequired("A token is required.")
         scopes = self._scopes.get(self._key(token_hash))
         if scopes is None:
-            raise TokenRequired("The token is not known.")
+            raise TokenRequired("Unknown token.")
         return scopes
 
     def _key(self, digest: bytes) -> bytes:

@@ -366,7 +366,7 @@ class InFlightTest(KvCase):
 
 class AnswersTest(TempCase):
     def test_an_answer_that_replaces_another_counts_once(self) -> None:
-        answers = kv._Answers()
+        answers = kv._ResponseCache()
         for commits in range(0, 200_000, 2):
             answers.put("/key", commits, b"x" * 1000)
 
@@ -374,12 +374,12 @@ class AnswersTest(TempCase):
         self.assertLess(answers._answers.size, 2000)
 
     def test_many_answers_are_kept_within_the_bound(self) -> None:
-        answers = kv._Answers()
+        answers = kv._ResponseCache()
         for number in range(50_000):
             answers.put(f"/{'k' * 1000}{number}", 0, b"{}")
 
         kept = sum(len(path) + len(body) for path, (_, body) in answers._answers._values.items())
-        self.assertLess(kept, kv._REMEMBERED)
+        self.assertLess(kept, kv._CACHE_SIZE)
 
 
 class SlowWriterTest(KvCase):

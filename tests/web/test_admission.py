@@ -67,7 +67,7 @@ class ClientLimitTest(ServerCase):
     def test_a_connection_that_ends_makes_room_for_another_of_its_client(self) -> None:
         guests = self.greeted(self.limit)
         guests[0].close()
-        self.wait_until("it is gone", lambda: self.room.count == self.limit - 1)
+        self.wait_until("it is gone", lambda: self.connection_limit.count == self.limit - 1)
 
         self.greeted(1)
 
@@ -88,7 +88,7 @@ class ClientLimitTest(ServerCase):
 
         self.assertLess(told, 200)
         self.assertGreater(told, 0)
-        self.assertEqual(self.limit, self.room.count)
+        self.assertEqual(self.limit, self.connection_limit.count)
 
 
 class ProxiedClientTest(ServerCase):
@@ -124,7 +124,7 @@ class ProxiedClientTest(ServerCase):
         begun = [self.connect() for _ in range(2)]
         for connection in begun:
             connection.sendall(head + b"{")
-        self.wait_until("both are in flight", lambda: self.meter.gauges().in_flight == 2)
+        self.wait_until("both are in flight", lambda: self.server_metrics.gauges().in_flight == 2)
         third = self.connect()
         third.sendall(head + b"{")
         refused = read_answer(third).status
@@ -140,7 +140,7 @@ class ProxiedClientTest(ServerCase):
         uploads[0].sendall(b"complete")
         self.assertEqual(200, read_answer(uploads[0]).status)
         uploads[1].close()
-        self.wait_until("both have ended", lambda: self.meter.gauges().in_flight == 0)
+        self.wait_until("both have ended", lambda: self.server_metrics.gauges().in_flight == 0)
 
         self.assertEqual([100, 100], [read_answer(self.begin("203.0.113.9")).status for _ in range(2)])
 
@@ -156,7 +156,7 @@ class RequestToGiveWayTest(ServerCase):
             guest.sendall(HEALTH)
             self.assertEqual(200, read_answer(guest).status)
 
-        self.room.request_eviction(self.room.slot)
+        self.connection_limit.request_eviction(self.connection_limit.slot)
 
         for guest in guests:
             guest.sendall(HEALTH)
@@ -169,9 +169,9 @@ class RequestToGiveWayTest(ServerCase):
             self.assertEqual(200, read_answer(guest).status)
 
         # As another worker does, for one connection.
-        self.room.begin_waiting()
-        self.room.request_eviction(self.room.slot)
-        self.room.request_eviction(self.room.slot)
+        self.connection_limit.begin_waiting()
+        self.connection_limit.request_eviction(self.connection_limit.slot)
+        self.connection_limit.request_eviction(self.connection_limit.slot)
 
         self.assertEqual(b"", read_all(guests[0]))
         guests[1].sendall(HEALTH)

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import threading
-import time
 from unittest.mock import patch
 
 from filestoraged.daemon.values import Address
@@ -325,12 +324,7 @@ class TimeoutTest(ServerCase):
         head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, farewell_total=0.6, notice=0.02, last_call=0.1
     )
 
-    def time_until_closed(self, connection: socket.socket) -> tuple[bytes, float]:
-        started = time.monotonic()
-        received = read_all(connection)
-        return received, time.monotonic() - started
-
-    def test_an_idle_connection_is_closed(self) -> None:
+    def test_idle_connection_is_closed_at_its_deadline(self) -> None:
         for used in (False, True):
             with self.subTest(used=used):
                 connection = self.connect()
@@ -338,10 +332,8 @@ class TimeoutTest(ServerCase):
                     connection.sendall(HEALTH)
                     read_answer(connection)
 
-                received, seconds = self.time_until_closed(connection)
-
-                self.assertEqual(b"", received)
-                self.assertGreater(seconds, 0.2)
+                # `test_states` and `test_poller` check when.
+                self.assertEqual(b"", read_all(connection))
 
     def test_a_head_that_does_not_come_to_its_end_answers_408(self) -> None:
         connection = self.connect()
@@ -416,16 +408,14 @@ class TimeoutTest(ServerCase):
 
         self.assertLess(len(received), 20_000_000)
 
-    def test_a_refused_client_that_goes_on_for_ever_is_cut_off(self) -> None:
+    def test_refused_client_that_sends_without_end_is_cut_off(self) -> None:
         connection = self.connect()
-        started = time.monotonic()
         connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
 
+        # `test_lingering_close` checks when.
         with self.assertRaises(OSError):
-            while time.monotonic() - started < PATIENCE:
+            while True:
                 connection.sendall(b"x" * 10_000)
-
-        self.assertGreater(time.monotonic() - started, 0.5)
 
     def wait_for_log(self, text: str) -> None:
         pause = threading.Event()

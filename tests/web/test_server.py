@@ -90,7 +90,7 @@ class FailingTest(LoopCase):
 
         self.assertEqual(1, answers.count(b""))
         self.assertEqual(5, sum(answer.startswith(b"HTTP/1.1 200") for answer in answers))
-        self.assertEqual(5, self.room.count)
+        self.assertEqual(5, self.connection_limit.count)
 
     def test_an_upload_that_cannot_be_discarded_gives_its_place_back(self) -> None:
         close = Task.close
@@ -102,12 +102,12 @@ class FailingTest(LoopCase):
         with patch.object(Task, "close", fail):
             connection = self.connect()
             connection.sendall(UPLOAD + b"half")
-            self.wait_until("it is under way", lambda: self.meter.gauges().in_flight == 1)
+            self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
             connection.close()
 
-            self.wait_until("its place is free", lambda: self.room.count == 0)
+            self.wait_until("its place is free", lambda: self.connection_limit.count == 0)
 
-        self.assertEqual(0, self.meter.gauges().in_flight)
+        self.assertEqual(0, self.server_metrics.gauges().in_flight)
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
     def test_a_connection_that_the_kernel_does_not_watch_is_closed(self) -> None:
@@ -118,7 +118,7 @@ class FailingTest(LoopCase):
             received = read_all(self.connect())
 
         self.assertEqual(b"", received)
-        self.wait_until("its place is free", lambda: self.room.count == 0)
+        self.wait_until("its place is free", lambda: self.connection_limit.count == 0)
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
     def test_a_socket_that_cannot_be_closed_gives_its_place_back(self) -> None:
@@ -135,7 +135,7 @@ class FailingTest(LoopCase):
 
         with patch.object(socket.socket, "accept", accept_broken):
             self.greeted(1)[0].close()
-            self.wait_until("its place is free", lambda: self.room.count == 0)
+            self.wait_until("its place is free", lambda: self.connection_limit.count == 0)
 
 
 class FailingRoundTest(LoopCase):
@@ -192,13 +192,13 @@ class NoThreadTest(LoopCase):
         self.assertEqual([503] * 3, [answer.status for answer in answers])
         self.assertEqual(["close"] * 3, [answer.fields["connection"] for answer in answers])
         self.assertGreater(int(answers[0].fields["retry-after"]), 0)
-        self.wait_until("their places are free", lambda: self.room.count == 0)
-        self.assertEqual(0, self.meter.gauges().in_flight)
+        self.wait_until("their places are free", lambda: self.connection_limit.count == 0)
+        self.assertEqual(0, self.server_metrics.gauges().in_flight)
 
     def test_an_upload_that_loses_its_thread_answers_503_and_is_not_stored(self) -> None:
         connection = self.connect()
         connection.sendall(UPLOAD + b"half")
-        self.wait_until("it is under way", lambda: self.meter.gauges().in_flight == 1)
+        self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
         pool = self.worker._server.context.pool
         pool._idle = 0.01
         self.wait_until("a byte is stored", lambda: sum(map(os.path.getsize, self.store_path.glob("staging/*/*"))) == 4)

@@ -7,7 +7,6 @@ import os
 import select
 import socket
 import threading
-import time
 from pathlib import Path
 
 from filestoraged.web.connection import WRITABLE
@@ -180,7 +179,7 @@ class CutOffTest(SlowCase):
         self.wait_until("every reader is cut off", lambda: self.lines_with("GET", 200) == MANY)
 
         self.assertEqual(MANY, self.lines_with("POST", 408))
-        self.wait_until("no connection is left", lambda: self.room.count == 0)
+        self.wait_until("no connection is left", lambda: self.connection_limit.count == 0)
 
     def test_a_reader_that_takes_little_is_not_cut_off(self) -> None:
         data = os.urandom(20_000_000)
@@ -204,6 +203,8 @@ class CutOffTest(SlowCase):
 
 
 class BodyRateTest(SlowCase):
+    """When the rate is judged, `test_request_body` checks."""
+
     # More silence than the test takes, so that it is the rate that ends what is too slow.
     limits = Limits(body_rate=1000.0, body_rate_from=0.5, body=PATIENCE, notice=0.02, last_call=0.1)
 
@@ -219,26 +220,22 @@ class BodyRateTest(SlowCase):
         for head, piece in ((UPLOAD % 1_000_000, b"x"), (chunked, b"1\r\nx\r\n"), (set_, b"x")):
             with self.subTest(head=head):
                 connection = self.connect()
-                started = time.monotonic()
                 connection.sendall(head)
 
                 answer = self.drip(connection, piece)
 
                 self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
                 self.assertIn("1000 bytes a second", answer.body.decode())
-                self.assertGreater(time.monotonic() - started, 0.4)
                 self.assert_stored(0)
 
     def test_a_body_above_the_least_rate_is_taken_however_long_it_takes(self) -> None:
         connection = self.connect()
-        started = time.monotonic()
         connection.sendall(UPLOAD % 40_000)
         for _ in range(40):
             connection.sendall(b"x" * 1000)
             select.select([], [], [], 0.02)
 
         self.assertEqual(200, read_answer(connection).status)
-        self.assertGreater(time.monotonic() - started, 0.5)
 
 
 class RestTest(SlowCase):
@@ -268,7 +265,7 @@ class RoomCase(SlowCase):
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             connection.sendall(UPLOAD % 8 + b"half")
-        self.wait_until("they are in flight", lambda: self.meter.gauges().in_flight == count)
+        self.wait_until("they are in flight", lambda: self.server_metrics.gauges().in_flight == count)
         return connections
 
     def is_served(self, connection: socket.socket) -> bool:
@@ -291,7 +288,7 @@ class NoRoomTest(RoomCase):
 
         self.assertTrue(served)
         self.assertEqual([True, False, True, True, True], [self.is_served(guest) for guest in guests])
-        self.assertEqual(5, self.room.count)
+        self.assertEqual(5, self.connection_limit.count)
 
     def test_many_new_connections_take_the_places_of_idle_ones_in_their_order(self) -> None:
         guests = self.greeted(5)
@@ -328,7 +325,7 @@ class NoRoomTest(RoomCase):
     def test_a_place_that_comes_free_is_given_away(self) -> None:
         uploads = self.busy(5)
         uploads[0].close()
-        self.wait_until("it is gone", lambda: self.room.count == 4)
+        self.wait_until("it is gone", lambda: self.connection_limit.count == 4)
 
         self.assertTrue(self.is_served(self.connect()))
 
@@ -339,7 +336,7 @@ class NoRoomTest(RoomCase):
             self.assertIn(b" 503 ", read_all(connection))
         # They do not close, so that the server still waits for them.
         uploads[0].close()
-        self.wait_until("it is gone", lambda: self.room.count == 4)
+        self.wait_until("it is gone", lambda: self.connection_limit.count == 4)
 
         self.assertTrue(self.is_served(self.connect()))
 
@@ -350,7 +347,7 @@ class NoRoomTest(RoomCase):
         told = sum(b" 503 " in read_all(connection) for connection in crowd[200:])
 
         self.assertLess(told, 200)
-        self.assertEqual(5, self.room.count)
+        self.assertEqual(5, self.connection_limit.count)
 
 
 class PatientNewcomerTest(RoomCase):
