@@ -84,7 +84,7 @@ class _FirstFile:
         elif self._staging is not None:
             self._whole = True
         elif event.filename:
-            # A browser sends an empty name where nobody has chosen a file.
+            # A browser sends an empty name for a field without a chosen file.
             expected = [*objects.announced_in_query(self._request, self._store), *expected_digests(event.fields)]
             self._staging = objects.begin(self._request, self._store, size=None, expected=expected)
 

@@ -1,4 +1,4 @@
-"""What operators watch, as Prometheus reads it: what the workers have done and do, and what there is."""
+"""Metrics for Prometheus: what the workers have done and do, and what is stored."""
 
 from __future__ import annotations
 

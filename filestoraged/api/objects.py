@@ -28,7 +28,7 @@ class Delivery:
     def __init__(self, accel: str | None = None, kept_by: str = "public") -> None:
         """Below the prefix `accel`, a proxy in front sends the bytes, where they are a file's.
 
-        What is `kept_by` the "public" may be given again by everybody on the way, by "private" ones to nobody else.
+        `kept_by` says which caches may keep responses: "public" or "private" ones (RFC 9111, section 5.2.2).
         """
         self.accel = accel
         # An object's bytes never change.

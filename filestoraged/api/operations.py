@@ -1,4 +1,4 @@
-"""What belongs to operations, on every listener whatever is mounted: whether the daemon is alive, and fit to serve."""
+"""Operations, on every listener whatever is mounted: whether the daemon is alive, and ready to serve."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ PREFIX = "/-/"
 # Where the metrics are, which are not for everybody.
 METRICS = "/-/metrics"
 
-# An answer holds so many seconds, however many ask.
+# Seconds for which a result is reused.
 _HOLDS = 1.0
 
-# Raises an OSError or an Error where what is looked at is not fit.
+# Raises an OSError or an Error where something cannot be used.
 Look = Callable[[], None]
 
 
 def health_routes() -> Router:
-    """Nothing but whether the daemon is alive."""
+    """`/-/health` alone."""
     return Router("operations", [_HEALTH], public=True)
 
 
 def public_routes(readiness: Readiness) -> Router:
-    """Besides, whether it is fit to serve, where clients may ask too: no inner host is named."""
+    """With `/-/ready`, where clients may ask too: no inner host is named."""
     return _routes(readiness, lambda fault: fault.public)
 
 
 def admin_routes(readiness: Readiness) -> Router:
-    """The same for operators alone: what is wrong is told as the log tells it."""
+    """The same for operators alone: faults are reported as in the log."""
     return _routes(readiness, lambda fault: fault.detailed)
 
 
 class Fault(NamedTuple):
-    """What keeps the daemon from serving, a sentence for anybody and one for operators."""
+    """Why the daemon is not ready: a sentence for every client, and one for operators."""
 
     public: str
     detailed: str
 
 
 class Readiness:
-    """Whether all `looks` are well. `remote` says that one of them waits for other machines. Many threads ask."""
+    """Runs all `looks`. `remote` says that one of them waits for other machines. Used by many threads."""
 
     def __init__(self, looks: Sequence[Look], *, remote: bool) -> None:
         self._looks = looks
@@ -60,12 +60,12 @@ class Readiness:
         self._looking = threading.Lock()
 
     def recall(self) -> _Known | None:
-        """What was seen a moment ago, if it was."""
+        """The last result, None where it is too old."""
         known = self._known
         return known if time.monotonic() < known.until else None
 
     def look(self) -> _Known:
-        """What is seen now, or was a moment ago by somebody else."""
+        """The present state, or that of a moment ago where another thread has just found it."""
         with self._looking:
             known = self.recall()
             if known is None:
@@ -86,7 +86,7 @@ class Readiness:
         return None
 
     def _note(self, fault: Fault | None) -> None:
-        """Log what has changed: /-/ready may not tell it to whoever asks."""
+        """Log changes: /-/ready may not show the cause to every client."""
         before = self._known.fault
         if fault is not None and fault != before:
             log.warning("not ready: %s", fault.detailed)
@@ -95,14 +95,14 @@ class Readiness:
 
 
 class _Known(NamedTuple):
-    """What is wrong, None where nothing is; and how long that holds, on the monotonic clock."""
+    """The fault, None where there is none; and until when the result is reused, on the monotonic clock."""
 
     fault: Fault | None
     until: float
 
 
 class _Ready:
-    """The page that tells whether the daemon is ready. What is known needs no thread."""
+    """The page `/-/ready`. A recent result needs no thread."""
 
     def __init__(self, readiness: Readiness, describe: Callable[[Fault], str]) -> None:
         self._readiness = readiness

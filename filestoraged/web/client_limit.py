@@ -1,4 +1,4 @@
-"""How many connections each client has, in all workers together: counts by address, in memory that they share.
+"""The limit of connections of each client, in all workers together: counts by address, in shared memory.
 
 Each worker has a table that it alone writes, so there is no lock between processes that one that is stopped could keep.
 A count is the sum over all tables; it may be off by one for a moment while others change theirs.
@@ -31,16 +31,16 @@ class ClientLimit:
         self._length = self._buckets * 2 * _WAYS
         # Pages that are never touched take no memory.
         self._cells = memoryview(mmap.mmap(-1, 8 * self._length * workers)).cast("q")
-        # Which slots somebody has had.
+        # The slots that a worker has had.
         self._taken = memoryview(mmap.mmap(-1, workers))
         self._workers = workers
         self._slot = 0
         self._lock = threading.Lock()
-        # So that nobody can choose addresses of one bucket.
+        # So that a client cannot choose addresses of one bucket.
         self._secret = os.urandom(8)
 
     def take_slot(self, slot: int) -> None:
-        """Count for one worker from now on. What one that died has left there is forgotten."""
+        """Count for one worker from now on, from zero: its predecessor may have died."""
         self._slot = slot
         if self._taken[slot]:
             start, stop = slot * self._length, (slot + 1) * self._length
@@ -48,11 +48,11 @@ class ClientLimit:
         self._taken[slot] = 1
 
     def key(self, address: IPAddress) -> int:
-        """What a client is counted by: an IPv4 address, or the first 64 bits of an IPv6 address, which are a site's."""
+        """The key of a client: an IPv4 address, or the first 64 bits of an IPv6 address, which belong to one site."""
         return hash((self._secret, address.packed[:8])) or 1
 
     def enter(self, key: int) -> int | None:
-        """Count one more. Returns by how many that is above the limit; None where the key cannot be counted."""
+        """Count one more. Returns the excess over the limit; None where the key cannot be counted."""
         with self._lock:
             bucket = self._bucket(self._slot, key)
             keys, counts = bucket[:_WAYS].tolist(), bucket[_WAYS:].tolist()

@@ -59,7 +59,7 @@ _MASKS = {
 _AWAITS = {state: _MASKS[row.waits_for] for state, row in TABLE.items()}
 READABLE, WRITABLE = _AWAITS[IDLE], _AWAITS[RESPOND]
 
-# The deadline of a body that was silent for too long, until its page is told.
+# The deadline of a body that was silent for too long, until its page gets the error.
 OVERDUE = -math.inf
 
 # A head that could not be parsed.

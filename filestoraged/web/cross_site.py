@@ -1,4 +1,4 @@
-"""What keeps web pages out: which sites may send requests, and which hosts may be asked for.
+"""Cross-site requests and DNS rebinding: which sites may send requests, and which hosts may be asked for.
 
 A browser sends requests on behalf of every page that it shows, also to a daemon on localhost or in a private network.
 

@@ -60,7 +60,7 @@ class RequestTotals(NamedTuple):
 class RequestCounter:
     """Counts one kind of requests, starting from what its `cells` hold. One thread at a time counts.
 
-    Other processes see what was counted when it was published. Whoever counts a request adds to `statuses`, `sent`
+    Other processes see what was counted when it was published. To count a request, add to `statuses`, `sent`
     (bytes of the response body) and `seconds` directly; few requests need `add_details`.
     """
 

@@ -1,4 +1,4 @@
-"""What a connection sends: heads, and the bytes of bodies. Nothing here waits longer than its caller may.
+"""The receiving half of a connection: heads, and the bytes of bodies. Nothing here blocks longer than its caller may.
 
 One thread at a time has a receiver.
 """
@@ -22,7 +22,7 @@ _MAX_EMPTY_LINES = 100
 
 
 class Receiver:
-    """The receiving half of a connection. `buffer` has what came and was not asked for yet.
+    """The receiving half of a connection. `buffer` has what came and was not used yet.
 
     `flags` says how long a call may wait: not at all by MSG_DONTWAIT, else as long as the socket's SO_RCVTIMEO. The
     kernel keeps that time: Python's own timeouts cost a `poll` before every `recv`.
@@ -54,7 +54,7 @@ class Receiver:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the connection was reset. It is told of once."""
+        """Whether the connection was reset. The kernel reports it once."""
         return self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def take_head(self) -> bytes | None:

@@ -18,19 +18,19 @@ from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone
 from filestoraged.web.receiver import DONT_WAIT, Receiver
 
-# Larger ones are sent by a thread: a client's socket may not take them at once, and the loop has others.
+# Larger responses are sent by a thread: a client's socket may not take them at once.
 _SMALL = 64 * 1024
 
-# What one call of sendfile is given: some milliseconds' worth, so that whoever waits for the thread gets it.
+# Bytes of one sendfile call: some milliseconds' worth, so that others get the thread.
 _SENDFILE_SIZE = 16 * 1024 * 1024
 
 
 class ContentCut(Exception):
-    """A content had fewer bytes than its head has announced."""
+    """A content had fewer bytes than its head announced."""
 
 
 class WouldWait(Exception):
-    """There is more to it than one small answer from memory: it takes a thread, which may wait."""
+    """The loop cannot hold this: a thread has to send it."""
 
 
 class Sender:

@@ -245,7 +245,7 @@ def _time_out_head(connection: Connection) -> bool:
 
 
 def _time_out_body(connection: Connection) -> bool:
-    """The page is told by the step, on a thread where it runs on one."""
+    """The step raises the error in the page, on a thread where the page runs on one."""
     connection.move(Event.DEADLINE)
     connection.deadline = OVERDUE
     return True

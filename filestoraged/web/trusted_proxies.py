@@ -1,4 +1,4 @@
-"""Who a client is where proxies stand in between: what the trusted ones say in X-Forwarded-For, and nobody else."""
+"""The address of a client behind proxies: X-Forwarded-For, of trusted proxies alone."""
 
 from __future__ import annotations
 
