@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import subprocess
-import sys
 
 import requests
 
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE, unpack
 from filestoraged.store.memcached.store import MemcachedStore
-from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running
+from tests.daemon.process import ROOT, Daemon, fork_command, running
 from tests.daemon.uploads import upload_until_killed
 from tests.store.memcached.servers import Memcached, start_memcached
 from tests.support import TempCase, in_threads
@@ -156,8 +154,4 @@ class CheckTest(TempCase):
                 self.assertEqual(1, err.count("\n"))
 
     def check(self, *arguments: str) -> tuple[int, str, str]:
-        command = [sys.executable, "-m", "filestoraged", "memcached-check", *arguments]
-        ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT, env=clean_environment(), check=False
-        )
-        return ended.returncode, ended.stdout, ended.stderr
+        return fork_command("memcached-check", *arguments, cwd=ROOT)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -145,6 +146,8 @@ def _run_in_fork(arguments: Sequence[str], cwd: Path, output: int, errors: int) 
     try:
         # A daemon that starts where it should have refused to is ended.
         signal.alarm(int(PATIENCE))
+        # As in an interpreter without options; the tests' own shows them.
+        warnings.simplefilter("ignore")
         os.chdir(cwd)
         os.dup2(output, 1)
         os.dup2(errors, 2)

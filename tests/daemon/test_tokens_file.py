@@ -9,12 +9,14 @@ import sys
 
 import requests
 
-from tests.daemon.process import PATIENCE, ROOT, clean_environment, running
+from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command, running
 from tests.support import TempCase, free_port
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "filestoraged", *arguments]
+    if not environment:
+        return subprocess.CompletedProcess(line, *fork_command(*arguments, cwd=ROOT))
     settings = {**clean_environment(), **environment}
     return subprocess.run(line, cwd=ROOT, env=settings, check=False, capture_output=True, encoding="utf-8")
 
