@@ -171,6 +171,17 @@ class ListsTest(ServerCase):
         for document in DOCUMENTS:
             self.assertLessEqual(set(re.findall(r"\bfilestoraged_\w+", read(document))), exposed, document)
 
+    def test_operations_lists_the_labels_of_each_metric(self) -> None:
+        rows = re.findall(r"^\| `(filestoraged_\w+)` \| \w+ \| (.*?) ?\| ", prose("docs/operations.md"), re.M)
+        listed = {name: set(filter(None, labels.split(", "))) for name, labels in rows}
+        self.get("/nothing")
+        self.exposed()
+        text = self.get("/-/metrics").body.decode()
+
+        for name, labels in re.findall(r"^(\w+?)(?:_bucket|_sum|_count)?(?:\{(.*)\})? \S+$", text, re.M):
+            with self.subTest(name):
+                self.assertEqual(listed[name], set(re.findall(r'(\w+)="', labels)) - {"le"})
+
     def test_http_lists_every_status_of_an_error(self) -> None:
         listed = {int(status) for status in re.findall(r"^\| `(\d{3})` \|", prose("docs/http.md"), re.M)}
 
