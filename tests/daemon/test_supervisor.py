@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import threading
-import time
 from pathlib import Path
 
 import requests
@@ -107,7 +106,6 @@ class WorkersTest(TempCase):
             self.assertEqual(3, sum("died after" in line and "SIGKILL" in line for line in daemon.lines()))
 
     def test_worker_that_keeps_dying_young_is_replaced_each_time(self) -> None:
-        started = time.monotonic()
         with self.daemon() as daemon:
             known = set(daemon.workers())
             os.kill(min(known), signal.SIGKILL)
@@ -119,8 +117,6 @@ class WorkersTest(TempCase):
             self.wait_until("dead again", lambda: sum("died after" in line for line in daemon.lines()) >= 5)
             self.wait_until("whole again", lambda: len(daemon.workers()) == 3)
 
-            # Pauses that double up to 3 s, before each of five forks.
-            self.assertGreater(time.monotonic() - started, 0.2 + 0.4 + 0.8 + 1.6 + 3.0)
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
 
     def test_what_can_be_read_is_served_by_those_who_replace_others_in_a_store_that_cannot_be_swept(self) -> None:
