@@ -36,7 +36,7 @@ class DropsDaemonTest(TempCase):
     def running(self, *arguments: str) -> contextlib.AbstractContextManager[Daemon]:
         return running("--store", str(self.store), "--mount", "drops=/vimeo/api/v1.0", *arguments)
 
-    def test_of_many_who_race_over_workers_and_daemons_one_gets_each(self) -> None:
+    def test_one_of_many_clients_of_workers_and_daemons_gets_each_drop(self) -> None:
         with self.running("--workers", "2") as first, self.running("--workers", "2") as second:
             ids = [put(first, os.urandom(10_000)) for _ in range(10)]
 
@@ -49,7 +49,7 @@ class DropsDaemonTest(TempCase):
         for statuses in zip(*results):
             self.assertEqual([200] + [410] * 15, sorted(statuses))
 
-    def test_where_no_priority_can_be_lowered_passwords_still_work(self) -> None:
+    def test_passwords_work_where_setpriority_fails(self) -> None:
         # As a service manager has it that filters system calls.
         before = [find_program("strace"), "-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=setpriority:error=EPERM"]
         with running("--store", str(self.store), "--mount", "drops=/d", before=before) as daemon:
@@ -73,7 +73,7 @@ class DropsDaemonTest(TempCase):
 
         self.assertEqual({410}, {answer.status_code for answer in answers})
 
-    def test_a_claim_of_a_daemon_that_died_is_found_at_the_next_start(self) -> None:
+    def test_claim_of_a_killed_daemon_is_released_at_the_next_start(self) -> None:
         data = os.urandom(10_000_000)
         with self.running() as daemon:
             id_ = put(daemon, data)
@@ -143,7 +143,7 @@ class DropsDaemonTest(TempCase):
             yield
             strace.terminate()
 
-    def test_that_a_drop_is_gone_is_written_again_where_the_disk_fails(self) -> None:
+    def test_end_of_a_drop_is_written_again_after_the_disk_failed(self) -> None:
         data = os.urandom(10_000_000)
         with self.running("--workers", "1") as daemon:
             id_ = put(daemon, data)
@@ -177,7 +177,7 @@ class DropsDaemonTest(TempCase):
         self.assertEqual(429, right.status_code)
         self.assertIn(int(right.headers["Retry-After"]), range(1, 61))
 
-    def test_of_many_right_passwords_at_once_one_gets_it_and_none_is_told_of_guesses(self) -> None:
+    def test_one_of_many_right_passwords_gets_the_drop_and_none_gets_429(self) -> None:
         with self.running("--workers", "12") as daemon:
             form = {"files": {"file": ("name", b"tea")}, "data": {"password": "right"}}
             link = requests.put(daemon.url + PATH, timeout=PATIENCE, **form).json()["url"]

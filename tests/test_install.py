@@ -88,7 +88,7 @@ class InstallTest(TempCase):
             "/usr/local/lib/filestoraged/bin/filestoraged", os.readlink(self.root / "usr/local/bin/filestoraged")
         )
 
-    def test_no_file_names_the_directory_that_it_was_made_in(self) -> None:
+    def test_no_installed_file_has_the_path_of_the_build(self) -> None:
         files = [path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink()]
 
         naming = [path for path in files if os.fsencode(self.place) in path.read_bytes()]
@@ -96,19 +96,19 @@ class InstallTest(TempCase):
         self.assertEqual([], naming)
         self.assertTrue([path for path in files if path.suffix == ".pyc"])
 
-    def test_everybody_may_read_it_and_nobody_else_write_it(self) -> None:
+    def test_installed_files_are_readable_by_all_and_writable_by_their_owner(self) -> None:
         paths = [path for path in self.root.rglob("*") if not path.is_symlink()]
 
         closed = [path for path in paths if path.stat().st_mode & 0o777 not in (0o644, 0o755)]
 
         self.assertEqual([], closed)
 
-    def test_nothing_that_installs_stays_in_it(self) -> None:
+    def test_environment_has_neither_pip_nor_setuptools(self) -> None:
         names = {path.name for path in self.root.glob("usr/local/lib/filestoraged/lib/python*/site-packages/*")}
 
         self.assertEqual({"filestoraged", "pymemcache"}, {name for name in names if "dist-info" not in name})
 
-    def test_what_is_refused_is_refused_by_one_sentence(self) -> None:
+    def test_invalid_setting_exits_1_with_one_sentence(self) -> None:
         hidden = self.directory / "copy"
         shutil.copy(interpreter(), hidden)
         for name, value, expected in (
@@ -128,7 +128,7 @@ class InstallTest(TempCase):
 
 
 class HashesTest(TempCase):
-    def test_a_wheel_that_an_index_has_changed_is_refused_before_it_runs(self) -> None:
+    def test_wheel_with_another_hash_is_refused_before_it_runs(self) -> None:
         make_checkout(self.directory / "checkout", self.directory / "wheels")
         ran = self.directory / "ran"
         for name, good in _WHEELS.items():
@@ -148,7 +148,7 @@ class HashesTest(TempCase):
 class ChangesTest(TempCase):
     """With another prefix."""
 
-    def test_installing_again_keeps_the_configuration_and_what_worked_and_uninstalling_takes_all_else(self) -> None:
+    def test_upgrade_keeps_the_configuration_and_uninstall_removes_all_else(self) -> None:
         root = self.directory / "root"
         configuration = root / "etc/filestoraged.conf"
         configuration.parent.mkdir(parents=True)

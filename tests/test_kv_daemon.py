@@ -75,7 +75,7 @@ class KvDaemonTest(TempCase):
             # One more may have been on its way.
             self.assertIn(in_the_end[key], (step, step + 1))
 
-    def test_a_commit_whose_sync_fails_is_none_and_the_next_is_one(self) -> None:
+    def test_commit_with_a_failing_sync_fails_and_the_next_succeeds(self) -> None:
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})
             with self.failing(daemon, "fdatasync,fsync:error=EIO"):
@@ -103,7 +103,7 @@ class KvDaemonTest(TempCase):
 
         self.assertEqual(([], [b"key"]), (before, after[:1]))
 
-    def test_a_sync_without_room_answers_507(self) -> None:
+    def test_sync_without_space_answers_507(self) -> None:
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})
             with self.failing(daemon, "fdatasync,fsync:error=EDQUOT"):
@@ -133,7 +133,7 @@ class KvDaemonTest(TempCase):
 
         self.assertGreaterEqual(synced, 1)
 
-    def test_a_file_that_is_no_good_is_refused_with_one_sentence(self) -> None:
+    def test_file_that_is_not_a_database_exits_1_with_one_sentence(self) -> None:
         store = self.directory / "store"
         store.mkdir()
         (store / "kv.sqlite").write_bytes(b"nonsense" * 1000)
@@ -178,7 +178,7 @@ class KvDaemonTest(TempCase):
 
 
 class FullFromTheStartTest(PrivateDiskCase):
-    def test_on_a_disk_that_is_full_it_starts_and_takes_keys_when_there_is_room(self) -> None:
+    def test_daemon_on_a_full_disk_starts_and_accepts_keys_when_space_is_free(self) -> None:
         store = self.disk("1M", "head -c 2M /dev/zero >filler", "--mount", "kv=/")
         refused = [requests.post(f"{self.daemon.url}/set", json={"key": 1}), requests.get(f"{self.daemon.url}/key")]
         (store.parent / "filler").unlink()

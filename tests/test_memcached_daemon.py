@@ -17,7 +17,7 @@ from tests.support import TempCase, in_threads
 
 
 class DaemonOnMemcachedTest(TempCase):
-    def test_it_starts_without_memcached_says_so_once_and_recovers(self) -> None:
+    def test_daemon_starts_without_memcached_logs_it_once_and_recovers(self) -> None:
         server = start_memcached(self)
         server.kill()
         with self.running(server, "--workers", "2") as daemon:
@@ -95,7 +95,7 @@ class DaemonOnMemcachedTest(TempCase):
 
 
 class CheckTest(TempCase):
-    def test_a_good_server_is_fit(self) -> None:
+    def test_good_server_exits_0(self) -> None:
         status, out, err = self.check(start_memcached(self).address)
 
         self.assertEqual((0, ""), (status, err))
@@ -103,7 +103,7 @@ class CheckTest(TempCase):
             self.assertIn(expected, out)
         self.assertNotIn("BAD", out)
 
-    def test_too_little_memory_is_bad(self) -> None:
+    def test_too_little_memory_exits_1(self) -> None:
         server = start_memcached(self, "-m", "128", "-M")
 
         status, out, _ = self.check(server.address, "--size", "125M")
@@ -113,12 +113,12 @@ class CheckTest(TempCase):
         self.assertIn("refuses new objects", out)
         self.assertEqual(0, self.check(server.address, "--size", "120M")[0])
 
-    def test_memory_is_judged_for_the_pool(self) -> None:
+    def test_memory_of_the_whole_pool_counts(self) -> None:
         pool = ",".join(start_memcached(self).address for _ in range(2))
 
         self.assertEqual(0, self.check(pool, "--size", "120M")[0])
 
-    def test_items_that_are_too_small_are_bad(self) -> None:
+    def test_item_size_below_a_chunk_exits_1(self) -> None:
         server = start_memcached(self, "-I", "256k", "-o", "slab_chunk_max=128")
 
         status, out, _ = self.check(server.address)
@@ -126,7 +126,7 @@ class CheckTest(TempCase):
         self.assertEqual(1, status)
         self.assertIn("BAD  memcached " + server.address + ": takes items of up to 262144 bytes", out)
 
-    def test_evictions_are_bad(self) -> None:
+    def test_evictions_exit_1(self) -> None:
         server = start_memcached(self, "-m", "16")
         client = server.client
         for number in range(40):
@@ -137,7 +137,7 @@ class CheckTest(TempCase):
         self.assertEqual(1, status)
         self.assertIn("BAD  memcached " + server.address + ": has evicted", out)
 
-    def test_one_that_is_not_there_is_bad(self) -> None:
+    def test_unreachable_server_exits_1(self) -> None:
         server = start_memcached(self)
         server.kill()
 
@@ -145,7 +145,7 @@ class CheckTest(TempCase):
 
         self.assertEqual((1, f"BAD  memcached {server.address}: Connection refused\n", ""), (status, out, err))
 
-    def test_nonsense_is_refused(self) -> None:
+    def test_invalid_arguments_exit_2(self) -> None:
         for arguments in ((), ("x:99999",), ("unix:/x",), ("localhost", "--size", "many"), ("localhost", "more")):
             with self.subTest(arguments=arguments):
                 status, out, err = self.check(*arguments)

@@ -73,7 +73,7 @@ class NginxTest(TempCase):
         self.assertEqual(201, answer.status_code, answer.text)
         return str(answer.json()["url"])
 
-    def test_files_come_through_it_byte_by_byte(self) -> None:
+    def test_files_through_nginx_are_identical(self) -> None:
         for size in (0, 1, 100_000, 40_000_000):
             data = os.urandom(size)
             digest = requests.post(self.url, data=data).json()["hash"]
@@ -89,7 +89,7 @@ class NginxTest(TempCase):
             self.assertIn("immutable", answer.headers["Cache-Control"])
             self.assertNotIn("X-Accel-Redirect", answer.headers)
 
-    def test_nginx_sends_them_and_not_the_daemon(self) -> None:
+    def test_nginx_sends_downloads_by_itself(self) -> None:
         digest = requests.post(self.url, data=b"tea" * 1000).json()["hash"]
         requests.get(f"{self.url}/{digest}")
 
@@ -121,12 +121,12 @@ class NginxTest(TempCase):
         self.assertEqual("Origin", answer.headers["Vary"])
         self.assertNotIn("Access-Control-Allow-Origin", other.headers)
 
-    def test_objects_of_repositories_come_through_it(self) -> None:
+    def test_objects_of_repositories_through_nginx_are_identical(self) -> None:
         oid = requests.put(f"{self.url}/data/pets", data=b"cat").json()["oid"]
 
         self.assertEqual(b"cat", requests.get(f"{self.url}/data/pets/{oid}").content)
 
-    def test_a_drop_comes_through_it_once(self) -> None:
+    def test_drop_through_nginx_is_sent_once(self) -> None:
         data = os.urandom(10_000_000)
         link = self.put_drop(data, password="hello world")
 
@@ -160,7 +160,7 @@ class NginxTest(TempCase):
                 self.assertTrue(answer.content == data)
                 self.assertEqual(410, requests.get(link).status_code)
 
-    def test_of_many_who_race_for_a_drop_one_gets_it(self) -> None:
+    def test_one_of_many_clients_gets_a_drop(self) -> None:
         link = self.put_drop(b"tea")
 
         answers = in_threads(16, lambda _: requests.get(link))
@@ -180,13 +180,13 @@ class NginxTest(TempCase):
             with self.subTest(path=path):
                 self.assertEqual(404, requests.get(self.url + path).status_code)
 
-    def test_an_upload_that_is_refused_is_told_so(self) -> None:
+    def test_refused_upload_gets_its_response(self) -> None:
         answer = requests.put(f"{self.url}/vimeo/api/v1.0/file", files={"file": ("x", bytes(16 * 1024 * 1024 + 1))})
 
         self.assertEqual(413, answer.status_code)
         self.assertEqual("Request Entity Too Large", answer.json()["error"])
 
-    def test_guessing_is_slowed_down_and_no_log_has_a_secret(self) -> None:
+    def test_guesses_are_limited_and_no_log_has_a_secret(self) -> None:
         links = [self.put_drop(b"tea", password="open sesame") for _ in range(12)]
 
         statuses = [requests.get(link, params={"password": "wrong sesame"}).status_code for link in links]

@@ -135,7 +135,7 @@ class InstalledTest(TempCase):
     def logs(self) -> str:
         return "".join(path.read_text() for path in sorted(self.seen("/var/log/nginx").iterdir()))
 
-    def test_the_name_is_the_daemons_by_both_addresses_and_all_others_are_the_default_sites(self) -> None:
+    def test_server_name_reaches_the_daemon_and_other_names_the_default_site(self) -> None:
         self.start_daemon()
 
         addresses = ("127.0.0.1", "[::1]")
@@ -146,7 +146,7 @@ class InstalledTest(TempCase):
         self.assertEqual([404, 404], [answer.status for answer in others])
         self.assertIn(b"<html>", others[0].body)
 
-    def test_requests_by_address_are_the_daemons_once_the_default_site_is_removed(self) -> None:
+    def test_requests_by_address_reach_the_daemon_without_the_default_site(self) -> None:
         self.start_daemon()
         self.assertEqual(404, self.curl("/-/health", host="127.0.0.1").status)
 
@@ -178,7 +178,7 @@ class InstalledTest(TempCase):
 
         self.assertEqual(1, done.stdout.lower().count(b"accept-ranges:"), done.stdout)
 
-    def test_no_log_has_a_link_or_a_password_when_the_daemon_is_down_and_one_says_that_it_is(self) -> None:
+    def test_logs_of_an_unreachable_daemon_have_status_502_and_no_link_or_password(self) -> None:
         self.start_daemon().kill()
         id_ = "0123456789abcdef" * 2
         drops = [f"{DROPS}/file/{id_}?password=sesame", f"/{DROPS}/file/{id_}", f"/%76imeo/api/v1.0/file/{id_}"]
@@ -196,7 +196,7 @@ class InstalledTest(TempCase):
         self.assertEqual(3, logs.count(f'"GET {DROPS}/***" 502 '), logs)
         self.assertEqual(1, logs.count('"GET /-/health" 502 '))
 
-    def test_a_drop_that_was_fetched_is_in_the_log_without_its_link(self) -> None:
+    def test_log_of_a_downloaded_drop_has_no_link(self) -> None:
         self.start_daemon()
         link = self.put_drop()
 
@@ -205,7 +205,7 @@ class InstalledTest(TempCase):
         self.wait_until("logged", lambda: f'"GET {DROPS}/***" 200 ' in self.logs())
         self.assertNotIn(link.rpartition("/")[2], self.logs())
 
-    def test_operations_are_not_public_but_for_health(self) -> None:
+    def test_health_is_the_only_public_operation(self) -> None:
         self.start_daemon()
         paths = ("/-/health", "/-/ready", "/-/metrics", "//-/metrics", "/%2d/ready", "/-/x/../metrics", "/-/metrics/")
 
@@ -214,7 +214,7 @@ class InstalledTest(TempCase):
         self.assertEqual([200] + [404] * 6, [answer.status for answer in answers])
         self.assert_json(answers[2], 404, "Not Found")
 
-    def test_what_nginx_refuses_by_itself_is_json(self) -> None:
+    def test_errors_of_nginx_are_json(self) -> None:
         self.start_daemon()
         large = self.curl(f"{DROPS}/file", "-X", "PUT", "-H", "Content-Length: 20000000", "-H", "Expect:")
         larger = self.curl("/", "-X", "POST", "-H", "Content-Length: 20000000000", "-H", "Expect:")
@@ -226,7 +226,7 @@ class InstalledTest(TempCase):
         self.assert_json(head, 431, "Request Header Fields Too Large")
         self.assert_json(trace, 405, "Method Not Allowed")
 
-    def test_an_object_that_nginx_cannot_read_is_forbidden_and_not_kept_by_caches(self) -> None:
+    def test_object_that_nginx_cannot_read_answers_403_without_caching(self) -> None:
         self.start_daemon()
         digest = json.loads(self.curl("/", "--data-binary", "tea").body)["hash"]
         self.seen(f"/var/lib/filestoraged/{digest[:2]}").chmod(0)
@@ -236,7 +236,7 @@ class InstalledTest(TempCase):
         self.assert_json(answer, 403, "Forbidden")
         self.assertIn("no-store", answer.fields["cache-control"])
 
-    def test_conditions_and_ranges_that_fail_are_answered_as_by_the_daemon(self) -> None:
+    def test_failed_conditions_and_ranges_are_answered_as_by_the_daemon(self) -> None:
         self.start_daemon()
         digest = json.loads(self.curl("/", "--data-binary", "tea").body)["hash"]
 
@@ -247,7 +247,7 @@ class InstalledTest(TempCase):
         self.assertEqual("bytes */3", beyond.fields["content-range"])
         self.assertEqual((412, "Precondition Failed"), (changed.status, json.loads(changed.body)["error"]))
 
-    def test_a_client_that_asks_too_often_gets_429_and_when_to_come_again(self) -> None:
+    def test_client_over_the_rate_limit_gets_429_with_retry_after(self) -> None:
         self.start_daemon()
         paths = [f"http://{NAME}{DROPS}/file/{'0' * 32}"] * 60
         command = [find_program("curl"), "--silent", "--include", "--noproxy", "*", "--resolve", f"{NAME}:80:127.0.0.1"]
@@ -259,7 +259,7 @@ class InstalledTest(TempCase):
         self.assert_json(refused[0], 429, "Too Many Requests")
         self.assertTrue(refused[0].fields["retry-after"].isdecimal())
 
-    def test_the_daemon_is_told_the_clients_address_and_not_what_the_client_says(self) -> None:
+    def test_daemon_gets_the_real_address_of_the_client(self) -> None:
         upstream = subprocess.Popen(
             [*self.inside(), sys.executable, "-c", _UPSTREAM], stdout=subprocess.PIPE, text=True
         )

@@ -35,7 +35,7 @@ _OF_ITS_OWN = {"RestrictAddressFamilies"}
 
 
 class UnitsTest(TempCase):
-    def test_the_daemon_knows_the_options_that_it_is_started_with(self) -> None:
+    def test_unit_starts_the_daemon_with_valid_options(self) -> None:
         command, *arguments = start_command(UNIT)
 
         parse_arguments([str(SAMPLE) if each == "/etc/filestoraged.conf" else each for each in arguments[1:]])
@@ -43,22 +43,22 @@ class UnitsTest(TempCase):
         self.assertEqual("/usr/local/bin/filestoraged", command)
         self.assertEqual("serve", arguments[0])
 
-    def test_an_option_that_the_daemon_does_not_know_is_noticed(self) -> None:
+    def test_unit_with_an_unknown_option_is_noticed(self) -> None:
         *_, unknown = start_command("[Service]\nExecStart=/bin/filestoraged serve --colour=blue\n")
 
         with self.assertRaises(UsageError):
             parse_arguments([unknown])
 
-    def test_the_drain_ends_before_systemd_loses_its_patience(self) -> None:
+    def test_stop_timeout_of_the_unit_exceeds_the_drain(self) -> None:
         self.assertGreater(float(setting(UNIT, "TimeoutStopSec")), DRAIN_TIMEOUT)
 
-    def test_systemd_finds_no_fault_in_them(self) -> None:
+    def test_systemd_finds_no_fault_in_the_units(self) -> None:
         self.assertEqual("", self.verify(UNIT))
 
-    def test_a_setting_that_systemd_does_not_know_is_noticed(self) -> None:
+    def test_unit_with_an_unknown_setting_is_noticed(self) -> None:
         self.assertIn("ProtectSytem", self.verify(UNIT.replace("ProtectSystem=", "ProtectSytem=")))
 
-    def test_they_are_exposed_to_little(self) -> None:
+    def test_units_have_a_low_exposure(self) -> None:
         self.assertLessEqual(self.exposure(UNIT), EXPOSURE)
         self.assertLessEqual(self.exposure(CHECK), EXPOSURE)
 
@@ -72,10 +72,10 @@ class UnitsTest(TempCase):
         # A worker that the kernel kills is replaced by the master.
         self.assertEqual("continue", setting(UNIT, "OOMPolicy"))
 
-    def test_a_unit_that_protects_nothing_is_noticed(self) -> None:
+    def test_unit_without_protection_is_noticed(self) -> None:
         self.assertGreater(self.exposure("[Service]\nExecStart=/bin/true\n"), EXPOSURE)
 
-    def test_the_check_is_protected_as_the_daemon_is_and_has_its_user_and_store(self) -> None:
+    def test_check_has_the_protection_the_user_and_the_store_of_the_daemon(self) -> None:
         protection = UNIT.index("DynamicUser=")
 
         lost = settings(UNIT[protection : UNIT.index("[Install]")]) - settings(CHECK)

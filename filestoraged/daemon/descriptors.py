@@ -7,7 +7,7 @@ import resource
 
 # Descriptors for listeners, the log, databases, and files that threads open for a moment. Where there are few, a
 # quarter of them.
-_RESERVED = 256
+_RESERVED_DESCRIPTORS = 256
 
 # A connection takes one descriptor, the object that it stores or fetches another.
 _PER_CONNECTION = 2
@@ -24,4 +24,4 @@ def raise_limit() -> int:
 
 def connections(descriptors: int) -> int:
     """Return how many connections a worker with so many descriptors can serve: at least 1."""
-    return max(1, (descriptors - min(_RESERVED, descriptors // 4)) // _PER_CONNECTION)
+    return max(1, (descriptors - min(_RESERVED_DESCRIPTORS, descriptors // 4)) // _PER_CONNECTION)

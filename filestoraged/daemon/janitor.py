@@ -27,7 +27,7 @@ _PAUSE_FACTOR = 5.0
 
 # A janitor that has the lock and has done nothing for so many seconds is stopped, or its disk hangs: another one then
 # works without the lock.
-_LOCK_TIMEOUT = 60.0
+_JANITOR_TIMEOUT = 60.0
 
 # Errors of the environment: logged in one line, without a traceback.
 _ENVIRONMENT_ERRORS = (Error, OSError, sqlite3.Error)
@@ -129,5 +129,5 @@ def _is_locked(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return abs(time.time() - os.fstat(lock).st_mtime) < _LOCK_TIMEOUT
+        return abs(time.time() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT
     return False

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # Seconds.
 _STOP_TIMEOUT = 10.0
 
-_HEALTH = {operations.PREFIX: operations.health_routes()}
+_HEALTH_ROUTERS = {operations.PREFIX: operations.health_routes()}
 
 
 class Services:
@@ -94,7 +94,7 @@ class Services:
     def build_app_without_operations(self, mounts: Mapping[str, str]) -> Mounts:
         """Return the routers of the interfaces that are mounted, and /-/health alone of operations."""
         self._build_routers()
-        return self._mount(mounts, _HEALTH)
+        return self._mount(mounts, _HEALTH_ROUTERS)
 
     def sweep(self) -> None:
         """Remove stagings of processes that are gone."""

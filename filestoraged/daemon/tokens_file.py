@@ -12,7 +12,7 @@ from filestoraged.web.auth import ACTIONS, Grant, Scope, Tokens
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[^\s#][^\s]{0,99}")
+_TOKEN_NAME = re.compile(r"[^\s#][^\s]{0,99}")
 _SCOPE = re.compile(r"([a-z]+)(?::([A-Za-z0-9._~\-]+(?:/[A-Za-z0-9._~\-]+)*))?")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -50,7 +50,7 @@ def read_tokens(path: str, mounts: Sequence[Mapping[str, str]]) -> Tokens:
 
 def check_name(name: str) -> None:
     """Raises UsageError where a token cannot have that name."""
-    if not _NAME.fullmatch(name):
+    if not _TOKEN_NAME.fullmatch(name):
         expected = "1 to 100 characters without white space, the first one not #"
         raise UsageError(f"invalid name {name!r}: expected {expected}")
     try:

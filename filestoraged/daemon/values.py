@@ -23,7 +23,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _MAPPED_BITS = 96
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
+_SIZE_PATTERN = re.compile(r"([0-9]{1,18})([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _COUNT = re.compile(r"[0-9]{1,6}")
@@ -77,7 +77,7 @@ def parse_prefix(text: str) -> str:
 
 def parse_size(text: str) -> int:
     """Return the bytes of `50M` or `1G`; units are powers of 1024."""
-    matched = _SIZE.fullmatch(text)
+    matched = _SIZE_PATTERN.fullmatch(text)
     if matched is None:
         raise UsageError(f"invalid size {text!r}: expected a number of bytes such as 512, 10M or 1G")
     return int(matched.group(1)) * _UNITS[matched.group(2).upper()]

@@ -30,7 +30,7 @@ DRAIN_TIMEOUT = 30.0
 
 # Pending writes have the rest of that time, and so many seconds at least. The master waits 5 s longer than
 # DRAIN_TIMEOUT.
-_STOP_TIMEOUT = 3.0
+_MIN_STOP_TIMEOUT = 3.0
 
 # Seconds between two attempts to write log lines that standard error did not take.
 _FLUSH_INTERVAL = 1.0
@@ -100,7 +100,7 @@ class HTTPWorkers:
         deadline = time.monotonic() + DRAIN_TIMEOUT
         drained = serving.drain(DRAIN_TIMEOUT, status.report_not_accepting)
         # After the last response: its changes may still wait to be written.
-        stopped = self._services.stop(max(_STOP_TIMEOUT, deadline - time.monotonic()))
+        stopped = self._services.stop(max(_MIN_STOP_TIMEOUT, deadline - time.monotonic()))
         finish_log()
         return drained and stopped
 

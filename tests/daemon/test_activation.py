@@ -51,7 +51,7 @@ class ActivationTest(TempCase):
         self.addCleanup(daemon.kill)
         return daemon, paths
 
-    def test_all_is_served_on_a_socket_that_says_so_or_has_its_units_name(self) -> None:
+    def test_socket_named_all_or_as_its_unit_serves_all_mounts(self) -> None:
         for names in ("all", "filestoraged.socket", ""):
             with self.subTest(names=names):
                 daemon, (path,) = self.start(1, names)
@@ -65,7 +65,7 @@ class ActivationTest(TempCase):
                 daemon.kill()
                 (self.directory / "socket0").unlink()
 
-    def test_a_sockets_name_says_what_is_mounted_where(self) -> None:
+    def test_socket_name_lists_what_is_mounted_on_it(self) -> None:
         daemon, (first, second, third) = self.start(3, "files=/f,repositories:kv=/:operations", "--mount", "kv=/k")
         daemon.wait_until_listening()
 
@@ -83,14 +83,14 @@ class ActivationTest(TempCase):
         self.assertIn(f"unix:{second} for kv at /", lines)
         self.assertIn(f"unix:{third} for operations", lines)
 
-    def test_an_address_of_its_own_is_served_besides(self) -> None:
+    def test_listen_address_is_served_beside_inherited_sockets(self) -> None:
         own = self.directory / "own"
         daemon, (path,) = self.start(1, "kv=/", "--listen", f"unix:{own}", "--listen", f"unix:{path_of(self)}")
         daemon.wait_until_listening()
 
         self.assertEqual([200, 200], [get(each, "/-/health") for each in (str(own), path)])
 
-    def test_a_socket_outlives_the_daemon(self) -> None:
+    def test_inherited_socket_stays_when_the_daemon_stops(self) -> None:
         daemon, _ = self.start(1, "")
         daemon.wait_until_listening()
 
@@ -98,7 +98,7 @@ class ActivationTest(TempCase):
 
         self.assertTrue((self.directory / "socket0").is_socket())
 
-    def test_the_sockets_are_kept_by_a_reload(self) -> None:
+    def test_reload_keeps_inherited_sockets(self) -> None:
         daemon, (path,) = self.start(1, "")
         daemon.wait_until_listening()
 
@@ -107,7 +107,7 @@ class ActivationTest(TempCase):
 
         self.assertEqual(200, get(path, "/-/health"))
 
-    def test_a_name_that_cannot_be_meant_is_refused(self) -> None:
+    def test_invalid_socket_name_exits_2_and_names_the_setting(self) -> None:
         for names in ("fils", "files=x", "files,files", "files=/a,kv=/a"):
             with self.subTest(names=names):
                 daemon, _ = self.start(1, names)
@@ -116,12 +116,12 @@ class ActivationTest(TempCase):
                 self.assertIn("FileDescriptorName=", daemon.lines()[-1])
                 (self.directory / "socket0").unlink()
 
-    def test_what_does_not_listen_is_refused(self) -> None:
+    def test_inherited_socket_that_does_not_listen_exits_1(self) -> None:
         daemon, _ = self.start(1, "", kind="SOCK_DGRAM")
 
         self.assertEqual(1, daemon.process.wait(20))
 
-    def test_descriptors_that_are_not_there_are_refused_by_one_sentence(self) -> None:
+    def test_inherited_descriptor_that_is_not_open_exits_1_with_one_sentence(self) -> None:
         script = 'LISTEN_PID=$$ exec "$@"'
         command = ["sh", "-c", script, "sh", sys.executable, "-m", "filestoraged", "--listen", "127.0.0.1:0"]
         for count in ("1", "2", "1000000000000"):
@@ -133,7 +133,7 @@ class ActivationTest(TempCase):
                 self.assertEqual((1, 1), (told.returncode, told.stderr.count(b"\n")), told.stderr)
                 self.assertIn(b"descriptor 3, which is not open", told.stderr)
 
-    def test_what_another_process_was_handed_is_none_of_its_business(self) -> None:
+    def test_sockets_for_another_process_are_ignored(self) -> None:
         environment = {**clean_environment(), "LISTEN_FDS": "1", "LISTEN_PID": "1"}
         command = [sys.executable, "-m", "filestoraged", "--listen", "127.0.0.1:99999"]
 

@@ -61,7 +61,7 @@ class CheckCase(TempCase):
 
 
 class OutputTest(CheckCase):
-    def test_a_whole_store_ends_with_0_and_one_line(self) -> None:
+    def test_intact_store_exits_0_with_one_line(self) -> None:
         self.store.put(TEA)
         self.store.put(POT)
 
@@ -70,7 +70,7 @@ class OutputTest(CheckCase):
         self.assertEqual((0, ""), (done.returncode, done.stderr))
         self.assertRegex(done.stdout, r"^checked 2 objects, 293\.0 KiB in \d+\.\d s, .*/s; nothing found\n$")
 
-    def test_damage_ends_with_1_and_a_line_each(self) -> None:
+    def test_damaged_store_exits_1_with_a_line_for_each_finding(self) -> None:
         path = self.spoil(self.store.put(POT))
         (self.root / "no\nname").touch()
 
@@ -87,7 +87,7 @@ class OutputTest(CheckCase):
         )
         self.assertTrue(total.endswith("; 1 damaged, 1 foreign found"))
 
-    def test_foreign_files_are_ignored_where_that_is_asked_for_and_nothing_else_is(self) -> None:
+    def test_ignore_foreign_ignores_foreign_files_alone(self) -> None:
         (self.root / "notes").touch()
         self.assertEqual(1, self.check_store().returncode)
 
@@ -102,7 +102,7 @@ class OutputTest(CheckCase):
         self.assertEqual(1, damaged.returncode)
         self.assertTrue(damaged.stdout.startswith(f"damaged    {path}"))
 
-    def test_json_is_one_document(self) -> None:
+    def test_json_prints_one_document(self) -> None:
         path = self.spoil(self.store.put(POT))
         self.store.put(TEA)
         os.mkdir(os.fsencode(self.root) + b"/\xff")
@@ -124,12 +124,12 @@ class OutputTest(CheckCase):
         self.assertEqual((2, len(POT) - 1 + len(TEA), True), (said["objects"], said["bytes"], said["complete"]))
         self.assertEqual({**dict.fromkeys(FINDING_KINDS, 0), "damaged": 1, "foreign": 1}, said["found"])
 
-    def test_json_of_a_whole_store_has_no_findings(self) -> None:
+    def test_json_of_an_intact_store_has_no_findings(self) -> None:
         done = self.check_store("--json")
 
         self.assertEqual((0, []), (done.returncode, json.loads(done.stdout)["findings"]))
 
-    def test_a_repaired_store_takes_a_good_upload(self) -> None:
+    def test_upload_after_repair_replaces_the_damaged_object(self) -> None:
         digest = self.store.put(POT)
         self.spoil(digest)
         with running("--store", str(self.root), "--workers", "1") as daemon:
@@ -145,10 +145,10 @@ class OutputTest(CheckCase):
 
 
 class StatusTest(CheckCase):
-    def test_a_store_that_is_not_there_ends_with_2(self) -> None:
+    def test_missing_store_exits_2(self) -> None:
         self.assert_refused("there is no store '/nowhere'", "--store", "/nowhere")
 
-    def test_nonsense_ends_with_2(self) -> None:
+    def test_invalid_arguments_exit_2(self) -> None:
         self.assert_refused("not allowed with", "--store", str(self.root), "--memcached", "localhost")
         self.assert_refused("invalid size 'plenty'", "--limit", "plenty")
         self.assert_refused("invalid limit '0'", "--limit", "0")
@@ -157,10 +157,10 @@ class StatusTest(CheckCase):
         self.assert_refused("invalid memcached server 'a:b:c'", "--memcached", "a:b:c")
         self.assert_refused("cannot read the configuration", "--config", "/nowhere")
 
-    def test_a_memcached_that_cannot_be_reached_ends_with_2(self) -> None:
+    def test_unreachable_memcached_exits_2(self) -> None:
         self.assert_refused("memcached 127.0.0.1:1: ", "--memcached", "127.0.0.1:1")
 
-    def test_a_memcached_that_does_not_list_ends_with_2(self) -> None:
+    def test_memcached_that_cannot_list_its_items_exits_2(self) -> None:
         server = start_memcached(self, "-o", "no_lru_crawler")
 
         done = self.check("--memcached", server.address)
@@ -170,7 +170,7 @@ class StatusTest(CheckCase):
             done.stderr, rf"^filestoraged: memcached {server.address}: the server does not list its items: .*\n$"
         )
 
-    def test_signal_ends_a_long_check_with_2(self) -> None:
+    def test_signal_stops_a_long_check_which_exits_2(self) -> None:
         for number in range(30):
             self.store.put(POT + bytes([number]))
         # 9 MB at 10 KiB a second take a quarter of an hour.
@@ -184,7 +184,7 @@ class StatusTest(CheckCase):
             self.assertEqual((2, b""), (process.returncode, err))
             self.assertFalse(json.loads(beginning + out)["complete"])
 
-    def test_whoever_stops_listening_ends_it_with_2(self) -> None:
+    def test_closed_output_stops_the_check_which_exits_2(self) -> None:
         for number in range(100):
             (self.root / f"note {number}").touch()
         reader, writer = os.pipe()
@@ -195,7 +195,7 @@ class StatusTest(CheckCase):
 
         self.assertEqual((2, b""), (process.returncode, err))
 
-    def test_the_daemons_options_name_the_store(self) -> None:
+    def test_store_is_that_of_the_daemons_configuration_environment_or_directory(self) -> None:
         here = self.directory
         (here / "ours.ini").write_text(
             f"[filestoraged]\nstore = {self.root}\nhash = blake2b\nlisten =\n  localhost:1\n"
@@ -212,7 +212,7 @@ class StatusTest(CheckCase):
             self.assertEqual((0, ""), (done.returncode, done.stderr))
             self.assertIn("checked 1 objects", done.stdout)
 
-    def test_a_file_may_name_servers_and_a_store(self) -> None:
+    def test_configuration_with_servers_and_a_store_checks_both(self) -> None:
         server = start_memcached(self)
         MemcachedStore([server.address]).put(TEA)
         self.store.put(TEA)
@@ -222,7 +222,7 @@ class StatusTest(CheckCase):
 
             self.assertIn(f"checked {count} objects", self.check("--config", str(file)).stdout)
 
-    def test_damage_in_memcached_is_removed(self) -> None:
+    def test_repair_removes_damaged_objects_from_memcached(self) -> None:
         server = start_memcached(self)
         store = MemcachedStore([server.address])
         digest = store.put(POT * 4)
@@ -279,7 +279,7 @@ class LimitTest(CheckCase):
 
 
 class ReadOnlyTest(CheckCase):
-    def test_a_store_that_cannot_be_written_is_checked_and_not_repaired(self) -> None:
+    def test_read_only_store_is_checked_and_not_changed(self) -> None:
         with running("--store", str(self.root), "--workers", "1") as daemon:
             curl("-F", "file=@/etc/hostname", "-X", "PUT", f"{daemon.url}/vimeo/api/v1.0/file")
             self.assertEqual(0, daemon.stop())
@@ -330,7 +330,7 @@ class RunningDaemonTest(CheckCase):
 
 
 class TerminalTest(CheckCase):
-    def test_a_terminal_has_a_bar_that_goes_away(self) -> None:
+    def test_terminal_shows_a_bar_and_removes_it(self) -> None:
         for number in range(10):
             self.store.put(POT + bytes([number]))
 
@@ -343,7 +343,7 @@ class TerminalTest(CheckCase):
         self.assertTrue(shown.endswith("\r\x1b[K"))
         self.assertTrue(out.startswith("checked 10 objects"))
 
-    def test_a_bar_makes_room_for_findings(self) -> None:
+    def test_bar_is_removed_before_a_finding(self) -> None:
         tally = CheckTotals()
         stream, now = Screen(), [0.0]
         progress = Progress(stream, clock=lambda: now[0])  # type: ignore[arg-type]
@@ -355,7 +355,7 @@ class TerminalTest(CheckCase):
 
         self.assertEqual("\r\x1b[K0 bytes/s, 0 bytes, 0 objects\r\x1b[K", stream.text)
 
-    def test_elsewhere_there_is_a_line_a_minute(self) -> None:
+    def test_output_to_a_file_has_a_line_of_progress_a_minute(self) -> None:
         tally = CheckTotals()
         tally.all_objects, tally.all_size = 8, 8 * 2**30
         stream, now = Screen(terminal=False), [0.0]

@@ -46,7 +46,7 @@ class JanitorCase(TempCase):
 
 
 class JanitorTest(JanitorCase):
-    def test_one_of_all_works_at_a_time(self) -> None:
+    def test_one_janitor_works_at_a_time(self) -> None:
         works, goes_on = threading.Event(), threading.Event()
         first, second = self.janitor(), self.janitor()
         first.clean_up = lambda: (works.set(), goes_on.wait(PATIENCE))  # type: ignore
@@ -67,7 +67,7 @@ class JanitorTest(JanitorCase):
 
         self.assertFalse(alone)
 
-    def test_a_stopped_process_that_has_the_lock_keeps_the_others_waiting_for_a_minute(self) -> None:
+    def test_lock_of_a_stopped_janitor_holds_for_a_minute(self) -> None:
         id_ = self.fetch()
         path = self.path + ".janitor"
         script = f"exec 9>>{path}; flock 9; echo locked; exec sleep 1000"
@@ -84,7 +84,7 @@ class JanitorTest(JanitorCase):
 
         self.assertEqual([True, False], kept)
 
-    def test_after_each_step_it_rests_for_five_times_as_long_but_not_for_more_than_a_round(self) -> None:
+    def test_pause_is_five_times_the_last_step_and_at_most_the_interval(self) -> None:
         for _ in range(3):
             self.fetch()
         janitor = self.janitor()
@@ -108,7 +108,7 @@ class JanitorTest(JanitorCase):
         self.assertEqual([0.5, 3.0], rests)
         self.assertEqual([], self.files_below(self.directory / "drops"))
 
-    def test_it_ends_between_two_steps(self) -> None:
+    def test_stop_takes_effect_between_two_steps(self) -> None:
         self.fetch()
         janitor = self.janitor()
         janitor.stop = janitor._stopping.set  # type: ignore
@@ -117,7 +117,7 @@ class JanitorTest(JanitorCase):
 
         self.assertEqual(1, forget.call_count)
 
-    def test_a_failure_is_logged_once_without_a_link_until_it_is_over(self) -> None:
+    def test_failure_is_logged_once_without_a_drop_id_until_it_is_over(self) -> None:
         id_, other = self.fetch(), self.fetch()
         janitor = self.janitor()
         unlink = os.unlink

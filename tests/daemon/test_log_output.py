@@ -69,7 +69,7 @@ class PipeTest(unittest.TestCase):
                 return received.decode().splitlines()
             received += more
 
-    def test_a_line_is_written_at_once(self) -> None:
+    def test_line_is_written_at_once(self) -> None:
         self.emit("one", "two\nthree")
 
         self.assertEqual(b"one\ntwo\nthree\n", read_now(self.reader))
@@ -80,7 +80,7 @@ class PipeTest(unittest.TestCase):
 
         self.assertEqual(1, wait.call_count)
 
-    def test_the_lines_that_fit_come_in_order_and_whole_and_the_others_are_counted(self) -> None:
+    def test_lines_beyond_the_limit_are_dropped_and_counted_and_others_stay_in_order(self) -> None:
         lines = self.fill()
 
         received = self.read_lines()
@@ -91,7 +91,7 @@ class PipeTest(unittest.TestCase):
         self.assertEqual(len(lines) - kept, told and int(told.group(1)))
         self.assertGreater(kept * 1000, MAX_WAITING - 2000)
 
-    def test_lines_come_again_after_the_reader_has_read(self) -> None:
+    def test_lines_are_written_again_after_the_reader_has_read(self) -> None:
         self.fill()
         self.read_lines()
 
@@ -99,15 +99,15 @@ class PipeTest(unittest.TestCase):
 
         self.assertEqual(b"again\n", read_now(self.reader))
 
-    def test_a_long_line_is_written_whole(self) -> None:
+    def test_line_longer_than_an_atomic_write_is_written_whole(self) -> None:
         self.emit("x" * 10_000, "next")
 
         self.assertEqual(["x" * 10_000, "next"], self.read_lines())
 
-    def test_standard_error_stays_as_it_is_for_others(self) -> None:
+    def test_standard_error_stays_blocking_for_other_processes(self) -> None:
         self.assertEqual(0, fcntl.fcntl(self.writer, fcntl.F_GETFL) & os.O_NONBLOCK)
 
-    def test_a_forked_process_leaves_the_lines_that_wait_to_its_parent(self) -> None:
+    def test_forked_process_leaves_waiting_lines_to_its_parent(self) -> None:
         lines = self.fill()
         pid = os.fork()
         if not pid:
@@ -121,7 +121,7 @@ class PipeTest(unittest.TestCase):
         self.assertEqual("of the child", received[0])
         self.assertIn(received[1], lines)
 
-    def test_a_reader_that_is_gone_harms_nothing(self) -> None:
+    def test_broken_pipe_is_ignored(self) -> None:
         reader, writer = os.pipe()
         output = LogOutput(writer)
         os.close(reader)
@@ -143,7 +143,7 @@ class SocketTest(PipeTest):
 
 
 class NoStandardErrorTest(unittest.TestCase):
-    def test_lines_are_dropped(self) -> None:
+    def test_closed_standard_error_drops_lines(self) -> None:
         output = LogOutput(987_654)
 
         output.handle(record("to nobody"))
@@ -152,7 +152,7 @@ class NoStandardErrorTest(unittest.TestCase):
 
 
 class UnreadDaemonTest(TempCase):
-    def test_a_daemon_whose_standard_error_is_not_read_answers_every_request(self) -> None:
+    def test_daemon_with_unread_standard_error_answers_every_request(self) -> None:
         arguments = ("--listen", "127.0.0.1:0", "--workers", "1", "--store", str(self.directory / "store"))
         command = [sys.executable, "-m", "filestoraged", *arguments]
         daemon = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE)

@@ -16,11 +16,11 @@ def record(message: str, level: int = logging.INFO) -> logging.LogRecord:
 class LineFormatterTest(unittest.TestCase):
     formatter = LineFormatter("%(levelname)s %(message)s")
 
-    def test_each_line_of_a_message_has_the_beginning(self) -> None:
+    def test_each_line_of_a_message_has_the_prefix(self) -> None:
         self.assertEqual("INFO one\nINFO two", self.formatter.format(record("one\ntwo")))
         self.assertEqual("INFO one", self.formatter.format(record("one")))
 
-    def test_a_traceback_stands_below_its_message(self) -> None:
+    def test_traceback_follows_its_message(self) -> None:
         failed = record("it failed", logging.ERROR)
         try:
             raise ValueError("why")
@@ -32,7 +32,7 @@ class LineFormatterTest(unittest.TestCase):
         self.assertEqual(["ERROR it failed", "Traceback (most recent call last):"], lines[:2])
         self.assertEqual("ValueError: why", lines[-1])
 
-    def test_a_traceback_does_not_name_a_drop(self) -> None:
+    def test_traceback_has_no_drop_id(self) -> None:
         failed = record("it failed", logging.ERROR)
         try:
             raise FileNotFoundError(2, "No such file", "/drops/01/" + "0123456789abcdef" * 2)
@@ -43,7 +43,7 @@ class LineFormatterTest(unittest.TestCase):
 
 
 class JournalFormatterTest(unittest.TestCase):
-    def test_each_line_has_a_priority(self) -> None:
+    def test_each_line_for_the_journal_has_a_priority(self) -> None:
         formatter = JournalFormatter("%(message)s")
 
         self.assertEqual("<6>one\n<6>two", formatter.format(record("one\ntwo")))

@@ -37,7 +37,7 @@ class ReloadTest(TempCase):
         self.wait_until(says, lambda: any(says in line for line in daemon.lines()[before:]))
         return next(line for line in daemon.lines()[before:] if says in line)
 
-    def test_the_configuration_is_read_anew_by_other_workers_on_the_same_port(self) -> None:
+    def test_reload_starts_workers_with_the_new_configuration_on_the_same_port(self) -> None:
         with self.daemon() as daemon:
             workers, port = daemon.workers(), daemon.ports[0]
             self.assertEqual(200, requests.post(daemon.url, data=b"four", timeout=PATIENCE).status_code)
@@ -51,7 +51,7 @@ class ReloadTest(TempCase):
             self.assertEqual(413, requests.post(daemon.url, data=b"five", timeout=PATIENCE).status_code)
             self.assertEqual(port, daemon.wait_until_listening().ports[-1])
 
-    def test_a_configuration_with_an_error_is_refused_and_the_old_one_goes_on(self) -> None:
+    def test_invalid_configuration_is_refused_and_the_former_one_stays(self) -> None:
         not_a_directory = self.directory / "file"
         not_a_directory.touch()
         for lines in (
@@ -76,7 +76,7 @@ class ReloadTest(TempCase):
                 self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
             self.configure()
 
-    def test_sigterm_ends_a_reload_that_waits_for_what_it_needs(self) -> None:
+    def test_sigterm_ends_a_reload_that_waits_for_a_file(self) -> None:
         """Nothing is ever written to a FIFO, so that whatever opens it waits for ever."""
         os.mkfifo(self.directory / "fifo")
         with self.daemon() as daemon:
@@ -88,7 +88,7 @@ class ReloadTest(TempCase):
 
             self.assertEqual(0, status)
 
-    def test_sigterm_ends_a_start_that_waits_for_what_it_needs(self) -> None:
+    def test_sigterm_ends_a_start_that_waits_for_a_file(self) -> None:
         os.mkfifo(self.directory / "fifo")
         self.configure(f"tokens = {self.directory / 'fifo'}")
         daemon = Daemon("--config", str(self.file), "--listen", "127.0.0.1:0")
@@ -100,7 +100,7 @@ class ReloadTest(TempCase):
 
         self.assertEqual(0, status)
 
-    def test_a_store_that_cannot_be_used_is_refused(self) -> None:
+    def test_reload_with_an_unusable_store_is_refused(self) -> None:
         with self.daemon() as daemon:
             (self.directory / "file").touch()
             self.file.write_text(f"[filestoraged]\nworkers = 2\nstore = {self.directory / 'file'}\n")
@@ -110,7 +110,7 @@ class ReloadTest(TempCase):
             self.assertIn("cannot write the store", line)
             self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
 
-    def test_no_request_is_refused_or_broken_by_reloads(self) -> None:
+    def test_reloads_under_load_refuse_and_break_no_request(self) -> None:
         with self.daemon() as daemon, Load(daemon.ports[0]) as load:
             for _ in range(5):
                 self.reload(daemon)
@@ -129,7 +129,7 @@ class ReloadTest(TempCase):
             self.assertEqual(200, read_answer(upload).status)
             self.wait_until("they have left", lambda: len(daemon.workers()) == 2)
 
-    def test_who_rests_is_asked_for_a_last_request(self) -> None:
+    def test_idle_connection_gets_one_more_response_after_a_reload(self) -> None:
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as resting:
             resting.sendall(HEALTH)
             self.assertEqual(200, read_answer(resting).status)
@@ -140,7 +140,7 @@ class ReloadTest(TempCase):
 
             self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
 
-    def test_listeners_come_and_go(self) -> None:
+    def test_reload_adds_and_removes_a_unix_socket(self) -> None:
         path = self.directory / "socket"
         with self.daemon() as daemon:
             self.configure(f"admin-listen = unix:{path}")
@@ -156,7 +156,7 @@ class ReloadTest(TempCase):
             self.assertFalse(path.exists())
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
 
-    def test_more_workers_than_there_is_room_for_are_refused(self) -> None:
+    def test_reload_with_more_workers_than_slots_is_refused(self) -> None:
         with self.daemon() as daemon:
             self.file.write_text(self.file.read_text().replace("workers = 2", "workers = 1000"))
 
@@ -165,7 +165,7 @@ class ReloadTest(TempCase):
             self.assertIn("--workers 1000 exceeds 512, the maximum until a restart", line)
             self.assertEqual(200, requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code)
 
-    def test_nobody_listens_any_more_where_the_configuration_does_not_say_so_and_it_can_come_back(self) -> None:
+    def test_reload_removes_an_address_and_adds_it_again(self) -> None:
         def connects(port: int) -> bool:
             with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), PATIENCE):
                 return True
@@ -178,7 +178,7 @@ class ReloadTest(TempCase):
                 self.reload(daemon)
                 self.wait_until("it is so", lambda listens=listens: connects(port) == listens)  # type: ignore[misc]
 
-    def test_an_address_may_be_spelled_in_another_way_or_get_another_use(self) -> None:
+    def test_reload_keeps_an_address_with_another_spelling_or_use(self) -> None:
         port, other = free_port(), free_port()
         self.configure(f"listen = 127.0.0.1:{port}")
         daemon = Daemon("--config", str(self.file))
@@ -194,14 +194,14 @@ class ReloadTest(TempCase):
             self.reload(daemon)
             self.assertEqual(200, requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=PATIENCE).status_code)
 
-    def test_one_address_has_one_use(self) -> None:
+    def test_reload_with_one_address_twice_is_refused(self) -> None:
         with self.daemon() as daemon:
             port = free_port()
             self.configure(f"admin-listen =\n    127.0.0.1:{port}\n    localhost:{port}")
 
             self.assertIn("not reloaded", self.reload(daemon, "ERROR not reloaded"))
 
-    def test_a_worker_that_dies_behind_it_is_replaced_by_one_of_the_new_configuration(self) -> None:
+    def test_worker_that_dies_after_a_reload_is_replaced_with_the_new_configuration(self) -> None:
         with self.daemon() as daemon:
             self.configure("max-size = 3")
             self.reload(daemon)
@@ -213,7 +213,7 @@ class ReloadTest(TempCase):
 
             self.assertEqual(413, requests.post(daemon.url, data=b"five", timeout=PATIENCE).status_code)
 
-    def test_the_log_level_changes(self) -> None:
+    def test_reload_changes_the_log_level(self) -> None:
         with self.daemon() as daemon:
             old = daemon.workers()
             self.configure("log-level = warning")

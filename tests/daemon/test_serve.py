@@ -44,14 +44,14 @@ class CommandTest(TempCase):
         for field in (*FIELDS, CONFIG_FILE):
             self.assertIn(f"--{field.name} {field.metavar}", output)
 
-    def test_the_checkouts_command_is_the_same(self) -> None:
+    def test_command_of_the_checkout_prints_the_same_version(self) -> None:
         command = [sys.executable, str(ROOT / "bin" / "filestoraged"), "--version"]
 
         output = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, check=True).stdout
 
         self.assertEqual(f"filestoraged {__version__}\n", output)
 
-    def test_nonsense_exits_2_with_a_sentence(self) -> None:
+    def test_invalid_arguments_exit_2_with_one_sentence(self) -> None:
         cases = [
             ["--nonsense"],
             ["nonsense"],
@@ -98,7 +98,7 @@ class CommandTest(TempCase):
             with self.subTest(arguments=arguments):
                 self.assert_refused(2, *arguments)
 
-    def test_a_usage_error_says_what_may_have_been_meant(self) -> None:
+    def test_usage_error_suggests_a_correction(self) -> None:
         for arguments, hint in (
             (["help"], "did you mean --help?"),
             (["serv"], "did you mean serve?"),
@@ -110,21 +110,21 @@ class CommandTest(TempCase):
             with self.subTest(arguments=arguments):
                 self.assertIn(hint, self.assert_refused(2, *arguments))
 
-    def test_a_usage_error_is_one_line_whatever_was_given(self) -> None:
+    def test_usage_error_with_control_characters_is_one_printable_line(self) -> None:
         for arguments in (["a\nb\nc\nd"], ["--listen", "\x1b[2J\n\n\n\n"], ["serve", "\n\n\n\n"]):
             with self.subTest(arguments=arguments):
                 complaint = self.assert_refused(2, *arguments)
 
                 self.assertTrue(complaint.rstrip("\n").isprintable(), complaint)
 
-    def test_a_configuration_that_cannot_be_read_exits_1(self) -> None:
+    def test_unreadable_configuration_exits_1(self) -> None:
         (self.directory / "latin.conf").write_bytes(b"[filestoraged]\nstore = caf\xe9\n")
 
         self.assert_refused(1, "--config", "missing.conf")
         self.assert_refused(1, "--config", ".")
         self.assert_refused(1, "--config", "latin.conf")
 
-    def test_a_configuration_with_nonsense_exits_2(self) -> None:
+    def test_invalid_configuration_exits_2(self) -> None:
         wrong = ("nonsense = 1", "hash = crc32", "store", "config = x", "hash=md5\nhash=sha1", "listen =\n  nowhere")
         wrong += ("store = a\0b", "listen =", "mount =", "store =")
         for text in ("[other]\n", "store = x\n", *(f"[filestoraged]\n{line}\n" for line in wrong)):
@@ -133,13 +133,13 @@ class CommandTest(TempCase):
 
                 self.assert_refused(2, "--config", "nonsense.conf")
 
-    def test_a_store_that_cannot_be_written_exits_1(self) -> None:
+    def test_read_only_store_exits_1(self) -> None:
         (self.directory / "file").touch()
 
         self.assert_refused(1, "--store", "file", "--listen", "127.0.0.1:0")
         self.assert_refused(1, "--store", "/proc/store", "--listen", "127.0.0.1:0")
 
-    def test_an_address_in_use_exits_1(self) -> None:
+    def test_address_in_use_exits_1_and_is_named(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
 
@@ -147,11 +147,11 @@ class CommandTest(TempCase):
 
         self.assertIn(f"127.0.0.1:{port}", complaint)
 
-    def test_an_address_of_another_machine_exits_1(self) -> None:
+    def test_address_of_another_machine_exits_1(self) -> None:
         self.assert_refused(1, "--listen", "192.0.2.1:0")
         self.assert_refused(1, "--listen", "no-such-host.invalid:0")
 
-    def test_a_socket_that_is_alive_or_no_socket_exits_1(self) -> None:
+    def test_unix_socket_in_use_and_path_of_a_file_exit_1(self) -> None:
         path = str(self.directory / "socket")
         (self.directory / "file").touch()
         with socket.socket(socket.AF_UNIX) as alive:
@@ -172,11 +172,11 @@ class DaemonTest(TempCase):
         with urllib.request.urlopen(f"{url}/-/health", timeout=PATIENCE) as response:
             return int(response.status)
 
-    def test_it_serves_where_its_log_says(self) -> None:
+    def test_daemon_serves_where_its_log_says(self) -> None:
         with running(*self.arguments()) as daemon:
             self.assertEqual(200, self.health(daemon.url))
 
-    def test_localhost_is_ipv4_and_ipv6_on_one_port(self) -> None:
+    def test_localhost_is_served_over_ipv4_and_ipv6_on_one_port(self) -> None:
         daemon = Daemon("--listen", "localhost:0", *self.arguments())
         self.addCleanup(daemon.kill)
 
@@ -187,7 +187,7 @@ class DaemonTest(TempCase):
         for host in ["127.0.0.1"] * (socket.AF_INET in families) + ["[::1]"] * (socket.AF_INET6 in families):
             self.assertEqual(200, self.health(f"http://{host}:{daemon.ports[0]}"))
 
-    def test_it_listens_in_several_places(self) -> None:
+    def test_daemon_listens_on_several_addresses(self) -> None:
         path = str(self.directory / "socket")
 
         with running("--listen", f"unix:{path}", "--listen", "127.0.0.1:0", *self.arguments()) as daemon:
@@ -201,7 +201,7 @@ class DaemonTest(TempCase):
             self.assertEqual(0, daemon.stop())
         self.assertFalse(Path(path).exists())
 
-    def test_a_socket_of_a_killed_daemon_is_taken_over(self) -> None:
+    def test_stale_unix_socket_is_replaced(self) -> None:
         listen = ("--listen", f"unix:{self.directory / 'socket'}", *self.arguments())
         first = Daemon(*listen).wait_until_listening()
         first.kill()
@@ -209,7 +209,7 @@ class DaemonTest(TempCase):
         with running(*listen) as second:
             self.assertEqual(0, second.stop())
 
-    def test_the_file_configures_and_flags_win(self) -> None:
+    def test_daemon_takes_file_and_flags_and_flags_win(self) -> None:
         lines = ["# a comment", "[filestoraged]", f"store = {self.directory / 'other'}", "hash = md5", "max-size = 1K"]
         mounts = ["mount =", "  files=/f", "  repositories=/r"]
         path = self.directory / "filestoraged.conf"
@@ -222,7 +222,7 @@ class DaemonTest(TempCase):
         self.assertIn(hashlib.md5(b"tea").hexdigest(), answer.decode())
         self.assertFalse((self.directory / "other").exists())
 
-    def test_systemds_state_directory_is_the_store(self) -> None:
+    def test_state_directory_of_systemd_is_the_default_store(self) -> None:
         state = self.directory / "state"
 
         with running(environment={"STATE_DIRECTORY": f"{state}:/elsewhere"}, cwd=self.directory):
@@ -232,12 +232,12 @@ class DaemonTest(TempCase):
         with running(cwd=self.directory):
             self.assertTrue((self.directory / "store").is_dir())
 
-    def test_both_signals_end_it_with_0(self) -> None:
+    def test_sigterm_and_sigint_exit_0(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(signal=number), running(*self.arguments()) as daemon:
                 self.assertEqual(0, daemon.stop(number))
 
-    def test_a_request_under_way_is_finished(self) -> None:
+    def test_request_in_flight_is_finished_on_sigterm(self) -> None:
         with running(*self.arguments()) as daemon, self.upload_begun(daemon) as upload:
             self.terminate_and_wait_until_it_drains(daemon)
 
@@ -249,7 +249,7 @@ class DaemonTest(TempCase):
             self.assertEqual(0, daemon.process.wait(PATIENCE))
             self.assertRaises(OSError, socket.create_connection, ("127.0.0.1", daemon.ports[0]))
 
-    def test_a_second_signal_leaves_at_once(self) -> None:
+    def test_second_signal_ends_the_drain(self) -> None:
         with running(*self.arguments()) as daemon, self.upload_begun(daemon):
             self.terminate_and_wait_until_it_drains(daemon)
 
@@ -284,7 +284,7 @@ class DaemonTest(TempCase):
         self.assertRegex(ready[1].decode(), r"^STATUS=Serving on 127\.0\.0\.1:\d+ with \d workers$")
         self.assertEqual([b"STOPPING=1", b"STATUS=Finishing requests in flight"], stopping)
 
-    def test_the_journal_gets_priorities_and_no_time(self) -> None:
+    def test_log_lines_for_the_journal_have_priorities_and_no_time(self) -> None:
         # The daemon's standard error is its log file here, so that is what the journal's name must be.
         script = 'export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec "$@"'
 
@@ -293,7 +293,7 @@ class DaemonTest(TempCase):
 
         self.assertTrue(all(re.match(r"<6>[a-z]", line) for line in lines), lines)
 
-    def test_each_access_line_is_whole_when_many_are_written_at_once(self) -> None:
+    def test_access_lines_of_simultaneous_requests_are_whole(self) -> None:
         with running(*self.arguments()) as daemon:
             crowd = [socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(50)]
             for connection in crowd:
@@ -308,7 +308,7 @@ class DaemonTest(TempCase):
         for line in lines:
             self.assertRegex(line, r"^[-0-9]{10} [:,0-9]{12} INFO 127\.0\.0\.1 GET /-/health 200 17 \d\.\d{6}$")
 
-    def test_access_lines_can_be_left_out(self) -> None:
+    def test_log_level_warning_omits_access_lines(self) -> None:
         for level, expected in (("info", 1), ("warning", 0)):
             port = free_port()
             daemon = Daemon("--listen", f"127.0.0.1:{port}", "--log-level", level, *self.arguments())

@@ -40,7 +40,7 @@ class MountCase(TempCase):
 
 
 class FullDiskTest(MountCase):
-    def test_daemon_that_starts_on_a_full_disk_gives_and_removes_objects(self) -> None:
+    def test_daemon_on_a_full_disk_serves_and_removes_objects(self) -> None:
         place = f"{DIGEST[:2]}/{DIGEST}"
         fill = "dd if=/dev/zero of=/proc/self/cwd/filler bs=1k 2>/dev/null || true"
         inodes = "i=0; while touch n$i; do i=$((i + 1)); done 2>/dev/null || true"
@@ -61,7 +61,7 @@ class FullDiskTest(MountCase):
                 self.assertEqual(200, removed.status_code)
                 daemon.kill()
 
-    def test_full_disk_is_told_of_at_the_start(self) -> None:
+    def test_full_disk_is_logged_at_the_start(self) -> None:
         script = "mount -t tmpfs -o nr_inodes=4 none . && cd $PWD && mkdir store && touch a b"
 
         daemon = self.start(script, "--mount", "files=/", "--workers", "1").wait_until_listening()
@@ -83,7 +83,7 @@ class TwoFileSystemsTest(MountCase):
 
         self.assert_refused("mount -t tmpfs none store/staging", "", "--mount", "files=/")
 
-    def test_another_mount_of_the_same_file_system_is_refused_as_well(self) -> None:
+    def test_stagings_on_another_mount_of_the_same_file_system_are_refused(self) -> None:
         (self.store / "staging").mkdir()
 
         self.assert_refused("mount --bind store/staging store/staging", "", "--mount", "files=/")
@@ -156,7 +156,7 @@ class ModesTest(TempCase):
         """Whether it is nobody's business but the daemon's. Databases see to themselves."""
         return name.startswith(("staging", "drops.owners"))
 
-    def test_what_is_made_is_for_the_daemons_user_alone_whatever_the_umask(self) -> None:
+    def test_files_are_accessible_to_the_daemons_user_alone_with_any_umask(self) -> None:
         for umask in (0o000, 0o022, 0o077, 0o277):
             with self.subTest(umask=umask):
                 self.store_things(umask)
@@ -167,7 +167,7 @@ class ModesTest(TempCase):
                 self.assertEqual(0o700, stat.S_IMODE(self.store.parent.stat().st_mode))
                 subprocess.run(["rm", "-r", str(self.store.parent)], check=True)
 
-    def test_under_accel_the_group_reads_objects_and_nothing_else_whatever_the_umask(self) -> None:
+    def test_accel_lets_the_group_read_objects_alone_with_any_umask(self) -> None:
         for umask in (0o000, 0o077):
             with self.subTest(umask=umask):
                 self.store_things(umask, "--accel", "/stored")
@@ -178,7 +178,7 @@ class ModesTest(TempCase):
                         self.assertEqual(directory if (self.store / name).is_dir() else file, mode, name)
                 subprocess.run(["rm", "-r", str(self.store.parent)], check=True)
 
-    def test_existing_store_that_is_more_open_is_told_of_in_one_line_and_not_changed(self) -> None:
+    def test_open_mode_of_an_existing_store_is_logged_once_and_not_changed(self) -> None:
         self.store.mkdir(parents=True)
         self.store.chmod(0o755)
 
@@ -189,14 +189,14 @@ class ModesTest(TempCase):
         self.assertIn(f"chmod -R go-rwx {self.store}", line)
         self.assertEqual(0o755, self.modes["."])
 
-    def test_store_as_systemd_makes_it_is_not_told_of(self) -> None:
+    def test_mode_of_a_store_created_by_systemd_is_not_logged(self) -> None:
         self.store.mkdir(parents=True)
         for mode in (0o700, 0o750):
             self.store.chmod(mode)
 
             self.assertFalse([line for line in self.store_things(0o027) if "has mode" in line])
 
-    def test_store_that_nginx_cannot_read_is_told_of_under_accel(self) -> None:
+    def test_store_that_nginx_cannot_read_is_logged_with_accel(self) -> None:
         self.store.mkdir(parents=True, mode=0o700)
 
         (line,) = [line for line in self.store_things(0o022, "--accel", "/stored") if "mode 0700" in line]

@@ -77,7 +77,7 @@ class SupervisionTest(TempCase):
 
             self.assertLessEqual(len(master.lines()) - died, 2)
 
-    def test_a_worker_that_is_stopped_is_killed_and_replaced_and_one_line_says_so(self) -> None:
+    def test_stopped_worker_is_killed_and_replaced_with_one_log_line(self) -> None:
         with self.master(2) as master:
             stopped, other = master.workers()
 
@@ -88,7 +88,7 @@ class SupervisionTest(TempCase):
             (line,) = [line for line in master.lines() if "killing it" in line]
             self.assertRegex(line, rf"ERROR worker {stopped} has not answered for 1 s; killing it$")
 
-    def test_a_worker_that_does_not_begin_to_serve_is_killed_and_replaced(self) -> None:
+    def test_worker_that_does_not_begin_to_serve_is_killed_and_replaced(self) -> None:
         with self.master(2) as master:
             (self.directory / "hang").touch()
             os.kill(master.workers()[0], signal.SIGKILL)
@@ -98,7 +98,7 @@ class SupervisionTest(TempCase):
 
             self.assertIn("has not begun to serve for 2 s", "\n".join(master.lines()))
 
-    def test_no_worker_is_killed_when_the_whole_group_was_stopped(self) -> None:
+    def test_no_worker_is_killed_after_the_whole_group_was_stopped(self) -> None:
         with self.master(2) as master:
             before = master.workers()
             group = [*before, master.process.pid]
@@ -115,7 +115,7 @@ class SupervisionTest(TempCase):
             self.assertEqual(before, master.workers())
             self.assertEqual([], [line for line in master.lines() if "ERROR" in line])
 
-    def test_a_worker_in_a_debugger_is_not_killed(self) -> None:
+    def test_traced_worker_is_not_killed(self) -> None:
         with self.master(2) as master:
             traced = master.workers()[0]
             with subprocess.Popen(["strace", "-p", str(traced), "-o", os.devnull], stderr=subprocess.DEVNULL) as tracer:
@@ -159,7 +159,7 @@ class SupervisionTest(TempCase):
             self.assertEqual("replaced", master.says())
             (self.directory / "accept").unlink()
 
-    def test_a_worker_that_hangs_is_killed_while_a_reload_waits(self) -> None:
+    def test_hung_worker_is_killed_while_a_reload_waits(self) -> None:
         with self.master(2) as master:
             stopped = master.workers()[0]
             (self.directory / "hang").touch()
@@ -268,7 +268,7 @@ class WatchdogTest(unittest.TestCase):
             killed += self.watchdog.hanging(self.workers)
         return killed
 
-    def test_a_worker_is_killed_once_between_15_and_17_seconds_of_silence(self) -> None:
+    def test_silent_worker_is_killed_once_after_15_to_17_seconds(self) -> None:
         self.pass_time(10, 0, 1)
 
         self.assertEqual([], self.pass_time(13, 1))
@@ -279,12 +279,12 @@ class WatchdogTest(unittest.TestCase):
         self.assertEqual(1, len(logged.output))
         self.assertRegex(logged.output[0], r"worker 1073741824 has not answered for 1[56] s; killing it")
 
-    def test_a_worker_has_60_seconds_to_begin(self) -> None:
+    def test_starting_worker_has_60_seconds(self) -> None:
         self.assertEqual([], self.pass_time(58, 1))
         with self.assertLogs("filestoraged"):
             self.assertEqual([1 << 30], self.pass_time(4, 1))
 
-    def test_the_manager_is_told_while_one_answers_and_not_when_none_does(self) -> None:
+    def test_manager_is_notified_while_one_worker_answers(self) -> None:
         self.pass_time(10, 0, 1)
         self.told.clear()
 
@@ -306,7 +306,7 @@ class WatchdogTest(unittest.TestCase):
 
         self.assertEqual([], self.told)
 
-    def test_beats_from_before_a_pause_of_the_master_are_not_judged(self) -> None:
+    def test_heartbeats_before_a_pause_of_the_master_are_ignored(self) -> None:
         self.pass_time(10, 0, 1)
 
         self.now += 3600

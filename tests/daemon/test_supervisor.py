@@ -42,7 +42,7 @@ class WorkersTest(TempCase):
     def daemon(self) -> contextlib.AbstractContextManager[Daemon]:
         return running("--workers", "3", "--store", str(self.directory / "store"))
 
-    def test_so_many_workers_as_asked_for_serve(self) -> None:
+    def test_configured_number_of_workers_serves(self) -> None:
         with self.daemon() as daemon:
             workers = daemon.workers()
 
@@ -52,7 +52,7 @@ class WorkersTest(TempCase):
             self.assertEqual([200] * 30, statuses)
             self.assertTrue(any("with 3 workers" in line for line in daemon.lines()))
 
-    def test_what_one_stored_all_give(self) -> None:
+    def test_object_stored_by_one_worker_is_served_by_all(self) -> None:
         with self.daemon() as daemon:
             digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
 
@@ -74,7 +74,7 @@ class WorkersTest(TempCase):
 
         self.assertGreaterEqual(least, 20)
 
-    def test_the_limit_is_one_for_all_workers(self) -> None:
+    def test_connection_limit_holds_for_all_workers_together(self) -> None:
         where = ("--store", str(self.directory / "store"), "--max-connections", "7")
         with running("--workers", "3", *where) as daemon, contextlib.ExitStack() as stack:
             address = ("127.0.0.1", daemon.ports[0])
@@ -89,7 +89,7 @@ class WorkersTest(TempCase):
 
         self.assertEqual(([100] * 7, [503] * 3), (begun, refused))
 
-    def test_a_worker_that_dies_is_replaced_and_its_stagings_are_swept(self) -> None:
+    def test_killed_worker_is_replaced_and_its_stagings_are_swept(self) -> None:
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0])) as upload:
             upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
             self.assertEqual(100, read_answer(upload).status)
@@ -119,7 +119,7 @@ class WorkersTest(TempCase):
 
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
 
-    def test_what_can_be_read_is_served_by_those_who_replace_others_in_a_store_that_cannot_be_swept(self) -> None:
+    def test_replaced_workers_serve_objects_of_a_store_that_cannot_be_swept(self) -> None:
         with self.daemon() as daemon:
             digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
             staging = self.directory / "store" / "staging"
@@ -133,7 +133,7 @@ class WorkersTest(TempCase):
             self.assertEqual(b"tea", requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
             self.assertTrue(any("cannot sweep" in line for line in daemon.lines()))
 
-    def test_workers_leave_when_the_master_is_killed(self) -> None:
+    def test_workers_exit_when_the_master_is_killed(self) -> None:
         with self.daemon() as daemon:
             workers = daemon.workers()
 
@@ -141,7 +141,7 @@ class WorkersTest(TempCase):
 
             self.wait_until("all gone", lambda: not any(is_running(pid) for pid in workers))
 
-    def test_a_stop_leaves_no_worker(self) -> None:
+    def test_stop_leaves_no_worker(self) -> None:
         with self.daemon() as daemon:
             workers = daemon.workers()
 
@@ -149,7 +149,7 @@ class WorkersTest(TempCase):
 
             self.assertEqual([], [pid for pid in workers if is_running(pid)])
 
-    def test_a_worker_that_is_stopped_and_continued_goes_on(self) -> None:
+    def test_worker_that_is_stopped_and_continued_goes_on(self) -> None:
         with self.daemon() as daemon:
             workers = daemon.workers()
             for pid in workers:
@@ -164,7 +164,7 @@ class WorkersTest(TempCase):
             self.assertEqual(workers, daemon.workers())
             self.assertFalse(any("died" in line for line in daemon.lines()))
 
-    def test_an_alarm_during_a_drain_ends_nothing(self) -> None:
+    def test_sigalrm_during_a_drain_is_ignored(self) -> None:
         """The master waits for signals by an alarm of its own, which may be left from an earlier wait."""
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
             upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
@@ -181,7 +181,7 @@ class WorkersTest(TempCase):
             upload.close()
             self.assertEqual(0, daemon.process.wait(PATIENCE))
 
-    def test_a_signal_to_all_of_the_group_drains_as_one_to_the_master_does(self) -> None:
+    def test_signal_to_the_whole_group_drains(self) -> None:
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
             upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
             self.assertEqual(100, read_answer(upload).status)

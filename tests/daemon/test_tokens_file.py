@@ -22,14 +22,14 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 class TokenCommandTest(TempCase):
-    def test_the_line_is_for_the_file_and_the_token_is_shown_once(self) -> None:
+    def test_token_command_prints_the_line_and_the_token_apart(self) -> None:
         made = command("token", "alice", "read,write:data/pets")
 
         self.assertRegex(made.stdout, r"^alice read,write:data/pets [0-9a-f]{64}\n$")
         self.assertRegex(made.stderr, r"^The token of alice, shown only once: fsd_[A-Za-z0-9_\-]{43}\n$")
         self.assertEqual(0, made.returncode)
 
-    def test_it_appends_to_a_file(self) -> None:
+    def test_token_command_appends_to_a_file(self) -> None:
         path = self.directory / "tokens"
         path.write_text("# mine")
 
@@ -39,7 +39,7 @@ class TokenCommandTest(TempCase):
         self.assertEqual(2, len(set(tokens)))
         self.assertTrue(all(token.startswith("fsd_") and token not in path.read_text() for token in tokens))
 
-    def test_nonsense_is_refused(self) -> None:
+    def test_invalid_arguments_exit_2(self) -> None:
         for arguments in (
             (),
             ("alice",),
@@ -55,7 +55,7 @@ class TokenCommandTest(TempCase):
                 self.assertEqual((2, ""), (refused.returncode, refused.stdout))
                 self.assertEqual(1, refused.stderr.count("\n"))
 
-    def test_a_scope_for_what_no_daemon_has_is_refused_by_a_sentence_that_lists_what_there_is(self) -> None:
+    def test_scope_for_an_unknown_place_is_refused_with_the_known_ones(self) -> None:
         for scope in ("read:nope", "read,write:flies", "delete:reposiories"):
             with self.subTest(scope=scope):
                 refused = command("token", "alice", scope)
@@ -64,14 +64,14 @@ class TokenCommandTest(TempCase):
                 self.assertEqual(1, refused.stderr.count("\n"))
                 self.assertIn("(files, repositories, drops, kv, operations)", refused.stderr)
 
-    def test_scopes_are_for_interfaces_prefixes_and_repositories(self) -> None:
+    def test_scope_for_an_interface_a_prefix_or_a_repository_is_accepted(self) -> None:
         scope = "read:files,read:kv,read:operations,read:data,read:vimeo/api/v1.0,write:data/pets,delete:repositories/a"
 
         made = [command("token", "alice", each).returncode for each in (scope, "read:elsewhere/pets")]
 
         self.assertEqual([0, 0], made)
 
-    def test_what_the_daemon_mounts_may_be_named_by_its_options_or_its_file(self) -> None:
+    def test_scope_for_a_mount_of_the_daemons_options_or_file_is_accepted(self) -> None:
         path = self.directory / "filestoraged.conf"
         path.write_text("[filestoraged]\nmount =\n    kv=/keys\n    repositories=/a/b\n")
         for arguments, status in (
@@ -85,7 +85,7 @@ class TokenCommandTest(TempCase):
             with self.subTest(arguments=arguments):
                 self.assertEqual(status, command("token", "alice", *arguments).returncode)
 
-    def test_a_name_that_is_not_utf_8_is_refused_and_one_that_is_needs_no_locale(self) -> None:
+    def test_name_in_utf_8_is_accepted_in_any_locale_and_others_are_refused(self) -> None:
         refused = command("token", os.fsdecode(b"ann\xff"), "read")
         made = command("token", "Änne", "read", PYTHONIOENCODING="ascii")
 
@@ -93,7 +93,7 @@ class TokenCommandTest(TempCase):
         self.assertRegex(refused.stderr, r"\Afilestoraged: .*: expected UTF-8\n\Z")
         self.assertEqual((0, "Änne read"), (made.returncode, made.stdout.rpartition(" ")[0]), made.stderr)
 
-    def test_a_file_that_cannot_be_written_is_told_of(self) -> None:
+    def test_tokens_file_that_cannot_be_written_exits_1(self) -> None:
         refused = command("token", "alice", "read", "--tokens", str(self.directory))
 
         self.assertEqual(1, refused.returncode)
@@ -112,7 +112,7 @@ class TokensFileTest(TempCase):
     def make(self, name: str, scope: str) -> str:
         return command("token", name, scope, "--tokens", str(self.path)).stdout.strip()
 
-    def test_a_line_that_cannot_be_understood_is_refused_without_being_shown(self) -> None:
+    def test_invalid_line_exits_2_without_being_shown(self) -> None:
         for line in ("alice read", "alice rule " + "0" * 64, "alice read secret", "alice read " + "0" * 63):
             with self.subTest(line=line):
                 self.path.write_text(f"# first\n{line}\n")
@@ -123,7 +123,7 @@ class TokensFileTest(TempCase):
                 self.assertIn("line 2 of the tokens file", refused.stderr)
                 self.assertNotIn("secret", refused.stderr)
 
-    def test_a_scope_for_what_is_not_there_is_told_of(self) -> None:
+    def test_scope_for_a_place_that_is_not_mounted_is_logged(self) -> None:
         scopes = "read:files,read:flies,write:data/pets,write:data/pets/cats,read:operations,write:kv/a"
         self.path.write_text(f"alice {scopes} {'0' * 64}\n")
 
@@ -134,12 +134,12 @@ class TokensFileTest(TempCase):
             [f"{each!r}, where nothing is mounted" for each in ("data/pets/cats", "flies", "kv/a")], sorted(warned)
         )
 
-    def test_a_file_that_is_not_there_is_refused(self) -> None:
+    def test_missing_tokens_file_exits_1(self) -> None:
         self.path.unlink()
 
         self.assertEqual(1, command("serve", "--listen", "127.0.0.1:0", *self.arguments()).returncode)
 
-    def test_curl_and_requests_get_in_by_a_token_and_a_reload_takes_it_away(self) -> None:
+    def test_token_of_curl_and_requests_is_accepted_until_a_reload_revokes_it(self) -> None:
         token = self.make("alice", "write")
         with running(*self.arguments()) as daemon:
             by_header = requests.post(
@@ -165,22 +165,22 @@ class OpenTest(TempCase):
         with running("--store", str(self.directory / "store"), *arguments) as daemon:
             return [line for line in daemon.lines() if "WARNING" in line]
 
-    def test_one_line_warns_who_can_be_reached_by_everyone_and_has_no_tokens(self) -> None:
+    def test_exposed_addresses_without_tokens_are_warned_of_in_one_line(self) -> None:
         (line,) = self.warnings("--listen", "0.0.0.0:0", "--listen", "[::]:0")
 
         self.assertRegex(line, r"open to every client that can reach 0\.0\.0\.0:\d+, \[::\]:\d+: --tokens is not set$")
 
-    def test_a_loopback_address_and_a_unix_socket_are_no_reason_to_warn(self) -> None:
+    def test_loopback_and_unix_sockets_without_tokens_are_not_warned_of(self) -> None:
         self.assertEqual([], self.warnings("--listen", f"unix:{self.directory / 'socket'}", "--listen", "[::1]:0"))
 
-    def test_with_tokens_there_is_none(self) -> None:
+    def test_exposed_address_with_tokens_is_not_warned_of(self) -> None:
         (self.directory / "tokens").touch()
 
         self.assertEqual([], self.warnings("--listen", "0.0.0.0:0", "--tokens", str(self.directory / "tokens")))
 
 
 class AdminTest(TempCase):
-    def test_operations_have_a_listener_of_their_own(self) -> None:
+    def test_admin_listener_serves_operations_alone(self) -> None:
         with running("--store", str(self.directory / "store"), "--admin-listen", "127.0.0.1:0") as daemon:
             public, admin = (f"http://127.0.0.1:{port}" for port in daemon.ports)
             paths = ("/-/health", "/-/ready", "/-/metrics", "/?hash=00")
@@ -194,7 +194,7 @@ class AdminTest(TempCase):
             self.assertEqual(405, requests.post(f"{admin}/-/ready", timeout=PATIENCE).status_code)
             self.assertEqual(404, requests.post(admin, data=b"tea", timeout=PATIENCE).status_code)
 
-    def test_what_is_not_ready_is_named_to_operators_and_in_the_log_alone(self) -> None:
+    def test_cause_of_not_ready_is_shown_on_the_admin_listener_and_in_the_log_alone(self) -> None:
         memcached = f"127.0.0.1:{free_port()}"
         store = ("--store", str(self.directory / "store"), "--memcached", memcached)
         with running(*store) as alone, running(*store, "--admin-listen", "127.0.0.1:0") as daemon:

@@ -46,7 +46,7 @@ class WatchdogTest(TempCase):
             os.kill(daemon.process.pid, signal.SIGCONT)
             self.assertEqual("WATCHDOG=1", self.told())
 
-    def test_manager_that_does_not_wait_for_this_process_is_told_of_start_and_stop_alone(self) -> None:
+    def test_manager_without_a_watchdog_for_this_process_is_notified_of_start_and_stop(self) -> None:
         for others in ({}, {"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": "1"}):
             environment = {"NOTIFY_SOCKET": self.path, **others}
             with (

@@ -117,6 +117,6 @@ class AgainTest(ServiceCase):
         systemctl("restart", UNIT)
 
         self.assertIn("/opt/filestoraged/", command)
-        self.assertIn("/etc/systemd/system/filestoraged.service wins over the new unit", again.stderr)
+        self.assertIn("/etc/systemd/system/filestoraged.service overrides the new unit", again.stderr)
         self.assertEqual([], sorted(Path("/opt/filestoraged").rglob("*filestoraged*")))
         self.assertTrue(wait_until("the first one is served again", is_served))

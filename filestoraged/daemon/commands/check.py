@@ -27,7 +27,7 @@ _PROGRESS_INTERVAL = 0.1
 # Exit statuses.
 _CLEAN, _FOUND, _NOT_CHECKED = range(3)
 
-_FIELDS = {field.name: field for field in declared(StoreOptions)}
+_STORE_FIELDS = {field.name: field for field in declared(StoreOptions)}
 _BACKEND_FIELDS = frozenset(backend.option for backend in BACKENDS)
 
 
@@ -115,11 +115,11 @@ def _settings(given: argparse.Namespace) -> dict[str, Any]:
     """
     settings = file_values(given.config, [*_BACKEND_FIELDS, "hash"]) if given.config is not None else {}
     if given.hash is not None:
-        settings["hash"] = _FIELDS["hash"].value(given.hash)
+        settings["hash"] = _STORE_FIELDS["hash"].value(given.hash)
     flags = {name: getattr(given, name) for name in _BACKEND_FIELDS if getattr(given, name) is not None}
     if flags:
         settings = {name: value for name, value in settings.items() if name not in _BACKEND_FIELDS}
-        settings.update({name: _FIELDS[name].value(text) for name, text in flags.items()})
+        settings.update({name: _STORE_FIELDS[name].value(text) for name, text in flags.items()})
     else:
         settings.setdefault("store", default_store())
     if "store" in settings and not os.path.isdir(settings["store"]):

@@ -39,7 +39,7 @@ _Result = TypeVar("_Result")
 _DRAIN_DEADLINE = DRAIN_TIMEOUT + 5.0
 
 # Seconds until a signal to stop is noticed while the first configuration is prepared.
-_STOP_INTERVAL = 0.05
+_SIGNAL_INTERVAL = 0.05
 
 # Workers at a time, those that drain after a reload included.
 _MIN_SLOTS = 1024
@@ -190,5 +190,5 @@ def _run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float
 
 def _wait_alone(is_done: Callable[[float], bool]) -> None:
     """For `_run_attended` before there are workers. Raises StopRequested."""
-    while not is_done(_STOP_INTERVAL):
+    while not is_done(_SIGNAL_INTERVAL):
         raise_if_stopped()
