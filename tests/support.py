@@ -84,12 +84,12 @@ class ServerCase(TempCase):
         # Tests of other things may send any Host.
         config = Config(**{"store": str(self.store_path), "workers": 1, "host": ("*",), **self.config})
         self.server_metrics = Metrics((*INTERFACES, OPERATIONS))
-        self.engines = Services(config, self.server_metrics, [config.mounts])
+        self.services = Services(config, self.server_metrics, [config.mounts])
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
-        self.app = self.engines.build_app(config.mounts)
-        self.addCleanup(self.engines.close)
-        self.addCleanup(self.engines.stop)
+        self.app = self.services.build_app(config.mounts)
+        self.addCleanup(self.services.close)
+        self.addCleanup(self.services.stop)
         self.connection_limit = ConnectionLimit(self.connections)
         server = Server(
             dict.fromkeys(self.listeners, self.app),

@@ -144,7 +144,7 @@ class KvDaemonTest(TempCase):
         )
 
         self.assertEqual(1, ended.returncode)
-        expected = f"filestoraged: The database {store}/kv.sqlite cannot be used: file is not a database.\n"
+        expected = f"filestoraged: cannot use the database '{store}/kv.sqlite': file is not a database\n"
         self.assertEqual(expected, ended.stderr)
 
     def test_writers_get_503_with_retry_after_5_seconds_while_another_process_holds_the_write_lock(self) -> None:

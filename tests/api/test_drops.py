@@ -52,7 +52,7 @@ class DropsCase(ServerCase):
 
     @property
     def janitor(self) -> Janitor:
-        (janitor,) = self.engines.resources.janitors
+        (janitor,) = self.services.resources.janitors
         return janitor
 
     def tidy_up(self) -> None:
@@ -400,7 +400,7 @@ class StopTest(DropsCase):
         self.wait_until("its end waits to be written", lambda: bool(self.registry()._deferred._in_flight))
 
         # The lock is held until this returns.
-        in_time = self.engines.stop(0.2)
+        in_time = self.services.stop(0.2)
         other.execute("ROLLBACK")
 
         self.assertFalse(in_time)

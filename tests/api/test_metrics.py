@@ -265,8 +265,8 @@ class ReadyTest(ServerCase):
 
     def test_it_is_looked_at_once_a_second_however_many_ask(self) -> None:
         looked: list[float] = []
-        real = self.engines.disk.staging_area.create
-        self.engines.disk.staging_area.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
+        real = self.services.disk.staging_area.create
+        self.services.disk.staging_area.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
 
         in_threads(50, lambda _: self.get("/-/ready").status)
 

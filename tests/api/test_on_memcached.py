@@ -189,7 +189,7 @@ class SlowReadersTest(OnMemcached):
 
     @property
     def store(self) -> MemcachedStore:
-        store = self.engines.store
+        store = self.services.store
         assert isinstance(store, MemcachedStore)
         return store
 

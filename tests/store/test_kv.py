@@ -275,7 +275,7 @@ class PrepareTest(TempCase):
         for data in (b"nonsense " * 1000, b"x", b"SQLite format 3\0" + b"x" * 5000):
             self.path.write_bytes(data)
 
-            self.assert_refused("cannot be used")
+            self.assert_refused("cannot use the database")
             self.assertEqual(data, self.path.read_bytes())
 
     def test_database_of_another_program_is_refused(self) -> None:
@@ -322,7 +322,7 @@ class PrepareTest(TempCase):
     def test_database_in_a_missing_directory_is_refused(self) -> None:
         self.path = Path(self.directory, "none", "kv.sqlite")
 
-        self.assert_refused("cannot be used")
+        self.assert_refused("cannot use the database")
 
     def make_large(self) -> None:
         prepare_keys(str(self.path))

@@ -148,7 +148,7 @@ def prepare(path: str, schema: Schema) -> None:
         known = failure(error, path)
         if isinstance(known, StorageFull):
             raise known from error
-        raise StartError(f"The database {path} cannot be used: {getattr(error, 'strerror', None) or error}.") from error
+        raise StartError(f"cannot use the database {path!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def retire(connection: sqlite3.Connection, write_lock: WriteLock) -> None:
@@ -237,10 +237,10 @@ def _is_made(connection: sqlite3.Connection, path: str, schema: Schema) -> bool:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     connection.execute("COMMIT")
     if application != schema.application and (application or version or tables):
-        raise StartError(f"The database {path} belongs to another program.")
+        raise StartError(f"the database {path!r} belongs to another program")
     if version > schema.version:
         raise StartError(
-            f"The database {path} has version {version}, which is newer than this program's {schema.version}."
+            f"the database {path!r} has version {version}, which is newer than this program's {schema.version}"
         )
     return bool(application == schema.application and version == schema.version)
 
@@ -280,4 +280,4 @@ def _check_integrity(connection: sqlite3.Connection, path: str) -> None:
             raise
         return
     if found != "ok":
-        raise StartError(f"The database {path} is damaged: {' '.join(found.split())}.")
+        raise StartError(f"the database {path!r} is damaged: {' '.join(found.split())}")
