@@ -36,7 +36,7 @@ class DaemonOnMemcachedTest(TempCase):
     def test_the_log_says_that_keys_and_drops_lie_under_store(self) -> None:
         server = start_memcached(self)
         for mounts, expected in (
-            ((), f", keys and drops in {self.directory / 'store'}"),
+            ((), f", drops and keys in {self.directory / 'store'}"),
             (("--mount", "files=/", "--mount", "kv=/kv"), f", keys in {self.directory / 'store'}"),
             (("--mount", "files=/"), ""),
         ):

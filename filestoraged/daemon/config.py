@@ -171,7 +171,7 @@ CONFIG_FILE = ConfigField(
 )
 
 _USAGE = """filestoraged [serve] [OPTION ...]
-       filestoraged check [--store DIR | --memcached HOST:PORT[,...]] [OPTION ...]
+       filestoraged check [OPTION ...]
        filestoraged token NAME SCOPE [--tokens FILE] [--config FILE | --mount NAME=PREFIX ...]
        filestoraged memcached-check HOST:PORT[,...] [--size BYTES]"""
 

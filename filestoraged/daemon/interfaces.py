@@ -63,10 +63,11 @@ class Interface(NamedTuple):
     build: Callable[[Resources], Router]
     # The directory below the store that its objects are renamed to; "" for the store itself.
     directory: str = ""
-    # Its database below the store, and what creates it before the fork. With one, the directory is used whatever
-    # backend keeps the objects.
+    # Its database below the store, what creates it before the fork, and what it keeps, for the log. An interface with a
+    # database uses the directory whatever backend keeps the objects.
     database: str = ""
     prepare: Callable[[str], None] | None = None
+    content: str = ""
 
 
 def _files(resources: Resources) -> Router:
@@ -115,8 +116,8 @@ def _probe(name: str, write: Look) -> Look:
 _TABLE = (
     Interface("files", "/", _files),
     Interface("repositories", "/data", _repositories, directory=layout.REPOSITORIES),
-    Interface("drops", "/vimeo/api/v1.0", _drops, layout.DROPS, layout.DROPS_DATABASE, prepare_drops),
-    Interface("kv", "/kv", _keys, database=layout.KEYS_DATABASE, prepare=prepare_keys),
+    Interface("drops", "/vimeo/api/v1.0", _drops, layout.DROPS, layout.DROPS_DATABASE, prepare_drops, "drops"),
+    Interface("kv", "/kv", _keys, database=layout.KEYS_DATABASE, prepare=prepare_keys, content="keys"),
 )
 
 INTERFACES: Mapping[str, Interface] = {interface.name: interface for interface in _TABLE}

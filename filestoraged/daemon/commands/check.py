@@ -164,8 +164,9 @@ def _parser() -> CommandParser:
         epilog="Exit status: 0: nothing is wrong; 1: something is; 2: not checked, or usage or configuration error.",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--store", metavar="DIR", help="the directory of the store, as for the daemon (./store)")
-    where.add_argument("--memcached", metavar="HOST:PORT[,...]", help="memcached servers to check instead (none)")
+    for field in (_STORE_FIELDS[backend.option] for backend in reversed(BACKENDS)):
+        help_ = f"check this alone, as for the daemon ({field.default})".replace("%", "%%")
+        where.add_argument(f"--{field.name}", metavar=field.metavar, help=help_)
     parser.add_argument("--hash", metavar="NAME", help="digest that names most objects of files (sha256)")
     parser.add_argument("--config", metavar="FILE", help="the daemon's: its store, its servers and its hash (none)")
     parser.add_argument("--repair", action="store_true", help="move damaged files away, so that uploads replace them")

@@ -144,7 +144,7 @@ class _Master:
         backend = selected(config)
         if backend.option == "store":
             return config.workers, f"in {backend.describe(config)}"
-        in_directory = [what for name, what in (("kv", "keys"), ("drops", "drops")) if name in mounted]
+        in_directory = [each.content for name, each in INTERFACES.items() if name in mounted and each.database]
         besides = f", {' and '.join(in_directory)} in {os.path.abspath(config.store)}" if in_directory else ""
         return config.workers, f"objects in {backend.describe(config)}{besides}"
 
