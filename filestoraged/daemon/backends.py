@@ -89,7 +89,7 @@ class Check(Protocol):
 class Backend(NamedTuple):
     """A row of BACKENDS. `open` gets the directory's store, which is there with every backend."""
 
-    # The option that selects it, and names it for the check.
+    # The attribute of the option that selects it, and that names it for the check.
     option: str
     # Raises UsageError where options contradict each other.
     validate: Callable[[StoreOptions], None]

@@ -189,9 +189,9 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     return config
 
 
-def file_values(path: str, names: Collection[str]) -> dict[str, Any]:
-    """Return the values, by attribute, of those of the `names` that a file sets. Raises UsageError or StartError."""
-    return parse_values(read_file(path, FIELDS), [field for field in FIELDS if field.name in names])
+def file_values(path: str, attributes: Collection[str]) -> dict[str, Any]:
+    """Return the values of those of the `attributes` that a file sets. Raises UsageError or StartError."""
+    return parse_values(read_file(path, FIELDS), [field for field in FIELDS if field.attribute in attributes])
 
 
 def _parser() -> CommandParser:

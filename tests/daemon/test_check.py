@@ -14,13 +14,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 from unittest import mock
 
 from filestoraged.check.disk import DiskCheck
 from filestoraged.check.findings import FINDING_KINDS, CheckTotals, Finding
 from filestoraged.check.throttle import Throttle
+from filestoraged.daemon.backends import BACKENDS, StoreOptions
+from filestoraged.daemon.commands import check
 from filestoraged.daemon.commands.check_output import Progress
+from filestoraged.errors import CheckError, StartError
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.daemon.process import ROOT, clean_environment, fork_command, running
@@ -156,6 +159,18 @@ class StatusTest(CheckCase):
         self.assert_refused("unknown option '--listen'", "--listen", "localhost:8080")
         self.assert_refused("invalid memcached server 'a:b:c'", "--memcached", "a:b:c")
         self.assert_refused("cannot read the configuration", "--config", "/nowhere")
+
+    def test_option_that_names_a_backend_may_have_several_words(self) -> None:
+        def refuse(options: StoreOptions, **_: object) -> NoReturn:
+            raise StartError(f"asked to check {options.max_size}")
+
+        backend = BACKENDS[0]._replace(option="max_size", check=refuse)
+        configuration = self.directory / "filestoraged.conf"
+        configuration.write_text("[filestoraged]\nmax-size = 7\n")
+
+        with mock.patch.multiple(check, BACKENDS=(backend, BACKENDS[-1]), _BACKEND_FIELDS={"max_size", "store"}):
+            self.assertRaisesRegex(CheckError, "asked to check 8", check.check, ["--max-size", "8"])
+            self.assertRaisesRegex(CheckError, "asked to check 7", check.check, ["--config", str(configuration)])
 
     def test_unreachable_memcached_exits_2(self) -> None:
         self.assert_refused("memcached 127.0.0.1:1: ", "--memcached", "127.0.0.1:1")

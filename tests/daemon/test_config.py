@@ -64,8 +64,12 @@ class PrecedenceTest(TempCase):
 
         self.assertEqual({"/keys": "kv", "/f": "files"}, config.mounts)
 
-    def test_values_of_a_file_are_those_of_the_names_asked_for(self) -> None:
-        self.assertEqual({"threads": 7}, file_values(str(self.file), ["threads", "hash"]))
+    def test_values_of_a_file_are_those_of_the_attributes_asked_for(self) -> None:
+        self.file.write_text("[filestoraged]\nthreads = 7\nworkers = 3\nmax-size = 5\nmount = kv=/keys\n")
+
+        values = file_values(str(self.file), ["threads", "hash", "max_size", "mounts"])
+
+        self.assertEqual({"threads": 7, "max_size": 5, "mounts": {"/keys": "kv"}}, values)
 
     def test_unknown_option_of_a_file_is_refused_by_its_name(self) -> None:
         self.file.write_text("[filestoraged]\ncolour = blue\n")

@@ -27,7 +27,8 @@ _PROGRESS_INTERVAL = 0.1
 # Exit statuses.
 _CLEAN, _FOUND, _NOT_CHECKED = range(3)
 
-_STORE_FIELDS = {field.name: field for field in declared(StoreOptions)}
+# By attribute, as the table of backends names them.
+_STORE_FIELDS = {field.attribute: field for field in declared(StoreOptions)}
 _BACKEND_FIELDS = frozenset(backend.option for backend in BACKENDS)
 
 
@@ -166,7 +167,7 @@ def _parser() -> CommandParser:
     where = parser.add_mutually_exclusive_group()
     for field in (_STORE_FIELDS[backend.option] for backend in reversed(BACKENDS)):
         help_ = f"check this alone, as for the daemon ({field.default})".replace("%", "%%")
-        where.add_argument(f"--{field.name}", metavar=field.metavar, help=help_)
+        where.add_argument(f"--{field.name}", dest=field.attribute, metavar=field.metavar, help=help_)
     parser.add_argument("--hash", metavar="NAME", help="digest that names most objects of files (sha256)")
     parser.add_argument("--config", metavar="FILE", help="the daemon's: its store, its servers and its hash (none)")
     parser.add_argument("--repair", action="store_true", help="move damaged files away, so that uploads replace them")

@@ -58,7 +58,7 @@ def _mounts(given: argparse.Namespace) -> Mapping[str, str] | None:
         return join_mounts(map(parse_mount, given.mount))
     if given.config is None:
         return None
-    mounts: Mapping[str, str] = file_values(given.config, ["mount"]).get("mounts", default_mounts())
+    mounts: Mapping[str, str] = file_values(given.config, ["mounts"]).get("mounts", default_mounts())
     return mounts
 
 
