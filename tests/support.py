@@ -23,6 +23,7 @@ from filestoraged.daemon.services import Services
 from filestoraged.daemon.sockets import address_of, close, listen
 from filestoraged.daemon.values import Address
 from filestoraged.daemon.worker import ServerThread
+from filestoraged.store import layout
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
 from filestoraged.web.metrics import Metrics
@@ -53,7 +54,7 @@ class TempCase(unittest.TestCase):
         # `os.walk` skips directories that a running daemon removes meanwhile.
         found = [Path(where) / name for where, _, names in os.walk(directory) for name in names]
         paths = sorted(str(path.relative_to(directory)) for path in found if path.is_file())
-        return [path for path in paths if not path.startswith(("kv.sqlite", "drops.sqlite", "drops.owners"))]
+        return [path for path in paths if not path.startswith((*layout.DATABASES, layout.DROP_OWNERS))]
 
 
 class Answer(NamedTuple):
