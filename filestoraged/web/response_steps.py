@@ -62,6 +62,9 @@ def _is_skippable(connection: Connection) -> bool:
 
 def continue_response(connection: Connection) -> bool:
     """RESPOND: the client has taken a part."""
+    if connection.awaits == LOOP:
+        # The result came in this round, and then more input, or the end of it: that is read after the response.
+        return False
     return flush(connection) if connection.response is None else send(connection)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import socket
@@ -371,6 +372,63 @@ class WaitTest(LoopCase):
         self.assertEqual((State.IDLE, READABLE), (waiting.state, waiting.watched))
         connection.sendall(HEALTH)
         self.assertEqual(200, read_answer(connection).status)
+
+
+class ResultTest(LoopCase):
+    """A page on the loop that awaits a result, and a client that sends or leaves meanwhile."""
+
+    # Results are taken where the kernel reports them, not with the checks for deadlines.
+    limits = Limits(notice=2 * PATIENCE, last_call=0.1)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.future: Future[None] = Future()
+        (router,) = [router for _, _, router in self.app._mounts if router.name == "kv"]
+        routes = router._routes["/commit"]
+        routes["POST"] = routes["POST"]._replace(page=self.page)
+
+    async def page(self, request: Request) -> Response:
+        await result_of(self.future)
+        return Response(204)
+
+    def test_result_and_next_request_in_one_round_are_answered_in_order(self) -> None:
+        connection = self.get_result_and_input_in_one_round(HEALTH)
+
+        self.assertEqual([204, 200], [read_answer(connection).status for _ in range(2)])
+        self.assertEqual([], self.log_lines(logging.WARNING))
+
+    def test_result_and_end_of_the_client_in_one_round_log_no_defect(self) -> None:
+        connection = self.get_result_and_input_in_one_round(b"")
+        read_all(connection)
+
+        self.wait_until("its place is given back", lambda: self.connection_limit.count == 1)
+        self.assertEqual([], self.log_lines(logging.WARNING))
+
+    def get_result_and_input_in_one_round(self, data: bytes) -> socket.socket:
+        """Returns the connection. It sends `data`, or for none the end of its input."""
+        holding, connection = self.greeted(2)
+        connection.sendall(b"POST /kv/commit HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        completions = self.worker._server.context.completions
+        self.wait_until("the page awaits the result", lambda: len(completions.expected) == 1)
+        (waiting,) = completions.expected
+        held, free = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            free.wait(PATIENCE)
+
+        self.on_next_request(hold)
+        holding.sendall(HEALTH)
+        self.assertTrue(held.wait(PATIENCE))
+        # In this order: the kernel reports it in the same.
+        self.future.set_result(None)
+        if data:
+            connection.sendall(data)
+        else:
+            connection.shutdown(socket.SHUT_WR)
+        self.wait_until("the input has come", lambda: bool(select.select([waiting.socket], [], [], 0)[0]))
+        free.set()
+        return connection
 
 
 class ContinueTest(LoopCase):
