@@ -7,13 +7,13 @@ import re
 from filestoraged.api import objects
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
-from filestoraged.wire.multipart import Event, Part
+from filestoraged.wire.multipart import FormEvent, Part
 
 _DRIVE_AND_DIRECTORIES = re.compile(r"\A[A-Za-z]:\\(?:.*\\)?", re.DOTALL)
 
 # In bytes, as UTF-8.
-_LONGEST_PASSWORD = 1024
-_LONGEST_NAME = 255
+_MAX_PASSWORD_SIZE = 1024
+_MAX_NAME_SIZE = 255
 
 
 class DropForm:
@@ -34,15 +34,15 @@ class DropForm:
         if self._staging is not None:
             self._staging.close()
 
-    def take(self, event: Event) -> None:
+    def take(self, event: FormEvent) -> None:
         if isinstance(event, Part):
             self._begin(event)
         elif self._part == "file" and self._staging is not None:
             self._staging.write(event)
         elif self._part == "password" and self._password is not None:
             self._password.append(bytes(event))
-            if sum(map(len, self._password)) > _LONGEST_PASSWORD:
-                raise BadRequest(f"The password has more than {_LONGEST_PASSWORD} bytes.")
+            if sum(map(len, self._password)) > _MAX_PASSWORD_SIZE:
+                raise BadRequest(f"The password has more than {_MAX_PASSWORD_SIZE} bytes.")
 
     def whole(self) -> tuple[str, Staging, str]:
         """Return the file's name, its bytes, and the password, empty for none."""
@@ -74,13 +74,13 @@ def _file_name(text: str | None) -> str:
     name = _DRIVE_AND_DIRECTORIES.sub("", text or "").rpartition("/")[2]
     if name in ("", ".", ".."):
         raise BadRequest(
-            f"Invalid file name {(text or '')[:_LONGEST_NAME]!r}: expected at least 1 character behind the last slash."
+            f"Invalid file name {(text or '')[:_MAX_NAME_SIZE]!r}: expected at least 1 character behind the last slash."
         )
     objects.check_name(name)
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
         raise BadRequest("The file name is not UTF-8.") from error
-    if size > _LONGEST_NAME:
-        raise BadRequest(f"The file name has {size} bytes: at most {_LONGEST_NAME} are allowed.")
+    if size > _MAX_NAME_SIZE:
+        raise BadRequest(f"The file name has {size} bytes: at most {_MAX_NAME_SIZE} are allowed.")
     return name

@@ -24,18 +24,18 @@ from filestoraged.wire.multipart import form_boundary
 log = logging.getLogger(__name__)
 
 # Bytes of a file.
-LARGEST = 16 * 1024 * 1024
+MAX_FILE_SIZE = 16 * 1024 * 1024
 
 # A proxy has this many seconds to read a file that was handed over to it.
-_HANDED_OVER = 600.0
+_PROXY_TIMEOUT = 600.0
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
 _NO_STORE = "Cache-Control: no-store\r\n"
 
 # How a browser marks a prefetch.
-_AHEAD = ("sec-purpose", "purpose", "x-moz")
-_AHEAD_WORDS = ("prefetch", "prerender", "preview")
+_PREFETCH_FIELDS = ("sec-purpose", "purpose", "x-moz")
+_PREFETCH_WORDS = ("prefetch", "prerender", "preview")
 
 # The words of this interface, where they are not those of RFC 9110.
 _LABELS = {405: "Method not Allowed", 413: "Request Entity Too Large"}
@@ -70,7 +70,7 @@ class _Pages:
         if boundary is None:
             raise BadRequest("Invalid Content-Type: expected multipart/form-data with a part named 'file'.")
         with DropForm(self._store) as form:
-            await forms.receive(request, boundary, form.take, limit=LARGEST)
+            await forms.receive_form(request, boundary, form.take, limit=MAX_FILE_SIZE)
             name, staging, password = form.whole()
             kept: bytes | None = None
             if password:
@@ -87,7 +87,7 @@ class _Pages:
         return Response(201, JSON + _NO_STORE, json.dumps(answer).encode() + b"\n")
 
     async def download(self, request: Request, id_: str) -> Response:
-        if any(word in request.fields.get(field, "").lower() for field in _AHEAD for word in _AHEAD_WORDS):
+        if any(word in request.fields.get(field, "").lower() for field in _PREFETCH_FIELDS for word in _PREFETCH_WORDS):
             raise Forbidden("A prefetch is refused: a drop can be downloaded once.")
         drop = self._find(id_)
         if drop.password is not None:
@@ -104,7 +104,7 @@ class _Pages:
         # It is noted before it is handed over: from then on it is the proxy's, whatever becomes of us.
         blob.close()
         try:
-            await result_of(self._drops.hand_over(claim, keep=_HANDED_OVER))
+            await result_of(self._drops.hand_over(claim, keep=_PROXY_TIMEOUT))
         except BaseException:
             # Where it was handed over all the same, this changes nothing.
             self._drops.release(claim)

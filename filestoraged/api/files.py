@@ -13,7 +13,7 @@ from filestoraged.web.message import JSON, Request, Response, json_response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.accept import prefers_text
 from filestoraged.wire.expectations import expected_digests
-from filestoraged.wire.multipart import Event, Part, form_boundary
+from filestoraged.wire.multipart import FormEvent, Part, form_boundary
 
 
 def routes(store: Store, delivery: Delivery) -> Router:
@@ -39,7 +39,7 @@ class _Files:
     async def upload(self, request: Request) -> Response:
         boundary = form_boundary(request.fields.get("content-type", ""))
         if boundary is None:
-            digest, size = await objects.receive(request, self._store, objects.announced(request, self._store))
+            digest, size = await objects.receive_object(request, self._store, objects.announced(request, self._store))
         else:
             digest, size = await self._receive_form(request, boundary)
         if prefers_text(request.fields.get("accept")):
@@ -57,7 +57,7 @@ class _Files:
         # What the head announces is about the whole body (RFC 9530, section 2), the query's hash about the file.
         expected = expected_digests(request.fields)
         with _FirstFile(request, self._store) as file:
-            await forms.receive(request, boundary, file.take, limit=self._store.max_size, expected=expected)
+            await forms.receive_form(request, boundary, file.take, limit=self._store.max_size, expected=expected)
             return file.commit()
 
 
@@ -77,7 +77,7 @@ class _FirstFile:
         if self._staging is not None:
             self._staging.close()
 
-    def take(self, event: Event) -> None:
+    def take(self, event: FormEvent) -> None:
         if not isinstance(event, Part):
             if self._staging is not None and not self._whole:
                 self._staging.write(event)

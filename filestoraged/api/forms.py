@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from filestoraged.digest import Expected, Hasher
 from filestoraged.errors import TooLarge
 from filestoraged.web.message import Request
-from filestoraged.wire.multipart import Event, Multipart
+from filestoraged.wire.multipart import FormEvent, Multipart
 
 # What a form may have beside the largest file: fields, heads and delimiters.
 _OVERHEAD = 1024 * 1024
 
 
-async def receive(
+async def receive_form(
     request: Request,
     boundary: str,
-    take: Callable[[Event], None],
+    take: Callable[[FormEvent], None],
     *,
     limit: int | None,
     expected: Sequence[Expected] = (),

@@ -18,18 +18,18 @@ from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 _FRESH_JSON = JSON + NO_STORE
 
 # Bytes of a payload.
-_LARGEST = 1024 * 1024
+_MAX_BODY_SIZE = 1024 * 1024
 
 # A body of this size is validated in less than 0.1 ms, which does not delay other connections of the loop.
-_SMALL = 4 * 1024
+_SMALL_BODY = 4 * 1024
 
-# Bytes of payloads that may be in flight at once, of all clients of a worker. Of each payload what is above _SMALL
+# Bytes of payloads that may be in flight at once, of all clients of a worker. Of each payload what is above _SMALL_BODY
 # counts, so that small ones are not refused because of slow large ones.
-_IN_FLIGHT = 64 * 1024 * 1024
+_MAX_IN_FLIGHT = 64 * 1024 * 1024
 
 # Bytes of rendered responses that a worker caches, with Python's overhead. When they are reached, the cache is emptied.
-_CACHE_SIZE = 8 * 1024 * 1024
-_EACH = 256
+_MAX_CACHE_SIZE = 8 * 1024 * 1024
+_ENTRY_OVERHEAD = 256
 
 
 def routes(keys: KeyValues) -> Router:
@@ -40,7 +40,7 @@ def routes(keys: KeyValues) -> Router:
 
     def queue(method: str, pattern: str, page: Callable[..., Answer], scope: str) -> Route:
         # Small bodies take no thread: a page that writes awaits the writer without one.
-        return Route(method, pattern, page, scope, RunsOn.INLINE, inline_body=_SMALL)
+        return Route(method, pattern, page, scope, RunsOn.INLINE, inline_body=_SMALL_BODY)
 
     return Router(
         "kv",
@@ -110,9 +110,9 @@ class _Payloads:
 
     async def gather(self, request: Request) -> bytes:
         """Receive a body. Raises TooLarge, and Unavailable where too many bytes are in flight."""
-        if (request.size or 0) > _LARGEST:
-            raise TooLarge(_LARGEST, size=request.size)
-        if request.size is not None and request.size <= _SMALL:
+        if (request.size or 0) > _MAX_BODY_SIZE:
+            raise TooLarge(_MAX_BODY_SIZE, size=request.size)
+        if request.size is not None and request.size <= _SMALL_BODY:
             # Most come with their heads. It would not count below.
             whole = request.body.take_buffered()
             if whole is not None:
@@ -121,8 +121,8 @@ class _Payloads:
         body = bytearray()
         try:
             async for piece in request.body:
-                if len(body) + len(piece) > _LARGEST:
-                    raise TooLarge(_LARGEST)
+                if len(body) + len(piece) > _MAX_BODY_SIZE:
+                    raise TooLarge(_MAX_BODY_SIZE)
                 self._reserve(_counted(len(body) + len(piece)) - _counted(len(body)))
                 body += piece
         finally:
@@ -131,8 +131,8 @@ class _Payloads:
 
     def _reserve(self, size: int) -> None:
         with self._lock:
-            if size and self._size + size > _IN_FLIGHT:
-                raise Unavailable(f"More than {_IN_FLIGHT} bytes of request bodies are in flight; retry later.")
+            if size and self._size + size > _MAX_IN_FLIGHT:
+                raise Unavailable(f"More than {_MAX_IN_FLIGHT} bytes of request bodies are in flight; retry later.")
             self._size += size
 
     def _release(self, size: int) -> None:
@@ -141,7 +141,7 @@ class _Payloads:
 
 
 def _counted(size: int) -> int:
-    return max(0, size - _SMALL)
+    return max(0, size - _SMALL_BODY)
 
 
 class _ResponseCache:
@@ -149,7 +149,7 @@ class _ResponseCache:
 
     def __init__(self) -> None:
         self._answers: BoundedCache[str, tuple[int, bytes]] = BoundedCache(
-            entries=_CACHE_SIZE // _EACH, size=_CACHE_SIZE, size_of=_answer_size
+            entries=_MAX_CACHE_SIZE // _ENTRY_OVERHEAD, size=_MAX_CACHE_SIZE, size_of=_answer_size
         )
 
     def get(self, path: str, commits: int) -> bytes | None:
@@ -161,7 +161,7 @@ class _ResponseCache:
 
 
 def _answer_size(path: str, answer: tuple[int, bytes]) -> int:
-    return _EACH + len(path) + len(answer[1])
+    return _ENTRY_OVERHEAD + len(path) + len(answer[1])
 
 
 def _key(request: Request) -> str:

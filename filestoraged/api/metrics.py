@@ -52,7 +52,7 @@ def routes(metrics: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Ro
 def objects(store: Store, shared: SharedCount) -> Gauge:
     """What a store on disk holds, by interface. Yields nothing before the first count is complete."""
 
-    def look() -> Iterator[Family]:
+    def collect() -> Iterator[Family]:
         counted = shared.latest(store.usage)
         if counted is None:
             return
@@ -64,19 +64,19 @@ def objects(store: Store, shared: SharedCount) -> Gauge:
         help_ = "Time since the count of the objects on disk began."
         yield Family("filestoraged_objects_age_seconds", "gauge", help_, [({}, round(counted.age, 3))])
 
-    return look
+    return collect
 
 
 def drops(registry: Drops) -> Gauge:
-    def look() -> Iterator[Family]:
+    def collect() -> Iterator[Family]:
         samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
         yield Family("filestoraged_drops", "gauge", "Drops by state.", samples)
 
-    return look
+    return collect
 
 
 def keys(database: KeyValues) -> Gauge:
-    def look() -> Iterator[Family]:
+    def collect() -> Iterator[Family]:
         yield Family(
             "filestoraged_queued_keys",
             "gauge",
@@ -84,13 +84,13 @@ def keys(database: KeyValues) -> Gauge:
             [({}, database.queued)],
         )
 
-    return look
+    return collect
 
 
 def memcached(store: Store) -> Gauge:
     """What each server of a pool holds."""
 
-    def look() -> Iterator[Family]:
+    def collect() -> Iterator[Family]:
         used = store.usage()
         reached = {name: each for name, each in used.items() if each is not None}
         up: list[Sample] = [({"server": name}, int(name in reached)) for name in used]
@@ -100,7 +100,7 @@ def memcached(store: Store) -> Gauge:
         yield Family("filestoraged_memcached_items", "gauge", "Items in memcached: manifests and chunks.", items)
         yield Family("filestoraged_memcached_bytes", "gauge", "Bytes of these items.", sizes)
 
-    return look
+    return collect
 
 
 def _workers(metrics: Metrics) -> Iterator[Family]:

@@ -53,7 +53,7 @@ def runs_on(store: Store) -> tuple[RunsOn, RunsOn]:
     return (RunsOn.REMOTE, RunsOn.REMOTE) if store.remote else (RunsOn.THREAD, RunsOn.INLINE)
 
 
-async def receive(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[Digest, int]:
+async def receive_object(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[Digest, int]:
     """Store the body, whose digests must be those `expected`. Returns the object's digest and size."""
     with begin(request, store, size=request.size, expected=expected) as staging:
         async for piece in request.body:

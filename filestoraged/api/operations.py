@@ -22,10 +22,10 @@ PREFIX = "/-/"
 METRICS = "/-/metrics"
 
 # Seconds for which a result is reused.
-_HOLDS = 1.0
+_REUSE_TIME = 1.0
 
-# Raises an OSError or an Error where something cannot be used.
-Look = Callable[[], None]
+# Raises an OSError or an Error if a part of the daemon is unusable.
+Probe = Callable[[], None]
 
 
 def health_routes() -> Router:
@@ -51,33 +51,33 @@ class Fault(NamedTuple):
 
 
 class Readiness:
-    """Runs all `looks`. `remote` says that one of them waits for other machines. Used by many threads."""
+    """Runs all `probes`. `remote` says that one of them waits for other machines. Used by many threads."""
 
-    def __init__(self, looks: Sequence[Look], *, remote: bool) -> None:
-        self._looks = looks
+    def __init__(self, probes: Sequence[Probe], *, remote: bool) -> None:
+        self._probes = probes
         self.remote = remote
         self._known = _Known(None, 0.0)
-        self._looking = threading.Lock()
+        self._lock = threading.Lock()
 
     def recall(self) -> _Known | None:
         """The last result, None where it is too old."""
         known = self._known
         return known if time.monotonic() < known.until else None
 
-    def look(self) -> _Known:
+    def check(self) -> _Known:
         """The present state, or that of a moment ago where another thread has just found it."""
-        with self._looking:
+        with self._lock:
             known = self.recall()
             if known is None:
                 fault = self._find_fault()
-                self._note(fault)
-                known = self._known = _Known(fault, time.monotonic() + _HOLDS)
+                self._log_change(fault)
+                known = self._known = _Known(fault, time.monotonic() + _REUSE_TIME)
             return known
 
     def _find_fault(self) -> Fault | None:
         try:
-            for look in self._looks:
-                look()
+            for probe in self._probes:
+                probe()
         except OSError as error:
             return Fault("The store cannot be written.", f"The store cannot be written: {error.strerror or error}.")
         except Error as error:
@@ -85,7 +85,7 @@ class Readiness:
             return Fault(str(error), str(error) if error.__cause__ is None else f"{error.__cause__}.")
         return None
 
-    def _note(self, fault: Fault | None) -> None:
+    def _log_change(self, fault: Fault | None) -> None:
         """Log changes: /-/ready may not show the cause to every client."""
         before = self._known.fault
         if fault is not None and fault != before:
@@ -109,13 +109,13 @@ class _Ready:
         self._describe = describe
 
     def show(self, _: Request) -> Response:
-        return self._tell(self._readiness.look())
+        return self._response(self._readiness.check())
 
     def recall(self, _: Request) -> Response | None:
         known = self._readiness.recall()
-        return None if known is None else self._tell(known)
+        return None if known is None else self._response(known)
 
-    def _tell(self, known: _Known) -> Response:
+    def _response(self, known: _Known) -> Response:
         if known.fault is None:
             return json_response(200, {"status": "ready"}, NO_STORE)
         response = refusal(StoreUnavailable(self._describe(known.fault)))

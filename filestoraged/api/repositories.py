@@ -37,7 +37,7 @@ class _Repositories:
 
     async def upload(self, request: Request, repository: str) -> Response:
         store = self._open(repository)
-        oid, size = await objects.receive(request, store, objects.announced(request, store))
+        oid, size = await objects.receive_object(request, store, objects.announced(request, store))
         location = f"{request.mount}/{repository}/{oid}"
         return Response(201, f"{JSON}Location: {location}\r\n", objects.receipt("oid", oid, size))
 

@@ -31,8 +31,8 @@ _Result = TypeVar("_Result")
 # How often a query is repeated because another process opened or closed the database meanwhile.
 _QUERY_ATTEMPTS = 10
 
-# SQLite instructions between two checks whether the check was stopped.
-_STOP_INTERVAL = 100_000
+# SQLite instructions between two tests whether the check was stopped.
+_STOP_INSTRUCTIONS = 100_000
 
 # Seconds to wait for a lock of another process, such as one that recovers the database after a crash.
 _LOCK_TIMEOUT = 30.0
@@ -155,7 +155,7 @@ def integrity_failure(path: str, throttle: Throttle) -> str | None:
     """
 
     def examine(connection: sqlite3.Connection) -> str:
-        connection.set_progress_handler(lambda: throttle.stopped, _STOP_INTERVAL)
+        connection.set_progress_handler(lambda: throttle.stopped, _STOP_INSTRUCTIONS)
         (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         return " ".join(found.split())
 

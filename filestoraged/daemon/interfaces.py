@@ -13,7 +13,7 @@ from typing import NamedTuple
 from filestoraged.api import drops, files, kv, metrics, operations, repositories
 from filestoraged.api.metrics import Gauge
 from filestoraged.api.objects import Delivery
-from filestoraged.api.operations import Look
+from filestoraged.api.operations import Probe
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.values import parse_prefix
 from filestoraged.errors import Error, StoreUnavailable, UsageError
@@ -44,7 +44,7 @@ class Resources:
     public_url: str | None
     accel: str | None
     # What /-/ready tests, and what /-/metrics shows.
-    probes: list[Look] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     gauges: dict[str, Gauge] = field(default_factory=dict)
     # Each is a sequence of steps; the sequences run side by side when the worker stops.
     closing: list[Sequence[Callable[[], None]]] = field(default_factory=list)
@@ -80,7 +80,7 @@ def _repositories(resources: Resources) -> Router:
 
 
 def _drops(resources: Resources) -> Router:
-    store = DiskStore(resources.path(layout.DROPS), max_size=drops.LARGEST, within=resources.disk)
+    store = DiskStore(resources.path(layout.DROPS), max_size=drops.MAX_FILE_SIZE, within=resources.disk)
     owners = OwnerFiles(resources.path(layout.DROP_OWNERS))
     registry = Drops(resources.path(layout.DROPS_DATABASE), owners, ttl=resources.drop_ttl)
     janitor = Janitor(registry, store, resources.path(layout.JANITOR_LOCK))
@@ -101,7 +101,7 @@ def _keys(resources: Resources) -> Router:
     return kv.routes(database)
 
 
-def _probe(name: str, write: Look) -> Look:
+def _probe(name: str, write: Probe) -> Probe:
     """Return a probe that tests whether a database can be written."""
 
     def probe() -> None:

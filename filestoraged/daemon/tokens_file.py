@@ -48,7 +48,7 @@ def read_tokens(path: str, mounts: Sequence[Mapping[str, str]]) -> Tokens:
     return Tokens(grants, is_reserved)
 
 
-def check_name(name: str) -> None:
+def check_token_name(name: str) -> None:
     """Raises UsageError where a token cannot have that name."""
     if not _TOKEN_NAME.fullmatch(name):
         expected = "1 to 100 characters without white space, the first one not #"

@@ -19,10 +19,10 @@ _CONNECT = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 # Unsent bytes of a response that the kernel buffers. Without a bound, a client that reads nothing makes it buffer up to
 # net.ipv4.tcp_wmem, 4 MiB; with 128 KiB, it wakes the sender in time for the next piece.
-_UNSENT = 128 * 1024
+_MAX_UNSENT = 128 * 1024
 
 # Connections that are accepted in one round from one listener.
-_ACCEPTED = 16
+_ACCEPTS_PER_ROUND = 16
 
 
 class Acceptor:
@@ -62,7 +62,7 @@ class Acceptor:
         # None where the event is of a connection that another event of the same round has closed.
         if listener is None:
             return
-        left = _ACCEPTED
+        left = _ACCEPTS_PER_ROUND
         while left and self._accept(listener) and not self._has_enough():
             left -= 1
         if self._has_enough():
@@ -112,7 +112,7 @@ class Acceptor:
         return self._limit.is_ahead and not self._helps
 
 
-def prepare(listener: socket.socket, linger: float) -> None:
+def set_options(listener: socket.socket, linger: float) -> None:
     """Set the options that connections inherit from a listener, which saves a system call for each."""
     # Another worker may have accepted the connection that woke this one.
     listener.setblocking(False)
@@ -120,7 +120,7 @@ def prepare(listener: socket.socket, linger: float) -> None:
     if listener.family != socket.AF_UNIX:
         # A response in two segments would wait 40 ms for Nagle's algorithm.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
 
 
 def set_timeouts(connection: socket.socket, linger: float) -> None:

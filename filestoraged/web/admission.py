@@ -1,6 +1,7 @@
-"""Admission: one limit for all connections, one for each client, and places of their own for operations.
+"""Admission of connections: a limit for all, a limit per client, and reserved places for operations.
 
-Trusted proxies have connections without a limit. There, requests in flight count for the client that the proxy names.
+Connections of trusted proxies have no limit per client. Their requests in flight count for the client that
+X-Forwarded-For names.
 """
 
 from __future__ import annotations
@@ -13,31 +14,31 @@ from typing import Any
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.eviction import Eviction
-from filestoraged.web.trusted_proxies import TrustedProxies, parse_address
+from filestoraged.web.trusted_proxies import TrustedProxies, parse_ip_address
 
-# Connections of each worker to listeners for operations: they are served when all other places are taken.
-_RESERVED = 64
+# Connections of each worker to admin listeners. They are served even if all other places are taken.
+_MAX_RESERVED = 64
 
-# Connections of each worker that wait for a place, or are refused because their clients have too many. Further ones
-# are closed without an answer.
-_WAITING = 128
-_REFUSED = 64
+# Connections of each worker that wait for a place, and that get 503 because their clients have too many. Further ones
+# are closed without a response.
+_MAX_WAITING = 128
+_MAX_REFUSED = 64
 
 
 class AdmissionResult(enum.Enum):
-    """What is done with a new connection."""
+    """The decision about a new connection."""
 
-    WELCOME = enum.auto()
-    # It waits for a place, and gets 503 where none comes free.
-    FULL = enum.auto()
-    # Its client has too many: it gets 503.
-    CLIENT_FULL = enum.auto()
-    # Too many are refused already: it is closed without an answer.
+    ADMITTED = enum.auto()
+    # It waits for a place, and gets 503 if none becomes free.
+    WAITING = enum.auto()
+    # Its client has too many connections: it gets 503.
+    REFUSED = enum.auto()
+    # Too many wait or are refused already: it is closed without a response.
     CLOSED = enum.auto()
 
 
 class Admission:
-    """Counts connections when they come and go. They come on the server's loop, and go on any thread."""
+    """Counts connections. The server's loop calls `enter` and the `take_` methods; any thread calls `leave`."""
 
     def __init__(
         self,
@@ -49,51 +50,54 @@ class Admission:
         reserved: Collection[socket.socket],
         apart: set[socket.socket],
     ) -> None:
-        """`reserved` are the listeners whose connections have places of their own; `apart` gets these connections."""
+        """`reserved` are the listeners with reserved places; `apart` receives the connections to them."""
         self._connection_limit = connection_limit
         self._clients = clients
         self._proxies = proxies
         self._eviction = eviction
         self._listeners = frozenset(reserved)
         self._reserved = apart
-        # Connections that have no place, because there is none, or because of their clients.
+        # Connections without a place: those that wait for one, and those of clients with too many.
         self._waiting: set[socket.socket] = set()
         self._refused: set[socket.socket] = set()
-        # What the clients of the others are counted by.
+        # The client limit's keys of the other connections.
         self._keys: dict[socket.socket, int] = {}
 
     @property
     def limit(self) -> int:
-        """Connections of all workers."""
+        """Maximum number of connections of all workers."""
         return self._connection_limit.limit
 
     @property
     def client_limit(self) -> int:
-        """Connections of one client."""
+        """Maximum number of connections of one client."""
         return self._clients.limit
 
     def enter(self, connection: socket.socket, address: str | None, listener: socket.socket) -> AdmissionResult:
-        """`address` is the client's, None on a Unix socket. Call `leave` later, whatever the result."""
+        """Decide about a connection. `address` is the client's, None on a Unix socket.
+
+        Call `leave` when the connection ends, whatever the result.
+        """
         if listener in self._listeners:
             self._reserved.add(connection)
-            return AdmissionResult.WELCOME if len(self._reserved) <= _RESERVED else AdmissionResult.CLOSED
+            return AdmissionResult.ADMITTED if len(self._reserved) <= _MAX_RESERVED else AdmissionResult.CLOSED
         key = 0 if address is None else self.enter_client(address)
         if key is None:
             self._refused.add(connection)
-            return AdmissionResult.CLIENT_FULL if len(self._refused) <= _REFUSED else AdmissionResult.CLOSED
+            return AdmissionResult.REFUSED if len(self._refused) <= _MAX_REFUSED else AdmissionResult.CLOSED
         if key:
             self._keys[connection] = key
         self._waiting.add(connection)
         self._connection_limit.begin_waiting()
         if self.take_place(connection):
-            return AdmissionResult.WELCOME
+            return AdmissionResult.ADMITTED
         self._eviction.request()
-        return AdmissionResult.FULL if len(self._waiting) <= _WAITING else AdmissionResult.CLOSED
+        return AdmissionResult.WAITING if len(self._waiting) <= _MAX_WAITING else AdmissionResult.CLOSED
 
     def take_place(self, connection: socket.socket) -> bool:
-        """Give a connection a free place, or that of the one idle longest of all, where this worker has it.
+        """Give a connection a free place, or that of the longest idle connection if this worker has it.
 
-        Returns whether it has one now.
+        Returns whether the connection has a place now.
         """
         excess = self._connection_limit.enter()
         if excess > 0 and not self._eviction.close_longest():
@@ -103,7 +107,7 @@ class Admission:
         return True
 
     def take_any_place(self, connection: socket.socket) -> bool:
-        """Do the same where no other worker has given a place in time: any idle connection of this worker will do."""
+        """Like `take_place`, but evict any idle connection of this worker: no other worker has freed a place."""
         excess = self._connection_limit.enter()
         if excess > 0 and not self._eviction.close_own():
             self._connection_limit.leave()
@@ -115,7 +119,7 @@ class Admission:
         self._waiting.discard(connection)
         self._connection_limit.end_waiting()
         if excess > -self._connection_limit.margin:
-            # The next may come to another worker.
+            # The next connection may arrive at another worker.
             self._eviction.publish_newcomer()
 
     def leave(self, connection: socket.socket) -> None:
@@ -131,12 +135,12 @@ class Admission:
             self._connection_limit.leave()
 
     def enter_client(self, address: str) -> int | None:
-        """Count one more connection of a client, or a request that a proxy has sent for it.
+        """Count one more connection of a client, or a request that a proxy sends for it.
 
-        Returns what `leave_client` takes, 0 for a client without a limit: on this machine, or a trusted proxy. None
-        where it has too many.
+        Returns the key for `leave_client`: 0 for a client without a limit, on this machine or a trusted proxy; None for
+        a client with too many.
         """
-        parsed = parse_address(address)
+        parsed = parse_ip_address(address)
         if parsed is None or parsed.is_loopback or self._proxies.trust(address):
             return 0
         key = self._clients.key(parsed)

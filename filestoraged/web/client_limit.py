@@ -1,7 +1,7 @@
-"""The limit of connections of each client, in all workers together: counts by address, in shared memory.
+"""The limit of connections per client, over all workers: counts by address in shared memory.
 
-Each worker has a table that it alone writes, so there is no lock between processes that one that is stopped could keep.
-A count is the sum over all tables; it may be off by one for a moment while others change theirs.
+Each worker writes a table of its own. So no lock between processes is needed, which a stopped process could hold. A
+count is the sum over all tables; it may be off by one for a moment while other workers change theirs.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ import threading
 
 from filestoraged.web.trusted_proxies import IPAddress
 
-# Entries that a key may be in. Four times as many entries as there may be clients: that a key finds none of its 16 free
-# happens once in millions, and then its client is not counted.
+# A key can be in one of 16 entries, and there are four times as many entries as clients. All 16 are taken for less than
+# one key in a million; its client is then not counted.
 _WAYS = 16
 _SPARE = 4
 
 
 class ClientLimit:
-    """Make it before the fork; each worker then takes a slot. The lock guards its table against its own threads.
+    """Make it before the fork; each worker then takes a slot. The lock guards the table of this worker.
 
-    Buckets of _WAYS keys and as many counts, chosen by the key; 0 is no key. An entry is free when its count is 0.
+    A table is an array of buckets of _WAYS keys and as many counts. The key selects the bucket; 0 is not a key. An
+    entry with count 0 is free.
     """
 
     def __init__(self, limit: int, capacity: int, workers: int = 1) -> None:
-        """At most `limit` connections of one client; each worker has room for `capacity` clients."""
+        """Allow `limit` connections per client. The table of each worker is for `capacity` clients."""
         self.limit = limit
         self._buckets = -(-_SPARE * capacity // _WAYS)
         self._length = self._buckets * 2 * _WAYS
-        # Pages that are never touched take no memory.
+        # Memory pages that are never written take no memory.
         self._cells = memoryview(mmap.mmap(-1, 8 * self._length * workers)).cast("q")
-        # The slots that a worker has had.
+        # 1 for a slot that a worker has taken before.
         self._taken = memoryview(mmap.mmap(-1, workers))
         self._workers = workers
         self._slot = 0
         self._lock = threading.Lock()
-        # So that a client cannot choose addresses of one bucket.
+        # Without a secret, a client could choose addresses that share a bucket.
         self._secret = os.urandom(8)
 
     def take_slot(self, slot: int) -> None:
-        """Count for one worker from now on, from zero: its predecessor may have died."""
+        """Count in that slot from now on, from zero: a worker that died may have left counts in it."""
         self._slot = slot
         if self._taken[slot]:
             start, stop = slot * self._length, (slot + 1) * self._length
@@ -52,18 +53,18 @@ class ClientLimit:
         return hash((self._secret, address.packed[:8])) or 1
 
     def enter(self, key: int) -> int | None:
-        """Count one more. Returns the excess over the limit; None where the key cannot be counted."""
+        """Count one more connection. Returns the excess over the limit, or None if its bucket is full."""
         with self._lock:
             bucket = self._bucket(self._slot, key)
             keys, counts = bucket[:_WAYS].tolist(), bucket[_WAYS:].tolist()
             if key in keys:
-                place = keys.index(key)
+                index = keys.index(key)
             elif 0 in counts:
-                place = counts.index(0)
-                bucket[place] = key
+                index = counts.index(0)
+                bucket[index] = key
             else:
                 return None
-            bucket[_WAYS + place] += 1
+            bucket[_WAYS + index] += 1
         return self.count(key) - self.limit
 
     def leave(self, key: int) -> None:

@@ -177,12 +177,12 @@ class Connection:
 
     def start(self, admitted: AdmissionResult) -> None:
         """Take the first steps, unless the connection has to wait for its place."""
-        if admitted is AdmissionResult.WELCOME:
+        if admitted is AdmissionResult.ADMITTED:
             self.on_event()
             return
         self.state = PLACE
         self.awaits = LOOP
-        if admitted is AdmissionResult.FULL:
+        if admitted is AdmissionResult.WAITING:
             self.context.waiting.append(self)
         else:
             self.on_event()
@@ -240,7 +240,7 @@ class Connection:
     def run_on_thread(self) -> None:
         """Take the steps that the loop could not. Waits a moment for the client unless others wait for a thread."""
         self.is_on_thread = True
-        self.receiver.flags = DONT_WAIT if self.pool.crowded else 0
+        self.receiver.flags = DONT_WAIT if self.pool.is_saturated else 0
         self.sender.send_at_once(self.receiver.flags)
         self._take_steps(self.context.steps.by_state[self.state])
         self.is_on_thread = False
@@ -316,7 +316,7 @@ class Connection:
 
     def yield_thread(self) -> bool:
         """Continue, unless others wait for the thread: then behind them."""
-        if not self.pool.crowded:
+        if not self.pool.is_saturated:
             return True
         return self.hand_over()
 

@@ -1,13 +1,13 @@
-"""Cross-site requests and DNS rebinding: which sites may send requests, and which hosts may be asked for.
+"""Protection from cross-site requests and DNS rebinding: allowed origins and allowed hosts.
 
 A browser sends requests on behalf of every page that it shows, also to a daemon on localhost or in a private network.
 
-- Cross-site requests: a page of any site sends a POST. The browser withholds the answer from it, but the request has
-  taken effect. `Origin` and `Sec-Fetch-Site` tell who sends it, and a page cannot set them.
-- DNS rebinding: a page of evil.example has that name resolve to 127.0.0.1. For the browser the daemon is then of the
-  page's own site, and the page may read as well. `Host` still says evil.example.
+- Cross-site requests: a page of any site sends a POST. The browser withholds the response from the page, but the
+  request has taken effect. `Origin` and `Sec-Fetch-Site` name the sending site; a page cannot set them.
+- DNS rebinding: the owner of evil.example changes its address to 127.0.0.1. The browser then treats the daemon as the
+  page's own site, and the page can read responses too. `Host` still says evil.example.
 
-Programs that are no browsers send neither `Origin` nor `Sec-Fetch-Site`, and ask for the host they were told.
+Other programs than browsers send neither `Origin` nor `Sec-Fetch-Site`, and send the `Host` of the URL they were given.
 """
 
 from __future__ import annotations
@@ -20,47 +20,49 @@ from filestoraged.errors import CrossSite, Error, MisdirectedRequest
 from filestoraged.web.message import METHODS, Fields, Request, field_lines
 from filestoraged.wire.origin import Host, Origin, origin_at, parse_host, parse_origin
 
-# As a value of --host or --allow-origin.
+# A value of --allow-origin or --host.
 ANY = "*"
 
-# Only these can change anything. A GET of another site is answered: its page does not get to read it.
-_CHANGING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
+# Methods that can change state. A GET from another site is answered; the browser withholds the response from its page.
+_UNSAFE_METHODS = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 _OTHER_SITES = ("cross-site", "same-site")
 
-# What a page of an allowed origin may read besides what any may. A browser takes "*" for all the others, but not for
-# Authorization (Fetch standard, section 4.10); the names are for older ones.
-_EXPOSED = "ETag, Content-Range, Content-Disposition, Accept-Ranges, Location, Retry-After, Allow, WWW-Authenticate, *"
-_ACCEPTED = (
+# Response headers that a page of an allowed origin may read, and request headers that it may send. For browsers, "*"
+# means all others but Authorization (Fetch standard, section 4.10); the names are for older browsers.
+_RESPONSE_HEADERS = (
+    "ETag, Content-Range, Content-Disposition, Accept-Ranges, Location, Retry-After, Allow, WWW-Authenticate, *"
+)
+_REQUEST_HEADERS = (
     "Authorization, Content-Type, Content-MD5, Content-Digest, Repr-Digest, Range, If-Match, If-None-Match, "
     "If-Modified-Since, If-Unmodified-Since, If-Range, *"
 )
 
-# Seconds for which a browser may remember the answer to a preflight: the most that Chromium takes.
+# Seconds for which a browser may cache the response to a preflight: the maximum of Chromium.
 _PREFLIGHT_AGE = 7200
 _PREFLIGHT_FIELDS = field_lines(
     ("Access-Control-Allow-Methods", ", ".join(METHODS)),
-    ("Access-Control-Allow-Headers", _ACCEPTED),
+    ("Access-Control-Allow-Headers", _REQUEST_HEADERS),
     ("Access-Control-Max-Age", str(_PREFLIGHT_AGE)),
 )
 
 
 class CrossSiteResult(NamedTuple):
-    """What the origin and the host of a request mean for its answer."""
+    """The result of the check of a request's origin and host."""
 
-    # Why it is refused, if it is.
+    # The error of a refused request.
     fault: Error | None = None
-    # What each answer to it has, an error's too.
+    # Header fields of each response to the request, errors included.
     fields: Fields = ""
-    # Whether a browser asks in advance, for another request that a page wants to send.
+    # Whether the request is a CORS preflight.
     is_preflight: bool = False
 
 
-# Of most requests.
+# The result for most requests.
 PASSED = CrossSiteResult()
 
 
 class Origins:
-    """The daemon's own origin, and those of others that may send requests to it. Many threads ask."""
+    """The daemon's own origin, and other origins that may send requests. Any thread calls it."""
 
     def __init__(self, *, public_url: str | None = None, allowed: Sequence[str] = ()) -> None:
         """Without a `public_url`, the daemon's own origin is the one that a request's Host names."""
@@ -75,15 +77,17 @@ class Origins:
         origin = None if field is None else parse_origin(field)
         if field is not None and origin is not None and origin in self._allowed:
             return self._admit(request, field)
-        fault = self._find_fault(request, field, origin) if request.method in _CHANGING else None
+        fault = self._find_fault(request, field, origin) if request.method in _UNSAFE_METHODS else None
         if not self._allowed:
             return PASSED if fault is None else CrossSiteResult(fault)
-        # Also where no origin is named: what a cache keeps of this answer is not the answer to an allowed origin.
+        # Also without an Origin: a cache must not reuse this response for an allowed origin.
         return CrossSiteResult(fault, "Vary: Origin\r\n")
 
     def _admit(self, request: Request, origin: str) -> CrossSiteResult:
-        # Never with Access-Control-Allow-Credentials: what a browser knows by itself is not for other sites to use.
-        fields = field_lines(("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", _EXPOSED))
+        # Never with Access-Control-Allow-Credentials: other sites must not use credentials that the browser stores.
+        fields = field_lines(
+            ("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", _RESPONSE_HEADERS)
+        )
         if origin != ANY:
             fields += "Vary: Origin\r\n"
         is_preflight = request.method == "OPTIONS" and "access-control-request-method" in request.fields
@@ -104,24 +108,24 @@ class Origins:
         if self._own is not None:
             return origin == self._own
         host = parse_host(request.fields.get("host", ""))
-        # A proxy in front may speak HTTPS, which nothing in the request tells; so either scheme is taken. Whoever could
-        # serve a page as http://HOST beside an https://HOST is on the line between, and a browser calls it cross-site.
+        # A proxy in front may speak HTTPS, which no header field shows, so either scheme is accepted. To serve a
+        # page as http://HOST beside https://HOST, an attacker must control the network; browsers call that cross-site.
         return host is not None and origin.scheme in ("http", "https") and origin == origin_at(host, origin.scheme)
 
 
 class Hosts:
-    """The hosts that a request may ask for which arrives on a loopback address. Many threads ask."""
+    """The values of Host that are accepted on loopback addresses. Any thread calls it."""
 
     def __init__(self, names: Sequence[str] = (), *, public_url: str | None = None) -> None:
-        """`names` are those of `--host`."""
+        """`names` are the values of `--host`."""
         self._names = {_canonical(name) for name in names}
         if public_url is not None:
             self._names.add(_canonical(_origin_of(public_url).host))
 
     def find_fault(self, request: Request) -> Error | None:
-        """Why the request's Host is refused, None where it is not."""
+        """Return the error for a refused Host, None for an accepted one."""
         field = request.fields.get("host")
-        # Only HTTP/1.0 may lack it, and no browser does.
+        # Only HTTP/1.0 may omit Host, and browsers always send it.
         if field is None or self._accepts(parse_host(field)):
             return None
         return MisdirectedRequest(field)
@@ -130,7 +134,7 @@ class Hosts:
         if host is None:
             return False
         name = _canonical(host.name)
-        # Names below localhost are looked up in no DNS by browsers (RFC 6761, section 6.3).
+        # Browsers do not resolve names below localhost by DNS (RFC 6761, section 6.3).
         return name == "localhost" or name.endswith(".localhost") or name in self._names or _is_address(name)
 
 
@@ -142,15 +146,15 @@ def _origin_of(url: str) -> Origin:
 
 
 def _canonical(name: str) -> str:
-    """A name is the same with the dot of the root behind it."""
+    """Return a name in lower case, without the dot of the DNS root at its end."""
     name = name.lower()
     return name[:-1] if name.endswith(".") else name
 
 
 def _is_address(name: str) -> bool:
-    """Whether it is an IP address, for which there is no DNS; IPv4 in any spelling, such as 127.1."""
+    """Whether it is an IP address, which needs no DNS; IPv4 in any notation, such as 127.1."""
     if name.startswith("["):
-        # Which address it is was looked at when the head was read.
+        # The parser of the head has checked the address.
         return True
     try:
         socket.inet_aton(name)

@@ -1,4 +1,4 @@
-"""A bounded pool of threads. What waits for one is served in its order."""
+"""A bounded pool of threads with a first-in, first-out queue of jobs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _Job = TypeVar("_Job", bound=Job)
 
 
 class Pool(Generic[_Job]):
-    """At most `size` threads, started as they are needed, ended when nothing has come for `idle` seconds.
+    """At most `size` threads, started when needed. A thread ends after `idle` seconds without a job.
 
-    Where the system starts no thread, jobs wait for those that there are. Where there is none at all, `retry` tries
-    again, and returns the jobs when `patience` seconds are over. The lock guards the counters.
+    If the system refuses another thread, jobs wait for the existing ones. If there is none, `retry` tries again, and
+    returns the jobs after `patience` seconds. The lock guards the counters.
     """
 
     def __init__(self, size: int, *, idle: float, patience: float) -> None:
@@ -33,11 +33,11 @@ class Pool(Generic[_Job]):
         self._lock = threading.Lock()
         self._threads = 0
         self._unfinished = 0
-        # Since when `retry` has found jobs and no thread, on its clock.
+        # When `retry` first found jobs and no thread, on its clock; infinite otherwise.
         self._stuck_since = math.inf
 
     @property
-    def crowded(self) -> bool:
+    def is_saturated(self) -> bool:
         """Whether a job waits for a thread."""
         return self._unfinished > self._threads
 
@@ -55,9 +55,9 @@ class Pool(Generic[_Job]):
             self._start_thread()
 
     def retry(self, now: float) -> list[_Job]:
-        """Start a thread for jobs that have none. Returns the jobs where that has failed for too long: none is kept.
+        """Start a thread if jobs wait and none runs. After `patience` seconds of failure, remove and return all jobs.
 
-        By one thread, every now and then; `now` is on the monotonic clock.
+        One thread calls it, at intervals. `now` is on the monotonic clock.
         """
         with self._lock:
             stuck = self._unfinished > 0 == self._threads
@@ -93,12 +93,12 @@ class Pool(Generic[_Job]):
             pass
 
     def _work(self) -> bool:
-        """Do the next job. Returns whether the thread is to wait for another one."""
+        """Run the next job. Returns False if the thread ends."""
         try:
             job = self._jobs.get(timeout=self._idle)
         except queue.Empty:
             with self._lock:
-                # A job that was submitted in this moment has counted on this thread.
+                # A job that was submitted at this moment relies on this thread.
                 leaves = self._unfinished < self._threads
                 self._threads -= leaves
             return not leaves

@@ -19,19 +19,19 @@ from filestoraged.wire.body import NO_BODY, Framing, Sized, body_framing
 from filestoraged.wire.head import parse_fields, parse_head
 
 # Bytes of memory for the whole cache. When they are reached, it is emptied.
-LARGEST = 2 * 1024 * 1024
+MAX_SIZE = 2 * 1024 * 1024
 
 # The longest head that is cached, in bytes: longer ones are rarely repeated.
-_MEMORABLE = 1024
+_MAX_HEAD_SIZE = 1024
 
 # What an entry takes at most, in bytes: for itself, for each byte of its head, and for each header field. CPython's
 # sizes, rounded up: the key and the strings that are cut from it, a dictionary's share, two strings for a field.
-_EACH = 1200
-_EACH_BYTE = 3
-_EACH_FIELD = 220
+_ENTRY_SIZE = 1200
+_ENTRY_SIZE_PER_BYTE = 3
+_ENTRY_SIZE_PER_FIELD = 220
 
 # In heads with a Bearer token, by most clients' spelling. Others are parsed each time.
-_TOKEN = b": Bearer "
+_BEARER = b": Bearer "
 
 _Value = TypeVar("_Value")
 
@@ -64,13 +64,13 @@ class RequestCache:
     def recall(self, data: bytes) -> ParsedRequest | None:
         """Return the cached request where `data` is one whole request without a body."""
         known = self._bodiless.get(data)
-        if known is None and len(data) <= _MEMORABLE and _TOKEN in data:
+        if known is None and len(data) <= _MAX_HEAD_SIZE and _BEARER in data:
             return self._bodiless.get(self._hash(data))
         return known
 
     def read(self, data: bytes) -> ParsedRequest:
         """Parse a whole head. Raises what `parse_head` and `body_framing` do, and ExpectationFailed."""
-        key = data if _TOKEN not in data else self._hash(data)
+        key = data if _BEARER not in data else self._hash(data)
         known = self._uploads.get(key)
         if known is not None:
             # A framing counts the bytes of one body.
@@ -81,7 +81,7 @@ class RequestCache:
         has_token = "authorization" in request.fields and _take_token(request)
         parsed = ParsedRequest(request, framing, head.keep_alive, head.version >= (1, 1), head.expects_continue)
         is_hashed = key is not data
-        if len(data) <= _MEMORABLE and has_token <= is_hashed and not request.has_secret:
+        if len(data) <= _MAX_HEAD_SIZE and has_token <= is_hashed and not request.has_secret:
             if framing is NO_BODY:
                 self._remember(self._bodiless, key, parsed, len(data), len(head.fields))
             elif framing.size is not None:
@@ -93,7 +93,7 @@ class RequestCache:
         if known is not None:
             return known
         fields = parse_fields(lines)
-        if len(lines) <= _MEMORABLE and "authorization" not in fields:
+        if len(lines) <= _MAX_HEAD_SIZE and "authorization" not in fields:
             self._remember(self._fields, lines, fields, len(lines), len(fields))
         return fields
 
@@ -101,9 +101,9 @@ class RequestCache:
         return hashlib.blake2b(data, digest_size=32, key=self._secret).digest()
 
     def _remember(self, table: dict[bytes, _Value], key: bytes, value: _Value, length: int, fields: int) -> None:
-        size = _EACH + _EACH_BYTE * length + _EACH_FIELD * fields
+        size = _ENTRY_SIZE + _ENTRY_SIZE_PER_BYTE * length + _ENTRY_SIZE_PER_FIELD * fields
         with self._lock:
-            if self._size + size > LARGEST:
+            if self._size + size > MAX_SIZE:
                 for each in (self._bodiless, self._uploads, self._fields):
                     each.clear()
                 self._size = 0

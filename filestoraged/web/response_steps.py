@@ -159,7 +159,7 @@ def follow_response(connection: Connection) -> bool:
     if connection.receiver.buffer:
         # A client that does not wait for responses gets a thread: there, others have their turn in between.
         return connection.yield_thread() if connection.is_on_thread else connection.hand_over()
-    return connection.is_on_thread and connection.keeps_thread and not connection.pool.crowded
+    return connection.is_on_thread and connection.keeps_thread and not connection.pool.is_saturated
 
 
 def skip_body(connection: Connection) -> bool:

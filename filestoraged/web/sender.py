@@ -19,7 +19,7 @@ from filestoraged.errors import ClientGone
 from filestoraged.web.receiver import DONT_WAIT, Receiver
 
 # Larger responses are sent by a thread: a client's socket may not take them at once.
-_SMALL = 64 * 1024
+_MAX_HELD = 64 * 1024
 
 # Bytes of one sendfile call: some milliseconds' worth, so that others get the thread.
 _SENDFILE_SIZE = 16 * 1024 * 1024
@@ -72,7 +72,7 @@ class Sender:
 
     def write(self, data: Bytes) -> int:
         if self._holds:
-            if self.held or len(data) > _SMALL:
+            if self.held or len(data) > _MAX_HELD:
                 raise WouldWait
             self.held = [self._head, bytes(data)]
             taken = len(data)

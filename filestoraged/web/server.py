@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from filestoraged.web.acceptor import Acceptor, prepare, set_timeouts
+from filestoraged.web.acceptor import Acceptor, set_options, set_timeouts
 from filestoraged.web.admission import Admission, AdmissionResult
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection import Connection
@@ -94,7 +94,7 @@ class Server(ThreadingHTTPServer):
         )
         poller.watch(self.context.completions.descriptor, select.EPOLLIN)
         # Of the connection that was accepted last.
-        self.admission_result = AdmissionResult.WELCOME
+        self.admission_result = AdmissionResult.ADMITTED
         self._has_accepted = False
         self._drain_end = self._idle_end = math.inf
         self._is_drained = False
@@ -107,7 +107,7 @@ class Server(ThreadingHTTPServer):
         self._checks_idle = False
         self._warned = -_QUIET
         for listener in apps:
-            prepare(listener, limits.linger)
+            set_options(listener, limits.linger)
         self._acceptor = Acceptor(list(apps), poller, connection_limit, self._accept, self._eviction.answer_request)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
@@ -214,7 +214,7 @@ class Server(ThreadingHTTPServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether the connection gets an answer, if only that it is refused."""
-        if self.admission_result is AdmissionResult.CLIENT_FULL:
+        if self.admission_result is AdmissionResult.REFUSED:
             limit = self.context.admission.client_limit
             self._warn("refusing connections of %s: it has %d", client_address[0], limit)
         elif self.admission_result is AdmissionResult.CLOSED:

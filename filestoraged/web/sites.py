@@ -1,4 +1,4 @@
-"""Which app answers on a connection: that of its listener, which may tell loopback addresses from others."""
+"""The app of a connection, chosen by its listener and by whether its local address is a loopback address."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from filestoraged.web.request_cache import RequestCache
 
 
 class Site(NamedTuple):
-    """What answers, and the requests that it was asked before."""
+    """An app, and the cache of requests to it."""
 
     app: App
     request_cache: RequestCache
 
 
 class Sites:
-    """The sites of all listeners. The loop asks, once for each connection."""
+    """The sites of all listeners. The loop calls `find` once for each connection."""
 
     def __init__(self, apps: Mapping[socket.socket, App]) -> None:
         # Listeners with one app share one cache.
         self._caches: dict[App, RequestCache] = {}
-        # Of a listener whose connections are all alike; and of one that listens on all addresses, for those that
-        # arrive on a loopback address, and for others.
+        # By listener: the site of all its connections; and, if it listens on all addresses, the site for loopback
+        # addresses and the site for other addresses.
         self._fixed: dict[socket.socket, Site] = {}
         self._mixed: dict[socket.socket, tuple[Site, Site]] = {}
         for listener, app in apps.items():
@@ -35,7 +35,7 @@ class Sites:
                 self._fixed[listener] = on_loopback if arrives_on_loopback(listener) else elsewhere
 
     def find(self, listener: socket.socket, connection: socket.socket) -> Site:
-        """Return the site for a `connection` that `listener` has accepted."""
+        """Return the site of a connection that `listener` has accepted."""
         site = self._fixed.get(listener)
         if site is not None:
             return site
@@ -47,7 +47,7 @@ class Sites:
 
 
 def arrives_on_loopback(connection: socket.socket) -> bool:
-    """Whether the local address of a connection is a loopback address, IPv4 mapped into IPv6 included."""
+    """Whether the local address is a loopback address, IPv4-mapped IPv6 included."""
     host = _local_host(connection)
     return host is not None and (host.startswith(("127.", "::ffff:127.")) or host == "::1")
 

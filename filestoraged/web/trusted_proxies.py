@@ -14,8 +14,8 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 UNIX = "unix"
 
 # Fields that are read once, and the longest that is remembered, in characters: half a mebibyte.
-_REMEMBERED = 1024
-_MEMORABLE = 256
+_CACHED_FIELDS = 1024
+_MAX_CACHED_LENGTH = 256
 
 # Some proxies add the client's port.
 _WITH_PORT = re.compile(r"\[([^\[\]]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
@@ -27,13 +27,13 @@ class TrustedProxies:
     def __init__(self, trusted: Sequence[IPNetwork | str] = ()) -> None:
         self._networks = [each for each in trusted if not isinstance(each, str)]
         self._trusts_unix = UNIX in trusted
-        self._find = functools.lru_cache(_REMEMBERED)(self._find_client)
+        self._find = functools.lru_cache(_CACHED_FIELDS)(self._find_client)
 
     def trust(self, address: str) -> bool:
         """Whether a client at `address` is a trusted proxy."""
         if not self._networks or address == UNIX:
             return self._trusts_unix and address == UNIX
-        parsed = parse_address(address)
+        parsed = parse_ip_address(address)
         return parsed is not None and self._has(parsed)
 
     def client(self, forwarded: str | None, address: str) -> str:
@@ -44,13 +44,13 @@ class TrustedProxies:
         """
         if not forwarded:
             return address
-        find = self._find if len(forwarded) <= _MEMORABLE else self._find_client
+        find = self._find if len(forwarded) <= _MAX_CACHED_LENGTH else self._find_client
         return find(forwarded) or address
 
     def _find_client(self, forwarded: str) -> str | None:
         client = None
         for text in reversed(forwarded.split(",")):
-            client = parse_address(text.strip(" \t"))
+            client = parse_ip_address(text.strip(" \t"))
             if client is None or not self._has(client):
                 break
         return None if client is None else str(client)
@@ -59,7 +59,7 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
 
-def parse_address(text: str) -> IPAddress | None:
+def parse_ip_address(text: str) -> IPAddress | None:
     """Return an IP address, with or without a port behind it; None for anything else. IPv4 within IPv6 is IPv4."""
     matched = _WITH_PORT.fullmatch(text)
     try:

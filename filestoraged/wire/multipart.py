@@ -32,7 +32,7 @@ class Part(NamedTuple):
     fields: dict[str, str]
 
 
-Event = Part | memoryview
+FormEvent = Part | memoryview
 
 
 def form_boundary(content_type: str) -> str | None:
@@ -67,13 +67,13 @@ class Multipart:
         self._in_part = False
         self._done = False
 
-    def feed(self, data: Bytes) -> Iterator[Event]:
+    def feed(self, data: Bytes) -> Iterator[FormEvent]:
         """Yield the parts and the content in `data`, in order. Exhaust the iterator before the next call."""
         buffered = b"".join((self._buffer, data))
         self._buffer = b""
         position: int | None = 0
         while position is not None and not self._done:
-            events: list[Event] = []
+            events: list[FormEvent] = []
             position = self._parse(buffered, position, events)
             yield from events
 
@@ -85,7 +85,7 @@ class Multipart:
     # Each of these methods parses one element and returns its end; or buffers the bytes from `start` on for the next
     # call and returns None. None of them copies the bytes after its element: there may be a thousand parts.
 
-    def _parse_content(self, data: bytes, start: int, events: list[Event]) -> int | None:
+    def _parse_content(self, data: bytes, start: int, events: list[FormEvent]) -> int | None:
         """Parse the content of a part, or the preamble, which is discarded."""
         found = data.find(self._delimiter, start)
         stop = found if found >= 0 else self._possible_delimiter(data, start)
@@ -106,7 +106,7 @@ class Multipart:
         candidate = data.rfind(b"\r", max(start, len(data) - len(self._delimiter)))
         return candidate if candidate >= 0 and self._delimiter.startswith(data[candidate:]) else len(data)
 
-    def _parse_delimiter_end(self, data: bytes, start: int, events: list[Event]) -> int | None:
+    def _parse_delimiter_end(self, data: bytes, start: int, events: list[FormEvent]) -> int | None:
         if data.startswith(b"--", start):
             # The epilogue follows, which is discarded (RFC 2046, section 5.1.1).
             self._done = True
@@ -123,7 +123,7 @@ class Multipart:
         self._parse = self._parse_head
         return start + len(line) + len(line_end)
 
-    def _parse_head(self, data: bytes, start: int, events: list[Event]) -> int | None:
+    def _parse_head(self, data: bytes, start: int, events: list[FormEvent]) -> int | None:
         # A part without header fields is legal MIME: its head is the empty line alone.
         if data.startswith(b"\r\n", start):
             end = start + 2

@@ -334,7 +334,7 @@ class BodiesOnTheirWayTest(KvCase):
 class InFlightTest(KvCase):
     def test_small_sets_are_taken_while_slow_large_bodies_use_up_what_is_allowed(self) -> None:
         head = b"POST /set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
-        with mock.patch("filestoraged.api.kv._IN_FLIGHT", 50_000):
+        with mock.patch("filestoraged.api.kv._MAX_IN_FLIGHT", 50_000):
             slow = self.connect()
             slow.sendall(head + b'{"large": "' + b"x" * 40_000)
             self.wait_until("it is in flight", lambda: self.payloads()._size > 30_000)
@@ -379,7 +379,7 @@ class AnswersTest(TempCase):
             answers.put(f"/{'k' * 1000}{number}", 0, b"{}")
 
         kept = sum(len(path) + len(body) for path, (_, body) in answers._answers._values.items())
-        self.assertLess(kept, kv._CACHE_SIZE)
+        self.assertLess(kept, kv._MAX_CACHE_SIZE)
 
 
 class SlowWriterTest(KvCase):

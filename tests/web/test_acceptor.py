@@ -7,7 +7,7 @@ import socket
 import unittest
 from typing import Any
 
-from filestoraged.web.acceptor import Acceptor, prepare
+from filestoraged.web.acceptor import Acceptor, set_options
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.poller import Poller
 from tests.support import PATIENCE
@@ -17,7 +17,7 @@ class AcceptorTest(unittest.TestCase):
     def setUp(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(self.listener.close)
-        prepare(self.listener, 0.005)
+        set_options(self.listener, 0.005)
         self.address = self.listener.getsockname()
         self.limit = ConnectionLimit(1000, workers=2)
         self.addCleanup(self.limit.close)

@@ -34,7 +34,7 @@ class ClientLimitTest(ServerCase):
         def parse(_: str) -> IPAddress:
             return ipaddress.ip_address(self.seen_as)
 
-        parsing = patch.object(admission, "parse_address", parse)
+        parsing = patch.object(admission, "parse_ip_address", parse)
         parsing.start()
         self.addCleanup(parsing.stop)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from filestoraged.daemon.config import file_values
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.interfaces import default_mounts, join_mounts, parse_mount
-from filestoraged.daemon.tokens_file import PLACES, check_name, parse_scopes, unknown_places
+from filestoraged.daemon.tokens_file import PLACES, check_token_name, parse_scopes, unknown_places
 from filestoraged.errors import StartError, UsageError
 from filestoraged.web.auth import Scope, hashed
 
@@ -22,7 +22,7 @@ _TOKEN_PREFIX = "fsd_"
 def token(arguments: Sequence[str]) -> int:
     """Print the line for the file on standard output, the token on standard error. Raises UsageError or StartError."""
     given = _parser().parse_args(arguments)
-    check_name(given.name)
+    check_token_name(given.name)
     _check_places(parse_scopes(given.scope), given)
     made = _TOKEN_PREFIX + secrets.token_urlsafe(32)
     line = f"{given.name} {given.scope} {hashed(made).hex()}\n"

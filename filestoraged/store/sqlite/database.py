@@ -32,7 +32,7 @@ _READ_AHEAD_SIZE = 1024 * 1024
 _BUSY_TIMEOUT = 5.0
 
 # The page cache of a connection, in KiB. The kernel caches all pages, for all connections together.
-_CACHE_SIZE = 512
+_PAGE_CACHE_KIB = 512
 
 # In bytes. An SQLite file has at least one page.
 _MIN_FILE_SIZE = 512
@@ -64,7 +64,7 @@ def connect(path: str) -> sqlite3.Connection:
     )
     # Some distributions compile SQLite with a default that syncs less.
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_SIZE}")
+    connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
     return connection
 
 
