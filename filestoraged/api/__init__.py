@@ -1,1 +1,1 @@
-"""The interfaces, one page each: `routes(engine)` joins an engine to HTTP and decides nothing else."""
+"""The HTTP interfaces, one module each. `routes` returns the router of an interface over its store."""

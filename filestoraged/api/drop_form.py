@@ -17,14 +17,14 @@ _MAX_NAME_SIZE = 255
 
 
 class DropForm:
-    """What has come of the form. A with-block: a staging that is not committed is discarded at its end."""
+    """Collects the parts of the form. Leaving the with-block discards a staging that is not committed."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._staging: Staging | None = None
         self._name = ""
         self._password: list[bytes] | None = None
-        # The part that is being received.
+        # Name of the part in progress.
         self._part = ""
 
     def __enter__(self) -> DropForm:
@@ -67,7 +67,7 @@ class DropForm:
 
 
 def _file_name(text: str | None) -> str:
-    """The name of a file without the directories that browsers send for files of a chosen directory.
+    """Return the file name without directories, which browsers send when a user selects a directory.
 
     A backslash is a character of the name, except in `C:\\docs\\a.txt`, as old browsers sent it.
     """

@@ -23,28 +23,28 @@ from filestoraged.wire.multipart import form_boundary
 
 log = logging.getLogger(__name__)
 
-# Bytes of a file.
+# Maximum size of a file, in bytes.
 MAX_FILE_SIZE = 16 * 1024 * 1024
 
-# A proxy has this many seconds to read a file that was handed over to it.
+# Seconds for which the bytes of a drop are kept after it was handed over to a proxy, which reads them meanwhile.
 _PROXY_TIMEOUT = 600.0
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
 _NO_STORE = "Cache-Control: no-store\r\n"
 
-# How a browser marks a prefetch.
+# Header fields and values by which browsers mark a prefetch.
 _PREFETCH_FIELDS = ("sec-purpose", "purpose", "x-moz")
 _PREFETCH_WORDS = ("prefetch", "prerender", "preview")
 
-# The words of this interface, where they are not those of RFC 9110.
+# Reason phrases of this interface that differ from those of RFC 9110.
 _LABELS = {405: "Method not Allowed", 413: "Request Entity Too Large"}
 
 
 def routes(
     drops: Drops, store: Store, guard: Guard, *, public_url: str | None = None, accel: str | None = None
 ) -> Router:
-    """`store` has the bytes, by the drops' ids."""
+    """`store` contains the bytes of the drops, named by their ids."""
     pages = _Pages(drops, store, guard, public_url, accel)
     return Router(
         "drops",
@@ -75,7 +75,7 @@ class _Pages:
             kept: bytes | None = None
             if password:
                 kept = await result_of(self._hash(request, password))
-            # The id is known before it has bytes, so that no bytes are ever without an entry.
+            # The id is registered before its bytes are stored, so that no bytes are ever without a row.
             id_ = await result_of(self._drops.announce())
             try:
                 staging.commit(name=id_)
@@ -101,24 +101,24 @@ class _Pages:
         accel = "" if _is_partial(request) else objects.accelerated(self._store, drop.id, self._accel)
         if not accel:
             return self._hand_out(drop, claim, blob)
-        # It is noted before it is handed over: from then on it is the proxy's, whatever becomes of us.
+        # Record this before the response: from then on the proxy sends the bytes, even if this process dies.
         blob.close()
         try:
             await result_of(self._drops.hand_over(claim, keep=_PROXY_TIMEOUT))
         except BaseException:
-            # Where it was handed over all the same, this changes nothing.
+            # Has no effect if the hand-over was recorded in spite of the error.
             self._drops.release(claim)
             raise
         return Response(200, _description(drop) + accel)
 
     def recall(self, _: Request, id_: str) -> Response | None:
-        """Refuse what does not exist, or no longer."""
+        """Answer 404 and 410 on the loop. Returns None for an available drop."""
         try:
             self._find(id_)
         except (NotFound, Gone):
             raise
         except Exception:
-            # SQLite's errors must not be waited for on the loop. The page meets them on a thread, and answers.
+            # Answered by the page, which repeats the query on a thread.
             return None
         return None
 
@@ -129,7 +129,7 @@ class _Pages:
         try:
             return self._store.open(claim.id)
         except NotFound as error:
-            # It was fetched by a process that could remove its bytes but not write that; see `Drops.retry`.
+            # A process removed the bytes after a download, but could not record it; see `Drops.retry`.
             log.warning("the bytes of a drop are missing: it is gone")
             self._drops.finish(claim)
             raise Gone("The file of this drop is missing.") from error
@@ -152,7 +152,7 @@ class _Pages:
 
 
 class _Claimed:
-    """The bytes of a drop for the client that has claimed it. Closed before all are received, it is available again."""
+    """The content of a claimed drop. If it is closed before the client has all of it, the drop is available again."""
 
     def __init__(self, drops: Drops, claim: Claim, blob: Blob) -> None:
         self._drops = drops
@@ -179,15 +179,15 @@ def _description(drop: Drop) -> Fields:
 
 
 def _is_partial(request: Request) -> bool:
-    """Whether a proxy that sends the bytes may send less than all of them: a drop is sent once, and whole."""
+    """Whether a proxy could answer with a part of the bytes, or none. A drop is sent once, so it must be sent whole."""
     return any(name == "range" or name.startswith("if-") for name in request.fields)
 
 
 def _password(request: Request) -> str | None:
-    """The password in the query, or of Basic authentication for any user; None for none."""
+    """Return the password of the query, or of Basic authentication with any user name; None without one."""
     given = next(iter(request.parameters("password")), "")
     if not given and request.is_free:
-        # Where a token was needed, that is what came there.
+        # If the request needed a token, this field contains the token.
         given = parse_basic(request.fields.get("authorization", ""))
     return given or None
 

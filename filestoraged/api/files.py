@@ -53,8 +53,8 @@ class _Files:
         return json_response(200, {"hash": objects.remove(request, self._store, _the_hash(request, segment))})
 
     async def _receive_form(self, request: Request, boundary: str) -> tuple[Digest, int]:
-        """Store the form's first file. The rest of the form is read too: a form that is cut keeps nothing."""
-        # What the head announces is about the whole body (RFC 9530, section 2), the query's hash about the file.
+        """Store the first file of the form. Reads the whole form first: of an incomplete form, nothing is stored."""
+        # The digests in the head are of the whole body (RFC 9530, section 2); the hash in the query is of the file.
         expected = expected_digests(request.fields)
         with _FirstFile(request, self._store) as file:
             await forms.receive_form(request, boundary, file.take, limit=self._store.max_size, expected=expected)
@@ -62,7 +62,7 @@ class _Files:
 
 
 class _FirstFile:
-    """The staging of a form's first file, once that comes."""
+    """Stages the first file of a form, and ignores its other parts."""
 
     def __init__(self, request: Request, store: Store) -> None:
         self._request = request
@@ -84,7 +84,7 @@ class _FirstFile:
         elif self._staging is not None:
             self._whole = True
         elif event.filename:
-            # A browser sends an empty name for a field without a chosen file.
+            # Browsers send an empty name for a file field without a file.
             expected = [*objects.announced_in_query(self._request, self._store), *expected_digests(event.fields)]
             self._staging = objects.begin(self._request, self._store, size=None, expected=expected)
 
@@ -97,7 +97,7 @@ class _FirstFile:
 def _the_hash(request: Request, segment: str | None) -> str:
     hashes = request.parameters("hash", "file_hash")
     if segment is not None:
-        # A percent-encoded digit is the digit (RFC 3986, section 6.2.2.2).
+        # A percent-encoded digit is equivalent to the digit (RFC 3986, section 6.2.2.2).
         hashes.append(unquote(segment))
     if len(hashes) != 1 or not hashes[0]:
         raise BadRequest(f"The request names {len(hashes)} files: expected one, as ?hash=HEX.")

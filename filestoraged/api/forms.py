@@ -1,4 +1,4 @@
-"""What uploads by a form share: the body is taken apart as it comes, within its bounds."""
+"""Receives multipart forms: parses the body piece by piece, within its bounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from filestoraged.errors import TooLarge
 from filestoraged.web.message import Request
 from filestoraged.wire.multipart import FormEvent, Multipart
 
-# What a form may have beside the largest file: fields, heads and delimiters.
+# Maximum size of all else in a form than the file, in bytes: fields, heads and delimiters.
 _OVERHEAD = 1024 * 1024
 
 
@@ -21,7 +21,9 @@ async def receive_form(
     limit: int | None,
     expected: Sequence[Expected] = (),
 ) -> None:
-    """Hand what a form has to `take`. Files have `limit` bytes at most, and the whole body the digests `expected`.
+    """Pass the parts and bytes of a form to `take`. `limit` is the maximum size of the file, in bytes.
+
+    `expected` are the announced digests of the whole body.
 
     Raises TooLarge, MalformedMultipart and DigestMismatch.
     """
@@ -37,7 +39,7 @@ async def receive_form(
         for event in form.feed(piece):
             take(event)
             if isinstance(event, memoryview):
-                # It is a view of a copy of the piece, which must not outlive it while the client pauses.
+                # The view would keep a copy of the piece in memory while the client pauses.
                 event.release()
     form.finish()
     if whole is not None:

@@ -1,4 +1,4 @@
-"""The `kv` interface: values are queued by `/set`, and become visible together by `/commit`."""
+"""The `kv` interface: `/set` queues values, `/commit` makes all queued values visible at once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from filestoraged.web.message import JSON, NO_STORE, Answer, Request, Response, 
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 
-# A commit may change the value at any time.
+# Not to be cached: a commit may change the value at any time.
 _FRESH_JSON = JSON + NO_STORE
 
-# Bytes of a payload.
+# Maximum size of a request body, in bytes.
 _MAX_BODY_SIZE = 1024 * 1024
 
-# A body of this size is validated in less than 0.1 ms, which does not delay other connections of the loop.
+# Bytes. A body of this size is validated in less than 0.1 ms, which does not delay other connections of the loop.
 _SMALL_BODY = 4 * 1024
 
-# Bytes of payloads that may be in flight at once, of all clients of a worker. Of each payload what is above _SMALL_BODY
-# counts, so that small ones are not refused because of slow large ones.
+# Maximum size of all request bodies in flight in a worker, in bytes. The first _SMALL_BODY bytes of each do not count,
+# so that slow large bodies do not cause the refusal of small ones.
 _MAX_IN_FLIGHT = 64 * 1024 * 1024
 
-# Bytes of rendered responses that a worker caches, with Python's overhead. When they are reached, the cache is emptied.
+# Maximum size of the cached responses of a worker in bytes, with Python's overhead for each. A full cache is emptied.
 _MAX_CACHE_SIZE = 8 * 1024 * 1024
 _ENTRY_OVERHEAD = 256
 
@@ -39,14 +39,14 @@ def routes(keys: KeyValues) -> Router:
         return Route("GET", pattern, pages.read, READ, RunsOn.THREAD, recall=pages.recall)
 
     def queue(method: str, pattern: str, page: Callable[..., Answer], scope: str) -> Route:
-        # Small bodies take no thread: a page that writes awaits the writer without one.
+        # Small bodies need no thread: the page awaits the future of the writer.
         return Route(method, pattern, page, scope, RunsOn.INLINE, inline_body=_SMALL_BODY)
 
     return Router(
         "kv",
         [
             read("/{key}"),
-            # A key may have these names.
+            # These are keys too.
             read("/set"),
             read("/commit"),
             queue("POST", "/set", pages.set, WRITE),
@@ -64,7 +64,7 @@ class Pages:
         self._answers = _ResponseCache()
 
     def read(self, request: Request, *_: str) -> Response:
-        # Before it is read: what is committed meanwhile makes it one that is not trusted.
+        # Read the count before the value: a commit in between then invalidates the cached response.
         commits = self._keys.commits
         key = _key(request)
         value = self._keys.get(key)
@@ -76,7 +76,7 @@ class Pages:
         return Response(200, _FRESH_JSON, body)
 
     def recall(self, request: Request, *_: str) -> Response | None:
-        """The answer that `read` gave, if nothing was committed since."""
+        """Return the cached response, or None if anything was committed since."""
         body = self._answers.get(request.path, self._keys.commits)
         return None if body is None else Response(200, _FRESH_JSON, body)
 
@@ -102,22 +102,22 @@ class Pages:
 
 
 class _Payloads:
-    """Bodies that are gathered in memory, which together are not many bytes. The lock guards their count."""
+    """Receives request bodies into memory, up to a total of _MAX_IN_FLIGHT bytes. The lock guards the total."""
 
     def __init__(self) -> None:
         self._size = 0
         self._lock = threading.Lock()
 
     async def gather(self, request: Request) -> bytes:
-        """Receive a body. Raises TooLarge, and Unavailable where too many bytes are in flight."""
+        """Receive a body. Raises TooLarge, and Unavailable if too many bytes are in flight."""
         if (request.size or 0) > _MAX_BODY_SIZE:
             raise TooLarge(_MAX_BODY_SIZE, size=request.size)
         if request.size is not None and request.size <= _SMALL_BODY:
-            # Most come with their heads. It would not count below.
+            # Most small bodies arrive with their heads. They would not count below.
             whole = request.body.take_buffered()
             if whole is not None:
                 return whole
-        # One buffer: a body that comes byte by byte would be a thousand times as large in pieces.
+        # One buffer: a list of pieces would take a thousand times the memory for a body that arrives byte by byte.
         body = bytearray()
         try:
             async for piece in request.body:
@@ -145,7 +145,7 @@ def _counted(size: int) -> int:
 
 
 class _ResponseCache:
-    """Rendered responses by path, each with the count of commits at which it was read."""
+    """Rendered responses by path, each with the count of commits before its value was read."""
 
     def __init__(self) -> None:
         self._answers: BoundedCache[str, tuple[int, bytes]] = BoundedCache(
@@ -165,7 +165,7 @@ def _answer_size(path: str, answer: tuple[int, bytes]) -> int:
 
 
 def _key(request: Request) -> str:
-    """The key that the path names, which is one segment."""
+    """The key of a request: the last segment of its path."""
     segment = request.path[len(request.mount) + 1 :]
     try:
         key = unquote_to_bytes(segment).decode()

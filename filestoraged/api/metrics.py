@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: what the workers have done and do, and what is stored."""
+"""The page `/-/metrics` for Prometheus: requests and connections of all workers, and gauges of the stores."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-stor
 
 log = logging.getLogger(__name__)
 
-# Collects some families.
+# Collects metric families.
 Gauge = Callable[[], Iterable[Family]]
 
 
 def routes(metrics: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Router:
-    """`gauges` are collected for each request. `remote` says that one of them waits for other machines."""
+    """`gauges` are collected for each request. `remote`: one of them waits for other machines."""
 
     def show(_: Request) -> Response:
         families = [*_workers(metrics), *_requests(metrics)]
@@ -34,7 +34,7 @@ def routes(metrics: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Ro
             try:
                 families += gauge()
             except Exception as error:
-                # An operator who looks for the failure needs all the others.
+                # A failed gauge must not hide the others, which an operator needs to find the cause.
                 log.warning("cannot count %s: %s", name, error.__cause__ or error)
                 failed_parts[name] = 1
         failed: list[Sample] = [({"part": name}, failed_parts.get(name, 0)) for name in gauges]
@@ -45,12 +45,12 @@ def routes(metrics: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Ro
         )
         return Response(200, _FIELDS, exposition(families).encode())
 
-    # Counting may wait for a disk.
+    # Some gauges wait for a disk.
     return Router("operations", [Route("GET", "/", show, READ, RunsOn.REMOTE if remote else RunsOn.THREAD)])
 
 
 def objects(store: Store, shared: SharedCount) -> Gauge:
-    """What a store on disk holds, by interface. Yields nothing before the first count is complete."""
+    """Objects of a store on disk, by interface. Yields nothing before the first count is complete."""
 
     def collect() -> Iterator[Family]:
         counted = shared.latest(store.usage)
@@ -88,7 +88,7 @@ def keys(database: KeyValues) -> Gauge:
 
 
 def memcached(store: Store) -> Gauge:
-    """What each server of a pool holds."""
+    """Items and bytes of each memcached server."""
 
     def collect() -> Iterator[Family]:
         used = store.usage()

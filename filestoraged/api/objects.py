@@ -1,4 +1,4 @@
-"""What `files` and `repositories` share: an upload checked against what it announced, a download, a removal."""
+"""Upload, download and removal of objects, for the interfaces `files` and `repositories`."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from filestoraged.wire.expectations import expected_digests
 from filestoraged.wire.parameters import attachment
 from filestoraged.wire.ranges import parse_range
 
-# A browser neither guesses the type of what was uploaded, nor runs it as a page of ours.
+# Browsers must neither guess the type of an uploaded file, nor run it as a page of this origin.
 NO_PAGE = field_lines(("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
 
 
 class Delivery:
-    """How downloads go out."""
+    """The way in which downloads are sent: fixed header fields, and whether a proxy sends the bytes."""
 
     def __init__(self, accel: str | None = None, kept_by: str = "public") -> None:
-        """Below the prefix `accel`, a proxy in front sends the bytes, where they are a file's.
+        """`accel` is the prefix below which a proxy serves the files of the store; None if there is no such proxy.
 
-        `kept_by` says which caches may keep responses: "public" or "private" ones (RFC 9111, section 5.2.2).
+        `kept_by` is the kind of caches that may store responses: "public" or "private" (RFC 9111, section 5.2.2).
         """
         self.accel = accel
-        # An object's bytes never change.
+        # The bytes of an object never change.
         caching = f"{kept_by}, max-age=31536000, immutable"
-        # nginx copies our Accept-Ranges to the answer, and adds its own to what it sends from the disk.
+        # Without Accept-Ranges: nginx adds its own to files that it sends, and would copy this one too.
         self.handed_over = field_lines(("Cache-Control", caching)) + NO_PAGE
         self.fields = field_lines(("Accept-Ranges", "bytes")) + self.handed_over
 
 
 _OCTETS = "application/octet-stream"
 _TYPE_OF_OCTETS = field_lines(("Content-Type", _OCTETS))
-# Most requests have none of these.
+# Header fields that make a response depend on the request. Most requests have none.
 _CONDITIONS = frozenset(("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "range"))
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
-# The standard library's own table: the same answer on every machine.
+# The table of the standard library alone, so that types do not depend on the machine.
 _TYPES = mimetypes.MimeTypes()
 
 
 def runs_on(store: Store) -> tuple[RunsOn, RunsOn]:
-    """Where pages run that change a store, and those that read it: a local disk is read on the loop."""
+    """Where pages run that change a store, and where those run that read it. A local disk is read on the loop."""
     return (RunsOn.REMOTE, RunsOn.REMOTE) if store.remote else (RunsOn.THREAD, RunsOn.INLINE)
 
 
 async def receive_object(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[Digest, int]:
-    """Store the body, whose digests must be those `expected`. Returns the object's digest and size."""
+    """Store the body of a request, which must have the digests `expected`. Returns the digest and the size."""
     with begin(request, store, size=request.size, expected=expected) as staging:
         async for piece in request.body:
             staging.write(piece)
@@ -62,9 +62,9 @@ async def receive_object(request: Request, store: Store, expected: Sequence[Expe
 
 
 def begin(request: Request, store: Store, *, size: int | None, expected: Sequence[Expected]) -> Staging:
-    """Begin an upload, unless it is known beforehand that it will not be kept."""
+    """Begin an upload. Raises AlreadyExists if If-None-Match forbids it, and BadRequest for a partial one."""
     if "content-range" in request.fields:
-        # `curl -C -` sends the rest of a file so. Kept as a whole, it would be another file (RFC 9110, section 14.5).
+        # `curl -C -` sends the rest of a file so. It must not be stored as a whole (RFC 9110, section 14.5).
         raise BadRequest("Content-Range is not supported: send the whole object.")
     if conditions.forbids_overwrite(request.fields):
         for algorithm, digest in expected:
@@ -78,7 +78,7 @@ def commit(request: Request, staging: Staging) -> Digest:
 
 
 def announced(request: Request, store: Store) -> Sequence[Expected]:
-    """What the request says the digests of its bytes are, in the query and in its fields."""
+    """The announced digests of the body, from the query and the header fields."""
     return [*announced_in_query(request, store), *expected_digests(request.fields)]
 
 
@@ -95,12 +95,12 @@ def announced_in_query(request: Request, store: Store) -> Sequence[Expected]:
 
 
 def receipt(key: str, digest: str, size: int) -> bytes:
-    """What an upload is answered: JSON, of two values that need no escaping."""
+    """The JSON response to an upload. Neither value needs escaping."""
     return f'{{"{key}": "{digest}", "size": {size}}}\n'.encode()
 
 
 def download(request: Request, store: Store, name: str, delivery: Delivery) -> Response:
-    """Answer with the object's bytes, the part of them that is asked for, or that the client has them."""
+    """Answer with the object or the requested range of it, or with 304 if the client has it."""
     digest = _digest(name)
     blob = store.open(digest)
     try:
@@ -115,7 +115,7 @@ def remove(request: Request, store: Store, name: str) -> str:
     """Remove an object if the request's conditions hold. Returns its digest."""
     digest = _digest(name)
     if any(field.startswith("if-") for field in request.fields):
-        # Where it is not there, `remove` says so, and only once that is durable.
+        # If it is missing, `remove` raises NotFound below, once the absence is durable.
         with contextlib.suppress(NotFound), store.open(digest) as blob:
             conditions.check_preconditions(request.fields, digest, blob.modified)
             if conditions.matches_if_none_match(request.fields, digest):
@@ -125,7 +125,7 @@ def remove(request: Request, store: Store, name: str) -> str:
 
 
 def accelerated(store: Store, name: str, accel: str | None) -> Fields:
-    """The field by which a proxy sends an object from the disk; "" where it cannot."""
+    """The header field that makes a proxy send an object from the disk; empty if it cannot."""
     place = None if accel is None else store.place(name)
     return "" if place is None else f"X-Accel-Redirect: {accel}/{place}\r\n"
 
@@ -151,13 +151,13 @@ def _represent(request: Request, blob: Blob, fixed: Fields, accel: Fields) -> Re
 
 
 def _hand_over(blob: Blob, fields: Fields) -> Response:
-    """The proxy handles ranges."""
+    """Leave the bytes to the proxy, which handles ranges itself."""
     blob.close()
     return Response(200, fields)
 
 
 def _description(request: Request) -> Fields:
-    """The type, and the name to save it by, where the client names one."""
+    """Content-Type and Content-Disposition by the `name` parameter of the query."""
     name = next(iter(request.parameters("name")), "")
     if not name:
         return _TYPE_OF_OCTETS
@@ -171,13 +171,13 @@ def check_name(name: str) -> None:
 
 
 def saved_as(name: str) -> Fields:
-    """The fields by which a browser saves a download under that name."""
+    """Header fields that make a browser save a download as `name`."""
     return field_lines(("Content-Type", content_type(name)), ("Content-Disposition", attachment(name)))
 
 
 def content_type(name: str) -> str:
-    """The type that a file's name suggests."""
-    # By the extension alone: the table takes a whole name for a URL, and one may look like "data:text/html,".
+    """The media type for the extension of a file name."""
+    # Only the extension: `guess_type` parses a whole name as a URL, such as "data:text/html,".
     kind, encoding = _TYPES.guess_type("x" + posixpath.splitext(name)[1])
     return kind if kind and not encoding else _OCTETS
 
@@ -193,6 +193,6 @@ def _exists(store: Store, digest: str) -> bool:
     try:
         store.open(digest).close()
     except (NotFound, CorruptObject):
-        # What is damaged is to be stored anew.
+        # Storing a damaged object again heals it.
         return False
     return True

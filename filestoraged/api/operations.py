@@ -1,4 +1,4 @@
-"""Operations, on every listener whatever is mounted: whether the daemon is alive, and ready to serve."""
+"""The pages `/-/health` and `/-/ready`, on every listener: whether the daemon is alive, and ready to serve."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from filestoraged.web.router import READ, Route, Router
 
 log = logging.getLogger(__name__)
 
-# What lies below it. The path "/-" itself may be a key of a database.
+# The path "/-" without a slash may be a key of the `kv` interface.
 PREFIX = "/-/"
 
-# Where the metrics are, which are not for everybody.
+# The path of the metrics, which not every client may read.
 METRICS = "/-/metrics"
 
-# Seconds for which a result is reused.
+# Seconds for which the result of a check is reused.
 _REUSE_TIME = 1.0
 
 # Raises an OSError or an Error if a part of the daemon is unusable.
@@ -34,24 +34,24 @@ def health_routes() -> Router:
 
 
 def public_routes(readiness: Readiness) -> Router:
-    """With `/-/ready`, where clients may ask too: no inner host is named."""
+    """`/-/health` and `/-/ready` for listeners of clients: messages do not name internal hosts."""
     return _routes(readiness, lambda fault: fault.public)
 
 
 def admin_routes(readiness: Readiness) -> Router:
-    """The same for operators alone: faults are reported as in the log."""
+    """The same for admin listeners: messages are as detailed as in the log."""
     return _routes(readiness, lambda fault: fault.detailed)
 
 
 class Fault(NamedTuple):
-    """Why the daemon is not ready: a sentence for every client, and one for operators."""
+    """Why the daemon is not ready: a message for clients, and one for operators."""
 
     public: str
     detailed: str
 
 
 class Readiness:
-    """Runs all `probes`. `remote` says that one of them waits for other machines. Used by many threads."""
+    """Runs all `probes`. `remote`: one of them waits for other machines. Any thread calls it."""
 
     def __init__(self, probes: Sequence[Probe], *, remote: bool) -> None:
         self._probes = probes
@@ -60,12 +60,12 @@ class Readiness:
         self._lock = threading.Lock()
 
     def recall(self) -> _Known | None:
-        """The last result, None where it is too old."""
+        """Return the last result, or None if it is too old."""
         known = self._known
         return known if time.monotonic() < known.until else None
 
     def check(self) -> _Known:
-        """The present state, or that of a moment ago where another thread has just found it."""
+        """Run the probes, unless another thread has just done so."""
         with self._lock:
             known = self.recall()
             if known is None:
@@ -81,12 +81,12 @@ class Readiness:
         except OSError as error:
             return Fault("The store cannot be written.", f"The store cannot be written: {error.strerror or error}.")
         except Error as error:
-            # Its message is for clients, its cause for the log.
+            # The message is for clients, the cause for operators.
             return Fault(str(error), str(error) if error.__cause__ is None else f"{error.__cause__}.")
         return None
 
     def _log_change(self, fault: Fault | None) -> None:
-        """Log changes: /-/ready may not show the cause to every client."""
+        """Log a change of the state: /-/ready does not show the cause to every client."""
         before = self._known.fault
         if fault is not None and fault != before:
             log.warning("not ready: %s", fault.detailed)
@@ -95,14 +95,14 @@ class Readiness:
 
 
 class _Known(NamedTuple):
-    """The fault, None where there is none; and until when the result is reused, on the monotonic clock."""
+    """The result of a check, which is reused before `until` on the monotonic clock. `fault` is None if ready."""
 
     fault: Fault | None
     until: float
 
 
 class _Ready:
-    """The page `/-/ready`. A recent result needs no thread."""
+    """The page `/-/ready`. A recent result is answered on the loop."""
 
     def __init__(self, readiness: Readiness, describe: Callable[[Fault], str]) -> None:
         self._readiness = readiness

@@ -1,4 +1,4 @@
-"""The `repositories` interface: objects by their oid, kept apart by repository."""
+"""The `repositories` interface: each repository is a namespace of objects, named by their oids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 
 def routes(store: Store, delivery: Delivery) -> Router:
-    """`store` has a namespace for each repository, and names objects by their SHA-256."""
+    """`store` names objects by their SHA-256."""
     pages = _Repositories(store, delivery)
     changes, reads = objects.runs_on(store)
     return Router(

@@ -18,7 +18,7 @@ _Task = TypeVar("_Task")
 
 _MAX_QUEUED_FINDINGS = 256
 
-# Seconds: how often a thread with a finding for a full queue checks whether it is to stop, and how long it is joined.
+# Seconds: how often a thread with a finding for a full queue checks whether to stop, and how long it is joined.
 _STOP_POLL = 0.1
 _JOIN_TIMEOUT = 2.0
 

@@ -55,7 +55,7 @@ class StatusPipe:
         self._writer = writer
 
     def report_serving(self) -> None:
-        # A broken pipe means that the master is dead. The worker goes on, and finds that out by itself.
+        # A broken pipe means that the master is dead. The worker continues, and detects that itself.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._writer, b"!")
 

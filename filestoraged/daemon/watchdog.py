@@ -64,7 +64,7 @@ class Watchdog:
         self._reported: set[int] = set()
 
     def hanging(self, workers: Mapping[int, WorkerProcess]) -> list[int]:
-        """Return the process ids of workers that hang and are to be killed, each once."""
+        """Return the process ids of workers that hang, each once, for the caller to kill."""
         now = self._clock()
         if now - self._last_call > self._timeouts.silence / 2:
             # All processes were stopped, or the machine had no time for this one: the workers had none either.

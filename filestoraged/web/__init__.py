@@ -1,1 +1,1 @@
-"""HTTP, whatever is stored: requests in, responses out, connections kept, parked and drained."""
+"""The HTTP server: connections, requests, responses and routes. Knows nothing of storage."""

@@ -46,7 +46,7 @@ class CompletionQueue(Generic[_Connection]):
         return bool(self._completed)
 
     def wake(self) -> None:
-        """Wake the loop. Any thread may call it. Where it fails, the loop wakes by itself within `limits.notice`."""
+        """Wake the loop. Any thread may call it. If it fails, the loop wakes within `limits.notice`."""
         if not self._is_signalled:
             self._is_signalled = True
             try:

@@ -1,4 +1,4 @@
-"""Errors as answers: the one place where a meaning becomes a response, and is logged if it is the server's fault."""
+"""Converts errors to responses, here only, and logs those that are the server's fault."""
 
 from __future__ import annotations
 

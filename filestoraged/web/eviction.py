@@ -76,7 +76,7 @@ class Eviction(Generic[_Evictable]):
             self._limit.request_eviction(slot)
 
     def answer_request(self) -> None:
-        """Do what another worker has asked for, or pass it on, and wake the workers whose connections wait for places.
+        """Evict a connection for another worker, or pass the request on; wake workers with connections that wait.
 
         A worker that waits asks again, so there may be a free place by now: then no connection is closed.
         """

@@ -130,7 +130,7 @@ class LoopContext(Generic[_C]):
             self.admission.leave(connection)
 
     def end_round(self) -> None:
-        """Send the responses of a round in a row: clients that wait together are woken once, not each by itself."""
+        """Send the responses of a round as one batch: clients that share a process are woken once."""
         # Before they are sent: a client that has a response finds it counted.
         self.metrics.publish()
         unsent, self.unsent = self.unsent, []

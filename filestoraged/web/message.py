@@ -148,7 +148,7 @@ class Request:
         self.is_free = False
         # What its origin and its host mean for the response; see `cross_site`.
         self.cross_site: Any = None
-        # Whether it is answered without a look at token, origin and host: none matters, or they were checked before.
+        # Whether token, origin and host need no check: none matters, or they were checked before.
         self.is_plain = False
         # What it is counted as: an interface, and a method.
         self.labels: tuple[str, str] | None = None
@@ -182,7 +182,7 @@ class Request:
         return own
 
     def parameters(self, *names: str) -> list[str]:
-        """The values that the query has for any of `names`, in order. What is not UTF-8 in them becomes U+FFFD."""
+        """The values of all parameters `names` of the query, in order. Bytes that are not UTF-8 become U+FFFD."""
         if not self.query:
             return []
         pairs = [pair.partition("=") for pair in self.query.split("&")]

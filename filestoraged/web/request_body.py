@@ -14,7 +14,7 @@ from filestoraged.wire.body import Framing
 # 256 KiB: hashing one such piece takes 0.6 ms, far more than the calls around it.
 _PIECE = 256 * 1024
 
-# Bytes that one connection may bring in a row while others wait for the thread.
+# Bytes that a thread receives from one connection before others that wait get the thread.
 _QUANTUM = 4 * 1024 * 1024
 
 

@@ -157,7 +157,7 @@ def follow_response(connection: Connection) -> bool:
         return True
     connection.state = NEXT_STATE[connection.state][_KEEP_ALIVE]
     if connection.receiver.buffer:
-        # A client that does not wait for responses gets a thread: there, others have their turn in between.
+        # A client that does not wait for responses gets a thread, where other connections are served in between.
         return connection.yield_thread() if connection.is_on_thread else connection.hand_over()
     return connection.is_on_thread and connection.keeps_thread and not connection.pool.is_saturated
 

@@ -203,7 +203,7 @@ class Mounts:
         request.labels = (match.router.name, request.method if request.method in METHODS else OTHER)
         request.is_free = self._authorizer is None or self._authorizer.lets_anybody(request, match)
         request.cross_site = self._judge(request)
-        # True for most requests: for them this is the only look at who asks.
+        # True for most requests, which need no other check.
         request.is_plain = request.is_free and request.cross_site == PASSED
         request.runs_on = _runs_on(match.route, request.size)
         # Last: a request that other connections share is complete when it has a match.

@@ -167,7 +167,7 @@ def _run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float
 
     The work may wait for a resolver, a memcached server or a locked database, and these waits cannot be interrupted.
     `attend` is called with a function that waits for so many seconds and returns whether the work is done. It returns
-    once that is so. When it raises instead, the thread goes on by itself and ends with the process.
+    once that is so. When it raises instead, the thread continues, and ends with the process.
     """
     future: Future[_Result] = Future()
 
