@@ -1,4 +1,4 @@
-"""Attacks by web pages, in a real Chromium: pages of other sites, and names that are rebound to a loopback address."""
+"""Attacks by web pages in a real Chromium: cross-site requests, and DNS rebinding to a loopback address."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class BrowserCase(TempCase):
         return _PAGE.format(daemon=json.dumps(daemon), report=json.dumps(report), steps=steps).encode()
 
     def browse(self, url: str) -> list[Any]:
-        """What the page at `url` reports. All names below .test are localhost's, in IPv6 first and then in IPv4."""
+        """Return the report of the page at `url`. Names below .test are localhost's, in IPv6 first and then in IPv4."""
         profile = tempfile.mkdtemp(prefix="chromium-", dir=self.directory)
         options = (
             *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
@@ -79,7 +79,7 @@ class BrowserCase(TempCase):
         return seen
 
     def statuses(self, daemon: Daemon, method: str) -> list[str]:
-        """Those that requests with `method` were answered with, in order of the log."""
+        """The statuses of requests with `method`, in the order of the log."""
         return re.findall(rf" {method} \S+ ([0-9]+) ", "\n".join(daemon.lines()))
 
 
@@ -95,7 +95,7 @@ class CrossSiteTest(BrowserCase):
       await ask("/" + HASH);
     """
 
-    def test_a_page_of_another_site_changes_nothing_and_reads_nothing(self) -> None:
+    def test_page_of_another_site_changes_nothing_and_reads_nothing(self) -> None:
         with self.attacked() as daemon:
             seen = self.seen(daemon)
 
@@ -107,7 +107,7 @@ class CrossSiteTest(BrowserCase):
             self.assertEqual([self.hash], [path[3:] for path in self.files_below(self.directory / "store")])
             self.assertEqual(404, requests.get(f"{daemon.url}/kv/key").status_code)
 
-    def test_a_page_of_an_allowed_origin_changes_and_reads(self) -> None:
+    def test_page_of_an_allowed_origin_changes_and_reads(self) -> None:
         with self.attacked("--allow-origin", "http://app.test:{port}") as daemon:
             seen = self.seen(daemon, site="app.test")
 
@@ -139,7 +139,7 @@ class RebindingTest(BrowserCase):
       await ask("/" + HASH, {method: "DELETE"});
     """
 
-    def test_a_rebound_name_reads_and_removes_nothing(self) -> None:
+    def test_rebound_name_reads_and_removes_nothing(self) -> None:
         with running("--store", str(self.directory / "store"), "--workers", "1") as daemon:
             seen = self.seen(daemon)
 
@@ -148,7 +148,7 @@ class RebindingTest(BrowserCase):
             self.assertEqual(b"secret", requests.get(f"{daemon.url}/{self.hash}").content)
             self.assertEqual(1, len(self.files_below(self.directory / "store")))
 
-    def test_a_name_that_is_the_daemons_by_host_reads_and_removes(self) -> None:
+    def test_name_given_by_host_option_reads_and_removes(self) -> None:
         with running("--store", str(self.directory / "store"), "--workers", "1", "--host", "evil.test") as daemon:
             seen = self.seen(daemon)
 
@@ -170,7 +170,7 @@ class RebindingTest(BrowserCase):
 
 
 class _Attacker(http.server.ThreadingHTTPServer):
-    """Serves a page, and takes its report."""
+    """Serves a page, and receives its report."""
 
     def __init__(self) -> None:
         self.page = b""
@@ -185,7 +185,7 @@ class _Attacker(http.server.ThreadingHTTPServer):
 
 
 class _Bait(http.server.HTTPServer):
-    """Serves a page once: when it is sent, nothing listens there any more."""
+    """Serves a page once, and then closes its listener."""
 
     address_family = socket.AF_INET6
     timeout = 0.1

@@ -1,4 +1,4 @@
-"""The clients that people use, against a daemon of its own: each as its manual says."""
+"""Common HTTP clients against a daemon, each used as its manual says."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ class ClientCase(TempCase):
 
 
 class CurlTest(ClientCase):
-    def test_data_binary(self) -> None:
+    def test_data_binary_uploads_a_file(self) -> None:
         answer = self.run_client("curl", "-sS", "--data-binary", "@cat.jpg", self.url + "/")
 
         self.assertEqual({"hash": self.hash, "size": 5_000_000}, self.uploaded(answer))
 
-    def test_form(self) -> None:
+    def test_form_uploads_a_file(self) -> None:
         answer = self.run_client("curl", "-sS", "-F", "note=hello", "-F", "file=@cat.jpg", self.url + "/")
 
         self.assertEqual({"hash": self.hash, "size": 5_000_000}, self.uploaded(answer))
 
-    def test_upload_to_a_repository(self) -> None:
+    def test_upload_to_a_repository_answers_its_oid(self) -> None:
         answer = self.run_client("curl", "-sS", "-T", "cat.jpg", self.url + "/data/pets")
 
         self.assertEqual({"oid": self.hash, "size": 5_000_000}, self.uploaded(answer))
 
-    def test_upload_from_a_pipe(self) -> None:
+    def test_upload_from_a_pipe_is_stored(self) -> None:
         answer = self.run_client("curl", "-sS", "-T", "-", self.url + "/data/pets", input=self.data)
 
         self.assertEqual({"oid": self.hash, "size": 5_000_000}, self.uploaded(answer))
 
-    def test_download_and_delete(self) -> None:
+    def test_download_and_delete_succeed(self) -> None:
         self.run_client("curl", "-sS", "--data-binary", "@cat.jpg", self.url + "/")
 
         self.run_client("curl", "-sSf", "-o", "got", f"{self.url}/?hash={self.hash}")
@@ -82,7 +82,7 @@ class CurlTest(ClientCase):
         self.assertEqual(self.data, self.got.read_bytes())
         self.assertEqual(b"404", status)
 
-    def test_a_broken_download_is_resumed(self) -> None:
+    def test_broken_download_is_resumed(self) -> None:
         self.run_client("curl", "-sS", "--data-binary", "@cat.jpg", self.url + "/")
         self.got.write_bytes(self.data[:1_234_567])
 
@@ -90,14 +90,14 @@ class CurlTest(ClientCase):
 
         self.assertEqual(self.data, self.got.read_bytes())
 
-    def test_a_name_is_what_the_download_is_saved_as(self) -> None:
+    def test_download_is_saved_under_its_name(self) -> None:
         self.run_client("curl", "-sS", "--data-binary", "@cat.jpg", self.url + "/")
 
         self.run_client("curl", "-sSfOJ", f"{self.url}/?hash={self.hash}&name=pet.jpg")
 
         self.assertEqual(self.data, (self.directory / "pet.jpg").read_bytes())
 
-    def test_what_is_current_is_not_fetched_again(self) -> None:
+    def test_current_file_is_not_downloaded_again(self) -> None:
         self.run_client("curl", "-sS", "--data-binary", "@cat.jpg", self.url + "/")
         fetch = ("curl", "-sS", "--etag-save", "tag", "--etag-compare", "tag", "-o", "got", "-w", "%{http_code}")
 
@@ -105,7 +105,7 @@ class CurlTest(ClientCase):
 
         self.assertEqual([b"200", b"304"], codes)
 
-    def test_a_refused_upload_costs_the_client_no_bytes(self) -> None:
+    def test_refused_upload_sends_no_bytes_of_its_body(self) -> None:
         what = "%{http_code} %{size_upload}"
 
         sent = self.run_client("curl", "-sS", "-o", "/dev/null", "-w", what, "-T", "cat.jpg", self.url + "/data/a%20b")
@@ -114,7 +114,7 @@ class CurlTest(ClientCase):
 
 
 class WgetTest(ClientCase):
-    def test_upload_and_download(self) -> None:
+    def test_upload_and_download_succeed(self) -> None:
         answer = self.run_client("wget", "-q", "-O", "-", "--post-file=cat.jpg", self.url + "/")
 
         self.run_client("wget", "-q", "-O", "got", f"{self.url}/?hash={self.hash}")
@@ -122,7 +122,7 @@ class WgetTest(ClientCase):
         self.assertEqual(self.hash, self.uploaded(answer)["hash"])
         self.assertEqual(self.data, self.got.read_bytes())
 
-    def test_a_broken_download_is_continued(self) -> None:
+    def test_broken_download_is_continued(self) -> None:
         requests.post(self.url, data=self.data, timeout=PATIENCE)
         self.got.write_bytes(self.data[:1_234_567])
 
@@ -132,7 +132,7 @@ class WgetTest(ClientCase):
 
 
 class Aria2Test(ClientCase):
-    def test_a_file_is_fetched_in_ranges(self) -> None:
+    def test_file_is_downloaded_in_ranges(self) -> None:
         requests.post(self.url, data=self.data, timeout=PATIENCE)
 
         self.run_client("aria2c", "-q", "-x4", "-s4", "-k1M", "-o", "got", f"{self.url}/{self.hash}")
@@ -143,7 +143,7 @@ class Aria2Test(ClientCase):
 
 
 class RequestsTest(ClientCase):
-    def test_upload_raw_chunked_and_as_a_form(self) -> None:
+    def test_raw_chunked_and_form_uploads_succeed(self) -> None:
         with requests.Session() as session, self.file.open("rb") as stream:
             answers = [
                 session.post(self.url, data=self.data, timeout=PATIENCE),
@@ -155,21 +155,21 @@ class RequestsTest(ClientCase):
         self.assertEqual([200, 200, 200, 201], [answer.status_code for answer in answers])
         self.assertEqual({self.hash}, {answer.json().get("hash") or answer.json()["oid"] for answer in answers})
 
-    def test_download(self) -> None:
+    def test_download_succeeds(self) -> None:
         requests.post(self.url, data=self.data, timeout=PATIENCE)
 
         answer = requests.get(self.url, params={"hash": self.hash}, timeout=PATIENCE)
 
         self.assertEqual(self.data, answer.content)
 
-    def test_a_large_refused_upload_is_answered(self) -> None:
+    def test_large_refused_upload_receives_its_response(self) -> None:
         answer = requests.put(self.url, data=b"x" * 50_000_000, timeout=PATIENCE)
 
         self.assertEqual(405, answer.status_code)
 
 
 class HttpClientTest(ClientCase):
-    def test_one_connection_for_all(self) -> None:
+    def test_one_connection_serves_all_requests(self) -> None:
         client = http.client.HTTPConnection("127.0.0.1", self.daemon.ports[0], timeout=PATIENCE)
         self.addCleanup(client.close)
 
@@ -186,7 +186,7 @@ class HttpClientTest(ClientCase):
 
 
 class BrowserTest(ClientCase):
-    def test_a_browsers_form_post(self) -> None:
+    def test_form_post_of_a_browser_is_stored(self) -> None:
         # As Chromium sends it, UTF-8 name and all.
         boundary = "----WebKitFormBoundaryePkpFF7tjBAqx29L"
         head = (
@@ -206,7 +206,7 @@ class BrowserTest(ClientCase):
 
 
 class ManySmallFilesTest(ClientCase):
-    def test_32_clients_at_once_store_and_fetch(self) -> None:
+    def test_small_files_of_32_concurrent_clients_come_back(self) -> None:
         def client(number: int) -> int:
             with requests.Session() as session:
                 for step in range(20):

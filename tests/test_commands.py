@@ -1,4 +1,4 @@
-"""bin/test and bin/bench: what they say of themselves, and how tests are named."""
+"""bin/test and bin/bench: their help, and the selection of tests by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import TempCase
 
 
 class HelpTest(TempCase):
-    def test_help_is_printed_and_nothing_is_installed_for_it(self) -> None:
+    def test_help_is_printed_without_an_installation(self) -> None:
         for part in ("bin", "filestoraged", "tests"):
             shutil.copytree(ROOT / part, self.directory / part)
         for command, expected in (("test", "NAME"), ("bench", "MEASURE")):
@@ -33,7 +33,7 @@ class HelpTest(TempCase):
 
 
 class NamesTest(TempCase):
-    def test_a_package_is_all_of_its_modules(self) -> None:
+    def test_package_selects_all_of_its_modules(self) -> None:
         modules = [f"tests.wire.{path.stem}" for path in (ROOT / "tests" / "wire").glob("test_*.py")]
 
         counts = [load(module).countTestCases() for module in modules]
@@ -41,7 +41,7 @@ class NamesTest(TempCase):
         self.assertGreater(len(counts), 5)
         self.assertEqual(sum(counts), load("tests.wire").countTestCases())
 
-    def test_a_module_a_class_and_a_test_are_named_by_their_paths(self) -> None:
+    def test_path_selects_a_module_a_class_or_a_test(self) -> None:
         module, name, test = __name__, type(self).__name__, self.id().rpartition(".")[2]
 
         counts = [load(each).countTestCases() for each in (module, f"{module}.{name}", f"{module}.{name}.{test}")]

@@ -161,7 +161,7 @@ class LayoutTest(unittest.TestCase):
 
 
 class ListsTest(ServerCase):
-    """What a document lists is what there is."""
+    """Lists and tables in documents are complete."""
 
     def test_operations_lists_every_metric(self) -> None:
         config = {"memcached": ("127.0.0.1:1",), "store": str(self.store_path), "host": ("*",)}

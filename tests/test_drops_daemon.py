@@ -107,7 +107,7 @@ class DropsDaemonTest(TempCase):
         self.addCleanup(os.close, descriptor)
         self.assertEqual([], select.select([descriptor], [], [], 1.5)[0])
 
-    def test_a_drop_fetched_right_before_a_graceful_stop_stays_gone(self) -> None:
+    def test_drop_downloaded_right_before_a_graceful_stop_stays_gone(self) -> None:
         with self.running("--workers", "1") as daemon:
             id_, lock = self.fetch_while_locked(daemon)
             daemon.process.send_signal(signal.SIGTERM)
@@ -119,7 +119,7 @@ class DropsDaemonTest(TempCase):
 
         self.assertEqual((0, 410), (status, again.status_code))
 
-    def test_a_drop_fetched_right_before_a_reload_stays_gone(self) -> None:
+    def test_drop_downloaded_right_before_a_reload_stays_gone(self) -> None:
         with self.running("--workers", "1") as daemon:
             old = daemon.worker
             id_, lock = self.fetch_while_locked(daemon)
@@ -188,7 +188,7 @@ class DropsDaemonTest(TempCase):
 
         self.assertEqual([200] + [410] * 23, sorted(statuses))
 
-    def test_a_kill_amid_uploads_and_downloads_leaves_each_whole_or_gone(self) -> None:
+    def test_kill_during_uploads_and_downloads_leaves_each_drop_whole_or_gone(self) -> None:
         sent: dict[str, bytes] = {}
         fetched: set[str] = set()
         enough = threading.Semaphore(0)

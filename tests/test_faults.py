@@ -24,7 +24,7 @@ HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class KilledDaemonTest(TempCase):
-    def test_every_answered_upload_is_there_and_whole_and_nothing_else(self) -> None:
+    def test_kill_during_uploads_keeps_every_answered_object_whole_and_no_other(self) -> None:
         store = self.directory / "store"
         with running("--store", str(store)) as daemon:
             answered = upload_until_killed(daemon, clients=100, enough=150)
@@ -41,7 +41,7 @@ class KilledDaemonTest(TempCase):
 
 
 class PrivateDiskCase(TempCase):
-    """A daemon in a mount namespace of its own, with a small disk that nobody else sees."""
+    """A daemon in a mount namespace of its own, with a small disk that no other process sees."""
 
     def disk(self, size: str, first: str = ":", *arguments: str) -> Path:
         """Start the daemon on an empty disk of `size`, and return the path of its store, as seen from here.
@@ -72,7 +72,7 @@ class PrivateDiskCase(TempCase):
 
 
 class FullDiskTest(PrivateDiskCase):
-    def test_a_full_disk_answers_507_and_the_next_that_fits_is_taken(self) -> None:
+    def test_full_disk_answers_507_and_stores_the_next_upload_that_fits(self) -> None:
         store = self.disk("2M")
 
         too_much = self.post(b"x" * 3_000_000)
@@ -85,7 +85,7 @@ class FullDiskTest(PrivateDiskCase):
         self.assertEqual([f"{digest[:2]}/{digest}"], self.files_below(store))
         self.assertEqual(1, sum("507" in line and "WARNING" in line for line in self.daemon.lines()))
 
-    def test_a_full_disk_still_gives_and_forgets(self) -> None:
+    def test_full_disk_still_serves_downloads_and_removals(self) -> None:
         self.disk("2M")
         digest = self.post(b"x" * 1_900_000).json()["hash"]
 
@@ -98,7 +98,7 @@ class FullDiskTest(PrivateDiskCase):
 
 
 class ReadOnlyDiskTest(PrivateDiskCase):
-    def test_a_disk_that_turned_read_only_answers_500_and_still_gives(self) -> None:
+    def test_read_only_disk_answers_500_and_still_serves_downloads(self) -> None:
         self.disk("2M")
         digest = self.post(b"tea").json()["hash"]
         self.remount("ro")
@@ -116,7 +116,7 @@ class ReadOnlyDiskTest(PrivateDiskCase):
 
 
 class NoDescriptorsTest(TempCase):
-    def test_it_turns_clients_away_or_lets_them_wait_and_goes_on(self) -> None:
+    def test_daemon_without_descriptors_refuses_or_delays_clients_and_recovers(self) -> None:
         limit = ["prlimit", "--nofile=60:60"]
 
         with running("--workers", "1", "--store", str(self.directory / "store"), before=limit) as daemon:
@@ -151,7 +151,7 @@ class BrokenSyscallTest(TempCase):
         with running(*arguments) as daemon, traced(daemon, *trace):
             yield daemon
 
-    def test_a_sync_or_a_rename_that_fails_keeps_nothing(self) -> None:
+    def test_failed_sync_or_rename_stores_nothing(self) -> None:
         faults: dict[str, tuple[int, Sequence[str]]] = {
             "fsync:error=EIO:when=1": (500, []),
             # The second one is the directory's.
@@ -173,7 +173,7 @@ class BrokenSyscallTest(TempCase):
 
 
 class TwoDaemonsTest(TempCase):
-    def test_two_daemons_share_a_store_and_leave_each_others_uploads_alone(self) -> None:
+    def test_two_daemons_share_a_store_without_removing_uploads_of_each_other(self) -> None:
         store = ("--store", str(self.directory / "store"))
 
         with running(*store) as first:

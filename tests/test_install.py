@@ -1,4 +1,4 @@
-"""bin/install and bin/uninstall, into a directory as packagers do. bin/test-systemd has them on a machine, as root."""
+"""bin/install and bin/uninstall, into a directory as packagers do. bin/test-systemd runs them as root."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
 
 
 class InstallTest(TempCase):
-    """One that was made once, and is not changed."""
+    """One installation for all tests, which do not change it."""
 
     place: Path
 
@@ -60,7 +60,7 @@ class InstallTest(TempCase):
         super().setUp()
         self.root = self.place / "root"
 
-    def test_it_has_the_command_its_environment_the_manual_pages_the_units_and_a_configuration(self) -> None:
+    def test_installation_has_command_environment_manual_pages_units_and_configuration(self) -> None:
         inside = "usr/local/lib/filestoraged/"
         paths = {path if not path.startswith(inside) else inside for path in below(self.root)}
 
@@ -76,7 +76,7 @@ class InstallTest(TempCase):
             paths,
         )
 
-    def test_the_command_runs_by_the_environments_interpreter(self) -> None:
+    def test_command_runs_by_the_interpreter_of_its_environment(self) -> None:
         environment = self.root / "usr/local/lib/filestoraged"
         command = environment / "bin/filestoraged"
 
@@ -146,7 +146,7 @@ class HashesTest(TempCase):
 
 
 class ChangesTest(TempCase):
-    """With another prefix."""
+    """Upgrade and removal of an installation with another prefix."""
 
     def test_upgrade_keeps_the_configuration_and_uninstall_removes_all_else(self) -> None:
         root = self.directory / "root"

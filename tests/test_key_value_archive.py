@@ -1,4 +1,4 @@
-"""build.sh, run.sh and bin/package: the key-value database by itself, where it lies and unpacked elsewhere."""
+"""build.sh, run.sh and bin/package: the key-value database alone, in the checkout and unpacked elsewhere."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _COMMITTED = '[204, ""], [200, "{\\"key\\": \\"value\\"}\\n"]]'
 
 
 class KeyValueArchiveTest(TempCase):
-    def test_it_is_unpacked_built_and_run_from_anywhere(self) -> None:
+    def test_archive_is_unpacked_built_and_run_from_any_directory(self) -> None:
         packed = self.run_command(str(ROOT / "bin" / "package"), cwd=self.directory)
         (archive,) = self.directory.glob("filestoraged-*.tar.gz")
         self.assertEqual(f"{archive}\n", packed)
@@ -94,7 +94,7 @@ class KeyValueArchiveTest(TempCase):
         modules = [path.rstrip("/") for path in re.findall(r"`(filestoraged/[^`]+)`", text)]
         self.assertEqual([], [path for path in modules if path not in names])
 
-    def test_what_was_committed_is_there_after_a_restart(self) -> None:
+    def test_committed_values_are_present_after_a_restart(self) -> None:
         copy = self.directory / "copy"
         self.run_command("cp", "-r", str(ROOT / "filestoraged"), str(ROOT / "run.sh"), str(self.make(copy)))
 
@@ -104,7 +104,7 @@ class KeyValueArchiveTest(TempCase):
         # It is there before anything is committed, and setting it updates it.
         self.assertTrue(again.startswith('[[200, "{\\"key\\": \\"value\\"}"], [200, '), again)
 
-    def test_options_for_run_sh_take_the_place_of_its_own(self) -> None:
+    def test_options_given_to_run_sh_replace_its_own(self) -> None:
         options = ["--listen", "127.0.0.1:0", "--mount=files=/f", "--store", str(self.directory / "mine")]
 
         said = self.first_lines(*options)
@@ -113,7 +113,7 @@ class KeyValueArchiveTest(TempCase):
         self.assertEqual(1, said.count("listening on"))
         self.assertTrue((self.directory / "mine").exists())
 
-    def test_run_sh_keeps_what_is_not_given(self) -> None:
+    def test_run_sh_keeps_options_that_are_not_given(self) -> None:
         self.assertRegex(self.first_lines("--listen=127.0.0.1:0"), r"listening on 127\.0\.0\.1:\d+ for kv at /\n")
 
     def first_lines(self, *options: str) -> str:
@@ -133,7 +133,7 @@ class KeyValueArchiveTest(TempCase):
             daemon.terminate()
             return said + daemon.stderr.read()
 
-    def test_an_old_python_is_refused_with_a_sentence(self) -> None:
+    def test_old_python_is_refused_with_one_sentence(self) -> None:
         old = self.directory / "python"
         old.write_text("#!/bin/sh\necho 'Python 3.11 or later is needed' >&2; exit 1\n")
         old.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The key-value database in a daemon of its own: workers, kills, disks that fail or are full, files of no use."""
+"""The key-value database in a daemon of its own: workers, kills, failing and full disks, invalid files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class KvDaemonTest(TempCase):
     def running(self, *arguments: str) -> contextlib.AbstractContextManager[Daemon]:
         return running("--mount", "kv=/", "--store", str(self.directory / "store"), *arguments)
 
-    def test_workers_share_the_queue_and_what_is_committed(self) -> None:
+    def test_workers_share_queued_and_committed_keys(self) -> None:
         with self.running("--workers", "3") as daemon:
 
             def work(number: int) -> list[int]:
@@ -39,7 +39,7 @@ class KvDaemonTest(TempCase):
         self.assertEqual([[201, result[1], 204, 2, 2, 2, 2] for result in results], results)
         self.assertLessEqual({result[1] for result in results}, {200, 201})
 
-    def test_a_kill_loses_nothing_that_was_answered(self) -> None:
+    def test_kill_loses_no_answered_key(self) -> None:
         committed: dict[str, int] = {}
         queued: dict[str, int] = {}
         enough = threading.Semaphore(0)
@@ -89,7 +89,7 @@ class KvDaemonTest(TempCase):
         self.assertEqual({"key": 1}, after.json())
         self.assertEqual(1, len(logged))
 
-    def test_what_was_queued_before_a_failed_sync_is_in_the_database_before_the_next_write(self) -> None:
+    def test_keys_queued_before_a_failed_sync_are_in_the_database_before_the_next_write(self) -> None:
         database = self.directory / "store" / "kv.sqlite"
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})
@@ -111,7 +111,7 @@ class KvDaemonTest(TempCase):
 
         self.assertEqual(507, refused.status_code)
 
-    def test_a_full_disk_answers_507_and_loses_nothing(self) -> None:
+    def test_full_disk_answers_507_and_loses_nothing(self) -> None:
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})
             with self.failing(daemon, "pwrite64:error=ENOSPC"):
@@ -123,7 +123,7 @@ class KvDaemonTest(TempCase):
         self.assertEqual([201, 204], [each.status_code for each in taken])
         self.assertEqual([{"key": 1}, {"other": 2}], values)
 
-    def test_a_commit_is_synced_before_it_is_answered(self) -> None:
+    def test_commit_is_synced_before_it_is_answered(self) -> None:
         trace = self.directory / "trace"
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})

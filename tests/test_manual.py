@@ -20,7 +20,7 @@ OPTIONS = (*FIELDS, CONFIG_FILE)
 
 
 class Entry(NamedTuple):
-    """What a page says of an option."""
+    """The entry of an option in a page."""
 
     metavar: str
     default: str

@@ -1,4 +1,4 @@
-"""The daemon on memcached, as a process of its own: how it starts without, and what a kill leaves."""
+"""A daemon on memcached: the start without a server, kills, workers, and memcached-check."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DaemonOnMemcachedTest(TempCase):
         self.assertGreater(int(refused.headers["Retry-After"]), 0)
         self.assertEqual((200, b"tea"), (fetched.status_code, fetched.content))
 
-    def test_the_log_says_that_keys_and_drops_lie_under_store(self) -> None:
+    def test_log_at_the_start_says_that_keys_and_drops_are_in_the_store_directory(self) -> None:
         server = start_memcached(self)
         for mounts, expected in (
             ((), f", drops and keys in {self.directory / 'store'}"),
@@ -45,7 +45,7 @@ class DaemonOnMemcachedTest(TempCase):
 
                 self.assertTrue(line.endswith(f"storing objects in memcached at {server.address}{expected}"), line)
 
-    def test_a_kill_amid_fifty_uploads_leaves_whole_objects_and_what_expires(self) -> None:
+    def test_kill_during_fifty_uploads_leaves_whole_objects_and_expiring_items(self) -> None:
         server = start_memcached(self, "-m", "1024")
         with self.running(server) as daemon:
             answered = upload_until_killed(daemon, clients=50, enough=100)
@@ -74,7 +74,7 @@ class DaemonOnMemcachedTest(TempCase):
 
             self.assertEqual([True] * 16, in_threads(16, store_and_fetch))
 
-    def test_downloads_stay_within_the_memory(self) -> None:
+    def test_downloads_stay_within_the_memory_limit(self) -> None:
         server = start_memcached(self, "-m", "256")
         data = os.urandom(MAX_SIZE)
         with self.running(server, "--workers", "1", "--memory", "100M") as daemon:

@@ -1,4 +1,4 @@
-"""A real nginx in front, configured as the README shows it: it sends the bytes, and nobody else gets at them."""
+"""A real nginx in front, configured as the README shows it: it sends the bytes, which clients cannot reach directly."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class NginxTest(TempCase):
             self.assertIn("immutable", answer.headers["Cache-Control"])
             self.assertNotIn("X-Accel-Redirect", answer.headers)
 
-    def test_nginx_sends_downloads_by_itself(self) -> None:
+    def test_nginx_sends_downloads_without_the_daemon(self) -> None:
         digest = requests.post(self.url, data=b"tea" * 1000).json()["hash"]
         requests.get(f"{self.url}/{digest}")
 
@@ -97,7 +97,7 @@ class NginxTest(TempCase):
 
         self.assertRegex(line, r" 200 0 ")
 
-    def test_ranges_and_conditions_hold(self) -> None:
+    def test_ranges_and_conditions_are_answered_by_nginx(self) -> None:
         data = os.urandom(100_000)
         digest = requests.post(self.url, data=data).json()["hash"]
         path = f"{self.url}/{digest}"
@@ -110,7 +110,7 @@ class NginxTest(TempCase):
         self.assertEqual(416, requests.get(path, headers={"Range": "bytes=200000-"}).status_code)
         self.assertEqual(404, requests.get(f"{self.url}/{'0' * 64}").status_code)
 
-    def test_a_page_of_an_allowed_origin_may_read_what_nginx_sends(self) -> None:
+    def test_download_through_nginx_has_the_cors_headers_of_an_allowed_origin(self) -> None:
         digest = requests.post(self.url, data=b"tea").json()["hash"]
 
         answer = requests.get(f"{self.url}/{digest}", headers={"Origin": "https://app.example"})
@@ -139,7 +139,7 @@ class NginxTest(TempCase):
         self.assertEqual("sandbox", answer.headers["Content-Security-Policy"])
         self.assertEqual(410, requests.get(link, params={"password": "hello world"}).status_code)
 
-    def test_a_drop_with_a_range_or_a_condition_comes_whole_and_once(self) -> None:
+    def test_drop_requested_with_a_range_or_a_condition_is_sent_whole_and_once(self) -> None:
         data = os.urandom(100_000)
         long_ago, soon = "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
         for fields in (
@@ -167,7 +167,7 @@ class NginxTest(TempCase):
 
         self.assertEqual([200] + [410] * 15, sorted(answer.status_code for answer in answers))
 
-    def test_the_internal_location_is_closed_to_clients(self) -> None:
+    def test_internal_location_is_closed_to_clients(self) -> None:
         digest = requests.post(self.url, data=b"tea").json()["hash"]
         id_ = self.put_drop(b"secret").rpartition("/")[2]
 

@@ -1,4 +1,4 @@
-"""What is shipped beside the code: the systemd units, the sample of a configuration, and the lists to install from."""
+"""Files shipped beside the code: systemd units, the sample configuration, and lists of requirements."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class SampleTest(TempCase):
 
 
 class ProgramsTest(TempCase):
-    """So that a run of all tests counts as failed what bin/test could not install."""
+    """A run of all tests fails if bin/test could not install a program."""
 
     def test_every_program_that_the_tests_run_is_installed(self) -> None:
         programs = listed(ROOT / "tests" / "programs.txt")
@@ -146,15 +146,15 @@ class ProgramsTest(TempCase):
                 find_program(program)
         self.assertIn("curl", programs)
 
-    def test_a_program_that_is_missing_is_noticed(self) -> None:
+    def test_missing_program_is_noticed(self) -> None:
         with self.assertRaisesRegex(AssertionError, "no-such-program is not installed"):
             find_program("no-such-program")
 
 
 class PinsTest(unittest.TestCase):
-    """What is fetched from elsewhere and then run, as root or with the repository's rights."""
+    """Downloaded code that runs as root or with the rights of the repository."""
 
-    def test_what_root_installs_is_pinned_by_version_and_hash(self) -> None:
+    def test_packages_installed_by_root_are_pinned_by_version_and_hash(self) -> None:
         pins = (ROOT / "systemd" / "requirements.txt").read_text(encoding="utf-8")
 
         lines = [line for line in pins.splitlines() if not line.startswith("#")]

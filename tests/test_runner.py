@@ -1,4 +1,4 @@
-"""The test runner: what it counts, and what it says of tests that fail, die or hang."""
+"""The test runner: its counts, and its reports of tests that fail, die or hang."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class CountTest(RunnerCase):
         self.assertIn("noise", verbose.stderr)
         self.assertIn("ok test_sample.Test.test_prints", verbose.stderr)
 
-    def test_a_run_without_a_test_fails(self) -> None:
+    def test_run_without_a_test_fails(self) -> None:
         self.assertEqual("0 passed, 0 failed\n", self.run_tests("").stdout)
 
 
 class DeathTest(RunnerCase):
-    def test_a_test_whose_process_dies_fails_by_name_and_the_rest_of_its_class_runs(self) -> None:
+    def test_test_whose_process_dies_fails_by_name_and_the_rest_of_its_class_runs(self) -> None:
         done = self.run_tests(
             """
             import os
@@ -81,7 +81,7 @@ class DeathTest(RunnerCase):
         self.assertIn("DIED: test_sample.Test.test_b", done.stderr)
         self.assertIn("SIGKILL", done.stderr)
 
-    def test_a_test_over_its_time_limit_fails_by_name_with_the_stacks_of_its_threads(self) -> None:
+    def test_test_over_its_time_limit_fails_by_name_with_the_stacks_of_its_threads(self) -> None:
         done = self.run_tests(
             """
             import threading
@@ -98,7 +98,7 @@ class DeathTest(RunnerCase):
         self.assertIn("exceeded its time limit (2 s)", done.stderr)
         self.assertIn("in test_hangs", done.stderr)
 
-    def test_programs_that_a_test_has_lost_are_killed_and_hold_nothing_up(self) -> None:
+    def test_orphaned_programs_of_a_test_are_killed_and_delay_nothing(self) -> None:
         done = self.run_tests(
             """
             import os, pathlib
@@ -127,7 +127,7 @@ class FastTest(RunnerCase):
     def some_test(self, case: type[TempCase]) -> TempCase:
         return case(next(name for name in dir(case) if name.startswith("test_")))
 
-    def test_an_overlooked_program_is_not_started(self) -> None:
+    def test_undeclared_program_is_not_started(self) -> None:
         done = self.run_tests(
             """
             import os
@@ -166,5 +166,5 @@ def is_alive(pid: int) -> bool:
 
 @alone
 class Lone(TempCase):
-    def test_a_marked_class_runs_alone(self) -> None:
+    def test_marked_class_runs_alone(self) -> None:
         self.assertTrue(group([self], {})[0].runs_alone)

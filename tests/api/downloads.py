@@ -1,4 +1,4 @@
-"""What a download promises, for any interface that has objects: a case says how one gets there."""
+"""The contract of downloads, for every interface with objects. A test case defines the upload."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ALPHABET = b"abcdefghijklmnopqrstuvwxyz"
 
 
 class DownloadContract(ServerCase):
-    """`upload` stores bytes and returns the path they are fetched by, and their digest."""
+    """`upload` stores bytes, and returns their path and digest."""
 
     def upload(self, data: bytes) -> tuple[str, str]:
         raise NotImplementedError
 
-    def test_the_bytes_come_back(self) -> None:
+    def test_download_has_the_uploaded_bytes(self) -> None:
         for size in (0, 1, 65535, 65536, 65537, 3_000_000):
             with self.subTest(size=size):
                 data = os.urandom(size)
@@ -30,7 +30,7 @@ class DownloadContract(ServerCase):
                 self.assertEqual(str(size), answer.fields["content-length"])
                 self.assertEqual(data, answer.body)
 
-    def test_a_download_says_what_it_is(self) -> None:
+    def test_download_has_the_headers_of_its_object(self) -> None:
         path, digest = self.upload(ALPHABET)
 
         fields = self.get(path).fields
@@ -43,7 +43,7 @@ class DownloadContract(ServerCase):
         self.assertEqual("application/octet-stream", fields["content-type"])
         self.assertLess(abs(time.time() - self.modified(path)), 60)
 
-    def test_a_name_makes_the_type_and_the_disposition(self) -> None:
+    def test_name_parameter_sets_type_and_disposition(self) -> None:
         path, _ = self.upload(ALPHABET)
         joint = "&" if "?" in path else "?"
         names = {
@@ -63,7 +63,7 @@ class DownloadContract(ServerCase):
                 if disposition:
                     self.assertEqual(disposition, answer.fields["content-disposition"])
 
-    def test_a_name_cannot_smuggle_a_field(self) -> None:
+    def test_name_with_line_breaks_answers_400_and_adds_no_header(self) -> None:
         path, _ = self.upload(ALPHABET)
         joint = "&" if "?" in path else "?"
 
@@ -72,7 +72,7 @@ class DownloadContract(ServerCase):
         self.assertEqual(400, answer.status)
         self.assertNotIn("set-cookie", answer.fields)
 
-    def test_one_range_is_a_part(self) -> None:
+    def test_one_range_answers_206_with_the_part(self) -> None:
         path, digest = self.upload(ALPHABET)
         ranges = {
             "bytes=0-": ALPHABET,
@@ -93,7 +93,7 @@ class DownloadContract(ServerCase):
                 self.assertEqual(f"bytes {start}-{stop}/26", answer.fields["content-range"])
                 self.assertEqual(f'"{digest}"', answer.fields["etag"])
 
-    def test_a_part_of_a_large_object_is_sent_from_where_it_lies(self) -> None:
+    def test_range_of_a_large_object_has_the_right_bytes(self) -> None:
         data = os.urandom(1_000_000)
         path, _ = self.upload(data)
 
@@ -101,7 +101,7 @@ class DownloadContract(ServerCase):
 
         self.assertEqual((206, data[123456:987655]), (answer.status, answer.body))
 
-    def test_a_range_past_the_end_answers_416_with_size(self) -> None:
+    def test_range_past_the_end_answers_416_with_size(self) -> None:
         path, _ = self.upload(ALPHABET)
 
         for field in ("bytes=26-", "bytes=100-200", "bytes=-0", "bytes=99999999999999999999-"):
@@ -111,7 +111,7 @@ class DownloadContract(ServerCase):
                 self.assertEqual(416, answer.status)
                 self.assertEqual("bytes */26", answer.fields["content-range"])
 
-    def test_ranges_that_are_several_malformed_or_of_another_unit_are_answered_whole(self) -> None:
+    def test_several_malformed_or_foreign_ranges_answer_the_whole_object(self) -> None:
         path, _ = self.upload(ALPHABET)
 
         for field in ("bytes=0-1,3-4", "bytes=5-2", "bytes=", "bytes=a-b", "bytes=-", "lines=0-1", "0-1", "bytes=1--2"):
@@ -120,7 +120,7 @@ class DownloadContract(ServerCase):
 
                 self.assertEqual((200, ALPHABET), (answer.status, answer.body))
 
-    def test_what_the_client_has_is_not_sent_again(self) -> None:
+    def test_matching_if_none_match_answers_304(self) -> None:
         path, digest = self.upload(ALPHABET)
 
         for field in (f'"{digest}"', f'W/"{digest}"', f'"other", "{digest}"', "*"):
@@ -131,7 +131,7 @@ class DownloadContract(ServerCase):
                 self.assertEqual(f'"{digest}"', answer.fields["etag"])
         self.assertEqual(200, self.get(path, If_None_Match='"other"').status)
 
-    def test_dates_are_judged_where_no_tag_is(self) -> None:
+    def test_date_conditions_hold_without_entity_tags(self) -> None:
         path, _ = self.upload(ALPHABET)
         modified = self.modified(path)
         now, before = formatdate(modified, usegmt=True), formatdate(modified - 1, usegmt=True)
@@ -143,7 +143,7 @@ class DownloadContract(ServerCase):
         self.assertEqual(200, self.get(path, If_Unmodified_Since=now).status)
         self.assertEqual(412, self.get(path, If_Unmodified_Since=before).status)
 
-    def test_another_tag_in_if_match_answers_412(self) -> None:
+    def test_if_match_with_another_tag_answers_412(self) -> None:
         path, digest = self.upload(ALPHABET)
 
         self.assertEqual(412, self.get(path, If_Match='"other"').status)
@@ -151,7 +151,7 @@ class DownloadContract(ServerCase):
         self.assertEqual(200, self.get(path, If_Match=f'"{digest}"').status)
         self.assertEqual(200, self.get(path, If_Match="*").status)
 
-    def test_if_range_decides_whether_a_range_counts(self) -> None:
+    def test_failed_if_range_answers_the_whole_object(self) -> None:
         path, digest = self.upload(ALPHABET)
         modified = self.get(path).fields["last-modified"]
 
@@ -161,7 +161,7 @@ class DownloadContract(ServerCase):
         self.assertEqual(200, self.get(path, Range="bytes=0-1", If_Range=f'W/"{digest}"').status)
         self.assertEqual(200, self.get(path, Range="bytes=99-", If_Range='"other"').status)
 
-    def test_a_removal_whose_condition_fails_removes_nothing(self) -> None:
+    def test_removal_with_a_failed_condition_removes_nothing(self) -> None:
         path, digest = self.upload(ALPHABET)
 
         refused = [self.delete(path, If_Match='"other"').status, self.delete(path, If_None_Match="*").status]
@@ -170,7 +170,7 @@ class DownloadContract(ServerCase):
         self.assertEqual(200, self.get(path).status)
         self.assertEqual(200, self.delete(path, If_Match=f'"{digest}"').status)
 
-    def test_a_download_goes_on_when_its_object_is_removed(self) -> None:
+    def test_download_continues_when_its_object_is_removed(self) -> None:
         data = os.urandom(20_000_000)
         path, _ = self.upload(data)
         connection = self.connect()
@@ -195,12 +195,12 @@ class FromDiskContract(DownloadContract):
         (found,) = self.store_path.rglob(digest)
         return found
 
-    def test_an_object_was_modified_when_its_file_was(self) -> None:
+    def test_last_modified_is_that_of_the_file(self) -> None:
         path, digest = self.upload(ALPHABET)
 
         self.assertEqual(int(self.path_on_disk(digest).stat().st_mtime), self.modified(path))
 
-    def test_an_object_cut_on_disk_while_it_is_sent_is_never_a_whole_answer(self) -> None:
+    def test_object_cut_on_disk_during_a_download_is_no_complete_response(self) -> None:
         data = os.urandom(20_000_000)
         path, digest = self.upload(data)
         connection = self.connect()

@@ -72,7 +72,7 @@ class DropsCase(ServerCase):
 
 
 class DropsTest(DropsCase):
-    def test_a_link_works_once(self) -> None:
+    def test_link_answers_once_and_then_410(self) -> None:
         data = os.urandom(300_000)
         answer = self.send_form(file_part(data))
         link = json.loads(answer.body)
@@ -88,13 +88,13 @@ class DropsTest(DropsCase):
         for each in (answer, *answers):
             self.assertEqual("no-store", each.fields["cache-control"])
 
-    def test_sizes_from_nothing_to_the_largest(self) -> None:
+    def test_files_of_all_sizes_up_to_the_maximum_come_back(self) -> None:
         for size in (0, 1, 65536, 65537, 16 * MIB):
             data = os.urandom(size)
 
             self.assertTrue(self.get(self.drop(data)).body == data)
 
-    def test_one_byte_more_than_the_largest_is_refused(self) -> None:
+    def test_file_one_byte_over_the_maximum_answers_413(self) -> None:
         body, fields = form(file_part(bytes(16 * MIB + 1)))
         for sent in (body, iter([body[: 8 * MIB], body[8 * MIB :]])):
             answer = self.put(PATH, sent, **fields)
@@ -102,14 +102,14 @@ class DropsTest(DropsCase):
             self.assertEqual((413, "Request Entity Too Large"), (answer.status, json.loads(answer.body)["error"]))
         self.assertEqual([], self.files_below(self.store_path))
 
-    def test_the_link_is_built_from_the_host_that_was_asked_for(self) -> None:
+    def test_link_begins_with_the_requested_host(self) -> None:
         body, fields = form(file_part(b"tea"))
 
         answer = self.put(PATH, body, Host="drops.example.org:8443", **fields)
 
         self.assertTrue(json.loads(answer.body)["url"].startswith(f"http://drops.example.org:8443{PATH}/"))
 
-    def test_a_download_says_what_it_is(self) -> None:
+    def test_download_has_type_and_name_of_the_file(self) -> None:
         fields = self.get(self.drop(b"<p>", name="page.html")).fields
 
         self.assertEqual("text/html", fields["content-type"])
@@ -117,7 +117,7 @@ class DropsTest(DropsCase):
         self.assertEqual("nosniff", fields["x-content-type-options"])
         self.assertEqual("sandbox", fields["content-security-policy"])
 
-    def test_a_name_comes_back_whole_without_its_directories(self) -> None:
+    def test_file_name_comes_back_without_directories(self) -> None:
         for sent, kept in (
             *(("report.xls", "report.xls"), ("Käse 🧀.txt", "Käse 🧀.txt"), ("C:\\docs\\a b.txt", "a b.txt")),
             *(("../../etc/passwd", "passwd"), ("/a/b", "b"), ("x" * 255, "x" * 255), ("é" * 127, "é" * 127)),
@@ -130,7 +130,7 @@ class DropsTest(DropsCase):
                 else:
                     self.assertTrue(disposition.endswith(f"filename*=UTF-8''{quote(kept)}"), disposition)
 
-    def test_a_backslash_is_a_character_of_a_name(self) -> None:
+    def test_backslash_is_kept_in_a_file_name(self) -> None:
         for sent, kept in (
             *((b"back\\", "back\\"), (b"a\\b.txt", "a\\b.txt"), (b"\\", "\\"), (b"\\\\host\\a", "\\host\\a")),
             *((b"dir/a\\b", "a\\b"), (b"C:\\fakepath\\a.txt", "a.txt"), (b"c:a\\b", "c:a\\b")),
@@ -146,13 +146,13 @@ class DropsTest(DropsCase):
                 self.assertTrue(disposition.endswith(f"filename*=UTF-8''{quote(kept)}") or kept == "a.txt", disposition)
                 self.assertIn("a.txt" if kept == "a.txt" else quote(kept), disposition)
 
-    def test_a_name_that_is_none_is_refused(self) -> None:
+    def test_invalid_file_name_answers_400(self) -> None:
         for name in ("", "..", ".", "a/", "a\tb", "a\x7fb", "x" * 256, "é" * 128):
             with self.subTest(name=name):
                 self.assertEqual(400, self.send_form(file_part(b"x", name)).status)
         self.assertEqual([], self.files_below(self.store_path))
 
-    def test_a_form_without_one_file_is_refused(self) -> None:
+    def test_form_without_exactly_one_file_answers_400(self) -> None:
         forms = (
             *([], [text_part(b"password", b"x")], [text_part(b"file", b"x")], [file_part(b"x", field="other")]),
             *([file_part(b"x"), file_part(b"y")], [file_part(b"x"), *[text_part(b"password", b"x")] * 2]),
@@ -173,14 +173,14 @@ class DropsTest(DropsCase):
         )
         self.assertEqual([], self.files_below(self.store_path))
 
-    def test_an_unknown_id_is_not_found(self) -> None:
+    def test_unknown_id_answers_404(self) -> None:
         for id_ in ("0" * 32, "x", "", "A" * 32, "0" * 31, "%30" * 32, "../x"):
             with self.subTest(id=id_):
                 answer = self.get(f"{PATH}/{id_}")
 
                 self.assertEqual((404, "Not Found"), (answer.status, json.loads(answer.body)["error"]))
 
-    def test_another_method_is_refused(self) -> None:
+    def test_other_method_answers_405(self) -> None:
         for method, path, allowed in (
             *(("GET", PATH, "PUT"), ("POST", PATH, "PUT"), ("DELETE", f"{PATH}/{'0' * 32}", "GET")),
             *(("PUT", f"{PATH}/{'0' * 32}", "GET"), ("HEAD", f"{PATH}/{'0' * 32}", "GET")),
@@ -191,7 +191,7 @@ class DropsTest(DropsCase):
             if method != "HEAD":
                 self.assertEqual("Method not Allowed", json.loads(answer.body)["error"])
 
-    def test_of_many_who_ask_at_once_one_gets_it(self) -> None:
+    def test_one_of_many_concurrent_downloads_gets_the_drop(self) -> None:
         data = os.urandom(2 * MIB)
         for password in (None, "tea"):
             path = self.drop(data, password) + ("?password=tea" if password else "")
@@ -202,19 +202,19 @@ class DropsTest(DropsCase):
             (whole,) = [answer.body for answer in answers if answer.status == 200]
             self.assertTrue(whole == data)
 
-    def test_a_range_is_ignored(self) -> None:
+    def test_range_is_ignored(self) -> None:
         answer = self.get(self.drop(b"0123456789"), Range="bytes=2-3")
 
         self.assertEqual((200, b"0123456789"), (answer.status, answer.body))
 
-    def test_a_prefetch_takes_nothing(self) -> None:
+    def test_prefetch_answers_403_and_claims_nothing(self) -> None:
         path = self.drop(b"tea")
         for fields in ({"Sec_Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}, {"X_Moz": "prefetch"}):
             self.assertEqual(403, self.get(path, **fields).status)
 
         self.assertEqual(200, self.get(path, Purpose="reading").status)
 
-    def test_bytes_that_were_fetched_are_removed_and_the_link_stays_gone(self) -> None:
+    def test_downloaded_bytes_are_removed_and_the_link_stays_gone(self) -> None:
         path, other = self.drop(b"tea"), self.drop(b"coffee")
         self.get(path)
         self.wait_for_state(path, 3)
@@ -227,7 +227,7 @@ class DropsTest(DropsCase):
 
 class BrokenDownloadTest(DropsCase):
     def break_off(self, path: str, *, after: int) -> None:
-        """Take so many bytes, and hang up as a program does that was killed."""
+        """Receive `after` bytes, and close the connection as a killed program does."""
         connection = self.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         taken = 0
@@ -236,7 +236,7 @@ class BrokenDownloadTest(DropsCase):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
 
-    def test_it_is_available_again_five_times(self) -> None:
+    def test_drop_is_available_again_after_five_broken_downloads(self) -> None:
         for size in (MIB, 10 * MIB):
             path = self.drop(os.urandom(size))
             for _ in range(5):
@@ -250,7 +250,7 @@ class BrokenDownloadTest(DropsCase):
             self.tidy_up()
             self.assertEqual([], self.bytes_kept())
 
-    def test_it_is_whole_for_the_next(self) -> None:
+    def test_drop_is_whole_after_a_broken_download(self) -> None:
         data = os.urandom(10 * MIB)
         path = self.drop(data)
         self.break_off(path, after=5 * MIB)
@@ -258,7 +258,7 @@ class BrokenDownloadTest(DropsCase):
 
         self.assertTrue(self.get(path).body == data)
 
-    def test_while_somebody_reads_it_is_gone_for_others(self) -> None:
+    def test_drop_answers_410_during_a_download(self) -> None:
         path = self.drop(os.urandom(10 * MIB))
         connection = self.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -269,7 +269,7 @@ class BrokenDownloadTest(DropsCase):
         self.assertEqual(10 * MIB, len(split_answer(beginning + read_all(connection))[0].body))
         self.wait_for_state(path, 3)
 
-    def test_a_connection_goes_on_behind_a_drop(self) -> None:
+    def test_connection_is_kept_alive_after_a_drop(self) -> None:
         connection = self.connect()
         for _ in range(3):
             path = self.drop(b"tea")
@@ -281,7 +281,7 @@ class BrokenDownloadTest(DropsCase):
 
         self.assertEqual([200] * 3, [read_answer(connection).status for _ in range(3)])
 
-    def test_connections_that_are_kept_race_on_and_on(self) -> None:
+    def test_persistent_connections_race_for_many_drops(self) -> None:
         data = os.urandom(100_000)
         paths = [self.drop(data) for _ in range(60)]
 
@@ -301,7 +301,7 @@ class BrokenDownloadTest(DropsCase):
         for statuses in zip(*in_threads(16, race)):
             self.assertEqual([200] + [410] * 15, sorted(statuses))
 
-    def test_an_upload_that_breaks_off_leaves_nothing(self) -> None:
+    def test_interrupted_upload_leaves_nothing(self) -> None:
         body, fields = form(file_part(os.urandom(5 * MIB)))
         connection = self.connect()
         head = f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
@@ -311,7 +311,7 @@ class BrokenDownloadTest(DropsCase):
 
         self.wait_until("nothing is kept", lambda: not self.files_below(self.store_path))
 
-    def test_an_upload_that_cannot_be_kept_leaves_nothing(self) -> None:
+    def test_upload_that_cannot_be_stored_leaves_nothing(self) -> None:
         with mock.patch("filestoraged.store.disk.store.os.link", side_effect=OSError(28, "No space left on device")):
             self.assertEqual(507, self.send_form(file_part(b"tea")).status)
 
@@ -324,7 +324,7 @@ class BrokenDownloadTest(DropsCase):
 
 
 class BrokenDatabaseTest(DropsCase):
-    """SQLite refuses to write that a drop is gone, because a trigger of another connection fails."""
+    """A trigger of another connection makes SQLite fail to write that a drop is gone."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -340,7 +340,7 @@ class BrokenDatabaseTest(DropsCase):
     def mend(self) -> None:
         self.other.execute("DROP TRIGGER broken")
 
-    def test_what_was_fetched_is_gone_though_that_is_written_later(self) -> None:
+    def test_downloaded_drop_is_gone_before_that_is_written(self) -> None:
         path = self.drop(b"tea")
         self.break_ends()
 
@@ -356,7 +356,7 @@ class BrokenDatabaseTest(DropsCase):
         self.wait_for_state(path, 3)
         self.assertEqual(1, sum("cannot record" in line for line in self.log_lines(logging.WARNING)))
 
-    def test_what_was_fetched_is_not_given_again_though_the_process_dies_before_that_is_written(self) -> None:
+    def test_downloaded_drop_is_not_sent_again_after_a_death_before_the_write(self) -> None:
         path = self.drop(b"tea")
         self.break_ends()
         self.get(path)
@@ -370,7 +370,7 @@ class BrokenDatabaseTest(DropsCase):
         self.assertEqual([410, 410], [self.get(path).status for _ in range(2)])
         self.wait_for_state(path, 3)
 
-    def test_an_error_of_the_database_is_answered_and_the_connection_goes_on(self) -> None:
+    def test_database_error_is_answered_and_the_connection_continues(self) -> None:
         path = self.drop(b"tea")
         self.other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         database = self.store_path / "drops.sqlite"
@@ -388,7 +388,7 @@ class BrokenDatabaseTest(DropsCase):
 
 
 class StopTest(DropsCase):
-    def test_stopping_writes_what_was_finished_and_takes_no_longer_than_it_may(self) -> None:
+    def test_stop_writes_finished_downloads_within_its_timeout(self) -> None:
         path = self.drop(os.urandom(10 * MIB))
         connection = self.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -411,7 +411,7 @@ class StopTest(DropsCase):
 
 
 class PasswordTest(DropsCase):
-    def test_the_right_one_opens_it_and_a_wrong_one_does_not_use_it_up(self) -> None:
+    def test_right_password_downloads_and_wrong_password_claims_nothing(self) -> None:
         path = self.drop(b"tea", "hello wörld")
 
         answers = [
@@ -426,7 +426,7 @@ class PasswordTest(DropsCase):
         self.assertTrue(answers[0].fields["www-authenticate"].startswith("Basic "))
         self.assertEqual(410, self.get(f"{path}?password=x").status)
 
-    def test_it_may_come_as_basic_authentication_of_any_user(self) -> None:
+    def test_password_is_accepted_as_basic_authentication_of_any_user(self) -> None:
         for user in ("", "me"):
             path = self.drop(b"tea", "a:b")
             wrong = base64.b64encode(f"{user}:b".encode()).decode()
@@ -437,17 +437,17 @@ class PasswordTest(DropsCase):
             self.assertEqual(401, self.get(path, Authorization=f"Bearer {right}").status)
             self.assertEqual(200, self.get(path, Authorization=f"basic {right}").status)
 
-    def test_an_empty_one_is_none(self) -> None:
+    def test_empty_password_is_no_password(self) -> None:
         self.assertEqual(200, self.get(self.drop(b"tea", "")).status)
         self.assertEqual(200, self.get(self.drop(b"tea") + "?password=whatever").status)
 
-    def test_the_password_may_come_before_the_file(self) -> None:
+    def test_password_is_accepted_before_the_file(self) -> None:
         answer = self.send_form(text_part(b"password", b"x"), text_part(b"comment", b"y"), file_part(b"tea"))
         path = urlsplit(json.loads(answer.body)["url"]).path
 
         self.assertEqual([401, 200], [self.get(path).status, self.get(f"{path}?password=x").status])
 
-    def test_after_ten_wrong_ones_nobody_may_try_for_a_while(self) -> None:
+    def test_eleventh_wrong_password_answers_429(self) -> None:
         path, other = self.drop(b"tea", "right"), self.drop(b"coffee", "right")
         for _ in range(20):
             self.assertEqual(401, self.get(path).status)
@@ -463,7 +463,7 @@ class PasswordTest(DropsCase):
         with mock.patch("filestoraged.store.drops.time.time", lambda: now + 61):
             self.assertEqual(200, self.get(f"{path}?password=right").status)
 
-    def test_a_client_that_floods_with_guesses_keeps_another_waiting_for_one(self) -> None:
+    def test_client_with_many_guesses_delays_another_by_one_guess(self) -> None:
         drops = [self.drop(b"tea", "right") for _ in range(8)]
         judged: list[str] = []
         goes_on = threading.Event()
@@ -490,7 +490,7 @@ class PasswordTest(DropsCase):
 
         self.assertEqual(["flood", "flood", "other"], judged[:3])
 
-    def test_neither_password_nor_id_reach_the_log_or_a_file(self) -> None:
+    def test_password_and_id_are_in_no_log_and_no_file(self) -> None:
         path = self.drop(b"tea", "open sesame")
         id_ = path.rpartition("/")[2]
         basic = base64.b64encode(b"me:open sesame").decode()
@@ -511,7 +511,7 @@ class PasswordTest(DropsCase):
             self.assertNotIn(secret, logged)
         self.assertNotIn(b"sesame", kept)
 
-    def test_what_is_kept_is_salted(self) -> None:
+    def test_stored_passwords_are_salted(self) -> None:
         self.drop(b"tea", "same")
         self.drop(b"tea", "same")
 
@@ -523,7 +523,7 @@ class PasswordTest(DropsCase):
 class TimeTest(DropsCase):
     config: dict[str, Any] = {"mounts": {"/vimeo/api/v1.0": "drops"}, "drop_ttl": 100}
 
-    def test_a_drop_whose_time_is_over_is_gone_and_then_forgotten(self) -> None:
+    def test_expired_drop_is_gone_and_then_forgotten(self) -> None:
         path = self.drop(b"tea")
         now = time.time()
 
@@ -545,7 +545,7 @@ class TimeTest(DropsCase):
 class PublicUrlTest(DropsCase):
     config: dict[str, Any] = {"mounts": {"/d": "drops"}, "public_url": "https://drops.example.org/x"}
 
-    def test_links_begin_with_it(self) -> None:
+    def test_links_begin_with_the_public_url(self) -> None:
         body, fields = form(file_part(b"tea"))
 
         url = json.loads(self.put("/d/file", body, **fields).body)["url"]
@@ -556,7 +556,7 @@ class PublicUrlTest(DropsCase):
 class AccelTest(DropsCase):
     config: dict[str, Any] = {"accel": "/stored"}
 
-    def test_downloads_are_handed_over(self) -> None:
+    def test_downloads_are_handed_over_to_nginx(self) -> None:
         digest = json.loads(self.post("/", b"tea").body)["hash"]
         self.put("/data/pets", b"tea")
         drop = self.drop(b"tea")
@@ -575,7 +575,7 @@ class AccelTest(DropsCase):
         self.assertEqual(304, self.get(f"/{digest}", If_None_Match=f'"{digest}"').status)
         self.assertEqual(404, self.get(f"/{'0' * 64}").status)
 
-    def test_what_nginx_might_shorten_or_refuse_is_sent_whole_and_not_handed_over(self) -> None:
+    def test_download_with_range_or_conditions_is_sent_whole_and_not_handed_over(self) -> None:
         for fields in (
             *({"Range": "bytes=0-0"}, {"If_Match": '"x"'}, {"If_None_Match": "*"}, {"If_Range": '"x"'}),
             *({each: "Thu, 01 Jan 1970 00:00:00 GMT"} for each in ("If_Modified_Since", "If_Unmodified_Since")),
@@ -589,7 +589,7 @@ class AccelTest(DropsCase):
                 self.assertNotIn("x-accel-redirect", answer.fields)
                 self.assertEqual(410, self.get(path).status)
 
-    def test_what_cannot_be_written_is_not_handed_over_and_stays_available(self) -> None:
+    def test_drop_whose_hand_over_cannot_be_written_stays_available(self) -> None:
         path = self.drop(b"tea")
         other = sqlite3.connect(self.store_path / "drops.sqlite", isolation_level=None)
         self.addCleanup(other.close)
@@ -604,7 +604,7 @@ class AccelTest(DropsCase):
 
         self.assertEqual([500, 200, 410], [refused, self.get(path).status, self.get(path).status])
 
-    def test_a_drop_that_was_handed_over_is_gone_and_its_bytes_stay_a_while(self) -> None:
+    def test_handed_over_drop_is_gone_and_its_bytes_stay_for_a_while(self) -> None:
         drop = self.drop(b"tea")
         self.get(drop)
         self.wait_for_state(drop, 3)
@@ -621,7 +621,7 @@ class UnixSocketTest(DropsCase):
     def address(self) -> Address:
         return Address("", 0, str(self.directory / "socket"))
 
-    def test_a_client_that_dies_with_the_answer_unread_leaves_it_available(self) -> None:
+    def test_client_that_dies_with_the_response_unread_leaves_the_drop_available(self) -> None:
         path = self.drop(bytes(50_000))
         connection = self.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -632,7 +632,7 @@ class UnixSocketTest(DropsCase):
         self.wait_for_state(path, 1)
         self.assertEqual(bytes(50_000), self.get(path).body)
 
-    def test_a_download_over_a_unix_socket_is_known_to_have_come(self) -> None:
+    def test_download_over_a_unix_socket_is_confirmed(self) -> None:
         path = self.drop(os.urandom(3 * MIB))
 
         self.assertEqual(200, self.get(path).status)
@@ -641,6 +641,6 @@ class UnixSocketTest(DropsCase):
 
 
 def _readable(connection: socket.socket) -> int:
-    """How many bytes have come and were not read."""
+    """The number of bytes received and not yet read."""
     (size,) = struct.unpack("i", fcntl.ioctl(connection, termios.FIONREAD, bytes(4)))
     return int(size)

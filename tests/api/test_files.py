@@ -15,7 +15,7 @@ TEA_HASH = hashlib.sha256(TEA).hexdigest()
 
 
 def form(*parts: bytes, boundary: str = "cut-here") -> tuple[bytes, dict[str, str]]:
-    """A form's body of whole parts, heads included, and its Content-Type."""
+    """The body of a form with these parts, heads included, and its Content-Type."""
     delimiter = b"--" + boundary.encode()
     body = b"".join(delimiter + b"\r\n" + part + b"\r\n" for part in parts) + delimiter + b"--\r\n"
     return body, {"Content_Type": f"multipart/form-data; boundary={boundary}"}
@@ -51,7 +51,7 @@ class DownloadByPathTest(downloads.FromDiskContract):
 
 
 class FileOnDiskTest(ServerCase):
-    def test_an_upload_is_a_file_by_its_hash(self) -> None:
+    def test_upload_is_stored_as_a_file_named_by_its_hash(self) -> None:
         self.post("/", TEA)
 
         self.assertEqual([f"{TEA_HASH[:2]}/{TEA_HASH}"], self.files_below(self.store_path))
@@ -59,21 +59,21 @@ class FileOnDiskTest(ServerCase):
 
 
 class FilesTest(ServerCase):
-    def test_an_upload_answers_hash_and_size(self) -> None:
+    def test_upload_answers_hash_and_size(self) -> None:
         answer = self.post("/", TEA)
 
         self.assertEqual(200, answer.status)
         self.assertEqual("application/json", answer.fields["content-type"])
         self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
 
-    def test_same_bytes_twice_have_one_hash(self) -> None:
+    def test_identical_bytes_have_one_hash(self) -> None:
         first = self.post("/", TEA)
         again = self.post("/", TEA)
 
         self.assertEqual((first.status, first.body), (again.status, again.body))
         self.assert_stored(1)
 
-    def test_an_empty_body_is_the_empty_file(self) -> None:
+    def test_empty_body_is_stored_as_the_empty_file(self) -> None:
         empty = hashlib.sha256(b"").hexdigest()
 
         answer = self.post("/", b"")
@@ -81,28 +81,28 @@ class FilesTest(ServerCase):
         self.assertEqual({"hash": empty, "size": 0}, json.loads(answer.body))
         self.assertEqual((200, b""), self.get(f"/{empty}")[0::2])
 
-    def test_plain_text_is_the_hash_and_a_newline(self) -> None:
+    def test_accept_text_plain_answers_the_hash_and_a_newline(self) -> None:
         answer = self.post("/", TEA, Accept="text/plain")
 
         self.assertEqual(f"{TEA_HASH}\n".encode(), answer.body)
         self.assertTrue(answer.fields["content-type"].startswith("text/plain"))
 
-    def test_who_takes_anything_gets_json(self) -> None:
+    def test_accept_anything_answers_json(self) -> None:
         for accept in ("*/*", "application/json", "text/plain;q=0.5, application/json", "text/html, */*;q=0.8"):
             with self.subTest(accept=accept):
                 self.assertEqual(TEA_HASH, json.loads(self.post("/", TEA, Accept=accept).body)["hash"])
 
-    def test_any_other_content_type_is_raw_bytes(self) -> None:
+    def test_body_of_any_other_content_type_is_stored_raw(self) -> None:
         for kind in ("application/x-www-form-urlencoded", "multipart/mixed; boundary=x", "text/plain", "nonsense"):
             with self.subTest(kind=kind):
                 self.assertEqual(TEA_HASH, json.loads(self.post("/", TEA, Content_Type=kind).body)["hash"])
 
-    def test_a_chunked_body_is_stored(self) -> None:
+    def test_chunked_body_is_stored(self) -> None:
         answer = self.post("/", iter([b"t", b"e", b"a"]))
 
         self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
 
-    def test_a_percent_encoded_hash_is_the_same_object(self) -> None:
+    def test_percent_encoded_hash_names_the_same_object(self) -> None:
         self.post("/", TEA)
         encoded = "".join(f"%{ord(digit):02x}" for digit in TEA_HASH)
 
@@ -113,7 +113,7 @@ class FilesTest(ServerCase):
         self.assertEqual(404, self.get("/%FF" + TEA_HASH[1:]).status)
         self.assertEqual(404, self.get("/%2561" + TEA_HASH[1:]).status)
 
-    def test_answers_in_json_end_with_a_newline(self) -> None:
+    def test_json_responses_end_with_a_newline(self) -> None:
         stored = self.post("/", TEA)
         answers = (stored, self.get("/"), self.request("PATCH", "/"), self.delete("/" + TEA_HASH))
 
@@ -121,13 +121,13 @@ class FilesTest(ServerCase):
         for answer in answers:
             self.assertTrue(answer.body.endswith(b"}\n"), answer.body)
 
-    def test_a_refused_method_is_told_which_there_are(self) -> None:
+    def test_refused_method_answers_405_with_allow(self) -> None:
         answer = self.put("/", TEA)
 
         self.assertEqual("GET, POST, DELETE", answer.fields["allow"])
         self.assertIn("GET, POST, DELETE", json.loads(answer.body)["message"])
 
-    def test_many_clients_may_upload_the_same_at_once(self) -> None:
+    def test_concurrent_uploads_of_identical_bytes_succeed(self) -> None:
         data = os.urandom(300_000)
 
         answers = in_threads(16, lambda _: self.post("/", data))
@@ -135,19 +135,19 @@ class FilesTest(ServerCase):
         self.assertEqual({hashlib.sha256(data).hexdigest()}, {json.loads(each.body)["hash"] for each in answers})
         self.assert_stored(1)
 
-    def test_file_hash_is_understood_as_hash(self) -> None:
+    def test_file_hash_parameter_is_accepted_as_hash(self) -> None:
         self.post("/", TEA)
 
         self.assertEqual(TEA, self.get(f"/?file_hash={TEA_HASH}").body)
 
-    def test_upper_case_is_understood(self) -> None:
+    def test_upper_case_hash_is_accepted(self) -> None:
         self.post("/", TEA)
 
         self.assertEqual(TEA, self.get(f"/?hash={TEA_HASH.upper()}").body)
         self.assertEqual(TEA, self.get(f"/{TEA_HASH.upper()}").body)
         self.assertEqual({"hash": TEA_HASH}, json.loads(self.delete(f"/{TEA_HASH.upper()}").body))
 
-    def test_a_removed_file_is_not_found(self) -> None:
+    def test_removed_file_answers_404(self) -> None:
         for path in (f"/?hash={TEA_HASH}", f"/{TEA_HASH}"):
             with self.subTest(path=path):
                 self.post("/", TEA)
@@ -159,7 +159,7 @@ class FilesTest(ServerCase):
                 self.assertEqual(404, self.delete(path).status)
                 self.assert_stored(0)
 
-    def test_no_hash_or_two_answers_400(self) -> None:
+    def test_missing_hash_or_two_hashes_answer_400(self) -> None:
         for path in (
             "/",
             "/?",
@@ -172,7 +172,7 @@ class FilesTest(ServerCase):
                 with self.subTest(method=method, path=path):
                     self.assertEqual(400, self.request(method, path).status)
 
-    def test_what_cannot_be_a_hash_answers_404(self) -> None:
+    def test_malformed_hash_answers_404(self) -> None:
         self.post("/", TEA)
         inside = f"{TEA_HASH[:2]}/{TEA_HASH}"
         encoded = ("%2e%2e", "%2e%2e%2fstore", inside.replace("/", "%2f"), "%00", "%ff", TEA_HASH + "%00")
@@ -184,7 +184,7 @@ class FilesTest(ServerCase):
                     with self.subTest(method=method, path=path):
                         self.assertEqual(404, self.request(method, path).status)
 
-    def test_another_method_answers_405_with_those_there_are(self) -> None:
+    def test_other_method_answers_405_with_the_methods_of_the_path(self) -> None:
         self.post("/", TEA)
         cases = {"/": "GET, POST, DELETE", f"/{TEA_HASH}": "GET, DELETE"}
 
@@ -196,7 +196,7 @@ class FilesTest(ServerCase):
                     self.assertEqual((405, allowed), (answer.status, answer.fields["allow"]))
                     self.assertEqual("Method Not Allowed", answer.reason)
 
-    def test_an_error_is_json_with_a_sentence(self) -> None:
+    def test_error_is_json_with_a_sentence(self) -> None:
         answer = self.get("/" + "0" * 64)
 
         self.assertEqual("application/json", answer.fields["content-type"])
@@ -206,7 +206,7 @@ class FilesTest(ServerCase):
 
 
 class AnnouncedDigestTest(ServerCase):
-    def test_bytes_as_announced_are_stored(self) -> None:
+    def test_upload_with_a_correct_digest_is_stored(self) -> None:
         md5, sha512 = hashlib.md5(TEA).digest(), hashlib.sha512(TEA).digest()
         sha256 = f"sha-256=:{b64(bytes.fromhex(TEA_HASH))}:"
 
@@ -221,7 +221,7 @@ class AnnouncedDigestTest(ServerCase):
 
         self.assertEqual([200] * 6, [answer.status for answer in answers])
 
-    def test_other_bytes_than_announced_answer_400_and_are_not_stored(self) -> None:
+    def test_upload_with_a_wrong_digest_answers_400_and_is_not_stored(self) -> None:
         md5, sha512 = hashlib.md5(b"x").digest(), hashlib.sha512(b"x").digest()
 
         answers = [
@@ -239,14 +239,14 @@ class AnnouncedDigestTest(ServerCase):
         self.assertEqual([400] * 9, [answer.status for answer in answers])
         self.assert_stored(0)
 
-    def test_if_none_match_any_answers_412_where_the_object_exists(self) -> None:
+    def test_if_none_match_any_answers_412_for_an_existing_object(self) -> None:
         first = self.post("/", TEA, If_None_Match="*")
         again = self.post("/", TEA, If_None_Match="*")
 
         self.assertEqual([200, 412], [first.status, again.status])
         self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
 
-    def test_an_announced_object_that_exists_is_refused_before_its_body(self) -> None:
+    def test_existing_announced_object_is_refused_before_its_body(self) -> None:
         self.post("/", TEA)
 
         (answer,) = self.raw(
@@ -258,7 +258,7 @@ class AnnouncedDigestTest(ServerCase):
 
 
 class FormTest(ServerCase):
-    def test_the_first_file_of_a_form_is_stored(self) -> None:
+    def test_first_file_of_a_form_is_stored(self) -> None:
         body, fields = form(text_part(b"note", b"hello"), file_part(TEA), file_part(b"second"))
 
         answer = self.post("/", body, **fields)
@@ -266,12 +266,12 @@ class FormTest(ServerCase):
         self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
         self.assert_stored(1)
 
-    def test_an_empty_file_of_a_form_is_the_empty_file(self) -> None:
+    def test_empty_file_of_a_form_is_stored_as_the_empty_file(self) -> None:
         body, fields = form(file_part(b""))
 
         self.assertEqual(0, json.loads(self.post("/", body, **fields).body)["size"])
 
-    def test_a_large_file_of_a_form_is_stored(self) -> None:
+    def test_large_file_of_a_form_is_stored(self) -> None:
         data = os.urandom(3_000_000)
         body, fields = form(file_part(data))
 
@@ -279,7 +279,7 @@ class FormTest(ServerCase):
 
         self.assertEqual(hashlib.sha256(data).hexdigest(), json.loads(answer.body)["hash"])
 
-    def test_a_form_without_a_file_answers_400(self) -> None:
+    def test_form_without_a_file_answers_400(self) -> None:
         nobody_chose = file_part(b"", name=b"")
 
         for parts in ((), (text_part(b"file", TEA),), (nobody_chose,)):
@@ -289,7 +289,7 @@ class FormTest(ServerCase):
                 self.assertEqual(400, self.post("/", body, **fields).status)
         self.assert_stored(0)
 
-    def test_a_form_without_a_good_boundary_answers_400(self) -> None:
+    def test_form_with_an_invalid_boundary_answers_400(self) -> None:
         for kind in (
             "multipart/form-data",
             "multipart/form-data; boundary=",
@@ -299,7 +299,7 @@ class FormTest(ServerCase):
                 self.assertEqual(400, self.post("/", TEA, Content_Type=kind).status)
         self.assert_stored(0)
 
-    def test_a_form_cut_anywhere_answers_400_and_keeps_nothing(self) -> None:
+    def test_form_cut_anywhere_answers_400_and_stores_nothing(self) -> None:
         body, fields = form(text_part(b"note", b"hello"), file_part(TEA))
         whole = body.rindex(b"--")
 
@@ -308,13 +308,13 @@ class FormTest(ServerCase):
                 self.assertEqual(400, self.post("/", body[:stop], **fields).status)
         self.assert_stored(0)
 
-    def test_the_querys_hash_is_about_the_file(self) -> None:
+    def test_hash_in_the_query_is_compared_with_the_file(self) -> None:
         body, fields = form(file_part(TEA))
 
         self.assertEqual(200, self.post(f"/?hash={TEA_HASH}", body, **fields).status)
         self.assertEqual(400, self.post(f"/?hash={'0' * 64}", body, **fields).status)
 
-    def test_the_heads_digest_is_about_the_whole_body(self) -> None:
+    def test_digest_in_the_head_is_compared_with_the_whole_body(self) -> None:
         body, fields = form(file_part(TEA))
         of_body = f"sha-256=:{b64(hashlib.sha256(body).digest())}:"
         of_file = f"sha-256=:{b64(hashlib.sha256(TEA).digest())}:"
@@ -325,7 +325,7 @@ class FormTest(ServerCase):
 
         self.assertEqual([400, 200], [refused.status, taken.status])
 
-    def test_a_parts_digest_is_about_the_file(self) -> None:
+    def test_digest_of_a_part_is_compared_with_its_file(self) -> None:
         right, fields = form(file_part(TEA, b"Content-MD5: " + b64(hashlib.md5(TEA).digest()).encode()))
         wrong, _ = form(file_part(TEA, b"Content-MD5: " + b64(hashlib.md5(b"x").digest()).encode()))
 
@@ -335,13 +335,13 @@ class FormTest(ServerCase):
 class LimitTest(ServerCase):
     config = {"max_size": 1000}
 
-    def test_a_file_of_the_limit_is_taken(self) -> None:
+    def test_file_of_the_maximum_size_is_stored(self) -> None:
         body, fields = form(file_part(b"x" * 1000))
 
         self.assertEqual(200, self.post("/", b"x" * 1000).status)
         self.assertEqual(200, self.post("/", body, **fields).status)
 
-    def test_a_larger_one_answers_413_and_is_not_stored(self) -> None:
+    def test_file_over_the_maximum_size_answers_413_and_is_not_stored(self) -> None:
         body, fields = form(file_part(b"x" * 1001))
 
         answers = [
@@ -355,7 +355,7 @@ class LimitTest(ServerCase):
         self.assertEqual("Content Too Large", answers[0].reason)
         self.assert_stored(0)
 
-    def test_a_declared_size_is_refused_before_the_first_byte(self) -> None:
+    def test_declared_size_over_the_maximum_answers_413_before_the_body(self) -> None:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n%s\r\n"
         kind = b"Content-Type: multipart/form-data; boundary=x\r\n"
 
@@ -365,7 +365,7 @@ class LimitTest(ServerCase):
 
                 self.assertEqual(413, answer.status)
 
-    def test_a_client_that_is_still_sending_gets_to_read_413(self) -> None:
+    def test_client_that_still_sends_receives_413(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n")
         for _ in range(30):
@@ -376,7 +376,7 @@ class LimitTest(ServerCase):
         self.assertTrue(received.startswith(b"HTTP/1.1 413 "), received)
         self.assertIn(b"Connection: close", received)
 
-    def test_a_form_that_never_ends_is_refused(self) -> None:
+    def test_endless_form_answers_413(self) -> None:
         def endless() -> list[bytes]:
             body, _ = form(text_part(b"note", b"x" * 3_000_000), file_part(TEA))
             return [body]
@@ -389,7 +389,7 @@ class LimitTest(ServerCase):
 class OtherHashTest(ServerCase):
     config = {"hash": "md5"}
 
-    def test_another_hash_names_the_files(self) -> None:
+    def test_files_are_named_by_the_configured_hash(self) -> None:
         digest = hashlib.md5(TEA).hexdigest()
 
         answer = self.post("/", TEA)
@@ -397,20 +397,20 @@ class OtherHashTest(ServerCase):
         self.assertEqual({"hash": digest, "size": 3}, json.loads(answer.body))
         self.assertEqual(TEA, self.get(f"/{digest}").body)
 
-    def test_an_oid_is_sha256_all_the_same(self) -> None:
+    def test_oids_are_sha256_with_any_configured_hash(self) -> None:
         self.assertEqual(TEA_HASH, json.loads(self.put("/data/pets", TEA).body)["oid"])
 
 
 class MountTest(ServerCase):
     config = {"mounts": {"/my/files": "files"}}
 
-    def test_a_mount_is_its_root_with_and_without_the_slash(self) -> None:
+    def test_mount_answers_with_and_without_its_slash(self) -> None:
         self.assertEqual(200, self.post("/my/files", TEA).status)
         self.assertEqual(200, self.post("/my/files/", TEA).status)
         self.assertEqual(TEA, self.get(f"/my/files/{TEA_HASH}").body)
         self.assertEqual(TEA, self.get(f"/my/files?hash={TEA_HASH}").body)
 
-    def test_what_is_not_mounted_is_not_found(self) -> None:
+    def test_path_outside_the_mounts_answers_404(self) -> None:
         for path in ("/", "/my", "/my/filesystem", "/data/pets", f"/{TEA_HASH}"):
             with self.subTest(path=path):
                 self.assertEqual(404, self.put(path, TEA).status)

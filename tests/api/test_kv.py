@@ -22,7 +22,7 @@ from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, re
 
 
 class KvCase(ServerCase):
-    """At the root, as `run.sh` has it."""
+    """Mounted on the root, as by `run.sh`."""
 
     config: dict[str, Any] = {"mounts": {"/": "kv"}}
     prefix = ""
@@ -53,7 +53,7 @@ class KvCase(ServerCase):
 
 
 class KvTest(KvCase):
-    def test_a_value_is_visible_when_it_is_committed(self) -> None:
+    def test_set_value_is_visible_after_the_commit(self) -> None:
         queued = self.set("key", "value")
         before = self.get(f"{self.prefix}/key")
         committed = self.commit()
@@ -70,7 +70,7 @@ class KvTest(KvCase):
         for answer in (before, after, self.get(f"{self.prefix}/key")):
             self.assertEqual("no-store", answer.fields["cache-control"])
 
-    def test_an_update_answers_200(self) -> None:
+    def test_update_of_a_key_answers_200(self) -> None:
         statuses = [self.set("key", 1).status, self.set("key", 2).status]
         self.commit()
         statuses.append(self.set("key", 3).status)
@@ -79,7 +79,7 @@ class KvTest(KvCase):
         self.assertEqual([201, 201, 200], statuses)
         self.assertEqual(3, self.value("key"))
 
-    def test_a_deletion_is_visible_when_it_is_committed(self) -> None:
+    def test_deletion_is_visible_after_the_commit(self) -> None:
         self.set("key", 1)
         self.commit()
 
@@ -91,12 +91,12 @@ class KvTest(KvCase):
         self.assertEqual([1, 404], [before, self.value("key")])
         self.assertEqual(200, self.unset("never there").status)
 
-    def test_the_body_comes_back_as_it_came(self) -> None:
+    def test_response_to_set_repeats_the_body(self) -> None:
         for body in (b' {"key" :\t1.0} ', b'{"\\u006bey": [1,2 , 3]}', '{"é": "☕"}'.encode()):
             self.assertEqual(body, self.post(f"{self.prefix}/set", body).body)
         self.assertEqual(b' "key" ', self.delete_raw(b' "key" ').body)
 
-    def test_a_value_comes_back_as_it_went_in(self) -> None:
+    def test_value_comes_back_unchanged(self) -> None:
         for value in (
             b"1.0",
             b"1",
@@ -114,7 +114,7 @@ class KvTest(KvCase):
 
                 self.assertEqual(b'{"key": %b}\n' % value, self.get(f"{self.prefix}/key").body)
 
-    def test_keys_are_any_strings(self) -> None:
+    def test_any_string_is_a_key(self) -> None:
         keys = [
             "set",
             "commit",
@@ -139,7 +139,7 @@ class KvTest(KvCase):
 
         self.assertEqual(list(range(len(keys))), [self.value(key) for key in keys])
 
-    def test_a_path_is_matched_before_it_is_decoded(self) -> None:
+    def test_path_is_matched_before_it_is_decoded(self) -> None:
         self.set("a/b", 1)
         self.set("set", 2)
         self.commit()
@@ -148,7 +148,7 @@ class KvTest(KvCase):
         self.assertEqual(b'{"set": 2}\n', self.get(f"{self.prefix}/s%65t").body)
         self.assertEqual(404, self.post(f"{self.prefix}/s%65t", b'{"key": 1}').status)
 
-    def test_what_is_no_key_is_not_found(self) -> None:
+    def test_invalid_key_answers_404(self) -> None:
         for path in ("/", "/a/", "//", "/a//b", "/%FF", "/%ED%A0%80", "/missing", "/set", "/commit"):
             with self.subTest(path=path):
                 answer = self.get(self.prefix + path)
@@ -156,7 +156,7 @@ class KvTest(KvCase):
                 self.assertEqual(404, answer.status)
                 self.assertEqual("Not Found", json.loads(answer.body)["error"])
 
-    def test_every_other_route_and_method_is_not_found(self) -> None:
+    def test_other_routes_and_methods_answer_404(self) -> None:
         for method, path in (
             *(
                 ("PUT", "/set"),
@@ -181,7 +181,7 @@ class KvTest(KvCase):
                 self.assertEqual(404, answer.status)
                 self.assertNotIn("allow", answer.fields)
 
-    def test_a_payload_that_makes_no_sense_is_refused(self) -> None:
+    def test_malformed_payload_answers_400(self) -> None:
         for body in (
             *(
                 b"",
@@ -215,7 +215,7 @@ class KvTest(KvCase):
         self.commit()
         self.assertEqual(404, self.value("a"))
 
-    def test_a_megabyte_is_taken_and_one_byte_more_is_not(self) -> None:
+    def test_payload_of_1_mib_is_accepted_and_one_byte_more_answers_413(self) -> None:
         body = b'{"key": "' + b"x" * (1024 * 1024 - 11) + b'"}'
 
         self.assertEqual(201, self.post(f"{self.prefix}/set", body).status)
@@ -225,11 +225,11 @@ class KvTest(KvCase):
         self.commit()
         self.assertEqual(body + b"\n", self.get(f"{self.prefix}/key").body)
 
-    def test_nothing_asks_for_a_type(self) -> None:
+    def test_content_type_is_ignored(self) -> None:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "nonsense"):
             self.assertIn(self.post(f"{self.prefix}/set", b'{"key": 1}', Content_Type=kind).status, (200, 201))
 
-    def test_a_body_may_come_in_chunks_or_slowly_or_after_a_continue(self) -> None:
+    def test_chunked_slow_and_continued_bodies_are_accepted(self) -> None:
         self.assertEqual(201, self.post(f"{self.prefix}/set", iter([b'{"key"', b": 1}"])).status)
         connection = self.connect()
         head = f"POST {self.prefix}/set HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
@@ -242,7 +242,7 @@ class KvTest(KvCase):
         self.commit()
         self.assertEqual(2, self.value("key"))
 
-    def test_requests_in_a_row_are_answered_in_order(self) -> None:
+    def test_pipelined_requests_are_answered_in_order(self) -> None:
         set_, commit = (
             f"POST {self.prefix}/set HTTP/1.1\r\nHost: x\r\n",
             f"POST {self.prefix}/commit HTTP/1.1\r\nHost: x\r\n",
@@ -257,14 +257,14 @@ class KvTest(KvCase):
         self.assertEqual([201, 204, 200] + [200, 204, 200] * 8, [answer.status for answer in answers])
         self.assertEqual([b'{"key": %d}\n' % number for number in range(9)], [answer.body for answer in answers[2::3]])
 
-    def test_a_commit_with_a_body_is_one(self) -> None:
+    def test_commit_with_a_body_is_accepted(self) -> None:
         connection = self.connect()
         for body in (b"", b"{}", b"x" * 10_000):
             head = f"POST {self.prefix}/commit HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)
             self.assertEqual(204, read_answer(connection).status)
 
-    def test_a_client_that_leaves_before_it_is_answered_harms_nobody(self) -> None:
+    def test_client_that_leaves_before_its_response_affects_no_other(self) -> None:
         for _ in range(50):
             connection = self.connect()
             connection.sendall(
@@ -273,10 +273,10 @@ class KvTest(KvCase):
             connection.close()
         self.commit()
 
-        self.wait_until("nobody is waited for", lambda: not self.worker._server.context.completions.expected)
+        self.wait_until("no page awaits the writer", lambda: not self.worker._server.context.completions.expected)
         self.assertEqual(1, self.value("key"))
 
-    def test_what_is_remembered_is_never_older_than_the_last_commit(self) -> None:
+    def test_cached_value_is_never_older_than_the_last_commit(self) -> None:
         def work(number: int) -> None:
             for step in range(50):
                 self.set(f"key {number}", step)
@@ -303,21 +303,21 @@ class KvTest(KvCase):
 
 
 class MountedKvTest(KvTest):
-    """Beside the others, where it is by default."""
+    """Mounted on the default path, beside the other interfaces."""
 
     config: dict[str, Any] = {}
     prefix = "/kv"
 
-    def test_the_mount_itself_is_nothing(self) -> None:
+    def test_mount_itself_answers_404(self) -> None:
         for path in ("/kv", "/kv/"):
             self.assertEqual(404, self.get(path).status)
 
-    def test_no_object_of_the_store_is_touched(self) -> None:
+    def test_keys_change_no_object_of_the_store(self) -> None:
         self.assert_stored(0)
 
 
-class BodiesOnTheirWayTest(KvCase):
-    def test_too_many_at_once_are_told_to_come_again(self) -> None:
+class BodiesInFlightTest(KvCase):
+    def test_too_many_bodies_in_flight_answer_503_with_retry_after(self) -> None:
         body = b'{"key": "' + b"x" * (1024 * 1024 - 11) + b'"}'
         head = b"POST /set HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
         connections = [self.connect() for _ in range(70)]
@@ -332,7 +332,7 @@ class BodiesOnTheirWayTest(KvCase):
 
 
 class InFlightTest(KvCase):
-    def test_small_sets_are_taken_while_slow_large_bodies_use_up_what_is_allowed(self) -> None:
+    def test_small_sets_are_accepted_while_slow_large_bodies_reach_the_limit(self) -> None:
         head = b"POST /set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
         with mock.patch("filestoraged.api.kv._MAX_IN_FLIGHT", 50_000):
             slow = self.connect()
@@ -344,7 +344,7 @@ class InFlightTest(KvCase):
         self.assertEqual((201, 503), (small.status, large.status))
         self.assertEqual("5", large.fields["retry-after"])
 
-    def test_a_body_that_comes_byte_by_byte_is_one_buffer(self) -> None:
+    def test_body_that_arrives_byte_by_byte_is_one_buffer(self) -> None:
         client, connection = socket.socketpair()
         self.addCleanup(client.close)
         self.addCleanup(connection.close)
@@ -365,7 +365,7 @@ class InFlightTest(KvCase):
 
 
 class AnswersTest(TempCase):
-    def test_an_answer_that_replaces_another_counts_once(self) -> None:
+    def test_replaced_response_is_counted_once(self) -> None:
         answers = kv._ResponseCache()
         for commits in range(0, 200_000, 2):
             answers.put("/key", commits, b"x" * 1000)
@@ -373,7 +373,7 @@ class AnswersTest(TempCase):
         self.assertEqual(b"x" * 1000, answers.get("/key", 199_998))
         self.assertLess(answers._answers.size, 2000)
 
-    def test_many_answers_are_kept_within_the_bound(self) -> None:
+    def test_cached_responses_stay_within_the_bound(self) -> None:
         answers = kv._ResponseCache()
         for number in range(50_000):
             answers.put(f"/{'k' * 1000}{number}", 0, b"{}")
@@ -383,11 +383,11 @@ class AnswersTest(TempCase):
 
 
 class SlowWriterTest(KvCase):
-    """Nobody holds a thread while the writer is busy: it may be, with a commit of everything."""
+    """Requests hold no thread while the writer is busy with a large commit."""
 
     threads = 1
 
-    def test_many_wait_for_the_writer_and_others_are_served(self) -> None:
+    def test_requests_that_await_the_writer_delay_no_others(self) -> None:
         writing, goes_on = threading.Event(), threading.Event()
         keys = self.engine()
         transact = keys._transact

@@ -1,4 +1,4 @@
-"""What operators see: counts that are exact, and a format that Prometheus' own tool has no complaint about."""
+"""The pages `/-/metrics` and `/-/ready`: exact counts, in a format that promtool accepts."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class MetricsTest(ServerCase):
         labels = f'interface="{interface}",method="{method}",status="{status}"'
         return self.metrics().get(f"filestoraged_requests_total{{{labels}}}", 0)
 
-    def test_it_is_prometheus_text_that_nobody_keeps(self) -> None:
+    def test_page_is_prometheus_text_without_caching(self) -> None:
         answer = self.get("/-/metrics")
 
         self.assertEqual("text/plain; version=0.0.4; charset=utf-8", answer.fields["content-type"])
         self.assertEqual("no-store", answer.fields["cache-control"])
 
-    def test_promtool_has_no_complaint(self) -> None:
+    def test_promtool_accepts_the_page(self) -> None:
         self.post("/", b"tea")
         self.get("/nothing")
         self.raw(b"nonsense\r\n\r\n")
@@ -79,7 +79,7 @@ class MetricsTest(ServerCase):
         }
         self.assertEqual(expected, {each: self.count(*each) for each in expected})
 
-    def test_an_answer_is_counted_when_the_client_has_it(self) -> None:
+    def test_response_is_counted_when_the_client_has_it(self) -> None:
         for number in range(1, 30):
             self.post("/", b"tea")
             self.assertEqual(number, self.count("files", "POST", 200))
@@ -96,7 +96,7 @@ class MetricsTest(ServerCase):
         self.assertEqual(1, seen['filestoraged_errors_total{kind="MethodNotAllowed"}'])
         self.assertEqual(1, seen['filestoraged_errors_total{kind="MalformedRequest"}'])
 
-    def test_bytes_of_bodies_are_counted_both_ways(self) -> None:
+    def test_received_and_sent_bytes_of_bodies_are_counted(self) -> None:
         digest = self.post("/", bytes(100_000)).body.decode()[10:74]
         self.get(f"/{digest}")
         self.get(f"/{digest}", Range="bytes=0-9")
@@ -106,7 +106,7 @@ class MetricsTest(ServerCase):
         self.assertEqual(100_000, seen['filestoraged_received_bytes_total{interface="files",method="POST"}'])
         self.assertEqual(100_010, seen['filestoraged_sent_bytes_total{interface="files",method="GET"}'])
 
-    def test_times_lie_in_the_classes_that_they_belong_to(self) -> None:
+    def test_durations_are_counted_in_their_buckets(self) -> None:
         for _ in range(5):
             self.get("/nothing")
 
@@ -120,7 +120,7 @@ class MetricsTest(ServerCase):
         self.assertEqual(5, seen[f"{name}_count{{{labels}}}"])
         self.assertTrue(0 < seen[f"{name}_sum{{{labels}}}"] < 5)
 
-    def test_what_is_stored_is_counted_as_it_is(self) -> None:
+    def test_stored_objects_are_counted_with_their_bytes(self) -> None:
         digest = self.post("/", b"tea").body.decode()[10:74]
         self.post("/", b"coffee")
         self.put("/data/pets", b"cat")
@@ -135,12 +135,12 @@ class MetricsTest(ServerCase):
         self.assertEqual([9, 6, 0], [first[f'filestoraged_object_bytes{{interface="{name}"}}'] for name in INTERFACES])
         self.assertEqual(6, second['filestoraged_object_bytes{interface="files"}'])
 
-    def test_age_of_the_count_is_told(self) -> None:
+    def test_age_of_the_count_is_exposed(self) -> None:
         self.wait_until("counted", lambda: "filestoraged_objects_age_seconds" in self.metrics())
 
         self.assertLess(self.metrics()["filestoraged_objects_age_seconds"], 10)
 
-    def test_objects_are_left_out_until_they_were_counted_and_all_else_is_told_at_once(self) -> None:
+    def test_objects_are_missing_until_the_first_count_and_other_metrics_are_not(self) -> None:
         ends = threading.Event()
         self.addCleanup(ends.set)
         count = DiskUsage.count
@@ -159,11 +159,11 @@ class MetricsTest(ServerCase):
         self.assertEqual(0, seen['filestoraged_scrape_errors{part="objects"}'])
         self.assertIn('filestoraged_connections{state="active"}', seen)
 
-    def test_count_that_fails_is_told(self) -> None:
+    def test_failed_count_is_exposed_as_a_scrape_error(self) -> None:
         with mock.patch.object(DiskUsage, "count", side_effect=PermissionError(13, "Permission denied")):
             self.wait_until("failed", lambda: self.metrics()['filestoraged_scrape_errors{part="objects"}'] == 1)
 
-    def test_drops_are_counted_by_state_and_keys_that_are_queued(self) -> None:
+    def test_drops_by_state_and_queued_keys_are_counted(self) -> None:
         form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntea\r\n--b--\r\n'
         kind = "multipart/form-data; boundary=b"
         link = self.put("/vimeo/api/v1.0/file", form, Content_Type=kind).body.decode().split('"')[-2]
@@ -195,7 +195,7 @@ class MetricsTest(ServerCase):
         self.assertEqual(1, self.count("files", "POST", 499))
         self.assertEqual(1, self.metrics()['filestoraged_received_bytes_total{interface="files",method="POST"}'])
 
-    def test_one_part_that_cannot_be_counted_keeps_no_other_away(self) -> None:
+    def test_failed_part_hides_no_other(self) -> None:
         (self.store_path / "kv.sqlite").write_bytes(bytes(8192))
 
         seen = self.metrics()
@@ -205,7 +205,7 @@ class MetricsTest(ServerCase):
         self.assertNotIn("filestoraged_queued_keys", seen)
         self.wait_until("counted", lambda: 'filestoraged_objects{interface="files"}' in self.metrics())
 
-    def test_it_is_only_asked_for(self) -> None:
+    def test_other_method_than_get_answers_405(self) -> None:
         self.assertEqual(405, self.post("/-/metrics", b"").status)
 
 
@@ -213,7 +213,7 @@ INTERFACES = ("files", "repositories", "drops")
 
 
 class MetricsOfWorkersTest(TempCase):
-    def test_whichever_worker_is_asked_tells_of_all_and_forgets_nothing(self) -> None:
+    def test_every_worker_exposes_the_counts_of_all(self) -> None:
         with running("--workers", "3", "--store", str(self.directory / "store")) as daemon:
 
             def ask(_: int) -> int:
@@ -242,13 +242,13 @@ class MetricsOfWorkersTest(TempCase):
 
 
 class ReadyTest(ServerCase):
-    def test_it_is_ready(self) -> None:
+    def test_ready_daemon_answers_200(self) -> None:
         answer = self.get("/-/ready")
 
         self.assertEqual((200, b'{"status": "ready"}\n'), (answer.status, answer.body))
         self.assertEqual([], self.files_below(self.store_path))
 
-    def test_a_store_that_cannot_be_written_is_not_and_for_a_second_that_is_known(self) -> None:
+    def test_store_that_cannot_be_written_answers_503_and_the_result_is_reused_for_a_second(self) -> None:
         (self.store_path / "staging").rmdir()
         (self.store_path / "staging").touch()
 
@@ -263,7 +263,7 @@ class ReadyTest(ServerCase):
         self.wait_until("ready", lambda: self.get("/-/ready").status == 200)
         self.assertEqual(200, self.get("/-/health").status)
 
-    def test_it_is_looked_at_once_a_second_however_many_ask(self) -> None:
+    def test_store_is_probed_once_a_second_for_many_requests(self) -> None:
         looked: list[float] = []
         real = self.services.disk.staging_area.create
         self.services.disk.staging_area.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The same interfaces with their objects in a real memcached, and what is different then."""
+"""The tests of files and repositories on a real memcached, and tests of its own behaviour."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RepositoriesTest(OnMemcached, test_repositories.RepositoriesTest):
 
 
 class LargestObjectTest(OnMemcached):
-    def test_fifty_mebibytes_are_taken_and_one_byte_more_is_not(self) -> None:
+    def test_object_of_50_mib_is_stored_and_one_byte_more_answers_413(self) -> None:
         data = os.urandom(MAX_SIZE)
 
         stored = json.loads(self.post("/", data).body)
@@ -87,7 +87,7 @@ class DamageTest(OnMemcached):
         self.path = "/" + json.loads(self.post("/", self.data).body)["hash"]
         self.memcached.client.delete(self.memcached.chunk_keys()[2])
 
-    def test_a_damaged_object_answers_500_before_its_first_byte(self) -> None:
+    def test_damaged_object_answers_500_before_its_first_byte(self) -> None:
         for fields in ({}, {"Range": "bytes=0-9"}, {"If_None_Match": '"other"'}):
             with self.subTest(fields=fields):
                 answer = self.get(self.path, **fields)
@@ -95,7 +95,7 @@ class DamageTest(OnMemcached):
                 self.assertEqual(500, answer.status)
                 self.assertEqual("Corrupt Object", json.loads(answer.body)["error"])
 
-    def test_the_same_bytes_again_heal_it(self) -> None:
+    def test_upload_of_the_same_bytes_heals_a_damaged_object(self) -> None:
         announced = f"/?hash={self.path[1:]}"
         for path, fields in (("/", {}), ("/", {"If_None_Match": "*"}), (announced, {"If_None_Match": "*"})):
             with self.subTest(path=path, fields=fields):
@@ -106,7 +106,7 @@ class DamageTest(OnMemcached):
                 self.assertTrue(self.get(self.path).body == self.data)
         self.assertEqual(412, self.post("/", self.data, If_None_Match="*").status)
 
-    def test_a_damaged_object_can_be_removed(self) -> None:
+    def test_damaged_object_can_be_removed(self) -> None:
         self.assertEqual(200, self.delete(self.path).status)
         self.assertEqual(404, self.get(self.path).status)
         self.assert_stored(0)
@@ -115,7 +115,7 @@ class DamageTest(OnMemcached):
 class UnreachableTest(OnMemcached):
     threads = 4
 
-    def test_a_server_that_is_gone_answers_503_and_is_found_again(self) -> None:
+    def test_unreachable_server_answers_503_and_recovers(self) -> None:
         self.post("/", TEA)
         self.memcached.kill()
 
@@ -128,7 +128,7 @@ class UnreachableTest(OnMemcached):
         self.assertEqual(200, self.post("/", TEA).status)
         self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
 
-    def test_a_server_that_hangs_answers_503_in_time_and_holds_up_nobody_else(self) -> None:
+    def test_hanging_server_answers_503_in_time_and_delays_no_other_request(self) -> None:
         self.post("/", TEA)
         self.memcached.hang()
         answers: dict[int, Answer] = {}
@@ -151,7 +151,7 @@ class UnreachableTest(OnMemcached):
         self.memcached.wake()
         self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
 
-    def test_an_upload_that_a_server_is_restarted_in_answers_503_and_not_507(self) -> None:
+    def test_upload_during_a_restart_of_the_server_answers_503_and_not_507(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (4 * CHUNK_SIZE))
         connection.sendall(bytes(3 * CHUNK_SIZE))
@@ -167,7 +167,7 @@ class UnreachableTest(OnMemcached):
         self.assertIn("restarted", json.loads(answer.body)["message"])
         self.assert_stored(0)
 
-    def test_an_upload_that_a_server_hangs_in_answers_503(self) -> None:
+    def test_upload_to_a_hanging_server_answers_503(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % MAX_SIZE)
         connection.sendall(bytes(3 * CHUNK_SIZE))
@@ -182,7 +182,7 @@ class UnreachableTest(OnMemcached):
 
 
 class SlowReadersTest(OnMemcached):
-    """Readers who take nothing hold memory; others wait for them, and get theirs."""
+    """Stalled readers hold memory; other readers wait for it, and complete."""
 
     config = {"memory": 20_000_000}
     threads = 3
@@ -193,7 +193,7 @@ class SlowReadersTest(OnMemcached):
         assert isinstance(store, MemcachedStore)
         return store
 
-    def test_readers_beyond_the_memory_wait_for_their_turn(self) -> None:
+    def test_readers_over_the_memory_limit_wait(self) -> None:
         data = os.urandom(8_000_000)
         path = "/" + json.loads(self.post("/", data).body)["hash"]
         stalled = [self.connect() for _ in range(2)]
@@ -212,7 +212,7 @@ class SlowReadersTest(OnMemcached):
 
         self.assertTrue(bodies == [data])
 
-    def test_who_holds_memory_gets_a_thread_when_all_others_wait_for_it(self) -> None:
+    def test_reader_with_memory_gets_a_thread_while_all_others_wait_for_memory(self) -> None:
         data = os.urandom(19_000_000)
         path = "/" + json.loads(self.post("/", data).body)["hash"]
         slow = self.connect()
@@ -231,7 +231,7 @@ class SlowReadersTest(OnMemcached):
         self.assertTrue(whole.endswith(data))
         self.assertTrue(bodies == [data] * self.threads)
 
-    def test_many_at_once_all_get_theirs(self) -> None:
+    def test_many_concurrent_readers_all_complete(self) -> None:
         data = os.urandom(8_000_000)
         path = "/" + json.loads(self.post("/", data).body)["hash"]
 

@@ -1,4 +1,4 @@
-"""Who may do what: with tokens, a request needs one that is for what it wants."""
+"""Authorization: with `--tokens`, a request needs a token with the right scope."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TokensCase(ServerCase):
 
 
 class TokensTest(TokensCase):
-    def test_without_a_token_nothing_is_done(self) -> None:
+    def test_request_without_a_token_is_refused(self) -> None:
         for method, target in (("POST", "/"), ("GET", "/nothing"), ("GET", "/kv/a"), ("DELETE", "/kv/set")):
             with self.subTest(method=method, target=target):
                 answer = self.request(method, target, b'"tea"')
@@ -52,14 +52,14 @@ class TokensTest(TokensCase):
                 self.assertRegex(answer.fields["www-authenticate"], '^Bearer realm="filestoraged", Basic realm=')
         self.assert_nothing_stored()
 
-    def test_a_token_that_is_not_known_is_none(self) -> None:
+    def test_unknown_token_is_refused(self) -> None:
         texts = ("Bearer", "x", "Basic x", "Basic \xff", "Bearer \xff", "Basic eA==")
         for fields in (bearer("nobody"), basic("x", "token-of-nobody"), *({"Authorization": text} for text in texts)):
             with self.subTest(fields=fields):
                 self.assertEqual(401, self.request("POST", "/", b"tea", **fields).status)
         self.assert_nothing_stored()
 
-    def test_a_token_is_for_its_scopes_alone(self) -> None:
+    def test_token_allows_its_scopes_alone(self) -> None:
         digest = self.request("POST", "/", b"tea", **bearer("all")).body.decode()[10:74]
         oid = self.request("PUT", "/data/pets", b"cat", **bearer("pets")).body.decode()[9:73]
         allowed = {
@@ -82,10 +82,10 @@ class TokensTest(TokensCase):
                     self.assertEqual(name not in names, answer.status == 403, answer)
                     self.assertNotEqual(401, answer.status)
 
-    def test_a_token_may_come_in_place_of_a_password(self) -> None:
+    def test_token_is_accepted_as_the_password_of_basic_authentication(self) -> None:
         self.assertEqual(200, self.request("POST", "/", b"tea", **basic("anybody", "token-of-all")).status)
 
-    def test_a_refused_upload_is_not_read(self) -> None:
+    def test_refused_upload_is_not_read(self) -> None:
         for fields, status in ((b"", 401), (b"Authorization: Bearer token-of-reader\r\n", 403)):
             with self.subTest(status=status):
                 connection = self.connect()
@@ -95,30 +95,30 @@ class TokensTest(TokensCase):
 
                 self.assertEqual(status, read_answer(connection).status)
 
-    def test_health_and_readiness_need_none(self) -> None:
+    def test_health_and_readiness_need_no_token(self) -> None:
         self.assertEqual([200, 200, 401], [self.get(f"/-/{name}").status for name in ("health", "ready", "metrics")])
 
-    def test_a_method_or_a_path_that_there_is_not_is_told_to_those_who_have_a_token(self) -> None:
+    def test_request_with_a_token_gets_404_and_405(self) -> None:
         for method, target, status in (("BREW", "/", 405), ("GET", "/a/b", 404), ("OPTIONS", "*", 405)):
             with self.subTest(method=method, target=target):
                 self.assertEqual(401, self.request(method, target).status)
                 self.assertEqual(status, self.request(method, target, **bearer("all")).status)
 
-    def test_downloads_are_for_the_client_alone(self) -> None:
+    def test_downloads_with_a_token_are_private(self) -> None:
         digest = self.request("POST", "/", b"tea", **bearer("all")).body.decode()[10:74]
 
         answer = self.request("GET", f"/{digest}", **bearer("all"))
 
         self.assertEqual("private, max-age=31536000, immutable", answer.fields["cache-control"])
 
-    def test_no_token_is_in_the_log(self) -> None:
+    def test_log_has_no_token(self) -> None:
         self.request("POST", "/", b"tea", **bearer("all"))
         self.request("POST", "/?token=token-of-all", b"tea", **basic("x", "token-of-nobody"))
 
         self.assertTrue(self.log_lines())
         self.assertFalse([line for line in self.log_lines(0) if "token-of" in line or "dG9rZW4" in line])
 
-    def test_a_token_is_not_taken_for_a_drops_password(self) -> None:
+    def test_token_is_not_used_as_the_password_of_a_drop(self) -> None:
         kind = {"Content_Type": "multipart/form-data; boundary=b"}
         form = DROP.replace(b"--b--", b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\nsugar\r\n--b--')
         link = self.put("/vimeo/api/v1.0/file", form, **kind, **bearer("all")).body.decode().split('"')[-2]
@@ -129,7 +129,7 @@ class TokensTest(TokensCase):
 
         self.assertEqual(([401] * 12, 200), (missing, fetched))
 
-    def test_one_connection_may_carry_different_ones(self) -> None:
+    def test_connection_accepts_different_tokens(self) -> None:
         connection = self.connect()
         statuses = []
         for name in ("all", "nobody", "reader", "all"):
@@ -144,19 +144,19 @@ class TokensTest(TokensCase):
         self.assertEqual([], [path for path in self.files_below(self.store_path) if "/" in path])
 
 
-class AnybodyTest(TokensCase):
-    """A line without a hash is for those who have no token."""
+class PublicScopesTest(TokensCase):
+    """A line of the tokens file without a hash has scopes for requests without a token."""
 
     lines = [*TokensCase.lines, "anybody read:files,read:drops -"]
 
-    def test_what_anybody_may_do_needs_no_token(self) -> None:
+    def test_request_within_public_scopes_needs_no_token(self) -> None:
         digest = self.request("POST", "/", b"tea", **bearer("all")).body.decode()[10:74]
 
         self.assertEqual(200, self.get(f"/{digest}").status)
         self.assertEqual(200, self.request("GET", f"/{digest}", **bearer("nobody")).status)
         self.assertEqual([401, 401], [self.post("/", b"tea").status, self.get("/kv/a").status])
 
-    def test_a_drop_is_given_to_whoever_has_its_link_and_password(self) -> None:
+    def test_public_drop_needs_its_link_and_password_alone(self) -> None:
         kind = {"Content_Type": "multipart/form-data; boundary=b"}
         form = DROP.replace(b"--b--", b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\nsugar\r\n--b--')
         self.assertEqual(401, self.put("/vimeo/api/v1.0/file", form, **kind).status)
@@ -168,20 +168,20 @@ class AnybodyTest(TokensCase):
 
 
 class MountedOnANameTest(TokensCase):
-    """An interface whose path is the name of another one."""
+    """An interface mounted on a path that is the name of another one."""
 
     mounts = {"/files": "kv", "/": "files"}
 
-    def test_a_scope_for_the_other_one_is_not_for_it(self) -> None:
+    def test_scope_for_an_interface_does_not_allow_another_mounted_on_its_name(self) -> None:
         self.assertEqual(200, self.request("POST", "/", b"tea", **bearer("files")).status)
         self.assertEqual(403, self.request("POST", "/files/commit", b"", **bearer("files")).status)
 
 
 class MountedOnARepositoryTest(TokensCase):
-    """An interface whose path is that of a repository."""
+    """An interface mounted on the path of a repository."""
 
     mounts = {"/data": "repositories", "/data/pets": "kv"}
 
-    def test_a_scope_for_the_repository_is_not_for_it(self) -> None:
+    def test_scope_for_a_repository_does_not_allow_an_interface_mounted_on_its_path(self) -> None:
         self.assertEqual(403, self.request("POST", "/data/pets/commit", b"", **bearer("pets")).status)
         self.assertEqual(204, self.request("POST", "/data/pets/commit", b"", **bearer("keys")).status)

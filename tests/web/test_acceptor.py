@@ -1,4 +1,4 @@
-"""Which worker accepts: listeners and a shared limit, without a server."""
+"""The acceptor with listeners and a shared connection limit, without a server."""
 
 from __future__ import annotations
 

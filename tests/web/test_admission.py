@@ -1,4 +1,4 @@
-"""Who may come in: bounds by client, places apart for operations, and idle connections of other workers."""
+"""Admission: limits by client, reserved places for operations, and eviction by other workers."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ class ClientLimitTest(ServerCase):
             guest.sendall(HEALTH)
             self.assertEqual(200, read_answer(guest).status)
 
-    def test_another_client_is_served_meanwhile(self) -> None:
+    def test_client_at_its_limit_delays_no_other_client(self) -> None:
         self.greeted(self.limit)
         self.seen_as = "203.0.113.10"
 
         self.greeted(self.limit)
 
-    def test_a_connection_that_ends_makes_room_for_another_of_its_client(self) -> None:
+    def test_closed_connection_admits_another_of_its_client(self) -> None:
         guests = self.greeted(self.limit)
         guests[0].close()
         self.wait_until("it is gone", lambda: self.connection_limit.count == self.limit - 1)
@@ -80,7 +80,7 @@ class ClientLimitTest(ServerCase):
 
         self.greeted(self.limit + 1)
 
-    def test_a_crowd_of_one_client_takes_no_places(self) -> None:
+    def test_refused_connections_of_one_client_take_no_places(self) -> None:
         self.greeted(self.limit)
 
         crowd = [self.connect() for _ in range(200)]
@@ -133,7 +133,7 @@ class ProxiedClientTest(ServerCase):
 
         self.assertEqual((503, [201, 201]), (refused, [read_answer(connection).status for connection in begun]))
 
-    def test_a_request_that_has_ended_does_not_count(self) -> None:
+    def test_completed_request_does_not_count(self) -> None:
         uploads = [self.begin("203.0.113.9") for _ in range(2)]
         for upload in uploads:
             read_answer(upload)
@@ -145,12 +145,12 @@ class ProxiedClientTest(ServerCase):
         self.assertEqual([100, 100], [read_answer(self.begin("203.0.113.9")).status for _ in range(2)])
 
 
-class RequestToGiveWayTest(ServerCase):
-    """Another worker asks for the place of an idle connection, twice because the first time took long."""
+class EvictionRequestTest(ServerCase):
+    """Another worker requests an eviction, twice, because the first request took long."""
 
     connections = 2
 
-    def test_an_idle_connection_stays_where_no_connection_waits_for_a_place(self) -> None:
+    def test_idle_connection_stays_while_no_connection_waits_for_a_place(self) -> None:
         guests = [self.connect() for _ in range(2)]
         for guest in guests:
             guest.sendall(HEALTH)
@@ -162,7 +162,7 @@ class RequestToGiveWayTest(ServerCase):
             guest.sendall(HEALTH)
             self.assertEqual(200, read_answer(guest).status)
 
-    def test_as_many_idle_connections_give_way_as_connections_wait_for_places(self) -> None:
+    def test_one_idle_connection_is_evicted_for_each_that_waits_for_a_place(self) -> None:
         guests = [self.connect() for _ in range(2)]
         for guest in guests:
             guest.sendall(HEALTH)
@@ -213,7 +213,7 @@ class DaemonTest(TempCase):
 
         self.assertEqual(["200"] * 5 + ["503"] * 3, output.split())
 
-    def test_the_connection_idle_longest_of_all_workers_gives_way(self) -> None:
+    def test_longest_idle_connection_of_all_workers_is_evicted(self) -> None:
         with running(*self.arguments("--workers", "3", "--max-connections", "6")) as daemon:
             guests = [self.greet(daemon) for _ in range(6)]
             # The second and the fourth are the longest idle ones now, and then the newcomers in their order.
@@ -241,7 +241,7 @@ class DaemonTest(TempCase):
         connection.sendall(HEALTH)
         self.assertEqual(200, read_answer(connection).status)
 
-    def test_operations_are_answered_where_all_other_places_are_taken(self) -> None:
+    def test_operations_are_answered_while_all_other_places_are_taken(self) -> None:
         options = ("--workers", "1", "--max-connections", "2", "--admin-listen", "127.0.0.1:0")
         with running(*self.arguments(*options)) as daemon:
             uploads = [socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(2)]
@@ -263,7 +263,7 @@ class DaemonTest(TempCase):
 
         self.assertEqual([200, 503, 200], statuses)
 
-    def test_a_client_behind_a_trusted_proxy_is_logged(self) -> None:
+    def test_client_behind_a_trusted_proxy_is_logged(self) -> None:
         with running(*self.arguments("--trusted-proxy", "127.0.0.0/8", "--trusted-proxy", "unix")) as daemon:
             with socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as connection:
                 connection.sendall(HEALTH[:-2] + b"X-Forwarded-For: 198.51.100.1, 203.0.113.9, 127.0.0.1\r\n\r\n")

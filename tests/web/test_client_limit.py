@@ -1,4 +1,4 @@
-"""How connections are counted by their clients, in all workers together."""
+"""The client limit: connections counted by client, over all workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def address(text: str) -> IPAddress:
 
 
 class ClientsTest(unittest.TestCase):
-    def test_what_is_above_the_limit_is_told(self) -> None:
+    def test_excess_over_the_limit_is_returned(self) -> None:
         clients = ClientLimit(2, 100)
         key = clients.key(address("203.0.113.9"))
 
@@ -24,7 +24,7 @@ class ClientsTest(unittest.TestCase):
         clients.leave(key)
         self.assertEqual(0, clients.enter(key))
 
-    def test_an_ipv4_address_is_a_client_and_a_network_of_64_bits_of_ipv6(self) -> None:
+    def test_ipv4_address_or_ipv6_network_of_64_bits_is_one_client(self) -> None:
         clients = ClientLimit(2, 100)
 
         self.assertNotEqual(clients.key(address("203.0.113.9")), clients.key(address("203.0.113.10")))
@@ -45,7 +45,7 @@ class ClientsTest(unittest.TestCase):
 
         self.assertEqual([0, 1], [clients.enter(key), clients.enter(key)])
 
-    def test_what_a_dead_worker_has_counted_is_forgotten_with_its_slot(self) -> None:
+    def test_counts_of_a_dead_worker_are_reset_with_its_slot(self) -> None:
         clients = ClientLimit(3, 100, workers=2)
         keys = [clients.key(address(f"203.0.113.{number}")) for number in range(100)]
         for slot in (0, 1):
@@ -57,14 +57,14 @@ class ClientsTest(unittest.TestCase):
 
         self.assertEqual({1}, {clients.count(key) for key in keys})
 
-    def test_as_many_clients_as_there_may_be_are_counted_each(self) -> None:
+    def test_all_clients_up_to_the_capacity_are_counted(self) -> None:
         clients = ClientLimit(1, 10_000)
         keys = {clients.key(ipaddress.IPv4Address(number)) for number in range(10_000)}
 
         self.assertEqual({0}, {clients.enter(key) for key in keys})
         self.assertEqual({1}, {clients.enter(key) for key in keys})
 
-    def test_entries_of_clients_that_are_gone_are_used_again(self) -> None:
+    def test_entries_without_connections_are_reused(self) -> None:
         clients = ClientLimit(1, 4)
         for number in range(10_000):
             key = clients.key(ipaddress.IPv4Address(number))

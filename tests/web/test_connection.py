@@ -1,4 +1,4 @@
-"""What a connection may be sent, and what it answers: framing, keeping alive, refusing, waiting."""
+"""A connection of a real server: framing, keep-alive, refusals, timeouts and the access log."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class TcpTest(ServerCase):
-    """Over TCP; `UnixSocketTest` runs the same again."""
+    """Over TCP. `UnixSocketTest` runs the same tests over a Unix socket."""
 
     def assert_serving(self) -> None:
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
-    def test_a_connection_is_kept_alive(self) -> None:
+    def test_connection_is_kept_alive(self) -> None:
         connection = self.connect()
 
         for _ in range(3):
@@ -38,7 +38,7 @@ class TcpTest(ServerCase):
             self.assertEqual(200, answer.status)
             self.assertNotIn("connection", answer.fields)
 
-    def test_requests_in_a_row_are_answered_in_a_row(self) -> None:
+    def test_pipelined_requests_are_answered_in_order(self) -> None:
         upload = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea"
         chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n"
         download = f"GET /{TEA_HASH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
@@ -49,7 +49,7 @@ class TcpTest(ServerCase):
         self.assertEqual([200, 200, 200, 200, 404, 200], [answer.status for answer in answers])
         self.assertEqual(TEA, answers[3].body)
 
-    def test_a_request_may_come_byte_by_byte(self) -> None:
+    def test_request_that_arrives_byte_by_byte_is_answered(self) -> None:
         connection = self.connect()
 
         for byte in b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n":
@@ -57,7 +57,7 @@ class TcpTest(ServerCase):
 
         self.assertEqual(TEA_HASH, json.loads(read_answer(connection).body)["hash"])
 
-    def test_an_empty_line_behind_a_body_is_skipped_each_time(self) -> None:
+    def test_empty_line_behind_each_body_is_skipped(self) -> None:
         upload = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea\r\n"
 
         answers = self.raw((upload + HEALTH + b"\r\n") * 120, answers=240)
@@ -72,7 +72,7 @@ class TcpTest(ServerCase):
         self.assertEqual([400], [answer.status for answer in many])
         self.assertEqual("close", many[0].fields["connection"])
 
-    def test_a_head_is_received_once_in_each_round_of_the_loop(self) -> None:
+    def test_head_is_received_once_in_each_round_of_the_loop(self) -> None:
         calls: list[str] = []
         on_event, receive = Connection.on_event, Receiver.receive
 
@@ -92,26 +92,26 @@ class TcpTest(ServerCase):
 
         self.assertLessEqual(calls.count("receive"), calls.count("event") + 1)
 
-    def test_close_is_answered_and_done(self) -> None:
+    def test_connection_close_is_answered_and_closes(self) -> None:
         request = b"GET /-/health HTTP/1.1\r\nHost: x\r\nConnection: Close\r\n\r\n"
 
         (answer,), rest = self.raw_until_closed(request)
 
         self.assertEqual((200, "close", b""), (answer.status, answer.fields["connection"], rest))
 
-    def test_http_1_0_is_answered_and_closed(self) -> None:
+    def test_http_1_0_request_is_answered_and_closes(self) -> None:
         (answer,), rest = self.raw_until_closed(b"GET /-/health HTTP/1.0\r\n\r\n")
 
         self.assertEqual((200, "close", b""), (answer.status, answer.fields["connection"], rest))
 
-    def test_http_1_0_may_ask_to_be_kept_alive(self) -> None:
+    def test_http_1_0_request_with_keep_alive_is_kept_alive(self) -> None:
         request = b"GET /-/health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
 
         answers = self.raw(request + request, answers=2)
 
         self.assertEqual(["keep-alive"] * 2, [answer.fields["connection"] for answer in answers])
 
-    def test_an_answer_names_its_server_and_date(self) -> None:
+    def test_response_has_server_and_date(self) -> None:
         answer = self.raw(HEALTH)[0]
 
         self.assertEqual("filestoraged", answer.fields["server"])
@@ -158,7 +158,7 @@ class TcpTest(ServerCase):
         self.assert_stored(0)
         self.assert_serving()
 
-    def test_other_refusals_have_their_own_status(self) -> None:
+    def test_other_refused_heads_answer_their_own_status(self) -> None:
         upload = b"POST / HTTP/1.1\r\nHost: x\r\n"
         cases = {
             upload + b"Transfer-Encoding: gzip, chunked\r\n\r\n": (501, "Not Implemented"),
@@ -178,7 +178,7 @@ class TcpTest(ServerCase):
 
                 self.assertEqual([(status, reason)], [(answer.status, answer.reason) for answer in answers])
 
-    def test_what_is_just_within_the_limits_is_served(self) -> None:
+    def test_head_just_within_the_limits_is_answered(self) -> None:
         target = b"/-/health?" + b"a" * (8192 - 10)
         heads = [
             b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -190,25 +190,25 @@ class TcpTest(ServerCase):
             with self.subTest(head=head[:80]):
                 self.assertEqual(200, self.raw(head)[0].status)
 
-    def test_an_absolute_target_is_its_path(self) -> None:
+    def test_absolute_target_is_answered_by_its_path(self) -> None:
         answer = self.raw(b"GET http://example.org:80/-/health?x HTTP/1.1\r\nHost: other\r\n\r\n")[0]
 
         self.assertEqual(200, answer.status)
 
-    def test_methods_about_no_path_answer_405(self) -> None:
+    def test_methods_without_a_path_answer_405(self) -> None:
         for line in (b"OPTIONS * HTTP/1.1", b"CONNECT example.org:443 HTTP/1.1"):
             with self.subTest(line=line):
                 answer = self.raw(line + b"\r\nHost: x\r\n\r\n")[0]
 
                 self.assertEqual((405, "GET, POST, PUT, DELETE"), (answer.status, answer.fields["allow"]))
 
-    def test_an_answer_to_head_has_no_body(self) -> None:
+    def test_response_to_head_has_no_body(self) -> None:
         answers, _ = self.raw_until_closed(b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
         self.assertEqual([405], [answer.status for answer in answers])
         self.assertEqual(b"", answers[0].body)
 
-    def test_continue_is_said_when_the_body_is_wanted(self) -> None:
+    def test_continue_is_sent_when_the_body_is_read(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n")
 
@@ -219,7 +219,7 @@ class TcpTest(ServerCase):
         self.assertEqual((100, "Continue"), (interim.status, interim.reason))
         self.assertEqual(200, answer.status)
 
-    def test_continue_is_not_said_when_the_body_is_refused(self) -> None:
+    def test_continue_is_not_sent_when_the_body_is_refused(self) -> None:
         for line in (
             b"PUT / HTTP/1.1",
             b"POST /-/health HTTP/1.1",
@@ -234,21 +234,21 @@ class TcpTest(ServerCase):
                 self.assertEqual(1, len(answers))
                 self.assertGreaterEqual(answers[0].status, 400)
 
-    def test_continue_is_not_said_to_http_1_0_nor_behind_a_body_that_came(self) -> None:
+    def test_continue_is_not_sent_to_http_1_0_nor_after_the_body_has_come(self) -> None:
         head = b"POST / HTTP/1.%d\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
 
         answers = [self.raw(head % 0 + TEA)[0], self.raw(head % 1 + TEA)[0]]
 
         self.assertEqual([200, 200], [answer.status for answer in answers])
 
-    def test_a_small_body_nobody_wants_does_not_cost_the_connection(self) -> None:
+    def test_small_unread_body_is_skipped_and_the_connection_is_kept_alive(self) -> None:
         unwanted = b"DELETE /xyz HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea"
 
         answers = self.raw(unwanted + HEALTH, answers=2)
 
         self.assertEqual([404, 200], [answer.status for answer in answers])
 
-    def test_a_refusal_reaches_a_client_that_is_still_sending(self) -> None:
+    def test_refusal_reaches_a_client_that_still_sends(self) -> None:
         connection = self.connect()
         connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n")
         for _ in range(20):
@@ -259,7 +259,7 @@ class TcpTest(ServerCase):
 
         self.assertEqual((405, "close", b""), (answer.status, answer.fields["connection"], rest))
 
-    def test_a_client_that_leaves_within_an_upload_leaves_nothing(self) -> None:
+    def test_client_that_leaves_within_an_upload_leaves_nothing(self) -> None:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
         chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nf4240\r\n"
         form = head[:-2] + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
@@ -276,14 +276,14 @@ class TcpTest(ServerCase):
                 self.assert_stored(0)
         self.assert_serving()
 
-    def test_a_client_that_half_closes_gets_its_answer(self) -> None:
+    def test_client_that_half_closes_gets_its_response(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea")
         connection.shutdown(socket.SHUT_WR)
 
         self.assertIn(TEA_HASH.encode(), read_all(connection))
 
-    def test_more_clients_than_threads_are_served_in_turn(self) -> None:
+    def test_more_clients_than_threads_are_all_served(self) -> None:
         data = os.urandom(200_000)
 
         answers = in_threads(40, lambda number: self.post("/", data + bytes([number])))
@@ -313,12 +313,12 @@ class Ipv6Test(ServerCase):
     def address(self) -> Address:
         return Address("::1", 0)
 
-    def test_health_is_ok(self) -> None:
+    def test_health_answers_200(self) -> None:
         self.assertEqual(200, self.get("/-/health").status)
 
 
 class TimeoutTest(ServerCase):
-    """Every wait of the contract, shortened."""
+    """The timeouts of the contract, shortened."""
 
     limits = Limits(
         head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, farewell_total=0.6, notice=0.02, last_call=0.1
@@ -335,7 +335,7 @@ class TimeoutTest(ServerCase):
                 # `test_states` and `test_poller` check when.
                 self.assertEqual(b"", read_all(connection))
 
-    def test_a_head_that_does_not_come_to_its_end_answers_408(self) -> None:
+    def test_incomplete_head_answers_408(self) -> None:
         connection = self.connect()
         stop = threading.Event()
 
@@ -375,7 +375,7 @@ class TimeoutTest(ServerCase):
         stop.set()
         dripping.join()
 
-    def test_a_silent_body_answers_408_and_is_not_stored(self) -> None:
+    def test_silent_body_answers_408_and_is_not_stored(self) -> None:
         for framing in (b"Content-Length: 10", b"Transfer-Encoding: chunked"):
             with self.subTest(framing=framing):
                 connection = self.connect()
@@ -386,7 +386,7 @@ class TimeoutTest(ServerCase):
                 self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
                 self.assert_stored(0)
 
-    def test_a_slow_body_that_is_never_silent_is_taken(self) -> None:
+    def test_slow_body_that_is_never_silent_is_stored(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
         pause = threading.Event()
@@ -397,7 +397,7 @@ class TimeoutTest(ServerCase):
 
         self.assertEqual(200, read_answer(connection).status)
 
-    def test_a_client_that_reads_nothing_is_cut_off(self) -> None:
+    def test_client_that_reads_nothing_is_cut_off(self) -> None:
         self.post("/", b"x" * 20_000_000)
         digest = hashlib.sha256(b"x" * 20_000_000).hexdigest()
         connection = self.connect()
@@ -433,7 +433,7 @@ class AccessLogTest(ServerCase):
             pause.wait(0.01)
         return self.log_lines()
 
-    def test_a_request_is_one_line(self) -> None:
+    def test_request_is_logged_as_one_line(self) -> None:
         self.post("/", TEA)
         self.get(f"/?hash={TEA_HASH}")
 
@@ -442,19 +442,19 @@ class AccessLogTest(ServerCase):
         self.assertRegex(upload, r"^127\.0\.0\.1 POST / 200 88 \d\.\d{6}$")
         self.assertRegex(download, rf"^127\.0\.0\.1 GET /\?hash={TEA_HASH} 200 3 \d\.\d{{6}}$")
 
-    def test_what_is_no_request_is_one_line(self) -> None:
+    def test_malformed_request_is_logged_as_one_line(self) -> None:
         self.raw(b"\x00\r\n\r\n")
 
         self.assertRegex(self.lines(1)[0], r"^127\.0\.0\.1 - - 400 \d+ \d\.\d{6}$")
 
-    def test_a_client_that_leaves_within_an_upload_is_one_line(self) -> None:
+    def test_client_that_leaves_within_an_upload_is_logged_as_one_line(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
         connection.close()
 
         self.assertRegex(self.lines(1)[0], r"^127\.0\.0\.1 POST / 499 0 \d\.\d{6}$")
 
-    def test_a_secret_is_not_logged(self) -> None:
+    def test_secret_is_not_logged(self) -> None:
         for name in ("password", "Password", "pass%77ord", "token", "pass%57ord"):
             with self.subTest(name=name):
                 self.get(f"/?a=b&{name}=s3cret&c=d")
@@ -463,7 +463,7 @@ class AccessLogTest(ServerCase):
             self.assertNotIn("s3cret", line)
             self.assertRegex(line, r" /\?a=b&[^=]+=\*\*\*&c=d 400 ")
 
-    def test_a_link_of_a_drop_is_not_logged_in_any_spelling(self) -> None:
+    def test_link_of_a_drop_is_not_logged_in_any_spelling(self) -> None:
         id_ = "0123456789abcdef" * 2
         targets = (
             f"/vimeo/api/v1.0/file/{id_}",
@@ -479,7 +479,7 @@ class AccessLogTest(ServerCase):
             self.assertNotIn(id_, line)
             self.assertNotIn("s3cret", line)
 
-    def test_a_failure_of_the_servers_is_logged_once_with_its_cause(self) -> None:
+    def test_server_error_is_logged_once_with_its_cause(self) -> None:
         (self.store_path / "staging").rmdir()
         (self.store_path / "staging").write_text("in the way")
 

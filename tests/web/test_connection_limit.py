@@ -1,4 +1,4 @@
-"""The limit that workers share, and which of them accepts the next connection."""
+"""The connection limit, and which worker accepts the next connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ConnectionLimitTest(unittest.TestCase):
         self.addCleanup(limit.close)
         return limit
 
-    def test_what_is_above_the_limit_is_told(self) -> None:
+    def test_excess_over_the_limit_is_returned(self) -> None:
         limit = self.make_limit(2)
 
         self.assertEqual([-1, 0, 1], [limit.enter() for _ in range(3)])
@@ -36,7 +36,7 @@ class ConnectionLimitTest(unittest.TestCase):
 
         self.assertEqual([0, 1], [limit.enter(), limit.enter()])
 
-    def test_who_takes_a_slot_anew_begins_at_nought(self) -> None:
+    def test_slot_taken_again_begins_at_zero(self) -> None:
         limit = self.make_limit(3, workers=2)
         limit.take_slot(1)
         limit.enter()
@@ -45,14 +45,14 @@ class ConnectionLimitTest(unittest.TestCase):
 
         self.assertEqual(0, limit.count)
 
-    def test_one_alone_is_never_ahead(self) -> None:
+    def test_single_worker_is_never_ahead(self) -> None:
         limit = self.make_limit(100)
         for _ in range(50):
             limit.enter()
 
         self.assertFalse(limit.is_ahead)
 
-    def test_one_with_a_good_many_more_is_ahead(self) -> None:
+    def test_worker_with_many_more_connections_is_ahead(self) -> None:
         limit = self.make_limit(100, workers=2)
 
         said = []
@@ -62,7 +62,7 @@ class ConnectionLimitTest(unittest.TestCase):
 
         self.assertEqual([False, False, True, True, True], said)
 
-    def test_the_bell_is_heard_by_the_others_alone(self) -> None:
+    def test_wake_reaches_the_other_workers_alone(self) -> None:
         limit = self.make_limit(100, workers=2)
         for _ in range(100_000):
             limit.wake_others()

@@ -1,4 +1,4 @@
-"""Web pages of other sites cannot change anything, and a name that is rebound to a loopback address reads nothing."""
+"""Cross-site requests change nothing, and DNS rebinding to a loopback address reads nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHANGES: list[tuple[str, str, bytes]] = [
 
 
 class BrowserCase(ServerCase):
-    """A daemon that checks hosts, as it does by default."""
+    """A daemon that checks hosts, which is the default."""
 
     config: dict[str, Any] = {"host": ()}
 
@@ -61,7 +61,7 @@ class BrowserCase(ServerCase):
 
 
 class CrossSiteTest(BrowserCase):
-    def test_a_change_by_another_site_is_refused_on_every_interface(self) -> None:
+    def test_change_by_another_site_answers_403_on_every_interface(self) -> None:
         signs = (
             {"Origin": EVIL},
             {"Origin": "null"},
@@ -83,7 +83,7 @@ class CrossSiteTest(BrowserCase):
         self.assert_stored(0)
         self.assertEqual(404, self.get("/kv/key", Host=self.host).status)
 
-    def test_a_refused_upload_is_answered_before_its_body_is_read(self) -> None:
+    def test_refused_upload_is_answered_before_its_body_is_read(self) -> None:
         head = f"POST / HTTP/1.1\r\nHost: {self.host}\r\nOrigin: {EVIL}\r\nContent-Length: 3\r\n"
 
         (answer,) = self.raw(f"{head}Expect: 100-continue\r\n\r\n".encode())
@@ -91,7 +91,7 @@ class CrossSiteTest(BrowserCase):
 
         self.assertEqual([403, 403], [answer.status, without.status])
 
-    def test_the_origin_that_host_names_is_the_servers_own(self) -> None:
+    def test_origin_named_by_host_is_the_own_origin(self) -> None:
         port = self.bound.port
         for host, origin, status in (
             (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}", 200),
@@ -116,7 +116,7 @@ class CrossSiteTest(BrowserCase):
             with self.subTest(host=host, origin=origin):
                 self.assertEqual(status, self.post("/", b"tea", Host=host, Origin=origin).status)
 
-    def test_a_request_of_its_own_pages_or_of_no_page_is_answered(self) -> None:
+    def test_request_of_own_page_or_of_no_page_is_answered(self) -> None:
         for fields in (
             {"Sec-Fetch-Site": "none"},
             {"Sec-Fetch-Site": "same-origin"},
@@ -126,18 +126,18 @@ class CrossSiteTest(BrowserCase):
             with self.subTest(fields=fields):
                 self.assertEqual(200, self.change(**fields).status)
 
-    def test_a_request_with_an_origin_and_without_a_host_is_refused(self) -> None:
+    def test_request_with_origin_and_without_host_is_refused(self) -> None:
         (answer,) = self.raw(b"POST / HTTP/1.0\r\nOrigin: http://localhost\r\nContent-Length: 3\r\n\r\ntea")
 
         self.assertEqual(403, answer.status)
 
-    def test_another_site_may_ask_and_is_not_given_the_answer(self) -> None:
+    def test_get_of_another_site_is_answered_without_cors_headers(self) -> None:
         answer = self.get("/-/health", Host=self.host, Origin=EVIL, Sec_Fetch_Site="cross-site")
 
         self.assertEqual(200, answer.status)
         self.assertFalse([name for name in answer.fields if name.startswith("access-control")])
 
-    def test_preflights_are_refused_as_other_unknown_methods_are(self) -> None:
+    def test_preflight_without_allowed_origins_is_refused_as_an_unknown_method(self) -> None:
         for target, status in (("/", 405), ("/data/pets", 405), ("/kv/set", 404), ("*", 405)):
             with self.subTest(target=target):
                 answer = self.request(
@@ -147,7 +147,7 @@ class CrossSiteTest(BrowserCase):
                 self.assertEqual(status, answer.status)
                 self.assertNotIn("access-control-allow-origin", answer.fields)
 
-    def test_a_remembered_request_of_another_site_is_refused_again(self) -> None:
+    def test_cached_request_of_another_site_is_refused_again(self) -> None:
         first = self.change(), self.change(Origin=EVIL)
         again = self.change(), self.change(Origin=EVIL)
 
@@ -157,7 +157,7 @@ class CrossSiteTest(BrowserCase):
 class PublicUrlTest(BrowserCase):
     config: dict[str, Any] = {"host": (), "public_url": "https://Files.example.org/below"}
 
-    def test_its_origin_is_the_servers_own_and_no_other(self) -> None:
+    def test_origin_of_the_public_url_is_the_own_origin_alone(self) -> None:
         for origin, status in (
             ("https://files.example.org", 200),
             ("https://files.example.org:443", 200),
@@ -169,7 +169,7 @@ class PublicUrlTest(BrowserCase):
             with self.subTest(origin=origin):
                 self.assertEqual(status, self.change(Origin=origin).status)
 
-    def test_its_host_may_be_asked_for(self) -> None:
+    def test_host_of_the_public_url_is_accepted(self) -> None:
         for host, status in (
             ("files.example.org", 200),
             ("FILES.example.org.:8080", 200),
@@ -184,7 +184,7 @@ class PublicUrlTest(BrowserCase):
 class AllowedOriginTest(BrowserCase):
     config: dict[str, Any] = {"host": (), "allow_origin": (FRIEND, "http://localhost:3000")}
 
-    def test_an_allowed_origin_may_change_and_read(self) -> None:
+    def test_allowed_origin_changes_and_reads(self) -> None:
         stored = self.change(Origin=FRIEND, Sec_Fetch_Site="cross-site")
         got = self.get("/" + json.loads(stored.body)["hash"], Host=self.host, Origin=FRIEND)
 
@@ -195,7 +195,7 @@ class AllowedOriginTest(BrowserCase):
             for name in ("ETag", "Content-Range", "Location", "Retry-After"):
                 self.assertIn(name, exposed)
 
-    def test_an_error_is_for_an_allowed_origin_to_read_as_well(self) -> None:
+    def test_error_has_the_cors_headers_of_an_allowed_origin(self) -> None:
         answers = {
             404: self.get("/" + "0" * 64, Host=self.host, Origin=FRIEND),
             400: self.post("/kv/set", b"nonsense", Host=self.host, Origin=FRIEND),
@@ -207,7 +207,7 @@ class AllowedOriginTest(BrowserCase):
             self.assertEqual(status, answer.status)
             self.assert_allowed(answer, FRIEND)
 
-    def test_a_preflight_is_answered_with_what_may_be_sent(self) -> None:
+    def test_preflight_is_answered_with_methods_and_headers(self) -> None:
         for target in ("/", "/data/pets", "/kv/set", "/vimeo/api/v1.0/file", "/nothing/here"):
             with self.subTest(target=target):
                 answer = self.preflight(FRIEND, target)
@@ -218,16 +218,16 @@ class AllowedOriginTest(BrowserCase):
                 self.assertIn("Authorization", answer.fields["access-control-allow-headers"])
                 self.assertGreater(int(answer.fields["access-control-max-age"]), 0)
 
-    def test_a_preflight_for_a_private_address_is_granted(self) -> None:
+    def test_preflight_for_a_private_address_is_allowed(self) -> None:
         answer = self.preflight(FRIEND, "/", Access_Control_Request_Private_Network="true")
 
         self.assertEqual("true", answer.fields["access-control-allow-private-network"])
 
-    def test_options_that_is_no_preflight_is_no_method(self) -> None:
+    def test_options_without_a_preflight_is_refused_as_an_unknown_method(self) -> None:
         self.assertEqual(405, self.request("OPTIONS", "/", Host=self.host, Origin=FRIEND).status)
         self.assertEqual(404, self.request("OPTIONS", "/kv/set", Host=self.host, Origin=FRIEND).status)
 
-    def test_other_origins_are_refused_as_before(self) -> None:
+    def test_other_origins_are_refused(self) -> None:
         for origin in (EVIL, "null", "http://app.example.org", FRIEND + ":444", "http://localhost:3001"):
             with self.subTest(origin=origin):
                 changed, asked = self.change(Origin=origin), self.preflight(origin, "/")
@@ -236,7 +236,7 @@ class AllowedOriginTest(BrowserCase):
                 for answer in (changed, asked):
                     self.assertNotIn("access-control-allow-origin", answer.fields)
 
-    def test_a_cache_is_told_that_answers_depend_on_the_origin(self) -> None:
+    def test_responses_have_vary_origin(self) -> None:
         for fields in ({}, {"Origin": EVIL}, {"Origin": f"http://{self.host}"}, {"Origin": FRIEND}):
             with self.subTest(fields=fields):
                 self.assertEqual("Origin", self.get("/-/health", Host=self.host, **fields).fields["vary"])
@@ -254,7 +254,7 @@ class AllowedOriginTest(BrowserCase):
 class AnyOriginTest(BrowserCase):
     config: dict[str, Any] = {"host": (), "allow_origin": ("*",)}
 
-    def test_every_origin_may_do_everything(self) -> None:
+    def test_every_origin_changes_and_reads(self) -> None:
         for fields in ({"Origin": EVIL}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {}):
             with self.subTest(fields=fields):
                 answer = self.change(**fields)
@@ -266,7 +266,7 @@ class AnyOriginTest(BrowserCase):
 
 
 class TokensTest(BrowserCase):
-    """Whoever needs a token is not protected by the host, and needs it beside the origin."""
+    """With tokens, hosts are not checked; origins are, besides the token."""
 
     def setUp(self) -> None:
         with tempfile.NamedTemporaryFile("w", delete=False) as stream:
@@ -275,10 +275,10 @@ class TokensTest(BrowserCase):
         self.config = {"host": (), "allow_origin": (FRIEND,), "tokens": stream.name}
         super().setUp()
 
-    def test_any_host_may_be_asked_for(self) -> None:
+    def test_any_host_is_accepted(self) -> None:
         self.assertEqual(200, self.ask_for("evil.test").status)
 
-    def test_a_preflight_needs_no_token_and_the_request_behind_it_does(self) -> None:
+    def test_preflight_needs_no_token_and_its_request_does(self) -> None:
         asked = self.request("OPTIONS", "/", Origin=FRIEND, Access_Control_Request_Method="POST")
         without = self.post("/", b"tea", Origin=FRIEND)
         with_token = self.post("/", b"tea", Origin=FRIEND, Authorization="Bearer secret")
@@ -286,7 +286,7 @@ class TokensTest(BrowserCase):
         self.assertEqual([204, 401, 200], [answer.status for answer in (asked, without, with_token)])
         self.assertEqual(FRIEND, without.fields["access-control-allow-origin"])
 
-    def test_another_site_is_refused_with_a_token_too(self) -> None:
+    def test_request_of_another_site_with_a_token_is_refused(self) -> None:
         answer = self.post("/", b"tea", Origin=EVIL, Authorization="Bearer secret")
 
         self.assertEqual(403, answer.status)
@@ -295,7 +295,7 @@ class TokensTest(BrowserCase):
 class LoopbackHostTest(BrowserCase):
     config: dict[str, Any] = {"host": ("files.lan", "Other.Example.")}
 
-    def test_a_host_that_a_rebound_name_cannot_be_is_answered(self) -> None:
+    def test_host_that_no_rebound_name_can_be_is_answered(self) -> None:
         for host in (
             *("localhost", "LOCALHOST:8080", "localhost.", "app.localhost", "a.b.localhost.:80"),
             *("127.0.0.1", "127.0.0.1:8080", "192.0.2.7", "10.0.0.1:80", "[::1]", "[::1]:8080", "[2001:db8::1]"),
@@ -307,7 +307,7 @@ class LoopbackHostTest(BrowserCase):
             with self.subTest(host=host):
                 self.assertEqual(200, self.ask_for(host).status)
 
-    def test_any_other_host_gets_421_with_what_to_do_about_it(self) -> None:
+    def test_other_host_answers_421_with_the_option_to_set(self) -> None:
         for host in ("evil.test", "a.files.lan", "localhost.evil.test", "evillocalhost", "127.0.0.1.evil.test", "lan"):
             with self.subTest(host=host):
                 answer = self.ask_for(host)
@@ -318,7 +318,7 @@ class LoopbackHostTest(BrowserCase):
                 self.assertIn("--host", says["message"])
                 self.assertIn(repr(host), says["message"])
 
-    def test_every_interface_and_method_is_kept_from_it(self) -> None:
+    def test_other_host_answers_421_on_every_interface_and_method(self) -> None:
         hash_ = json.loads(self.change().body)["hash"]
         for method, target in (("GET", "/" + hash_), ("DELETE", "/" + hash_), ("GET", "/-/ready"), ("OPTIONS", "*")):
             with self.subTest(method=method, target=target):
@@ -326,13 +326,13 @@ class LoopbackHostTest(BrowserCase):
         self.assertEqual(421, self.ask_for("evil.test", "POST", "/", Origin="http://evil.test").status)
         self.assertEqual(b"tea", self.get("/" + hash_, Host=self.host).body)
 
-    def test_the_host_of_a_whole_url_counts(self) -> None:
+    def test_host_of_an_absolute_target_is_checked(self) -> None:
         (refused,) = self.raw(b"GET http://evil.test/-/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         (answered,) = self.raw(b"GET http://localhost/-/health HTTP/1.1\r\nHost: evil.test\r\n\r\n")
 
         self.assertEqual([421, 200], [refused.status, answered.status])
 
-    def test_on_one_connection_each_request_is_judged(self) -> None:
+    def test_each_request_of_a_connection_is_checked(self) -> None:
         data = b"".join(
             b"GET /-/health HTTP/1.1\r\nHost: %b\r\n\r\n" % host for host in (b"localhost", b"evil.test") * 3
         )
@@ -343,7 +343,7 @@ class LoopbackHostTest(BrowserCase):
 class AnyHostTest(BrowserCase):
     config: dict[str, Any] = {"host": ("*",)}
 
-    def test_any_host_may_be_asked_for(self) -> None:
+    def test_any_host_is_accepted(self) -> None:
         self.assertEqual(200, self.ask_for("evil.test").status)
 
 
@@ -351,27 +351,27 @@ class UnixSocketTest(BrowserCase):
     def address(self) -> Address:
         return Address("", 0, str(self.directory / "socket"))
 
-    def test_any_host_may_be_asked_for(self) -> None:
+    def test_any_host_is_accepted(self) -> None:
         self.assertEqual(200, self.ask_for("evil.test").status)
 
-    def test_a_change_by_another_site_is_refused(self) -> None:
+    def test_change_by_another_site_is_refused(self) -> None:
         self.assertEqual(403, self.ask_for("files.lan", "POST", "/", Origin=EVIL, Content_Length="0").status)
 
 
 class AllAddressesTest(BrowserCase):
-    """Where it listens on all addresses, those who come by a loopback address are kept to these hosts."""
+    """On a listener for all addresses, hosts are checked on loopback addresses alone."""
 
     def address(self) -> Address:
         return Address("0.0.0.0", 0)
 
-    def test_a_connection_to_a_loopback_address_is_kept_to_the_hosts(self) -> None:
+    def test_host_is_checked_on_connections_to_a_loopback_address(self) -> None:
         self.bound = self.bound._replace(host="127.0.0.1")
 
         self.assertEqual([200, 421], [self.ask_for(host).status for host in ("localhost", "evil.test")])
 
 
 class ArrivalTest(unittest.TestCase):
-    def test_the_local_address_tells_whether_it_is_a_loopback_address(self) -> None:
+    def test_local_address_decides_whether_a_connection_arrives_on_loopback(self) -> None:
         for family, host, expected in (
             *((socket.AF_INET, "127.0.0.1", True), (socket.AF_INET, "127.8.9.10", True)),
             *((socket.AF_INET6, "::1", True), (socket.AF_INET6, "::ffff:127.0.0.1", True)),
@@ -384,13 +384,13 @@ class ArrivalTest(unittest.TestCase):
 
                 self.assertEqual(expected, arrives_on_loopback(bound))
 
-    def test_a_connection_over_ipv4_to_an_ipv6_socket_arrives_on_loopback(self) -> None:
+    def test_ipv4_connection_to_an_ipv6_socket_arrives_on_loopback(self) -> None:
         with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
             port = listener.getsockname()[1]
             with socket.create_connection(("127.0.0.1", port)), listener.accept()[0] as connection:
                 self.assertTrue(arrives_on_loopback(connection))
 
-    def test_of_a_listener_on_all_addresses_the_connection_decides(self) -> None:
+    def test_site_of_a_listener_on_all_addresses_depends_on_the_connection(self) -> None:
         app = _App()
         with socket.create_server(("0.0.0.0", 0)) as everywhere, socket.create_server(("127.0.0.1", 0)) as local:
             sites = Sites({everywhere: app, local: app})
@@ -407,12 +407,12 @@ class ArrivalTest(unittest.TestCase):
 
 
 class ProxiedTest(unittest.TestCase):
-    """What a proxy in front does to a request of the server's own page."""
+    """Requests of the server's own pages through a proxy."""
 
-    def test_a_host_without_a_port_is_https_at_its_default_port(self) -> None:
+    def test_host_without_a_port_matches_https_at_its_default_port(self) -> None:
         self.assertIsNone(self.fault("Host: files.example.org", "Origin: https://files.example.org"))
 
-    def test_a_proxy_that_sends_another_host_makes_it_one_of_another_site(self) -> None:
+    def test_request_through_a_proxy_that_changes_host_is_cross_site(self) -> None:
         fields = ("Host: 127.0.0.1:8080", "Origin: https://files.example.org")
 
         self.assertIsNotNone(self.fault(*fields))
@@ -423,7 +423,7 @@ class ProxiedTest(unittest.TestCase):
 
 
 class HostsTest(unittest.TestCase):
-    def test_a_public_url_is_a_host_whatever_its_port_and_path(self) -> None:
+    def test_host_of_a_public_url_is_accepted_with_any_port_and_path(self) -> None:
         hosts = Hosts(public_url="http://files.lan:8080/below")
 
         self.assertIsNone(hosts.find_fault(request("Host: files.lan:9090")))
@@ -435,7 +435,7 @@ def request(*fields: str) -> Request:
 
 
 class _App:
-    """Two of them, for two kinds of connections."""
+    """An app with another one for loopback addresses."""
 
     def __init__(self, on_loopback: _App | None = None) -> None:
         self.on_loopback: Any = on_loopback or _App(self)
@@ -454,7 +454,7 @@ class _App:
 
 
 class _Connection(socket.socket):
-    """One that was made to `host`."""
+    """A connection with the local address `host`."""
 
     def __init__(self, host: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an error is answered, and how much of it the log has."""
+"""Responses to errors, and the log lines of errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ID = "0123456789abcdef0123456789abcdef"
 
 
 class MeaningTest(unittest.TestCase):
-    def test_what_the_environment_does_is_one_line_without_a_traceback(self) -> None:
+    def test_error_of_the_environment_is_logged_as_one_line_without_a_traceback(self) -> None:
         for error, status, text in (
             (PermissionError(errno.EACCES, "Permission denied", "/x/ab"), 500, "Permission denied: '/x/ab'"),
             (OSError(errno.EIO, "Input/output error"), 500, "OSError: [Errno 5] Input/output error"),
@@ -46,7 +46,7 @@ class MeaningTest(unittest.TestCase):
                 self.assertIn(f"answering {status}: ", record.getMessage())
                 self.assertIn(text, record.getMessage())
 
-    def test_a_defect_of_the_program_has_a_traceback(self) -> None:
+    def test_defect_is_logged_with_a_traceback(self) -> None:
         for error in (KeyError("x"), AssertionError(), OSError(errno.EBADF, "Bad file descriptor"), RecursionError()):
             with self.subTest(error=error), self.assertLogs("filestoraged", "DEBUG") as logged:
                 self.assertEqual(500, meaning(error).status)
@@ -55,14 +55,14 @@ class MeaningTest(unittest.TestCase):
                 self.assertEqual("ERROR", record.levelname)
                 self.assertIsNotNone(record.exc_info)
 
-    def test_what_a_client_did_is_not_logged(self) -> None:
+    def test_error_of_a_client_is_not_logged(self) -> None:
         # Python 3.9 has no assertNoLogs.
         with mock.patch.object(error_responses, "log") as log:
             meaning(NotFound())
 
         self.assertEqual([], log.mock_calls)
 
-    def test_no_line_names_a_drop(self) -> None:
+    def test_logged_error_has_no_id_of_a_drop(self) -> None:
         errors: list[Exception] = [
             PermissionError(errno.EACCES, "Permission denied", f"/store/drops/01/{ID}"),
             CorruptObject(ID, "its bytes have another digest"),
@@ -74,7 +74,7 @@ class MeaningTest(unittest.TestCase):
 
                 self.assertNotIn(ID, logged.records[0].getMessage())
 
-    def test_no_answer_has_a_path(self) -> None:
+    def test_response_to_an_error_has_no_path(self) -> None:
         with self.assertLogs("filestoraged"):
             answer = refusal(meaning(PermissionError(errno.EACCES, "Permission denied", "/x/secret")))
 

@@ -1,4 +1,4 @@
-"""Threads are started as they are needed, and jobs do not wait for ever where none can be."""
+"""The pool starts threads when needed, and returns jobs if no thread can be started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ start = threading.Thread.start
 
 
 def refuse_to_start(thread: threading.Thread) -> None:
-    """In place of a thread's `start`: the pools' are refused, and those of others are not."""
+    """Replace `Thread.start`: threads of pools fail to start, others do not."""
     if thread.name == "request":
         raise RuntimeError("can't start new thread")
     start(thread)
@@ -39,14 +39,14 @@ class PoolTest(unittest.TestCase):
                 self.pool.submit(job)
         return jobs
 
-    def test_a_job_is_done(self) -> None:
+    def test_submitted_job_is_run(self) -> None:
         job = Job()
 
         self.pool.submit(job)
 
         self.assertTrue(job.done.wait(PATIENCE))
 
-    def test_jobs_that_found_no_thread_are_done_by_one_that_a_retry_starts(self) -> None:
+    def test_jobs_without_a_thread_are_run_by_one_that_a_retry_starts(self) -> None:
         jobs = self.submit_without_threads(3)
 
         left = self.pool.retry(0.0)
@@ -55,7 +55,7 @@ class PoolTest(unittest.TestCase):
         for job in jobs:
             self.assertTrue(job.done.wait(PATIENCE))
 
-    def test_jobs_are_given_back_when_no_thread_could_be_started_for_the_patience(self) -> None:
+    def test_jobs_are_returned_when_no_thread_could_be_started_for_the_patience(self) -> None:
         jobs = self.submit_without_threads(3)
 
         with patch.object(threading.Thread, "start", refuse_to_start), self.assertLogs("filestoraged.web.pool"):
@@ -64,7 +64,7 @@ class PoolTest(unittest.TestCase):
         self.assertEqual([[], [], jobs], given_back)
         self.assertFalse(self.pool.busy)
 
-    def test_the_patience_begins_anew_after_a_thread_was_started(self) -> None:
+    def test_patience_begins_again_after_a_thread_was_started(self) -> None:
         self.submit_without_threads(1)
         with patch.object(threading.Thread, "start", refuse_to_start), self.assertLogs("filestoraged.web.pool"):
             self.pool.retry(10.0)

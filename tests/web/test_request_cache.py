@@ -1,4 +1,4 @@
-"""Cached requests are those that were parsed, and no secret is cached."""
+"""The request cache returns the parsed requests, keeps its bound, and caches no secret."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class RequestCacheTest(unittest.TestCase):
     def setUp(self) -> None:
         self.cache = RequestCache()
 
-    def test_a_request_is_recalled_by_all_of_its_bytes(self) -> None:
+    def test_request_is_found_by_all_of_its_bytes(self) -> None:
         asked = self.cache.read(GET)
 
         self.assertIs(asked, self.cache.recall(GET))
         for other in (GET[:-1], GET + b"G", GET.replace(b"GET", b"PUT"), GET.replace(b"1.1", b"1.0")):
             self.assertIsNone(self.cache.recall(other))
 
-    def test_each_upload_has_a_framing_of_its_own(self) -> None:
+    def test_each_upload_has_its_own_framing(self) -> None:
         first, second = self.cache.read(POST), self.cache.read(POST)
 
         first.framing.decode(memoryview(b"tea"))
@@ -37,12 +37,12 @@ class RequestCacheTest(unittest.TestCase):
         self.assertEqual(first[2:], second[2:])
         self.assertEqual(3, second.framing.size)
 
-    def test_an_upload_is_not_recalled_as_a_question(self) -> None:
+    def test_cached_upload_is_not_returned_for_a_request_without_a_body(self) -> None:
         self.cache.read(POST)
 
         self.assertIsNone(self.cache.recall(POST))
 
-    def test_a_chunked_upload_is_read_anew(self) -> None:
+    def test_chunked_upload_is_not_cached(self) -> None:
         chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
         first, second = self.cache.read(chunked), self.cache.read(chunked)
@@ -50,7 +50,7 @@ class RequestCacheTest(unittest.TestCase):
         self.assertIsNot(first.framing, second.framing)
         self.assertIsNot(NO_BODY, second.framing)
 
-    def test_what_may_hold_a_secret_is_not_remembered(self) -> None:
+    def test_request_that_may_hold_a_secret_is_not_cached(self) -> None:
         secrets = (
             GET.replace(b"name=x", b"password=x"),
             GET.replace(b"name=x", b"a=b&pass%77ord=x"),
@@ -87,11 +87,11 @@ class RequestCacheTest(unittest.TestCase):
         self.assertIsNone(self.cache.recall(GET))
         self.assertNotEqual(first.request.token_hash, self.cache.read(other).request.token_hash)
 
-    def test_what_is_malformed_is_malformed_again(self) -> None:
+    def test_malformed_head_raises_each_time(self) -> None:
         for _ in range(2):
             self.assertRaises(MalformedRequest, self.cache.read, b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
 
-    def test_what_is_remembered_takes_the_bytes_stated_at_most(self) -> None:
+    def test_cache_stays_within_its_maximum_size(self) -> None:
         def many_fields(number: int) -> bytes:
             return b"".join(b"%x:%x\r\n" % (field, number + field * 77) for field in range(97))
 
@@ -128,7 +128,7 @@ class RequestCacheTest(unittest.TestCase):
                 self.assertGreater(largest, MAX_SIZE / 4)
 
     def largest_size(self, head: Callable[[int], bytes], count: int) -> int:
-        """The most that reading so many different heads takes, as it is measured."""
+        """Measure the largest size of the cache while different heads are read."""
         cache, largest = RequestCache(), 0
         gc.collect()
         tracemalloc.start()
@@ -142,7 +142,7 @@ class RequestCacheTest(unittest.TestCase):
             tracemalloc.stop()
         return largest
 
-    def test_what_is_too_long_is_not_remembered(self) -> None:
+    def test_head_over_the_maximum_size_is_not_cached(self) -> None:
         long = GET[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n"
 
         self.cache.read(long)

@@ -1,4 +1,4 @@
-"""What fails on the loop costs one connection at most, and what is under way is finished before the end."""
+"""A failure on the loop affects one connection at most, and a drain finishes requests in flight."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LoopCase(ServerCase):
         self.app.answer = act_and_answer  # type: ignore[method-assign]
 
     def greeted(self, count: int) -> list[socket.socket]:
-        """Connections that the loop has."""
+        """Open connections that the loop has accepted."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             connection.sendall(HEALTH)
@@ -54,7 +54,7 @@ class LoopCase(ServerCase):
         return connections
 
     def send_in_one_round(self, connections: list[socket.socket]) -> None:
-        """Ask on all connections, so that the loop answers all but the first in one round."""
+        """Send a request on each connection, so that the loop answers all but the first in one round."""
         held, free = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -70,7 +70,7 @@ class LoopCase(ServerCase):
 
 
 class FailingTest(LoopCase):
-    def test_an_answer_that_cannot_be_sent_or_abandoned_costs_no_other_connection_its_own(self) -> None:
+    def test_response_that_cannot_be_sent_or_abandoned_delays_no_other(self) -> None:
         connections = self.greeted(6)
         push, undo = Sender.push, Connection._close_response
         pushes: list[Sender] = []
@@ -93,7 +93,7 @@ class FailingTest(LoopCase):
         self.assertEqual(5, sum(answer.startswith(b"HTTP/1.1 200") for answer in answers))
         self.assertEqual(5, self.connection_limit.count)
 
-    def test_an_upload_that_cannot_be_discarded_gives_its_place_back(self) -> None:
+    def test_upload_that_cannot_be_discarded_frees_its_place(self) -> None:
         close = Task.close
 
         def fail(task: Task) -> None:
@@ -111,7 +111,7 @@ class FailingTest(LoopCase):
         self.assertEqual(0, self.server_metrics.gauges().in_flight)
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
-    def test_a_connection_that_the_kernel_does_not_watch_is_closed(self) -> None:
+    def test_connection_that_epoll_refuses_is_closed(self) -> None:
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -122,7 +122,7 @@ class FailingTest(LoopCase):
         self.wait_until("its place is free", lambda: self.connection_limit.count == 0)
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
-    def test_a_socket_that_cannot_be_closed_gives_its_place_back(self) -> None:
+    def test_socket_that_cannot_be_closed_frees_its_place(self) -> None:
         class Broken(socket.socket):
             def close(self) -> None:
                 super().close()
@@ -143,7 +143,7 @@ class FailingRoundTest(LoopCase):
     # The client gives up before the next round.
     limits = Limits(notice=2 * PATIENCE, last_call=0.1)
 
-    def test_an_event_that_fails_does_not_hold_back_the_answers_of_its_round(self) -> None:
+    def test_failed_event_does_not_hold_back_the_responses_of_its_round(self) -> None:
         first, second = self.greeted(2)
         server = self.worker._server
 
@@ -173,7 +173,7 @@ class FailingRoundTest(LoopCase):
 class NoThreadTest(LoopCase):
     limits = Limits(notice=0.02, last_call=0.1, no_thread=0.2)
 
-    def test_requests_that_found_no_thread_go_on_when_one_can_be_started(self) -> None:
+    def test_requests_without_a_thread_continue_when_one_can_be_started(self) -> None:
         connection = self.connect()
         with patch.object(threading.Thread, "start", refuse_to_start):
             connection.sendall(UPLOAD + b"0123456789")
@@ -181,7 +181,7 @@ class NoThreadTest(LoopCase):
 
         self.assertEqual(200, read_answer(connection).status)
 
-    def test_requests_that_find_no_thread_for_too_long_answer_503_and_close(self) -> None:
+    def test_requests_without_a_thread_for_too_long_answer_503_and_close(self) -> None:
         connections = [self.connect() for _ in range(3)]
         with patch.object(threading.Thread, "start", refuse_to_start):
             for connection in connections:
@@ -196,7 +196,7 @@ class NoThreadTest(LoopCase):
         self.wait_until("their places are free", lambda: self.connection_limit.count == 0)
         self.assertEqual(0, self.server_metrics.gauges().in_flight)
 
-    def test_an_upload_that_loses_its_thread_answers_503_and_is_not_stored(self) -> None:
+    def test_upload_that_loses_its_thread_answers_503_and_is_not_stored(self) -> None:
         connection = self.connect()
         connection.sendall(UPLOAD + b"half")
         self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
@@ -227,7 +227,7 @@ class NoThreadTest(LoopCase):
 
 
 class WakeTest(LoopCase):
-    def test_a_bell_that_failed_to_ring_is_made_up_for_and_rings_again(self) -> None:
+    def test_failed_wake_is_made_up_for_and_the_next_one_succeeds(self) -> None:
         completions = self.worker._server.context.completions
         write = os.write
         broken: list[int] = []
@@ -249,7 +249,7 @@ class WakeTest(LoopCase):
 class DrainTest(LoopCase):
     limits = Limits(notice=0.02, last_call=0.0)
 
-    def test_a_drain_cuts_off_no_answer_that_is_held_for_the_end_of_the_round(self) -> None:
+    def test_drain_sends_responses_held_for_the_end_of_the_round(self) -> None:
         data = os.urandom(60_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
         request = f"GET /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
@@ -272,7 +272,7 @@ class DrainTest(LoopCase):
 
 
 class ShutdownTest(unittest.TestCase):
-    """What `socketserver` promises of a server, which is stopped without a drain."""
+    """The methods of `socketserver`, which stop the server without a drain."""
 
     def setUp(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -477,7 +477,7 @@ class ContinueTest(LoopCase):
 
 
 def read_all_now(connection: socket.socket) -> bytes:
-    """What comes by one call, nothing where the server has closed."""
+    """The bytes of one read; empty if the server has closed."""
     try:
         return connection.recv(65536)
     except ConnectionResetError:

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, greedy or many hold nobody up, lose nothing, and leave nothing behind."""
+"""Slow, silent and numerous clients: they delay no others, lose no bytes, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def threads_named(name: str) -> int:
 
 class SlowCase(ServerCase):
     def assert_serving_at_once(self) -> None:
-        """A request that waits for a slow client gets no answer before its own client gives up."""
+        """Assert that a request is answered while others are slow."""
         self.assertEqual(200, self.raw(HEALTH)[0].status)
         self.assertEqual(200, self.post("/", b"tea").status)
 
@@ -40,7 +40,7 @@ class NoThreadTest(SlowCase):
 
     threads = 2
 
-    def test_heads_that_do_not_end_take_no_thread(self) -> None:
+    def test_incomplete_heads_take_no_thread(self) -> None:
         slow = [self.connect() for _ in range(MANY)]
         for connection in slow:
             connection.sendall(HEALTH[:20])
@@ -51,7 +51,7 @@ class NoThreadTest(SlowCase):
             connection.sendall(HEALTH[20:])
             self.assertEqual(200, read_answer(connection).status)
 
-    def test_bodies_that_pause_take_no_thread_and_arrive_whole(self) -> None:
+    def test_bodies_that_pause_take_no_thread_and_are_stored_whole(self) -> None:
         datas = [os.urandom(3_000_000) for _ in range(MANY)]
         slow = [self.connect() for _ in datas]
         for connection, data in zip(slow, datas):
@@ -64,7 +64,7 @@ class NoThreadTest(SlowCase):
             connection.sendall(data[2_000_000:])
             self.assertEqual(hashlib.sha256(data).hexdigest(), read_answer(connection).body.decode().strip())
 
-    def test_readers_that_pause_take_no_thread_and_get_everything(self) -> None:
+    def test_readers_that_pause_take_no_thread_and_receive_everything(self) -> None:
         data = os.urandom(20_000_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
         slow = [self.connect() for _ in range(MANY)]
@@ -78,7 +78,7 @@ class NoThreadTest(SlowCase):
             self.assertEqual((200, b""), (answer.status, rest))
             self.assertEqual(digest, hashlib.sha256(answer.body).hexdigest())
 
-    def test_a_reader_that_takes_nothing_holds_little_of_the_kernels_memory(self) -> None:
+    def test_reader_that_takes_nothing_holds_less_than_1_mib_of_kernel_memory(self) -> None:
         digest = self.post("/", b"x" * 20_000_000, Accept="text/plain").body.decode().strip()
         connection = self.connect()
         connection.sendall(get(digest))
@@ -89,7 +89,7 @@ class NoThreadTest(SlowCase):
         (waiting,) = poller.all()
         self.assertLess(waiting.sender.unread, 1024 * 1024)
 
-    def test_a_client_that_asks_on_without_reading_gets_every_answer_in_its_order(self) -> None:
+    def test_client_that_sends_requests_without_reading_gets_every_response_in_order(self) -> None:
         data = os.urandom(50_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
         connection = self.connect()
@@ -109,7 +109,7 @@ class NoThreadTest(SlowCase):
                 self.assertEqual(data, answer.body)
         self.assertEqual([200, 404] * 300 + [200], answers)
 
-    def test_many_requests_in_one_packet_are_answered_in_their_order(self) -> None:
+    def test_many_requests_in_one_packet_are_answered_in_order(self) -> None:
         connection = self.connect()
 
         connection.sendall((HEALTH + get("0" * 64)) * 500)
@@ -120,7 +120,7 @@ class NoThreadTest(SlowCase):
             statuses.append(answer.status)
         self.assertEqual([200, 404] * 500, statuses)
 
-    def test_uploads_and_downloads_beyond_the_threads_take_turns(self) -> None:
+    def test_more_uploads_and_downloads_than_threads_all_complete(self) -> None:
         data = os.urandom(9_000_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
 
@@ -135,7 +135,7 @@ class NoThreadTest(SlowCase):
 
 
 class SlowUploadMemoryTest(TempCase):
-    """A daemon of its own, whose memory is that of its clients alone."""
+    """In a daemon of its own, so that its memory is that of these clients alone."""
 
     clients = 500
 
@@ -157,7 +157,7 @@ class SlowUploadMemoryTest(TempCase):
         self.assertLess(grown, 10 * 1024 * 1024)
 
     def staged(self, store: Path) -> int:
-        """Bytes of uploads that have come so far."""
+        """Bytes of uploads received so far."""
         return sum(path.stat().st_size for path in store.glob("staging/*/*"))
 
 
@@ -165,7 +165,7 @@ class CutOffTest(SlowCase):
     threads = 2
     limits = Limits(head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, notice=0.02, last_call=0.1)
 
-    def test_all_that_are_silent_for_too_long_are_cut_off(self) -> None:
+    def test_clients_silent_for_too_long_are_cut_off(self) -> None:
         data = os.urandom(20_000_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
         heads, bodies, readers = ([self.connect() for _ in range(MANY)] for _ in range(3))
@@ -181,7 +181,7 @@ class CutOffTest(SlowCase):
         self.assertEqual(MANY, self.lines_with("POST", 408))
         self.wait_until("no connection is left", lambda: self.connection_limit.count == 0)
 
-    def test_a_reader_that_takes_little_is_not_cut_off(self) -> None:
+    def test_slow_reader_is_not_cut_off(self) -> None:
         data = os.urandom(20_000_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
         connection = self.connect()
@@ -203,7 +203,7 @@ class CutOffTest(SlowCase):
 
 
 class BodyRateTest(SlowCase):
-    """When the rate is judged, `test_request_body` checks."""
+    """`test_request_body` tests when the rate is judged."""
 
     # More silence than the test takes, so that it is the rate that ends what is too slow.
     limits = Limits(body_rate=1000.0, body_rate_from=0.5, body=PATIENCE, notice=0.02, last_call=0.1)
@@ -214,7 +214,7 @@ class BodyRateTest(SlowCase):
             connection.sendall(piece)
         return read_answer(connection)
 
-    def test_a_body_below_the_least_rate_answers_408_and_is_not_stored(self) -> None:
+    def test_body_below_the_least_rate_answers_408_and_is_not_stored(self) -> None:
         chunked = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         set_ = b"POST /kv/set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n"
         for head, piece in ((UPLOAD % 1_000_000, b"x"), (chunked, b"1\r\nx\r\n"), (set_, b"x")):
@@ -228,7 +228,7 @@ class BodyRateTest(SlowCase):
                 self.assertIn("1000 bytes a second", answer.body.decode())
                 self.assert_stored(0)
 
-    def test_a_body_above_the_least_rate_is_taken_however_long_it_takes(self) -> None:
+    def test_body_above_the_least_rate_is_stored_after_any_time(self) -> None:
         connection = self.connect()
         connection.sendall(UPLOAD % 40_000)
         for _ in range(40):
@@ -238,10 +238,10 @@ class BodyRateTest(SlowCase):
         self.assertEqual(200, read_answer(connection).status)
 
 
-class RestTest(SlowCase):
+class IdlePoolTest(SlowCase):
     limits = Limits(thread=0.2, notice=0.02, last_call=0.1)
 
-    def test_threads_end_when_nothing_is_to_be_done(self) -> None:
+    def test_threads_end_without_jobs(self) -> None:
         before = threads_named("request")
         in_threads(8, lambda number: self.post("/", bytes([number])))
 
@@ -250,18 +250,18 @@ class RestTest(SlowCase):
         self.assertEqual(200, self.post("/", b"tea").status)
 
 
-class RoomCase(SlowCase):
+class LimitedCase(SlowCase):
     connections = 5
 
     def greeted(self, count: int) -> list[socket.socket]:
-        """Connections that are idle, the first for the longest time."""
+        """Open idle connections. The first is idle longest."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             self.assertTrue(self.is_served(connection))
         return connections
 
     def busy(self, count: int) -> list[socket.socket]:
-        """Connections with half an upload."""
+        """Open connections, each with half an upload."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             connection.sendall(UPLOAD % 8 + b"half")
@@ -269,7 +269,7 @@ class RoomCase(SlowCase):
         return connections
 
     def is_served(self, connection: socket.socket) -> bool:
-        """Whether a request is answered, or the connection was closed."""
+        """Whether a request on the connection is answered."""
         try:
             connection.sendall(HEALTH)
             return b" 200 " in connection.recv(65536)
@@ -277,10 +277,10 @@ class RoomCase(SlowCase):
             return False
 
 
-class NoRoomTest(RoomCase):
+class FullLimitTest(LimitedCase):
     limits = Limits(notice=0.02, last_call=0.1, place=0.2)
 
-    def test_a_new_connection_takes_the_place_of_the_one_idle_longest(self) -> None:
+    def test_new_connection_evicts_the_longest_idle_one(self) -> None:
         guests = self.greeted(5)
         self.is_served(guests[0])
 
@@ -290,7 +290,7 @@ class NoRoomTest(RoomCase):
         self.assertEqual([True, False, True, True, True], [self.is_served(guest) for guest in guests])
         self.assertEqual(5, self.connection_limit.count)
 
-    def test_many_new_connections_take_the_places_of_idle_ones_in_their_order(self) -> None:
+    def test_many_new_connections_evict_idle_ones_in_order(self) -> None:
         guests = self.greeted(5)
 
         newcomers = [self.connect() for _ in range(7)]
@@ -299,7 +299,7 @@ class NoRoomTest(RoomCase):
         self.assertEqual([b""] * 2, [read_all(newcomer) for newcomer in newcomers[:2]])
         self.assertEqual([True] * 5, [self.is_served(newcomer) for newcomer in newcomers[2:]])
 
-    def test_a_connection_in_flight_keeps_its_place(self) -> None:
+    def test_connection_with_a_request_in_flight_keeps_its_place(self) -> None:
         uploads, (guest,) = self.busy(4), self.greeted(1)
 
         served = self.is_served(self.connect())
@@ -310,7 +310,7 @@ class NoRoomTest(RoomCase):
             upload.sendall(b"half")
             self.assertEqual(200, read_answer(upload).status)
 
-    def test_where_none_is_idle_a_new_connection_gets_503_with_retry_after(self) -> None:
+    def test_new_connection_without_an_idle_one_gets_503_with_retry_after(self) -> None:
         uploads = self.busy(5)
 
         answer, rest = split_answer(read_all(self.connect()))
@@ -322,14 +322,14 @@ class NoRoomTest(RoomCase):
             upload.sendall(b"half")
             self.assertEqual(200, read_answer(upload).status)
 
-    def test_a_place_that_comes_free_is_given_away(self) -> None:
+    def test_free_place_is_given_to_a_new_connection(self) -> None:
         uploads = self.busy(5)
         uploads[0].close()
         self.wait_until("it is gone", lambda: self.connection_limit.count == 4)
 
         self.assertTrue(self.is_served(self.connect()))
 
-    def test_those_that_are_refused_take_no_place(self) -> None:
+    def test_refused_connections_take_no_place(self) -> None:
         uploads = self.busy(5)
         refused = [self.connect() for _ in range(20)]
         for connection in refused:
@@ -340,7 +340,7 @@ class NoRoomTest(RoomCase):
 
         self.assertTrue(self.is_served(self.connect()))
 
-    def test_far_beyond_the_limit_nobody_is_told(self) -> None:
+    def test_connections_far_over_the_limit_are_closed_without_a_response(self) -> None:
         self.busy(5)
         crowd = [self.connect() for _ in range(400)]
 
@@ -350,12 +350,12 @@ class NoRoomTest(RoomCase):
         self.assertEqual(5, self.connection_limit.count)
 
 
-class PatientNewcomerTest(RoomCase):
-    """A new connection waits for as long as a test may take."""
+class WaitingConnectionTest(LimitedCase):
+    """New connections wait for a place without a deadline."""
 
     limits = Limits(notice=0.02, last_call=0.1, place=3.0)
 
-    def test_a_new_connection_is_served_when_another_becomes_idle_meanwhile(self) -> None:
+    def test_new_connection_is_served_when_another_becomes_idle(self) -> None:
         uploads = self.busy(5)
         newcomer = self.connect()
         newcomer.sendall(HEALTH)
@@ -367,7 +367,7 @@ class PatientNewcomerTest(RoomCase):
         self.assertEqual(200, read_answer(newcomer).status)
         self.assertEqual(b"", read_all(uploads[0]))
 
-    def test_a_drain_turns_away_those_that_wait(self) -> None:
+    def test_drain_refuses_connections_that_wait(self) -> None:
         self.busy(5)
         newcomer = self.connect()
         self.wait_until("it waits", lambda: len(self.worker._server.context.waiting) == 1)

@@ -1,4 +1,4 @@
-"""Who a client is: only what trusted proxies say of it is believed."""
+"""The address of a client: X-Forwarded-For counts from trusted proxies alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRUSTED = [ipaddress.ip_network(each) for each in ("10.0.0.0/8", "192.0.2.7/32",
 
 
 class ProxiesTest(unittest.TestCase):
-    def test_hosts_of_the_networks_are_trusted_and_no_others(self) -> None:
+    def test_hosts_of_the_networks_alone_are_trusted(self) -> None:
         proxies = TrustedProxies(TRUSTED)
 
         for address in ("10.1.2.3", "192.0.2.7", "::ffff:10.1.2.3", "2001:db8:1::5"):
@@ -22,12 +22,12 @@ class ProxiesTest(unittest.TestCase):
         for address in ("192.0.2.8", "2001:db8:2::5", "127.0.0.1", "::1", UNIX, "fe80::1%eth0"):
             self.assertFalse(proxies.trust(address), address)
 
-    def test_unix_sockets_are_trusted_where_that_is_said(self) -> None:
+    def test_unix_sockets_are_trusted_if_configured(self) -> None:
         self.assertTrue(TrustedProxies([UNIX]).trust(UNIX))
         self.assertFalse(TrustedProxies([UNIX]).trust("127.0.0.1"))
         self.assertFalse(TrustedProxies().trust(UNIX))
 
-    def test_the_client_is_the_last_address_that_is_no_trusted_proxy(self) -> None:
+    def test_client_is_the_last_address_that_is_no_trusted_proxy(self) -> None:
         proxies = TrustedProxies(TRUSTED)
         cases = {
             "203.0.113.9": "203.0.113.9",
@@ -46,19 +46,19 @@ class ProxiesTest(unittest.TestCase):
             with self.subTest(forwarded=forwarded):
                 self.assertEqual(client, proxies.client(forwarded, "10.9.9.9"))
 
-    def test_where_no_address_stands_the_client_is_the_proxy(self) -> None:
+    def test_client_without_an_address_is_the_proxy(self) -> None:
         proxies = TrustedProxies(TRUSTED)
 
         for forwarded in (None, "", "unknown", "203.0.113.9, nonsense", "1.2.3", "1.2.3.4:x", "203.0.113.9,", "[::1"):
             with self.subTest(forwarded=forwarded):
                 self.assertEqual("10.9.9.9", proxies.client(forwarded, "10.9.9.9"))
 
-    def test_a_long_field_is_read_too(self) -> None:
+    def test_long_field_is_parsed_too(self) -> None:
         self.assertEqual("203.0.113.9", TrustedProxies(TRUSTED).client("203.0.113.9" + ", 10.1.1.1" * 100, "10.9.9.9"))
 
 
 class TrustedTest(ServerCase):
-    """A server that trusts whoever connects in this test."""
+    """A server that trusts the clients of these tests."""
 
     trusted: list[object] = [ipaddress.ip_network("127.0.0.0/8")]
 
@@ -70,13 +70,13 @@ class TrustedTest(ServerCase):
         self.wait_until("it is logged", lambda: len("\n".join(self.log_lines()).splitlines()) >= count)
         return "\n".join(self.log_lines()).splitlines()
 
-    def test_a_request_is_logged_with_the_client_that_the_proxy_names(self) -> None:
+    def test_request_is_logged_with_the_client_that_the_proxy_names(self) -> None:
         self.get("/-/health", X_Forwarded_For="203.0.113.9")
         self.post("/", b"tea", X_Forwarded_For="203.0.113.10")
 
         self.assertEqual(["203.0.113.9", "203.0.113.10"], [line.split()[0] for line in self.lines(2)])
 
-    def test_requests_on_one_connection_have_clients_of_their_own(self) -> None:
+    def test_each_request_of_a_connection_has_its_own_client(self) -> None:
         own = self.own_address()
         head = b"GET /-/health HTTP/1.1\r\nHost: x\r\n"
 
@@ -95,7 +95,7 @@ class TrustedTest(ServerCase):
     def own_address(self) -> str:
         return "127.0.0.1"
 
-    def test_pages_are_told_the_client_that_the_proxy_names(self) -> None:
+    def test_pages_get_the_client_that_the_proxy_names(self) -> None:
         clients: list[str] = []
         answer = self.app.answer
 
@@ -120,7 +120,7 @@ class TrustedUnixSocketTest(TrustedTest):
 
 
 class UntrustedTest(ServerCase):
-    def test_a_client_that_is_not_trusted_cannot_name_another(self) -> None:
+    def test_untrusted_client_cannot_name_another(self) -> None:
         self.get("/-/health", X_Forwarded_For="203.0.113.9")
 
         self.wait_until("it is logged", lambda: bool(self.log_lines()))
