@@ -19,7 +19,7 @@ from filestoraged.wire.body import NO_BODY, Framing, Sized, body_framing
 from filestoraged.wire.head import parse_fields, parse_head
 
 # Bytes of memory for the whole cache. When they are reached, it is emptied.
-MAX_SIZE = 2 * 1024 * 1024
+MAX_CACHE_SIZE = 2 * 1024 * 1024
 
 # The longest head that is cached, in bytes: longer ones are rarely repeated.
 _MAX_HEAD_SIZE = 1024
@@ -103,7 +103,7 @@ class RequestCache:
     def _remember(self, table: dict[bytes, _Value], key: bytes, value: _Value, length: int, fields: int) -> None:
         size = _ENTRY_SIZE + _ENTRY_SIZE_PER_BYTE * length + _ENTRY_SIZE_PER_FIELD * fields
         with self._lock:
-            if self._size + size > MAX_SIZE:
+            if self._size + size > MAX_CACHE_SIZE:
                 for each in (self._bodiless, self._uploads, self._fields):
                     each.clear()
                 self._size = 0

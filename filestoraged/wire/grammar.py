@@ -17,6 +17,9 @@ FIELD_VALUE = r"[\t -~\x80-\xff]*"
 # RFC 9110, section 5.6.4.
 QUOTED_STRING = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 
+# TCP has ports of 16 bits.
+MAX_PORT = 65535
+
 
 def latin(rule: str) -> bytes:
     return rule.encode("latin-1")

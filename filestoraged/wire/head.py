@@ -22,14 +22,13 @@ from filestoraged.errors import (
     VersionNotSupported,
     quoted,
 )
-from filestoraged.wire.grammar import FIELD_VALUE, TOKEN, latin, members
+from filestoraged.wire.grammar import FIELD_VALUE, MAX_PORT, TOKEN, latin, members
 
 # The defaults of nginx and Apache, and more than any browser sends: a target of 8 KiB (both), a head of 32 KiB
 # (nginx: 4 buffers of 8 KiB), 100 fields (Apache).
 MAX_TARGET = 8 * 1024
 MAX_HEAD = 32 * 1024
 MAX_FIELDS = 100
-_MAX_PORT = 65535
 
 # A target is visible ASCII without "#": clients do not send the fragment (RFC 9112, section 3.2).
 _REQUEST_LINE = re.compile(latin(rf'({TOKEN}) ([!"$-~]+) HTTP/1\.([0-9])\r\n'))
@@ -38,7 +37,7 @@ _FIELD_LINE = re.compile(latin(rf"({TOKEN}):({FIELD_VALUE})\r\n"))
 _TOKEN = re.compile(latin(TOKEN))
 _ANY_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9]+)(?:\.[0-9]+)?\r\n")
 # RFC 3986, section 3.2.2. `ipaddress` validates an address in brackets.
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?")
+_HOST_FIELD = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?")
 _VERSION_1_0 = (1, 0)
 _VERSION_1_1 = (1, 1)
 _ABSOLUTE_FORM = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)(.*)")
@@ -186,12 +185,12 @@ def _check_host(host: str) -> None:
     if "@" in host:
         # Not quoted: before the "@" there may be a password.
         raise MalformedRequest("The host contains '@': expected no user name or password.")
-    matched = _HOST.fullmatch(host)
+    matched = _HOST_FIELD.fullmatch(host)
     if matched is None:
         raise MalformedRequest(f"Invalid host {quoted(host)}: expected a name or an address, and an optional port.")
     address, port = matched.groups()
-    if port and (len(port) > 5 or int(port) > _MAX_PORT):
-        raise MalformedRequest(f"Invalid port {quoted(port)} of the host: expected 0 to {_MAX_PORT}.")
+    if port and (len(port) > 5 or int(port) > MAX_PORT):
+        raise MalformedRequest(f"Invalid port {quoted(port)} of the host: expected 0 to {MAX_PORT}.")
     if address:
         try:
             ipaddress.IPv6Address(address)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from filestoraged.wire.grammar import MAX_PORT
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_MAX_PORT = 65535
 
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\\\s]+)(?::([0-9]{0,5}))?"
 _AUTHORITY = re.compile(_HOST)
@@ -54,7 +55,7 @@ def origin_at(host: Host, scheme: str) -> Origin:
 
 
 def _is_port(digits: str | None) -> bool:
-    return int(digits or 0) <= _MAX_PORT
+    return int(digits or 0) <= MAX_PORT
 
 
 def _port(digits: str | None) -> int | None:

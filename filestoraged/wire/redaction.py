@@ -10,7 +10,7 @@ HIDDEN = "***"
 
 # A drop id has 32 hex digits; 30 to 34 digits may be one with a typing error. Digests of SHA-1 and of longer
 # algorithms have at least 40 digits and are shown.
-_ID = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{30,34}(?![0-9A-Fa-f])")
+_LONG_HEX = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{30,34}(?![0-9A-Fa-f])")
 
 # In a parameter's name, also as a part of it (`access_token`, `password[]`).
 _SECRET = re.compile(r"password|token", re.IGNORECASE)
@@ -24,7 +24,7 @@ _MAX_DECODINGS = 3
 
 def redact_target(target: str) -> str:
     """Return a path, a query or both with secrets replaced by HIDDEN."""
-    if "%" not in target and not _ID.search(target) and not _secret_of(target):
+    if "%" not in target and not _LONG_HEX.search(target) and not _secret_of(target):
         return target
     shown: list[str] = []
     # A password continues after "&" up to the next "name=": the "&" in it may not have been encoded.
@@ -41,7 +41,7 @@ def redact_target(target: str) -> str:
 
 def redact_text(text: str) -> str:
     """Return a message with drop ids replaced by HIDDEN, for example in the path of an `OSError`."""
-    return _ID.sub(HIDDEN, text)
+    return _LONG_HEX.sub(HIDDEN, text)
 
 
 def has_secret(query: str) -> bool:
@@ -57,9 +57,9 @@ def _pieces(target: str) -> Iterator[tuple[str, str]]:
 
 def _without_id(piece: str, decoded: str) -> str:
     if piece == decoded:
-        return _ID.sub(HIDDEN, piece)
+        return _LONG_HEX.sub(HIDDEN, piece)
     # The decoded text is not logged: it may contain line breaks.
-    return HIDDEN if _ID.search(decoded) else piece
+    return HIDDEN if _LONG_HEX.search(decoded) else piece
 
 
 def _secret_of(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.errors import MalformedRequest
 from filestoraged.web.auth import hashed
-from filestoraged.web.request_cache import MAX_SIZE, RequestCache
+from filestoraged.web.request_cache import MAX_CACHE_SIZE, RequestCache
 from filestoraged.wire.body import NO_BODY
 
 GET = b"GET /abc?name=x HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -124,8 +124,8 @@ class RequestCacheTest(unittest.TestCase):
 
                 largest = self.largest_size(head, count)
 
-                self.assertLess(largest, MAX_SIZE)
-                self.assertGreater(largest, MAX_SIZE / 4)
+                self.assertLess(largest, MAX_CACHE_SIZE)
+                self.assertGreater(largest, MAX_CACHE_SIZE / 4)
 
     def largest_size(self, head: Callable[[int], bytes], count: int) -> int:
         """Measure the largest size of the cache while different heads are read."""
