@@ -153,7 +153,7 @@ def join_mounts(mounts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def parse_socket_name(text: str, mounts: Mapping[str, str]) -> dict[str, str]:
-    """Return what is mounted on a socket that systemd hands over under the name `text` (FileDescriptorName=).
+    """Return the mounts of a socket that systemd hands over under the name `text` (FileDescriptorName=).
 
     | name | mounted |
     |---|---|

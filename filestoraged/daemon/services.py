@@ -86,7 +86,7 @@ class Services:
     def build_app(self, mounts: Mapping[str, str]) -> Mounts:
         """Return the routers of the interfaces that are mounted, and those of operations.
 
-        An endpoint without interfaces is for operators, so /-/ready tells there what is wrong in detail.
+        An endpoint without interfaces is for operators, so /-/ready shows the cause there.
         """
         self._build_routers()
         return self._mount(mounts, self._operations if mounts else self._admin_operations)

@@ -25,7 +25,7 @@ class _Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what is held. A second call does nothing."""
+        """Release all resources. A second call does nothing."""
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -118,7 +118,7 @@ class Staging(_Closing):
 
     @abstractmethod
     def _discard(self) -> None:
-        """Remove what is not visible. May be called again, and after a commit."""
+        """Remove bytes that are not visible. May be called again, and after a commit."""
 
 
 class Usage(NamedTuple):

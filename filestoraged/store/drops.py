@@ -143,7 +143,7 @@ class Drops:
         self._deferred = DeferredWrites(self._transactions.write)
 
     def announce(self) -> Future[str]:
-        """Insert an arriving drop, whose bytes are to be stored under the id that is returned."""
+        """Insert an arriving drop. Returns the id under which the caller stores its bytes."""
         self._deferred.raise_if_behind()
         id_, owner, now = secrets.token_hex(16), self._owners.token, time.time()
 

@@ -321,7 +321,7 @@ class Connection:
         return self.hand_over()
 
     def abort(self, event: Event) -> None:
-        """Undo what is in flight, and end. Raises nothing: else the connection would keep its place for ever."""
+        """Undo a request in flight, and close. Raises nothing: else the connection would keep its place for ever."""
         for undo in (Connection.close_task, Connection._close_response, Connection.end_in_flight):
             try:
                 undo(self)

@@ -97,7 +97,7 @@ class Eviction(Generic[_Evictable]):
             self._limit.publish_idle(time.monotonic())
 
     def prepare(self) -> None:
-        """Publish what is idle where places get few; elsewhere forget it. Called at intervals."""
+        """Publish idle connections if few places are free, else forget them. Called at intervals."""
         if self._limit.count > self._limit.limit - self._limit.margin:
             self.publish()
         else:

@@ -1,4 +1,4 @@
-"""What the connections of one server share: settings, the loop's instruments, and what is due at a round's end.
+"""The context that all connections of a server share: settings, the loop's instruments, and work for a round's end.
 
 A connection gets all of it as one LoopContext, and nothing else of the server.
 """
@@ -50,7 +50,7 @@ Step = Callable[[_C], bool]
 
 @dataclass(frozen=True)
 class Steps(Generic[_C]):
-    """What is done in each state: on what is awaited, on its deadline, and where no thread can be started."""
+    """The functions for each state: on its event, on its deadline, and if no thread can be started."""
 
     by_state: Mapping[State, Step[_C]]
     on_deadline: Mapping[State, Step[_C]]

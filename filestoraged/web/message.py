@@ -291,7 +291,7 @@ class App(Protocol):
         """Find the request's page. Called first, and by the loop."""
 
     def answer_early(self, request: Request) -> Response | None:
-        """Answer on the loop what is refused, or can be answered from memory, although its page runs on a thread."""
+        """Answer on the loop a request that is refused, or answered from memory, although its page runs on a thread."""
 
     def answer(self, request: Request) -> Answer:
         """Raises nothing but ClientGone."""

@@ -69,7 +69,7 @@ def continue_response(connection: Connection) -> bool:
 
 
 def send(connection: Connection) -> bool:
-    """RESPOND: send as much as the socket takes; on the loop, hold what is small until the end of the round."""
+    """RESPOND: send as much as the socket takes; on the loop, hold a small response until the end of the round."""
     response = connection.response
     assert response is not None
     if response.on_received is not None and not connection.is_on_thread:

@@ -182,7 +182,7 @@ class Mounts:
         return self.complete(request, request.match.router.refused(error))
 
     def _check(self, request: Request, match: Match) -> Response | None:
-        """Answer what is refused, before any of the body is read; and a preflight, which needs no token."""
+        """Answer refused requests before their bodies are read, and preflights, which need no token."""
         result: CrossSiteResult = request.cross_site
         if result.fault is not None:
             return match.router.refused(result.fault)

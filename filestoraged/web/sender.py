@@ -113,7 +113,7 @@ class Sender:
         return not self._head
 
     def push(self) -> bool:
-        """Send what is held. Returns whether all of it is gone."""
+        """Send the held bytes. Returns whether all were sent."""
         held, self.held = self.held, ()
         left = sum(map(len, held)) - self._send(held)
         if left:

@@ -139,7 +139,7 @@ class Server(ThreadingHTTPServer):
             self._has_ended.set()
 
     def drain(self, timeout: float, on_not_accepting: Callable[[], None] = lambda: None) -> bool:
-        """Accept nothing more, finish what is in flight, and stop the loop, which runs or is about to run.
+        """Stop accepting, finish the requests in flight, and stop the loop, which runs or is about to run.
 
         The loop calls `on_not_accepting` once, when no further connection is accepted. Returns whether all took at most
         `timeout` seconds.

@@ -62,7 +62,7 @@ class Event(enum.Enum):
     RESULT_WANTED = enum.auto()
     # The future that the page awaits is done.
     RESULT = enum.auto()
-    # The response is sent; sent, and its receipt is to be confirmed; confirmed.
+    # The response is sent; sent, but not yet confirmed by the client; confirmed.
     SENT = enum.auto()
     SENT_UNCONFIRMED = enum.auto()
     CONFIRMED = enum.auto()

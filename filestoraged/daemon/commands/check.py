@@ -33,7 +33,7 @@ _BACKEND_FIELDS = frozenset(backend.option for backend in BACKENDS)
 
 
 def check(arguments: Sequence[str]) -> int:
-    """Print what is wrong. Returns 0 where nothing is, 1 where something is, 2 where the check was stopped.
+    """Print the findings. Returns 0 without any, 1 with some, 2 if the check was stopped.
 
     Raises CheckError where the check cannot be made, and UsageError.
     """

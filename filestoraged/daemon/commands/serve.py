@@ -149,7 +149,7 @@ class _Master:
         return config.workers, f"objects in {backend.describe(config)}{besides}"
 
     def _announce(self) -> None:
-        """Log what is on and what is off, and notify the service manager."""
+        """Log the options that are on and off, and notify the service manager."""
         config, endpoints = self._workers.config, self._workers.endpoints
         features = [f"{name.replace('_', '-')} {'on' if getattr(config, name) else 'off'}" for name in _FEATURES]
         log.info("options: %s", ", ".join(features))
