@@ -96,7 +96,13 @@ class _Pages:
                 raise Unauthorized("A password is required.")
             check = functools.partial(self._drops.check, drop, password)
             await result_of(self._guard.guesses.submit(request.client, check))
-        claim = await result_of(self._drops.claim(drop.id))
+        claiming = self._drops.claim(drop.id)
+        try:
+            claim = await result_of(claiming)
+        except BaseException:
+            # The claim may have been made all the same: no thread was left for this page, or its server ends.
+            claiming.add_done_callback(self._release_unused)
+            raise
         blob = self._open(claim)
         accel = "" if _is_partial(request) else objects.accelerated(self._store, drop.id, self._accel)
         if not accel:
@@ -136,6 +142,10 @@ class _Pages:
         except BaseException:
             self._drops.release(claim)
             raise
+
+    def _release_unused(self, claiming: Future[Claim]) -> None:
+        if not claiming.cancelled() and claiming.exception() is None:
+            self._drops.release(claiming.result())
 
     def _hash(self, request: Request, password: str) -> Future[bytes]:
         return self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))

@@ -19,8 +19,10 @@ from urllib.parse import quote, urlsplit
 
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.values import Address
+from filestoraged.errors import Overloaded
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
+from filestoraged.web.task import Task
 from tests.api.test_files import form, text_part
 from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, read_answer, split_answer
 
@@ -321,6 +323,22 @@ class BrokenDownloadTest(DropsCase):
 
         self.wait_until("nothing is left", is_tidy)
         self.assertEqual([], self.files_below(self.store_path))
+
+
+class LostThreadTest(DropsCase):
+    def test_drop_whose_page_fails_behind_its_claim_is_available_again(self) -> None:
+        boundary = "multipart/form-data; boundary=B"
+        body = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntea\r\n--B--\r\n'
+        created = self.request("PUT", "/vimeo/api/v1.0/file", body, Content_Type=boundary)
+        path = urlsplit(json.loads(created.body)["url"]).path
+
+        def fail(task: Task) -> Any:
+            return task.fail(Overloaded("The server cannot start a thread for the request."))
+
+        with mock.patch.object(Task, "resume", fail):
+            refused = self.get(path)
+
+        self.assertEqual((503, 200), (refused.status, self.get(path).status))
 
 
 class BrokenDatabaseTest(DropsCase):
