@@ -45,7 +45,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/test",
-        description="Run the tests, several classes at a time, each class in a process of its own."
+        description="Run the tests in several processes: one for each class, or for the short classes of a module."
         " Tests that measure time or memory run last, one at a time."
         " The last line counts the tests; a skipped test counts as failed.",
         epilog="PYTHON=/path/to/python chooses the interpreter.",

@@ -1,4 +1,7 @@
-"""What runs in one process: the tests of one class, so that class fixtures are made once."""
+"""What runs in one process: the tests of one class, or of several short classes of a module.
+
+Class fixtures are made once. A process costs 50 ms of CPU time, more than most classes that start no program.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ from dataclasses import dataclass
 from tests.runner.marks import is_alone
 from tests.runner.programs import may_start_programs
 
+# Seconds. Classes that take no longer share the process of their module.
+_SHORT = 0.5
+
 
 @dataclass(frozen=True)
 class Unit:
-    """Tests of one class that run in one process, in order."""
+    """Tests that run in one process, in order."""
 
     name: str
     tests: tuple[unittest.TestCase, ...]
@@ -48,11 +54,15 @@ def in_process_only(tests: Iterable[unittest.TestCase]) -> list[unittest.TestCas
 
 
 def group(tests: Iterable[unittest.TestCase], durations: dict[str, float]) -> list[Unit]:
-    """Group tests by class, the longest unit first; the tests that run alone form units of their own, at the end."""
-    groups: dict[tuple[bool, str], list[unittest.TestCase]] = {}
+    """Group tests into units, the longest first; the tests that run alone form units of their own, at the end."""
+    classes: dict[tuple[bool, str], list[unittest.TestCase]] = {}
     for test in tests:
         name = f"{type(test).__module__}.{type(test).__qualname__}"
-        groups.setdefault((is_alone(test), name), []).append(test)
+        classes.setdefault((is_alone(test), name), []).append(test)
+    groups: dict[tuple[bool, str], list[unittest.TestCase]] = {}
+    for (runs_alone, name), members in classes.items():
+        is_short = not runs_alone and expected_duration(members, durations) <= _SHORT
+        groups.setdefault((runs_alone, type(members[0]).__module__ if is_short else name), []).extend(members)
     units = [Unit(name, tuple(members), runs_alone) for (runs_alone, name), members in groups.items()]
     return sorted(units, key=lambda unit: (unit.runs_alone, -expected_duration(unit.tests, durations)))
 
