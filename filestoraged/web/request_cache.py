@@ -103,6 +103,9 @@ class RequestCache:
     def _remember(self, table: dict[bytes, _Value], key: bytes, value: _Value, length: int, fields: int) -> None:
         size = _ENTRY_SIZE + _ENTRY_SIZE_PER_BYTE * length + _ENTRY_SIZE_PER_FIELD * fields
         with self._lock:
+            if key in table:
+                # Counted before: heads of pipelined requests are parsed each time.
+                return
             if self._size + size > MAX_CACHE_SIZE:
                 for each in (self._bodiless, self._uploads, self._fields):
                     each.clear()

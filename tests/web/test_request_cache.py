@@ -127,6 +127,15 @@ class RequestCacheTest(unittest.TestCase):
                 self.assertLess(largest, MAX_CACHE_SIZE)
                 self.assertGreater(largest, MAX_CACHE_SIZE / 4)
 
+    def test_head_that_is_parsed_again_counts_once(self) -> None:
+        other = self.cache.read(GET.replace(b"abc", b"other"))
+
+        # As heads of pipelined requests are, and those that two threads parse at once.
+        for _ in range(2 * MAX_CACHE_SIZE // 1200):
+            self.cache.read(GET)
+
+        self.assertIs(other, self.cache.recall(GET.replace(b"abc", b"other")))
+
     def largest_size(self, head: Callable[[int], bytes], count: int) -> int:
         """Measure the largest size of the cache while different heads are read."""
         cache, largest = RequestCache(), 0
