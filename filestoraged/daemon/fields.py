@@ -123,17 +123,24 @@ def parse_values(texts: Mapping[str, Any], fields: Collection[ConfigField]) -> d
     return {field.attribute: field.value(texts[field.name]) for field in fields if field.name in texts}
 
 
+def read_text(path: str, description: str) -> str:
+    """Return the text of an operator's file, which errors call by its description. Raises StartError."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except UnicodeDecodeError as error:
+        raise StartError(f"cannot read the {description} {path!r}: it is not UTF-8") from error
+    except (OSError, ValueError) as error:
+        # ValueError: the path has a null byte.
+        raise StartError(
+            f"cannot read the {description} {path!r}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
 def _read_section(path: str) -> list[tuple[str, str]]:
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), default_section="")
     try:
-        with open(path, encoding="utf-8") as stream:
-            parser.read_file(stream)
-    except UnicodeDecodeError as error:
-        raise StartError(f"cannot read the configuration {path!r}: it is not UTF-8") from error
-    except (OSError, ValueError) as error:
-        raise StartError(
-            f"cannot read the configuration {path!r}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        parser.read_string(read_text(path, "configuration"), source=path)
     except configparser.Error as error:
         raise UsageError(f"configuration {path!r} is not an INI file: {' '.join(str(error).split())}") from error
     if not parser.has_section(_SECTION):

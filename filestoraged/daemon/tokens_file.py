@@ -6,8 +6,9 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
+from filestoraged.daemon.fields import read_text
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
-from filestoraged.errors import StartError, UsageError
+from filestoraged.errors import UsageError
 from filestoraged.web.auth import ACTIONS, Grant, Scope, Tokens
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def read_tokens(path: str, mounts: Sequence[Mapping[str, str]]) -> Tokens:
     Raises StartError where the file cannot be read, and UsageError where a line is invalid.
     """
     grants = []
-    for number, line in enumerate(_read_lines(path), 1):
+    for number, line in enumerate(read_text(path, "tokens file").splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 grants.append(_parse_grant(line))
@@ -75,18 +76,6 @@ def _areas(mounts: Sequence[Mapping[str, str]]) -> set[str]:
     """Return the places that a repository's name may follow."""
     prefixes = {prefix.strip("/") for each in mounts for prefix, name in each.items() if name == "repositories"}
     return {"repositories", *prefixes}
-
-
-def _read_lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return stream.read().splitlines()
-    except UnicodeDecodeError as error:
-        raise StartError(f"cannot read the tokens file {path!r}: it is not UTF-8") from error
-    except (OSError, ValueError) as error:
-        raise StartError(
-            f"cannot read the tokens file {path!r}: {getattr(error, 'strerror', None) or error}"
-        ) from error
 
 
 def _parse_grant(line: str) -> Grant:
