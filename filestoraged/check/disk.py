@@ -90,8 +90,8 @@ class DiskCheck:
     def _tasks(self) -> Iterator[_Task]:
         """Tasks for the threads, which take them one by one.
 
-        Small objects in the page cache are checked here, by the thread whose turn it is. Side by side, threads would
-        wait for each other at every step, and two of them take twice as long as one.
+        Small objects in the page cache are checked here, by the thread that takes the next task. In parallel, threads
+        would wait for each other at every step, and two of them take twice as long as one.
         """
         # First, since it may take longest.
         yield self._check_missing_bytes

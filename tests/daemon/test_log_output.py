@@ -126,7 +126,7 @@ class PipeTest(unittest.TestCase):
         output = LogOutput(writer)
         os.close(reader)
 
-        output.handle(record("to nobody"))
+        output.handle(record("without a reader"))
 
         output.close()
         os.close(writer)
@@ -146,7 +146,7 @@ class NoStandardErrorTest(unittest.TestCase):
     def test_closed_standard_error_drops_lines(self) -> None:
         output = LogOutput(987_654)
 
-        output.handle(record("to nobody"))
+        output.handle(record("without a reader"))
 
         output.close()
 

@@ -153,7 +153,7 @@ class ModesTest(TempCase):
             return daemon.lines()
 
     def own(self, name: str) -> bool:
-        """Whether it is nobody's business but the daemon's. Databases see to themselves."""
+        """Whether only the daemon uses the file, whatever --accel says. SQLite makes the files of the databases."""
         return name.startswith(("staging", "drops.owners"))
 
     def test_files_are_accessible_to_the_daemons_user_alone_with_any_umask(self) -> None:
