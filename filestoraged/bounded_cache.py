@@ -1,14 +1,27 @@
-"""A cache that is bounded in entries and in bytes, for `store`, `web` and `api`."""
+"""Caches with bounds, for `store`, `web` and `api`: one that is cheap to fill, and one that keeps what is in demand."""
 
 from __future__ import annotations
 
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
+
+# A full ClockCache considers one new value of so many: what is requested more often comes in sooner. A prime, so that
+# it is not always the same one of values that are requested in turn.
+ADMITTED_ONE_OF = 7
+
+
+class Requestable(Protocol):
+    """A value of a ClockCache. Its reader sets `is_used`."""
+
+    is_used: bool
+
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+_Requestable = TypeVar("_Requestable", bound=Requestable)
 
 
 class BoundedCache(Generic[_Key, _Value]):
@@ -51,6 +64,69 @@ class BoundedCache(Generic[_Key, _Value]):
         return len(self._values)
 
     def _forget(self, key: _Key) -> None:
+        value = self._values.pop(key, None)
+        if value is not None:
+            self.size -= self._size_of(key, value)
+
+
+class ClockCache(Generic[_Key, _Requestable]):
+    """Values by key, in `max_size` bytes at most. A full cache keeps the values in demand (the CLOCK algorithm).
+
+    One of ADMITTED_ONE_OF new values takes the place of those that were not used since they were considered last. If it
+    meets one that was, the new value is not kept, and that one is considered again after all others. So requests for
+    more values than there is room for, one after the other, leave most of the cache as it is.
+
+    Any thread calls it; the lock guards changes.
+    """
+
+    def __init__(self, max_size: int, size_of: Callable[[_Key, _Requestable], int]) -> None:
+        """The size of a value by `size_of`, in bytes, does not change."""
+        self._max_size = max_size
+        self._size_of = size_of
+        # In the order in which they are considered.
+        self._values: OrderedDict[_Key, _Requestable] = OrderedDict()
+        # New values that came when it was full.
+        self._newcomers = 0
+        self._lock = threading.Lock()
+        self.size = 0
+        # The dictionary's own method: a read costs no more than that.
+        self.get: Callable[[_Key], _Requestable | None] = self._values.get
+
+    def put(self, key: _Key, value: _Requestable) -> None:
+        """Keep a value, in place of the key's earlier one, unless those in demand need all of the memory."""
+        size = self._size_of(key, value)
+        with self._lock:
+            self._remove(key)
+            if self._make_room(size):
+                self._values[key] = value
+                self.size += size
+
+    def discard(self, key: _Key) -> None:
+        """Forget a key's value, if it has one."""
+        with self._lock:
+            self._remove(key)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def _make_room(self, size: int) -> bool:
+        if self.size + size <= self._max_size:
+            return True
+        self._newcomers += 1
+        if self._newcomers % ADMITTED_ONE_OF:
+            return False
+        while self.size + size > self._max_size:
+            if not self._values:
+                return False
+            key, oldest = next(iter(self._values.items()))
+            if oldest.is_used:
+                oldest.is_used = False
+                self._values.move_to_end(key)
+                return False
+            self._remove(key)
+        return True
+
+    def _remove(self, key: _Key) -> None:
         value = self._values.pop(key, None)
         if value is not None:
             self.size -= self._size_of(key, value)

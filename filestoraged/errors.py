@@ -126,6 +126,24 @@ class RequestTimeout(Error):
     closes = True
 
 
+class Conflict(Error):
+    """The request contradicts what the server has or supports."""
+
+    status = 409
+
+
+class OffsetConflict(Conflict):
+    """A piece of an upload does not begin where the server has the last byte, at `offset`."""
+
+    def __init__(self, offset: int, given: int) -> None:
+        super().__init__(f"The upload has {offset} bytes, and the request begins at {given}.")
+        self.offset = offset
+
+    @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        return (("Upload-Offset", str(self.offset)),)
+
+
 class Gone(Error):
     """The object existed, and was claimed or has expired."""
 
@@ -138,6 +156,10 @@ class PreconditionFailed(Error):
     status = 412
 
 
+class ProtocolVersionUnsupported(PreconditionFailed):
+    """The request is for another version of the tus protocol."""
+
+
 class AlreadyExists(PreconditionFailed):
     """An object has the name already, and the request forbids overwriting it."""
 
@@ -147,15 +169,28 @@ class AlreadyExists(PreconditionFailed):
 
 
 class TooLarge(Error):
-    """The content has more than `limit` bytes: `size` bytes, or None where the rest was not received."""
+    """The content has more than `limit` bytes: `size` bytes, or None where the rest was not received.
+
+    A client does not know the `limit` of the server that refuses its upload: None.
+    """
 
     status = 413
 
-    def __init__(self, limit: int, *, size: int | None = None) -> None:
+    def __init__(self, limit: int | None, *, size: int | None = None, message: str | None = None) -> None:
         content = "Content" if size is None else f"Content of {size} bytes"
-        super().__init__(f"{content} exceeds the limit of {limit} bytes.")
+        bound = "the limit" if limit is None else f"the limit of {limit} bytes"
+        super().__init__(message or f"{content} exceeds {bound}.")
         self.limit = limit
         self.size = size
+
+
+class TooManyObjects(Error):
+    """A request names more objects than the server looks up at once."""
+
+    status = 413
+
+    def __init__(self, limit: int, number: int) -> None:
+        super().__init__(f"The request names {number} objects; expected {limit} at most.")
 
 
 class TargetTooLong(Error):
@@ -163,6 +198,12 @@ class TargetTooLong(Error):
 
     status = 414
     closes = True
+
+
+class UnsupportedMediaType(Error):
+    """The Content-Type is not the one that the request needs."""
+
+    status = 415
 
 
 class RangeNotSatisfiable(Error):
@@ -195,6 +236,21 @@ class MisdirectedRequest(Error):
         self.host = host
 
 
+class Unprocessable(Error):
+    """The request is framed correctly, but its content is invalid. BadRequest, as the Git LFS API wants it."""
+
+    status = 422
+
+
+class UploadLocked(Error):
+    """Another request adds to the upload at present."""
+
+    status = 423
+
+    def __init__(self) -> None:
+        super().__init__("Another request holds the upload; retry when it has ended, or was silent for 5 s.")
+
+
 class TooManyGuesses(Error):
     """Too many wrong passwords within a minute; the next attempt is allowed in `retry_after` seconds."""
 
@@ -214,6 +270,12 @@ class HeadTooLarge(Error):
 
     status = 431
     closes = True
+
+
+class ChecksumMismatch(Error):
+    """The bytes of an upload or of a piece of it do not have the announced digest (tus 1.0.0, "Checksum")."""
+
+    status = 460
 
 
 class ClientGone(Error):
@@ -260,7 +322,7 @@ class Unavailable(Error):
     status = 503
 
     # Seconds: a restarting memcached is back by then, and a thousand waiting clients do not stampede.
-    retry_after = 5
+    retry_after: float = 5
 
     @property
     def fields(self) -> tuple[tuple[str, str], ...]:
@@ -307,6 +369,33 @@ class InternalError(Error):
     """A defect of this program."""
 
     status = 500
+
+
+# Errors of clients, which `filestoraged.client` raises besides those that the server answers.
+
+
+class ServerUnreachable(Error):
+    """No connection can be made, or it broke. `may_retry` is False where a retry would fail in the same way."""
+
+    def __init__(self, message: str, *, may_retry: bool = True) -> None:
+        super().__init__(message)
+        self.may_retry = may_retry
+
+
+class UnexpectedResponse(Error):
+    """The response is not one of filestoraged: another program, or a proxy, answers at that URL."""
+
+
+class SourceChanged(Error):
+    """The file was changed while it was uploaded."""
+
+
+class TargetExists(Error):
+    """A download would replace a file."""
+
+
+class TargetBusy(Error):
+    """Another process downloads the same object to the same file."""
 
 
 # The operator's errors: they end the command, and have no HTTP status.

@@ -14,6 +14,12 @@ ENVIRONMENT=$PREFIX/lib/filestoraged
 COMMAND=$PREFIX/bin/filestoraged
 MANUAL=$PREFIX/share/man
 MANUAL_PAGES=(man1/filestoraged.1 man5/filestoraged.conf.5)
+# The files in which each shell looks for the completion of the command.
+declare -A COMPLETIONS=(
+    [bash]=$PREFIX/share/bash-completion/completions/filestoraged
+    [zsh]=$PREFIX/share/zsh/site-functions/_filestoraged
+    [fish]=$PREFIX/share/fish/vendor_completions.d/filestoraged.fish
+)
 CONFIGURATION=/etc/filestoraged.conf
 case $PREFIX in
     # systemd reads units from these.

@@ -23,7 +23,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for pat
 _CHECKOUT = ("CONTRIBUTING.md", "LICENSE", "README.md", "bin", "build.sh", "docs", "filestoraged", "run.sh", "tests")
 
 # The documents whose commands are run in a checkout; those of the others are run in an empty directory.
-_IN_CHECKOUT = ("README.md", "CONTRIBUTING.md", "docs/kv.md")
+_IN_CHECKOUT = ("README.md", "CONTRIBUTING.md", "docs/install.md", "docs/kv.md")
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -31,16 +31,24 @@ _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LIMIT = 120
 
 # A document says `sleep 1` after a command that starts a server. Under load that may be too short, so here it waits
-# until one more socket listens.
+# until one more socket listens; and `kill` waits until the job has ended.
 _PREAMBLE = """
 set -eum
 trap 'echo "failed: $BASH_COMMAND" >&2' ERR
 ip link set lo up
 listening=0
+count_listening() {
+    cat /proc/net/tcp /proc/net/tcp6 | grep -c ' 0A ' || true
+}
+kill() {
+    builtin kill "$@"
+    wait "$@"
+    listening=$(count_listening)
+}
 sleep() {
     local attempt now
     for attempt in {1..1000}; do
-        now=$(cat /proc/net/tcp /proc/net/tcp6 | grep -c ' 0A ' || true)
+        now=$(count_listening)
         if [ "$now" -gt "$listening" ]; then listening=$now; return 0; fi
         command sleep 0.05
     done
@@ -87,10 +95,12 @@ def prose(document: str) -> str:
 def options_of_commands() -> set[str]:
     """The options that the daemon and its subcommands have."""
     found: set[str] = set()
-    for command in ([], ["check"], ["token"], ["memcached-check"]):
+    commands = ([], ["check"], ["prune"], ["migrate"], ["token"], ["memcached-check"], ["s3-check"], ["completion"])
+    clients = ([name] for name in ("put", "get", "rm", "list"))
+    for command in (*commands, *clients):
         arguments = [sys.executable, "-m", "filestoraged", *command, "--help"]
         printed = subprocess.check_output(arguments, cwd=ROOT, text=True, timeout=_LIMIT)
-        found |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", printed))
+        found |= set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", printed))
     return found
 
 

@@ -42,6 +42,20 @@ make_environment() {
     ) 9<"$directory"
 }
 
+# Install the packages of npm that PACKAGES lists into DIRECTORY, unless they are there.
+install_node_modules() {
+    local directory=$1 packages=$2
+    mkdir -p "$directory"
+    (
+        flock 9
+        cmp --silent "$packages" "$directory/made-of" && exit 0
+        # Written last, so that an interrupted run installs them again.
+        cp "$packages" "$directory/package.json" &&
+            quietly npm install --prefix "$directory" --no-audit --no-fund --no-update-notifier &&
+            cp "$packages" "$directory/made-of"
+    ) 9<"$directory"
+}
+
 # Install the missing Debian packages of those in the file PROGRAMS, and record those that cannot be installed.
 install_packages() {
     local packages

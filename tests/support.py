@@ -30,7 +30,7 @@ from filestoraged.web.metrics import Metrics
 from filestoraged.web.server import Server
 
 # Seconds that a test waits for something at most. Nothing takes that long, not even on a busy machine.
-PATIENCE = 10.0
+PATIENCE = 20.0
 
 
 class TempCase(unittest.TestCase):
@@ -54,7 +54,9 @@ class TempCase(unittest.TestCase):
         # `os.walk` skips directories that a running daemon removes meanwhile.
         found = [Path(where) / name for where, _, names in os.walk(directory) for name in names]
         paths = sorted(str(path.relative_to(directory)) for path in found if path.is_file())
-        return [path for path in paths if not path.startswith((*layout.DATABASES, layout.DROP_OWNERS))]
+        return [
+            path for path in paths if not path.startswith((*layout.DATABASES, layout.DROP_OWNERS, layout.UPLOAD_OWNERS))
+        ]
 
 
 class Answer(NamedTuple):

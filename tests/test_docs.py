@@ -11,6 +11,7 @@ import unittest
 from collections.abc import Iterator
 
 from filestoraged.daemon.config import parse_arguments
+from filestoraged.daemon.values import parse_s3_url
 from filestoraged.errors import ClientGone, Error
 from filestoraged.web.states import TABLE, Event
 from tests.bench.measures import MEASURES
@@ -20,9 +21,15 @@ from tests.support import ServerCase, TempCase, find_program
 
 COLUMNS = 120
 
+_NO_PODMAN = "needs podman: bin/test-packages starts the images without it"
+
 # Blocks that are not run here, and why.
 NOT_RUN = {
     "README.md: python3 -m filestoraged": "bin/test runs this test; the daemon's command is run by the block above it",
+    "docs/install.md: pipx install ./filestoraged-0.1.0-py3-none-any.whl": "needs an index: bin/test-packages runs it",
+    "docs/install.md: podman load --input filestoraged-0.1.0-oci.tar": _NO_PODMAN,
+    "docs/install.md: podman run --rm filestoraged:0.1.0 token alice read,write >tokens": _NO_PODMAN,
+    "docs/install.md: sudo apt install ./filestoraged_*_all.deb": "bin/test-packages does it",
     "README.md: sudo apt install python3-venv": "needs root and systemd: bin/test-systemd runs it",
 }
 
@@ -35,7 +42,7 @@ _SHOWN = ("text",)
 _OF_EVERY_RESPONSE = {"connection", "content-length", "date", "server"}
 
 # Options of other programs than the daemon.
-_NOT_OURS = {"--data-binary", "--fast"}
+_NOT_OURS = {"--data-binary", "--etag-hash", "--fast"}
 
 
 def runnable(document: str) -> list[Block]:
@@ -54,8 +61,17 @@ class SessionTest(TempCase):
     def test_commands_of_http_do_what_it_shows(self) -> None:
         self.run_session("docs/http.md")
 
+    def test_commands_of_client_do_what_it_shows(self) -> None:
+        self.run_session("docs/client.md")
+
+    def test_commands_of_install_do_what_it_shows(self) -> None:
+        self.run_session("docs/install.md")
+
     def test_commands_of_kv_do_what_it_shows(self) -> None:
         self.run_session("docs/kv.md")
+
+    def test_commands_of_lfs_do_what_it_shows(self) -> None:
+        self.run_session("docs/lfs.md")
 
     def test_commands_of_memcached_do_what_it_shows(self) -> None:
         self.run_session("docs/memcached.md")
@@ -165,7 +181,8 @@ class ListsTest(ServerCase):
 
     def test_operations_lists_every_metric(self) -> None:
         config = {"memcached": ("127.0.0.1:1",), "store": str(self.store_path), "host": ("*",)}
-        exposed = self.exposed() | self.exposed_with(config)
+        on_s3 = {**config, "memcached": (), "s3": parse_s3_url("http://127.0.0.1:1/bucket")}
+        exposed = self.exposed() | self.exposed_with(config) | self.exposed_with(on_s3)
 
         self.assertEqual(exposed, set(re.findall(r"^\| `(filestoraged_\w+)`", prose("docs/operations.md"), re.M)))
         for document in DOCUMENTS:
@@ -235,15 +252,17 @@ class ListsTest(ServerCase):
             self.assertIsNotNone(importlib.util.find_spec(proof), proof)
 
     def test_contributing_names_every_proof(self) -> None:
-        proofs = {path.stem for path in (ROOT / "tests" / "proofs").glob("*.py")} - {"__init__"}
+        directory = ROOT / "tests" / "proofs"
+        modules = {path.stem for path in directory.glob("*.py")} - {"__init__"}
+        packages = {path.parent.name for path in directory.glob("*/__main__.py")}
 
-        self.assertEqual(proofs, set(re.findall(r"tests\.proofs\.(\w+)", read("CONTRIBUTING.md"))))
+        self.assertEqual(modules | packages, set(re.findall(r"tests\.proofs\.(\w+)", read("CONTRIBUTING.md"))))
 
     def test_documents_name_no_option_that_does_not_exist(self) -> None:
         known = options_of_commands()
 
         for document in DOCUMENTS:
-            named = set(re.findall(r"`(--[a-z][a-z-]*)", prose(document)))
+            named = set(re.findall(r"`(--[a-z][a-z0-9-]*)", prose(document)))
             self.assertLessEqual(named, known | _NOT_OURS, document)
 
     def exposed(self) -> set[str]:

@@ -183,10 +183,10 @@ class DropsDaemonTest(TempCase):
             link = requests.put(daemon.url + PATH, timeout=PATIENCE, **form).json()["url"]
 
             statuses = in_threads(
-                24, lambda _: requests.get(link, params={"password": "right"}, timeout=PATIENCE).status_code
+                14, lambda _: requests.get(link, params={"password": "right"}, timeout=PATIENCE).status_code
             )
 
-        self.assertEqual([200] + [410] * 23, sorted(statuses))
+        self.assertEqual([200] + [410] * 13, sorted(statuses))
 
     def test_kill_during_uploads_and_downloads_leaves_each_drop_whole_or_gone(self) -> None:
         sent: dict[str, bytes] = {}

@@ -12,10 +12,12 @@ import resource
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import requests
 
+from filestoraged.store.disk.store import DiskStore
 from tests.daemon.process import PATIENCE, Daemon, running, traced
 from tests.daemon.uploads import upload_until_killed
 from tests.support import TempCase, find_program, in_threads, read_answer
@@ -117,7 +119,7 @@ class ReadOnlyDiskTest(PrivateDiskCase):
 
 class NoDescriptorsTest(TempCase):
     def test_daemon_without_descriptors_refuses_or_delays_clients_and_recovers(self) -> None:
-        limit = ["prlimit", "--nofile=60:60"]
+        limit = ["prlimit", "--nofile=80:80"]
 
         with running("--workers", "1", "--store", str(self.directory / "store"), before=limit) as daemon:
             crowd = []
@@ -139,19 +141,52 @@ class NoDescriptorsTest(TempCase):
         self.assertIn(len(warnings), range(1, 5))
         self.assertLess(spent, 2)
 
+    def test_descriptors_suffice_for_as_many_resumable_uploads_as_connections(self) -> None:
+        limit = ["prlimit", "--nofile=1024:1024"]
+        fields = {"Tus-Resumable": "1.0.0", "Upload-Length": "6"}
+
+        with running("--workers", "1", "--store", str(self.directory / "store"), before=limit) as daemon:
+            lines = [line for line in daemon.lines() if "limiting connections to" in line]
+            count = int(lines[0].partition("limiting connections to ")[2].partition(":")[0])
+            with requests.Session() as session:
+                paths = [
+                    session.post(f"{daemon.url}/uploads", headers=fields, timeout=PATIENCE).headers["Location"]
+                    for _ in range(count)
+                ]
+            crowd = [socket.create_connection(("127.0.0.1", daemon.ports[0]), timeout=PATIENCE) for _ in paths]
+            for connection, path in zip(crowd, paths, strict=True):
+                connection.sendall(
+                    f"PATCH {path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
+                    "Content-Type: application/offset+octet-stream\r\nContent-Length: 6\r\n\r\ntea".encode()
+                )
+            files = [self.directory / "store" / path[1:] for path in paths]
+            self.wait_until("all have begun", lambda: all(file.exists() and file.stat().st_size for file in files))
+            statuses = []
+            for connection in crowd:
+                connection.sendall(b"pot")
+                statuses.append(read_answer(connection).status)
+                connection.close()
+
+        self.assertEqual([204] * count, statuses)
+
+
+@contextlib.contextmanager
+def running_with_fault(what: str, *arguments: str) -> Iterator[Daemon]:
+    """Run a daemon for which strace injects a fault."""
+    find_program("strace")
+    with running(*arguments) as daemon, traced(daemon, "-o", "/dev/null", "-e", f"inject={what}"):
+        yield daemon
+
 
 class BrokenSyscallTest(TempCase):
     """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is only one."""
 
-    @contextlib.contextmanager
-    def failing(self, what: str) -> Iterator[Daemon]:
-        find_program("strace")
+    def failing(self, what: str) -> AbstractContextManager[Daemon]:
         arguments = ("--store", str(self.directory / "store"), "--mount", "files=/", "--workers", "1", "--threads", "1")
-        trace = ("-o", "/dev/null", "-e", f"inject={what}")
-        with running(*arguments) as daemon, traced(daemon, *trace):
-            yield daemon
+        return running_with_fault(what, *arguments)
 
-    def test_failed_sync_or_rename_stores_nothing(self) -> None:
+    def test_failed_sync_or_rename_of_a_large_upload_stores_nothing(self) -> None:
+        data = bytes(100_000)
         faults: dict[str, tuple[int, Sequence[str]]] = {
             "fsync:error=EIO:when=1": (500, []),
             # The second one is the directory's.
@@ -163,13 +198,67 @@ class BrokenSyscallTest(TempCase):
 
         for fault, (status, left) in faults.items():
             with self.subTest(fault=fault), self.failing(fault) as daemon:
-                broken = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
+                broken = requests.post(daemon.url, data=data, timeout=PATIENCE)
                 self.assertEqual(status, broken.status_code)
                 self.assertEqual(left, self.files_below(self.directory / "store"))
+                again = requests.post(daemon.url, data=data, timeout=PATIENCE)
+
+                self.assertEqual(200, again.status_code)
+                requests.delete(f"{daemon.url}/{again.json()['hash']}", timeout=PATIENCE)
+
+
+class BrokenGroupCommitTest(TempCase):
+    """The same for small uploads and removals, of which those at the same time are synced together."""
+
+    def failing(self, what: str, *more: str) -> AbstractContextManager[Daemon]:
+        arguments = ("--store", str(self.directory / "store"), "--mount", "files=/", "--workers", "1", *more)
+        return running_with_fault(what, *arguments)
+
+    def test_failed_sync_or_link_of_the_only_small_upload_stores_nothing(self) -> None:
+        faults = {
+            "fsync:error=EIO:when=1": 500,
+            # The second one is the directory's.
+            "fsync:error=ENOSPC:when=2": 507,
+            "fsync:error=EDQUOT:when=2": 507,
+            "linkat:error=EDQUOT:when=1": 507,
+            "linkat:error=EIO:when=1": 500,
+        }
+
+        for fault, status in faults.items():
+            with self.subTest(fault=fault), self.failing(fault, "--threads", "1") as daemon:
+                broken = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
+                self.assertEqual(status, broken.status_code)
+                self.assertEqual([], self.files_below(self.directory / "store"))
                 again = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
 
                 self.assertEqual(200, again.status_code)
                 requests.delete(f"{daemon.url}/{again.json()['hash']}", timeout=PATIENCE)
+
+    def test_uploads_at_the_same_time_are_stored_if_and_only_if_they_are_answered(self) -> None:
+        for fault in ("syncfs:error=EIO:when=3+5", "linkat:error=EIO:when=2+3", "syncfs,fsync:error=EIO:when=2+4"):
+            with self.subTest(fault=fault), self.failing(fault) as daemon:
+
+                def upload(client: int, fault: str = fault, url: str = daemon.url) -> list[tuple[str, int]]:
+                    bodies = [f"{fault} {client} {number}".encode() for number in range(8)]
+                    with requests.Session() as session:
+                        codes = [session.post(url, data=body, timeout=PATIENCE).status_code for body in bodies]
+                    return [(hashlib.sha256(body).hexdigest(), code) for body, code in zip(bodies, codes)]
+
+                statuses = dict(pair for pairs in in_threads(16, upload) for pair in pairs)
+                visible = {path.name for path in (self.directory / "store").glob("[0-9a-f][0-9a-f]/*")}
+
+                self.assertLessEqual(set(statuses.values()), {200, 500})
+                stored = {name for name, status in statuses.items() if status == 200}
+                self.assertEqual(stored, visible & set(statuses))
+
+    def test_removal_whose_sync_failed_answers_500_and_its_retry_404(self) -> None:
+        stored = DiskStore(self.directory / "store").put(b"tea")
+
+        # With fsync: a removal without others, and any where the file system is not synced as a whole, uses that.
+        with self.failing("syncfs,fsync:error=EIO:when=1", "--threads", "1") as daemon:
+            answers = [requests.delete(f"{daemon.url}/{stored}", timeout=PATIENCE).status_code for _ in range(2)]
+
+        self.assertEqual([500, 404], answers)
 
 
 class TwoDaemonsTest(TempCase):

@@ -23,17 +23,23 @@ FLOORS: dict[str, set[str]] = {}
 FLOORS["errors"] = set()
 FLOORS["digest"] = {"errors"}
 FLOORS["bounded_cache"] = set()
+FLOORS["future"] = set()
+FLOORS["resources"] = set()
 FLOORS["wire"] = {"errors", "digest"}
-FLOORS["store"] = {"errors", "digest", "bounded_cache", "wire"}
+FLOORS["store"] = {"errors", "digest", "bounded_cache", "future", "wire"}
 FLOORS["check"] = {"errors", "digest", "wire", "store"}
-FLOORS["web"] = {"errors", "digest", "bounded_cache", "wire"}
-FLOORS["api"] = {"errors", "digest", "bounded_cache", "wire", "store", "web"}
-FLOORS["daemon"] = {"errors", "digest", "wire", "store", "check", "web", "api"}
+FLOORS["migration"] = {"errors", "digest", "wire", "store", "check"}
+FLOORS["client"] = {"errors", "digest", "wire"}
+FLOORS["web"] = {"errors", "digest", "bounded_cache", "future", "wire"}
+FLOORS["api"] = {"errors", "digest", "bounded_cache", "future", "resources", "wire", "store", "web"}
+FLOORS["daemon"] = {
+    *("errors", "digest", "future", "resources", "wire", "store", "check", "migration", "client", "web", "api")
+}
 
 # Modules on no floor: all import the first, and the second imports the top floor.
 OUTSIDE = (PACKAGE, f"{PACKAGE}.__main__")
 
-REQUIREMENTS = ("pymemcache",)
+REQUIREMENTS = ("psycopg", "pymemcache")
 
 # Imports each module named, into an interpreter that has none of the package, and prints those that cannot be.
 IMPORT_EACH = """

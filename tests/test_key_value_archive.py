@@ -55,7 +55,7 @@ _COMMITTED = '[204, ""], [200, "{\\"key\\": \\"value\\"}\\n"]]'
 
 class KeyValueArchiveTest(TempCase):
     def test_archive_is_unpacked_built_and_run_from_any_directory(self) -> None:
-        packed = self.run_command(str(ROOT / "bin" / "package"), cwd=self.directory)
+        packed = self.run_command(str(ROOT / "bin" / "package"), "--archive", cwd=self.directory)
         (archive,) = self.directory.glob("filestoraged-*.tar.gz")
         self.assertEqual(f"{archive}\n", packed)
         unpacked = self.directory / "unpacked here"
@@ -68,13 +68,14 @@ class KeyValueArchiveTest(TempCase):
         said = self.run_session(unpacked / "run.sh")
 
         self.assertLessEqual({"README.md", "build.sh", "run.sh", "filestoraged/store/kv.py"}, set(names))
+        self.assertIn("filestoraged/pages/page.html", names)
         self.assertEqual([], [name for name in names if "__pycache__" in name or name.startswith("tests")])
         self.assertIn("nothing to build", built)
         self.assertTrue(said.startswith(_SAID) and said.rstrip().endswith(_COMMITTED), said)
         self.assertTrue((unpacked / "store" / "kv.sqlite").exists())
 
     def test_readme_of_the_archive_explains_the_database_and_its_links_resolve(self) -> None:
-        self.run_command(str(ROOT / "bin" / "package"), cwd=self.directory)
+        self.run_command(str(ROOT / "bin" / "package"), "--archive", cwd=self.directory)
         (archive,) = self.directory.glob("filestoraged-*.tar.gz")
         with tarfile.open(archive) as tar:
             names = tar.getnames()

@@ -18,6 +18,9 @@ CONFIGURATION = ROOT / "docs" / "filestoraged.conf.5"
 
 OPTIONS = (*FIELDS, CONFIG_FILE)
 
+# An option of the command, with its value, which a switch does not have.
+FLAG = r"\\fB\\-\\-(\S+)\\fR(?: \\fI(\S+)\\fR)?"
+
 
 class Entry(NamedTuple):
     """The entry of an option in a page."""
@@ -41,16 +44,16 @@ class ManualTest(unittest.TestCase):
         self.assertNotEqual((0, ""), self.run_program([find_program("groff"), "-man", "-Tutf8", "-ww", "-z"], page))
 
     def test_command_has_every_option_and_no_other(self) -> None:
-        pattern = r"\\fB\\-\\-(\S+)\\fR \\fI(\S+)\\fR"
+        found = entries(section(COMMAND, ".SS Options of serve"), FLAG)
 
-        found = entries(section(COMMAND, ".SS Options of serve"), pattern)
-
-        self.assertEqual({option.name: option.metavar for option in OPTIONS}, metavars(found))
+        self.assertEqual(
+            {option.name: "" if option.is_switch else option.metavar for option in OPTIONS}, metavars(found)
+        )
 
     def test_command_has_the_options_of_all_subcommands(self) -> None:
         text = plain(COMMAND.read_text(encoding="utf-8").partition(".SH EXAMPLES")[0])
 
-        self.assertEqual(options_of_commands(), set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text)))
+        self.assertEqual(options_of_commands(), set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", text)))
 
     def test_configuration_has_every_option_but_config_and_no_other(self) -> None:
         found = entries(section(CONFIGURATION, ".SH OPTIONS"), r"\\fB(\S+)\\fR = \\fI(\S+)\\fR")
@@ -60,7 +63,7 @@ class ManualTest(unittest.TestCase):
 
     def test_defaults_are_those_of_the_configuration(self) -> None:
         for page, start, pattern in (
-            (COMMAND, ".SS Options of serve", r"\\fB\\-\\-(\S+)\\fR \\fI(\S+)\\fR"),
+            (COMMAND, ".SS Options of serve", FLAG),
             (CONFIGURATION, ".SH OPTIONS", r"\\fB(\S+)\\fR = \\fI(\S+)\\fR"),
         ):
             found = entries(section(page, start), pattern)
@@ -70,7 +73,7 @@ class ManualTest(unittest.TestCase):
                         self.assertEqual(option.default, found[option.name].default)
 
     def test_options_that_repeat_say_so(self) -> None:
-        found = entries(section(COMMAND, ".SS Options of serve"), r"\\fB\\-\\-(\S+)\\fR \\fI(\S+)\\fR")
+        found = entries(section(COMMAND, ".SS Options of serve"), FLAG)
 
         repeatable = {option.name for option in OPTIONS if option.join is not None}
 
@@ -97,7 +100,7 @@ def entries(text: str, pattern: str) -> dict[str, Entry]:
         assert matched is not None, paragraph
         default = re.search(r"^Default: (.*)\.$", paragraph, re.MULTILINE)
         assert default is not None, paragraph
-        found[plain(matched.group(1))] = Entry(plain(matched.group(2)), plain(default.group(1)), paragraph)
+        found[plain(matched.group(1))] = Entry(plain(matched.group(2) or ""), plain(default.group(1)), paragraph)
     return found
 
 

@@ -33,10 +33,10 @@ class DaemonOnMemcachedTest(TempCase):
         self.assertGreater(int(refused.headers["Retry-After"]), 0)
         self.assertEqual((200, b"tea"), (fetched.status_code, fetched.content))
 
-    def test_log_at_the_start_says_that_keys_and_drops_are_in_the_store_directory(self) -> None:
+    def test_log_at_the_start_names_what_is_in_the_store_directory(self) -> None:
         server = start_memcached(self)
         for mounts, expected in (
-            ((), f", drops and keys in {self.directory / 'store'}"),
+            ((), f", locks, drops, keys and uploads in {self.directory / 'store'}"),
             (("--mount", "files=/", "--mount", "kv=/kv"), f", keys in {self.directory / 'store'}"),
             (("--mount", "files=/"), ""),
         ):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import requests
 
@@ -30,6 +31,32 @@ http {{
 """
 
 
+@contextlib.contextmanager
+def running_nginx(directory: Path, upstream: str, store: Path) -> Iterator[str]:
+    """nginx in front of a daemon at the address `upstream`, for the length of a block. Yields its URL."""
+    port = free_port()
+    configuration = (ROOT / "systemd" / "nginx.conf").read_text()
+    for shown, here in (
+        ("server 127.0.0.1:8080;", f"server {upstream};"),
+        ("listen 80;", f"listen 127.0.0.1:{port};"),
+        ("listen [::]:80;", ""),
+        ("access_log /var/log/nginx/filestoraged.log", f"access_log {directory}/filestoraged.log"),
+        ("alias /var/lib/filestoraged/;", f"alias {store}/;"),
+    ):
+        assert configuration.count(shown) == 1, shown
+        configuration = configuration.replace(shown, here)
+    user = "user root;" if os.getuid() == 0 else ""
+    path = directory / "nginx.conf"
+    path.write_text(_AROUND.format(directory=directory, user=user, configuration=configuration))
+    process = subprocess.Popen([find_program("nginx"), "-c", str(path), "-p", str(directory)])
+    try:
+        wait_until_listening(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
 class NginxTest(TempCase):
     daemon: Daemon
     url: str
@@ -42,31 +69,8 @@ class NginxTest(TempCase):
         self.daemon = stack.enter_context(
             running("--accel", "/stored", "--allow-origin", "https://app.example", "--store", str(self.store))
         )
-        self.url = stack.enter_context(self.nginx())
-
-    @contextlib.contextmanager
-    def nginx(self) -> Iterator[str]:
-        port = free_port()
-        configuration = (ROOT / "systemd" / "nginx.conf").read_text()
-        for shown, here in (
-            ("server 127.0.0.1:8080;", f"server 127.0.0.1:{self.daemon.ports[0]};"),
-            ("listen 80;", f"listen 127.0.0.1:{port};"),
-            ("listen [::]:80;", ""),
-            ("access_log /var/log/nginx/filestoraged.log", f"access_log {self.directory}/filestoraged.log"),
-            ("alias /var/lib/filestoraged/;", f"alias {self.store}/;"),
-        ):
-            self.assertEqual(1, configuration.count(shown), shown)
-            configuration = configuration.replace(shown, here)
-        user = "user root;" if os.getuid() == 0 else ""
-        path = self.directory / "nginx.conf"
-        path.write_text(_AROUND.format(directory=self.directory, user=user, configuration=configuration))
-        process = subprocess.Popen([find_program("nginx"), "-c", str(path), "-p", str(self.directory)])
-        try:
-            wait_until_listening(port)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
+        upstream = f"127.0.0.1:{self.daemon.ports[0]}"
+        self.url = stack.enter_context(running_nginx(self.directory, upstream, self.store))
 
     def put_drop(self, data: bytes, **password: str) -> str:
         answer = requests.put(f"{self.url}/vimeo/api/v1.0/file", files={"file": ("Käse.xls", data)}, data=password)

@@ -8,6 +8,8 @@ import subprocess
 import unittest
 from pathlib import Path
 
+from bin.release.source import PARTS
+from filestoraged.api.pages import FILES
 from filestoraged.daemon.config import FIELDS, parse_arguments
 from filestoraged.daemon.worker import DRAIN_TIMEOUT
 from filestoraged.errors import UsageError
@@ -110,12 +112,13 @@ class SampleTest(TempCase):
     """systemd/filestoraged.conf, which bin/install puts into /etc."""
 
     def test_sample_as_shipped_changes_no_default(self) -> None:
-        self.assertEqual(parse_arguments([]), parse_arguments(["--config", str(SAMPLE)]))
+        self.assertEqual(vars(parse_arguments([])), vars(parse_arguments(["--config", str(SAMPLE)])))
 
     def test_sample_with_all_options_uncommented_is_a_valid_configuration(self) -> None:
         text = re.sub(r"^#(?! )(.*)$|^#(    .*)$", r"\1\2", SAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
         path = self.directory / "filestoraged.conf"
-        path.write_text(text, encoding="utf-8")
+        # One of two that exclude each other.
+        path.write_text(text.replace("\ns3 =", "\n#s3 ="), encoding="utf-8")
 
         config = parse_arguments(["--config", str(path)])
 
@@ -149,6 +152,31 @@ class ProgramsTest(TempCase):
     def test_missing_program_is_noticed(self) -> None:
         with self.assertRaisesRegex(AssertionError, "no-such-program is not installed"):
             find_program("no-such-program")
+
+
+class PackageDataTest(unittest.TestCase):
+    """What pip and bin/install put beside the modules."""
+
+    def test_every_file_of_the_package_is_a_module_or_package_data(self) -> None:
+        package = ROOT / "filestoraged"
+        (line,) = re.findall(r"^filestoraged = (.*)$", (ROOT / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE)
+        files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+        data = {path for pattern in line.split(", ") for path in package.glob(pattern)}
+
+        self.assertEqual(set(), {path for path in files if path.suffix != ".py"} - data)
+        self.assertIn(package / "pages" / "style.css", data)
+
+    def test_every_page_and_asset_is_served(self) -> None:
+        self.assertEqual(sorted(path.name for path in (ROOT / "filestoraged" / "pages").iterdir()), sorted(FILES))
+
+    def test_parts_of_the_source_are_all_that_is_in_the_repository(self) -> None:
+        command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "ls-files"]
+        # Nothing where the source has no history: then it was packed by the same list.
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+
+        self.assertLessEqual({path.partition("/")[0] for path in listed}, set(PARTS))
+        self.assertEqual([], [part for part in PARTS if not (ROOT / part).exists()])
 
 
 class PinsTest(unittest.TestCase):

@@ -41,8 +41,7 @@ class DropForm:
             self._staging.write(event)
         elif self._part == "password" and self._password is not None:
             self._password.append(bytes(event))
-            if sum(map(len, self._password)) > _MAX_PASSWORD_SIZE:
-                raise BadRequest(f"The password has more than {_MAX_PASSWORD_SIZE} bytes.")
+            check_password_size(sum(map(len, self._password)))
 
     def whole(self) -> tuple[str, Staging, str]:
         """Return the file's name, its bytes, and the password, empty for none."""
@@ -58,7 +57,7 @@ class DropForm:
         if self._part == "file":
             if self._staging is not None:
                 raise BadRequest("The form has two parts named 'file': expected one.")
-            self._name = _file_name(part.filename)
+            self._name = file_name(part.filename)
             self._staging = self._store.stage()
         elif self._part == "password":
             if self._password is not None:
@@ -66,7 +65,12 @@ class DropForm:
             self._password = []
 
 
-def _file_name(text: str | None) -> str:
+def check_password_size(size: int) -> None:
+    if size > _MAX_PASSWORD_SIZE:
+        raise BadRequest(f"The password has more than {_MAX_PASSWORD_SIZE} bytes.")
+
+
+def file_name(text: str | None) -> str:
     """Return the file name without directories, which browsers send when a user selects a directory.
 
     A backslash is a character of the name, except in `C:\\docs\\a.txt`, as old browsers sent it.

@@ -6,11 +6,14 @@ import functools
 import json
 import logging
 import re
-from concurrent.futures import Future
 
 from filestoraged.api import forms, objects
 from filestoraged.api.drop_form import DropForm
-from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, Unauthorized
+from filestoraged.api.drop_pages import DropPages
+from filestoraged.api.links import mount_url
+from filestoraged.api.pages import Pages
+from filestoraged.errors import BadRequest, ClientGone, Error, Forbidden, Gone, NotFound, Unauthorized
+from filestoraged.future import Future
 from filestoraged.store import passwords
 from filestoraged.store.contract import Blob, Sink, Store
 from filestoraged.store.drops import Claim, Drop, Drops
@@ -25,6 +28,9 @@ log = logging.getLogger(__name__)
 
 # Maximum size of a file, in bytes.
 MAX_FILE_SIZE = 16 * 1024 * 1024
+
+# Bytes. A file that a socket takes at once is sealed before its first byte: the loop waits for that without a thread.
+_SMALL_FILE = 16 * 1024
 
 # Seconds for which the bytes of a drop are kept after it was handed over to a proxy, which reads them meanwhile.
 _PROXY_TIMEOUT = 600.0
@@ -42,22 +48,35 @@ _LABELS = {405: "Method not Allowed", 413: "Request Entity Too Large"}
 
 
 def routes(
-    drops: Drops, store: Store, guard: Guard, *, public_url: str | None = None, accel: str | None = None
+    drops: Drops,
+    store: Store,
+    guard: Guard,
+    *,
+    public_url: str | None = None,
+    accel: str | None = None,
+    pages: Pages | None = None,
 ) -> Router:
-    """`store` contains the bytes of the drops, named by their ids."""
-    pages = _Pages(drops, store, guard, public_url, accel)
-    return Router(
-        "drops",
-        [
-            Route("PUT", "/file", pages.upload, WRITE, RunsOn.THREAD),
-            Route("GET", "/file/{id}", pages.download, READ, RunsOn.THREAD, recall=pages.recall),
-        ],
-        refuse=_refuse,
-        secret=True,
-    )
+    """`store` contains the bytes of the drops, named by their ids. Without `pages`, there are none for people."""
+    requests = _Requests(drops, store, guard, public_url, accel)
+    runs_on = objects.runs_waiting(store)
+    routes = [Route("PUT", "/file", requests.upload, WRITE, runs_on), _download_route(drops, requests, runs_on)]
+    if pages is None:
+        return Router("drops", routes, refuse=_refuse, secret=True)
+    shown = DropPages(pages, requests, limit=MAX_FILE_SIZE, public_url=public_url)
+    # They look a drop up in the database, and its size in the store.
+    waits_on = RunsOn.REMOTE if drops.is_remote else runs_on
+    routes += shown.routes(waits_on)
+    return Router("drops", routes, refuse=_refuse, secret=True, variant=shown.variant(waits_on))
 
 
-class _Pages:
+def _download_route(drops: Drops, requests: _Requests, runs_on: RunsOn) -> Route:
+    """On another machine, a query takes longer than the loop may wait."""
+    if drops.is_remote:
+        return Route("GET", "/file/{id}", requests.download, READ, RunsOn.REMOTE)
+    return Route("GET", "/file/{id}", requests.download, READ, runs_on, recall=requests.recall)
+
+
+class _Requests:
     def __init__(self, drops: Drops, store: Store, guard: Guard, public_url: str | None, accel: str | None) -> None:
         self._drops = drops
         self._store = store
@@ -66,6 +85,12 @@ class _Pages:
         self._accel = accel
 
     async def upload(self, request: Request) -> Response:
+        drop = await self.create(request)
+        answer = {"status": "File Uploaded Successfully", "url": self._link(request, drop.id)}
+        return Response(201, JSON + _NO_STORE, json.dumps(answer).encode() + b"\n")
+
+    async def create(self, request: Request) -> Drop:
+        """Store the drop that a form has."""
         boundary = form_boundary(request.fields.get("content-type", ""))
         if boundary is None:
             raise BadRequest("Invalid Content-Type: expected multipart/form-data with a part named 'file'.")
@@ -78,24 +103,28 @@ class _Pages:
             # The id is registered before its bytes are stored, so that no bytes are ever without a row.
             id_ = await result_of(self._drops.announce())
             try:
-                staging.commit(name=id_)
-                await result_of(self._drops.publish(Drop(id_, name, kept)))
+                await result_of(staging.commit_later(name=id_))
+                drop = Drop(id_, name, kept)
+                await result_of(self._drops.publish(drop))
             except BaseException:
                 self._drops.retract(id_)
                 raise
-        answer = {"status": "File Uploaded Successfully", "url": self._link(request, id_)}
-        return Response(201, JSON + _NO_STORE, json.dumps(answer).encode() + b"\n")
+        return drop
 
     async def download(self, request: Request, id_: str) -> Response:
         if any(word in request.fields.get(field, "").lower() for field in _PREFETCH_FIELDS for word in _PREFETCH_WORDS):
             raise Forbidden("A prefetch is refused: a drop can be downloaded once.")
-        drop = self._find(id_)
+        return await self.fetch(request, self.find(id_), None)
+
+    async def fetch(self, request: Request, drop: Drop, password: str | None) -> Response:
+        """Claim a drop, and answer with its bytes. Without a `password`, the one in the head of the request counts."""
         if drop.password is not None:
-            password = _password(request)
+            password = password or _password(request)
             if password is None:
                 raise Unauthorized("A password is required.")
             check = functools.partial(self._drops.check, drop, password)
             await result_of(self._guard.guesses.submit(request.client, check))
+        self._require_store(drop)
         claiming = self._drops.claim(drop.id)
         try:
             claim = await result_of(claiming)
@@ -106,13 +135,18 @@ class _Pages:
         blob = self._open(claim)
         accel = "" if _is_partial(request) else objects.accelerated(self._store, drop.id, self._accel)
         if not accel:
-            return self._hand_out(drop, claim, blob)
+            content = _Claimed(self._drops, claim, blob)
+            if self._drops.is_remote and blob.size <= _SMALL_FILE:
+                await self._seal(content)
+            response = Response(200, _description(drop), content=content, stop=blob.size)
+            response.on_received = content.finish
+            return response
         # Record this before the response: from then on the proxy sends the bytes, even if this process dies.
         blob.close()
         try:
             await result_of(self._drops.hand_over(claim, keep=_PROXY_TIMEOUT))
         except BaseException:
-            # Has no effect if the hand-over was recorded in spite of the error.
+            # Nothing was sent, even if the hand-over was recorded in spite of the error.
             self._drops.release(claim)
             raise
         return Response(200, _description(drop) + accel)
@@ -120,7 +154,7 @@ class _Pages:
     def recall(self, _: Request, id_: str) -> Response | None:
         """Answer 404 and 410 on the loop. Returns None for an available drop."""
         try:
-            self._find(id_)
+            self.find(id_)
         except (NotFound, Gone):
             raise
         except Exception:
@@ -128,8 +162,27 @@ class _Pages:
             return None
         return None
 
-    def _find(self, id_: str) -> Drop:
+    def find(self, id_: str) -> Drop:
+        """Look up an available drop. Raises NotFound, Gone and TooManyGuesses."""
         return self._drops.get(id_ if _ID.fullmatch(id_) else "")
+
+    def _require_store(self, drop: Drop) -> None:
+        """Raise StoreUnavailable before a claim: requests during an outage must not use up the breaks of the drop."""
+        if self._store.remote:
+            try:
+                self._store.stat(drop.id)
+            except NotFound:
+                # Perhaps everything is missing.
+                self._store.probe()
+
+    def size_of(self, drop: Drop) -> int:
+        """The bytes of a drop. Raises Gone."""
+        try:
+            return self._store.stat(drop.id).size
+        except NotFound as error:
+            # It was fetched since it was found, unless everything is missing.
+            self._require_store(drop)
+            raise Gone("The file of this drop is missing.") from error
 
     def _open(self, claim: Claim) -> Blob:
         try:
@@ -144,21 +197,22 @@ class _Pages:
             raise
 
     def _release_unused(self, claiming: Future[Claim]) -> None:
-        if not claiming.cancelled() and claiming.exception() is None:
+        if claiming.exception() is None:
             self._drops.release(claiming.result())
 
     def _hash(self, request: Request, password: str) -> Future[bytes]:
         return self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))
 
-    def _hand_out(self, drop: Drop, claim: Claim, blob: Blob) -> Response:
-        claimed = _Claimed(self._drops, claim, blob)
-        response = Response(200, _description(drop), content=claimed, stop=blob.size)
-        response.on_received = claimed.finish
-        return response
+    async def _seal(self, content: _Claimed) -> None:
+        try:
+            await result_of(content.seal())
+        except BaseException:
+            content.close()
+            raise
+        content.is_sealed = True
 
     def _link(self, request: Request, id_: str) -> str:
-        start = self._public_url or f"http://{request.fields.get('host', 'localhost')}"
-        return f"{start}{request.mount}/file/{id_}"
+        return f"{mount_url(request, self._public_url)}/file/{id_}"
 
 
 class _Claimed:
@@ -169,8 +223,27 @@ class _Claimed:
         self._claim = claim
         self._blob = blob
         self._finished = False
+        # Whether the claim cannot be lost any more: at once where it is this process's as long as that lives.
+        self.is_sealed = not drops.is_remote
+        # Sealing waits for another machine.
+        self.may_wait = blob.may_wait or drops.is_remote
+
+    def seal(self) -> Future[None]:
+        """Confirm the claim. The last byte is sent after that, so that no two clients get the whole file."""
+        return self._drops.seal(self._claim)
 
     def send(self, sink: Sink, start: int, stop: int) -> int:
+        if self.is_sealed:
+            return self._blob.send(sink, start, stop)
+        if start < stop - 1:
+            return self._blob.send(sink, start, stop - 1)
+        try:
+            self.seal().result()
+        except Error as error:
+            # The response has begun, and can only end too early.
+            log.warning("a download of a drop is broken off: %s", error.__cause__ or error)
+            raise ClientGone("The claim on the drop was not confirmed.") from error
+        self.is_sealed = True
         return self._blob.send(sink, start, stop)
 
     def finish(self) -> None:

@@ -6,28 +6,32 @@ from urllib.parse import unquote
 
 from filestoraged.api import forms, objects
 from filestoraged.api.objects import Delivery
+from filestoraged.api.pages import Pages
+from filestoraged.api.upload_page import UploadPage
 from filestoraged.digest import Digest
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
 from filestoraged.web.message import JSON, Request, Response, json_response
-from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
+from filestoraged.web.router import DELETE, READ, Route, Router
 from filestoraged.wire.accept import prefers_text
 from filestoraged.wire.expectations import expected_digests
 from filestoraged.wire.multipart import FormEvent, Part, form_boundary
 
 
-def routes(store: Store, delivery: Delivery) -> Router:
-    pages = _Files(store, delivery)
+def routes(store: Store, delivery: Delivery, pages: Pages | None = None) -> Router:
+    """Without `pages`, there is none for people."""
+    requests = _Files(store, delivery)
     changes, reads = objects.runs_on(store)
     return Router(
         "files",
         [
-            Route("POST", "/", pages.upload, WRITE, changes),
-            Route("GET", "/", pages.download, READ, reads),
-            Route("DELETE", "/", pages.remove, DELETE, changes),
-            Route("GET", "/{hash}", pages.download, READ, reads),
-            Route("DELETE", "/{hash}", pages.remove, DELETE, changes),
+            objects.upload_route("POST", "/", requests.upload, store),
+            Route("GET", "/", requests.download, READ, reads),
+            Route("DELETE", "/", requests.remove, DELETE, changes),
+            Route("GET", "/{hash}", requests.download, READ, reads),
+            Route("DELETE", "/{hash}", requests.remove, DELETE, changes),
         ],
+        variant=None if pages is None else UploadPage(pages, store).variant(),
     )
 
 
@@ -47,10 +51,13 @@ class _Files:
         return Response(200, JSON, objects.receipt("hash", digest, size))
 
     def download(self, request: Request, segment: str | None = None) -> Response:
+        again = objects.download_again(request)
+        if again is not None:
+            return again
         return objects.download(request, self._store, _the_hash(request, segment), self._delivery)
 
-    def remove(self, request: Request, segment: str | None = None) -> Response:
-        return json_response(200, {"hash": objects.remove(request, self._store, _the_hash(request, segment))})
+    async def remove(self, request: Request, segment: str | None = None) -> Response:
+        return json_response(200, {"hash": await objects.remove(request, self._store, _the_hash(request, segment))})
 
     async def _receive_form(self, request: Request, boundary: str) -> tuple[Digest, int]:
         """Store the first file of the form. Reads the whole form first: of an incomplete form, nothing is stored."""
@@ -58,7 +65,7 @@ class _Files:
         expected = expected_digests(request.fields)
         with _FirstFile(request, self._store) as file:
             await forms.receive_form(request, boundary, file.take, limit=self._store.max_size, expected=expected)
-            return file.commit()
+            return await file.commit()
 
 
 class _FirstFile:
@@ -88,10 +95,10 @@ class _FirstFile:
             expected = [*objects.announced_in_query(self._request, self._store), *expected_digests(event.fields)]
             self._staging = objects.begin(self._request, self._store, size=None, expected=expected)
 
-    def commit(self) -> tuple[Digest, int]:
+    async def commit(self) -> tuple[Digest, int]:
         if self._staging is None:
             raise MalformedMultipart("The form has no file.")
-        return objects.commit(self._request, self._staging), self._staging.size
+        return await objects.commit(self._request, self._staging, self._store), self._staging.size
 
 
 def _the_hash(request: Request, segment: str | None) -> str:

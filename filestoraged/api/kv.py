@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
+from filestoraged.api.payloads import Payloads
 from filestoraged.bounded_cache import BoundedCache
-from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound, TooLarge, Unavailable
-from filestoraged.store.kv import KeyValues
+from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound
+from filestoraged.future import Future
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import JSON, NO_STORE, Answer, Request, Response, RunsOn, result_of
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
@@ -23,32 +24,65 @@ _MAX_BODY_SIZE = 1024 * 1024
 # Bytes. A body of this size is validated in less than 0.1 ms, which does not delay other connections of the loop.
 _SMALL_BODY = 4 * 1024
 
-# Maximum size of all request bodies in flight in a worker, in bytes. The first _SMALL_BODY bytes of each do not count,
-# so that slow large bodies do not cause the refusal of small ones.
-_MAX_IN_FLIGHT = 64 * 1024 * 1024
-
 # Maximum size of the cached responses of a worker in bytes, with Python's overhead for each. A full cache is emptied.
 _MAX_CACHE_SIZE = 8 * 1024 * 1024
 _ENTRY_OVERHEAD = 256
 
 
-def routes(keys: KeyValues) -> Router:
-    pages = Pages(keys)
+class _Keys(Protocol):
+    """A key-value database; see `store.kv`. Methods that return a future may raise StoreUnavailable."""
 
-    def read(pattern: str) -> Route:
-        return Route("GET", pattern, pages.read, READ, RunsOn.THREAD, recall=pages.recall)
+    @property
+    def queued(self) -> int: ...
+
+    def set_later(self, key: str, value: bytes) -> Future[bool]: ...
+
+    def delete_later(self, key: str) -> Future[bool]: ...
+
+    def commit_later(self) -> Future[bool]: ...
+
+    def probe(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LocalKeys(_Keys, Protocol):
+    """On this machine, whose processes count commits together."""
+
+    @property
+    def is_remote(self) -> Literal[False]: ...
+
+    @property
+    def commits(self) -> int: ...
+
+    def get(self, key: str) -> bytes | None: ...
+
+
+class RemoteKeys(_Keys, Protocol):
+    """On another machine, where others may commit at any time."""
+
+    @property
+    def is_remote(self) -> Literal[True]: ...
+
+    def get_later(self, key: str) -> Future[bytes | None]: ...
+
+
+Keys = LocalKeys | RemoteKeys
+
+
+def routes(keys: Keys) -> Router:
+    pages = _Changes(keys)
 
     def queue(method: str, pattern: str, page: Callable[..., Answer], scope: str) -> Route:
         # Small bodies need no thread: the page awaits the future of the writer.
         return Route(method, pattern, page, scope, RunsOn.INLINE, inline_body=_SMALL_BODY)
 
+    # The last two are keys, too.
+    read = _read_routes(keys, ("/{key}", "/set", "/commit"))
     return Router(
         "kv",
         [
-            read("/{key}"),
-            # These are keys too.
-            read("/set"),
-            read("/commit"),
+            *read,
             queue("POST", "/set", pages.set, WRITE),
             queue("DELETE", "/set", pages.delete, DELETE),
             queue("POST", "/commit", pages.commit, WRITE),
@@ -57,20 +91,24 @@ def routes(keys: KeyValues) -> Router:
     )
 
 
-class Pages:
-    def __init__(self, keys: KeyValues) -> None:
+def _read_routes(keys: Keys, patterns: Sequence[str]) -> Sequence[Route]:
+    if keys.is_remote:
+        remote = _RemoteReads(keys)
+        return [Route("GET", pattern, remote.read, READ, RunsOn.INLINE) for pattern in patterns]
+    local = _LocalReads(keys)
+    return [Route("GET", pattern, local.read, READ, RunsOn.THREAD, recall=local.recall) for pattern in patterns]
+
+
+class _LocalReads:
+    def __init__(self, keys: LocalKeys) -> None:
         self._keys = keys
-        self._payloads = _Payloads()
         self._answers = _ResponseCache()
 
     def read(self, request: Request, *_: str) -> Response:
         # Read the count before the value: a commit in between then invalidates the cached response.
         commits = self._keys.commits
         key = _key(request)
-        value = self._keys.get(key)
-        if value is None:
-            raise NotFound("There is no value for that key.", name=key)
-        body = encode_pair(key, value) + b"\n"
+        body = _encode(key, self._keys.get(key))
         if commits % 2 == 0:
             self._answers.put(request.path, commits, body)
         return Response(200, _FRESH_JSON, body)
@@ -80,8 +118,25 @@ class Pages:
         body = self._answers.get(request.path, self._keys.commits)
         return None if body is None else Response(200, _FRESH_JSON, body)
 
+
+class _RemoteReads:
+    """Nothing is cached, and the loop waits for a value without a thread."""
+
+    def __init__(self, keys: RemoteKeys) -> None:
+        self._keys = keys
+
+    async def read(self, request: Request, *_: str) -> Response:
+        key = _key(request)
+        return Response(200, _FRESH_JSON, _encode(key, await result_of(self._keys.get_later(key))))
+
+
+class _Changes:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._payloads = Payloads(_MAX_BODY_SIZE, small=_SMALL_BODY)
+
     async def set(self, request: Request) -> Response:
-        body = await self._payloads.gather(request)
+        body = self._payloads.received(request) or await self._payloads.gather(request)
         key, value = parse_pair(body)
         if not key:
             raise BadRequest("Invalid key '': expected at least 1 character.")
@@ -99,49 +154,6 @@ class Pages:
     async def commit(self, request: Request) -> Response:
         await result_of(self._keys.commit_later())
         return Response(204)
-
-
-class _Payloads:
-    """Receives request bodies into memory, up to a total of _MAX_IN_FLIGHT bytes. The lock guards the total."""
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._lock = threading.Lock()
-
-    async def gather(self, request: Request) -> bytes:
-        """Receive a body. Raises TooLarge, and Unavailable if too many bytes are in flight."""
-        if (request.size or 0) > _MAX_BODY_SIZE:
-            raise TooLarge(_MAX_BODY_SIZE, size=request.size)
-        if request.size is not None and request.size <= _SMALL_BODY:
-            # Most small bodies arrive with their heads. They would not count below.
-            whole = request.body.take_buffered()
-            if whole is not None:
-                return whole
-        # One buffer: a list of pieces would take a thousand times the memory for a body that arrives byte by byte.
-        body = bytearray()
-        try:
-            async for piece in request.body:
-                if len(body) + len(piece) > _MAX_BODY_SIZE:
-                    raise TooLarge(_MAX_BODY_SIZE)
-                self._reserve(_counted(len(body) + len(piece)) - _counted(len(body)))
-                body += piece
-        finally:
-            self._release(_counted(len(body)))
-        return bytes(body)
-
-    def _reserve(self, size: int) -> None:
-        with self._lock:
-            if size and self._size + size > _MAX_IN_FLIGHT:
-                raise Unavailable(f"More than {_MAX_IN_FLIGHT} bytes of request bodies are in flight; retry later.")
-            self._size += size
-
-    def _release(self, size: int) -> None:
-        with self._lock:
-            self._size -= size
-
-
-def _counted(size: int) -> int:
-    return max(0, size - _SMALL_BODY)
 
 
 class _ResponseCache:
@@ -162,6 +174,12 @@ class _ResponseCache:
 
 def _answer_size(path: str, answer: tuple[int, bytes]) -> int:
     return _ENTRY_OVERHEAD + len(path) + len(answer[1])
+
+
+def _encode(key: str, value: bytes | None) -> bytes:
+    if value is None:
+        raise NotFound("There is no value for that key.", name=key)
+    return encode_pair(key, value) + b"\n"
 
 
 def _key(request: Request) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import platform
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from filestoraged import __version__
+from filestoraged.api.bounded_call import BoundedCall
+from filestoraged.api.kv import Keys
 from filestoraged.store.contract import Store, Usage
 from filestoraged.store.drops import Drops
-from filestoraged.store.kv import KeyValues
+from filestoraged.store.locks import Locks
 from filestoraged.store.shared_count import SharedCount
+from filestoraged.store.uploads.registry import Registry
 from filestoraged.web.message import Request, Response, RunsOn, field_lines
 from filestoraged.web.metrics import BOUNDS, Metrics, RequestTotals
 from filestoraged.web.router import READ, Route, Router
@@ -20,19 +24,28 @@ _FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-stor
 
 log = logging.getLogger(__name__)
 
+# Seconds for all gauges. Prometheus waits for 10 s for a page of metrics, and shows none of it after that.
+_TIMEOUT = 5.0
+
 # Collects metric families.
 Gauge = Callable[[], Iterable[Family]]
 
 
-def routes(metrics: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Router:
-    """`gauges` are collected for each request. `remote`: one of them waits for other machines."""
+def routes(metrics: Metrics, gauges: Mapping[str, Gauge]) -> Router:
+    """`gauges` are collected for each request."""
+
+    calls = {name: _bounded(gauge) for name, gauge in gauges.items()}
 
     def show(_: Request) -> Response:
         families = [*_workers(metrics), *_requests(metrics)]
         failed_parts: dict[str, int] = {}
-        for name, gauge in gauges.items():
+        # All at once: several may wait for a machine that does not answer.
+        for call in calls.values():
+            with contextlib.suppress(RuntimeError):
+                call.start()
+        for name, call in calls.items():
             try:
-                families += gauge()
+                families += call.result()
             except Exception as error:
                 # A failed gauge must not hide the others, which an operator needs to find the cause.
                 log.warning("cannot count %s: %s", name, error.__cause__ or error)
@@ -45,8 +58,12 @@ def routes(metrics: Metrics, gauges: Mapping[str, Gauge], *, remote: bool) -> Ro
         )
         return Response(200, _FIELDS, exposition(families).encode())
 
-    # Some gauges wait for a disk.
-    return Router("operations", [Route("GET", "/", show, READ, RunsOn.REMOTE if remote else RunsOn.THREAD)])
+    # Some gauges wait for another machine. Not on the threads for that, which all wait where one of these hangs.
+    return Router("operations", [Route("GET", "/", show, READ, RunsOn.THREAD)])
+
+
+def _bounded(gauge: Gauge) -> BoundedCall[list[Family]]:
+    return BoundedCall(lambda: list(gauge()), timeout=_TIMEOUT)
 
 
 def objects(store: Store, shared: SharedCount) -> Gauge:
@@ -75,7 +92,7 @@ def drops(registry: Drops) -> Gauge:
     return collect
 
 
-def keys(database: KeyValues) -> Gauge:
+def keys(database: Keys) -> Gauge:
     def collect() -> Iterator[Family]:
         yield Family(
             "filestoraged_queued_keys",
@@ -83,6 +100,21 @@ def keys(database: KeyValues) -> Gauge:
             "Keys set or deleted since the last commit, each time.",
             [({}, database.queued)],
         )
+
+    return collect
+
+
+def locks(database: Locks) -> Gauge:
+    def collect() -> Iterator[Family]:
+        yield Family("filestoraged_locks", "gauge", "Locks of Git LFS in all repositories.", [({}, database.count())])
+
+    return collect
+
+
+def uploads(registry: Registry) -> Gauge:
+    def collect() -> Iterator[Family]:
+        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
+        yield Family("filestoraged_uploads", "gauge", "Resumable uploads by state.", samples)
 
     return collect
 
@@ -103,9 +135,21 @@ def memcached(store: Store) -> Gauge:
     return collect
 
 
+def s3(traffic: Callable[[], Mapping[str, int]], idle_connections: Callable[[], int]) -> Gauge:
+    """Requests to an S3 store by result, and the connections that the asked worker keeps."""
+
+    def collect() -> Iterator[Family]:
+        attempts: list[Sample] = [({"result": result}, number) for result, number in traffic().items()]
+        yield Family("filestoraged_s3_requests_total", "counter", "Requests to the S3 store, by result.", attempts)
+        help_ = "Connections to the S3 store that the worker which was asked keeps for the next requests."
+        yield Family("filestoraged_s3_idle_connections", "gauge", help_, [({}, idle_connections())])
+
+    return collect
+
+
 def _workers(metrics: Metrics) -> Iterator[Family]:
     now = metrics.gauges()
-    build = {"version": __version__, "python": platform.python_version()}
+    build = {"version": __version__, "python": sys.version.partition(" ")[0]}
     yield Family("filestoraged_build_info", "gauge", "Always 1; the labels name the version.", [(build, 1)])
     yield Family("filestoraged_workers", "gauge", "Workers that serve or drain.", [({}, now.workers)])
     connections: list[Sample] = [

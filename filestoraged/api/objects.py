@@ -6,12 +6,14 @@ import contextlib
 import mimetypes
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from filestoraged.digest import Digest, Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, CorruptObject, NotFound, PreconditionFailed
 from filestoraged.store.contract import Blob, Staging, Store
-from filestoraged.web.message import Fields, Request, Response, RunsOn, field_lines
+from filestoraged.web.message import Answer, Fields, Request, Response, RunsOn, field_lines, result_of
+from filestoraged.web.response_head import encode_fields
+from filestoraged.web.router import WRITE, Route
 from filestoraged.wire import conditions
 from filestoraged.wire.dates import format_date
 from filestoraged.wire.expectations import expected_digests
@@ -44,13 +46,33 @@ _TYPE_OF_OCTETS = field_lines(("Content-Type", _OCTETS))
 _CONDITIONS = frozenset(("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "range"))
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
-# The table of the standard library alone, so that types do not depend on the machine.
-_TYPES = mimetypes.MimeTypes()
+# The table of the standard library alone, so that types do not depend on the machine. Neither by `mimetypes.guess_type`
+# nor by a MimeTypes: both read the tables of the machine first, and keep them, in 0.4 MiB.
+_TYPES = dict(mimetypes.types_map)
 
 
 def runs_on(store: Store) -> tuple[RunsOn, RunsOn]:
     """Where pages run that change a store, and where those run that read it. A local disk is read on the loop."""
-    return (RunsOn.REMOTE, RunsOn.REMOTE) if store.remote else (RunsOn.THREAD, RunsOn.INLINE)
+    if store.remote:
+        return RunsOn.REMOTE, RunsOn.REMOTE
+    return RunsOn.INLINE if store.unwaiting_size else RunsOn.THREAD, RunsOn.INLINE
+
+
+def runs_waiting(store: Store) -> RunsOn:
+    """Where pages run that wait for a store, such as those that list it."""
+    return RunsOn.REMOTE if store.remote else RunsOn.THREAD
+
+
+def upload_route(method: str, pattern: str, page: Callable[..., Answer], store: Store) -> Route:
+    """The route of a page that stores a body. On the loop, it stages small ones in memory."""
+    changes, _ = runs_on(store)
+
+    def stays_inline(request: Request) -> bool:
+        # The only upload is done sooner by one thread. The size of a file in a form is not known before it is received.
+        is_form = "multipart" in request.fields.get("content-type", "")
+        return not is_form and store.is_crowded and store.has_room(request.size or 0)
+
+    return Route(method, pattern, page, WRITE, changes, inline_body=store.unwaiting_size, stays_inline=stays_inline)
 
 
 async def receive_object(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[Digest, int]:
@@ -58,7 +80,7 @@ async def receive_object(request: Request, store: Store, expected: Sequence[Expe
     with begin(request, store, size=request.size, expected=expected) as staging:
         async for piece in request.body:
             staging.write(piece)
-        return commit(request, staging), staging.size
+        return await commit(request, staging, store), staging.size
 
 
 def begin(request: Request, store: Store, *, size: int | None, expected: Sequence[Expected]) -> Staging:
@@ -66,15 +88,19 @@ def begin(request: Request, store: Store, *, size: int | None, expected: Sequenc
     if "content-range" in request.fields:
         # `curl -C -` sends the rest of a file so. It must not be stored as a whole (RFC 9110, section 14.5).
         raise BadRequest("Content-Range is not supported: send the whole object.")
-    if conditions.forbids_overwrite(request.fields):
-        for algorithm, digest in expected:
-            if algorithm == store.algorithm and _exists(store, digest):
-                raise AlreadyExists(digest)
-    return store.stage(size, expected=expected)
+    if not conditions.forbids_overwrite(request.fields):
+        return store.stage(size, expected=expected)
+    for algorithm, digest in expected:
+        if algorithm == store.algorithm and _exists(store, digest):
+            raise AlreadyExists(digest)
+    return store.stage_new(size, expected=expected)
 
 
-def commit(request: Request, staging: Staging) -> Digest:
-    return staging.commit_new() if conditions.forbids_overwrite(request.fields) else staging.commit()
+async def commit(request: Request, staging: Staging, store: Store) -> Digest:
+    if request.may_wait and not store.is_crowded:
+        return staging.commit_new() if conditions.forbids_overwrite(request.fields) else staging.commit()
+    commit_later = staging.commit_new_later if conditions.forbids_overwrite(request.fields) else staging.commit_later
+    return await result_of(commit_later())
 
 
 def announced(request: Request, store: Store) -> Sequence[Expected]:
@@ -99,19 +125,35 @@ def receipt(key: str, digest: str, size: int) -> bytes:
     return f'{{"{key}": "{digest}", "size": {size}}}\n'.encode()
 
 
+def download_again(request: Request) -> Response | None:
+    """Answer as the last request with this head was answered, if the object is in memory and unchanged."""
+    if request.memo is None:
+        return None
+    store, digest = request.memo
+    blob = store.recall(digest)
+    return None if blob is None else blob.memo
+
+
 def download(request: Request, store: Store, name: str, delivery: Delivery) -> Response:
     """Answer with the object or the requested range of it, or with 304 if the client has it."""
     digest = _digest(name)
     blob = store.open(digest)
     try:
         accel = accelerated(store, digest, delivery.accel)
-        return _represent(request, blob, delivery.handed_over if accel else delivery.fields, accel)
+        if accel or not _CONDITIONS.isdisjoint(request.fields):
+            return _represent(request, blob, delivery.handed_over if accel else delivery.fields, accel)
+        response = Response(200, _fields(blob, delivery.fields) + _description(request), content=blob, stop=blob.size)
+        if blob.is_shared and request.is_plain and not request.parameters("name"):
+            encode_fields(response)
+            blob.memo = response
+            request.memo = store, digest
+        return response
     except Exception:
         blob.close()
         raise
 
 
-def remove(request: Request, store: Store, name: str) -> str:
+async def remove(request: Request, store: Store, name: str) -> str:
     """Remove an object if the request's conditions hold. Returns its digest."""
     digest = _digest(name)
     if any(field.startswith("if-") for field in request.fields):
@@ -120,7 +162,7 @@ def remove(request: Request, store: Store, name: str) -> str:
             conditions.check_preconditions(request.fields, digest, blob.modified)
             if conditions.matches_if_none_match(request.fields, digest):
                 raise PreconditionFailed("The object is one that If-None-Match names.")
-    store.remove(digest)
+    await result_of(store.remove_later(digest))
     return digest
 
 
@@ -130,10 +172,13 @@ def accelerated(store: Store, name: str, accel: str | None) -> Fields:
     return "" if place is None else f"X-Accel-Redirect: {accel}/{place}\r\n"
 
 
+def _fields(blob: Blob, fixed: Fields) -> Fields:
+    return f'ETag: "{blob.digest}"\r\nLast-Modified: {format_date(blob.modified)}\r\n{fixed}'
+
+
 def _represent(request: Request, blob: Blob, fixed: Fields, accel: Fields) -> Response:
-    fields = f'ETag: "{blob.digest}"\r\nLast-Modified: {format_date(blob.modified)}\r\n{fixed}'
-    if not accel and _CONDITIONS.isdisjoint(request.fields):
-        return Response(200, fields + _description(request), content=blob, stop=blob.size)
+    """Answer a request with conditions, or leave the bytes to a proxy."""
+    fields = _fields(blob, fixed)
     if not conditions.must_send(request.fields, blob.digest, blob.modified):
         blob.close()
         return Response(304, fields)
@@ -177,9 +222,7 @@ def saved_as(name: str) -> Fields:
 
 def content_type(name: str) -> str:
     """The media type for the extension of a file name."""
-    # Only the extension: `guess_type` parses a whole name as a URL, such as "data:text/html,".
-    kind, encoding = _TYPES.guess_type("x" + posixpath.splitext(name)[1])
-    return kind if kind and not encoding else _OCTETS
+    return _TYPES.get(posixpath.splitext(name)[1].lower(), _OCTETS)
 
 
 def _digest(name: str) -> Digest:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from filestoraged.api.bounded_call import BoundedCall
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.web.error_responses import refusal
-from filestoraged.web.message import NO_STORE, Request, Response, RunsOn, json_response
-from filestoraged.web.router import READ, Route, Router
+from filestoraged.web.message import JSON, NO_STORE, Fields, Request, Response, RunsOn, json_response
+from filestoraged.web.router import PUBLIC, READ, Route, Router
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +21,26 @@ PREFIX = "/-/"
 # The path of the metrics, which not every client may read.
 METRICS = "/-/metrics"
 
+# The path of the description of all interfaces, for programs.
+DESCRIPTION = "/-/openapi.json"
+
+_REVALIDATED: Fields = "Cache-Control: no-cache\r\n"
+
 # Seconds for which the result of a check is reused.
 _REUSE_TIME = 1.0
 
+# Seconds after which a check that still runs counts as failed: proxies take a daemon that does not answer for dead, and
+# end its requests, while it only waits for another machine.
+_CHECK_TIMEOUT = 5.0
+
 # Raises an OSError or an Error if a part of the daemon is unusable.
 Probe = Callable[[], None]
+
+
+def description_routes(describe: Callable[[], bytes]) -> Router:
+    """The document that `describe` returns. It is made for the first request."""
+    document = _Document(describe)
+    return Router("operations", [Route("GET", "/", document.show, PUBLIC, RunsOn.THREAD)], public=True)
 
 
 def health_routes() -> Router:
@@ -51,13 +66,13 @@ class Fault(NamedTuple):
 
 
 class Readiness:
-    """Runs all `probes`. `remote`: one of them waits for other machines. Any thread calls it."""
+    """Runs all `probes`, of which some wait for other machines. Any thread calls it."""
 
-    def __init__(self, probes: Sequence[Probe], *, remote: bool) -> None:
+    def __init__(self, probes: Sequence[Probe], *, timeout: float = _CHECK_TIMEOUT) -> None:
         self._probes = probes
-        self.remote = remote
+        self._timeout = timeout
         self._known = _Known(None, 0.0)
-        self._lock = threading.Lock()
+        self._call = BoundedCall(self._check, timeout=timeout)
 
     def recall(self) -> _Known | None:
         """Return the last result, or None if it is too old."""
@@ -65,14 +80,25 @@ class Readiness:
         return known if time.monotonic() < known.until else None
 
     def check(self) -> _Known:
-        """Run the probes, unless another thread has just done so."""
-        with self._lock:
-            known = self.recall()
-            if known is None:
-                fault = self._find_fault()
-                self._log_change(fault)
-                known = self._known = _Known(fault, time.monotonic() + _REUSE_TIME)
+        """Run the probes, unless another thread has just done so, and wait for them for a limited time."""
+        known = self.recall()
+        if known is not None:
             return known
+        try:
+            return self._call.result()
+        except TimeoutError:
+            late = f"The check of the store takes longer than {self._timeout:.0f} s."
+            return _Known(Fault(late, late), 0.0)
+
+    def _check(self) -> _Known:
+        known = self.recall()
+        if known is not None:
+            # Another thread ended a check while this one was asked for.
+            return known
+        fault = self._find_fault()
+        self._log_change(fault)
+        self._known = _Known(fault, time.monotonic() + _REUSE_TIME)
+        return self._known
 
     def _find_fault(self) -> Fault | None:
         try:
@@ -101,6 +127,20 @@ class _Known(NamedTuple):
     until: float
 
 
+class _Document:
+    """The page `/-/openapi.json`."""
+
+    def __init__(self, describe: Callable[[], bytes]) -> None:
+        self._describe = describe
+        self._text: bytes | None = None
+
+    def show(self, _: Request) -> Response:
+        if self._text is None:
+            # Two threads may make it at once: the same one.
+            self._text = self._describe()
+        return Response(200, JSON + _REVALIDATED, self._text)
+
+
 class _Ready:
     """The page `/-/ready`. A recent result is answered on the loop."""
 
@@ -125,8 +165,8 @@ class _Ready:
 
 def _routes(readiness: Readiness, describe: Callable[[Fault], str]) -> Router:
     ready = _Ready(readiness, describe)
-    runs_on = RunsOn.REMOTE if readiness.remote else RunsOn.THREAD
-    routes = [_HEALTH, Route("GET", "/ready", ready.show, READ, runs_on, recall=ready.recall)]
+    # On none of the threads for other machines, which all wait where one of these hangs.
+    routes = [_HEALTH, Route("GET", "/ready", ready.show, READ, RunsOn.THREAD, recall=ready.recall)]
     return Router("operations", routes, public=True)
 
 

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from urllib.parse import unquote
 
-from filestoraged.api import objects
+from filestoraged.api import listing, objects
 from filestoraged.api.objects import Delivery
 from filestoraged.errors import BadRequest
+from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.web.message import JSON, Request, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 
-_NAME = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
-
-def routes(store: Store, delivery: Delivery) -> Router:
-    """`store` names objects by their SHA-256."""
+def routes(store: Store, delivery: Delivery, nested: Sequence[Router] = ()) -> Router:
+    """`store` names objects by their SHA-256. `nested` are further routers below the paths of repositories."""
     pages = _Repositories(store, delivery)
     changes, reads = objects.runs_on(store)
+    lists = objects.runs_waiting(store)
     return Router(
         "repositories",
         [
-            Route("PUT", "/{repository}", pages.upload, WRITE, changes),
+            Route("GET", "", pages.list_repositories, READ, lists),
+            Route("GET", "/", pages.list_repositories, READ, lists),
+            # The path of a repository without a name.
+            Route("PUT", "/", pages.upload_to_none, WRITE, changes),
+            objects.upload_route("PUT", "/{repository}", pages.upload, store),
+            Route("GET", "/{repository}", pages.list_objects, READ, lists),
             Route("GET", "/{repository}/{oid}", pages.download, READ, reads),
             Route("DELETE", "/{repository}/{oid}", pages.remove, DELETE, changes),
         ],
         has_areas=True,
+        nested=nested,
     )
 
 
@@ -41,17 +47,34 @@ class _Repositories:
         location = f"{request.mount}/{repository}/{oid}"
         return Response(201, f"{JSON}Location: {location}\r\n", objects.receipt("oid", oid, size))
 
+    async def upload_to_none(self, request: Request) -> Response:
+        return await self.upload(request, "")
+
+    def list_repositories(self, request: Request) -> Response:
+        return listing.repositories(request, self._store)
+
+    def list_objects(self, request: Request, repository: str) -> Response:
+        return listing.objects(request, self._open(repository))
+
     def download(self, request: Request, repository: str, oid: str) -> Response:
+        again = objects.download_again(request)
+        if again is not None:
+            return again
         return objects.download(request, self._open(repository), unquote(oid), self._delivery)
 
-    def remove(self, request: Request, repository: str, oid: str) -> Response:
-        objects.remove(request, self._open(repository), unquote(oid))
+    async def remove(self, request: Request, repository: str, oid: str) -> Response:
+        await objects.remove(request, self._open(repository), unquote(oid))
         return Response(200)
 
     def _open(self, repository: str) -> Store:
-        name = unquote(repository)
-        if not _NAME.fullmatch(name) or name in (".", ".."):
-            raise BadRequest(
-                f"Invalid repository name {name[:200]!r}: expected 1 to 128 of A-Z a-z 0-9 . _ - and neither . nor .."
-            )
-        return self._store.namespace(name)
+        return self._store.namespace(repository_name(repository))
+
+
+def repository_name(segment: str) -> str:
+    """Return the name of the repository that a segment of a path stands for. Raises BadRequest for an invalid one."""
+    name = unquote(segment)
+    if not layout.is_repository(name):
+        raise BadRequest(
+            f"Invalid repository name {name[:200]!r}: expected 1 to 128 of A-Z a-z 0-9 . _ - and neither . nor .."
+        )
+    return name

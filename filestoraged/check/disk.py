@@ -15,16 +15,24 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from filestoraged.check.databases import IDS_PER_QUERY, Registry, RegistryUnreadable, describe, integrity_failure
+from filestoraged.check.databases import (
+    IDS_PER_QUERY,
+    Registry,
+    RegistryUnreadable,
+    RowRegistry,
+    describe,
+    integrity_failure,
+)
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inventory import Inventory, Item, Kind
 from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
+from filestoraged.check.upload_files import UploadFiles, exists
 from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
-from filestoraged.store.disk.staging import list_abandoned, sweep_area
+from filestoraged.store.disk.staging_area import list_abandoned, sweep_area
 
 # Seconds before the objects are counted for the progress display: a short check ends without.
 _COUNT_DELAY = 1.0
@@ -45,17 +53,35 @@ class DiskCheck:
     """One check of the store in the directory `root`, on threads of its own. Without `repair` it changes nothing."""
 
     def __init__(
-        self, root: str, *, algorithm: str, throttle: Throttle, repair: bool = False, threads: int | None = None
+        self,
+        root: str,
+        *,
+        algorithm: str,
+        throttle: Throttle,
+        repair: bool = False,
+        threads: int | None = None,
+        has_drops: bool = True,
+        registry: RowRegistry | None = None,
+        has_uploads: bool = True,
+        uploads: RowRegistry | None = None,
     ):
-        """`algorithm` is the one that names most objects."""
+        """`algorithm` is the one that names most objects. Without `has_drops`, another store has the drops' bytes.
+
+        `registry` is that of drops, None for the one in `root`; `has_uploads` and `uploads` say the same of unfinished
+        uploads.
+        """
         self.totals = CheckTotals()
         self._root = os.path.abspath(root)
         self._algorithm = algorithm
         self._throttle = throttle
         self._repair = repair
+        self._has_drops = has_drops
         self._threads = threads or len(os.sched_getaffinity(0))
         self._inventory = Inventory(self._root)
-        self._registry = Registry(f"{self._root}/{layout.DROPS_DATABASE}", throttle)
+        # The one in the directory; and the one that knows the drops.
+        self._local = Registry(f"{self._root}/{layout.DROPS_DATABASE}", throttle)
+        self._registry: RowRegistry = registry or self._local
+        self._uploads = UploadFiles(self._root, throttle, uploads) if has_uploads else None
         self._quarantine = Quarantine(self._root) if repair else None
         # The thread that takes the element reports that the registry cannot be read.
         self._unreported = iter((True,))
@@ -94,7 +120,10 @@ class DiskCheck:
         would wait for each other at every step, and two of them take twice as long as one.
         """
         # First, since it may take longest.
-        yield self._check_missing_bytes
+        if self._has_drops:
+            yield self._check_missing_bytes
+        if self._uploads is not None:
+            yield self._uploads.find_missing
         checkers = {Kind.OBJECT: self._checker(self._algorithm), Kind.OID: self._checker("sha256")}
         drops: list[str] = []
         for item in self._inventory.items():
@@ -152,14 +181,13 @@ class DiskCheck:
     def _report_unreadable(self, error: RegistryUnreadable) -> Iterator[Finding]:
         """The registry was sound, and can no longer be read. Reported once."""
         for _ in self._unreported:
-            path = os.path.relpath(self._registry.path, self._root)
-            yield Finding(UNREADABLE, path, f"drops cannot be compared with it: {error}")
+            yield Finding(UNREADABLE, self._registry.name, f"drops cannot be compared with it: {error}")
 
     def _check_database(self, item: Item, _: _ObjectChecker) -> Iterator[Finding]:
         path = f"{self._root}/{item.path}"
         try:
-            is_registry = path == self._registry.path
-            failure = self._registry.damage if is_registry else integrity_failure(path, self._throttle)
+            is_registry = path == self._local.path
+            failure = self._local.damage if is_registry else integrity_failure(path, self._throttle)
         except FileNotFoundError:
             return
         except (sqlite3.OperationalError, OSError, StoreUnavailable, RegistryUnreadable) as error:
@@ -189,6 +217,13 @@ class DiskCheck:
             else:
                 yield left._replace(reason=left.reason + failure)
 
+    def _check_upload(self, item: Item, checker: _ObjectChecker) -> Iterator[Finding]:
+        found = () if self._uploads is None else self._uploads.find_orphans([item.path])
+        for orphaned in found:
+            finding = checker.quarantine(orphaned) if self._repair and orphaned.kind == ORPHANED else orphaned
+            if finding is not None:
+                yield finding
+
     def _report_foreign(self, item: Item, _: _ObjectChecker) -> Iterator[Finding]:
         # It may have been removed since it was listed.
         if self._exists(item.path):
@@ -204,14 +239,7 @@ class DiskCheck:
         return False
 
     def _exists(self, path: str) -> bool:
-        try:
-            os.lstat(f"{self._root}/{path}")
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:
-            # It cannot be looked up, which does not mean that it is missing.
-            return True
-        return True
+        return exists(f"{self._root}/{path}")
 
 
 _CHECKS: dict[Kind, Callable[[DiskCheck, Item, _ObjectChecker], Iterator[Finding]]] = {
@@ -219,6 +247,7 @@ _CHECKS: dict[Kind, Callable[[DiskCheck, Item, _ObjectChecker], Iterator[Finding
     Kind.OID: DiskCheck._check_oid,
     Kind.DATABASE: DiskCheck._check_database,
     Kind.AREA: DiskCheck._check_area,
+    Kind.UPLOAD: DiskCheck._check_upload,
     Kind.FOREIGN: DiskCheck._report_foreign,
     Kind.UNREADABLE: DiskCheck._report_item,
 }

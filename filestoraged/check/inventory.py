@@ -19,6 +19,7 @@ _OBJECT_NAME = re.compile(r"[0-9a-f]{32,128}")
 # A repository's objects are named by their SHA-256, drops by a random number.
 _OID = re.compile(r"[0-9a-f]{64}")
 _DROP_ID = re.compile(r"[0-9a-f]{32}")
+_UPLOAD = re.compile(rf"[0-9a-f]{{32}}(?:{re.escape(layout.UPLOAD_LOCK_SUFFIX)})?")
 
 _IS_LINK = "it is a symbolic link"
 _NOT_A_FILE = "it is not a regular file"
@@ -31,6 +32,8 @@ class Kind(enum.Enum):
     OBJECT = "an object of files, named by any algorithm"
     OID = "an object of a repository"
     DROP = "the bytes of a drop"
+    UPLOAD = "the bytes of an unfinished upload, or its lock file"
+    SEGMENT = "a segment of an unfinished upload in an S3 store"
     DATABASE = "an SQLite file"
     AREA = "a process's staging area"
     FOREIGN = "a name that the store does not use"
@@ -52,8 +55,10 @@ class Inventory:
             layout.REPOSITORIES: self._list_repositories,
             layout.DROPS: lambda path: self._list_shards(path, Kind.DROP, _DROP_ID),
             layout.STAGING: self._list_areas,
+            layout.UPLOADS: self._list_uploads,
             # Their contents are not checked.
             layout.DROP_OWNERS: _list_nothing,
+            layout.UPLOAD_OWNERS: _list_nothing,
             layout.QUARANTINE: _list_nothing,
             layout.LOST_AND_FOUND: _list_nothing,
         }
@@ -105,6 +110,15 @@ class Inventory:
                 yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _WRONG_SHARD)
             else:
                 yield _file(entry, kind, f"{path}/{entry.name}")
+
+    def _list_uploads(self, path: str) -> Iterator[Item]:
+        for entry in self._entries(path):
+            if isinstance(entry, Item):
+                yield entry
+            elif _UPLOAD.fullmatch(entry.name):
+                yield _file(entry, Kind.UPLOAD, f"{path}/{entry.name}")
+            else:
+                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _UNKNOWN_NAME)
 
     def _list_areas(self, path: str) -> Iterator[Item]:
         for entry in self._entries(path):

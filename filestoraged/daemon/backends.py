@@ -5,23 +5,31 @@ A new backend is a row here, with its options in StoreOptions, and a package bel
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from filestoraged.api import metrics
 from filestoraged.api.metrics import Gauge
-from filestoraged.daemon.fields import declare
-from filestoraged.daemon.values import parse_directory, parse_hash, parse_max_size, parse_servers, parse_size
+from filestoraged.daemon.fields import Options, declare
+from filestoraged.daemon.loading import deferred, load
+from filestoraged.daemon.values import (
+    parse_database,
+    parse_directory,
+    parse_hash,
+    parse_max_size,
+    parse_path,
+    parse_region,
+    parse_s3_url,
+    parse_servers,
+    parse_size,
+)
 from filestoraged.digest import ALGORITHMS
-from filestoraged.errors import StartError, UsageError
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
-from filestoraged.store.memcached.manifest import MAX_SIZE
-from filestoraged.store.memcached.store import MEMORY, MemcachedStore
+
+# Bytes. That of MemcachedStore, whose module is loaded where it is used.
+_MEMORY = 256 * 1024 * 1024
 
 
 def default_store() -> str:
@@ -30,14 +38,13 @@ def default_store() -> str:
     return os.environ.get("STATE_DIRECTORY", "").split(":")[0] or "./store"
 
 
-@dataclass(frozen=True)
-class StoreOptions:
+class StoreOptions(Options):
     """What backends are opened by."""
 
     store: str = declare(
         parse_directory,
         "DIR",
-        "directory of the store, created with mode 0700; keys and drops are in it with every backend",
+        "directory of the store, created with mode 0700; without --database, keys, drops and locks are in it, too",
         make_default=default_store,
         shown="./store; under systemd $STATE_DIRECTORY",
     )
@@ -48,12 +55,44 @@ class StoreOptions:
         default=(),
         shown="none",
     )
+    s3: Any = declare(
+        parse_s3_url,
+        "URL",
+        "S3 store that keeps the objects of files, repositories and drops: https://HOST[:PORT]/BUCKET[/PREFIX]",
+        shown="none",
+    )
+    s3_region: str = declare(
+        parse_region,
+        "NAME",
+        "region that requests to the S3 store are signed for",
+        default="us-east-1",
+    )
+    s3_credentials: str | None = declare(
+        parse_path,
+        "FILE",
+        "credentials for the S3 store, in AWS' INI format, section default; without it, the AWS_* variables",
+        shown="none",
+    )
+    database: Any = declare(
+        parse_database,
+        "URL",
+        "PostgreSQL database that keeps keys, drops and locks, instead of files in the directory:"
+        " postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME[?PARAMETER=VALUE]",
+        shown="none",
+    )
     memory: int = declare(
         parse_size,
         "BYTES",
         "memory for all downloads from memcached together, shared by the workers; more downloads wait up to 30 s",
-        default=MEMORY,
+        default=_MEMORY,
         shown="256M",
+    )
+    cache: int = declare(
+        parse_size,
+        "BYTES",
+        "memory for small objects in demand and for the requests for them, divided among the workers; 0 for none",
+        default=128 * 1024 * 1024,
+        shown="128M",
     )
     hash: str = declare(
         parse_hash,
@@ -70,12 +109,16 @@ class StoreOptions:
 
 
 class OpenStore(NamedTuple):
-    """An opened backend. The metrics of the directory come with that: keys and drops are in it with every backend."""
+    """An opened backend. The metrics of the directory come with that: the databases are in it with every backend."""
 
     store: Store
     gauges: Mapping[str, Gauge] = {}
     # Faults that the daemon starts with all the same; a log line each.
     warnings: tuple[str, ...] = ()
+    # Where the bytes of drops are; None for the directory.
+    drops: Store | None = None
+    # Where the bytes of unfinished resumable uploads can be (SegmentObjects); None for the directory.
+    segments: Any = None
 
 
 class Check(Protocol):
@@ -106,57 +149,47 @@ def selected(options: StoreOptions) -> Backend:
     return next(backend for backend in BACKENDS if getattr(options, backend.option))
 
 
-def _validate_memcached(options: StoreOptions) -> None:
-    if options.max_size is not None and options.max_size > MAX_SIZE:
-        raise UsageError(f"--max-size {options.max_size} exceeds the {MAX_SIZE} bytes that --memcached accepts at most")
+def drop_registry(options: StoreOptions) -> Any:
+    """The registry of drops in the database; None for that in the directory."""
+    return None if options.database is None else load("check.postgresql", "PostgresRegistry")(options.database)
 
 
-def _open_memcached(options: StoreOptions, workers: int, _: DiskStore, threads: HashThreads) -> OpenStore:
-    store = _connect(options, memory=options.memory // workers, hash_threads=threads)
-    warnings = tuple(f"starting without {cause}; each request tries it again" for cause in store.unreachable_servers())
-    return OpenStore(store, {"memcached": metrics.memcached(store)}, warnings)
-
-
-def _check_memcached(options: StoreOptions, **settings: Any) -> Check:
-    store = _connect(options)
-    for cause in store.unreachable_servers():
-        raise StartError(str(cause))
-    return _load("filestoraged.check.memcached", "MemcachedCheck")(store, **settings)
-
-
-def _connect(options: StoreOptions, **settings: Any) -> MemcachedStore:
-    max_size = MAX_SIZE if options.max_size is None else options.max_size
-    try:
-        return MemcachedStore(options.memcached, algorithm=options.hash, max_size=max_size, **settings)
-    except ImportError as error:
-        # Where pymemcache is not installed; the message names it.
-        raise StartError(str(error)) from error
-
-
-def _check_disk(options: StoreOptions, **settings: Any) -> Check:
-    return _load("filestoraged.check.disk", "DiskCheck")(options.store, algorithm=options.hash, **settings)
-
-
-def _load(module: str, name: str) -> Callable[..., Check]:
-    """Import a check. A daemon runs for long, and needs no memory for checks."""
-    loaded: Callable[..., Check] = getattr(importlib.import_module(module), name)
-    return loaded
+def upload_registry(options: StoreOptions) -> Any:
+    """The registry of resumable uploads in the database; None for that in the directory."""
+    if options.database is None:
+        return None
+    return load("check.postgresql", "PostgresRegistry")(options.database, load("check.databases", "UPLOADS"))
 
 
 # The directory is last: it is always set.
 BACKENDS = (
     Backend(
+        option="s3",
+        validate=deferred("daemon.s3_backend", "validate"),
+        open=deferred("daemon.s3_backend", "open_store"),
+        describe=lambda options: f"the S3 store {options.s3}",
+        check=deferred("daemon.s3_backend", "open_check"),
+    ),
+    Backend(
         option="memcached",
-        validate=_validate_memcached,
-        open=_open_memcached,
+        validate=deferred("daemon.memcached_backend", "validate"),
+        open=deferred("daemon.memcached_backend", "open_store"),
         describe=lambda options: f"memcached at {', '.join(options.memcached)}",
-        check=_check_memcached,
+        check=deferred("daemon.memcached_backend", "open_check"),
     ),
     Backend(
         option="store",
         validate=lambda options: None,
         open=lambda options, workers, disk, threads: OpenStore(disk),
         describe=lambda options: os.path.abspath(options.store),
-        check=_check_disk,
+        check=lambda options, **settings: load("check.disk", "DiskCheck")(
+            options.store,
+            algorithm=options.hash,
+            has_drops=not options.s3,
+            registry=drop_registry(options),
+            has_uploads=not (options.s3 and options.database),
+            uploads=upload_registry(options),
+            **settings,
+        ),
     ),
 )

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+from filestoraged.daemon.loading import hidden, load
 from filestoraged.errors import CheckError, StartError, UsageError
 
-# The function of each subcommand, by its module and name. Only that module is imported: a daemon runs for long, and
-# needs no memory for checks.
-_COMMANDS: dict[str, str] = {
+# The function of each subcommand, by its module and name. `make_parser` of the module has its options.
+COMMANDS: dict[str, str] = {
     "serve": "commands.serve.serve",
     "check": "commands.check.check",
+    "prune": "commands.prune.prune",
     "token": "commands.token.token",
     "memcached-check": "commands.memcached_check.memcached_check",
+    "s3-check": "commands.s3_check.s3_check",
+    "migrate": "commands.migrate.migrate",
+    "put": "commands.put.put",
+    "get": "commands.get.get",
+    "rm": "commands.rm.rm",
+    "list": "commands.listing.listing",
+    "completion": "commands.completion.completion",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns its exit status: 1: cannot start; 2: usage or configuration error.
 
-    The checks have another meaning of 1: something was found.
+    The checks, `prune` and `migrate` have another meaning of 1: something was found, or moved. So have the commands of
+    clients: something failed.
     """
     given: list[str] = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -35,17 +43,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(word: str) -> str:
     """Raises UsageError, with a suggestion, where the word is not a subcommand."""
-    if word in _COMMANDS:
+    if word in COMMANDS:
         return word
     # Three letters: "serv" and "server" both mean serve.
-    similar = [known for known in (*_COMMANDS, "--help", "--version") if word[:3] == known.lstrip("-")[:3]]
-    hint = f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(_COMMANDS)}; see --help"
+    similar = [known for known in (*COMMANDS, "--help", "--version", "--manual") if word[:3] == known.lstrip("-")[:3]]
+    hint = f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(COMMANDS)}; see --help"
     raise UsageError(f"unknown command {word!r}: {hint}")
 
 
 def _load(command: str) -> Callable[[Sequence[str]], int]:
-    module, _, name = _COMMANDS[command].rpartition(".")
-    loaded: Callable[[Sequence[str]], int] = getattr(importlib.import_module(f"filestoraged.daemon.{module}"), name)
+    module, _, name = COMMANDS[command].rpartition(".")
+    if command != "serve":
+        return _load_function(module, name)
+    # `http.server` imports `http.client` and `shutil`, which import these where they can. They take 1.3 MiB, and a
+    # daemon neither sends requests nor makes archives by them. Modules that are loaded later find them.
+    with hidden("ssl", "bz2", "lzma"):
+        return _load_function(module, name)
+
+
+def _load_function(module: str, name: str) -> Callable[[Sequence[str]], int]:
+    loaded: Callable[[Sequence[str]], int] = load(f"daemon.{module}", name)
     return loaded
 
 

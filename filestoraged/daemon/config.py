@@ -6,15 +6,16 @@ A new option is one declaration in Config, or in StoreOptions where it belongs t
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from filestoraged import __version__
 from filestoraged.daemon.backends import StoreOptions, selected
-from filestoraged.daemon.fields import CommandParser, ConfigField, declare, declared, parse_values, read_file
+from filestoraged.daemon.fields import CommandParser, ConfigField, declare, parse_values
 from filestoraged.daemon.interfaces import INTERFACES, default_mounts, join_mounts, parse_mount
+from filestoraged.daemon.loading import load
 from filestoraged.daemon.values import (
     LOG_LEVELS,
     MAX_WORKERS,
@@ -29,8 +30,11 @@ from filestoraged.daemon.values import (
     parse_path,
     parse_proxy,
     parse_public_url,
+    parse_size,
+    parse_switch,
     parse_workers,
 )
+from filestoraged.web.request_cache import DEFAULT_CACHE_SIZE
 from filestoraged.web.trusted_proxies import IPNetwork
 
 # Where the daemon listens when neither the configuration nor the service manager says so.
@@ -42,7 +46,6 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
-@dataclass(frozen=True)
 class Config(StoreOptions):
     """A whole configuration. Each declaration has the help, with the unit and the cost of more or less."""
 
@@ -64,7 +67,7 @@ class Config(StoreOptions):
         join=tuple,
     )
     # Interfaces by their prefixes.
-    mounts: dict[str, str] = declare(  # noqa: RUF009 - it returns a field
+    mounts: dict[str, str] = declare(
         parse_mount,
         "NAME=PREFIX",
         f"interface to serve, one of {' '.join(INTERFACES)}, and its path prefix; those not named are not served",
@@ -129,6 +132,22 @@ class Config(StoreOptions):
         shown="none",
         join=tuple,
     )
+    no_pages: bool = declare(
+        parse_switch,
+        "YES|NO",
+        "serve no pages for people: browsers get what programs get",
+        default=False,
+        shown="no",
+        is_switch=True,
+    )
+    chunk_hint: int = declare(
+        parse_size,
+        "BYTES",
+        "bytes of a file that the pages send in one request at most, such as 10M, for proxies that limit requests;"
+        " 0 for the whole file",
+        default=64 * 1024 * 1024,
+        shown="64M",
+    )
     drop_ttl: int = declare(
         parse_duration,
         "TIME",
@@ -156,8 +175,24 @@ class Config(StoreOptions):
     )
 
 
+class CacheShares(NamedTuple):
+    """What one worker has of the memory for caches, in bytes."""
+
+    objects: int
+    requests: int
+
+
+def cache_shares(size: int, workers: int) -> CacheShares:
+    """Divide the value of --cache among the workers, whose requests have DEFAULT_CACHE_SIZE besides.
+
+    A third is for requests: one takes half of what an object of 1 KiB takes.
+    """
+    requests = size // workers // 3
+    return CacheShares(size // workers - requests, DEFAULT_CACHE_SIZE + requests)
+
+
 # In the order of --help, of the sample file and of the manual.
-FIELDS = declared(Config)
+FIELDS = Config.fields
 
 # The only flag that the file cannot set.
 CONFIG_FILE = ConfigField(
@@ -168,22 +203,31 @@ CONFIG_FILE = ConfigField(
     parse=str,
     join=None,
     attribute="config",
+    make_default=lambda: None,
 )
 
 _USAGE = """filestoraged [serve] [OPTION ...]
        filestoraged check [OPTION ...]
+       filestoraged prune REPOSITORY --keep FILE [OPTION ...]
+       filestoraged migrate --from FILE --to FILE [OPTION ...]
        filestoraged token NAME SCOPE [--tokens FILE] [--config FILE | --mount NAME=PREFIX ...]
-       filestoraged memcached-check HOST:PORT[,...] [--size BYTES]"""
+       filestoraged memcached-check HOST:PORT[,...] [--size BYTES]
+       filestoraged s3-check URL [--s3-region NAME] [--s3-credentials FILE]
+       filestoraged put FILE ... [--to URL] [--repository NAME | --drop] [OPTION ...]
+       filestoraged get NAME ... [--from URL] [--repository NAME] [--output FILE] [OPTION ...]
+       filestoraged rm NAME ... [--from URL] [--repository NAME] [OPTION ...]
+       filestoraged list [REPOSITORY] [--from URL] [OPTION ...]
+       filestoraged completion bash|zsh|fish"""
 
 
 def parse_arguments(arguments: Sequence[str]) -> Config:
     """Read the flags, and the file that they name. Raises UsageError or StartError.
 
-    `--help` and `--version` print, and end the program.
+    `--help`, `--version` and `--manual` print, and end the program.
     """
-    flags = {name: text for name, text in vars(_parser().parse_args(arguments)).items() if text is not None}
+    flags = {name: text for name, text in vars(make_parser().parse_args(arguments)).items() if text is not None}
     path = flags.pop(CONFIG_FILE.name, None)
-    texts = {**({} if path is None else read_file(path, FIELDS)), **flags}
+    texts = {**({} if path is None else _read_file(path)), **flags}
     config = Config(**parse_values(texts, FIELDS))
     selected(config).validate(config)
     return config
@@ -191,10 +235,20 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
 
 def file_values(path: str, attributes: Collection[str]) -> dict[str, Any]:
     """Return the values of those of the `attributes` that a file sets. Raises UsageError or StartError."""
-    return parse_values(read_file(path, FIELDS), [field for field in FIELDS if field.attribute in attributes])
+    return parse_values(_read_file(path), [field for field in FIELDS if field.attribute in attributes])
 
 
-def _parser() -> CommandParser:
+def _read_file(path: str) -> dict[str, Any]:
+    texts: dict[str, Any] = load("daemon.config_file", "read_file")(path, FIELDS)
+    return texts
+
+
+class _ShowManual(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(load("daemon.commands.manual", "show_manual")())
+
+
+def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="filestoraged",
         usage=_USAGE,
@@ -203,6 +257,7 @@ def _parser() -> CommandParser:
         " 2: usage or configuration error.",
     )
     parser.add_argument("--version", action="version", version=f"filestoraged {__version__}")
+    parser.add_argument("--manual", action=_ShowManual, nargs=0, help="show the manual, and exit")
     for field in (*FIELDS, CONFIG_FILE):
         parser.add_field(field)
     return parser

@@ -9,8 +9,9 @@ import resource
 # quarter of them.
 _RESERVED_DESCRIPTORS = 256
 
-# A connection takes one descriptor, the object that it stores or fetches another.
-_PER_CONNECTION = 2
+# A connection takes one descriptor, the object that it stores or fetches another, and the lock of a resumable upload a
+# third.
+_PER_CONNECTION = 3
 
 
 def raise_limit() -> int:

@@ -1,4 +1,4 @@
-"""Fields of a configuration, each declared once: in a dataclass, by `declare`.
+"""Fields of a configuration, each declared once: in a class of options, by `declare`.
 
 A declaration holds everything that flags, the configuration file, `--help` and the manual need to know of a field.
 This module reads texts into values by these declarations; it does not know which fields there are.
@@ -7,16 +7,10 @@ This module reads texts into values by these declarations; it does not know whic
 from __future__ import annotations
 
 import argparse
-import configparser
-import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from filestoraged.errors import StartError, UsageError
-
-_SECTION = "filestoraged"
-
-_DECLARATION = "declaration"
 
 
 class ConfigField(NamedTuple):
@@ -29,10 +23,13 @@ class ConfigField(NamedTuple):
     default: str
     help: str
     parse: Callable[[str], Any]
-    # Turns the parsed values of a repeatable option into the value of the dataclass; None for an option given once.
+    # Turns the parsed values of a repeatable option into the value of the attribute; None for an option given once.
     join: Callable[[list[Any]], Any] | None
-    # The name in the dataclass.
+    # The name in the class of options.
     attribute: str
+    make_default: Callable[[], Any]
+    # As a flag it has no value, and means `yes`.
+    is_switch: bool = False
 
     def value(self, text: str | Sequence[str]) -> Any:
         """Parse the text, or the texts where the option is repeatable. Raises UsageError, which names the option."""
@@ -52,26 +49,45 @@ def declare(
     shown: str | None = None,
     name: str | None = None,
     join: Callable[[list[Any]], Any] | None = None,
+    is_switch: bool = False,
 ) -> Any:
-    """Declare a field of a dataclass.
+    """Declare a field of a class of options.
 
-    The default is `default`, or what `make_default` returns when the dataclass is made; documents show it as `shown`.
+    The default is `default`, or what `make_default` returns when the options are made; documents show it as `shown`.
     The option is called as the field unless it has a `name`. One with `join` may be given several times.
     """
-    metadata = {_DECLARATION: (parse, metavar, help_, str(default) if shown is None else shown, name, join)}
-    if make_default is not None:
-        return dataclasses.field(default_factory=make_default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    text = str(default) if shown is None else shown
+    make = make_default or (lambda: default)
+    # The class gives the field its attribute.
+    return ConfigField(name or "", metavar, text, help_, parse, join, "", make, is_switch)
 
 
-def declared(record: type) -> tuple[ConfigField, ...]:
-    """Return the declarations of a dataclass, in their order."""
-    return tuple(_declared(each) for each in dataclasses.fields(record))
+class Options:
+    """Base of a class of options. The attributes of its instances are its declared fields, and cannot be set.
 
+    Not a dataclass: `dataclasses` imports `inspect`, and with that takes 1.3 MiB.
+    """
 
-def _declared(field: dataclasses.Field[Any]) -> ConfigField:
-    parse, metavar, help_, shown, name, join = field.metadata[_DECLARATION]
-    return ConfigField(name or field.name.replace("_", "-"), metavar, shown, help_, parse, join, field.name)
+    # The declared fields in their order, those of base classes first.
+    fields: ClassVar[tuple[ConfigField, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        own = {name: each for name, each in vars(cls).items() if isinstance(each, ConfigField)}
+        named = [each._replace(attribute=name, name=each.name or name.replace("_", "-")) for name, each in own.items()]
+        cls.fields = (*cls.fields, *named)
+
+    def __init__(self, **values: Any) -> None:
+        """Fields without a value get their defaults. Raises TypeError for a value of no field."""
+        unknown = values.keys() - {field.attribute for field in self.fields}
+        if unknown:
+            raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
+        for field in self.fields:
+            self.__dict__[field.attribute] = (
+                values[field.attribute] if field.attribute in values else field.make_default()
+            )
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"the option {name!r} cannot be set: options are made once")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -90,32 +106,13 @@ class CommandParser(argparse.ArgumentParser):
     def add_field(self, field: ConfigField) -> None:
         """Add an option whose text is kept as it is: values are parsed when the file has been read, too."""
         repeatable = "" if field.join is None else "; repeatable"
-        self.add_argument(
-            f"--{field.name}",
-            dest=field.name,
-            metavar=field.metavar,
-            action="store" if field.join is None else "append",
-            # argparse formats help by %.
-            help=f"{field.help}{repeatable} ({field.default})".replace("%", "%%"),
-        )
-
-
-def read_file(path: str, fields: Collection[ConfigField]) -> dict[str, Any]:
-    """Return the texts of the options in an INI file, by their names. A repeatable option has a value on each line.
-
-    Raises StartError where the file cannot be read, and UsageError where it sets an option that is none of `fields`.
-    """
-    known = {field.name: field for field in fields}
-    texts: dict[str, Any] = {}
-    for name, text in _read_section(path):
-        if name not in known:
-            raise UsageError(f"configuration {path!r}: unknown option {name!r}")
-        if "\0" in text:
-            raise UsageError(f"configuration {path!r}: the value of {name!r} has a NUL character")
-        texts[name] = text if known[name].join is None else text.split()
-        if not texts[name]:
-            raise UsageError(f"configuration {path!r}: the option {name!r} has no value")
-    return texts
+        # argparse formats help by %.
+        help_ = f"{field.help}{repeatable} ({field.default})".replace("%", "%%")
+        if field.is_switch:
+            self.add_argument(f"--{field.name}", dest=field.name, action="store_const", const="yes", help=help_)
+            return
+        action = "store" if field.join is None else "append"
+        self.add_argument(f"--{field.name}", dest=field.name, metavar=field.metavar, action=action, help=help_)
 
 
 def parse_values(texts: Mapping[str, Any], fields: Collection[ConfigField]) -> dict[str, Any]:
@@ -135,14 +132,3 @@ def read_text(path: str, description: str) -> str:
         raise StartError(
             f"cannot read the {description} {path!r}: {getattr(error, 'strerror', None) or error}"
         ) from error
-
-
-def _read_section(path: str) -> list[tuple[str, str]]:
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), default_section="")
-    try:
-        parser.read_string(read_text(path, "configuration"), source=path)
-    except configparser.Error as error:
-        raise UsageError(f"configuration {path!r} is not an INI file: {' '.join(str(error).split())}") from error
-    if not parser.has_section(_SECTION):
-        raise UsageError(f"configuration {path!r} has no section [{_SECTION}]")
-    return parser.items(_SECTION)

@@ -7,48 +7,87 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from filestoraged.api import drops, files, kv, metrics, operations, repositories
+from filestoraged.api import drops, files, kv, lfs, metrics, operations, repositories, uploads
 from filestoraged.api.metrics import Gauge
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Probe
+from filestoraged.api.pages import Pages
+from filestoraged.api.upload_targets import DropTarget, Targets
+from filestoraged.daemon.cleanup_lock import CleanupLock, FileLock
+from filestoraged.daemon.databases import Databases
 from filestoraged.daemon.janitor import Janitor
+from filestoraged.daemon.uploads_janitor import UploadsJanitor
 from filestoraged.daemon.values import parse_prefix
 from filestoraged.errors import Error, StoreUnavailable, UsageError
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.drops import Drops, prepare_drops
-from filestoraged.store.kv import KeyValues, prepare_keys
-from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.kv import prepare_keys
+from filestoraged.store.locks import prepare_locks
 from filestoraged.store.passwords import Guard
-from filestoraged.web.router import Router
+from filestoraged.store.uploads.registry import prepare_uploads
+from filestoraged.store.uploads.storage import Storage
+from filestoraged.store.uploads.uploads import Uploads
+from filestoraged.web.router import Authorizer, Router
+
+# Seconds after the last byte for which an upload can be continued.
+_UPLOAD_TTL = 24 * 3600.0
 
 # The name that scopes, metrics and sockets of systemd have for the paths of operations.
 OPERATIONS = "operations"
 
 
-@dataclass
 class Resources:
     """What routers are built from in a worker; and what they add to for operations and for the worker's end."""
 
-    # Where files and repositories keep their objects.
-    objects: Store
-    # The store's directory.
-    disk: DiskStore
-    delivery: Delivery
-    # Seconds for which a drop can be fetched.
-    drop_ttl: int
-    public_url: str | None
-    accel: str | None
-    # What /-/ready tests, and what /-/metrics shows.
-    probes: list[Probe] = field(default_factory=list)
-    gauges: dict[str, Gauge] = field(default_factory=dict)
-    # Each is a sequence of steps; the sequences run side by side when the worker stops.
-    closing: list[Sequence[Callable[[], None]]] = field(default_factory=list)
-    janitors: list[Janitor] = field(default_factory=list)
+    def __init__(
+        self,
+        *,
+        objects: Store,
+        drops: Store | None,
+        segments: Any,
+        disk: DiskStore,
+        databases: Databases,
+        delivery: Delivery,
+        drop_ttl: int,
+        public_url: str | None,
+        accel: str | None,
+        authorizer: Authorizer | None,
+        gauges: Mapping[str, Gauge],
+        pages: Pages | None,
+    ) -> None:
+        """`objects` is where files and repositories keep their objects; `drop_ttl` is in seconds.
+
+        `drops` has the bytes of drops, `segments` those of unfinished uploads; None for parts of the directory.
+
+        Without an `authorizer`, requests need no token. Without `pages`, there are none for people.
+        """
+        self.objects = objects
+        self.drops = drops
+        self.segments = segments
+        # The store's directory.
+        self.disk = disk
+        self.databases = databases
+        self.delivery = delivery
+        self.drop_ttl = drop_ttl
+        self.public_url = public_url
+        self.accel = accel
+        self.authorizer = authorizer
+        # What /-/ready tests, and what /-/metrics shows.
+        self.probes: list[Probe] = []
+        self.gauges = dict(gauges)
+        self.pages = pages
+        # Each is a sequence of steps; the sequences run side by side when the worker stops.
+        self.closing: list[Sequence[Callable[[], None]]] = []
+        self.janitors: list[Janitor] = []
+        # Of drops, which resumable uploads may become as well.
+        self.guard = Guard()
+        self.targets = Targets(objects, public_url=public_url)
+        # None unless they are served.
+        self.uploads: Uploads | None = None
 
     def path(self, name: str) -> str:
         return os.path.join(self.disk.root, name)
@@ -63,42 +102,96 @@ class Interface(NamedTuple):
     build: Callable[[Resources], Router]
     # The directory below the store that its objects are renamed to; "" for the store itself.
     directory: str = ""
-    # Its database below the store, what creates it before the fork, and what it keeps, for the log. An interface with a
-    # database uses the directory whatever backend keeps the objects.
+    # Its SQLite database below the store, what creates it before the fork, and what it keeps, for the log. Without
+    # --database, an interface with one uses the directory whatever backend keeps the objects.
     database: str = ""
     prepare: Callable[[str], None] | None = None
     content: str = ""
+    # Called before any router is built, for what others use as well.
+    open: Callable[[Resources], None] | None = None
 
 
 def _files(resources: Resources) -> Router:
-    return files.routes(resources.objects, resources.delivery)
+    return files.routes(resources.objects, resources.delivery, resources.pages)
 
 
 def _repositories(resources: Resources) -> Router:
     # An oid is a SHA-256 digest, whatever --hash says.
-    return repositories.routes(resources.objects.namespace(layout.REPOSITORIES, algorithm="sha256"), resources.delivery)
+    store = resources.objects.namespace(layout.REPOSITORIES, algorithm="sha256")
+    locks = resources.databases.open_locks()
+    resources.probes.append(_probe("Locks", locks.probe))
+    resources.gauges["locks"] = metrics.locks(locks)
+    resources.closing.append((locks.close,))
+    nested = lfs.routes(
+        store,
+        locks,
+        authorizer=resources.authorizer,
+        public_url=resources.public_url,
+        uploads=resources.uploads,
+    )
+    return repositories.routes(store, resources.delivery, [nested])
 
 
 def _drops(resources: Resources) -> Router:
-    store = DiskStore(resources.path(layout.DROPS), max_size=drops.MAX_FILE_SIZE, within=resources.disk)
-    owners = OwnerFiles(resources.path(layout.DROP_OWNERS))
-    registry = Drops(resources.path(layout.DROPS_DATABASE), owners, ttl=resources.drop_ttl)
-    janitor = Janitor(registry, store, resources.path(layout.JANITOR_LOCK))
+    store = resources.drops or DiskStore(
+        resources.path(layout.DROPS), max_size=drops.MAX_FILE_SIZE, within=resources.disk
+    )
+    registry = resources.databases.open_drops(ttl=resources.drop_ttl)
+    janitor = Janitor(registry, store, resources.databases.open_cleanup_lock())
     janitor.start()
     resources.janitors.append(janitor)
     resources.probes.append(_probe("Drops", registry.probe))
     resources.gauges["drops"] = metrics.drops(registry)
     # Pending writes first: the janitor may be busy.
     resources.closing.append((registry.flush, janitor.stop, registry.close))
-    return drops.routes(registry, store, Guard(), public_url=resources.public_url, accel=resources.accel)
+    resources.targets.drops = DropTarget(registry, store)
+    return drops.routes(
+        registry,
+        store,
+        resources.guard,
+        public_url=resources.public_url,
+        accel=resources.accel,
+        pages=resources.pages,
+    )
 
 
 def _keys(resources: Resources) -> Router:
-    database = KeyValues(resources.path(layout.KEYS_DATABASE))
+    database = resources.databases.open_keys()
     resources.probes.append(_probe("Keys", database.probe))
     resources.gauges["keys"] = metrics.keys(database)
     resources.closing.append((database.close,))
     return kv.routes(database)
+
+
+def _uploads(resources: Resources) -> Router:
+    assert resources.uploads is not None
+    return uploads.routes(
+        resources.uploads,
+        resources.targets,
+        resources.guard,
+        authorizer=resources.authorizer,
+        public_url=resources.public_url,
+        remote=resources.objects.remote or resources.databases.is_remote,
+    )
+
+
+def open_uploads(resources: Resources) -> None:
+    """Open the resumable uploads, which `repositories` hands out to Git LFS as well."""
+    registry = resources.databases.open_uploads(ttl=_UPLOAD_TTL)
+    storage = resources.databases.open_upload_storage(registry, resources.disk, resources.segments)
+    resources.uploads = Uploads(registry, storage, resources.targets.find)
+    janitor = UploadsJanitor(resources.uploads, _uploads_lock(resources, storage))
+    janitor.start()
+    resources.probes.append(_probe("Uploads", registry.probe))
+    resources.gauges["uploads"] = metrics.uploads(registry)
+    resources.closing.append((janitor.stop, registry.close))
+
+
+def _uploads_lock(resources: Resources, storage: Storage) -> CleanupLock:
+    """One janitor works for all who reach the same bytes."""
+    if storage.is_remote:
+        return resources.databases.open_cleanup_lock()
+    return FileLock(resources.path(layout.UPLOADS_JANITOR_LOCK))
 
 
 def _probe(name: str, write: Probe) -> Probe:
@@ -115,9 +208,21 @@ def _probe(name: str, write: Probe) -> Probe:
 
 _TABLE = (
     Interface("files", "/", _files),
-    Interface("repositories", "/data", _repositories, directory=layout.REPOSITORIES),
+    Interface(
+        "repositories", "/data", _repositories, layout.REPOSITORIES, layout.LOCKS_DATABASE, prepare_locks, "locks"
+    ),
     Interface("drops", "/vimeo/api/v1.0", _drops, layout.DROPS, layout.DROPS_DATABASE, prepare_drops, "drops"),
     Interface("kv", "/kv", _keys, database=layout.KEYS_DATABASE, prepare=prepare_keys, content="keys"),
+    Interface(
+        "uploads",
+        "/uploads",
+        _uploads,
+        layout.UPLOADS,
+        layout.UPLOADS_DATABASE,
+        prepare_uploads,
+        "uploads",
+        open_uploads,
+    ),
 )
 
 INTERFACES: Mapping[str, Interface] = {interface.name: interface for interface in _TABLE}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from filestoraged.api import metrics, operations
+from filestoraged.api import metrics, operations, pages
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Readiness
+from filestoraged.api.pages import Pages
 from filestoraged.daemon.backends import OpenStore, selected
-from filestoraged.daemon.config import Config
+from filestoraged.daemon.config import Config, cache_shares
+from filestoraged.daemon.databases import open_databases
 from filestoraged.daemon.interfaces import INTERFACES, Interface, Resources
+from filestoraged.daemon.loading import deferred
 from filestoraged.daemon.tokens_file import read_tokens
 from filestoraged.errors import DISK_FULL, StartError, StorageFull
 from filestoraged.store import layout
@@ -30,6 +34,9 @@ log = logging.getLogger(__name__)
 
 # Seconds.
 _STOP_TIMEOUT = 10.0
+
+# Imported for its first request: few ask for it.
+_describe = deferred("api.openapi", "document")
 
 _HEALTH_ROUTERS = {operations.PREFIX: operations.health_routes()}
 
@@ -65,13 +72,18 @@ class Services:
             max_size=config.max_size,
             permissions=self._permissions,
             hash_threads=threads,
+            cache_size=cache_shares(config.cache, config.workers).objects,
         )
+        self._pages = self._read_pages()
         self._opened = selected(config).open(config, config.workers, self.disk, threads)
         # Where files and repositories keep their objects.
         self.store = self._opened.store
+        self._databases = open_databases(config.database, self.disk.root)
         self._uses_disk = self.store is self.disk or any(each.database for each in self._interfaces)
         if self._uses_disk:
             self._prepare_directory()
+        if any(each.database for each in self._interfaces):
+            self._warnings += self._databases.prepare()
         # Last of what needs closing: nothing is left open where the start fails.
         self._usage = SharedCount()
         self.resources = self._make_resources(self._opened)
@@ -132,17 +144,23 @@ class Services:
         config = self._config
         resources = Resources(
             objects=opened.store,
+            drops=opened.drops,
+            segments=opened.segments,
             disk=self.disk,
+            databases=self._databases,
             delivery=Delivery(config.accel, "public" if self._tokens is None else "private"),
             drop_ttl=config.drop_ttl,
             public_url=config.public_url,
             accel=config.accel,
-            gauges=dict(opened.gauges),
+            authorizer=self._tokens,
+            gauges=opened.gauges,
+            pages=self._pages,
         )
         if opened.store is not self.disk:
             resources.probes.append(opened.store.probe)
         if self._uses_disk:
             resources.probes.append(self.disk.probe)
+            resources.closing.append((self.disk.close,))
             resources.gauges["objects"] = metrics.objects(self.disk, self._usage)
             resources.closing.append((self._usage.stop,))
         return resources
@@ -150,16 +168,25 @@ class Services:
     def _build_routers(self) -> None:
         if self._operations:
             return
+        if self._uses_disk:
+            self.disk.group_commits()
+        for each in self._interfaces:
+            if each.open is not None:
+                each.open(self.resources)
         self._routers = {each.name: each.build(self.resources) for each in self._interfaces}
-        remote = self.store.remote
-        readiness = Readiness(self.resources.probes, remote=remote)
-        shown = {operations.METRICS: metrics.routes(self._metrics, self.resources.gauges, remote=remote)}
+        readiness = Readiness(self.resources.probes)
+        shown = {operations.METRICS: metrics.routes(self._metrics, self.resources.gauges)}
         self._operations = {operations.PREFIX: operations.public_routes(readiness), **shown}
         self._admin_operations = {operations.PREFIX: operations.admin_routes(readiness), **shown}
 
-    def _mount(self, mounts: Mapping[str, str], operations: Mapping[str, Router]) -> Mounts:
+    def _mount(self, mounts: Mapping[str, str], shown: Mapping[str, Router]) -> Mounts:
         routers = {prefix: self._routers[name] for prefix, name in mounts.items()}
-        return Mounts({**routers, **operations}, self._tokens, self._origins, self._hosts)
+        if self._pages is not None:
+            routers[pages.PREFIX] = self._pages.routes()
+        served = {**routers, **shown}
+        describe = functools.partial(_describe, served, has_tokens=self._tokens is not None)
+        described = {operations.DESCRIPTION: operations.description_routes(describe)}
+        return Mounts({**served, **described}, self._tokens, self._origins, self._hosts)
 
     def _loopback_hosts(self) -> Hosts | None:
         """Return the hosts that requests on loopback addresses may name; None for any.
@@ -171,6 +198,18 @@ class Services:
             return None
         return Hosts(config.host, public_url=config.public_url)
 
+    def _read_pages(self) -> Pages | None:
+        if self._config.no_pages:
+            return None
+        try:
+            return Pages(
+                authorizer=self._tokens,
+                public_url=self._config.public_url,
+                chunk_size=self._config.chunk_hint,
+            )
+        except OSError as error:
+            raise StartError(f"cannot read the pages of the package: {error.strerror or error}") from error
+
     def _prepare_directory(self) -> None:
         try:
             self.disk.prepare()
@@ -180,8 +219,9 @@ class Services:
         if swept:
             log.info("swept %d stagings of dead processes", swept)
         self._test_renaming()
-        for interface in self._interfaces:
-            self._prepare_database(interface)
+        if not self._databases.is_remote:
+            for interface in self._interfaces:
+                self._prepare_database(interface)
         warning = permission_warning(self._config.store, self._permissions)
         if warning is not None:
             self._warnings.append(warning)

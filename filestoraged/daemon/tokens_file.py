@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from filestoraged.daemon.fields import read_text
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.errors import UsageError
-from filestoraged.web.auth import ACTIONS, Grant, Scope, Tokens
+from filestoraged.web.auth import ACTIONS, ANYBODY, Grant, Scope, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def read_tokens(path: str, mounts: Sequence[Mapping[str, str]]) -> Tokens:
 
 def check_token_name(name: str) -> None:
     """Raises UsageError where a token cannot have that name."""
+    _check_not_anybody(name)
     if not _TOKEN_NAME.fullmatch(name):
         expected = "1 to 100 characters without white space, the first one not #"
         raise UsageError(f"invalid name {name!r}: expected {expected}")
@@ -83,9 +84,16 @@ def _parse_grant(line: str) -> Grant:
     if len(fields) != 3:
         raise UsageError(f"expected NAME SCOPE HASH, found {len(fields)} words")
     name, scopes, digest = fields
+    if digest != _ANONYMOUS:
+        _check_not_anybody(name)
     if digest != _ANONYMOUS and not _HASH.fullmatch(digest):
         raise UsageError("invalid hash: expected 64 hexadecimal digits, as `filestoraged token` prints them, or -")
     return Grant(name, parse_scopes(scopes), None if digest == _ANONYMOUS else bytes.fromhex(digest))
+
+
+def _check_not_anybody(name: str) -> None:
+    if name == ANYBODY:
+        raise UsageError(f"invalid name {name!r}: it stands for requests without a token")
 
 
 def _parse_scope(text: str) -> Scope:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from filestoraged.daemon.loading import load
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import UsageError
-from filestoraged.store.memcached.pool import parse_server
 from filestoraged.web.trusted_proxies import UNIX, IPNetwork
 from filestoraged.wire.origin import parse_origin
 
@@ -29,6 +29,7 @@ _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _COUNT = re.compile(r"[0-9]{1,6}")
 # A prefix is compared with paths as clients send them, so it has only characters that clients never encode.
 _PREFIX = re.compile(r"/|(?:/[A-Za-z0-9._~\-]+)+/?")
+_REGION = re.compile(r"[A-Za-z0-9_\-]{1,64}", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\]")
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._\-]+)?)\]|([^\[\]:/\s]+)):([0-9]{1,5})")
 
@@ -59,6 +60,7 @@ def parse_address(text: str) -> Address:
 
 def parse_servers(text: str) -> tuple[str, ...]:
     """Return the memcached servers of `HOST:PORT,…`."""
+    parse_server = load("store.memcached.pool", "parse_server")
     servers = tuple(each.strip() for each in text.split(","))
     for server in servers:
         try:
@@ -66,6 +68,31 @@ def parse_servers(text: str) -> tuple[str, ...]:
         except ValueError as error:
             raise UsageError(f"invalid memcached server {server!r}: expected HOST:PORT, HOST or [::1]:PORT") from error
     return servers
+
+
+def parse_database(text: str) -> Any:
+    """Return the address of a PostgreSQL database. No message repeats a part of the URL, which may have a password."""
+    try:
+        return load("store.postgresql.url", "parse_url")(text)
+    except ImportError as error:
+        raise UsageError("psycopg is not installed: pip install 'psycopg[binary]>=3.2'") from error
+    except ValueError as error:
+        expected = "postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME[?PARAMETER=VALUE]"
+        raise UsageError(f"invalid URL of a database: {error}; expected {expected}") from error
+
+
+def parse_s3_url(text: str) -> Any:
+    """Return the location of an S3 store."""
+    try:
+        return load("store.s3.url", "parse_url")(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def parse_region(text: str) -> str:
+    if not _REGION.fullmatch(text):
+        raise UsageError(f"invalid region {text!r}: expected letters, digits and hyphens, such as us-east-1")
+    return text
 
 
 def parse_prefix(text: str) -> str:
@@ -108,6 +135,12 @@ def parse_count(text: str) -> int:
     if not _COUNT.fullmatch(text) or int(text) < 1:
         raise UsageError(f"invalid number {text!r}: expected 1 to 999999")
     return int(text)
+
+
+def parse_switch(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise UsageError(f"invalid value {text!r}: expected yes or no")
+    return text == "yes"
 
 
 def parse_workers(text: str) -> int:

@@ -7,8 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from filestoraged.daemon import systemd
 from filestoraged.daemon.supervisor import WorkerProcess
@@ -24,8 +23,7 @@ class Heartbeats(Protocol):
     def clear_slot(self, slot: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class HeartbeatTimeouts:
+class HeartbeatTimeouts(NamedTuple):
     """How long the master waits for a worker before it kills it, in seconds."""
 
     # Since the last heartbeat; a loop makes two a second. A loop that is silent holds up all of its connections: no
@@ -34,6 +32,9 @@ class HeartbeatTimeouts:
     # From the fork to the first heartbeat. A worker sweeps stagings and opens the databases before it, and SQLite may
     # have to recover a log of gigabytes. A killed worker's successor starts that again, so this is long.
     start: float = 60.0
+
+
+_TIMEOUTS = HeartbeatTimeouts()
 
 
 class Watchdog:
@@ -46,7 +47,7 @@ class Watchdog:
     def __init__(
         self,
         heartbeats: Heartbeats,
-        timeouts: HeartbeatTimeouts = HeartbeatTimeouts(),
+        timeouts: HeartbeatTimeouts = _TIMEOUTS,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

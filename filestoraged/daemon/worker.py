@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from filestoraged.daemon import descriptors
-from filestoraged.daemon.config import Config
+from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.endpoints import Endpoint, Endpoints
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
 from filestoraged.daemon.services import Services
@@ -87,7 +87,7 @@ class HTTPWorkers:
         return Server(
             apps,
             threads=self.config.threads,
-            limits=Limits(),
+            limits=Limits(request_cache_bytes=cache_shares(self.config.cache, self.config.workers).requests),
             connection_limit=self._connection_limit,
             metrics=self._metrics,
             proxies=TrustedProxies(self.config.trusted_proxy),

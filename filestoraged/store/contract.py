@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from filestoraged.digest import Bytes, Digest, Expected
-from filestoraged.errors import TooLarge
+from filestoraged.errors import Error, NotFound, TooLarge
+from filestoraged.future import Future
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 
 _Self = TypeVar("_Self", bound="_Closing")
+_Result = TypeVar("_Result")
 
 
 class _Closing(ABC):
@@ -53,6 +54,10 @@ class Blob(_Closing):
     modified: int
     # Whether `send` may wait for another machine before it hands over bytes.
     may_wait = False
+    # Whether it is in memory, and later callers get this same blob.
+    is_shared = False
+    # What a caller keeps with a shared blob for later callers, 600 bytes at most.
+    memo: Any = None
 
     @abstractmethod
     def send(self, sink: Sink, start: int, stop: int) -> int:
@@ -96,6 +101,17 @@ class Staging(_Closing):
         self._publish_new(name, digest)
         return digest
 
+    def commit_later(self, *, name: str | None = None) -> Future[Digest]:
+        """Like `commit`, but may return before the object is durable: then the future is done.
+
+        Raises what is known at once; the future has the other exceptions of `commit`.
+        """
+        return completed(self.commit(name=name))
+
+    def commit_new_later(self, *, name: str | None = None) -> Future[Digest]:
+        """Like `commit_new`, as `commit_later` is like `commit`."""
+        return completed(self.commit_new(name=name))
+
     def close(self) -> None:
         try:
             self._hasher.close()
@@ -121,6 +137,16 @@ class Staging(_Closing):
         """Remove bytes that are not visible. May be called again, and after a commit."""
 
 
+class ObjectStatus(NamedTuple):
+    """What a store knows of an object without reading its bytes."""
+
+    name: str
+    # In bytes.
+    size: int
+    # Whole seconds since 1970 at which these bytes were stored under this name.
+    modified: int
+
+
 class Usage(NamedTuple):
     """What a part of a store holds. `size` is in bytes."""
 
@@ -141,6 +167,11 @@ class Store(_Closing):
     algorithm: str
     # Whether requests to it wait for other machines.
     remote = False
+    # Objects of at most this size, in bytes, are staged and committed later without waiting for anything, and all are
+    # removed later so. 0 if every change may wait.
+    unwaiting_size = 0
+    # Whether `stage_file` may succeed, so that hashing a file while it arrives is of use.
+    stages_files = False
     # Maximum size of an object, in bytes; None if only free space limits it.
     max_size: int | None
     # Shared with the store's namespaces. A process with several stores passes the same one to all of them.
@@ -150,13 +181,60 @@ class Store(_Closing):
     def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
         """Begin an object of `size` bytes, if known, whose digests must equal `expected`. Raises TooLarge."""
 
+    def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> Staging | None:
+        """Stage the bytes of a file without copying them: it is synced, has `size` bytes, and `hasher` has hashed them.
+
+        The file keeps its own name. Returns None where the bytes have to be copied. Raises TooLarge.
+        """
+        return None
+
+    def stage_new(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
+        """Like `stage`, for an object that is committed by `commit_new`."""
+        return self.stage(size, expected=expected)
+
     @abstractmethod
     def open(self, name: str, /) -> Blob:
         """Open an object. Raises NotFound or CorruptObject."""
 
+    def recall(self, name: str, /) -> Blob | None:
+        """Open an object that is in memory, a shared blob. Returns None for all others, and for those removed."""
+        return None
+
+    @abstractmethod
+    def stat(self, name: str, /) -> ObjectStatus:
+        """Look up an object without reading its bytes. Raises NotFound or CorruptObject."""
+
     @abstractmethod
     def remove(self, name: str, /) -> None:
         """Remove an object, durably. Raises NotFound."""
+
+    def remove_later(self, name: str, /) -> Future[None]:
+        """Like `remove`, but may return before the removal is durable: then the future is done.
+
+        Raises what is known at once; the future has the other exceptions of `remove`.
+        """
+        return completed(self.remove(name))
+
+    def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
+        """Remove many objects. Returns the errors of those that remain. A missing object is no error."""
+        failures: dict[str, Exception] = {}
+        for name in names:
+            try:
+                self.remove(name)
+            except NotFound:
+                pass
+            except (Error, OSError) as error:
+                failures[name] = error
+        return failures
+
+    def has_room(self, size: int) -> bool:
+        """Whether an object of `size` bytes, at most `unwaiting_size`, can be staged at present without waiting."""
+        return True
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether other changes are in flight, which one that is committed later would share a sync with."""
+        return True
 
     def place(self, name: str) -> str | None:
         """The path of an object's file below the outermost store's directory; None if no file holds its bytes."""
@@ -172,6 +250,13 @@ class Store(_Closing):
 
         An empty result is the end. Objects that are stored or removed meanwhile may be in it or not. Raises
         ListingUnsupported if the backend keeps no index of names.
+        """
+
+    @abstractmethod
+    def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
+        """The names of at most `limit` namespaces of this one, as `list` returns those of objects.
+
+        A namespace whose objects were all removed may be in it or not. Raises ListingUnsupported.
         """
 
     @abstractmethod
@@ -208,7 +293,7 @@ class Store(_Closing):
         if name == "":
             raise ValueError("the name of an object cannot be empty")
         if isinstance(source, (str, os.PathLike)):
-            with Path(source).open("rb") as stream:
+            with open(source, "rb") as stream:
                 return self.put(stream, name=name)
         size = memoryview(source).nbytes if isinstance(source, (bytes, bytearray, memoryview)) else None
         with self.stage(size) as staging:
@@ -223,6 +308,13 @@ class Store(_Closing):
     def delete(self, name: str, /) -> None:
         """Alias of `remove`. Raises NotFound."""
         self.remove(name)
+
+
+def completed(result: _Result) -> Future[_Result]:
+    """A future that has a result already."""
+    future: Future[_Result] = Future()
+    future.set_result(result)
+    return future
 
 
 def _pieces(source: bytes | bytearray | memoryview | BinaryIO) -> Iterator[Bytes]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import NamedTuple
 
 from filestoraged.errors import StoreUnavailable
+from filestoraged.future import Future
+from filestoraged.store.transactions import Transaction
 
 log = logging.getLogger(__name__)
 
 # A change within a transaction. It may be repeated if its outcome is unknown, so it must be idempotent.
-Change = Callable[[sqlite3.Connection], None]
+Change = Callable[[Transaction], None]
 
 # The number of failed changes at which `raise_if_behind` raises.
 _MAX_FAILED = 1000

@@ -8,12 +8,10 @@ a right one is deleted. A guess whose process died while it judged counts until 
 from __future__ import annotations
 
 import math
-import sqlite3
-import time
 from typing import NamedTuple
 
 from filestoraged.errors import TooManyGuesses
-from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.transactions import Transaction, Transactions
 
 GUESS_TABLES = (
     # `time` is when the guess was found to be wrong, in seconds since 1970.
@@ -32,9 +30,12 @@ _PERIOD = 60.0
 # another process that read the clock a moment later, or a small correction of the clock.
 _MAX_SKEW = 1.0
 
-_RECORD = f"""INSERT INTO judging (id, time) SELECT ?1, ?2 WHERE
-    (SELECT count(*) FROM guesses WHERE id = ?1 AND time > ?3 AND time <= ?4)
-    + (SELECT count(*) FROM judging WHERE id = ?1 AND time > ?3 AND time <= ?4) < {_MAX_GUESSES}"""
+# A row counts in this span of time. One that lies further ahead does not.
+_SPAN = f"time > epoch() - {_PERIOD} AND time <= epoch() + {_MAX_SKEW}"
+
+_RECORD = f"""INSERT INTO judging (id, time) SELECT ?, ? WHERE
+    (SELECT count(*) FROM guesses WHERE id = ? AND {_SPAN})
+    + (SELECT count(*) FROM judging WHERE id = ? AND {_SPAN}) < {_MAX_GUESSES}"""
 
 
 class Guess(NamedTuple):
@@ -45,49 +46,41 @@ class Guess(NamedTuple):
     time: float
 
 
-def record(connection: sqlite3.Connection, id_: str) -> Guess | None:
+def record(transaction: Transaction, id_: str) -> Guess | None:
     """Record a guess, within a transaction. Returns None if too many are wrong or being judged."""
+    transaction.serialize(id_)
     # Read within the transaction, so that no earlier guess has a later time.
-    now = time.time()
-    cursor = connection.execute(_RECORD, (id_, now, *_span(now)))
-    return Guess(cursor.lastrowid or 0, id_, now) if cursor.rowcount else None
+    ((now,),) = transaction.execute("SELECT epoch()")
+    row = transaction.insert(_RECORD, (id_, now, id_, id_))
+    return None if row is None else Guess(row, id_, now)
 
 
-def settle_right(connection: sqlite3.Connection, guess: Guess) -> None:
+def settle_right(transaction: Transaction, guess: Guess) -> None:
     """Delete a guess that was right, within a transaction."""
     # The row id alone does not identify it: after a minute it may have been deleted, and its row id reused.
-    connection.execute("DELETE FROM judging WHERE rowid = ? AND id = ? AND time = ?", guess)
+    transaction.execute("DELETE FROM judging WHERE rowid = ? AND id = ? AND time = ?", guess)
 
 
-def settle_wrong(connection: sqlite3.Connection, guess: Guess) -> None:
+def settle_wrong(transaction: Transaction, guess: Guess) -> None:
     """Record that a guess was wrong, within a transaction."""
-    settle_right(connection, guess)
-    connection.execute("INSERT INTO guesses (id, time) VALUES (?, ?)", (guess.id, time.time()))
+    settle_right(transaction, guess)
+    transaction.execute("INSERT INTO guesses (id, time) VALUES (?, epoch())", (guess.id,))
 
 
-def raise_if_too_many(transactions: TransactionQueue, id_: str) -> None:
+def raise_if_too_many(transactions: Transactions, id_: str) -> None:
     """Raise TooManyGuesses after too many wrong guesses."""
-    now = time.time()
-    statement = "SELECT time FROM guesses WHERE id = ? AND time > ? AND time <= ? ORDER BY time DESC LIMIT ?"
-    times = [time_ for (time_,) in transactions.read(statement, id_, *_span(now), _MAX_GUESSES)]
-    if len(times) >= _MAX_GUESSES:
-        raise TooManyGuesses(max(1, min(int(_PERIOD), math.ceil(times[-1] + _PERIOD - now))))
+    statement = f"SELECT epoch() - time FROM guesses WHERE id = ? AND {_SPAN} ORDER BY time DESC LIMIT ?"
+    ages = [age for (age,) in transactions.read(statement, id_, _MAX_GUESSES)]
+    if len(ages) >= _MAX_GUESSES:
+        raise TooManyGuesses(max(1, min(int(_PERIOD), math.ceil(_PERIOD - ages[-1]))))
 
 
-def delete_old(transactions: TransactionQueue, limit: int) -> int:
+def delete_old(transactions: Transactions, limit: int) -> int:
     """Delete at most `limit` guesses of each table that do not count. Returns how many."""
-    since, until = _span(time.time())
     deleted = 0
     for table in ("guesses", "judging"):
-        old = transactions.read(
-            f"SELECT rowid, time FROM {table} WHERE time <= ? OR time > ? LIMIT ?", since, until, limit
-        )
+        old = transactions.read(f"SELECT rowid, time FROM {table} WHERE NOT ({_SPAN}) LIMIT ?", limit)
         if old:
             transactions.write_rows(f"DELETE FROM {table} WHERE rowid = ? AND time = ?", old).result()
         deleted += len(old)
     return deleted
-
-
-def _span(now: float) -> tuple[float, float]:
-    """Rows count whose time is after the first value, and not after the second."""
-    return now - _PERIOD, now + _MAX_SKEW

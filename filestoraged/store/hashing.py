@@ -26,8 +26,8 @@ _MIN_THREADED_SIZE = 4 * COPY_SIZE
 # client that sends so little at a time is slower than the hash, so it should not occupy a thread.
 _MIN_QUEUED_SIZE = 64 * 1024
 
-# Pieces queued for a hash thread, which absorb a slow write: 2 MiB for each upload that has a thread.
-_MAX_QUEUED_PIECES = 8
+# Pieces queued for a hash thread, which absorb a slow write: about 2 MiB for each upload that has a thread.
+_MAX_QUEUED_PIECES = 4
 
 # Seconds without a piece after which a hash thread ends, so that another upload can have one.
 _HASH_IDLE_TIMEOUT = 1.0
@@ -95,8 +95,8 @@ class OverlappedHasher:
         self._queue: _HashQueue | None = None
 
     def update(self, data: Bytes) -> None:
-        """Hash more bytes. The buffer may be reused afterwards."""
-        self._hash(self._hasher.update, data, bytes)
+        """Hash more bytes. The buffer may be reused afterwards. Bytes that never change are not copied."""
+        self._hash(self._hasher.update, data, _unchanging)
 
     def update_marked(self, data: Bytes) -> None:
         """Hash more bytes, in a buffer that never changes, and append their mark to `marks`."""
@@ -120,12 +120,16 @@ class OverlappedHasher:
 
         Raises DigestMismatch if they are not the expected ones, and any exception of the hash thread.
         """
+        self.pause()
+        self._hasher.check()
+        return self._hasher.digest()
+
+    def pause(self) -> None:
+        """Wait until all pieces are hashed, and end the thread. More may follow. Raises what the thread has raised."""
         queue = self._queue
         self.close()
         if queue is not None:
             queue.raise_failure()
-        self._hasher.check()
-        return self._hasher.digest()
 
     def close(self) -> None:
         """Wait until all pieces are hashed, and end the thread. A second call does nothing."""
@@ -136,6 +140,13 @@ class OverlappedHasher:
 
 def _same(data: Bytes) -> Bytes:
     return data
+
+
+def _unchanging(data: Bytes) -> Bytes:
+    """Return the same bytes in a buffer that never changes, and that the caller cannot release."""
+    if isinstance(data, memoryview) and isinstance(data.obj, bytes):
+        return memoryview(data)
+    return bytes(data)
 
 
 class _HashQueue(SerialExecutor):

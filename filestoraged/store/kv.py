@@ -18,15 +18,17 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
+from filestoraged.future import Future
+from filestoraged.store.batch_writer import URGENT
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
-from filestoraged.store.sqlite.group_commit import LATER, URGENT, GroupCommitDatabase
+from filestoraged.store.sqlite.group_commit import GroupCommitDatabase
+from filestoraged.store.sqlite.many_rows import execute_with_keys, insert_pairs
 
-_KEYS_SCHEMA = Schema(
+KEYS_SCHEMA = Schema(
     # "fskv"
     application=0x66736B76,
     version=2,
@@ -80,6 +82,8 @@ _TO_STAGED = (
     f"INSERT OR REPLACE INTO staged SELECT key, value FROM ({_LAST})",
     "DELETE FROM queue WHERE id <= ?",
 )
+_UPSERT_PAIRS = "INSERT INTO pairs (key, value) VALUES {} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+_UPSERT_STAGED = "INSERT INTO staged (key, value) VALUES {} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 _STAGED_TO_PAIRS = (
     "DELETE FROM pairs WHERE key IN (SELECT key FROM staged WHERE key <= ? AND value IS NULL)",
     "INSERT OR REPLACE INTO pairs SELECT key, value FROM staged WHERE key <= ? AND value IS NOT NULL",
@@ -94,14 +98,22 @@ class _Kind(enum.Enum):
     PROBE = "probe"
 
 
-class _KeyJob(NamedTuple):
-    """A change of one caller. A set has a key and a value, a deletion a key."""
+_COMMIT, _PROBE = _Kind.COMMIT, _Kind.PROBE
 
-    kind: _Kind
-    # The result of a set: whether the commit will create the key.
-    done: Future[bool]
-    key: bytes = b""
-    value: bytes | None = None
+
+class _KeyJob(Future[bool]):
+    """A change of one caller. A set has a key and a value, a deletion a key.
+
+    The result of a set is whether the commit will create the key.
+    """
+
+    __slots__ = ("key", "kind", "value")
+
+    def __init__(self, kind: _Kind, key: bytes = b"", value: bytes | None = None) -> None:
+        super().__init__()
+        self.kind = kind
+        self.key = key
+        self.value = value
 
 
 class _Queue(NamedTuple):
@@ -120,12 +132,12 @@ class _PendingCommit(NamedTuple):
     """A commit by several transactions, of all rows up to `last`."""
 
     last: int
-    done: Future[bool]
+    job: _KeyJob
 
 
 def prepare_keys(path: str) -> None:
     """Make the database, or check that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, _KEYS_SCHEMA)
+    database.prepare(path, KEYS_SCHEMA)
 
 
 class KeyValues(GroupCommitDatabase[_KeyJob]):
@@ -134,8 +146,10 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
     Make it after the fork. Any thread calls it.
     """
 
+    is_remote: Literal[False] = False
+
     def __init__(self, path: str) -> None:
-        super().__init__(path, _KEYS_SCHEMA)
+        super().__init__(path, KEYS_SCHEMA)
         # The lock guards the list: the writer's thread completes commits, another thread refuses them.
         self._pending: list[_PendingCommit] = []
         self._pending_lock = threading.Lock()
@@ -177,19 +191,18 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
         self.commit_later().result()
 
     # The same, for callers that do not wait. Raises StoreUnavailable if the job cannot be queued.
-
     def set_later(self, key: str, value: bytes) -> Future[bool]:
-        return self._submit(_KeyJob(_Kind.SET, Future(), key.encode(), value))
+        return self._submit(_KeyJob(_Kind.SET, key.encode(), value))
 
     def delete_later(self, key: str) -> Future[bool]:
-        return self._submit(_KeyJob(_Kind.DELETE, Future(), key.encode()))
+        return self._submit(_KeyJob(_Kind.DELETE, key.encode()))
 
     def commit_later(self) -> Future[bool]:
-        return self._submit(_KeyJob(_Kind.COMMIT, Future()))
+        return self._submit(_KeyJob(_COMMIT))
 
     def _submit(self, job: _KeyJob) -> Future[bool]:
         self._writer.submit(job)
-        return job.done
+        return job
 
     # The rest runs on the writer's threads.
 
@@ -208,35 +221,33 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
         if not jobs:
             # The next commit includes the pairs that they have staged.
             pending = self._remove_pending(math.inf)
-            super().refuse([_KeyJob(_Kind.COMMIT, each.done) for each in pending], error)
+            super().refuse([each.job for each in pending], error)
 
     def _probe_job(self) -> _KeyJob:
-        return _KeyJob(_Kind.PROBE, Future())
+        return _KeyJob(_PROBE)
 
-    def _transact(self, jobs: Sequence[_KeyJob]) -> list[Any]:
+    def _transact(self, jobs: Sequence[_KeyJob]) -> list[tuple[_KeyJob, bool]]:
         """Write all jobs. Their callers wait at the same time, so commits may come last."""
-        commits = [job for job in jobs if job.kind is _Kind.COMMIT]
+        commits = [job for job in jobs if job.kind is _COMMIT]
+        changes = [job for job in jobs if job.kind is not _COMMIT and job.kind is not _PROBE]
+        rows = [field for job in changes for field in (job.key, job.value)]
         self._sync_commits("FULL" if commits else "NORMAL")
-        rows = [(job.key, job.value) for job in jobs if job.kind in (_Kind.SET, _Kind.DELETE)]
         last: int | None = None
         with self._transaction(self._write_lock.committing() if commits else contextlib.nullcontext()) as connection:
-            self._pages = _FIXED_PAGES + sum([len(key) + len(value or b"") for key, value in rows]) // _PAGE_SIZE
+            size = sum(map(len, filter(None, rows)))
+            self._pages = _FIXED_PAGES + size // _PAGE_SIZE
             self._is_visible = _is_visible(connection)
-            existing = self._existing(connection, [job.key for job in jobs if job.kind is _Kind.SET])
-            connection.executemany("INSERT INTO queue (key, value) VALUES (?, ?)", rows)
-            if len(rows) + len(commits) < len(jobs):
-                database.touch(connection, _KEYS_SCHEMA)
-            if commits:
-                last = self._commit_at_once(connection)
+            existing = self._existing(connection, {job.key for job in changes if job.value is not None})
+            if not (commits and size <= _LARGE_QUEUE_SIZE and self._commit_changes(connection, changes)):
+                insert_pairs(connection, "INSERT INTO queue (key, value) VALUES {}", rows)
+                last = self._commit_at_once(connection) if commits else None
+            if len(changes) + len(commits) < len(jobs):
+                database.touch(connection, KEYS_SCHEMA)
         if last is not None:
             with self._pending_lock:
-                self._pending += [_PendingCommit(last, job.done) for job in commits]
-        return [
-            LATER
-            if last is not None and job.kind is _Kind.COMMIT
-            else job.kind is _Kind.SET and job.key not in existing
-            for job in jobs
-        ]
+                self._pending += [_PendingCommit(last, job) for job in commits]
+            jobs = [job for job in jobs if job.kind is not _COMMIT]
+        return [(job, job.value is not None and job.key not in existing) for job in jobs]
 
     def _sync_commits(self, synchronous: str) -> None:
         """Set when a commit is synced: FULL at once, NORMAL with the next sync."""
@@ -245,22 +256,38 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._synchronous = synchronous
 
-    def _existing(self, connection: sqlite3.Connection, keys: list[bytes]) -> builtins.set[bytes]:
+    def _existing(self, connection: sqlite3.Connection, keys: Collection[bytes]) -> builtins.set[bytes]:
         """Those of the keys that are committed."""
         if not keys:
             return set()
-        marks = ",".join("?" * len(keys))
-        existing = {bytes(key) for (key,) in connection.execute(f"SELECT key FROM pairs WHERE key IN ({marks})", keys)}
+        statement = "SELECT key FROM pairs WHERE key IN ({})"
+        existing = {key for (key,) in execute_with_keys(connection, statement, keys)}
         if self._is_visible:
-            statement = f"SELECT key, value IS NULL FROM staged WHERE key IN ({marks})"
-            for key, is_deleted in connection.execute(statement, keys).fetchall():
-                (existing.discard if is_deleted else existing.add)(bytes(key))
+            statement = "SELECT key, value IS NULL FROM staged WHERE key IN ({})"
+            for key, is_deleted in execute_with_keys(connection, statement, keys).fetchall():
+                (existing.discard if is_deleted else existing.add)(key)
         return existing
+
+    def _commit_changes(self, connection: sqlite3.Connection, changes: Sequence[_KeyJob]) -> bool:
+        """Commit changes that need not be queued: nothing is queued before them. Returns False if something is."""
+        if _has_rows(connection, "queue") or (not self._is_visible and _has_rows(connection, "staged")):
+            return False
+        values = {job.key: job.value for job in changes}
+        self._pages += len(values)
+        if self._is_visible:
+            # In front of the pairs, which would not be read.
+            insert_pairs(connection, _UPSERT_STAGED, _flat(values.items()))
+            return True
+        deleted = [key for key, value in values.items() if value is None]
+        if deleted:
+            execute_with_keys(connection, "DELETE FROM pairs WHERE key IN ({})", deleted)
+        insert_pairs(connection, _UPSERT_PAIRS, _flat(pair for pair in values.items() if pair[1] is not None))
+        return True
 
     def _commit_at_once(self, connection: sqlite3.Connection) -> int | None:
         """Apply a small queue. For a large one, return the id of its last row."""
         queue = _measure(connection)
-        if queue.is_large or (not self._is_visible and _has_staged(connection)):
+        if queue.is_large or (not self._is_visible and _has_rows(connection, "staged")):
             return queue.last
         self._pages += queue.last - queue.first + queue.size // _PAGE_SIZE
         # Visible staged pairs are in front of the pairs, which would not be read.
@@ -306,7 +333,7 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
             connection.execute("UPDATE state SET is_visible = 1 WHERE EXISTS (SELECT 1 FROM staged)")
         self._is_visible = True
         for each in self._remove_pending(last):
-            each.done.set_result(False)
+            each.job.set_result(False)
 
     def _move_staged(self) -> None:
         """Move the first staged pairs, in the order of their keys, to the pairs. The visible values stay the same."""
@@ -318,7 +345,7 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
             self._pages = 2 * self._rows + size // _PAGE_SIZE
             if stop is not None:
                 _apply(connection, _STAGED_TO_PAIRS, stop)
-            is_moved = not _has_staged(connection)
+            is_moved = not _has_rows(connection, "staged")
             if is_moved:
                 connection.execute("UPDATE state SET is_visible = 0")
         self._is_visible = not is_moved
@@ -365,5 +392,9 @@ def _is_visible(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT is_visible FROM state").fetchone()[0])
 
 
-def _has_staged(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is not None
+def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
+    return connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
+
+
+def _flat(pairs: Iterable[tuple[bytes, bytes | None]]) -> list[bytes | None]:
+    return [field for pair in pairs for field in pair]

@@ -4,10 +4,15 @@
     ROOT/repositories/NAME/ab/abcdef…     objects of a repository
     ROOT/drops/ab/abcdef…                 bytes of drops
     ROOT/staging/TOKEN/NUMBER             stagings, one directory for each process
-    ROOT/quarantine/…                     damaged files, under the paths that they had
-    ROOT/kv.sqlite, ROOT/drops.sqlite     databases, with their -wal, -shm and .turn files
+    ROOT/uploads/ID, ROOT/uploads/ID.lock bytes of an unfinished resumable upload, and who adds to it
+    ROOT/uploads/ID/NUMBER                segments of one, in an S3 store alone
+    ROOT/quarantine/…                     damaged and pruned files, under the paths that they had
+    ROOT/kv.sqlite, ROOT/drops.sqlite,    databases, with their -wal, -shm and .turn files
+    ROOT/locks.sqlite, ROOT/uploads.sqlite
     ROOT/drops.sqlite.janitor             the lock of the janitor
+    ROOT/uploads.sqlite.janitor           the same, for expired uploads
     ROOT/drops.owners/TOKEN               owner locks of processes that upload or send drops
+    ROOT/uploads.owners/TOKEN             owner locks of processes that add to resumable uploads
 
 Daemons of two versions may share a store while one replaces the other, so names do not change between versions: a lock
 file by another name would be another lock.
@@ -21,12 +26,19 @@ REPOSITORIES = "repositories"
 DROPS = "drops"
 STAGING = "staging"
 QUARANTINE = "quarantine"
+UPLOADS = "uploads"
 KEYS_DATABASE = "kv.sqlite"
 DROPS_DATABASE = "drops.sqlite"
+LOCKS_DATABASE = "locks.sqlite"
+UPLOADS_DATABASE = "uploads.sqlite"
 JANITOR_LOCK = f"{DROPS_DATABASE}.janitor"
 DROP_OWNERS = "drops.owners"
+UPLOADS_JANITOR_LOCK = f"{UPLOADS_DATABASE}.janitor"
+UPLOAD_OWNERS = "uploads.owners"
 
-DATABASES = (KEYS_DATABASE, DROPS_DATABASE)
+DATABASES = (KEYS_DATABASE, DROPS_DATABASE, LOCKS_DATABASE, UPLOADS_DATABASE)
+
+UPLOAD_LOCK_SUFFIX = ".lock"
 
 # Made by mkfs in the root directory of a file system, which may be a store.
 LOST_AND_FOUND = "lost+found"
@@ -36,6 +48,7 @@ LOST_AND_FOUND = "lost+found"
 TRIAL = ".trial"
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 # Database files have suffixes such as -wal, -shm, -journal, .turn and .janitor.
 _BESIDE_DATABASE = re.compile(rf"(?:{'|'.join(map(re.escape, DATABASES))})[.-].+")
 
@@ -49,6 +62,11 @@ def is_shard(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None
 
 
+def is_repository(name: str) -> bool:
+    """Whether a repository can have that name, which is that of its directory."""
+    return _REPOSITORY.fullmatch(name) is not None and name not in (".", "..")
+
+
 def object_path(name: str) -> str:
     """The path of an object within its namespace."""
     return f"{name[:2]}/{name}"
@@ -57,6 +75,21 @@ def object_path(name: str) -> str:
 def drop_path(id_: str) -> str:
     """The path of a drop's bytes within the store."""
     return f"{DROPS}/{object_path(id_)}"
+
+
+def upload_path(id_: str) -> str:
+    """The path of an unfinished upload's bytes within the store."""
+    return f"{UPLOADS}/{id_}"
+
+
+def upload_segment_path(id_: str, number: int) -> str:
+    """The key of a segment of an unfinished upload in an S3 store. In a directory, its bytes are one file."""
+    return f"{upload_path(id_)}/{number}"
+
+
+def upload_lock_path(id_: str) -> str:
+    """The path of the file that says who adds to an upload."""
+    return f"{UPLOADS}/{id_}{UPLOAD_LOCK_SUFFIX}"
 
 
 def quarantine_path(path: str) -> str:

@@ -107,6 +107,10 @@ class OwnerLocks(ABC):
 class OwnerFiles(OwnerLocks):
     """LockOwner locks on empty files, for processes that refer to each other by token."""
 
+    def prepare(self) -> None:
+        """Make this process's entry, where its caller can handle an OSError."""
+        self.own()
+
     @property
     def token(self) -> str:
         """This process's token. A forked child has another one than its parent."""

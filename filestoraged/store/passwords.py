@@ -10,10 +10,10 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeVar
 
 from filestoraged.errors import Unavailable
+from filestoraged.future import Future
 from filestoraged.store.serial_executor import Call, SerialExecutor, lower_priority, start_thread
 
 log = logging.getLogger(__name__)
@@ -121,8 +121,6 @@ class _JobsByClient:
 
 
 def _run(work: Callable[[], _Result], done: Future[_Result]) -> None:
-    if not done.set_running_or_notify_cancel():
-        return
     try:
         done.set_result(work())
     except BaseException as error:

@@ -30,6 +30,9 @@ Count = Callable[[Pause], Any]
 # The share of one core that a count may use: it holds Python's lock meanwhile, which the loop of the same process waits
 # for. For the same reason the thread keeps its priority: while it waited for a core, the loop would wait for the lock.
 _CORE_SHARE = 0.2
+# The share of one core over a long time: in between, numbers are old. A count of a million objects that change uses 4 s
+# of CPU time, and begins every 200 s at most. Counts that requests wait for are not delayed.
+_AVERAGE_SHARE = 0.02
 # Seconds of work between two pauses. Longer ones would delay the loop noticeably.
 _WORK_SLICE = 0.001
 
@@ -145,7 +148,7 @@ class SharedCount:
             os.read(self._request_reader, _MAX_RESULT_SIZE)
             if self._stopping.is_set():
                 return
-            began = time.monotonic()
+            began, worked = time.monotonic(), time.thread_time()
             os.pwrite(self._record, _IN_PROGRESS.pack(began), 0)
             try:
                 self._write(began, {"counted": count(_Pauses(self._stopping))})
@@ -154,6 +157,7 @@ class SharedCount:
             except Exception as error:
                 self._write(began, {"failed": str(error)[:1000]})
             os.pwrite(self._record, _IN_PROGRESS.pack(0.0), 0)
+            self._stopping.wait(_pause_after(time.monotonic() - began, time.thread_time() - worked))
 
     def _write(self, began: float, value: Any) -> None:
         data = json.dumps(value).encode()
@@ -172,6 +176,11 @@ class SharedCount:
             if zlib.crc32(data) == checksum:
                 return _LastCount(began, took, json.loads(data))
         return _LastCount(0.0, 0.0, None)
+
+
+def _pause_after(took: float, worked: float) -> float:
+    """The seconds until the next count may begin, after one that took so long and used so much CPU time."""
+    return worked * (1 / _AVERAGE_SHARE - 1) if took >= _RESULT_TIMEOUT else 0.0
 
 
 class _Pauses:

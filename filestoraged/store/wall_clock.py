@@ -8,22 +8,24 @@ running also sees a jump, and waits as well.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from typing import NamedTuple
 
-from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.transactions import Transaction, Transactions
 
 log = logging.getLogger(__name__)
 
-# In a database that is older than this table, the time last seen is that of the last change of a drop.
-CLOCK_TABLES = (
-    "CREATE TABLE IF NOT EXISTS clock (seen REAL)",
-    "INSERT INTO clock (seen) SELECT (SELECT max(changed) FROM drops) WHERE NOT EXISTS (SELECT * FROM clock)",
-    # How much of the grace period has passed, in seconds, over all runs of the daemon.
-    "CREATE TABLE IF NOT EXISTS grace (passed REAL NOT NULL)",
-    "INSERT INTO grace (passed) SELECT 0 WHERE NOT EXISTS (SELECT * FROM grace)",
-)
+
+def clock_tables(seen: str) -> tuple[str, ...]:
+    """The statements that make the tables. `seen` is the expression of the time last seen in an older database."""
+    return (
+        "CREATE TABLE IF NOT EXISTS clock (seen REAL)",
+        f"INSERT INTO clock (seen) SELECT {seen} WHERE NOT EXISTS (SELECT * FROM clock)",
+        # How much of the grace period has passed, in seconds, over all runs of the daemon.
+        "CREATE TABLE IF NOT EXISTS grace (passed REAL NOT NULL)",
+        "INSERT INTO grace (passed) SELECT 0 WHERE NOT EXISTS (SELECT * FROM grace)",
+    )
+
 
 # Seconds ahead of the time last seen. Less is a restart, or the correction of a clock that was set by hand.
 _MIN_JUMP = 3600.0
@@ -47,20 +49,20 @@ class _Jump(NamedTuple):
 class WallClock:
     """One thread of a process calls it. Processes that share the database see the same jump independently."""
 
-    def __init__(self, transactions: TransactionQueue) -> None:
+    def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
         self._jump: _Jump | None = None
 
     def settled(self) -> float | None:
-        """The time in seconds since 1970, None in the grace period after a jump."""
-        now = time.time()
-        ((seen, passed),) = self._transactions.read("SELECT seen, passed FROM clock, grace")
+        """The time by the database's clock, in seconds since 1970; None in the grace period after a jump."""
+        now: float
+        ((now, seen, passed),) = self._transactions.read("SELECT epoch(), seen, passed FROM clock, grace")
         if seen is not None and now - seen > _MIN_JUMP and self._is_in_grace(now, now - seen, passed):
             return None
         self._jump = None
         # Also if it was set back: the next jump is relative to this time, whether the clock was ahead or is behind.
         if seen is None or abs(now - seen) > _RECORD_INTERVAL or passed:
-            self._transactions.write(lambda connection: _record(connection, now)).result()
+            self._transactions.write(lambda transaction: _record(transaction, now)).result()
         return now
 
     def _is_in_grace(self, now: float, ahead: float, passed: float) -> bool:
@@ -68,23 +70,23 @@ class WallClock:
         offset = now - monotonic
         if self._jump is None:
             self._jump = _Jump(monotonic, offset)
-            log.warning("the clock is %.1f h ahead of the time last seen; no drop expires for 1 h", ahead / 3600)
+            log.warning("the clock is %.1f h ahead of the time last seen; nothing expires for 1 h", ahead / 3600)
         elif offset - self._jump.offset > _MIN_JUMP:
             # A second jump within the grace period starts it anew.
             self._jump, passed = _Jump(monotonic, offset), 0.0
-            self._transactions.write(lambda connection: _record_grace(connection, 0.0)).result()
+            self._transactions.write(lambda transaction: _record_grace(transaction, 0.0)).result()
         passed += monotonic - self._jump.recorded
         if monotonic - self._jump.recorded >= _RECORD_INTERVAL:
             # In the database: otherwise a daemon that never runs for an hour would never remove anything.
-            self._transactions.write(lambda connection: _record_grace(connection, passed)).result()
+            self._transactions.write(lambda transaction: _record_grace(transaction, passed)).result()
             self._jump = self._jump._replace(recorded=monotonic)
         return passed < _GRACE_AFTER_JUMP
 
 
-def _record(connection: sqlite3.Connection, now: float) -> None:
-    connection.execute("UPDATE clock SET seen = ?", (now,))
-    _record_grace(connection, 0.0)
+def _record(transaction: Transaction, now: float) -> None:
+    transaction.execute("UPDATE clock SET seen = ?", (now,))
+    _record_grace(transaction, 0.0)
 
 
-def _record_grace(connection: sqlite3.Connection, passed: float) -> None:
-    connection.execute("UPDATE grace SET passed = ?", (passed,))
+def _record_grace(transaction: Transaction, passed: float) -> None:
+    transaction.execute("UPDATE grace SET passed = ?", (passed,))

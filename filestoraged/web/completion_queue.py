@@ -6,8 +6,10 @@ import contextlib
 import logging
 import os
 from collections import deque
-from concurrent.futures import Future
+from collections.abc import Collection
 from typing import Any, Generic, TypeVar
+
+from filestoraged.future import Future
 
 log = logging.getLogger(__name__)
 
@@ -18,17 +20,21 @@ class CompletionQueue(Generic[_Connection]):
     """Any thread hands a connection over by `expect`; the loop gets it back when `descriptor` is readable."""
 
     def __init__(self) -> None:
-        # Those whose futures are not done, or not taken yet.
-        self.expected: set[_Connection] = set()
-        self._completed: deque[_Connection] = deque()
+        # Connections whose futures are not done, or not taken yet.
+        self._expected: dict[Future[Any], _Connection] = {}
+        self._completed: deque[Future[Any]] = deque()
         self._is_signalled = False
         self.descriptor, self._write_end = os.pipe()
         os.set_blocking(self.descriptor, False)
 
     def expect(self, connection: _Connection, future: Future[Any]) -> None:
-        """Give the connection to the loop when the future is done. The caller no longer owns it."""
-        self.expected.add(connection)
-        future.add_done_callback(lambda _: self._complete(connection))
+        """Give the connection to the loop when the future is done. The caller no longer owns it.
+
+        No other connection awaits the same future.
+        """
+        self._expected[future] = connection
+        # Futures that become done together wake the loop once, which then finds all of them.
+        future.add_done_callback(self._completed.append, self.wake)
 
     def take(self) -> list[_Connection]:
         """The connections whose futures are done. Called by the loop."""
@@ -36,9 +42,12 @@ class CompletionQueue(Generic[_Connection]):
             os.read(self.descriptor, 64)
         # Before the first is taken: one that is completed behind the last one signals again.
         self._is_signalled = False
-        completed = [self._completed.popleft() for _ in range(len(self._completed))]
-        self.expected.difference_update(completed)
-        return completed
+        return [self._expected.pop(self._completed.popleft()) for _ in range(len(self._completed))]
+
+    @property
+    def expected(self) -> Collection[_Connection]:
+        """The connections whose futures are not done, or not taken yet."""
+        return self._expected.values()
 
     @property
     def has_completed(self) -> bool:
@@ -60,7 +69,3 @@ class CompletionQueue(Generic[_Connection]):
         self._is_signalled = True
         os.close(self.descriptor)
         os.close(self._write_end)
-
-    def _complete(self, connection: _Connection) -> None:
-        self._completed.append(connection)
-        self.wake()

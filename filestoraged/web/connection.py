@@ -15,7 +15,7 @@ import socket
 import time
 from typing import Protocol
 
-from filestoraged.errors import ClientGone
+from filestoraged.errors import ClientGone, Error
 from filestoraged.web.admission import AdmissionResult
 from filestoraged.web.lingering_close import LingeringClose
 from filestoraged.web.loop_context import LoopContext, Step
@@ -63,7 +63,7 @@ READABLE, WRITABLE = _AWAITS[IDLE], _AWAITS[RESPOND]
 OVERDUE = -math.inf
 
 # A head that could not be parsed.
-UNPARSED = ParsedRequest(Request(Head("", "", "", (1, 1), {}), 0), NO_BODY, True, True, False)
+UNPARSED = ParsedRequest(Request(Head("", "", "", (1, 1), {}), 0), NO_BODY)
 
 
 class Dispatcher(Protocol):
@@ -263,6 +263,10 @@ class Connection:
         except ClientGone as error:
             log.debug("client %s left: %s", self.client, error)
             self.abort(Event.ABORTED)
+        except Error as error:
+            # What is sent from another machine has failed there. A response that is too short ends its connection.
+            log.error("response for client %s broke off: %s", self.client, error.__cause__ or error)
+            self.abort(Event.ABORTED)
         except Exception:
             # Part of a response may have gone out: nothing can follow it.
             log.exception("connection of client %s failed", self.client)
@@ -271,7 +275,8 @@ class Connection:
     def _settle(self) -> None:
         """Give the connection to what it waits for, or close it. Raises nothing; nothing may follow it."""
         context, awaits = self.context, self.awaits
-        if awaits == LOOP and self.state is not CLOSED:
+        if (awaits == LOOP or 0 < awaits == self.watched) and self.state is not CLOSED:
+            # Held until the end of the round, or watched already.
             return
         try:
             if self.state is CLOSED:

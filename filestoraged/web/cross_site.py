@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from filestoraged.errors import CrossSite, Error, MisdirectedRequest
-from filestoraged.web.message import METHODS, Fields, Request, field_lines
+from filestoraged.web.message import COMMON_METHODS, Fields, Request, field_lines
 from filestoraged.wire.origin import Host, Origin, origin_at, parse_host, parse_origin
 
 # A value of --allow-origin or --host.
@@ -30,17 +30,19 @@ _OTHER_SITES = ("cross-site", "same-site")
 # Response headers that a page of an allowed origin may read, and request headers that it may send. For browsers, "*"
 # means all others but Authorization (Fetch standard, section 4.10); the names are for older browsers.
 _RESPONSE_HEADERS = (
-    "ETag, Content-Range, Content-Disposition, Accept-Ranges, Location, Retry-After, Allow, WWW-Authenticate, *"
+    "ETag, Content-Range, Content-Disposition, Accept-Ranges, Location, Retry-After, Allow, WWW-Authenticate, "
+    "Content-Location, Repr-Digest, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, "
+    "Upload-Offset, Upload-Length, Upload-Defer-Length, Upload-Metadata, Upload-Expires, *"
 )
 _REQUEST_HEADERS = (
     "Authorization, Content-Type, Content-MD5, Content-Digest, Repr-Digest, Range, If-Match, If-None-Match, "
-    "If-Modified-Since, If-Unmodified-Since, If-Range, *"
+    "If-Modified-Since, If-Unmodified-Since, If-Range, Tus-Resumable, Upload-Length, Upload-Defer-Length, "
+    "Upload-Metadata, Upload-Offset, Upload-Checksum, X-HTTP-Method-Override, *"
 )
 
 # Seconds for which a browser may cache the response to a preflight: the maximum of Chromium.
 _PREFLIGHT_AGE = 7200
 _PREFLIGHT_FIELDS = field_lines(
-    ("Access-Control-Allow-Methods", ", ".join(METHODS)),
     ("Access-Control-Allow-Headers", _REQUEST_HEADERS),
     ("Access-Control-Max-Age", str(_PREFLIGHT_AGE)),
 )
@@ -70,29 +72,34 @@ class Origins:
         self._allows_any = ANY in allowed
         self._allowed: frozenset[Origin | None] = frozenset(parse_origin(each) for each in allowed if each != ANY)
 
-    def judge(self, request: Request) -> CrossSiteResult:
+    def judge(self, request: Request, sent: str, methods: Sequence[str] = COMMON_METHODS) -> CrossSiteResult:
+        """`sent` is the method that the browser has sent, which X-HTTP-Method-Override may have replaced.
+
+        `methods` are those that the response to a preflight lists.
+        """
         if self._allows_any:
-            return self._admit(request, ANY)
+            return self._admit(request, sent, ANY, methods)
         field = request.fields.get("origin")
         origin = None if field is None else parse_origin(field)
         if field is not None and origin is not None and origin in self._allowed:
-            return self._admit(request, field)
-        fault = self._find_fault(request, field, origin) if request.method in _UNSAFE_METHODS else None
+            return self._admit(request, sent, field, methods)
+        is_unsafe = sent in _UNSAFE_METHODS or request.method in _UNSAFE_METHODS
+        fault = self._find_fault(request, field, origin) if is_unsafe else None
         if not self._allowed:
             return PASSED if fault is None else CrossSiteResult(fault)
         # Also without an Origin: a cache must not reuse this response for an allowed origin.
         return CrossSiteResult(fault, "Vary: Origin\r\n")
 
-    def _admit(self, request: Request, origin: str) -> CrossSiteResult:
+    def _admit(self, request: Request, sent: str, origin: str, methods: Sequence[str]) -> CrossSiteResult:
         # Never with Access-Control-Allow-Credentials: other sites must not use credentials that the browser stores.
         fields = field_lines(
             ("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", _RESPONSE_HEADERS)
         )
         if origin != ANY:
             fields += "Vary: Origin\r\n"
-        is_preflight = request.method == "OPTIONS" and "access-control-request-method" in request.fields
+        is_preflight = sent == "OPTIONS" and "access-control-request-method" in request.fields
         if is_preflight:
-            fields += _PREFLIGHT_FIELDS
+            fields += field_lines(("Access-Control-Allow-Methods", ", ".join(methods))) + _PREFLIGHT_FIELDS
             if request.fields.get("access-control-request-private-network") == "true":
                 # A page of a public site asks for a private address (the draft "Private Network Access").
                 fields += "Access-Control-Allow-Private-Network: true\r\n"

@@ -55,13 +55,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self, request: Request) -> Answer:
         return self.app.answer(request)
 
-    # The router knows which methods a path has. HEAD, OPTIONS, TRACE and unknown methods get its 405, too.
-    do_POST = do_PUT = do_DELETE = do_GET
+    # The router knows which methods a path has. TRACE and unknown methods get its 405, too.
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
 
 _METHODS = {
     "GET": Handler.do_GET,
+    "HEAD": Handler.do_HEAD,
     "POST": Handler.do_POST,
     "PUT": Handler.do_PUT,
+    "PATCH": Handler.do_PATCH,
     "DELETE": Handler.do_DELETE,
+    "OPTIONS": Handler.do_OPTIONS,
 }

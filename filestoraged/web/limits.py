@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from filestoraged.web.request_cache import DEFAULT_CACHE_SIZE
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Seconds, except where a name says bytes."""
 
     # A head must be complete this long after its first byte.
@@ -43,3 +44,5 @@ class Limits:
     farewell_bytes: int = 1024 * 1024 * 1024
     # An unread body of at most this size is discarded; that costs less than a new connection.
     drain_bytes: int = 64 * 1024
+    # Memory of a worker for parsed requests without a body.
+    request_cache_bytes: int = DEFAULT_CACHE_SIZE

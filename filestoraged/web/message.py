@@ -9,11 +9,11 @@ import enum
 import json
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
+from filestoraged.future import Future
 from filestoraged.wire.head import Head
 from filestoraged.wire.redaction import HIDDEN, has_secret, redact_target
 
@@ -30,15 +30,21 @@ REASONS = {
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    409: "Conflict",
     410: "Gone",
     412: "Precondition Failed",
     413: "Content Too Large",
     414: "URI Too Long",
+    415: "Unsupported Media Type",
     416: "Range Not Satisfiable",
     417: "Expectation Failed",
     421: "Misdirected Request",
+    422: "Unprocessable Content",
+    423: "Locked",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
+    # Of the tus protocol, for its interface alone.
+    460: "Checksum Mismatch",
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
@@ -46,8 +52,12 @@ REASONS = {
     507: "Insufficient Storage",
 }
 
-# The methods that pages have.
-METHODS = ("GET", "POST", "PUT", "DELETE")
+# The methods that pages have, and those of them that most interfaces have.
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+COMMON_METHODS = ("GET", "POST", "PUT", "DELETE")
+
+# Header fields of a request that may hold a secret: a token, or the password of a drop.
+_SECRET_FIELDS = frozenset(("authorization", "upload-metadata"))
 
 # The header fields of a response in their order, as they are sent: each a line with its end.
 Fields = str
@@ -104,7 +114,8 @@ class Request:
     """A request. `path` is the whole one, `mount` the prefix of it that leads to the interface.
 
     `size` is the body's in bytes, None where the client did not declare it. Requests with identical heads share one
-    object, see `RequestCache`: pages do not change it. One with a body, or whose page runs on a thread, is a copy.
+    object, see `RequestCache`: pages change nothing of it but `memo`. One with a body, or whose page runs on a thread,
+    is a copy.
     """
 
     __slots__ = (
@@ -114,13 +125,17 @@ class Request:
         "counter",
         "cross_site",
         "fields",
+        "is_bodiless",
         "is_free",
         "is_path_secret",
         "is_plain",
         "labels",
         "match",
+        "may_wait",
+        "memo",
         "method",
         "mount",
+        "mounts",
         "path",
         "query",
         "runs_on",
@@ -129,7 +144,10 @@ class Request:
     )
 
     def __init__(self, head: Head, size: int | None) -> None:
+        # The router replaces it where the interface accepts X-HTTP-Method-Override.
         self.method = head.method
+        # Whether its response has no body, whatever the head says: the client waits for none.
+        self.is_bodiless = head.method == "HEAD"
         self.path = head.path
         self.query = head.query
         self.fields: Mapping[str, str] = head.fields
@@ -141,6 +159,8 @@ class Request:
         self.client = ""
         # The router sets these, once. A secret path is not logged.
         self.mount = ""
+        # The prefixes of its listener, by interface.
+        self.mounts: Mapping[str, str] = {}
         self.match: Any = None
         self.runs_on = RunsOn.THREAD
         self.is_path_secret = False
@@ -156,12 +176,17 @@ class Request:
         self._loggable: str | None = None
         # Where the server's loop counts it.
         self.counter: Any = None
+        # Whether its page runs on a thread, and may wait for a disk. False for a page that the loop runs.
+        self.may_wait = True
+        # What its page has derived from the head alone, for the next request with this head; 100 bytes at most.
+        self.memo: Any = None
 
     def copy(self, client: str, body: Body) -> Request:
         """Return a copy for one client."""
         # Not by a loop over the slots, nor by `copy.copy`: they take five times as long.
         own = Request.__new__(Request)
         own.method = self.method
+        own.is_bodiless = self.is_bodiless
         own.path = self.path
         own.query = self.query
         own.fields = self.fields
@@ -170,6 +195,7 @@ class Request:
         own.body = body
         own.client = client
         own.mount = self.mount
+        own.mounts = self.mounts
         own.match = self.match
         own.runs_on = self.runs_on
         own.is_path_secret = self.is_path_secret
@@ -179,6 +205,8 @@ class Request:
         own.labels = self.labels
         own._loggable = self._loggable
         own.counter = self.counter
+        own.memo = self.memo
+        own.may_wait = self.may_wait
         return own
 
     def parameters(self, *names: str) -> list[str]:
@@ -206,7 +234,7 @@ class Request:
     @property
     def has_secret(self) -> bool:
         """Whether it holds a secret, and must not be cached."""
-        return "authorization" in self.fields or (self.query != "" and has_secret(self.query))
+        return has_secret_field(self.fields) or (self.query != "" and has_secret(self.query))
 
 
 class ContentSink(Protocol):
@@ -220,6 +248,10 @@ class ContentSink(Protocol):
 class Content(Protocol):
     """Bytes that are sent from where they are stored."""
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether `send` may wait for another machine."""
+
     def send(self, sink: ContentSink, start: int, stop: int) -> int:
         """Send from `start` on, as much as the sink takes. Returns the end of what was sent."""
 
@@ -227,9 +259,25 @@ class Content(Protocol):
 
 
 class Response:
-    """A response. Its bytes are `body`, or those of `content` from `start` up to `stop`."""
+    """A response. Its bytes are `body`, or those of `content` from `start` up to `stop`.
 
-    __slots__ = ("body", "closes", "content", "fields", "kind", "on_received", "size", "start", "status", "stop")
+    One with a content that many threads may send is given again for equal requests, once its head is encoded; see
+    `response_head.encode_fields`. It does not change any more.
+    """
+
+    __slots__ = (
+        "body",
+        "closes",
+        "content",
+        "encoded_fields",
+        "fields",
+        "kind",
+        "on_received",
+        "size",
+        "start",
+        "status",
+        "stop",
+    )
 
     def __init__(
         self,
@@ -243,6 +291,8 @@ class Response:
     ) -> None:
         self.status = status
         self.fields = fields
+        # The fields, and Content-Length, as they are sent; None where they are encoded when they are sent.
+        self.encoded_fields: bytes | None = None
         self.body = body
         self.content = content
         self.start = start
@@ -276,8 +326,8 @@ Answer = Response | Page
 
 @types.coroutine
 def result_of(future: Future[_Result]) -> Generator[Future[_Result], _Result, _Result]:
-    """Await a future of `concurrent.futures`: `value = await result_of(future)`. Raises what it raises."""
-    return (yield future)
+    """Await a future: `value = await result_of(future)`. Raises what it raises."""
+    return future.result() if future.done() else (yield future)
 
 
 class App(Protocol):
@@ -286,6 +336,9 @@ class App(Protocol):
     @property
     def on_loopback(self) -> App:
         """The app for connections that arrive on a loopback address, perhaps itself."""
+
+    def stays_inline(self, request: Request) -> bool:
+        """Whether the page of a request with a body, which the loop may run, is not to run on a thread at present."""
 
     def route(self, request: Request) -> RunsOn:
         """Find the request's page. Called first, and by the loop."""
@@ -305,6 +358,10 @@ class App(Protocol):
 
 JSON: Fields = "Content-Type: application/json\r\n"
 NO_STORE: Fields = "Cache-Control: no-store\r\n"
+
+
+def has_secret_field(fields: Mapping[str, str]) -> bool:
+    return not _SECRET_FIELDS.isdisjoint(fields)
 
 
 def field_lines(*fields: tuple[str, str]) -> Fields:

@@ -10,8 +10,10 @@ import socket
 from filestoraged.errors import ClientGone, MalformedRequest
 from filestoraged.wire.head import find_head_end, skip_empty_lines
 
-# A plain number: the enumeration's members are slow to combine.
+# Plain numbers: the enumeration's members are slow to combine.
 DONT_WAIT = int(socket.MSG_DONTWAIT)
+
+_WAIT_ALL = int(socket.MSG_WAITALL)
 
 # A head with the small body behind it comes by one call.
 _RECEIVE_SIZE = 64 * 1024
@@ -76,14 +78,22 @@ class Receiver:
         self._seen = self.skipped = 0
         return data[:end]
 
-    def receive_into(self, buffer: memoryview) -> int:
-        """Fill some of `buffer` with what comes next. Returns how much, 0 where nothing has. Raises ClientGone."""
+    def receive_some(self, size: int) -> bytes:
+        """Return what has come of the next `size` bytes, empty if nothing has. Raises ClientGone."""
+        return self._receive(size, self.flags)
+
+    def receive_all(self, size: int) -> bytes:
+        """Return the next `size` bytes, or fewer if the rest does not come in time. Raises ClientGone."""
+        return self._receive(size, self.flags | _WAIT_ALL)
+
+    def _receive(self, size: int, flags: int) -> bytes:
+        # Not into a buffer: bytes need not be copied for a thread that hashes them later, nor filled with zeros before.
         try:
-            received = self._connection.recv_into(buffer, 0, self.flags)
+            data = self._connection.recv(size, flags)
         except BlockingIOError:
-            return 0
+            return b""
         except OSError as error:
             raise ClientGone("The client hung up within a body.") from error
-        if not received:
+        if not data:
             raise ClientGone("The client closed the connection within a body.")
-        return received
+        return data

@@ -11,8 +11,8 @@ from filestoraged.web.limits import Limits
 from filestoraged.web.receiver import Receiver
 from filestoraged.wire.body import Framing
 
-# 256 KiB: hashing one such piece takes 0.6 ms, far more than the calls around it.
-_PIECE = 256 * 1024
+# In bytes. Hashing such a piece takes 0.3 ms, ten times as long as passing it to another thread.
+_PIECE = 512 * 1024
 
 # Bytes that a thread receives from one connection before others that wait get the thread.
 _QUANTUM = 4 * 1024 * 1024
@@ -21,8 +21,9 @@ _QUANTUM = 4 * 1024 * 1024
 class RequestBody:
     """One thread at a time has it.
 
-    Each piece is released when the page asks for the next. A page that keeps it has a view of nothing: it holds no
-    buffer in memory while a slow client pauses, and a use by mistake raises ValueError.
+    Each piece is a view of bytes that never change, and is released when the page asks for the next. A page that keeps
+    it has a view of nothing: it holds no buffer in memory while a slow client pauses, and a use by mistake raises
+    ValueError. A view of the view remains valid.
     """
 
     __slots__ = ("_framing", "_receiver", "_undelivered", "is_silent", "is_wanted", "received", "started")
@@ -107,22 +108,33 @@ class RequestBody:
         return True
 
     def _deliver_arriving(self, feed: Callable[[Bytes], bool]) -> bool:
-        # Of a body with a length not a byte too many is read: what follows belongs to the next request.
-        framing = self._framing
-        buffer = memoryview(bytearray(int(min(_PIECE, framing.left))))
         quantum = _QUANTUM
-        while not framing.done and quantum > 0:
-            window = buffer[: int(min(_PIECE, framing.left))]
-            received = self._receiver.receive_into(window)
+        while not self._framing.done and quantum > 0:
+            received, is_wanted = self._deliver_next(feed)
+            if not is_wanted:
+                return False
             if not received:
                 self.is_silent = True
                 return True
-            used, is_wanted = self._decode(window[:received], feed)
-            self._receiver.buffer = bytes(window[used:received])
-            if not is_wanted:
-                return False
             quantum -= received
         return True
+
+    def _deliver_next(self, feed: Callable[[Bytes], bool]) -> tuple[int, bool]:
+        """Feed what comes next. Returns how many bytes came, and whether the page wants more."""
+        data = self._receive()
+        if not data:
+            # Nothing is fed: an empty piece is the end of the body.
+            return 0, True
+        used, is_wanted = self._decode(memoryview(data), feed)
+        self._receiver.buffer = data[used:]
+        return len(data), is_wanted
+
+    def _receive(self) -> bytes:
+        framing = self._framing
+        if framing.size is None:
+            return self._receiver.receive_some(_PIECE)
+        # Not a byte too many: what follows belongs to the next request.
+        return self._receiver.receive_all(int(min(_PIECE, framing.left)))
 
     def _decode(self, data: memoryview, feed: Callable[[Bytes], bool]) -> tuple[int, bool]:
         pieces, used = self._framing.decode(data)

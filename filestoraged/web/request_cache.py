@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
+from filestoraged.bounded_cache import BoundedCache, ClockCache
 from filestoraged.web.auth import hashed
-from filestoraged.web.message import Request
+from filestoraged.web.message import Request, has_secret_field
 from filestoraged.wire.authorization import is_bearer, parse_token
-from filestoraged.wire.body import NO_BODY, Framing, Sized, body_framing
+from filestoraged.wire.body import NO_BODY, Framing, Received, Sized, body_framing
 from filestoraged.wire.head import parse_fields, parse_head
 
-# Bytes of memory for the whole cache. When they are reached, it is emptied.
-MAX_CACHE_SIZE = 2 * 1024 * 1024
+# The memory of a cache where a server is made without a daemon, in bytes.
+DEFAULT_CACHE_SIZE = 2 * 1024 * 1024
 
 # The longest head that is cached, in bytes: longer ones are rarely repeated.
 _MAX_HEAD_SIZE = 1024
 
 # What an entry takes at most, in bytes: for itself, for each byte of its head, and for each header field. CPython's
 # sizes, rounded up: the key and the strings that are cut from it, a dictionary's share, two strings for a field.
-_ENTRY_SIZE = 1200
-_ENTRY_SIZE_PER_BYTE = 3
+_ENTRY_SIZE = 700
+_ENTRY_SIZE_PER_BYTE = 4
 _ENTRY_SIZE_PER_FIELD = 220
+
+# Memory for the heads of uploads, and for header fields, in bytes: few of them differ.
+MAX_UPLOADS_SIZE = 512 * 1024
+MAX_FIELDS_SIZE = 512 * 1024
 
 # In heads with a Bearer token, by most clients' spelling. Others are parsed each time.
 _BEARER = b": Bearer "
@@ -36,56 +40,105 @@ _BEARER = b": Bearer "
 _Value = TypeVar("_Value")
 
 
-class ParsedRequest(NamedTuple):
+class ParsedRequest:
     """A request, and what its connection has to know of it."""
 
-    request: Request
-    framing: Framing
-    keep_alive: bool
-    speaks_1_1: bool
-    expects_continue: bool
+    __slots__ = ("expects_continue", "framing", "is_used", "keep_alive", "request", "size", "speaks_1_1")
+
+    def __init__(
+        self,
+        request: Request,
+        framing: Framing,
+        *,
+        keep_alive: bool = True,
+        speaks_1_1: bool = True,
+        expects_continue: bool = False,
+        size: int = 0,
+    ) -> None:
+        """`size` is what it takes in a cache, in bytes."""
+        self.request = request
+        self.framing = framing
+        self.keep_alive = keep_alive
+        self.speaks_1_1 = speaks_1_1
+        self.expects_continue = expects_continue
+        self.size = size
+        # Whether it was recalled since the cache considered it last.
+        self.is_used = False
+
+    def copy(self) -> ParsedRequest:
+        """Return the same for another upload: a framing counts the bytes of one body."""
+        # Not by the constructor, which takes twice as long.
+        own = ParsedRequest.__new__(ParsedRequest)
+        own.request = self.request
+        own.framing = Sized(self.request.size or 0)
+        own.keep_alive = self.keep_alive
+        own.speaks_1_1 = self.speaks_1_1
+        own.expects_continue = self.expects_continue
+        own.size = self.size
+        return own
 
 
 class RequestCache:
-    """Parses requests. Many threads use it; two that parse the same at once cache the same. The lock guards `_size`."""
+    """Parses requests. Many threads use it; two that parse the same at once cache the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = DEFAULT_CACHE_SIZE) -> None:
+        """`size` is the memory for requests without a body, in bytes."""
         # By a head that nothing follows; and by the heads of bodies that have a length.
-        self._bodiless: dict[bytes, ParsedRequest] = {}
-        self._uploads: dict[bytes, ParsedRequest] = {}
+        self._bodiless: ClockCache[bytes, ParsedRequest] = ClockCache(size, lambda _, parsed: parsed.size)
+        self._uploads: BoundedCache[bytes, ParsedRequest] = _bounded(MAX_UPLOADS_SIZE, lambda _, parsed: parsed.size)
         # Fields by their lines: a client that asks for something else sends the same ones below its request line.
-        self._fields: dict[bytes, Mapping[str, str]] = {}
-        # What all of them take, in bytes at most.
-        self._size = 0
-        self._lock = threading.Lock()
+        self._fields: BoundedCache[bytes, Mapping[str, str]] = _bounded(
+            MAX_FIELDS_SIZE, lambda lines, fields: _entry_size(len(lines), len(fields))
+        )
         # So that no client can choose heads of one hash.
         self._secret = os.urandom(32)
 
     def recall(self, data: bytes) -> ParsedRequest | None:
         """Return the cached request where `data` is one whole request without a body."""
         known = self._bodiless.get(data)
-        if known is None and len(data) <= _MAX_HEAD_SIZE and _BEARER in data:
-            return self._bodiless.get(self._hash(data))
+        if known is None:
+            if len(data) > _MAX_HEAD_SIZE or _BEARER not in data:
+                return None
+            known = self._bodiless.get(self._hash(data))
+            if known is None:
+                return None
+        known.is_used = True
         return known
+
+    def recall_upload(self, data: bytes) -> tuple[ParsedRequest, bytes] | None:
+        """Return the cached request and its body where `data` is one whole request with a body of a known length."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._uploads.get(data[:end])
+        if known is None or len(data) - end != known.framing.size:
+            return None
+        return known, data[end:]
 
     def read(self, data: bytes) -> ParsedRequest:
         """Parse a whole head. Raises what `parse_head` and `body_framing` do, and ExpectationFailed."""
         key = data if _BEARER not in data else self._hash(data)
         known = self._uploads.get(key)
         if known is not None:
-            # A framing counts the bytes of one body.
-            return ParsedRequest(known.request, Sized(known.request.size or 0), *known[2:])
+            return known.copy()
         head = parse_head(data, self._read_fields)
         framing = body_framing(head)
         request = Request(head, framing.size)
         has_token = "authorization" in request.fields and _take_token(request)
-        parsed = ParsedRequest(request, framing, head.keep_alive, head.version >= (1, 1), head.expects_continue)
+        parsed = ParsedRequest(
+            request,
+            framing,
+            keep_alive=head.keep_alive,
+            speaks_1_1=head.version >= (1, 1),
+            expects_continue=head.expects_continue,
+            size=_entry_size(len(data), len(head.fields)),
+        )
         is_hashed = key is not data
         if len(data) <= _MAX_HEAD_SIZE and has_token <= is_hashed and not request.has_secret:
             if framing is NO_BODY:
-                self._remember(self._bodiless, key, parsed, len(data), len(head.fields))
+                self._bodiless.put(key, parsed)
             elif framing.size is not None:
-                self._remember(self._uploads, key, parsed, len(data), len(head.fields))
+                received = parsed.copy()
+                received.framing = Received(framing.size)
+                self._uploads.put(key, received)
         return parsed
 
     def _read_fields(self, lines: bytes) -> Mapping[str, str]:
@@ -93,25 +146,20 @@ class RequestCache:
         if known is not None:
             return known
         fields = parse_fields(lines)
-        if len(lines) <= _MAX_HEAD_SIZE and "authorization" not in fields:
-            self._remember(self._fields, lines, fields, len(lines), len(fields))
+        if len(lines) <= _MAX_HEAD_SIZE and not has_secret_field(fields):
+            self._fields.put(lines, fields)
         return fields
 
     def _hash(self, data: bytes) -> bytes:
         return hashlib.blake2b(data, digest_size=32, key=self._secret).digest()
 
-    def _remember(self, table: dict[bytes, _Value], key: bytes, value: _Value, length: int, fields: int) -> None:
-        size = _ENTRY_SIZE + _ENTRY_SIZE_PER_BYTE * length + _ENTRY_SIZE_PER_FIELD * fields
-        with self._lock:
-            if key in table:
-                # Counted before: heads of pipelined requests are parsed each time.
-                return
-            if self._size + size > MAX_CACHE_SIZE:
-                for each in (self._bodiless, self._uploads, self._fields):
-                    each.clear()
-                self._size = 0
-            self._size += size
-            table[key] = value
+
+def _entry_size(length: int, fields: int) -> int:
+    return _ENTRY_SIZE + _ENTRY_SIZE_PER_BYTE * length + _ENTRY_SIZE_PER_FIELD * fields
+
+
+def _bounded(size: int, size_of: Callable[[bytes, _Value], int]) -> BoundedCache[bytes, _Value]:
+    return BoundedCache(entries=size // _ENTRY_SIZE, size=size, size_of=size_of)
 
 
 def _take_token(request: Request) -> bool:

@@ -27,8 +27,7 @@ def respond(connection: Connection, response: Response, event: Event = _RESPONSE
     request, parsed = connection.request, connection.parsed
     connection.state = NEXT_STATE[connection.state][event]
     connection.response = response
-    # A response to HEAD has no body, whatever its head says.
-    is_bodiless = request is not None and request.method == "HEAD"
+    is_bodiless = request is not None and request.is_bodiless
     connection.position = response.stop if is_bodiless else response.start
     if response.content is None:
         # Before it is sent: a client that has a response finds it counted.
@@ -41,10 +40,10 @@ def respond(connection: Connection, response: Response, event: Event = _RESPONSE
         or (parsed.framing is not NO_BODY and not _is_skippable(connection))
     )
     if connection.is_closing:
-        field = "Connection: close\r\n"
+        field = b"Connection: close\r\n"
     else:
         # The default of HTTP/1.1.
-        field = "" if parsed.speaks_1_1 else "Connection: keep-alive\r\n"
+        field = b"" if parsed.speaks_1_1 else b"Connection: keep-alive\r\n"
     connection.sender.begin(encode_head(response, field))
     return send(connection)
 
@@ -72,7 +71,7 @@ def send(connection: Connection) -> bool:
     """RESPOND: send as much as the socket takes; on the loop, hold a small response until the end of the round."""
     response = connection.response
     assert response is not None
-    if response.on_received is not None and not connection.is_on_thread:
+    if not connection.is_on_thread and (response.on_received is not None or _may_wait(response)):
         # The loop would hold it, and receipt cannot be confirmed before it is sent.
         return connection.hand_over()
     before = connection.position
@@ -82,40 +81,50 @@ def send(connection: Connection) -> bool:
         except WouldWait:
             return connection.hand_over()
         if connection.position < response.stop:
-            return _send_on(connection, before)
+            return _send_on(connection, response, before)
     elif not connection.sender.flush():
         return connection.wait_writable()
     if response.on_received is not None:
-        connection.confirmation = Confirmation(connection.sender, connection.receiver, connection.context.limits.send)
+        connection.confirmation = Confirmation(
+            connection.sender,
+            connection.receiver,
+            connection.context.limits.send,
+            is_proxied=connection.is_proxied,
+        )
         connection.move(Event.SENT_UNCONFIRMED)
         return True
     return _end_request(connection, response, _SENT)
 
 
-def _send_on(connection: Connection, before: int) -> bool:
-    # Sending waits for no other machine; and threads that do may all wait for what this response holds.
-    connection.pool = connection.context.pool
+def _send_on(connection: Connection, response: Response, before: int) -> bool:
+    if not _may_wait(response):
+        # Threads that wait for other machines may all wait for what this response holds.
+        connection.pool = connection.context.pool
     if connection.position > before and connection.is_on_thread:
         return connection.yield_thread()
     return connection.wait_writable()
 
 
+def _may_wait(response: Response) -> bool:
+    return response.content is not None and response.content.may_wait
+
+
 def _end_request(connection: Connection, response: Response, event: Event) -> bool:
     """Count and forget the request, whose response is sent, or held by the sender."""
     response.close()
+    now = time.monotonic()
     if response.content is not None:
-        sent = connection.sender.sent
-        connection.context.record(connection, response.status, response.kind, sent, time.monotonic())
+        connection.context.record(connection, response.status, response.kind, connection.sender.sent, now)
     if connection.is_in_flight:
         connection.end_in_flight()
     # A client that stores objects stores the next one soon. Other requests are the loop's.
     connection.keeps_thread = connection.request is not None and connection.request.method != "GET"
     connection.response = connection.request = None
-    connection.started = time.monotonic()
+    connection.started = now
     if connection.sender.held:
         # The loop sends the responses of a round at its end.
         connection.awaits = LOOP
-        connection.deadline = connection.started + connection.context.limits.send
+        connection.deadline = now + connection.context.limits.send
         connection.context.unsent.append(connection)
         return False
     connection.state = NEXT_STATE[connection.state][event]

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from re import Pattern
 from typing import NamedTuple, Protocol
 
 from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
 from filestoraged.web.cross_site import PASSED, CrossSiteResult, Hosts, Origins
 from filestoraged.web.error_responses import Refuse, meaning, refusal
-from filestoraged.web.message import METHODS, Answer, Request, Response, RunsOn
+from filestoraged.web.message import COMMON_METHODS, METHODS, Answer, Request, Response, RunsOn
 from filestoraged.web.metrics import NO_INTERFACE, OTHER
+from filestoraged.wire.grammar import TOKEN
+
+_METHOD = re.compile(TOKEN)
 
 # The actions of scopes.
 READ, WRITE, DELETE = "read", "write", "delete"
+
+# In place of a scope: the page needs no token.
+PUBLIC = "public"
 
 
 class Route(NamedTuple):
@@ -36,8 +42,20 @@ class Route(NamedTuple):
     runs_on: RunsOn
     # An INLINE page with a larger body, in bytes, or one of unknown size, runs on a thread.
     inline_body: int = 0
+    # Asked before each run of an INLINE page that reads a body. If it returns False, the page runs on a thread.
+    stays_inline: Callable[[Request], bool] | None = None
     # Answers on the loop, in place of a page that runs on a thread, from memory alone; None where it cannot.
     recall: Callable[..., Response | None] | None = None
+    # A scope that suffices instead of `scope`, for a page that requires one of both once it has read the body.
+    or_scope: str | None = None
+
+
+class PageVariant(NamedTuple):
+    """Pages for people at paths where programs get something else."""
+
+    router: Router
+    # Whether a request is for a page. It depends on the head alone.
+    wants_page: Callable[[Request], bool]
 
 
 class Match(NamedTuple):
@@ -62,31 +80,65 @@ class Router:
         secret: bool = False,
         public: bool = False,
         has_areas: bool = False,
+        overrides_method: bool = False,
+        nested: Sequence[Router] = (),
+        variant: PageVariant | None = None,
     ) -> None:
         """`name` is the interface's. `secret` says that a path is a capability and is not logged, `public` that no
-        token is needed, `has_areas` that the first open segment names an area with scopes of its own.
+        token is needed or that its pages ask for one, `has_areas` that the first open segment names an area with scopes
+        of its own, `overrides_method` that X-HTTP-Method-Override replaces the method. `nested` are routers of the same
+        interface whose errors look different; their patterns precede those of `routes`. `variant` is a router of the
+        same interface for people.
         """
         self.name = name
         self.secret = secret
         self.public = public
         self.has_areas = has_areas
+        self.overrides_method = overrides_method
         self._refuse = refuse
+        self._variant = variant
+        self._nested = nested
         self._routes: dict[str, dict[str, Route]] = {}
         for route in routes:
             self._routes.setdefault(route.pattern, {})[route.method] = route
-        self._patterns = [(_compiled(pattern), found) for pattern, found in self._routes.items() if "{" in pattern]
+        # By the number of slashes: most paths are compared with one pattern or two.
+        self._patterns: dict[int, list[_Pattern]] = {}
+        for each in (*(found for router in nested for found in router._own_patterns()), *self._own_patterns()):
+            self._patterns.setdefault(each.slashes, []).append(each)
+
+    def find_for(self, request: Request, path: str) -> Match:
+        """Find the page for people if the request is for one, else what programs get. See `find`."""
+        if self._variant is not None and self._variant.wants_page(request):
+            match = self._variant.router.find(request.method, path)
+            if match.route is not None:
+                return match
+        return self.find(request.method, path)
 
     def find(self, method: str, path: str) -> Match:
         """`path` begins behind the mount's prefix."""
-        # A mount is its root with and without the slash.
-        exact = self._routes.get(path or "/")
+        exact = self._routes.get(path)
+        if exact is None and not path:
+            # A mount is its root with and without the slash, unless a route tells them apart.
+            exact = self._routes.get("/")
         if exact is not None:
             return Match(self, exact, exact.get(method), ())
-        for pattern, routes in self._patterns:
-            found = pattern.fullmatch(path)
+        for pattern in self._patterns.get(path.count("/"), ()):
+            found = pattern.compiled.fullmatch(path)
             if found is not None:
-                return Match(self, routes, routes.get(method), found.groups())
+                return Match(pattern.router, pattern.routes, pattern.routes.get(method), found.groups())
         return Match(self, {}, None, ())
+
+    def list_routes(self) -> Iterator[tuple[Router, Route]]:
+        """All routes, those of nested routers first, each with its router. Without pages for people."""
+        for router in (*self._nested, self):
+            yield from ((router, route) for routes in router._routes.values() for route in routes.values())
+
+    def _own_patterns(self) -> list[_Pattern]:
+        return [
+            _Pattern(self, _compiled(pattern), pattern.count("/"), routes)
+            for pattern, routes in self._routes.items()
+            if "{" in pattern
+        ]
 
     def refused(self, error: Exception) -> Response:
         """The response to an error in this interface."""
@@ -94,6 +146,15 @@ class Router:
         response = self._refuse(known)
         response.closes = known.closes
         return response
+
+
+class _Pattern(NamedTuple):
+    """A path pattern with open segments, and its pages by method."""
+
+    router: Router
+    compiled: Pattern[str]
+    slashes: int
+    routes: Mapping[str, Route]
 
 
 class Authorizer(Protocol):
@@ -104,6 +165,21 @@ class Authorizer(Protocol):
 
     def check(self, request: Request, match: Match) -> None:
         """Raises an Error where the request's token does not allow it."""
+
+    def require(self, request: Request, action: str) -> None:
+        """Raises an Error where the request may not do `action` as well, at the place that its path names.
+
+        For pages that know what a request needs once they have read its body.
+        """
+
+    def require_at(self, request: Request, action: str, interface: str, area: str) -> None:
+        """Raises an Error where the request may not do `action` at another interface, in an area of it, "" for none."""
+
+    def require_token(self, request: Request, action: str) -> None:
+        """Raises TokenRequired without a known token, unless anybody may do `action` somewhere."""
+
+    def name_of(self, request: Request) -> str | None:
+        """The name of the request's token, None without a known one."""
 
 
 # Answers for paths outside all mounts.
@@ -127,6 +203,7 @@ class Mounts:
         self._mounts = [
             (prefix, prefix.rstrip("/") + "/", routers[prefix]) for prefix in sorted(routers, key=len, reverse=True)
         ]
+        self._prefixes = {router.name: below[:-1] for _, below, router in self._mounts}
         self._authorizer = authorizer
         self._origins = origins
         self._hosts: Hosts | None = None
@@ -140,6 +217,10 @@ class Mounts:
         if request.match is None:
             self._route(request)
         return request.runs_on
+
+    def stays_inline(self, request: Request) -> bool:
+        route = request.match.route
+        return route is None or route.stays_inline is None or bool(route.stays_inline(request))
 
     def answer_early(self, request: Request) -> Response | None:
         match: Match = request.match
@@ -199,18 +280,23 @@ class Mounts:
         return None
 
     def _route(self, request: Request) -> None:
+        sent = request.method
         match = self._find(request)
-        request.labels = (match.router.name, request.method if request.method in METHODS else OTHER)
+        request.labels = (match.router.name, _method_label(request.method, match.route))
         request.is_free = self._authorizer is None or self._authorizer.lets_anybody(request, match)
-        request.cross_site = self._judge(request)
+        request.cross_site = self._judge(request, sent, match)
         # True for most requests, which need no other check.
         request.is_plain = request.is_free and request.cross_site == PASSED
         request.runs_on = _runs_on(match.route, request.size)
         # Last: a request that other connections share is complete when it has a match.
         request.match = match
 
-    def _judge(self, request: Request) -> CrossSiteResult:
-        result = self._origins.judge(request)
+    def _judge(self, request: Request, sent: str, match: Match) -> CrossSiteResult:
+        """`sent` is the method that the request has without X-HTTP-Method-Override."""
+        methods: Sequence[str] = COMMON_METHODS
+        if sent == "OPTIONS":
+            methods = [each for each in METHODS if each in match.routes or each in COMMON_METHODS]
+        result = self._origins.judge(request, sent, methods)
         misdirected = None if self._hosts is None else self._hosts.find_fault(request)
         return result if misdirected is None else result._replace(fault=misdirected)
 
@@ -222,9 +308,23 @@ class Mounts:
         for prefix, below, router in self._mounts:
             if path.startswith(below) or path == prefix:
                 request.mount = below[:-1]
+                request.mounts = self._prefixes
                 request.is_path_secret = router.secret
-                return router.find(request.method, path[len(below) - 1 :])
+                if router.overrides_method:
+                    request.method = _overridden(request)
+                return router.find_for(request, path[len(below) - 1 :])
         return Match(_NO_ROUTER, {}, None, ())
+
+
+def _overridden(request: Request) -> str:
+    """The method that X-HTTP-Method-Override names, for clients in networks that only pass GET and POST."""
+    method = request.fields.get("x-http-method-override", "")
+    # Any other text is no method, and must not get into the log as one.
+    return method if _METHOD.fullmatch(method) else request.method
+
+
+def _method_label(method: str, route: Route | None) -> str:
+    return method if method in COMMON_METHODS or route is not None else OTHER
 
 
 def _runs_on(route: Route | None, size: int | None) -> RunsOn:
@@ -240,7 +340,7 @@ def _unreachable(_: Request) -> Response:
 
 
 # For the Allow field of requests about no path.
-_ANY_METHOD = {method: Route(method, "", _unreachable, "", RunsOn.INLINE) for method in METHODS}
+_ANY_METHOD = {method: Route(method, "", _unreachable, "", RunsOn.INLINE) for method in COMMON_METHODS}
 
 
 def _no_page(method: str, routes: Mapping[str, Route]) -> Error:

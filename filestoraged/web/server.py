@@ -73,7 +73,7 @@ class Server(ThreadingHTTPServer):
         self.socket.close()
         # The listener that has a connection to accept; `socketserver` accepts from here.
         self.socket = next(iter(apps))
-        self._sites = Sites(apps)
+        self._sites = Sites(apps, limits.request_cache_bytes)
         self._limits = limits
         self._connection_limit = connection_limit
         # Connections to reserved listeners.

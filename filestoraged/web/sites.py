@@ -20,19 +20,22 @@ class Site(NamedTuple):
 class Sites:
     """The sites of all listeners. The loop calls `find` once for each connection."""
 
-    def __init__(self, apps: Mapping[socket.socket, App]) -> None:
-        # Listeners with one app share one cache.
-        self._caches: dict[App, RequestCache] = {}
-        # By listener: the site of all its connections; and, if it listens on all addresses, the site for loopback
-        # addresses and the site for other addresses.
-        self._fixed: dict[socket.socket, Site] = {}
-        self._mixed: dict[socket.socket, tuple[Site, Site]] = {}
+    def __init__(self, apps: Mapping[socket.socket, App], cache_size: int) -> None:
+        """`cache_size` is the memory for the requests of all apps, in bytes."""
+        # By listener: the app of all its connections; and, if it listens on all addresses, the app for loopback
+        # addresses and the app for other addresses.
+        fixed: dict[socket.socket, App] = {}
+        mixed: dict[socket.socket, tuple[App, App]] = {}
         for listener, app in apps.items():
-            on_loopback, elsewhere = self._site(app.on_loopback), self._site(app)
             if app.on_loopback is not app and _listens_everywhere(listener):
-                self._mixed[listener] = on_loopback, elsewhere
+                mixed[listener] = app.on_loopback, app
             else:
-                self._fixed[listener] = on_loopback if arrives_on_loopback(listener) else elsewhere
+                fixed[listener] = app.on_loopback if arrives_on_loopback(listener) else app
+        # Listeners with one app share one cache.
+        used = {*fixed.values(), *(app for pair in mixed.values() for app in pair)}
+        sites = {app: Site(app, RequestCache(cache_size // len(used))) for app in used}
+        self._fixed = {listener: sites[app] for listener, app in fixed.items()}
+        self._mixed = {listener: (sites[local], sites[app]) for listener, (local, app) in mixed.items()}
 
     def find(self, listener: socket.socket, connection: socket.socket) -> Site:
         """Return the site of a connection that `listener` has accepted."""
@@ -41,9 +44,6 @@ class Sites:
             return site
         on_loopback, elsewhere = self._mixed[listener]
         return on_loopback if arrives_on_loopback(connection) else elsewhere
-
-    def _site(self, app: App) -> Site:
-        return Site(app, self._caches.setdefault(app, RequestCache()))
 
 
 def arrives_on_loopback(connection: socket.socket) -> bool:

@@ -13,7 +13,8 @@ from filestoraged.web.connection import OVERDUE, UNPARSED, Connection
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.limits import Limits
 from filestoraged.web.loop_context import Steps
-from filestoraged.web.message import EMPTY_BODY, Response, RunsOn
+from filestoraged.web.message import EMPTY_BODY, Body, Response, RunsOn
+from filestoraged.web.received_body import ReceivedBody
 from filestoraged.web.request_body import RequestBody
 from filestoraged.web.request_cache import ParsedRequest
 from filestoraged.web.response_head import CONTINUE
@@ -62,7 +63,12 @@ def read_head(connection: Connection) -> bool:
     if parsed is not None:
         receiver.buffer = b""
         receiver.skipped = 0
-        return _dispatch(connection, parsed)
+        return _dispatch(connection, parsed, EMPTY_BODY)
+    upload = connection.cache.recall_upload(receiver.buffer)
+    if upload is not None:
+        receiver.buffer = b""
+        receiver.skipped = 0
+        return _dispatch(connection, upload[0], ReceivedBody(upload[1]))
     try:
         data = receiver.take_head()
         if data is None and not is_new and receiver.receive():
@@ -74,7 +80,8 @@ def read_head(connection: Connection) -> bool:
         raise
     except Error as error:
         return _refuse(connection, error)
-    return _dispatch(connection, parsed)
+    body = EMPTY_BODY if parsed.framing is NO_BODY else RequestBody(receiver, parsed.framing)
+    return _dispatch(connection, parsed, body)
 
 
 def _wait_for_head(connection: Connection) -> bool:
@@ -85,7 +92,7 @@ def _wait_for_head(connection: Connection) -> bool:
     return connection.wait()
 
 
-def _dispatch(connection: Connection, parsed: ParsedRequest) -> bool:
+def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool:
     """Choose where the page runs; on the loop, run it."""
     context = connection.context
     connection.parsed = parsed
@@ -96,17 +103,19 @@ def _dispatch(connection: Connection, parsed: ParsedRequest) -> bool:
     # Shared requests are routed once.
     runs_on = request.runs_on if request.match is not None else connection.app.route(request)
     connection.is_inline = True
-    if runs_on is _INLINE:
+    if runs_on is _INLINE and (parsed.framing is NO_BODY or connection.app.stays_inline(request)):
         connection.pool = context.pool
         if parsed.framing is not NO_BODY:
-            _own_request(connection)
+            connection.request = request.copy(connection.client, body)
+            connection.request.may_wait = connection.is_on_thread
         return run_page(connection)
     if not connection.is_on_thread:
         response = connection.app.answer_early(request)
         if response is not None:
             return respond(connection, response)
     connection.is_inline = False
-    _own_request(connection)
+    # Other connections may share the request.
+    connection.request = request.copy(connection.client, body)
     if not connection.begin_in_flight():
         return refuse_client(connection)
     pool = context.remote_pool if runs_on is _REMOTE else context.pool
@@ -114,14 +123,6 @@ def _dispatch(connection: Connection, parsed: ParsedRequest) -> bool:
         return True
     connection.pool = pool
     return connection.hand_over()
-
-
-def _own_request(connection: Connection) -> None:
-    """Replace the request, which other connections may share, by one with a body and a client."""
-    assert connection.request is not None
-    framing = connection.parsed.framing
-    body = EMPTY_BODY if framing is NO_BODY else RequestBody(connection.receiver, framing)
-    connection.request = connection.request.copy(connection.client, body)
 
 
 def run_page(connection: Connection) -> bool:

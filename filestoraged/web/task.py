@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from typing import Any
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone
+from filestoraged.future import Future
 from filestoraged.web.message import App, Page, Request, Response
 from filestoraged.web.request_body import RequestBody
 

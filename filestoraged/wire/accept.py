@@ -1,4 +1,4 @@
-"""Content negotiation between JSON and plain text (Accept, RFC 9110, section 12.5.1)."""
+"""Content negotiation (Accept, RFC 9110, section 12.5.1): between JSON, plain text and a page."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def prefers_text(accept: str | None) -> bool:
     if accept is None or accept == "*/*":
         return False
     return _quality(accept, "text/plain") > _quality(accept, "application/json")
+
+
+def prefers_html(accept: str | None) -> bool:
+    """Whether the client prefers a page, as browsers do. Equal weights mean JSON, and so does a wildcard alone."""
+    # Other clients than browsers do not name the type, so most requests end here.
+    if accept is None or "text/html" not in accept.lower():
+        return False
+    quality = _quality(accept, "text/html")
+    return quality > _quality(accept, "application/json") and quality >= _quality(accept, "text/plain")
 
 
 def _quality(accept: str, media_type: str) -> float:

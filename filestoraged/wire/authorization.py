@@ -7,14 +7,12 @@ import base64
 
 def parse_basic(field: str) -> str:
     """Return the password of Basic credentials for any user name (RFC 7617), or "" for none."""
-    scheme, credentials = _split(field)
-    if scheme != "basic":
-        return ""
-    try:
-        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-    except ValueError:
-        # Invalid base64 or UTF-8.
-        return ""
+    return _parse_basic(field)[1]
+
+
+def parse_user(field: str) -> str:
+    """Return the user name of Basic credentials, or "" for none."""
+    return _parse_basic(field)[0]
 
 
 def parse_token(field: str) -> str:
@@ -26,6 +24,18 @@ def parse_token(field: str) -> str:
 def is_bearer(field: str) -> bool:
     """Whether the field has a Bearer token, and nothing else could be meant."""
     return _split(field)[0] == "bearer"
+
+
+def _parse_basic(field: str) -> tuple[str, str]:
+    scheme, credentials = _split(field)
+    if scheme != "basic":
+        return "", ""
+    try:
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except ValueError:
+        # Invalid base64 or UTF-8.
+        return "", ""
+    return user, password
 
 
 def _split(field: str) -> tuple[str, str]:

@@ -69,6 +69,19 @@ class Sized:
         return [piece], len(piece)
 
 
+class Received:
+    """A body of `size` bytes that was received with its head. Requests with that head share it."""
+
+    left = 0.0
+    done = True
+
+    def __init__(self, size: int) -> None:
+        self.size: int | None = size
+
+    def decode(self, data: memoryview) -> _Pieces:
+        return [], 0
+
+
 class Chunked:
     """A body in chunks. Extensions and trailers are validated and discarded: no interface uses them."""
 

@@ -1,4 +1,6 @@
-"""HTTP dates (RFC 9110, section 5.6.7). Inside the package a date is whole seconds since 1970, UTC.
+"""Dates of HTTP (RFC 9110, section 5.6.7) and timestamps (RFC 3339).
+
+Inside the package a date is whole seconds since 1970, UTC.
 
 `strptime` and `strftime` are not used: their names of days and months are those of the process's locale. `formatdate`
 has English names of its own.
@@ -10,11 +12,15 @@ import calendar
 import datetime
 import functools
 import re
+import time
 from email.utils import formatdate
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _LONG_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+# The end of the year 9999: later years have more digits than RFC 3339 allows.
+_LAST_SECOND = 253_402_300_799
 
 _MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
 _TIME = "(?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]):(?P<second>[0-5][0-9]|60)"
@@ -33,6 +39,12 @@ _FORMATS = tuple(
 @functools.lru_cache(4096)
 def format_date(seconds: int) -> str:
     return formatdate(seconds, usegmt=True)
+
+
+def format_timestamp(seconds: int) -> str:
+    """Return a time such as 2026-11-22T10:00:00Z (RFC 3339)."""
+    year, month, day, hour, minute, second, *_ = time.gmtime(min(max(seconds, 0), _LAST_SECOND))
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
 
 
 def parse_date(field: str) -> int | None:

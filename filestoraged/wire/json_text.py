@@ -1,4 +1,4 @@
-"""JSON as text: validated strictly and passed on as received, so that no digit of a number is lost.
+"""JSON, validated strictly; as text, it is passed on as received, so that no digit of a number is lost.
 
 RFC 8259, with the choices that it leaves to a parser: no duplicate names in an object, no lone surrogates, no byte
 order mark, at most 100 levels of nesting.
@@ -17,12 +17,24 @@ from filestoraged.errors import BadRequest, quoted
 # The decoder recurses once per level: 100 are far below Python's recursion limit and far above a document's needs.
 _MAX_DEPTH = 100
 
+# `parse_object` replaces integers of more characters, which no protocol needs, by this one or its negative: to convert
+# a million digits takes minutes.
+_MAX_DIGITS = 30
+_HUGE_INTEGER: int = 10**_MAX_DIGITS
+
 _SPACE = r"[ \t\n\r]*"
 _BEGIN_STRING = re.compile(rf'{_SPACE}(?=")')
 _BEGIN_PAIR = re.compile(rf'{_SPACE}\{{{_SPACE}(?=")')
 _COLON = re.compile(rf"{_SPACE}:{_SPACE}")
 _END_STRING = re.compile(_SPACE)
 _END_PAIR = re.compile(rf"{_SPACE}\}}{_SPACE}")
+
+# Most bodies: a string without escapes as the name, and a value without escapes or parts.
+_CHARACTERS = r'"[^"\\\x00-\x1f]*"'
+_NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_PLAIN_PAIR = re.compile(
+    rf"{_SPACE}\{{{_SPACE}({_CHARACTERS}){_SPACE}:{_SPACE}({_CHARACTERS}|{_NUMBER}|true|false|null){_SPACE}\}}{_SPACE}"
+)
 
 _NO_BRACKETS = re.compile(r"[^\[{\]}]+")
 
@@ -31,6 +43,9 @@ def parse_pair(data: bytes) -> tuple[str, bytes]:
     """Parse an object of exactly one pair. Returns the name, and the value as JSON text. Raises BadRequest."""
     try:
         text = data.decode()
+        plain = _PLAIN_PAIR.fullmatch(text)
+        if plain is not None:
+            return plain[1][1:-1], plain[2].encode()
         _check_depth(text)
         name, stop = _DECODER.raw_decode(text, _match(_BEGIN_PAIR, text, 0))
         start = _match(_COLON, text, stop)
@@ -52,6 +67,20 @@ def parse_string(data: bytes) -> str:
     except ValueError as error:
         raise BadRequest(f"Invalid body, {_reason(error)}: expected a JSON string.") from error
     return str(value)
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object into Python's values. Integers are exact up to 30 characters. Raises BadRequest."""
+    try:
+        text = data.decode()
+        _check_depth(text)
+        value = _VALUES.decode(text)
+        _check_surrogates(text, value)
+    except ValueError as error:
+        raise BadRequest(f"Invalid body, {_reason(error)}: expected a JSON object.") from error
+    if not isinstance(value, dict):
+        raise BadRequest("Invalid body: expected a JSON object.")
+    return value
 
 
 def encode_pair(name: str, value: bytes) -> bytes:
@@ -106,6 +135,12 @@ def _first_duplicate(pairs: list[tuple[str, Any]]) -> str:
     return next(name for name, count in counts.items() if count > 1)
 
 
+def _parse_integer(text: str) -> int:
+    if len(text) <= _MAX_DIGITS:
+        return int(text)
+    return -_HUGE_INTEGER if text.startswith("-") else _HUGE_INTEGER
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON value")
 
@@ -124,3 +159,4 @@ _LEVELS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 # Numbers stay text: a number of a million digits needs no conversion, and a large one does not become infinity.
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=str, parse_float=str, parse_constant=_refuse)
+_VALUES = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_parse_integer, parse_constant=_refuse)

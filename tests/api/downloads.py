@@ -43,6 +43,42 @@ class DownloadContract(ServerCase):
         self.assertEqual("application/octet-stream", fields["content-type"])
         self.assertLess(abs(time.time() - self.modified(path)), 60)
 
+    def test_repeated_download_has_the_same_headers(self) -> None:
+        for size in (26, 40_000, 100_000):
+            with self.subTest(size=size):
+                path, digest = self.upload(bytes(size))
+
+                first, *others = (self.get(path) for _ in range(4))
+
+                for other in others:
+                    self.assertEqual(
+                        (200, bytes(size), f'"{digest}"'), (other.status, other.body, other.fields["etag"])
+                    )
+                    self.assertEqual({**first.fields, "date": ""}, {**other.fields, "date": ""})
+
+    def test_download_after_others_of_its_object_obeys_its_own_fields(self) -> None:
+        path, digest = self.upload(ALPHABET)
+        joint = "&" if "?" in path else "?"
+        for _ in range(2):
+            self.get(path)
+
+        named, matched = self.get(f"{path}{joint}name=a.txt"), self.get(path, If_None_Match=f'"{digest}"')
+        part, whole = self.get(path, Range="bytes=1-2"), self.get(path)
+
+        self.assertEqual("text/plain", named.fields["content-type"])
+        self.assertEqual((304, b""), (matched.status, matched.body))
+        self.assertEqual((206, ALPHABET[1:3]), (part.status, part.body))
+        self.assertEqual((200, ALPHABET), (whole.status, whole.body))
+        self.assertEqual("application/octet-stream", whole.fields["content-type"])
+
+    def test_download_after_the_removal_answers_404_each_time(self) -> None:
+        path, _ = self.upload(ALPHABET)
+        before = [self.get(path).status for _ in range(3)]
+
+        self.delete(path)
+
+        self.assertEqual(([200] * 3, [404] * 3), (before, [self.get(path).status for _ in range(3)]))
+
     def test_name_parameter_sets_type_and_disposition(self) -> None:
         path, _ = self.upload(ALPHABET)
         joint = "&" if "?" in path else "?"
@@ -199,6 +235,29 @@ class FromDiskContract(DownloadContract):
         path, digest = self.upload(ALPHABET)
 
         self.assertEqual(int(self.path_on_disk(digest).stat().st_mtime), self.modified(path))
+
+    def test_object_moved_away_with_its_directory_answers_404(self) -> None:
+        path, digest = self.upload(ALPHABET)
+        before = [self.get(path).status for _ in range(3)]
+        shard = self.path_on_disk(digest).parent
+
+        shard.rename(f"{shard}-moved")
+
+        self.assertEqual(([200] * 3, 404), (before, self.get(path).status))
+
+    def test_object_replaced_on_disk_has_the_headers_of_its_new_file(self) -> None:
+        path, digest = self.upload(ALPHABET)
+        before = [self.get(path).fields["last-modified"] for _ in range(3)]
+        file = self.path_on_disk(digest)
+
+        file.with_name("new").write_bytes(b"new")
+        os.utime(file.with_name("new"), (1_000_000_000, 1_000_000_000))
+        file.with_name("new").rename(file)
+
+        after = self.get(path)
+        self.assertEqual([before[0]] * 3, before)
+        self.assertEqual((b"new", "3"), (after.body, after.fields["content-length"]))
+        self.assertEqual("Sun, 09 Sep 2001 01:46:40 GMT", after.fields["last-modified"])
 
     def test_object_cut_on_disk_during_a_download_is_no_complete_response(self) -> None:
         data = os.urandom(20_000_000)

@@ -6,7 +6,11 @@ import base64
 import hashlib
 import json
 import os
+import threading
+from unittest import mock
 
+from filestoraged.store.disk.staged_file import StagedFile
+from filestoraged.store.disk.store import DiskStore
 from tests.api import downloads
 from tests.support import ServerCase, in_threads
 
@@ -414,3 +418,41 @@ class MountTest(ServerCase):
         for path in ("/", "/my", "/my/filesystem", "/data/pets", f"/{TEA_HASH}"):
             with self.subTest(path=path):
                 self.assertEqual(404, self.put(path, TEA).status)
+
+
+class SmallUploadTest(ServerCase):
+    def test_small_upload_runs_on_a_thread_while_no_memory_for_stagings_is_left(self) -> None:
+        volume = self.services.disk.volume
+        if volume.committer is None:
+            self.skipTest("the temporary directory is on neither ext4 nor XFS")
+        threads: list[str] = []
+        stage_file = volume.stage_file
+
+        def record() -> StagedFile:
+            threads.append(threading.current_thread().name)
+            return stage_file()
+
+        statuses = []
+        for left in (100, 3):
+            volume.staging_memory._left = left
+            # As if others were uploading.
+            with mock.patch.object(volume, "stage_file", record), mock.patch.object(DiskStore, "is_crowded", True):
+                statuses += [self.post("/", b"x" * size).status for size in (3, 50)]
+
+        self.assertEqual([200] * 4, statuses)
+        # The one that did not fit was staged and written by the thread of its request.
+        self.assertEqual(["committer"] * 3 + ["request"], threads)
+
+    def test_upload_without_others_is_committed_by_the_thread_of_its_request(self) -> None:
+        volume = self.services.disk.volume
+        threads: list[str] = []
+        stage_file = volume.stage_file
+
+        def record() -> StagedFile:
+            threads.append(threading.current_thread().name)
+            return stage_file()
+
+        with mock.patch.object(volume, "stage_file", record):
+            self.assertEqual([200] * 3, [self.post("/", b"%d" % number).status for number in range(3)])
+
+        self.assertEqual(["request"] * 3, threads)

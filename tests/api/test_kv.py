@@ -12,6 +12,7 @@ from unittest import mock
 from urllib.parse import quote
 
 from filestoraged.api import kv
+from filestoraged.api.payloads import Payloads
 from filestoraged.store.kv import KeyValues
 from filestoraged.web.message import Request
 from filestoraged.web.receiver import Receiver
@@ -334,7 +335,7 @@ class BodiesInFlightTest(KvCase):
 class InFlightTest(KvCase):
     def test_small_sets_are_accepted_while_slow_large_bodies_reach_the_limit(self) -> None:
         head = b"POST /set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
-        with mock.patch("filestoraged.api.kv._MAX_IN_FLIGHT", 50_000):
+        with mock.patch("filestoraged.api.payloads._MAX_IN_FLIGHT", 50_000):
             slow = self.connect()
             slow.sendall(head + b'{"large": "' + b"x" * 40_000)
             self.wait_until("it is in flight", lambda: self.payloads()._size > 30_000)
@@ -360,7 +361,7 @@ class InFlightTest(KvCase):
 
         self.assertLess(tracemalloc.get_traced_memory()[0], 60_000)
 
-    def payloads(self) -> kv._Payloads:
+    def payloads(self) -> Payloads:
         return self.pages()._payloads
 
 

@@ -14,7 +14,9 @@ import requests
 
 from filestoraged.store.contract import Usage
 from filestoraged.store.disk.usage import DiskUsage
+from filestoraged.store.locks import Locks
 from filestoraged.store.shared_count import Pause
+from filestoraged.store.uploads.registry import Registry
 from tests.daemon.process import PATIENCE, running
 from tests.support import ServerCase, TempCase, in_threads
 
@@ -23,6 +25,10 @@ def samples(text: str) -> dict[str, float]:
     """The values by their names and labels."""
     pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in pairs}
+
+
+def _error_of(part: str) -> str:
+    return f'filestoraged_scrape_errors{{part="{part}"}}'
 
 
 class MetricsTest(ServerCase):
@@ -178,6 +184,26 @@ class MetricsTest(ServerCase):
         self.assertEqual(1, seen['filestoraged_drops{state="available"}'])
         self.assertEqual(3, seen["filestoraged_queued_keys"])
 
+    def test_parts_that_hang_are_left_out_and_hide_no_other(self) -> None:
+        ends = threading.Event()
+        self.addCleanup(ends.set)
+        calls: list[object] = []
+
+        def hang(registry: object) -> dict[str, int]:
+            calls.append(registry)
+            ends.wait(4 * PATIENCE)
+            return {}
+
+        with mock.patch.object(Locks, "count", hang), mock.patch.object(Registry, "count", hang):
+            seen = self.metrics()
+            again = self.metrics()
+
+        for each in (seen, again):
+            failed = [part for part in ("drops", "keys", "locks", "uploads") if each[_error_of(part)]]
+            self.assertEqual(["locks", "uploads"], failed)
+        # Not once more while it hangs: each costs a thread.
+        self.assertEqual(2, len(calls))
+
     def test_requests_in_flight_and_connections_by_state_are_counted(self) -> None:
         upload = self.connect()
         upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nt")
@@ -265,8 +291,8 @@ class ReadyTest(ServerCase):
 
     def test_store_is_probed_once_a_second_for_many_requests(self) -> None:
         looked: list[float] = []
-        real = self.services.disk.staging_area.create
-        self.services.disk.staging_area.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
+        real = self.services.disk.volume.staging_area.create
+        self.services.disk.volume.staging_area.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
 
         in_threads(50, lambda _: self.get("/-/ready").status)
 

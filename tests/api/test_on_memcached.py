@@ -65,6 +65,14 @@ class RepositoriesTest(OnMemcached, test_repositories.RepositoriesTest):
     pass
 
 
+class ListingTest(OnMemcached):
+    def test_listing_answers_501(self) -> None:
+        self.put("/data/pets", TEA)
+
+        for path in ("/data", "/data/pets"):
+            self.assertEqual(501, self.get(path).status)
+
+
 class LargestObjectTest(OnMemcached):
     def test_object_of_50_mib_is_stored_and_one_byte_more_answers_413(self) -> None:
         data = os.urandom(MAX_SIZE)

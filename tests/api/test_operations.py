@@ -1,8 +1,11 @@
-"""`/-/health`, whatever is mounted."""
+"""`/-/health`, whatever is mounted; and the checks of `/-/ready`, which wait for other machines."""
 
 from __future__ import annotations
 
-from tests.support import ServerCase
+import threading
+
+from filestoraged.api.operations import Readiness
+from tests.support import PATIENCE, ServerCase, TempCase, in_threads
 
 
 class HealthTest(ServerCase):
@@ -26,3 +29,24 @@ class HealthTest(ServerCase):
 
 class HealthOfOneMountTest(HealthTest):
     config = {"mounts": {"/data": "repositories"}}
+
+
+class ReadinessTest(TempCase):
+    def test_check_that_takes_too_long_counts_as_failed_and_runs_once_at_a_time(self) -> None:
+        calls: list[None] = []
+        may_end = threading.Event()
+
+        def probe() -> None:
+            calls.append(None)
+            may_end.wait(PATIENCE)
+
+        readiness = Readiness([probe], timeout=0.01)
+
+        faults = in_threads(4, lambda _: readiness.check().fault)
+
+        self.assertNotIn(None, faults)
+        self.assertIn("takes longer than", str(faults[0]))
+        self.assertEqual(1, len(calls))
+        may_end.set()
+        self.wait_until("the check has ended", lambda: readiness.recall() is not None)
+        self.assertIsNone(readiness.check().fault)

@@ -1,8 +1,8 @@
 """Minimal programs that store files, receive a body or hash: upper bounds for the figures of the daemon.
 
-python3 -m tests.bench.bare files DIRECTORY SIZE SECONDS    prints files stored a second, by 16 threads
-python3 -m tests.bench.bare sink DIRECTORY                  prints a port, and stores the bodies sent to it
-python3 -m tests.bench.bare hash MEBIBYTES                  prints the seconds of SHA-256
+python3 -m tests.bench.bare files DIRECTORY SIZE SECONDS THREADS    prints files stored a second
+python3 -m tests.bench.bare sink DIRECTORY                          prints a port, and stores the bodies sent to it
+python3 -m tests.bench.bare hash MEBIBYTES                          prints the seconds of SHA-256
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import threading
 import time
 from pathlib import Path
 
-_THREADS = 16
 _PIECE = 256 * 1024
 
 
-def store_files(directory: Path, size: int, seconds: float) -> float:
+def store_files(directory: Path, size: int, seconds: float, count: int) -> float:
     """Create, write, sync and rename files and sync their directories, as an upload does. Returns files a second."""
     shards = [directory / f"{number:02x}" for number in range(256)]
     for shard in shards:
         shard.mkdir(parents=True, exist_ok=True)
     data = os.urandom(size)
-    stored: list[int] = [0] * _THREADS
+    stored: list[int] = [0] * count
     end = time.monotonic() + seconds
 
     def run(thread: int) -> None:
@@ -34,7 +33,7 @@ def store_files(directory: Path, size: int, seconds: float) -> float:
             _store(directory / f"{thread}-{number}", shards[(number * 17 + thread) % 256], data)
             stored[thread] += 1
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(_THREADS)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -89,8 +88,8 @@ def hash_memory(mebibytes: int) -> float:
 
 def main(command: str, *arguments: str) -> None:
     if command == "files":
-        directory, size, seconds = arguments
-        print(store_files(Path(directory), int(size), float(seconds)))
+        directory, size, seconds, threads = arguments
+        print(store_files(Path(directory), int(size), float(seconds), int(threads)))
     elif command == "hash":
         print(hash_memory(int(arguments[0])))
     elif command == "sink":

@@ -19,6 +19,7 @@ from tests.support import find_program, free_port
 
 _NGINX = """
 daemon off;
+{user}
 worker_processes 1;
 pid {directory}/nginx.pid;
 error_log {directory}/nginx.log;
@@ -63,8 +64,11 @@ def nginx(
     """Run nginx with one worker, configured for speed. `before` is as for `ours`."""
     port = free_port()
     configuration = directory / "nginx.conf"
-    configuration.write_text(_NGINX.format(directory=directory, port=port, root=root, access_log=access_log))
-    with _server([find_program("nginx"), "-c", str(configuration)], port, directory, before=before) as server:
+    # As root, its worker would be another user, who cannot read the store.
+    user = "user root;" if os.getuid() == 0 else ""
+    text = _NGINX.format(directory=directory, user=user, port=port, root=root, access_log=access_log)
+    configuration.write_text(text)
+    with run_server([find_program("nginx"), "-c", str(configuration)], port, directory, before=before) as server:
         yield server
 
 
@@ -74,7 +78,7 @@ def stock(directory: Path, root: Path) -> Iterator[Other]:
     port = free_port()
     options = ["--protocol", "HTTP/1.1", "--bind", "127.0.0.1", "-d", str(root)]
     command = [sys.executable, "-m", "http.server", *options, str(port)]
-    with _server(command, port, directory) as server:
+    with run_server(command, port, directory) as server:
         yield server
 
 
@@ -86,7 +90,7 @@ def copyparty(directory: Path, root: Path) -> Iterator[Other]:
     home.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "copyparty", "-q", "-i", "127.0.0.1", "-p", str(port), "-v", f"{root}::rw"]
     command += ["--no-thumb", "--no-crt"]
-    with _server(command, port, directory, HOME=str(home), XDG_CONFIG_HOME=str(home)) as server:
+    with run_server(command, port, directory, HOME=str(home), XDG_CONFIG_HOME=str(home)) as server:
         yield server
 
 
@@ -107,9 +111,10 @@ def wait_until_listening(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _server(
+def run_server(
     command: list[str], port: int, directory: Path, *, before: Sequence[str] | None = None, **environment: str
 ) -> Iterator[Other]:
+    """Run a program that listens on a port of loopback. `before` is as for `ours`."""
     with (
         (directory / "others.log").open("ab") as log,
         subprocess.Popen(

@@ -24,8 +24,10 @@ from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.drops import Drop, Drops, prepare_drops
+from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import prepare_keys
+from filestoraged.store.locks import prepare_locks
 from filestoraged.store.owner_locks import OwnerFiles
 from tests.support import PATIENCE, TempCase
 
@@ -74,6 +76,7 @@ class ObjectsTest(DiskCheckCase):
             self.pets.put(data)
         prepare_keys(str(self.root / "kv.sqlite"))
         prepare_drops(str(self.root / "drops.sqlite"))
+        prepare_locks(str(self.root / "locks.sqlite"))
         (self.root / "lost+found").mkdir()
 
         self.assertEqual([], self.check())
@@ -275,7 +278,7 @@ class RepairTest(DiskCheckCase):
         self.assertEqual([area / "notes"], list(area.iterdir()))
 
     def test_stagings_of_a_living_process_are_not_reported(self) -> None:
-        with self.store.stage() as staging:
+        with self.store.stage(100_000) as staging:
             staging.write(TEA)
 
             self.assertEqual([], self.check(repair=True))
@@ -284,7 +287,7 @@ class RepairTest(DiskCheckCase):
     def leave_a_staging(self) -> None:
         program = (
             "import os, sys\nfrom filestoraged.store.disk.store import DiskStore\n"
-            "staging = DiskStore(sys.argv[1]).stage()\nstaging.write(b'half of ')\nos._exit(0)"
+            "staging = DiskStore(sys.argv[1]).stage(100_000)\nstaging.write(b'half of ')\nos._exit(0)"
         )
         subprocess.run([sys.executable, "-c", program, str(self.root)], check=True, timeout=PATIENCE)
 
@@ -430,7 +433,7 @@ class DropsTest(DiskCheckCase):
         self.bytes = DiskStore(self.root / "drops", within=self.store)
 
     def open_registry(self) -> Drops:
-        drops = Drops(self.database, OwnerFiles(str(self.root / "drops.owners")), ttl=1000.0)
+        drops = Drops.open(self.database, OwnerFiles(str(self.root / "drops.owners")), ttl=1000.0)
         self.open = contextlib.ExitStack()
         self.addCleanup(self.open.close)
         self.open.callback(drops.close)
@@ -543,12 +546,12 @@ class DropsTest(DiskCheckCase):
         with mock.patch.object(Registry, "all_with_bytes", fetch_then):
             self.assertEqual([], self.check(repair=True))
 
-    def test_bytes_without_a_registry_are_orphaned(self) -> None:
-        id_ = self.bring()
+    def test_bytes_without_a_registry_are_not_taken_for_orphaned(self) -> None:
+        self.bring()
         self.open.close()
         os.unlink(self.database)
 
-        self.assertEqual([f"orphaned drops/{id_[:2]}/{id_}"], self.found())
+        self.assertEqual(["unreadable drops.sqlite"], self.found())
         self.assertFalse(Path(self.database).exists())
 
     def test_drops_are_not_reported_if_the_registry_is_a_link_or_a_pipe(self) -> None:
@@ -615,6 +618,11 @@ class DatabasesTest(DiskCheckCase):
         (self.root / "kv.sqlite").write_bytes(b"x")
 
         self.assertEqual(["damaged kv.sqlite"], self.found())
+
+    def test_damaged_database_of_locks_is_reported(self) -> None:
+        (self.root / "locks.sqlite").write_bytes(b"x" * 4096)
+
+        self.assertEqual(["damaged locks.sqlite"], self.found())
 
     def test_database_that_another_program_keeps_locked_is_unreadable_and_all_else_is_checked(self) -> None:
         for name, prepare in (("kv.sqlite", prepare_keys), ("drops.sqlite", prepare_drops)):

@@ -112,11 +112,17 @@ def running(*arguments: str, **settings: object) -> Iterator[Daemon]:
 @contextlib.contextmanager
 def traced(daemon: Daemon, *arguments: str) -> Iterator[None]:
     """Trace all threads of a daemon's only worker by strace, with these arguments, for the length of the block."""
-    tasks = Path("/proc", str(daemon.worker), "task")
-    tracer = subprocess.Popen(["strace", "-f", "-qq", *arguments, "-p", str(daemon.worker)])
+    with traced_processes([daemon.worker], *arguments):
+        yield
+
+
+@contextlib.contextmanager
+def traced_processes(pids: Sequence[int], *arguments: str) -> Iterator[None]:
+    """Trace all threads of processes in the same way."""
+    tracer = subprocess.Popen(["strace", "-f", "-qq", *arguments, *(f"-p{pid}" for pid in pids)])
     deadline = time.monotonic() + PATIENCE
     try:
-        while any("TracerPid:\t0" in (task / "status").read_text() for task in tasks.iterdir()):
+        while any("TracerPid:\t0" in (task / "status").read_text() for task in _tasks(pids)):
             if time.monotonic() > deadline:
                 raise AssertionError("strace does not trace the worker")
             time.sleep(0.01)
@@ -124,6 +130,10 @@ def traced(daemon: Daemon, *arguments: str) -> Iterator[None]:
     finally:
         tracer.terminate()
         tracer.wait(PATIENCE)
+
+
+def _tasks(pids: Sequence[int]) -> list[Path]:
+    return [task for pid in pids for task in Path("/proc", str(pid), "task").iterdir()]
 
 
 def fork_command(*arguments: str, cwd: Path) -> tuple[int, str, str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from filestoraged.daemon.config import FIELDS, Config, file_values, parse_arguments
-from filestoraged.daemon.fields import ConfigField, declare, declared
+from filestoraged.daemon.fields import ConfigField, declare
 from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.values import parse_count
 from filestoraged.errors import UsageError
@@ -30,11 +28,10 @@ class TableTest(TempCase):
                 self.assertRegex(field.metavar, r"\A[A-Z]")
 
     def test_new_option_is_one_declaration(self) -> None:
-        @dataclasses.dataclass(frozen=True)
         class Extended(Config):
             cups: int = declare(parse_count, "N", "number of cups", default=4)
 
-        (added,) = declared(Extended)[len(FIELDS) :]
+        (added,) = Extended.fields[len(FIELDS) :]
 
         self.assertEqual(("cups", "N", "4", "number of cups"), added[:4])
         self.assertEqual(7, added.value("7"))
@@ -87,6 +84,10 @@ class MessageTest(TempCase):
         for arguments, message in (
             (["--nonsense"], "unknown option '--nonsense'"),
             (["--max-size", "5x"], "--max-size: invalid size '5x': expected a number of bytes such as 512, 10M or 1G"),
+            (
+                ["--chunk-hint", "-1"],
+                "--chunk-hint: invalid size '-1': expected a number of bytes such as 512, 10M or 1G",
+            ),
             (["--workers", "1025"], "--workers: invalid number of workers '1025': expected 1 to 1024"),
             (["--threads", "0"], "--threads: invalid number '0': expected 1 to 999999"),
             (

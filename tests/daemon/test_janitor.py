@@ -10,9 +10,11 @@ import threading
 import time
 from unittest import mock
 
+from filestoraged.daemon.cleanup_lock import FileLock
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.drops import Drop, Drops, prepare_drops
+from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.owner_locks import OwnerFiles
 from tests.support import PATIENCE, TempCase
 
@@ -22,7 +24,7 @@ class JanitorCase(TempCase):
         super().setUp()
         self.path = str(self.directory / "drops.sqlite")
         prepare_drops(self.path)
-        self.drops = Drops(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100)
+        self.drops = Drops.open(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100)
         self.addCleanup(self.drops.close)
         self.store = DiskStore(self.directory)
         self.store.prepare()
@@ -42,7 +44,7 @@ class JanitorCase(TempCase):
         return id_
 
     def janitor(self) -> Janitor:
-        return Janitor(self.drops, self.bytes, self.path + ".janitor")
+        return Janitor(self.drops, self.bytes, FileLock(self.path + ".janitor"))
 
 
 class JanitorTest(JanitorCase):
@@ -99,7 +101,7 @@ class JanitorTest(JanitorCase):
 
         with (
             mock.patch.object(self.drops, "delete_old", forget_slowly),
-            mock.patch("filestoraged.daemon.janitor.time.monotonic", lambda: seconds[0]),
+            mock.patch("filestoraged.daemon.cleaner.time.monotonic", lambda: seconds[0]),
             mock.patch.object(janitor._stopping, "wait", rests.append),
         ):
             janitor.clean_up()
@@ -127,12 +129,12 @@ class JanitorTest(JanitorCase):
                 raise PermissionError(13, "Permission denied", f"drops/{id_[:2]}/{id_}")
             unlink(name, **settings)
 
-        with self.assertLogs("filestoraged.daemon.janitor") as logged:
+        with self.assertLogs("filestoraged.daemon.cleaner") as logged:
             with mock.patch("os.unlink", refuse_one):
                 for _ in range(3):
                     janitor._run_once()
             janitor._run_once()
-            logging.getLogger("filestoraged.daemon.janitor").warning("over")
+            logging.getLogger("filestoraged.daemon.cleaner").warning("over")
 
         self.assertEqual(2, len(logged.records), logged.output)
         self.assertIn("Permission denied", logged.output[0])

@@ -42,7 +42,7 @@ class CommandTest(TempCase):
         code, output, _ = self.run_command("--help")
         self.assertEqual(0, code)
         for field in (*FIELDS, CONFIG_FILE):
-            self.assertIn(f"--{field.name} {field.metavar}", output)
+            self.assertIn(f"--{field.name}" if field.is_switch else f"--{field.name} {field.metavar}", output)
 
     def test_command_of_the_checkout_prints_the_same_version(self) -> None:
         command = [sys.executable, str(ROOT / "bin" / "filestoraged"), "--version"]
@@ -103,7 +103,7 @@ class CommandTest(TempCase):
             (["help"], "did you mean --help?"),
             (["serv"], "did you mean serve?"),
             (["chekc"], "did you mean check?"),
-            (["nonsense"], "expected one of serve, check, token, memcached-check"),
+            (["nonsense"], "expected one of serve, check, prune, token, memcached-check"),
             (["--mount", "files"], "such as files=/"),
             (["--mount", "kv"], "such as kv=/kv"),
         ):
@@ -264,6 +264,9 @@ class DaemonTest(TempCase):
 
     def terminate_and_wait_until_it_drains(self, daemon: Daemon) -> None:
         with socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as idle:
+            # One that was not accepted yet would be reset.
+            idle.sendall(HEALTH)
+            self.assertEqual(200, read_answer(idle).status)
             daemon.process.terminate()
             # It closes what is idle when it has stopped accepting.
             self.assertEqual(b"", read_all(idle))

@@ -17,7 +17,7 @@ from filestoraged.daemon import systemd
 from filestoraged.daemon.supervisor import Supervisor, WorkerProcess
 from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from tests.daemon.fake_workers import TIMEOUTS
-from tests.daemon.process import Daemon
+from tests.daemon.process import PATIENCE, ROOT, Daemon
 from tests.support import TempCase
 
 
@@ -172,6 +172,40 @@ class SupervisionTest(TempCase):
             self.assertEqual("kept", master.says())
             (self.directory / "hang").unlink()
             self.wait_until("two", lambda: len(master.workers()) == 2 and stopped not in master.workers())
+
+
+# Prints how many objects the collector ignores in a worker, then in its master.
+FROZEN = """
+import gc, math
+from filestoraged.daemon.supervisor import Supervisor
+
+class Workers:
+    count = 1
+
+    def work(self, number, slot, status):
+        print(gc.get_freeze_count(), flush=True)
+        return 0
+
+class Monitor:
+    interval = math.inf
+    hanging = lambda self, workers: ()
+    release = lambda self, slot: None
+
+supervisor = Supervisor(Workers(), 1, Monitor(), 1.0)
+supervisor.start()
+print(gc.get_freeze_count())
+"""
+
+
+class FreezeTest(unittest.TestCase):
+    def test_collector_ignores_the_objects_that_a_worker_shares_with_its_master(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=PATIENCE, check=True, cwd=ROOT
+        )
+        in_worker, in_master = map(int, done.stdout.split())
+
+        self.assertGreater(in_worker, 1000)
+        self.assertEqual(0, in_master)
 
 
 class FutileSupervisor(Supervisor):

@@ -38,6 +38,11 @@ def _shares(daemon: Daemon, clients: list[socket.socket]) -> list[int]:
     return [_connections(pid, clients) for pid in daemon.workers()]
 
 
+def status_of(client: socket.socket, method: str, digest: str) -> int:
+    client.sendall(f"{method} /{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return read_answer(client).status
+
+
 class WorkersTest(TempCase):
     def daemon(self) -> contextlib.AbstractContextManager[Daemon]:
         return running("--workers", "3", "--store", str(self.directory / "store"))
@@ -59,6 +64,19 @@ class WorkersTest(TempCase):
             bodies = in_threads(30, lambda _: requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
 
             self.assertEqual([b"tea"] * 30, bodies)
+
+    def test_object_removed_by_one_worker_is_not_served_from_the_memory_of_another(self) -> None:
+        with self.daemon() as daemon, contextlib.ExitStack() as stack:
+            address = ("127.0.0.1", daemon.ports[0])
+            clients = [stack.enter_context(socket.create_connection(address)) for _ in range(12)]
+            for number in range(20):
+                digest = requests.post(daemon.url, data=b"tea %d" % number, timeout=PATIENCE).json()["hash"]
+                before = [status_of(client, "GET", digest) for client in clients * 2]
+
+                removed = status_of(clients[number % 12], "DELETE", digest)
+
+                self.assertEqual(([200] * 24, 200), (before, removed))
+                self.assertEqual([404] * 12, [status_of(client, "GET", digest) for client in clients])
 
     def test_connections_are_shared_evenly_among_the_workers(self) -> None:
         with self.daemon() as daemon, contextlib.ExitStack() as stack:
@@ -91,7 +109,9 @@ class WorkersTest(TempCase):
 
     def test_killed_worker_is_replaced_and_its_stagings_are_swept(self) -> None:
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0])) as upload:
-            upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            upload.sendall(
+                b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n"
+            )
             self.assertEqual(100, read_answer(upload).status)
             staging = self.directory / "store" / "staging"
             self.assertEqual(1, len(self.files_below(staging)))

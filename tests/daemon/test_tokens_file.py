@@ -48,6 +48,7 @@ class TokenCommandTest(TempCase):
             ("alice", "read,"),
             ("a b", "read"),
             ("#a", "read"),
+            ("anybody", "read"),
         ):
             with self.subTest(arguments=arguments):
                 refused = command("token", *arguments)
@@ -62,7 +63,7 @@ class TokenCommandTest(TempCase):
 
                 self.assertEqual((2, ""), (refused.returncode, refused.stdout))
                 self.assertEqual(1, refused.stderr.count("\n"))
-                self.assertIn("(files, repositories, drops, kv, operations)", refused.stderr)
+                self.assertIn("(files, repositories, drops, kv, uploads, operations)", refused.stderr)
 
     def test_scope_for_an_interface_a_prefix_or_a_repository_is_accepted(self) -> None:
         scope = "read:files,read:kv,read:operations,read:data,read:vimeo/api/v1.0,write:data/pets,delete:repositories/a"
@@ -113,7 +114,14 @@ class TokensFileTest(TempCase):
         return command("token", name, scope, "--tokens", str(self.path)).stdout.strip()
 
     def test_invalid_line_exits_2_without_being_shown(self) -> None:
-        for line in ("alice read", "alice rule " + "0" * 64, "alice read secret", "alice read " + "0" * 63):
+        hash_ = "0" * 64
+        for line in (
+            "alice read",
+            f"alice rule {hash_}",
+            "alice read secret",
+            f"alice read {hash_[1:]}",
+            f"anybody read {hash_}",
+        ):
             with self.subTest(line=line):
                 self.path.write_text(f"# first\n{line}\n")
 

@@ -1,11 +1,13 @@
 """Figures of the key-value database: `python -m tests.proofs.kv [DIRECTORY]`. Needs wrk, which bin/bench installs.
 
-One worker on one core, its clients on another. Requests a second, compared with /-/health and with the disk's rate of
-syncs; latency of reads during a commit of 100,000 keys; memory with 1 GiB of values.
+One worker on one core, its clients on another. Requests a second, compared with /-/health, with the disk's rate of
+syncs, with etcd, and with webdis in front of Redis, where these are installed; latency of reads during a commit of
+100,000 keys; memory with 1 GiB of values.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import random
@@ -14,11 +16,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from filestoraged.store.kv import KeyValues, prepare_keys
-from tests.bench.load import run_wrk
+from tests.bench.key_value_servers import etcd, etcd_puts, is_installed, webdis
+from tests.bench.load import Load, many_paths, run_wrk
 from tests.bench.machine import MIB, proportional_memory
 from tests.bench.servers import ours
 from tests.daemon.process import PATIENCE, Daemon
@@ -26,8 +30,28 @@ from tests.daemon.process import PATIENCE, Daemon
 CLIENTS = 32
 SECONDS = 3.0
 ROUNDS = 5
+KEYS = 10_000
 
 _SET = 'wrk.method, wrk.body = "POST", [[{"key": "value"}]]'
+
+_SET_NEW = """
+local asked = 0
+request = function()
+  asked = asked + 1
+  return wrk.format("POST", "/set", nil, '{"new ' .. asked .. '": ' .. asked .. '}')
+end
+"""
+
+_PUTS = """
+local puts, asked = {{}}, 0
+init = function()
+  for line in io.lines("{file}") do puts[#puts + 1] = wrk.format("POST", "/v3/kv/put", nil, line) end
+end
+request = function()
+  asked = asked % #puts + 1
+  return puts[asked]
+end
+"""
 
 # Half of the requests are sets, half are commits.
 _COMMIT = """
@@ -48,29 +72,100 @@ def main(directory: Path) -> None:
 
 def rates(directory: Path) -> None:
     directory.mkdir()
-    scripts = {"set": directory / "set.lua", "commit": directory / "commit.lua"}
-    scripts["set"].write_text(_SET)
-    scripts["commit"].write_text(_COMMIT)
-    seen: dict[str, list[float]] = {}
-    with ours(directory, "--mount", "kv=/", "--log-level", "warning") as daemon:
-        ask(daemon, "POST", "/set", '{"key": "value"}')
-        ask(daemon, "POST", "/commit")
+    seen: dict[str, list[Load]] = {}
+    with contextlib.ExitStack() as stack:
+        cases = our_cases(directory, stack) + other_cases(directory, stack)
+        syncs = []
         for _ in range(ROUNDS):
-            for name, path, script in (
-                ("health", "/-/health", None),
-                ("GET", "/key", None),
-                ("POST /set", "/set", scripts["set"]),
-                ("set and commit", "/set", scripts["commit"]),
-            ):
-                arguments = () if script is None else ("-s", str(script))
-                load = run_wrk(daemon.url + path, CLIENTS, SECONDS, *arguments)
-                seen.setdefault(name, []).append(load.rate)
-            seen.setdefault("syncs", []).append(sync_rate(directory / "synced"))
-    for name, values in seen.items():
-        print(f"{name}: {statistics.median(values):,.0f} requests/s ({min(values):,.0f} to {max(values):,.0f})")
-    for name in ("GET", "POST /set"):
-        print(f"{name}: {ratio(seen[name], seen['health']):.2f} of health")
-    print(f"commits: {ratio(seen['set and commit'], seen['syncs']) / 2:.2f} of the disk's rate of syncs")
+            for case in cases:
+                case.prepare()
+                seen.setdefault(case.name, []).append(run_wrk(case.url, CLIENTS, SECONDS, *case.arguments))
+            syncs.append(sync_rate(directory / "synced"))
+    for name, loads in seen.items():
+        rates = [load.rate for load in loads]
+        waited = statistics.median(load.p99 for load in loads) * 1000
+        print(f"{name}: {statistics.median(rates):,.0f} requests/s ({min(rates):,.0f} to {max(rates):,.0f})", end=", ")
+        print(f"99 % within {waited:.1f} ms")
+    print(f"syncs of the disk: {statistics.median(syncs):,.0f} a second")
+    # A commit or a put of etcd is durable: a pair of requests of ours is one of etcd's.
+    for name, other, share in (
+        ("GET", "health", 1.0),
+        ("POST /set", "health", 1.0),
+        ("POST /set, new keys", "health", 1.0),
+        ("set and commit", "etcd put", 0.5),
+        (f"GET of {KEYS:,} keys", f"webdis GET of {KEYS:,} keys", 1.0),
+    ):
+        if other in seen:
+            values, others = ([load.rate for load in seen[each]] for each in (name, other))
+            print(f"{name}: {share * ratio(values, others):.2f} of {other}")
+    committed = [load.rate for load in seen["set and commit"]]
+    print(f"set and commit: {ratio(committed, syncs) / 2:.2f} of the disk's rate of syncs")
+
+
+class Case(NamedTuple):
+    """One load. `prepare` is called before it in each round."""
+
+    name: str
+    url: str
+    arguments: Sequence[str] = ()
+    prepare: Callable[[], object] = lambda: None
+
+
+def our_cases(directory: Path, stack: contextlib.ExitStack) -> list[Case]:
+    ours_directory = directory / "ours"
+    ours_directory.mkdir()
+    daemon = stack.enter_context(ours(ours_directory, "--mount", "kv=/", "--log-level", "warning"))
+    ask(daemon, "POST", "/set", '{"key": "value"}')
+    fill(ours_directory / "store" / "kv.sqlite")
+    paths = [f"/key%20{number}" for number in range(1, KEYS + 1)]
+
+    def commit_all() -> None:
+        # The queue of the load before takes a second to be moved behind its commit.
+        ask(daemon, "POST", "/commit")
+        time.sleep(1)
+
+    return [
+        Case("health", daemon.url + "/-/health"),
+        Case("GET", daemon.url + "/key"),
+        Case(f"GET of {KEYS:,} keys", daemon.url, many_paths(directory, "ours", paths)),
+        Case("POST /set", daemon.url + "/set", script(directory, "set", _SET)),
+        Case("POST /set, new keys", daemon.url + "/set", script(directory, "new", _SET_NEW), commit_all),
+        Case("set and commit", daemon.url + "/set", script(directory, "commit", _COMMIT), commit_all),
+    ]
+
+
+def other_cases(directory: Path, stack: contextlib.ExitStack) -> list[Case]:
+    """The same loads for other servers. One that is not installed is left out."""
+    cases = []
+    if is_installed("etcd"):
+        server = stack.enter_context(etcd(directory))
+        bodies = directory / "puts"
+        bodies.write_text("\n".join(etcd_puts(KEYS)) + "\n")
+        puts = script(directory, "puts", _PUTS.format(file=bodies))
+        cases.append(Case("etcd put", server.url, puts))
+    else:
+        print("etcd is not installed (Debian: etcd-server): not compared")
+    if is_installed("webdis", "redis-server"):
+        server = stack.enter_context(webdis(directory, KEYS))
+        paths = [f"/GET/key%20{number}" for number in range(1, KEYS + 1)]
+        cases.append(Case(f"webdis GET of {KEYS:,} keys", server.url, many_paths(directory, "webdis", paths)))
+    else:
+        print("webdis and redis-server are not installed: not compared")
+    return cases
+
+
+def script(directory: Path, name: str, text: str) -> Sequence[str]:
+    path = directory / f"{name}.lua"
+    path.write_text(text)
+    return ("-s", str(path))
+
+
+def fill(path: Path) -> None:
+    keys = KeyValues(str(path))
+    for number in range(1, KEYS + 1):
+        keys.set_later(f"key {number}", b'"value"')
+    keys.commit()
+    keys.close()
 
 
 def ratio(values: list[float], beside: list[float]) -> float:

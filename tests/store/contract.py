@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import AlreadyExists, DigestMismatch, ListingUnsupported, NotFound, TooLarge
 from filestoraged.store.contract import Store
 from filestoraged.store.hashing import COPY_SIZE
-from tests.support import TempCase, in_threads
+from tests.support import PATIENCE, TempCase, in_threads
 
 TEA = b"tea"
 TEA_DIGEST = hashlib.sha256(TEA).hexdigest()
@@ -39,6 +40,12 @@ class StoreContract(TempCase):
     """A subclass makes the store, also with a lower maximum size."""
 
     store: Store
+    # What backends differ in: whether they list names, whether they count object by object, whether a blob has all of
+    # its bytes at hand, and by how many seconds a time of storage may be rounded up.
+    lists = True
+    counts_each = True
+    may_wait = False
+    rounded_up = 0
 
     def make_store(self, **settings: Any) -> Store:
         raise NotImplementedError
@@ -148,6 +155,34 @@ class StoreContract(TempCase):
             staging.commit_new()
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
+
+    def test_commit_later_stores_the_object_when_its_future_is_done(self) -> None:
+        with self.store.stage(len(TEA)) as staging:
+            staging.write(TEA)
+            done = staging.commit_later()
+
+        self.assertEqual(TEA_DIGEST, done.result(PATIENCE))
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+
+    def test_commit_new_later_of_an_existing_object_raises_already_exists(self) -> None:
+        self.store.put(TEA)
+
+        with self.assertRaises(AlreadyExists), self.store.stage(len(TEA)) as staging:
+            staging.write(TEA)
+            staging.commit_new_later().result(PATIENCE)
+
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+
+    def test_remove_later_removes_the_object_when_its_future_is_done(self) -> None:
+        digest = self.store.put(TEA)
+
+        self.store.remove_later(digest).result(PATIENCE)
+
+        self.assertRaises(NotFound, self.store.open, digest)
+
+    def test_remove_later_of_a_missing_object_raises_not_found(self) -> None:
+        with self.assertRaises(NotFound):
+            self.store.remove_later(TEA_DIGEST).result(PATIENCE)
 
     def test_one_of_many_simultaneous_commit_new_succeeds(self) -> None:
         def attempt(_: int) -> bool:
@@ -260,16 +295,16 @@ class StoreContract(TempCase):
 
         self.store.put(b"tea")
 
-        if self.store.remote:
-            self.store.usage(stop)
-        else:
+        if self.counts_each:
             self.assertRaises(Stop, self.store.usage, stop)
+        else:
+            self.store.usage(stop)
 
     def test_list_returns_all_names_in_order_or_says_that_it_cannot(self) -> None:
         digests = sorted(self.store.put(bytes([number])) for number in range(50))
         self.store.namespace("other").put(b"elsewhere")
 
-        if self.store.remote:
+        if not self.lists:
             self.assertRaises(ListingUnsupported, self.store.list)
             return
         self.assertEqual(digests, self.store.list())
@@ -279,6 +314,36 @@ class StoreContract(TempCase):
             pages += page
             page = self.store.list(after=page[-1], limit=7)
         self.assertEqual(digests, pages)
+
+    def test_namespaces_are_listed_in_order_or_not_at_all(self) -> None:
+        within = self.store.namespace("repositories")
+        for name in ("b", "a", "B", "c"):
+            within.namespace(name).put(TEA)
+
+        if not self.lists:
+            self.assertRaises(ListingUnsupported, within.list_namespaces)
+            return
+        self.assertEqual(["B", "a", "b", "c"], list(within.list_namespaces()))
+        self.assertEqual(["a", "b"], list(within.list_namespaces("B", 2)))
+        self.assertEqual([], list(within.list_namespaces("c")))
+        self.assertEqual([], list(within.namespace("missing").list_namespaces()))
+
+    def test_stat_returns_size_and_time_without_the_bytes(self) -> None:
+        # File systems take times from a clock that ticks every few milliseconds.
+        before = int(time.time()) - 1
+        self.store.put(TEA)
+
+        found = self.store.stat(TEA_DIGEST)
+
+        self.assertEqual((TEA_DIGEST, 3), (found.name, found.size))
+        self.assertTrue(before <= found.modified <= time.time() + self.rounded_up)
+
+    def test_stat_of_a_missing_object_raises_not_found(self) -> None:
+        self.store.put(TEA)
+        self.store.remove(TEA_DIGEST)
+
+        self.assertRaises(NotFound, self.store.stat, TEA_DIGEST)
+        self.assertRaises(NotFound, self.store.namespace("other").stat, TEA_DIGEST)
 
     def test_sweep_leaves_a_staging_of_a_living_process(self) -> None:
         with self.store.stage() as staging:
@@ -303,8 +368,7 @@ class StoreContract(TempCase):
         self.store.put(TEA)
 
         with self.store.open(TEA_DIGEST) as blob:
-            # Both backends have fetched the bytes when an object is open.
-            self.assertIs(False, blob.may_wait)
+            self.assertIs(self.may_wait, blob.may_wait)
 
     def counted(self) -> int:
         return sum(usage.objects for usage in self.store.usage().values() if usage is not None)

@@ -13,36 +13,36 @@ from collections.abc import Iterable, Iterator
 from unittest import mock
 
 from filestoraged.errors import (
-    Error,
     Gone,
     NotFound,
     StartError,
     StoreFailed,
     StoreUnavailable,
     TooManyGuesses,
-    Unauthorized,
     Unavailable,
 )
 from filestoraged.store import passwords
-from filestoraged.store.drops import Drop, Drops, prepare_drops
+from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.owner_locks import OwnerFiles
 from tests.daemon.process import ROOT
-from tests.support import PATIENCE, TempCase, in_threads
+from tests.store import drops_contract
+from tests.support import PATIENCE, TempCase
 
 # A process that claims a drop, announces another, prints its id, and waits to be killed.
 _CLAIM = """
 import sys
 from filestoraged.store.drops import Drops
 from filestoraged.store.owner_locks import OwnerFiles
-drops = Drops(sys.argv[1], OwnerFiles(sys.argv[2]), ttl=100)
+drops = Drops.open(sys.argv[1], OwnerFiles(sys.argv[2]), ttl=100)
 drops.claim(sys.argv[3]).result()
 print(drops.announce().result(), flush=True)
 sys.stdin.read()
 """
 
 
-class DropsCase(TempCase):
+class DropsCase(drops_contract.RegistryCase):
     def setUp(self) -> None:
         super().setUp()
         silent = logging.NullHandler()
@@ -51,10 +51,9 @@ class DropsCase(TempCase):
         self.path = str(self.directory / "drops.sqlite")
         prepare_drops(self.path)
         self.drops = self.open_drops()
-        self.removed: list[str] = []
 
     def open_drops(self) -> Drops:
-        drops = Drops(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100)
+        drops = Drops.open(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100)
         self.addCleanup(drops.close)
         return drops
 
@@ -74,90 +73,9 @@ class DropsCase(TempCase):
             with mock.patch("time.monotonic", lambda: now + 3600):
                 yield
 
-    def take(self, ids: Iterable[str]) -> dict[str, OSError]:
-        self.removed += ids
-        return {}
 
-    def make(self, password: str = "") -> str:
-        id_ = self.drops.announce().result()
-        self.drops.publish(Drop(id_, "name", passwords.kept(password) if password else None)).result()
-        return id_
-
-
-class ClaimTest(DropsCase):
-    def test_drop_is_found_after_it_was_published(self) -> None:
-        id_ = self.drops.announce().result()
-        self.assertRaises(NotFound, self.drops.get, id_)
-
-        self.drops.publish(Drop(id_, "Käse", None)).result()
-
-        self.assertEqual(Drop(id_, "Käse", None), self.drops.get(id_))
-
-    def test_ids_are_32_random_hexadecimal_digits(self) -> None:
-        ids = {self.make() for _ in range(50)}
-
-        self.assertEqual(50, len(ids))
-        for id_ in ids:
-            self.assertRegex(id_, r"^[0-9a-f]{32}$")
-
-    def test_one_of_many_simultaneous_claims_succeeds(self) -> None:
-        id_ = self.make()
-        others = [self.drops, self.open_drops(), self.open_drops()]
-
-        def claim(number: int) -> bool:
-            try:
-                others[number % 3].claim(id_).result()
-            except Gone:
-                return False
-            return True
-
-        self.assertEqual(1, sum(in_threads(24, claim)))
-        self.assertRaises(Gone, self.drops.get, id_)
-
-    def test_finished_drop_is_gone_and_released_drop_is_available(self) -> None:
-        finished, released = self.make(), self.make()
-        claims = {id_: self.drops.claim(id_).result() for id_ in (finished, released)}
-        self.drops.finish(claims[finished]).result()
-        self.drops.release(claims[released]).result()
-
-        self.assertRaises(Gone, self.drops.get, finished)
-        self.assertEqual(released, self.drops.get(released).id)
-        # A second end of the same claim has no effect.
-        self.drops.release(claims[finished]).result()
-        self.assertRaises(Gone, self.drops.get, finished)
-
-    def test_release_that_is_written_twice_leaves_the_next_claim_alone(self) -> None:
-        id_ = self.make()
-        first = self.drops.claim(id_).result()
-        self.drops.release(first).result()
-        self.drops.claim(id_).result()
-
-        self.drops.release(first).result()
-
-        self.assertRaises(Gone, self.drops.get, id_)
-
-    def test_drop_is_released_five_times_at_most(self) -> None:
-        id_ = self.make()
-        for _ in range(5):
-            self.drops.release(self.drops.claim(id_).result()).result()
-            self.drops.get(id_)
-        self.drops.release(self.drops.claim(id_).result()).result()
-
-        self.assertRaises(Gone, self.drops.get, id_)
-        self.assertEqual(1, self.drops.remove(self.take))
-        self.assertEqual([id_], self.removed)
-
-    def test_wrong_passwords_are_counted_for_a_minute(self) -> None:
-        id_ = self.make("right")
-        drop = self.drops.get(id_)
-        for _ in range(10):
-            self.assertRaises(Unauthorized, self.drops.check, drop, "wrong")
-
-        other = self.open_drops()
-        self.assertRaises(TooManyGuesses, other.check, drop, "right")
-        self.assertRaises(TooManyGuesses, other.get, id_)
-        with self.later(61):
-            other.check(drop, "right")
+class DropsTest(DropsCase, drops_contract.DropsContract):
+    pass
 
 
 class TidyTest(DropsCase):
@@ -181,14 +99,6 @@ class TidyTest(DropsCase):
         self.assertRaises(Gone, self.drops.get, ours)
         self.assertEqual(1, len(self.files_below(self.directory / "owners")))
 
-    def test_retracted_drop_is_removed(self) -> None:
-        id_ = self.drops.announce().result()
-        self.drops.retract(id_).result()
-
-        self.drops.reap(self.removed.append)
-
-        self.assertEqual([id_], self.removed)
-
     def make_expired(self, number: int) -> None:
         with sqlite3.connect(self.path) as other:
             rows = [(f"{index:032x}", 0.0, 0.0, "x") for index in range(number)]
@@ -203,28 +113,6 @@ class TidyTest(DropsCase):
         self.assertEqual([400, 400, 200, 0], expired)
         self.assertEqual([400, 400, 200, 0], removed)
         self.assertEqual([f"{index:032x}" for index in range(400)], sorted(self.removed[:400]))
-
-    def test_failed_removal_of_bytes_is_retried(self) -> None:
-        id_ = self.make()
-        self.drops.finish(self.drops.claim(id_).result()).result()
-
-        error = PermissionError(13, "Permission denied")
-        self.assertRaises(PermissionError, self.drops.remove, lambda ids: dict.fromkeys(ids, error))
-
-        self.drops.remove(self.take)
-        self.assertEqual([id_], self.removed)
-
-    def test_failed_removal_of_bytes_does_not_delay_others(self) -> None:
-        ids = [self.make() for _ in range(3)]
-        for id_ in ids:
-            self.drops.finish(self.drops.claim(id_).result()).result()
-        error = PermissionError(13, "Permission denied")
-
-        def remove_all(tried: Iterable[str]) -> dict[str, OSError]:
-            return {id_: error for id_ in tried if id_ == ids[1]}
-
-        self.assertEqual(2, self.drops.remove(remove_all))
-        self.assertRaises(PermissionError, self.drops.remove, remove_all)
 
     def test_thousands_of_failed_removals_do_not_delay_others(self) -> None:
         self.make_expired(1000)
@@ -242,13 +130,6 @@ class TidyTest(DropsCase):
 
         self.assertEqual(200, self.drops.remove(remove_all))
         self.assertEqual(200, len(self.removed))
-
-    def test_drop_that_was_reaped_during_its_upload_is_not_published(self) -> None:
-        id_ = self.drops.announce().result()
-        with mock.patch.object(self.drops._owners, "is_alive", return_value=False):
-            self.drops.reap(self.removed.append)
-
-        self.assertRaises(StoreUnavailable, self.drops.publish(Drop(id_, "name", None)).result)
 
     def test_removal_step_ends_after_its_time(self) -> None:
         for digit in "abc":
@@ -276,17 +157,6 @@ class TidyTest(DropsCase):
         self.drops.remove_latest(self.take)
 
         self.assertLessEqual(set(last), set(self.removed))
-
-    def test_expired_drops_and_old_rows_are_deleted(self) -> None:
-        id_ = self.make()
-        with self.later(101):
-            self.assertRaises(Gone, self.drops.get, id_)
-            self.assertEqual([1, 0], [self.drops.expire(), self.drops.expire()])
-            self.drops.remove(self.take)
-            self.assertEqual(0, self.drops.delete_old())
-        with self.later(102 + 90 * 24 * 3600):
-            self.assertEqual([1, 0], [self.drops.delete_old(), self.drops.delete_old()])
-            self.assertRaises(NotFound, self.drops.get, id_)
 
     def test_another_kind_of_database_is_refused(self) -> None:
         path = str(self.directory / "kv.sqlite")
@@ -387,6 +257,9 @@ class BrokenDatabaseTest(DropsCase):
 
 
 class GuessTest(DropsCase):
+    def outcome(self, drop: Drop, password: str) -> str:
+        return drops_contract.outcome(self.drops, drop, password)
+
     def in_flight(self, number: int, drop: Drop) -> tuple[threading.Semaphore, threading.Event, list[threading.Thread]]:
         """Start wrong guesses, which stay in flight until the event is set."""
         begun, goes_on = threading.Semaphore(0), threading.Event()
@@ -405,43 +278,6 @@ class GuessTest(DropsCase):
             self.assertTrue(begun.acquire(timeout=PATIENCE))
         patch.stop()
         return goes_on, threads
-
-    def outcome(self, drop: Drop, password: str) -> str:
-        try:
-            self.drops.check(drop, password)
-        except Error as error:
-            return type(error).__name__
-        return "right"
-
-    def test_ten_of_many_simultaneous_wrong_guesses_are_judged(self) -> None:
-        drop = self.drops.get(self.make("right"))
-        registries = [self.drops, self.open_drops(), self.open_drops(), self.open_drops()]
-        judged: list[int] = []
-
-        def matches(*_: object) -> bool:
-            judged.append(1)
-            return False
-
-        def guess(number: int) -> str:
-            try:
-                registries[number % 4].check(drop, "wrong")
-            except Error as error:
-                return type(error).__name__
-            return "right"
-
-        with mock.patch("filestoraged.store.passwords.matches", matches):
-            outcomes = in_threads(40, guess)
-
-        self.assertEqual(10, len(judged))
-        self.assertEqual((10, 30), (outcomes.count("Unauthorized"), outcomes.count("TooManyGuesses")))
-
-    def test_right_guesses_do_not_count(self) -> None:
-        id_ = self.make("right")
-        drop = self.drops.get(id_)
-
-        outcomes = [self.outcome(drop, "right") for _ in range(12)]
-
-        self.assertEqual(["right"] * 12, outcomes)
 
     def test_guess_waits_for_the_outcome_of_ten_in_flight(self) -> None:
         drop = self.drops.get(self.make("right"))
@@ -699,17 +535,6 @@ class GuardTest(TempCase):
 
         self.assertRaises(ZeroDivisionError, queue.submit("x", lambda: 1 // 0).result, PATIENCE)
         self.assertEqual(7, queue.submit("x", lambda: 7).result(PATIENCE))
-
-    def test_job_whose_future_was_cancelled_is_skipped_and_the_next_runs(self) -> None:
-        queue = passwords.FairQueue()
-        goes_on = self.hold(queue)
-        cancelled = queue.submit("x", lambda: 1)
-        self.assertTrue(cancelled.cancel())
-        after = queue.submit("x", lambda: 7)
-
-        goes_on.set()
-
-        self.assertEqual(7, after.result(PATIENCE))
 
     def test_queue_without_a_thread_is_unavailable_until_one_can_be_started(self) -> None:
         queue = passwords.FairQueue()

@@ -111,6 +111,51 @@ class OverlappedHasherTest(HasherCase):
         self.assertEqual(hashlib.sha256(PIECE * 4 + b"x" * 100_000).hexdigest(), hasher.finish())
 
 
+class SharedBufferTest(HasherCase):
+    """What the hash thread gets of a piece while it is still at an earlier one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.hashed: list[Bytes] = []
+        self.may_hash = threading.Event()
+        self.addCleanup(self.may_hash.set)
+        update = Hasher.update
+
+        def update_later(hasher: Hasher, data: Bytes) -> None:
+            if threading.current_thread().name == "hash":
+                self.may_hash.wait(PATIENCE)
+                self.hashed.append(data)
+            update(hasher, data)
+
+        patch = mock.patch.object(Hasher, "update", update_later)
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.hasher = self.new_hasher()
+        for _ in range(4):
+            self.hasher.update(PIECE)
+
+    def test_view_of_bytes_is_hashed_without_a_copy_after_the_caller_released_it(self) -> None:
+        data = os.urandom(COPY_SIZE)
+        view = memoryview(data)
+
+        self.hasher.update(view)
+        view.release()
+        self.may_hash.set()
+
+        self.assertEqual(hashlib.sha256(PIECE * 4 + data).hexdigest(), self.hasher.finish())
+        self.assertIs(data, self.hashed[0].obj)  # type: ignore[union-attr]
+
+    def test_buffer_that_the_caller_reuses_is_copied(self) -> None:
+        data = os.urandom(COPY_SIZE)
+        buffer = bytearray(data)
+
+        self.hasher.update(memoryview(buffer))
+        buffer[:] = bytes(COPY_SIZE)
+        self.may_hash.set()
+
+        self.assertEqual(hashlib.sha256(PIECE * 4 + data).hexdigest(), self.hasher.finish())
+
+
 class FailingHashTest(HasherCase):
     """The sixth piece raises MemoryError, on the hash thread."""
 

@@ -14,10 +14,11 @@ from unittest import mock
 
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
+from filestoraged.store.batch_writer import URGENT, BatchWriter
 from filestoraged.store.kv import KeyValues, prepare_keys
-from filestoraged.store.sqlite.group_commit import URGENT, BatchWriter
 from filestoraged.store.sqlite.write_lock import WriteLock
 from tests.daemon.process import ROOT
+from tests.store import kv_contract
 from tests.support import PATIENCE, TempCase, in_threads
 
 # A process that queues, commits, queues again, prints a line, and waits to be killed.
@@ -46,84 +47,29 @@ class KeysCase(TempCase):
         return keys
 
 
+class KeysTest(KeysCase, kv_contract.KeysContract):
+    pass
+
+
 class CommitTest(KeysCase):
-    def test_queued_values_are_visible_after_the_commit(self) -> None:
-        self.keys.set("cup", b'"tea"')
-        before = self.keys.get("cup")
+    def test_changes_and_commit_of_one_batch_are_committed_in_their_order(self) -> None:
+        for key in ("cup", "pot", "tray"):
+            self.keys.set(key, b"0")
         self.keys.commit()
+        with WriteLock(self.path):
+            sets = [self.keys.set_later("cup", b"1"), self.keys.set_later("new", b"1")]
+            self.keys.delete_later("cup")
+            self.keys.delete_later("pot")
+            self.keys.delete_later("none")
+            sets += [self.keys.set_later("pot", b"2"), *(self.keys.set_later(f"{n}", b"%d" % n) for n in range(100))]
+            commits = [self.keys.commit_later(), self.keys.commit_later()]
+        for commit in commits:
+            commit.result(PATIENCE)
 
-        self.assertIsNone(before)
-        self.assertEqual(b'"tea"', self.keys.get("cup"))
-
-    def test_deletion_is_visible_after_the_commit(self) -> None:
-        self.keys.set("cup", b"1")
-        self.keys.commit()
-        self.keys.delete("cup")
-        before = self.keys.get("cup")
-        self.keys.commit()
-
-        self.assertEqual(b"1", before)
-        self.assertIsNone(self.keys.get("cup"))
-
-    def test_last_queued_change_of_a_key_counts(self) -> None:
-        for steps, expected in (
-            *(([b"1", b"2"], b"2"), ([b"1", None], None), ([None, b"1"], b"1"), ([b"1", None, b"3"], b"3")),
-            *(([b"1", None, b"3", None], None), ([None], None)),
-        ):
-            for step in steps:
-                if step is None:
-                    self.keys.delete("cup")
-                else:
-                    self.keys.set("cup", step)
-            self.keys.commit()
-
-            with self.subTest(steps=steps):
-                self.assertEqual(expected, self.keys.get("cup"))
-
-    def test_key_is_new_until_it_is_committed(self) -> None:
-        answers = [self.keys.set("cup", b"1"), self.keys.set("cup", b"2")]
-        self.keys.commit()
-        answers.append(self.keys.set("cup", b"3"))
-        self.keys.delete("cup")
-        answers.append(self.keys.set("cup", b"4"))
-        self.keys.commit()
-        self.keys.delete("cup")
-        self.keys.commit()
-        answers.append(self.keys.set("cup", b"5"))
-
-        self.assertEqual([True, True, False, False, True], answers)
-
-    def test_commit_without_changes_succeeds(self) -> None:
-        self.keys.commit()
-        self.keys.commit()
-
-    def test_any_string_is_a_key(self) -> None:
-        names = [
-            "",
-            " ",
-            "a/b",
-            "\0",
-            "a\0b",
-            "é",
-            "e\u0301",
-            "\U0001f600",
-            "x" * 100_000,
-            "'; DROP TABLE pairs; --",
-            "1",
-            "01",
-        ]
-        for number, name in enumerate(names):
-            self.keys.set(name, b"%d" % number)
-        self.keys.commit()
-
-        self.assertEqual([b"%d" % number for number in range(len(names))], [self.keys.get(name) for name in names])
-
-    def test_large_value_is_read_back(self) -> None:
-        value = b'"' + b"x" * 1_000_000 + b'"'
-        self.keys.set("large", value)
-        self.keys.commit()
-
-        self.assertEqual(value, self.keys.get("large"))
+        values = [self.keys.get(key) for key in ("cup", "pot", "tray", "none", "new", "0", "99")]
+        self.assertEqual([None, b"2", b"0", None, b"1", b"0", b"99"], values)
+        self.assertEqual([False, True, False, *[True] * 100], [each.result(PATIENCE) for each in sets])
+        self.assertEqual(0, self.keys.queued)
 
     def test_count_of_commits_changes_with_each_commit(self) -> None:
         before = self.keys.commits
@@ -147,45 +93,6 @@ class SharedTest(KeysCase):
         self.assertEqual([b"1", b"2"], [other.get("cup"), self.keys.get("cup") and other.get("saucer")])
         self.assertNotEqual(before, other.commits)
         self.assertFalse(other.set("cup", b"3"))
-
-    def test_reader_sees_no_partial_commit_and_waits_for_no_writer(self) -> None:
-        other = self.open_keys()
-        done = threading.Event()
-        halves: list[object] = []
-
-        def read() -> None:
-            while not done.is_set():
-                # The second is never older than the first.
-                first, second = other.get("first"), other.get("second")
-                if int(second or b"0") < int(first or b"0"):
-                    halves.append((first, second))
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        for number in range(200):
-            self.keys.set("first", b"%d" % number)
-            self.keys.set("second", b"%d" % number)
-            self.keys.commit()
-        done.set()
-        reader.join(PATIENCE)
-
-        self.assertEqual([], halves)
-
-    def test_many_threads_and_writers_lose_nothing(self) -> None:
-        others = [self.keys, self.open_keys(), self.open_keys()]
-
-        def work(number: int) -> None:
-            keys = others[number % 3]
-            for step in range(30):
-                keys.set(f"{number} {step}", b"%d" % step)
-                if step % 7 == 0:
-                    keys.commit()
-
-        in_threads(12, work)
-        self.keys.commit()
-
-        missing = [(n, s) for n in range(12) for s in range(30) if self.keys.get(f"{n} {s}") != b"%d" % s]
-        self.assertEqual([], missing)
 
     def test_queued_and_committed_changes_survive_a_kill(self) -> None:
         child = subprocess.Popen(
@@ -228,7 +135,7 @@ class FailingTest(KeysCase):
         self.assertEqual([b"1", b"2", None], [self.keys.get(key) for key in ("cup", "saucer", "large")])
 
     def test_lock_of_another_program_raises_store_unavailable(self) -> None:
-        with mock.patch("filestoraged.store.sqlite.database._BUSY_TIMEOUT", 0.05):
+        with mock.patch("filestoraged.store.sqlite.database.BUSY_TIMEOUT", 0.05):
             keys = self.open_keys()
             keys._connect()
         shell = sqlite3.connect(self.path, isolation_level=None)
@@ -590,7 +497,7 @@ class LockedTest(KeysCase):
 
     def test_making_a_database_while_the_lock_is_held_times_out(self) -> None:
         path = str(self.directory / "new.sqlite")
-        brief = mock.patch("filestoraged.store.sqlite.database._BUSY_TIMEOUT", 0.1)
+        brief = mock.patch("filestoraged.store.sqlite.database.BUSY_TIMEOUT", 0.1)
         with WriteLock(path), brief, self.assertRaises(StartError) as caught:
             prepare_keys(path)
 

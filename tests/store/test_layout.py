@@ -11,7 +11,9 @@ import filestoraged
 from filestoraged.store import layout
 
 # Directories with the names of interfaces cannot be told apart.
-_ON_DISK = re.compile(r"staging|quarantine|(kv|drops)\.sqlite.*|.*-wal|.*\.turn|drops\.owners|.*\.janitor|lost\+found")
+_ON_DISK = re.compile(
+    r"staging|quarantine|(kv|drops|locks)\.sqlite.*|.*-wal|.*\.turn|drops\.owners|.*\.janitor|lost\+found"
+)
 
 
 class LayoutTest(unittest.TestCase):
@@ -26,7 +28,7 @@ class LayoutTest(unittest.TestCase):
                 self.assertEqual(expected, layout.is_shard(name))
 
     def test_file_with_a_databases_name_and_a_suffix_is_beside_it(self) -> None:
-        for name in ("kv.sqlite-wal", "kv.sqlite.turn", "drops.sqlite-shm", layout.JANITOR_LOCK):
+        for name in ("kv.sqlite-wal", "kv.sqlite.turn", "locks.sqlite-wal", "drops.sqlite-shm", layout.JANITOR_LOCK):
             with self.subTest(name=name):
                 self.assertTrue(layout.is_beside_database(name))
         for name in ("kv.sqlite", "kv.sqlite-", "other.sqlite-wal", layout.DROP_OWNERS):

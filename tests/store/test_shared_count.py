@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store.shared_count import Counted, Pause, SharedCount, _Pauses
+from filestoraged.store.shared_count import Counted, Pause, SharedCount, _pause_after, _Pauses
 from tests.support import PATIENCE
 
 
@@ -110,6 +110,22 @@ class SharedCountTest(unittest.TestCase):
             pause()
 
         self.assertEqual([0.008, 0.012], [round(seconds, 6) for seconds in waits])
+
+    def test_next_count_waits_49_times_the_cpu_time_of_a_long_one_and_not_for_a_short_one(self) -> None:
+        self.assertEqual([0.0, 196.0], [_pause_after(0.001, 0.001), round(_pause_after(20.0, 4.0))])
+
+    def test_stop_ends_the_pause_after_a_long_count(self) -> None:
+        counted = threading.Event()
+
+        def count(_: Pause) -> None:
+            counted.set()
+
+        with mock.patch("filestoraged.store.shared_count._pause_after", lambda *_: 3600.0):
+            self.shared.latest(count)
+            self.assertTrue(counted.wait(PATIENCE))
+            self.shared.stop()
+
+        self.assertIsNone(self.shared._thread)
 
     def test_stop_ends_a_count_at_its_next_pause(self) -> None:
         begun = threading.Event()

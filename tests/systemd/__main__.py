@@ -6,10 +6,11 @@ It is for a machine that may be broken, which bin/test-systemd makes.
 from __future__ import annotations
 
 import sys
-import time
 import unittest
-from types import ModuleType, TracebackType
+from collections.abc import Sequence
+from types import ModuleType
 
+from tests.runner.report import CheckReport
 from tests.systemd import checking, failing, installing, leaving, serving, sockets
 from tests.systemd.machine import Journal
 
@@ -24,41 +25,20 @@ _ALL = {
 }
 _LINES = 40
 
-_Fault = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
+class Report(CheckReport):
+    """Shows of a check that fails what the journal has of its time."""
 
-class Report(unittest.TestResult):
-    """Prints each check as it passes or fails, and of one that fails what the journal has of its time."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.journal = Journal()
 
     def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
-        self.began = time.monotonic()
         self.journal = Journal()
 
-    def addSuccess(self, test: unittest.TestCase) -> None:
-        super().addSuccess(test)
-        self.tell("ok  ", test)
-
-    def addFailure(self, test: unittest.TestCase, err: _Fault) -> None:
-        super().addFailure(test, err)
-        self.explain(test, self.failures[-1][1])
-
-    def addError(self, test: unittest.TestCase, err: _Fault) -> None:
-        super().addError(test, err)
-        self.explain(test, self.errors[-1][1])
-
-    def tell(self, verdict: str, test: unittest.TestCase) -> None:
-        sentence = test.id().split(".")[-1].replace("test_", "", 1).replace("_", " ")
-        note = getattr(test, "note", "")
-        print(f"{verdict} {sentence}{': ' + note if note else ''} ({time.monotonic() - self.began:.1f} s)")
-
-    def explain(self, test: unittest.TestCase, trace: str) -> None:
-        self.tell("FAIL", test)
-        lines = [*trace.rstrip().splitlines(), "the journal:", *self.journal.texts()[-_LINES:]]
-        print("\n".join(f"     | {line}" for line in lines))
-
-    def failed(self) -> int:
-        return len({test.id() for test, _ in [*self.failures, *self.errors, *self.skipped]})
+    def evidence(self) -> Sequence[str]:
+        return ["the journal:", *self.journal.texts()[-_LINES:]]
 
 
 def main(names: list[str]) -> int:

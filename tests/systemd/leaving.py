@@ -21,11 +21,14 @@ class LeavingTest(ServiceCase):
         self.assertEqual(("inactive", "not-found"), (show("ActiveState"), show("LoadState")))
         for what in ("list-unit-files", "list-units"):
             self.assertEqual("", run("systemctl", what, "--all", "--no-legend", "filestoraged*", check=False).stdout)
-        pages = [
+        shared = [
             Path("/usr/local/share/man/man1/filestoraged.1"),
             Path("/usr/local/share/man/man5/filestoraged.conf.5"),
+            Path("/usr/local/share/bash-completion/completions/filestoraged"),
+            Path("/usr/local/share/zsh/site-functions/_filestoraged"),
+            Path("/usr/local/share/fish/vendor_completions.d/filestoraged.fish"),
         ]
-        gone = [COMMAND, ENVIRONMENT, *pages, *(Path("/usr/local/lib/systemd/system", unit) for unit in UNITS)]
+        gone = [COMMAND, ENVIRONMENT, *shared, *(Path("/usr/local/lib/systemd/system", unit) for unit in UNITS)]
         self.assertEqual([], [path for path in gone if path.exists() or path.is_symlink()])
         self.assertEqual([], sorted(Path("/etc/systemd/system").rglob(f"*{UNIT}")))
         self.assertEqual(self.configuration, CONFIGURATION.read_text())

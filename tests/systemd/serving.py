@@ -40,6 +40,9 @@ class ServingTest(ServiceCase):
         self.assertEqual(hashlib.sha256(body).hexdigest(), stored.json()["hash"])
         self.assertEqual((200, body), answer)
 
+    def test_pages_are_installed_with_the_package(self) -> None:
+        self.assertEqual(200, ask("GET", "/-/pages/style.css")[0])
+
     def test_a_master_has_the_workers_that_the_configuration_asks_for(self) -> None:
         self.assertEqual(2, len(workers()))
 

@@ -223,6 +223,13 @@ class AllowedOriginTest(BrowserCase):
 
         self.assertEqual("true", answer.fields["access-control-allow-private-network"])
 
+    def test_repeated_downloads_have_the_fields_of_their_own_origins_once(self) -> None:
+        path = "/" + json.loads(self.change().body)["hash"]
+
+        for origin in (FRIEND, "http://localhost:3000", FRIEND, "http://localhost:3000", FRIEND):
+            self.assert_allowed(self.get(path, Host=self.host, Origin=origin), origin)
+            self.assertNotIn("access-control-allow-origin", self.get(path, Host=self.host).fields)
+
     def test_options_without_a_preflight_is_refused_as_an_unknown_method(self) -> None:
         self.assertEqual(405, self.request("OPTIONS", "/", Host=self.host, Origin=FRIEND).status)
         self.assertEqual(404, self.request("OPTIONS", "/kv/set", Host=self.host, Origin=FRIEND).status)
@@ -393,7 +400,7 @@ class ArrivalTest(unittest.TestCase):
     def test_site_of_a_listener_on_all_addresses_depends_on_the_connection(self) -> None:
         app = _App()
         with socket.create_server(("0.0.0.0", 0)) as everywhere, socket.create_server(("127.0.0.1", 0)) as local:
-            sites = Sites({everywhere: app, local: app})
+            sites = Sites({everywhere: app, local: app}, 0)
 
             found = [
                 sites.find(everywhere, _Connection("127.0.0.1")),
@@ -419,7 +426,7 @@ class ProxiedTest(unittest.TestCase):
         self.assertIsNone(self.fault(*fields, public_url="https://files.example.org"))
 
     def fault(self, *fields: str, public_url: str | None = None) -> object:
-        return Origins(public_url=public_url).judge(request(*fields)).fault
+        return Origins(public_url=public_url).judge(request(*fields), "POST").fault
 
 
 class HostsTest(unittest.TestCase):

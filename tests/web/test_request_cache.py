@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.errors import MalformedRequest
 from filestoraged.web.auth import hashed
-from filestoraged.web.request_cache import MAX_CACHE_SIZE, RequestCache
+from filestoraged.web.request_cache import DEFAULT_CACHE_SIZE, MAX_FIELDS_SIZE, MAX_UPLOADS_SIZE, RequestCache
 from filestoraged.wire.body import NO_BODY
 
 GET = b"GET /abc?name=x HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -34,13 +34,24 @@ class RequestCacheTest(unittest.TestCase):
 
         self.assertIs(first.request, second.request)
         self.assertEqual((True, False), (first.framing.done, second.framing.done))
-        self.assertEqual(first[2:], second[2:])
+        for name in ("keep_alive", "speaks_1_1", "expects_continue", "size"):
+            self.assertEqual(getattr(first, name), getattr(second, name))
         self.assertEqual(3, second.framing.size)
 
     def test_cached_upload_is_not_returned_for_a_request_without_a_body(self) -> None:
         self.cache.read(POST)
 
         self.assertIsNone(self.cache.recall(POST))
+
+    def test_cached_upload_is_found_with_its_whole_body_alone(self) -> None:
+        asked = self.cache.read(POST)
+
+        found = self.cache.recall_upload(POST + b"tea")
+
+        assert found is not None
+        self.assertEqual((asked.request, b"tea", True), (found[0].request, found[1], found[0].framing.done))
+        for other in (POST, POST + b"te", POST + b"teap", POST[:-2], GET, b"", b"\r\n" + POST + b"tea"):
+            self.assertIsNone(self.cache.recall_upload(other))
 
     def test_chunked_upload_is_not_cached(self) -> None:
         chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -77,7 +88,7 @@ class RequestCacheTest(unittest.TestCase):
                 self.assertEqual(hashed("s3cret"), first.request.token_hash)
                 self.assertNotIn("authorization", first.request.fields)
                 for table in (self.cache._bodiless, self.cache._uploads, self.cache._fields):
-                    self.assertNotIn(b"s3cret", b"".join(table))
+                    self.assertNotIn(b"s3cret", b"".join(table._values))
 
     def test_request_with_another_token_is_another_request(self) -> None:
         first = self.cache.read(GET[:-2] + b"Authorization: Bearer one\r\n\r\n")
@@ -105,36 +116,45 @@ class RequestCacheTest(unittest.TestCase):
             return GET.replace(b"abc", b"%d" % number)
 
         # Each with more heads than there is room for.
-        kinds: Sequence[tuple[int, Callable[[int], bytes]]] = (
+        kinds: Sequence[tuple[int, int, Callable[[int], bytes]]] = (
             (
                 150,
+                DEFAULT_CACHE_SIZE,
                 lambda number: GET[:-2] + many_fields(number)[: 1024 - len(GET)].rpartition(b"\r\n")[0] + b"\r\n\r\n",
             ),
             (
                 150,
+                MAX_UPLOADS_SIZE,
                 lambda number: POST[:-2] + many_fields(number)[: 1024 - len(POST)].rpartition(b"\r\n")[0] + b"\r\n\r\n",
             ),
-            (700, lambda number: GET[:-2] + long_value(number) + b"\r\n"),
-            (700, long_path),
-            (1500, short),
+            (700, DEFAULT_CACHE_SIZE, lambda number: GET[:-2] + long_value(number) + b"\r\n"),
+            (700, DEFAULT_CACHE_SIZE, long_path),
+            (2000, DEFAULT_CACHE_SIZE, short),
         )
-        for count, head in kinds:
+        for count, size, head in kinds:
             with self.subTest(head=head(0)[:60]):
                 self.assertLessEqual(len(head(0)), 1024)
 
                 largest = self.largest_size(head, count)
 
-                self.assertLess(largest, MAX_CACHE_SIZE)
-                self.assertGreater(largest, MAX_CACHE_SIZE / 4)
+                self.assertLess(largest, size + MAX_FIELDS_SIZE)
+                self.assertGreater(largest, size / 4)
 
     def test_head_that_is_parsed_again_counts_once(self) -> None:
         other = self.cache.read(GET.replace(b"abc", b"other"))
 
         # As heads of pipelined requests are, and those that two threads parse at once.
-        for _ in range(2 * MAX_CACHE_SIZE // 1200):
+        for _ in range(2 * DEFAULT_CACHE_SIZE // 1200):
             self.cache.read(GET)
 
         self.assertIs(other, self.cache.recall(GET.replace(b"abc", b"other")))
+
+    def test_full_cache_keeps_requests_in_demand(self) -> None:
+        demanded = self.cache.read(GET)
+
+        for number in range(3000):
+            self.assertIs(demanded, self.cache.recall(GET))
+            self.cache.read(GET.replace(b"abc", b"%d" % number))
 
     def largest_size(self, head: Callable[[int], bytes], count: int) -> int:
         """Measure the largest size of the cache while different heads are read."""

@@ -8,7 +8,7 @@ from typing import Any
 from filestoraged.errors import ClientGone, Forbidden, NotFound
 from filestoraged.web.cross_site import Hosts, Origins
 from filestoraged.web.message import Request, Response, RunsOn
-from filestoraged.web.router import DELETE, READ, WRITE, Match, Mounts, Route, Router
+from filestoraged.web.router import DELETE, READ, WRITE, Match, Mounts, PageVariant, Route, Router
 from filestoraged.wire.head import Head
 
 
@@ -49,6 +49,37 @@ KEYS = Router(
 )
 
 
+ROOT = Router(
+    "repositories",
+    [
+        Route("GET", "", show, READ, RunsOn.INLINE),
+        Route("GET", "/", show, READ, RunsOn.INLINE),
+        Route("PUT", "/", upload, WRITE, RunsOn.INLINE),
+    ],
+)
+
+
+NESTED = Router(
+    "repositories", [Route("GET", "/{name}/locks", show, READ, RunsOn.INLINE)], refuse=lambda _: Response(499)
+)
+WHOLE = Router(
+    "repositories",
+    [
+        Route("GET", "/{name}/{oid}", fail, READ, RunsOn.INLINE),
+        Route("DELETE", "/{name}/{oid}", show, READ, RunsOn.INLINE),
+    ],
+    nested=[NESTED],
+)
+
+
+FOR_PEOPLE = Router("files", [Route("GET", "/", lambda _: Response(200, body=b"a page"), READ, RunsOn.INLINE)])
+VARIED = Router(
+    "files",
+    [Route("GET", "/", show, READ, RunsOn.THREAD), Route("GET", "/{hash}", show, READ, RunsOn.INLINE)],
+    variant=PageVariant(FOR_PEOPLE, lambda request: request.fields.get("accept") == "text/html"),
+)
+
+
 class Authorizer:
     """Lets requests with a token do anything, and counts."""
 
@@ -67,7 +98,12 @@ class RouterCase(unittest.TestCase):
     authorizer: Authorizer | None = None
 
     def setUp(self) -> None:
-        self.app = Mounts({"/": FILES, "/kv": KEYS, "/kv/deep": FILES}, self.authorizer, Origins(), None)
+        self.app = Mounts(
+            {"/": FILES, "/kv": KEYS, "/kv/deep": FILES, "/data": ROOT, "/nest": WHOLE, "/varied": VARIED},
+            self.authorizer,
+            Origins(),
+            None,
+        )
 
     def request(self, method: str, path: str, *, size: int | None = 0, fields: dict[str, str] | None = None) -> Request:
         request = Request(Head(method, path, "", (1, 1), {"host": "x", **(fields or {})}), size)
@@ -95,6 +131,36 @@ class RouterTest(RouterCase):
 
                 self.assertEqual(405, answer.status)
                 self.assertIn("Allow: POST\r\n", answer.fields)
+
+    def test_route_of_the_root_without_a_slash_is_distinct_where_a_router_has_both(self) -> None:
+        for path, allowed in (("/data", "Allow: GET\r\n"), ("/data/", "Allow: GET, PUT\r\n")):
+            with self.subTest(path=path):
+                self.assertEqual(200, self.answer("GET", path).status)
+                self.assertIn(allowed, self.answer("BREW", path).fields)
+
+    def test_pattern_of_a_nested_router_precedes_and_has_errors_of_its_own(self) -> None:
+        self.assertEqual(200, self.answer("GET", "/nest/a/locks").status)
+        self.assertEqual(404, self.answer("GET", "/nest/a/b").status)
+        self.assertEqual(200, self.answer("DELETE", "/nest/a/b").status)
+        self.assertEqual(499, self.answer("DELETE", "/nest/a/locks").status)
+        self.assertEqual(404, self.answer("GET", "/nest/a/b/locks").status)
+        self.assertEqual(("repositories", "GET"), self.request("GET", "/nest/a/locks").labels)
+
+    def test_variant_answers_requests_that_are_for_a_page_and_has_one(self) -> None:
+        for path, accept, body in (
+            *(("/varied", "text/html", b"a page"), ("/varied/", "text/html", b"a page"), ("/varied", "*/*", b"")),
+            *(("/varied/x", "text/html", b"x"), ("/", "text/html", b"")),
+        ):
+            with self.subTest(path=path, accept=accept):
+                request = self.request("GET", path, fields={"accept": accept})
+
+                self.assertEqual(body, self.app.answer(request).body)  # type: ignore[union-attr]
+        refused = self.app.answer(self.request("PUT", "/varied", fields={"accept": "text/html"}))
+        self.assertEqual(405, refused.status)  # type: ignore[union-attr]
+
+    def test_routes_are_listed_with_those_of_nested_routers_and_without_variants(self) -> None:
+        self.assertEqual([NESTED, WHOLE, WHOLE], [router for router, _ in WHOLE.list_routes()])
+        self.assertEqual(["/", "/{hash}"], [route.pattern for _, route in VARIED.list_routes()])
 
     def test_request_about_no_path_answers_405(self) -> None:
         self.assertEqual(405, self.answer("OPTIONS", "*").status)

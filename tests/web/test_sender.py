@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import struct
 import tempfile
 import unittest
+from collections.abc import Iterator
 
 from filestoraged.errors import ClientGone
 from filestoraged.web.receiver import DONT_WAIT, Receiver
@@ -138,6 +141,37 @@ class SenderTest(unittest.TestCase):
 
         self.assertRaises(ClientGone, confirmation.check)
 
+    def test_reset_by_a_proxy_behind_the_last_byte_confirms_it_and_by_a_client_does_not(self) -> None:
+        for is_proxied in (True, False):
+            with self.subTest(is_proxied=is_proxied), connected_by_tcp() as (client, server):
+                sender = Sender(server)
+                sender.send_at_once(DONT_WAIT)
+                sender.begin(HEAD)
+                sender.write(b"tea")
+                confirmation = Confirmation(sender, Receiver(server), 60.0, is_proxied=is_proxied)
+                while sender.unread:
+                    client.recv(1 << 20)
+
+                reset(client)
+
+                if is_proxied:
+                    self.assertTrue(confirmation.check())
+                else:
+                    self.assertRaises(ClientGone, confirmation.check)
+
+    def test_reset_by_a_proxy_before_the_last_byte_raises_client_gone(self) -> None:
+        with connected_by_tcp() as (client, server):
+            sender = Sender(server)
+            sender.send_at_once(DONT_WAIT)
+            sender.begin(HEAD)
+            while sender.write(bytes(100_000)):
+                pass
+            confirmation = Confirmation(sender, Receiver(server), 60.0, is_proxied=True)
+
+            reset(client)
+
+            self.assertRaises(ClientGone, confirmation.check)
+
     def test_descriptor_of_a_file_is_left_open(self) -> None:
         self.sender.send_at_once(DONT_WAIT)
         with tempfile.TemporaryFile() as file:
@@ -146,3 +180,19 @@ class SenderTest(unittest.TestCase):
             self.sender.sendfile(file.fileno(), 0, 3)
 
             self.assertEqual(3, os.fstat(file.fileno()).st_size)
+
+
+@contextlib.contextmanager
+def connected_by_tcp() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as server,
+    ):
+        yield client, server
+
+
+def reset(client: socket.socket) -> None:
+    """Close a connection as HAProxy does."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()

@@ -10,11 +10,11 @@ import socket
 import threading
 import unittest
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 from unittest.mock import patch
 
 from filestoraged.api import operations
+from filestoraged.future import Future
 from filestoraged.web.connection import READABLE, Connection
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.cross_site import Origins
@@ -102,7 +102,7 @@ class FailingTest(LoopCase):
 
         with patch.object(Task, "close", fail):
             connection = self.connect()
-            connection.sendall(UPLOAD + b"half")
+            connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
             self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
             connection.close()
 
@@ -170,13 +170,17 @@ class FailingRoundTest(LoopCase):
         return act_or_fail
 
 
+# A body of unknown size is received on a thread.
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 class NoThreadTest(LoopCase):
     limits = Limits(notice=0.02, last_call=0.1, no_thread=0.2)
 
     def test_requests_without_a_thread_continue_when_one_can_be_started(self) -> None:
         connection = self.connect()
         with patch.object(threading.Thread, "start", refuse_to_start):
-            connection.sendall(UPLOAD + b"0123456789")
+            connection.sendall(CHUNKED + b"3\r\ntea\r\n0\r\n\r\n")
             self.wait_until("it has failed", lambda: "cannot start a thread" in "\n".join(self.log_lines()))
 
         self.assertEqual(200, read_answer(connection).status)
@@ -185,7 +189,7 @@ class NoThreadTest(LoopCase):
         connections = [self.connect() for _ in range(3)]
         with patch.object(threading.Thread, "start", refuse_to_start):
             for connection in connections:
-                connection.sendall(UPLOAD + b"0123456789")
+                connection.sendall(CHUNKED + b"3\r\ntea\r\n0\r\n\r\n")
             answers = [split_answer(read_all(connection))[0] for connection in connections]
         for connection in connections:
             connection.close()
@@ -198,14 +202,14 @@ class NoThreadTest(LoopCase):
 
     def test_upload_that_loses_its_thread_answers_503_and_is_not_stored(self) -> None:
         connection = self.connect()
-        connection.sendall(UPLOAD + b"half")
+        connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
         self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
         pool = self.worker._server.context.pool
         pool._idle = 0.01
-        self.wait_until("a byte is stored", lambda: sum(map(os.path.getsize, self.store_path.glob("staging/*/*"))) == 4)
+        self.wait_until("its thread has left it", lambda: not pool.busy)
         with patch.object(threading.Thread, "start", refuse_to_start):
             self.post_until_threads_end()
-            connection.sendall(b"and the rest"[:6])
+            connection.sendall(b"4\r\nrest\r\n0\r\n\r\n")
             answer = split_answer(read_all(connection))[0]
 
         self.assertEqual(503, answer.status)

@@ -153,7 +153,7 @@ class SlowUploadMemoryTest(TempCase):
             for connection in slow:
                 connection.close()
 
-        # A buffer of 256 KiB for each would be 125 MiB.
+        # A buffer of 512 KiB for each would be 250 MiB.
         self.assertLess(grown, 10 * 1024 * 1024)
 
     def staged(self, store: Path) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import unittest
-from concurrent.futures import Future
 from typing import Any
 
 from filestoraged.errors import ClientGone, RequestTimeout
+from filestoraged.future import Future
 from filestoraged.web.message import Page, Request, Response, RunsOn, result_of
 from filestoraged.web.receiver import Receiver
 from filestoraged.web.request_body import RequestBody

@@ -1,10 +1,10 @@
-"""Content negotiation: which Accept fields prefer plain text to JSON."""
+"""Content negotiation: which Accept fields prefer plain text to JSON, and which a page to both."""
 
 from __future__ import annotations
 
 import unittest
 
-from filestoraged.wire.accept import prefers_text
+from filestoraged.wire.accept import prefers_html, prefers_text
 
 
 class AcceptTest(unittest.TestCase):
@@ -104,3 +104,24 @@ class AcceptTest(unittest.TestCase):
     def test_weight_without_digits_after_the_point_is_valid(self) -> None:
         self.assert_text("text/plain;q=1.", "text/plain;q=1.000, application/json;q=0.999")
         self.assert_json("text/plain;q=0.")
+
+
+class PageTest(unittest.TestCase):
+    def test_browsers_and_explicit_preferences_get_a_page(self) -> None:
+        for field in (
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+            *("text/html", "TEXT/HTML", "text/html;q=0.1", "text/html, application/json;q=0.9"),
+            # Lynx.
+            "text/html, text/plain, text/sgml, text/css, application/xhtml+xml, */*;q=0.01",
+        ):
+            with self.subTest(field=field):
+                self.assertTrue(prefers_html(field))
+
+    def test_programs_get_none(self) -> None:
+        for field in (
+            *(None, "", "*/*", "application/json", "text/*", "application/json, */*;q=0.5", "text/plain"),
+            *("text/html, application/json", "text/html, */*", "text/html;q=0.5, application/json;q=0.6"),
+            *("text/html;q=0, */*;q=0", "text/html;q=0.5, text/plain", "text/html;q=2", "application/xhtml+xml, */*"),
+        ):
+            with self.subTest(field=field):
+                self.assertFalse(prefers_html(field))

@@ -8,7 +8,7 @@ import time
 import unittest
 from unittest import mock
 
-from filestoraged.wire.dates import format_date, parse_date
+from filestoraged.wire.dates import format_date, format_timestamp, parse_date
 
 # The example of RFC 9110, section 5.6.7, in its three forms.
 MOMENT = 784111777
@@ -21,6 +21,14 @@ class FormatTest(unittest.TestCase):
         self.assertEqual("Thu, 01 Jan 1970 00:00:00 GMT", format_date(0))
         self.assertEqual("Thu, 29 Feb 2024 23:59:59 GMT", format_date(1709251199))
         self.assertEqual("Tue, 19 Jan 2038 03:14:08 GMT", format_date(2**31))
+
+    def test_timestamp_is_formatted_as_rfc_3339(self) -> None:
+        self.assertEqual("1994-11-06T08:49:37Z", format_timestamp(MOMENT))
+        self.assertEqual("1970-01-01T00:00:00Z", format_timestamp(0))
+
+    def test_time_out_of_range_is_formatted_as_the_nearest_timestamp(self) -> None:
+        self.assertEqual("1970-01-01T00:00:00Z", format_timestamp(-1))
+        self.assertEqual("9999-12-31T23:59:59Z", format_timestamp(2**62))
 
     def test_formatted_date_is_parsed_to_the_same_seconds(self) -> None:
         for seconds in (0, 1, MOMENT, 951782400, 1709251199, 2**31, 2**32, 253402300799):

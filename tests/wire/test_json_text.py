@@ -8,7 +8,7 @@ import unittest
 from hypothesis import given, settings, strategies
 
 from filestoraged.errors import BadRequest
-from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
+from filestoraged.wire.json_text import encode_pair, parse_object, parse_pair, parse_string
 
 GOOD_VALUES = (
     *(b"1.0", b"1", b"-0", b"0.10", b"1e999", b"1E+2", b"1" * 5000, b"0." + b"1" * 5000, b"true", b"null"),
@@ -108,6 +108,31 @@ class StringTest(unittest.TestCase):
         for data in (b"", b"a", b"1", b'["a"]', b'"a" "b"', b'"a', b'"\\ud800"', b'"\xff"', b'"\n"', b"null", b'"a",'):
             with self.subTest(data=data):
                 self.assertRaises(BadRequest, parse_string, data)
+
+
+class ObjectTest(unittest.TestCase):
+    def test_object_is_parsed_into_values(self) -> None:
+        text = ' {"a": 1, "b": [1.5, "x", null, true, {"c": -2}], "": "\\u00e9"}\n'
+
+        self.assertEqual(json.loads(text), parse_object(text.encode()))
+        self.assertEqual({}, parse_object(b"{}"))
+
+    def test_invalid_json_is_refused(self) -> None:
+        for value in BAD_VALUES:
+            with self.subTest(value=value[:50]):
+                self.assertRaises(BadRequest, parse_object, b'{"key": %b}' % value)
+
+    def test_anything_but_an_object_is_refused(self) -> None:
+        for data in (b"", b"[]", b"1", b'"a"', b"null", b"{", b"{} {}", b"{}x", b'\xef\xbb\xbf{"a": 1}'):
+            with self.subTest(data=data):
+                self.assertRaises(BadRequest, parse_object, data)
+
+    def test_integer_is_exact_up_to_30_characters_and_huge_above(self) -> None:
+        for text in (str(2**63), "9" * 30, "-" + "9" * 29):
+            self.assertEqual({"a": int(text)}, parse_object(b'{"a": %b}' % text.encode()))
+        for text in ("9" * 31, "1" * 1_000_000):
+            self.assertEqual({"a": 10**30}, parse_object(b'{"a": %b}' % text.encode()))
+            self.assertEqual({"a": -(10**30)}, parse_object(b'{"a": -%b}' % text.encode()))
 
 
 class MessagesTest(unittest.TestCase):

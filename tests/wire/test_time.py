@@ -15,7 +15,18 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from filestoraged.errors import Error
-from filestoraged.wire import accept, authorization, conditions, dates, expectations, head, json_text, multipart, ranges
+from filestoraged.wire import (
+    accept,
+    authorization,
+    conditions,
+    dates,
+    expectations,
+    head,
+    json_text,
+    lfs,
+    multipart,
+    ranges,
+)
 from filestoraged.wire.body import Chunked, body_framing
 from filestoraged.wire.head import MAX_HEAD, MAX_TARGET
 from filestoraged.wire.origin import parse_host, parse_origin
@@ -142,6 +153,20 @@ PARSERS: dict[str, Case] = {
     "json: blanks": Case(json_text.parse_pair, repeat_bytes(b" \n", b'{"a"', b"x"), MIB),
     "json: blanks alone": Case(json_text.parse_string, repeat_bytes(b" "), MIB),
     "json: a string that does not end": Case(json_text.parse_string, repeat_bytes(b'\\"', b'"'), MIB),
+    # Bodies of Git LFS.
+    "lfs: digits": Case(json_text.parse_object, repeat_bytes(b"1", b'{"a":', b"}"), MIB),
+    "lfs: digits of a fraction": Case(json_text.parse_object, repeat_bytes(b"1", b'{"a":0.', b"}"), MIB),
+    "lfs: digits of an exponent": Case(json_text.parse_object, repeat_bytes(b"1", b'{"a":1e-', b"}"), MIB),
+    "lfs: many objects": Case(
+        lfs.parse_batch, repeat_bytes(b"{},", b'{"operation":"upload","objects":[', b"{}]}"), MIB
+    ),
+    "lfs: a long oid": Case(
+        lfs.parse_batch, repeat_bytes(b"0", b'{"operation":"upload","objects":[{"size":1,"oid":"', b'"}]}'), MIB
+    ),
+    "lfs: many transfers": Case(
+        lfs.parse_batch, repeat_bytes(b'"x",', b'{"operation":"upload","objects":[],"transfers":[', b'"x"]}'), MIB
+    ),
+    "lfs: a path of many segments": Case(lfs.parse_lock, repeat_bytes(b"x/", b'{"path":"', b'x"}'), MIB),
     # Heads.
     "head: found": Case(head.find_head_end, repeat_bytes(b"a: b\r\n", b"GET / HTTP/1.1\r\n", b"\r\n")),
     "head: fields byte by byte": Case(find_byte_by_byte, repeat_bytes(b"a: b\r\n", b"GET / HTTP/1.1\r\n")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TextIO
 
 from filestoraged.check.findings import FINDING_KINDS, CheckTotals, Finding
@@ -57,20 +57,31 @@ class TextReport:
         self._stream.flush()
 
 
-class JsonReport:
-    """One object. Its `findings` are written as they come, and its totals last."""
+class JsonFindings:
+    """One JSON object. Its `findings` are written as they come, and its totals last."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._separator = "\n"
         stream.write('{"findings": [')
-        # The reader sees that the check has begun.
+        # The reader sees that the run has begun.
         stream.flush()
 
-    def add(self, finding: Finding) -> None:
-        fields: dict[str, Any] = {**finding._asdict(), "repaired": finding.remedy is not None}
+    def add(self, fields: Mapping[str, Any]) -> None:
         self._stream.write(self._separator + json.dumps(fields))
         self._separator = ",\n"
+
+    def end(self, totals: Mapping[str, Any]) -> None:
+        self._stream.write(f"\n], {json.dumps(totals)[1:]}\n")
+        self._stream.flush()
+
+
+class JsonReport:
+    def __init__(self, stream: TextIO) -> None:
+        self._findings = JsonFindings(stream)
+
+    def add(self, finding: Finding) -> None:
+        self._findings.add({**finding._asdict(), "repaired": finding.remedy is not None})
 
     def end(self, totals: ReportTotals) -> None:
         rest = {
@@ -81,8 +92,7 @@ class JsonReport:
             "found": {kind: totals.found.get(kind, 0) for kind in FINDING_KINDS},
             "complete": totals.complete,
         }
-        self._stream.write(f"\n], {json.dumps(rest)[1:]}\n")
-        self._stream.flush()
+        self._findings.end(rest)
 
 
 def _printable(path: str) -> str:
@@ -134,6 +144,27 @@ class Progress:
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
+
+
+def show_findings(
+    findings: Iterable[Finding | None],
+    add: Callable[[Finding], None],
+    progress: Progress,
+    totals: CheckTotals,
+    found: dict[str, int],
+    *,
+    ignored: Collection[str] = (),
+) -> None:
+    """Report the findings as they come, but those of the `ignored` kinds, and count them by kind in `found`.
+
+    None among them only lets the progress be shown.
+    """
+    for finding in findings:
+        progress.show(totals)
+        if finding is not None and finding.kind not in ignored:
+            progress.clear()
+            add(finding)
+            found[finding.kind] = found.get(finding.kind, 0) + 1
 
 
 def size_text(size: float) -> str:

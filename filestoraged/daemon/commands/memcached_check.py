@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.values import parse_servers, parse_size
 from filestoraged.errors import StartError
-from filestoraged.store.memcached.diagnose import BAD, examine
+from filestoraged.store.diagnosis import BAD
+from filestoraged.store.memcached.diagnose import examine
 from filestoraged.store.memcached.manifest import MAX_SIZE
 
 
 def memcached_check(arguments: Sequence[str]) -> int:
     """Print a line for each finding. Returns 0 where none is bad, else 1. Raises UsageError and StartError."""
-    given = _parser().parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     servers = parse_servers(given.servers)
     size = MAX_SIZE if given.size is None else parse_size(given.size)
     try:
@@ -26,7 +27,7 @@ def memcached_check(arguments: Sequence[str]) -> int:
     return 1 if any(finding.verdict == BAD for finding in findings) else 0
 
 
-def _parser() -> CommandParser:
+def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="filestoraged memcached-check",
         description="Check whether memcached servers are fit to keep objects.",

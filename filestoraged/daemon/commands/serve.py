@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import TypeVar
 
 from filestoraged import __version__
@@ -29,6 +28,7 @@ from filestoraged.daemon.supervisor import (
 from filestoraged.daemon.watchdog import Watchdog
 from filestoraged.daemon.worker import DRAIN_TIMEOUT, HTTPWorkers
 from filestoraged.errors import StartError, UsageError
+from filestoraged.future import Future
 from filestoraged.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -142,10 +142,11 @@ class _Master:
         config = self._workers.config
         mounted = {name for endpoint in self._workers.endpoints for name in endpoint.mounts.values()}
         backend = selected(config)
-        if backend.option == "store":
+        if backend.option == "store" and config.database is None:
             return config.workers, f"in {backend.describe(config)}"
-        in_directory = [each.content for name, each in INTERFACES.items() if name in mounted and each.database]
-        besides = f", {' and '.join(in_directory)} in {os.path.abspath(config.store)}" if in_directory else ""
+        kept = [each.content for name, each in INTERFACES.items() if name in mounted and each.database]
+        where = os.path.abspath(config.store) if config.database is None else config.database.description
+        besides = f", {_enumerated(kept)} in {where}" if kept else ""
         return config.workers, f"objects in {backend.describe(config)}{besides}"
 
     def _announce(self) -> None:
@@ -186,6 +187,11 @@ def _run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float
 
     attend(is_done)
     return future.result()
+
+
+def _enumerated(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _wait_alone(is_done: Callable[[float], bool]) -> None:

@@ -21,7 +21,7 @@ _TOKEN_PREFIX = "fsd_"
 
 def token(arguments: Sequence[str]) -> int:
     """Print the line for the file on standard output, the token on standard error. Raises UsageError or StartError."""
-    given = _parser().parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     check_token_name(given.name)
     _check_places(parse_scopes(given.scope), given)
     made = _TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -72,7 +72,7 @@ def _append(path: str, line: str) -> None:
         raise StartError(f"cannot write the tokens file {path!r}: {error.strerror or error}") from error
 
 
-def _parser() -> CommandParser:
+def make_parser() -> CommandParser:
     parser = CommandParser(
         prog="filestoraged token",
         description="Make a token. Its line for the tokens file goes to standard output, the token itself to standard"

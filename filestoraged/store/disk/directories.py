@@ -21,6 +21,9 @@ _MAX_DURABLE = 16_384
 _ENTER_TIMEOUT = 5.0
 _ENTER_PAUSE = 0.001
 
+# Times that `place` makes a directory again: without pauses, since others wait for its caller.
+_PLACE_ATTEMPTS = 100
+
 # In nanoseconds. File systems take the time of a change from a clock that ticks every few milliseconds, so another
 # change may follow in the same tick and show the same time.
 _TICK = 100_000_000
@@ -108,6 +111,19 @@ class Directories:
                     raise
             time.sleep(_ENTER_PAUSE)
 
+    def place(self, path: str, move: Callable[[], None]) -> None:
+        """Call `move` to put a name into the directory `path`, for a caller that syncs the whole file system next.
+
+        If the directory is missing, or a removal removes it meanwhile, `place` makes it. Raises what `move` raises.
+        """
+        for _ in range(_PLACE_ATTEMPTS):
+            try:
+                move()
+                return
+            except FileNotFoundError:
+                self.make(path, self._permissions.directory)
+        move()
+
     def sync(self, path: str, descriptor: int) -> None:
         """Make the names in the directory `path` durable, which is open as `descriptor`, and its own name."""
         os.fsync(descriptor)
@@ -152,8 +168,10 @@ def is_past(changed: int) -> bool:
     return time.time_ns() - changed > (_TICK if changed % _SECOND else _COARSE_TICK)
 
 
-def try_link(path: str, name: str, directory: int) -> bool:
-    """Give the file at `path` a second name in an open directory. Unlike a rename, this never replaces another file.
+def try_link(path: str, name: str, directory: int | None = None) -> bool:
+    """Give the file at `path` a second name, relative to an open directory if one is given.
+
+    Unlike a rename, this never replaces another file.
 
     Returns False if the file system cannot link it. Raises FileExistsError if the name is taken, and other OSErrors.
     """

@@ -1,22 +1,25 @@
-"""A cache of small objects that were read lately, valid while their files are unchanged.
+"""A cache of small objects that are in demand, valid while their files are unchanged.
 
 Each hit costs one `stat` of the file, instead of opening, reading and closing it, so a removal or a replacement by
-another process is noticed.
+another process is noticed. The path is looked up each time: a descriptor of the file would cost half as much, but does
+not tell that a directory above the file was moved away.
 """
 
 from __future__ import annotations
 
 import os
 
-from filestoraged.bounded_cache import BoundedCache
+from filestoraged.bounded_cache import ClockCache
 from filestoraged.store.contract import Blob, Sink
 
 # In bytes. A larger object takes longer to send than to open.
 SMALL = 64 * 1024
 
-# Bounds of the cache in one process. An object takes up to 1 KiB besides its bytes, so that is 16 MiB at most.
-_MAX_CACHED_SIZE = 8 * 1024 * 1024
-_MAX_CACHED_BLOBS = 8192
+# The memory of the cache where a store is opened without a daemon, in bytes.
+DEFAULT_CACHE_SIZE = 8 * 1024 * 1024
+
+# What an object takes besides its bytes and its path, in bytes: CPython's sizes, rounded up, and those of its memo.
+_ENTRY_SIZE = 1300
 
 # Inode, size, modification and change time. The change time alone would do if no clock ever went backwards.
 _Identity = tuple[int, int, int, int]
@@ -25,18 +28,23 @@ _Identity = tuple[int, int, int, int]
 class SmallBlob(Blob):
     """A whole object in memory. Many threads may send it at once. Closing it does nothing."""
 
-    __slots__ = ("_data", "_identity", "digest", "modified", "size")
+    __slots__ = ("_data", "_identity", "digest", "is_used", "memo", "modified", "size")
+
+    is_shared = True
 
     def __init__(self, digest: str, data: bytes, status: os.stat_result) -> None:
         self.digest = digest
         self.size = len(data)
         self.modified = int(status.st_mtime)
         self._data = data
-        self._identity = _identity(status)
+        self._identity: _Identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        self.memo = None
+        # Whether it was requested since the cache considered it last.
+        self.is_used = False
 
     def is_of(self, status: os.stat_result) -> bool:
         """Whether a file with that status is the unchanged file that was read."""
-        return self._identity == _identity(status)
+        return self._identity == (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def send(self, sink: Sink, start: int, stop: int) -> int:
         whole = start == 0 and stop == self.size
@@ -47,12 +55,10 @@ class SmallBlob(Blob):
 
 
 class SmallBlobCache:
-    """Small blobs by path. Any thread calls it."""
+    """Small blobs by path, in `size` bytes of memory at most. Any thread calls it."""
 
-    def __init__(self) -> None:
-        self._blobs: BoundedCache[str, SmallBlob] = BoundedCache(
-            entries=_MAX_CACHED_BLOBS, size=_MAX_CACHED_SIZE, size_of=lambda _, blob: blob.size
-        )
+    def __init__(self, size: int = DEFAULT_CACHE_SIZE) -> None:
+        self._blobs: ClockCache[str, SmallBlob] = ClockCache(size, _size_of)
 
     def get(self, path: str) -> SmallBlob | None:
         """The cached object of the file that is at `path` now, if there is one."""
@@ -61,6 +67,7 @@ class SmallBlobCache:
             return None
         try:
             if blob.is_of(os.stat(path)):
+                blob.is_used = True
                 return blob
         except OSError:
             # The file was removed, or opening it will raise the error that says why not.
@@ -72,6 +79,10 @@ class SmallBlobCache:
         self._blobs.put(path, blob)
 
 
+def _size_of(path: str, blob: SmallBlob) -> int:
+    return blob.size + len(path) + _ENTRY_SIZE
+
+
 def read_at_once(descriptor: int, size: int) -> bytes | None:
     """Read a whole small file if the page cache has all of it. Returns None if the disk would have to be read."""
     data = bytearray(size)
@@ -81,7 +92,3 @@ def read_at_once(descriptor: int, size: int) -> bytes | None:
         # The read would wait for the disk, or the file system does not support RWF_NOWAIT.
         return None
     return bytes(data) if read == size else None
-
-
-def _identity(status: os.stat_result) -> _Identity:
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,130 +1,114 @@
-"""The staging areas of a disk store, one for each process, and their sweep after a crash.
-
-A process stages files in a directory that it holds an owner lock on. An area whose lock can be taken belongs to a dead
-process, so a sweep never touches the area of a running daemon.
-"""
+"""The staging of a disk store: small bytes in memory, larger ones in a file of the staging area."""
 
 from __future__ import annotations
 
-import fcntl
-import itertools
-import logging
-import os
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Sequence
 
-from filestoraged.store import layout
-from filestoraged.store.disk.directories import Directories
-from filestoraged.store.owner_locks import LockOwner, OwnerLocks, closed_after, lock_if_dead
-from filestoraged.store.permissions import PRIVATE, Permissions, create_file, create_file_as_allowed, is_allowed
+from filestoraged.digest import Bytes, Digest, Expected, parse_digest
+from filestoraged.future import Future
+from filestoraged.store.contract import Staging, Store
+from filestoraged.store.disk.changes import Move, Source, Upload
+from filestoraged.store.disk.small_blobs import SMALL
+from filestoraged.store.disk.staged_file import StagedFile
+from filestoraged.store.disk.volume import MemoryStaging, Volume
+from filestoraged.store.hashing import OverlappedHasher
 
-log = logging.getLogger(__name__)
 
+class DiskStaging(Staging):
+    def __init__(
+        self,
+        store: Store,
+        size: int | None,
+        expected: Sequence[Expected],
+        *,
+        volume: Volume,
+        root: str,
+        source: Source | None = None,
+    ) -> None:
+        """`root` is the directory of the namespace; `source` has bytes that were received before."""
+        super().__init__(store, size, expected)
+        self._volume = volume
+        self._root = root
+        # None if the bytes were committed or discarded.
+        self._source: Source | None = source or volume.stage_in_memory(size) or volume.stage_file()
 
-class StagingArea(OwnerLocks):
-    """The stagings of one store in this process. Any thread calls it.
+    def commit_later(self, *, name: str | None = None) -> Future[Digest]:
+        return self._submit(StagedFile.replace, name)
 
-    A staging becomes an object by a new name, so it is created with the mode of objects.
-    """
+    def commit_new_later(self, *, name: str | None = None) -> Future[Digest]:
+        return self._submit(StagedFile.add, name)
 
-    def __init__(self, directories: Directories, permissions: Permissions = PRIVATE) -> None:
-        super().__init__(f"{directories.root}/{layout.STAGING}")
-        self._directories = directories
-        self._mode = permissions.file
-        self._numbers = itertools.count()
-        self._create: Callable[[str, int], int] = create_file
+    def _write(self, data: Bytes) -> None:
+        self._append(data)
+        # After the write: the hash thread, once woken, competes with the write for Python's lock.
+        self._hasher.update(data)
 
-    def create(self) -> tuple[str, int]:
-        """Create an empty file. Returns its path, and a descriptor to write to it. Raises OSError."""
-        area = self.own()
+    def _append(self, data: Bytes) -> None:
+        if isinstance(self._source, MemoryStaging):
+            if self.size <= SMALL and self._source.append(data):
+                return
+            self._spill(self._source)
+        assert isinstance(self._source, StagedFile)
+        self._source.write(data)
+
+    def _spill(self, memory: MemoryStaging) -> None:
+        """Write the bytes so far to a file."""
+        file = self._volume.stage_file()
         try:
-            return self._create_in(area.path)
-        except FileNotFoundError:
-            # Another process or an operator removed the area.
-            return self._create_in(self.renew(area).path)
-
-    def sweep(self) -> int:
-        """Remove the stagings of dead processes. Returns their number. Raises OSError."""
-        return sum(_sweep_or_warn(self.path(token)) for token in self.tokens())
-
-    def _create_in(self, area: str) -> tuple[str, int]:
-        path = f"{area}/{next(self._numbers)}"
-        return path, self._create(path, self._mode)
-
-    def _make(self, path: str) -> int:
-        self._directories.make(self._directory, PRIVATE.directory)
-        self._directories.make(path, PRIVATE.directory)
-        return _open(path)
-
-    def _remove(self, path: str) -> None:
-        os.rmdir(path)
-
-    def _make_own(self) -> LockOwner:
-        area = super()._make_own()
-        try:
-            self._create = create_file_as_allowed if is_allowed(area.path, self._mode) else create_file
+            file.write(memory.data)
         except BaseException:
-            os.close(area.descriptor)
+            file.discard()
             raise
-        return area
+        self._source = file
+        memory.release()
+
+    def _publish(self, name: str | None, digest: Digest) -> None:
+        self._volume.commit_alone(self._upload(StagedFile.replace, name or digest, digest))
+
+    def _publish_new(self, name: str | None, digest: Digest) -> None:
+        self._volume.commit_alone(self._upload(StagedFile.add, name or digest, digest))
+
+    def _submit(self, move: Move, name: str | None) -> Future[Digest]:
+        digest = self._finish()
+        upload = self._upload(move, name or digest, digest)
+        if self.size > SMALL:
+            self._volume.commit_alone(upload)
+        else:
+            self._volume.commit(upload)
+        return upload.done
+
+    def _upload(self, move: Move, name: str, digest: Digest) -> Upload:
+        """The upload of the bytes, which are its own from now on."""
+        source = self._source
+        if source is None:
+            raise OSError(errno.EBADF, "The staging was discarded")
+        checked = check_name(name)
+        self._source = None
+        return Upload(self._volume, source, move, root=self._root, name=checked, digest=digest)
+
+    def _discard(self) -> None:
+        source, self._source = self._source, None
+        if isinstance(source, MemoryStaging):
+            source.release()
+        elif source is not None:
+            source.discard()
 
 
-def list_abandoned(path: str) -> Sequence[str]:
-    """The stagings in the area at `path` if its owner is dead, else none. Raises OSError."""
-    try:
-        descriptor = _open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    with closed_after(descriptor):
-        # A shared lock: other checks may list it at the same time, and the owner's lock is exclusive.
-        return os.listdir(descriptor) if lock_if_dead(descriptor, fcntl.LOCK_SH) else []
+class LinkedStaging(DiskStaging):
+    """The staging of a file that is there already: its bytes get another name, and are not copied."""
+
+    def __init__(
+        self, store: Store, file: StagedFile, size: int, hasher: OverlappedHasher, *, volume: Volume, root: str
+    ) -> None:
+        """`hasher` has hashed the `size` bytes of the file."""
+        super().__init__(store, size, (), volume=volume, root=root, source=file)
+        self.size = size
+        self._hasher = hasher
 
 
-def sweep_area(path: str) -> int:
-    """Remove the area at `path` if its owner is dead. Returns how many stagings it had.
-
-    Raises OSError if one of them cannot be removed; all others are removed by then.
-    """
-    try:
-        descriptor = _open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        # Another process swept it since it was listed, or it is a foreign file.
-        return 0
-    with closed_after(descriptor):
-        return _remove_all(path, descriptor) if lock_if_dead(descriptor) else 0
-
-
-def _remove_all(path: str, descriptor: int) -> int:
-    try:
-        names = os.listdir(descriptor)
-        failures = [error for error in (_removal_failure(name, descriptor) for name in names) if error is not None]
-        if failures:
-            raise failures[0]
-        os.rmdir(path)
-    except FileNotFoundError:
-        # Another process swept it before it was locked here.
-        return 0
-    return len(names)
-
-
-def _open(path: str) -> int:
-    # O_NOFOLLOW: a symbolic link would lead to foreign files.
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def _sweep_or_warn(path: str) -> int:
-    """Sweep an area. A failure is logged: it must not keep a daemon from starting."""
-    try:
-        return sweep_area(path)
-    except OSError as error:
-        log.warning("cannot remove stagings of a crashed process in %s: %s", path, error)
-        return 0
-
-
-def _removal_failure(name: str, directory: int) -> OSError | None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        return error
-    return None
+def check_name(name: str) -> str:
+    """Return `name`. Raises ValueError if it is not a digest."""
+    if parse_digest(name) != name:
+        raise ValueError(f"invalid name {name!r}: objects on disk are named by 32 to 128 lower-case hex digits")
+    return name

@@ -9,29 +9,35 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import heapq
 import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
-from filestoraged.digest import Bytes, Digest, Expected, parse_digest
-from filestoraged.errors import AlreadyExists, NotFound
+from filestoraged.digest import Expected, parse_digest
+from filestoraged.errors import NotFound
+from filestoraged.future import Future
 from filestoraged.store import layout
-from filestoraged.store.contract import Blob, Sink, Staging, Store, Usage, never_pause
-from filestoraged.store.disk.directories import Directories, open_directory, sync, try_link
-from filestoraged.store.disk.small_blobs import SMALL, SmallBlob, SmallBlobCache, read_at_once
-from filestoraged.store.disk.staging import StagingArea
+from filestoraged.store.contract import Blob, ObjectStatus, Sink, Store, Usage, never_pause
+from filestoraged.store.disk.changes import Removal
+from filestoraged.store.disk.directories import open_directory, sync
+from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SMALL, SmallBlob, read_at_once
+from filestoraged.store.disk.staging import DiskStaging, LinkedStaging, check_name
 from filestoraged.store.disk.usage import DiskUsage
-from filestoraged.store.hashing import HashThreads
+from filestoraged.store.disk.volume import Volume
+from filestoraged.store.hashing import HashThreads, OverlappedHasher
 from filestoraged.store.permissions import PRIVATE, Permissions
 
 # O_NONBLOCK: opening a pipe under an object's name must not wait for its other end.
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
-# Bytes that may be unwritten in the page cache before the kernel is told to write them. The disk then works while the
-# network does, and the sync at the end has little left to wait for.
-_WRITE_BEHIND = 8 * 1024 * 1024
+# What a lookup of a name without a file fails with. ELOOP: a symbolic link that leads to itself.
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+# Errors of a file that cannot have a second name: on another file system, or one without hard links.
+_NOT_LINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 # In bytes. A full disk may still have room for an empty file.
 _PROBE_SIZE = 4096
@@ -39,6 +45,8 @@ _PROBE_SIZE = 4096
 
 class DiskStore(Store):
     """A directory of objects. A namespace is a directory within it, and shares its stagings."""
+
+    stages_files = True
 
     def __init__(
         self,
@@ -48,9 +56,12 @@ class DiskStore(Store):
         max_size: int | None = None,
         permissions: Permissions = PRIVATE,
         hash_threads: HashThreads | None = None,
+        cache_size: int = DEFAULT_CACHE_SIZE,
         within: DiskStore | None = None,
     ) -> None:
-        """`max_size` is in bytes, None for no limit. A namespace lies `within` a store, and has its permissions.
+        """`max_size` is in bytes, None for no limit; `cache_size` is the memory for small objects, in bytes.
+
+        A namespace lies `within` a store, and has its permissions and its cache.
 
         Without `hash_threads`, the store and its namespaces have a limit of their own.
         """
@@ -58,15 +69,30 @@ class DiskStore(Store):
         self.algorithm = algorithm
         self.max_size = max_size
         self.hash_threads = within.hash_threads if within else hash_threads or HashThreads()
-        self._outermost: str = within._outermost if within else self.root
-        self.directories: Directories = within.directories if within else Directories(self.root, permissions)
-        self.staging_area: StagingArea = within.staging_area if within else StagingArea(self.directories, permissions)
-        self._small_blobs: SmallBlobCache = within._small_blobs if within else SmallBlobCache()
+        self.volume: Volume = within.volume if within else Volume(self.root, permissions, cache_size=cache_size)
         self._usage: DiskUsage | None = None
+
+    @property
+    def unwaiting_size(self) -> int:  # type: ignore[override]
+        return 0 if self.volume.committer is None else SMALL
+
+    def has_room(self, size: int) -> bool:
+        return self.volume.staging_memory.has(size)
+
+    @property
+    def is_crowded(self) -> bool:
+        return self.volume.is_crowded
+
+    def group_commits(self) -> None:
+        """Commit small uploads and removals in groups, if the file system allows it. Call it after the fork.
+
+        Raises OSError.
+        """
+        self.volume.group_commits()
 
     def prepare(self) -> None:
         """Make the directory, and check that it can be written. Raises OSError, but not for a full disk."""
-        self.directories.make_root()
+        self.volume.directories.make_root()
         if not os.path.isdir(self.root):
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", self.root)
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
@@ -75,7 +101,7 @@ class DiskStore(Store):
     def probe(self) -> None:
         """Write a few bytes and remove them. Raises OSError, also if the directory itself is missing."""
         os.stat(self.root)
-        path, descriptor = self.staging_area.create()
+        path, descriptor = self.volume.staging_area.create()
         try:
             data = memoryview(bytes(_PROBE_SIZE))
             while data:
@@ -91,7 +117,7 @@ class DiskStore(Store):
         The error is EXDEV if the two are on different file systems: no object could be stored. Device numbers do not
         tell, since two mounts of one file system have the same.
         """
-        path, descriptor = self.staging_area.create()
+        path, descriptor = self.volume.staging_area.create()
         os.close(descriptor)
         target = f"{self.root}/{layout.TRIAL}"
         try:
@@ -107,9 +133,19 @@ class DiskStore(Store):
         names: builtins.list[str] = []
         for shard in sorted(filter(layout.is_shard, _listed(self.root))):
             if shard >= layout.shard(after) and len(names) < limit:
-                own = (name for name in _listed(f"{self.root}/{shard}") if name > after and _is_object(name, shard))
-                names += sorted(own)
-        return names[:limit]
+                following = sorted(name for name in _listed(f"{self.root}/{shard}") if name > after)
+                own = (name for name in following if _is_object(name, shard))
+                names += itertools.islice(own, limit - len(names))
+        return names
+
+    def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
+        """As the contract says. Lists the whole directory, and holds `limit` of its names in memory."""
+        try:
+            with os.scandir(self.root) as entries:
+                names = (each.name for each in entries if each.name > after and _is_namespace(each))
+                return heapq.nsmallest(limit, names)
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
 
     def usage(self, pause: Callable[[], None] = never_pause) -> Mapping[str, Usage | None]:
         """What each interface holds, by its name. Remembers counts of directories; one thread at a time calls it."""
@@ -118,18 +154,30 @@ class DiskStore(Store):
         return self._usage.count(pause)
 
     def sweep(self) -> int:
-        return self.staging_area.sweep()
+        return self.volume.staging_area.sweep()
 
     def close(self) -> None:
-        """Remove this process's staging area, unless it has stagings."""
-        self.staging_area.release()
+        """Finish what is to be committed, and remove this process's staging area, unless it has stagings."""
+        self.volume.close()
 
     def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> DiskStaging:
-        return DiskStaging(self, size, expected)
+        return DiskStaging(self, size, expected, volume=self.volume, root=self.root)
+
+    def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> DiskStaging | None:
+        try:
+            file = self.volume.stage_link(path)
+        except OSError as error:
+            if error.errno in _NOT_LINKABLE:
+                return None
+            raise
+        try:
+            return LinkedStaging(self, file, size, hasher, volume=self.volume, root=self.root)
+        except BaseException:
+            file.discard()
+            raise
 
     def open(self, name: str) -> Blob:
-        # The name of a cached object was checked when it was first opened.
-        cached = self._small_blobs.get(self._place(name))
+        cached = self.recall(name)
         if cached is not None:
             return cached
         blob = self._open_file(name)
@@ -137,32 +185,49 @@ class DiskStore(Store):
         if small is None:
             return blob
         blob.close()
-        self._small_blobs.put(self._place(name), small)
+        self.volume.small_blobs.put(self._place(name), small)
         return small
 
+    def recall(self, name: str) -> SmallBlob | None:
+        # The name of a cached object was checked when it was first opened.
+        return self.volume.small_blobs.get(self._place(name))
+
     def _open_file(self, name: str) -> DiskBlob:
+        path = self.path(name)
         try:
-            return DiskBlob(name, os.open(self.path(name), _READING))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFound(name=name) from error
+            return DiskBlob(name, os.open(path, _READING))
+        except OSError as error:
+            raise _lookup_error(error, name) from error
+
+    def stat(self, name: str) -> ObjectStatus:
+        path = self.path(name)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise _lookup_error(error, name) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise NotFound(name=name)
+        return ObjectStatus(name, status.st_size, int(status.st_mtime))
 
     def get(self, name: str) -> BinaryIO:
         return os.fdopen(self._open_file(name).detach(), "rb")
 
     def remove(self, name: str) -> None:
-        removed, failed = self._remove_from(self.shard(self._checked(name)), [name])
+        removed, failed = self._remove_from(self.shard(check_name(name)), [name])
         for error in failed.values():
             raise error
         if not removed:
             raise NotFound(name=name)
 
-    def remove_all(self, names: Iterable[str]) -> dict[str, OSError]:
-        """Remove many objects, with one sync for those of a directory. Returns the errors of those that remain.
+    def remove_later(self, name: str) -> Future[None]:
+        removal = Removal(self.root, check_name(name))
+        self.volume.commit(removal)
+        return removal.done
 
-        A missing object is no error.
-        """
-        failures: dict[str, OSError] = {}
-        for shard, group in itertools.groupby(sorted(map(self._checked, names)), self.shard):
+    def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
+        """As the contract says, with one sync for the objects of a directory."""
+        failures: dict[str, Exception] = {}
+        for shard, group in itertools.groupby(sorted(map(check_name, names)), self.shard):
             tried = [*group]
             try:
                 failures.update(self._remove_from(shard, tried)[1])
@@ -194,6 +259,7 @@ class DiskStore(Store):
             if not os.fstat(directory).st_nlink:
                 # Another removal removed the directory, perhaps before that sync.
                 sync(self.root)
+            self.volume.check_changes()
         finally:
             os.close(directory)
         # Fails if it is not empty. An upload that has it open makes it again when it names its object.
@@ -206,19 +272,14 @@ class DiskStore(Store):
         return DiskStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
 
     def path(self, name: str) -> str:
-        return self._place(self._checked(name))
+        return self._place(check_name(name))
 
     def place(self, name: str) -> str | None:
-        return os.path.relpath(self.path(name), self._outermost)
+        return os.path.relpath(self.path(name), self.volume.root)
 
     def shard(self, name: str) -> str:
         """The directory of an object with that name."""
         return f"{self.root}/{layout.shard(name)}"
-
-    def _checked(self, name: str) -> str:
-        if parse_digest(name) != name:
-            raise ValueError(f"invalid name {name!r}: objects on disk are named by 32 to 128 lower-case hex digits")
-        return name
 
     def _place(self, name: str) -> str:
         return f"{self.root}/{layout.object_path(name)}"
@@ -255,122 +316,9 @@ class DiskBlob(Blob):
             os.close(descriptor)
 
 
-class DiskStaging(Staging):
-    def __init__(self, store: DiskStore, size: int | None, expected: Sequence[Expected]) -> None:
-        super().__init__(store, size, expected)
-        self._store = store
-        # The kernel was told to write the bytes up to this position.
-        self._written_behind = 0
-        # Whether this staging gave the object its name, so that a failed commit may take it back.
-        self._is_new = False
-        self._path, self._descriptor = store.staging_area.create()
-        # Whether the file still has that path.
-        self._is_staged = True
-
-    def _write(self, data: Bytes) -> None:
-        self._hasher.update(data)
-        view = memoryview(data)
-        while view:
-            # A signal or a full disk may cut a write short. The next write raises the error, if there is one.
-            view = view[os.write(self._descriptor, view) :]
-        behind = self.size - self._written_behind
-        if behind >= _WRITE_BEHIND:
-            # Drops the clean pages, and starts writing the dirty ones.
-            os.posix_fadvise(self._descriptor, self._written_behind, behind, os.POSIX_FADV_DONTNEED)
-            self._written_behind = self.size
-
-    def _publish(self, name: str | None, digest: Digest) -> None:
-        self._move(self._replace, name or digest)
-
-    def _publish_new(self, name: str | None, digest: Digest) -> None:
-        self._move(self._add, name or digest)
-
-    def _move(self, move: Callable[[str, int], None], name: str) -> None:
-        # Sync the bytes before the rename: after a crash no name may lead to half an object.
-        self._sync()
-        directories, shard = self._store.directories, self._store.shard(self._store._checked(name))
-        directory = directories.enter(shard, name, move)
-        try:
-            directories.sync(shard, directory)
-        except OSError:
-            if self._is_new:
-                with contextlib.suppress(OSError):
-                    self._take_back(name, directory)
-            raise
-        finally:
-            os.close(directory)
-
-    def _sync(self) -> None:
-        if self._descriptor < 0:
-            raise OSError(errno.EBADF, "The staging was discarded")
-        try:
-            os.fsync(self._descriptor)
-        except OSError:
-            # Discard: the kernel reports the error once, marks the pages as clean, and the next sync would succeed.
-            self._discard()
-            raise
-
-    def _add(self, name: str, directory: int) -> None:
-        """Give the file a name. Raises AlreadyExists if the name is taken."""
-        if not self._link(name, directory):
-            raise OSError(errno.EOPNOTSUPP, "The file system has no hard links")
-
-    def _replace(self, name: str, directory: int) -> None:
-        """Give the file a name, whether it is taken or not."""
-        with contextlib.suppress(AlreadyExists):
-            # A link tells for certain whether the name was free, even if other uploads of the same bytes race with it.
-            if self._link(name, directory):
-                return
-        os.rename(self._path, name, dst_dir_fd=directory)
-        self._is_staged = False
-
-    def _link(self, name: str, directory: int) -> bool:
-        try:
-            is_linked = try_link(self._path, name, directory)
-        except FileExistsError as error:
-            raise AlreadyExists(name) from error
-        if is_linked:
-            self._is_new = True
-            # Now, so that one sync of the staging's directory would cover both. If it fails, a sweep removes the name.
-            with contextlib.suppress(OSError):
-                self._unlink()
-        return is_linked
-
-    def _take_back(self, name: str, directory: int) -> None:
-        """Remove the name of an object whose commit failed, unless another upload of the same bytes has it by now."""
-        own = os.fstat(self._descriptor)
-        if not os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), own):
-            return
-        self._is_new = False
-        os.rename(name, self._path, src_dir_fd=directory)
-        self._is_staged = True
-        if os.path.samestat(os.stat(self._path, follow_symlinks=False), own):
-            os.rmdir(self._store.shard(name))
-            return
-        # Another upload took the name between `stat` and `rename`, and its client was told that it is stored.
-        directories, shard = self._store.directories, self._store.shard(name)
-        with contextlib.suppress(AlreadyExists):
-            restored = directories.enter(shard, name, self._add)
-            try:
-                directories.sync(shard, restored)
-            finally:
-                os.close(restored)
-
-    def _discard(self) -> None:
-        if self._descriptor < 0:
-            return
-        descriptor, self._descriptor = self._descriptor, -1
-        try:
-            os.close(descriptor)
-        finally:
-            if self._is_staged:
-                self._unlink()
-
-    def _unlink(self) -> None:
-        self._is_staged = False
-        # An operator may have removed it. An earlier error is the one to report.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+def _lookup_error(error: OSError, name: str) -> Exception:
+    """NotFound where there is no file under that name, else the error itself."""
+    return NotFound(name=name) if error.errno in _MISSING else error
 
 
 def _remove_name(name: str, directory: int) -> bool:
@@ -387,6 +335,10 @@ def _listed(path: str) -> Sequence[str]:
         return os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
         return ()
+
+
+def _is_namespace(entry: os.DirEntry[str]) -> bool:
+    return layout.is_repository(entry.name) and entry.is_dir()
 
 
 def _is_object(name: str, shard: str) -> bool:

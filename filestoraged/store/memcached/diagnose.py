@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from filestoraged.errors import StoreUnavailable
+from filestoraged.store.diagnosis import BAD, GOOD, NOTE, Diagnosis
 from filestoraged.store.memcached.manifest import CHUNK_SIZE
 from filestoraged.store.memcached.pool import PoolServer, ServerPool, figure
 
@@ -18,14 +19,6 @@ _MEMORY_OVERHEAD = 3
 _MIB = 1024 * 1024
 
 _Stats = dict[bytes, Any]
-
-
-GOOD, NOTE, BAD = "good", "note", "BAD"
-
-
-class Diagnosis(NamedTuple):
-    verdict: str
-    text: str
 
 
 def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> list[Diagnosis]:

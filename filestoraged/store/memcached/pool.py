@@ -120,7 +120,9 @@ class ServerPool:
     def __init__(self, servers: Sequence[str], *, timeout: float, connect_timeout: float) -> None:
         """`servers` are HOST:PORT each. Timeouts are in seconds: to connect, and for each reply. Raises ValueError."""
         if MemcacheError is None:
-            raise ImportError("objects in memcached need pymemcache: pip install pymemcache")
+            raise ImportError(
+                "objects in memcached need pymemcache: pip install pymemcache, or Debian's python3-pymemcache"
+            )
         if isinstance(servers, (str, bytes)):
             raise ValueError(f"invalid servers {servers!r}: expected a list such as [{servers!r}], not a string")
         # A server that is named twice is used once.

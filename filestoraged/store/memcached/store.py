@@ -41,7 +41,7 @@ from typing import BinaryIO, cast
 
 from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import CorruptObject, ListingUnsupported, NotFound, StorageFull, StoreUnavailable
-from filestoraged.store.contract import Store, Usage, never_pause
+from filestoraged.store.contract import ObjectStatus, Store, Usage, never_pause
 from filestoraged.store.hashing import COPY_SIZE, HashThreads
 from filestoraged.store.memcached.blob import MemcachedBlob, Stream, fetch
 from filestoraged.store.memcached.buffers import BufferBudget, ReservedBuffer
@@ -117,6 +117,11 @@ class MemcachedStore(Store):
                     raise
         raise StoreUnavailable("The object changes too often; retry later.")
 
+    def stat(self, oid: str = "", *, name: str | None = None) -> ObjectStatus:
+        """As the contract says: fetches the manifest. Whether the chunks are there is not checked."""
+        manifest = self._manifest(oid, name)
+        return ObjectStatus(name or oid, manifest.size, manifest.modified)
+
     def get(self, oid: str = "", *, name: str | None = None) -> BinaryIO:
         return cast(BinaryIO, io.BufferedReader(Stream(self.open(oid, name=name)), COPY_SIZE))
 
@@ -189,6 +194,10 @@ class MemcachedStore(Store):
 
     def list(self, after: str = "", limit: int = 1000) -> Sequence[str]:
         """Raise ListingUnsupported: keys are hashes of names, so the servers know no names."""
+        raise ListingUnsupported
+
+    def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
+        """Raise ListingUnsupported, as `list` does."""
         raise ListingUnsupported
 
     def probe(self) -> None:

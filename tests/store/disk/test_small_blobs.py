@@ -78,36 +78,51 @@ class SmallBlobCacheTest(TempCase):
             with self.store.open(digest) as blob:
                 self.assertNotIsInstance(blob, SmallBlob)
 
-    def test_full_cache_is_cleared_and_objects_are_read_again(self) -> None:
-        digests = [self.store.put(bytes([number]) * SMALL) for number in range(200)]
+    def test_full_cache_stays_within_its_size_and_objects_are_read_again(self) -> None:
+        store = DiskStore(self.directory, cache_size=10 * SMALL)
+        digests = [store.put(bytes([number]) * SMALL) for number in range(20)]
 
         for digest in digests * 2:
             sink = Gather()
-            with self.store.open(digest) as blob:
+            with store.open(digest) as blob:
                 blob.send(sink, 0, blob.size)
             self.assertEqual(SMALL, len(sink.data))
 
-        cached = self.store._small_blobs._blobs
-        self.assertGreater(len(cached), 1)
-        self.assertLessEqual(cached.size, 8 * 1024 * 1024)
-        self.assertEqual(cached.size, sum(blob.size for blob in cached._values.values()))
+        cached = store.volume.small_blobs._blobs
+        self.assertEqual(9, len(cached))
+        self.assertLessEqual(cached.size, 10 * SMALL)
+
+    def test_store_with_a_cache_of_0_bytes_reads_each_time(self) -> None:
+        store = DiskStore(self.directory, cache_size=0)
+
+        self.assertEqual([TEA, TEA], [self.read(store), self.read(store)])
+        self.assertEqual(0, len(store.volume.small_blobs._blobs))
+
+    def test_namespace_shares_the_cache_of_its_store(self) -> None:
+        store = DiskStore(self.directory, cache_size=4 * SMALL)
+        digests = {name: store.namespace(name).put(bytes(SMALL - 3000) + name.encode()) for name in "abcdef"}
+
+        for name, digest in digests.items():
+            store.namespace(name).open(digest).close()
+
+        self.assertEqual(4, len(store.volume.small_blobs._blobs))
 
     def test_cache_of_tiny_objects_stays_within_its_memory_bound(self) -> None:
-        cache = SmallBlobCache()
+        size = 4 * 2**20
+        cache = SmallBlobCache(size)
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
-        most = 0
 
-        for number in range(10_000):
+        for number in range(5000):
             digest = f"{number:064x}"
             # Each has its own status numbers, as files have.
             blob = SmallBlob(digest, bytes(1000), os.stat(self.directory))
+            blob.memo = bytes(560)
             cache.put(f"/var/lib/filestoraged/repositories/{'x' * 128}/{digest[:2]}/{digest}", blob)
-            most = max(most, len(cache._blobs))
         _, peak = tracemalloc.get_traced_memory()
 
-        self.assertGreater(most, 8000)
-        self.assertLess(peak, 16 * 2**20)
+        self.assertGreater(len(cache._blobs), 1600)
+        self.assertLess(peak, size)
 
     def test_object_outside_the_page_cache_is_sent_from_a_descriptor(self) -> None:
         # A file system without RWF_NOWAIT, or a page outside the page cache.

@@ -25,7 +25,7 @@ from tests.support import TempCase, in_threads
 _HOLD = """
 import sys
 from filestoraged.store.disk.store import DiskStore
-staging = DiskStore(sys.argv[1]).stage()
+staging = DiskStore(sys.argv[1]).stage(100_000)
 staging.write(b"half")
 print("staged", flush=True)
 sys.stdin.read()
@@ -134,6 +134,15 @@ class DiskStoreTest(contract.StoreContract):
         (self.root / TEA_DIGEST[:2] / TEA_DIGEST).mkdir(parents=True)
 
         self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
+    def test_symbolic_link_to_itself_under_an_objects_name_is_not_found(self) -> None:
+        path = Path(self.store.path(self.store.put(b"tea")))
+        path.unlink()
+        path.symlink_to(path)
+
+        for look_up in (self.store.open, self.store.stat):
+            with self.subTest(look_up.__name__), self.assertRaises(NotFound):
+                look_up(path.name)
 
     def test_name_that_is_not_a_digest_raises_value_error(self) -> None:
         for name in ("", "..", "../../etc/passwd", TEA_DIGEST.upper(), TEA_DIGEST + "/x"):
@@ -281,7 +290,7 @@ class FailedSyncTest(TempCase):
         rename = os.rename
 
         def put_first(source: str, target: str, **named: Any) -> None:
-            if "src_dir_fd" in named:
+            if source == str(self.path):
                 with mock.patch("os.rename", rename):
                     self.other.put(TEA)
             rename(source, target, **named)
@@ -405,6 +414,24 @@ class RemovalTest(TempCase):
 
         self.assertEqual(b"coffee", (self.shard / coffee).read_bytes())
         self.assertIn(str(self.root), synced)
+
+    def test_upload_that_is_removed_with_its_shard_directory_before_that_is_synced_succeeds(self) -> None:
+        coffee = TEA_DIGEST[:2] + "0" * 62
+        self.store.remove(TEA_DIGEST)
+        link = os.link
+
+        def link_and_remove(*arguments: Any, **named: Any) -> None:
+            link(*arguments, **named)
+            DiskStore(self.root).remove(coffee)
+
+        digests: list[str] = []
+        with mock.patch("os.link", link_and_remove):
+            synced = self.synced(lambda: digests.append(self.store.put(b"coffee", name=coffee)))
+
+        self.assertEqual(1, len(digests))
+        self.assertFalse(self.shard.exists())
+        self.assertEqual(str(self.root), synced[-1])
+        self.assertEqual([], self.files_below(self.root))
 
     def test_uploads_and_removals_at_full_speed_lose_nothing(self) -> None:
         """All in one shard directory, which is made and removed repeatedly."""

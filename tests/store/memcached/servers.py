@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from urllib.parse import unquote
 
 from pymemcache.client.base import Client
 
+from tests.server_process import ServerProcess
 from tests.support import PATIENCE, find_program, free_port
 
 
@@ -27,12 +27,11 @@ class Item(NamedTuple):
     expires: int
 
 
-class Memcached:
+class Memcached(ServerProcess):
     """A server of 64 MiB that keeps its port through `start`, `kill`, `hang` and `wake`."""
 
     def __init__(self, *options: str) -> None:
         self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.start()
 
@@ -49,7 +48,7 @@ class Memcached:
         with tempfile.TemporaryDirectory() as directory:
             named = Path(directory, "port")
             command = [find_program("memcached"), "-u", getpass.getuser(), "-l", "127.0.0.1", "-U", "0"]
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [*command, "-p", str(self.port), *self._options],
                 env={**os.environ, "MEMCACHED_PORT_FILENAME": str(named)},
             )
@@ -59,21 +58,6 @@ class Memcached:
     def stop(self) -> None:
         self.wake()
         self.kill()
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(PATIENCE)
-
-    def hang(self) -> None:
-        """Stop the process: connections stay open and get no replies."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitpid(self._process.pid, os.WUNTRACED)
-
-    def wake(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def items(self) -> list[Item]:
         """All items, unordered. By the hash table: items that move between two queues are on neither."""
@@ -111,12 +95,11 @@ class Memcached:
         return statistics
 
     def _wait_until_it_listens(self, named: Path) -> None:
-        assert self._process is not None
         deadline = time.monotonic() + PATIENCE
         pause = threading.Event()
         while not named.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.kill()
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
                 raise AssertionError("memcached does not listen")
             pause.wait(0.005)
 

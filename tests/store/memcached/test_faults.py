@@ -437,7 +437,8 @@ class PoolFaultTest(TempCase):
                 self.assertEqual(b"%d" % number, self.store.get(digest).read())
             except expected:
                 failed += 1
-        self.assertIn(failed, range(8, 33))
+        # How many each server has depends on its port.
+        self.assertIn(failed, range(2, 46))
 
 
 class OddServerTest(TempCase):

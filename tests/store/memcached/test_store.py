@@ -54,10 +54,14 @@ class MemcachedCase(TempCase):
 
 
 class MemcachedContractTest(MemcachedCase, contract.StoreContract):
+    lists = counts_each = False
+
     store: MemcachedStore
 
 
 class PoolContractTest(contract.StoreContract):
+    lists = counts_each = False
+
     """The contract on a pool of three servers."""
 
     def setUp(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store.sqlite.group_commit import URGENT, BatchWriter
+from filestoraged.store.batch_writer import URGENT, BatchWriter
 from tests.support import PATIENCE, TempCase
 
 

@@ -1,0 +1,113 @@
+"""Where resumable uploads go: the stores of the interfaces, and how each answers for what it got."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from filestoraged.api.links import listener_url
+from filestoraged.errors import BadRequest, quoted
+from filestoraged.store import layout
+from filestoraged.store.contract import Store
+from filestoraged.store.drops import Drop, Drops
+from filestoraged.store.uploads.registry import Upload
+from filestoraged.store.uploads.uploads import Target
+from filestoraged.web.message import Fields, Request, field_lines
+
+FILES, REPOSITORIES, DROPS = "files", "repositories", "drops"
+
+# Names of RFC 9530's registry for ours; the others have none.
+_DIGEST_NAMES = {"sha256": "sha-256", "sha512": "sha-512", "sha1": "sha"}
+
+
+class _Objects:
+    """Objects that are named by their digests."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def announce(self) -> None:
+        return None
+
+    def publish(self, upload: Upload, name: str | None) -> None:
+        pass
+
+    def retract(self, name: str | None) -> None:
+        pass
+
+
+class DropTarget:
+    """Drops: the row of a drop is there before its bytes, and available after them."""
+
+    def __init__(self, drops: Drops, store: Store) -> None:
+        self.store = store
+        self._drops = drops
+
+    def announce(self) -> str:
+        return self._drops.announce().result()
+
+    def publish(self, upload: Upload, name: str | None) -> None:
+        assert name is not None
+        self._drops.publish(Drop(name, upload.name, upload.password)).result()
+
+    def retract(self, name: str | None) -> None:
+        assert name is not None
+        self._drops.retract(name)
+
+
+class Targets:
+    """Finds targets by the names that uploads keep: `files`, `repositories/NAME` or `drops`. Any thread calls it."""
+
+    def __init__(self, objects: Store, *, public_url: str | None) -> None:
+        """`objects` is where files and repositories keep their objects."""
+        self._objects = objects
+        # An oid is a SHA-256 digest, whatever --hash says.
+        self._repositories = objects.namespace(layout.REPOSITORIES, algorithm="sha256")
+        self._public_url = public_url
+        # What a proxy in front has before the paths of the daemon.
+        self._start = urlsplit(public_url or "").path
+        # None where the interface is not served.
+        self.drops: DropTarget | None = None
+
+    def find(self, name: str) -> Target:
+        """Raises BadRequest for an unknown target."""
+        interface, _, repository = name.partition("/")
+        if name == FILES:
+            return _Objects(self._objects)
+        if interface == REPOSITORIES and layout.is_repository(repository):
+            return _Objects(self._repositories.namespace(repository))
+        if name == DROPS and self.drops is not None:
+            return self.drops
+        raise BadRequest(f"Unknown target {quoted(name)}: expected files, repositories/NAME or drops.")
+
+    @property
+    def max_size(self) -> int | None:
+        return self._objects.max_size
+
+    def result(self, request: Request, upload: Upload) -> Mapping[str, Any]:
+        """What the target of a complete upload would have answered."""
+        if upload.target == FILES:
+            return {"hash": upload.digest, "size": upload.received}
+        if upload.target != DROPS:
+            return {"oid": upload.digest, "size": upload.received}
+        url = f"{listener_url(request, self._public_url)}{request.mounts.get(DROPS, '')}/file/{upload.object}"
+        return {"status": "File Uploaded Successfully", "url": url}
+
+    def result_fields(self, request: Request, upload: Upload) -> Fields:
+        """The header fields of the answer that completes an upload."""
+        assert upload.digest is not None
+        algorithm = self.find(upload.target).store.algorithm
+        encoded = base64.b64encode(bytes.fromhex(upload.digest)).decode()
+        fields = field_lines(("Repr-Digest", f"{_DIGEST_NAMES.get(algorithm, algorithm)}=:{encoded}:"))
+        interface, _, repository = upload.target.partition("/")
+        prefix = request.mounts.get(interface)
+        if prefix is None:
+            # Its interface is served elsewhere, or not at all.
+            return fields
+        if interface == DROPS:
+            path = f"file/{upload.object}"
+        else:
+            path = f"{repository}/{upload.digest}" if repository else upload.digest
+        return fields + field_lines(("Content-Location", f"{self._start}{prefix}/{path}"))

@@ -1,0 +1,142 @@
+"""The errors that responses stand for: a status becomes the class that the daemon has raised, with its message."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from email.message import Message
+
+from filestoraged.errors import (
+    BadRequest,
+    ChecksumMismatch,
+    Conflict,
+    CorruptObject,
+    Error,
+    Forbidden,
+    Gone,
+    ListingUnsupported,
+    MethodNotAllowed,
+    NotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    RequestTimeout,
+    StorageFull,
+    StoreFailed,
+    TokenRequired,
+    TooLarge,
+    TooManyGuesses,
+    Unauthorized,
+    Unavailable,
+    UnexpectedResponse,
+    UnsupportedMediaType,
+    UploadLocked,
+    quoted,
+)
+from filestoraged.wire.dates import parse_date
+
+# Names in any case, as `http.client` has them.
+Headers = Message
+
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_SIZE = re.compile(r"[0-9]{1,19}")
+
+# Seconds, where a server does not say when to retry a drop with too many wrong passwords.
+_GUESSING_PAUSE = 60
+
+# A message is shown on a terminal, and one of another program may be long.
+_MAX_MESSAGE = 300
+
+
+def refusal(method: str, status: int, headers: Headers, body: bytes) -> Error:
+    """Return the error that a response of the status 300 or more is."""
+    label, message = _parse(body)
+    if label is None:
+        message = f"the server answered {status}" + (f": {message}" if message else "")
+    if 300 <= status < 400:
+        target = quoted(headers.get("Location", ""))
+        return UnexpectedResponse(f"the server redirects to {target}; redirects are not followed, ask there instead")
+    if status == 500 and label == CorruptObject.label:
+        return CorruptObject("", message.removeprefix("The object is damaged: ").rstrip("."))
+    if status == 405:
+        return MethodNotAllowed(method, headers.get("Allow", "").split(", "))
+    make = _MADE.get(status)
+    if make is None:
+        return UnexpectedResponse(message if label is None else f"the server answered {status}: {message}")
+    return make(message, headers)
+
+
+def retry_after(headers: Headers) -> float | None:
+    """Return the seconds that a response asks to wait; None if it does not say (RFC 9110, section 10.2.3)."""
+    text = headers.get("Retry-After", "")
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    date = parse_date(text)
+    return None if date is None else max(0.0, date - time.time())
+
+
+def _parse(body: bytes) -> tuple[str | None, str]:
+    """Return label and message of an error of the daemon; None, and no text, where another program made the body."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None, ""
+    if not isinstance(value, dict) or not isinstance(value.get("error"), str):
+        return None, ""
+    message = value.get("message", value["error"])
+    return value["error"], _printable(str(message))
+
+
+def _printable(message: str) -> str:
+    text = "".join(each if each.isprintable() else "?" for each in message[:_MAX_MESSAGE])
+    return text + "..." if len(message) > _MAX_MESSAGE else text
+
+
+def _unauthorized(message: str, headers: Headers) -> Error:
+    if 'realm="drop"' in headers.get("WWW-Authenticate", ""):
+        return Unauthorized(message)
+    return TokenRequired(message)
+
+
+def _too_many(message: str, headers: Headers) -> Error:
+    """The daemon's own answer means a drop's password; others have limits of requests, which pass."""
+    if "wrong passwords" in message:
+        return TooManyGuesses(int(retry_after(headers) or _GUESSING_PAUSE))
+    return _unavailable(message, headers)
+
+
+def _whole_size(headers: Headers) -> int:
+    """Return the size that `Content-Range: bytes */SIZE` tells; 0 without it."""
+    text = headers.get("Content-Range", "").rpartition("/")[2]
+    return int(text) if _SIZE.fullmatch(text) else 0
+
+
+def _unavailable(message: str, headers: Headers) -> Unavailable:
+    error = Unavailable(message)
+    error.retry_after = retry_after(headers) or 0.0
+    return error
+
+
+_MADE: dict[int, Callable[[str, Headers], Error]] = {
+    400: lambda message, _: BadRequest(message),
+    401: _unauthorized,
+    403: lambda message, _: Forbidden(message),
+    404: lambda message, _: NotFound(message),
+    408: lambda message, _: RequestTimeout(message),
+    409: lambda message, _: Conflict(message),
+    410: lambda message, _: Gone(message),
+    412: lambda message, _: PreconditionFailed(message),
+    413: lambda message, _: TooLarge(None, message=message),
+    415: lambda message, _: UnsupportedMediaType(message),
+    416: lambda _, headers: RangeNotSatisfiable("", _whole_size(headers)),
+    423: lambda _, __: UploadLocked(),
+    429: _too_many,
+    460: lambda message, _: ChecksumMismatch(message),
+    500: lambda message, _: StoreFailed(message),
+    501: lambda message, _: ListingUnsupported(message),
+    502: _unavailable,
+    503: _unavailable,
+    504: _unavailable,
+    507: lambda message, _: StorageFull(message),
+}

@@ -1,0 +1,65 @@
+"""How often a request is tried, and how long the client waits before it tries again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from filestoraged.errors import Error, ServerUnreachable, Unavailable, UploadLocked
+
+# Errors that may be over soon. All others would come again.
+PASSING = (ServerUnreachable, Unavailable, UploadLocked)
+
+# Seconds. The pause before the second attempt is at most this; it doubles each time, up to the second number.
+_FIRST_PAUSE = 0.5
+_MAX_PAUSE = 30.0
+
+# Seconds. A server that asks to wait for longer is not asked again: the caller decides whether to wait.
+_MAX_RETRY_AFTER = 120.0
+
+
+class Retries:
+    """The policy of a client. Any thread calls it."""
+
+    def __init__(
+        self,
+        limit: int = 5,
+        *,
+        notify: Callable[[Error, float], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`limit` is how often a request is tried again without progress. `notify` gets the error and the seconds."""
+        self.limit = limit
+        self.notify = notify
+        self.sleep = sleep
+
+    def begin(self) -> Attempts:
+        return Attempts(self)
+
+
+class Attempts:
+    """The attempts of one operation. One thread uses it."""
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+        self.failed = 0
+
+    def progressed(self) -> None:
+        """Count anew: the last attempt has brought the operation forward."""
+        self.failed = 0
+
+    def wait(self, error: Error) -> None:
+        """Wait before the next attempt. Raises the error instead, where there is none."""
+        asked = error.retry_after if isinstance(error, Unavailable) else 0.0
+        if self.failed >= self._retries.limit or asked > _MAX_RETRY_AFTER:
+            raise error
+        if isinstance(error, ServerUnreachable) and not error.may_retry:
+            raise error
+        longest = min(_MAX_PAUSE, _FIRST_PAUSE * 2**self.failed)
+        # Random, so that the clients of a server that comes back do not all ask at once; never less than it asked for.
+        pause = asked + random.uniform(longest / 2, longest)
+        self.failed += 1
+        if self._retries.notify is not None:
+            self._retries.notify(error, pause)
+        self._retries.sleep(pause)

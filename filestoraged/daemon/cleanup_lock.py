@@ -1,0 +1,56 @@
+"""The lock by which one janitor of all processes cleans up at a time. Two at once would do no harm."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+# A janitor that has the lock and has done nothing for so many seconds is stopped, or its disk hangs: another one then
+# works without the lock.
+_JANITOR_TIMEOUT = 60.0
+
+
+class CleanupLock(Protocol):
+    """One thread calls it."""
+
+    def hold(self) -> AbstractContextManager[bool]:
+        """Hold the lock for the block, unless another process does. Returns whether this one does. Raises an Error or
+        OSError.
+        """
+
+    def renew(self) -> None:
+        """Called from time to time within the block: this process is not stopped."""
+
+
+class FileLock:
+    """A lock on a file, created where it is missing. The time of its last change is the heartbeat."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[bool]:
+        lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            yield not _is_locked(lock)
+        finally:
+            # Unlocks it, as the end of the process would.
+            os.close(lock)
+
+    def renew(self) -> None:
+        with contextlib.suppress(OSError):
+            os.utime(self._path)
+
+
+def _is_locked(lock: int) -> bool:
+    """Lock the file. Returns whether a process has it locked that is alive."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return abs(time.time() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT
+    return False

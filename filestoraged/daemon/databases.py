@@ -1,0 +1,86 @@
+"""Where keys, drops, locks and uploads are kept: SQLite files below the store, or a database of several machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from filestoraged.api.kv import Keys
+from filestoraged.daemon.cleanup_lock import CleanupLock, FileLock
+from filestoraged.daemon.loading import load
+from filestoraged.store import layout
+from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.drops import Drops
+from filestoraged.store.kv import KeyValues
+from filestoraged.store.locks import Locks
+from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.uploads.local_storage import LocalStorage
+from filestoraged.store.uploads.registry import Registry
+from filestoraged.store.uploads.storage import Storage
+
+
+class Databases(Protocol):
+    """Opens each database once in a worker. Those who open one close it."""
+
+    # Whether queries wait for another machine.
+    is_remote: bool
+
+    def prepare(self) -> Sequence[str]:
+        """Make what is missing, in the master. Returns faults that the daemon starts with. Raises StartError."""
+
+    def open_keys(self) -> Keys: ...
+
+    def open_drops(self, *, ttl: float) -> Drops: ...
+
+    def open_locks(self) -> Locks: ...
+
+    def open_uploads(self, *, ttl: float) -> Registry: ...
+
+    def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: Any) -> Storage:
+        """Where unfinished uploads have their bytes: the directory, unless there are `segments` of an S3 store."""
+
+    def open_cleanup_lock(self) -> CleanupLock:
+        """The lock of the janitors. Open the drops or the uploads first."""
+
+
+class SqliteDatabases:
+    """Files in the directory of the store, `root`. Interfaces prepare their own."""
+
+    is_remote = False
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def prepare(self) -> Sequence[str]:
+        return ()
+
+    def open_keys(self) -> Keys:
+        return KeyValues(self._path(layout.KEYS_DATABASE))
+
+    def open_drops(self, *, ttl: float) -> Drops:
+        return Drops.open(self._path(layout.DROPS_DATABASE), OwnerFiles(self._path(layout.DROP_OWNERS)), ttl=ttl)
+
+    def open_locks(self) -> Locks:
+        return Locks.open(self._path(layout.LOCKS_DATABASE))
+
+    def open_uploads(self, *, ttl: float) -> Registry:
+        return Registry.open(self._path(layout.UPLOADS_DATABASE), ttl=ttl)
+
+    def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: Any) -> Storage:
+        """Whatever keeps the objects: other machines could not read the rows."""
+        return LocalStorage(disk, registry)
+
+    def open_cleanup_lock(self) -> CleanupLock:
+        return FileLock(self._path(layout.JANITOR_LOCK))
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._root, name)
+
+
+def open_databases(address: Any, root: str) -> Databases:
+    """Those at an address that `values.parse_database` returned; without one, those in the directory."""
+    if address is None:
+        return SqliteDatabases(root)
+    databases: Databases = load("daemon.postgresql_databases", "PostgresDatabases")(address)
+    return databases

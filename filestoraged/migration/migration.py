@@ -1,0 +1,126 @@
+"""One migration from its first to its last step, and the comparison of its two sides.
+
+| step | why then |
+|---|---|
+| the target's databases are examined | it is refused before anything is copied |
+| all objects and bytes of drops are copied | takes longest |
+| those that were stored meanwhile are copied | soon before the rows that name them |
+| the databases are copied | a row never comes before its bytes |
+| bytes of drops that are gone are removed from the target | after their rows |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from filestoraged.check.findings import Finding
+from filestoraged.check.throttle import CheckStopped, Throttle
+from filestoraged.errors import CheckError, Error
+from filestoraged.migration import databases
+from filestoraged.migration.contents import Contents
+from filestoraged.migration.databases import DatabaseComparison, DatabaseCopy, available_drops
+from filestoraged.migration.findings import MigrationTotals
+from filestoraged.migration.namespace_pairs import NamespacePair, Stores, drop_pair, object_pairs
+from filestoraged.migration.passes import ComparePass, CopyPasses
+
+# Seconds before the objects are counted for the progress display: a short migration ends without.
+_COUNT_DELAY = 1.0
+
+
+class Service(NamedTuple):
+    """What one daemon keeps."""
+
+    stores: Stores
+    contents: Contents
+    # The one that names most objects of files.
+    algorithm: str
+
+    @property
+    def side(self) -> databases.Side:
+        return databases.Side(self.contents, self.stores.drops)
+
+
+class Parts(NamedTuple):
+    """What is to be migrated: each unless both sides keep it in the same place."""
+
+    objects: bool
+    # The bytes of drops.
+    drops: bool
+    databases: bool
+
+
+class _Run:
+    """What a migration and a comparison share. The calling thread uses it."""
+
+    def __init__(self, source: Service, target: Service, parts: Parts, throttle: Throttle) -> None:
+        self.totals = MigrationTotals()
+        self._source = source
+        self._target = target
+        self._parts = parts
+        self._throttle = throttle
+
+    def _pairs(self) -> Iterator[NamespacePair]:
+        source, target = self._source, self._target
+        if self._parts.objects:
+            yield from object_pairs(source.stores, target.stores, source.algorithm)
+        if self._parts.drops:
+            yield drop_pair(source.stores, target.stores, functools.partial(available_drops, source.contents))
+
+    def _start_counting(self) -> None:
+        if self._parts.objects:
+            threading.Thread(target=self._count, name="count", daemon=True).start()
+
+    def _count(self) -> None:
+        """Count the objects to be copied, beside the threads that copy them."""
+        with contextlib.suppress(CheckStopped, Error, OSError):
+            self._throttle.sleep(_COUNT_DELAY)
+            usages = self._source.stores.objects.usage(self._throttle.raise_if_stopped).values()
+            counted = [usage for usage in usages if usage is not None]
+            self.totals.all_objects = sum(usage.objects for usage in counted)
+            self.totals.all_size = sum(usage.size for usage in counted)
+
+
+class Migration(_Run):
+    """Copies from the source to the target. With `delete`, objects that only the target has are removed from it."""
+
+    def __init__(
+        self, source: Service, target: Service, parts: Parts, throttle: Throttle, *, delete: bool = False
+    ) -> None:
+        super().__init__(source, target, parts, throttle)
+        self._delete = delete
+        self._passes = CopyPasses(throttle, self.totals, delete=delete)
+        self._databases = DatabaseCopy(source.side, target.side, throttle, self.totals)
+
+    def findings(self, pause: float) -> Iterator[Finding | None]:
+        """All objects that are not copied; and None after each `pause` seconds without one.
+
+        Raises CheckError, CheckStopped and ListingUnsupported.
+        """
+        if self._parts.databases:
+            self._databases.require_unserved()
+        self._start_counting()
+        yield from self._passes.first(self._pairs, pause)
+        if self._delete and self._parts.objects and not self.totals.objects:
+            # A disk that is not mounted, perhaps.
+            raise CheckError("the source has no objects: --delete would remove all objects of the target")
+        yield from self._passes.last(self._pairs, pause)
+        if self._parts.databases:
+            self._databases.run()
+        if self._parts.drops:
+            self._databases.remove_orphans()
+
+
+class Comparison(_Run):
+    """Compares the source with the target, and changes neither."""
+
+    def findings(self, pause: float) -> Iterator[Finding | None]:
+        """All differences; and None after each `pause` seconds without one. Raises as `Migration.findings`."""
+        self._start_counting()
+        yield from ComparePass(self._throttle, self.totals).run(self._pairs, pause)
+        if self._parts.databases:
+            source, target = self._source.side, self._target.side
+            yield from DatabaseComparison(source, target, self._throttle, self.totals).findings()

@@ -1,0 +1,83 @@
+"""The namespaces of a service that have objects: those of files, of each repository, and of drops.
+
+A pair is one of them at the source and at the target.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from filestoraged.digest import ALGORITHMS, digest_length
+from filestoraged.migration.listing import Listed, can_list, merged, names
+from filestoraged.store import layout
+from filestoraged.store.contract import Store
+
+
+class Stores(NamedTuple):
+    """Where one side keeps its objects."""
+
+    # Those of files; repositories are namespaces below it.
+    objects: Store
+    # The bytes of drops.
+    drops: Store
+
+
+class NamespacePair(NamedTuple):
+    """`path` begins the paths of its objects in reports; "" for files."""
+
+    path: str
+    source: Store
+    target: Store
+    # The names of the objects to be copied, in ascending order.
+    names: Callable[[], Iterator[str]]
+    # Whether a name is the digest of the bytes. That of a drop is a random number.
+    is_named_by_digest: bool = True
+    # The algorithms to try, the most probable one first.
+    algorithms: Sequence[str] = ()
+
+    def algorithms_of(self, name: str) -> Sequence[str]:
+        """The algorithms that may have made the name: those with digests of its length."""
+        return [each for each in self.algorithms if digest_length(each) == len(name)]
+
+    def compared(self) -> Iterator[Listed]:
+        """The names at both sides, in their order. Raises ListingUnsupported if the source keeps no index."""
+        if can_list(self.target):
+            return merged(self.names(), names(self.target.list))
+        return (Listed(name, True, None) for name in self.names())
+
+    def object_path(self, name: str) -> str:
+        """As the check names an object: its path within a store's directory."""
+        return f"{self.path}{layout.object_path(name)}"
+
+
+def object_pairs(source: Stores, target: Stores, algorithm: str) -> Iterator[NamespacePair]:
+    """Files, and each repository. `algorithm` names most objects of files.
+
+    Raises ListingUnsupported if the source keeps no index.
+    """
+    algorithms = (algorithm, *(each for each in ALGORITHMS if each != algorithm))
+    yield _pair("", source.objects, target.objects, algorithms)
+    # An oid is a SHA-256 digest, whatever names the objects of files.
+    ours, theirs = (side.objects.namespace(layout.REPOSITORIES, algorithm="sha256") for side in (source, target))
+    for name in _repositories(ours, theirs):
+        path = f"{layout.REPOSITORIES}/{name}/"
+        yield _pair(path, ours.namespace(name), theirs.namespace(name), ["sha256"])
+
+
+def drop_pair(source: Stores, target: Stores, ids: Callable[[], Iterator[str]]) -> NamespacePair:
+    """`ids` yields those of the drops that have bytes, in ascending order."""
+    return NamespacePair(f"{layout.DROPS}/", source.drops, target.drops, ids, is_named_by_digest=False, algorithms=())
+
+
+def _repositories(source: Store, target: Store) -> Iterator[str]:
+    """The repositories of both sides: one that the source has emptied may have objects at the target."""
+    if not can_list(target):
+        return filter(layout.is_repository, names(source.list_namespaces))
+    found = merged(names(source.list_namespaces), names(target.list_namespaces))
+    return (listed.name for listed in found if layout.is_repository(listed.name))
+
+
+def _pair(path: str, source: Store, target: Store, algorithms: Sequence[str]) -> NamespacePair:
+    return NamespacePair(path, source, target, functools.partial(names, source.list), algorithms=algorithms)

@@ -1,0 +1,123 @@
+"""The file system of a store: whether one call makes all of its files durable, and that call, syncfs(2).
+
+Since Linux 5.8, syncfs reports the failed writes of all files since the last call with the same open directory. ext4
+and XFS have one journal and write data before the sizes that lead to it, so that a file that was written before the
+call is whole behind it, and so is every name. Other file systems are not used in this way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from filestoraged.store.disk.directories import open_directory
+from filestoraged.store.disk.system_calls import syncfs
+
+# The least release of Linux whose syncfs reports errors, see syncfs(2).
+_REPORTS_ERRORS = (5, 8)
+
+_TYPES = ("ext4", "xfs")
+
+# Bytes on their way to the disks of the machine, of all programs. A sync waits for those of its file system.
+_MAX_DIRTY = 32 * 1024 * 1024
+
+_MEMORY = "/proc/meminfo"
+_DIRTY_LINES = (b"\nDirty:", b"\nWriteback:")
+
+# An attribute that no directory has.
+_NO_ATTRIBUTE = "user.filestoraged.none"
+# The errors of removing it where nothing failed: there is no such attribute, the file system or a filter of calls
+# supports none, this user may set none (a sticky directory of another user), or the directory is missing.
+_TAKES_CHANGES = (
+    errno.ENODATA,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOENT,
+)
+
+
+class FileSystem:
+    """Syncs the file system that contains the directory `root`. One thread calls it.
+
+    Open it in each process: the kernel reports an error once for each open directory.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._descriptor = open_directory(root)
+        try:
+            self._memory = os.open(_MEMORY, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._memory = -1
+
+    def sync(self) -> None:
+        """Make all files and names durable that were written before the call. Raises OSError."""
+        syncfs(self._descriptor)
+        # A file system that became read-only by an error is not synced, and the call succeeds.
+        if os.fstatvfs(self._descriptor).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a sync would wait for many bytes of others."""
+        return self._dirty() > _MAX_DIRTY
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        if self._memory >= 0:
+            os.close(self._memory)
+
+    def _dirty(self) -> int:
+        if self._memory < 0:
+            return 0
+        text = os.pread(self._memory, 4096, 0)
+        return sum(_kilobytes(text, line) for line in _DIRTY_LINES) * 1024
+
+
+def check_changes(root: str) -> None:
+    """Raise OSError if the file system of a directory takes no changes any more. Call it behind each sync.
+
+    If ext4 cannot write its journal, it fails the sync of one process. Those of others, whose names are lost too,
+    succeed: there is nothing left to write. From then on it refuses to begin a change, such as this one, which finds
+    nothing to remove.
+    """
+    try:
+        os.removexattr(root, _NO_ATTRIBUTE)
+    except OSError as error:
+        if error.errno not in _TAKES_CHANGES:
+            raise
+
+
+def open_file_system(root: str) -> FileSystem | None:
+    """Open the file system of a directory, or return None if files there are to be synced one by one."""
+    if _release() < _REPORTS_ERRORS or _type(root) not in _TYPES:
+        return None
+    return FileSystem(root)
+
+
+def _type(path: str) -> str:
+    """The type of the file system that contains a path; empty if it is not known."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            # Fields by proc(5): the third is the device, the type is behind a single dash.
+            for line in mounts:
+                fields = line.split()
+                if fields[2] == number:
+                    return fields[fields.index("-") + 1]
+    except (OSError, ValueError, IndexError):
+        pass
+    return ""
+
+
+def _release() -> tuple[int, ...]:
+    numbers = os.uname().release.split("-")[0].split(".")[:2]
+    return tuple(int(number) for number in numbers if number.isdecimal())
+
+
+def _kilobytes(text: bytes, line: bytes) -> int:
+    number = text.partition(line)[2].split(None, 1)[:1]
+    return int(number[0]) if number and number[0].isdigit() else 0

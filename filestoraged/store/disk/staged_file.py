@@ -1,0 +1,138 @@
+"""A file in the staging area, from its first byte until it has a name among the objects.
+
+The invariant: the bytes are durable before the file gets that name. The caller of `add` or `replace` has made them so,
+by `sync` or by a sync of the whole file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+from filestoraged.digest import Bytes
+from filestoraged.errors import AlreadyExists
+from filestoraged.store.disk.directories import Directories, try_link
+from filestoraged.store.disk.staging_area import StagingArea
+from filestoraged.store.disk.write_behind import WINDOW, WriteBehind
+
+
+class StagedFile:
+    """One thread at a time calls it. Paths of shard directories are absolute."""
+
+    __slots__ = ("_descriptor", "_directories", "_is_new", "_is_staged", "_path", "_size", "_write_behind")
+
+    def __init__(self, area: StagingArea, directories: Directories, *, source: str | None = None) -> None:
+        """A new file; or another name of the file `source`, whose bytes are complete and synced.
+
+        Raises OSError; EXDEV, EPERM and the like where a file cannot have a name here.
+        """
+        self._directories = directories
+        self._size = 0
+        # Whether this file gave the object its name, so that a failed commit may take it back.
+        self._is_new = False
+        self._path, self._descriptor = area.create() if source is None else area.link(source)
+        self._write_behind: WriteBehind | None = None
+        # Whether the file still has that path.
+        self._is_staged = True
+
+    def write(self, data: Bytes) -> None:
+        view = memoryview(data)
+        self._size += len(view)
+        while view:
+            # A signal or a full disk may cut a write short. The next write raises the error, if there is one.
+            view = view[os.write(self._descriptor, view) :]
+        if self._size >= WINDOW:
+            self._advance_write_behind()
+
+    def _advance_write_behind(self) -> None:
+        behind = self._write_behind = self._write_behind or WriteBehind(self._descriptor)
+        try:
+            behind.advance(self._size)
+        except OSError:
+            # Discard: the kernel reports the error once, and a sync would succeed.
+            self.discard()
+            raise
+
+    def sync(self) -> None:
+        """Make the bytes durable. If that fails, they are discarded."""
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, "The staging was discarded")
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            # Discard: the kernel reports the error once, marks the pages as clean, and the next sync would succeed.
+            self.discard()
+            raise
+
+    # A name is relative to an open directory; or it is a path, without one.
+
+    def add(self, name: str, directory: int | None = None) -> None:
+        """Give the file a name. Raises AlreadyExists if the name is taken."""
+        if not self._link(name, directory):
+            raise OSError(errno.EOPNOTSUPP, "The file system has no hard links")
+
+    def replace(self, name: str, directory: int | None = None) -> None:
+        """Give the file a name, whether it is taken or not."""
+        try:
+            # A link tells for certain whether the name was free, even if other uploads of the same bytes race with it.
+            if self._link(name, directory):
+                return
+        except AlreadyExists:
+            pass
+        os.rename(self._path, name, dst_dir_fd=directory)
+        # Where both names are those of one file already, a rename changes nothing (POSIX, "rename").
+        self._unlink()
+
+    def take_back(self, shard: str, path: str) -> None:
+        """Remove the name of an object whose commit failed, if this file gave it that name.
+
+        Another upload of the same bytes may have the name by now, and keeps it. Raises OSError.
+        """
+        if not self._is_new:
+            return
+        own = os.fstat(self._descriptor)
+        if not os.path.samestat(os.stat(path, follow_symlinks=False), own):
+            return
+        self._is_new = False
+        os.rename(path, self._path)
+        self._is_staged = True
+        if os.path.samestat(os.stat(self._path, follow_symlinks=False), own):
+            os.rmdir(shard)
+            return
+        # Another upload took the name between `stat` and `rename`, and its client was told that it is stored.
+        with contextlib.suppress(AlreadyExists):
+            restored = self._directories.enter(shard, os.path.basename(path), self.add)
+            try:
+                self._directories.sync(shard, restored)
+            finally:
+                os.close(restored)
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it has become an object. A second call does nothing."""
+        if self._descriptor < 0:
+            return
+        descriptor, self._descriptor = self._descriptor, -1
+        try:
+            os.close(descriptor)
+        finally:
+            if self._is_staged:
+                self._unlink()
+
+    def _link(self, name: str, directory: int | None) -> bool:
+        try:
+            is_linked = try_link(self._path, name, directory)
+        except FileExistsError as error:
+            raise AlreadyExists(name) from error
+        if is_linked:
+            self._is_new = True
+            # Now, so that one sync of the staging's directory would cover both. If it fails, a sweep removes the name.
+            with contextlib.suppress(OSError):
+                self._unlink()
+        return is_linked
+
+    def _unlink(self) -> None:
+        self._is_staged = False
+        # An operator may have removed it. An earlier error is the one to report.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)

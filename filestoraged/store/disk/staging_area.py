@@ -1,0 +1,140 @@
+"""The staging areas of a disk store, one for each process, and their sweep after a crash.
+
+A process stages files in a directory that it holds an owner lock on. An area whose lock can be taken belongs to a dead
+process, so a sweep never touches the area of a running daemon.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+from filestoraged.store import layout
+from filestoraged.store.disk.directories import Directories
+from filestoraged.store.owner_locks import LockOwner, OwnerLocks, closed_after, lock_if_dead
+from filestoraged.store.permissions import PRIVATE, Permissions, create_file, create_file_as_allowed, is_allowed
+
+log = logging.getLogger(__name__)
+
+
+class StagingArea(OwnerLocks):
+    """The stagings of one store in this process. Any thread calls it.
+
+    A staging becomes an object by a new name, so it is created with the mode of objects.
+    """
+
+    def __init__(self, directories: Directories, permissions: Permissions = PRIVATE) -> None:
+        super().__init__(f"{directories.root}/{layout.STAGING}")
+        self._directories = directories
+        self._mode = permissions.file
+        self._numbers = itertools.count()
+        self._create: Callable[[str, int], int] = create_file
+
+    def create(self) -> tuple[str, int]:
+        """Create an empty file. Returns its path, and a descriptor to write to it. Raises OSError."""
+        area = self.own()
+        try:
+            return self._create_in(area.path)
+        except FileNotFoundError:
+            # Another process or an operator removed the area.
+            return self._create_in(self.renew(area).path)
+
+    def link(self, source: str) -> tuple[str, int]:
+        """Give an existing file a name in the area. Returns its path, and a descriptor. Raises OSError."""
+        path = f"{self.own().path}/{next(self._numbers)}"
+        os.link(source, path, follow_symlinks=False)
+        try:
+            return path, os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except BaseException:
+            os.unlink(path)
+            raise
+
+    def sweep(self) -> int:
+        """Remove the stagings of dead processes. Returns their number. Raises OSError."""
+        return sum(_sweep_or_warn(self.path(token)) for token in self.tokens())
+
+    def _create_in(self, area: str) -> tuple[str, int]:
+        path = f"{area}/{next(self._numbers)}"
+        return path, self._create(path, self._mode)
+
+    def _make(self, path: str) -> int:
+        self._directories.make(self._directory, PRIVATE.directory)
+        self._directories.make(path, PRIVATE.directory)
+        return _open(path)
+
+    def _remove(self, path: str) -> None:
+        os.rmdir(path)
+
+    def _make_own(self) -> LockOwner:
+        area = super()._make_own()
+        try:
+            self._create = create_file_as_allowed if is_allowed(area.path, self._mode) else create_file
+        except BaseException:
+            os.close(area.descriptor)
+            raise
+        return area
+
+
+def list_abandoned(path: str) -> Sequence[str]:
+    """The stagings in the area at `path` if its owner is dead, else none. Raises OSError."""
+    try:
+        descriptor = _open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    with closed_after(descriptor):
+        # A shared lock: other checks may list it at the same time, and the owner's lock is exclusive.
+        return os.listdir(descriptor) if lock_if_dead(descriptor, fcntl.LOCK_SH) else []
+
+
+def sweep_area(path: str) -> int:
+    """Remove the area at `path` if its owner is dead. Returns how many stagings it had.
+
+    Raises OSError if one of them cannot be removed; all others are removed by then.
+    """
+    try:
+        descriptor = _open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        # Another process swept it since it was listed, or it is a foreign file.
+        return 0
+    with closed_after(descriptor):
+        return _remove_all(path, descriptor) if lock_if_dead(descriptor) else 0
+
+
+def _remove_all(path: str, descriptor: int) -> int:
+    try:
+        names = os.listdir(descriptor)
+        failures = [error for error in (_removal_failure(name, descriptor) for name in names) if error is not None]
+        if failures:
+            raise failures[0]
+        os.rmdir(path)
+    except FileNotFoundError:
+        # Another process swept it before it was locked here.
+        return 0
+    return len(names)
+
+
+def _open(path: str) -> int:
+    # O_NOFOLLOW: a symbolic link would lead to foreign files.
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _sweep_or_warn(path: str) -> int:
+    """Sweep an area. A failure is logged: it must not keep a daemon from starting."""
+    try:
+        return sweep_area(path)
+    except OSError as error:
+        log.warning("cannot remove stagings of a crashed process in %s: %s", path, error)
+        return 0
+
+
+def _removal_failure(name: str, directory: int) -> OSError | None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return error
+    return None

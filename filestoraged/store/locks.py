@@ -1,0 +1,144 @@
+"""The locks of Git LFS: which owner has locked which path of which repository. It knows no HTTP and no objects.
+
+They are rows of one SQLite database. The unique key of repository and path decides which of several simultaneous locks
+succeeds, for all threads, workers and daemons that share the database. A lock, and its release, is durable when it is
+answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from filestoraged.errors import NotFound
+from filestoraged.future import Future
+from filestoraged.store.sqlite import database
+from filestoraged.store.sqlite.database import Schema
+from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.transactions import Transaction, Transactions
+
+LOCKS_SCHEMA = Schema(
+    # "fslk"
+    application=0x66736C6B,
+    version=1,
+    tables=(
+        # AUTOINCREMENT: an id is never used again, so a client that still has it cannot release another lock. `created`
+        # is in seconds since 1970.
+        """CREATE TABLE IF NOT EXISTS locks (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, repository TEXT NOT NULL, path TEXT NOT NULL, owner TEXT NOT NULL,
+            created INTEGER NOT NULL, UNIQUE (repository, path))""",
+        "CREATE INDEX IF NOT EXISTS locks_by_repository ON locks (repository, id)",
+    ),
+)
+
+_COLUMNS = "id, path, owner, created"
+
+
+class Lock(NamedTuple):
+    id: int
+    path: str
+    owner: str
+    # Seconds since 1970.
+    created: int
+
+
+class LockResult(NamedTuple):
+    """The lock of a path, and whether it is the new one."""
+
+    lock: Lock
+    is_new: bool
+
+
+def prepare_locks(path: str) -> None:
+    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
+    database.prepare(path, LOCKS_SCHEMA)
+
+
+class Locks:
+    """Make it after the fork. Any thread calls it.
+
+    Methods that return a future raise StoreUnavailable if the job cannot be queued.
+    """
+
+    def __init__(self, transactions: Transactions) -> None:
+        """The database has the table of the schema."""
+        self._transactions = transactions
+
+    @classmethod
+    def open(cls, path: str) -> Locks:
+        """The SQLite database at `path`, which exists."""
+        return cls(TransactionQueue(path, LOCKS_SCHEMA))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether queries wait for another machine."""
+        return self._transactions.is_remote
+
+    def lock(self, repository: str, path: str, owner: str) -> Future[LockResult]:
+        """Lock a path, unless it is locked. Of simultaneous calls one gets a new lock, the others get that one."""
+        encoded = self._transactions.encode(path)
+
+        def insert(transaction: Transaction) -> LockResult:
+            # The path alone can conflict: ids are new.
+            is_new = transaction.execute(
+                "INSERT INTO locks (repository, path, owner, created) VALUES (?, ?, ?, epoch_second())"
+                " ON CONFLICT DO NOTHING",
+                (repository, encoded, owner),
+            ).rowcount
+            statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND path = ?"
+            (row,) = transaction.execute(statement, (repository, encoded))
+            return LockResult(self._lock(row), bool(is_new))
+
+        return self._transactions.write(insert)
+
+    def release(self, repository: str, id_: int) -> Future[Lock]:
+        """Remove a lock, and return it. Raises NotFound if it was removed meanwhile."""
+
+        def delete(transaction: Transaction) -> Lock:
+            statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND id = ?"
+            rows = transaction.execute(statement, (repository, id_)).fetchall()
+            # The second condition decides between two transactions that have both found it.
+            if not rows or not transaction.execute("DELETE FROM locks WHERE id = ?", (id_,)).rowcount:
+                raise _not_found()
+            return self._lock(rows[0])
+
+        return self._transactions.write(delete)
+
+    def get(self, repository: str, id_: int) -> Lock:
+        """Look up a lock. Its owner and its path never change. Raises NotFound."""
+        found = self._read("id = ?", repository, id_)
+        if not found:
+            raise _not_found()
+        return found[0]
+
+    def find(self, repository: str, path: str) -> Sequence[Lock]:
+        """The lock of a path, if it is locked."""
+        return self._read("path = ?", repository, self._transactions.encode(path))
+
+    def list(self, repository: str, after: int, limit: int) -> Sequence[Lock]:
+        """At most `limit` locks of a repository with ids above `after`, in their order."""
+        return self._read("id > ? ORDER BY id LIMIT ?", repository, after, limit)
+
+    def count(self) -> int:
+        """The number of locks in all repositories."""
+        ((number,),) = self._transactions.read("SELECT count(*) FROM locks")
+        return int(number)
+
+    def probe(self) -> None:
+        """Check that the database can be written. Raises an Error or OSError."""
+        self._transactions.probe()
+
+    def close(self) -> None:
+        self._transactions.close()
+
+    def _read(self, condition: str, *values: object) -> Sequence[Lock]:
+        statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND {condition}"
+        return [self._lock(row) for row in self._transactions.read(statement, *values)]
+
+    def _lock(self, row: Sequence[Any]) -> Lock:
+        id_, path, owner, created = row
+        return Lock(id_, self._transactions.decode(path), owner, created)
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is no lock with this id.")

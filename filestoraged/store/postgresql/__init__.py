@@ -1,0 +1,1 @@
+"""Keys, drops and locks in a PostgreSQL database, which any number of daemons share."""

@@ -1,0 +1,261 @@
+"""The key-value database in PostgreSQL: sets and deletions are queued, and a commit makes all of them visible at once.
+
+One thread of each process writes for all its callers, and one reads for all of them: many jobs take one statement. A
+commit is one transaction of any size. Commits of all processes are serial, by an advisory lock. Each takes all rows
+that it finds in the queue, the last one of each key, so none is lost or applied twice. A row's id is greater than those
+of all rows that were answered before it was queued. Nothing that was read is kept: another machine may commit at any
+time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from filestoraged.future import Future, set_results
+from filestoraged.store.batch_writer import BatchWriter
+from filestoraged.store.postgresql.connection import Connection, Connector, Readers, Session
+from filestoraged.store.postgresql.failures import CONFLICTS, failure
+from filestoraged.store.postgresql.schema import COMMIT_LOCK
+from filestoraged.store.postgresql.transactions import PROBE, wait_for_probe
+
+log = logging.getLogger(__name__)
+
+# Seconds for the statements of one batch: a commit of a million keys takes about that long.
+_BATCH_TIMEOUT = 15.0
+
+# Seconds after which a queued job is refused while the batch before it is written.
+_JOB_TIMEOUT = 5.0
+
+# Values that are read together may have 1 MiB each.
+_MAX_READS = 64
+
+_CLOSE_TIMEOUT = 5.0
+
+# How often a transaction is repeated that was rolled back for the sake of another one.
+_ATTEMPTS = 5
+
+# Queues rows in their order, and returns the keys of `sets` that are committed.
+_QUEUE = """WITH queued AS (
+    INSERT INTO queue (digest, key, value) SELECT digest, key, value
+    FROM unnest(%b::bytea[], %b::bytea[], %b::bytea[]) WITH ORDINALITY AS new (digest, key, value, place)
+    ORDER BY place)
+SELECT digest FROM pairs WHERE digest = ANY(%b::bytea[])"""
+
+_LOCK = f"SELECT pg_advisory_xact_lock({COMMIT_LOCK})"
+
+# The last queued row of a key counts. Deletions select by an array, so that a plan made for a large queue does not read
+# all pairs for a small one.
+_APPLY = """WITH taken AS (DELETE FROM queue RETURNING id, digest, key, value),
+last AS MATERIALIZED (SELECT DISTINCT ON (digest) digest, key, value FROM taken ORDER BY digest, id DESC),
+deleted AS (DELETE FROM pairs WHERE digest = ANY(ARRAY(SELECT digest FROM last WHERE value IS NULL)))
+INSERT INTO pairs (digest, key, value) SELECT digest, key, value FROM last WHERE value IS NOT NULL
+ON CONFLICT (digest) DO UPDATE SET value = excluded.value"""
+
+_GET = "SELECT digest, value FROM pairs WHERE digest = ANY(%b::bytea[])"
+
+
+class _Kind(enum.Enum):
+    SET = "set"
+    DELETE = "delete"
+    COMMIT = "commit"
+    PROBE = "probe"
+
+
+class _Change(Future[bool]):
+    """A change of one caller. The result of a set is whether the commit will create the key."""
+
+    __slots__ = ("digest", "key", "kind", "value")
+
+    def __init__(self, kind: _Kind, key: str = "", value: bytes | None = None) -> None:
+        super().__init__()
+        self.kind = kind
+        self.key = key.encode()
+        self.digest = _digest(key)
+        self.value = value
+
+
+class _Read(Future["bytes | None"]):
+    __slots__ = ("digest",)
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.digest = _digest(key)
+
+
+class PostgresKeys:
+    """Keys are strings that UTF-8 can encode, values are bytes. Make it after the fork. Any thread calls it.
+
+    Methods that return a future raise StoreUnavailable if the job cannot be queued.
+    """
+
+    is_remote: Literal[True] = True
+
+    def __init__(self, connector: Connector) -> None:
+        self._writing = _Writing(Session(connector, timeout=_BATCH_TIMEOUT))
+        self._reading = _Reading(Session(connector))
+        self._counting = Readers(connector, 1)
+        none = contextlib.nullcontext()
+        self._writer: BatchWriter[_Change] = BatchWriter(none, self._writing, timeout=_JOB_TIMEOUT)
+        self._reader: BatchWriter[_Read] = BatchWriter(none, self._reading, timeout=_JOB_TIMEOUT, max_batch=_MAX_READS)
+
+    @property
+    def queued(self) -> int:
+        """The number of sets and deletions since the last commit."""
+        ((count,),) = self._counting.all("SELECT count(*) FROM queue", ())
+        return int(count)
+
+    def get(self, key: str) -> bytes | None:
+        """The committed value, None for a missing key."""
+        return self.get_later(key).result()
+
+    def set(self, key: str, value: bytes) -> bool:
+        """Queue a value. Returns whether the commit will create the key."""
+        return self.set_later(key, value).result()
+
+    def delete(self, key: str) -> None:
+        """Queue a deletion. The key may be missing."""
+        self.delete_later(key).result()
+
+    def commit(self) -> None:
+        """Make all queued changes visible, in their order."""
+        self.commit_later().result()
+
+    # The same, for callers that do not wait.
+
+    def get_later(self, key: str) -> Future[bytes | None]:
+        job = _Read(key)
+        self._reader.submit(job)
+        return job
+
+    def set_later(self, key: str, value: bytes) -> Future[bool]:
+        return self._submit(_Change(_Kind.SET, key, value))
+
+    def delete_later(self, key: str) -> Future[bool]:
+        return self._submit(_Change(_Kind.DELETE, key))
+
+    def commit_later(self) -> Future[bool]:
+        return self._submit(_Change(_Kind.COMMIT))
+
+    def probe(self) -> None:
+        """Check that the database can be written. Raises an Error."""
+        wait_for_probe(self._submit(_Change(_Kind.PROBE)))
+
+    def close(self) -> None:
+        for writer, session in (
+            (self._writer, self._writing.session),
+            (self._reader, self._reading.session),
+        ):
+            if writer.close(_CLOSE_TIMEOUT):
+                session.close()
+            else:
+                log.error("closed while the database does not answer")
+        self._counting.close()
+
+    def _submit(self, job: _Change) -> Future[bool]:
+        self._writer.submit(job)
+        return job
+
+
+class _Target:
+    """What both targets of a BatchWriter do. All but `refuse` runs on its thread."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def maintain(self) -> float:
+        return float("inf")
+
+    def refuse(self, jobs: Sequence[Future[Any]], error: Exception) -> None:
+        set_results([(job, failure(error)) for job in jobs])
+
+
+class _Reading(_Target):
+    """Reads the values of many callers by one statement."""
+
+    def write_batch(self, jobs: Sequence[_Read]) -> None:
+        try:
+            values = self._values(list({job.digest for job in jobs}))
+        except Exception as error:
+            self.refuse(jobs, error)
+            return
+        set_results([(job, values.get(job.digest)) for job in jobs])
+
+    def _values(self, digests: list[bytes]) -> Mapping[bytes, bytes]:
+        try:
+            return dict(self.session.begin().execute(_GET, (digests,), binary=True).fetchall())
+        except Exception:
+            if not self.session.recover():
+                raise
+        # The server was restarted, for example: a query can be repeated.
+        return dict(self.session.begin().execute(_GET, (digests,), binary=True).fetchall())
+
+
+class _Writing(_Target):
+    """Queues and commits the changes of many callers."""
+
+    def write_batch(self, jobs: Sequence[_Change]) -> None:
+        try:
+            existing = self._repeat(jobs)
+        except Exception as error:
+            self.refuse(jobs, error)
+            return
+        set_results([(job, job.kind is _Kind.SET and job.digest not in existing) for job in jobs])
+
+    def _repeat(self, jobs: Sequence[_Change]) -> set[bytes]:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._transact(jobs)
+            except CONFLICTS:
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _transact(self, jobs: Sequence[_Change]) -> set[bytes]:
+        """Write all jobs. Returns the digests of their keys that are committed.
+
+        Their callers wait at the same time, so commits may come last.
+        """
+        changes = [job for job in jobs if job.kind in (_Kind.SET, _Kind.DELETE)]
+        connection = self.session.begin()
+        try:
+            if any(job.kind is _Kind.PROBE for job in jobs):
+                connection.execute(PROBE)
+            if not any(job.kind is _Kind.COMMIT for job in jobs):
+                return _queue(connection, changes) if changes else set()
+            if not changes:
+                # One message: the server makes one transaction of both statements.
+                connection.execute(f"{_LOCK}; {_APPLY}")
+                return set()
+            return self._queue_and_commit(connection, changes)
+        except BaseException:
+            self.session.recover()
+            raise
+
+    def _queue_and_commit(self, connection: Connection, changes: Sequence[_Change]) -> set[bytes]:
+        """One transaction, whose statements are sent together."""
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            found = connection.execute(_QUEUE, _arrays(changes), binary=True)
+            connection.execute(_LOCK)
+            connection.execute(_APPLY)
+            connection.execute("COMMIT")
+        return {bytes(digest) for (digest,) in found.fetchall()}
+
+
+def _queue(connection: Connection, changes: Sequence[_Change]) -> set[bytes]:
+    return {bytes(digest) for (digest,) in connection.execute(_QUEUE, _arrays(changes), binary=True).fetchall()}
+
+
+def _arrays(changes: Sequence[_Change]) -> tuple[Any, ...]:
+    digests = [job.digest for job in changes]
+    sets = [job.digest for job in changes if job.kind is _Kind.SET]
+    return digests, [job.key for job in changes], [job.value for job in changes], sets
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

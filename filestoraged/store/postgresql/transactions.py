@@ -1,0 +1,215 @@
+"""Drops and locks in PostgreSQL: group commit, and the process's session as the sign that it is alive.
+
+All writes of a process go through one connection. Its session holds an advisory lock with a random number, the
+process's token. PostgreSQL frees the lock when the session ends, however that happens. So what a session has claimed is
+free for others as soon as it is gone, and no claim is made by a session without the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from filestoraged.errors import Error, StoreUnavailable
+from filestoraged.future import Future, set_results
+from filestoraged.store.batch_writer import BatchWriter
+from filestoraged.store.postgresql.connection import Connection, Connector, Readers, Session, translate
+from filestoraged.store.postgresql.failures import CONFLICTS, failure
+from filestoraged.store.postgresql.schema import SCHEMA
+from filestoraged.store.transactions import Cursor, Transaction
+
+log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+# Connections for queries of a process.
+_READERS = 4
+
+# How often a transaction is repeated that was rolled back for the sake of another one.
+_ATTEMPTS = 5
+
+# Bits of a token: those of an advisory lock without the sign.
+_TOKEN_BITS = 62
+
+# Seconds that `close` waits for the transaction in progress.
+_CLOSE_TIMEOUT = 5.0
+
+# Writes a lock to a row, unless another process does at this moment.
+PROBE = f"SELECT 1 FROM {SCHEMA}.version FOR UPDATE SKIP LOCKED"
+# Seconds.
+PROBE_TIMEOUT = 5.0
+
+
+class _Job(Future[Any]):
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[Transaction], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+
+class _Transaction:
+    """The `Transaction` of a connection."""
+
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> Cursor:
+        return self._connection.execute(translate(statement), values)
+
+    def executemany(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.executemany(translate(statement), rows)
+
+    def insert(self, statement: str, values: Sequence[object]) -> int | None:
+        found = self.execute(f"{statement} RETURNING rowid", values).fetchone()
+        return None if found is None else int(found[0])
+
+    def serialize(self, name: str) -> None:
+        # A statement's snapshot is older than the lock that it waits for, so it is a statement of its own.
+        self._connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (name,))
+
+
+class PostgresTransactions:
+    """Implements `Transactions`, and `Owners` by its session. Make it after the fork. Any thread calls it."""
+
+    is_remote = True
+
+    def __init__(self, connector: Connector) -> None:
+        self._readers = Readers(connector, _READERS)
+        # Used by the writer's thread alone.
+        self._session = Session(connector, on_connect=self._own)
+        self._token = ""
+        self._writer: BatchWriter[_Job] = BatchWriter(contextlib.nullcontext(), self)
+
+    # Transactions.
+
+    def read(self, statement: str, /, *values: Any) -> list[Any]:
+        return self._readers.all(translate(statement), values)
+
+    def write(self, function: Callable[[Transaction], _Result], /) -> Future[_Result]:
+        job = _Job(function)
+        self._writer.submit(job)
+        return job
+
+    def write_rows(self, statement: str, rows: Sequence[Sequence[object]], /) -> Future[None]:
+        def execute(transaction: Transaction) -> None:
+            transaction.executemany(statement, rows)
+
+        return self.write(execute)
+
+    def encode(self, text: str, /) -> bytes:
+        return text.encode("utf-8", "surrogatepass")
+
+    def decode(self, value: Any, /) -> str:
+        return bytes(value).decode("utf-8", "surrogatepass")
+
+    def probe(self) -> None:
+        wait_for_probe(self.write(lambda transaction: transaction.execute(PROBE).rowcount))
+
+    def close(self) -> None:
+        if not self._writer.close(_CLOSE_TIMEOUT):
+            log.error("closed while the database does not answer")
+            return
+        self._session.close()
+        self._readers.close()
+
+    # Owners.
+
+    def prepare(self) -> None:
+        pass
+
+    @property
+    def token(self) -> str:
+        """That of the session of the transaction in progress."""
+        return self._token
+
+    def is_alive(self, token: str, /) -> bool:
+        if token == self._token and self._session.is_open:
+            return True
+        # Held until the end of this statement. Tokens are never used again.
+        ((is_free,),) = self.read("SELECT pg_try_advisory_xact_lock(?)", lock_number(token))
+        return not is_free
+
+    def sweep(self) -> None:
+        pass
+
+    # The rest runs on the writer's threads.
+
+    def write_batch(self, jobs: Sequence[_Job]) -> None:
+        set_results(self._transact(jobs))
+
+    def maintain(self) -> float:
+        return float("inf")
+
+    def refuse(self, jobs: Sequence[_Job], error: Exception) -> None:
+        set_results([(job, failure(error)) for job in jobs])
+
+    def _own(self, connection: Connection) -> None:
+        number = secrets.randbits(_TOKEN_BITS)
+        connection.execute("SELECT pg_advisory_lock(%s)", (number,))
+        self._token = f"{number:016x}"
+
+    def _transact(self, jobs: Sequence[_Job]) -> list[tuple[_Job, Any]]:
+        """Run the jobs in one transaction. If one fails in a way that ends it, run each in a transaction of its own."""
+        try:
+            return list(zip(jobs, self._repeat(jobs), strict=True))
+        except Exception as error:
+            known = failure(error)
+            if len(jobs) == 1 or isinstance(known, StoreUnavailable):
+                return [(job, known) for job in jobs]
+        return [(job, self._run_alone(job)) for job in jobs]
+
+    def _run_alone(self, job: _Job) -> Any:
+        try:
+            (result,) = self._repeat([job])
+        except Exception as error:
+            return failure(error)
+        return result
+
+    def _repeat(self, jobs: Sequence[_Job]) -> list[Any]:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._run(jobs)
+            except CONFLICTS:
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _run(self, jobs: Sequence[_Job]) -> list[Any]:
+        connection = self._session.begin()
+        try:
+            # Not prepared: that would take three messages more, and save the parsing of one word.
+            connection.execute("BEGIN", prepare=False)
+            transaction = _Transaction(connection)
+            results = [_call(job, transaction) for job in jobs]
+            connection.execute("COMMIT", prepare=False)
+        except BaseException:
+            self._session.recover()
+            raise
+        return results
+
+
+def _call(job: _Job, transaction: Transaction) -> Any:
+    try:
+        return job.function(transaction)
+    except Error as error:
+        return error
+
+
+def lock_number(token: str) -> int:
+    """The number of the advisory lock that the session with a token holds."""
+    return int(token, 16)
+
+
+def wait_for_probe(job: Future[Any]) -> None:
+    """Raises an Error."""
+    try:
+        job.result(PROBE_TIMEOUT)
+    except TimeoutError as error:
+        raise StoreUnavailable("The database does not answer at present.") from error

@@ -1,0 +1,217 @@
+"""What an S3 store answers: listings and errors in XML, and the meaning of an error.
+
+All of it is bounded in size, and none of it is trusted to be well-formed.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+
+from filestoraged.errors import Error, NotFound, PreconditionFailed, StorageFull, StoreUnavailable
+from filestoraged.wire.dates import parse_date
+
+# In bytes. A page of 1,000 keys, each of 1 KiB and encoded, has 4 MiB.
+MAX_BODY_SIZE = 8 * 1024 * 1024
+
+# Characters of a store's own message that the log gets.
+_MAX_MESSAGE = 300
+
+# Answers after which an equal request may succeed soon, and which have changed nothing that it would change twice.
+RETRIED_STATUSES = frozenset((500, 502, 503, 504))
+_RETRIED_CODES = frozenset(
+    (
+        "RequestTimeout",
+        "SlowDown",
+        "InternalError",
+        "ServiceUnavailable",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+        "BadDigest",
+    )
+)
+REFUSED_CREDENTIALS = frozenset(
+    ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+)
+_FULL_CODES = frozenset(("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "EntityTooLargeForQuota"))
+
+_WRONG_REGION = "the bucket is in another region (--s3-region), or at another host"
+_HINTS = {
+    "NoSuchBucket": "the bucket of --s3 does not exist",
+    "PermanentRedirect": _WRONG_REGION,
+    "AuthorizationHeaderMalformed": _WRONG_REGION,
+    **dict.fromkeys(REFUSED_CREDENTIALS, "the credentials are refused"),
+}
+
+_MISSING_CODES = frozenset(("NoSuchKey", "NoSuchVersion"))
+SKEWED = "RequestTimeTooSkewed"
+
+_TIMESTAMP = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]+)?Z")
+
+
+class Answer(NamedTuple):
+    """A whole answer. Names of header fields are in lower case."""
+
+    status: int
+    fields: Mapping[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        """The code of an error, such as NoSuchKey; empty where the store gives none, as in answers to HEAD."""
+        return _error_text(self.body, "Code")
+
+    @property
+    def message(self) -> str:
+        return _error_text(self.body, "Message")
+
+    @property
+    def is_retried(self) -> bool:
+        return self.status in RETRIED_STATUSES or (self.status >= 400 and self.code in _RETRIED_CODES)
+
+
+class StoreRefusal(Exception):
+    """What the store said, for the log: the cause of the error that the client gets."""
+
+    def __init__(self, answer: Answer, hint: str = "") -> None:
+        said = " ".join(filter(None, (str(answer.status), answer.code, answer.message)))
+        super().__init__(f"the S3 store answered {said[:_MAX_MESSAGE]}{hint and f': {hint}'}")
+        self.answer = answer
+
+
+def error_of(answer: Answer, *, name: str = "", now: float | None = None) -> Error:
+    """The meaning of an error, with what the store said as its cause. `now` is the time at which it was received."""
+    code = answer.code
+    # An answer to HEAD has no body. A body without a code is that of another server, such as a proxy in front.
+    if answer.status == 404 and (code in _MISSING_CODES or not answer.body):
+        return NotFound(name=name)
+    if answer.status == 412:
+        return PreconditionFailed("The store has another object by that name, or has one.")
+    error: Error = StoreUnavailable()
+    if answer.status == 507 or code in _FULL_CODES:
+        error = StorageFull("There is no room left to store this.")
+    error.__cause__ = StoreRefusal(answer, _hint(answer, code, now))
+    return error
+
+
+def _hint(answer: Answer, code: str, now: float | None) -> str:
+    """What an operator can do about a refusal; empty where that is not known."""
+    if code == SKEWED:
+        return _describe_skew(answer, now)
+    if code in _HINTS:
+        return _HINTS[code]
+    return "the credentials are refused, or permit too little" if answer.status in (401, 403) else ""
+
+
+def _describe_skew(answer: Answer, now: float | None) -> str:
+    theirs = parse_date(answer.fields.get("date", ""))
+    if now is None or theirs is None:
+        return "the clocks of this machine and of the store differ too much"
+    return f"the clock of this machine is off by {now - theirs:+.0f} s"
+
+
+class ListedObject(NamedTuple):
+    """`modified` is in seconds since 1970. `etag` is without quotes, and no digest."""
+
+    key: str
+    size: int
+    modified: int
+    etag: str
+
+
+class Listing(NamedTuple):
+    """A page of a listing. Keys and prefixes are without the location's own prefix."""
+
+    objects: list[ListedObject]
+    prefixes: list[str]
+    is_last: bool
+
+
+class ListedUpload(NamedTuple):
+    """A multipart upload that is neither complete nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated: int
+
+
+def parse_listing(answer: Answer, prefix: str) -> Listing:
+    """Raises StoreUnavailable for what is no listing."""
+    root = _parsed(answer)
+    decode = unquote_plus if _text(root, "EncodingType") == "url" else str
+    objects = []
+    for each in _children(root, "Contents"):
+        key = decode(_text(each, "Key"))
+        size, modified = _text(each, "Size"), parse_timestamp(_text(each, "LastModified"))
+        if not size.isdecimal() or modified is None or not key.startswith(prefix):
+            raise _malformed(answer)
+        objects.append(ListedObject(key.removeprefix(prefix), int(size), modified, _text(each, "ETag").strip('"')))
+    common = [decode(_text(each, "Prefix")) for each in _children(root, "CommonPrefixes")]
+    return Listing(objects, [each.removeprefix(prefix) for each in common], _text(root, "IsTruncated") != "true")
+
+
+def parse_uploads(answer: Answer, prefix: str) -> list[ListedUpload]:
+    """Raises StoreUnavailable for what is no listing of multipart uploads."""
+    root = _parsed(answer)
+    decode = unquote_plus if _text(root, "EncodingType") == "url" else str
+    uploads = []
+    for each in _children(root, "Upload"):
+        key, initiated = decode(_text(each, "Key")), parse_timestamp(_text(each, "Initiated"))
+        if initiated is not None and key.startswith(prefix):
+            uploads.append(ListedUpload(key.removeprefix(prefix), _text(each, "UploadId"), initiated))
+    return uploads
+
+
+def parse_upload_id(answer: Answer) -> str:
+    """The id of a multipart upload that was begun. Raises StoreUnavailable."""
+    upload_id = _text(_parsed(answer), "UploadId")
+    if not upload_id:
+        raise _malformed(answer)
+    return upload_id
+
+
+def parse_timestamp(text: str) -> int | None:
+    """The seconds since 1970 of a time such as 2026-11-22T10:00:00.000Z, else None."""
+    matched = _TIMESTAMP.fullmatch(text)
+    return None if matched is None else calendar.timegm(tuple(int(each) for each in matched.groups()))
+
+
+def _parsed(answer: Answer) -> ElementTree.Element:
+    # A document of S3 declares no entities, whose expansion could be of any size.
+    if b"<!" in answer.body:
+        raise _malformed(answer)
+    try:
+        return ElementTree.fromstring(answer.body)
+    except ElementTree.ParseError as error:
+        raise _malformed(answer) from error
+
+
+def _malformed(answer: Answer) -> StoreUnavailable:
+    error = StoreUnavailable()
+    error.__cause__ = ValueError(f"the S3 store answered {answer.status} with {answer.body[:80]!r}: not what S3 says")
+    return error
+
+
+# Some stores leave the namespace of S3 out, so names are compared without it.
+
+
+def _children(element: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
+    return (each for each in element if each.tag.rpartition("}")[2] == name)
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    return next(((each.text or "") for each in _children(element, name)), "")
+
+
+def _error_text(body: bytes, name: str) -> str:
+    if not body or b"<!" in body:
+        return ""
+    try:
+        root = ElementTree.fromstring(body)
+    except ElementTree.ParseError:
+        return ""
+    return _text(root, name) if root.tag.rpartition("}")[2] == "Error" else ""

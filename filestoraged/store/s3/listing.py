@@ -1,0 +1,110 @@
+"""Names of objects and namespaces in the order of the contract, from listings of keys.
+
+Every page is asked for by the last key of the one before, so a listing needs no state of the store's.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from filestoraged.digest import parse_digest
+from filestoraged.errors import StoreUnavailable
+from filestoraged.store import layout
+from filestoraged.store.contract import Usage
+from filestoraged.store.s3.answers import ListedObject
+from filestoraged.store.s3.client import S3Client
+
+_PAGE = 1000
+
+# The character after "/": `directory + _PAST` sorts behind all keys of a directory.
+_PAST = "0"
+
+_SEPARATOR = "/"
+
+
+def list_names(client: S3Client, prefix: str, after: str, limit: int) -> Sequence[str]:
+    """The names of at most `limit` objects of a namespace, whose keys have that prefix."""
+    names: list[str] = []
+    for listed in _objects(client, prefix, after=layout.object_path(after) if after else ""):
+        name = _name_of(listed.key.removeprefix(prefix))
+        if name is not None and name > after:
+            names.append(name)
+            if len(names) == limit:
+                break
+    return names
+
+
+def list_namespaces(client: S3Client, prefix: str, after: str, limit: int) -> Sequence[str]:
+    """The names of at most `limit` namespaces whose keys begin with `prefix`.
+
+    Keys of `a-b/` and `a.b/` come before those of `a/`, but the names after it. So a page is complete when no name that
+    is missing can be one of its first.
+    """
+    found: list[str] = []
+    for name in _directories(client, prefix, after):
+        if name > after and layout.is_repository(name):
+            found.append(name)
+        if len(found) >= limit and name + _SEPARATOR > _last_of_shorter(heapq.nsmallest(limit, found)):
+            break
+    return heapq.nsmallest(limit, found)
+
+
+def count(client: S3Client, pause: Callable[[], None]) -> Mapping[str, Usage]:
+    """What each interface holds, by its name. Lists all keys."""
+    totals = {name: Usage() for name in ("files", layout.REPOSITORIES, layout.DROPS)}
+    for each in _objects(client, "", skip_others=False):
+        pause()
+        first = each.key.partition(_SEPARATOR)[0]
+        interface = "files" if layout.is_shard(first) else first
+        if interface in totals:
+            totals[interface] = totals[interface].plus(Usage(1, each.size))
+    return totals
+
+
+def _objects(client: S3Client, prefix: str, *, after: str = "", skip_others: bool = True) -> Iterator[ListedObject]:
+    """The keys with a prefix; with `skip_others`, those in shards alone, without listing what else is there."""
+    while True:
+        page = client.list(prefix, after=prefix + after if after else "", limit=_PAGE)
+        last = ""
+        for each in page.objects:
+            last = each.key.removeprefix(prefix)
+            directory = last.partition(_SEPARATOR)[0]
+            if skip_others and not layout.is_shard(directory):
+                last = directory + _PAST
+                break
+            yield each
+        else:
+            if page.is_last:
+                return
+        after = _advanced(after, last)
+
+
+def _directories(client: S3Client, prefix: str, after: str) -> Iterator[str]:
+    while True:
+        page = client.list(prefix, after=prefix + after if after else "", delimiter=_SEPARATOR, limit=_PAGE)
+        names = sorted(each.removeprefix(prefix).rstrip(_SEPARATOR) + _SEPARATOR for each in page.prefixes)
+        yield from (name.rstrip(_SEPARATOR) for name in names)
+        if page.is_last:
+            return
+        keys = [*names, *(each.key.removeprefix(prefix) for each in page.objects)]
+        last = max(keys, default="")
+        after = _advanced(after, last.rstrip(_SEPARATOR) + _PAST if last.endswith(_SEPARATOR) else last)
+
+
+def _advanced(after: str, last: str) -> str:
+    """Return `last`, where the next page begins. Raises StoreUnavailable where a store would list for ever."""
+    if last <= after:
+        raise StoreUnavailable from ValueError("the S3 store ignores start-after in a listing")
+    return last
+
+
+def _name_of(path: str) -> str | None:
+    name = path.rpartition(_SEPARATOR)[2]
+    return name if parse_digest(name) == name and layout.object_path(name) == path else None
+
+
+def _last_of_shorter(names: Sequence[str]) -> str:
+    """The last key prefix of names that sort before one of these although their keys sort behind it."""
+    shorter = [name[:end] for name in names for end, letter in enumerate(name) if letter < _SEPARATOR]
+    return max((name + _SEPARATOR for name in shorter), default="")

@@ -1,0 +1,1 @@
+"""Resumable uploads: stagings that outlive their requests and their processes."""

@@ -1,0 +1,216 @@
+"""Holds by lock files: one request at a time adds to an upload, in all workers and daemons that share the directory.
+
+The lock file of an upload names its holder: a generation, and the owner lock of the process. A holder that was taken
+over cannot be trusted to notice in time, so it writes each piece under the file's lock, and only if the generation is
+still its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from filestoraged.errors import StoreUnavailable, UploadLocked
+from filestoraged.store.disk.directories import Directories
+from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.permissions import PRIVATE
+from filestoraged.store.uploads.storage import SILENCE, Change, Tail
+
+# Seconds between two notes in the file's time that a holder is active.
+_NOTE_INTERVAL = 0.1
+
+# Seconds that a holder waits for the file's lock, and pauses between attempts. Others have it for microseconds, except
+# a process that was stopped.
+_LOCK_TIMEOUT = 5.0
+_LOCK_PAUSE = 0.002
+
+# The content of a lock file: a generation, a token, a Tail; and its size in bytes.
+_CONTENT = re.compile(rb"([0-9]{1,18}) ([0-9a-f]{16}|-) ([012]) *$")
+_MAX_CONTENT = 64
+
+
+class _Holder(NamedTuple):
+    """The content of a lock file. `token` is empty while the upload has no holder."""
+
+    generation: int
+    token: str
+    tail: Tail
+
+
+class FileHold:
+    """A `Hold`."""
+
+    def __init__(
+        self,
+        path: str,
+        descriptor: int,
+        generation: int,
+        token: str,
+        *,
+        has_tail: bool,
+        apply: Callable[[Change], None],
+    ) -> None:
+        """`apply` makes a change in a transaction."""
+        self._apply = apply
+        self._path = path
+        self._descriptor = descriptor
+        self._generation = generation
+        self._token = token
+        self._noted = time.monotonic()
+        # Whether it was taken over from a holder whose bytes beyond the recorded ones are to be counted.
+        self.has_tail = has_tail
+
+    def set_tail(self, tail: Tail) -> None:
+        with self.kept():
+            _write(self._descriptor, _Holder(self._generation, self._token, tail))
+
+    def change(self, change: Change) -> None:
+        with self.kept():
+            self._apply(change)
+
+    def confirm(self) -> None:
+        with self.kept():
+            pass
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """A block in which no other request takes the hold over. Raises UploadLocked where one has."""
+        _lock(self._descriptor)
+        try:
+            if _read(self._descriptor).generation != self._generation:
+                raise UploadLocked
+            self.note_activity()
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def note_activity(self) -> None:
+        now = time.monotonic()
+        if now - self._noted >= _NOTE_INTERVAL:
+            self._noted = now
+            os.utime(self._descriptor)
+
+    def end(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        try:
+            _lock(descriptor)
+            if _read(descriptor).generation == self._generation:
+                # The next generation: a thread that was forgotten with this hold must not write any more.
+                _write(descriptor, _Holder(self._generation + 1, "", Tail.CUT_OFF))
+        finally:
+            os.close(descriptor)
+
+
+class FileHolds:
+    """Makes holds. Any thread calls it."""
+
+    def __init__(
+        self,
+        directories: Directories,
+        owners: OwnerFiles,
+        apply: Callable[[Change], None],
+        *,
+        silence: float = SILENCE,
+    ) -> None:
+        """`apply` makes a change of a row in a transaction."""
+        self._directories = directories
+        self._owners = owners
+        self._apply = apply
+        self._silence = silence
+
+    def is_held(self, path: str) -> bool:
+        """Whether a living process holds the upload with that lock file, silent or not."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return self._is_alive(_read(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def acquire(self, path: str) -> FileHold:
+        """Hold the upload with that lock file. Raises UploadLocked, and OSError."""
+        token = self._owners.token
+        while True:
+            descriptor = self._open(path)
+            try:
+                hold = self._acquire(path, descriptor, token)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if hold is not None:
+                return hold
+            # The upload ended, and its lock file was removed before this one was locked.
+            os.close(descriptor)
+
+    def _acquire(self, path: str, descriptor: int, token: str) -> FileHold | None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            # The holder writes at this moment.
+            raise UploadLocked from error
+        if not os.fstat(descriptor).st_nlink:
+            return None
+        holder = _read(descriptor)
+        is_alive = self._is_alive(holder)
+        is_silent = abs(time.time() - os.fstat(descriptor).st_mtime) >= self._silence
+        if is_alive and (not is_silent or holder.tail is Tail.NONE):
+            raise UploadLocked
+        generation = holder.generation + 1
+        _write(descriptor, _Holder(generation, token, Tail.CUT_OFF))
+        os.utime(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        # Of a dead process, the last write or sync may have failed without anyone who knows.
+        has_tail = is_alive and holder.tail is Tail.COUNTS
+        return FileHold(path, descriptor, generation, token, has_tail=has_tail, apply=self._apply)
+
+    def _open(self, path: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(path, flags, PRIVATE.file)
+        except FileNotFoundError:
+            os.close(self._directories.open(os.path.dirname(path)))
+            return os.open(path, flags, PRIVATE.file)
+
+    def _is_alive(self, holder: _Holder) -> bool:
+        return holder.token != "" and self._owners.is_alive(holder.token)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock the file. Raises StoreUnavailable where a process that was stopped has it."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable("The upload is locked by another process; retry later.") from error
+        time.sleep(_LOCK_PAUSE)
+
+
+def _read(descriptor: int) -> _Holder:
+    """The content of a lock file; an empty one is new, and one that a crash has torn has no holder."""
+    matched = _CONTENT.match(os.pread(descriptor, _MAX_CONTENT, 0))
+    if matched is None:
+        return _Holder(0, "", Tail.CUT_OFF)
+    generation, token, tail = matched.groups()
+    return _Holder(int(generation), token.decode().strip("-"), Tail(int(tail)))
+
+
+def _write(descriptor: int, holder: _Holder) -> None:
+    content = f"{holder.generation} {holder.token or '-'} {int(holder.tail)}"
+    # Always of one length, and so written over whole.
+    os.pwrite(descriptor, content.ljust(_MAX_CONTENT).encode("ascii"), 0)

@@ -1,0 +1,270 @@
+"""The registry of resumable uploads: where each goes, and how many of its bytes are durable. It holds no bytes.
+
+An upload is `receiving`, and then `complete`: its bytes are an object. The number of bytes in a row is a promise: it is
+written when they are on disk, and never before.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from filestoraged.digest import Expected
+from filestoraged.errors import Gone, NotFound
+from filestoraged.store import wall_clock
+from filestoraged.store.sqlite import database
+from filestoraged.store.sqlite.database import Schema
+from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.transactions import Transaction, Transactions
+from filestoraged.store.uploads.storage import Change
+from filestoraged.store.wall_clock import WallClock
+
+_Result = TypeVar("_Result")
+
+
+class State(enum.IntEnum):
+    """Of an upload, as its row has it."""
+
+    RECEIVING = 0
+    COMPLETE = 1
+
+
+# Selects the uploads that have bytes of their own, by their ids.
+WITH_BYTES = f"received > 0 AND state <> {State.COMPLETE:d} AND expires > 0"
+
+# The application id in the header of the SQLite file: "fsup".
+APPLICATION = 0x66737570
+
+_UPLOADS_SCHEMA = Schema(
+    application=APPLICATION,
+    version=1,
+    tables=(
+        # `length` is NULL while the client has not told it; `received` counts durable bytes. `expected` has announced
+        # digests as JSON. `note` and `name` are the client's; `object` is the name of the object if that is not its
+        # digest. `reuse` finds an upload again for the same owner and object. `expires` is in seconds since 1970, 0 for
+        # one that is being removed.
+        """CREATE TABLE IF NOT EXISTS uploads (
+            id TEXT PRIMARY KEY, state INTEGER NOT NULL, target TEXT NOT NULL, owner TEXT NOT NULL, length BIGINT,
+            received BIGINT NOT NULL, expected TEXT NOT NULL, note TEXT NOT NULL, name TEXT NOT NULL, password BLOB,
+            digest TEXT, object TEXT, reuse TEXT UNIQUE, expires REAL NOT NULL)""",
+        "CREATE INDEX IF NOT EXISTS uploads_by_expiry ON uploads (expires)",
+        *wall_clock.clock_tables("NULL"),
+    ),
+)
+
+_COLUMNS = "id, state, target, owner, length, received, expected, note, name, password, digest, object, expires"
+
+# Rows in one step of the janitor.
+_ROWS_PER_STEP = 200
+
+
+class Draft(NamedTuple):
+    """What a client says of an upload before its first byte."""
+
+    # The interface that gets the object, and a repository of it perhaps: `files`, `repositories/pets`.
+    target: str
+    # In bytes, None where the client tells it later.
+    length: int | None
+    # The name of the client's token or user.
+    owner: str = ""
+    expected: Sequence[Expected] = ()
+    # What the interface wants back with the upload.
+    note: str = ""
+    # A file name and a password in the form of `passwords.kept`, for drops.
+    name: str = ""
+    password: bytes | None = None
+    # Identifies the upload for `find_or_create`.
+    reuse: str | None = None
+
+
+class Upload(NamedTuple):
+    """A row."""
+
+    id: str
+    state: State
+    target: str
+    owner: str
+    length: int | None
+    # Durable bytes.
+    received: int
+    expected: Sequence[Expected]
+    note: str
+    name: str
+    password: bytes | None
+    # Of all bytes, by the target's algorithm; and the name of the object if that is another. None while receiving.
+    digest: str | None
+    object: str | None
+    expires: float
+
+    @property
+    def is_complete(self) -> bool:
+        return self.state is State.COMPLETE
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all bytes have been received."""
+        return self.received == self.length
+
+
+def prepare_uploads(path: str) -> None:
+    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
+    database.prepare(path, _UPLOADS_SCHEMA)
+
+
+class Registry:
+    """Make it after the fork. Any thread calls it.
+
+    Methods that write wait until the change is durable, and raise an Error where it is not.
+    """
+
+    def __init__(self, transactions: Transactions, *, ttl: float) -> None:
+        """The database has the tables of the schema. An upload expires `ttl` seconds after its last byte."""
+        self._transactions = transactions
+        self._ttl = ttl
+        self._clock = WallClock(self._transactions)
+
+    @classmethod
+    def open(cls, path: str, *, ttl: float) -> Registry:
+        """The SQLite database at `path`, which exists."""
+        return cls(TransactionQueue(path, _UPLOADS_SCHEMA), ttl=ttl)
+
+    def create(self, draft: Draft) -> Upload:
+        upload = self._new(draft)
+        self._write(lambda transaction: _insert(transaction, self._row(upload), draft.reuse))
+        return upload
+
+    def find_or_create(self, drafts: Sequence[Draft]) -> list[str]:
+        """Return the ids of uploads for the drafts: unfinished ones that were created for the same `reuse` key, or new.
+
+        The expiry of all begins anew.
+        """
+        uploads = [(self._new(draft), draft.reuse) for draft in drafts]
+
+        def write(transaction: Transaction) -> list[str]:
+            return [_insert_or_find(transaction, self._row(upload), reuse or "") for upload, reuse in uploads]
+
+        return self._write(write) if uploads else []
+
+    def get(self, id_: str) -> Upload:
+        """Raises NotFound, and Gone for an upload that has expired."""
+        for row in self._transactions.read(f"SELECT {_COLUMNS} FROM uploads WHERE id = ?", id_):
+            upload = self._upload(row)
+            if upload.expires <= time.time():
+                raise Gone("The upload has expired or was terminated.")
+            return upload
+        raise NotFound("There is no upload with this id.")
+
+    # Changes of an upload, which the one who holds it makes by its hold.
+
+    def telling(self, id_: str, length: int) -> Change:
+        """The client has told the length."""
+        return _change("UPDATE uploads SET length = ? WHERE id = ? AND length IS NULL", length, id_)
+
+    def untelling(self, id_: str) -> Change:
+        """Undo `telling`: nothing of the request that told the length counts."""
+        return _change("UPDATE uploads SET length = NULL WHERE id = ?", id_)
+
+    def promise(self, id_: str, received: int) -> Change:
+        """So many bytes are durable."""
+        expires = time.time() + self._ttl
+        return _change(
+            "UPDATE uploads SET received = ?, expires = ? WHERE id = ? AND expires > 0", received, expires, id_
+        )
+
+    def completion(self, id_: str, *, digest: str, object_: str | None) -> Change:
+        """The object is visible. The upload can no longer be reused."""
+        return _change(
+            "UPDATE uploads SET state = ?, digest = ?, object = ?, reuse = NULL WHERE id = ?",
+            *(int(State.COMPLETE), digest, object_, id_),
+        )
+
+    def retirement(self, id_: str) -> Change:
+        """From now on the upload is gone; its bytes and then its row are removed next."""
+        return _change("UPDATE uploads SET expires = 0, reuse = NULL WHERE id = ?", id_)
+
+    def apply(self, change: Change) -> None:
+        self._write(change)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete the rows of uploads without bytes."""
+        self._transactions.write_rows("DELETE FROM uploads WHERE id = ?", [(id_,) for id_ in ids]).result()
+
+    def expired(self, after: str) -> Sequence[str]:
+        """The ids of some uploads that have expired, above `after`. None after a jump of the clock, see `WallClock`."""
+        now = self._clock.settled() or 0.0
+        statement = "SELECT id FROM uploads WHERE expires <= ? AND id > ? ORDER BY id LIMIT ?"
+        return [id_ for (id_,) in self._transactions.read(statement, now, after, _ROWS_PER_STEP)]
+
+    def is_expired(self, id_: str) -> bool:
+        return bool(self._transactions.read("SELECT 1 FROM uploads WHERE id = ? AND expires <= ?", id_, time.time()))
+
+    def count(self) -> Mapping[str, int]:
+        """The number of uploads in each state."""
+        rows = self._transactions.read("SELECT state, count(*) FROM uploads GROUP BY state")
+        return {state.name.lower(): dict(rows).get(int(state), 0) for state in State}
+
+    def probe(self) -> None:
+        """Check that the database can be written. Raises an Error or OSError."""
+        self._transactions.probe()
+
+    def close(self) -> None:
+        self._transactions.close()
+
+    def _new(self, draft: Draft) -> Upload:
+        return Upload(
+            id=secrets.token_hex(16),
+            state=State.RECEIVING,
+            target=draft.target,
+            owner=draft.owner,
+            length=draft.length,
+            received=0,
+            expected=draft.expected,
+            note=draft.note,
+            name=draft.name,
+            password=draft.password,
+            digest=None,
+            object=None,
+            expires=time.time() + self._ttl,
+        )
+
+    def _row(self, upload: Upload) -> Sequence[object]:
+        """The values of the columns."""
+        values: dict[str, object] = upload._asdict()
+        values.update(state=int(upload.state), expected=json.dumps(upload.expected))
+        values.update(name=self._transactions.encode(upload.name))
+        return tuple(values.values())
+
+    def _upload(self, row: Sequence[Any]) -> Upload:
+        upload = Upload(*row)
+        return upload._replace(
+            state=State(upload.state),
+            expected=[Expected(*each) for each in json.loads(row[6])],
+            name=self._transactions.decode(upload.name),
+        )
+
+    def _write(self, function: Callable[[Transaction], _Result]) -> _Result:
+        return self._transactions.write(function).result()
+
+
+def _change(statement: str, *values: object) -> Change:
+    return lambda transaction: transaction.execute(statement, values)
+
+
+def _insert(transaction: Transaction, row: Sequence[object], reuse: str | None) -> None:
+    marks = ", ".join("?" * (len(row) + 1))
+    statement = f"INSERT INTO uploads ({_COLUMNS}, reuse) VALUES ({marks}) ON CONFLICT (reuse) DO NOTHING"
+    transaction.execute(statement, (*row, reuse))
+
+
+def _insert_or_find(transaction: Transaction, row: Sequence[object], reuse: str) -> str:
+    # One that has expired is about to be removed.
+    transaction.execute("UPDATE uploads SET reuse = NULL WHERE reuse = ? AND expires <= ?", (reuse, time.time()))
+    _insert(transaction, row, reuse)
+    # The last column is the time at which a new one expires.
+    transaction.execute("UPDATE uploads SET expires = ? WHERE reuse = ?", (row[-1], reuse))
+    ((id_,),) = transaction.execute("SELECT id FROM uploads WHERE reuse = ?", (reuse,)).fetchall()
+    return str(id_)

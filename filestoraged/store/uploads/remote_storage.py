@@ -1,0 +1,60 @@
+"""Unfinished uploads on other machines: bytes in an S3 store, holds and promises in a database that daemons share.
+
+A daemon's disk has nothing of them that counts.
+"""
+
+from __future__ import annotations
+
+from filestoraged.store.s3.segment_objects import SegmentObjects
+from filestoraged.store.transactions import Owners, Transactions
+from filestoraged.store.uploads.hold_rows import HoldRows
+from filestoraged.store.uploads.idle_recorder import IdleRecorder
+from filestoraged.store.uploads.registry import Registry
+from filestoraged.store.uploads.segments import Segments
+from filestoraged.store.uploads.storage import SILENCE, Held
+
+
+class RemoteStorage:
+    """A `Storage`."""
+
+    is_remote = True
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        owners: Owners,
+        objects: SegmentObjects,
+        registry: Registry,
+        *,
+        silence: float = SILENCE,
+    ) -> None:
+        """`owners` are the processes that share the database of the `registry`."""
+        self._rows = HoldRows(transactions, owners, silence=silence)
+        self._objects = objects
+        self._registry = registry
+        self._recorder = IdleRecorder()
+
+    def acquire(self, id_: str) -> Held:
+        hold = self._rows.acquire(id_)
+        content = Segments(
+            id_,
+            hold,
+            rows=self._rows,
+            objects=self._objects,
+            recorder=self._recorder,
+            promise=lambda size: self._registry.promise(id_, size),
+        )
+        return Held(hold, content)
+
+    def is_held(self, id_: str) -> bool:
+        return self._rows.is_held(id_)
+
+    def may_have_bytes(self, id_: str) -> bool:
+        return self._rows.may_have_bytes(id_)
+
+    def has_bytes(self, id_: str, received: int) -> bool:
+        """Whether the rows name them. `check` looks for the objects."""
+        return self._rows.has_segments(id_)
+
+    def sweep(self) -> None:
+        """Processes leave nothing but rows, which the holders after them use."""

@@ -1,0 +1,121 @@
+"""The client through a real nginx: TLS, its own refusals, and a daemon that is away for a while."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from filestoraged.client import Client, Retries
+from filestoraged.errors import ServerUnreachable, TooLarge, Unavailable
+from tests.bench.servers import wait_until_listening
+from tests.daemon.process import PATIENCE
+from tests.support import ServerCase, find_program, free_port
+
+MIB = 1024 * 1024
+
+# With a limit for bodies that a piece of a stream does not reach.
+_CONFIGURATION = """
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+{user}
+events {{ }}
+http {{
+  access_log off;
+  client_body_temp_path {directory}/bodies;
+  proxy_temp_path {directory}/proxied;
+  fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {directory}/certificate.pem;
+    ssl_certificate_key {directory}/key.pem;
+    client_max_body_size 10m;
+    location /away/ {{ proxy_pass http://127.0.0.1:{nothing}/; }}
+    location / {{
+      proxy_pass http://127.0.0.1:{daemon};
+      proxy_http_version 1.1;
+      proxy_request_buffering off;
+      proxy_set_header Host $http_host;
+    }}
+  }}
+}}
+"""
+
+
+class NginxTest(ServerCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.pauses: list[float] = []
+        self.certificate = self.make_certificate()
+        self.url = self.start_nginx()
+
+    def client(self, path: str = "", **settings: Any) -> Client:
+        trusted = {"cacert": str(self.certificate), **settings}
+        client = Client(self.url + path, retries=Retries(3, sleep=self.pauses.append), **trusted)
+        self.addCleanup(client.close)
+        return client
+
+    def test_objects_go_up_and_down_by_tls(self) -> None:
+        data = os.urandom(20 * MIB)
+        client = self.client()
+
+        # In pieces, which are below nginx's limit.
+        stored = client.put(io.BytesIO(data))
+        small = client.put(self.write(data[: 9 * MIB]), "kitchen")
+        client.save(stored.digest, self.directory / "saved")
+
+        self.assertEqual(hashlib.sha256(data).hexdigest(), stored.digest)
+        self.assertEqual(hashlib.sha256(data[: 9 * MIB]).hexdigest(), small.digest)
+        self.assertEqual(data, (self.directory / "saved").read_bytes())
+        self.assertEqual(f"{self.url}/{stored.digest}", stored.url)
+
+    def test_body_over_the_limit_of_nginx_is_refused_at_once(self) -> None:
+        for size in (11 * MIB, 20 * MIB):
+            with self.subTest(size), self.assertRaisesRegex(TooLarge, "the server answered 413"):
+                self.client().put(self.write(bytes(size)))
+
+        self.assertEqual([], self.pauses)
+
+    def test_certificate_that_is_not_trusted_is_refused_at_once(self) -> None:
+        with self.assertRaisesRegex(ServerUnreachable, "its certificate is not valid: .*--cacert"):
+            self.client(cacert=None).put(b"tea")
+
+        self.assertEqual([], self.pauses)
+
+    def test_daemon_that_is_away_is_asked_again(self) -> None:
+        with self.assertRaisesRegex(Unavailable, "the server answered 502"):
+            self.client("/away").put(b"tea")
+
+        self.assertEqual(3, len(self.pauses))
+
+    def write(self, data: bytes) -> Path:
+        path = self.directory / "file"
+        path.write_bytes(data)
+        return path
+
+    def make_certificate(self) -> Path:
+        certificate, key = self.directory / "certificate.pem", self.directory / "key.pem"
+        subject = ["-subj", "/CN=nginx", "-addext", "subjectAltName=IP:127.0.0.1"]
+        files = ["-keyout", str(key), "-out", str(certificate)]
+        command = [find_program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        subprocess.run([*command, *subject, *files], check=True, capture_output=True)
+        return certificate
+
+    def start_nginx(self) -> str:
+        port = free_port()
+        user = "user root;" if os.getuid() == 0 else ""
+        path = self.directory / "nginx.conf"
+        path.write_text(
+            _CONFIGURATION.format(
+                directory=self.directory, user=user, port=port, nothing=free_port(), daemon=self.bound.port
+            )
+        )
+        process = subprocess.Popen([find_program("nginx"), "-c", str(path), "-p", str(self.directory)])
+        self.addCleanup(process.wait, PATIENCE)
+        self.addCleanup(process.terminate)
+        wait_until_listening(port)
+        return f"https://127.0.0.1:{port}"

@@ -1,0 +1,1 @@
+"""The power-cut proof. See `__main__`."""

@@ -1,0 +1,197 @@
+"""Power cuts during mixed load: `sudo .venv-3.11/bin/python -m tests.proofs.powercut`. Needs root and loop devices.
+
+A round starts the daemon on a file system of its own, lets clients load it, and cuts the power at a random moment: what
+no sync has made durable is lost. After a remount and a restart, all that was acknowledged before the cut must be there
+and whole, what was removed must be gone, what was in flight may be there, whole, or not, and `filestoraged check` must
+find nothing. Sometimes the power is cut a second time while the daemon starts again. Five rounds share a file system.
+
+`--break fsync,syncfs` makes system calls of the daemon do nothing, by strace: the proof must then fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.bench.machine import family
+from tests.daemon.process import PATIENCE, Daemon
+from tests.proofs.powercut.disk import FILE_SYSTEMS, Disk, unshare_mounts
+from tests.proofs.powercut.load import MIB, Connection, Load
+from tests.proofs.powercut.record import Record
+from tests.proofs.powercut.resumable import ResumingClient, verify_uploads
+from tests.proofs.powercut.verify import verify_check, verify_drops, verify_files, verify_keys, verify_objects
+from tests.support import find_program
+
+# A file system is made anew after so many rounds, so that its image stays small: a round writes 300 MiB at most.
+_ROUNDS_PER_DISK = 5
+_DISK_SIZE = 4096 * MIB
+
+# Errors shown for each round.
+_SHOWN = 10
+
+# The share of rounds in which the cut follows the last response of all clients: no later request then syncs what the
+# last one should have synced. In the others, the cut hits requests in flight.
+_QUIET = 0.4
+
+# Seconds for which the daemon runs on after the cut: what it then acknowledges is ignored, but it must not hang.
+_AFTER_CUT = 0.05
+
+# The longest time until a second cut, in seconds: a start takes less than a second.
+_RESTART = 0.5
+
+
+class Proof:
+    """All rounds on one kind of file system."""
+
+    def __init__(self, kind: str, options: argparse.Namespace, directory: Path) -> None:
+        self._kind = kind
+        self._options = options
+        self._directory = directory
+        self._random = random.Random(f"{options.seed} {kind}")
+        self._counts: Counter[str] = Counter()
+        self._failed = 0
+
+    def run(self) -> bool:
+        """Print the result of each round, and a summary. Returns whether nothing was lost."""
+        number = 0
+        while number < self._options.rounds:
+            record = Record()
+            with Disk(self._directory, self._kind, _DISK_SIZE) as disk:
+                for _ in range(min(_ROUNDS_PER_DISK, self._options.rounds - number)):
+                    number += 1
+                    if not self._round(disk, record, number):
+                        # What was lost would be missing in the next round as well.
+                        break
+            self._counts += record.counts
+        print(f"{self._kind}: {number} rounds, {self._failed} failed; acknowledged before the cuts:")
+        for what, count in sorted(self._counts.items()):
+            print(f"  {count:,} {what}")
+        return not self._failed
+
+    def _round(self, disk: Disk, record: Record, number: int) -> bool:
+        started, before = time.monotonic(), record.counts.total()
+        record.begin_round()
+        cut = self._load_until_cut(disk, record, number)
+        errors = list(record.unexpected)
+        if self._random.random() < self._options.twice:
+            self._cut_while_starting(disk)
+            self._counts["second cuts, while the daemon started"] += 1
+        self._verify(disk, record, cut, errors)
+        self._failed += bool(errors)
+        acknowledged, seconds = record.counts.total() - before, time.monotonic() - started
+        print(f"{self._kind} round {number}: {acknowledged} acknowledged, {len(errors)} errors, {seconds:.1f} s")
+        for error in errors[:_SHOWN]:
+            print(f"  {error}")
+        sys.stdout.flush()
+        return not errors
+
+    def _load_until_cut(self, disk: Disk, record: Record, number: int) -> float:
+        """Load a daemon, and cut the power at a random moment. Returns the time of the cut."""
+        with mounted(disk), serving(disk, broken=self._options.broken) as daemon:
+            daemon.wait_until_listening()
+            with Load(daemon.ports[0], record, f"{self._options.seed}.{number}", 4 * (ResumingClient,)) as load:
+                time.sleep(self._random.uniform(0.05, self._options.after))
+                if self._random.random() < _QUIET:
+                    load.finish_with_one()
+                record.end_round()
+                cut = time.monotonic()
+                disk.cut()
+                time.sleep(_AFTER_CUT)
+                kill(daemon)
+        return cut
+
+    def _cut_while_starting(self, disk: Disk) -> None:
+        with mounted(disk), serving(disk):
+            time.sleep(self._random.uniform(0.0, _RESTART))
+            disk.cut()
+
+    def _verify(self, disk: Disk, record: Record, cut: float, errors: list[str]) -> None:
+        store = disk.path / "store"
+        with mounted(disk):
+            errors += verify_files(store, record)
+            try:
+                with serving(disk) as daemon:
+                    connection = Connection(daemon.wait_until_listening().ports[0])
+                    errors += verify_objects(connection.ask, record)
+                    errors += verify_uploads(daemon.ports[0], record)
+                    errors += verify_drops(connection.ask, record, cut)
+                    errors += verify_keys(connection.ask, record)
+                    connection.close()
+                    if daemon.stop():
+                        errors.append(f"the daemon's exit status is {daemon.process.returncode}")
+            except (AssertionError, OSError, http.client.HTTPException, subprocess.TimeoutExpired) as error:
+                errors.append(f"the daemon: {error}")
+            errors += verify_check(store)
+
+
+@contextlib.contextmanager
+def mounted(disk: Disk) -> Iterator[None]:
+    disk.mount()
+    try:
+        yield
+    finally:
+        disk.unmount()
+
+
+@contextlib.contextmanager
+def serving(disk: Disk, *, broken: str | None = None) -> Iterator[Daemon]:
+    """Start a daemon, and kill it at the end. Its system calls in `broken` do nothing."""
+    arguments = ("--listen", "127.0.0.1:0", "--workers", "2", "--store", str(disk.path / "store"))
+    daemon = Daemon(*arguments, before=_breaking(broken))
+    try:
+        yield daemon
+    finally:
+        kill(daemon)
+        daemon.log.close()
+
+
+def kill(daemon: Daemon) -> None:
+    """Kill the daemon with all its processes, also below strace."""
+    pids = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        pids = family(daemon.process.pid)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    daemon.process.wait(PATIENCE)
+
+
+def _breaking(calls: str | None) -> Sequence[str]:
+    """A command prefix that makes system calls return 0 and do nothing."""
+    if calls is None:
+        return ()
+    inject = (f"--inject={call}:retval=0" for call in calls.split(","))
+    return (find_program("strace"), "-f", "-qq", "--seccomp-bpf", "-o/dev/null", f"--trace={calls}", *inject)
+
+
+def main(arguments: Sequence[str]) -> bool:
+    parser = argparse.ArgumentParser(prog="tests.proofs.powercut", description="Cut the power during mixed load.")
+    parser.add_argument("--fs", choices=FILE_SYSTEMS, help="the kind of file system; default: each")
+    parser.add_argument("--rounds", type=int, default=10, help="for each kind; default: 10")
+    parser.add_argument("--after", type=float, default=2.0, help="the longest time until a cut, in seconds; default: 2")
+    parser.add_argument("--twice", type=float, default=0.3, help="the share of rounds with a second cut; default: 0.3")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the random choices")
+    parser.add_argument("--directory", help="holds the image, 2 GiB at most; default: that of temporary files")
+    parser.add_argument("--break", dest="broken", metavar="CALLS", help="system calls that do nothing, as fsync,syncfs")
+    options = parser.parse_args(arguments)
+    unshare_mounts()
+    print(f"seed {options.seed}")
+    kinds = FILE_SYSTEMS if options.fs is None else (options.fs,)
+    with tempfile.TemporaryDirectory(dir=options.directory, prefix="powercut-") as directory:
+        results = [Proof(kind, options, Path(directory)).run() for kind in kinds]
+    return all(results)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main(sys.argv[1:]) else 1)

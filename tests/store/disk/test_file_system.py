@@ -1,0 +1,102 @@
+"""The file system of a store: which ones are synced as a whole, and what is not taken for a success."""
+
+from __future__ import annotations
+
+import errno
+import os
+from unittest import mock
+
+from filestoraged.store.disk import file_system
+from filestoraged.store.disk.file_system import FileSystem, check_changes, open_file_system
+from tests.support import TempCase
+
+
+class FileSystemTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.file_system = FileSystem(str(self.directory))
+        self.addCleanup(self.file_system.close)
+
+    def test_sync_succeeds(self) -> None:
+        (self.directory / "file").write_bytes(b"tea")
+
+        self.file_system.sync()
+
+    def test_failed_call_raises_its_error(self) -> None:
+        with mock.patch.object(self.file_system, "_descriptor", -1), self.assertRaises(OSError) as raised:
+            self.file_system.sync()
+
+        self.assertEqual(errno.EBADF, raised.exception.errno)
+
+    def test_file_system_that_became_read_only_raises_an_error(self) -> None:
+        # The kernel does not sync it, and the call succeeds.
+        status = mock.Mock(f_flag=os.ST_RDONLY | os.ST_NOATIME)
+
+        with mock.patch("os.fstatvfs", return_value=status), self.assertRaises(OSError) as raised:
+            self.file_system.sync()
+
+        self.assertEqual(errno.EROFS, raised.exception.errno)
+
+    def test_many_bytes_of_others_make_it_busy(self) -> None:
+        for dirty, writeback, is_busy in ((0, 0, False), (30_000, 0, False), (30_000, 10_000, True), (0, 40_000, True)):
+            text = f"MemTotal: 100 kB\nDirty: {dirty} kB\nWriteback: {writeback} kB\nMapped: 1 kB\n"
+            with self.subTest(text=text), mock.patch("os.pread", return_value=text.encode()):
+                self.assertEqual(is_busy, self.file_system.is_busy)
+
+    def test_unreadable_memory_information_does_not_make_it_busy(self) -> None:
+        with mock.patch.object(file_system, "_MEMORY", "/proc/no such file"):
+            other = FileSystem(str(self.directory))
+        self.addCleanup(other.close)
+
+        self.assertFalse(other.is_busy)
+
+
+class CheckChangesTest(TempCase):
+    def test_directory_on_a_file_system_that_works_passes_and_is_not_changed(self) -> None:
+        before = os.stat(self.directory)
+
+        check_changes(str(self.directory))
+
+        self.assertEqual(before, os.stat(self.directory))
+
+    def test_error_of_a_file_system_that_refuses_changes_is_raised(self) -> None:
+        for number in (errno.EROFS, errno.EIO):
+            refusal = OSError(number, os.strerror(number))
+            with mock.patch("os.removexattr", side_effect=refusal), self.assertRaises(OSError) as raised:
+                check_changes(str(self.directory))
+            self.assertIs(refusal, raised.exception)
+
+    def test_directory_that_can_have_no_attributes_of_this_user_passes(self) -> None:
+        for number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES):
+            refusal = OSError(number, os.strerror(number))
+            with self.subTest(number=number), mock.patch("os.removexattr", side_effect=refusal):
+                check_changes(str(self.directory))
+
+
+class OpenFileSystemTest(TempCase):
+    def open(self, *, kind: str = "ext4", release: str = "6.1.0-18-amd64") -> bool:
+        """Whether the directory's file system is synced as a whole, if it has that type."""
+        device = os.stat(self.directory).st_dev
+        line = f"36 35 {os.major(device)}:{os.minor(device)} / /mnt rw,noatime shared:1 - {kind} /dev/x rw\n"
+        with (
+            mock.patch("builtins.open", mock.mock_open(read_data="35 1 0:5 / / rw - proc proc rw\n" + line)),
+            mock.patch("os.uname", return_value=mock.Mock(release=release)),
+        ):
+            opened = open_file_system(str(self.directory))
+        if opened is not None:
+            opened.close()
+        return opened is not None
+
+    def test_ext4_and_xfs_are_synced_as_a_whole_and_no_others(self) -> None:
+        seen = {kind: self.open(kind=kind) for kind in ("ext4", "xfs", "ext3", "btrfs", "overlay", "nfs4", "tmpfs")}
+
+        self.assertEqual({"ext4", "xfs"}, {kind for kind, is_used in seen.items() if is_used})
+
+    def test_kernel_that_reports_no_errors_of_syncfs_is_not_used(self) -> None:
+        seen = {release: self.open(release=release) for release in ("4.19.0", "5.4.0-100", "5.8.0", "5.10", "6.1-rc1")}
+
+        self.assertEqual({"5.8.0", "5.10", "6.1-rc1"}, {release for release, is_used in seen.items() if is_used})
+
+    def test_unknown_device_is_not_used(self) -> None:
+        with mock.patch("builtins.open", mock.mock_open(read_data="")):
+            self.assertIsNone(open_file_system(str(self.directory)))

@@ -1,0 +1,135 @@
+"""What the key-value database promises, wherever it is."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from tests.support import PATIENCE, TempCase, in_threads
+
+
+class KeysContract(TempCase):
+    """A subclass sets `keys`, and opens the database again."""
+
+    # A KeyValues or a PostgresKeys.
+    keys: Any
+
+    def open_keys(self) -> Any:
+        raise NotImplementedError
+
+    def test_queued_values_are_visible_after_the_commit(self) -> None:
+        self.keys.set("cup", b'"tea"')
+        before = self.keys.get("cup")
+        self.keys.commit()
+
+        self.assertIsNone(before)
+        self.assertEqual(b'"tea"', self.keys.get("cup"))
+
+    def test_deletion_is_visible_after_the_commit(self) -> None:
+        self.keys.set("cup", b"1")
+        self.keys.commit()
+        self.keys.delete("cup")
+        before = self.keys.get("cup")
+        self.keys.commit()
+
+        self.assertEqual(b"1", before)
+        self.assertIsNone(self.keys.get("cup"))
+
+    def test_last_queued_change_of_a_key_counts(self) -> None:
+        for steps, expected in (
+            *(([b"1", b"2"], b"2"), ([b"1", None], None), ([None, b"1"], b"1"), ([b"1", None, b"3"], b"3")),
+            *(([b"1", None, b"3", None], None), ([None], None)),
+        ):
+            for step in steps:
+                if step is None:
+                    self.keys.delete("cup")
+                else:
+                    self.keys.set("cup", step)
+            self.keys.commit()
+
+            with self.subTest(steps=steps):
+                self.assertEqual(expected, self.keys.get("cup"))
+
+    def test_key_is_new_until_it_is_committed(self) -> None:
+        answers = [self.keys.set("cup", b"1"), self.keys.set("cup", b"2")]
+        self.keys.commit()
+        answers.append(self.keys.set("cup", b"3"))
+        self.keys.delete("cup")
+        answers.append(self.keys.set("cup", b"4"))
+        self.keys.commit()
+        self.keys.delete("cup")
+        self.keys.commit()
+        answers.append(self.keys.set("cup", b"5"))
+
+        self.assertEqual([True, True, False, False, True], answers)
+
+    def test_commit_without_changes_succeeds(self) -> None:
+        self.keys.commit()
+        self.keys.commit()
+
+    def test_any_string_is_a_key(self) -> None:
+        names = [
+            "",
+            " ",
+            "a/b",
+            "\0",
+            "a\0b",
+            "é",
+            "e\u0301",
+            "\U0001f600",
+            "x" * 100_000,
+            "'; DROP TABLE pairs; --",
+            "1",
+            "01",
+        ]
+        for number, name in enumerate(names):
+            self.keys.set(name, b"%d" % number)
+        self.keys.commit()
+
+        self.assertEqual([b"%d" % number for number in range(len(names))], [self.keys.get(name) for name in names])
+
+    def test_large_value_is_read_back(self) -> None:
+        value = b'"' + b"x" * 1_000_000 + b'"'
+        self.keys.set("large", value)
+        self.keys.commit()
+
+        self.assertEqual(value, self.keys.get("large"))
+
+    def test_reader_sees_no_partial_commit_and_waits_for_no_writer(self) -> None:
+        other = self.open_keys()
+        done = threading.Event()
+        halves: list[object] = []
+
+        def read() -> None:
+            while not done.is_set():
+                # The second is never older than the first.
+                first, second = other.get("first"), other.get("second")
+                if int(second or b"0") < int(first or b"0"):
+                    halves.append((first, second))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for number in range(200):
+            self.keys.set("first", b"%d" % number)
+            self.keys.set("second", b"%d" % number)
+            self.keys.commit()
+        done.set()
+        reader.join(PATIENCE)
+
+        self.assertEqual([], halves)
+
+    def test_many_threads_and_writers_lose_nothing(self) -> None:
+        others = [self.keys, self.open_keys(), self.open_keys()]
+
+        def work(number: int) -> None:
+            keys = others[number % 3]
+            for step in range(30):
+                keys.set(f"{number} {step}", b"%d" % step)
+                if step % 7 == 0:
+                    keys.commit()
+
+        in_threads(12, work)
+        self.keys.commit()
+
+        missing = [(n, s) for n in range(12) for s in range(30) if self.keys.get(f"{n} {s}") != b"%d" % s]
+        self.assertEqual([], missing)

@@ -1,0 +1,184 @@
+"""The registry of drops in PostgreSQL: claims end with the session that made them, and seals outlive it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from unittest import mock
+
+from filestoraged.errors import Gone, NotFound, StoreUnavailable
+from filestoraged.store.drops import Claim, Drop, Drops
+from filestoraged.store.postgresql.lease import JanitorLease
+from tests.store import drops_contract
+from tests.store.postgresql.opened import OpenedCase
+from tests.support import in_threads
+
+
+class RegistryCase(OpenedCase, drops_contract.RegistryCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.transactions = self.open_transactions()
+        self.drops = Drops(self.transactions, self.transactions, ttl=100)
+
+    @contextlib.contextmanager
+    def later(self, seconds: float) -> Iterator[None]:
+        """Make all that is recorded older: the clock is the server's."""
+        for table, columns in {
+            "drops": ("changed", "created", "removal"),
+            "guesses": ("time",),
+            "judging": ("time",),
+        }.items():
+            changes = ", ".join(f"{column} = {column} - {seconds}" for column in columns)
+            self.query(f"UPDATE {table} SET {changes}")
+        yield
+
+
+class PostgresDropsTest(RegistryCase, drops_contract.DropsContract):
+    def test_name_of_any_characters_comes_back(self) -> None:
+        for name in ("\0", "a\0b", "\U0001f600", "'; DROP TABLE drops", "%s ? %%", "x" * 10_000):
+            id_ = self.drops.announce().result()
+            self.drops.publish(Drop(id_, name, None)).result()
+
+            self.assertEqual(name, self.drops.get(id_).name)
+
+    def test_drops_that_are_claimed_in_different_orders_are_claimed_once_each(self) -> None:
+        ids = [self.make() for _ in range(120)]
+        daemons = [self.drops, self.open_drops(), self.open_drops()]
+
+        def claim_all(number: int) -> list[Claim]:
+            jobs = [daemons[number].claim(id_) for id_ in random.Random(number).sample(ids, len(ids))]
+            return [job.result() for job in jobs if job.exception() is None]
+
+        claims = [claim for each in in_threads(3, claim_all) for claim in each]
+
+        self.assertEqual(sorted(ids), sorted(claim.id for claim in claims))
+
+    def test_clock_of_a_daemon_that_is_off_ends_no_drop(self) -> None:
+        with mock.patch("time.time", lambda: 0.0):
+            id_ = self.make()
+        ahead = time.time() + 20 * 24 * 3600
+        with mock.patch("time.time", lambda: ahead):
+            self.assertEqual(id_, self.drops.get(id_).id)
+            self.assertEqual(0, self.drops.expire())
+            self.assertEqual(0, self.drops.remove(self.take))
+
+
+class SessionTest(RegistryCase):
+    """The loss of the connection that a process has claimed drops by."""
+
+    def lose_session(self) -> None:
+        self.end_sessions()
+
+    def test_claim_of_a_live_session_is_not_reaped(self) -> None:
+        id_ = self.make()
+        claim = self.drops.claim(id_).result()
+
+        self.open_drops().reap(self.removed.append)
+
+        self.assertRaises(Gone, self.drops.get, id_)
+        self.drops.seal(claim).result()
+
+    def test_claim_of_a_lost_session_is_reaped_and_cannot_be_sealed(self) -> None:
+        id_ = self.make()
+        claim = self.drops.claim(id_).result()
+        other = self.open_drops()
+        self.lose_session()
+
+        other.reap(self.removed.append)
+        second = other.claim(id_).result()
+
+        self.assertRaises(Gone, self.drops.seal(claim).result)
+        self.assertRaises(Gone, self.drops.hand_over(claim, keep=1).result)
+        self.drops.finish(claim).result()
+        self.drops.release(claim).result()
+        other.seal(second).result()
+
+    def test_claim_of_a_lost_session_that_nobody_has_reaped_can_be_sealed(self) -> None:
+        claim = self.drops.claim(self.make()).result()
+        self.lose_session()
+
+        self.drops.seal(claim).result()
+
+        self.assertEqual(0, self.open_drops().reap(self.removed.append))
+        self.assertRaises(Gone, self.drops.get, claim.id)
+
+    def test_sealed_drop_stays_gone_after_its_session_and_its_bytes_are_removed_later(self) -> None:
+        claim = self.drops.claim(self.make()).result()
+        self.drops.seal(claim).result()
+        other = self.open_drops()
+        self.lose_session()
+
+        other.reap(self.removed.append)
+        early = other.remove(self.take)
+        with self.later(700):
+            late = other.remove(self.take)
+
+        self.assertRaises(Gone, other.get, claim.id)
+        self.assertEqual((0, 1, [claim.id]), (early, late, self.removed))
+
+    def test_sealed_drop_whose_download_broke_off_is_available_again(self) -> None:
+        claim = self.drops.claim(self.make()).result()
+        self.drops.seal(claim).result()
+
+        self.drops.release(claim).result()
+
+        self.assertEqual(claim.id, self.drops.get(claim.id).id)
+        self.drops.claim(claim.id).result()
+
+    def test_finished_drop_cannot_be_sealed_or_released(self) -> None:
+        claim = self.drops.claim(self.make()).result()
+        self.drops.seal(claim).result()
+        self.drops.finish(claim).result()
+
+        self.assertRaises(Gone, self.drops.seal(claim).result)
+        self.drops.release(claim).result()
+        self.assertRaises(Gone, self.drops.get, claim.id)
+
+    def test_upload_of_a_lost_session_is_not_published_and_leaves_no_bytes(self) -> None:
+        id_ = self.drops.announce().result()
+        other = self.open_drops()
+        self.lose_session()
+        other.reap(self.removed.append)
+
+        self.assertRaises(StoreUnavailable, self.drops.publish(Drop(id_, "name", None)).result)
+        self.drops.retract(id_).result()
+
+        # Its bytes may have come after they were removed.
+        other.reap(self.removed.append)
+        self.assertEqual([id_, id_], self.removed)
+        self.assertRaises(NotFound, other.get, id_)
+
+    def test_one_process_at_a_time_has_the_lease_until_its_session_ends(self) -> None:
+        first, second = JanitorLease(self.transactions), JanitorLease(self.open_transactions())
+
+        self.assertEqual([True, False, True], [holds(each) for each in (first, second, first)])
+        self.lose_session()
+        self.assertEqual([True, False], [holds(each) for each in (second, first)])
+
+    def test_lease_of_a_process_that_is_stopped_passes_to_another(self) -> None:
+        first, second = JanitorLease(self.transactions), JanitorLease(self.open_transactions())
+        before = [holds(first), holds(second)]
+
+        self.query("UPDATE janitor SET until = until - 100")
+
+        self.assertEqual([True, False], before)
+        self.assertEqual([True, False], [holds(second), holds(first)])
+
+    def test_job_that_fails_leaves_the_others_of_its_batch_alone(self) -> None:
+        def divide(transaction: object) -> object:
+            return transaction.execute("SELECT 1 / 0")  # type: ignore[attr-defined]
+
+        jobs = [self.transactions.write(divide), self.drops.announce(), self.transactions.write(divide)]
+        jobs += [self.drops.announce() for _ in range(20)]
+
+        failed = [job.exception() is not None for job in jobs]
+
+        self.assertEqual([True, False, True, *[False] * 20], failed)
+        self.assertEqual(21, self.drops.count()["arriving"])
+
+
+def holds(lease: JanitorLease) -> bool:
+    with lease.hold() as is_held:
+        return is_held

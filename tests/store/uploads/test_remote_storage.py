@@ -1,0 +1,624 @@
+"""Unfinished uploads in an S3 store and PostgreSQL: several engines, as daemons on several machines have them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from unittest import mock
+
+from filestoraged.daemon.values import parse_database
+from filestoraged.digest import Expected
+from filestoraged.errors import (
+    ChecksumMismatch,
+    CorruptObject,
+    Error,
+    Gone,
+    NotFound,
+    StorageFull,
+    StoreUnavailable,
+    TooLarge,
+    UploadLocked,
+)
+from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.hashing import HashThreads
+from filestoraged.store.postgresql.connection import Connector
+from filestoraged.store.postgresql.transactions import PostgresTransactions
+from filestoraged.store.s3 import connection, retries
+from filestoraged.store.s3.client import S3Client
+from filestoraged.store.s3.credentials import CredentialSource
+from filestoraged.store.s3.segment_objects import SegmentObjects
+from filestoraged.store.s3.store import S3Store
+from filestoraged.store.s3.url import parse_url
+from filestoraged.store.uploads import hold_rows, idle_recorder, reception, segments
+from filestoraged.store.uploads.reception import Reception
+from filestoraged.store.uploads.registry import Draft, Registry, Upload
+from filestoraged.store.uploads.remote_storage import RemoteStorage
+from filestoraged.store.uploads.uploads import Uploads
+from tests.postgresql import PostgresCase
+from tests.store.s3.proxy import Fault, flip_bit, hang, leave_unanswered, refuse, start_proxy
+from tests.store.s3.servers import Rclone, shared
+from tests.support import PATIENCE, in_threads
+from tests.tcp_proxy import TcpProxy
+
+# Seconds: longer than any machine with other tests takes from one step to the next.
+_SILENCE = 600.0
+
+TEA = b"tea and milk"
+TEA_HASH = hashlib.sha256(TEA).hexdigest()
+TEA_KEY = f"{TEA_HASH[:2]}/{TEA_HASH}"
+
+
+class Target:
+    """Counts what became visible."""
+
+    def __init__(self, store: S3Store) -> None:
+        self.store = store
+        self.published = 0
+
+    def announce(self) -> None:
+        return None
+
+    def publish(self, upload: Upload, name: str | None) -> None:
+        self.published += 1
+
+    def retract(self, name: str | None) -> None:
+        pass
+
+
+class RemoteCase(PostgresCase):
+    def setUp(self) -> None:
+        super().setUp()
+        rclone = shared(Rclone)
+        self.bucket = rclone.make_bucket()
+        self.proxy = start_proxy(self, rclone)
+        for patch in (
+            mock.patch.dict(os.environ, rclone.environment),
+            mock.patch.object(retries, "_PAUSES", (0.01, 0.02, 0.05)),
+        ):
+            patch.start()
+            self.addCleanup(patch.stop)
+        self.target: Target
+        self.uploads = self.open("one")
+        self.other = self.open("two")
+        self.upload = self.uploads.create(Draft("files", len(TEA))).id
+
+    def open(self, name: str, url: str = "") -> Uploads:
+        """A daemon's engine, with a directory, a session and connections of its own; it may have a way of its own to
+        the database.
+        """
+        disk = DiskStore(self.directory / name)
+        disk.prepare()
+        self.addCleanup(disk.close)
+        client = S3Client(parse_url(self.proxy.url(self.bucket.name)), CredentialSource(None))
+        self.addCleanup(client.close)
+        self.target = target = Target(S3Store(client, disk.volume.staging_area))
+        transactions = PostgresTransactions(Connector(parse_database(url or self.url)))
+        self.addCleanup(transactions.close)
+        objects = SegmentObjects(client, disk.volume.staging_area, HashThreads())
+        registry = Registry(transactions, ttl=3600)
+        storage = RemoteStorage(transactions, transactions, objects, registry, silence=_SILENCE)
+        return Uploads(registry, storage, lambda _: target)
+
+    def begin(self, uploads: Uploads, data: bytes, *, checksum: Expected | None = None) -> Reception:
+        """Hold the upload, and add bytes that are not recorded yet."""
+        held = uploads.receive(self.upload)
+        self.addCleanup(held.close)
+        held.begin(held.received, length=None, size=None, checksum=checksum)
+        held.write(data)
+        return held
+
+    def append(self, data: bytes, uploads: Uploads | None = None, *, checksum: Expected | None = None) -> Upload:
+        uploads = uploads or self.uploads
+        with self.begin(uploads, data, checksum=checksum) as held:
+            held.finish()
+            return uploads.complete_if_whole(held)
+
+    def received(self, uploads: Uploads | None = None) -> int:
+        return (uploads or self.other).settle(self.upload).received
+
+    def silence(self) -> None:
+        """The holder has been silent for long enough."""
+        self.query("UPDATE upload_holds SET touched = touched - %s", _SILENCE + 1)
+
+    def end_sessions(self) -> None:
+        """End all sessions of owners."""
+        self.query("SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+
+    def keys(self) -> list[str]:
+        return self.bucket.keys("uploads/")
+
+    @contextlib.contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Do not wait long for a store that hangs."""
+        with (
+            mock.patch.object(connection, "SILENCE_TIMEOUT", 0.5),
+            mock.patch.object(retries, "OPERATION_TIMEOUT", 2.0),
+        ):
+            yield
+
+
+class HoldTest(RemoteCase):
+    def test_upload_goes_on_at_another_machine_and_leaves_nothing_but_the_object(self) -> None:
+        self.append(TEA[:4])
+        self.append(TEA[4:8], self.other)
+
+        complete = self.append(TEA[8:])
+
+        self.assertEqual((TEA_HASH, len(TEA)), (complete.digest, complete.received))
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+        self.assertEqual([], self.query("SELECT * FROM upload_segments"))
+        self.assertEqual([], [path for path in self.files_below(self.directory) if "staging" not in str(path)])
+
+    def test_segments_are_recorded_while_they_arrive_and_numbers_are_used_once(self) -> None:
+        with mock.patch.object(reception, "_RECORD_SIZE", 2):
+            held = self.begin(self.uploads, TEA[:2])
+            held.write(TEA[2:4])
+            held.close()
+            self.append(TEA[4:6], self.other)
+
+        numbers = [number for (number,) in self.query("SELECT number FROM upload_segments ORDER BY start")]
+        self.assertEqual([1_000_000, 1_000_001, 2_000_000], numbers)
+        self.assertEqual([f"uploads/{self.upload}/{number}" for number in numbers], self.keys())
+        self.assertEqual(6, self.received())
+
+    def test_record_of_more_bytes_than_a_segment_may_have_becomes_several(self) -> None:
+        checksum = Expected("sha256", hashlib.sha256(TEA[:10]).hexdigest())
+        with mock.patch.object(segments, "_MAX_SEGMENT", 4):
+            self.append(TEA[:10], checksum=checksum)
+
+        rows = self.query("SELECT start, size FROM upload_segments ORDER BY start")
+        self.assertEqual([(0, 4), (4, 4), (8, 2)], rows)
+        self.append(TEA[10:], self.other)
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
+    def test_segments_of_many_small_requests_are_joined(self) -> None:
+        data = os.urandom(40)
+        self.upload = self.uploads.create(Draft("files", len(data))).id
+        most = 0
+        for position in range(len(data) - 1):
+            self.append(data[position : position + 1], (self.uploads, self.other)[position % 2])
+            most = max(most, len(self.keys()))
+
+        numbers = [number for (number,) in self.query("SELECT number FROM upload_segments ORDER BY start")]
+        self.assertEqual(sorted(f"uploads/{self.upload}/{number}" for number in numbers), sorted(self.keys()))
+        self.assertLess(most, 16)
+        self.assertEqual(39, self.received())
+        digest = self.append(data[39:]).digest or ""
+        self.assertEqual((hashlib.sha256(data).hexdigest(), data), (digest, self.bucket.get(f"{digest[:2]}/{digest}")))
+
+    def test_request_that_joined_segments_takes_back_only_its_own_bytes(self) -> None:
+        self.append_singly(8)
+
+        with self.begin(self.other, TEA[8:10]) as held, self.assertRaises(TooLarge):
+            held.write(TEA)
+
+        self.assertEqual([(0, 8)], self.query("SELECT start, size FROM upload_segments"))
+        self.assertEqual(8, self.received())
+        self.append(TEA[8:])
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
+    def test_segments_that_cannot_be_joined_stay(self) -> None:
+        self.append_singly(8)
+        before = self.keys()
+
+        self.proxy.fail(refuse(503, "SlowDown"), method="GET", target="uploads/")
+        with self.impatient(), self.uploads.receive(self.upload) as held:
+            held.begin(8, length=None, size=None, checksum=None)
+            with self.assertRaises(StoreUnavailable):
+                held.write(TEA[8:9])
+        self.assertEqual((8, before), (self.received(), self.keys()))
+
+        self.proxy.fail(flip_bit, method="GET", target="uploads/")
+        self.assertEqual(9, self.append(TEA[8:9]).received)
+        self.assertLess(set(before), set(self.keys()))
+
+        self.proxy.mend()
+        self.append(TEA[9:])
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
+    def test_holder_that_was_taken_over_joins_nothing(self) -> None:
+        self.append_singly(8)
+        stopped = self.uploads.receive(self.upload)
+        self.addCleanup(stopped.close)
+        stopped.begin(8, length=None, size=None, checksum=None)
+        before = self.keys()
+        self.silence()
+        self.other.receive(self.upload).close()
+
+        with self.assertRaises(UploadLocked):
+            stopped.write(b"?")
+
+        self.assertEqual(before, self.keys())
+        self.append(TEA[8:])
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
+    def append_singly(self, count: int) -> None:
+        for position in range(count):
+            self.append(TEA[position : position + 1])
+
+    def test_empty_upload_becomes_an_object_without_segments(self) -> None:
+        self.upload = self.uploads.create(Draft("files", 0)).id
+
+        complete = self.append(b"")
+
+        self.assertEqual(hashlib.sha256(b"").hexdigest(), complete.digest)
+        self.assertEqual([], self.keys())
+
+    # Holds.
+
+    def test_second_request_is_locked_out_and_a_silent_holder_is_taken_over(self) -> None:
+        held = self.begin(self.uploads, TEA[:4])
+        with self.assertRaises(UploadLocked):
+            self.received()
+        self.silence()
+
+        offset = self.received()
+        self.append(TEA[:6], self.other)
+        with self.assertRaises(UploadLocked):
+            held.finish()
+        held.close()
+
+        self.assertEqual((0, 6), (offset, self.received()))
+        self.assertEqual(1, len(self.keys()))
+        self.append(TEA[6:])
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
+    def test_holder_that_was_taken_over_notices_while_bytes_arrive(self) -> None:
+        with mock.patch.object(hold_rows, "_NOTE_INTERVAL", 0.0), mock.patch.object(segments, "_IDLE", _SILENCE):
+            held = self.begin(self.uploads, b"t")
+            # Behind the note of that byte, which nothing has waited for.
+            held.held.hold.confirm()
+            self.silence()
+            self.received()
+
+            def is_locked() -> bool:
+                try:
+                    held.write(b"")
+                except UploadLocked:
+                    return True
+                return False
+
+            self.wait_until("it notices", is_locked)
+
+        held.close()
+        self.assertEqual(0, self.received())
+
+    def test_holder_that_was_taken_over_cannot_take_back_what_was_recorded(self) -> None:
+        checksum = Expected("sha256", TEA_HASH)
+        held = self.begin(self.uploads, TEA[:4], checksum=checksum)
+        self.silence()
+        self.append(TEA[:6], self.other)
+
+        for act in (held.finish, lambda: held.write(bytes(100)), held.record):
+            with self.assertRaises(UploadLocked):
+                act()
+        held.close()
+
+        self.assertEqual(6, self.received())
+        self.append(TEA[6:])
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
+    def test_bytes_of_a_request_that_fell_silent_count_for_the_one_that_takes_over(self) -> None:
+        with mock.patch.object(idle_recorder, "_INTERVAL", 0.01), mock.patch.object(segments, "_IDLE", 0.0):
+            held = self.begin(self.uploads, TEA[:4])
+            self.wait_until("it is recorded", lambda: self.query("SELECT * FROM upload_segments"))
+            self.silence()
+            self.assertEqual(4, self.received())
+        self.append(TEA[4:], self.other)
+        with self.assertRaises(UploadLocked):
+            held.finish()
+        held.close()
+
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    def test_request_that_fell_silent_goes_on(self) -> None:
+        with mock.patch.object(idle_recorder, "_INTERVAL", 0.01), mock.patch.object(segments, "_IDLE", 0.0):
+            held = self.begin(self.uploads, TEA[:4])
+            self.wait_until("it is recorded", lambda: self.query("SELECT * FROM upload_segments"))
+            held.write(TEA[4:])
+            held.finish()
+            self.uploads.complete_if_whole(held)
+        held.close()
+
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
+    def test_bytes_with_a_checksum_do_not_count_before_their_end(self) -> None:
+        checksum = Expected("sha256", TEA_HASH)
+        with mock.patch.object(segments, "_IDLE", 0.0):
+            held = self.begin(self.uploads, TEA[:4], checksum=checksum)
+            held.content.record_if_idle()  # type: ignore[attr-defined]
+
+        self.assertEqual([], self.keys())
+
+    def test_silent_bytes_that_were_recorded_go_with_the_request_that_is_too_large(self) -> None:
+        self.append(TEA[:2])
+        with mock.patch.object(segments, "_IDLE", 0.0):
+            held = self.begin(self.uploads, TEA[2:4])
+            held.content.record_if_idle()  # type: ignore[attr-defined]
+            with self.assertRaises(TooLarge):
+                held.write(bytes(100))
+        held.close()
+
+        self.assertEqual((2, 1), (self.received(), len(self.keys())))
+
+    def test_hold_of_a_process_whose_session_ended_is_free_at_once(self) -> None:
+        self.begin(self.uploads, TEA[:4])
+
+        self.end_sessions()
+
+        self.wait_until("the session has ended", lambda: not self.other._storage.is_held(self.upload))
+        self.assertEqual(TEA_HASH, self.append(TEA, self.other).digest)
+
+    def test_holder_keeps_its_upload_when_its_session_is_another(self) -> None:
+        held = self.begin(self.uploads, TEA[:4])
+        self.end_sessions()
+
+        def is_recorded() -> bool:
+            with contextlib.suppress(StoreUnavailable):
+                held._hold.confirm()
+                return True
+            return False
+
+        self.wait_until("the session is new", is_recorded)
+        with self.assertRaises(UploadLocked):
+            self.received()
+        held.finish()
+        held.close()
+        self.assertEqual(4, self.received())
+
+    def test_many_requests_at_once_get_one_hold(self) -> None:
+        engines = [self.uploads, self.other] * 4
+        is_over = threading.Barrier(len(engines))
+
+        def receive(number: int) -> bool:
+            try:
+                with engines[number].receive(self.upload):
+                    is_over.wait(PATIENCE)
+                    return True
+            except UploadLocked:
+                is_over.wait(PATIENCE)
+                return False
+
+        self.assertEqual(1, in_threads(len(engines), receive).count(True))
+
+    def test_holder_that_makes_the_object_is_active_until_it_is_over(self) -> None:
+        with mock.patch.object(hold_rows, "_NOTE_INTERVAL", 0.01), self.uploads.receive(self.upload) as held:
+            held.become_object()
+            self.silence()
+            before = self.touched()
+            self.wait_until("it reports activity", lambda: self.touched() > before)
+            with self.assertRaises(UploadLocked):
+                self.other.receive(self.upload)
+
+        self.assertEqual(0, self.received())
+
+    def test_only_one_of_two_that_complete_an_upload_publishes_it(self) -> None:
+        self.append(TEA[:6])
+        second = self.target
+        self.uploads = self.open("three")
+        first = self.target
+        confirm = hold_rows.RowHold.confirm
+
+        def be_taken_over(hold: hold_rows.RowHold) -> None:
+            with mock.patch.object(hold_rows.RowHold, "confirm", confirm):
+                self.silence()
+                self.assertTrue(self.other.settle(self.upload).is_complete)
+                confirm(hold)
+
+        with mock.patch.object(hold_rows.RowHold, "confirm", be_taken_over), self.assertRaises(UploadLocked):
+            self.append(TEA[6:])
+
+        self.assertEqual((0, 1), (first.published, second.published))
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    def touched(self) -> float:
+        ((touched,),) = self.query("SELECT touched FROM upload_holds")
+        return float(touched)
+
+
+class EndTest(RemoteCase):
+    def test_checksum_that_lies_counts_nothing_and_leaves_nothing(self) -> None:
+        self.append(TEA[:4])
+        before = self.keys()
+
+        with self.assertRaises(ChecksumMismatch):
+            self.append(b"lies", checksum=Expected("sha256", TEA_HASH))
+
+        self.assertEqual((4, before), (self.received(), self.keys()))
+
+    def test_bytes_beyond_the_length_take_those_of_the_request_with_them(self) -> None:
+        self.append(TEA[:4])
+        before = self.keys()
+
+        with mock.patch.object(reception, "_RECORD_SIZE", 1):
+            held = self.begin(self.uploads, TEA[4:8])
+            with self.assertRaises(TooLarge):
+                held.write(bytes(5))
+        held.close()
+
+        self.assertEqual((4, before), (self.received(), self.keys()))
+        self.assertEqual(1, len(self.query("SELECT * FROM upload_segments")))
+
+    def test_announced_digest_that_does_not_match_removes_everything(self) -> None:
+        self.upload = self.uploads.create(Draft("files", 4, expected=[Expected("sha256", TEA_HASH)])).id
+
+        with self.assertRaises(ChecksumMismatch):
+            self.append(b"lies")
+
+        self.assertEqual([], self.bucket.keys())
+        self.assertEqual([], self.query("SELECT * FROM uploads WHERE id = %s", self.upload))
+        self.assertEqual([], self.query("SELECT * FROM upload_holds"))
+
+    def test_termination_and_expiry_remove_segments_and_what_crashed_requests_left(self) -> None:
+        for end in (self.terminate, self.expire):
+            self.upload = self.uploads.create(Draft("files", len(TEA))).id
+            self.append(TEA[:4])
+            self.bucket.put(f"uploads/{self.upload}/7", b"left")
+
+            end()
+
+            self.assertEqual([], self.bucket.keys())
+            self.assertEqual([], self.query("SELECT * FROM upload_segments"))
+            self.assertEqual([], self.query("SELECT * FROM uploads WHERE id = %s", self.upload))
+
+    def test_segments_of_a_complete_upload_that_were_left_go_when_it_expires(self) -> None:
+        self.proxy.fail(refuse(503, "SlowDown"), method="DELETE")
+        self.append(TEA)
+        self.proxy.mend()
+        self.assertEqual(2, len(self.bucket.keys()))
+
+        self.expire()
+
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    def test_upload_that_is_held_does_not_expire(self) -> None:
+        self.begin(self.uploads, TEA[:4])
+
+        self.expire()
+
+        self.assertEqual(1, len(self.query("SELECT * FROM uploads")))
+
+    def test_terminated_upload_whose_objects_cannot_be_removed_is_left_to_the_janitor(self) -> None:
+        self.append(TEA[:4])
+        self.proxy.fail(refuse(503, "SlowDown"), method="DELETE")
+        self.terminate()
+        with self.assertRaises(Gone):
+            self.uploads.get(self.upload)
+        self.proxy.mend()
+
+        self.other.expire()
+
+        self.assertEqual([], self.bucket.keys())
+        with self.assertRaises(NotFound):
+            self.uploads.get(self.upload)
+
+    def terminate(self) -> None:
+        self.other.terminate(self.upload)
+
+    def expire(self) -> None:
+        self.query("UPDATE uploads SET expires = %s", time.time() - 1)
+        self.other.expire()
+
+    # Faults.
+
+    def test_store_that_fails_acknowledges_nothing_and_recovers(self) -> None:
+        for fault, error in (
+            (refuse(503, "SlowDown"), StoreUnavailable),
+            (refuse(507, "InsufficientStorage"), StorageFull),
+            (leave_unanswered, StoreUnavailable),
+        ):
+            with self.subTest(fault=fault):
+                self.assert_nothing_acknowledged(fault, error)
+        with self.impatient():
+            self.assert_nothing_acknowledged(hang, StoreUnavailable)
+
+        self.wait_until("the store answers", self.completes)
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    def assert_nothing_acknowledged(self, fault: Fault, error: type[Error]) -> None:
+        self.proxy.fail(fault, method="PUT")
+        held = self.begin(self.uploads, TEA[:4])
+        with self.assertRaises(error):
+            held.finish()
+        held.close()
+        self.proxy.mend()
+
+        self.assertEqual(0, self.received())
+
+    def completes(self, uploads: Uploads | None = None) -> bool:
+        uploads = uploads or self.uploads
+        with contextlib.suppress(StoreUnavailable):
+            self.append(TEA[self.received(uploads) :], uploads)
+            return uploads.get(self.upload).is_complete
+        return False
+
+    def test_database_that_is_lost_while_bytes_are_promised_takes_back_none(self) -> None:
+        proxy = TcpProxy(self.server.port)
+        self.addCleanup(proxy.close)
+        uploads = self.open("three", self.server.url(self.database, port=proxy.port))
+        held = self.begin(uploads, TEA[:4])
+        proxy.break_behind(b"COMMIT", before=b"INSERT INTO upload_segments")
+        with self.assertRaises(StoreUnavailable):
+            held.finish()
+        held.close()
+        # The change was made, though its answer was lost.
+        self.assertEqual(4, self.received())
+
+        self.wait_until("it is connected again", lambda: self.holds(uploads))
+        held = self.begin(uploads, TEA[4:8])
+        proxy.cut()
+        with self.assertRaises(StoreUnavailable):
+            held.finish()
+        held.close()
+        self.silence()
+        self.assertEqual(4, self.received())
+        proxy.mend()
+
+        self.wait_until("it is complete", lambda: self.completes(uploads))
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    def holds(self, uploads: Uploads) -> bool:
+        with contextlib.suppress(StoreUnavailable):
+            uploads.receive(self.upload).close()
+            return True
+        return False
+
+    def test_all_bytes_without_an_object_become_one_by_the_next_request(self) -> None:
+        self.proxy.fail(refuse(503, "SlowDown"), method="PUT", target=TEA_HASH[:2] + "/")
+        with self.assertRaises(StoreUnavailable):
+            self.append(TEA)
+        self.proxy.mend()
+
+        settled = self.other.settle(self.upload)
+
+        self.assertTrue(settled.is_complete)
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    def test_segment_that_decayed_in_the_store_never_becomes_an_object(self) -> None:
+        self.append(TEA[:4])
+        self.proxy.fail(flip_bit, method="GET", target="uploads/")
+
+        with self.assertRaises(CorruptObject):
+            self.append(TEA[4:])
+        self.proxy.mend()
+
+        self.assertTrue(self.other.settle(self.upload).is_complete)
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    def test_segment_that_is_missing_is_an_upload_that_is_gone(self) -> None:
+        self.append(TEA[:4])
+        self.bucket.delete(self.keys()[0])
+
+        with self.assertRaises(Gone):
+            self.append(TEA[4:])
+
+    def test_promise_without_a_name_for_its_bytes_is_an_upload_that_is_gone(self) -> None:
+        self.append(TEA[:4])
+        self.query("DELETE FROM upload_segments")
+
+        with self.assertRaises(NotFound):
+            self.received()
+        with self.assertRaises(Gone):
+            self.append(TEA[4:])
+
+    # The tables.
+
+    def test_database_of_version_1_gets_the_new_tables_and_keeps_its_rows(self) -> None:
+        self.query("DROP TABLE upload_segments")
+        self.query("DROP TABLE upload_holds")
+        self.query("UPDATE version SET version = 1")
+        self.query("INSERT INTO pairs VALUES (sha256('a'), 'a', 'b')")
+
+        Connector(parse_database(self.url)).connect().close()
+
+        self.assertEqual([(2,)], self.query("SELECT version FROM version"))
+        self.assertEqual([], self.query("SELECT * FROM upload_holds CROSS JOIN upload_segments"))
+        self.assertEqual(1, len(self.query("SELECT * FROM pairs")))

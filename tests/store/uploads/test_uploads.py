@@ -1,0 +1,196 @@
+"""The engine of resumable uploads: what a failed sync, a crash or a second process costs. It knows no HTTP."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from unittest import mock
+
+from filestoraged.errors import BadRequest, Gone, NotFound, UploadLocked
+from filestoraged.store import layout
+from filestoraged.store.contract import Store
+from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.uploads import hashers
+from filestoraged.store.uploads.local_storage import LocalStorage
+from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
+from filestoraged.store.uploads.storage import Tail
+from filestoraged.store.uploads.uploads import Uploads
+from tests.support import TempCase
+
+TEA = b"tea and milk"
+TEA_HASH = hashlib.sha256(TEA).hexdigest()
+
+
+class Target:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def announce(self) -> None:
+        return None
+
+    def publish(self, upload: Upload, name: str | None) -> None:
+        pass
+
+    def retract(self, name: str | None) -> None:
+        pass
+
+
+class UploadsTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = str(self.directory / layout.UPLOADS_DATABASE)
+        prepare_uploads(self.path)
+        self.uploads = self.open()
+        self.upload = self.uploads.create(Draft("files", len(TEA))).id
+
+    def open(self) -> Uploads:
+        """An engine with nothing in memory, as another process has it."""
+        disk = DiskStore(self.directory)
+        registry = Registry.open(self.path, ttl=3600)
+        self.addCleanup(registry.close)
+
+        def find_target(name: str) -> Target:
+            if name != "files":
+                raise BadRequest("unknown")
+            return Target(disk)
+
+        return Uploads(registry, LocalStorage(disk, registry), find_target)
+
+    def append(self, data: bytes, uploads: Uploads | None = None) -> Upload:
+        uploads = uploads or self.uploads
+        with uploads.receive(self.upload) as reception:
+            reception.begin(reception.received, length=None, size=None, checksum=None)
+            reception.write(data)
+            reception.finish()
+            return uploads.complete_if_whole(reception)
+
+    def received(self, uploads: Uploads | None = None) -> int:
+        return (uploads or self.uploads).settle(self.upload).received
+
+    @property
+    def file(self) -> str:
+        return f"{self.directory}/{layout.upload_path(self.upload)}"
+
+    @contextmanager
+    def failing_sync(self) -> Iterator[None]:
+        """The next sync of a file fails; those after it succeed, as the kernel's do."""
+        real, left = os.fdatasync, [1]
+
+        def fail_once(descriptor: int) -> None:
+            if left and left.pop():
+                raise OSError(errno.EIO, "Input/output error")
+            real(descriptor)
+
+        with mock.patch("os.fdatasync", fail_once):
+            yield
+
+    def test_bytes_of_a_failed_sync_do_not_count_when_the_next_sync_succeeds(self) -> None:
+        self.append(TEA[:4])
+
+        with self.failing_sync():
+            with self.assertRaises(OSError):
+                self.append(TEA[4:8])
+            offset = self.received()
+            complete = self.append(TEA[4:])
+
+        self.assertEqual((4, TEA_HASH), (offset, complete.digest))
+        self.assertEqual(TEA, (self.directory / layout.object_path(TEA_HASH)).read_bytes())
+
+    def test_bytes_beyond_the_record_of_a_dead_process_are_cut_off(self) -> None:
+        self.append(TEA[:4])
+        with open(self.file, "ab") as stream:
+            stream.write(b"lies")
+
+        self.assertEqual(4, self.received(self.open()))
+        self.append(TEA[4:], self.open())
+
+        self.assertEqual(TEA, (self.directory / layout.object_path(TEA_HASH)).read_bytes())
+
+    def test_another_process_reads_the_bytes_that_it_has_not_hashed(self) -> None:
+        self.append(TEA[:4])
+        self.append(TEA[4:8], self.open())
+
+        complete = self.append(TEA[8:])
+
+        self.assertEqual(TEA_HASH, complete.digest)
+
+    def test_hashes_of_many_uploads_are_bounded(self) -> None:
+        with mock.patch.object(hashers, "_MAX_KEPT", 3):
+            ids = [self.uploads.create(Draft("files", len(TEA))).id for _ in range(10)]
+            for self.upload in ids:
+                self.append(TEA[:4])
+            self.assertEqual(3, len(self.uploads._hashers._kept))
+            for self.upload in ids:
+                self.assertEqual(TEA_HASH, self.append(TEA[4:]).digest)
+
+    def test_crash_between_the_object_and_its_row_leaves_an_upload_that_completes_again(self) -> None:
+        crash = mock.patch.object(self.uploads._registry, "completion", side_effect=OSError(errno.EIO, "crash"))
+        with crash, self.assertRaises(OSError):
+            self.append(TEA)
+        self.assertEqual(TEA, (self.directory / layout.object_path(TEA_HASH)).read_bytes())
+
+        settled = self.open().settle(self.upload)
+
+        self.assertEqual((True, TEA_HASH), (settled.is_complete, settled.digest))
+        self.assertEqual(TEA, (self.directory / layout.object_path(TEA_HASH)).read_bytes())
+        self.assertFalse(os.path.exists(self.file))
+        self.assertEqual([], list(self.directory.glob(f"{layout.STAGING}/*/*")))
+
+    def test_recorded_bytes_that_are_missing_are_an_upload_that_is_gone(self) -> None:
+        self.append(TEA[:4])
+        os.truncate(self.file, 2)
+
+        with self.assertRaises(NotFound):
+            self.received()
+
+    def test_upload_is_terminated_even_if_its_row_cannot_be_deleted(self) -> None:
+        self.append(TEA[:4])
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("CREATE TRIGGER kept BEFORE DELETE ON uploads BEGIN SELECT RAISE(ABORT, 'full'); END")
+
+        self.uploads.terminate(self.upload)
+
+        self.assertFalse(os.path.exists(self.file))
+        with self.assertRaises(Gone):
+            self.uploads.get(self.upload)
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("DROP TRIGGER kept")
+        self.assertEqual(1, self.uploads.expire())
+
+    def test_holder_that_makes_the_object_is_not_taken_over_however_silent(self) -> None:
+        with self.uploads.receive(self.upload) as reception:
+            reception.held.hold.set_tail(Tail.NONE)
+            past = time.time() - 60
+            os.utime(f"{self.directory}/{layout.upload_lock_path(self.upload)}", (past, past))
+
+            with self.assertRaises(UploadLocked):
+                self.open().receive(self.upload)
+
+    def test_hold_of_a_dead_process_is_free_at_once(self) -> None:
+        child = os.fork()
+        if not child:
+            self.open().receive(self.upload)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+        self.assertEqual(TEA_HASH, self.append(TEA).digest)
+
+    def test_expired_uploads_are_removed_with_their_bytes_unless_they_are_held(self) -> None:
+        self.append(TEA[:4])
+        held = self.uploads.create(Draft("files", 3)).id
+        with self.uploads.receive(held):
+            for id_ in (self.upload, held):
+                expired = (time.time() - 1, id_)
+                self.uploads._registry._transactions.write_rows(
+                    "UPDATE uploads SET expires = ? WHERE id = ?", [expired]
+                ).result()
+            self.uploads.expire()
+            left = self.uploads._registry._transactions.read("SELECT id FROM uploads")
+
+        self.assertEqual([(held,)], [tuple(row) for row in left])
+        self.assertFalse(os.path.exists(self.file))

@@ -1,0 +1,196 @@
+"""`filestoraged completion`: the table of commands, and what the shells offer by what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import unittest
+
+from filestoraged.daemon.cli import COMMANDS, main
+from filestoraged.daemon.commands.completion import commands
+from filestoraged.daemon.commands.shells import SHELLS
+from filestoraged.daemon.config import CONFIG_FILE, FIELDS
+from tests.support import TempCase, find_program
+
+# Options that print, and end the program.
+_PRINTING = {"help", "version", "manual"}
+
+# zsh completes only at a terminal. There, Tab is a widget that completes and prints all matches.
+_ZSHRC = r"""
+PS1= RPS1=
+autoload -Uz compinit
+compinit -D
+zstyle ':completion:*' insert-tab false
+source %s
+compadd() {
+  # Calls that only ask for the matches are those of the completion functions themselves.
+  if [[ ${@[1,(i)(-|--)]} == *-(O|A|D)\ * ]]; then
+    builtin compadd "$@"
+    return
+  fi
+  local -a found
+  local each
+  builtin compadd -A found "$@"
+  for each in $found; do
+    [[ -d $each ]] && each+=/
+    print -r -- "<$each>"
+  done
+  builtin compadd "$@"
+}
+print_all() {
+  _main_complete
+  print '<end>'
+}
+zle -C print_all complete-word print_all
+bindkey '^I' print_all
+print '<ready>'
+"""
+
+_ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -i
+zpty -r shell seen '*<ready>*'
+zpty -w -n shell "$1"$'\t'
+zpty -r shell seen '*<end>*'
+print -r -- $seen
+"""
+
+
+class TableTest(unittest.TestCase):
+    def test_table_has_every_command_in_order(self) -> None:
+        self.assertEqual(list(COMMANDS), [command.name for command in commands()])
+
+    def test_serve_has_every_option_and_no_other(self) -> None:
+        serve = commands()[0]
+
+        names = [option.name for option in serve.options]
+
+        configured = [name for name in names if name not in _PRINTING]
+        self.assertEqual([field.name for field in (*FIELDS, CONFIG_FILE)], configured)
+        self.assertEqual(
+            {field.name for field in FIELDS if field.join}, {each.name for each in serve.options if each.repeatable}
+        )
+        self.assertIsNone(next(each.value for each in serve.options if each.name == "no-pages"))
+
+    def test_command_prints_what_is_installed(self) -> None:
+        printed = io.StringIO()
+
+        with contextlib.redirect_stdout(printed):
+            status = main(["completion", "fish"])
+
+        self.assertEqual((0, SHELLS["fish"](commands())), (status, printed.getvalue()))
+
+    def test_unknown_shell_is_a_usage_error(self) -> None:
+        printed = io.StringIO()
+
+        with contextlib.redirect_stderr(printed):
+            status = main(["completion", "csh"])
+
+        self.assertEqual(2, status)
+        self.assertIn("'csh'", printed.getvalue())
+
+    def test_help_is_one_statement_without_its_default(self) -> None:
+        for command in commands():
+            for option in command.options:
+                with self.subTest(command.name, option=option.name):
+                    self.assertTrue(option.help)
+                    self.assertNotRegex(option.help, r"; |\((none|default)|\($|%%")
+
+
+class ShellCase(TempCase):
+    """What a shell offers for a command line, with a directory that has the files `cup.conf` and `cups/`."""
+
+    shell: str
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.script = self.directory / f"completion.{self.shell}"
+        self.script.write_text(SHELLS[self.shell](commands()), encoding="utf-8")
+        self.place = self.directory / "place"
+        (self.place / "cups").mkdir(parents=True)
+        (self.place / "cup.conf").touch()
+
+    def offered(self, line: str) -> set[str]:
+        """The words that the shell offers for the last word of the line."""
+        raise NotImplementedError
+
+
+class Offers:
+    """What each shell offers."""
+
+    def test_first_word_is_a_command(self: ShellCase) -> None:
+        self.assertEqual(set(COMMANDS), self.offered("filestoraged "))
+        self.assertEqual({"memcached-check"}, self.offered("filestoraged mem"))
+
+    def test_first_word_with_a_dash_is_an_option_of_serve(self: ShellCase) -> None:
+        self.assertEqual({"--max-size"}, self.offered("filestoraged --max-s"))
+        self.assertEqual({"--max-size"}, self.offered("filestoraged --listen :80 --max-s"))
+
+    def test_command_has_its_own_options(self: ShellCase) -> None:
+        self.assertEqual({"--repair"}, self.offered("filestoraged check --rep"))
+        self.assertEqual(set(), self.offered("filestoraged check --max-s"))
+
+    def test_value_is_a_file_a_directory_or_one_of_its_words(self: ShellCase) -> None:
+        self.assertEqual({"cup.conf", "cups/"}, self.offered("filestoraged check --config cu"))
+        self.assertEqual({"cups/"}, self.offered("filestoraged --store cu"))
+        self.assertEqual({"warning"}, self.offered("filestoraged serve --log-level w"))
+        self.assertEqual({"zsh"}, self.offered("filestoraged completion z"))
+
+
+class BashTest(Offers, ShellCase):
+    shell = "bash"
+
+    def test_value_after_an_equals_sign_is_completed(self) -> None:
+        self.assertEqual({"warning"}, self.offered("filestoraged --log-level=w"))
+        self.assertEqual({"cups/"}, self.offered("filestoraged check --store=cu"))
+
+    def test_script_has_no_fault(self) -> None:
+        done = subprocess.run(
+            [find_program("shellcheck"), "--shell=bash", str(self.script)], capture_output=True, text=True, check=False
+        )
+
+        self.assertEqual((0, ""), (done.returncode, done.stdout))
+
+    def offered(self, line: str) -> set[str]:
+        # As readline splits it.
+        words = re.split(r" +|(?<==)|(?==)", line)
+        # compopt is for completions that readline has begun; a directory's slash is its doing.
+        script = """
+            compopt() { :; }
+            . "$1"; shift
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+            _filestoraged
+            for word in "${COMPREPLY[@]}"; do if [ -d "$word" ]; then echo "$word/"; else echo "$word"; fi; done
+        """
+        command = [find_program("bash"), "--norc", "-uc", script, "bash", str(self.script), *words]
+        return set(subprocess.check_output(command, cwd=self.place, text=True).split())
+
+
+class FishTest(Offers, ShellCase):
+    shell = "fish"
+
+    def offered(self, line: str) -> set[str]:
+        command = [
+            find_program("fish"),
+            "--no-config",
+            "-c",
+            "source $argv[1]; complete -C $argv[2]",
+            str(self.script),
+            line,
+        ]
+        printed = subprocess.check_output(command, cwd=self.place, text=True)
+        return {each.split("\t")[0] for each in printed.splitlines()}
+
+
+class ZshTest(Offers, ShellCase):
+    shell = "zsh"
+
+    def offered(self, line: str) -> set[str]:
+        (self.directory / ".zshrc").write_text(_ZSHRC % self.script, encoding="utf-8")
+        environment = {**os.environ, "ZDOTDIR": str(self.directory), "TERM": "dumb"}
+        command = [find_program("zsh"), "-fc", _ZSH, "zsh", line]
+        printed = subprocess.check_output(command, cwd=self.place, env=environment, text=True, timeout=60)
+        return set(re.findall("<([^<>]*)>", printed)) - {"end"}
