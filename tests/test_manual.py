@@ -13,8 +13,8 @@ from tests.daemon.process import ROOT
 from tests.documents import options_of_commands
 from tests.support import find_program
 
-COMMAND = ROOT / "docs" / "filestoraged.1"
-CONFIGURATION = ROOT / "docs" / "filestoraged.conf.5"
+COMMAND = ROOT / "filestoraged" / "manual" / "filestoraged.1"
+CONFIGURATION = ROOT / "filestoraged" / "manual" / "filestoraged.conf.5"
 
 OPTIONS = (*FIELDS, CONFIG_FILE)
 

@@ -64,12 +64,12 @@ def package_files() -> Iterator[tuple[str, bytes]]:
 
 
 def copy_source(target: Path) -> None:
-    """Copy the source tree, with permissions that do not depend on the umask and links as links."""
+    """Copy the source tree, with permissions that do not depend on the umask."""
     target.mkdir()
     for part in PARTS:
         path = ROOT / part
         if path.is_dir():
-            shutil.copytree(path, target / part, symlinks=True, ignore=_IGNORED)
+            shutil.copytree(path, target / part, ignore=_IGNORED)
         else:
             shutil.copy2(path, target / part)
     set_permissions(target)
