@@ -78,8 +78,7 @@ def copy_source(target: Path) -> None:
 def set_permissions(root: Path) -> None:
     """Let everyone read everything below a directory, and its owner write."""
     for path in (root, *root.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 if __name__ == "__main__":
