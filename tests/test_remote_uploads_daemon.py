@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -71,6 +72,22 @@ class RemoteDaemonCase(PostgresCase):
     def wait_until_held(self) -> None:
         self.wait_until("it is held", lambda: self.query("SELECT 1 FROM upload_holds WHERE holder IS NOT NULL"))
 
+    def wait_until_received(self, daemon: Daemon, size: int) -> None:
+        """Wait until the worker has so many bytes that are not recorded, or has recorded them for a silent client."""
+
+        def is_received() -> bool:
+            if self.query("SELECT 1 FROM upload_segments WHERE size = %s", size):
+                return True
+            for entry in Path(f"/proc/{daemon.worker}/fd").iterdir():
+                # Another descriptor may be closed meanwhile.
+                with contextlib.suppress(OSError):
+                    # The file without a name.
+                    if os.readlink(entry).endswith(" (deleted)") and entry.stat().st_size == size:
+                        return True
+            return False
+
+        self.wait_until("it has the bytes", is_received)
+
 
 class MachinesTest(RemoteDaemonCase):
     def test_upload_outlives_the_machine_that_received_its_first_bytes(self) -> None:
@@ -90,7 +107,9 @@ class MachinesTest(RemoteDaemonCase):
             last = self.append(second.url + path, found, data[found:])
             stored = requests.get(second.url + last.headers["Content-Location"], timeout=PATIENCE).content
 
-        self.assertEqual(("3145728", 3 * MIB, 204), (told, found, last.status_code))
+        self.assertEqual(("3145728", 204), (told, last.status_code))
+        # On a busy machine, the first one may have recorded what a silent client had sent.
+        self.assertIn(found, (3 * MIB, 4 * MIB))
         self.assertEqual(data, stored)
         self.assertEqual([f"{digest[:2]}/{digest}"], self.bucket.keys())
 
@@ -99,20 +118,22 @@ class MachinesTest(RemoteDaemonCase):
             path = self.created(first, 12)
             self.append(first.url + path, 0, b"tea")
             late = self.begin(first, path, 3, b" and", 9)
-            self.wait_until_held()
+            self.wait_until_received(first, len(b" and"))
             os.kill(first.worker, signal.SIGSTOP)
             try:
                 late.sendall(b" lies")
                 self.query("UPDATE upload_holds SET touched = touched - 6")
                 found = self.offset(second.url + path)
-                last = self.append(second.url + path, found, b" and milk")
+                last = self.append(second.url + path, found, b"tea and milk"[found:])
             finally:
                 os.kill(first.worker, signal.SIGCONT)
             answer = late.recv(65536)
             stored = requests.get(first.url + last.headers["Content-Location"], timeout=PATIENCE).content
             again = self.ask("HEAD", first.url + path)
 
-        self.assertEqual((3, 204), (found, last.status_code))
+        self.assertEqual(204, last.status_code)
+        # On a busy machine, the first one may have recorded what a silent client had sent.
+        self.assertIn(found, (3, 7))
         self.assertIn(b" 423 Locked", answer)
         self.assertEqual((b"tea and milk", "12"), (stored, again.headers["Upload-Offset"]))
         self.wait_until("late bytes are removed", lambda: len(self.bucket.keys()) == 1)
