@@ -41,8 +41,7 @@ def _uploads(bench: Bench, size: int, *, clients: int, bare: float, threads: int
         }
         if clients == _CLIENTS and servers.installed()["copyparty"]:
             other = stack.enter_context(servers.copyparty(bench.directory, root))
-            script = load.uploads(bench.directory, size, method="PUT", named=True)
-            contenders["copyparty, not synced"] = lambda: load.run_wrk(other.url, clients, bench.seconds, *script).rate
+            contenders["copyparty, not synced"] = lambda: _put(bench, other.url, size, clients)
         # The first uploads make the store's directories, which is not measured.
         _post(bench, daemon.url, size, clients, [])
         samples = bench.take_turns(contenders)
@@ -73,6 +72,12 @@ def beside_a_large_one(bench: Bench) -> list[Figure]:
         Goal("times the slowest hundredth alone", median(beside) / median(alone), 5.0, at_most=True),
     ]
     return [Figure("POST 1 KiB beside an endless upload of 512 MiB, two cores", "requests/s", samples, goals)]
+
+
+def _put(bench: Bench, url: str, size: int, clients: int) -> float:
+    """Upload to names. Returns uploads a second."""
+    script = load.uploads(bench.directory, size, method="PUT", named=True)
+    return load.run_wrk(url, clients, bench.seconds, *script).rate
 
 
 def _post(bench: Bench, url: str, size: int, clients: int, slowest: list[float]) -> float:
