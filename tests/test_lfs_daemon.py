@@ -16,7 +16,7 @@ import requests
 from tests.daemon.process import Daemon, clean_environment, fork_command, running
 from tests.store.memcached.servers import start_memcached
 from tests.support import TempCase, find_program, free_port, in_threads
-from tests.test_nginx import running_nginx
+from tests.test_nginx import running_as_shipped
 
 # Seconds for one command of git.
 _LIMIT = 120
@@ -152,7 +152,7 @@ class CycleTest(GitCase):
     def test_cycle_works_behind_nginx_on_a_unix_socket_and_nginx_sends_the_bytes(self) -> None:
         socket = self.directory / "socket"
         options = ("--store", str(self.store), "--accel", "/stored", "--listen", f"unix:{socket}")
-        with running(*options) as daemon, running_nginx(self.directory, f"unix:{socket}", self.store) as url:
+        with running(*options) as daemon, running_as_shipped(self.directory, f"unix:{socket}", self.store) as url:
             self.assert_cycle(f"{url}/data/game")
             downloads = [line for line in daemon.lines() if " GET /data/game/" in line and "/locks" not in line]
 

@@ -5,35 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import requests
 
-from tests.bench.servers import wait_until_listening
-from tests.daemon.process import PATIENCE, ROOT, Daemon, running
-from tests.support import TempCase, find_program, free_port, in_threads
-
-_AROUND = """
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log info;
-{user}
-events {{ worker_connections 1024; }}
-http {{
-  access_log {directory}/access.log;
-  client_body_temp_path {directory}/bodies;
-  proxy_temp_path {directory}/proxied;
-  fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-  {configuration}
-}}
-"""
+from tests.daemon.process import ROOT, Daemon, running
+from tests.nginx import running_nginx
+from tests.support import TempCase, free_port, in_threads
 
 
 @contextlib.contextmanager
-def running_nginx(directory: Path, upstream: str, store: Path) -> Iterator[str]:
-    """nginx in front of a daemon at the address `upstream`, for the length of a block. Yields its URL."""
+def running_as_shipped(directory: Path, upstream: str, store: Path) -> Iterator[str]:
+    """nginx with systemd/nginx.conf in front of a daemon at `upstream`, for the length of a block. Yields its URL."""
     port = free_port()
     configuration = (ROOT / "systemd" / "nginx.conf").read_text()
     for shown, here in (
@@ -45,16 +29,8 @@ def running_nginx(directory: Path, upstream: str, store: Path) -> Iterator[str]:
     ):
         assert configuration.count(shown) == 1, shown
         configuration = configuration.replace(shown, here)
-    user = "user root;" if os.getuid() == 0 else ""
-    path = directory / "nginx.conf"
-    path.write_text(_AROUND.format(directory=directory, user=user, configuration=configuration))
-    process = subprocess.Popen([find_program("nginx"), "-c", str(path), "-p", str(directory)])
-    try:
-        wait_until_listening(port)
+    with running_nginx(directory, port, configuration):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 class NginxTest(TempCase):
@@ -70,7 +46,7 @@ class NginxTest(TempCase):
             running("--accel", "/stored", "--allow-origin", "https://app.example", "--store", str(self.store))
         )
         upstream = f"127.0.0.1:{self.daemon.ports[0]}"
-        self.url = stack.enter_context(running_nginx(self.directory, upstream, self.store))
+        self.url = stack.enter_context(running_as_shipped(self.directory, upstream, self.store))
 
     def put_drop(self, data: bytes, **password: str) -> str:
         answer = requests.put(f"{self.url}/vimeo/api/v1.0/file", files={"file": ("Käse.xls", data)}, data=password)

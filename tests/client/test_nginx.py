@@ -11,24 +11,13 @@ from typing import Any
 
 from filestoraged.client import Client, Retries
 from filestoraged.errors import ServerUnreachable, TooLarge, Unavailable
-from tests.bench.servers import wait_until_listening
-from tests.daemon.process import PATIENCE
+from tests.nginx import running_nginx
 from tests.support import ServerCase, find_program, free_port
 
 MIB = 1024 * 1024
 
 # With a limit for bodies that a piece of a stream does not reach.
 _CONFIGURATION = """
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-{user}
-events {{ }}
-http {{
-  access_log off;
-  client_body_temp_path {directory}/bodies;
-  proxy_temp_path {directory}/proxied;
-  fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
   server {{
     listen 127.0.0.1:{port} ssl;
     ssl_certificate {directory}/certificate.pem;
@@ -42,7 +31,6 @@ http {{
       proxy_set_header Host $http_host;
     }}
   }}
-}}
 """
 
 
@@ -107,15 +95,6 @@ class NginxTest(ServerCase):
 
     def start_nginx(self) -> str:
         port = free_port()
-        user = "user root;" if os.getuid() == 0 else ""
-        path = self.directory / "nginx.conf"
-        path.write_text(
-            _CONFIGURATION.format(
-                directory=self.directory, user=user, port=port, nothing=free_port(), daemon=self.bound.port
-            )
-        )
-        process = subprocess.Popen([find_program("nginx"), "-c", str(path), "-p", str(self.directory)])
-        self.addCleanup(process.wait, PATIENCE)
-        self.addCleanup(process.terminate)
-        wait_until_listening(port)
+        settings = {"directory": self.directory, "port": port, "nothing": free_port(), "daemon": self.bound.port}
+        self.enterContext(running_nginx(self.directory, port, _CONFIGURATION.format(**settings)))
         return f"https://127.0.0.1:{port}"
