@@ -16,6 +16,9 @@ DROPS = "/vimeo/api/v1.0"
 # Of uploads, in bytes a second: slow enough that a progress can be seen.
 SLOW = 24 << 20
 
+# A test that types into a page may be faster than the browser, which then notes that it leaves the focus there.
+_TYPED_EARLY = "Autofocus processing was blocked because a document already has a focused element."
+
 # Makes one element of the list of uploads be found by the name of its file.
 _ROW = "[...document.querySelectorAll('#list li')].find(row => row.querySelector('.name').textContent === %r)"
 
@@ -53,7 +56,7 @@ class PagesCase(TempCase):
         return tab
 
     def check(self, tab: Tab) -> None:
-        unexpected = [each for each in tab.problems if not any(text in each for text in self.expected)]
+        unexpected = [each for each in tab.problems if not any(text in each for text in (_TYPED_EARLY, *self.expected))]
         self.assertEqual([], unexpected)
         elsewhere = [url for url in tab.requested if not url.startswith((self.url + "/", "blob:"))]
         self.assertEqual([], elsewhere)
