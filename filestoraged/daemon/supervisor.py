@@ -8,7 +8,6 @@ itself when the pipe of a dead master is closed.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import math
 import os
@@ -18,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn, Protocol
+
+from filestoraged.daemon.forking import fork
 
 log = logging.getLogger(__name__)
 
@@ -325,26 +326,11 @@ def _fork_with_pipe() -> tuple[int, int, int]:
     """Return what fork returns, and the ends of a pipe that both processes have. Raises OSError."""
     reader, writer = os.pipe()
     try:
-        return _fork_frozen(), reader, writer
+        return fork(), reader, writer
     except OSError:
         os.close(reader)
         os.close(writer)
         raise
-
-
-def _fork_frozen() -> int:
-    """Fork. The garbage collector of the child never visits the objects that it has of this process.
-
-    A visit writes to them, and so copies the pages that all processes share.
-    """
-    gc.freeze()
-    pid = -1
-    try:
-        pid = os.fork()
-        return pid
-    finally:
-        if pid:
-            gc.unfreeze()
 
 
 def _has_byte(pipe: int) -> bool:

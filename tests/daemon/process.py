@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from filestoraged.daemon.cli import main
+from filestoraged.daemon.forking import wait_for_ended_threads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -142,6 +143,7 @@ def fork_command(*arguments: str, cwd: Path) -> tuple[int, str, str]:
     A fork takes 10 ms of CPU time; an interpreter that imports the package takes 250 ms.
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        wait_for_ended_threads()
         child = os.fork()
         if not child:
             _run_in_fork(arguments, cwd, output.fileno(), errors.fileno())
