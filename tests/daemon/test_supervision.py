@@ -59,7 +59,9 @@ class SupervisionTest(TempCase):
         with self.master(4) as master:
             for _ in range(40):
                 for pid in master.workers():
-                    os.kill(pid, signal.SIGKILL)
+                    # One of the round before may be reaped meanwhile.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 time.sleep(0.02)
 
             self.wait_until("four", lambda: len(master.workers()) == 4)
