@@ -13,8 +13,9 @@ from tests.runner.progress import Progress
 from tests.runner.scheduler import Scheduler
 from tests.runner.units import group, in_process_only, load_tests_named
 
-# Most tests wait for others most of the time: three for each core keep the cores busy.
-_JOBS_PER_CORE = 3
+# More than the cores, as most tests wait for others most of the time. With three for each core, ten processes wanted a
+# core at a time, and now and then a test met something that happens only on a machine so busy.
+_MORE_THAN_CORES = 1
 # Seconds. The longest test takes ten on an idle machine, and a hundred where twenty processes compete for two cores.
 _LIMIT = 300.0
 
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs",
         metavar="N",
         type=int,
-        default=max(4, min(8, _JOBS_PER_CORE * (os.cpu_count() or 1))),
+        default=min(8, _MORE_THAN_CORES + (os.cpu_count() or 1)),
         help="run at most N classes at a time (default: %(default)s)",
     )
     parser.add_argument("--durations", metavar="N", type=int, default=0, help="print the N slowest tests")
