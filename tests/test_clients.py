@@ -138,7 +138,7 @@ class Aria2Test(ClientCase):
         self.run_client("aria2c", "-q", "-x4", "-s4", "-k1M", "-o", "got", f"{self.url}/{self.hash}")
 
         self.assertEqual(self.data, self.got.read_bytes())
-        partial = [line for line in self.daemon.lines() if f"GET /{self.hash} 206" in line]
+        partial = self.daemon.lines_with(f"GET /{self.hash} 206", count=2)
         self.assertGreater(len(partial), 1)
 
 

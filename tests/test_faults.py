@@ -85,7 +85,7 @@ class FullDiskTest(PrivateDiskCase):
         self.assertEqual(200, small.status_code)
         digest = small.json()["hash"]
         self.assertEqual([f"{digest[:2]}/{digest}"], self.files_below(store))
-        self.assertEqual(1, sum("507" in line and "WARNING" in line for line in self.daemon.lines()))
+        self.assertEqual(1, sum("WARNING" in line for line in self.daemon.lines_with("answering 507")))
 
     def test_full_disk_still_serves_downloads_and_removals(self) -> None:
         self.disk("2M")
@@ -112,7 +112,7 @@ class ReadOnlyDiskTest(PrivateDiskCase):
 
         self.assertEqual([500, 500], [answer.status_code for answer in refused])
         self.assertEqual({"Internal Server Error"}, {answer.json()["error"] for answer in refused})
-        self.assertEqual(2, sum("answering 500" in line for line in self.daemon.lines()))
+        self.assertEqual(2, len(self.daemon.lines_with("answering 500", count=2)))
         self.assertEqual((200, b"tea"), (fetched.status_code, fetched.content))
         self.assertEqual(200, taken.status_code)
 

@@ -73,7 +73,7 @@ class NginxTest(TempCase):
         digest = requests.post(self.url, data=b"tea" * 1000).json()["hash"]
         requests.get(f"{self.url}/{digest}")
 
-        (line,) = [line for line in self.daemon.lines() if f"GET /{digest}" in line]
+        (line,) = self.daemon.lines_with(f"GET /{digest}")
 
         self.assertRegex(line, r" 200 0 ")
 

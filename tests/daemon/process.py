@@ -67,6 +67,14 @@ class Daemon:
     def lines(self) -> list[str]:
         return Path(self.log.name).read_text(errors="replace").splitlines()
 
+    def lines_with(self, text: str, count: int = 1) -> list[str]:
+        """The lines that have a text, `count` at least: access lines are written behind the response."""
+        deadline = time.monotonic() + PATIENCE
+        pause = threading.Event()
+        while len(found := [line for line in self.lines() if text in line]) < count and time.monotonic() < deadline:
+            pause.wait(0.02)
+        return found
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop it, and return its exit status."""
         self.process.send_signal(number)

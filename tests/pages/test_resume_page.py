@@ -246,15 +246,14 @@ class ResumeTest(ResumeCase):
 
     def test_files_are_sent_in_pieces_of_the_hinted_size_and_small_ones_at_once(self) -> None:
         tab = self.tab()
-        before = len(self.daemon.lines())
+        patched, posted = (len(self.daemon.lines_with(text, count=0)) for text in (" PATCH /uploads/", " POST / "))
 
         tab.choose("#file", self.film, self.large_file("small", 2 * MIB))
 
         for name in ("film", "small"):
             self.wait_for_state(tab, name, "done")
-        lines = self.daemon.lines()[before:]
-        self.assertEqual(6, len([line for line in lines if " PATCH /uploads/" in line]))
-        self.assertEqual(1, len([line for line in lines if " POST / " in line]))
+        self.assertEqual(patched + 6, len(self.daemon.lines_with(" PATCH /uploads/", patched + 6)))
+        self.assertEqual(posted + 1, len(self.daemon.lines_with(" POST / ", posted + 1)))
 
     def test_file_is_sent_by_one_request_where_a_proxy_does_not_pass_pieces(self) -> None:
         for pattern, status in (("*/uploads/", 404), ("*/uploads/?*", 405)):

@@ -194,7 +194,7 @@ class OptionsTest(PagesCase):
         self.wait_for_state(tab, "small", "done")
         self.assertEqual("failed", self.of_row(tab, "large", "row.dataset.state"))
         self.assertIn("takes 1.0 MiB at most", self.of_row(tab, "large", "row.querySelector('.state').textContent"))
-        self.assertEqual(1, len([line for line in self.daemon.lines() if " POST / " in line]))
+        self.assertEqual(1, len(self.daemon.lines_with(" POST / ")))
 
     def test_refused_upload_says_why(self) -> None:
         self.expected = ("status of 413",)
