@@ -4,7 +4,8 @@ import { readFileSync, createReadStream } from "node:fs";
 import * as tus from "tus-js-client";
 
 const { client, url, path, metadata, chunkSize } = JSON.parse(process.env.UPLOAD);
-const retryDelays = Array(100).fill(20);
+// For 10 s: a busy daemon holds an upload until it has written what came before a cut.
+const retryDelays = Array(100).fill(100);
 
 function byTusClient() {
   return new Promise((resolve, reject) => {

@@ -20,6 +20,7 @@ from typing import Any
 
 import psycopg
 
+from tests.daemon.process import kill_all
 from tests.support import TempCase, free_port
 
 # Until a server answers, or has ended.
@@ -107,9 +108,9 @@ class PostgresServer:
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """End it as a crash does. Its shared memory can be used again by then."""
         assert self.process is not None
-        self.signal_all(signal.SIGKILL)
+        kill_all(self.pids())
         self.process.wait(PATIENCE)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 

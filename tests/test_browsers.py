@@ -225,7 +225,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class _BaitHandler(_Handler):
-    timeout = 0.5
+    # A busy browser takes seconds from its connection to the request.
+    timeout = 5
 
     def do_GET(self) -> None:
         self.server.server_close()

@@ -316,7 +316,18 @@ class RefusedTest(PostgresCase, FaultCase):
             self.start(self.url)
             self.assert_unavailable()
 
+        self.wait_until("the others have left", self.is_left_to_the_daemon)
         self.assert_recovers()
+
+    def is_left_to_the_daemon(self) -> bool:
+        """Whether the server has ended the sessions of all other clients, which it does behind them."""
+        statement = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name <> 'filestoraged' AND pid <> pg_backend_pid()"
+        )
+        with contextlib.suppress(psycopg.OperationalError):
+            return self.query(statement) == [(0,)]
+        return False
 
     def fill_connections(self, stack: contextlib.ExitStack) -> None:
         with contextlib.suppress(psycopg.OperationalError):

@@ -90,12 +90,12 @@ class DeathTest(RunnerCase):
                 def test_hangs(self): threading.Event().wait()
                 def test_z(self): pass
             """,
-            *("--limit", "2"),
+            *("--limit", "6"),
         )
 
         self.assertEqual("2 passed, 1 failed\n", done.stdout)
         self.assertIn("DIED: test_sample.Test.test_hangs", done.stderr)
-        self.assertIn("exceeded its time limit (2 s)", done.stderr)
+        self.assertIn("exceeded its time limit (6 s)", done.stderr)
         self.assertIn("in test_hangs", done.stderr)
 
     def test_orphaned_programs_of_a_test_are_killed_and_delay_nothing(self) -> None:

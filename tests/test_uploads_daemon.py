@@ -132,6 +132,8 @@ class TwoDaemonsTest(DaemonCase):
             past = time.time() - 6
             os.utime(self.store / (path[1:] + layout.UPLOAD_LOCK_SUFFIX), (past, past))
 
+            # The first one may still have the file locked in which the bytes are already.
+            self.wait_until("it is taken over", lambda: self.ask("HEAD", other.url + path).status_code == 200)
             offset = self.offset(other.url + path)
             last = self.append(other.url + path, offset, b" milk")
             silent.sendall(b" lies")
@@ -172,7 +174,7 @@ class ClientsTest(DaemonCase):
         with running("--store", str(self.store), "--workers", "2") as daemon:
             with CuttingProxy(daemon.ports[0], every=5 * MIB, cuts=2) as proxy:
                 uploader = TusClient(f"{proxy.url}/uploads").uploader(
-                    str(self.file), chunk_size=4 * MIB, metadata={"filename": "film.mp4"}, retries=100, retry_delay=0
+                    str(self.file), chunk_size=4 * MIB, metadata={"filename": "film.mp4"}, retries=100, retry_delay=1
                 )
                 uploader.upload()
             answer = requests.get(uploader.url.replace(proxy.url, daemon.url), timeout=PATIENCE).json()

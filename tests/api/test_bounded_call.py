@@ -16,11 +16,12 @@ class BoundedCallTest(TempCase):
 
     def test_late_call_is_given_up_and_not_begun_again_before_it_ends(self) -> None:
         calls: list[None] = []
-        may_end = threading.Event()
+        begun, may_end = threading.Event(), threading.Event()
         self.addCleanup(may_end.set)
 
         def function() -> int:
             calls.append(None)
+            begun.set()
             may_end.wait(PATIENCE)
             return len(calls)
 
@@ -28,8 +29,10 @@ class BoundedCallTest(TempCase):
         for _ in range(3):
             with self.assertRaises(TimeoutError):
                 call.result()
+        self.assertTrue(begun.wait(PATIENCE))
         self.assertEqual(1, len(calls))
 
+        call._timeout = PATIENCE
         may_end.set()
         self.wait_until(
             "it has ended", lambda: not [each for each in threading.enumerate() if each.name == "bounded call"]

@@ -278,15 +278,21 @@ class ReadyTest(ServerCase):
         (self.store_path / "staging").rmdir()
         (self.store_path / "staging").touch()
 
-        answer = self.get("/-/ready")
-        (self.store_path / "staging").unlink()
-        again = self.get("/-/ready")
+        now = time.monotonic()
+        with mock.patch("filestoraged.api.operations.time") as clock:
+            clock.monotonic.return_value = now
+            answer = self.get("/-/ready")
+            (self.store_path / "staging").unlink()
+            clock.monotonic.return_value = now + 0.9
+            again = self.get("/-/ready")
+            clock.monotonic.return_value = now + 1.1
+            later = self.get("/-/ready")
 
         self.assertEqual(503, answer.status)
         self.assertEqual("5", answer.fields["retry-after"])
         self.assertIn(b'"The store cannot be written."', answer.body)
         self.assertEqual(503, again.status)
-        self.wait_until("ready", lambda: self.get("/-/ready").status == 200)
+        self.assertEqual(200, later.status)
         self.assertEqual(200, self.get("/-/health").status)
 
     def test_store_is_probed_once_a_second_for_many_requests(self) -> None:
@@ -294,6 +300,9 @@ class ReadyTest(ServerCase):
         real = self.services.disk.volume.staging_area.create
         self.services.disk.volume.staging_area.create = lambda: (looked.append(time.monotonic()), real())[1]  # type: ignore[method-assign]
 
-        in_threads(50, lambda _: self.get("/-/ready").status)
+        with mock.patch("filestoraged.api.operations.time") as clock:
+            # All within one second.
+            clock.monotonic.return_value = time.monotonic()
+            in_threads(50, lambda _: self.get("/-/ready").status)
 
         self.assertEqual(1, len(looked))

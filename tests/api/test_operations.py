@@ -34,10 +34,11 @@ class HealthOfOneMountTest(HealthTest):
 class ReadinessTest(TempCase):
     def test_check_that_takes_too_long_counts_as_failed_and_runs_once_at_a_time(self) -> None:
         calls: list[None] = []
-        may_end = threading.Event()
+        begun, may_end = threading.Event(), threading.Event()
 
         def probe() -> None:
             calls.append(None)
+            begun.set()
             may_end.wait(PATIENCE)
 
         readiness = Readiness([probe], timeout=0.01)
@@ -46,7 +47,10 @@ class ReadinessTest(TempCase):
 
         self.assertNotIn(None, faults)
         self.assertIn("takes longer than", str(faults[0]))
+        self.assertTrue(begun.wait(PATIENCE))
         self.assertEqual(1, len(calls))
+        readiness._call._timeout = PATIENCE
         may_end.set()
-        self.wait_until("the check has ended", lambda: readiness.recall() is not None)
+        # Its result is reused for a second only, so that is not what is waited for.
+        self.wait_until("the check has ended", lambda: readiness._call._running is None)
         self.assertIsNone(readiness.check().fault)

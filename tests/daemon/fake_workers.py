@@ -23,7 +23,8 @@ from filestoraged.daemon.supervisor import (
 from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from filestoraged.web.metrics import Metrics
 
-TIMEOUTS = HeartbeatTimeouts(silence=0.8, start=1.6)
+# Longer than a busy machine keeps one of these processes waiting.
+TIMEOUTS = HeartbeatTimeouts(silence=3.0, start=6.0)
 
 
 class FakeWorkers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -94,10 +95,10 @@ class Daemon:
         return pid
 
     def kill(self) -> None:
-        """Kill it and its workers, as a machine that loses its power does."""
-        for pid in [self.process.pid, *self.workers()]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Kill it and its workers, as a machine that loses its power does. Returns when all have ended."""
+        # After it was waited for, its process id may be another's.
+        if self.process.poll() is None:
+            kill_all([self.process.pid, *self.workers()])
         self.process.wait(PATIENCE)
 
     def resident(self, key: str = "VmRSS") -> int:
@@ -105,6 +106,24 @@ class Daemon:
         status = Path(f"/proc/{self.worker}/status").read_text()
         (kibibytes,) = re.findall(rf"{key}:\s+(\d+) kB", status)
         return int(kibibytes) * 1024
+
+
+def kill_all(pids: Sequence[int]) -> None:
+    """Kill processes in this order, and wait until the last thread of each has ended: it may hold locks until then."""
+    with contextlib.ExitStack() as stack:
+        descriptors = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                descriptors.append(os.pidfd_open(pid))
+                stack.callback(os.close, descriptors[-1])
+        for descriptor in descriptors:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        for descriptor in descriptors:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            if not poll.poll(PATIENCE * 1000):
+                raise AssertionError("a killed process does not end")
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ class SupervisionTest(TempCase):
 
             self.assertIn(other, master.workers())
             (line,) = [line for line in master.lines() if "killing it" in line]
-            self.assertRegex(line, rf"ERROR worker {stopped} has not answered for 1 s; killing it$")
+            self.assertRegex(line, rf"ERROR worker {stopped} has not answered for [345] s; killing it$")
 
     def test_worker_that_does_not_begin_to_serve_is_killed_and_replaced(self) -> None:
         with self.master(2) as master:
@@ -98,17 +98,18 @@ class SupervisionTest(TempCase):
             (self.directory / "hang").unlink()
             self.wait_until("two", lambda: len(master.workers()) == 2)
 
-            self.assertIn("has not begun to serve for 2 s", "\n".join(master.lines()))
+            self.assertRegex("\n".join(master.lines()), "has not begun to serve for [678] s")
 
     def test_no_worker_is_killed_after_the_whole_group_was_stopped(self) -> None:
         with self.master(2) as master:
             before = master.workers()
-            group = [*before, master.process.pid]
+            # The master first: it would miss the beats of workers that were stopped before it.
+            group = [master.process.pid, *before]
 
             for pid in group:
                 os.kill(pid, signal.SIGSTOP)
             time.sleep(2 * TIMEOUTS.silence)
-            for pid in reversed(group):
+            for pid in group:
                 # The master first: it finds the beats of its workers old.
                 os.kill(pid, signal.SIGCONT)
                 time.sleep(0.05)

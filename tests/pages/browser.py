@@ -28,6 +28,8 @@ PATIENCE = 60.0
 _OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
+    # Else clicks and keys are dropped until a page has been painted, which may be after it is loaded.
+    "--allow-pre-commit-input",
     # The browser writes to descriptor 4 and reads from 3.
     *("--remote-debugging-pipe", "--host-resolver-rules=MAP *.test localhost"),
 )

@@ -22,6 +22,15 @@ _TYPED_EARLY = "Autofocus processing was blocked because a document already has 
 # Makes one element of the list of uploads be found by the name of its file.
 _ROW = "[...document.querySelectorAll('#list li')].find(row => row.querySelector('.name').textContent === %r)"
 
+# Keeps the button that has said that it has copied: it says so for 2 s, which a busy machine may miss.
+NOTE_COPIED = """
+window.copied = null;
+new MutationObserver(records => {
+  for (const {target} of records)
+    if (target.localName === "button" && target.textContent === "Copied") window.copied = target;
+}).observe(document, {subtree: true, childList: true});
+"""
+
 
 class PagesCase(TempCase):
     """Each tab must leave the console empty, and ask for nothing elsewhere. `expected` are problems that may be."""
@@ -72,6 +81,11 @@ class PagesCase(TempCase):
     def slow_down(self, tab: Tab, rate: int = SLOW) -> None:
         limits = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": rate}
         tab.send("Network.emulateNetworkConditions", offline=False, **limits)
+
+    def type_password(self, tab: Tab, password: str) -> None:
+        """Type into the field that the page focuses by itself: with its first frame, maybe after it is loaded."""
+        tab.wait_for("document.activeElement.id === 'password'")
+        tab.type(password)
 
     def wait_for_state(self, tab: Tab, name: str, state: str) -> None:
         tab.wait_for(f"{_ROW % name}?.dataset.state === {state!r}")

@@ -27,6 +27,8 @@ class AccessibilityTest(PagesCase):
             self.wait_for_state(tab, "cat.jpg", "done")
             tab.evaluate("document.getElementById('token')?.removeAttribute('hidden')")
             self.assert_accessible(tab, "uploaded")
+            # A page that is left during an upload would ask its user.
+            self.wait_for_state(tab, "large", "done")
             tab.open(f"{self.url}{DROPS}/")
             tab.choose("#file", self.file("secret"), self.large_file("too large", 17 << 20))
             link = self.link_of(tab, "secret")

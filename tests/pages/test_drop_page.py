@@ -8,7 +8,7 @@ import subprocess
 import requests
 
 from tests.pages.browser import DESKTOP, PHONE, Tab
-from tests.pages.case import DROPS, PagesCase
+from tests.pages.case import DROPS, NOTE_COPIED, PagesCase
 from tests.support import find_program
 
 _GONE = "The file was fetched. The link is used up."
@@ -39,7 +39,7 @@ class DropPageTest(PagesCase):
             self.assertIn("/drop/", link)
 
             receiver = self.tab(link, size=size, scheme=scheme)
-            receiver.type(password)
+            self.type_password(receiver, password)
             receiver.click("#fetch button")
 
             receiver.wait_for_text(_GONE)
@@ -61,7 +61,7 @@ class DropPageTest(PagesCase):
         tab = self.tab(self.drop(b"tea", "open"))
         tab.watch_challenges()
 
-        tab.type("wrong")
+        self.type_password(tab, "wrong")
         tab.press("Enter")
         tab.wait_for_text("The password is wrong.")
         # A form that is sent before the script has loaded is answered with the file all the same, and says nothing.
@@ -122,8 +122,9 @@ class DropPageTest(PagesCase):
         sender.wait_for_file_chooser(self.file("by keyboard"))
         link = self.link_of(sender, "by keyboard")
         sender.tab_to(".copy")
+        sender.evaluate(NOTE_COPIED)
         sender.press("Enter")
-        sender.wait_for("document.activeElement.textContent === 'Copied'")
+        sender.wait_for("copied && copied === document.activeElement")
 
         receiver = self.tab(link)
         receiver.tab_to("#fetch button")

@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 # Of the file, and of uploads that must not be complete before the test is.
 SIZE = 12 * MIB
-SLOW = 4 * MIB
+SLOW = MIB
 
 # Records each text that the state of an upload has.
 _RECORD = """
@@ -74,7 +74,8 @@ class ResumeCase(PagesCase):
         """Send a part of the file, and load the page anew."""
         self.slow_down(tab, SLOW)
         tab.choose("#file", self.film)
-        tab.wait_for(_IS_GOING % 0.3)
+        # The first piece of 2 MiB is acknowledged.
+        tab.wait_for(_IS_GOING % 0.2)
         tab.open(self.url + "/")
         self.slow_down(tab, -1)
         tab.evaluate(_RECORD)
@@ -190,6 +191,9 @@ class ResumeTest(ResumeCase):
 
         second.choose("#file", self.film)
 
+        # Until both are done, one may note anew what the other has forgotten.
+        for tab in (first, second):
+            self.wait_for_text(tab, "film", "Both hashes are equal.")
         for tab in (first, second):
             self.assert_stored(tab)
 
@@ -322,7 +326,7 @@ class KilledTest(ResumeCase):
                 tab = self.recording_tab()
                 self.slow_down(tab, SLOW)
                 tab.choose("#file", self.film)
-                tab.wait_for(_IS_GOING % 0.4)
+                tab.wait_for(_IS_GOING % 0.2)
 
                 first.kill()
                 tab.wait_for_text("The connection to the server was lost. Trying again in")

@@ -73,7 +73,7 @@ class TokensPageTest(PagesCase):
 
         receiver = self.tab(link)
         receiver.watch_challenges()
-        receiver.type("wrong")
+        self.type_password(receiver, "wrong")
         receiver.press("Enter")
         self.give(receiver, "token-of-reader")
         receiver.wait_for_text("The password is missing or wrong.")

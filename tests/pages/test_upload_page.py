@@ -10,7 +10,7 @@ import requests
 
 from tests.daemon.process import Daemon
 from tests.pages.browser import DESKTOP, PHONE
-from tests.pages.case import PagesCase, temporary_directory
+from tests.pages.case import NOTE_COPIED, PagesCase, temporary_directory
 
 # Records each value of each bar, and how many uploads were in flight at the same time.
 _RECORD = """
@@ -79,12 +79,14 @@ class UploadPageTest(PagesCase):
     def test_bar_of_64_mib_moves(self) -> None:
         tab = self.tab()
         tab.evaluate(_RECORD)
-        self.slow_down(tab, 64 << 20)
+        self.slow_down(tab, 8 << 20)
 
         tab.choose("#file", self.large_file("large", 64 << 20))
 
         shown = tab.wait_for("document.querySelector('.state')?.textContent.match(/.* left$/)?.[0]")
         self.assertRegex(shown, r"^[0-9.]+ \wiB of 64 MiB · [0-9.]+ \wiB/s · [0-9]+ .*left$")
+        tab.wait_for("new Set(seen).size > 2")
+        self.slow_down(tab, -1)
         self.wait_for_state(tab, "large", "done")
         values = tab.evaluate("seen")
         self.assertEqual(sorted(values), values)
@@ -94,7 +96,8 @@ class UploadPageTest(PagesCase):
     def test_three_uploads_are_in_flight_and_one_can_be_cancelled_and_retried(self) -> None:
         tab = self.tab()
         tab.evaluate(_RECORD)
-        self.slow_down(tab)
+        # None of them ends before the test has seen three, and cancelled one.
+        self.slow_down(tab, 1 << 20)
         names = [f"file {number}" for number in range(5)]
 
         tab.choose("#file", *(self.large_file(name, (4 + number) << 20) for number, name in enumerate(names)))
@@ -102,6 +105,7 @@ class UploadPageTest(PagesCase):
         self.of_row(tab, names[0], "row.querySelector('.cancel').click()")
 
         self.assertEqual("cancelled", self.of_row(tab, names[0], "row.dataset.state"))
+        self.slow_down(tab)
         for name in names[1:]:
             self.wait_for_state(tab, name, "done")
         self.of_row(tab, names[0], "row.querySelector('.retry').click()")
@@ -145,9 +149,10 @@ class UploadPageTest(PagesCase):
         tab.wait_for_file_chooser(self.file("by keyboard"))
         self.wait_for_state(tab, "by keyboard", "done")
         tab.tab_to(".copy")
+        tab.evaluate(NOTE_COPIED)
         tab.press("Enter")
 
-        tab.wait_for("document.activeElement.textContent === 'Copied'")
+        tab.wait_for("copied && copied === document.activeElement")
 
     def test_form_without_scripts_uploads(self) -> None:
         tab = self.tab(scripts=False)
@@ -160,12 +165,14 @@ class UploadPageTest(PagesCase):
     def test_folder_and_vanished_file_are_said_to_be_unreadable(self) -> None:
         self.expected = ("ERR_FILE_NOT_FOUND", "net::ERR_", "Failed to load resource")
         tab = self.tab()
-        self.slow_down(tab)
+        # None of them ends before the file has vanished.
+        self.slow_down(tab, 1 << 20)
         tab.choose("#file", *(self.large_file(f"busy {number}", 12 << 20) for number in range(3)))
         vanishing = self.file("vanishing")
         tab.choose("#file", vanishing)
 
         vanishing.unlink()
+        self.slow_down(tab)
 
         self.wait_for_state(tab, "vanishing", "failed")
         self.assertIn("cannot be read", self.of_row(tab, "vanishing", "row.querySelector('.state').textContent"))
@@ -182,8 +189,9 @@ class OptionsTest(PagesCase):
         tab.choose("#file", self.file("cat.jpg", b"meow"))
 
         self.wait_for_text(tab, "cat.jpg", "Both hashes are equal.")
+        tab.evaluate(NOTE_COPIED)
         tab.click("#list .copy")
-        tab.wait_for("document.querySelector('#list .copy').textContent === 'Copied'")
+        tab.wait_for("copied && copied === document.querySelector('#list .copy')")
         self.assertTrue(self.link_of(tab, "cat.jpg").startswith(self.url))
 
     def test_file_that_is_too_large_is_refused_before_it_is_sent(self) -> None:
@@ -214,13 +222,14 @@ class RestartTest(PagesCase):
     def test_upload_begins_anew_when_another_store_does_not_have_it(self) -> None:
         self.expected = ("net::ERR_", "status of 404")
         tab = self.tab()
-        self.slow_down(tab)
+        self.slow_down(tab, 4 << 20)
         port = str(self.daemon.ports[0])
         with temporary_directory() as store:
             tab.choose("#file", self.large_file("large", 32 << 20))
             tab.wait_for("document.querySelector('.state')?.textContent.includes('left')")
 
             self.daemon.kill()
+            self.slow_down(tab)
 
             tab.wait_for_text("The connection to the server was lost. Trying again in")
             second = Daemon("--listen", f"127.0.0.1:{port}", "--store", str(store), "--workers", "1")

@@ -4,7 +4,8 @@ import Uppy from "@uppy/core";
 import Tus from "@uppy/tus";
 import * as tus from "tus-js-client";
 
-const retryDelays = Array(100).fill(20);
+// For 10 s: a busy daemon holds an upload until it has written what came before a cut.
+const retryDelays = Array(100).fill(100);
 const chosen = () => document.getElementById("file").files[0];
 
 function byTusClient({ endpoint, chunkSize }) {

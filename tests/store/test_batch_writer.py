@@ -63,6 +63,7 @@ class BatchWriterTest(TempCase):
         with lock:
             writer.submit(1)
             self.assertTrue(self.work.was_refused.wait(PATIENCE))
+            writer._timeout = PATIENCE
         writer.submit(2)
         writer.close()
 
@@ -71,9 +72,10 @@ class BatchWriterTest(TempCase):
         self.assertEqual([[2]], self.work.batches)
 
     def test_job_is_refused_while_the_batch_before_it_is_blocked(self) -> None:
-        writer = BatchWriter(threading.Lock(), self.work, timeout=0.05)
+        writer = BatchWriter(threading.Lock(), self.work, timeout=PATIENCE)
         writer.submit(1)
-        self.work.begun.wait(PATIENCE)
+        self.assertTrue(self.work.begun.wait(PATIENCE))
+        writer._timeout = 0.05
         writer.submit(2)
         self.assertTrue(self.work.was_refused.wait(PATIENCE))
         self.work.goes_on.set()
@@ -85,9 +87,10 @@ class BatchWriterTest(TempCase):
         self.work.steps = [URGENT] * 1000
         self.work.goes_on.set()
         lock = threading.Lock()
-        writer = BatchWriter(lock, self.work, timeout=0.05)
+        writer = BatchWriter(lock, self.work, timeout=PATIENCE)
         writer.submit(1)
-        self.work.begun.wait(PATIENCE)
+        self.assertTrue(self.work.begun.wait(PATIENCE))
+        writer._timeout = 0.05
         with lock:
             self.assertTrue(self.work.was_refused.wait(PATIENCE))
             self.work.steps = []

@@ -49,6 +49,10 @@ class HasherCase(TempCase):
         return raised[0]
 
 
+# The thread of a hasher that gets nothing stays for as long as a test may take.
+stays = mock.patch("filestoraged.store.hashing._HASH_IDLE_TIMEOUT", PATIENCE)
+
+
 class OverlappedHasherTest(HasherCase):
     def test_small_object_needs_no_thread(self) -> None:
         hasher = self.new_hasher()
@@ -58,6 +62,7 @@ class OverlappedHasherTest(HasherCase):
         self.assertEqual(0, threads())
         self.assertEqual(hashlib.sha256(b"tea").hexdigest(), hasher.finish())
 
+    @stays
     def test_large_object_is_hashed_on_another_thread(self) -> None:
         hasher = self.new_hasher()
 
@@ -208,6 +213,7 @@ class FailingHashTest(HasherCase):
 
 
 class HashThreadsTest(HasherCase):
+    @stays
     def test_forty_large_uploads_use_one_hash_thread_per_core(self) -> None:
         store = DiskStore(self.directory)
         with ExitStack() as uploads:
@@ -228,6 +234,7 @@ class HashThreadsTest(HasherCase):
 
         self.assertIs(store.hash_threads, store.namespace("repositories").namespace("cats").hash_threads)
 
+    @stays
     def test_slot_is_free_after_its_upload_ends(self) -> None:
         pool = HashThreads(1)
         for _ in range(3):
@@ -247,6 +254,8 @@ class HashThreadsTest(HasherCase):
                 hasher.update(PIECE)
 
         self.wait_until("the first one's thread has ended", lambda: threads() == 0)
+        assert second._queue is not None
+        second._queue._idle_timeout = PATIENCE
         second.update(PIECE)
 
         self.assertEqual(1, threads())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sqlite3
 import subprocess
@@ -14,7 +13,7 @@ from unittest import mock
 
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
-from filestoraged.store.batch_writer import URGENT, BatchWriter
+from filestoraged.store.batch_writer import URGENT
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.sqlite.write_lock import WriteLock
 from tests.daemon.process import ROOT
@@ -469,23 +468,16 @@ class Failing:
 
 
 class LockedTest(KeysCase):
-    def setUp(self) -> None:
-        super().setUp()
-        patch = mock.patch(
-            "filestoraged.store.sqlite.group_commit.BatchWriter", functools.partial(BatchWriter, timeout=0.1)
-        )
-        patch.start()
-        self.addCleanup(patch.stop)
-        self.keys = self.open_keys()
-
     def test_writes_are_refused_while_another_process_holds_the_lock(self) -> None:
         self.keys.set("cup", b"1")
         self.keys.commit()
         with WriteLock(self.path):
+            self.keys._writer._timeout = 0.1
             self.assertRaises(StoreUnavailable, self.keys.set, "saucer", b"2")
             self.assertRaises(StoreUnavailable, self.keys.commit)
             self.assertRaises(StoreUnavailable, self.keys.probe)
             self.assertEqual(b"1", self.keys.get("cup"))
+            self.keys._writer._timeout = PATIENCE
 
         self.assertTrue(self.keys.set("saucer", b"3"))
         self.keys.probe()

@@ -320,17 +320,27 @@ class Ipv6Test(ServerCase):
 class TimeoutTest(ServerCase):
     """The timeouts of the contract, shortened."""
 
-    limits = Limits(
-        head=0.3, body=0.3, send=0.3, idle=0.3, farewell=0.3, farewell_total=0.6, notice=0.02, last_call=0.1
-    )
+    # Without `idle`: it would run while a test has not sent its request yet.
+    limits = Limits(head=0.3, body=0.3, send=0.3, farewell=0.3, farewell_total=0.6, notice=0.02, last_call=0.1)
+
+    def limit(self, **limits: float) -> None:
+        """Change limits, for what begins from now on."""
+        self.worker._server.context.limits = self.limits._replace(**limits)  # type: ignore[arg-type]
 
     def test_idle_connection_is_closed_at_its_deadline(self) -> None:
         for used in (False, True):
             with self.subTest(used=used):
-                connection = self.connect()
                 if used:
+                    self.limit()
+                    connection = self.connect()
                     connection.sendall(HEALTH)
                     read_answer(connection)
+                    self.limit(idle=0.3)
+                    connection.sendall(HEALTH)
+                    read_answer(connection)
+                else:
+                    self.limit(idle=0.3)
+                    connection = self.connect()
 
                 # `test_states` and `test_poller` check when.
                 self.assertEqual(b"", read_all(connection))
@@ -356,6 +366,7 @@ class TimeoutTest(ServerCase):
         self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
 
     def test_empty_lines_do_not_keep_a_connection_beyond_its_deadline(self) -> None:
+        self.limit(idle=0.3)
         connection = self.connect()
         stop = threading.Event()
         self.addCleanup(stop.set)
@@ -387,18 +398,22 @@ class TimeoutTest(ServerCase):
                 self.assert_stored(0)
 
     def test_slow_body_that_is_never_silent_is_stored(self) -> None:
+        # Longer in all than one silence may be, and each pause much shorter, also on a busy machine.
+        self.limit(body=4.0)
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
         pause = threading.Event()
 
         for _ in range(10):
             connection.sendall(b"x")
-            pause.wait(0.1)
+            pause.wait(0.5)
 
         self.assertEqual(200, read_answer(connection).status)
 
     def test_client_that_reads_nothing_is_cut_off(self) -> None:
-        self.post("/", b"x" * 20_000_000)
+        self.limit(head=PATIENCE, body=PATIENCE)
+        self.assertEqual(200, self.post("/", b"x" * 20_000_000).status)
+        self.limit()
         digest = hashlib.sha256(b"x" * 20_000_000).hexdigest()
         connection = self.connect()
         connection.sendall(f"GET /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

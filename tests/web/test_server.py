@@ -175,7 +175,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n
 
 
 class NoThreadTest(LoopCase):
-    limits = Limits(notice=0.02, last_call=0.1, no_thread=0.2)
+    limits = Limits(notice=0.02, last_call=0.1, no_thread=PATIENCE)
 
     def test_requests_without_a_thread_continue_when_one_can_be_started(self) -> None:
         connection = self.connect()
@@ -186,6 +186,7 @@ class NoThreadTest(LoopCase):
         self.assertEqual(200, read_answer(connection).status)
 
     def test_requests_without_a_thread_for_too_long_answer_503_and_close(self) -> None:
+        self.worker._server.context.pool._patience = 0.2
         connections = [self.connect() for _ in range(3)]
         with patch.object(threading.Thread, "start", refuse_to_start):
             for connection in connections:
@@ -206,6 +207,7 @@ class NoThreadTest(LoopCase):
         self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
         pool = self.worker._server.context.pool
         pool._idle = 0.01
+        pool._patience = 0.2
         self.wait_until("its thread has left it", lambda: not pool.busy)
         with patch.object(threading.Thread, "start", refuse_to_start):
             self.post_until_threads_end()

@@ -31,7 +31,7 @@ from filestoraged.store.memcached.diagnose import examine
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, Manifest
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.store.memcached.proxy import serve
-from tests.store.memcached.servers import start_memcached
+from tests.store.memcached.servers import Memcached, start_memcached
 from tests.store.memcached.test_store import MIB, MemcachedCase
 from tests.support import PATIENCE, TempCase, in_threads
 
@@ -346,7 +346,8 @@ class PoolFaultTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.pool = [start_memcached(self) for _ in range(3)]
-        self.store = MemcachedStore([server.address for server in self.pool], timeout=TIMEOUT, connect_timeout=TIMEOUT)
+        addresses = [server.address for server in self.pool]
+        self.store = MemcachedStore(addresses, timeout=PATIENCE, connect_timeout=PATIENCE)
         self.data = os.urandom(12 * CHUNK_SIZE)
         self.digest = self.store.put(self.data)
         # By chance, a server has none of twelve chunks in one of 40 runs.
@@ -375,16 +376,28 @@ class PoolFaultTest(TempCase):
         self.store.put(self.data)
         self.assertEqual(self.data, self.store.get(self.digest).read())
 
+    def wait_for(self, server: Memcached, seconds: float) -> None:
+        """Let the store wait so long for a server, on new connections."""
+        (client,) = [each for each in self.store.pool.servers if each.name == server.address]
+        client.close()
+        client._timeout = client._connect_timeout = seconds
+
+    def hang(self, server: Memcached) -> None:
+        """Let a server hang, and wait only for this one for a short time."""
+        self.wait_for(server, TIMEOUT)
+        server.hang()
+
     def test_objects_of_a_hung_server_are_unavailable_until_it_continues(self) -> None:
-        self.pool[1].hang()
+        self.hang(self.pool[1])
 
         assert_unavailable(self, lambda: self.store.open(self.digest))
 
         self.pool[1].wake()
+        self.wait_for(self.pool[1], PATIENCE)
         self.assertEqual(self.data, self.store.get(self.digest).read())
 
     def test_hung_server_delays_one_thread_at_a_time(self) -> None:
-        self.pool[1].hang()
+        self.hang(self.pool[1])
         self.assertRaises(StoreUnavailable, self.store.open, self.digest)
         (suspect,) = [server for server in self.store.pool.servers if server.suspect]
         call, calls, refused, all_refused = suspect._call, [], [], threading.Event()
@@ -409,7 +422,7 @@ class PoolFaultTest(TempCase):
 
     def test_upload_to_a_hung_server_fails_in_time(self) -> None:
         for server in self.pool:
-            server.hang()
+            self.hang(server)
 
         for size in (1, CHUNK_SIZE, 5 * CHUNK_SIZE):
             assert_unavailable(self, lambda size=size: self.store.put(os.urandom(size)))

@@ -9,7 +9,7 @@ from filestoraged.store.s3.connection import StoreConnection
 from filestoraged.store.s3.url import parse_url
 
 # Seconds of silence that end the connection, and the number of pauses, each a small part of that, while it is read.
-_SILENCE = 1.5
+_SILENCE = 4.0
 _PAUSES = 20
 _PIECE = 64 * 1024
 
@@ -30,7 +30,7 @@ class SendAllTest(unittest.TestCase):
         def read() -> None:
             pause = threading.Event()
             while len(received) < _PAUSES * _PIECE:
-                pause.wait(2 * _SILENCE / _PAUSES)
+                pause.wait(1.25 * _SILENCE / _PAUSES)
                 received.extend(self.store.recv(_PIECE, socket.MSG_WAITALL))
 
         reader = threading.Thread(target=read)
