@@ -37,7 +37,8 @@ class TcpProxy:
 
     def cut(self) -> None:
         """Break all connections, and refuse others."""
-        self._is_cut = True
+        with self._lock:
+            self._is_cut = True
         self._break_all()
 
     def mend(self) -> None:
@@ -69,7 +70,14 @@ class TcpProxy:
                 client.close()
                 continue
             with self._lock:
-                self._sockets |= {client, server}
+                # It may have been cut since.
+                is_cut = self._is_cut
+                if not is_cut:
+                    self._sockets |= {client, server}
+            if is_cut:
+                client.close()
+                server.close()
+                continue
             threading.Thread(target=self._pass, args=(client, server, True), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
 
