@@ -1,7 +1,7 @@
 """Counts of what an S3 store was asked, in memory that the workers share.
 
 Each process writes to a row of its own, which it holds by a lock that dies with it; the next process in the row counts
-on from there. Nobody waits for a lock.
+on from there. No lock is waited for.
 """
 
 from __future__ import annotations
