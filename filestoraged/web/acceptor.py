@@ -49,6 +49,8 @@ class Acceptor:
         self._is_paused = True
         # Whether this worker accepts although it is ahead, because no other does.
         self._helps = False
+        # With how many connections this worker lacked descriptors or memory for another; None while it lacks none.
+        self._exhausted_at: int | None = None
         self.resume()
         poller.watch(limit.wake_descriptor, select.EPOLLIN)
 
@@ -72,14 +74,29 @@ class Acceptor:
                 # The kernel may have woken this worker for it a moment ago, and wakes no other for the same connection.
                 self._accept(each)
 
+    def on_exhausted(self) -> None:
+        """Accept nothing more until a connection of this worker ends, or until the next check.
+
+        The listener stays readable: watched all the same, it would keep the loop busy.
+        """
+        self._exhausted_at = self._limit.own
+        self.pause()
+
     def end_round(self) -> None:
-        if self._is_paused and not self._limit.is_ahead:
+        if self._exhausted_at is not None and self._limit.own < self._exhausted_at:
+            self._exhausted_at = None
+        if self._is_paused and self._exhausted_at is None and not self._limit.is_ahead:
             self.resume()
 
     def check(self) -> None:
         """Accept, even if ahead, connections that no other worker accepts. Called at intervals."""
-        self._helps = self._is_paused and self._has_waiting()
-        if self._helps:
+        self._exhausted_at = None
+        has_waiting = self._has_waiting()
+        self._helps = self._is_paused and has_waiting
+        if has_waiting:
+            # Watched anew, also where this worker is not paused: the kernel may have woken, for these connections, one
+            # that lacks descriptors.
+            self.pause()
             self.resume()
 
     def _has_waiting(self) -> bool:
@@ -89,7 +106,7 @@ class Acceptor:
         return bool(poll.poll(0))
 
     def pause(self) -> None:
-        """Leave connections to other workers, or until descriptors are free."""
+        """Leave connections to other workers."""
         if not self._is_paused:
             self._is_paused = True
             for descriptor in self._listeners:

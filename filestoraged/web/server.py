@@ -202,7 +202,7 @@ class Server(ThreadingHTTPServer):
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 self._warn("cannot accept connections for now: %s", error.strerror)
-                self._acceptor.pause()
+                self._acceptor.on_exhausted()
             raise
         if not address:
             # Over TCP, it inherits these from its listener.

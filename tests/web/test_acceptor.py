@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
+import time
 import unittest
+from pathlib import Path
 from typing import Any
 
 from filestoraged.web.acceptor import Acceptor, set_options
@@ -89,6 +92,53 @@ class AcceptorTest(unittest.TestCase):
 
         self.assertEqual((8, False), (self.limit.own, self.has_waiting()))
 
+    def test_worker_without_descriptors_leaves_connections_until_the_next_check(self) -> None:
+        self.connect(1)
+
+        self.acceptor.on_exhausted()
+        self.acceptor.end_round()
+        self.poll()
+        self.assertEqual((0, True), (self.limit.own, self.has_waiting()))
+        self.acceptor.check()
+        self.poll()
+
+        self.assertEqual((1, False), (self.limit.own, self.has_waiting()))
+
+    def test_worker_without_descriptors_accepts_again_when_a_connection_of_it_has_ended(self) -> None:
+        self.connect(1)
+        self.poll()
+        self.connect(1)
+
+        self.acceptor.on_exhausted()
+        self.limit.leave()
+        self.acceptor.end_round()
+        self.poll()
+
+        self.assertEqual((1, False), (self.limit.own, self.has_waiting()))
+
+    def test_worker_accepts_at_a_check_what_the_kernel_woke_another_for_that_lacks_descriptors(self) -> None:
+        other: Poller[Any] = Poller()
+        self.addCleanup(other.close)
+        # The kernel wakes the one that began first of those that wait.
+        self.acceptor.pause()
+        exhausted = Acceptor([self.listener], other, self.limit, self.accept, self.evict)
+        self.acceptor.resume()
+        woken = threading.Thread(target=other.poll, args=(PATIENCE, 8))
+        woken.start()
+        deadline = time.monotonic() + PATIENCE
+        while not _is_in_a_call_for(other._epoll.fileno(), woken) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.connect(1)
+        woken.join()
+        exhausted.on_exhausted()
+
+        self.poll()
+        self.assertEqual((0, True), (self.limit.own, self.has_waiting()))
+        self.acceptor.check()
+        self.poll()
+
+        self.assertEqual((1, False), (self.limit.own, self.has_waiting()))
+
     def test_each_request_of_another_worker_evicts_one_connection(self) -> None:
         for _ in range(3):
             self.limit.request_eviction(0)
@@ -108,3 +158,9 @@ class AcceptorTest(unittest.TestCase):
         self.acceptor.on_event(12345)
 
         self.assertEqual(0, self.limit.own)
+
+
+def _is_in_a_call_for(descriptor: int, thread: threading.Thread) -> bool:
+    """Whether a thread is in a system call whose first argument is the descriptor."""
+    fields = Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().split()
+    return fields[1:2] == [hex(descriptor)]

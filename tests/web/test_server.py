@@ -141,7 +141,7 @@ class FailingTest(LoopCase):
 
 class FailingRoundTest(LoopCase):
     # The client gives up before the next round.
-    limits = Limits(notice=2 * PATIENCE, last_call=0.1)
+    limits = Limits(notice=2 * PATIENCE, last_call=0)
 
     def test_failed_event_does_not_hold_back_the_responses_of_its_round(self) -> None:
         first, second = self.greeted(2)
@@ -384,7 +384,7 @@ class ResultTest(LoopCase):
     """A page on the loop that awaits a result, and a client that sends or leaves meanwhile."""
 
     # Results are taken where the kernel reports them, not with the checks for deadlines.
-    limits = Limits(notice=2 * PATIENCE, last_call=0.1)
+    limits = Limits(notice=2 * PATIENCE, last_call=0)
 
     def setUp(self) -> None:
         super().setUp()
