@@ -13,7 +13,7 @@ from pathlib import Path
 
 import requests
 
-from tests.daemon.process import Daemon, clean_environment, fork_command, running
+from tests.daemon.process import Daemon, clean_environment, fork_command, running, traced_processes
 from tests.store.memcached.servers import start_memcached
 from tests.support import TempCase, find_program, free_port, in_threads
 from tests.test_nginx import running_as_shipped
@@ -232,20 +232,23 @@ class ManyTest(GitCase):
 
 class KilledTest(GitCase):
     def test_push_after_a_kill_of_the_daemon_in_mid_push_completes(self) -> None:
+        find_program("strace")
         port = free_port()
         files = {f"file{number}": os.urandom(MIB) for number in range(150)}
         with self.daemon(port) as daemon:
             first = self.first(f"http://127.0.0.1:{port}/data/game")
             first.commit(**files)
-            pushing = subprocess.Popen(
-                ["git", "push", "--quiet", "origin", "main"],
-                cwd=first.path,
-                env={**clean_environment(), "HOME": str(first._home), "GIT_TERMINAL_PROMPT": "0"},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            self.wait_until("uploads", lambda: sum("PUT /data/game" in line for line in daemon.lines()) >= 5)
-            daemon.kill()
+            # Each object takes half a second or more, so that most are missing when the daemon is killed.
+            with traced_processes(daemon.workers(), "-o", "/dev/null", "-e", "inject=linkat:delay_enter=500000"):
+                pushing = subprocess.Popen(
+                    ["git", "push", "--quiet", "origin", "main"],
+                    cwd=first.path,
+                    env={**clean_environment(), "HOME": str(first._home), "GIT_TERMINAL_PROMPT": "0"},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+                self.wait_until("uploads", lambda: sum("PUT /data/game" in line for line in daemon.lines()) >= 5)
+                daemon.kill()
             self.assertNotEqual(0, pushing.wait(_LIMIT))
         before = len(self.stored())
 

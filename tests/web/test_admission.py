@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from unittest.mock import patch
 
 from filestoraged.web import admission
@@ -222,7 +223,7 @@ class DaemonTest(TempCase):
             order = [guests[number] for number in (1, 3, 0, 2, 4, 5)]
 
             for oldest in order:
-                newcomer = self.greet(daemon)
+                newcomer = self.greet_until_admitted(daemon)
                 order.append(newcomer)
                 self.assertEqual(b"", read_all(oldest))
                 if len(order) == 16:
@@ -236,6 +237,18 @@ class DaemonTest(TempCase):
         self.addCleanup(connection.close)
         self.ask(connection)
         return connection
+
+    def greet_until_admitted(self, daemon: Daemon) -> socket.socket:
+        """Connect again where a worker took more than a second to evict a connection, as on a busy machine."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            connection = socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE)
+            self.addCleanup(connection.close)
+            connection.sendall(HEALTH)
+            status = read_answer(connection).status
+            if status != 503 or time.monotonic() > deadline:
+                self.assertEqual(200, status)
+                return connection
 
     def ask(self, connection: socket.socket) -> None:
         connection.sendall(HEALTH)
