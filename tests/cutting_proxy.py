@@ -6,18 +6,27 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
+from pathlib import Path
+
+from tests.support import PATIENCE
 
 
 class CuttingProxy:
     """Listens on a free port of 127.0.0.1. `sent` counts the bytes of clients that were passed on."""
 
-    def __init__(self, port: int, *, every: int, cuts: int) -> None:
-        """`port` is the server's. Cuts a connection after each `every` bytes, `cuts` times in all."""
+    def __init__(self, port: int, *, every: int, cuts: int, waits: bool = True) -> None:
+        """`port` is the server's. Cuts a connection after each `every` bytes, `cuts` times in all.
+
+        If `waits`, the server has received what was sent before a cut, so that it does not depend on the machine how
+        much is sent again.
+        """
         self.server_port = port
         self.sent = 0
         self.cuts = 0
         self._every = every
         self._max_cuts = cuts
+        self._waits = waits
         self._lock = threading.Lock()
         self._since = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -55,6 +64,8 @@ class CuttingProxy:
                     if not data:
                         return
                     if key.fileobj is client and self._is_cut(len(data)):
+                        if self._waits:
+                            _wait_until_received(server)
                         return
                     other[key.fileobj].sendall(data)  # type: ignore[index]
 
@@ -67,3 +78,25 @@ class CuttingProxy:
             self._since = 0
             self.cuts += 1
             return True
+
+
+def _wait_until_received(connection: socket.socket) -> None:
+    """Wait until the peer, on this machine, has taken from the kernel what was sent over IPv4."""
+    near, far = (address[1] for address in (connection.getsockname(), connection.getpeername()))
+    deadline = time.monotonic() + PATIENCE
+    while _unreceived(near, far) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _unreceived(near: int, far: int) -> int:
+    """Bytes on the way from one port to another: those that the sender holds, and those that the receiver holds."""
+    total = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        sender, receiver = (int(field.rpartition(":")[2], 16) for field in fields[1:3])
+        unacknowledged, unread = (int(size, 16) for size in fields[4].split(":"))
+        if (sender, receiver) == (near, far):
+            total += unacknowledged
+        elif (sender, receiver) == (far, near):
+            total += unread
+    return total

@@ -107,10 +107,11 @@ class MetricsTest(ServerCase):
         self.get(f"/{digest}")
         self.get(f"/{digest}", Range="bytes=0-9")
 
-        seen = self.metrics()
-
-        self.assertEqual(100_000, seen['filestoraged_received_bytes_total{interface="files",method="POST"}'])
-        self.assertEqual(100_010, seen['filestoraged_sent_bytes_total{interface="files",method="GET"}'])
+        received = 'filestoraged_received_bytes_total{interface="files",method="POST"}'
+        sent = 'filestoraged_sent_bytes_total{interface="files",method="GET"}'
+        # What a thread sends is counted behind it.
+        self.wait_until("counted", lambda: self.metrics().get(sent) == 100_010)
+        self.assertEqual(100_000, self.metrics()[received])
 
     def test_durations_are_counted_in_their_buckets(self) -> None:
         for _ in range(5):

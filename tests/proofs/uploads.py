@@ -56,7 +56,7 @@ def prove_cuts(directory: Path, block: bytes) -> bool:
         digest.update(block)
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(running("--store", store, "--workers", "2"))
-        proxy = stack.enter_context(CuttingProxy(daemon.ports[0], every=CUT_SIZE // (CUTS + 1), cuts=CUTS))
+        proxy = stack.enter_context(CuttingProxy(daemon.ports[0], every=CUT_SIZE // (CUTS + 1), cuts=CUTS, waits=False))
         port = int(proxy.url.rpartition(":")[2])
         path = create(daemon, CUT_SIZE)
         offset, answer = 0, http.client.HTTPMessage()
