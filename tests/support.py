@@ -24,6 +24,7 @@ from filestoraged.daemon.sockets import address_of, close, listen
 from filestoraged.daemon.values import Address
 from filestoraged.daemon.worker import ServerThread
 from filestoraged.store import layout
+from filestoraged.web.access_log import access
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
 from filestoraged.web.metrics import Metrics
@@ -127,6 +128,11 @@ class ServerCase(TempCase):
 
     def log_lines(self, level: int = logging.INFO) -> list[str]:
         return [record.getMessage() for record in list(self.logged) if record.levelno >= level]
+
+    def access_lines(self) -> list[str]:
+        """The lines of the access log alone: on a slow machine, background work may warn of something."""
+        records = [record for record in list(self.logged) if record.name == access.name]
+        return [line for record in records for line in record.getMessage().splitlines()]
 
     def connect(self) -> socket.socket:
         """Connect to the server; the connection is closed after the test."""

@@ -152,10 +152,6 @@ class KvDaemonTest(TempCase):
         with running("--store", str(store), "--workers", "1") as daemon:
             requests.post(f"{daemon.url}/kv/set", json={"key": 1})
             requests.post(f"{daemon.url}/kv/commit")
-            for name in ("kv", "drops"):
-                lock = (store / f"{name}.sqlite.turn").open("rb")
-                self.addCleanup(lock.close)
-                fcntl.flock(lock, fcntl.LOCK_EX)
 
             def ask(number: int) -> requests.Response:
                 if number == 0:
@@ -165,8 +161,11 @@ class KvDaemonTest(TempCase):
                     return requests.put(f"{daemon.url}/vimeo/api/v1.0/file", files=form, timeout=PATIENCE)
                 return requests.get(f"{daemon.url}{('/-/ready', '/kv/key')[number - 2]}", timeout=PATIENCE)
 
-            held = in_threads(4, ask)
-            self.doCleanups()
+            with contextlib.ExitStack() as locks:
+                for name in ("kv", "drops"):
+                    lock = locks.enter_context((store / f"{name}.sqlite.turn").open("rb"))
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                held = in_threads(4, ask)
             free = in_threads(2, ask)
 
         self.assertEqual([503, 503, 503, 200], [answer.status_code for answer in held])

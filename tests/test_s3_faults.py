@@ -332,12 +332,13 @@ class HangingStoreTest(S3ServerCase):
         ended: list[Answer] = []
         downloads = [threading.Thread(target=lambda: ended.append(self.download(SMALL))) for _ in range(self.threads)]
 
-        with self.impatient(silence=6.0, operation=6.0):
+        with self.impatient(silence=PATIENCE, operation=PATIENCE):
             for each in downloads:
                 each.start()
             self.wait_until("all hang", lambda: len(self.proxy.requests) >= self.threads)
             shown = self.get("/-/metrics")
             ended_before = list(ended)
+            self.proxy.mend()
             for each in downloads:
                 each.join()
 

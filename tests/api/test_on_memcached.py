@@ -16,6 +16,9 @@ from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, re
 TEA = b"tea"
 TEA_HASH = hashlib.sha256(TEA).hexdigest()
 
+# The timeout of the daemon's store, in seconds.
+TIMEOUT = 2.0
+
 
 class OnMemcached(ServerCase):
     """Each test has a memcached of its own."""
@@ -26,6 +29,14 @@ class OnMemcached(ServerCase):
         self.memcached = start_memcached(self, "-m", "256")
         self.config = {**self.config, "memcached": (self.memcached.address,)}
         super().setUp()
+
+    def wait_for_memcached(self, seconds: float) -> None:
+        """Let the store wait so long for the server, on new connections."""
+        store = self.services.store
+        assert isinstance(store, MemcachedStore)
+        (server,) = store.pool.servers
+        server.close()
+        server._timeout = server._connect_timeout = seconds
 
     def assert_stored(self, count: int) -> None:
         self.assertEqual(count, len(self.memcached.manifest_keys()))
@@ -138,6 +149,7 @@ class UnreachableTest(OnMemcached):
 
     def test_hanging_server_answers_503_in_time_and_delays_no_other_request(self) -> None:
         self.post("/", TEA)
+        self.wait_for_memcached(TIMEOUT)
         self.memcached.hang()
         answers: dict[int, Answer] = {}
 
@@ -157,6 +169,7 @@ class UnreachableTest(OnMemcached):
         self.assertEqual([200] * 20, health)
         self.assertEqual([503] * 40, [answer.status for answer in answers.values()])
         self.memcached.wake()
+        self.wait_for_memcached(PATIENCE)
         self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
 
     def test_upload_during_a_restart_of_the_server_answers_503_and_not_507(self) -> None:
@@ -181,6 +194,7 @@ class UnreachableTest(OnMemcached):
         connection.sendall(bytes(3 * CHUNK_SIZE))
         self.wait_until("chunks are there", lambda: len(self.memcached.chunk_keys()) == 3)
 
+        self.wait_for_memcached(TIMEOUT)
         self.memcached.hang()
         connection.sendall(bytes(2 * CHUNK_SIZE))
         answer = read_answer(connection)

@@ -10,8 +10,10 @@ import socket
 import sqlite3
 import time
 from typing import Any
+from unittest import mock
 
 from filestoraged.store import layout
+from filestoraged.store.uploads.lock_files import FileHolds
 from tests.api.test_tokens import TokensCase, bearer
 from tests.store.memcached.servers import start_memcached
 from tests.support import PATIENCE, Answer, in_threads, read_answer
@@ -564,6 +566,13 @@ class OtherMountTest(UploadsCase):
 
 
 class HolderTest(UploadsCase):
+    # Seconds: longer than this machine keeps a test waiting.
+    silence = 600.0
+
+    def setUp(self) -> None:
+        with mock.patch.dict(FileHolds.__init__.__kwdefaults__, silence=self.silence):
+            super().setUp()
+
     def begin(self, path: str, data: bytes, *, length: int, offset: int = 0) -> socket.socket:
         """Send a part of a piece, and wait until the server has written it."""
         connection = self.connect()
@@ -578,8 +587,8 @@ class HolderTest(UploadsCase):
         return connection
 
     def make_silent(self, path: str) -> None:
-        """Let the holder of an upload appear to have been silent for 6 s."""
-        past = time.time() - 6
+        """Let the holder of an upload appear to have been silent for long enough."""
+        past = time.time() - self.silence - 1
         os.utime(self.store_path / (path[1:] + layout.UPLOAD_LOCK_SUFFIX), (past, past))
 
     def test_second_request_answers_423_while_another_adds(self) -> None:

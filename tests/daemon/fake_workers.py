@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+from filestoraged.daemon import supervisor as supervisor_module
 from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.supervisor import (
     BLOCKED_SIGNALS,
@@ -24,7 +25,10 @@ from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from filestoraged.web.metrics import Metrics
 
 # Longer than a busy machine keeps one of these processes waiting.
-TIMEOUTS = HeartbeatTimeouts(silence=3.0, start=6.0)
+TIMEOUTS = HeartbeatTimeouts(silence=5.0, start=10.0)
+
+# Seconds in which workers stop accepting, and drain: longer than such a machine takes for both.
+PATIENCE = 20.0
 
 
 class FakeWorkers:
@@ -58,9 +62,10 @@ class FakeWorkers:
 def main() -> int:
     start_logging("info")
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+    supervisor_module._STOP_ACCEPTING_TIMEOUT = PATIENCE
     count = int(sys.argv[1])
     metrics = Metrics((), 64)
-    supervisor = Supervisor(FakeWorkers(count, metrics), metrics.slots, Watchdog(metrics, TIMEOUTS), 5.0)
+    supervisor = Supervisor(FakeWorkers(count, metrics), metrics.slots, Watchdog(metrics, TIMEOUTS), PATIENCE)
     supervisor.start()
     os.write(1, b"started\n")
     received = supervisor.run()
@@ -71,7 +76,7 @@ def main() -> int:
             os.write(1, b"stopped\n")
         received = supervisor.run()
     assert received in STOP_SIGNALS
-    return 0 if supervisor.drain(5.0) else 1
+    return 0 if supervisor.drain(PATIENCE) else 1
 
 
 if __name__ == "__main__":

@@ -178,11 +178,11 @@ class StatusTest(CheckCase):
     def test_memcached_that_cannot_list_its_items_exits_2(self) -> None:
         server = start_memcached(self, "-o", "no_lru_crawler")
 
-        done = self.check("--memcached", server.address)
+        status, _, errors = fork_command("check", "--memcached", server.address, cwd=ROOT)
 
-        self.assertEqual(2, done.returncode)
+        self.assertEqual(2, status)
         self.assertRegex(
-            done.stderr, rf"^filestoraged: memcached {server.address}: the server does not list its items: .*\n$"
+            errors, rf"^filestoraged: memcached {server.address}: the server does not list its items: .*\n$"
         )
 
     def test_signal_stops_a_long_check_which_exits_2(self) -> None:
@@ -235,7 +235,8 @@ class StatusTest(CheckCase):
         for store, count in ((str(self.root), 2), ("/nowhere", 1)):
             file.write_text(f"[filestoraged]\nmemcached = {server.address}\nstore = {store}\n")
 
-            self.assertIn(f"checked {count} objects", self.check("--config", str(file)).stdout)
+            output = fork_command("check", "--config", str(file), cwd=ROOT)[1]
+            self.assertIn(f"checked {count} objects", output)
 
     def test_repair_removes_damaged_objects_from_memcached(self) -> None:
         server = start_memcached(self)
@@ -243,11 +244,11 @@ class StatusTest(CheckCase):
         digest = store.put(POT * 4)
         server.client.delete(server.chunk_keys()[0])
 
-        done = self.check("--memcached", server.address, "--repair")
+        status, output, _ = fork_command("check", "--memcached", server.address, "--repair", cwd=ROOT)
 
-        self.assertEqual(1, done.returncode)
-        self.assertIn(f"sha256 {digest}: chunk 1 of 3 is missing; removed\n", done.stdout)
-        self.assertEqual(0, self.check("--memcached", server.address).returncode)
+        self.assertEqual(1, status)
+        self.assertIn(f"sha256 {digest}: chunk 1 of 3 is missing; removed\n", output)
+        self.assertEqual(0, fork_command("check", "--memcached", server.address, cwd=ROOT)[0])
 
     def assert_refused(self, sentence: str, *arguments: str) -> None:
         status, output, errors = fork_command("check", *arguments, cwd=ROOT)

@@ -288,25 +288,27 @@ class Load:
 
     def _run(self, keep: bool) -> None:
         client = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
-        rested = time.monotonic()
+        former = time.monotonic()
         while not self._over.is_set() and not self.failures:
+            began = time.monotonic()
             try:
                 try:
                     client.request("POST", "/", b"tea", {} if keep else {"Connection": "close"})
                 finally:
-                    rest = time.monotonic() - rested
+                    # It may have been idle since the request before, whose answer may have waited for this process.
+                    idle = time.monotonic() - (former if keep else began)
                 answer = client.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 client.close()
                 # A worker that drains may close a connection that this busy machine has kept idle for so long.
-                if not keep or rest < LAST_CALL:
+                if idle < LAST_CALL:
                     self.failures.append(repr(error))
                 body = b""
             else:
                 if answer.status != 200 or b"hash" not in body:
                     self.failures.append(f"{answer.status} {body!r}")
-            rested = time.monotonic()
+            former = began
             with self._progress:
                 self._answered.append(1)
                 self._progress.notify_all()

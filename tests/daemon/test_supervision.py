@@ -87,18 +87,18 @@ class SupervisionTest(TempCase):
             self.wait_until("replaced", lambda: len(set(master.workers()) - {stopped}) == 2)
 
             self.assertIn(other, master.workers())
-            (line,) = [line for line in master.lines() if "killing it" in line]
-            self.assertRegex(line, rf"ERROR worker {stopped} has not answered for [345] s; killing it$")
+            (line,) = [line for line in master.lines() if f"worker {stopped} has not" in line]
+            self.assertRegex(line, rf"ERROR worker {stopped} has not answered for ([5-9]|\d\d) s; killing it$")
 
     def test_worker_that_does_not_begin_to_serve_is_killed_and_replaced(self) -> None:
         with self.master(2) as master:
             (self.directory / "hang").touch()
             os.kill(master.workers()[0], signal.SIGKILL)
-            self.wait_until("another one", lambda: any("killing it" in line for line in master.lines()))
+            self.wait_until("another one", lambda: any("has not begun" in line for line in master.lines()))
             (self.directory / "hang").unlink()
             self.wait_until("two", lambda: len(master.workers()) == 2)
 
-            self.assertRegex("\n".join(master.lines()), "has not begun to serve for [678] s")
+            self.assertRegex("\n".join(master.lines()), "has not begun to serve for \d\d s; killing it")
 
     def test_no_worker_is_killed_after_the_whole_group_was_stopped(self) -> None:
         with self.master(2) as master:

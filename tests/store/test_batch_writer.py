@@ -45,7 +45,7 @@ class BatchWriterTest(TempCase):
         self.work = Batches()
 
     def test_jobs_that_arrive_during_a_batch_form_the_next(self) -> None:
-        writer = BatchWriter(threading.Lock(), self.work)
+        writer = BatchWriter(threading.Lock(), self.work, timeout=PATIENCE)
         writer.submit(0)
         self.work.begun.wait(PATIENCE)
         for number in range(1, 1201):

@@ -286,7 +286,10 @@ class GuessTest(DropsCase):
             # A right guess of another process.
             row = other.execute("INSERT INTO judging (id, time) VALUES (?, ?)", (drop.id, time.time())).lastrowid
         looks = threading.Semaphore(0)
-        with mock.patch("filestoraged.store.drops.time.sleep", lambda _: looks.release()):
+        with (
+            mock.patch("filestoraged.store.drops._OUTCOME_TIMEOUT", PATIENCE),
+            mock.patch("filestoraged.store.drops.time.sleep", lambda _: looks.release()),
+        ):
             eleventh = threading.Thread(target=lambda: outcomes.append(self.outcome(drop, "right")))
             outcomes: list[str] = []
             eleventh.start()

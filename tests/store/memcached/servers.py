@@ -6,18 +6,36 @@ import getpass
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import unittest
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 from urllib.parse import unquote
 
 from pymemcache.client.base import Client
 
+from filestoraged.store.memcached.diagnose import examine
+from filestoraged.store.memcached.store import MemcachedStore
 from tests.server_process import ServerProcess
 from tests.support import PATIENCE, find_program, free_port
+
+# For a daemon that waits longer than its two seconds for a server that this machine keeps waiting.
+PATIENT_PROGRAM = (
+    sys.executable,
+    "-c",
+    f"""
+import sys
+from filestoraged.daemon.cli import main
+from filestoraged.store.memcached.store import MemcachedStore
+
+MemcachedStore.__init__.__kwdefaults__.update(timeout={PATIENCE}, connect_timeout={PATIENCE})
+sys.exit(main())
+""",
+)
 
 
 class Item(NamedTuple):
@@ -105,7 +123,14 @@ class Memcached(ServerProcess):
 
 
 def start_memcached(case: unittest.TestCase, *options: str) -> Memcached:
-    """Start a server, which is stopped after the test."""
+    """Start a server, which is stopped after the test.
+
+    Until then, stores that this process makes wait for servers that this machine keeps waiting.
+    """
     server = Memcached(*options)
     case.addCleanup(server.stop)
+    for function, names in ((MemcachedStore.__init__, ("timeout", "connect_timeout")), (examine, ("timeout",))):
+        patched = mock.patch.dict(function.__kwdefaults__, dict.fromkeys(names, PATIENCE))
+        patched.start()
+        case.addCleanup(patched.stop)
     return server
