@@ -149,25 +149,36 @@ class _Lookup:
 
     def upload(self, wanted: BatchObject, links: _Links) -> dict[str, Any]:
         """An object that is stored has no link: the client then sends nothing."""
-        limit = self._store.max_size
         if wanted.fault:
             return _described(wanted, Unprocessable(wanted.fault))
         found = self._find(wanted.oid)
         if isinstance(found, ObjectStatus):
             return _described(wanted, _size_fault(wanted, found))
         # Uploading a damaged object heals it.
-        if limit is not None and wanted.size > limit:
-            return _described(wanted, Unprocessable(str(TooLarge(limit, size=wanted.size))))
+        excess = self._excess(wanted)
+        if excess is not None:
+            return _described(wanted, excess)
         return {**_described(wanted, None), "actions": links.upload(wanted.oid)}
 
     def download(self, wanted: BatchObject, links: _Links) -> dict[str, Any]:
         if wanted.fault:
             return _described(wanted, Unprocessable(wanted.fault))
         found = self._find(wanted.oid)
-        fault = _size_fault(wanted, found) if isinstance(found, ObjectStatus) else found
+        fault: Error | None
+        if isinstance(found, ObjectStatus):
+            fault = _size_fault(wanted, found)
+        else:
+            fault = self._excess(wanted) or found
         if fault is not None:
             return _described(wanted, fault)
         return {**_described(wanted, None), "actions": links.download(wanted.oid)}
+
+    def _excess(self, wanted: BatchObject) -> Unprocessable | None:
+        """The error for an object that could not be uploaded. What is stored was smaller than the limit of its day."""
+        limit = self._store.max_size
+        if limit is None or wanted.size <= limit:
+            return None
+        return Unprocessable(str(TooLarge(limit, size=wanted.size)))
 
     def _find(self, oid: str) -> ObjectStatus | NotFound | CorruptObject:
         if oid not in self._found:

@@ -135,7 +135,7 @@ class Pages:
             data=_attributes(data or {}),
             root=_root(request),
             mount=mount(request),
-            token=self.fill("token") if needs else Markup(""),
+            token=self.fill("token") if needs_token else Markup(""),
             without_scripts=self.fill("token_without_scripts") if needs_token else Markup(""),
             needs_token="yes" if needs_token else "",
             version=self._version,

@@ -14,9 +14,11 @@ from filestoraged.web.message import JSON, Request, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 
 
-def routes(store: Store, delivery: Delivery, nested: Sequence[Router] = ()) -> Router:
+def routes(
+    store: Store, delivery: Delivery, nested: Sequence[Router] = (), *, public_url: str | None = None
+) -> Router:
     """`store` names objects by their SHA-256. `nested` are further routers below the paths of repositories."""
-    pages = _Repositories(store, delivery)
+    pages = _Repositories(store, delivery, public_url)
     changes, reads = objects.runs_on(store)
     lists = objects.runs_waiting(store)
     return Router(
@@ -37,14 +39,15 @@ def routes(store: Store, delivery: Delivery, nested: Sequence[Router] = ()) -> R
 
 
 class _Repositories:
-    def __init__(self, store: Store, delivery: Delivery) -> None:
+    def __init__(self, store: Store, delivery: Delivery, public_url: str | None) -> None:
         self._store = store
         self._delivery = delivery
+        self._public_url = public_url
 
     async def upload(self, request: Request, repository: str) -> Response:
         store = self._open(repository)
         oid, size = await objects.receive_object(request, store, objects.announced(request, store))
-        location = f"{request.mount}/{repository}/{oid}"
+        location = f"{self._public_url or ''}{request.mount}/{repository}/{oid}"
         return Response(201, f"{JSON}Location: {location}\r\n", objects.receipt("oid", oid, size))
 
     async def upload_to_none(self, request: Request) -> Response:

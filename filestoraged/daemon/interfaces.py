@@ -129,7 +129,7 @@ def _repositories(resources: Resources) -> Router:
         public_url=resources.public_url,
         uploads=resources.uploads,
     )
-    return repositories.routes(store, resources.delivery, [nested])
+    return repositories.routes(store, resources.delivery, [nested], public_url=resources.public_url)
 
 
 def _drops(resources: Resources) -> Router:

@@ -84,6 +84,8 @@ export const needsToken = () => page.dataset.needsToken === "yes" && !token();
 // Asks for the token, and says why. `used` is called with each one that is given.
 export function askForToken(reason = "") {
   const form = byId("token");
+  // The page was made before the server asked for tokens: loaded again, it has the form.
+  if (!form) return;
   const error = byId("token-error");
   form.hidden = false;
   error.hidden = !reason;
@@ -92,6 +94,7 @@ export function askForToken(reason = "") {
 }
 
 export function onToken(used) {
+  if (!byId("token")) return;
   byId("token").onsubmit = (event) => {
     event.preventDefault();
     const value = byId("token-value").value.trim();

@@ -176,7 +176,8 @@ def _filename(parameters: dict[str, str]) -> str | None:
             return decode_extended(parameters["filename*"])
         except BadRequest as error:
             raise MalformedMultipart(f"Invalid file name of a part: {error}") from error
-    return parameters.get("filename")
+    # The HTML standard, section 4.10.21.8: clients send a quotation mark as %22, and a percent sign as it is.
+    return parameters["filename"].replace("%22", '"') if "filename" in parameters else None
 
 
 def _utf8(field: str) -> str:

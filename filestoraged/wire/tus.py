@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping
 
 from filestoraged.digest import Expected, digest_length
-from filestoraged.errors import BadRequest, ProtocolVersionUnsupported, UnsupportedMediaType, quoted
-from filestoraged.wire.grammar import members
+from filestoraged.errors import BadRequest, ProtocolVersionUnsupported, TooLarge, UnsupportedMediaType, quoted
 
 VERSION = "1.0.0"
 EXTENSIONS = ("creation", "creation-with-upload", "creation-defer-length", "expiration", "termination", "checksum")
@@ -21,6 +20,7 @@ MEDIA_TYPE = "application/offset+octet-stream"
 # Sizes and offsets have 64 bits with a sign, in clients and in databases.
 MAX_SIZE = 2**63 - 1
 _NUMBER = re.compile(r"[0-9]{1,19}")
+_LONGER_NUMBER = re.compile(r"[0-9]{19,}")
 
 # A key is visible ASCII without a comma; base64 with its padding.
 _PAIR = re.compile(r"([!-+\--~]+)(?: +([A-Za-z0-9+/]*={0,2}))?")
@@ -50,19 +50,19 @@ def parse_offset(fields: Mapping[str, str]) -> int:
 
 
 def parse_length(fields: Mapping[str, str]) -> int | None:
-    """Return the length of a new upload, None where it will be told later."""
+    """Return the length of a new upload, None where it will be told later. Raises TooLarge from 2**63 on."""
     text, deferred = fields.get("upload-length"), fields.get("upload-defer-length")
     if deferred not in (None, "1"):
         raise BadRequest(f"Invalid Upload-Defer-Length {quoted(deferred or '')}: expected 1.")
     if (text is None) == (deferred is None):
         raise BadRequest("Expected either Upload-Length or Upload-Defer-Length.")
-    return None if text is None else _parse_number("Upload-Length", text)
+    return None if text is None else _parse_size(text)
 
 
 def parse_late_length(fields: Mapping[str, str]) -> int | None:
-    """Return the length that a later request tells, None where it tells none."""
+    """Return the length that a later request tells, None where it tells none. Raises TooLarge from 2**63 on."""
     text = fields.get("upload-length")
-    return None if text is None else _parse_number("Upload-Length", text)
+    return None if text is None else _parse_size(text)
 
 
 def parse_checksum(fields: Mapping[str, str]) -> Expected | None:
@@ -84,8 +84,10 @@ def parse_checksum(fields: Mapping[str, str]) -> Expected | None:
 def parse_metadata(fields: Mapping[str, str]) -> dict[str, str]:
     """Return the values of Upload-Metadata by their keys. Raises BadRequest also where one is not UTF-8."""
     metadata: dict[str, str] = {}
-    for number, pair in enumerate(members(fields.get("upload-metadata", "")), 1):
-        matched = _PAIR.fullmatch(pair)
+    text = fields.get("upload-metadata", "").strip(" \t")
+    # No list of HTTP, whose members may be empty.
+    for number, pair in enumerate(text.split(",") if text else (), 1):
+        matched = _PAIR.fullmatch(pair.strip(" \t"))
         value = None if matched is None else _decode(matched.group(2) or "")
         if matched is None or value is None:
             raise BadRequest(f"Invalid Upload-Metadata: pair {number} is not a key, a space, and base64.")
@@ -108,6 +110,12 @@ def _parse_number(name: str, text: str) -> int:
     if not _NUMBER.fullmatch(text) or int(text) > MAX_SIZE:
         raise BadRequest(f"Invalid {name} {quoted(text)}: expected a number from 0 to {MAX_SIZE}.")
     return int(text)
+
+
+def _parse_size(text: str) -> int:
+    if _LONGER_NUMBER.fullmatch(text) and (len(text) > 19 or int(text) > MAX_SIZE):
+        raise TooLarge(MAX_SIZE)
+    return _parse_number("Upload-Length", text)
 
 
 def _decode(encoded: str) -> bytes | None:

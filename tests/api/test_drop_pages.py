@@ -37,7 +37,7 @@ class LandingTest(LandingCase):
             self.assertTrue(is_page(page))
             self.assertIn("<bdi>&lt;b&gt;&amp;\u202e.xls</bdi>", page.body.decode())
             self.assertIn(b"1.5 KiB", page.body)
-            self.assertNotIn(b'name="password"', page.body)
+            self.assertNotIn(b'type="password"', page.body)
         self.assertEqual(bytes(1536), self.fetch(path).body)
 
     def test_previews_scanners_and_prefetches_take_nothing(self) -> None:

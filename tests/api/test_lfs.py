@@ -276,6 +276,11 @@ class MaxSizeTest(LfsCase):
         self.assertIn("actions", small)
         self.assertEqual((422, "Content of 5 bytes exceeds the limit of 4 bytes."), tuple(large["error"].values()))
 
+    def test_download_above_max_size_of_what_is_not_stored_has_error_422(self) -> None:
+        small, large = self.batch("download", wanted(TEA_OID, 4), wanted(MILK_OID, 5))
+
+        self.assertEqual((404, 422), (small["error"]["code"], large["error"]["code"]))
+
     def test_stored_object_above_max_size_is_downloaded(self) -> None:
         shard = self.store_path / "repositories" / "pets" / MILK_OID[:2]
         shard.mkdir(parents=True)

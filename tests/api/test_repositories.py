@@ -244,3 +244,12 @@ class ListingAtTheRootTest(ServerCase):
 
         self.assertEqual(["pets"], json.loads(self.get("/").body)["repositories"])
         self.assertEqual(TEA_OID, json.loads(self.get("/pets").body)["objects"][0]["oid"])
+
+
+class PublicUrlTest(ServerCase):
+    config = {"public_url": "https://files.example.org/base"}
+
+    def test_location_begins_with_the_public_url(self) -> None:
+        location = self.put("/data/pets", TEA).fields["location"]
+
+        self.assertEqual(f"https://files.example.org/base/data/pets/{TEA_OID}", location)

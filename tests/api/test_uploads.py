@@ -218,18 +218,23 @@ class CreationTest(UploadsCase):
         self.assertEqual(204, self.append(path, 0, TEA, Upload_Length="12").status)
         self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
 
+    def test_length_that_no_file_has_answers_413_and_creates_nothing(self) -> None:
+        for length in (str(2**63), "9" * 5000):
+            self.assertEqual(413, self.tus("POST", "/uploads", b"", Upload_Length=length).status)
+        self.assertEqual([], self.rows())
+
     def test_malformed_fields_answer_400_and_create_nothing(self) -> None:
         for fields in (
             {},
             {"Upload_Length": "-1"},
             {"Upload_Length": "x"},
-            {"Upload_Length": str(2**63)},
-            {"Upload_Length": "9" * 5000},
             {"Upload_Length": "1", "Upload_Defer_Length": "1"},
             {"Upload_Defer_Length": "2"},
             {"Upload_Metadata": "filename !!!"},
             {"Upload_Metadata": "filename YQ"},
             {"Upload_Metadata": "a YQ==,a YQ=="},
+            {"Upload_Metadata": "a YQ==,,b YQ=="},
+            {"Upload_Metadata": "filename YQ==,"},
             {"Upload_Metadata": "filename /w=="},
             {"Upload_Metadata": metadata(target="nowhere")},
             {"Upload_Metadata": metadata(target="repositories/..")},

@@ -98,7 +98,7 @@ class SupervisionTest(TempCase):
             (self.directory / "hang").unlink()
             self.wait_until("two", lambda: len(master.workers()) == 2)
 
-            self.assertRegex("\n".join(master.lines()), "has not begun to serve for \d\d s; killing it")
+            self.assertRegex("\n".join(master.lines()), r"has not begun to serve for \d\d s; killing it")
 
     def test_no_worker_is_killed_after_the_whole_group_was_stopped(self) -> None:
         with self.master(2) as master:

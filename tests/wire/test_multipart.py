@@ -256,6 +256,8 @@ class PartHeadTest(MultipartCase):
             (b'filename="a\\";b"', 'a";b'),
             (b'filename="../../etc/passwd"', "../../etc/passwd"),
             (b'filename="it\'s"', "it's"),
+            # Of curl, requests and browsers; a percent sign of the name is sent as it is.
+            (b'filename="we%22ird 100%25.txt"', 'we"ird 100%25.txt'),
             (b'filename="caf\xc3\xa9 \xe2\x98\x95.txt"', "café ☕.txt"),
             (b'filename="\xf0\x9f\x90\xb1"', "🐱"),
             (b'filename="caf\xe9"', "café"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import unittest
 
-from filestoraged.errors import BadRequest
+from filestoraged.errors import BadRequest, TooLarge
 from filestoraged.wire import tus
 
 
@@ -35,6 +35,13 @@ class MetadataTest(unittest.TestCase):
 class NumbersTest(unittest.TestCase):
     def test_largest_number_has_63_bits(self) -> None:
         self.assertEqual(2**63 - 1, tus.parse_offset({"upload-offset": str(2**63 - 1)}))
+
+    def test_length_of_64_bits_and_more_is_too_large(self) -> None:
+        self.assertEqual(2**63 - 1, tus.parse_length({"upload-length": str(2**63 - 1)}))
+        for text in (str(2**63), "9" * 10_000):
+            for parse in (tus.parse_length, tus.parse_late_length):
+                with self.subTest(text=text[:20]), self.assertRaises(TooLarge):
+                    parse({"upload-length": text})
 
     def test_other_texts_are_refused(self) -> None:
         for text in ("", "-1", "+1", " 1", "1 ", "1.0", "1e3", "0x1", "²", str(2**63), "9" * 10_000):
