@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator
 
 from filestoraged.digest import Bytes
 from filestoraged.web.limits import Limits
@@ -14,8 +14,13 @@ from filestoraged.wire.body import Framing
 # In bytes. Hashing such a piece takes 0.3 ms, ten times as long as passing it to another thread.
 _PIECE = 512 * 1024
 
-# Bytes that a thread receives from one connection before others that wait get the thread.
+# Bytes that a thread receives from one connection, and seconds, before others that wait get the thread: a client that
+# sends a byte now and then is never silent.
 _QUANTUM = 4 * 1024 * 1024
+_TURN = 0.02
+
+# Shorter pieces of one read, which are chunks, are fed as one: each costs as much as a long one.
+_SHORT = 4 * 1024
 
 
 class RequestBody:
@@ -31,8 +36,8 @@ class RequestBody:
     def __init__(self, receiver: Receiver, framing: Framing) -> None:
         self._receiver = receiver
         self._framing = framing
-        # Pieces that came in one read with a piece after which the page awaited something else.
-        self._undelivered: Sequence[Bytes] = ()
+        # What came in one read with a piece after which the page awaited something else.
+        self._undelivered = b""
         # Bytes that the page was fed.
         self.received = 0
         # Whether the page has asked for a piece, and when it first did, on the monotonic clock.
@@ -90,12 +95,9 @@ class RequestBody:
     # Each returns whether the page wants more.
 
     def _deliver_kept(self, feed: Callable[[Bytes], bool]) -> bool:
-        while self._undelivered:
-            piece, *self._undelivered = self._undelivered
-            self.received += len(piece)
-            if not feed(piece):
-                return False
-        return True
+        piece, self._undelivered = self._undelivered, b""
+        self.received += len(piece)
+        return feed(piece)
 
     def _deliver_buffered(self, feed: Callable[[Bytes], bool]) -> bool:
         receiver, framing = self._receiver, self._framing
@@ -108,8 +110,8 @@ class RequestBody:
         return True
 
     def _deliver_arriving(self, feed: Callable[[Bytes], bool]) -> bool:
-        quantum = _QUANTUM
-        while not self._framing.done and quantum > 0:
+        quantum, end = _QUANTUM, time.monotonic() + _TURN
+        while not self._framing.done and quantum > 0 and time.monotonic() < end:
             received, is_wanted = self._deliver_next(feed)
             if not is_wanted:
                 return False
@@ -139,11 +141,32 @@ class RequestBody:
     def _decode(self, data: memoryview, feed: Callable[[Bytes], bool]) -> tuple[int, bool]:
         pieces, used = self._framing.decode(data)
         is_wanted = True
-        for piece in pieces:
+        kept = []
+        for piece in _joined(pieces):
             if is_wanted:
                 self.received += len(piece)
                 with piece:
                     is_wanted = feed(piece)
             else:
-                self._undelivered = [*self._undelivered, bytes(piece)]
+                kept.append(bytes(piece))
+        if kept:
+            self._undelivered = b"".join(kept)
         return used, is_wanted
+
+
+def _joined(pieces: list[memoryview]) -> Iterator[memoryview]:
+    """The pieces, with those that are short joined."""
+    if len(pieces) < 2:
+        yield from pieces
+        return
+    short: list[memoryview] = []
+    for piece in pieces:
+        if len(piece) < _SHORT:
+            short.append(piece)
+            continue
+        if short:
+            yield memoryview(b"".join(short))
+            short.clear()
+        yield piece
+    if short:
+        yield memoryview(b"".join(short))

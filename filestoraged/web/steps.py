@@ -177,11 +177,11 @@ def receive_body(connection: Connection) -> bool:
         response = task.fail(error)
     if response is not None or task.future is not None:
         return _follow_page(connection, task, response)
-    if not body.is_silent:
-        return connection.yield_thread()
     now = time.monotonic()
     if body.is_slow(limits, now):
         return _follow_page(connection, task, task.fail(_too_slow(limits)))
+    if not body.is_silent:
+        return connection.yield_thread()
     connection.deadline = now + limits.body
     return connection.wait()
 

@@ -10,13 +10,17 @@ from filestoraged.wire.parameters import parse_parameters
 # RFC 9110, section 12.4.2.
 _WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
+# Characters. Browsers send some 150. A longer field prefers nothing: it is parsed between the requests of others.
+_MAX_LENGTH = 1024
+
 
 def prefers_text(accept: str | None) -> bool:
     """Whether the client prefers plain text to JSON. Equal weights mean JSON."""
     # The most frequent values: other clients send no Accept, curl sends "*/*".
     if accept is None or accept == "*/*":
         return False
-    return _quality(accept, "text/plain") > _quality(accept, "application/json")
+    weights = _weights(accept)
+    return _quality(weights, "text/plain") > _quality(weights, "application/json")
 
 
 def prefers_html(accept: str | None) -> bool:
@@ -24,23 +28,30 @@ def prefers_html(accept: str | None) -> bool:
     # Other clients than browsers do not name the type, so most requests end here.
     if accept is None or "text/html" not in accept.lower():
         return False
-    quality = _quality(accept, "text/html")
-    return quality > _quality(accept, "application/json") and quality >= _quality(accept, "text/plain")
+    weights = _weights(accept)
+    quality = _quality(weights, "text/html")
+    return quality > _quality(weights, "application/json") and quality >= _quality(weights, "text/plain")
 
 
-def _quality(accept: str, media_type: str) -> float:
-    """Return the weight of the most specific media range that matches; a malformed range matches nothing."""
-    precedence = {media_type: 3, media_type.partition("/")[0] + "/*": 2, "*/*": 1}
-    best, quality = 0, 0.0
+def _weights(accept: str) -> dict[str, float]:
+    """Return the weights by media range, of which the first counts; a malformed range matches nothing."""
+    weights: dict[str, float] = {}
+    if len(accept) > _MAX_LENGTH:
+        return weights
     for member in accept.split(","):
         try:
             media_range, parameters = parse_parameters(member)
         except BadRequest:
             continue
         weight = parameters.get("q", "1")
-        if not _WEIGHT.fullmatch(weight):
-            continue
-        specificity = precedence.get(media_range, 0)
-        if specificity > best:
-            best, quality = specificity, float(weight)
-    return quality
+        if _WEIGHT.fullmatch(weight):
+            weights.setdefault(media_range, float(weight))
+    return weights
+
+
+def _quality(weights: dict[str, float], media_type: str) -> float:
+    """Return the weight of the most specific media range that matches."""
+    for media_range in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        if media_range in weights:
+            return weights[media_range]
+    return 0.0

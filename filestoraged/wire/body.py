@@ -30,6 +30,7 @@ _LENGTH = re.compile(r"[0-9]+")
 
 # RFC 9112, section 7.1.1: white space is allowed around the parts of an extension and nowhere else.
 _EXTENSION = rf"{OWS};{OWS}{TOKEN}(?:{OWS}={OWS}(?:{TOKEN}|{QUOTED_STRING}))?"
+_PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 _CHUNK_LINE = re.compile(latin(rf"([0-9A-Fa-f]{{1,16}})(?:{_EXTENSION})*"))
 _TRAILER = re.compile(latin(rf"{TOKEN}:{FIELD_VALUE}"))
 
@@ -108,8 +109,26 @@ class Chunked:
                 if self._chunk_left == 0:
                     self._parse_line = self._parse_chunk_end
             else:
-                used = self._read_line(data, used, self._parse_line)
+                used = self._read_plain_line(data, used) or self._read_line(data, used, self._parse_line)
         return pieces, used
+
+    def _read_plain_line(self, data: memoryview, start: int) -> int:
+        """Parse a line that has come whole and has nothing but a size, or nothing. Returns where it ends, 0 for others.
+
+        Almost all lines are such ones.
+        """
+        if self._line:
+            return 0
+        if self._parse_line == self._parse_chunk_line:
+            matched = _PLAIN_CHUNK_LINE.match(data, start)
+            if matched is None:
+                return 0
+            self._begin_chunk(matched.group(1))
+            return matched.end()
+        if self._parse_line == self._parse_chunk_end and data[start : start + 2] == b"\r\n":
+            self._parse_chunk_end(b"")
+            return start + 2
+        return 0
 
     def _read_line(self, data: memoryview, start: int, parse_line: Callable[[bytes], None]) -> int:
         """Buffer bytes up to the end of the line, parse the line once it is complete, and return where it ends."""
@@ -134,7 +153,10 @@ class Chunked:
         if matched is None:
             shown = quoted(line.decode("latin-1"))
             raise MalformedRequest(f"Invalid chunk size {shown}: expected 1 to 16 hexadecimal digits.")
-        self._chunk_left = int(matched.group(1), 16)
+        self._begin_chunk(matched.group(1))
+
+    def _begin_chunk(self, size: bytes) -> None:
+        self._chunk_left = int(size, 16)
         self._parse_line = None if self._chunk_left else self._parse_trailer
 
     def _parse_chunk_end(self, _: bytes) -> None:

@@ -12,10 +12,14 @@ from filestoraged.errors import BadRequest, quoted
 from filestoraged.wire.grammar import OWS, TOKEN
 
 _VALUE = re.compile(rf"{OWS}({TOKEN}(?:/{TOKEN})?){OWS}")
+# Before a parameter: RFC 9110 allows empty ones.
+_SEMICOLONS = rf"(?:;{OWS})+"
 # A backslash in a quoted value may escape nothing: browsers send the file name back\slash unescaped.
-_PARAMETER = re.compile(rf';{OWS}(?:({TOKEN}){OWS}={OWS}(?:({TOKEN})|"((?:[^"\\]|\\.)*)"){OWS})?')
+_PARAMETER = re.compile(rf'{_SEMICOLONS}(?:({TOKEN}){OWS}={OWS}(?:({TOKEN})|"((?:[^"\\]|\\.)*)"){OWS})?')
 # For the same reason the backslash of a file named back\ precedes the quote that ends the value.
-_BACKSLASH_AT_END = re.compile(rf';{OWS}(filename){OWS}={OWS}"([^"]*\\)"{OWS}(?=;|$)', re.IGNORECASE)
+_BACKSLASH_AT_END = re.compile(rf'{_SEMICOLONS}(filename){OWS}={OWS}"([^"]*\\)"{OWS}(?=;|$)', re.IGNORECASE)
+# More than any client sends. Each costs a microsecond, and a form may have many parts.
+_MAX_PARAMETERS = 32
 _ESCAPED = re.compile(r'\\(["\\])')
 # RFC 8187, section 3.2.1: charset, language, percent-encoded bytes.
 _ENCODED = r"(?:[!#$&+\-.^_`|~0-9a-z]|%[0-9a-f]{2})*"
@@ -30,7 +34,7 @@ _PLAIN = re.compile(r"[ !#$&'()+,\-.0-9;=@A-Z\[\]^_`a-z{}~]+")
 def parse_parameters(field: str) -> tuple[str, dict[str, str]]:
     """Return the value in lower case, and the parameters by name in lower case.
 
-    Raises BadRequest for a malformed field and for a duplicate parameter.
+    Raises BadRequest for a malformed field, for a duplicate parameter, and for too many.
     """
     value = _VALUE.match(field)
     if value is None:
@@ -43,11 +47,13 @@ def parse_parameters(field: str) -> tuple[str, dict[str, str]]:
             raise BadRequest(f"A header field has the parameter {quoted(name)} twice: expected it once.")
         if name:
             parameters[name] = text
+        if len(parameters) > _MAX_PARAMETERS:
+            raise BadRequest(f"A header field has more than {_MAX_PARAMETERS} parameters.")
     return value.group(1).lower(), parameters
 
 
 def _next_parameter(field: str, start: int) -> tuple[str, str, int]:
-    """Return name, value and end of the parameter at `start`; name and value are empty between two semicolons."""
+    """Return name, value and end of the parameter at `start`; name and value are empty where semicolons are the end."""
     matched = _PARAMETER.match(field, start)
     if matched is not None and field[matched.end() : matched.end() + 1] in (";", ""):
         name, token, text = matched.groups(default="")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import unittest
 from typing import Any
+from unittest import mock
 
 from filestoraged.errors import ClientGone, MalformedRequest
 from filestoraged.web.limits import Limits
 from filestoraged.web.receiver import Receiver
 from filestoraged.web.request_body import RequestBody
 from filestoraged.wire.body import Chunked, Framing, Sized
+
+
+def chunks(*pieces: bytes) -> bytes:
+    """The pieces as the chunks of a body; an empty one is its end."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 
 
 class RequestBodyTest(unittest.TestCase):
@@ -60,11 +67,22 @@ class RequestBodyTest(unittest.TestCase):
 
     def test_each_chunk_is_released_and_the_end_is_an_empty_piece(self) -> None:
         body = self.body(Chunked())
-        self.client.sendall(b"3\r\ntea\r\n3\r\npot\r\n0\r\n\r\n")
+        tea, pot = b"t" * 5000, b"p" * 5000
+        self.client.sendall(chunks(tea, pot, b""))
 
         body.deliver(self.feed)
 
-        self.assertEqual([b"tea", b"pot", b""], self.bytes)
+        self.assertEqual([tea, pot, b""], self.bytes)
+        self.assert_released()
+
+    def test_short_chunks_of_one_read_are_fed_as_one_piece(self) -> None:
+        body = self.body(Chunked())
+        long = b"p" * 5000
+        self.client.sendall(chunks(b"tea", b"pot", long, b"c", b"up", b""))
+
+        body.deliver(self.feed)
+
+        self.assertEqual(([b"teapot", long, b"cup", b""], 5009), (self.bytes, body.received))
         self.assert_released()
 
     def test_bytes_behind_the_body_are_left_for_the_next_request(self) -> None:
@@ -77,16 +95,30 @@ class RequestBodyTest(unittest.TestCase):
 
     def test_pieces_of_one_read_are_kept_while_the_page_awaits_something_else(self) -> None:
         body = self.body(Chunked())
-        self.client.sendall(b"3\r\ntea\r\n3\r\npot\r\n3\r\ncup\r\n0\r\n\r\n")
-        self.stops = {b"tea"}
+        tea, pot = b"t" * 5000, b"p" * 5000
+        self.client.sendall(chunks(tea, pot, b"cup", b""))
+        self.stops = {tea}
 
         body.deliver(self.feed)
         first, self.stops = list(self.bytes), set()
         body.deliver(self.feed)
 
-        self.assertEqual([b"tea"], first)
-        self.assertEqual([b"tea", b"pot", b"cup", b""], self.bytes)
-        self.assertEqual(9, body.received)
+        self.assertEqual([tea], first)
+        self.assertEqual([tea, pot + b"cup", b""], self.bytes)
+        self.assertEqual(10_003, body.received)
+
+    def test_delivery_yields_after_a_moment_where_a_client_is_never_silent(self) -> None:
+        body = self.body(Sized(1_000_000))
+        seconds = itertools.count(0.0, 0.001)
+
+        with (
+            mock.patch.object(Receiver, "receive_all", lambda *_: b"x"),
+            mock.patch("filestoraged.web.request_body.time.monotonic", lambda: next(seconds)),
+        ):
+            body.deliver(self.feed)
+
+        self.assertFalse(body.is_silent)
+        self.assertIn(body.received, range(1, 30))
 
     def test_delivery_yields_after_four_mebibytes(self) -> None:
         size = 6 * 1024 * 1024

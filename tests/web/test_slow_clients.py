@@ -135,6 +135,34 @@ class NoThreadTest(SlowCase):
         self.assertEqual([True] * 16, in_threads(16, store_or_fetch))
 
 
+class DripTest(SlowCase):
+    """Uploads that never pause for as long as a thread waits."""
+
+    threads = 2
+    limits = Limits(linger=0.1, body_rate_from=PATIENCE, notice=0.02, last_call=0.1)
+
+    def test_uploads_that_bring_a_byte_now_and_then_let_others_have_their_threads(self) -> None:
+        uploads = [self.connect() for _ in range(4)]
+        for upload in uploads:
+            upload.sendall(UPLOAD % 1_000_000)
+        self.over = threading.Event()
+        dripping = threading.Thread(target=self.drip, args=(uploads,))
+        dripping.start()
+        try:
+            self.wait_until("all threads receive", lambda: threads_named("request") == self.threads)
+            statuses = [self.put("/data/pets", bytes(200_000)).status for _ in range(5)]
+        finally:
+            self.over.set()
+            dripping.join()
+
+        self.assertEqual([201] * 5, statuses)
+
+    def drip(self, uploads: list[socket.socket]) -> None:
+        while not self.over.wait(0.01):
+            for upload in uploads:
+                upload.sendall(b"x")
+
+
 class SlowUploadMemoryTest(TempCase):
     """In a daemon of its own, so that its memory is that of these clients alone."""
 

@@ -106,6 +106,11 @@ class AcceptTest(unittest.TestCase):
         self.assert_json("text/plain;q=0.")
 
 
+    def test_field_that_no_browser_sends_prefers_nothing(self) -> None:
+        self.assert_text("text/plain;q=1.0," + "," * 1000)
+        self.assert_json("text/plain;q=1.0," + "," * 1010)
+
+
 class PageTest(unittest.TestCase):
     def test_browsers_and_explicit_preferences_get_a_page(self) -> None:
         for field in (

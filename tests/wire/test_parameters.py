@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unittest
+from unittest import mock
 
 from filestoraged.errors import BadRequest
+from filestoraged.wire import parameters as parameters_module
 from filestoraged.wire.parameters import attachment, decode_extended, parse_parameters
 
 
@@ -29,6 +31,19 @@ class ParseParametersTest(unittest.TestCase):
             with self.subTest(field=field):
                 self.assertEqual("a", parse_parameters(field)[0])
                 self.assertEqual({"b": "c"} if "b" in field else {}, parse_parameters(field)[1])
+
+    def test_many_empty_parameters_are_skipped_at_once(self) -> None:
+        with mock.patch.object(parameters_module, "_next_parameter", wraps=parameters_module._next_parameter) as steps:
+            self.assertEqual({"b": "c"}, parse_parameters("a" + ";" * 8000 + "b=c" + "; " * 8000)[1])
+
+        self.assertEqual(2, steps.call_count)
+
+    def test_too_many_parameters_are_refused(self) -> None:
+        most = "a" + "".join(f";p{number}=1" for number in range(32))
+
+        self.assertEqual(32, len(parse_parameters(most)[1]))
+        with self.assertRaisesRegex(BadRequest, "more than 32 parameters"):
+            parse_parameters(most + ";b=1")
 
     def test_quoted_value_is_unquoted(self) -> None:
         values = {
