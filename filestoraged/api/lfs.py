@@ -164,11 +164,7 @@ class _Lookup:
         if wanted.fault:
             return _described(wanted, Unprocessable(wanted.fault))
         found = self._find(wanted.oid)
-        fault: Error | None
-        if isinstance(found, ObjectStatus):
-            fault = _size_fault(wanted, found)
-        else:
-            fault = self._excess(wanted) or found
+        fault = _size_fault(wanted, found) if isinstance(found, ObjectStatus) else self._excess(wanted) or found
         if fault is not None:
             return _described(wanted, fault)
         return {**_described(wanted, None), "actions": links.download(wanted.oid)}

@@ -14,9 +14,7 @@ from filestoraged.web.message import JSON, Request, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 
 
-def routes(
-    store: Store, delivery: Delivery, nested: Sequence[Router] = (), *, public_url: str | None = None
-) -> Router:
+def routes(store: Store, delivery: Delivery, nested: Sequence[Router] = (), *, public_url: str | None = None) -> Router:
     """`store` names objects by their SHA-256. `nested` are further routers below the paths of repositories."""
     pages = _Repositories(store, delivery, public_url)
     changes, reads = objects.runs_on(store)

@@ -125,7 +125,7 @@ class Chunked:
                 return 0
             self._begin_chunk(matched.group(1))
             return matched.end()
-        if self._parse_line == self._parse_chunk_end and data[start : start + 2] == b"\r\n":
+        if self._parse_line == self._parse_chunk_end and bytes(data[start : start + 2]) == b"\r\n":
             self._parse_chunk_end(b"")
             return start + 2
         return 0

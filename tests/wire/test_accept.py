@@ -105,7 +105,6 @@ class AcceptTest(unittest.TestCase):
         self.assert_text("text/plain;q=1.", "text/plain;q=1.000, application/json;q=0.999")
         self.assert_json("text/plain;q=0.")
 
-
     def test_field_that_no_browser_sends_prefers_nothing(self) -> None:
         self.assert_text("text/plain;q=1.0," + "," * 1000)
         self.assert_json("text/plain;q=1.0," + "," * 1010)
