@@ -235,6 +235,11 @@ class Connection:
     def is_lingering(self) -> bool:
         return self.state is LINGER
 
+    @property
+    def unread_body(self) -> bytes:
+        """The body of a response that is in memory until the client has read it; empty for none."""
+        return b"" if self.response is None else self.response.body
+
     # What a thread of a pool calls.
 
     def run_on_thread(self) -> None:

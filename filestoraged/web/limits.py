@@ -44,5 +44,7 @@ class Limits(NamedTuple):
     farewell_bytes: int = 1024 * 1024 * 1024
     # An unread body of at most this size is discarded; that costs less than a new connection.
     drain_bytes: int = 64 * 1024
+    # Memory of a worker for responses that clients are slow to read: those beyond, asked for first, are cut off.
+    unread_bytes: int = 128 * 1024 * 1024
     # Memory of a worker for parsed requests without a body.
     request_cache_bytes: int = DEFAULT_CACHE_SIZE

@@ -5,6 +5,7 @@ The loop accepts, reads heads and answers what cannot block; see `connection`. I
 
 from __future__ import annotations
 
+import collections
 import errno
 import logging
 import math
@@ -178,6 +179,7 @@ class Server(ThreadingHTTPServer):
         context.metrics.beat(self._connection_limit.own, len(context.poller.all()))
         for connection in context.poller.overdue(now):
             connection.on_deadline()
+        self._cut_off_slow_readers()
         if context.completions.has_completed:
             # Waking the loop for them has failed.
             self._complete()
@@ -285,6 +287,25 @@ class Server(ThreadingHTTPServer):
             return
         self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)
         waiting.on_deadline()
+
+    def _cut_off_slow_readers(self) -> None:
+        """Keep responses in memory within their limit: those asked for first have had the most time to be read."""
+        waiting = [connection for connection in self.context.poller.all() if connection.unread_body]
+        # Responses from a cache share their bytes.
+        readers = collections.Counter(id(connection.unread_body) for connection in waiting)
+        sizes = {id(connection.unread_body): len(connection.unread_body) for connection in waiting}
+        excess = sum(sizes.values()) - self._limits.unread_bytes
+        if excess <= 0:
+            return
+        self._warn("cutting slow clients off: more than %d bytes of responses are unread", self._limits.unread_bytes)
+        for connection in sorted(waiting, key=lambda each: each.started):
+            if excess <= 0:
+                return
+            body = id(connection.unread_body)
+            readers[body] -= 1
+            if not readers[body]:
+                excess -= sizes[body]
+            connection.cut_off()
 
     def _warn(self, message: str, *values: object) -> None:
         now = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import select
 import socket
@@ -133,6 +134,52 @@ class NoThreadTest(SlowCase):
             return answer.body.decode().strip() == hashlib.sha256(own).hexdigest()
 
         self.assertEqual([True] * 16, in_threads(16, store_or_fetch))
+
+
+class UnreadTest(SlowCase):
+    limits = Limits(unread_bytes=3_500_000, notice=0.02, last_call=0.1)
+    value = "x" * 1_000_000
+
+    def ask(self, key: str) -> socket.socket:
+        """Ask for a value, and read no more than its first byte."""
+        connection = socket.socket()
+        self.addCleanup(connection.close)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(PATIENCE)
+        connection.connect((self.bound.host, self.bound.port))
+        connection.sendall(f"GET /kv/{key} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        self.assertEqual(b"H", connection.recv(1))
+        return connection
+
+    def store_values(self, keys: str) -> None:
+        for key in keys:
+            self.assertEqual(201, self.post("/kv/set", json.dumps({key: self.value}).encode()).status)
+        self.assertEqual(204, self.post("/kv/commit", b"").status)
+
+    def test_slow_readers_that_fill_memory_are_cut_off_in_the_order_of_their_requests(self) -> None:
+        self.store_values("abcde")
+
+        readers = [self.ask(key) for key in "abcde"]
+        warning = "cutting slow clients off: more than 3500000 bytes of responses are unread"
+        self.wait_until("some are cut off", lambda: warning in self.log_lines())
+        received = [len(self.read_until_closed(reader)) for reader in readers]
+
+        self.assertLess(max(received[:2]), 1_000_000)
+        self.assertGreater(min(received[2:]), 1_000_000)
+
+    def test_slow_readers_of_one_cached_value_count_once(self) -> None:
+        self.store_values("a")
+
+        readers = [self.ask("a") for _ in range(8)]
+        time.sleep(10 * self.limits.notice)
+
+        self.assertGreater(min(len(self.read_until_closed(reader)) for reader in readers), 1_000_000)
+
+    def read_until_closed(self, connection: socket.socket) -> bytes:
+        try:
+            return read_all(connection)
+        except ConnectionResetError:
+            return b""
 
 
 class DripTest(SlowCase):
