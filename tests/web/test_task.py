@@ -120,7 +120,9 @@ class TaskTest(unittest.TestCase):
 
         task, body = self.task(page, Chunked())
         task.start()
-        self.client.sendall(b"3\r\ntea\r\n3\r\npot\r\n0\r\n\r\n")
+        # Chunks so long that they are not joined.
+        tea, pot = b"t" * 5000, b"p" * 5000
+        self.client.sendall(b"1388\r\n%b\r\n1388\r\n%b\r\n0\r\n\r\n" % (tea, pot))
         self.assertIsNone(task.receive(body))
         self.assertIs(future, task.future)
         future.set_result("result")
@@ -129,7 +131,7 @@ class TaskTest(unittest.TestCase):
         response = task.receive(body)
 
         self.assertEqual(200, response and response.status)
-        self.assertEqual([b"tea", "result", b"pot"], self.log)
+        self.assertEqual([tea, "result", pot], self.log)
 
     def test_error_of_a_page_is_answered(self) -> None:
         async def page(_: Request) -> Response:
