@@ -164,7 +164,9 @@ class _Lookup:
         if wanted.fault:
             return _described(wanted, Unprocessable(wanted.fault))
         found = self._find(wanted.oid)
-        fault = _size_fault(wanted, found) if isinstance(found, ObjectStatus) else self._excess(wanted) or found
+        fault = _size_fault(wanted, found) if isinstance(found, ObjectStatus) else found
+        if isinstance(fault, NotFound):
+            fault = self._excess(wanted) or fault
         if fault is not None:
             return _described(wanted, fault)
         return {**_described(wanted, None), "actions": links.download(wanted.oid)}

@@ -81,16 +81,17 @@ export const authorization = () => (token() ? { Authorization: `Bearer ${token()
 
 export const needsToken = () => page.dataset.needsToken === "yes" && !token();
 
-// Asks for the token, and says why. `used` is called with each one that is given.
+// Asks for the token, and says why. Returns whether the page can. `used` is called with each one that is given.
 export function askForToken(reason = "") {
   const form = byId("token");
   // The page was made before the server asked for tokens: loaded again, it has the form.
-  if (!form) return;
+  if (!form) return false;
   const error = byId("token-error");
   form.hidden = false;
   error.hidden = !reason;
   error.textContent = reason;
   byId("token-value").focus();
+  return true;
 }
 
 export function onToken(used) {

@@ -183,8 +183,8 @@ class Upload {
     // Cancelled meanwhile.
     if (this.state !== "sending") return;
     if (status === 401) {
-      this.show("paused", sentence(status));
-      askForToken(sentence(status));
+      const canAsk = askForToken(sentence(status));
+      this.show("paused", canAsk ? sentence(status) : "A token is required. Load this page again to enter it.");
     } else if (!readable) {
       this.fail("The file cannot be read: it was changed or removed, or it is a folder.");
     } else if (status === 423) {

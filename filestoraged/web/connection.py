@@ -15,6 +15,7 @@ import socket
 import time
 from typing import Protocol
 
+from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone, Error
 from filestoraged.web.admission import AdmissionResult
 from filestoraged.web.lingering_close import LingeringClose
@@ -236,9 +237,13 @@ class Connection:
         return self.state is LINGER
 
     @property
-    def unread_body(self) -> bytes:
-        """The body of a response that is in memory until the client has read it; empty for none."""
-        return b"" if self.response is None else self.response.body
+    def unread(self) -> Bytes:
+        """What is in memory until the client has read it, and is waited for; empty for nothing."""
+        if self.awaits != WRITABLE:
+            return b""
+        if self.response is not None:
+            return self.response.body
+        return self.sender.held[0] if self.sender.held else b""
 
     # What a thread of a pool calls.
 

@@ -51,7 +51,7 @@ class Poller(Generic[_Watched]):
         try:
             self._epoll.register(connection.descriptor, events)
         except OSError:
-            del self._table[connection.descriptor]
+            self._table.pop(connection.descriptor, None)
             raise
 
     def unregister(self, connection: _Watched) -> None:

@@ -31,7 +31,7 @@ class RequestBody:
     ValueError. A view of the view remains valid.
     """
 
-    __slots__ = ("_framing", "_receiver", "_undelivered", "is_silent", "is_wanted", "received", "started")
+    __slots__ = ("_framing", "_receiver", "_undelivered", "arrived", "is_silent", "is_wanted", "received", "started")
 
     def __init__(self, receiver: Receiver, framing: Framing) -> None:
         self._receiver = receiver
@@ -43,6 +43,8 @@ class RequestBody:
         # Whether the page has asked for a piece, and when it first did, on the monotonic clock.
         self.is_wanted = False
         self.started = 0.0
+        # When a part of it was last received, on the monotonic clock.
+        self.arrived = 0.0
         # Whether delivery stopped because nothing has come.
         self.is_silent = False
 
@@ -111,7 +113,7 @@ class RequestBody:
 
     def _deliver_arriving(self, feed: Callable[[Bytes], bool]) -> bool:
         quantum, end = _QUANTUM, time.monotonic() + _TURN
-        while not self._framing.done and quantum > 0 and time.monotonic() < end:
+        while not self._framing.done and quantum > 0 and self.arrived < end:
             received, is_wanted = self._deliver_next(feed)
             if not is_wanted:
                 return False
@@ -124,6 +126,7 @@ class RequestBody:
     def _deliver_next(self, feed: Callable[[Bytes], bool]) -> tuple[int, bool]:
         """Feed what comes next. Returns how many bytes came, and whether the page wants more."""
         data = self._receive()
+        self.arrived = time.monotonic()
         if not data:
             # Nothing is fed: an empty piece is the end of the body.
             return 0, True

@@ -120,7 +120,7 @@ class Sender:
         held, self.held = self.held, ()
         left = (len(held[0]) if len(held) == 1 else sum(map(len, held))) - self._send(held)
         if left:
-            self.held = [memoryview(b"".join(held))[-left:]]
+            self.held = [b"".join(held)[-left:]]
         return not left
 
     @property

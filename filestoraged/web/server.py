@@ -44,6 +44,9 @@ _QUIET = 10.0
 # How long lingering closes may last when all else is drained, in seconds.
 _FAREWELL = 1.0
 
+# Seconds after which a thread has given a connection that waits to the poller.
+_SETTLED = 0.01
+
 # Events that are handled before responses are sent.
 _ROUND = 64
 
@@ -179,7 +182,7 @@ class Server(ThreadingHTTPServer):
         context.metrics.beat(self._connection_limit.own, len(context.poller.all()))
         for connection in context.poller.overdue(now):
             connection.on_deadline()
-        self._cut_off_slow_readers()
+        self._cut_off_slow_readers(now)
         if context.completions.has_completed:
             # Waking the loop for them has failed.
             self._complete()
@@ -288,23 +291,25 @@ class Server(ThreadingHTTPServer):
         self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)
         waiting.on_deadline()
 
-    def _cut_off_slow_readers(self) -> None:
+    def _cut_off_slow_readers(self, now: float) -> None:
         """Keep responses in memory within their limit: those asked for first have had the most time to be read."""
-        waiting = [connection for connection in self.context.poller.all() if connection.unread_body]
+        # Not those that a thread is giving to the poller at this moment.
+        latest = now + self.context.limits.send - _SETTLED
+        waiting = [each for each in self.context.poller.all() if each.unread and each.deadline < latest]
         # Responses from a cache share their bytes.
-        readers = collections.Counter(id(connection.unread_body) for connection in waiting)
-        sizes = {id(connection.unread_body): len(connection.unread_body) for connection in waiting}
-        excess = sum(sizes.values()) - self._limits.unread_bytes
+        readers = collections.Counter(id(connection.unread) for connection in waiting)
+        excess = sum({id(connection.unread): len(connection.unread) for connection in waiting}.values())
+        excess -= self._limits.unread_bytes
         if excess <= 0:
             return
         self._warn("cutting slow clients off: more than %d bytes of responses are unread", self._limits.unread_bytes)
-        for connection in sorted(waiting, key=lambda each: each.started):
+        # Those that share bytes last: only the end of all of them gains something.
+        for connection in sorted(waiting, key=lambda each: (readers[id(each.unread)] > 1, each.started)):
             if excess <= 0:
                 return
-            body = id(connection.unread_body)
-            readers[body] -= 1
-            if not readers[body]:
-                excess -= sizes[body]
+            readers[id(connection.unread)] -= 1
+            if not readers[id(connection.unread)]:
+                excess -= len(connection.unread)
             connection.cut_off()
 
     def _warn(self, message: str, *values: object) -> None:

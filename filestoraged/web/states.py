@@ -77,7 +77,7 @@ class Event(enum.Enum):
     DEADLINE = enum.auto()
     # An idle connection is closed for a new one, or for a drain.
     EVICTED = enum.auto()
-    # The client is gone, or nothing can follow: the client reset, a defect, the end of the server.
+    # The client is gone, or nothing can follow: the client reset, a defect, too much in memory, the end of the server.
     ABORTED = enum.auto()
 
 

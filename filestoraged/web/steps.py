@@ -177,12 +177,12 @@ def receive_body(connection: Connection) -> bool:
         response = task.fail(error)
     if response is not None or task.future is not None:
         return _follow_page(connection, task, response)
-    now = time.monotonic()
-    if body.is_slow(limits, now):
+    # Not as of now: the page may have been slow with what arrived then.
+    if body.is_slow(limits, body.arrived):
         return _follow_page(connection, task, task.fail(_too_slow(limits)))
     if not body.is_silent:
         return connection.yield_thread()
-    connection.deadline = now + limits.body
+    connection.deadline = body.arrived + limits.body
     return connection.wait()
 
 

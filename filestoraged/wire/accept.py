@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from filestoraged.errors import BadRequest
+from filestoraged.wire.grammar import members
 from filestoraged.wire.parameters import parse_parameters
 
 # RFC 9110, section 12.4.2.
@@ -38,7 +39,7 @@ def _weights(accept: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     if len(accept) > _MAX_LENGTH:
         return weights
-    for member in accept.split(","):
+    for member in members(accept):
         try:
             media_range, parameters = parse_parameters(member)
         except BadRequest:

@@ -197,8 +197,11 @@ class UnreadDaemonTest(TempCase):
         # What waits is written when there is a reader again: here before the end, at which a worker gives up a reader
         # that this machine keeps waiting for a moment.
         logged = 0
-        while logged < 3000 and b"were dropped" not in (line := daemon.stderr.readline()):
+        overdue = threading.Timer(PATIENCE, daemon.kill)
+        overdue.start()
+        while logged < 3000 and (line := daemon.stderr.readline()) and b"were dropped" not in line:
             logged += b"GET /-/health 200" in line
+        overdue.cancel()
         daemon.terminate()
         rest = daemon.stderr.read()
 

@@ -161,11 +161,29 @@ class UnreadTest(SlowCase):
 
         readers = [self.ask(key) for key in "abcde"]
         warning = "cutting slow clients off: more than 3500000 bytes of responses are unread"
-        self.wait_until("some are cut off", lambda: warning in self.log_lines())
+        self.wait_until("two are cut off", lambda: self.connection_limit.count == 3)
+        self.assertIn(warning, self.log_lines())
         received = [len(self.read_until_closed(reader)) for reader in readers]
 
         self.assertLess(max(received[:2]), 1_000_000)
         self.assertGreater(min(received[2:]), 1_000_000)
+
+    def test_client_that_reads_none_of_many_small_responses_is_cut_off(self) -> None:
+        self.value = "x" * 60_000
+        self.store_values("a")
+        # The loop sends it from the cache from now on, and keeps what the kernel does not take.
+        self.get("/kv/a")
+        connection = self.connect()
+
+        answered = len(self.access_lines())
+        while not any(each.awaits == WRITABLE for each in self.worker._server.context.poller.all()):
+            connection.sendall(b"GET /kv/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answered += 1
+            self.wait_until("it is answered", lambda: len(self.access_lines()) >= answered)  # noqa: B023
+        self.worker._server._limits = self.limits._replace(unread_bytes=10_000)
+
+        self.wait_until("it is cut off", lambda: self.connection_limit.count == 0)
+        self.assertLess(len(self.read_until_closed(connection)), 100 * 60_000)
 
     def test_slow_readers_of_one_cached_value_count_once(self) -> None:
         self.store_values("a")
@@ -198,6 +216,7 @@ class DripTest(SlowCase):
         try:
             self.wait_until("all threads receive", lambda: threads_named("request") == self.threads)
             statuses = [self.put("/data/pets", bytes(200_000)).status for _ in range(5)]
+            self.assertTrue(dripping.is_alive())
         finally:
             self.over.set()
             dripping.join()
@@ -303,7 +322,9 @@ class BodyRateTest(SlowCase):
 
     def drip(self, connection: socket.socket, piece: bytes) -> Answer:
         """Send a piece every 20 ms until there is an answer."""
+        deadline = time.monotonic() + PATIENCE
         while not select.select([connection], [], [], 0.02)[0]:
+            self.assertLess(time.monotonic(), deadline)
             connection.sendall(piece)
         return read_answer(connection)
 
@@ -330,6 +351,12 @@ class BodyRateTest(SlowCase):
             select.select([], [], [], 0.02)
 
         self.assertEqual(200, read_answer(connection).status)
+
+
+class BodyRateOnThreadTest(BodyRateTest):
+    """The same where no client is ever silent for as long as a thread waits."""
+
+    limits = Limits(linger=0.5, body_rate=1000.0, body_rate_from=0.5, body=PATIENCE, notice=0.02, last_call=0.1)
 
 
 class IdlePoolTest(SlowCase):
