@@ -121,7 +121,9 @@ class Directories:
                 move()
                 return
             except FileNotFoundError:
-                self.make(path, self._permissions.directory)
+                # Where it is removed again at once, `move` tells.
+                with contextlib.suppress(FileNotFoundError):
+                    self.make(path, self._permissions.directory)
         move()
 
     def sync(self, path: str, descriptor: int) -> None:

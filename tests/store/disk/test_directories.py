@@ -7,7 +7,7 @@ import os
 import shutil
 import tracemalloc
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 from filestoraged.store.disk.directories import Directories, is_past
@@ -113,6 +113,23 @@ class DirectoriesTest(TempCase):
         self.assertEqual([], self.files_below(root))
 
         self.assertEqual(TEA_DIGEST, store.put(TEA))
+
+    def test_upload_makes_its_directory_again_that_removals_take_away_as_it_is_made(self) -> None:
+        self.store.remove(TEA_DIGEST)
+        shard, real, taken = str(self.root / self.shard), os.stat, []
+
+        def take_away(path: Any, **options: Any) -> os.stat_result:
+            # Between the calls that make the directory and look at its mode.
+            if path == shard and len(taken) < 5:
+                taken.append(path)
+                os.rmdir(shard)
+            return real(path, **options)
+
+        with mock.patch("filestoraged.store.permissions.os.stat", take_away):
+            self.store.put(TEA)
+
+        self.assertEqual(5, len(taken))
+        self.assertEqual(TEA, self.store.get(TEA_DIGEST).read())
 
     def test_remembered_directories_stay_within_their_bound(self) -> None:
         class Status(NamedTuple):
