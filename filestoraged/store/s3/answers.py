@@ -174,6 +174,17 @@ def parse_upload_id(answer: Answer) -> str:
     return upload_id
 
 
+def check_completion(answer: Answer) -> None:
+    """Raises StoreUnavailable where a multipart upload was not completed.
+
+    The head with 200 may come before the error, or before the store dies: it takes long, and sends something meanwhile.
+    """
+    if answer.code:
+        raise StoreUnavailable from StoreRefusal(answer)
+    if _name(_parsed(answer)) != "CompleteMultipartUploadResult":
+        raise _malformed(answer)
+
+
 def parse_timestamp(text: str) -> int | None:
     """The seconds since 1970 of a time such as 2026-11-22T10:00:00.000Z, else None."""
     matched = _TIMESTAMP.fullmatch(text)
@@ -199,8 +210,12 @@ def _malformed(answer: Answer) -> StoreUnavailable:
 # Some stores leave the namespace of S3 out, so names are compared without it.
 
 
+def _name(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
 def _children(element: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
-    return (each for each in element if each.tag.rpartition("}")[2] == name)
+    return (each for each in element if _name(each) == name)
 
 
 def _text(element: ElementTree.Element, name: str) -> str:
@@ -214,4 +229,4 @@ def _error_text(body: bytes, name: str) -> str:
         root = ElementTree.fromstring(body)
     except ElementTree.ParseError:
         return ""
-    return _text(root, name) if root.tag.rpartition("}")[2] == "Error" else ""
+    return _text(root, name) if _name(root) == "Error" else ""

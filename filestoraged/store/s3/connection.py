@@ -80,6 +80,8 @@ class _Source(io.RawIOBase):
     def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
         self._sock = connection.sock
+        # Keeps the socket open: of an answer with `Connection: close`, `http.client` closes it behind the head.
+        self._file = connection.sock.makefile("rb", buffering=0)
 
     def makefile(self, _: str) -> io.BufferedReader:
         return io.BufferedReader(self, 64 * 1024)
@@ -92,8 +94,12 @@ class _Source(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("the answer is not complete in time")
         self._sock.settimeout(min(left, SILENCE_TIMEOUT))
-        count: int = self._sock.recv_into(buffer)
+        count: int = self._file.readinto(buffer)  # type: ignore[assignment]
         return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 # How a connection is made: `StoreConnection` itself, or a `TLSConnector`.

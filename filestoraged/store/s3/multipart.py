@@ -13,9 +13,9 @@ from typing import BinaryIO
 from xml.sax.saxutils import escape
 
 from filestoraged.digest import new_hash
-from filestoraged.errors import Error, StoreFailed, StoreUnavailable
+from filestoraged.errors import Error, StoreFailed
 from filestoraged.store.hashing import COPY_SIZE
-from filestoraged.store.s3.answers import ListedUpload, parse_upload_id
+from filestoraged.store.s3.answers import ListedUpload, check_completion, parse_upload_id
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.transport import FilePart, Request
 from filestoraged.store.s3.unfinished_uploads import abort_upload, list_uploads
@@ -73,10 +73,7 @@ class PartedUpload:
         body = f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{parts}</CompleteMultipartUpload>'.encode()
         digest = hashlib.sha256(body).hexdigest()
         request = Request("POST", self._key, self._upload, condition, body, digest)
-        answer = self._client.request(request, until=time.monotonic() + _COMPLETION_TIMEOUT)
-        if answer.code:
-            # The head with 200 may come before the error: the store takes long, and keeps the connection alive.
-            raise StoreUnavailable from OSError(f"the S3 store did not complete an upload: {answer.code}")
+        check_completion(self._client.request(request, until=time.monotonic() + _COMPLETION_TIMEOUT))
 
     def abort(self) -> None:
         """Make the store forget the parts."""

@@ -114,6 +114,9 @@ class Transport:
             body = response.read(MAX_BODY_SIZE + 1)
             if len(body) > MAX_BODY_SIZE:
                 raise http.client.HTTPException(f"an answer of more than {MAX_BODY_SIZE} bytes")
+            if response.length:
+                # `read` of so many bytes does not tell that the connection has ended.
+                raise http.client.IncompleteRead(body, response.length)
         except BaseException:
             connection.close()
             raise

@@ -156,6 +156,15 @@ def cut_response(exchange: Exchange) -> bool:
     return False
 
 
+def close_after(exchange: Exchange) -> bool:
+    """Pass the response on, and close the connection behind it, as the response says."""
+    with exchange.sent() as answer:
+        exchange.client.sendall(answer.head[:-2] + b"Connection: close\r\n\r\n")
+        for piece in answer.body:
+            exchange.client.sendall(piece)
+    return False
+
+
 def leave_unanswered(exchange: Exchange) -> bool:
     """Have the store carry out the request, and close the connection instead of answering."""
     with exchange.sent() as answer:

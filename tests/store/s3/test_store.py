@@ -21,7 +21,7 @@ from filestoraged.store.s3.store import S3Store
 from filestoraged.store.s3.url import parse_url
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST, Gather
-from tests.store.s3.proxy import cut_request, cut_response, leave_unanswered, start_proxy
+from tests.store.s3.proxy import close_after, cut_request, cut_response, leave_unanswered, respond, start_proxy
 from tests.store.s3.servers import Bucket, Rclone, S3Server, Swift, shared
 from tests.support import TempCase
 
@@ -115,6 +115,23 @@ class KeysTest(BucketCase):
 
     def test_names_that_are_no_digests_are_not_found(self) -> None:
         self.assertRaises(NotFound, self.make_store().open, "../../other")
+
+
+class ClosingStoreTest(BucketCase):
+    """A store, or a proxy in front of it, that closes the connection behind each answer."""
+
+    def test_objects_of_all_sizes_are_stored_listed_and_read(self) -> None:
+        proxy = start_proxy(self, self.bucket.server)
+        proxy.fail(close_after)
+        store = self.make_store(url=proxy.url(self.bucket.name))
+
+        for size in (10, 70_000, LARGE):
+            data = os.urandom(size)
+            digest = store.put(data)
+            self.assertEqual((data, [digest]), (self.read(store, digest), list(store.list())))
+            store.delete(digest)
+
+        self.assertEqual(0, store.client.idle_connections)
 
 
 class UploadTest(BucketCase):
@@ -238,6 +255,16 @@ class PartsTest(BucketCase):
         with self.assertRaises(AlreadyExists), store.stage() as staging:
             staging.write(data)
             staging.commit_new()
+
+    def test_completion_whose_answer_is_not_one_is_no_success(self) -> None:
+        proxy = start_proxy(self, self.bucket.server)
+        store, data = self.make_store(url=proxy.url(self.bucket.name)), bytes(2 * 1024 * 1024)
+        error = b"<Error><Code>InternalError</Code></Error>"
+        for fault in (cut_response, respond(200, b""), respond(200, error), respond(200, b"<html>ok</html>")):
+            with self.subTest(fault=fault):
+                proxy.fail(fault, method="POST", target="uploadId=")
+
+                self.assertRaises(StoreUnavailable, store.put, data)
 
     def test_upload_in_parts_that_fails_is_aborted(self) -> None:
         # Swift refuses parts of less than 5 MiB, except the last.
