@@ -79,15 +79,18 @@ class Locks:
         encoded = self._transactions.encode(path)
 
         def insert(transaction: Transaction) -> LockResult:
-            # The path alone can conflict: ids are new.
-            is_new = transaction.execute(
-                "INSERT INTO locks (repository, path, owner, created) VALUES (?, ?, ?, epoch_second())"
-                " ON CONFLICT DO NOTHING",
-                (repository, encoded, owner),
-            ).rowcount
-            statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND path = ?"
-            (row,) = transaction.execute(statement, (repository, encoded))
-            return LockResult(self._lock(row), bool(is_new))
+            while True:
+                # The path alone can conflict: ids are new.
+                is_new = transaction.execute(
+                    "INSERT INTO locks (repository, path, owner, created) VALUES (?, ?, ?, epoch_second())"
+                    " ON CONFLICT DO NOTHING",
+                    (repository, encoded, owner),
+                ).rowcount
+                statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND path = ?"
+                row = transaction.execute(statement, (repository, encoded)).fetchone()
+                # In PostgreSQL, another daemon may release the lock between the two statements.
+                if row is not None:
+                    return LockResult(self._lock(row), bool(is_new))
 
         return self._transactions.write(insert)
 

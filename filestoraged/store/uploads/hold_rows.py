@@ -172,7 +172,7 @@ class HoldRows:
     def acquire(self, id_: str) -> RowHold:
         """Raises UploadLocked, and NotFound without an upload."""
         found = self._acquire(id_, _NOBODY)
-        if isinstance(found, _Holder) and not self._owners.is_alive(found.token):
+        if isinstance(found, _Holder) and not self._is_alive(found):
             # Asked outside of the transaction, which others wait for.
             found = self._acquire(id_, found)
         if isinstance(found, _Holder):
@@ -222,6 +222,11 @@ class HoldRows:
             return int(row[0]) if taken.rowcount or made else _Holder(int(row[0]), row[1] or "")
 
         return self._transactions.write(acquire).result()
+
+    def _is_alive(self, holder: _Holder) -> bool:
+        # Without a token, the hold was released since it could not be acquired: the statements of a transaction see
+        # what others have committed meanwhile.
+        return bool(holder.token) and self._owners.is_alive(holder.token)
 
 
 def insertion(id_: str, segments: Sequence[Segment]) -> Change:

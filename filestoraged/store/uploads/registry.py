@@ -58,6 +58,14 @@ _UPLOADS_SCHEMA = Schema(
 
 _COLUMNS = "id, state, target, owner, length, received, expected, note, name, password, digest, object, expires"
 
+_INSERT = (
+    f"INSERT INTO uploads ({_COLUMNS}, reuse) VALUES ({', '.join('?' * (_COLUMNS.count(',') + 2))})"
+    " ON CONFLICT (reuse) DO NOTHING"
+)
+
+# Values of one statement: SQLite before 3.32 allows 999.
+_MAX_VALUES = 500
+
 # Rows in one step of the janitor.
 _ROWS_PER_STEP = 200
 
@@ -134,7 +142,7 @@ class Registry:
 
     def create(self, draft: Draft) -> Upload:
         upload = self._new(draft)
-        self._write(lambda transaction: _insert(transaction, self._row(upload), draft.reuse))
+        self._write(lambda transaction: transaction.execute(_INSERT, (*self._row(upload), draft.reuse)))
         return upload
 
     def find_or_create(self, drafts: Sequence[Draft]) -> list[str]:
@@ -142,12 +150,9 @@ class Registry:
 
         The expiry of all begins anew.
         """
-        uploads = [(self._new(draft), draft.reuse) for draft in drafts]
-
-        def write(transaction: Transaction) -> list[str]:
-            return [_insert_or_find(transaction, self._row(upload), reuse or "") for upload, reuse in uploads]
-
-        return self._write(write) if uploads else []
+        rows = {draft.reuse or "": self._row(self._new(draft)) for draft in drafts}
+        found = self._write(lambda transaction: _insert_or_find(transaction, rows)) if rows else {}
+        return [found[draft.reuse or ""] for draft in drafts]
 
     def get(self, id_: str) -> Upload:
         """Raises NotFound, and Gone for an upload that has expired."""
@@ -254,17 +259,27 @@ def _change(statement: str, *values: object) -> Change:
     return lambda transaction: transaction.execute(statement, values)
 
 
-def _insert(transaction: Transaction, row: Sequence[object], reuse: str | None) -> None:
-    marks = ", ".join("?" * (len(row) + 1))
-    statement = f"INSERT INTO uploads ({_COLUMNS}, reuse) VALUES ({marks}) ON CONFLICT (reuse) DO NOTHING"
-    transaction.execute(statement, (*row, reuse))
+def _insert_or_find(transaction: Transaction, rows: Mapping[str, Sequence[object]]) -> dict[str, str]:
+    """Return the ids of uploads by their `reuse`. `rows` are those of new ones.
 
-
-def _insert_or_find(transaction: Transaction, row: Sequence[object], reuse: str) -> str:
-    # One that has expired is about to be removed.
-    transaction.execute("UPDATE uploads SET reuse = NULL WHERE reuse = ? AND expires <= ?", (reuse, time.time()))
-    _insert(transaction, row, reuse)
-    # The last column is the time at which a new one expires.
-    transaction.execute("UPDATE uploads SET expires = ? WHERE reuse = ?", (row[-1], reuse))
-    ((id_,),) = transaction.execute("SELECT id FROM uploads WHERE reuse = ?", (reuse,)).fetchall()
-    return str(id_)
+    Each statement is for many rows: one for each would keep all other writers waiting for as many round trips.
+    """
+    found: dict[str, str] = {}
+    # In PostgreSQL, another daemon may complete an upload between the statement that finds it and the one that reads
+    # it: then it is to be made.
+    while missing := sorted(rows.keys() - found.keys()):
+        now = time.time()
+        # One that has expired is about to be removed.
+        transaction.executemany(
+            "UPDATE uploads SET reuse = NULL WHERE reuse = ? AND expires <= ?", [(reuse, now) for reuse in missing]
+        )
+        transaction.executemany(_INSERT, [(*rows[reuse], reuse) for reuse in missing])
+        # The last column is the time at which a new one expires.
+        transaction.executemany(
+            "UPDATE uploads SET expires = ? WHERE reuse = ?", [(rows[reuse][-1], reuse) for reuse in missing]
+        )
+        for start in range(0, len(missing), _MAX_VALUES):
+            some = missing[start : start + _MAX_VALUES]
+            statement = f"SELECT reuse, id FROM uploads WHERE reuse IN ({', '.join('?' * len(some))})"
+            found.update(transaction.execute(statement, some).fetchall())
+    return found

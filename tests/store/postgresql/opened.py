@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 from filestoraged.store.drops import Drops
 from filestoraged.store.locks import Locks
+from filestoraged.store.postgresql import transactions
 from filestoraged.store.postgresql.connection import Connector
 from filestoraged.store.postgresql.kv import PostgresKeys
 from filestoraged.store.postgresql.transactions import PostgresTransactions
 from filestoraged.store.postgresql.url import parse_url
 from tests.postgresql import PostgresCase
+
+
+@contextlib.contextmanager
+def after_statement(text: str, function: Callable[[], object]) -> Iterator[None]:
+    """Call a function once, within the block, behind the first statement of a transaction that contains `text`."""
+    functions = [function]
+
+    def calling(name: str) -> Callable[..., Any]:
+        execute = getattr(transactions._Transaction, name)
+
+        def call(self: Any, statement: str, *values: Any) -> Any:
+            result = execute(self, statement, *values)
+            if text in statement and functions:
+                functions.pop()()
+            return result
+
+        return call
+
+    names = ("execute", "executemany")
+    with mock.patch.multiple(transactions._Transaction, **{name: calling(name) for name in names}):
+        yield
 
 
 class OpenedCase(PostgresCase):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.store import locks_contract
-from tests.store.postgresql.opened import OpenedCase
+from tests.store.postgresql.opened import OpenedCase, after_statement
 
 
 class PostgresLocksTest(OpenedCase, locks_contract.LocksContract):
@@ -19,6 +19,15 @@ class PostgresLocksTest(OpenedCase, locks_contract.LocksContract):
         self.assertEqual([True] * len(paths), [each.is_new for each in made])
         self.assertEqual([False] * len(paths), [self.lock(path, "bob").is_new for path in paths])
         self.assertEqual(paths, [each.path for each in self.locks.list("pets", 0, 10)])
+
+    def test_path_whose_lock_is_released_while_another_daemon_asks_for_it_is_locked_anew(self) -> None:
+        held = self.lock("a", "bob").lock
+        release = self.open_locks().release
+
+        with after_statement("INSERT INTO locks", lambda: release("pets", held.id).result()):
+            made = self.lock("a")
+
+        self.assertEqual(("alice", True), (made.lock.owner, made.is_new))
 
     def test_lock_has_the_time_of_the_database(self) -> None:
         made = self.lock("a").lock

@@ -25,6 +25,7 @@ from filestoraged.errors import (
 )
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
+from filestoraged.store.postgresql import transactions
 from filestoraged.store.postgresql.connection import Connector
 from filestoraged.store.postgresql.transactions import PostgresTransactions
 from filestoraged.store.s3 import connection, retries
@@ -39,6 +40,7 @@ from filestoraged.store.uploads.registry import Draft, Registry, Upload
 from filestoraged.store.uploads.remote_storage import RemoteStorage
 from filestoraged.store.uploads.uploads import Uploads
 from tests.postgresql import PostgresCase
+from tests.store.postgresql.opened import after_statement
 from tests.store.s3.proxy import Fault, flip_bit, hang, leave_unanswered, refuse, start_proxy
 from tests.store.s3.servers import Rclone, shared
 from tests.support import PATIENCE, in_threads
@@ -371,6 +373,36 @@ class HoldTest(RemoteCase):
         held.finish()
         held.close()
         self.assertEqual(4, self.received())
+
+    def test_hold_that_is_released_while_another_request_asks_for_it_is_free(self) -> None:
+        held = self.other.receive(self.upload)
+
+        with after_statement("UPDATE upload_holds SET generation", held.close), self.uploads.receive(self.upload):
+            self.assertRaises(UploadLocked, self.other.receive, self.upload)
+
+    def test_upload_that_completes_while_it_is_found_again_is_made_anew(self) -> None:
+        draft = Draft("files", len(TEA), reuse="alice")
+        (self.upload,) = self.other.find_or_create([draft])
+
+        with after_statement("UPDATE uploads SET reuse = NULL WHERE reuse", lambda: self.append(TEA, self.other)):
+            made = self.uploads.find_or_create([draft, draft])
+
+        self.assertNotEqual(self.upload, made[0])
+        self.assertEqual([made[0]] * 2, made)
+        self.assertEqual(made[:1], self.other.find_or_create([draft]))
+
+    def test_thousand_uploads_are_found_by_few_round_trips(self) -> None:
+        drafts = [Draft("files", len(TEA), reuse=f"alice {number}") for number in range(1000)]
+        made = self.uploads.find_or_create(drafts)
+        real = transactions._Transaction
+        with (
+            mock.patch.object(real, "execute", autospec=True, side_effect=real.execute) as execute,
+            mock.patch.object(real, "executemany", autospec=True, side_effect=real.executemany) as executemany,
+        ):
+            self.assertEqual(made, self.uploads.find_or_create(drafts))
+
+        self.assertEqual(1000, len(set(made)))
+        self.assertLess(execute.call_count + executemany.call_count, 10)
 
     def test_many_requests_at_once_get_one_hold(self) -> None:
         engines = [self.uploads, self.other] * 4
