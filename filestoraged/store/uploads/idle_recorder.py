@@ -10,6 +10,8 @@ import logging
 import threading
 from typing import Protocol
 
+from filestoraged.store.serial_executor import start_thread
+
 log = logging.getLogger(__name__)
 
 # Seconds between two looks at them.
@@ -33,8 +35,8 @@ class IdleRecorder:
         with self._lock:
             self._contents[content] = None
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-                self._thread.start()
+                # If the system refuses a thread, the next call tries again.
+                self._thread = start_thread(self._run, name="recorder")
 
     def discard(self, content: Recordable) -> None:
         with self._lock:

@@ -149,10 +149,21 @@ class Uploads:
         ids = self._registry.expired(self._after)
         # Continue after those that cannot be removed.
         self._after = ids[-1] if ids else ""
-        removed = [id_ for id_ in ids if self._remove_bytes(id_)]
+        removed: list[str] = []
+        failure: Exception | None = None
+        for id_ in ids:
+            try:
+                if self._remove_bytes(id_):
+                    removed.append(id_)
+            except (Error, OSError) as error:
+                # The others do not wait for it.
+                failure = error
         self._registry.delete(removed)
         if not ids:
             self._storage.sweep()
+        # If some were removed, the next step may remove others.
+        if failure is not None and not removed:
+            raise failure
         return len(removed)
 
     def _remove_bytes(self, id_: str) -> bool:

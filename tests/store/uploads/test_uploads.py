@@ -162,6 +162,28 @@ class UploadsTest(TempCase):
             connection.execute("DROP TRIGGER kept")
         self.assertEqual(1, self.uploads.expire())
 
+    def test_upload_that_cannot_be_removed_does_not_keep_others_from_expiring(self) -> None:
+        ids = sorted(self.uploads.create(Draft("files", len(TEA))).id for _ in range(3))
+        for self.upload in ids:
+            self.append(TEA[:4])
+        self.expire_all()
+        broken = f"{self.directory}/{layout.upload_lock_path(ids[1])}"
+        os.unlink(broken)
+        os.mkdir(broken)
+
+        removed = self.uploads.expire()
+        self.uploads.expire()
+        with self.assertRaises(IsADirectoryError):
+            self.uploads.expire()
+        os.rmdir(broken)
+
+        self.assertEqual((3, 0), (removed, self.uploads.expire()))
+        self.assertEqual(1, self.uploads.expire())
+
+    def expire_all(self) -> None:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("UPDATE uploads SET expires = 1")
+
     def test_holder_that_makes_the_object_is_not_taken_over_however_silent(self) -> None:
         with self.uploads.receive(self.upload) as reception:
             reception.held.hold.set_tail(Tail.NONE)
