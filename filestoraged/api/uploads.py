@@ -176,6 +176,8 @@ class _Pages:
         with self._uploads.receive(upload.id) as reception:
             if reception.upload.is_complete:
                 raise OffsetConflict(reception.upload.received, offset)
+            # Again: another request may have told a length since this one looked the upload up.
+            _check_length(reception.upload, offset, length)
             reception.begin(offset, length=length, size=request.size, checksum=checksum)
             async for piece in request.body:
                 reception.write(piece)
