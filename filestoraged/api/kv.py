@@ -136,7 +136,14 @@ class _Changes:
         self._payloads = Payloads(_MAX_BODY_SIZE, small=_SMALL_BODY)
 
     async def set(self, request: Request) -> Response:
-        body = self._payloads.received(request) or await self._payloads.gather(request)
+        body = self._payloads.received(request)
+        if body:
+            return await self._set(body)
+        # Until it is written: a body waits with its value for the disk.
+        with self._payloads.open(request) as payload:
+            return await self._set(await payload.receive())
+
+    async def _set(self, body: bytes) -> Response:
         key, value = parse_pair(body)
         if not key:
             raise BadRequest("Invalid key '': expected at least 1 character.")
@@ -144,11 +151,12 @@ class _Changes:
         return Response(201 if is_new else 200, JSON, body)
 
     async def delete(self, request: Request) -> Response:
-        body = await self._payloads.gather(request)
-        key = parse_string(body)
-        if not key:
-            raise BadRequest("Invalid key '': expected at least 1 character.")
-        await result_of(self._keys.delete_later(key))
+        with self._payloads.open(request) as payload:
+            body = await payload.receive()
+            key = parse_string(body)
+            if not key:
+                raise BadRequest("Invalid key '': expected at least 1 character.")
+            await result_of(self._keys.delete_later(key))
         return Response(200, JSON, body)
 
     async def commit(self, request: Request) -> Response:

@@ -12,48 +12,70 @@ from filestoraged.web.message import Request
 _MAX_IN_FLIGHT = 64 * 1024 * 1024
 
 
+class Payload:
+    """The body of one request. It counts as in flight from its first byte until the end of the with-block."""
+
+    def __init__(self, payloads: Payloads, request: Request) -> None:
+        self._payloads = payloads
+        self._request = request
+        self._counted = 0
+
+    def __enter__(self) -> Payload:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._payloads.release(self._counted)
+
+    async def receive(self) -> bytes:
+        """Raises TooLarge, and Unavailable if too many bytes are in flight."""
+        received = self._payloads.received(self._request)
+        if received is not None:
+            return received
+        limit = self._payloads.max_size
+        # One buffer: a list of pieces would take a thousand times the memory for a body that arrives byte by byte.
+        body = bytearray()
+        async for piece in self._request.body:
+            if len(body) + len(piece) > limit:
+                raise TooLarge(limit)
+            self._counted += self._payloads.reserve(len(body), len(piece))
+            body += piece
+        return bytes(body)
+
+
 class Payloads:
     """Any thread calls it. The lock guards the total of the bodies in flight."""
 
     def __init__(self, max_size: int, *, small: int) -> None:
         """Both are sizes of a body in bytes: the largest that is accepted, and up to which a body does not count."""
-        self._max_size = max_size
+        self.max_size = max_size
         self._small = small
         self._size = 0
         self._lock = threading.Lock()
 
+    def open(self, request: Request) -> Payload:
+        """Raises TooLarge for a body that the client declares to be too large."""
+        if (request.size or 0) > self.max_size:
+            raise TooLarge(self.max_size, size=request.size)
+        return Payload(self, request)
+
     async def gather(self, request: Request) -> bytes:
-        """Receive a body. Raises TooLarge, and Unavailable if too many bytes are in flight."""
-        if (request.size or 0) > self._max_size:
-            raise TooLarge(self._max_size, size=request.size)
-        received = self.received(request)
-        if received is not None:
-            return received
-        # One buffer: a list of pieces would take a thousand times the memory for a body that arrives byte by byte.
-        body = bytearray()
-        try:
-            async for piece in request.body:
-                if len(body) + len(piece) > self._max_size:
-                    raise TooLarge(self._max_size)
-                self._reserve(self._counted(len(body) + len(piece)) - self._counted(len(body)))
-                body += piece
-        finally:
-            self._release(self._counted(len(body)))
-        return bytes(body)
+        """Receive a body that becomes something else at once, so that it does not count any longer."""
+        with self.open(request) as payload:
+            return await payload.receive()
 
     def received(self, request: Request) -> bytes | None:
         """A small body that has arrived with its head, as most do. It does not count as in flight."""
         return request.body.take_buffered() if request.size is not None and request.size <= self._small else None
 
-    def _reserve(self, size: int) -> None:
+    def reserve(self, size: int, more: int) -> int:
+        """Count `more` bytes behind the first `size` of a body. Returns how many count. Raises Unavailable."""
+        counted = max(0, size + more - self._small) - max(0, size - self._small)
         with self._lock:
-            if size and self._size + size > _MAX_IN_FLIGHT:
+            if counted and self._size + counted > _MAX_IN_FLIGHT:
                 raise Unavailable(f"More than {_MAX_IN_FLIGHT} bytes of request bodies are in flight; retry later.")
-            self._size += size
+            self._size += counted
+        return counted
 
-    def _release(self, size: int) -> None:
+    def release(self, counted: int) -> None:
         with self._lock:
-            self._size -= size
-
-    def _counted(self, size: int) -> int:
-        return max(0, size - self._small)
+            self._size -= counted

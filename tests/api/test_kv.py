@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from filestoraged.api import kv
 from filestoraged.api.payloads import Payloads
+from filestoraged.future import Future
 from filestoraged.store.kv import KeyValues
 from filestoraged.web.message import Request
 from filestoraged.web.receiver import Receiver
@@ -348,6 +349,20 @@ class InFlightTest(KvCase):
 
         self.assertEqual((201, 503), (small.status, large.status))
         self.assertEqual("5", large.fields["retry-after"])
+
+    def test_large_body_counts_until_its_value_is_written(self) -> None:
+        future: Future[bool] = Future()
+        keys = self.pages()._keys
+        with mock.patch.object(keys, "set_later", lambda *_: future):
+            connection = self.connect()
+            body = b'{"large": "' + b"x" * 40_000 + b'"}'
+            connection.sendall(b"POST /set HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
+            connection.sendall(body)
+            self.wait_until("it has arrived", lambda: self.payloads()._size == len(body) - 4096)
+            future.set_result(True)
+            self.assertEqual(201, read_answer(connection).status)
+
+        self.assertEqual(0, self.payloads()._size)
 
     def test_body_that_arrives_byte_by_byte_is_one_buffer(self) -> None:
         client, connection = socket.socketpair()
