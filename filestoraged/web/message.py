@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
+from filestoraged.errors import Error
 from filestoraged.future import Future
 from filestoraged.wire.head import Head
 from filestoraged.wire.redaction import HIDDEN, has_secret, redact_target
@@ -354,6 +355,9 @@ class App(Protocol):
 
     def refuse(self, request: Request, error: Exception) -> Response:
         """Return the response for an error that such a page has raised, or was interrupted by."""
+
+    def refuse_body(self, request: Request, fault: Error) -> Response:
+        """Return the response to a request whose body cannot be received, because of what its head says of it."""
 
 
 JSON: Fields = "Content-Type: application/json\r\n"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from filestoraged.bounded_cache import BoundedCache, ClockCache
+from filestoraged.errors import Error
 from filestoraged.web.auth import hashed
 from filestoraged.web.message import Request, has_secret_field
 from filestoraged.wire.authorization import is_bearer, parse_token
@@ -43,7 +44,7 @@ _Value = TypeVar("_Value")
 class ParsedRequest:
     """A request, and what its connection has to know of it."""
 
-    __slots__ = ("expects_continue", "framing", "is_used", "keep_alive", "request", "size", "speaks_1_1")
+    __slots__ = ("expects_continue", "fault", "framing", "is_used", "keep_alive", "request", "size", "speaks_1_1")
 
     def __init__(
         self,
@@ -54,14 +55,16 @@ class ParsedRequest:
         speaks_1_1: bool = True,
         expects_continue: bool = False,
         size: int = 0,
+        fault: Error | None = None,
     ) -> None:
-        """`size` is what it takes in a cache, in bytes."""
+        """`size` is what it takes in a cache, in bytes. `fault` is why its body cannot be received."""
         self.request = request
         self.framing = framing
         self.keep_alive = keep_alive
         self.speaks_1_1 = speaks_1_1
         self.expects_continue = expects_continue
         self.size = size
+        self.fault = fault
         # Whether it was recalled since the cache considered it last.
         self.is_used = False
 
@@ -75,6 +78,7 @@ class ParsedRequest:
         own.speaks_1_1 = self.speaks_1_1
         own.expects_continue = self.expects_continue
         own.size = self.size
+        own.fault = None
         return own
 
 
@@ -114,13 +118,19 @@ class RequestCache:
         return known, data[end:]
 
     def read(self, data: bytes) -> ParsedRequest:
-        """Parse a whole head. Raises what `parse_head` and `body_framing` do, and ExpectationFailed."""
+        """Parse a whole head. Raises what `parse_head` does."""
         key = data if _BEARER not in data else self._hash(data)
         known = self._uploads.get(key)
         if known is not None:
             return known.copy()
         head = parse_head(data, self._read_fields)
-        framing = body_framing(head)
+        try:
+            framing, expects_continue = body_framing(head), head.expects_continue
+        except Error as error:
+            request = Request(head, None)
+            if "authorization" in request.fields:
+                _take_token(request)
+            return ParsedRequest(request, NO_BODY, keep_alive=False, fault=error)
         request = Request(head, framing.size)
         has_token = "authorization" in request.fields and _take_token(request)
         parsed = ParsedRequest(
@@ -128,7 +138,7 @@ class RequestCache:
             framing,
             keep_alive=head.keep_alive,
             speaks_1_1=head.version >= (1, 1),
-            expects_continue=head.expects_continue,
+            expects_continue=expects_continue,
             size=_entry_size(len(data), len(head.fields)),
         )
         is_hashed = key is not data

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from re import Pattern
 from typing import NamedTuple, Protocol
 
-from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound
+from filestoraged.errors import ClientGone, Error, MethodNotAllowed, NotFound, TooLarge
 from filestoraged.web.cross_site import PASSED, CrossSiteResult, Hosts, Origins
 from filestoraged.web.error_responses import Refuse, meaning, refusal
 from filestoraged.web.message import COMMON_METHODS, METHODS, Answer, Request, Response, RunsOn
@@ -261,6 +261,17 @@ class Mounts:
 
     def refuse(self, request: Request, error: Exception) -> Response:
         return self.complete(request, request.match.router.refused(error))
+
+    def refuse_body(self, request: Request, fault: Error) -> Response:
+        match: Match = request.match
+        if isinstance(fault, TooLarge):
+            # What a page would refuse as well, and so behind all that comes before a page.
+            refused = None if request.is_plain else self._check(request, match)
+            if refused is not None:
+                return self.complete(request, refused)
+            if match.route is None:
+                fault = _no_page(request.method, match.routes)
+        return self.refuse(request, fault)
 
     def _check(self, request: Request, match: Match) -> Response | None:
         """Answer refused requests before their bodies are read, and preflights, which need no token."""

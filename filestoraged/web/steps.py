@@ -44,6 +44,7 @@ from filestoraged.web.states import (
 )
 from filestoraged.web.task import Task
 from filestoraged.wire.body import NO_BODY
+from filestoraged.wire.head import is_for_head
 
 # Needed for each request; see `states`.
 _HEAD_COMPLETE, _BODY_WANTED, _RESULT_WANTED = Event.HEAD_COMPLETE, Event.BODY_WANTED, Event.RESULT_WANTED
@@ -69,6 +70,7 @@ def read_head(connection: Connection) -> bool:
         receiver.buffer = b""
         receiver.skipped = 0
         return _dispatch(connection, upload[0], ReceivedBody(upload[1]))
+    data: bytes | None = None
     try:
         data = receiver.take_head()
         if data is None and not is_new and receiver.receive():
@@ -79,7 +81,7 @@ def read_head(connection: Connection) -> bool:
     except ClientGone:
         raise
     except Error as error:
-        return _refuse(connection, error)
+        return _refuse(connection, error, is_bodiless=is_for_head(data or receiver.buffer))
     body = EMPTY_BODY if parsed.framing is NO_BODY else RequestBody(receiver, parsed.framing)
     return _dispatch(connection, parsed, body)
 
@@ -102,6 +104,8 @@ def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool
         connection.client = context.proxies.client(request.fields.get("x-forwarded-for"), connection.peer)
     # Shared requests are routed once.
     runs_on = request.runs_on if request.match is not None else connection.app.route(request)
+    if parsed.fault is not None:
+        return respond(connection, connection.app.refuse_body(request, parsed.fault))
     connection.is_inline = True
     if runs_on is _INLINE and (parsed.framing is NO_BODY or connection.app.stays_inline(request)):
         connection.pool = context.pool
@@ -197,10 +201,12 @@ def ignore(connection: Connection) -> bool:
     return False
 
 
-def _refuse(connection: Connection, error: Error, event: Event = _REFUSED) -> bool:
+def _refuse(connection: Connection, error: Error, event: Event = _REFUSED, *, is_bodiless: bool = False) -> bool:
     """Answer in place of a page, and close: where the next request begins is not known, or not wanted."""
     response = refusal(error)
     response.closes = True
+    if is_bodiless:
+        response.start = response.stop
     if connection.request is None:
         # Nothing says on whose behalf a proxy has sent it.
         connection.client = connection.peer
@@ -241,8 +247,8 @@ def _time_out(connection: Connection) -> bool:
 
 def _time_out_head(connection: Connection) -> bool:
     seconds = connection.context.limits.head
-    message = f"The request head was not complete {seconds:g} s after its first byte."
-    return _refuse(connection, RequestTimeout(message), Event.DEADLINE)
+    error = RequestTimeout(f"The request head was not complete {seconds:g} s after its first byte.")
+    return _refuse(connection, error, Event.DEADLINE, is_bodiless=is_for_head(connection.receiver.buffer))
 
 
 def _time_out_body(connection: Connection) -> bool:

@@ -75,6 +75,11 @@ class Head(NamedTuple):
         return True
 
 
+def is_for_head(data: bytes) -> bool:
+    """Whether a head that need not be valid begins with the method HEAD: then its answer has no body."""
+    return skip_empty_lines(data).startswith(b"HEAD ")
+
+
 def find_head_end(data: bytes | bytearray, searched: int = 0) -> int:
     """Return the length of the head at the start of `data`, or -1 where it is incomplete.
 

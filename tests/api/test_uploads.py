@@ -12,6 +12,7 @@ import time
 from typing import Any
 from unittest import mock
 
+from filestoraged.api import uploads as uploads_api
 from filestoraged.store import layout
 from filestoraged.store.uploads.lock_files import FileHolds
 from tests.api.test_tokens import TokensCase, bearer
@@ -50,6 +51,19 @@ class ProtocolTest(UploadsCase):
 
                 self.assertEqual((412, VERSION), (answer.status, answer.fields["tus-version"]))
                 self.assertEqual(VERSION, answer.fields["tus-resumable"])
+
+    def test_body_that_cannot_be_received_is_refused_in_the_form_of_the_interface(self) -> None:
+        for field, status in (
+            ("Content-Length: 9999999999999999999", 413),
+            ("Content-Length: 5, 6", 400),
+            ("Transfer-Encoding: gzip", 501),
+            ("Expect: a-pony", 417),
+        ):
+            answers, _ = self.raw_until_closed(
+                f"PATCH /uploads/x HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n".encode()
+            )
+            self.assertEqual([status], [each.status for each in answers])
+            self.assertEqual(VERSION, answers[0].fields["tus-resumable"])
 
     def test_a_method_that_a_path_lacks_answers_405(self) -> None:
         path = self.created(3)
@@ -203,6 +217,22 @@ class CreationTest(UploadsCase):
         self.append(path, 0, TEA)
 
         self.assertEqual(400, self.append(path, 12, b"", Upload_Length="11").status)
+
+    def test_late_length_that_contradicts_one_told_meanwhile_answers_400(self) -> None:
+        path = self.created(None)
+        found = uploads_api._check_length
+
+        def tell_another(*values: Any) -> None:
+            found(*values)
+            patch.stop()
+            self.assertEqual(204, self.append(path, 0, b"", Upload_Length="12").status)
+
+        patch = mock.patch.object(uploads_api, "_check_length", tell_another)
+        patch.start()
+        self.addCleanup(mock.patch.stopall)
+
+        self.assertEqual(400, self.append(path, 0, b"", Upload_Length="13").status)
+        self.assertEqual("12", self.tus("HEAD", path).fields["upload-length"])
 
     def test_length_told_by_a_refused_request_is_not_kept(self) -> None:
         path = self.created(None)

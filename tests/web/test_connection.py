@@ -209,6 +209,33 @@ class TcpTest(ServerCase):
         self.assertEqual([405], [answer.status for answer in answers])
         self.assertEqual(b"", answers[0].body)
 
+    def test_refusal_of_a_bad_head_with_the_method_head_has_no_body(self) -> None:
+        line = b"HEAD / HTTP/1.1\r\nHost: x\r\n"
+        for head in (
+            b"HEAD / HTTP/1.1\r\n\r\n",
+            b"\r\nHEAD / HTTP/2.0\r\nHost: x\r\n\r\n",
+            b"HEAD /" + b"a" * 40_000,
+            line + b"A: b\r\n" * 100 + b"\r\n",
+            line + b"Expect: a-pony\r\n\r\n",
+            line + b"Transfer-Encoding: gzip\r\n\r\n",
+            line + b"Content-Length: 5, 6\r\n\r\n",
+        ):
+            with self.subTest(head=head[:80]):
+                answers, _ = self.raw_until_closed(head)
+
+                self.assertEqual([b""], [answer.body for answer in answers])
+                self.assertGreaterEqual(answers[0].status, 400)
+                self.assertNotEqual("0", answers[0].fields["content-length"])
+
+    def test_absurd_length_is_refused_behind_the_method(self) -> None:
+        for line, status in ((b"POST /", 413), (b"PUT /", 405), (b"PUT /-/health", 405), (b"GET /no/thing", 404)):
+            with self.subTest(line=line):
+                answers, _ = self.raw_until_closed(
+                    line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999999999999\r\n\r\n"
+                )
+
+                self.assertEqual([status], [answer.status for answer in answers])
+
     def test_continue_is_sent_when_the_body_is_read(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n")
