@@ -133,6 +133,9 @@ def check_target(path: str, *, overwrite: bool) -> None:
         raise TargetExists("the file exists already")
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+        # To replace `/dev/null` by a file would break other programs.
+        raise TargetExists("a device or a pipe cannot be replaced")
 
 
 def save_object(

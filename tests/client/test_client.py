@@ -220,6 +220,14 @@ class SavingTest(ClientCase):
         self.assertEqual(self.data, self.target.read_bytes())
         self.assertEqual(["file"], os.listdir(self.target.parent))
 
+    def test_pipe_or_device_is_never_replaced(self) -> None:
+        os.mkfifo(self.target)
+
+        with self.assertRaises(TargetExists):
+            self.save(overwrite=True)
+
+        self.assertTrue(self.target.is_fifo())
+
     def test_file_that_appears_meanwhile_is_not_replaced(self) -> None:
         with self.assertRaises(TargetExists):
             self.save(progress=lambda *_: self.target.write_bytes(b"tea"))
