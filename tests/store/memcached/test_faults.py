@@ -262,19 +262,19 @@ class FullServerTest(MemcachedCase):
 
     def test_evictions_under_load_lose_objects_and_never_bytes(self) -> None:
         store = self.make_store()
-        seen: dict[str, int] = {}
+        # Threads append to a list at once; counting would lose some.
+        seen: list[str] = []
 
         def put_and_get(number: int) -> None:
             for step in range(12):
                 data = os.urandom(number * 300_000 + step * 100_000)
-                outcome = self.outcome_of(store, data)
-                seen[outcome] = seen.get(outcome, 0) + 1
+                seen.append(self.outcome_of(store, data))
 
         in_threads(8, put_and_get)
 
-        self.assertEqual(96, sum(seen.values()))
+        self.assertEqual(96, len(seen))
         self.assertLessEqual(set(seen), {"whole", "NotFound", "CorruptObject", "StorageFull"})
-        self.assertGreater(seen["whole"], 0)
+        self.assertIn("whole", seen)
         self.assertGreater(self.memcached.statistics()[b"evictions"], 0)  # type: ignore[operator]
 
     def outcome_of(self, store: MemcachedStore, data: bytes) -> str:
