@@ -9,6 +9,7 @@ sent to the S3 store meanwhile. The time of the last sign of activity is that of
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import threading
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 from filestoraged.errors import Error, NotFound, StoreUnavailable, UploadLocked
 from filestoraged.future import Future
+from filestoraged.store.serial_executor import start_thread
 from filestoraged.store.transactions import Owners, Transaction, Transactions
 from filestoraged.store.uploads.storage import Change, Tail
 
@@ -148,7 +150,8 @@ class RowHold:
         )
 
     def _start_noting(self, is_over: threading.Event) -> None:
-        threading.Thread(target=self._note_until, args=(is_over,), name="hold", daemon=True).start()
+        if start_thread(functools.partial(self._note_until, is_over), name="hold") is None:
+            raise StoreUnavailable("The server cannot start a thread for the upload; retry later.")
 
     def _note_until(self, is_over: threading.Event) -> None:
         while not is_over.wait(_NOTE_INTERVAL):
