@@ -14,6 +14,7 @@ from filestoraged.web.limits import Limits
 from filestoraged.web.receiver import Receiver
 from filestoraged.web.request_body import RequestBody
 from filestoraged.wire.body import Chunked, Framing, Sized
+from tests.support import PATIENCE
 
 
 def chunks(*pieces: bytes) -> bytes:
@@ -32,6 +33,10 @@ class RequestBodyTest(unittest.TestCase):
         self.bytes: list[bytes] = []
         # After which pieces no more are wanted.
         self.stops: set[bytes] = set()
+        # However long another process keeps this one waiting.
+        turn = mock.patch("filestoraged.web.request_body._TURN", PATIENCE)
+        turn.start()
+        self.addCleanup(turn.stop)
 
     def body(self, framing: Framing) -> RequestBody:
         return RequestBody(self.receiver, framing)
@@ -114,6 +119,7 @@ class RequestBodyTest(unittest.TestCase):
         with (
             mock.patch.object(Receiver, "receive_all", lambda *_: b"x"),
             mock.patch("filestoraged.web.request_body.time.monotonic", lambda: next(seconds)),
+            mock.patch("filestoraged.web.request_body._TURN", 0.02),
         ):
             body.deliver(self.feed)
 
