@@ -7,6 +7,7 @@ durable, the bytes become an object of its target, as any other staging does.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -19,6 +20,9 @@ from filestoraged.store.uploads.registry import Draft, Registry, Upload
 from filestoraged.store.uploads.storage import Held, Storage
 
 log = logging.getLogger(__name__)
+
+# Seconds that a step of the janitor removes uploads: each may wait for a store that does not answer.
+_REMOVAL_TIME = 5.0
 
 
 class Target(Protocol):
@@ -147,17 +151,20 @@ class Uploads:
     def expire(self) -> int:
         """A step of the janitor: remove some uploads that have expired. Returns how many."""
         ids = self._registry.expired(self._after)
-        # Continue after those that cannot be removed.
-        self._after = ids[-1] if ids else ""
+        deadline = time.monotonic() + _REMOVAL_TIME
+        self._after = ""
         removed: list[str] = []
         failure: Exception | None = None
         for id_ in ids:
+            # The next step goes on behind it, so that others do not wait for one that cannot be removed.
+            self._after = id_
             try:
                 if self._remove_bytes(id_):
                     removed.append(id_)
             except (Error, OSError) as error:
-                # The others do not wait for it.
                 failure = error
+            if time.monotonic() > deadline:
+                break
         self._registry.delete(removed)
         if not ids:
             self._storage.sweep()
