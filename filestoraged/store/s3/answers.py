@@ -175,12 +175,13 @@ def parse_upload_id(answer: Answer) -> str:
 
 
 def check_completion(answer: Answer) -> None:
-    """Raises StoreUnavailable where a multipart upload was not completed.
+    """Raises what the answer means where a multipart upload was not completed, StoreUnavailable for no S3 answer.
 
-    The head with 200 may come before the error, or before the store dies: it takes long, and sends something meanwhile.
+    To keep the connection alive, a store sends the head with 200 before it joins the parts. An error, or nothing, may
+    follow.
     """
     if answer.code:
-        raise StoreUnavailable from StoreRefusal(answer)
+        raise error_of(answer)
     if _name(_parsed(answer)) != "CompleteMultipartUploadResult":
         raise _malformed(answer)
 

@@ -36,6 +36,8 @@ class StoreConnection(http.client.HTTPConnection):
         # Until when the answer must be complete, on the monotonic clock: a store that sends a byte a second is silent
         # at no time.
         self.deadline = math.inf
+        # Whether the store closes it behind the answer.
+        self.ends = False
         self.response_class = functools.partial(_Response, self)  # type: ignore[assignment]
 
     def connect(self) -> None:
@@ -72,6 +74,13 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, connection: StoreConnection, sock: Any, **settings: Any) -> None:
         super().__init__(_Source(connection), **settings)  # type: ignore[arg-type]
+        self._connection = connection
+
+    def begin(self) -> None:
+        super().begin()
+        # Kept from `http.client`, which would close the connection here, before the body is read.
+        self._connection.ends = self.will_close
+        self.will_close = False
 
 
 class _Source(io.RawIOBase):
@@ -80,8 +89,6 @@ class _Source(io.RawIOBase):
     def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
         self._sock = connection.sock
-        # Keeps the socket open: of an answer with `Connection: close`, `http.client` closes it behind the head.
-        self._file = connection.sock.makefile("rb", buffering=0)
 
     def makefile(self, _: str) -> io.BufferedReader:
         return io.BufferedReader(self, 64 * 1024)
@@ -94,12 +101,8 @@ class _Source(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("the answer is not complete in time")
         self._sock.settimeout(min(left, SILENCE_TIMEOUT))
-        count: int = self._file.readinto(buffer)  # type: ignore[assignment]
+        count: int = self._sock.recv_into(buffer)
         return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 # How a connection is made: `StoreConnection` itself, or a `TLSConnector`.
@@ -137,8 +140,11 @@ class ConnectionPool:
         return self._connect(self._location), False
 
     def release(self, connection: StoreConnection) -> None:
-        """Keep a connection whose last answer was read to its end."""
+        """Keep a connection whose last answer was read to its end, unless the store closes it."""
         if connection.sock is None or self._owner != os.getpid():
+            return
+        if connection.ends:
+            connection.close()
             return
         connection.idle_since = time.monotonic()
         connection.deadline = math.inf

@@ -115,7 +115,7 @@ class Transport:
             if len(body) > MAX_BODY_SIZE:
                 raise http.client.HTTPException(f"an answer of more than {MAX_BODY_SIZE} bytes")
             if response.length:
-                # `read` of so many bytes does not tell that the connection has ended.
+                # The connection ended before the body did, which `read` with a size does not report.
                 raise http.client.IncompleteRead(body, response.length)
         except BaseException:
             connection.close()
