@@ -404,6 +404,16 @@ class HoldTest(RemoteCase):
         self.assertEqual(1000, len(set(made)))
         self.assertLess(execute.call_count + executemany.call_count, 10)
 
+    def test_bytes_whose_hold_gets_no_thread_are_unavailable_and_arrive_later(self) -> None:
+        held = self.begin(self.uploads, TEA)
+        with mock.patch.object(hold_rows, "start_thread", return_value=None), self.assertRaises(StoreUnavailable):
+            held.finish()
+        held.close()
+
+        self.assertEqual(0, self.received())
+        self.append(TEA)
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
     def test_many_requests_at_once_get_one_hold(self) -> None:
         engines = [self.uploads, self.other] * 4
         is_over = threading.Barrier(len(engines))

@@ -15,7 +15,7 @@ from filestoraged.errors import BadRequest, Gone, NotFound, UploadLocked
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.uploads import hashers
+from filestoraged.store.uploads import hashers, uploads
 from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
 from filestoraged.store.uploads.storage import Tail
@@ -179,6 +179,17 @@ class UploadsTest(TempCase):
 
         self.assertEqual((3, 0), (removed, self.uploads.expire()))
         self.assertEqual(1, self.uploads.expire())
+
+    def test_step_that_takes_too_long_ends_and_the_next_one_goes_on_behind_it(self) -> None:
+        ids = [self.upload, *(self.uploads.create(Draft("files", len(TEA))).id for _ in range(2))]
+        for self.upload in ids:
+            self.append(TEA[:4])
+        self.expire_all()
+
+        with mock.patch.object(uploads, "_REMOVAL_TIME", -1.0):
+            removed = [self.uploads.expire() for _ in range(4)]
+
+        self.assertEqual([1, 1, 1, 0], removed)
 
     def expire_all(self) -> None:
         with closing(sqlite3.connect(self.path)) as connection, connection:
