@@ -137,9 +137,9 @@ class _Changes:
 
     async def set(self, request: Request) -> Response:
         body = self._payloads.received(request)
-        if body:
+        if body is not None:
             return await self._set(body)
-        # Until it is written: a body waits with its value for the disk.
+        # In flight until the value is written.
         with self._payloads.open(request) as payload:
             return await self._set(await payload.receive())
 

@@ -37,7 +37,9 @@ class Payload:
         async for piece in self._request.body:
             if len(body) + len(piece) > limit:
                 raise TooLarge(limit)
-            self._counted += self._payloads.reserve(len(body), len(piece))
+            counted = self._payloads.count(len(body) + len(piece))
+            self._payloads.reserve(counted - self._counted)
+            self._counted = counted
             body += piece
         return bytes(body)
 
@@ -67,15 +69,17 @@ class Payloads:
         """A small body that has arrived with its head, as most do. It does not count as in flight."""
         return request.body.take_buffered() if request.size is not None and request.size <= self._small else None
 
-    def reserve(self, size: int, more: int) -> int:
-        """Count `more` bytes behind the first `size` of a body. Returns how many count. Raises Unavailable."""
-        counted = max(0, size + more - self._small) - max(0, size - self._small)
-        with self._lock:
-            if counted and self._size + counted > _MAX_IN_FLIGHT:
-                raise Unavailable(f"More than {_MAX_IN_FLIGHT} bytes of request bodies are in flight; retry later.")
-            self._size += counted
-        return counted
+    def count(self, size: int) -> int:
+        """How many bytes of a body of that size count."""
+        return max(0, size - self._small)
 
-    def release(self, counted: int) -> None:
+    def reserve(self, size: int) -> None:
+        """Count so many bytes more as in flight. Raises Unavailable."""
         with self._lock:
-            self._size -= counted
+            if size and self._size + size > _MAX_IN_FLIGHT:
+                raise Unavailable(f"More than {_MAX_IN_FLIGHT} bytes of request bodies are in flight; retry later.")
+            self._size += size
+
+    def release(self, size: int) -> None:
+        with self._lock:
+            self._size -= size

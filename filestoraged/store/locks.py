@@ -79,6 +79,7 @@ class Locks:
         encoded = self._transactions.encode(path)
 
         def insert(transaction: Transaction) -> LockResult:
+            statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND path = ?"
             while True:
                 # The path alone can conflict: ids are new.
                 is_new = transaction.execute(
@@ -86,7 +87,6 @@ class Locks:
                     " ON CONFLICT DO NOTHING",
                     (repository, encoded, owner),
                 ).rowcount
-                statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND path = ?"
                 row = transaction.execute(statement, (repository, encoded)).fetchone()
                 # In PostgreSQL, another daemon may release the lock between the two statements.
                 if row is not None:

@@ -78,7 +78,7 @@ class ParsedRequest:
         own.speaks_1_1 = self.speaks_1_1
         own.expects_continue = self.expects_continue
         own.size = self.size
-        own.fault = None
+        own.fault = self.fault
         return own
 
 
@@ -124,15 +124,13 @@ class RequestCache:
         if known is not None:
             return known.copy()
         head = parse_head(data, self._read_fields)
+        request = Request(head, None)
+        has_token = "authorization" in request.fields and _take_token(request)
         try:
             framing, expects_continue = body_framing(head), head.expects_continue
         except Error as error:
-            request = Request(head, None)
-            if "authorization" in request.fields:
-                _take_token(request)
             return ParsedRequest(request, NO_BODY, keep_alive=False, fault=error)
-        request = Request(head, framing.size)
-        has_token = "authorization" in request.fields and _take_token(request)
+        request.size = framing.size
         parsed = ParsedRequest(
             request,
             framing,

@@ -265,7 +265,7 @@ class Mounts:
     def refuse_body(self, request: Request, fault: Error) -> Response:
         match: Match = request.match
         if isinstance(fault, TooLarge):
-            # What a page would refuse as well, and so behind all that comes before a page.
+            # The checks that a request passes before its page, which would refuse a large body too.
             refused = None if request.is_plain else self._check(request, match)
             if refused is not None:
                 return self.complete(request, refused)

@@ -44,7 +44,7 @@ from filestoraged.web.states import (
 )
 from filestoraged.web.task import Task
 from filestoraged.wire.body import NO_BODY
-from filestoraged.wire.head import is_for_head
+from filestoraged.wire.head import is_head_request
 
 # Needed for each request; see `states`.
 _HEAD_COMPLETE, _BODY_WANTED, _RESULT_WANTED = Event.HEAD_COMPLETE, Event.BODY_WANTED, Event.RESULT_WANTED
@@ -81,7 +81,7 @@ def read_head(connection: Connection) -> bool:
     except ClientGone:
         raise
     except Error as error:
-        return _refuse(connection, error, is_bodiless=is_for_head(data or receiver.buffer))
+        return _refuse(connection, error, is_bodiless=is_head_request(data or receiver.buffer))
     body = EMPTY_BODY if parsed.framing is NO_BODY else RequestBody(receiver, parsed.framing)
     return _dispatch(connection, parsed, body)
 
@@ -248,7 +248,7 @@ def _time_out(connection: Connection) -> bool:
 def _time_out_head(connection: Connection) -> bool:
     seconds = connection.context.limits.head
     error = RequestTimeout(f"The request head was not complete {seconds:g} s after its first byte.")
-    return _refuse(connection, error, Event.DEADLINE, is_bodiless=is_for_head(connection.receiver.buffer))
+    return _refuse(connection, error, Event.DEADLINE, is_bodiless=is_head_request(connection.receiver.buffer))
 
 
 def _time_out_body(connection: Connection) -> bool:

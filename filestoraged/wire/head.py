@@ -75,8 +75,8 @@ class Head(NamedTuple):
         return True
 
 
-def is_for_head(data: bytes) -> bool:
-    """Whether a head that need not be valid begins with the method HEAD: then its answer has no body."""
+def is_head_request(data: bytes) -> bool:
+    """Whether the bytes of a request, which may be malformed, begin with the method HEAD: its response has no body."""
     return skip_empty_lines(data).startswith(b"HEAD ")
 
 

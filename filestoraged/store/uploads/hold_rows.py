@@ -227,8 +227,8 @@ class HoldRows:
         return self._transactions.write(acquire).result()
 
     def _is_alive(self, holder: _Holder) -> bool:
-        # Without a token, the hold was released since it could not be acquired: the statements of a transaction see
-        # what others have committed meanwhile.
+        # Without a token, it was released after the statement that could not acquire it: in PostgreSQL, the next one
+        # sees what others have committed meanwhile.
         return bool(holder.token) and self._owners.is_alive(holder.token)
 
 

@@ -58,11 +58,6 @@ _UPLOADS_SCHEMA = Schema(
 
 _COLUMNS = "id, state, target, owner, length, received, expected, note, name, password, digest, object, expires"
 
-_INSERT = (
-    f"INSERT INTO uploads ({_COLUMNS}, reuse) VALUES ({', '.join('?' * (_COLUMNS.count(',') + 2))})"
-    " ON CONFLICT (reuse) DO NOTHING"
-)
-
 # Values of one statement: SQLite before 3.32 allows 999.
 _MAX_VALUES = 500
 
@@ -116,6 +111,12 @@ class Upload(NamedTuple):
     def is_whole(self) -> bool:
         """Whether all bytes have been received."""
         return self.received == self.length
+
+
+_INSERT = (
+    f"INSERT INTO uploads ({_COLUMNS}, reuse) VALUES ({', '.join('?' * (len(Upload._fields) + 1))})"
+    " ON CONFLICT (reuse) DO NOTHING"
+)
 
 
 def prepare_uploads(path: str) -> None:
@@ -265,8 +266,8 @@ def _insert_or_find(transaction: Transaction, rows: Mapping[str, Sequence[object
     Each statement is for many rows: one for each would keep all other writers waiting for as many round trips.
     """
     found: dict[str, str] = {}
-    # In PostgreSQL, another daemon may complete an upload between the statement that finds it and the one that reads
-    # it: then it is to be made.
+    # In PostgreSQL, another daemon may complete an upload between the INSERT that finds it and the SELECT. A second
+    # round then makes a new one.
     while missing := sorted(rows.keys() - found.keys()):
         now = time.time()
         # One that has expired is about to be removed.
