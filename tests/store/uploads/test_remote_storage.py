@@ -384,7 +384,7 @@ class HoldTest(RemoteCase):
         draft = Draft("files", len(TEA), reuse="alice")
         (self.upload,) = self.other.find_or_create([draft])
 
-        with after_statement("UPDATE uploads SET reuse = NULL WHERE reuse", lambda: self.append(TEA, self.other)):
+        with after_statement("INSERT INTO uploads", lambda: self.append(TEA, self.other)):
             made = self.uploads.find_or_create([draft, draft])
 
         self.assertNotEqual(self.upload, made[0])
