@@ -229,7 +229,8 @@ def _open(path: str, in_use: bool) -> sqlite3.Connection:
 
 
 def _is_in_use(path: str) -> bool:
-    return os.path.exists(layout.write_ahead_log(path))
+    # Not where the database is empty: SQLite would remove the log.
+    return os.path.exists(layout.write_ahead_log(path)) and os.path.getsize(path) > 0
 
 
 def _state(path: str) -> _FileState:

@@ -679,6 +679,16 @@ class DatabasesTest(DiskCheckCase):
         self.assertGreater(len(before), 0)
         self.assertEqual(before, after)
 
+    def test_query_of_an_empty_database_keeps_its_log(self) -> None:
+        path = self.root / "kv.sqlite"
+        path.touch()
+        log = self.root / "kv.sqlite-wal"
+        log.write_bytes(b"x" * 5000)
+
+        query(str(path), lambda connection: connection.execute("PRAGMA integrity_check").fetchall())
+
+        self.assertEqual(b"x" * 5000, log.read_bytes())
+
     def locks(self, path: Path) -> list[str]:
         """The locks of this process on the file."""
         inode = path.stat().st_ino
