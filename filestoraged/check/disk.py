@@ -33,6 +33,7 @@ from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.staging_area import list_abandoned, sweep_area
+from filestoraged.store.sqlite.losses import find_losses
 
 # Seconds before the objects are counted for the progress display: a short check ends without.
 _COUNT_DELAY = 1.0
@@ -89,8 +90,15 @@ class DiskCheck:
     def findings(self, pause: float) -> Iterator[Finding | None]:
         """All findings; and None after each `pause` seconds without one. Raises OSError and CheckStopped."""
         threading.Thread(target=self._count, name="count", daemon=True).start()
+        # Before the threads query the databases.
+        yield from self._find_losses()
         runner = Runner(self._tasks(), [self._run_tasks() for _ in range(self._threads)], self._throttle)
         yield from runner.findings(pause)
+
+    def _find_losses(self) -> Iterator[Finding]:
+        for name in layout.DATABASES:
+            for loss in find_losses(f"{self._root}/{name}"):
+                yield Finding(DAMAGED, os.path.basename(loss.path), loss.reason)
 
     def _count(self) -> None:
         """Count the objects to be read, beside the threads that read them."""

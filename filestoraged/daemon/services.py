@@ -26,6 +26,7 @@ from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.shared_count import SharedCount
+from filestoraged.store.sqlite.losses import find_losses
 from filestoraged.web.cross_site import ANY, Hosts, Origins
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.router import Mounts, Router
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 # Seconds.
 _STOP_TIMEOUT = 10.0
+
+# Seconds to read the log of a database at the start. A log of 64 MiB takes 0.2 s.
+_EXAMINATION_TIMEOUT = 2.5
 
 # Imported for its first request: few ask for it.
 _describe = deferred("api.openapi", "document")
@@ -255,6 +259,9 @@ class Services:
         # One prepared before is not waited for: it may be locked, and the requests of this daemon would wait as well.
         if interface.prepare is None or (path in self._prepared and os.path.exists(path)):
             return
+        for loss in find_losses(path, timeout=_EXAMINATION_TIMEOUT):
+            # Also if the start fails: the next one does not find it any more.
+            log.warning("%s: %s; restore a backup", loss.path, loss.reason)
         try:
             interface.prepare(path)
             self._prepared.add(path)

@@ -107,6 +107,11 @@ def write_ahead_log(database: str) -> str:
     return f"{database}-wal"
 
 
+def write_ahead_log_index(database: str) -> str:
+    """The path of the file with which processes share SQLite's index of that log."""
+    return f"{database}-shm"
+
+
 def write_lock(database: str) -> str:
     """The path of the file that holds the write lock of the database at that path."""
     return f"{database}.turn"

@@ -29,6 +29,7 @@ from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.locks import prepare_locks
 from filestoraged.store.owner_locks import OwnerFiles
+from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase
 
 TEA = b"tea" * 10
@@ -717,6 +718,44 @@ class DatabasesTest(DiskCheckCase):
 
         self.assertEqual([], self.check())
         self.assertEqual(before, self.snapshot())
+
+    def test_truncated_log_is_damaged_and_left_as_it_is(self) -> None:
+        log = self.kill_a_daemon_with_keys()
+        self.assertEqual([], self.check())
+        os.truncate(log, log.stat().st_size - 5000)
+        before = log.read_bytes()
+
+        (finding,) = self.check(repair=True)
+
+        self.assertEqual((DAMAGED, "kv.sqlite-wal"), (finding.kind, finding.path))
+        self.assertIn("frames", finding.reason)
+        self.assertEqual(before, log.read_bytes())
+
+    def test_empty_database_with_a_log_is_damaged_and_keeps_its_log(self) -> None:
+        log = self.kill_a_daemon_with_keys()
+        before = log.read_bytes()
+        os.truncate(self.root / "kv.sqlite", 0)
+
+        self.assertEqual(["damaged kv.sqlite"], self.found(repair=True))
+        self.assertEqual(before, log.read_bytes())
+
+    def test_empty_database_beside_objects_is_damaged(self) -> None:
+        (self.root / "kv.sqlite").touch()
+        self.assertEqual([], self.check())
+        self.store.put(TEA)
+
+        self.assertEqual(["damaged kv.sqlite"], self.found())
+
+    def kill_a_daemon_with_keys(self) -> Path:
+        """Returns the log that it leaves."""
+        program = (
+            "import os, sys\nfrom filestoraged.store.kv import KeyValues, prepare_keys\nprepare_keys(sys.argv[1])\n"
+            "keys = KeyValues(sys.argv[1])\nfor number in range(5):\n    keys.set(str(number), b'x' * 3000)\n"
+            "    keys.commit()\nos._exit(0)"
+        )
+        path = str(self.root / "kv.sqlite")
+        subprocess.run([sys.executable, "-c", program, path], check=True, timeout=PATIENCE, cwd=ROOT)
+        return Path(path + "-wal")
 
 
 class EndTest(DiskCheckCase):

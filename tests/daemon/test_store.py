@@ -130,6 +130,44 @@ class RestsTest(TempCase):
         self.assertIn(str(area), warnings[0])
 
 
+class LostTest(TempCase):
+    """Databases that lost something after a daemon was killed. The next start says so, once, and serves."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = self.directory / "kv.sqlite-wal"
+        self.start_and_commit()
+
+    def test_truncated_log_is_logged_with_the_number_of_frames(self) -> None:
+        os.truncate(self.log, self.log.stat().st_size - 5000)
+
+        (line,) = self.start_and_commit()
+
+        self.assertRegex(line, f"WARNING .*{self.log}: it is damaged; SQLite skips [1-9]")
+        self.assertEqual([], self.start_and_commit())
+
+    def test_empty_database_is_logged(self) -> None:
+        os.truncate(self.directory / "kv.sqlite", 0)
+
+        (line,) = self.start_and_commit()
+
+        self.assertRegex(line, f"WARNING .*{self.directory}/kv.sqlite: it is empty")
+        self.assertEqual([], self.start_and_commit())
+
+    def test_kill_alone_is_not_logged(self) -> None:
+        self.assertGreater(self.log.stat().st_size, 0)
+
+        self.assertEqual([], self.start_and_commit())
+
+    def start_and_commit(self) -> list[str]:
+        """Start a daemon, write to it, and kill it. Returns its warnings."""
+        with running("--store", str(self.directory), "--mount", "kv=/", "--workers", "1") as daemon:
+            for number in range(3):
+                requests.post(f"{daemon.url}/set", json={f"{number}": "x" * 3000}, timeout=PATIENCE).raise_for_status()
+                requests.post(f"{daemon.url}/commit", timeout=PATIENCE).raise_for_status()
+            return [line for line in daemon.lines() if "WARNING" in line]
+
+
 class ModesTest(TempCase):
     """Who may read what the daemon makes."""
 

@@ -18,14 +18,17 @@ from collections.abc import Iterator
 
 from filestoraged.store import layout
 
-# The numbers, each of 64 bits: the count of commits; whether the log is in doubt; and the pages written to the log
-# since it was last copied into the database.
-_COMMITS, _DOUBT, _WRITTEN = range(3)
+# The numbers, each of 64 bits: the count of commits; whether the log is in doubt; the pages written to the log since it
+# was last copied into the database; and the boot of the machine in which the log was last written.
+_COMMITS, _DOUBT, _WRITTEN, _BOOT = range(4)
 _UINT64 = struct.Struct("=Q")
 _FILE_SIZE = 4096
 
 # Seconds between two attempts of `acquire_within`.
 _ATTEMPT_PAUSE = 0.02
+
+# A random number, new with each boot; Linux, "Documentation for /proc/sys/kernel/", section "random".
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class WriteLock:
@@ -38,8 +41,9 @@ class WriteLock:
     def __init__(self, database: str) -> None:
         self._path = layout.write_lock(database)
         self._descriptor = -1
+        self._boot = _boot()
         # Odd: no cached value is valid before the file is open.
-        self._numbers = memoryview(bytes([1]) + bytes(_UINT64.size * 3 - 1)).cast("Q")
+        self._numbers = memoryview(bytes([1]) + bytes(_UINT64.size * 4 - 1)).cast("Q")
         with contextlib.suppress(OSError):
             self._open()
 
@@ -97,7 +101,7 @@ class WriteLock:
         """Clear the doubt: all writes and syncs since `begin_writing` have succeeded. Call it within the lock."""
         # If this fails, the log stays in doubt, which costs a checkpoint.
         with contextlib.suppress(OSError):
-            self._write(_DOUBT, 0, written)
+            self._write(_DOUBT, 0, written, self._boot)
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -132,3 +136,30 @@ class WriteLock:
 
     def _write(self, first: int, *numbers: int) -> None:
         os.pwrite(self._descriptor, b"".join(map(_UINT64.pack, numbers)), first * _UINT64.size)
+
+
+def is_of_this_boot(database: str) -> bool:
+    """Whether the log was last written since the machine started: all that was written to it is in the page cache.
+
+    Changes nothing, and does not need the lock.
+    """
+    try:
+        descriptor = os.open(layout.write_lock(database), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        written = os.pread(descriptor, _UINT64.size, _BOOT * _UINT64.size)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return _boot() != 0 and written == _UINT64.pack(_boot())
+
+
+def _boot() -> int:
+    """A number for the current boot, 0 if the kernel does not tell."""
+    try:
+        with open(_BOOT_ID) as file:
+            return int(file.read(18).replace("-", ""), 16)
+    except (OSError, ValueError):
+        return 0

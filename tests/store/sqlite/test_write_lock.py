@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
-from filestoraged.store.sqlite.write_lock import WriteLock
+from filestoraged.store.sqlite.write_lock import WriteLock, is_of_this_boot
 from tests.daemon.process import ROOT
 from tests.support import TempCase, find_program
 
@@ -55,6 +56,24 @@ class WriteLockTest(TempCase):
 
         self.assertEqual((1, True), during)
         self.assertEqual((2, False, 7), (other.commits, other.is_doubtful, other.written))
+
+    def test_log_is_of_this_boot_once_it_was_written_in_it(self) -> None:
+        missing = is_of_this_boot(str(self.directory / "missing.sqlite"))
+        before = is_of_this_boot(self.path)
+        self.lock.begin_writing()
+        self.lock.end_writing(1)
+        after = is_of_this_boot(self.path)
+        with mock.patch("filestoraged.store.sqlite.write_lock._boot", return_value=1):
+            rebooted = is_of_this_boot(self.path)
+
+        self.assertEqual((False, False, True, False), (missing, before, after, rebooted))
+
+    def test_boot_that_the_kernel_does_not_tell_is_not_this_one(self) -> None:
+        with mock.patch("filestoraged.store.sqlite.write_lock._BOOT_ID", str(self.directory / "missing")):
+            lock = self.open_lock()
+            lock.end_writing(1)
+
+            self.assertFalse(is_of_this_boot(self.path))
 
     def test_acquire_within_raises_timeout_error(self) -> None:
         other = self.open_lock()
