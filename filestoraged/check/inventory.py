@@ -75,6 +75,8 @@ class Inventory:
                     yield _file(entry, Kind.DATABASE, entry.name)
                 elif not layout.is_beside_database(entry.name):
                     yield Item(Kind.FOREIGN, entry.name, _UNKNOWN_NAME)
+                elif entry.is_symlink():
+                    yield Item(Kind.FOREIGN, entry.name, _IS_LINK)
 
     def measure(self) -> Iterator[tuple[int, int]]:
         """Yield the number 1 and the size in bytes of each object, for sums of both."""

@@ -35,7 +35,7 @@ class FileLock:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[bool]:
-        lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             yield not _is_locked(lock)
         finally:
@@ -44,7 +44,7 @@ class FileLock:
 
     def renew(self) -> None:
         with contextlib.suppress(OSError):
-            os.utime(self._path)
+            os.utime(self._path, follow_symlinks=False)
 
 
 def _is_locked(lock: int) -> bool:

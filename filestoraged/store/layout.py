@@ -38,6 +38,12 @@ UPLOAD_OWNERS = "uploads.owners"
 
 DATABASES = (KEYS_DATABASE, DROPS_DATABASE, LOCKS_DATABASE, UPLOADS_DATABASE)
 
+# Where the daemon writes, locks and removes files whatever their names and contents: a symbolic link would lead all of
+# that to foreign files. An operator may make a link of `repositories` or of a shard, in which the daemon touches only
+# files that are named by a digest.
+OWN_DIRECTORIES = (STAGING, DROPS, DROP_OWNERS, UPLOADS, UPLOAD_OWNERS, QUARANTINE)
+OWN_FILES = (JANITOR_LOCK, UPLOADS_JANITOR_LOCK)
+
 UPLOAD_LOCK_SUFFIX = ".lock"
 
 # Made by mkfs in the root directory of a file system, which may be a store.
@@ -110,6 +116,12 @@ def write_ahead_log(database: str) -> str:
 def write_ahead_log_index(database: str) -> str:
     """The path of the file with which processes share SQLite's index of that log."""
     return f"{database}-shm"
+
+
+def files_of_database(database: str) -> tuple[str, ...]:
+    """The paths of the database at that path and of the files that SQLite and the daemon keep beside it."""
+    log, index = write_ahead_log(database), write_ahead_log_index(database)
+    return (database, log, index, f"{database}-journal", write_lock(database))
 
 
 def write_lock(database: str) -> str:

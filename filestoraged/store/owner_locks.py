@@ -6,6 +6,7 @@ Other processes can lock the entry only after its owner's end, which tells them 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -14,7 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from filestoraged.store.permissions import PRIVATE, make_directory
+from filestoraged.store.permissions import PRIVATE, make_directory, open_own_directory
+
+# Of a lock file. A symbolic link would lead to a foreign file.
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LockOwner(NamedTuple):
@@ -67,9 +71,10 @@ class OwnerLocks(ABC):
             os.close(own.descriptor)
 
     def tokens(self) -> Sequence[str]:
-        """The tokens of all owners, alive or dead. Raises OSError."""
+        """The tokens of all owners, alive or dead. Raises OSError, also if the directory is a symbolic link."""
         try:
-            return os.listdir(self._directory)
+            with closed_after(open_own_directory(self._directory)) as directory:
+                return os.listdir(directory)
         except FileNotFoundError:
             return []
 
@@ -121,15 +126,10 @@ class OwnerFiles(OwnerLocks):
         if self._own is not None and token == self._own.token:
             return True
         try:
-            descriptor = os.open(self.path(token), os.O_RDWR | os.O_CLOEXEC)
+            with closed_after(open_own_directory(self._directory)) as directory:
+                return _is_locked(token, directory)
         except FileNotFoundError:
             return False
-        with closed_after(descriptor):
-            if not lock_if_dead(descriptor):
-                return True
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path(token))
-        return False
 
     def sweep(self) -> None:
         """Unlink the lock files of dead owners."""
@@ -139,13 +139,31 @@ class OwnerFiles(OwnerLocks):
     def _make(self, path: str) -> int:
         with contextlib.suppress(FileExistsError):
             make_directory(self._directory, PRIVATE.directory)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE.file)
+        with closed_after(open_own_directory(self._directory)) as directory:
+            descriptor = os.open(os.path.basename(path), _FLAGS | os.O_CREAT, PRIVATE.file, dir_fd=directory)
         # Whatever the umask: other workers must be able to open it.
         os.fchmod(descriptor, PRIVATE.file)
         return descriptor
 
     def _remove(self, path: str) -> None:
         os.unlink(path)
+
+
+def _is_locked(token: str, directory: int) -> bool:
+    """Whether the owner of a lock file is alive. Unlinks a dead owner's."""
+    try:
+        descriptor = os.open(token, _FLAGS, dir_fd=directory)
+    except OSError as error:
+        # A symbolic link is no owner's.
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return False
+    with closed_after(descriptor):
+        if not lock_if_dead(descriptor):
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(token, dir_fd=directory)
+    return False
 
 
 def lock_if_dead(descriptor: int, operation: int = fcntl.LOCK_EX) -> bool:
@@ -158,8 +176,8 @@ def lock_if_dead(descriptor: int, operation: int = fcntl.LOCK_EX) -> bool:
 
 
 @contextlib.contextmanager
-def closed_after(descriptor: int) -> Iterator[None]:
+def closed_after(descriptor: int) -> Iterator[int]:
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

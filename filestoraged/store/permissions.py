@@ -1,4 +1,4 @@
-"""The modes of files and directories that a disk store makes, whatever the umask.
+"""The modes of files and directories that a disk store makes, whatever the umask, and what they may not be.
 
 The umask cannot be relied on in either direction: a shell's usual 0022 lets all users of the machine read, and 0077
 keeps nginx from files that `--accel` refers it to. Databases, locks and the quarantine are always PRIVATE.
@@ -6,8 +6,10 @@ keeps nginx from files that `--accel` refers it to. Databases, locks and the qua
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -60,6 +62,32 @@ def is_allowed(directory: str, mode: int) -> bool:
     finally:
         os.close(descriptor)
         os.unlink(path)
+
+
+def require_directory(path: str) -> None:
+    """Raise OSError, which names it, if what is at `path` is a symbolic link or no directory. It may be missing."""
+    _require(path, stat.S_ISDIR, errno.ENOTDIR, "is not a directory")
+
+
+def require_file(path: str) -> None:
+    """Raise OSError, which names it, if what is at `path` is a symbolic link or no regular file. It may be missing."""
+    _require(path, stat.S_ISREG, errno.EINVAL, "is not a regular file")
+
+
+def _require(path: str, is_expected: Callable[[int], bool], number: int, otherwise: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise OSError(errno.ELOOP, f"{path!r} is a symbolic link")
+    if not is_expected(mode):
+        raise OSError(number, f"{path!r} {otherwise}")
+
+
+def open_own_directory(path: str) -> int:
+    """Return a descriptor of a directory that is no symbolic link. Raises NotADirectoryError and other OSErrors."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def permission_warning(root: str, permissions: Permissions) -> str | None:

@@ -180,11 +180,14 @@ class ForeignTest(DiskCheckCase):
         (self.root / "drops" / "list").write_text("no drop")
         (self.root / "staging" / "notes").write_text("no staging")
         os.symlink("/dev/zero", self.root / "kv.sqlite")
+        os.symlink("/dev/zero", self.root / "kv.sqlite.turn")
+        os.symlink(elsewhere, self.root / "drops.owners")
         before = self.snapshot()
 
         found = self.found(repair=True)
 
         names = [wrong + "/" + digest, digest[:2] + "/README", "notes", "zz", "fe", "fd", "kv.sqlite"]
+        names += ["kv.sqlite.turn", "drops.owners"]
         names += [f"fc/{'fc' * count}" for count in (32, 16, 20, 17)]
         names += ["repositories/stray", "repositories/pets/abc", "drops/list", "staging/notes"]
         self.assertEqual(sorted(f"foreign {name}" for name in names), found)

@@ -19,6 +19,22 @@ from filestoraged.store.owner_locks import OwnerFiles
 from tests.support import PATIENCE, TempCase
 
 
+class FileLockTest(TempCase):
+    def test_symbolic_link_is_neither_followed_nor_touched_behind(self) -> None:
+        outside, link = self.directory / "outside", self.directory / "janitor"
+        link.symlink_to(outside)
+        lock = FileLock(str(link))
+        with self.assertRaisesRegex(OSError, str(link)), lock.hold():
+            self.fail("the lock is held")
+        self.assertFalse(outside.exists())
+
+        outside.touch()
+        os.utime(outside, (0, 0))
+        lock.renew()
+
+        self.assertEqual(0, outside.stat().st_mtime)
+
+
 class JanitorCase(TempCase):
     def setUp(self) -> None:
         super().setUp()

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import subprocess
 
 import requests
 
+from filestoraged.daemon.config import Config
+from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
+from filestoraged.daemon.services import Services
+from filestoraged.errors import StartError
+from filestoraged.web.metrics import Metrics
 from tests.daemon.process import PATIENCE, Daemon, running
 from tests.support import TempCase, find_program
 
@@ -111,6 +117,90 @@ class UnwritableTest(MountCase):
 
         self.assertEqual((1, 1), (status, len(lines)), lines)
         self.assertIn(f"cannot write the store '{self.store}'", lines[0])
+
+
+class LinksTest(TempCase):
+    """What the daemon keeps for itself in the store is reached by no symbolic link."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = self.directory / "store"
+        self.outside = self.directory / "outside"
+        self.make_store()
+
+    def make_store(self) -> None:
+        shutil.rmtree(self.store, ignore_errors=True)
+        self.store.mkdir()
+
+    def start(self) -> None:
+        config = Config(store=str(self.store), workers=1)
+        services = Services(config, Metrics((*INTERFACES, OPERATIONS)), [config.mounts])
+        self.addCleanup(services.close)
+
+    def assert_refused(self, name: str, why: str) -> None:
+        with self.assertRaises(StartError) as caught:
+            self.start()
+
+        self.assertIn(f"'{self.store / name}' {why}", str(caught.exception))
+
+    def test_link_in_place_of_a_directory_is_refused_and_its_target_stays_untouched(self) -> None:
+        for name in ("staging", "drops", "drops.owners", "uploads", "uploads.owners", "quarantine"):
+            self.make_store()
+            (self.store / name).symlink_to(self.outside)
+            with self.subTest(name=name, target="missing"):
+                self.assert_refused(name, "is a symbolic link")
+                self.assertFalse(self.outside.exists())
+            (self.outside / "token").mkdir(parents=True)
+            (self.outside / "file").write_bytes(TEA)
+            with self.subTest(name=name, target="a directory"):
+                self.assert_refused(name, "is a symbolic link")
+                self.assertEqual(["file", "token"], sorted(os.listdir(self.outside)))
+            shutil.rmtree(self.outside)
+
+    def test_link_in_place_of_a_file_is_refused_and_its_target_stays_untouched(self) -> None:
+        databases = ("kv.sqlite", "drops.sqlite", "locks.sqlite", "uploads.sqlite")
+        beside = [name + suffix for name in databases for suffix in ("", "-wal", "-shm", "-journal", ".turn")]
+        for name in (*beside, "drops.sqlite.janitor", "uploads.sqlite.janitor"):
+            self.make_store()
+            (self.store / name).symlink_to(self.outside)
+            with self.subTest(name=name, target="missing"):
+                self.assert_refused(name, "is a symbolic link")
+                self.assertFalse(self.outside.exists())
+            self.outside.touch()
+            with self.subTest(name=name, target="an empty file"):
+                self.assert_refused(name, "is a symbolic link")
+                self.assertEqual(b"", self.outside.read_bytes())
+            self.outside.unlink()
+
+    def test_file_in_place_of_a_directory_is_refused_by_name(self) -> None:
+        for name in ("staging", "drops", "drops.owners", "uploads", "uploads.owners", "quarantine", "repositories"):
+            self.make_store()
+            (self.store / name).touch()
+            with self.subTest(name=name):
+                self.assert_refused(name, "is not a directory")
+
+    def test_directory_in_place_of_a_file_is_refused_by_name(self) -> None:
+        for name in ("kv.sqlite", "locks.sqlite.turn", "drops.sqlite.janitor"):
+            self.make_store()
+            (self.store / name).mkdir()
+            with self.subTest(name=name):
+                self.assert_refused(name, "is not a regular file")
+
+    def test_repositories_that_are_a_dangling_link_are_refused_by_name(self) -> None:
+        (self.store / "repositories").symlink_to(self.outside)
+
+        self.assert_refused("repositories", "is not a directory")
+
+    def test_daemon_with_a_linked_database_exits_1_with_one_sentence(self) -> None:
+        (self.store / "kv.sqlite.turn").symlink_to(self.outside)
+        daemon = Daemon("--listen", "127.0.0.1:0", "--store", str(self.store), "--workers", "1")
+        self.addCleanup(daemon.log.close)
+        self.addCleanup(daemon.kill)
+
+        status = daemon.process.wait(PATIENCE)
+
+        self.assertEqual((1, 1), (status, len(daemon.lines())), daemon.lines())
+        self.assertIn(f"'{self.store}/kv.sqlite.turn' is a symbolic link", daemon.lines()[0])
 
 
 class RestsTest(TempCase):

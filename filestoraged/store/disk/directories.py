@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from filestoraged.bounded_cache import BoundedCache
-from filestoraged.store.permissions import PRIVATE, Permissions, make_directory
+from filestoraged.store import layout
+from filestoraged.store.permissions import PRIVATE, Permissions, make_directory, require_directory
 
 # Directories whose entries are known to be durable, one for each repository: at most 8 MiB with the longest names.
 # Forgetting one costs a sync.
@@ -71,6 +72,7 @@ class Directories:
         if path == self.root:
             self.make_root()
             return
+        self.refuse_link(path)
         with contextlib.suppress(FileExistsError):
             try:
                 make_directory(path, mode)
@@ -83,6 +85,7 @@ class Directories:
 
         Raises FileNotFoundError if another process removes it at the same time, and other OSErrors.
         """
+        self.refuse_link(path)
         try:
             return open_directory(path)
         except FileNotFoundError:
@@ -116,6 +119,7 @@ class Directories:
 
         If the directory is missing, or a removal removes it meanwhile, `place` makes it. Raises what `move` raises.
         """
+        self.refuse_link(path)
         for _ in range(_PLACE_ATTEMPTS):
             try:
                 move()
@@ -125,6 +129,12 @@ class Directories:
                 with contextlib.suppress(FileNotFoundError):
                     self.make(path, self._permissions.directory)
         move()
+
+    def refuse_link(self, path: str) -> None:
+        """Raise OSError if `path` leads through a symbolic link in place of a directory of the daemon's own."""
+        name, _, _ = path[len(self.root) + 1 :].partition("/")
+        if name in layout.OWN_DIRECTORIES:
+            require_directory(f"{self.root}/{name}")
 
     def sync(self, path: str, descriptor: int) -> None:
         """Make the names in the directory `path` durable, which is open as `descriptor`, and its own name."""

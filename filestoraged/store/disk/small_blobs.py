@@ -66,7 +66,7 @@ class SmallBlobCache:
         if blob is None:
             return None
         try:
-            if blob.is_of(os.stat(path)):
+            if blob.is_of(os.lstat(path)):
                 blob.is_used = True
                 return blob
         except OSError:

@@ -15,7 +15,14 @@ from collections.abc import Callable, Sequence
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.owner_locks import LockOwner, OwnerLocks, closed_after, lock_if_dead
-from filestoraged.store.permissions import PRIVATE, Permissions, create_file, create_file_as_allowed, is_allowed
+from filestoraged.store.permissions import (
+    PRIVATE,
+    Permissions,
+    create_file,
+    create_file_as_allowed,
+    is_allowed,
+    open_own_directory,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +70,7 @@ class StagingArea(OwnerLocks):
     def _make(self, path: str) -> int:
         self._directories.make(self._directory, PRIVATE.directory)
         self._directories.make(path, PRIVATE.directory)
-        return _open(path)
+        return open_own_directory(path)
 
     def _remove(self, path: str) -> None:
         os.rmdir(path)
@@ -81,7 +88,7 @@ class StagingArea(OwnerLocks):
 def list_abandoned(path: str) -> Sequence[str]:
     """The stagings in the area at `path` if its owner is dead, else none. Raises OSError."""
     try:
-        descriptor = _open(path)
+        descriptor = open_own_directory(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
     with closed_after(descriptor):
@@ -95,7 +102,7 @@ def sweep_area(path: str) -> int:
     Raises OSError if one of them cannot be removed; all others are removed by then.
     """
     try:
-        descriptor = _open(path)
+        descriptor = open_own_directory(path)
     except (FileNotFoundError, NotADirectoryError):
         # Another process swept it since it was listed, or it is a foreign file.
         return 0
@@ -114,11 +121,6 @@ def _remove_all(path: str, descriptor: int) -> int:
         # Another process swept it before it was locked here.
         return 0
     return len(names)
-
-
-def _open(path: str) -> int:
-    # O_NOFOLLOW: a symbolic link would lead to foreign files.
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _sweep_or_warn(path: str) -> int:

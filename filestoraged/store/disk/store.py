@@ -28,12 +28,13 @@ from filestoraged.store.disk.staging import DiskStaging, LinkedStaging, check_na
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
-from filestoraged.store.permissions import PRIVATE, Permissions
+from filestoraged.store.permissions import PRIVATE, Permissions, require_directory, require_file
 
-# O_NONBLOCK: opening a pipe under an object's name must not wait for its other end.
-_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+# O_NONBLOCK: opening a pipe under an object's name must not wait for its other end. O_NOFOLLOW: a symbolic link there
+# leads to a foreign file.
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
-# What a lookup of a name without a file fails with. ELOOP: a symbolic link that leads to itself.
+# What a lookup of a name without a file fails with. ELOOP: a symbolic link.
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 # Errors of a file that cannot have a second name: on another file system, or one without hard links.
@@ -91,12 +92,22 @@ class DiskStore(Store):
         self.volume.group_commits()
 
     def prepare(self) -> None:
-        """Make the directory, and check that it can be written. Raises OSError, but not for a full disk."""
+        """Make the directory, and check that it can be written. Raises OSError, but not for a full disk.
+
+        A symbolic link may lead to the directory itself, but not to what the daemon keeps for itself in it.
+        """
         self.volume.directories.make_root()
         if not os.path.isdir(self.root):
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", self.root)
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "Permission denied", self.root)
+        for name in layout.OWN_DIRECTORIES:
+            require_directory(f"{self.root}/{name}")
+        for name in layout.OWN_FILES:
+            require_file(f"{self.root}/{name}")
+        repositories = f"{self.root}/{layout.REPOSITORIES}"
+        if os.path.lexists(repositories) and not os.path.isdir(repositories):
+            raise NotADirectoryError(errno.ENOTDIR, f"{repositories!r} is not a directory")
 
     def probe(self) -> None:
         """Write a few bytes and remove them. Raises OSError, also if the directory itself is missing."""
@@ -194,6 +205,7 @@ class DiskStore(Store):
 
     def _open_file(self, name: str) -> DiskBlob:
         path = self.path(name)
+        self.volume.directories.refuse_link(path)
         try:
             return DiskBlob(name, os.open(path, _READING))
         except OSError as error:
@@ -202,7 +214,7 @@ class DiskStore(Store):
     def stat(self, name: str) -> ObjectStatus:
         path = self.path(name)
         try:
-            status = os.stat(path)
+            status = os.lstat(path)
         except OSError as error:
             raise _lookup_error(error, name) from error
         if not stat.S_ISREG(status.st_mode):
@@ -240,6 +252,7 @@ class DiskStore(Store):
 
         Raises OSError if no removal is known to be durable.
         """
+        self.volume.directories.refuse_link(shard)
         # Open before the removal: a process without free descriptors removes nothing.
         try:
             directory = open_directory(shard)

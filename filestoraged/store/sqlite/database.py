@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreFailed, StoreUnavailable
+from filestoraged.store import layout
 from filestoraged.store.disk.directories import sync
+from filestoraged.store.permissions import require_file
 from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.transactions import Transaction
 
@@ -58,6 +60,10 @@ def connect(path: str) -> sqlite3.Connection:
 
     One thread at a time uses the connection. Make it after the fork.
     """
+    # SQLite follows that of a database, and puts the log beside its target, while the write lock is beside the link.
+    # That of a log it refuses without its path.
+    for each in filter(os.path.islink, layout.files_of_database(path)):
+        raise sqlite3.OperationalError(f"{each!r} is a symbolic link")
     # By a URI: otherwise SQLite would make a missing file, readable for other users.
     name = quote(os.fsencode(os.path.abspath(path)))
     connection = sqlite3.connect(
@@ -136,6 +142,8 @@ def prepare(path: str, schema: Schema) -> None:
     database later.
     """
     try:
+        for each in layout.files_of_database(path):
+            require_file(each)
         check_size(path)
         is_warm = _read_through(path)
         _make_file(path)

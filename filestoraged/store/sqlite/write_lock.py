@@ -111,8 +111,8 @@ class WriteLock:
     def _open(self) -> None:
         if self._descriptor >= 0:
             return
-        # Private: any user who can open the file can hold the lock.
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Private: any user who can open the file can hold the lock. O_NOFOLLOW: it is written, and no foreign file is.
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(descriptor).st_size < _FILE_SIZE:
                 # Behind the numbers, which another process may be using already. On a tmpfs this allocates their page.

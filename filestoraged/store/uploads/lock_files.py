@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from filestoraged.errors import StoreUnavailable, UploadLocked
 from filestoraged.store.disk.directories import Directories
-from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.owner_locks import OwnerFiles, closed_after
 from filestoraged.store.permissions import PRIVATE
 from filestoraged.store.uploads.storage import SILENCE, Change, Tail
 
@@ -177,12 +177,9 @@ class FileHolds:
         return FileHold(path, descriptor, generation, token, has_tail=has_tail, apply=self._apply)
 
     def _open(self, path: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            return os.open(path, flags, PRIVATE.file)
-        except FileNotFoundError:
-            os.close(self._directories.open(os.path.dirname(path)))
-            return os.open(path, flags, PRIVATE.file)
+        above, name = os.path.split(path)
+        with closed_after(self._directories.open(above)) as directory:
+            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE.file, dir_fd=directory)
 
     def _is_alive(self, holder: _Holder) -> bool:
         return holder.token != "" and self._owners.is_alive(holder.token)

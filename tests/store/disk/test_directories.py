@@ -24,6 +24,29 @@ class DirectoriesTest(TempCase):
         self.shard = TEA_DIGEST[:2]
         self.store.put(TEA)
 
+    def test_directory_of_the_daemons_own_that_becomes_a_symbolic_link_is_refused(self) -> None:
+        outside = self.directory / "outside"
+        outside.mkdir()
+        drops = DiskStore(self.root / "drops", within=self.store)
+        drops.put(TEA)
+        (self.root / "drops").rename(outside / "drops")
+        (self.root / "drops").symlink_to(outside / "drops")
+        (self.root / "uploads").symlink_to(self.directory / "missing")
+        directories = self.store.volume.directories
+
+        for refused in (
+            lambda: drops.put(b"another"),
+            lambda: drops.open(TEA_DIGEST),
+            lambda: drops.remove(TEA_DIGEST),
+            lambda: directories.open(f"{self.root}/uploads"),
+            lambda: directories.make(f"{self.root}/uploads/directory", 0o700),
+        ):
+            with self.assertRaisesRegex(OSError, f"'{self.root}/(drops|uploads)' is a symbolic link"):
+                refused()
+        self.assertEqual([TEA_DIGEST], list(drops.remove_all([TEA_DIGEST])))
+        self.assertEqual([f"drops/{self.shard}/{TEA_DIGEST}"], self.files_below(outside))
+        self.assertFalse((self.directory / "missing").exists())
+
     def put_and_count_syncs_of_root(self) -> int:
         real, digest = os.fsync, sha256(os.urandom(8)).hexdigest()
         count = 0

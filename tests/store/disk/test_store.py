@@ -135,6 +135,66 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
 
+    def test_symbolic_link_under_an_objects_name_is_not_found_and_an_upload_replaces_it(self) -> None:
+        outside = self.directory / "outside"
+        outside.write_bytes(b"foreign")
+        path = Path(self.store.path(TEA_DIGEST))
+        for target in (outside, self.directory / "missing"):
+            self.store.put(TEA)
+            path.unlink()
+            path.symlink_to(target)
+            with self.subTest(target=target.name):
+                self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+                self.assertRaises(NotFound, self.store.stat, TEA_DIGEST)
+
+                self.store.put(TEA)
+
+                self.assertFalse(path.is_symlink())
+                self.assertEqual(TEA, self.stored(TEA_DIGEST))
+        self.assertEqual(["outside", "store"], sorted(os.listdir(self.directory)))
+        self.assertEqual(b"foreign", outside.read_bytes())
+
+    def test_cached_object_that_a_symbolic_link_to_it_replaces_is_not_found(self) -> None:
+        path = Path(self.store.path(self.store.put(TEA)))
+        self.store.open(TEA_DIGEST).close()
+        path.rename(self.directory / "outside")
+        path.symlink_to(self.directory / "outside")
+
+        self.assertIsNone(self.store.recall(TEA_DIGEST))
+        self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
+    def test_store_and_repositories_and_shards_may_be_symbolic_links(self) -> None:
+        (self.directory / "disk").mkdir()
+        (self.directory / "pets").mkdir()
+        (self.directory / "shard").mkdir()
+        (self.directory / "store").symlink_to("disk")
+        (self.directory / "disk" / "repositories").symlink_to(self.directory / "pets")
+        (self.directory / "disk" / TEA_DIGEST[:2]).symlink_to(self.directory / "shard")
+        store = self.make_store()
+
+        store.prepare()
+        store.put(TEA)
+        store.namespace("repositories").namespace("pets").put(TEA)
+
+        self.assertEqual(
+            [f"pets/pets/{TEA_DIGEST[:2]}/{TEA_DIGEST}", f"shard/{TEA_DIGEST}"], self.files_below(self.directory)
+        )
+
+    def test_staging_area_that_becomes_a_symbolic_link_takes_no_uploads(self) -> None:
+        outside = self.directory / "outside"
+        outside.mkdir()
+        self.store.put(TEA)
+        shutil.rmtree(self.root / "staging")
+        for target in (outside, self.directory / "missing"):
+            (self.root / "staging").symlink_to(target)
+
+            with self.subTest(target=target.name):
+                with self.assertRaisesRegex(OSError, f"'{self.root}/staging' is a symbolic link"):
+                    self.store.put(b"another")
+                self.assertRaises(OSError, self.store.sweep)
+            (self.root / "staging").unlink()
+        self.assertEqual(([], ["outside", "store"]), (os.listdir(outside), sorted(os.listdir(self.directory))))
+
     def test_symbolic_link_to_itself_under_an_objects_name_is_not_found(self) -> None:
         path = Path(self.store.path(self.store.put(b"tea")))
         path.unlink()

@@ -35,6 +35,20 @@ class WriteLockTest(TempCase):
             with self.subTest(umask=oct(umask)):
                 self.assertEqual(0o600, os.stat(self.path + ".turn").st_mode & 0o777)
 
+    def test_symbolic_link_in_its_place_is_not_followed(self) -> None:
+        outside = self.directory / "outside"
+        for content in (None, b"foreign"):
+            if content is not None:
+                outside.write_bytes(content)
+            path = str(self.directory / f"{content}.sqlite")
+            os.symlink(outside, f"{path}.turn")
+            lock = WriteLock(path)
+            self.addCleanup(lock.close)
+
+            with self.subTest(content=content), self.assertRaisesRegex(OSError, f"{path}.turn"), lock:
+                self.fail("the lock is held")
+            self.assertEqual(content, outside.read_bytes() if outside.exists() else None)
+
     def test_numbers_have_a_disk_block_from_the_start(self) -> None:
         self.assertGreater(os.stat(self.path + ".turn").st_blocks, 0)
 

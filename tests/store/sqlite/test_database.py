@@ -1,0 +1,43 @@
+"""SQLite files as they are opened: never through a symbolic link."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from filestoraged.errors import StartError, StoreFailed
+from filestoraged.store.kv import KeyValues, prepare_keys
+from filestoraged.store.sqlite import database
+from tests.support import TempCase
+
+
+class LinkTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.outside = str(self.directory / "outside.sqlite")
+        self.path = str(self.directory / "kv.sqlite")
+        prepare_keys(self.outside)
+
+    def test_database_that_is_a_symbolic_link_is_not_opened(self) -> None:
+        os.symlink(self.outside, self.path)
+
+        self.assertRaisesRegex(
+            sqlite3.OperationalError, f"'{self.path}' is a symbolic link", database.connect, self.path
+        )
+        self.assertRaisesRegex(StartError, f"'{self.path}' is a symbolic link", prepare_keys, self.path)
+
+    def test_log_that_is_a_symbolic_link_is_not_written(self) -> None:
+        prepare_keys(self.path)
+        outside = self.directory / "outside"
+        outside.touch()
+        for suffix in ("-wal", "-shm"):
+            os.symlink(outside, self.path + suffix)
+            keys = KeyValues(self.path)
+
+            with self.subTest(suffix=suffix):
+                with self.assertRaises(StoreFailed) as caught:
+                    keys.set("tea", b"1")
+                self.assertIn(f"'{self.path}{suffix}' is a symbolic link", str(caught.exception.__cause__))
+                self.assertEqual(b"", outside.read_bytes())
+            keys.close()
+            os.unlink(self.path + suffix)
