@@ -47,6 +47,9 @@ _LOST = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA)
 # Errors of a machine without free resources, which say nothing about an object.
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
+# Of a file in the quarantine that was in place of a directory. No name in a store ends with it.
+_FILE_SUFFIX = "~"
+
 _Task = Callable[["_ObjectChecker"], Iterator[Finding]]
 
 
@@ -232,6 +235,11 @@ class DiskCheck:
             if finding is not None:
                 yield finding
 
+    def _check_obstacle(self, item: Item, checker: _ObjectChecker) -> Iterator[Finding]:
+        finding = checker.check_directory(item.path, item.reason)
+        if finding is not None:
+            yield finding
+
     def _report_foreign(self, item: Item, _: _ObjectChecker) -> Iterator[Finding]:
         # It may have been removed since it was listed.
         if self._exists(item.path):
@@ -256,6 +264,7 @@ _CHECKS: dict[Kind, Callable[[DiskCheck, Item, _ObjectChecker], Iterator[Finding
     Kind.DATABASE: DiskCheck._check_database,
     Kind.AREA: DiskCheck._check_area,
     Kind.UPLOAD: DiskCheck._check_upload,
+    Kind.OBSTACLE: DiskCheck._check_obstacle,
     Kind.FOREIGN: DiskCheck._report_foreign,
     Kind.UNREADABLE: DiskCheck._report_item,
 }
@@ -297,6 +306,20 @@ class _ObjectChecker:
     def check_oid(self, path: str) -> Finding | None:
         """Like `check`, for an object that is named by its SHA-256."""
         return self._check(path, ["sha256"])
+
+    def check_directory(self, path: str, reason: str) -> Finding | None:
+        """Report a file in place of a directory of the store, for the `reason`. Returns None if it was replaced."""
+        try:
+            descriptor = os.open(f"{self._root}/{path}", os.O_PATH | _OPEN_FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                return None
+            return self._repaired(Finding(DAMAGED, path, reason), descriptor, status, suffix=_FILE_SUFFIX)
+        finally:
+            os.close(descriptor)
 
     def is_small_and_whole(self, path: str) -> bool:
         """Whether the object is small, in the page cache, and whole by the algorithm that is tried first.
@@ -354,6 +377,8 @@ class _ObjectChecker:
                 os.close(descriptor)
 
     def _compare(self, path: str, descriptor: int, status: os.stat_result, algorithms: list[str]) -> Finding | None:
+        if stat.S_ISDIR(status.st_mode):
+            return Finding(DAMAGED, path, "a directory is in place of the object")
         if not stat.S_ISREG(status.st_mode):
             return Finding(FOREIGN, path, "it is not a regular file")
         name = os.path.basename(path)
@@ -371,14 +396,16 @@ class _ObjectChecker:
     def _foreign(self, path: str, reason: str) -> Finding | None:
         return Finding(FOREIGN, path, reason) if os.path.lexists(f"{self._root}/{path}") else None
 
-    def _repaired(self, finding: Finding, descriptor: int, status: os.stat_result) -> Finding | None:
+    def _repaired(
+        self, finding: Finding, descriptor: int, status: os.stat_result, *, suffix: str = ""
+    ) -> Finding | None:
         """The finding with its remedy, or None if its path no longer leads to the file."""
         if not self._is_at(finding.path, status):
             return None
         if self._quarantine is None:
             return finding
         try:
-            target = self._quarantine.move(finding.path, descriptor)
+            target = self._quarantine.move(finding.path, descriptor, suffix)
         except OSError as error:
             return finding._replace(reason=f"{finding.reason}, and it cannot be moved: {error.strerror}")
         return None if target is None else finding._replace(remedy=f"moved to {target}")

@@ -1,4 +1,4 @@
-"""Lists the directory of a disk store by what lies where: objects, drops, databases, and foreign files.
+"""Lists the directory of a disk store by what lies where: objects, drops, databases, obstacles, and foreign files.
 
 It reads names and no contents, follows no symbolic link, and has one directory entry in memory at a time. Files that
 are made or removed meanwhile may be listed or not.
@@ -36,12 +36,16 @@ class Kind(enum.Enum):
     SEGMENT = "a segment of an unfinished upload in an S3 store"
     DATABASE = "an SQLite file"
     AREA = "a process's staging area"
+    OBSTACLE = "a file in place of a directory of the store"
     FOREIGN = "a name that the store does not use"
     UNREADABLE = "a directory that cannot be listed"
 
 
+_OBJECTS = (Kind.OBJECT, Kind.OID)
+
+
 class Item(NamedTuple):
-    """`path` is within the store. `reason` explains a FOREIGN or an UNREADABLE one."""
+    """`path` is within the store. `reason` explains one that is FOREIGN, UNREADABLE or an OBSTACLE."""
 
     kind: Kind
     path: str
@@ -60,13 +64,14 @@ class Inventory:
             layout.DROP_OWNERS: _list_nothing,
             layout.UPLOAD_OWNERS: _list_nothing,
             layout.QUARANTINE: _list_nothing,
-            layout.LOST_AND_FOUND: _list_nothing,
         }
 
     def items(self) -> Iterator[Item]:
         """All items. Raises OSError if the store itself cannot be listed."""
         with os.scandir(self._root) as entries:
             for entry in entries:
+                if entry.name == layout.LOST_AND_FOUND:
+                    continue
                 if entry.name in self._directories:
                     yield from self._enter(entry, self._directories[entry.name], "")
                 elif layout.is_shard(entry.name):
@@ -81,7 +86,7 @@ class Inventory:
     def measure(self) -> Iterator[tuple[int, int]]:
         """Yield the number 1 and the size in bytes of each object, for sums of both."""
         for item in self.items():
-            if item.kind in (Kind.OBJECT, Kind.OID):
+            if item.kind in _OBJECTS:
                 with suppress(OSError):
                     yield 1, os.stat(f"{self._root}/{item.path}", follow_symlinks=False).st_size
 
@@ -89,8 +94,10 @@ class Inventory:
         for entry in self._entries(path):
             if isinstance(entry, Item):
                 yield entry
-            else:
+            elif layout.is_repository(entry.name) or entry.is_dir(follow_symlinks=False):
                 yield from self._enter(entry, lambda path: self._list_shards(path, Kind.OID, _OID), f"{path}/")
+            else:
+                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _UNKNOWN_NAME)
 
     def _list_shards(self, path: str, kind: Kind, name: re.Pattern[str]) -> Iterator[Item]:
         for entry in self._entries(path):
@@ -126,15 +133,20 @@ class Inventory:
         for entry in self._entries(path):
             if isinstance(entry, Item):
                 yield entry
+            elif entry.is_dir(follow_symlinks=False):
+                yield Item(Kind.AREA, f"{path}/{entry.name}")
             else:
-                yield from self._enter(entry, lambda path: iter((Item(Kind.AREA, path),)), f"{path}/")
+                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _IS_LINK if entry.is_symlink() else _NOT_A_DIRECTORY)
 
     def _enter(self, entry: os.DirEntry[str], walk: Callable[[str], Iterator[Item]], above: str) -> Iterator[Item]:
         path = above + entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from walk(path)
+        elif entry.is_symlink():
+            # It may lead to a file system that is not mounted at present.
+            yield Item(Kind.FOREIGN, path, _IS_LINK)
         else:
-            yield Item(Kind.FOREIGN, path, _IS_LINK if entry.is_symlink() else _NOT_A_DIRECTORY)
+            yield Item(Kind.OBSTACLE, path, _NOT_A_DIRECTORY)
 
     def _entries(self, path: str) -> Iterator[os.DirEntry[str] | Item]:
         try:
@@ -148,7 +160,8 @@ class Inventory:
 
 
 def _file(entry: os.DirEntry[str], kind: Kind, path: str) -> Item:
-    if entry.is_file(follow_symlinks=False):
+    # A directory in place of an object is checked as one: no upload can replace it.
+    if entry.is_file(follow_symlinks=False) or (kind in _OBJECTS and entry.is_dir(follow_symlinks=False)):
         return Item(kind, path)
     return Item(Kind.FOREIGN, path, _IS_LINK if entry.is_symlink() else _NOT_A_FILE)
 

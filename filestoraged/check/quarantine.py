@@ -1,5 +1,8 @@
 """The quarantine: `ROOT/quarantine` keeps damaged files under the paths that they had.
 
+A directory that was in place of an object is kept in the same way, a file that was in place of a directory with a
+suffix: objects of that directory may be moved, too.
+
 The invariant: the file that is moved is the one that was checked. A whole upload that takes its name meanwhile keeps
 the name.
 """
@@ -9,11 +12,12 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import stat
 from contextlib import suppress
 
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories, sync, try_link
-from filestoraged.store.permissions import PRIVATE, create_file
+from filestoraged.store.permissions import PRIVATE, create_file, make_directory
 
 
 class Quarantine:
@@ -23,16 +27,17 @@ class Quarantine:
         self._root = root
         self._directories = Directories(root)
 
-    def move(self, path: str, descriptor: int) -> str | None:
+    def move(self, path: str, descriptor: int, suffix: str = "") -> str | None:
         """Move the file that is open as `descriptor`, if `path` still leads to it. Returns its new path, else None.
 
-        Both paths are within the store. The open descriptor keeps its inode from being reused. Raises OSError.
+        Both paths are within the store; the new one gets the suffix. The open descriptor keeps its inode from being
+        reused. Raises OSError.
         """
         checked = os.fstat(descriptor)
         into = os.path.dirname(f"{self._root}/{layout.quarantine_path(path)}")
         directory = self._directories.open(into)
         try:
-            target = self._reserve(layout.quarantine_path(path))
+            target = self._reserve(layout.quarantine_path(path) + suffix, checked)
             if not self._rename(path, target, checked):
                 return None
             # The new name first: a crash may leave the file under both names, but not under neither.
@@ -49,8 +54,10 @@ class Quarantine:
                 raise FileNotFoundError
             os.rename(source, destination)
         except OSError as error:
-            os.unlink(destination)
-            if isinstance(error, FileNotFoundError):
+            remove = os.rmdir if stat.S_ISDIR(checked.st_mode) else os.unlink
+            remove(destination)
+            # A file that replaced a directory cannot be renamed over one, nor the other way round.
+            if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
                 return False
             raise
         if os.path.samestat(os.stat(destination, follow_symlinks=False), checked):
@@ -67,12 +74,15 @@ class Quarantine:
         finally:
             os.close(directory)
 
-    def _reserve(self, wanted: str) -> str:
-        """Make an empty file to rename over, since a rename replaces an existing file."""
+    def _reserve(self, wanted: str, checked: os.stat_result) -> str:
+        """Make an empty file or directory to rename over, since a rename replaces an existing one."""
         for number in itertools.count():
             target = f"{wanted}.{number}" if number else wanted
             with suppress(FileExistsError):
-                os.close(create_file(f"{self._root}/{target}", PRIVATE.file))
+                if stat.S_ISDIR(checked.st_mode):
+                    make_directory(f"{self._root}/{target}", PRIVATE.directory)
+                else:
+                    os.close(create_file(f"{self._root}/{target}", PRIVATE.file))
                 return target
         raise AssertionError("itertools.count() ended")
 

@@ -167,14 +167,14 @@ class ForeignTest(DiskCheckCase):
         (self.root / digest[:2] / "README").write_text("mine")
         (self.root / "notes").mkdir()
         (self.root / "zz").mkdir()
-        (self.root / "fe").write_text("a file in a folder's place")
         os.symlink(elsewhere, self.root / "fd")
+        os.symlink("missing", self.root / "fb")
         (self.root / "fc").mkdir()
-        (self.root / "fc" / ("fc" * 32)).mkdir()
+        (self.root / "fc" / ("fc" * 17 + "0")).mkdir()
         os.symlink(elsewhere / other, self.root / "fc" / ("fc" * 16))
         os.mkfifo(self.root / "fc" / ("fc" * 20))
         (self.root / "fc" / ("fc" * 17)).write_bytes(b"no digest has 34 digits")
-        (self.root / "repositories" / "stray").write_text("no repository")
+        (self.root / "repositories" / "no repository").write_text("no repository")
         (self.root / "repositories" / "pets" / "abc").mkdir()
         (self.root / "drops").mkdir()
         (self.root / "drops" / "list").write_text("no drop")
@@ -186,10 +186,16 @@ class ForeignTest(DiskCheckCase):
 
         found = self.found(repair=True)
 
-        names = [wrong + "/" + digest, digest[:2] + "/README", "notes", "zz", "fe", "fd", "kv.sqlite"]
+        names = [wrong + "/" + digest, digest[:2] + "/README", "notes", "zz", "fb", "fd", "kv.sqlite"]
         names += ["kv.sqlite.turn", "drops.owners"]
-        names += [f"fc/{'fc' * count}" for count in (32, 16, 20, 17)]
-        names += ["repositories/stray", "repositories/pets/abc", "drops/list", "staging/notes"]
+        names += [f"fc/{'fc' * count}" for count in (16, 20, 17)]
+        names += [
+            f"fc/{'fc' * 17}0",
+            "repositories/no repository",
+            "repositories/pets/abc",
+            "drops/list",
+            "staging/notes",
+        ]
         self.assertEqual(sorted(f"foreign {name}" for name in names), found)
         self.assertEqual(before, self.snapshot())
         self.assertTrue(self.path(oid, within="repositories/pets").exists())
@@ -294,6 +300,96 @@ class RepairTest(DiskCheckCase):
             "staging = DiskStore(sys.argv[1]).stage(100_000)\nstaging.write(b'half of ')\nos._exit(0)"
         )
         subprocess.run([sys.executable, "-c", program, str(self.root)], check=True, timeout=PATIENCE)
+
+
+class ObstacleTest(DiskCheckCase):
+    """Directories in place of objects, and files in place of directories: nothing can be stored there."""
+
+    def test_obstacles_are_damage_and_stay_without_repair(self) -> None:
+        object_ = f"fc/{'fc' * 32}"
+        oid = f"repositories/pets/fc/{'fc' * 32}"
+        for path in (object_, oid):
+            (self.root / path).mkdir(parents=True)
+        directories = ["fe", "repositories/cats", "repositories/pets/fe", "drops", "uploads", "staging", "drops.owners"]
+        for path in directories:
+            (self.root / path).write_text("a file")
+        os.mkfifo(self.root / "fd")
+        before = self.snapshot()
+
+        found = self.found(algorithm="sha256")
+
+        self.assertEqual(sorted(f"damaged {path}" for path in (object_, oid, "fd", *directories)), found)
+        self.assertEqual(before, self.snapshot())
+
+    def test_repair_moves_obstacles_with_their_contents_and_objects_can_be_stored(self) -> None:
+        name = sha256(TEA)
+        shard = self.root / name[:2]
+        (self.root / "repositories").mkdir()
+        (self.root / "repositories" / "pets").write_text("a repository")
+        shard.write_text("a shard")
+
+        remedies = {finding.path: finding.remedy for finding in self.check(repair=True)}
+        self.assertEqual(
+            {
+                name[:2]: f"moved to quarantine/{name[:2]}~",
+                "repositories/pets": "moved to quarantine/repositories/pets~",
+            },
+            remedies,
+        )
+        (shard / name).mkdir(parents=True)
+        (shard / name / "notes").write_text("an object")
+        self.assertEqual(
+            [f"moved to quarantine/{name[:2]}/{name}"], [finding.remedy for finding in self.check(repair=True)]
+        )
+        for store in (self.store, self.pets):
+            store.put(TEA)
+        self.assertEqual([], self.check(repair=True))
+        quarantine = self.root / "quarantine"
+        self.assertEqual("a shard", (quarantine / f"{name[:2]}~").read_text())
+        self.assertEqual("a repository", (quarantine / "repositories" / "pets~").read_text())
+        self.assertEqual("an object", (quarantine / name[:2] / name / "notes").read_text())
+
+    def test_second_obstacle_in_the_same_place_is_kept_beside_the_first(self) -> None:
+        for _ in range(2):
+            (self.root / "fe").touch()
+            (self.root / "fc" / ("fc" * 32)).mkdir(parents=True)
+
+            self.check(repair=True)
+
+        kept = sorted(os.listdir(self.root / "quarantine")), sorted(os.listdir(self.root / "quarantine" / "fc"))
+        self.assertEqual((["fc", "fe~", "fe~.1"], ["fc" * 32, "fc" * 32 + ".1"]), kept)
+
+    def test_object_that_replaces_a_directory_just_before_the_move_keeps_its_name(self) -> None:
+        digest = sha256(TEA)
+        self.path(digest).mkdir(parents=True)
+        rename = os.rename
+
+        def upload_first(*arguments: Any, **named: Any) -> None:
+            self.path(digest).rmdir()
+            with mock.patch("os.rename", rename):
+                self.store.put(TEA)
+            rename(*arguments, **named)
+
+        with mock.patch("os.rename", upload_first):
+            self.assertEqual([], self.check(repair=True, threads=1))
+
+        self.assertEqual([], os.listdir(self.root / "quarantine" / digest[:2]))
+        with self.store.get(digest) as stream:
+            self.assertEqual(TEA, stream.read())
+
+    def test_directory_that_replaces_a_file_before_it_is_opened_is_not_moved(self) -> None:
+        checker = _ObjectChecker(
+            str(self.root),
+            algorithm="sha256",
+            throttle=Throttle(),
+            totals=CheckTotals(),
+            quarantine=Quarantine(str(self.root)),
+        )
+        digest = self.store.put(TEA)
+
+        self.assertIsNone(checker.check_directory(digest[:2], "it is not a directory"))
+        self.assertIsNone(checker.check_directory("fe", "it is not a directory"))
+        self.assertTrue(self.path(digest).exists())
 
 
 class RaceTest(DiskCheckCase):

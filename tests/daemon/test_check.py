@@ -105,6 +105,19 @@ class OutputTest(CheckCase):
         self.assertEqual(1, damaged.returncode)
         self.assertTrue(damaged.stdout.startswith(f"damaged    {path}"))
 
+    def test_directory_in_place_of_an_object_exits_1_until_it_was_moved(self) -> None:
+        digest = hashlib.sha256(TEA).hexdigest()
+        path = f"{digest[:2]}/{digest}"
+        (self.root / path).mkdir(parents=True)
+
+        found, moved, clean = (
+            self.check_store("--ignore-foreign", *arguments) for arguments in ((), ("--repair",), ())
+        )
+
+        self.assertEqual((1, 1, 0), (found.returncode, moved.returncode, clean.returncode))
+        self.assertTrue(found.stdout.startswith(f"damaged    {path}: a directory is in place of the object\n"))
+        self.assertIn(f"; moved to quarantine/{path}\n", moved.stdout)
+
     def test_json_prints_one_document(self) -> None:
         path = self.spoil(self.store.put(POT))
         self.store.put(TEA)

@@ -73,12 +73,14 @@ class Directories:
             self.make_root()
             return
         self.refuse_link(path)
-        with contextlib.suppress(FileExistsError):
+        try:
             try:
                 make_directory(path, mode)
             except FileNotFoundError:
                 self.make(os.path.dirname(path), self._permissions.directory)
                 make_directory(path, mode)
+        except (FileExistsError, NotADirectoryError):
+            self._refuse_file(path)
 
     def open(self, path: str) -> int:
         """Return a descriptor of the directory `path`, and make it if it is missing.
@@ -91,6 +93,9 @@ class Directories:
         except FileNotFoundError:
             self.make(path, self._permissions.directory)
             return open_directory(path)
+        except NotADirectoryError:
+            self._refuse_file(path)
+            raise
 
     def enter(self, path: str, name: str, move: Callable[[str, int], None]) -> int:
         """Call `move` with `name` and a descriptor of the directory `path`, to put the name there.
@@ -128,6 +133,9 @@ class Directories:
                 # Where it is removed again at once, `move` tells.
                 with contextlib.suppress(FileNotFoundError):
                     self.make(path, self._permissions.directory)
+            except NotADirectoryError:
+                self._refuse_file(path)
+                raise
         move()
 
     def refuse_link(self, path: str) -> None:
@@ -135,6 +143,13 @@ class Directories:
         name, _, _ = path[len(self.root) + 1 :].partition("/")
         if name in layout.OWN_DIRECTORIES:
             require_directory(f"{self.root}/{name}")
+
+    def _refuse_file(self, path: str) -> None:
+        """Raise NotADirectoryError, which names it, if a file is in place of the directory `path` or of one above."""
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, f"{path!r} is not a directory")
 
     def sync(self, path: str, descriptor: int) -> None:
         """Make the names in the directory `path` durable, which is open as `descriptor`, and its own name."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import AlreadyExists
@@ -68,8 +69,16 @@ class StagedFile:
     # A name is relative to an open directory; or it is a path, without one.
 
     def add(self, name: str, directory: int | None = None) -> None:
-        """Give the file a name. Raises AlreadyExists if the name is taken."""
-        if not self._link(name, directory):
+        """Give the file a name. Raises AlreadyExists if an object has it, and OSError if anything else has."""
+        try:
+            is_linked = self._link(name, directory)
+        except AlreadyExists:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                    # A client that was told that the object exists would not send it again.
+                    raise FileExistsError(errno.EEXIST, f"{name!r} is not a regular file") from None
+            raise
+        if not is_linked:
             raise OSError(errno.EOPNOTSUPP, "The file system has no hard links")
 
     def replace(self, name: str, directory: int | None = None) -> None:
@@ -80,7 +89,10 @@ class StagedFile:
                 return
         except AlreadyExists:
             pass
-        os.rename(self._path, name, dst_dir_fd=directory)
+        try:
+            os.rename(self._path, name, dst_dir_fd=directory)
+        except IsADirectoryError:
+            raise IsADirectoryError(errno.EISDIR, f"{name!r} is a directory") from None
         # Where both names are those of one file already, a rename changes nothing (POSIX, "rename").
         self._unlink()
 
