@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from filestoraged.daemon.loading import load
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import UsageError
 from filestoraged.web.trusted_proxies import UNIX, IPNetwork
-from filestoraged.wire.origin import parse_origin
+from filestoraged.wire.origin import Origin, parse_origin
 
 # More than any machine has processors for; each worker takes 20 MiB.
 MAX_WORKERS = 1024
@@ -30,7 +31,9 @@ _COUNT = re.compile(r"[0-9]{1,6}")
 # A prefix is compared with paths as clients send them, so it has only characters that clients never encode.
 _PREFIX = re.compile(r"/|(?:/[A-Za-z0-9._~\-]+)+/?")
 _REGION = re.compile(r"[A-Za-z0-9_\-]{1,64}", re.ASCII)
-_HOST_NAME = re.compile(r"[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\]")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*\.?", re.ASCII)
+# Browsers show no pages by these, so no request has such an origin.
+_SCHEMES_WITHOUT_ORIGIN = ("file", "ftp", "ws", "wss")
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._\-]+)?)\]|([^\[\]:/\s]+)):([0-9]{1,5})")
 
 
@@ -154,12 +157,13 @@ def parse_proxy(text: str) -> IPNetwork | str:
     if text == UNIX:
         return UNIX
     try:
-        network = ipaddress.ip_network(text, strict=False)
-        first = network.network_address
-        if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped and network.prefixlen >= _MAPPED_BITS:
-            # Clients are known by their IPv4 address, whether it came by an IPv4 or an IPv6 socket.
-            return ipaddress.ip_network(f"{first.ipv4_mapped}/{network.prefixlen - _MAPPED_BITS}")
-        return network
+        interface = ipaddress.ip_interface(text)
+        if isinstance(interface, ipaddress.IPv6Interface) and interface.ipv4_mapped:
+            # Clients are known by their IPv4 address, whether it came by an IPv4 or an IPv6 socket. Raises ValueError
+            # for fewer bits than those of the whole IPv4 network.
+            bits = interface.network.prefixlen - _MAPPED_BITS
+            return ipaddress.ip_network(f"{interface.ipv4_mapped}/{bits}", strict=False)
+        return interface.network
     except ValueError as error:
         expected = "an address such as 192.0.2.7 or ::1, a network such as 10.0.0.0/8, or unix"
         raise UsageError(f"invalid proxy {text!r}: expected {expected}") from error
@@ -187,32 +191,66 @@ def parse_log_level(text: str) -> str:
 
 def parse_host_name(text: str) -> str:
     """Return a host that requests may name, without its port; or "*"."""
-    if text != "*" and not _HOST_NAME.fullmatch(text):
-        raise UsageError(f"invalid host {text!r}: expected a name without a port, such as files.example.org, or *")
+    if text != "*" and _spelled_by_browsers(text) is None:
+        expected = "a name in ASCII without a port, such as files.example.org, or *"
+        raise UsageError(f"invalid host {text!r}: expected {expected}")
     return text
 
 
 def parse_allowed_origin(text: str) -> str:
-    """Return an origin as browsers send it in Origin; or "*"."""
+    """Return an origin that browsers can send in Origin; or "*"."""
     if text == "null":
         # Pages of any site can obtain it, by a sandboxed frame.
         raise UsageError("invalid origin 'null': pages of any site can have it; use * to allow all of them")
-    if text != "*" and parse_origin(text) is None:
-        raise UsageError(f"invalid origin {text!r}: expected one such as https://app.example.org, or *")
+    origin = parse_origin(text)
+    if text != "*" and (origin is None or origin.scheme in _SCHEMES_WITHOUT_ORIGIN or not _can_match(origin)):
+        expected = "scheme, whole host in ASCII, and port if any, such as https://app.example.org, or *"
+        raise UsageError(f"invalid origin {text!r}: expected {expected}")
     return text
 
 
 def parse_public_url(text: str) -> str:
     try:
         url = urlsplit(text)
-        usable = url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment)
         # A user name, for example, makes it neither an origin nor the beginning of a link.
-        usable = usable and parse_origin(f"{url.scheme}://{url.netloc}") is not None
+        origin = parse_origin(f"{url.scheme}://{url.netloc}")
+        usable = url.scheme in ("http", "https") and origin is not None and _can_match(origin)
     except ValueError:
         usable = False
-    if not usable or not text.isprintable() or " " in text:
-        raise UsageError(f"invalid URL {text!r}: expected the beginning of a link, such as https://files.example.org")
+    # Links are ASCII (RFC 3986). What is appended to a query or a fragment, even an empty one, is no path.
+    if not usable or not text.isascii() or not text.isprintable() or any(each in text for each in " ?#"):
+        expected = "the beginning of a link in ASCII, without a query or fragment, such as https://files.example.org"
+        raise UsageError(f"invalid URL {text!r}: expected {expected}")
     return text.rstrip("/")
+
+
+def _can_match(origin: Origin) -> bool:
+    """Whether browsers send this origin. They send an address in one spelling, and a name in ASCII."""
+    return _spelled_by_browsers(origin.host) == origin.host
+
+
+def _spelled_by_browsers(host: str) -> str | None:
+    """Return a host as browsers send it (WHATWG's URL standard, section 3.5), None for what cannot be one."""
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            return f"[{_ipv6_text(ipaddress.IPv6Address(host[1:-1]))}]"
+    except ValueError:
+        return None
+    if not _HOST_NAME.fullmatch(host):
+        return None
+    try:
+        # 127.1 and 0x7f000001 are 127.0.0.1.
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return host.lower()
+
+
+def _ipv6_text(address: ipaddress.IPv6Address) -> str:
+    if address.ipv4_mapped is None:
+        return str(address)
+    # Newer versions of Python write the IPv4 address with dots.
+    low = int(address.ipv4_mapped)
+    return f"::ffff:{low >> 16:x}:{low & 0xFFFF:x}"
 
 
 def _one_of(text: str, choices: Sequence[str], what: str) -> str:

@@ -92,6 +92,7 @@ class CommandTest(TempCase):
             ["--allow-origin", "app.example.org"],
             ["--allow-origin", "https://app.example.org/"],
             ["--allow-origin", "https://app.example.org:99999"],
+            ["--allow-origin", "https://*.example.org"],
         ]
 
         for arguments in cases:
