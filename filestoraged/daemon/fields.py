@@ -7,10 +7,14 @@ This module reads texts into values by these declarations; it does not know whic
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from filestoraged.errors import StartError, UsageError
+from filestoraged.store.permissions import write_fault, write_warning
+
+log = logging.getLogger(__name__)
 
 
 class ConfigField(NamedTuple):
@@ -121,9 +125,17 @@ def parse_values(texts: Mapping[str, Any], fields: Collection[ConfigField]) -> d
 
 
 def read_text(path: str, description: str) -> str:
-    """Return the text of an operator's file, which errors call by its description. Raises StartError."""
+    """Return the text of an operator's file, which messages call by its description. Warns if its group may write it.
+
+    Raises StartError where it cannot be read, or where all users may write it.
+    """
     try:
         with open(path, encoding="utf-8") as stream:
+            fault, warning = write_fault(stream.fileno()), write_warning(stream.fileno())
+            if fault is not None:
+                raise StartError(f"the {description} {path!r} {fault}")
+            if warning is not None:
+                log.warning("the %s %r %s", description, path, warning)
             return stream.read()
     except UnicodeDecodeError as error:
         raise StartError(f"cannot read the {description} {path!r}: it is not UTF-8") from error

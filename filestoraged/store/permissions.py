@@ -1,4 +1,4 @@
-"""The modes of files and directories that a disk store makes, whatever the umask, and what they may not be.
+"""The modes of files and directories that a disk store makes, whatever the umask; and what files of others may not be.
 
 The umask cannot be relied on in either direction: a shell's usual 0022 lets all users of the machine read, and 0077
 keeps nginx from files that `--accel` refers it to. Databases, locks and the quarantine are always PRIVATE.
@@ -105,3 +105,32 @@ def permission_warning(root: str, permissions: Permissions) -> str | None:
             " user that owns it"
         )
     return None
+
+
+def write_fault(descriptor: int) -> str | None:
+    """Why a file of the operator's cannot be trusted, after its name; None where it can.
+
+    Judged by the descriptor that is read: the path may lead to another file by then.
+    """
+    mode = _file_mode(descriptor)
+    return f"has mode {mode:04o}, which lets every user of this machine change it" if mode & stat.S_IWOTH else None
+
+
+def write_warning(descriptor: int) -> str | None:
+    """Like `write_fault`, for a file that can be used: its group may change it."""
+    mode = _file_mode(descriptor)
+    return f"has mode {mode:04o}, which lets its group change it" if mode & stat.S_IWGRP else None
+
+
+def secret_warning(descriptor: int) -> str | None:
+    """Like `write_warning`, for a file with a secret, which other users may read."""
+    mode = _file_mode(descriptor)
+    if mode & stat.S_IROTH:
+        return f"has mode {mode:04o}, which lets every user of this machine read it"
+    return write_warning(descriptor)
+
+
+def _file_mode(descriptor: int) -> int:
+    """The permissions of a file, none for a pipe or a terminal: what they pass on was written by their own user."""
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else 0

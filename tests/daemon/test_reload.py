@@ -59,12 +59,16 @@ class ReloadTest(TempCase):
     def test_invalid_configuration_is_refused_and_the_former_one_stays(self) -> None:
         not_a_directory = self.directory / "file"
         not_a_directory.touch()
+        open_to_all = self.directory / "tokens"
+        open_to_all.touch()
+        open_to_all.chmod(0o666)
         for lines in (
             ["max-size = much"],
             ["no such line"],
             ["nonsense = 1"],
             [f"tokens = {self.directory}/none"],
             ["tokens = \0"],
+            [f"tokens = {open_to_all}"],
             ["admin-listen = a..b:0"],
             [f"admin-listen = {'a' * 64}.example:0"],
             ["admin-listen = unix:\0"],

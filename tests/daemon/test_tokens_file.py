@@ -9,6 +9,9 @@ import sys
 
 import requests
 
+from filestoraged.daemon.fields import read_text
+from filestoraged.daemon.tokens_file import read_tokens
+from filestoraged.web.auth import Tokens
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command, running
 from tests.support import TempCase, free_port
 
@@ -146,6 +149,50 @@ class TokensFileTest(TempCase):
         self.path.unlink()
 
         self.assertEqual(1, command("serve", "--listen", "127.0.0.1:0", *self.arguments()).returncode)
+
+    def test_tokens_file_or_configuration_that_others_may_write_exits_1_and_is_named_with_its_mode(self) -> None:
+        config = self.directory / "filestoraged.conf"
+        config.write_text("[filestoraged]\n")
+        for path, option, description in (
+            (self.path, "--tokens", "tokens file"),
+            (config, "--config", "configuration"),
+        ):
+            for mode in (0o666, 0o602):
+                with self.subTest(option=option, mode=mode):
+                    path.chmod(mode)
+
+                    # Without the refusal, the start fails at the store.
+                    refused = command("serve", "--listen", "127.0.0.1:0", "--store", "/proc/none", option, str(path))
+
+                    because = f"has mode {mode:04o}, which lets every user of this machine change it"
+                    self.assertEqual(f"filestoraged: the {description} {str(path)!r} {because}\n", refused.stderr)
+                    self.assertEqual(1, refused.returncode)
+
+    def test_mode_of_the_opened_file_counts_and_not_that_of_a_pipe(self) -> None:
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        os.fchmod(reader, 0o666)
+        os.write(writer, b"# none\n")
+        os.close(writer)
+
+        self.assertEqual("# none\n", read_text(f"/dev/fd/{reader}", "tokens file"))
+
+    def test_tokens_file_that_its_group_may_write_is_read_with_a_warning(self) -> None:
+        self.path.write_text("# none\n")
+        self.path.chmod(0o660)
+
+        with self.assertLogs("filestoraged", "WARNING") as logged:
+            tokens = read_tokens(str(self.path), [])
+
+        self.assertIsInstance(tokens, Tokens)
+        why = "has mode 0660, which lets its group change it"
+        self.assertEqual([f"the tokens file {str(self.path)!r} {why}"], [each.getMessage() for each in logged.records])
+
+    def test_tokens_file_that_others_may_read_is_read_without_a_warning(self) -> None:
+        self.path.chmod(0o644)
+
+        with self.assertNoLogs("filestoraged", "WARNING"):
+            read_tokens(str(self.path), [])
 
     def test_token_of_curl_and_requests_is_accepted_until_a_reload_revokes_it(self) -> None:
         token = self.make("alice", "write")

@@ -51,6 +51,8 @@ _FEATURES = ("admin_listen", "tokens", "accel", "trusted_proxy", "public_url", "
 
 def serve(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. Raises UsageError or StartError."""
+    # The files that the arguments name may give a warning.
+    start_logging("warning")
     config = parse_arguments(arguments)
     start_logging(config.log_level)
     # Before any thread or process is started: signals wait until the master asks for them.

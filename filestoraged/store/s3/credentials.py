@@ -6,12 +6,16 @@ A file is read again when it has changed, so that keys can be rotated without a 
 from __future__ import annotations
 
 import configparser
+import logging
 import os
 import threading
 from collections.abc import Mapping
 
 from filestoraged.errors import StoreUnavailable
+from filestoraged.store.permissions import secret_warning, write_fault
 from filestoraged.store.s3.signing import Credentials
+
+log = logging.getLogger(__name__)
 
 _SECTION = "default"
 
@@ -57,6 +61,9 @@ def _parse(path: str) -> Credentials:
     parser = configparser.RawConfigParser()
     try:
         with open(path, encoding="utf-8") as stream:
+            fault, warning = write_fault(stream.fileno()), secret_warning(stream.fileno())
+            if fault is not None:
+                raise ValueError(f"{path!r} {fault}")
             parser.read_file(stream)
         section = parser[_SECTION]
     except (configparser.Error, UnicodeDecodeError) as error:
@@ -64,12 +71,16 @@ def _parse(path: str) -> Credentials:
         raise ValueError(f"{path!r} is not in AWS' INI format ({type(error).__name__})") from None
     except KeyError:
         raise ValueError(f"{path!r} has no section [{_SECTION}]") from None
-    return _checked(
+    read = _checked(
         section.get("aws_access_key_id", ""),
         section.get("aws_secret_access_key", ""),
         section.get("aws_session_token", ""),
         where=f"{path!r}, section [{_SECTION}],",
     )
+    # Last: a start that fails logs nothing but the reason.
+    if warning is not None:
+        log.warning("the file of credentials %r %s", path, warning)
+    return read
 
 
 def _from_environment(environment: Mapping[str, str]) -> Credentials:

@@ -15,6 +15,7 @@ class CredentialSourceTest(TempCase):
         super().setUp()
         self.path = self.directory / "credentials"
         self.write("key", "secret")
+        self.path.chmod(0o600)
 
     def test_option_takes_precedence_over_the_environment(self) -> None:
         self.assertEqual(Credentials("key", "secret"), CredentialSource(str(self.path), ENVIRONMENT).current())
@@ -46,6 +47,24 @@ class CredentialSourceTest(TempCase):
 
         self.assertTrue(source.reread(refused))
         self.assertFalse(source.reread(source.current()))
+
+    def test_file_that_others_may_write_is_refused(self) -> None:
+        self.path.chmod(0o602)
+
+        with self.assertRaises(StoreUnavailable) as raised:
+            CredentialSource(str(self.path), {}).current()
+
+        self.assertIn("has mode 0602, which lets every user of this machine", str(raised.exception.__cause__))
+
+    def test_file_that_others_may_read_or_its_group_may_write_is_warned_of(self) -> None:
+        for mode, warned in ((0o604, "every user of this machine read it"), (0o620, "its group change it")):
+            with self.subTest(mode=mode), self.assertLogs("filestoraged", "WARNING") as logged:
+                self.path.chmod(mode)
+
+                CredentialSource(str(self.path), {}).current()
+
+                (line,) = logged.output
+                self.assertTrue(line.endswith(f"has mode {mode:04o}, which lets {warned}"), line)
 
     def test_what_is_missing_is_named_without_a_secret(self) -> None:
         for text, expected in (
