@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +17,9 @@ from filestoraged.store.uploads.uploads import Target
 from filestoraged.web.message import Fields, Request, field_lines
 
 FILES, REPOSITORIES, DROPS = "files", "repositories", "drops"
+
+# What the metadata of an upload says for each interface.
+_SPELLINGS = {FILES: FILES, REPOSITORIES: f"{REPOSITORIES}/NAME", DROPS: DROPS}
 
 # Names of RFC 9530's registry for ours; the others have none.
 _DIGEST_NAMES = {"sha256": "sha-256", "sha512": "sha-512", "sha1": "sha"}
@@ -60,9 +63,13 @@ class DropTarget:
 class Targets:
     """Finds targets by the names that uploads keep: `files`, `repositories/NAME` or `drops`. Any thread calls it."""
 
-    def __init__(self, objects: Store, *, public_url: str | None) -> None:
-        """`objects` is where files and repositories keep their objects."""
+    def __init__(self, objects: Store, *, mounted: Collection[str], public_url: str | None) -> None:
+        """`objects` is where files and repositories keep their objects.
+
+        `mounted` are the interfaces of all listeners: what an upload becomes may be served on another one.
+        """
         self._objects = objects
+        self._mounted = mounted
         # An oid is a SHA-256 digest, whatever --hash says.
         self._repositories = objects.namespace(layout.REPOSITORIES, algorithm="sha256")
         self._public_url = public_url
@@ -72,15 +79,17 @@ class Targets:
         self.drops: DropTarget | None = None
 
     def find(self, name: str) -> Target:
-        """Raises BadRequest for an unknown target."""
+        """Raises BadRequest for an unknown target, and for one that no listener serves."""
         interface, _, repository = name.partition("/")
-        if name == FILES:
-            return _Objects(self._objects)
-        if interface == REPOSITORIES and layout.is_repository(repository):
-            return _Objects(self._repositories.namespace(repository))
-        if name == DROPS and self.drops is not None:
-            return self.drops
-        raise BadRequest(f"Unknown target {quoted(name)}: expected files, repositories/NAME or drops.")
+        if interface in self._mounted:
+            if name == FILES:
+                return _Objects(self._objects)
+            if interface == REPOSITORIES and layout.is_repository(repository):
+                return _Objects(self._repositories.namespace(repository))
+            if name == DROPS and self.drops is not None:
+                return self.drops
+        served = [spelling for interface, spelling in _SPELLINGS.items() if interface in self._mounted]
+        raise BadRequest(f"Unknown target {quoted(name)}: expected {' or '.join(served) or 'none, none is served'}.")
 
     @property
     def max_size(self) -> int | None:
@@ -104,7 +113,7 @@ class Targets:
         interface, _, repository = upload.target.partition("/")
         prefix = request.mounts.get(interface)
         if prefix is None:
-            # Its interface is served elsewhere, or not at all.
+            # Its interface is served elsewhere.
             return fields
         if interface == DROPS:
             path = f"file/{upload.object}"

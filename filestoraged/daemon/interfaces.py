@@ -6,7 +6,7 @@ A new interface is a row here, with the function that builds its router, and a m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from filestoraged.api import drops, files, kv, lfs, metrics, operations, repositories, uploads
@@ -58,12 +58,14 @@ class Resources:
         authorizer: Authorizer | None,
         gauges: Mapping[str, Gauge],
         pages: Pages | None,
+        mounted: Collection[str],
     ) -> None:
         """`objects` is where files and repositories keep their objects; `drop_ttl` is in seconds.
 
         `drops` has the bytes of drops, `segments` those of unfinished uploads; None for parts of the directory.
 
-        Without an `authorizer`, requests need no token. Without `pages`, there are none for people.
+        Without an `authorizer`, requests need no token. Without `pages`, there are none for people. `mounted` are the
+        interfaces of all listeners.
         """
         self.objects = objects
         self.drops = drops
@@ -85,7 +87,7 @@ class Resources:
         self.janitors: list[Janitor] = []
         # Of drops, which resumable uploads may become as well.
         self.guard = Guard()
-        self.targets = Targets(objects, public_url=public_url)
+        self.targets = Targets(objects, mounted=mounted, public_url=public_url)
         # None unless they are served.
         self.uploads: Uploads | None = None
 

@@ -159,6 +159,7 @@ class Services:
             authorizer=self._tokens,
             gauges=opened.gauges,
             pages=self._pages,
+            mounted=[interface.name for interface in self._interfaces],
         )
         if opened.store is not self.disk:
             resources.probes.append(opened.store.probe)

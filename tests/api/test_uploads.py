@@ -13,8 +13,13 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.api import uploads as uploads_api
+from filestoraged.daemon.config import Config
+from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
+from filestoraged.daemon.services import Services
+from filestoraged.errors import BadRequest
 from filestoraged.store import layout
 from filestoraged.store.uploads.lock_files import FileHolds
+from filestoraged.web.metrics import Metrics
 from tests.api.test_tokens import TokensCase, bearer
 from tests.store.memcached.servers import start_memcached
 from tests.support import PATIENCE, Answer, in_threads, read_answer
@@ -557,6 +562,15 @@ class TargetTest(UploadsCase):
         self.assertIn('filestoraged_uploads{state="complete"} 1', shown)
         self.assertIn('filestoraged_uploads{state="receiving"} 1', shown)
 
+    def test_upload_whose_target_is_not_served_any_more_answers_400_and_goes_on_when_it_is_again(self) -> None:
+        path = self.created(12)
+        self.append(path, 0, TEA[:5])
+        with mock.patch.object(self.services.resources.targets, "_mounted", ["uploads"]):
+            refused = [self.append(path, 5, TEA[5:]), self.tus("HEAD", path), self.tus("DELETE", path)]
+
+        self.assertEqual([400] * 3, [each.status for each in refused])
+        self.assertEqual(204, self.append(path, 5, TEA[5:]).status)
+
 
 class MaxSizeTest(UploadsCase):
     config = {"max_size": 10}
@@ -594,10 +608,27 @@ class OtherMountTest(UploadsCase):
         self.assertEqual(f"/base/f/{hashlib.sha512(TEA).hexdigest()}", answer.fields["content-location"])
         self.assertTrue(answer.fields["repr-digest"].startswith("sha-512=:"))
 
-    def test_target_that_is_not_served_answers_400(self) -> None:
-        answer = self.tus("POST", "/x", b"", Upload_Length="1", Upload_Metadata=metadata(target="drops"))
+    def test_target_that_is_not_served_answers_400_and_stores_nothing(self) -> None:
+        for target in ("drops", "repositories/r", "kv", "repositories"):
+            with self.subTest(target=target):
+                answer = self.tus(
+                    "POST", "/x", TEA, Upload_Length="12", Content_Type=OCTETS, Upload_Metadata=metadata(target=target)
+                )
 
-        self.assertEqual(400, answer.status)
+                self.assertEqual(400, answer.status)
+                self.assertIn(f"'{target}': expected files.", json.loads(answer.body)["message"])
+        self.assert_stored(0)
+
+    def test_target_that_only_another_listener_serves_is_accepted(self) -> None:
+        config = Config(store=str(self.directory / "other"), workers=1)
+        listeners = [{"/x": "uploads"}, {"/data": "repositories"}]
+        services = Services(config, Metrics((*INTERFACES, OPERATIONS)), listeners)
+        self.addCleanup(services.close)
+        targets = services.resources.targets
+
+        self.assertEqual("sha256", targets.find("repositories/r").store.algorithm)
+        with self.assertRaisesRegex(BadRequest, "expected repositories/NAME"):
+            targets.find("files")
 
 
 class HolderTest(UploadsCase):
