@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from filestoraged.api import forms
 from filestoraged.api.links import mount_url
-from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show, show_once
+from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show, show_once, size_hint
 from filestoraged.api.payloads import Payloads
 from filestoraged.errors import BadRequest, ClientGone, Error, TooManyGuesses, Unauthorized
 from filestoraged.store.drops import Drop
@@ -53,8 +53,8 @@ class DropRequests(Protocol):
 
 
 class DropPages:
-    def __init__(self, pages: Pages, drops: DropRequests, *, limit: int, public_url: str | None) -> None:
-        """`limit` is the largest size of a file, in bytes."""
+    def __init__(self, pages: Pages, drops: DropRequests, *, limit: int | None, public_url: str | None) -> None:
+        """`limit` is the largest size of a file, in bytes; None for any."""
         self._pages = pages
         self._drops = drops
         self._limit = limit
@@ -77,17 +77,16 @@ class DropPages:
         return PageVariant(Router("drops", routes, secret=True), _wants_page)
 
     def show_form(self, request: Request) -> Response:
-        limit = readable_size(self._limit)
         content = self._pages.fill(
             "upload",
             heading="Share once",
             lead="Each file gets a link that works once. After that, it is gone.",
             action=f"{mount(request)}drop",
-            limit_hint=f"up to {limit} each",
+            limit_hint=size_hint(self._limit),
             options=self._pages.fill("password"),
             noscript="The next page shows the link.",
         )
-        data: dict[str, str | int] = {"kind": "drops", "limit": self._limit, "link": self._pages.link_start(request)}
+        data = {"kind": "drops", "limit": self._limit or "", "link": self._pages.link_start(request)}
         page = self._pages.page(request, "Share a file once", content, script="upload.js", data=data, needs=WRITE)
         return show(request, page)
 

@@ -26,9 +26,6 @@ from filestoraged.wire.multipart import form_boundary
 
 log = logging.getLogger(__name__)
 
-# Maximum size of a file, in bytes.
-MAX_FILE_SIZE = 16 * 1024 * 1024
-
 # Bytes. A file that a socket takes at once is sealed before its first byte: the loop waits for that without a thread.
 _SMALL_FILE = 16 * 1024
 
@@ -62,7 +59,7 @@ def routes(
     routes = [Route("PUT", "/file", requests.upload, WRITE, runs_on), _download_route(drops, requests, runs_on)]
     if pages is None:
         return Router("drops", routes, refuse=_refuse, secret=True)
-    shown = DropPages(pages, requests, limit=MAX_FILE_SIZE, public_url=public_url)
+    shown = DropPages(pages, requests, limit=store.max_size, public_url=public_url)
     # They look a drop up in the database, and its size in the store.
     waits_on = RunsOn.REMOTE if drops.is_remote else runs_on
     routes += shown.routes(waits_on)
@@ -95,7 +92,7 @@ class _Requests:
         if boundary is None:
             raise BadRequest("Invalid Content-Type: expected multipart/form-data with a part named 'file'.")
         with DropForm(self._store) as form:
-            await forms.receive_form(request, boundary, form.take, limit=MAX_FILE_SIZE)
+            await forms.receive_form(request, boundary, form.take, limit=self._store.max_size)
             name, staging, password = form.whole()
             kept: bytes | None = None
             if password:

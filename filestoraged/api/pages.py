@@ -200,6 +200,11 @@ def readable_size(size: int) -> str:
     return f"{size / 1024**power:.1f}".removesuffix(".0") + f" {_UNITS[power - 1]}"
 
 
+def size_hint(limit: int | None) -> str:
+    """What a page says of the largest file, in bytes; None for no limit."""
+    return "of any size" if limit is None else f"up to {readable_size(limit)} each"
+
+
 def _at(request: Request, prefix: str) -> str:
     return f"{_root(request)}{prefix[1:]}/" if prefix else _root(request)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filestoraged.api.pages import Pages, mount, mount_of, readable_size, show
+from filestoraged.api.pages import Pages, mount, mount_of, show, size_hint
 from filestoraged.store.contract import Store
 from filestoraged.web.message import Request, Response, RunsOn
 from filestoraged.web.router import PUBLIC, WRITE, PageVariant, Route, Router
@@ -25,7 +25,7 @@ class UploadPage:
             heading="Store files",
             lead="Each file gets a link that never changes. The same bytes always get the same link.",
             action=mount(request),
-            limit_hint="of any size" if limit is None else f"up to {readable_size(limit)} each",
+            limit_hint=size_hint(limit),
             options=self._pages.fill("hashing"),
             noscript="The answer has the hash of the file. Its link is the address of this page, a slash and the hash.",
         )

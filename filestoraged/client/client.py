@@ -184,7 +184,10 @@ class Client:
         password: str | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Store content, 16 MiB at most, as a drop, and return its link. `name` is that of the file by default."""
+        """Store content as a drop, and return its link. `name` is that of the file by default.
+
+        Raises TooLarge for more than the daemon's --drop-size, 16 MiB unless it says otherwise.
+        """
         if isinstance(content, (bytes, bytearray, memoryview)):
             return self._create_drop(BytesSource(bytes(content)), name or "file", password, progress)
         if not isinstance(content, (str, os.PathLike)):
@@ -222,8 +225,9 @@ class Client:
     ) -> Saved:
         """Download a drop to a file; without a `path` to one of its own name in the working directory, or NAME.1.
 
-        It is asked for when the file can be written and the disk has room for the largest drop. If another program
-        makes the file meanwhile, the drop gets a name of its own beside it, as `path` of the result tells.
+        It is asked for when the file can be written and the disk has room for 16 MiB, the largest drop by default. If
+        another program makes the file meanwhile, the drop gets a name of its own beside it, as `path` of the result
+        tells.
         """
         target = None if path is None else os.fspath(path)
         if target is not None:

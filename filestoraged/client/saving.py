@@ -21,7 +21,7 @@ from filestoraged.client.sources import Progress
 from filestoraged.digest import Digest, new_hash
 from filestoraged.errors import DISK_FULL, DigestMismatch, StorageFull, TargetBusy, TargetExists
 
-# The largest file that a drop has, in bytes.
+# The largest drop, in bytes, unless the daemon has another --drop-size.
 _MAX_DROP_SIZE = 16 * 1024 * 1024
 
 # Bytes of a name that another machine suggests.
@@ -186,6 +186,9 @@ def save_drop(
     If a target cannot have it any more, it gets a free name, too: the drop will not come again.
     """
     part.clear()
+    if download.size:
+        # A drop may be larger than what there was room for: one that is given up now can be fetched again.
+        part.reserve(download.size)
     _write(download, part, progress)
     part.sync()
     path = None if target is None else _place_at(part, target, overwrite=overwrite)

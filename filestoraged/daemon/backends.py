@@ -24,6 +24,7 @@ from filestoraged.daemon.values import (
     parse_size,
 )
 from filestoraged.digest import ALGORITHMS
+from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
@@ -106,6 +107,13 @@ class StoreOptions(Options):
         "largest object that is accepted, such as 10M or 1G; larger ones get status 413",
         shown="none; on memcached 50M",
     )
+    drop_size: int = declare(
+        parse_max_size,
+        "BYTES",
+        "largest drop that is accepted, by form and by resumable upload; larger ones get status 413",
+        default=16 * 1024 * 1024,
+        shown="16M",
+    )
 
 
 class OpenStore(NamedTuple):
@@ -147,6 +155,12 @@ class Backend(NamedTuple):
 def selected(options: StoreOptions) -> Backend:
     """Return the backend that keeps the objects: the first row whose option is set."""
     return next(backend for backend in BACKENDS if getattr(options, backend.option))
+
+
+def drop_store(options: StoreOptions, opened: OpenStore, disk: DiskStore) -> Store:
+    """Where the bytes of drops are: in the backend, or in a part of the directory."""
+    root = os.path.join(disk.root, layout.DROPS)
+    return opened.drops or DiskStore(root, max_size=options.drop_size, within=disk)
 
 
 def drop_registry(options: StoreOptions) -> Any:

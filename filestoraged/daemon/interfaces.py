@@ -47,7 +47,7 @@ class Resources:
         self,
         *,
         objects: Store,
-        drops: Store | None,
+        drops: Store,
         segments: Any,
         disk: DiskStore,
         databases: Databases,
@@ -62,7 +62,7 @@ class Resources:
     ) -> None:
         """`objects` is where files and repositories keep their objects; `drop_ttl` is in seconds.
 
-        `drops` has the bytes of drops, `segments` those of unfinished uploads; None for parts of the directory.
+        `drops` has the bytes of drops, `segments` those of unfinished uploads, None for a part of the directory.
 
         Without an `authorizer`, requests need no token. Without `pages`, there are none for people. `mounted` are the
         interfaces of all listeners.
@@ -135,21 +135,18 @@ def _repositories(resources: Resources) -> Router:
 
 
 def _drops(resources: Resources) -> Router:
-    store = resources.drops or DiskStore(
-        resources.path(layout.DROPS), max_size=drops.MAX_FILE_SIZE, within=resources.disk
-    )
     registry = resources.databases.open_drops(ttl=resources.drop_ttl)
-    janitor = Janitor(registry, store, resources.databases.open_cleanup_lock())
+    janitor = Janitor(registry, resources.drops, resources.databases.open_cleanup_lock())
     janitor.start()
     resources.janitors.append(janitor)
     resources.probes.append(_probe("Drops", registry.probe))
     resources.gauges["drops"] = metrics.drops(registry)
     # Pending writes first: the janitor may be busy.
     resources.closing.append((registry.flush, janitor.stop, registry.close))
-    resources.targets.drops = DropTarget(registry, store)
+    resources.targets.drops = DropTarget(registry, resources.drops)
     return drops.routes(
         registry,
-        store,
+        resources.drops,
         resources.guard,
         public_url=resources.public_url,
         accel=resources.accel,

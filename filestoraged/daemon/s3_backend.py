@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from filestoraged.api import drops, metrics
+from filestoraged.api import metrics
 from filestoraged.daemon.backends import Check, OpenStore, StoreOptions, drop_registry
 from filestoraged.daemon.loading import load
 from filestoraged.errors import Error, StartError, StoreUnavailable, UsageError
@@ -46,7 +46,7 @@ def open_store(options: StoreOptions, workers: int, disk: DiskStore, threads: Ha
         store,
         {"s3": metrics.s3(client.traffic.totals, lambda: client.idle_connections)},
         _warnings(options.s3, client),
-        store.named_namespace(layout.DROPS, max_size=drops.MAX_FILE_SIZE),
+        store.named_namespace(layout.DROPS, max_size=options.drop_size),
         _open_segments(options, client, disk, threads),
     )
 

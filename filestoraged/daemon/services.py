@@ -14,7 +14,7 @@ from filestoraged.api import metrics, operations, pages
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Readiness
 from filestoraged.api.pages import Pages
-from filestoraged.daemon.backends import OpenStore, selected
+from filestoraged.daemon.backends import OpenStore, drop_store, selected
 from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.databases import open_databases
 from filestoraged.daemon.interfaces import INTERFACES, Interface, Resources
@@ -148,7 +148,7 @@ class Services:
         config = self._config
         resources = Resources(
             objects=opened.store,
-            drops=opened.drops,
+            drops=drop_store(config, opened, self.disk),
             segments=opened.segments,
             disk=self.disk,
             databases=self._databases,

@@ -180,6 +180,24 @@ class LandingTest(LandingCase):
         self.assertNotIn("sesame", text)
 
 
+class DropSizeTest(LandingCase):
+    config = {**LandingCase.config, "drop_size": 3 << 19}
+
+    def test_page_that_makes_drops_says_the_drop_size(self) -> None:
+        page = self.get("/vimeo/api/v1.0/", **BROWSER)
+
+        self.assertIn(b"up to 1.5 MiB each", page.body)
+        self.assertIn(b'data-limit="1572864"', page.body)
+
+    def test_form_over_the_drop_size_shows_a_page_with_413(self) -> None:
+        body, type_ = form(file_part(bytes((3 << 19) + 1)))
+
+        page = self.post("/vimeo/api/v1.0/drop", body, **type_)
+
+        self.assertEqual(413, page.status)
+        self.assertTrue(is_page(page))
+
+
 class CreationTest(LandingCase):
     def create(self, *parts: bytes, **fields: str) -> Answer:
         body, type_ = form(*parts)

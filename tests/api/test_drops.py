@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.values import Address
 from filestoraged.errors import Overloaded
+from filestoraged.store.contract import Staging
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
 from filestoraged.web.task import Task
@@ -545,6 +546,52 @@ class PasswordTest(DropsCase):
         kept = self.registry()._transactions.read("SELECT password FROM drops")
 
         self.assertEqual(2, len({bytes(each) for (each,) in kept}))
+
+
+class DropSizeTest(DropsCase):
+    """A limit below the default, and one above it."""
+
+    config: dict[str, Any] = {"mounts": {"/vimeo/api/v1.0": "drops"}, "drop_size": 2 * MIB, "max_size": 1}
+
+    def test_file_of_the_drop_size_is_stored_and_a_byte_more_answers_413_and_stores_nothing(self) -> None:
+        self.assertEqual(2 * MIB, len(self.get(self.drop(bytes(2 * MIB))).body))
+        body, fields = form(file_part(bytes(2 * MIB + 1)))
+        for sent in (body, iter([body[:MIB], body[MIB:]])):
+            answer = self.put(PATH, sent, **fields)
+
+            self.assertEqual(413, answer.status)
+            self.assertIn(str(2 * MIB), json.loads(answer.body)["message"])
+
+    def test_declared_form_over_the_drop_size_answers_413_before_its_first_byte(self) -> None:
+        head = f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+
+        (answer,) = self.raw(f"{head}Expect: 100-continue\r\nContent-Length: {3 * MIB + 1}\r\n\r\n".encode())
+
+        self.assertEqual(413, answer.status)
+
+
+class LargeDropSizeTest(DropsCase):
+    config: dict[str, Any] = {"mounts": {"/vimeo/api/v1.0": "drops"}, "drop_size": 20 * MIB}
+
+    def test_file_above_the_default_is_stored_and_comes_back(self) -> None:
+        data = os.urandom(20 * MIB)
+
+        self.assertTrue(self.get(self.drop(data)).body == data)
+
+    def test_bytes_of_a_form_are_written_to_the_disk_as_they_arrive(self) -> None:
+        """Whatever the limit, the memory of a worker does not grow with the drop."""
+        written: list[int] = []
+        write = Staging.write
+
+        def count(staging: Any, data: Any) -> None:
+            written.append(len(data))
+            write(staging, data)
+
+        with mock.patch.object(Staging, "write", count):
+            self.drop(bytes(20 * MIB))
+
+        self.assertEqual(20 * MIB, sum(written))
+        self.assertLess(max(written), 2 * MIB)
 
 
 class TimeTest(DropsCase):

@@ -593,6 +593,25 @@ class MaxSizeTest(UploadsCase):
         self.assertEqual(204, self.append(path, 0, b"tea", Upload_Length="3").status)
 
 
+class DropSizeTest(UploadsCase):
+    config = {"drop_size": 10, "max_size": 100}
+
+    def test_declared_drop_over_the_drop_size_answers_413_at_creation(self) -> None:
+        drop = metadata(target="drops")
+        answers = [self.create(size, Upload_Metadata=drop).status for size in (10, 11)]
+
+        self.assertEqual([201, 413], answers)
+        self.assertEqual((201, "100"), (self.create(11).status, self.tus("OPTIONS", "/uploads").fields["tus-max-size"]))
+
+    def test_drop_without_a_declared_length_answers_413_at_the_first_byte_too_many(self) -> None:
+        path = self.created(None, Upload_Metadata=metadata(target="drops"))
+        self.append(path, 0, TEA[:10])
+
+        answer = self.append(path, 10, TEA[10:])
+
+        self.assertEqual((413, 10), (answer.status, self.offset(path)))
+
+
 class OtherMountTest(UploadsCase):
     config = {
         "mounts": {"/x": "uploads", "/f": "files"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -11,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.client import Client, Retries
+from filestoraged.client.saving import PartFile
 from filestoraged.client.uploader import RESUMABLE_SIZE
 from filestoraged.errors import (
     DigestMismatch,
@@ -20,6 +22,7 @@ from filestoraged.errors import (
     NotFound,
     ServerUnreachable,
     SourceChanged,
+    StorageFull,
     TargetBusy,
     TargetExists,
     TokenRequired,
@@ -391,6 +394,20 @@ class DropsTest(ClientCase):
                 saved = self.client.save_drop(link, path, progress=appear)
                 self.assertNotEqual("cup", saved.path)
                 self.assertEqual((b"tea", b"milk"), (Path(saved.path).read_bytes(), Path("cup").read_bytes()))
+
+    def test_drop_for_which_there_is_no_room_is_given_back_before_it_is_read(self) -> None:
+        link = self.client.create_drop(b"tea")
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        read: list[int] = []
+
+        with (
+            mock.patch.object(PartFile, "reserve", side_effect=[None, full]) as reserve,
+            self.assertRaises(StorageFull),
+        ):
+            self.client.save_drop(link, self.directory / "tea", progress=lambda position, _: read.append(position))
+
+        self.assertEqual([mock.call(16 * MIB), mock.call(3)], reserve.call_args_list)
+        self.assertEqual([], read)
 
     def test_drop_over_the_limit_is_refused(self) -> None:
         with self.assertRaises(TooLarge):

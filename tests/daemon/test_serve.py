@@ -75,6 +75,8 @@ class CommandTest(TempCase):
             ["--max-size", "-1"],
             ["--max-size", "0"],
             ["--max-size", "0K"],
+            ["--drop-size", "0"],
+            ["--drop-size", "-1"],
             ["--workers", "0"],
             ["--workers", "1025"],
             ["--workers", "999999"],

@@ -6,8 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from filestoraged.api.drops import MAX_FILE_SIZE
-from filestoraged.daemon.backends import selected
+from filestoraged.daemon.backends import drop_store, selected
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.loading import load
 from filestoraged.errors import CheckError, Error, ListingUnsupported, StartError, UsageError
@@ -16,8 +15,6 @@ from filestoraged.migration.migration import Parts, Service
 from filestoraged.migration.namespace_pairs import Stores
 from filestoraged.migration.sqlite_contents import SqliteContents
 from filestoraged.migration.transfer import reason_of
-from filestoraged.store import layout
-from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE
@@ -100,7 +97,7 @@ def _open(config: Config, closing: ExitStack) -> Side:
         directory if opened.drops is None else objects,
         directory if config.database is None else config.database.description,
     )
-    service = Service(Stores(opened.store, opened.drops or _drops(disk)), contents, config.hash)
+    service = Service(Stores(opened.store, drop_store(config, opened, disk)), contents, config.hash)
     return Side(config, disk, service, places)
 
 
@@ -118,10 +115,6 @@ def _contents(config: Config) -> Contents:
         return SqliteContents(config.store)
     contents: Contents = load("migration.postgresql_contents", "PostgresContents")(config.database)
     return contents
-
-
-def _drops(disk: DiskStore) -> Store:
-    return DiskStore(os.path.join(disk.root, layout.DROPS), max_size=MAX_FILE_SIZE, within=disk)
 
 
 def _require_listing(source: Side) -> None:
