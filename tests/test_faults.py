@@ -11,6 +11,7 @@ import os
 import resource
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +20,7 @@ from pathlib import Path
 import requests
 
 from filestoraged.store.disk.store import DiskStore
-from tests.daemon.process import PATIENCE, Daemon, running, traced
+from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running, traced
 from tests.daemon.uploads import upload_until_killed
 from tests.support import TempCase, find_program, in_threads, read_answer
 
@@ -146,6 +147,43 @@ class NoDescriptorsTest(TempCase):
         self.assertIn(len(warnings), range(1, 2 + int(seconds / 10)))
         # Connections that wait do not keep it busy.
         self.assertLess(spent, 1)
+
+    def test_daemon_with_as_many_descriptors_as_it_needs_serves_each_interface_and_with_one_less_exits_1(self) -> None:
+        store = ("--workers", "1", "--store", str(self.directory / "store"))
+        for limit in (40, 78):
+            command = ["prlimit", f"--nofile={limit}:{limit}", sys.executable, "-m", "filestoraged", *store]
+            done = subprocess.run(
+                [*command, "--listen", "127.0.0.1:0"],
+                cwd=ROOT,
+                env=clean_environment(),
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            why = f"the limit of open descriptors is {limit}, and this configuration needs 79 at least"
+            self.assertEqual((1, f"filestoraged: {why}\n"), (done.returncode, done.stderr))
+
+        with running(*store, before=["prlimit", "--nofile=79:79"]) as daemon:
+            drops, locks = f"{daemon.url}/vimeo/api/v1.0/file", f"{daemon.url}/data/r/locks"
+            upload = {"Tus-Resumable": "1.0.0", "Upload-Length": "3", "Content-Type": "application/offset+octet-stream"}
+            answers = [
+                requests.post(daemon.url, data=bytes(1 << 20), timeout=PATIENCE),
+                requests.put(f"{daemon.url}/data/r", data=bytes(1 << 20), timeout=PATIENCE),
+                requests.post(f"{daemon.url}/kv/set", json={"tea": 1}, timeout=PATIENCE),
+                requests.post(f"{daemon.url}/kv/commit", timeout=PATIENCE),
+                requests.get(f"{daemon.url}/kv/tea", timeout=PATIENCE),
+                dropped := requests.put(drops, files={"file": ("tea", bytes(1 << 20))}, timeout=PATIENCE),
+                requests.get(dropped.json()["url"], timeout=PATIENCE),
+                requests.post(f"{daemon.url}/uploads", b"tea", headers=upload, timeout=PATIENCE),
+                requests.post(locks, json={"path": "cup"}, timeout=PATIENCE),
+                requests.get(f"{daemon.url}/-/ready", timeout=PATIENCE),
+                requests.get(f"{daemon.url}/-/metrics", timeout=PATIENCE),
+            ]
+
+        self.assertEqual(
+            [200, 201, 201, 204, 200, 201, 200, 201, 201, 200, 200], [each.status_code for each in answers]
+        )
 
     def test_descriptors_suffice_for_as_many_resumable_uploads_as_connections(self) -> None:
         limit = ["prlimit", "--nofile=1024:1024"]

@@ -7,11 +7,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.endpoints import Endpoint, Endpoints
+from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
 from filestoraged.daemon.services import Services
 from filestoraged.daemon.supervisor import StatusPipe
@@ -49,8 +50,10 @@ class HTTPWorkers:
         self.endpoints = endpoints.open(config)
         self._all_endpoints = endpoints
         self._metrics = metrics
+        limit = descriptors.raise_limit()
+        _require_descriptors(limit, config, self.endpoints)
         self._services = Services(config, metrics, [endpoint.mounts for endpoint in self.endpoints], prepared)
-        self._connection_limit = _make_connection_limit(config)
+        self._connection_limit = _make_connection_limit(config, limit)
         self._client_limit = _make_client_limit(config, self._connection_limit.limit)
 
     def work(self, number: int, slot: int, status: StatusPipe) -> int:
@@ -136,8 +139,20 @@ def _wait_for_sigterm() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
-def _make_connection_limit(config: Config) -> ConnectionLimit:
-    possible = descriptors.connections(descriptors.raise_limit()) * config.workers
+def _require_descriptors(limit: int, config: Config, endpoints: Sequence[Endpoint]) -> None:
+    mounted = {name for endpoint in endpoints for name in endpoint.mounts.values()}
+    databases = [name for name in mounted if INTERFACES[name].database]
+    descriptors.require(
+        limit,
+        workers=config.workers,
+        threads=config.threads,
+        listeners=len(endpoints),
+        databases=len(databases),
+    )
+
+
+def _make_connection_limit(config: Config, limit: int) -> ConnectionLimit:
+    possible = descriptors.connections(limit) * config.workers
     if possible < config.max_connections:
         log.info(
             "limiting connections to %d: the descriptor limit does not allow for --max-connections %d",
