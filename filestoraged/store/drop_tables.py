@@ -22,7 +22,7 @@ DROPS_SCHEMA = Schema(
     tables=(
         # Times are seconds since 1970: `changed` is when the state was set, `removal` when the bytes may be removed,
         # NULL if there are none or the drop is available. `owner` is the process that uploads or has claimed it,
-        # `breaks` counts downloads that broke off.
+        # `breaks` counts claims that ended without a download; see `drops.Claim`.
         """CREATE TABLE IF NOT EXISTS drops (
             id TEXT PRIMARY KEY, state INTEGER NOT NULL, changed REAL NOT NULL, created REAL NOT NULL, owner TEXT,
             name TEXT, password BLOB, breaks INTEGER NOT NULL DEFAULT 0, removal REAL)""",

@@ -31,6 +31,13 @@ _BY_CLAIM = f" WHERE id = ? AND owner = ? AND breaks = ? AND state IN ({CLAIMED}
 # The maximum number of downloads that may break off, so that a client cannot read all but the last byte repeatedly.
 _MAX_BREAKS = 5
 
+# `breaks` has the number of downloads that broke off in its last bits, and above them that of claims that were given
+# back: each end of a claim changes it, so that the same end, written twice, cannot end the next claim.
+_BREAKS_MASK = 7
+_GIVEN_BACK = _BREAKS_MASK + 1
+# The column has 32 bits in PostgreSQL. The number of claims starts again at 0 after 134 million.
+_ALL_BITS = 2**30 - 1
+
 # Seconds for which the row of a drop that is gone is kept, to answer 410.
 _TOMBSTONE_TTL = 90 * 24 * 3600.0
 
@@ -72,7 +79,7 @@ class Drop(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Identifies one claim: each claim that ends without a download increments `breaks`."""
+    """Identifies one claim: each claim that ends without a download changes `breaks`."""
 
     id: str
     owner: str
@@ -214,9 +221,19 @@ class Drops:
 
     def release(self, claim: Claim) -> Future[None]:
         """End a claim whose download broke off: the drop is available again, up to _MAX_BREAKS times. Retried, too."""
-        statement = f"""UPDATE drops SET state = CASE WHEN breaks >= {_MAX_BREAKS} THEN {GONE} ELSE {AVAILABLE} END,
-            removal = CASE WHEN breaks >= {_MAX_BREAKS} THEN epoch() END,
+        is_last = f"breaks & {_BREAKS_MASK} >= {_MAX_BREAKS}"
+        statement = f"""UPDATE drops SET state = CASE WHEN {is_last} THEN {GONE} ELSE {AVAILABLE} END,
+            removal = CASE WHEN {is_last} THEN epoch() END,
             changed = epoch(), owner = NULL, breaks = breaks + 1"""
+        return self._deferred.submit(functools.partial(_execute, statement + _BY_CLAIM, claim))
+
+    def give_back(self, claim: Claim) -> Future[None]:
+        """End a claim whose download the server could not begin or finish: the drop is available again. Retried, too.
+
+        Unlike `release`, it may be called any number of times for a drop.
+        """
+        statement = f"""UPDATE drops SET state = {AVAILABLE}, removal = NULL,
+            changed = epoch(), owner = NULL, breaks = (breaks + {_GIVEN_BACK}) & {_ALL_BITS}"""
         return self._deferred.submit(functools.partial(_execute, statement + _BY_CLAIM, claim))
 
     def count(self) -> dict[str, int]:

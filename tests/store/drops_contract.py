@@ -101,6 +101,38 @@ class DropsContract(RegistryCase):
         self.assertEqual(1, self.drops.remove(self.take))
         self.assertEqual([id_], self.removed)
 
+    def test_drop_is_given_back_any_number_of_times_and_the_releases_between_are_counted(self) -> None:
+        id_ = self.make()
+        for _ in range(5):
+            self.drops.give_back(self.drops.claim(id_).result()).result()
+            self.drops.give_back(self.drops.claim(id_).result()).result()
+            self.drops.release(self.drops.claim(id_).result()).result()
+        self.assertEqual(id_, self.drops.get(id_).id)
+
+        self.drops.release(self.drops.claim(id_).result()).result()
+
+        self.assertRaises(Gone, self.drops.get, id_)
+
+    def test_giving_back_that_is_written_twice_leaves_the_next_claim_alone(self) -> None:
+        id_ = self.make()
+        first = self.drops.claim(id_).result()
+        self.drops.give_back(first).result()
+        self.drops.claim(id_).result()
+
+        self.drops.give_back(first).result()
+
+        self.assertRaises(Gone, self.drops.get, id_)
+
+    def test_handed_over_drop_that_is_given_back_is_available_and_keeps_its_bytes(self) -> None:
+        id_ = self.make()
+        claim = self.drops.claim(id_).result()
+        self.drops.hand_over(claim, keep=0.0).result()
+
+        self.drops.give_back(claim).result()
+
+        self.assertEqual(id_, self.drops.get(id_).id)
+        self.assertEqual(0, self.drops.remove(self.take))
+
     def test_wrong_passwords_are_counted_for_a_minute(self) -> None:
         id_ = self.make("right")
         drop = self.drops.get(id_)
