@@ -300,6 +300,12 @@ class CorruptObject(Error):
         self.reason = reason
 
 
+class ContentCut(Error):
+    """A file had fewer bytes than the head of its response announced: it was truncated while it was sent."""
+
+    status = 500
+
+
 class UnknownTransferCoding(Error):
     """The transfer coding is not chunked (RFC 9112, section 6.1)."""
 

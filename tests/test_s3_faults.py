@@ -37,7 +37,7 @@ from tests.store.s3.proxy import (
     trickle,
 )
 from tests.store.s3.servers import Rclone, SwiftAhead, shared, start_server
-from tests.support import PATIENCE, Answer, ServerCase, TempCase
+from tests.support import PATIENCE, Answer, ServerCase, TempCase, read_all
 
 SMALL = b"tea" * 1000
 # Above what is sent in one piece, and what is staged in memory.
@@ -278,6 +278,22 @@ class DropTest(S3ServerCase):
 
             self.assertEqual(data, self.get_released(target).body)
             self.assertEqual(410, self.get(target).status)
+
+    def test_download_that_the_store_breaks_off_does_not_use_up_the_drop(self) -> None:
+        for data, kinds in ((SMALL, {"StoreUnavailable": 7}), (LARGE, {"StoreUnavailable": 14})):
+            target = self.bring(data)
+            self.proxy.fail(cut_response, method="GET", target="/drops/")
+            # More often than downloads may break off.
+            for _ in range(7):
+                connection = self.connect()
+                connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                self.assertLess(len(read_all(connection)), max(len(data), 1000))
+                # The server closes a connection after all else.
+                self.services.resources.janitors[0]._drops.flush()
+            self.proxy.mend()
+
+            self.assertEqual(kinds, self.server_metrics.totals()["drops", "GET"].kinds)
+            self.assertEqual(data, self.get(target).body)
 
     def test_drop_that_cannot_be_stored_is_refused(self) -> None:
         self.proxy.fail(refuse(507, "QuotaExceeded"), method="PUT")

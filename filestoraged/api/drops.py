@@ -12,7 +12,7 @@ from filestoraged.api.drop_form import DropForm
 from filestoraged.api.drop_pages import DropPages
 from filestoraged.api.links import mount_url
 from filestoraged.api.pages import Pages
-from filestoraged.errors import BadRequest, ClientGone, Error, Forbidden, Gone, NotFound, Unauthorized
+from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, Unauthorized
 from filestoraged.future import Future
 from filestoraged.store import passwords
 from filestoraged.store.contract import Blob, Sink, Store
@@ -127,7 +127,7 @@ class _Requests:
             claim = await result_of(claiming)
         except BaseException:
             # The claim may have been made all the same: no thread was left for this page, or its server ends.
-            claiming.add_done_callback(self._release_unused)
+            claiming.add_done_callback(self._give_back_unused)
             raise
         blob = self._open(claim)
         accel = "" if _is_partial(request) else objects.accelerated(self._store, drop.id, self._accel)
@@ -137,6 +137,7 @@ class _Requests:
                 await self._seal(content)
             response = Response(200, _description(drop), content=content, stop=blob.size)
             response.on_received = content.finish
+            response.on_failure = content.fail
             return response
         # Record this before the response: from then on the proxy sends the bytes, even if this process dies.
         blob.close()
@@ -144,7 +145,7 @@ class _Requests:
             await result_of(self._drops.hand_over(claim, keep=_PROXY_TIMEOUT))
         except BaseException:
             # Nothing was sent, even if the hand-over was recorded in spite of the error.
-            self._drops.release(claim)
+            self._drops.give_back(claim)
             raise
         return Response(200, _description(drop) + accel)
 
@@ -164,7 +165,7 @@ class _Requests:
         return self._drops.get(id_ if _ID.fullmatch(id_) else "")
 
     def _require_store(self, drop: Drop) -> None:
-        """Raise StoreUnavailable before a claim: requests during an outage must not use up the breaks of the drop."""
+        """Raise StoreUnavailable before a claim: bytes that are missing during an outage must not end the drop."""
         if self._store.remote:
             try:
                 self._store.stat(drop.id)
@@ -190,12 +191,12 @@ class _Requests:
             self._drops.finish(claim)
             raise Gone("The file of this drop is missing.") from error
         except BaseException:
-            self._drops.release(claim)
+            self._drops.give_back(claim)
             raise
 
-    def _release_unused(self, claiming: Future[Claim]) -> None:
+    def _give_back_unused(self, claiming: Future[Claim]) -> None:
         if claiming.exception() is None:
-            self._drops.release(claiming.result())
+            self._drops.give_back(claiming.result())
 
     def _hash(self, request: Request, password: str) -> Future[bytes]:
         return self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))
@@ -204,6 +205,8 @@ class _Requests:
         try:
             await result_of(content.seal())
         except BaseException:
+            # Nothing was sent.
+            content.fail()
             content.close()
             raise
         content.is_sealed = True
@@ -213,13 +216,17 @@ class _Requests:
 
 
 class _Claimed:
-    """The content of a claimed drop. If it is closed before the client has all of it, the drop is available again."""
+    """The content of a claimed drop. If it is closed before the client has all of it, the drop is available again.
+
+    If that is because the server failed, the download does not count as one that broke off.
+    """
 
     def __init__(self, drops: Drops, claim: Claim, blob: Blob) -> None:
         self._drops = drops
         self._claim = claim
         self._blob = blob
         self._finished = False
+        self._has_failed = False
         # Whether the claim cannot be lost any more: at once where it is this process's as long as that lives.
         self.is_sealed = not drops.is_remote
         # Sealing waits for another machine.
@@ -234,12 +241,8 @@ class _Claimed:
             return self._blob.send(sink, start, stop)
         if start < stop - 1:
             return self._blob.send(sink, start, stop - 1)
-        try:
-            self.seal().result()
-        except Error as error:
-            # The response has begun, and can only end too early.
-            log.warning("a download of a drop is broken off: %s", error.__cause__ or error)
-            raise ClientGone("The claim on the drop was not confirmed.") from error
+        # If this fails, the response ends too early.
+        self.seal().result()
         self.is_sealed = True
         return self._blob.send(sink, start, stop)
 
@@ -247,11 +250,18 @@ class _Claimed:
         self._finished = True
         self._drops.finish(self._claim)
 
+    def fail(self) -> None:
+        """The server cannot finish the response."""
+        self._has_failed = True
+
     def close(self) -> None:
         self._blob.close()
         if not self._finished:
             self._finished = True
-            self._drops.release(self._claim)
+            if self._has_failed:
+                self._drops.give_back(self._claim)
+            else:
+                self._drops.release(self._claim)
 
 
 def _description(drop: Drop) -> Fields:

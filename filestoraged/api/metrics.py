@@ -206,6 +206,6 @@ def _requests(metrics: Metrics) -> Iterator[Family]:
     yield Family(
         "filestoraged_errors_total",
         "counter",
-        "Requests that were answered with an error, by its class.",
+        "Requests that were answered with an error, or broken off by one of the server, by its class.",
         [({"kind": kind}, number) for kind, number in sorted(kinds.items())],
     )

@@ -8,6 +8,7 @@ thread of a pool. Never by both at once.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import select
@@ -18,6 +19,7 @@ from typing import Protocol
 from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone, Error
 from filestoraged.web.admission import AdmissionResult
+from filestoraged.web.error_responses import failure
 from filestoraged.web.lingering_close import LingeringClose
 from filestoraged.web.loop_context import LoopContext, Step
 from filestoraged.web.message import Answer, Request, Response
@@ -273,14 +275,8 @@ class Connection:
         except ClientGone as error:
             log.debug("client %s left: %s", self.client, error)
             self.abort(Event.ABORTED)
-        except Error as error:
-            # What is sent from another machine has failed there. A response that is too short ends its connection.
-            log.error("response for client %s broke off: %s", self.client, error.__cause__ or error)
-            self.abort(Event.ABORTED)
-        except Exception:
-            # Part of a response may have gone out: nothing can follow it.
-            log.exception("connection of client %s failed", self.client)
-            self.abort(Event.ABORTED)
+        except Exception as error:
+            self.fail(error)
 
     def _settle(self) -> None:
         """Give the connection to what it waits for, or close it. Raises nothing; nothing may follow it."""
@@ -303,10 +299,9 @@ class Connection:
                 self.awaits = LOOP
                 context.completions.expect(self, self.task.future)
                 return
-        except Exception:
+        except Exception as error:
             # The kernel may watch no more descriptors. Nothing else would continue this connection.
-            log.exception("connection of client %s failed", self.client)
-            self.abort(Event.ABORTED)
+            self.fail(error)
             context.poller.discard(self)
         context.release(self.socket)
 
@@ -335,11 +330,18 @@ class Connection:
             return True
         return self.hand_over()
 
-    def abort(self, event: Event) -> None:
-        """Undo a request in flight, and close. Raises nothing: else the connection would keep its place for ever."""
-        for undo in (Connection.close_task, Connection._close_response, Connection.end_in_flight):
+    def fail(self, error: Exception) -> None:
+        """The server has failed. A part of a response may have gone out: nothing can follow it. Raises nothing."""
+        self.abort(Event.ABORTED, failure(error, self.client))
+
+    def abort(self, event: Event, fault: Error | None = None) -> None:
+        """Undo a request in flight, and close. Raises nothing: else the connection would keep its place for ever.
+
+        `fault` is the failure of the server that ends it, None where the client does.
+        """
+        for undo in (self.close_task, functools.partial(self._close_response, fault), self.end_in_flight):
             try:
-                undo(self)
+                undo()
             except Exception:
                 log.exception("undoing a request of client %s failed", self.client)
         if self.state is not CLOSED:
@@ -350,15 +352,23 @@ class Connection:
         if task is not None:
             task.close()
 
-    def _close_response(self) -> None:
+    def _close_response(self, fault: Error | None) -> None:
         request, response, self.response = self.request, self.response, None
-        if response is None:
-            if request is not None:
-                self._record(ClientGone.status, ClientGone.__name__, 0)
-        else:
+        if response is not None:
+            if fault is not None and response.on_failure is not None:
+                response.on_failure()
             response.close()
             if response.content is not None:
-                self._record(response.status, response.kind, self.sender.sent)
+                kind = response.kind if fault is None else type(fault).__name__
+                self._record(response.status, kind, self.sender.sent)
+                fault = None
+        elif request is not None:
+            cause = ClientGone if fault is None else type(fault)
+            self._record(cause.status, cause.__name__, 0)
+            fault = None
+        if fault is not None:
+            # The request was counted when its response was begun.
+            self.context.metrics.count_error(type(fault).__name__)
         self.request = None
 
     def _record(self, status: int, kind: str, sent: int) -> None:

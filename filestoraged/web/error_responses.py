@@ -33,6 +33,17 @@ def meaning(error: Exception) -> Error:
     return known
 
 
+def failure(error: Exception, client: str) -> Error:
+    """Return the meaning of an exception that ends the connection of a client, and log it as `meaning` does.
+
+    A part of a response may have been sent, so nothing can be answered.
+    """
+    known = _meaning(error)
+    defect = error if isinstance(known, InternalError) else None
+    log.error("connection of client %s broke off: %s", client, _in_one_line(error), exc_info=defect)
+    return known
+
+
 def refusal(error: Error, label: str | None = None) -> Response:
     """The answer that most interfaces give, with a `label` of their own perhaps."""
     label = label or error.label or REASONS[error.status]

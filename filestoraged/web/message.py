@@ -273,6 +273,7 @@ class Response:
         "encoded_fields",
         "fields",
         "kind",
+        "on_failure",
         "on_received",
         "size",
         "start",
@@ -306,6 +307,8 @@ class Response:
         self.closes = False
         # Called when the client's kernel has acknowledged the last byte, before `close`. It must not block.
         self.on_received: Callable[[], object] | None = None
+        # Called before `close` if the server, and not the client, is why the response ends early. It must not block.
+        self.on_failure: Callable[[], object] | None = None
 
     def send(self, sink: ContentSink, start: int) -> int:
         """Send from `start` on, as much as the sink takes. Returns the end of what was sent."""

@@ -141,7 +141,7 @@ class Gauges(NamedTuple):
 class Metrics:
     """Made before the fork, for at most `slots` workers at a time.
 
-    The loop calls `loop_counter`, `publish` and `beat`, which need no lock; `count_on_thread` takes the lock.
+    The loop calls `loop_counter`, `publish` and `beat`, which need no lock; the other methods that count take the lock.
     """
 
     def __init__(self, interfaces: Sequence[str], slots: int = 1) -> None:
@@ -201,6 +201,13 @@ class Metrics:
             counted.add_details(received, seconds, kind)
             counted.publish()
 
+    def count_error(self, kind: str) -> None:
+        """Count an error after which there is no request to count, and publish it. Any thread calls it."""
+        with self._lock:
+            counted = self._counter(self._thread_counters, (NO_INTERFACE, OTHER), self._threads_place)
+            counted.add_details(0, 0.0, kind)
+            counted.publish()
+
     def request_started(self) -> None:
         """A request is in flight."""
         self._add_in_flight(1)
@@ -226,14 +233,14 @@ class Metrics:
         return Gauges(workers, *(sum(each[place] for each in cells) for place in _GAUGES if place != _BEAT))
 
     def totals(self) -> dict[Labels, RequestTotals]:
-        """The totals since the daemon started, of each kind of requests that occurred."""
+        """The totals since the daemon started, of each kind of requests that occurred or failed."""
         whole = [sum(cells) for cells in zip(*(self._slot(slot).tolist() for slot in self._used()))]
         totals = {}
         for labels, place in self._places.items():
             other = place + self._threads_place
             pair = zip(whole[place : place + _SIZE], whole[other : other + _SIZE])
             both = _read([mine + theirs for mine, theirs in pair])
-            if both.statuses:
+            if both.statuses or both.kinds:
                 totals[labels] = both
         return totals
 

@@ -5,7 +5,9 @@ One thread at a time has a receiver.
 
 from __future__ import annotations
 
+import errno
 import socket
+from typing import NoReturn
 
 from filestoraged.errors import ClientGone, MalformedRequest
 from filestoraged.wire.head import find_head_end, skip_empty_lines
@@ -14,6 +16,16 @@ from filestoraged.wire.head import find_head_end, skip_empty_lines
 DONT_WAIT = int(socket.MSG_DONTWAIT)
 
 _WAIT_ALL = int(socket.MSG_WAITALL)
+
+# What a connected socket reports of its peer, or of the network between the two: of TCP and Unix sockets themselves,
+# and what the kernel makes of ICMP messages if nothing is acknowledged any more. All others are the server's.
+_PEER_ERRORS = frozenset(
+    (
+        *(errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN),
+        *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENETRESET, errno.ENONET),
+        *(errno.ECONNREFUSED, errno.ENOPROTOOPT, errno.EPROTO, errno.EOPNOTSUPP, errno.EMSGSIZE, errno.EACCES),
+    )
+)
 
 # A head with the small body behind it comes by one call.
 _RECEIVE_SIZE = 64 * 1024
@@ -48,7 +60,7 @@ class Receiver:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise ClientGone("The client hung up.") from error
+            raise_client_gone(error)
         if not data:
             raise ClientGone("The client closed the connection.")
         self.buffer = self.buffer + data if self.buffer else data
@@ -93,7 +105,14 @@ class Receiver:
         except BlockingIOError:
             return b""
         except OSError as error:
-            raise ClientGone("The client hung up within a body.") from error
+            raise_client_gone(error)
         if not data:
             raise ClientGone("The client closed the connection within a body.")
         return data
+
+
+def raise_client_gone(error: OSError) -> NoReturn:
+    """Raise ClientGone for what a socket reports of its peer. Any other error is raised as it is."""
+    if error.errno in _PEER_ERRORS:
+        raise ClientGone("The client hung up.") from error
+    raise error

@@ -6,8 +6,10 @@ its caller may: what is not taken now is tried again later.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -15,8 +17,8 @@ import time
 from collections.abc import Sequence
 
 from filestoraged.digest import Bytes
-from filestoraged.errors import ClientGone
-from filestoraged.web.receiver import DONT_WAIT, Receiver
+from filestoraged.errors import ClientGone, ContentCut
+from filestoraged.web.receiver import DONT_WAIT, Receiver, raise_client_gone
 
 # Larger responses are sent by a thread: a client's socket may not take them at once.
 _MAX_HELD = 64 * 1024
@@ -27,9 +29,9 @@ _MAX_JOINED = 16 * 1024
 # Bytes of one sendfile call: some milliseconds' worth, so that others get the thread.
 _SENDFILE_SIZE = 16 * 1024 * 1024
 
-
-class ContentCut(Exception):
-    """A content had fewer bytes than its head announced."""
+# Errors of `sendfile` that no file has. Other errors of sockets are also those of files on other machines: NFS reports
+# ETIMEDOUT, GlusterFS ENOTCONN, and CephFS ESHUTDOWN.
+_OF_SOCKETS = (errno.EPIPE, errno.ECONNRESET)
 
 
 class WouldWait(Exception):
@@ -37,7 +39,7 @@ class WouldWait(Exception):
 
 
 class Sender:
-    """The sending half of a connection. Raises ClientGone where that takes nothing any more.
+    """The sending half of a connection. Raises ClientGone where that takes nothing any more; other errors are OSError.
 
     On the server's loop, what is small is held, all of it, until `push`; what is not raises WouldWait. A thread sends
     at once, and says so by `send_at_once`.
@@ -98,7 +100,9 @@ class Sender:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise ClientGone("The client hung up.") from error
+            if error.errno not in _OF_SOCKETS and not self._is_hung_up:
+                raise
+            raise_client_gone(error)
         if not sent:
             raise ContentCut("a file ended before its size")
         self.sent += sent
@@ -166,7 +170,14 @@ class Sender:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise ClientGone("The client hung up.") from error
+            raise_client_gone(error)
+
+    @property
+    def _is_hung_up(self) -> bool:
+        """Whether the connection has ended in both directions, as after each error of TCP."""
+        poller = select.poll()
+        poller.register(self._connection, 0)
+        return bool(poller.poll(0))
 
 
 class Confirmation:

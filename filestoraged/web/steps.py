@@ -230,7 +230,7 @@ def refuse_without_thread(connection: Connection) -> bool:
     error = Overloaded("The server cannot start a thread for the request.")
     if connection.response is not None:
         # Part of it may have gone out.
-        connection.abort(Event.ABORTED)
+        connection.fail(error)
         return False
     if connection.task is not None:
         return _follow_page(connection, connection.task, connection.task.fail(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import json
 import logging
@@ -19,8 +20,10 @@ from urllib.parse import quote, urlsplit
 
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.values import Address
-from filestoraged.errors import Overloaded
 from filestoraged.store.contract import Staging
+from filestoraged.errors import Overloaded, StoreUnavailable
+from filestoraged.future import Future
+from filestoraged.store.disk.store import DiskBlob
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
 from filestoraged.web.task import Task
@@ -324,6 +327,96 @@ class BrokenDownloadTest(DropsCase):
 
         self.wait_until("nothing is left", is_tidy)
         self.assertEqual([], self.files_below(self.store_path))
+
+
+class FailureTest(DropsCase):
+    """A download that fails in the server does not use up the drop, however often it fails."""
+
+    # More often than a download may break off.
+    TIMES = 7
+
+    def download(self, path: str) -> tuple[int, bytes]:
+        """The status of a download, and the bytes that came."""
+        connection = self.connect()
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer, _ = split_answer(read_all(connection))
+        # The server closes a connection after all else.
+        self.registry().flush()
+        return answer.status, answer.body
+
+    def assert_failing(self, path: str, kind: str, status: int = 200) -> None:
+        """Assert that each download fails, and is logged and counted as the failure of the server that it is."""
+        for number in range(1, self.TIMES + 1):
+            found, data = self.download(path)
+
+            self.assertEqual((status, 1), (found, self.state_of(path)))
+            self.assertLess(len(data), 1000)
+            errors = [record for record in list(self.logged) if record.levelname == "ERROR"]
+            self.assertEqual(number, len(errors))
+            self.assertIsNone(errors[-1].exc_info)
+            self.assertEqual(number, self.server_metrics.totals()["drops", "GET"].kinds.get(kind))
+
+    def test_read_error_of_the_disk_in_mid_download_is_logged_and_counted_and_leaves_the_drop(self) -> None:
+        data = os.urandom(9 * MIB)
+        path = self.drop(data)
+
+        with mock.patch("os.sendfile", side_effect=OSError(errno.EIO, "Input/output error")):
+            self.assert_failing(path, "StoreFailed")
+
+        self.assertIn("[Errno 5] Input/output error", self.log_lines(logging.ERROR)[0])
+        self.assertEqual((200, data), self.download(path))
+        self.assertEqual(410, self.get(path).status)
+
+    def test_file_that_is_truncated_in_mid_download_is_logged_and_counted_and_leaves_the_drop(self) -> None:
+        path = self.drop(bytes(MIB))
+
+        with mock.patch("os.sendfile", return_value=0):
+            self.assert_failing(path, "ContentCut")
+
+        self.assertEqual(200, self.download(path)[0])
+
+    def test_file_that_cannot_be_opened_answers_500_and_leaves_the_drop(self) -> None:
+        path = self.drop(b"tea")
+
+        with mock.patch.object(DiskBlob, "__init__", side_effect=OSError(errno.EIO, "Input/output error")):
+            self.assert_failing(path, "StoreFailed", status=500)
+
+        self.assertEqual((200, b"tea"), self.download(path))
+
+    def test_claim_that_cannot_be_sealed_breaks_the_download_off_and_leaves_the_drop(self) -> None:
+        # As in PostgreSQL. A small one is sealed before its first byte.
+        for size, status in ((100, 503), (100_000, 200)):
+            path = self.drop(bytes(size))
+            failed: Future[None] = Future()
+            failed.set_exception(StoreUnavailable())
+
+            with mock.patch.object(Drops, "is_remote", True), mock.patch.object(Drops, "seal", return_value=failed):
+                answers = [self.download(path) for _ in range(self.TIMES)]
+
+            self.assertEqual([status] * self.TIMES, [found for found, _ in answers])
+            self.assertLess(max(len(data) for found, data in answers if found == 200) if status == 200 else 0, size)
+            self.assertEqual((200, bytes(size)), self.download(path))
+
+    def test_read_error_of_an_object_is_logged_and_counted(self) -> None:
+        digest = json.loads(self.post("/", bytes(MIB)).body)["hash"]
+
+        with mock.patch("os.sendfile", side_effect=OSError(errno.EIO, "Input/output error")):
+            status, data = self.download(f"/{digest}")
+
+        self.assertEqual((200, b""), (status, data))
+        self.assertEqual({"StoreFailed": 1}, self.server_metrics.totals()["files", "GET"].kinds)
+        (line,) = self.log_lines(logging.ERROR)
+        self.assertEqual("connection of client 127.0.0.1 broke off: OSError: [Errno 5] Input/output error", line)
+
+    def test_client_that_leaves_is_not_logged_as_an_error_nor_counted_as_one(self) -> None:
+        path = self.drop(bytes(MIB))
+
+        with mock.patch("os.sendfile", side_effect=OSError(errno.ECONNRESET, "Connection reset by peer")):
+            statuses = [self.download(path)[0] for _ in range(self.TIMES)]
+
+        self.assertEqual([200] * 6 + [410], statuses)
+        self.assertEqual([], self.log_lines(logging.WARNING))
+        self.assertEqual({"Gone": 1}, self.server_metrics.totals()["drops", "GET"].kinds)
 
 
 class LostThreadTest(DropsCase):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -14,7 +16,9 @@ from unittest.mock import patch
 from filestoraged.daemon.values import Address
 from filestoraged.web.connection import Connection
 from filestoraged.web.limits import Limits
+from filestoraged.web.poller import Poller
 from filestoraged.web.receiver import Receiver
+from filestoraged.web.sender import Sender
 from tests.support import PATIENCE, ServerCase, in_threads, read_all, read_answer
 
 TEA = b"tea"
@@ -478,6 +482,40 @@ class TimeoutTest(ServerCase):
                 return
             pause.wait(0.02)
         raise AssertionError(f"not logged: {text}")
+
+
+class FailureTest(ServerCase):
+    """What fails in the server, and cannot be answered, breaks the connection off; it is logged and counted."""
+
+    error = OSError(errno.EIO, "Input/output error")
+
+    def test_response_that_cannot_be_sent_is_counted_as_an_error_besides(self) -> None:
+        with patch.object(Sender, "push", side_effect=self.error):
+            answers, rest = self.raw_until_closed(HEALTH)
+
+        self.assertEqual(([], b""), (answers, rest))
+        self.assert_failed_once()
+
+    def test_body_that_cannot_be_received_is_counted_as_an_error_and_not_as_a_client_that_left(self) -> None:
+        with patch.object(Receiver, "receive_all", side_effect=self.error):
+            self.raw_until_closed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf")
+
+        self.assert_failed_once()
+        statuses = [status for each in self.server_metrics.totals().values() for status in each.statuses]
+        self.assertEqual([500], statuses)
+        self.assert_stored(0)
+
+    def test_connection_that_cannot_be_watched_is_counted_as_an_error(self) -> None:
+        with patch.object(Poller, "register", side_effect=self.error):
+            self.assertEqual(b"", self.connect().recv(1))
+
+        self.assert_failed_once()
+
+    def assert_failed_once(self) -> None:
+        kinds = [each.kinds for each in self.server_metrics.totals().values() if each.kinds]
+        self.assertEqual([{"StoreFailed": 1}], kinds)
+        (line,) = self.log_lines(logging.ERROR)
+        self.assertEqual("connection of client 127.0.0.1 broke off: OSError: [Errno 5] Input/output error", line)
 
 
 class AccessLogTest(ServerCase):

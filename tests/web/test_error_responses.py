@@ -7,9 +7,17 @@ import sqlite3
 import unittest
 from unittest import mock
 
-from filestoraged.errors import CorruptObject, NotFound, StorageFull, StoreFailed, StoreUnavailable
+from filestoraged.errors import (
+    ContentCut,
+    CorruptObject,
+    InternalError,
+    NotFound,
+    StorageFull,
+    StoreFailed,
+    StoreUnavailable,
+)
 from filestoraged.web import error_responses
-from filestoraged.web.error_responses import meaning, refusal
+from filestoraged.web.error_responses import failure, meaning, refusal
 
 ID = "0123456789abcdef0123456789abcdef"
 
@@ -54,6 +62,23 @@ class MeaningTest(unittest.TestCase):
                 (record,) = logged.records
                 self.assertEqual("ERROR", record.levelname)
                 self.assertIsNotNone(record.exc_info)
+
+    def test_failure_of_a_connection_is_logged_as_one_line_and_with_a_traceback_if_it_is_a_defect(self) -> None:
+        for error, kind, text in (
+            (OSError(errno.EIO, "Input/output error"), StoreFailed, "OSError: [Errno 5] Input/output error"),
+            (caused(StoreUnavailable(), ConnectionError("s3: reset")), StoreUnavailable, "ConnectionError: s3: reset"),
+            (ContentCut(f"a file of {ID} ended"), ContentCut, "a file of *** ended"),
+            (KeyError("x"), InternalError, "KeyError: 'x'"),
+        ):
+            with self.subTest(error=error), self.assertLogs("filestoraged", "DEBUG") as logged:
+                known = failure(error, "10.0.0.1")
+
+                (record,) = logged.records
+                self.assertIs(kind, type(known))
+                self.assertEqual("ERROR", record.levelname)
+                self.assertTrue(record.getMessage().startswith("connection of client 10.0.0.1 broke off: "))
+                self.assertIn(text, record.getMessage())
+                self.assertEqual(kind is InternalError, record.exc_info is not None)
 
     def test_error_of_a_client_is_not_logged(self) -> None:
         # Python 3.9 has no assertNoLogs.

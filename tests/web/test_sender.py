@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
 import tempfile
 import unittest
 from collections.abc import Iterator
+from unittest import mock
 
-from filestoraged.errors import ClientGone
+from filestoraged.errors import ClientGone, ContentCut
 from filestoraged.web.receiver import DONT_WAIT, Receiver
-from filestoraged.web.sender import Confirmation, ContentCut, Sender, WouldWait
+from filestoraged.web.sender import Confirmation, Sender, WouldWait
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+# What the server makes of errors of a socket: its peer has caused most of them, or the network.
+SOCKET_ERRORS = {
+    **dict.fromkeys((errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENOTCONN), ClientGone),
+    **dict.fromkeys((errno.EIO, errno.EBADF, errno.ENOTSOCK, errno.ENOMEM, errno.ENOBUFS, errno.EINVAL), OSError),
+}
 
 
 class SenderTest(unittest.TestCase):
@@ -81,6 +89,63 @@ class SenderTest(unittest.TestCase):
         self.sender.send_at_once(DONT_WAIT)
         with tempfile.TemporaryFile() as file:
             self.assertRaises(ContentCut, self.sender.sendfile, file.fileno(), 0, 8)
+
+    def test_error_of_sendfile_while_the_client_is_connected_is_raised_as_it_is(self) -> None:
+        # Those behind EINVAL are also errors of sockets, and here of files on other machines.
+        for number in (errno.EIO, errno.EBADF, errno.EINVAL, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESHUTDOWN):
+            with self.subTest(errno.errorcode[number]):
+                error = self.error_of_sendfile(number)
+
+                self.assertEqual(number, error.errno if isinstance(error, OSError) else error)
+
+    def test_error_of_the_file_is_raised_as_it_is_after_the_client_left_too(self) -> None:
+        self.client.close()
+
+        self.assertIsInstance(self.error_of_sendfile(errno.EIO), OSError)
+
+    def test_error_of_the_connection_in_sendfile_raises_client_gone(self) -> None:
+        before = [self.error_of_sendfile(number) for number in (errno.EPIPE, errno.ECONNRESET)]
+        self.client.close()
+        after = [self.error_of_sendfile(number) for number in (errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH)]
+
+        for error in before + after:
+            self.assertIsInstance(error, ClientGone)
+
+    def test_error_of_tcp_in_sendfile_raises_client_gone(self) -> None:
+        with (
+            connected_by_tcp() as (client, server),
+            mock.patch("os.sendfile", side_effect=OSError(errno.ETIMEDOUT, "")),
+        ):
+            sender = Sender(server)
+            sender.send_at_once(DONT_WAIT)
+            self.assertRaises(OSError, sender.sendfile, 0, 0, 1)
+            reset(client)
+
+            self.assertRaises(ClientGone, sender.sendfile, 0, 0, 1)
+
+    def test_error_of_send_is_the_servers_unless_a_socket_has_it_of_its_peer(self) -> None:
+        for number, expected in SOCKET_ERRORS.items():
+            connection = mock.Mock(
+                **{"send.side_effect": OSError(number, ""), "sendmsg.side_effect": OSError(number, "")}
+            )
+            for data in (b"", b"tea"):
+                with self.subTest(errno.errorcode[number], data=data):
+                    sender = Sender(connection)
+                    sender.send_at_once(DONT_WAIT)
+                    sender.begin(data)
+
+                    self.assertRaises(expected, sender.write, b"pot")
+
+    def error_of_sendfile(self, number: int) -> Exception | None:
+        """What the sender makes of an error of the system call."""
+        sender = Sender(self.socket)
+        sender.send_at_once(DONT_WAIT)
+        with mock.patch("os.sendfile", side_effect=OSError(number, "")):
+            try:
+                sender.sendfile(0, 0, 1)
+            except Exception as error:
+                return error
+        return None
 
     def test_file_is_not_sent_while_responses_are_held(self) -> None:
         self.assertRaises(WouldWait, self.sender.sendfile, 0, 0, 1)
