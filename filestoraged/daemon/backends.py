@@ -160,7 +160,8 @@ def selected(options: StoreOptions) -> Backend:
 def drop_store(options: StoreOptions, opened: OpenStore, disk: DiskStore) -> Store:
     """Where the bytes of drops are: in the backend, or in a part of the directory."""
     root = os.path.join(disk.root, layout.DROPS)
-    return opened.drops or DiskStore(root, max_size=options.drop_size, within=disk)
+    # What is fetched once is not kept in memory.
+    return opened.drops or DiskStore(root, max_size=options.drop_size, cache_size=0, within=disk)
 
 
 def drop_registry(options: StoreOptions) -> Any:

@@ -64,13 +64,20 @@ class SerialExecutor(ABC):
         """Called on the thread, without the lock, with the exception of a call."""
 
     def _run(self) -> None:
+        while self._call_next():
+            pass
+
+    def _call_next(self) -> bool:
+        """Returns False if the thread ends."""
+        # A function of its own, so that a thread that waits does not keep its last call in memory.
         call = self._next()
-        while call is not None:
-            try:
-                call()
-            except BaseException as error:
-                self._on_error(error)
-            call = self._next()
+        if call is None:
+            return False
+        try:
+            call()
+        except BaseException as error:
+            self._on_error(error)
+        return True
 
     def _next(self) -> Call | None:
         """Wait for the next call. Returns None if none comes, and the thread ends."""

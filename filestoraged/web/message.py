@@ -16,7 +16,7 @@ from filestoraged.digest import Bytes
 from filestoraged.errors import Error
 from filestoraged.future import Future
 from filestoraged.wire.head import Head
-from filestoraged.wire.redaction import HIDDEN, has_secret, redact_target
+from filestoraged.wire.redaction import HIDDEN, has_secret, may_show, redact_target
 
 # Reason phrases of RFC 9110 and its extensions; the standard library's table lags behind.
 REASONS = {
@@ -128,6 +128,7 @@ class Request:
         "fields",
         "is_bodiless",
         "is_free",
+        "is_path_open",
         "is_path_secret",
         "is_plain",
         "labels",
@@ -165,6 +166,8 @@ class Request:
         self.match: Any = None
         self.runs_on = RunsOn.THREAD
         self.is_path_secret = False
+        # Whether its path leads to a page and is not secret.
+        self.is_path_open = False
         # Whether it needs no token.
         self.is_free = False
         # What its origin and its host mean for the response; see `cross_site`.
@@ -199,6 +202,7 @@ class Request:
         own.mounts = self.mounts
         own.match = self.match
         own.runs_on = self.runs_on
+        own.is_path_open = self.is_path_open
         own.is_path_secret = self.is_path_secret
         own.is_free = self.is_free
         own.cross_site = self.cross_site
@@ -233,9 +237,11 @@ class Request:
         return text
 
     @property
-    def has_secret(self) -> bool:
-        """Whether it holds a secret, and must not be cached."""
-        return has_secret_field(self.fields) or (self.query != "" and has_secret(self.query))
+    def may_be_kept(self) -> bool:
+        """Whether it may be cached: it is routed, and holds no secret."""
+        if not self.is_path_open or has_secret_field(self.fields):
+            return False
+        return self.query == "" or not has_secret(self.query)
 
 
 class ContentSink(Protocol):
@@ -368,7 +374,8 @@ NO_STORE: Fields = "Cache-Control: no-store\r\n"
 
 
 def has_secret_field(fields: Mapping[str, str]) -> bool:
-    return not _SECRET_FIELDS.isdisjoint(fields)
+    """Whether a header field holds a secret, by its name, or by its value as the link of a page in `Referer` does."""
+    return not _SECRET_FIELDS.isdisjoint(fields) or not may_show("\n".join(fields.values()))
 
 
 def field_lines(*fields: tuple[str, str]) -> Fields:

@@ -1,7 +1,8 @@
 """A cache of parsed requests, by the bytes of their heads: parsing one again would give the same.
 
-No secret is kept. A head with a Bearer token is cached by a keyed hash of it, without the token; one with any other
-credentials, or with a secret in its query, is not cached.
+No secret is kept. A head with a Bearer token is cached by a keyed hash of it, without the token. One with any other
+credentials is not cached, nor one with what the log would not show: a password or a token in the query, a path that its
+route declares secret, or a link to such a path in a header field. So a request is cached once it is routed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,17 @@ _Value = TypeVar("_Value")
 class ParsedRequest:
     """A request, and what its connection has to know of it."""
 
-    __slots__ = ("expects_continue", "fault", "framing", "is_used", "keep_alive", "request", "size", "speaks_1_1")
+    __slots__ = (
+        "expects_continue",
+        "fault",
+        "framing",
+        "is_used",
+        "keep_alive",
+        "key",
+        "request",
+        "size",
+        "speaks_1_1",
+    )
 
     def __init__(
         self,
@@ -55,15 +66,20 @@ class ParsedRequest:
         speaks_1_1: bool = True,
         expects_continue: bool = False,
         size: int = 0,
+        key: bytes | None = None,
         fault: Error | None = None,
     ) -> None:
-        """`size` is what it takes in a cache, in bytes. `fault` is why its body cannot be received."""
+        """`size` is what it takes in a cache, in bytes. `fault` is why its body cannot be received.
+
+        `key` is what it may be cached by once it is routed; None where it may not, or is already.
+        """
         self.request = request
         self.framing = framing
         self.keep_alive = keep_alive
         self.speaks_1_1 = speaks_1_1
         self.expects_continue = expects_continue
         self.size = size
+        self.key = key
         self.fault = fault
         # Whether it was recalled since the cache considered it last.
         self.is_used = False
@@ -78,6 +94,7 @@ class ParsedRequest:
         own.speaks_1_1 = self.speaks_1_1
         own.expects_continue = self.expects_continue
         own.size = self.size
+        own.key = None
         own.fault = self.fault
         return own
 
@@ -118,7 +135,7 @@ class RequestCache:
         return known, data[end:]
 
     def read(self, data: bytes) -> ParsedRequest:
-        """Parse a whole head. Raises what `parse_head` does."""
+        """Parse a whole head. Call `keep` next, when it is routed. Raises what `parse_head` does."""
         key = data if _BEARER not in data else self._hash(data)
         known = self._uploads.get(key)
         if known is not None:
@@ -131,23 +148,29 @@ class RequestCache:
         except Error as error:
             return ParsedRequest(request, NO_BODY, keep_alive=False, fault=error)
         request.size = framing.size
-        parsed = ParsedRequest(
+        is_hashed = key is not data
+        may_keep = len(data) <= _MAX_HEAD_SIZE and has_token <= is_hashed
+        return ParsedRequest(
             request,
             framing,
             keep_alive=head.keep_alive,
             speaks_1_1=head.version >= (1, 1),
             expects_continue=expects_continue,
             size=_entry_size(len(data), len(head.fields)),
+            key=key if may_keep else None,
         )
-        is_hashed = key is not data
-        if len(data) <= _MAX_HEAD_SIZE and has_token <= is_hashed and not request.has_secret:
-            if framing is NO_BODY:
-                self._bodiless.put(key, parsed)
-            elif framing.size is not None:
-                received = parsed.copy()
-                received.framing = Received(framing.size)
-                self._uploads.put(key, received)
-        return parsed
+
+    def keep(self, parsed: ParsedRequest) -> None:
+        """Cache a request that was read and routed, unless it holds a secret."""
+        key, parsed.key = parsed.key, None
+        if key is None or not parsed.request.may_be_kept:
+            return
+        if parsed.framing is NO_BODY:
+            self._bodiless.put(key, parsed)
+        elif parsed.framing.size is not None:
+            received = parsed.copy()
+            received.framing = Received(parsed.framing.size)
+            self._uploads.put(key, received)
 
     def _read_fields(self, lines: bytes) -> Mapping[str, str]:
         known = self._fields.get(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 
-from filestoraged.web.connection import LOOP, READABLE, WRITABLE, Connection
+from filestoraged.web.connection import LOOP, READABLE, UNPARSED, WRITABLE, Connection
 from filestoraged.web.lingering_close import LingeringClose
 from filestoraged.web.message import Response
 from filestoraged.web.response_head import encode_head
@@ -164,6 +164,8 @@ def follow_response(connection: Connection) -> bool:
     if framing is not NO_BODY and not framing.done:
         connection.move(Event.UNREAD_BODY)
         return True
+    # A connection that waits keeps nothing of its last request in memory.
+    connection.parsed = UNPARSED
     connection.state = NEXT_STATE[connection.state][_KEEP_ALIVE]
     if connection.receiver.buffer:
         # A client that does not wait for responses gets a thread, where other connections are served in between.
@@ -180,14 +182,16 @@ def skip_body(connection: Connection) -> bool:
     receiver.buffer = receiver.buffer[used:]
     if not framing.done:
         return connection.wait()
+    connection.parsed = UNPARSED
     connection.move(Event.SKIPPED)
     return bool(receiver.buffer or connection.is_on_thread) or connection.wait()
 
 
 def _close(connection: Connection) -> bool:
     # A client that asked for the end, and whose every byte was read, closes when it has read the response.
-    is_read = connection.parsed.framing.done and not connection.receiver.buffer
-    if connection.parsed.keep_alive or not is_read:
+    parsed, connection.parsed = connection.parsed, UNPARSED
+    is_read = parsed.framing.done and not connection.receiver.buffer
+    if parsed.keep_alive or not is_read:
         try:
             connection.lingering_close = LingeringClose(connection.socket, connection.context.limits)
             connection.move(Event.LINGER)

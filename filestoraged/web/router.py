@@ -84,11 +84,11 @@ class Router:
         nested: Sequence[Router] = (),
         variant: PageVariant | None = None,
     ) -> None:
-        """`name` is the interface's. `secret` says that a path is a capability and is not logged, `public` that no
-        token is needed or that its pages ask for one, `has_areas` that the first open segment names an area with scopes
-        of its own, `overrides_method` that X-HTTP-Method-Override replaces the method. `nested` are routers of the same
-        interface whose errors look different; their patterns precede those of `routes`. `variant` is a router of the
-        same interface for people.
+        """`name` is the interface's. `secret` says that a path is a capability, which is neither logged nor kept in
+        memory, `public` that no token is needed or that its pages ask for one, `has_areas` that the first open segment
+        names an area with scopes of its own, `overrides_method` that X-HTTP-Method-Override replaces the method.
+        `nested` are routers of the same interface whose errors look different; their patterns precede those of
+        `routes`. `variant` is a router of the same interface for people.
         """
         self.name = name
         self.secret = secret
@@ -299,6 +299,8 @@ class Mounts:
         # True for most requests, which need no other check.
         request.is_plain = request.is_free and request.cross_site == PASSED
         request.runs_on = _runs_on(match.route, request.size)
+        # Without a page, it may be the link of a drop that is asked for in the wrong place.
+        request.is_path_open = match.route is not None and not request.is_path_secret
         # Last: a request that other connections share is complete when it has a match.
         request.match = match
 

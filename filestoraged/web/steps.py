@@ -102,8 +102,11 @@ def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool
     connection.state = NEXT_STATE[connection.state][_HEAD_COMPLETE]
     if connection.is_proxied:
         connection.client = context.proxies.client(request.fields.get("x-forwarded-for"), connection.peer)
-    # Shared requests are routed once.
-    runs_on = request.runs_on if request.match is not None else connection.app.route(request)
+    if request.match is None:
+        connection.app.route(request)
+        # Not before: the route tells whether the path is secret. Shared requests are routed once.
+        connection.cache.keep(parsed)
+    runs_on = request.runs_on
     if parsed.fault is not None:
         return respond(connection, connection.app.refuse_body(request, parsed.fault))
     connection.is_inline = True

@@ -14,6 +14,7 @@ import struct
 import termios
 import threading
 import time
+import urllib.parse
 from typing import Any
 from unittest import mock
 from urllib.parse import quote, urlsplit
@@ -27,6 +28,7 @@ from filestoraged.store.disk.store import DiskBlob
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
 from filestoraged.web.task import Task
+from tests.api.memory import find_holders
 from tests.api.test_files import form, text_part
 from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, read_answer, split_answer
 
@@ -417,6 +419,98 @@ class FailureTest(DropsCase):
         self.assertEqual([200] * 6 + [410], statuses)
         self.assertEqual([], self.log_lines(logging.WARNING))
         self.assertEqual({"Gone": 1}, self.server_metrics.totals()["drops", "GET"].kinds)
+
+
+class MemoryTest(DropsCase):
+    """When a drop was fetched, and its file is gone, nothing of it is left in the memory of the process.
+
+    The tests keep secrets reversed, and end the threads before they look.
+    """
+
+    config: dict[str, Any] = {"mounts": {"/": "files", "/vimeo/api/v1.0": "drops", "/uploads": "uploads"}}
+
+    def make(self, password: str | None = None) -> tuple[str, bytes]:
+        """Create a drop. Returns its id and its first bytes, both reversed."""
+        data = os.urandom(3000)
+        path = self.drop(data, password)
+        return path.rpartition("/")[2][::-1], data[31::-1]
+
+    def make_resumably(self) -> tuple[str, bytes]:
+        data = os.urandom(3000)
+        about = {"Tus_Resumable": "1.0.0", "Content_Type": "application/offset+octet-stream"}
+        target = f"target {base64.b64encode(b'drops').decode()}"
+        upload = self.post("/uploads", data[:7], **about, Upload_Length="3000", Upload_Metadata=target)
+        self.assertEqual(201, upload.status, upload)
+        end = self.request("PATCH", upload.fields["location"], data[7:], **about, Upload_Offset="7")
+        result = json.loads(self.get(upload.fields["location"]).body)
+        self.assertEqual(urlsplit(result["url"]).path, end.fields["content-location"])
+        return end.fields["content-location"].rpartition("/")[2][::-1], data[31::-1]
+
+    def browse(self, mirrored: str) -> None:
+        """Look at the landing pages of a drop, and at what they refer to, twice."""
+        link = f"/vimeo/api/v1.0/drop/{mirrored[::-1]}"
+        for _ in range(2):
+            self.get(link, Accept="text/html")
+            self.get(f"/vimeo/api/v1.0/file/{mirrored[::-1]}", Accept="text/html")
+            self.get("/-/pages/style.css", Referer=f"http://localhost{link}")
+            self.get(link.replace("/vimeo/", "//vimeo/"))
+            self.get(link.replace("/api/v1.0/", "/elsewhere/"))
+
+    def fetch(self, mirrored: str, password: str | None = None) -> None:
+        target = f"/vimeo/api/v1.0/file/{mirrored[::-1]}"
+        statuses = [self.get(target if password is None else f"{target}?password={password}").status]
+        statuses += [self.get(target).status for _ in range(2)]
+        self.assertEqual([200, 410, 410], statuses)
+
+    def fetch_by_form(self, mirrored: str, password: str | None = None) -> None:
+        target = f"/vimeo/api/v1.0/drop/{mirrored[::-1]}"
+        form = b"" if password is None else b"password=" + password.encode()
+        wanted = {"Content_Type": "application/x-www-form-urlencoded"}
+        self.assertEqual([200, 410], [self.post(target, form, **wanted).status for _ in range(2)])
+
+    def assert_forgotten(self, drops: list[tuple[str, bytes]]) -> None:
+        # What a download was followed by may still be written.
+        self.registry().flush()
+        self.tidy_up()
+        self.assertEqual([], self.bytes_kept())
+        self.worker._server.drain(PATIENCE)
+        self.services.stop()
+        # The cache of `urlsplit`, which the tests call.
+        urllib.parse.clear_cache()
+        for mirrored, beginning in drops:
+            self.assertEqual([], find_holders(mirrored[::-1].encode()))
+            self.assertEqual([], find_holders(beginning[::-1]))
+
+    def test_drop_that_was_fetched_by_its_link_is_not_in_memory(self) -> None:
+        drops = []
+        for password in (None, "sesame"):
+            drops.append(self.make(password))
+            self.browse(drops[-1][0])
+            self.fetch(drops[-1][0], password)
+            self.browse(drops[-1][0])
+
+        self.assert_forgotten(drops)
+
+    def test_drop_that_was_fetched_by_its_page_is_not_in_memory(self) -> None:
+        drops = []
+        for password in (None, "sesame"):
+            drops.append(self.make(password))
+            self.browse(drops[-1][0])
+            self.fetch_by_form(drops[-1][0], password)
+            self.browse(drops[-1][0])
+
+        self.assert_forgotten(drops)
+
+    def test_drop_that_was_uploaded_resumably_is_not_in_memory(self) -> None:
+        drop = self.make_resumably()
+        self.browse(drop[0])
+        self.fetch(drop[0])
+
+        self.assert_forgotten([drop])
+
+
+class UncachedMemoryTest(MemoryTest):
+    config: dict[str, Any] = {**MemoryTest.config, "cache": 0}
 
 
 class LostThreadTest(DropsCase):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+import weakref
 from collections import deque
 
 from filestoraged.store.serial_executor import Call, SerialExecutor, start_thread
@@ -53,6 +55,25 @@ class SerialExecutorTest(TempCase):
 
         self.assertEqual(list(range(20)), [number for number, _ in made])
         self.assertEqual(1, len({thread for _, thread in made}))
+
+    def test_thread_that_waits_does_not_keep_its_last_call(self) -> None:
+        kept: list[bool] = []
+
+        class Observed(Executor):
+            def _next(self) -> Call | None:
+                kept.append(made() is not None)
+                return super()._next()
+
+        executor, goes_on = Observed(), threading.Event()
+        call = functools.partial(int)
+        made = weakref.ref(call)
+        executor.submit(lambda: self.assertTrue(goes_on.wait(PATIENCE)), call)
+        del call
+        goes_on.set()
+        executor.close()
+
+        # Before each of the two calls, and when the thread waits again.
+        self.assertEqual([True, True, False], kept)
 
     def test_call_that_raises_is_reported_and_the_next_is_made(self) -> None:
         executor = self.new_executor()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ import time
 from unittest.mock import patch
 
 from filestoraged.daemon.values import Address
-from filestoraged.web.connection import Connection
+from filestoraged.web.connection import UNPARSED, Connection
 from filestoraged.web.limits import Limits
 from filestoraged.web.poller import Poller
 from filestoraged.web.receiver import Receiver
@@ -516,6 +517,21 @@ class FailureTest(ServerCase):
         self.assertEqual([{"StoreFailed": 1}], kinds)
         (line,) = self.log_lines(logging.ERROR)
         self.assertEqual("connection of client 127.0.0.1 broke off: OSError: [Errno 5] Input/output error", line)
+
+
+class IdleTest(ServerCase):
+    def test_connection_that_is_idle_keeps_nothing_of_its_last_request(self) -> None:
+        connection = self.connect()
+        for request in (HEALTH, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea"):
+            connection.sendall(request)
+            read_answer(connection)
+            # The loop has finished the round of that response when it accepts another connection.
+            self.raw(HEALTH)
+
+            parsed = [each.parsed for each in gc.get_objects() if type(each) is Connection and each.is_idle]
+
+            self.assertIn(UNPARSED, parsed)
+            self.assertEqual({""}, {each.request.path for each in parsed})
 
 
 class AccessLogTest(ServerCase):

@@ -9,26 +9,44 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.errors import MalformedRequest
 from filestoraged.web.auth import hashed
-from filestoraged.web.request_cache import DEFAULT_CACHE_SIZE, MAX_FIELDS_SIZE, MAX_UPLOADS_SIZE, RequestCache
+from filestoraged.web.request_cache import (
+    DEFAULT_CACHE_SIZE,
+    MAX_FIELDS_SIZE,
+    MAX_UPLOADS_SIZE,
+    ParsedRequest,
+    RequestCache,
+)
 from filestoraged.wire.body import NO_BODY
 
 GET = b"GET /abc?name=x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n"
+ID = b"0123456789abcdef" * 2
+
+
+def read(cache: RequestCache, data: bytes) -> ParsedRequest:
+    """Read a head whose path leads to a page, as the router finds then."""
+    parsed = cache.read(data)
+    parsed.request.is_path_open = True
+    cache.keep(parsed)
+    return parsed
 
 
 class RequestCacheTest(unittest.TestCase):
     def setUp(self) -> None:
         self.cache = RequestCache()
 
+    def read(self, data: bytes) -> ParsedRequest:
+        return read(self.cache, data)
+
     def test_request_is_found_by_all_of_its_bytes(self) -> None:
-        asked = self.cache.read(GET)
+        asked = self.read(GET)
 
         self.assertIs(asked, self.cache.recall(GET))
         for other in (GET[:-1], GET + b"G", GET.replace(b"GET", b"PUT"), GET.replace(b"1.1", b"1.0")):
             self.assertIsNone(self.cache.recall(other))
 
     def test_each_upload_has_its_own_framing(self) -> None:
-        first, second = self.cache.read(POST), self.cache.read(POST)
+        first, second = self.read(POST), self.read(POST)
 
         first.framing.decode(memoryview(b"tea"))
 
@@ -39,12 +57,12 @@ class RequestCacheTest(unittest.TestCase):
         self.assertEqual(3, second.framing.size)
 
     def test_cached_upload_is_not_returned_for_a_request_without_a_body(self) -> None:
-        self.cache.read(POST)
+        self.read(POST)
 
         self.assertIsNone(self.cache.recall(POST))
 
     def test_cached_upload_is_found_with_its_whole_body_alone(self) -> None:
-        asked = self.cache.read(POST)
+        asked = self.read(POST)
 
         found = self.cache.recall_upload(POST + b"tea")
 
@@ -56,7 +74,7 @@ class RequestCacheTest(unittest.TestCase):
     def test_chunked_upload_is_not_cached(self) -> None:
         chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-        first, second = self.cache.read(chunked), self.cache.read(chunked)
+        first, second = self.read(chunked), self.read(chunked)
 
         self.assertIsNot(first.framing, second.framing)
         self.assertIsNot(NO_BODY, second.framing)
@@ -73,16 +91,59 @@ class RequestCacheTest(unittest.TestCase):
 
         for data in secrets:
             with self.subTest(data=data):
-                self.cache.read(data)
+                self.read(data)
 
                 self.assertIsNone(self.cache.recall(data))
+
+    def test_request_is_cached_when_it_is_routed_and_not_before(self) -> None:
+        parsed = self.cache.read(GET)
+        before = self.cache.recall(GET)
+
+        parsed.request.is_path_open = True
+        self.cache.keep(parsed)
+
+        self.assertIsNone(before)
+        self.assertIs(parsed, self.cache.recall(GET))
+
+    def test_request_whose_path_is_secret_or_leads_nowhere_is_not_cached(self) -> None:
+        for data in (GET.replace(b"abc", ID), POST.replace(b"/", b"/" + ID, 1)):
+            with self.subTest(data=data):
+                self.cache.keep(self.cache.read(data))
+
+                self.assertIsNone(self.cache.recall(data))
+                self.assertIsNone(self.cache.recall_upload(data + b"tea"))
+                self.assertNotIn(ID, self.everything_cached())
+
+    def test_request_with_a_link_in_a_header_field_is_not_cached_nor_are_its_fields(self) -> None:
+        links = (
+            b"Referer: http://localhost/vimeo/api/v1.0/drop/%s" % ID,
+            b"Referer: http://localhost/vimeo/api/v1.0/drop/%%30%s" % ID[1:],
+            b"X-Original-URI: /vimeo/api/v1.0/file/%s?x=y" % ID,
+            b"Referer: http://localhost/?password=%s" % ID,
+        )
+        for link in links:
+            for token in (b"", b"Authorization: Bearer t0ken\r\n"):
+                with self.subTest(link=link, token=token):
+                    data = GET[:-2] + token + link + b"\r\n\r\n"
+
+                    self.read(data)
+
+                    self.assertIsNone(self.cache.recall(data))
+                    self.assertNotIn(ID[1:], self.everything_cached())
+
+    def test_request_with_a_harmless_referer_is_cached(self) -> None:
+        data = GET[:-2] + b'Referer: http://localhost/vimeo/api/v1.0/?x=y\r\nIf-None-Match: "%s"\r\n\r\n' % (ID * 2)
+
+        parsed = self.read(data)
+
+        self.assertIs(parsed, self.cache.recall(data))
 
     def test_request_with_a_token_is_cached_by_the_hash_of_its_head_without_the_token(self) -> None:
         for head in (GET, POST):
             with self.subTest(head=head):
                 data = head[:-2] + b"Authorization: Bearer s3cret\r\n\r\n"
 
-                first, second = self.cache.read(data), self.cache.recall(data) or self.cache.read(data)
+                first, second = self.read(data), self.cache.recall(data) or self.read(data)
 
                 self.assertIs(first.request, second.request)
                 self.assertEqual(hashed("s3cret"), first.request.token_hash)
@@ -91,12 +152,12 @@ class RequestCacheTest(unittest.TestCase):
                     self.assertNotIn(b"s3cret", b"".join(table._values))
 
     def test_request_with_another_token_is_another_request(self) -> None:
-        first = self.cache.read(GET[:-2] + b"Authorization: Bearer one\r\n\r\n")
+        first = self.read(GET[:-2] + b"Authorization: Bearer one\r\n\r\n")
         other = GET[:-2] + b"Authorization: Bearer two\r\n\r\n"
 
         self.assertIsNone(self.cache.recall(other))
         self.assertIsNone(self.cache.recall(GET))
-        self.assertNotEqual(first.request.token_hash, self.cache.read(other).request.token_hash)
+        self.assertNotEqual(first.request.token_hash, self.read(other).request.token_hash)
 
     def test_malformed_head_raises_each_time(self) -> None:
         for _ in range(2):
@@ -141,20 +202,24 @@ class RequestCacheTest(unittest.TestCase):
                 self.assertGreater(largest, size / 4)
 
     def test_head_that_is_parsed_again_counts_once(self) -> None:
-        other = self.cache.read(GET.replace(b"abc", b"other"))
+        other = self.read(GET.replace(b"abc", b"other"))
 
         # As heads of pipelined requests are, and those that two threads parse at once.
         for _ in range(2 * DEFAULT_CACHE_SIZE // 1200):
-            self.cache.read(GET)
+            self.read(GET)
 
         self.assertIs(other, self.cache.recall(GET.replace(b"abc", b"other")))
 
     def test_full_cache_keeps_requests_in_demand(self) -> None:
-        demanded = self.cache.read(GET)
+        demanded = self.read(GET)
 
         for number in range(3000):
             self.assertIs(demanded, self.cache.recall(GET))
-            self.cache.read(GET.replace(b"abc", b"%d" % number))
+            self.read(GET.replace(b"abc", b"%d" % number))
+
+    def everything_cached(self) -> bytes:
+        tables = (self.cache._bodiless, self.cache._uploads, self.cache._fields)
+        return b"".join(key for table in tables for key in table._values)
 
     def largest_size(self, head: Callable[[int], bytes], count: int) -> int:
         """Measure the largest size of the cache while different heads are read."""
@@ -164,8 +229,7 @@ class RequestCacheTest(unittest.TestCase):
         try:
             before = tracemalloc.get_traced_memory()[0]
             for number in range(count):
-                # The router sets what the path leads to later.
-                cache.read(head(number)).request.match = (None, {}, None, ("x",))
+                read(cache, head(number)).request.match = (None, {}, None, ("x",))
                 largest = max(largest, tracemalloc.get_traced_memory()[0] - before)
         finally:
             tracemalloc.stop()
@@ -174,6 +238,6 @@ class RequestCacheTest(unittest.TestCase):
     def test_head_over_the_maximum_size_is_not_cached(self) -> None:
         long = GET[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n"
 
-        self.cache.read(long)
+        self.read(long)
 
         self.assertIsNone(self.cache.recall(long))

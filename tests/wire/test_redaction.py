@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from filestoraged.wire.redaction import has_secret, redact_target, redact_text
+from filestoraged.wire.redaction import has_secret, may_show, redact_target, redact_text
 
 ID = "0123456789abcdef0123456789ABCDEF"
 ENCODED_ID = "".join(f"%{ord(digit):02x}" for digit in ID)
@@ -87,3 +87,9 @@ class SecretTest(unittest.TestCase):
             self.assertTrue(has_secret(query), query)
         for query in ("", "a=b", "name=password", f"hash={ID}"):
             self.assertFalse(has_secret(query), query)
+
+    def test_what_would_be_hidden_may_not_be_shown(self) -> None:
+        for text in (f"http://x/drop/{ID}", f"/%{ord(ID[0]):x}{ID[1:]}", "/?password=x", "a=b; token=x", f"x\n{ID}\ny"):
+            self.assertFalse(may_show(text), text)
+        for text in ("", "/", "http://x/a%20b?c=d", "Mozilla/5.0 (X11; Linux)", f'"{ID}{ID}"', "the token is secret"):
+            self.assertTrue(may_show(text), text)

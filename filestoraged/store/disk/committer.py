@@ -142,16 +142,20 @@ class Committer:
 
     def _run(self) -> None:
         while not self._is_closed or self._begun:
-            self._is_busy = bool(self._begun)
-            changes = self._take()
-            self._is_busy = True
-            try:
-                self._commit(changes)
-            except Exception as error:
-                # The thread goes on: without it, all later changes would wait for ever.
-                log.exception("a round of the committer failed")
-                self._begun = []
-                _fail(changes, error)
+            self._run_round()
+
+    def _run_round(self) -> None:
+        # A function of its own, so that a thread that waits does not keep the changes of its last round in memory.
+        self._is_busy = bool(self._begun)
+        changes = self._take()
+        self._is_busy = True
+        try:
+            self._commit(changes)
+        except Exception as error:
+            # The thread goes on: without it, all later changes would wait for ever.
+            log.exception("a round of the committer failed")
+            self._begun = []
+            _fail(changes, error)
 
     def _take(self) -> list[Change]:
         """The changes of the next round. Waits for the first of them."""

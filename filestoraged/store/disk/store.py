@@ -23,7 +23,7 @@ from filestoraged.store import layout
 from filestoraged.store.contract import Blob, ObjectStatus, Sink, Store, Usage, never_pause
 from filestoraged.store.disk.changes import Removal
 from filestoraged.store.disk.directories import open_directory, sync
-from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SMALL, SmallBlob, read_at_once
+from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SMALL, SmallBlob, SmallBlobCache, read_at_once
 from filestoraged.store.disk.staging import DiskStaging, LinkedStaging, check_name
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.disk.volume import Volume
@@ -57,12 +57,12 @@ class DiskStore(Store):
         max_size: int | None = None,
         permissions: Permissions = PRIVATE,
         hash_threads: HashThreads | None = None,
-        cache_size: int = DEFAULT_CACHE_SIZE,
+        cache_size: int | None = None,
         within: DiskStore | None = None,
     ) -> None:
         """`max_size` is in bytes, None for no limit; `cache_size` is the memory for small objects, in bytes.
 
-        A namespace lies `within` a store, and has its permissions and its cache.
+        A namespace lies `within` a store, and has its permissions, and its cache unless it has a `cache_size`.
 
         Without `hash_threads`, the store and its namespaces have a limit of their own.
         """
@@ -70,7 +70,12 @@ class DiskStore(Store):
         self.algorithm = algorithm
         self.max_size = max_size
         self.hash_threads = within.hash_threads if within else hash_threads or HashThreads()
-        self.volume: Volume = within.volume if within else Volume(self.root, permissions, cache_size=cache_size)
+        self.volume: Volume = within.volume if within else Volume(self.root, permissions)
+        self._small_blobs: SmallBlobCache = (
+            within._small_blobs
+            if within is not None and cache_size is None
+            else SmallBlobCache(DEFAULT_CACHE_SIZE if cache_size is None else cache_size)
+        )
         self._usage: DiskUsage | None = None
 
     @property
@@ -196,12 +201,12 @@ class DiskStore(Store):
         if small is None:
             return blob
         blob.close()
-        self.volume.small_blobs.put(self._place(name), small)
+        self._small_blobs.put(self._place(name), small)
         return small
 
     def recall(self, name: str) -> SmallBlob | None:
         # The name of a cached object was checked when it was first opened.
-        return self.volume.small_blobs.get(self._place(name))
+        return self._small_blobs.get(self._place(name))
 
     def _open_file(self, name: str) -> DiskBlob:
         path = self.path(name)

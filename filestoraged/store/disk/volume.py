@@ -1,4 +1,4 @@
-"""What a disk store shares with its namespaces: directories, stagings, the cache of small objects, and group commit."""
+"""What a disk store shares with its namespaces: directories, stagings, and group commit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from filestoraged.digest import Bytes
 from filestoraged.store.disk.committer import Change, Committer
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.file_system import check_changes, open_file_system
-from filestoraged.store.disk.small_blobs import SMALL, SmallBlobCache
+from filestoraged.store.disk.small_blobs import SMALL
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.permissions import Permissions
@@ -21,14 +21,12 @@ _MAX_MEMORY = 32 * 1024 * 1024
 class Volume:
     """One directory tree of one file system. Any thread calls it."""
 
-    def __init__(self, root: str, permissions: Permissions, *, cache_size: int) -> None:
-        """`cache_size` is the memory for small objects, in bytes."""
+    def __init__(self, root: str, permissions: Permissions) -> None:
         self.root = root
         self.permissions = permissions
         self.directories = Directories(root, permissions)
         self.staging_area = StagingArea(self.directories, permissions)
         self.staging_memory = StagingMemory(_MAX_MEMORY)
-        self.small_blobs = SmallBlobCache(cache_size)
         # The number of changes that threads commit alone at present. The lock guards it.
         self._alone = 0
         self._lock = threading.Lock()

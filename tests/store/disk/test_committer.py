@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from unittest import mock
 from filestoraged.digest import Digest
 from filestoraged.errors import AlreadyExists, NotFound, StoreUnavailable
 from filestoraged.future import Future
-from filestoraged.store.disk.committer import Committer
+from filestoraged.store.disk.changes import Removal
+from filestoraged.store.disk.committer import Change, Committer
 from filestoraged.store.disk.small_blobs import SMALL
 from filestoraged.store.disk.staging import DiskStaging
 from filestoraged.store.disk.store import DiskStore
@@ -100,6 +102,30 @@ class BusyFileSystemContractTest(contract.StoreContract):
         store.volume.committer = Committer(busy, store.volume.check_changes, AlwaysTogether())
         self.addCleanup(store.close)
         return store
+
+
+class WaitingThreadTest(TempCase):
+    def test_committer_that_waits_does_not_keep_the_changes_of_its_last_round(self) -> None:
+        kept: list[bool] = []
+
+        class Observed(Committer):
+            def _take(self) -> list[Change]:
+                kept.append(begun() is not None)
+                return super()._take()
+
+        store, file_system = DiskStore(self.directory), FakeFileSystem()
+        store.put(TEA)
+        store.volume.committer = Observed(file_system, store.volume.check_changes, AlwaysTogether())
+        file_system.is_open.clear()
+        removal = Removal(store.root, TEA_DIGEST)
+        begun, done = weakref.ref(removal), removal.done
+        store.volume.commit(removal)
+        del removal
+        file_system.is_open.set()
+        done.result(PATIENCE)
+        store.close()
+
+        self.assertEqual([True, False], [kept[0], kept[-1]])
 
 
 class CommitterCase(TempCase):

@@ -88,7 +88,7 @@ class SmallBlobCacheTest(TempCase):
                 blob.send(sink, 0, blob.size)
             self.assertEqual(SMALL, len(sink.data))
 
-        cached = store.volume.small_blobs._blobs
+        cached = store._small_blobs._blobs
         self.assertEqual(9, len(cached))
         self.assertLessEqual(cached.size, 10 * SMALL)
 
@@ -96,7 +96,7 @@ class SmallBlobCacheTest(TempCase):
         store = DiskStore(self.directory, cache_size=0)
 
         self.assertEqual([TEA, TEA], [self.read(store), self.read(store)])
-        self.assertEqual(0, len(store.volume.small_blobs._blobs))
+        self.assertEqual(0, len(store._small_blobs._blobs))
 
     def test_namespace_shares_the_cache_of_its_store(self) -> None:
         store = DiskStore(self.directory, cache_size=4 * SMALL)
@@ -105,7 +105,16 @@ class SmallBlobCacheTest(TempCase):
         for name, digest in digests.items():
             store.namespace(name).open(digest).close()
 
-        self.assertEqual(4, len(store.volume.small_blobs._blobs))
+        self.assertEqual(4, len(store._small_blobs._blobs))
+
+    def test_namespace_with_a_cache_of_0_bytes_keeps_nothing_in_memory(self) -> None:
+        store = DiskStore(self.directory)
+        namespace = DiskStore(self.directory / "drops", cache_size=0, within=store)
+        self.digest = namespace.put(TEA)
+
+        self.assertEqual([TEA, TEA], [self.read(namespace), self.read(namespace)])
+        self.assertIsNone(namespace.recall(self.digest))
+        self.assertEqual([0, 0], [len(each._small_blobs._blobs) for each in (store, namespace)])
 
     def test_cache_of_tiny_objects_stays_within_its_memory_bound(self) -> None:
         size = 4 * 2**20
