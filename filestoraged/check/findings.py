@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
-# The bytes differ from their name, the disk cannot return them, or something else is in place of an object or directory.
+# The bytes differ from their name, the disk cannot return them, or something is in place of an object or a directory.
 DAMAGED = "damaged"
 # A name that the store does not use there. A check never touches it.
 FOREIGN = "foreign"

@@ -21,9 +21,9 @@ from urllib.parse import quote, urlsplit
 
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.values import Address
-from filestoraged.store.contract import Staging
 from filestoraged.errors import Overloaded, StoreUnavailable
 from filestoraged.future import Future
+from filestoraged.store.contract import Staging
 from filestoraged.store.disk.store import DiskBlob
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
