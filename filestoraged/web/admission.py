@@ -7,8 +7,9 @@ X-Forwarded-For names.
 from __future__ import annotations
 
 import enum
+import itertools
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from filestoraged.web.client_limit import ClientLimit
@@ -16,13 +17,15 @@ from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.eviction import Eviction
 from filestoraged.web.trusted_proxies import TrustedProxies, parse_ip_address
 
-# Connections of each worker to admin listeners. They are served even if all other places are taken.
+# Connections of each worker to admin listeners. They are served even if all other places are taken; further ones need
+# one of these.
 _MAX_RESERVED = 64
 
-# Connections of each worker that wait for a place, and that get 503 because their clients have too many. Further ones
-# are closed without a response.
-_MAX_WAITING = 128
-_MAX_REFUSED = 64
+# Connections of each worker that wait for a place, and of those that got 503 and linger. The oldest gives way to a
+# further one: it gets its 503 sooner, or is closed. At 1,000 refused connections a second, a client still has 0.1 s for
+# reading. Each takes a descriptor.
+_MAX_WAITING = 64
+_MAX_REFUSED = 128
 
 
 class AdmissionResult(enum.Enum):
@@ -33,8 +36,6 @@ class AdmissionResult(enum.Enum):
     WAITING = enum.auto()
     # Its client has too many connections: it gets 503.
     REFUSED = enum.auto()
-    # Too many wait or are refused already: it is closed without a response.
-    CLOSED = enum.auto()
 
 
 class Admission:
@@ -57,9 +58,9 @@ class Admission:
         self._eviction = eviction
         self._listeners = frozenset(reserved)
         self._reserved = apart
-        # Connections without a place: those that wait for one, and those of clients with too many.
+        # Connections without a place: those that wait for one, and those that get or got 503, in their order.
         self._waiting: set[socket.socket] = set()
-        self._refused: set[socket.socket] = set()
+        self._refused: dict[socket.socket, None] = {}
         # The client limit's keys of the other connections.
         self._keys: dict[socket.socket, int] = {}
 
@@ -78,13 +79,13 @@ class Admission:
 
         Call `leave` when the connection ends, whatever the result.
         """
-        if listener in self._listeners:
+        if listener in self._listeners and len(self._reserved) < _MAX_RESERVED:
             self._reserved.add(connection)
-            return AdmissionResult.ADMITTED if len(self._reserved) <= _MAX_RESERVED else AdmissionResult.CLOSED
+            return AdmissionResult.ADMITTED
         key = 0 if address is None else self.enter_client(address)
         if key is None:
-            self._refused.add(connection)
-            return AdmissionResult.REFUSED if len(self._refused) <= _MAX_REFUSED else AdmissionResult.CLOSED
+            self._refused[connection] = None
+            return AdmissionResult.REFUSED
         if key:
             self._keys[connection] = key
         self._waiting.add(connection)
@@ -92,7 +93,23 @@ class Admission:
         if self.take_place(connection):
             return AdmissionResult.ADMITTED
         self._eviction.request()
-        return AdmissionResult.WAITING if len(self._waiting) <= _MAX_WAITING else AdmissionResult.CLOSED
+        return AdmissionResult.WAITING
+
+    @property
+    def has_too_many_waiting(self) -> bool:
+        """Whether the connection that has waited longest gets its answer now."""
+        return len(self._waiting) > _MAX_WAITING
+
+    def refuse(self, connection: socket.socket) -> None:
+        """A connection that waits gets 503: it waits for no place any more."""
+        self._waiting.remove(connection)
+        self._connection_limit.end_waiting()
+        self._refused[connection] = None
+
+    def excess_refused(self) -> Sequence[socket.socket]:
+        """Refused connections that are to be closed: the oldest ones, which had the most time to read their answer."""
+        excess = len(self._refused) - _MAX_REFUSED
+        return list(itertools.islice(self._refused, excess)) if excess > 0 else ()
 
     def take_place(self, connection: socket.socket) -> bool:
         """Give a connection a free place, or that of the longest idle connection if this worker has it.
@@ -124,11 +141,11 @@ class Admission:
 
     def leave(self, connection: socket.socket) -> None:
         self.leave_client(self._keys.pop(connection, 0))
-        for apart in (self._reserved, self._refused):
-            if connection in apart:
-                apart.remove(connection)
-                return
-        if connection in self._waiting:
+        if connection in self._reserved:
+            self._reserved.remove(connection)
+        elif connection in self._refused:
+            del self._refused[connection]
+        elif connection in self._waiting:
             self._waiting.remove(connection)
             self._connection_limit.end_waiting()
         else:

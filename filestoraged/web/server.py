@@ -123,7 +123,8 @@ class Server(ThreadingHTTPServer):
             while not self._must_stop:
                 try:
                     try:
-                        for descriptor, _ in poll(self._limits.notice, _ROUND):
+                        timeout = self._until_answer() if context.waiting else self._limits.notice
+                        for descriptor, _ in poll(timeout, _ROUND):
                             connection = find(descriptor)
                             if connection is None:
                                 self._on_event(descriptor)
@@ -215,16 +216,9 @@ class Server(ThreadingHTTPServer):
         self._has_accepted = True
         client = address[0] if address else None
         self.admission_result = self.context.admission.enter(connection, client, self.socket)
-        return connection, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether the connection gets an answer, if only that it is refused."""
         if self.admission_result is AdmissionResult.REFUSED:
-            limit = self.context.admission.client_limit
-            self._warn("refusing connections of %s: it has %d", client_address[0], limit)
-        elif self.admission_result is AdmissionResult.CLOSED:
-            self._warn("closing connections without an answer: %d are open", self._connection_limit.count)
-        return self.admission_result is not AdmissionResult.CLOSED
+            self._warn("refusing connections of %s: it has %d", client, self.context.admission.client_limit)
+        return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """On the loop: a handler starts no thread, and returns at once."""
@@ -264,6 +258,8 @@ class Server(ThreadingHTTPServer):
         if self.context.waiting:
             self._admit_waiting()
         self.context.end_round()
+        # Behind their responses.
+        self._cut_off_refused()
         if not self.context.is_draining:
             self._acceptor.end_round()
         if self._checks_idle:
@@ -271,15 +267,23 @@ class Server(ThreadingHTTPServer):
             self._checks_idle = False
             self._eviction.prepare()
 
+    def _until_answer(self) -> float:
+        """Seconds until a waiting connection has waited for too long, or until the next check."""
+        left = self.context.waiting[0].started + self._limits.place - time.monotonic()
+        return min(max(0.0, left), self._limits.notice)
+
     def _admit_waiting(self) -> None:
-        """Give places that came free to those that wait; turn away those that have waited for too long."""
+        """Give places that came free to those that wait; turn away those that have waited for too long.
+
+        Where too many wait, those that have waited longest make room.
+        """
         context = self.context
         overdue = time.monotonic() - self._limits.place
         while context.waiting:
             first = context.waiting[0]
             if not context.is_draining and context.admission.take_place(first.socket):
                 context.waiting.popleft().admit()
-            elif context.is_draining or first.started <= overdue:
+            elif context.is_draining or first.started <= overdue or context.admission.has_too_many_waiting:
                 self._admit_at_last(context.waiting.popleft())
             else:
                 return
@@ -289,7 +293,15 @@ class Server(ThreadingHTTPServer):
             waiting.admit()
             return
         self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)
+        self.context.admission.refuse(waiting.socket)
         waiting.on_deadline()
+
+    def _cut_off_refused(self) -> None:
+        """Keep refused connections within their limit: a client that does not close may take 30 s."""
+        for refused in self.context.admission.excess_refused():
+            connection = self.context.poller.find(refused.fileno())
+            if connection is not None:
+                connection.cut_off()
 
     def _cut_off_slow_readers(self, now: float) -> None:
         """Keep responses in memory within their limit: those asked for first have had the most time to be read."""

@@ -83,14 +83,13 @@ class ClientLimitTest(ServerCase):
 
         self.greeted(self.limit + 1)
 
-    def test_refused_connections_of_one_client_take_no_places(self) -> None:
+    def test_refused_connections_of_one_client_take_no_places_and_all_get_503(self) -> None:
         self.greeted(self.limit)
 
         crowd = [self.connect() for _ in range(200)]
         told = sum(b" 503 " in read_all(connection) for connection in crowd)
 
-        self.assertLess(told, 200)
-        self.assertGreater(told, 0)
+        self.assertEqual(200, told)
         self.assertEqual(self.limit, self.connection_limit.count)
 
 
@@ -146,6 +145,31 @@ class ProxiedClientTest(ServerCase):
         self.wait_until("both have ended", lambda: self.server_metrics.gauges().in_flight == 0)
 
         self.assertEqual([100, 100], [read_answer(self.begin("203.0.113.9")).status for _ in range(2)])
+
+
+class ReservedPlacesTest(ServerCase):
+    """All connections are to an admin listener with two places of its own."""
+
+    connections = 1
+    limits = Limits(notice=0.02, last_call=0.1, place=0.2)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.worker._server.context.admission._listeners = frozenset(self.listeners)
+        reserved = patch.object(admission, "_MAX_RESERVED", 2)
+        reserved.start()
+        self.addCleanup(reserved.stop)
+
+    def test_connections_beyond_the_reserved_places_take_other_ones_or_get_503(self) -> None:
+        uploads = [self.connect() for _ in range(3)]
+        for upload in uploads:
+            upload.sendall(UPLOAD)
+            self.assertEqual(100, read_answer(upload).status)
+
+        crowd = [self.connect() for _ in range(200)]
+
+        self.assertEqual({503}, {split_answer(read_all(connection))[0].status for connection in crowd})
+        self.assertEqual(1, self.connection_limit.count)
 
 
 class EvictionRequestTest(ServerCase):

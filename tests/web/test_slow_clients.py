@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from filestoraged.web.admission import _MAX_REFUSED, _MAX_WAITING
 from filestoraged.web.connection import WRITABLE
 from filestoraged.web.limits import Limits
 from tests.daemon.process import running
@@ -467,20 +468,53 @@ class FullLimitTest(LimitedCase):
 
         self.assertTrue(self.is_served(self.connect()))
 
-    def test_connections_far_over_the_limit_are_closed_without_a_response(self) -> None:
+    def test_connections_far_over_the_limit_all_get_503_and_those_that_stay_open_are_bounded(self) -> None:
         self.busy(5)
         crowd = [self.connect() for _ in range(400)]
 
-        told = sum(b" 503 " in read_all(connection) for connection in crowd[200:])
+        told = [b" 503 " in read_all(connection) for connection in (*crowd, *(self.connect() for _ in range(20)))]
 
-        self.assertLess(told, 200)
+        self.assertEqual([True] * 420, told)
         self.assertEqual(5, self.connection_limit.count)
+        self.wait_until("few linger", lambda: len(self.worker._server.context.poller.all()) <= 5 + _MAX_REFUSED)
+
+    def test_refused_connection_that_stays_open_waits_for_no_place_any_more(self) -> None:
+        self.busy(5)
+
+        read_all(self.connect())
+
+        # Of those that wait, each makes another worker evict an idle connection.
+        self.assertEqual(0, self.connection_limit.waiting)
+
+
+class RareChecksTest(LimitedCase):
+    # The client gives up before the next check.
+    limits = Limits(notice=2 * PATIENCE, last_call=0, place=0.2)
+
+    def setUp(self) -> None:
+        super().setUp()
+        # The drain after the test looks again soon.
+        self.addCleanup(setattr, self.worker._server, "_limits", LimitedCase.limits)
+
+    def test_connection_that_waits_is_refused_at_its_deadline_not_at_the_next_check(self) -> None:
+        self.busy(5)
+
+        self.assertIn(b" 503 ", read_all(self.connect()))
 
 
 class WaitingConnectionTest(LimitedCase):
     """New connections wait for a place without a deadline."""
 
     limits = Limits(notice=0.02, last_call=0.1, place=PATIENCE)
+
+    def test_connections_that_wait_longest_get_503_at_once_where_too_many_wait(self) -> None:
+        self.busy(5)
+
+        crowd = [self.connect() for _ in range(200)]
+
+        for connection in crowd[:-_MAX_WAITING]:
+            self.assertIn(b" 503 ", read_all(connection))
+        self.assertEqual(_MAX_WAITING, len(self.worker._server.context.waiting))
 
     def test_new_connection_is_served_when_another_becomes_idle(self) -> None:
         uploads = self.busy(5)
