@@ -91,7 +91,7 @@ class Monitor(Protocol):
     interval: float
 
     def hanging(self, workers: Mapping[int, WorkerProcess]) -> Sequence[int]:
-        """Return the process ids of workers to kill, of all that have been forked to serve."""
+        """Return the process ids of workers to kill, of all that have been forked to serve; none during a drain."""
 
     def release(self, slot: int) -> None:
         """Forget the worker of a slot, which is dead."""
@@ -186,14 +186,15 @@ class Supervisor:
         for pid in list(self._serving):
             self._dismiss(pid)
         while self._draining:
-            received = _wait_for_signal(deadline - time.monotonic())
-            if received is None or received in STOP_SIGNALS:
+            received = _wait_for_signal(min(deadline, self._next_check) - time.monotonic())
+            is_late = received is None and time.monotonic() >= deadline
+            if is_late or received in STOP_SIGNALS:
                 for pid in self._draining:
                     os.kill(pid, signal.SIGKILL)
                 if received is None:
                     return False
                 _die_of(received)
-            self._reap()
+            self._check_workers()
         return True
 
     def _check_workers(self) -> None:

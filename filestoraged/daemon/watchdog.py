@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from filestoraged.daemon import systemd
 from filestoraged.daemon.supervisor import WorkerProcess
+from filestoraged.daemon.systemd import ServiceManager, watchdog_timeout
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,17 @@ class Watchdog:
     def __init__(
         self,
         heartbeats: Heartbeats,
+        manager: ServiceManager,
         timeouts: HeartbeatTimeouts = _TIMEOUTS,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock` is that of the heartbeats."""
         self._heartbeats = heartbeats
+        self._manager = manager
         self._timeouts = timeouts
         self._clock = clock
-        self._manager_timeout = systemd.watchdog_timeout()
+        self._manager_timeout = watchdog_timeout()
         # Seconds between two calls: a worker is killed within 1 s of its timeout, and no notification is late.
         self.interval = min(timeouts.silence / 15, self._manager_timeout / 4)
         self._last_call = clock()
@@ -66,6 +68,7 @@ class Watchdog:
 
     def hanging(self, workers: Mapping[int, WorkerProcess]) -> list[int]:
         """Return the process ids of workers that hang, each once, for the caller to kill."""
+        self._manager.flush()
         now = self._clock()
         if now - self._last_call > self._timeouts.silence / 2:
             # All processes were stopped, or the machine had no time for this one: the workers had none either.
@@ -73,7 +76,7 @@ class Watchdog:
         self._last_call = now
         hanging = [pid for pid, worker in workers.items() if self._hangs(pid, worker, now)]
         if self._manager_timeout < math.inf and any(self._answers(worker, now) for worker in workers.values()):
-            systemd.notify("WATCHDOG=1")
+            self._manager.feed_watchdog()
         return hanging
 
     def release(self, slot: int) -> None:

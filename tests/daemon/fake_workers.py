@@ -21,6 +21,7 @@ from filestoraged.daemon.supervisor import (
     StopRequested,
     Supervisor,
 )
+from filestoraged.daemon.systemd import ServiceManager
 from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from filestoraged.web.metrics import Metrics
 
@@ -65,7 +66,8 @@ def main() -> int:
     supervisor_module._STOP_ACCEPTING_TIMEOUT = PATIENCE
     count = int(sys.argv[1])
     metrics = Metrics((), 64)
-    supervisor = Supervisor(FakeWorkers(count, metrics), metrics.slots, Watchdog(metrics, TIMEOUTS), PATIENCE)
+    watchdog = Watchdog(metrics, ServiceManager(), TIMEOUTS)
+    supervisor = Supervisor(FakeWorkers(count, metrics), metrics.slots, watchdog, PATIENCE)
     supervisor.start()
     os.write(1, b"started\n")
     received = supervisor.run()

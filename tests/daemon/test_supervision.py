@@ -13,7 +13,7 @@ import unittest
 from collections.abc import Iterator
 from unittest import mock
 
-from filestoraged.daemon import systemd
+from filestoraged.daemon import watchdog as watchdog_module
 from filestoraged.daemon.supervisor import Supervisor, WorkerProcess
 from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from tests.daemon.fake_workers import TIMEOUTS
@@ -266,6 +266,44 @@ class ForkPauseTest(unittest.TestCase):
         self.assertEqual([0.0] * 4 + [0.2] * 4, self.pass_time(0.5))
 
 
+class DrainTest(unittest.TestCase):
+    """With a clock of the test's own, and a worker that drains for ever."""
+
+    PID = 1 << 30
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.now = 1000.0
+        self.waits: list[float] = []
+        self.supervisor = FutileSupervisor(1)
+        self.addCleanup(self.supervisor.close)
+        self.supervisor._draining[self.PID] = WorkerProcess(0, 0, self.now, -1)
+        self.monitor = mock.Mock(interval=1.0, hanging=mock.Mock(return_value=()))
+        self.supervisor._monitor = self.monitor
+        for name, double in (
+            ("time.monotonic", lambda: self.now),
+            ("_wait_for_signal", self.wait_for_signal),
+            ("Supervisor._reap", lambda _: None),
+            ("os.kill", mock.Mock()),
+        ):
+            patched = mock.patch(f"filestoraged.daemon.supervisor.{name}", double)
+            patched.start()
+            self.addCleanup(patched.stop)
+
+    def wait_for_signal(self, timeout: float) -> None:
+        self.waits.append(timeout)
+        self.now += timeout
+
+    def test_monitor_is_called_at_its_interval_while_workers_drain(self) -> None:
+        self.supervisor._next_check = self.now + 1.0
+
+        drained = self.supervisor.drain(3.5)
+
+        self.assertFalse(drained)
+        self.assertEqual([1.0, 1.0, 1.0, 0.5], self.waits)
+        self.assertEqual(3, self.monitor.hanging.call_count)
+
+
 class Beats:
     """Heartbeats that the test sets."""
 
@@ -286,14 +324,15 @@ class WatchdogTest(unittest.TestCase):
         super().setUp()
         self.now = 1000.0
         self.beats = Beats()
-        self.told: list[tuple[str, ...]] = []
-        for name, double in (("notify", lambda *states: self.told.append(states)), ("watchdog_timeout", lambda: 30.0)):
-            patched = mock.patch.object(systemd, name, double)
-            patched.start()
-            self.addCleanup(patched.stop)
+        self.manager = mock.Mock()
+        # How often it was told.
+        self.told = self.manager.feed_watchdog
+        patched = mock.patch.object(watchdog_module, "watchdog_timeout", lambda: 30.0)
+        patched.start()
+        self.addCleanup(patched.stop)
         # No process has these numbers.
         self.workers = {1 << 30: WorkerProcess(0, 0, self.now, -1), (1 << 30) + 1: WorkerProcess(1, 1, self.now, -1)}
-        self.watchdog = Watchdog(self.beats, HeartbeatTimeouts(), clock=lambda: self.now)
+        self.watchdog = Watchdog(self.beats, self.manager, HeartbeatTimeouts(), clock=lambda: self.now)
 
     def pass_time(self, seconds: float, *beating: int) -> list[int]:
         """Look as often as it is due. Returns who is to be killed."""
@@ -323,25 +362,30 @@ class WatchdogTest(unittest.TestCase):
 
     def test_manager_is_notified_while_one_worker_answers(self) -> None:
         self.pass_time(10, 0, 1)
-        self.told.clear()
+        self.told.reset_mock()
 
         with self.assertLogs("filestoraged"):
             self.pass_time(40, 1)
-        self.assertGreater(len(self.told), 10)
+        self.assertGreater(self.told.call_count, 10)
         with self.assertLogs("filestoraged"):
             self.pass_time(20)
-        self.told.clear()
+        self.told.reset_mock()
         self.pass_time(20)
 
-        self.assertEqual([], self.told)
+        self.told.assert_not_called()
+
+    def test_states_that_the_manager_has_not_read_are_sent_again_at_each_check(self) -> None:
+        self.pass_time(3)
+
+        self.assertEqual(3, self.manager.flush.call_count)
 
     def test_manager_without_a_watchdog_is_not_notified(self) -> None:
-        with mock.patch.object(systemd, "watchdog_timeout", lambda: math.inf):
-            self.watchdog = Watchdog(self.beats, HeartbeatTimeouts(), clock=lambda: self.now)
+        with mock.patch.object(watchdog_module, "watchdog_timeout", lambda: math.inf):
+            self.watchdog = Watchdog(self.beats, self.manager, HeartbeatTimeouts(), clock=lambda: self.now)
 
         self.pass_time(40, 0, 1)
 
-        self.assertEqual([], self.told)
+        self.told.assert_not_called()
 
     def test_heartbeats_before_a_pause_of_the_master_are_ignored(self) -> None:
         self.pass_time(10, 0, 1)

@@ -50,6 +50,19 @@ class WatchdogTest(TempCase):
             os.kill(daemon.process.pid, signal.SIGCONT)
             self.assertEqual("WATCHDOG=1", self.told())
 
+    def test_manager_that_does_not_read_keeps_the_master_from_nothing(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+            other.setblocking(False)
+            while True:
+                other.sendto(b"another service", self.path)
+        environment = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": TIMEOUT}
+        with running("--workers", "1", "--store", str(self.directory / "store"), environment=environment) as daemon:
+            (worker,) = daemon.workers()
+            os.kill(worker, signal.SIGKILL)
+            self.wait_until("replaced", lambda: daemon.workers() not in ([], [worker]))
+
+            self.assertEqual(0, daemon.stop())
+
     def test_manager_without_a_watchdog_for_this_process_is_notified_of_start_and_stop(self) -> None:
         for others in ({}, {"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": "1"}):
             environment = {"NOTIFY_SOCKET": self.path, **others}

@@ -7,12 +7,10 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from filestoraged import __version__
-from filestoraged.daemon import systemd
 from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config, parse_arguments
 from filestoraged.daemon.endpoints import Endpoints
@@ -25,6 +23,7 @@ from filestoraged.daemon.supervisor import (
     Supervisor,
     raise_if_stopped,
 )
+from filestoraged.daemon.systemd import ServiceManager
 from filestoraged.daemon.watchdog import Watchdog
 from filestoraged.daemon.worker import DRAIN_TIMEOUT, HTTPWorkers
 from filestoraged.errors import StartError, UsageError
@@ -79,7 +78,9 @@ class _Master:
         # Databases that this daemon has prepared.
         self._prepared: set[str] = set()
         self._workers = _run_attended(lambda: self._prepare(config), _wait_alone)
-        self._supervisor = Supervisor(self._workers, slots, Watchdog(self._metrics), _DRAIN_DEADLINE)
+        self._manager = ServiceManager()
+        watchdog = Watchdog(self._metrics, self._manager)
+        self._supervisor = Supervisor(self._workers, slots, watchdog, _DRAIN_DEADLINE)
 
     def run(self) -> int:
         with contextlib.suppress(StopRequested):
@@ -94,7 +95,7 @@ class _Master:
         log.info("draining on %s", received.name)
         # New clients are refused at once, or wait at the service manager's sockets for the next daemon.
         self._endpoints.close()
-        systemd.notify("STOPPING=1", "STATUS=Finishing requests in flight")
+        self._manager.report_stopping("Finishing requests in flight")
         if self._supervisor.drain(_DRAIN_DEADLINE):
             log.info("drained")
         else:
@@ -103,7 +104,7 @@ class _Master:
 
     def _reload(self) -> None:
         """Read the configuration again, and replace the workers if it can be used. Raises StopRequested."""
-        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._manager.report_reloading()
         try:
             workers = _run_attended(lambda: self._prepare(parse_arguments(self._arguments)), self._supervisor.wait_for)
         except StopRequested:
@@ -138,7 +139,7 @@ class _Master:
     def _refuse(self, why: str) -> None:
         self._endpoints.keep_only(self._workers.endpoints)
         log.error("not reloaded, keeping the former configuration: %s", why)
-        systemd.notify("READY=1", f"STATUS=Serving with the configuration before the last reload: {why}")
+        self._manager.report_ready(f"Serving with the configuration before the last reload: {why}")
 
     def _size_and_store(self) -> tuple[int, str]:
         config = self._workers.config
@@ -162,7 +163,7 @@ class _Master:
         # In one record: a reader that waits for one of these lines finds the others.
         log.info("%s", "\n".join(f"listening on {endpoint}" for endpoint in endpoints))
         addresses = ", ".join(str(endpoint.address) for endpoint in endpoints)
-        systemd.notify("READY=1", f"STATUS=Serving on {addresses} with {self._workers.count} workers")
+        self._manager.report_ready(f"Serving on {addresses} with {self._workers.count} workers")
 
 
 def _run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float], bool]], object]) -> _Result:
