@@ -23,7 +23,7 @@ from filestoraged.store.drop_tables import ARRIVING, AVAILABLE, CLAIMED, DROPS_S
 from filestoraged.store.guess_limit import Guess
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Owners, Transaction, Transactions
-from filestoraged.store.wall_clock import WallClock
+from filestoraged.store.wall_clock import JUDGED_TIME, WallClock
 
 # Selects the row of a `Claim` that has not ended, which may be sealed.
 _BY_CLAIM = f" WHERE id = ? AND owner = ? AND breaks = ? AND state IN ({CLAIMED}, {GONE})"
@@ -61,7 +61,10 @@ _ROWS_PER_STEP = 400
 _LATEST = 10
 # Seconds after which a step ends: drops in different directories take a sync each.
 _REMOVAL_TIME = 0.2
-_REMOVABLE = f"removal IS NOT NULL AND (removal <= epoch() OR removal > epoch() + {_MAX_KEEP})"
+# A drop that has an owner is sealed or handed over, and its bytes may still be sent: a jump of the clock must not end
+# that. Without one, its bytes are removable since it ended.
+_REMOVABLE = f"""removal IS NOT NULL AND (
+    removal <= CASE WHEN owner IS NULL THEN epoch() ELSE {JUDGED_TIME} END OR removal > epoch() + {_MAX_KEEP})"""
 _LATEST_REMOVABLE = f"SELECT id FROM drops WHERE {_REMOVABLE} ORDER BY removal DESC LIMIT {_LATEST}"
 _REMOVABLE_BY_ID = f"""SELECT id FROM drops INDEXED BY drops_with_removal WHERE {_REMOVABLE} AND id > ?
     ORDER BY id LIMIT {_ROWS_PER_STEP}"""
@@ -154,7 +157,7 @@ class Drops:
 
     def get(self, id_: str) -> Drop:
         """Look up an available drop. Raises NotFound, Gone if it was claimed or has expired, and TooManyGuesses."""
-        statement = "SELECT state, epoch() - created, name, password FROM drops WHERE id = ?"
+        statement = f"SELECT state, {JUDGED_TIME} - created, name, password FROM drops WHERE id = ?"
         for state, age, name, password in self._transactions.read(statement, id_):
             if state == ARRIVING:
                 break

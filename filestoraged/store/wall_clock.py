@@ -1,8 +1,9 @@
-"""A guard against a wrong wall clock, for removing data by age.
+"""A guard against a wrong wall clock, for judging data by age: whether it is removed, and whether a request finds it.
 
 A clock that is ahead makes all data old at once. So the database keeps the time last seen, and after a jump ahead
-nothing is removed for a grace period of one hour, in which an operator can correct the clock. A daemon that was not
-running also sees a jump, and waits as well.
+nothing expires for a grace period of one hour, in which an operator can correct the clock. A daemon that was not
+running also sees a jump, and waits as well. The janitor ends the grace period by recording the time; requests of all
+processes follow the record.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ def clock_tables(seen: str) -> tuple[str, ...]:
 
 # Seconds ahead of the time last seen. Less is a restart, or the correction of a clock that was set by hand.
 _MIN_JUMP = 3600.0
+
+# In statements, the time by which ages are judged: that of the clock, and in the grace period the time last seen. What
+# is new gets the time of the clock, `epoch()`: the clock may be right, and what is new would be old after the period.
+JUDGED_TIME = f"coalesce((SELECT seen FROM clock WHERE epoch() - seen > {_MIN_JUMP}), epoch())"
 
 # Seconds on the monotonic clock during which nothing is removed.
 _GRACE_AFTER_JUMP = 3600.0

@@ -336,16 +336,18 @@ class GuessTest(DropsCase):
 class ClockTest(DropsCase):
     AHEAD = 8 * 24 * 3600.0
 
-    def test_clock_that_is_ahead_for_less_than_an_hour_removes_nothing(self) -> None:
+    def test_clock_that_is_ahead_for_less_than_an_hour_removes_nothing_and_ends_nothing(self) -> None:
         id_ = self.make()
         self.drops.expire()
 
         with self.assertLogs("filestoraged.store.wall_clock") as logged, self.clock_ahead(self.AHEAD):
             self.assertEqual([0, 0, 0], [self.drops.expire(), self.drops.delete_old(), self.drops.remove(self.take)])
-            self.assertRaises(Gone, self.drops.get, id_)
+            self.assertEqual(id_, self.drops.get(id_).id)
             # A daemon that starts in the grace period waits as well.
             again = self.open_drops()
+            self.assertEqual(id_, again.get(id_).id)
             self.assertEqual(0, again.expire())
+            self.assertEqual(id_, again.get(id_).id)
 
         self.assertEqual(id_, self.drops.get(id_).id)
         self.assertEqual(0, self.drops.expire())
@@ -375,6 +377,66 @@ class ClockTest(DropsCase):
             self.make()
             self.assertEqual(0, other.expire())
             self.assertIsNotNone(other._clock.settled())
+
+    def test_requests_of_all_processes_find_no_expired_drop_after_the_grace_period(self) -> None:
+        id_ = self.make()
+        other = self.open_drops()
+        self.drops.expire()
+
+        with self.later(self.AHEAD):
+            before = other.get(id_).id
+            self.drops._clock.settled()
+
+            self.assertEqual(id_, before)
+            self.assertRaises(Gone, other.get, id_)
+            self.assertRaises(Gone, self.drops.get, id_)
+
+    def test_drop_that_is_made_in_the_grace_period_has_its_whole_time(self) -> None:
+        self.make()
+        self.drops.expire()
+        with self.clock_ahead(self.AHEAD):
+            self.drops.expire()
+            id_ = self.make()
+            self.assertEqual(id_, self.drops.get(id_).id)
+
+        with self.later(self.AHEAD + 90):
+            self.assertEqual(1, self.drops.expire())
+            self.assertEqual(id_, self.drops.get(id_).id)
+        with self.clock_ahead(self.AHEAD + 110):
+            self.assertRaises(Gone, self.drops.get, id_)
+            self.assertEqual(1, self.drops.expire())
+
+    def test_drop_that_ended_before_the_jump_stays_gone(self) -> None:
+        id_ = self.make()
+        with self.clock_ahead(101):
+            self.drops.expire()
+
+        with self.clock_ahead(self.AHEAD):
+            self.assertRaises(Gone, self.drops.get, id_)
+
+    def test_clock_that_is_set_back_ends_no_drop(self) -> None:
+        with self.clock_ahead(self.AHEAD):
+            id_ = self.make()
+            self.drops.expire()
+
+        self.assertEqual(id_, self.drops.get(id_).id)
+        self.assertEqual(0, self.drops.expire())
+        self.assertEqual(id_, self.drops.get(id_).id)
+
+    def test_jump_removes_no_bytes_that_may_still_be_sent_and_keeps_none_of_a_finished_drop(self) -> None:
+        sealed, finished = self.drops.claim(self.make()).result(), self.drops.claim(self.make()).result()
+        self.drops.seal(sealed).result()
+        self.drops.expire()
+
+        with self.clock_ahead(self.AHEAD):
+            self.drops.finish(finished).result()
+            self.drops.remove(self.take)
+            at_once = list(self.removed)
+        with self.later(self.AHEAD):
+            self.drops.expire()
+            self.drops.remove(self.take)
+
+        self.assertEqual(([finished.id], [finished.id, sealed.id]), (at_once, self.removed))
 
     def test_second_jump_starts_another_grace_period(self) -> None:
         self.make()

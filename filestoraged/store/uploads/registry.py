@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import json
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,7 +20,7 @@ from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Transaction, Transactions
 from filestoraged.store.uploads.storage import Change
-from filestoraged.store.wall_clock import WallClock
+from filestoraged.store.wall_clock import JUDGED_TIME, WallClock
 
 _Result = TypeVar("_Result")
 
@@ -142,26 +141,34 @@ class Registry:
         return cls(TransactionQueue(path, _UPLOADS_SCHEMA), ttl=ttl)
 
     def create(self, draft: Draft) -> Upload:
-        upload = self._new(draft)
-        self._write(lambda transaction: transaction.execute(_INSERT, (*self._row(upload), draft.reuse)))
-        return upload
+        def insert(transaction: Transaction) -> Upload:
+            upload = self._new(draft, self._expiry(transaction))
+            transaction.execute(_INSERT, (*self._row(upload), draft.reuse))
+            return upload
+
+        return self._write(insert)
 
     def find_or_create(self, drafts: Sequence[Draft]) -> list[str]:
         """Return the ids of uploads for the drafts: unfinished ones that were created for the same `reuse` key, or new.
 
         The expiry of all begins anew.
         """
-        rows = {draft.reuse or "": self._row(self._new(draft)) for draft in drafts}
-        found = self._write(lambda transaction: _insert_or_find(transaction, rows)) if rows else {}
+
+        def insert(transaction: Transaction) -> dict[str, str]:
+            expires = self._expiry(transaction)
+            rows = {draft.reuse or "": self._row(self._new(draft, expires)) for draft in drafts}
+            return _insert_or_find(transaction, rows)
+
+        found = self._write(insert) if drafts else {}
         return [found[draft.reuse or ""] for draft in drafts]
 
     def get(self, id_: str) -> Upload:
         """Raises NotFound, and Gone for an upload that has expired."""
-        for row in self._transactions.read(f"SELECT {_COLUMNS} FROM uploads WHERE id = ?", id_):
-            upload = self._upload(row)
-            if upload.expires <= time.time():
+        statement = f"SELECT expires <= {JUDGED_TIME}, {_COLUMNS} FROM uploads WHERE id = ?"
+        for is_expired, *row in self._transactions.read(statement, id_):
+            if is_expired:
                 raise Gone("The upload has expired or was terminated.")
-            return upload
+            return self._upload(row)
         raise NotFound("There is no upload with this id.")
 
     # Changes of an upload, which the one who holds it makes by its hold.
@@ -176,10 +183,8 @@ class Registry:
 
     def promise(self, id_: str, received: int) -> Change:
         """So many bytes are durable."""
-        expires = time.time() + self._ttl
-        return _change(
-            "UPDATE uploads SET received = ?, expires = ? WHERE id = ? AND expires > 0", received, expires, id_
-        )
+        statement = "UPDATE uploads SET received = ?, expires = epoch() + ? WHERE id = ? AND expires > 0"
+        return _change(statement, received, self._ttl, id_)
 
     def completion(self, id_: str, *, digest: str, object_: str | None) -> Change:
         """The object is visible. The upload can no longer be reused."""
@@ -206,7 +211,7 @@ class Registry:
         return [id_ for (id_,) in self._transactions.read(statement, now, after, _ROWS_PER_STEP)]
 
     def is_expired(self, id_: str) -> bool:
-        return bool(self._transactions.read("SELECT 1 FROM uploads WHERE id = ? AND expires <= ?", id_, time.time()))
+        return bool(self._transactions.read(f"SELECT 1 FROM uploads WHERE id = ? AND expires <= {JUDGED_TIME}", id_))
 
     def count(self) -> Mapping[str, int]:
         """The number of uploads in each state."""
@@ -220,7 +225,12 @@ class Registry:
     def close(self) -> None:
         self._transactions.close()
 
-    def _new(self, draft: Draft) -> Upload:
+    def _expiry(self, transaction: Transaction) -> float:
+        """When an upload expires that begins now, by the database's clock."""
+        ((now,),) = transaction.execute("SELECT epoch()")
+        return float(now) + self._ttl
+
+    def _new(self, draft: Draft, expires: float) -> Upload:
         return Upload(
             id=secrets.token_hex(16),
             state=State.RECEIVING,
@@ -234,7 +244,7 @@ class Registry:
             password=draft.password,
             digest=None,
             object=None,
-            expires=time.time() + self._ttl,
+            expires=expires,
         )
 
     def _row(self, upload: Upload) -> Sequence[object]:
@@ -269,10 +279,10 @@ def _insert_or_find(transaction: Transaction, rows: Mapping[str, Sequence[object
     # In PostgreSQL, another daemon may complete an upload between the INSERT that finds it and the SELECT. A second
     # round then makes a new one.
     while missing := sorted(rows.keys() - found.keys()):
-        now = time.time()
         # One that has expired is about to be removed.
         transaction.executemany(
-            "UPDATE uploads SET reuse = NULL WHERE reuse = ? AND expires <= ?", [(reuse, now) for reuse in missing]
+            f"UPDATE uploads SET reuse = NULL WHERE reuse = ? AND expires <= {JUDGED_TIME}",
+            [(reuse,) for reuse in missing],
         )
         transaction.executemany(_INSERT, [(*rows[reuse], reuse) for reuse in missing])
         # The last column is the time at which a new one expires.

@@ -64,6 +64,20 @@ class PostgresDropsTest(RegistryCase, drops_contract.DropsContract):
             self.assertEqual(0, self.drops.expire())
             self.assertEqual(0, self.drops.remove(self.take))
 
+    def test_jump_of_the_clock_of_the_server_ends_no_drop(self) -> None:
+        id_ = self.make()
+        self.drops.expire()
+        self.query("UPDATE clock SET seen = seen - 7200")
+
+        with self.later(7200), self.assertLogs("filestoraged.store.wall_clock"):
+            self.assertEqual(id_, self.drops.get(id_).id)
+            self.assertEqual(0, self.drops.expire())
+            self.assertEqual(id_, self.open_drops().get(id_).id)
+            self.query("UPDATE clock SET seen = seen + 7200")
+
+            self.assertRaises(Gone, self.drops.get, id_)
+            self.assertEqual(1, self.drops.expire())
+
 
 class SessionTest(RegistryCase):
     """The loss of the connection that a process has claimed drops by."""

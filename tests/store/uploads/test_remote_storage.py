@@ -519,6 +519,20 @@ class EndTest(RemoteCase):
 
         self.assertEqual([TEA_KEY], self.bucket.keys())
 
+    def test_clock_of_a_daemon_that_is_off_ends_no_upload(self) -> None:
+        now = time.time()
+        # The S3 store refuses requests that are 15 minutes off.
+        self.uploads._registry._ttl = 300
+        for off in (-600, 600):
+            with self.subTest(off=off), mock.patch("time.time", lambda off=off: now + off):
+                self.upload = self.uploads.create(Draft("files", len(TEA))).id
+                self.append(TEA[:4])
+            # By a daemon whose clock is right.
+            self.other.expire()
+
+            with mock.patch("time.time", lambda off=off: now - off):
+                self.assertEqual(4, self.received())
+
     def test_upload_that_is_held_does_not_expire(self) -> None:
         self.begin(self.uploads, TEA[:4])
 

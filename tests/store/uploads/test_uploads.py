@@ -195,6 +195,54 @@ class UploadsTest(TempCase):
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("UPDATE uploads SET expires = 1")
 
+    @contextmanager
+    def clock_ahead(self, seconds: float) -> Iterator[None]:
+        now = time.time()
+        with mock.patch("time.time", lambda: now + seconds):
+            yield
+
+    def test_jump_of_the_clock_ends_no_upload_until_the_grace_period_has_passed(self) -> None:
+        self.append(TEA[:4])
+        self.uploads.expire()
+        other, now = self.open(), time.monotonic()
+
+        with self.clock_ahead(2 * 3600), self.assertLogs("filestoraged.store.wall_clock"):
+            found = [self.received(), self.received(other)]
+            self.uploads.expire()
+            found += [self.received(), self.received(self.open())]
+            with mock.patch("time.monotonic", lambda: now + 3601):
+                self.uploads.expire()
+            with self.assertRaises(NotFound):
+                other.get(self.upload)
+
+        self.assertEqual([4] * 4, found)
+        self.assertFalse(os.path.exists(self.file))
+
+    def test_upload_that_is_continued_or_created_in_the_grace_period_has_its_whole_time(self) -> None:
+        self.uploads.expire()
+        with self.clock_ahead(2 * 3600), self.assertLogs("filestoraged.store.wall_clock"):
+            self.uploads.expire()
+            created = self.uploads.create(Draft("files", 3))
+            self.append(TEA[:4])
+            continued = self.uploads.get(self.upload)
+            now = time.monotonic()
+            with mock.patch("time.monotonic", lambda: now + 3601):
+                self.uploads.expire()
+
+            self.assertEqual([0, 4], [self.uploads.settle(each.id).received for each in (created, continued)])
+            self.assertEqual([time.time() + 3600] * 2, [created.expires, continued.expires])
+
+    def test_upload_is_found_again_for_its_owner_after_a_jump_of_the_clock(self) -> None:
+        draft = Draft("files", 3, reuse="me")
+        (first,) = self.uploads.find_or_create([draft])
+        self.uploads.expire()
+
+        with self.clock_ahead(2 * 3600):
+            self.assertEqual([first], self.uploads.find_or_create([draft]))
+        with self.clock_ahead(4 * 3600):
+            # Its time has begun anew.
+            self.assertEqual([first], self.open().find_or_create([draft]))
+
     def test_holder_that_makes_the_object_is_not_taken_over_however_silent(self) -> None:
         with self.uploads.receive(self.upload) as reception:
             reception.held.hold.set_tail(Tail.NONE)
