@@ -343,6 +343,16 @@ class StoreUnavailable(Unavailable):
         self.node = node
 
 
+class StoreDetached(StoreUnavailable):
+    """The store's directory or a database is not the one that was opened: unmounted, moved, replaced, or its disk died.
+
+    `subject` says which. Its loss is logged once, by what finds it, and not for each request that fails.
+    """
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"{subject} was unmounted, moved or replaced, or its disk failed; retry later.")
+
+
 class Overloaded(Unavailable):
     """The connection limit is reached."""
 

@@ -166,7 +166,7 @@ class _Requests:
 
     def _require_store(self, drop: Drop) -> None:
         """Raise StoreUnavailable before a claim: bytes that are missing during an outage must not end the drop."""
-        if self._store.remote:
+        if self._store.remote or self._drops.is_remote:
             try:
                 self._store.stat(drop.id)
             except NotFound:

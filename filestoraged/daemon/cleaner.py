@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from filestoraged.daemon.cleanup_lock import CleanupLock
-from filestoraged.errors import Error
+from filestoraged.errors import Error, StoreDetached
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,9 @@ class Cleaner(ABC):
     def _try(self, step: Callable[[], int]) -> int:
         try:
             return step()
+        except StoreDetached:
+            # Logged by what found it. Nothing is cleaned up elsewhere.
+            pass
         except _ENVIRONMENT_ERRORS as error:
             # Without the path of an OSError, which has the id of a drop.
             message = (isinstance(error, OSError) and error.strerror) or str(error.__cause__ or error)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from filestoraged.store.path_identity import PathIdentity
+
 # A janitor that has the lock and has done nothing for so many seconds is stopped, or its disk hangs: another one then
 # works without the lock.
 _JANITOR_TIMEOUT = 60.0
@@ -30,11 +32,15 @@ class CleanupLock(Protocol):
 class FileLock:
     """A lock on a file, created where it is missing. The time of its last change is the heartbeat."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, root: PathIdentity | None = None) -> None:
+        """Without `root`, the directory that it is in, the file is created in whatever is there."""
         self._path = path
+        self._root = root
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[bool]:
+        if self._root is not None:
+            self._root.check()
         lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             yield not _is_locked(lock)

@@ -15,6 +15,7 @@ from filestoraged.store.drops import Drops
 from filestoraged.store.kv import KeyValues
 from filestoraged.store.locks import Locks
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.path_identity import PathIdentities, PathIdentity
 from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.store.uploads.registry import Registry
 from filestoraged.store.uploads.storage import Storage
@@ -45,42 +46,51 @@ class Databases(Protocol):
 
 
 class SqliteDatabases:
-    """Files in the directory of the store, `root`. Interfaces prepare their own."""
+    """Files in the directory of the store, `root`. Interfaces prepare their own, and fix their `identities`."""
 
     is_remote = False
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: PathIdentity, identities: PathIdentities) -> None:
         self._root = root
+        self._identities = identities
 
     def prepare(self) -> Sequence[str]:
         return ()
 
     def open_keys(self) -> Keys:
-        return KeyValues(self._path(layout.KEYS_DATABASE))
+        identity = self._identity(layout.KEYS_DATABASE)
+        return KeyValues(identity.path, identity)
 
     def open_drops(self, *, ttl: float) -> Drops:
-        return Drops.open(self._path(layout.DROPS_DATABASE), OwnerFiles(self._path(layout.DROP_OWNERS)), ttl=ttl)
+        identity = self._identity(layout.DROPS_DATABASE)
+        owners = OwnerFiles(self._path(layout.DROP_OWNERS), self._root)
+        return Drops.open(identity.path, owners, ttl=ttl, identity=identity)
 
     def open_locks(self) -> Locks:
-        return Locks.open(self._path(layout.LOCKS_DATABASE))
+        identity = self._identity(layout.LOCKS_DATABASE)
+        return Locks.open(identity.path, identity)
 
     def open_uploads(self, *, ttl: float) -> Registry:
-        return Registry.open(self._path(layout.UPLOADS_DATABASE), ttl=ttl)
+        identity = self._identity(layout.UPLOADS_DATABASE)
+        return Registry.open(identity.path, ttl=ttl, identity=identity)
 
     def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: Any) -> Storage:
         """Whatever keeps the objects: other machines could not read the rows."""
         return LocalStorage(disk, registry)
 
     def open_cleanup_lock(self) -> CleanupLock:
-        return FileLock(self._path(layout.JANITOR_LOCK))
+        return FileLock(self._path(layout.JANITOR_LOCK), self._root)
+
+    def _identity(self, name: str) -> PathIdentity:
+        return self._identities.of_database(self._path(name))
 
     def _path(self, name: str) -> str:
-        return os.path.join(self._root, name)
+        return os.path.join(self._root.path, name)
 
 
-def open_databases(address: Any, root: str) -> Databases:
-    """Those at an address that `values.parse_database` returned; without one, those in the directory."""
+def open_databases(address: Any, root: PathIdentity, identities: PathIdentities) -> Databases:
+    """Those at an address that `values.parse_database` returned; without one, those in the directory `root`."""
     if address is None:
-        return SqliteDatabases(root)
+        return SqliteDatabases(root, identities)
     databases: Databases = load("daemon.postgresql_databases", "PostgresDatabases")(address)
     return databases

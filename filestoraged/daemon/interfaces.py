@@ -190,7 +190,7 @@ def _uploads_lock(resources: Resources, storage: Storage) -> CleanupLock:
     """One janitor works for all who reach the same bytes."""
     if storage.is_remote:
         return resources.databases.open_cleanup_lock()
-    return FileLock(resources.path(layout.UPLOADS_JANITOR_LOCK))
+    return FileLock(resources.path(layout.UPLOADS_JANITOR_LOCK), resources.disk.volume.identity)
 
 
 def _probe(name: str, write: Probe) -> Probe:
@@ -200,7 +200,8 @@ def _probe(name: str, write: Probe) -> Probe:
         try:
             write()
         except Error as error:
-            raise StoreUnavailable(f"{name} cannot be written: {error}") from error
+            # With the cause of that error, which operators are shown.
+            raise StoreUnavailable(f"{name} cannot be written: {error}") from error.__cause__ or error
 
     return probe
 

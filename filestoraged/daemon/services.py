@@ -20,10 +20,11 @@ from filestoraged.daemon.databases import open_databases
 from filestoraged.daemon.interfaces import INTERFACES, Interface, Resources
 from filestoraged.daemon.loading import deferred
 from filestoraged.daemon.tokens_file import read_tokens
-from filestoraged.errors import DISK_FULL, StartError, StorageFull
+from filestoraged.errors import DISK_FULL, StartError, StorageFull, StoreDetached
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
+from filestoraged.store.path_identity import PathIdentities
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.shared_count import SharedCount
 from filestoraged.store.sqlite.losses import find_losses
@@ -52,9 +53,13 @@ class Services:
     """
 
     def __init__(
-        self, config: Config, metrics: Metrics, mounts: Sequence[Mapping[str, str]], prepared: set[str] | None = None
+        self,
+        config: Config,
+        metrics: Metrics,
+        mounts: Sequence[Mapping[str, str]],
+        former: PathIdentities | None = None,
     ) -> None:
-        """`mounts` are those of all endpoints. Databases among the `prepared` are not prepared again.
+        """`mounts` are those of all endpoints. `former` has what the former configuration has opened, for a reload.
 
         Raises StartError and UsageError.
         """
@@ -65,7 +70,8 @@ class Services:
         self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
         self._origins = Origins(public_url=config.public_url, allowed=config.allow_origin)
         self._hosts = self._loopback_hosts()
-        self._prepared: set[str] = set() if prepared is None else prepared
+        # Of the store's directory and of the databases.
+        self.identities = PathIdentities(former)
         # nginx runs as another user, and reads what --accel hands over to it.
         self._permissions = GROUP_READABLE if config.accel else PRIVATE
         self._warnings: list[str] = []
@@ -77,12 +83,13 @@ class Services:
             permissions=self._permissions,
             hash_threads=threads,
             cache_size=cache_shares(config.cache, config.workers).objects,
+            identity=self.identities.of_root(os.path.abspath(config.store)),
         )
         self._pages = self._read_pages()
         self._opened = selected(config).open(config, config.workers, self.disk, threads)
         # Where files and repositories keep their objects.
         self.store = self._opened.store
-        self._databases = open_databases(config.database, self.disk.root)
+        self._databases = open_databases(config.database, self.disk.volume.identity, self.identities)
         self._uses_disk = self.store is self.disk or any(each.database for each in self._interfaces)
         if self._uses_disk:
             self._prepare_directory()
@@ -118,6 +125,9 @@ class Services:
             # The two may be one.
             for store in {self.store, self.disk}:
                 store.sweep()
+        except StoreDetached:
+            # Logged by what found it. Other directories have other processes' stagings.
+            pass
         except OSError as error:
             # Objects can be read all the same.
             log.warning("cannot sweep the stagings of dead processes: %s", error)
@@ -219,6 +229,8 @@ class Services:
         try:
             self.disk.prepare()
             swept = self.disk.sweep()
+        except StoreDetached as error:
+            raise _not_opened(error) from error
         except OSError as error:
             raise self._not_writable(error) from error
         if swept:
@@ -256,16 +268,24 @@ class Services:
         return [each.directory for each in self._interfaces if each.directory and (on_disk or each.database)]
 
     def _prepare_database(self, interface: Interface) -> None:
-        path = os.path.join(self.disk.root, interface.database)
-        # One prepared before is not waited for: it may be locked, and the requests of this daemon would wait as well.
-        if interface.prepare is None or (path in self._prepared and os.path.exists(path)):
+        if interface.prepare is None:
             return
-        for loss in find_losses(path, timeout=_EXAMINATION_TIMEOUT):
-            # Also if the start fails: the next one does not find it any more.
-            log.warning("%s: %s; restore a backup", loss.path, loss.reason)
+        path = os.path.join(self.disk.root, interface.database)
+        identity = self.identities.of_database(path)
         try:
-            interface.prepare(path)
-            self._prepared.add(path)
+            # One prepared before is not waited for: it may be locked, and the requests of this daemon would wait as
+            # well.
+            identity.check()
+            if not identity.is_fixed:
+                for loss in find_losses(path, timeout=_EXAMINATION_TIMEOUT):
+                    # Also if the start fails: the next one does not find it any more.
+                    log.warning("%s: %s; restore a backup", loss.path, loss.reason)
+                interface.prepare(path)
+                identity.fix()
+        except StoreDetached as error:
+            raise _not_opened(error) from error
+        except OSError as error:
+            raise self._not_writable(error) from error
         except StorageFull:
             self._warnings.append(f"cannot use {path} yet: the disk is full")
 
@@ -277,6 +297,11 @@ class Services:
             return self._not_writable(error)
         staging = os.path.join(self._config.store, layout.STAGING)
         return StartError(f"cannot rename files from {staging!r} to {str(part.root)!r}: they are on two file systems")
+
+
+def _not_opened(error: StoreDetached) -> StartError:
+    """A reload opens nothing else in place of what is lost."""
+    return StartError(f"cannot use the store: {error.__cause__}; only a restart opens what is there now")
 
 
 def _run_steps(steps: Sequence[Callable[[], None]]) -> None:

@@ -16,6 +16,7 @@ from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
 from filestoraged.daemon.services import Services
 from filestoraged.daemon.supervisor import StatusPipe
+from filestoraged.store.path_identity import PathIdentities
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
@@ -40,8 +41,8 @@ _FLUSH_INTERVAL = 1.0
 class HTTPWorkers:
     """The workers of one configuration. The master makes it before the fork; each worker runs `work`."""
 
-    def __init__(self, config: Config, endpoints: Endpoints, metrics: Metrics, prepared: set[str]) -> None:
-        """`prepared` has the databases that were prepared before, and gets those that are prepared now.
+    def __init__(self, config: Config, endpoints: Endpoints, metrics: Metrics, former: PathIdentities) -> None:
+        """`former` has what the former configuration has opened.
 
         Raises StartError where something cannot be used, and UsageError where options contradict each other.
         """
@@ -52,7 +53,8 @@ class HTTPWorkers:
         self._metrics = metrics
         limit = descriptors.raise_limit()
         _require_descriptors(limit, config, self.endpoints)
-        self._services = Services(config, metrics, [endpoint.mounts for endpoint in self.endpoints], prepared)
+        self._services = Services(config, metrics, [endpoint.mounts for endpoint in self.endpoints], former)
+        self.identities = self._services.identities
         self._connection_limit = _make_connection_limit(config, limit)
         self._client_limit = _make_client_limit(config, self._connection_limit.limit)
 

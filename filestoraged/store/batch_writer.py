@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Generic, Protocol, TypeVar
 
-from filestoraged.errors import StoreUnavailable
+from filestoraged.errors import Error, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class BatchWriter(Generic[_Item]):
             with self._lock:
                 self._lock_since = math.inf
                 self._write_round()
-        except OSError as error:
+        except (Error, OSError) as error:
             # The lock cannot be acquired.
             self._refuse_all(error)
         except Exception as error:

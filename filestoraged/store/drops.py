@@ -21,6 +21,7 @@ from filestoraged.store import guess_limit, layout, passwords
 from filestoraged.store.deferred_writes import DeferredWrites
 from filestoraged.store.drop_tables import ARRIVING, AVAILABLE, CLAIMED, DROPS_SCHEMA, GONE, STATE_NAMES
 from filestoraged.store.guess_limit import Guess
+from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Owners, Transaction, Transactions
 from filestoraged.store.wall_clock import JUDGED_TIME, WallClock
@@ -107,9 +108,9 @@ class Drops:
         self._deferred = DeferredWrites(transactions.write)
 
     @classmethod
-    def open(cls, path: str, owners: Owners, *, ttl: float) -> Drops:
+    def open(cls, path: str, owners: Owners, *, ttl: float, identity: PathIdentity | None = None) -> Drops:
         """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, DROPS_SCHEMA), owners, ttl=ttl)
+        return cls(TransactionQueue(path, DROPS_SCHEMA, identity), owners, ttl=ttl)
 
     @property
     def is_remote(self) -> bool:

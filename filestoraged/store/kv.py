@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from filestoraged.future import Future
 from filestoraged.store.batch_writer import URGENT
+from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import GroupCommitDatabase
@@ -148,8 +149,8 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
 
     is_remote: Literal[False] = False
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, KEYS_SCHEMA)
+    def __init__(self, path: str, identity: PathIdentity | None = None) -> None:
+        super().__init__(path, KEYS_SCHEMA, identity)
         # The lock guards the list: the writer's thread completes commits, another thread refuses them.
         self._pending: list[_PendingCommit] = []
         self._pending_lock = threading.Lock()
@@ -161,7 +162,9 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
     @property
     def commits(self) -> int:
         """The count of commits. Values that were read stay valid while it is even and unchanged."""
-        return self._write_lock.commits
+        # Odd once it was noticed that the database is lost: a value is then read anew, which fails. A `stat` for each
+        # cached value would take a tenth of its time.
+        return 1 if self._identity.is_lost else self._write_lock.commits
 
     @property
     def queued(self) -> int:

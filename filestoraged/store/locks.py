@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from filestoraged.errors import NotFound
 from filestoraged.future import Future
+from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -65,9 +66,9 @@ class Locks:
         self._transactions = transactions
 
     @classmethod
-    def open(cls, path: str) -> Locks:
+    def open(cls, path: str, identity: PathIdentity | None = None) -> Locks:
         """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, LOCKS_SCHEMA))
+        return cls(TransactionQueue(path, LOCKS_SCHEMA, identity))
 
     @property
     def is_remote(self) -> bool:

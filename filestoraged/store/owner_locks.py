@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import PRIVATE, make_directory, open_own_directory
 
 # Of a lock file. A symbolic link would lead to a foreign file.
@@ -112,6 +113,11 @@ class OwnerLocks(ABC):
 class OwnerFiles(OwnerLocks):
     """LockOwner locks on empty files, for processes that refer to each other by token."""
 
+    def __init__(self, directory: str, root: PathIdentity | None = None) -> None:
+        """Without `root`, the directory above, the directory is made in whatever is there."""
+        super().__init__(directory)
+        self._root = root
+
     def prepare(self) -> None:
         """Make this process's entry, where its caller can handle an OSError."""
         self.own()
@@ -137,6 +143,8 @@ class OwnerFiles(OwnerLocks):
             self.is_alive(token)
 
     def _make(self, path: str) -> int:
+        if self._root is not None:
+            self._root.check()
         with contextlib.suppress(FileExistsError):
             make_directory(self._directory, PRIVATE.directory)
         with closed_after(open_own_directory(self._directory)) as directory:

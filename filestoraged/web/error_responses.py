@@ -6,7 +6,7 @@ import errno
 import logging
 from collections.abc import Callable
 
-from filestoraged.errors import DISK_FULL, CorruptObject, Error, InternalError, StorageFull, StoreFailed
+from filestoraged.errors import DISK_FULL, CorruptObject, Error, InternalError, StorageFull, StoreDetached, StoreFailed
 from filestoraged.web.message import REASONS, Response, field_lines, json_response
 from filestoraged.wire.redaction import redact_text
 
@@ -28,7 +28,7 @@ def meaning(error: Exception) -> Error:
         log.error("answering 500: %s", _in_one_line(error), exc_info=error)
     elif known.status == 500:
         log.error("answering 500: %s", _in_one_line(error))
-    elif known.status in (503, 507):
+    elif known.status in (503, 507) and not isinstance(known, StoreDetached):
         log.warning("answering %d: %s", known.status, _in_one_line(error))
     return known
 

@@ -21,6 +21,7 @@ from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.locks import Locks, prepare_locks
+from filestoraged.store.path_identity import PathIdentities, root_identity
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command
 from tests.support import TempCase
 
@@ -90,7 +91,7 @@ class Side:
 
     @property
     def _databases(self) -> Databases:
-        return open_databases(self._address, str(self.root))
+        return open_databases(self._address, root_identity(str(self.root)), PathIdentities())
 
     def _closed_later(self, opened: _Opened) -> _Opened:
         self._case.addCleanup(opened.close)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
-from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
+from filestoraged.errors import StartError, StorageFull, StoreDetached, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
 from filestoraged.store.batch_writer import URGENT
 from filestoraged.store.kv import KeyValues, prepare_keys
+from filestoraged.store.path_identity import database_identity
 from filestoraged.store.sqlite.write_lock import WriteLock
 from tests.daemon.process import ROOT
 from tests.store import kv_contract
@@ -534,3 +537,121 @@ class UpgradeTest(TempCase):
         keys.commit()
 
         self.assertEqual([b"1", b"2"], [keys.get("cup"), keys.get("saucer")])
+
+
+class LostDatabaseTest(TempCase):
+    """The file is removed, moved or replaced while a process, or two, have opened it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = self.directory / "store"
+        self.store.mkdir()
+        self.path = self.store / "kv.sqlite"
+        prepare_keys(str(self.path))
+        # As the master does.
+        self.identity = database_identity(str(self.path))
+        self.identity.fix()
+        self.keys = self.open()
+        self.keys.set("a", b"1")
+        self.keys.commit()
+        self.assertEqual(b"1", self.keys.get("a"))
+
+    def open(self) -> KeyValues:
+        keys = KeyValues(str(self.path), self.identity)
+        self.addCleanup(keys.close)
+        return keys
+
+    def assert_refused(self, keys: KeyValues) -> None:
+        actions: dict[str, Callable[[], object]] = {
+            "set": lambda: keys.set("b", b"2"),
+            "delete": lambda: keys.delete("a"),
+            "commit": keys.commit,
+            "get": lambda: keys.get("a"),
+            "queued": lambda: keys.queued,
+            "probe": keys.probe,
+        }
+        for name, action in actions.items():
+            with self.subTest(name), self.assertRaises(StoreDetached):
+                action()
+        # No cached value is valid.
+        self.assertEqual(1, keys.commits % 2)
+
+    def test_removed_database_refuses_reads_and_writes_and_is_not_made_again(self) -> None:
+        for path in self.store.iterdir():
+            path.unlink()
+
+        self.assert_refused(self.keys)
+        self.assert_refused(self.open())
+        self.keys.close()
+
+        self.assertEqual([], list(self.store.iterdir()))
+
+    def test_copy_in_its_place_is_neither_read_nor_written(self) -> None:
+        kept = self.directory / "kept"
+        os.rename(self.path, kept)
+        shutil.copyfile(kept, self.path)
+        before = {path.name: path.read_bytes() for path in self.store.iterdir()}
+
+        self.assert_refused(self.keys)
+        self.assert_refused(self.open())
+        self.keys.close()
+
+        self.assertEqual(before, {path.name: path.read_bytes() for path in self.store.iterdir()})
+
+    def test_file_that_is_moved_away_and_back_goes_on(self) -> None:
+        kept = self.directory / "kept"
+        os.rename(self.path, kept)
+        later = self.open()
+        self.assert_refused(self.keys)
+        self.assert_refused(later)
+
+        os.rename(kept, self.path)
+
+        for number, keys in enumerate((self.keys, later)):
+            keys.set("b", b"%d" % number)
+            keys.commit()
+            self.assertEqual([b"1", b"%d" % number], [keys.get("a"), keys.get("b")])
+            self.assertEqual(0, keys.commits % 2)
+
+    def test_directory_that_is_moved_away_and_back_keeps_the_log_and_goes_on(self) -> None:
+        away = self.directory / "away"
+        os.rename(self.store, away)
+        later = self.open()
+        self.assert_refused(self.keys)
+        self.assert_refused(later)
+
+        os.rename(away, self.store)
+        self.keys.set("b", b"2")
+        self.keys.commit()
+
+        self.assertEqual([b"1", b"2"], [later.get("a"), later.get("b")])
+        self.assertEqual([b"1", b"2"], [self.keys.get("a"), self.keys.get("b")])
+
+    def test_connection_that_was_opened_to_a_copy_is_not_used(self) -> None:
+        """The path leads to a copy just while it is opened, and to the database before and behind."""
+        kept = self.directory / "kept"
+        later = self.open()
+        real = sqlite3.connect
+
+        def connect_to_copy(*arguments: Any, **settings: Any) -> sqlite3.Connection:
+            os.rename(self.path, kept)
+            shutil.copyfile(kept, self.path)
+            return real(*arguments, **settings)
+
+        with mock.patch("sqlite3.connect", connect_to_copy), self.assertRaises(StoreDetached):
+            later.get("a")
+
+        os.rename(kept, self.path)
+        self.assertEqual(b"1", later.get("a"))
+
+    def test_database_that_was_made_late_is_identified_by_its_first_connection(self) -> None:
+        path = self.directory / "late.sqlite"
+        keys = KeyValues(str(path))
+        self.addCleanup(keys.close)
+        keys.set("a", b"1")
+
+        path.unlink()
+
+        with self.assertRaises(StoreDetached):
+            keys.set("a", b"2")
+        self.assertFalse(path.exists())

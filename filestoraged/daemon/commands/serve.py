@@ -28,6 +28,7 @@ from filestoraged.daemon.watchdog import Watchdog
 from filestoraged.daemon.worker import DRAIN_TIMEOUT, HTTPWorkers
 from filestoraged.errors import StartError, UsageError
 from filestoraged.future import Future
+from filestoraged.store.path_identity import PathIdentities
 from filestoraged.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,10 @@ class _Master:
         self._endpoints = endpoints
         slots = max(_MIN_SLOTS, _SLOTS_PER_WORKER * config.workers)
         self._metrics = Metrics((*INTERFACES, OPERATIONS), slots)
-        # Databases that this daemon has prepared.
-        self._prepared: set[str] = set()
+        # What the workers that serve have opened: the store's directory and databases.
+        self._identities = PathIdentities()
         self._workers = _run_attended(lambda: self._prepare(config), _wait_alone)
+        self._identities = self._workers.identities
         self._manager = ServiceManager()
         watchdog = Watchdog(self._metrics, self._manager)
         self._supervisor = Supervisor(self._workers, slots, watchdog, _DRAIN_DEADLINE)
@@ -123,6 +125,7 @@ class _Master:
             return
         self._workers.close()
         self._workers = workers
+        self._identities = workers.identities
         self._endpoints.keep_only(workers.endpoints)
         start_logging(workers.config.log_level)
         log.info("reloaded with %d workers, storing %s", *self._size_and_store())
@@ -134,7 +137,7 @@ class _Master:
         limit = self._metrics.slots // 2
         if config.workers > limit:
             raise UsageError(f"--workers {config.workers} exceeds {limit}, the maximum until a restart")
-        return HTTPWorkers(config, self._endpoints, self._metrics, self._prepared)
+        return HTTPWorkers(config, self._endpoints, self._metrics, self._identities)
 
     def _refuse(self, why: str) -> None:
         self._endpoints.keep_only(self._workers.endpoints)

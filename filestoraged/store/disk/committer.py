@@ -96,11 +96,20 @@ class Committer:
     """Any thread submits changes. Made after the fork; its thread starts with the first change."""
 
     def __init__(
-        self, file_system: SyncableFileSystem, check: Callable[[], None], choice: SyncChoice | None = None
+        self,
+        file_system: SyncableFileSystem,
+        check: Callable[[], None],
+        choice: SyncChoice | None = None,
+        *,
+        check_root: Callable[[], None] = lambda: None,
     ) -> None:
-        """`check` raises OSError if the file system failed although a sync succeeded."""
+        """`check` raises OSError or an Error if the file system failed although a sync succeeded.
+
+        `check_root` raises an Error if nothing may be changed. It is called once for each round.
+        """
         self._file_system = file_system
         self._check_changes = check
+        self._check_root = check_root
         self._choice = choice or SyncChoice()
         self._sync_threads: SyncThreads[Change] = SyncThreads(lambda change: change.sync())
         # None ends the thread.
@@ -173,6 +182,11 @@ class Committer:
 
     def _commit(self, changes: Sequence[Change]) -> None:
         """Advance each change by one step, sync, and finish those whose last step that was."""
+        try:
+            self._check_root()
+        except Error as error:
+            _fail(changes, error)
+            return
         # Before this round has bytes to be written itself.
         is_together = self._choice.is_together(len(changes)) and not self._file_system.is_busy
         leaders, followers = _separate(changes)
@@ -188,7 +202,7 @@ class Committer:
         try:
             if changes:
                 self._check_changes()
-        except OSError as error:
+        except (Error, OSError) as error:
             _fail(changes, error)
             return ()
         return changes

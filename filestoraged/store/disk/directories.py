@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from filestoraged.bounded_cache import BoundedCache
 from filestoraged.store import layout
+from filestoraged.store.path_identity import PathIdentity, root_identity
 from filestoraged.store.permissions import PRIVATE, Permissions, make_directory, require_directory
 
 # Directories whose entries are known to be durable, one for each repository: at most 8 MiB with the longest names.
@@ -52,15 +53,21 @@ class Directories:
     Any thread calls it. Making or syncing a directory twice is harmless, so it needs no lock.
     """
 
-    def __init__(self, root: str, permissions: Permissions = PRIVATE) -> None:
+    def __init__(self, root: str, permissions: Permissions = PRIVATE, *, identity: PathIdentity | None = None) -> None:
         self.root = root
+        # Nothing is made in the place of a root that is lost.
+        self.identity = identity or root_identity(root)
         self._permissions = permissions
         self._durable: BoundedCache[str, _State] = BoundedCache(entries=_MAX_DURABLE)
         # The device and the inode of the root directory whose own entry is durable.
         self._durable_root: tuple[int, int] | None = None
 
     def make_root(self) -> None:
-        """Make the root directory and those above it that are missing, each of them durable. Raises OSError."""
+        """Make the root directory and those above it that are missing, each of them durable. Raises OSError.
+
+        One that was identified is not made again: raises StoreDetached.
+        """
+        self.identity.check()
         if os.path.isdir(self.root):
             self._sync_root()
         else:
@@ -68,10 +75,11 @@ class Directories:
             self._durable_root = _identity(self.root)
 
     def make(self, path: str, mode: int) -> None:
-        """Make the directory `path` and those above it that are missing. Raises OSError."""
+        """Make the directory `path` and those above it that are missing. Raises OSError and StoreDetached."""
         if path == self.root:
             self.make_root()
             return
+        self.identity.check()
         self.refuse_link(path)
         try:
             try:
@@ -85,7 +93,7 @@ class Directories:
     def open(self, path: str) -> int:
         """Return a descriptor of the directory `path`, and make it if it is missing.
 
-        Raises FileNotFoundError if another process removes it at the same time, and other OSErrors.
+        Raises FileNotFoundError if another process removes it at the same time, other OSErrors, and StoreDetached.
         """
         self.refuse_link(path)
         try:

@@ -41,7 +41,8 @@ class StagingArea(OwnerLocks):
         self._create: Callable[[str, int], int] = create_file
 
     def create(self) -> tuple[str, int]:
-        """Create an empty file. Returns its path, and a descriptor to write to it. Raises OSError."""
+        """Create an empty file. Returns its path, and a descriptor to write to it. Raises OSError and StoreDetached."""
+        self._directories.identity.check()
         area = self.own()
         try:
             return self._create_in(area.path)
@@ -50,7 +51,11 @@ class StagingArea(OwnerLocks):
             return self._create_in(self.renew(area).path)
 
     def link(self, source: str) -> tuple[str, int]:
-        """Give an existing file a name in the area. Returns its path, and a descriptor. Raises OSError."""
+        """Give an existing file a name in the area. Returns its path, and a descriptor.
+
+        Raises OSError and StoreDetached.
+        """
+        self._directories.identity.check()
         path = f"{self.own().path}/{next(self._numbers)}"
         os.link(source, path, follow_symlinks=False)
         try:
@@ -60,7 +65,8 @@ class StagingArea(OwnerLocks):
             raise
 
     def sweep(self) -> int:
-        """Remove the stagings of dead processes. Returns their number. Raises OSError."""
+        """Remove the stagings of dead processes. Returns their number. Raises OSError and StoreDetached."""
+        self._directories.identity.check()
         return sum(_sweep_or_warn(self.path(token)) for token in self.tokens())
 
     def _create_in(self, area: str) -> tuple[str, int]:

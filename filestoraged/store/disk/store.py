@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 from filestoraged.digest import Expected, parse_digest
-from filestoraged.errors import NotFound
+from filestoraged.errors import Error, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.contract import Blob, ObjectStatus, Sink, Store, Usage, never_pause
@@ -28,6 +28,7 @@ from filestoraged.store.disk.staging import DiskStaging, LinkedStaging, check_na
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
+from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import PRIVATE, Permissions, require_directory, require_file
 
 # O_NONBLOCK: opening a pipe under an object's name must not wait for its other end. O_NOFOLLOW: a symbolic link there
@@ -58,19 +59,21 @@ class DiskStore(Store):
         permissions: Permissions = PRIVATE,
         hash_threads: HashThreads | None = None,
         cache_size: int | None = None,
+        identity: PathIdentity | None = None,
         within: DiskStore | None = None,
     ) -> None:
         """`max_size` is in bytes, None for no limit; `cache_size` is the memory for small objects, in bytes.
 
         A namespace lies `within` a store, and has its permissions, and its cache unless it has a `cache_size`.
 
-        Without `hash_threads`, the store and its namespaces have a limit of their own.
+        Without `hash_threads`, the store and its namespaces have a limit of their own. `identity` is that of the root,
+        which `prepare` fixes; until then, any directory will do.
         """
         self.root = os.path.abspath(root)
         self.algorithm = algorithm
         self.max_size = max_size
         self.hash_threads = within.hash_threads if within else hash_threads or HashThreads()
-        self.volume: Volume = within.volume if within else Volume(self.root, permissions)
+        self.volume: Volume = within.volume if within else Volume(self.root, permissions, identity=identity)
         self._small_blobs: SmallBlobCache = (
             within._small_blobs
             if within is not None and cache_size is None
@@ -92,14 +95,15 @@ class DiskStore(Store):
     def group_commits(self) -> None:
         """Commit small uploads and removals in groups, if the file system allows it. Call it after the fork.
 
-        Raises OSError.
+        Raises OSError and StoreDetached; each change is then synced alone.
         """
         self.volume.group_commits()
 
     def prepare(self) -> None:
-        """Make the directory, and check that it can be written. Raises OSError, but not for a full disk.
+        """Make the directory, and check that it can be written. Call it before the fork.
 
-        A symbolic link may lead to the directory itself, but not to what the daemon keeps for itself in it.
+        From then on the store is this directory, and no other one under its name. A symbolic link may lead to it, but
+        not to what the daemon keeps for itself in it. Raises OSError, but not for a full disk, and StoreDetached.
         """
         self.volume.directories.make_root()
         if not os.path.isdir(self.root):
@@ -113,9 +117,11 @@ class DiskStore(Store):
         repositories = f"{self.root}/{layout.REPOSITORIES}"
         if os.path.lexists(repositories) and not os.path.isdir(repositories):
             raise NotADirectoryError(errno.ENOTDIR, f"{repositories!r} is not a directory")
+        self.volume.identity.fix()
 
     def probe(self) -> None:
-        """Write a few bytes and remove them. Raises OSError, also if the directory itself is missing."""
+        """Write a few bytes and remove them. Raises StoreDetached, and OSError, also if the directory is missing."""
+        self.volume.identity.check()
         os.stat(self.root)
         path, descriptor = self.volume.staging_area.create()
         try:
@@ -147,17 +153,18 @@ class DiskStore(Store):
     def list(self, after: str = "", limit: int = 1000) -> Sequence[str]:
         """As the contract says. Lists one shard directory after the other, and holds the names of one in memory."""
         names: builtins.list[str] = []
-        for shard in sorted(filter(layout.is_shard, _listed(self.root))):
-            if shard >= layout.shard(after) and len(names) < limit:
-                following = sorted(name for name in _listed(f"{self.root}/{shard}") if name > after)
-                own = (name for name in following if _is_object(name, shard))
-                names += itertools.islice(own, limit - len(names))
+        with self.volume.identity.required():
+            for shard in sorted(filter(layout.is_shard, _listed(self.root))):
+                if shard >= layout.shard(after) and len(names) < limit:
+                    following = sorted(name for name in _listed(f"{self.root}/{shard}") if name > after)
+                    own = (name for name in following if _is_object(name, shard))
+                    names += itertools.islice(own, limit - len(names))
         return names
 
     def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
         """As the contract says. Lists the whole directory, and holds `limit` of its names in memory."""
         try:
-            with os.scandir(self.root) as entries:
+            with self.volume.identity.required(), os.scandir(self.root) as entries:
                 names = (each.name for each in entries if each.name > after and _is_namespace(each))
                 return heapq.nsmallest(limit, names)
         except (FileNotFoundError, NotADirectoryError):
@@ -167,7 +174,8 @@ class DiskStore(Store):
         """What each interface holds, by its name. Remembers counts of directories; one thread at a time calls it."""
         if self._usage is None:
             self._usage = DiskUsage(self.root)
-        return self._usage.count(pause)
+        with self.volume.identity.required():
+            return self._usage.count(pause)
 
     def sweep(self) -> int:
         return self.volume.staging_area.sweep()
@@ -214,17 +222,25 @@ class DiskStore(Store):
         try:
             return DiskBlob(name, os.open(path, _READING))
         except OSError as error:
-            raise _lookup_error(error, name) from error
+            raise self._lookup_error(error, name) from error
 
     def stat(self, name: str) -> ObjectStatus:
         path = self.path(name)
         try:
             status = os.lstat(path)
         except OSError as error:
-            raise _lookup_error(error, name) from error
+            raise self._lookup_error(error, name) from error
         if not stat.S_ISREG(status.st_mode):
             raise NotFound(name=name)
         return ObjectStatus(name, status.st_size, int(status.st_mtime))
+
+    def _lookup_error(self, error: OSError, name: str) -> Exception:
+        """NotFound where there is no file under that name, else the error itself. Raises StoreDetached.
+
+        The root is checked here, and not before the lookup, so that objects that are there cost nothing more.
+        """
+        self.volume.identity.check()
+        return NotFound(name=name) if error.errno in _MISSING else error
 
     def get(self, name: str) -> BinaryIO:
         return os.fdopen(self._open_file(name).detach(), "rb")
@@ -248,15 +264,16 @@ class DiskStore(Store):
             tried = [*group]
             try:
                 failures.update(self._remove_from(shard, tried)[1])
-            except OSError as error:
+            except (Error, OSError) as error:
                 failures.update(dict.fromkeys(tried, error))
         return failures
 
     def _remove_from(self, shard: str, names: Sequence[str]) -> tuple[int, dict[str, OSError]]:
         """Remove files of one directory, durably. Returns how many it removed, and the errors of those that remain.
 
-        Raises OSError if no removal is known to be durable.
+        Raises OSError if no removal is known to be durable, and StoreDetached.
         """
+        self.volume.identity.check()
         self.volume.directories.refuse_link(shard)
         # Open before the removal: a process without free descriptors removes nothing.
         try:
@@ -264,6 +281,7 @@ class DiskStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 sync(self.root)
+            self.volume.identity.check()
             return 0, {}
         removed, failed = 0, {}
         try:
@@ -332,11 +350,6 @@ class DiskBlob(Blob):
         descriptor = self.detach()
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def _lookup_error(error: OSError, name: str) -> Exception:
-    """NotFound where there is no file under that name, else the error itself."""
-    return NotFound(name=name) if error.errno in _MISSING else error
 
 
 def _remove_name(name: str, directory: int) -> bool:

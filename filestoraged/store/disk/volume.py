@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 
 from filestoraged.digest import Bytes
+from filestoraged.errors import Error
 from filestoraged.store.disk.committer import Change, Committer
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.file_system import check_changes, open_file_system
 from filestoraged.store.disk.small_blobs import SMALL
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
+from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import Permissions
 
 # In bytes: what the stagings of a process hold in memory. Slow clients can occupy all of it; other stagings are then
@@ -21,10 +23,11 @@ _MAX_MEMORY = 32 * 1024 * 1024
 class Volume:
     """One directory tree of one file system. Any thread calls it."""
 
-    def __init__(self, root: str, permissions: Permissions) -> None:
+    def __init__(self, root: str, permissions: Permissions, *, identity: PathIdentity | None = None) -> None:
         self.root = root
         self.permissions = permissions
-        self.directories = Directories(root, permissions)
+        self.directories = Directories(root, permissions, identity=identity)
+        self.identity = self.directories.identity
         self.staging_area = StagingArea(self.directories, permissions)
         self.staging_memory = StagingMemory(_MAX_MEMORY)
         # The number of changes that threads commit alone at present. The lock guards it.
@@ -36,11 +39,12 @@ class Volume:
     def group_commits(self) -> None:
         """Commit small uploads and removals in groups, if the file system allows it. Call it after the fork.
 
-        Raises OSError.
+        Raises OSError and StoreDetached; each change is then synced alone.
         """
+        self.identity.check()
         file_system = open_file_system(self.root)
         if file_system is not None:
-            self.committer = Committer(file_system, self.check_changes)
+            self.committer = Committer(file_system, self.check_changes, check_root=self.identity.check)
 
     def commit(self, change: Change) -> None:
         """Commit a change, together with others if it can wait for them. Raises what is known at once."""
@@ -53,6 +57,7 @@ class Volume:
         """Commit a change by the calling thread. Raises what fails."""
         self._count_alone(1)
         try:
+            self._require_root(change)
             change.commit_alone(self.check_changes)
         finally:
             self._count_alone(-1)
@@ -66,8 +71,20 @@ class Volume:
         with self._lock:
             self._alone += difference
 
+    def _require_root(self, change: Change) -> None:
+        try:
+            self.identity.check()
+        except Error as error:
+            change.fail(error)
+            raise
+
     def check_changes(self) -> None:
-        """Raise OSError if the file system failed although a sync succeeded."""
+        """Raise OSError if the file system failed although a sync succeeded, and StoreDetached if the root is lost.
+
+        Paths may have led elsewhere since the root was checked before the change. With the check before, a group of
+        changes, or one alone, costs two calls of `stat`; the staging of an upload costs a third.
+        """
+        self.identity.check()
         check_changes(self.root)
 
     def stage_in_memory(self, size: int | None) -> MemoryStaging | None:

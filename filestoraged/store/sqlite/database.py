@@ -15,9 +15,10 @@ from collections import deque
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreFailed, StoreUnavailable
+from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreDetached, StoreFailed, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import sync
+from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import require_file
 from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.transactions import Transaction
@@ -60,31 +61,64 @@ def connect(path: str) -> sqlite3.Connection:
 
     One thread at a time uses the connection. Make it after the fork.
     """
+    connection = _open(path)
+    _configure(connection)
+    return connection
+
+
+def _open(path: str) -> sqlite3.Connection:
     # SQLite follows that of a database, and puts the log beside its target, while the write lock is beside the link.
     # That of a log it refuses without its path.
     for each in filter(os.path.islink, layout.files_of_database(path)):
         raise sqlite3.OperationalError(f"{each!r} is a symbolic link")
     # By a URI: otherwise SQLite would make a missing file, readable for other users.
     name = quote(os.fsencode(os.path.abspath(path)))
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         f"file:{name}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
     )
+
+
+def _configure(connection: sqlite3.Connection) -> None:
     # Some distributions compile SQLite with a default that syncs less.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
     connection.create_function("epoch", 0, _now)
     connection.create_function("epoch_second", 0, lambda: int(_now()))
+
+
+def connect_identified(identity: PathIdentity) -> sqlite3.Connection:
+    """Open the database that was identified, and no other one at its path. Raises StoreDetached.
+
+    SQLite opens the file at once, and the log at its path by the first statement. The path is checked before each and
+    behind both: as the last connection to a copy, this one would copy the log into that on close, and remove the log.
+    """
+    identity.check()
+    connection = _open(identity.path)
+    try:
+        identity.check()
+        _configure(connection)
+        identity.check()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def connect_made(path: str, schema: Schema) -> sqlite3.Connection:
-    """Open a database, and make missing tables. Call it within the write lock. Raises StartError for a foreign one."""
-    _make_file(path)
-    connection = connect(path)
+def connect_made(identity: PathIdentity, schema: Schema) -> sqlite3.Connection:
+    """Open a database, and make missing tables. Call it within the write lock.
+
+    One that was identified is not made again. Raises StartError for a foreign one, and StoreDetached.
+    """
+    path = identity.path
+    if not identity.is_fixed:
+        _make_file(path)
+    connection = connect_identified(identity)
     try:
         if not _is_made(connection, path, schema):
             _make(connection, schema)
             sync(os.path.dirname(os.path.abspath(path)))
+        # If it could not be made at the start, because the disk was full.
+        identity.fix()
     except BaseException:
         connection.close()
         raise
@@ -110,15 +144,20 @@ def begin_log_anew(connection: sqlite3.Connection) -> bool:
 class Readers:
     """Connections for reading, as many as threads read at once."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, identity: PathIdentity) -> None:
+        self._identity = identity
         self._idle: deque[sqlite3.Connection] = deque()
 
     def all(self, statement: str, *values: Any) -> list[Any]:
-        """All rows of a query. Raises what `failure` returns for SQLite's errors."""
+        """All rows of a query. Raises StoreDetached, and what `failure` returns for SQLite's errors.
+
+        Checking that the database is the one that was opened costs one `stat`.
+        """
+        # Open connections would go on reading a file that was removed.
+        self._identity.check()
         connection: sqlite3.Connection | None = None
         try:
-            connection = self._idle.pop() if self._idle else connect(self._path)
+            connection = self._idle.pop() if self._idle else connect_identified(self._identity)
             rows = connection.execute(statement, values).fetchall()
         except IndexError:
             # Another thread took the last idle connection.
@@ -126,7 +165,7 @@ class Readers:
         except sqlite3.Error as error:
             if connection is not None:
                 connection.close()
-            raise failure(error, self._path) from error
+            raise identified_failure(error, self._identity) from error
         self._idle.append(connection)
         return rows
 
@@ -172,9 +211,9 @@ def retire(connection: sqlite3.Connection, write_lock: WriteLock) -> None:
 
     SQLite then copies the log into the database and removes it, and does not report a failed sync. So that is done here
     first; if it fails, the log stays in doubt for later processes. While another process holds the lock or reads, this
-    connection is not the last one.
+    connection is not the last one. Where the database is lost, nothing is done: the log at its path may be another's.
     """
-    with contextlib.suppress(sqlite3.Error, OSError), write_lock.acquire_within(0):
+    with contextlib.suppress(sqlite3.Error, OSError, StoreDetached), write_lock.acquire_within(0):
         was_doubtful, written = write_lock.is_doubtful, write_lock.written
         write_lock.begin_writing()
         connection.execute("PRAGMA busy_timeout = 0")
@@ -183,6 +222,15 @@ def retire(connection: sqlite3.Connection, write_lock: WriteLock) -> None:
         elif not was_doubtful:
             write_lock.end_writing(written)
     connection.close()
+
+
+def identified_failure(error: Exception, identity: PathIdentity) -> Error:
+    """What `failure` returns, or StoreDetached where the database is lost: nothing is tried beside it then."""
+    try:
+        identity.check()
+    except StoreDetached as detached:
+        return detached
+    return failure(error, identity.path)
 
 
 def failure(error: Exception, path: str) -> Error:

@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.future import Future, set_results
 from filestoraged.store.batch_writer import BatchWriter
+from filestoraged.store.path_identity import PathIdentity, database_identity
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Readers, Schema
 from filestoraged.store.sqlite.write_lock import WriteLock
@@ -59,11 +60,13 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
     A subclass defines the jobs, and writes a batch of them.
     """
 
-    def __init__(self, path: str, schema: Schema) -> None:
+    def __init__(self, path: str, schema: Schema, identity: PathIdentity | None = None) -> None:
+        """`identity` is what the master has opened at the path; without it, the first connection decides."""
         self._path = path
         self._schema = schema
-        self._write_lock = WriteLock(path)
-        self._readers = Readers(path)
+        self._identity = identity or database_identity(path)
+        self._write_lock = WriteLock(path, self._identity)
+        self._readers = Readers(self._identity)
         self._connection: sqlite3.Connection | None = None
         self._pages = 0
         self._writer: BatchWriter[_Job] = BatchWriter(self._write_lock, self)
@@ -83,8 +86,8 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
             log.error("%s: closed while another process holds its write lock", os.path.basename(self._path))
             return
         # Opened if there is none: the last connection that is closed must not be a reader's.
-        with contextlib.suppress(sqlite3.Error):
-            self._connection = self._connection or database.connect(self._path)
+        with contextlib.suppress(sqlite3.Error, Error):
+            self._connection = self._connection or database.connect_identified(self._identity)
         self._readers.close()
         if self._connection is not None:
             database.retire(self._connection, self._write_lock)
@@ -118,12 +121,13 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         return math.inf
 
     def refuse(self, jobs: Sequence[_Job], error: Exception) -> None:
-        failure = database.failure(error, self._path) if isinstance(error, (sqlite3.Error, OSError)) else error
-        set_results([(job, failure) for job in jobs])
+        if isinstance(error, (sqlite3.Error, OSError)):
+            error = database.identified_failure(error, self._identity)
+        set_results([(job, error) for job in jobs])
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = database.connect_made(self._path, self._schema)
+            self._connection = database.connect_made(self._identity, self._schema)
             # No automatic checkpoints after commits, in which SQLite does not report a failed sync.
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self._connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")

@@ -16,7 +16,9 @@ import struct
 import time
 from collections.abc import Iterator
 
+from filestoraged.errors import Error
 from filestoraged.store import layout
+from filestoraged.store.path_identity import PathIdentity, database_identity
 
 # The numbers, each of 64 bits: the count of commits; whether the log is in doubt; the pages written to the log since it
 # was last copied into the database; and the boot of the machine in which the log was last written.
@@ -35,34 +37,43 @@ class WriteLock:
     """Make it after the fork. One thread of a process acquires the lock, any thread reads the numbers.
 
     A with-block waits for the lock in the kernel, in order, while SQLite polls its own lock. If the file could not be
-    opened before, because the disk is full, the with-block tries again. Raises OSError.
+    opened before, because the disk is full, the with-block tries again. Raises OSError, and StoreDetached if the
+    database is not the one that was opened. That costs one `stat` for each group of changes, which are made within the
+    lock.
     """
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, identity: PathIdentity | None = None) -> None:
+        """Without the `identity` of the database, any file at its path will do."""
         self._path = layout.write_lock(database)
+        self._identity = identity or database_identity(database)
         self._descriptor = -1
         self._boot = _boot()
         # Odd: no cached value is valid before the file is open.
         self._numbers = memoryview(bytes([1]) + bytes(_UINT64.size * 4 - 1)).cast("Q")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Error):
             self._open()
 
     def __enter__(self) -> None:
         self._open()
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        self._check_identity()
 
     def __exit__(self, *_: object) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def acquire_within(self, seconds: float) -> Iterator[None]:
-        """Hold the lock for a block. Raises TimeoutError if other processes hold it for that long."""
+        """Hold the lock for a block.
+
+        Raises TimeoutError if other processes hold it for that long, and StoreDetached as the with-block does.
+        """
         self._open()
         deadline = time.monotonic() + seconds
         while not self._try_acquire():
             if time.monotonic() >= deadline:
                 raise TimeoutError(errno.ETIMEDOUT, f"another process has held the write lock for {seconds:g} s")
             time.sleep(_ATTEMPT_PAUSE)
+        self._check_identity()
         with contextlib.ExitStack() as stack:
             stack.push(self.__exit__)
             yield
@@ -111,6 +122,7 @@ class WriteLock:
     def _open(self) -> None:
         if self._descriptor >= 0:
             return
+        self._identity.check()
         # Private: any user who can open the file can hold the lock. O_NOFOLLOW: it is written, and no foreign file is.
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -118,6 +130,8 @@ class WriteLock:
                 # Behind the numbers, which another process may be using already. On a tmpfs this allocates their page.
                 os.pwrite(descriptor, b"\0", _FILE_SIZE - 1)
             mapped = mmap.mmap(descriptor, _FILE_SIZE, mmap.MAP_SHARED, mmap.PROT_READ)
+            # The lock beside a copy of the database would be another one.
+            self._identity.check()
         except ValueError as error:
             os.close(descriptor)
             raise OSError(errno.EAGAIN, "the file of the write lock was truncated") from error
@@ -126,6 +140,14 @@ class WriteLock:
             raise
         self._numbers = memoryview(mapped).cast("Q")
         self._descriptor = descriptor
+
+    def _check_identity(self) -> None:
+        """Check the database within the lock: the wait for it may have been long. Unlocks it on an error."""
+        try:
+            self._identity.check()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def _try_acquire(self) -> bool:
         try:

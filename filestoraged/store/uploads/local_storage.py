@@ -24,9 +24,10 @@ class LocalStorage:
     def __init__(self, disk: DiskStore, registry: Registry) -> None:
         """`disk` is the store's directory, wherever the objects go."""
         self._volume = disk.volume
+        self._identity = disk.volume.identity
         self._root = disk.root
         # Beside the bytes: who can lock a file is alive.
-        self._owners = OwnerFiles(self._path(layout.UPLOAD_OWNERS))
+        self._owners = OwnerFiles(self._path(layout.UPLOAD_OWNERS), self._identity)
         self._holds = FileHolds(disk.volume.directories, self._owners, registry.apply)
 
     def acquire(self, id_: str) -> Held:
@@ -34,14 +35,17 @@ class LocalStorage:
         return Held(hold, UploadFile(self._path(layout.upload_path(id_)), hold, self._volume))
 
     def is_held(self, id_: str) -> bool:
-        return self._holds.is_held(self._path(layout.upload_lock_path(id_)))
+        with self._identity.required():
+            return self._holds.is_held(self._path(layout.upload_lock_path(id_)))
 
     def may_have_bytes(self, id_: str) -> bool:
-        return os.path.lexists(self._path(layout.upload_lock_path(id_)))
+        with self._identity.required():
+            return os.path.lexists(self._path(layout.upload_lock_path(id_)))
 
     def has_bytes(self, id_: str, received: int) -> bool:
         try:
-            return os.stat(self._path(layout.upload_path(id_))).st_size >= received
+            with self._identity.required():
+                return os.stat(self._path(layout.upload_path(id_))).st_size >= received
         except FileNotFoundError:
             return False
 

@@ -141,7 +141,9 @@ class FileHolds:
             os.close(descriptor)
 
     def acquire(self, path: str) -> FileHold:
-        """Hold the upload with that lock file. Raises UploadLocked, and OSError."""
+        """Hold the upload with that lock file. Raises UploadLocked, OSError and StoreDetached."""
+        # The lock file is made if it is missing.
+        self._directories.identity.check()
         token = self._owners.token
         while True:
             descriptor = self._open(path)

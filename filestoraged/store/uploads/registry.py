@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from filestoraged.digest import Expected
 from filestoraged.errors import Gone, NotFound
 from filestoraged.store import wall_clock
+from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -136,9 +137,9 @@ class Registry:
         self._clock = WallClock(self._transactions)
 
     @classmethod
-    def open(cls, path: str, *, ttl: float) -> Registry:
+    def open(cls, path: str, *, ttl: float, identity: PathIdentity | None = None) -> Registry:
         """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, _UPLOADS_SCHEMA), ttl=ttl)
+        return cls(TransactionQueue(path, _UPLOADS_SCHEMA, identity), ttl=ttl)
 
     def create(self, draft: Draft) -> Upload:
         def insert(transaction: Transaction) -> Upload:

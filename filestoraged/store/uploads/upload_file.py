@@ -49,6 +49,8 @@ class UploadFile:
             os.close(directory)
         size = os.fstat(self._descriptor).st_size
         if size < recorded:
+            # The row of an upload whose bytes are lost is removed. They are not if the whole directory is.
+            self._volume.identity.check()
             raise Gone("Bytes of the upload were lost; begin it anew.")
         self._durable = recorded
         self.size = size if self._hold.has_tail else recorded

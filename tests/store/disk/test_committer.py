@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.digest import Digest
-from filestoraged.errors import AlreadyExists, NotFound, StoreUnavailable
+from filestoraged.errors import AlreadyExists, NotFound, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.disk.changes import Removal
 from filestoraged.store.disk.committer import Change, Committer
@@ -254,6 +254,35 @@ class FailureTest(CommitterCase):
                 self.assertEqual([], self.files_below(self.root))
                 self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
                 self.store.remove(TEA_DIGEST)
+
+    def test_round_that_finds_the_root_lost_fails_before_it_changes_anything(self) -> None:
+        stored = self.store.put(TEA)
+        detached = StoreDetached("The store's directory")
+        self.store.close()
+        self.store.volume.committer = Committer(
+            self.file_system, self.file_system.check, AlwaysTogether(), check_root=mock.Mock(side_effect=detached)
+        )
+
+        futures = [self.upload(b"coffee"), self.store.remove_later(stored)]
+
+        self.assertEqual([detached] * 2, [future.exception(PATIENCE) for future in futures])
+        self.assertEqual(0, self.file_system.syncs)
+        self.assertEqual([f"{stored[:2]}/{stored}"], self.files_below(self.root))
+
+    def test_root_that_is_lost_during_a_round_fails_its_changes(self) -> None:
+        away = self.directory / "away"
+        self.store.close()
+        volume = self.store.volume
+        volume.committer = Committer(
+            self.file_system, volume.check_changes, AlwaysTogether(), check_root=volume.identity.check
+        )
+        stored = self.store.put(TEA)
+        self.file_system.before = lambda: os.rename(self.root, away)
+
+        removal = self.store.remove_later(stored)
+
+        self.assertIsInstance(removal.exception(PATIENCE), StoreDetached)
+        self.assertFalse(self.root.exists())
 
     def test_large_upload_and_removal_on_a_failed_file_system_fail(self) -> None:
         stored = self.store.put(TEA)

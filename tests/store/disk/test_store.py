@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from filestoraged.errors import AlreadyExists, NotFound
+from filestoraged.errors import AlreadyExists, NotFound, StoreDetached
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.store import DiskStore
 from tests.store import contract
@@ -577,3 +577,98 @@ class TwoDaemonsTest(TempCase):
 
         with store.get(digest) as stream:
             self.assertEqual(TEA, stream.read())
+
+
+class LostRootTest(TempCase):
+    """The directory of the store is moved away, as `umount --lazy` does, or another one is in its place."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.directory / "store"
+        self.away = self.directory / "away"
+        self.store = DiskStore(self.root)
+        self.store.prepare()
+        self.addCleanup(self.store.close)
+        self.store.put(TEA)
+
+    def assert_all_refused(self) -> None:
+        missing = "ab" * 32
+        repository = self.store.namespace("repositories").namespace("pets")
+        actions: dict[str, Callable[[], object]] = {
+            "small upload": lambda: self.store.put(b"coffee"),
+            "large upload": lambda: self.store.stage(100_000),
+            "upload to a repository": lambda: repository.put(b"coffee"),
+            "open": lambda: self.store.open(missing),
+            "get": lambda: self.store.get(missing),
+            "stat": lambda: self.store.stat(missing),
+            "remove": lambda: self.store.remove(missing),
+            "remove later": lambda: self.store.remove_later(TEA_DIGEST),
+            "list": self.store.list,
+            "list namespaces": self.store.list_namespaces,
+            "list of a repository": repository.list,
+            "usage": self.store.usage,
+            "probe": self.store.probe,
+            "prepare": self.store.prepare,
+            "sweep": self.store.sweep,
+            "group commits": self.store.group_commits,
+        }
+        for name, action in actions.items():
+            with self.subTest(name), self.assertRaises(StoreDetached):
+                action()
+        with self.subTest("remove all"):
+            failures = self.store.remove_all([TEA_DIGEST])
+            self.assertIsInstance(failures[TEA_DIGEST], StoreDetached)
+
+    def test_moved_root_refuses_everything_and_is_not_made_again(self) -> None:
+        staging = self.store.stage(100_000)
+        staging.write(TEA)
+        os.rename(self.root, self.away)
+
+        self.assert_all_refused()
+        with staging, self.assertRaises(StoreDetached):
+            staging.commit()
+
+        self.assertFalse(self.root.exists())
+
+    def test_another_directory_at_its_path_is_not_changed(self) -> None:
+        os.rename(self.root, self.away)
+        shutil.copytree(self.away, self.root)
+        before = sorted(self.root.rglob("*"))
+
+        self.assert_all_refused()
+
+        self.assertEqual(before, sorted(self.root.rglob("*")))
+
+    def test_empty_directory_below_a_mount_point_stays_empty(self) -> None:
+        os.rename(self.root, self.away)
+        self.root.mkdir()
+
+        self.assert_all_refused()
+
+        self.assertEqual([], os.listdir(self.root))
+
+    def test_same_root_that_is_back_serves_again(self) -> None:
+        os.rename(self.root, self.away)
+        with self.assertRaises(StoreDetached):
+            self.store.put(b"coffee")
+
+        os.rename(self.away, self.root)
+
+        digest = self.store.put(b"coffee")
+        self.assertEqual(sorted([TEA_DIGEST, digest]), self.store.list())
+        self.store.remove(TEA_DIGEST)
+        self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
+
+    def test_upload_during_which_the_root_is_lost_is_refused(self) -> None:
+        """The bytes are synced; whatever the name leads to, a restart would not find it."""
+        real = os.fsync
+
+        def lose(descriptor: int) -> None:
+            real(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.root, self.away)
+
+        with mock.patch("os.fsync", lose), self.assertRaises(StoreDetached):
+            self.store.put(b"coffee")
+
+        self.assertFalse(self.root.exists())
