@@ -89,6 +89,7 @@ class ServerCase(TempCase):
         config = Config(**{"store": str(self.store_path), "workers": 1, "host": ("*",), **self.config})
         self.server_metrics = Metrics((*INTERFACES, OPERATIONS))
         self.services = Services(config, self.server_metrics, [config.mounts])
+        self.before_worker()
         self.listeners = listen(self.address())
         self.bound = address_of(self.listeners[0])
         self.app = self.services.build_app(config.mounts)
@@ -107,6 +108,9 @@ class ServerCase(TempCase):
         self.addCleanup(self.connection_limit.close)
         self.addCleanup(close, self.listeners)
         self.addCleanup(self.worker.drain, PATIENCE)
+
+    def before_worker(self) -> None:
+        """Called when all is done that the master does, and nothing of what a worker does."""
 
     def address(self) -> Address:
         return Address("127.0.0.1", 0)

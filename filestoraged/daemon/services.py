@@ -184,7 +184,7 @@ class Services:
         if self._operations:
             return
         if self._uses_disk:
-            self.disk.group_commits()
+            self._group_commits()
         for each in self._interfaces:
             if each.open is not None:
                 each.open(self.resources)
@@ -193,6 +193,16 @@ class Services:
         shown = {operations.METRICS: metrics.routes(self._metrics, self.resources.gauges)}
         self._operations = {operations.PREFIX: operations.public_routes(readiness), **shown}
         self._admin_operations = {operations.PREFIX: operations.admin_routes(readiness), **shown}
+
+    def _group_commits(self) -> None:
+        """A worker starts on a disk that failed, too: /-/health and /-/ready answer, and what needs no disk."""
+        try:
+            self.disk.group_commits()
+        except StoreDetached:
+            # Logged by what found it. When it is back, this worker commits each change alone.
+            pass
+        except OSError as error:
+            log.warning("syncing each change alone: %s", error.strerror or error)
 
     def _mount(self, mounts: Mapping[str, str], shown: Mapping[str, Router]) -> Mounts:
         routers = {prefix: self._routers[name] for prefix, name in mounts.items()}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 from urllib.parse import urlsplit
 
@@ -188,6 +189,48 @@ class LostStoreTest(LostStoreCase):
         self.assertEqual(f"not ready: '{self.store_path / layout.KEYS_DATABASE}' is missing.", line)
 
 
+class DeadDiskTest(ServerCase):
+    """A worker starts when every system call on the disk fails, as on XFS that has shut down."""
+
+    def before_worker(self) -> None:
+        stored = self.store_path / TEA[:2]
+        stored.mkdir()
+        (stored / TEA).write_bytes(b"tea")
+        root = str(self.store_path)
+        for name in ("stat", "open", "listdir", "scandir", "mkdir", "link", "rename", "unlink", "rmdir", "removexattr"):
+            patched = mock.patch(f"os.{name}", _failing(getattr(os, name), root))
+            patched.start()
+            self.addCleanup(patched.stop)
+        self.services.sweep()
+
+    def expect(self, status: int, method: str, target: str, body: bytes | None = None, **fields: str) -> Answer:
+        answer = self.request(method, target, body, **fields)
+        self.assertEqual(status, answer.status, (method, target, answer.body))
+        return answer
+
+    def test_worker_starts_and_answers_503_and_names_the_reason_in_one_line(self) -> None:
+        self.expect(200, "GET", "/-/health")
+        created = _Request("POST", "/uploads", b"", {"Upload_Length": "6", **TUS})
+        drop = _Request("PUT", DROPS, FORM, {"Content_Type": FORM_TYPE})
+        for each in (*OBJECTS, *KEYS, *LOCKS, created, drop, _Request("GET", f"/{TEA}")):
+            self.assertIn("retry-after", self.expect(503, *each[:3], **each.fields).fields)
+        self.expect(503, "GET", "/-/ready")
+
+        self.assertFalse([record for record in self.logged if record.exc_info])
+        line, reason = [line for line in self.log_lines() if f"'{self.store_path}'" in line]
+        self.assertTrue(line.startswith(f"'{self.store_path}' cannot be reached: Input/output error; refusing"), line)
+        self.assertEqual(f"not ready: '{self.store_path}' cannot be reached: Input/output error.", reason)
+
+
+def _failing(real: Callable[..., Any], root: str) -> Callable[..., Any]:
+    def call(path: Any, *arguments: Any, **settings: Any) -> Any:
+        if isinstance(path, str) and path.startswith(root):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path, *arguments, **settings)
+
+    return call
+
+
 class UnmountedStoreTest(TempCase):
     """A daemon in a mount namespace of its own, with a disk that is unmounted under it."""
 
@@ -229,10 +272,16 @@ class UnmountedStoreTest(TempCase):
         self.run_inside(f'umount --lazy "{self.mounted}"')
         during = self.statuses()
         ready = requests.get(f"{self.daemon.url}/-/ready", timeout=PATIENCE)
+        # Others start while the disk is gone.
+        first = self.daemon.workers()
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+        self.wait_until("two others", lambda: len(set(self.daemon.workers()) - set(first)) == 2)
+        after = self.statuses()
         below = os.listdir(f"/proc/{self.daemon.process.pid}/root{self.mounted}")
 
         self.assertLessEqual(before, {200, 201, 204})
-        self.assertEqual(({503}, 503), (during, ready.status_code))
+        self.assertEqual(({503}, 503, {503}), (during, ready.status_code, after))
         self.assertEqual([], below)
         self.assertFalse([line for line in self.daemon.lines() if "Traceback" in line])
 
