@@ -21,10 +21,10 @@ from urllib.parse import quote, urlsplit
 
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.values import Address
-from filestoraged.errors import Overloaded, StoreUnavailable
+from filestoraged.errors import Overloaded, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.contract import Staging
-from filestoraged.store.disk.store import DiskBlob
+from filestoraged.store.disk.store import DiskBlob, DiskStore
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
 from filestoraged.web.task import Task
@@ -529,6 +529,21 @@ class LostThreadTest(DropsCase):
         self.assertEqual(503, refused.status)
         # A release is written after the response.
         self.wait_until("the drop is available", lambda: self.get(path).status == 200)
+
+
+class LostStoreTest(DropsCase):
+    def test_lost_directory_does_not_use_up_drops_of_a_database_on_another_machine(self) -> None:
+        path = self.drop(b"tea")
+        lost = mock.Mock(side_effect=StoreDetached("The store's directory"))
+
+        with (
+            mock.patch.object(Drops, "is_remote", True),
+            mock.patch.multiple(DiskStore, stat=lost, open=lost),
+        ):
+            refused = {self.get(path).status for _ in range(7)}
+
+        self.assertEqual({503}, refused)
+        self.assertEqual(b"tea", self.get(path).body)
 
 
 class BrokenDatabaseTest(DropsCase):
