@@ -122,14 +122,6 @@ def write_warning(descriptor: int) -> str | None:
     return f"has mode {mode:04o}, which lets its group change it" if mode & stat.S_IWGRP else None
 
 
-def secret_warning(descriptor: int) -> str | None:
-    """Like `write_warning`, for a file with a secret, which other users may read."""
-    mode = _file_mode(descriptor)
-    if mode & stat.S_IROTH:
-        return f"has mode {mode:04o}, which lets every user of this machine read it"
-    return write_warning(descriptor)
-
-
 def _file_mode(descriptor: int) -> int:
     """The permissions of a file, none for a pipe or a terminal: what they pass on was written by their own user."""
     mode = os.fstat(descriptor).st_mode

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store.permissions import secret_warning, write_fault
+from filestoraged.store.permissions import write_fault, write_warning
 from filestoraged.store.s3.signing import Credentials
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _parse(path: str) -> Credentials:
     parser = configparser.RawConfigParser()
     try:
         with open(path, encoding="utf-8") as stream:
-            fault, warning = write_fault(stream.fileno()), secret_warning(stream.fileno())
+            fault, warning = write_fault(stream.fileno()), write_warning(stream.fileno())
             if fault is not None:
                 raise ValueError(f"{path!r} {fault}")
             parser.read_file(stream)
