@@ -26,14 +26,15 @@ FLOORS["bounded_cache"] = set()
 FLOORS["future"] = set()
 FLOORS["resources"] = set()
 FLOORS["wire"] = {"errors", "digest"}
-FLOORS["store"] = {"errors", "digest", "bounded_cache", "future", "wire"}
-FLOORS["check"] = {"errors", "digest", "wire", "store"}
-FLOORS["migration"] = {"errors", "digest", "wire", "store", "check"}
-FLOORS["client"] = {"errors", "digest", "wire"}
+FLOORS["net"] = {"errors", "digest", "wire"}
+FLOORS["store"] = {"errors", "digest", "bounded_cache", "future", "wire", "net"}
+FLOORS["check"] = {"errors", "digest", "wire", "net", "store"}
+FLOORS["migration"] = {"errors", "digest", "wire", "net", "store", "check"}
+FLOORS["client"] = {"errors", "digest", "wire", "net"}
 FLOORS["web"] = {"errors", "digest", "bounded_cache", "future", "wire"}
-FLOORS["api"] = {"errors", "digest", "bounded_cache", "future", "resources", "wire", "store", "web"}
+FLOORS["api"] = {"errors", "digest", "bounded_cache", "future", "resources", "wire", "net", "store", "web"}
 FLOORS["daemon"] = {
-    *("errors", "digest", "future", "resources", "wire", "store", "check", "migration", "client", "web", "api")
+    *("errors", "digest", "future", "resources", "wire", "net", "store", "check", "migration", "client", "web", "api")
 }
 
 # Modules on no floor: all import the first, and the second imports the top floor.
