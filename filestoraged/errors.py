@@ -434,6 +434,11 @@ def quoted(value: str) -> str:
     return repr(value) if len(value) <= MAX_QUOTED else f"{value[:MAX_QUOTED]!r}..."
 
 
+def printable(text: str) -> str:
+    """Return text with what a terminal or a log would act on escaped, and bytes that are no UTF-8."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def _names(family: type[Error]) -> tuple[str, ...]:
     return tuple(name for each in family.__subclasses__() for name in (each.__name__, *_names(each)))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from filestoraged.check.inventory import Item, Kind
 from filestoraged.store import layout
 from filestoraged.store.s3.client import S3Client
+from filestoraged.store.s3.listing import advance
 
 # A shard and a name that begins with it.
 _OBJECT = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{30,126}")
@@ -38,7 +39,8 @@ def list_items(client: S3Client) -> Iterator[Item]:
                 yield item
         # A page without an object cannot be continued.
         is_last = listing.is_last or not listing.objects
-        after = listing.objects[-1].key if listing.objects else ""
+        if not is_last:
+            after = advance(after, listing.objects[-1].key)
 
 
 def classify(key: str) -> Item | None:

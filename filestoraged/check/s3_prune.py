@@ -17,6 +17,7 @@ from filestoraged.errors import NotFound
 from filestoraged.store import layout
 from filestoraged.store.s3.answers import ListedObject
 from filestoraged.store.s3.client import S3Client
+from filestoraged.store.s3.listing import advance
 
 # An oid, in its shard.
 _OID = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")
@@ -93,4 +94,4 @@ class S3Prune:
             yield from page.objects
             if page.is_last or not page.objects:
                 return
-            after = page.objects[-1].key
+            after = advance(after, page.objects[-1].key)

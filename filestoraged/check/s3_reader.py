@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -91,6 +90,7 @@ def _full_sha256(fields: Mapping[str, str]) -> str | None:
         return None
     try:
         digest = base64.b64decode(fields.get(CHECKSUM_FIELD, ""), validate=True)
-    except binascii.Error:
+    except ValueError:
+        # Also for characters that are not ASCII.
         return None
     return digest.hex() if len(digest) == 32 else None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from filestoraged.daemon.loading import hidden, load
-from filestoraged.errors import CheckError, StartError, UsageError
+from filestoraged.errors import CheckError, StartError, UsageError, printable
 
 # The function of each subcommand, by its module and name. `make_parser` of the module has its options.
 COMMANDS: dict[str, str] = {
@@ -68,6 +68,5 @@ def _load_function(module: str, name: str) -> Callable[[Sequence[str]], int]:
 
 def _complain(error: Exception, status: int) -> int:
     # Arguments may have line breaks, or control characters for a terminal.
-    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(error))
-    sys.stderr.write(f"filestoraged: {text}\n")
+    sys.stderr.write(f"filestoraged: {printable(str(error))}\n")
     return status

@@ -6,7 +6,16 @@ import errno
 import logging
 from collections.abc import Callable
 
-from filestoraged.errors import DISK_FULL, CorruptObject, Error, InternalError, StorageFull, StoreDetached, StoreFailed
+from filestoraged.errors import (
+    DISK_FULL,
+    CorruptObject,
+    Error,
+    InternalError,
+    StorageFull,
+    StoreDetached,
+    StoreFailed,
+    printable,
+)
 from filestoraged.web.message import REASONS, Response, field_lines, json_response
 from filestoraged.wire.redaction import redact_text
 
@@ -64,7 +73,7 @@ def _meaning(error: Exception) -> Error:
 
 
 def _in_one_line(error: Exception) -> str:
-    """The cause of an error, or itself where it has none, without the ids of drops that are in paths."""
+    """The cause of an error, or itself where it has none, without the ids of drops, and control characters."""
     cause = error.__cause__ or error
     if isinstance(error, CorruptObject):
         text = f"object {error.name}: {error}"
@@ -72,4 +81,5 @@ def _in_one_line(error: Exception) -> str:
         text = str(cause)
     else:
         text = f"{type(cause).__name__}: {cause}"
-    return redact_text(" ".join(text.split()))
+    # Other machines and file names have a part in it.
+    return redact_text(printable(" ".join(text.split())))

@@ -34,6 +34,9 @@ _FORMATS = tuple(
     )
 )
 
+# RFC 3339, as S3 and this package write it: UTC, perhaps with a fraction.
+_TIMESTAMP = re.compile(rf"(?P<year>[0-9]{{4}})-(?P<month>[0-9]{{2}})-(?P<day>[0-9]{{2}})T{_TIME}(?:\.[0-9]{{1,9}})?Z")
+
 
 # 4,096 dates: each response has the current date, and popular objects share some thousand dates of storage.
 @functools.lru_cache(4096)
@@ -52,13 +55,18 @@ def parse_date(field: str) -> int | None:
     for form in _FORMATS:
         matched = form.fullmatch(field)
         if matched is not None:
-            return _seconds(matched)
+            return _seconds(matched, _MONTHS.index(matched["month"]) + 1)
     return None
 
 
-def _seconds(matched: re.Match[str]) -> int | None:
+def parse_timestamp(text: str) -> int | None:
+    """Return the seconds since 1970 of a time such as 2026-11-22T10:00:00.000Z, or None."""
+    matched = _TIMESTAMP.fullmatch(text)
+    return None if matched is None else _seconds(matched, int(matched["month"]))
+
+
+def _seconds(matched: re.Match[str], month: int) -> int | None:
     year, day, hour, minute, second = (int(matched[name]) for name in ("year", "day", "hour", "minute", "second"))
-    month = _MONTHS.index(matched["month"]) + 1
     if len(matched["year"]) == 2:
         # POSIX: 69 to 99 mean 1969 to 1999.
         year += 1900 if year >= 69 else 2000

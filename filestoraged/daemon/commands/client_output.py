@@ -11,7 +11,7 @@ from typing import Any
 
 from filestoraged.client.sources import Progress
 from filestoraged.daemon.commands.check_output import size_text
-from filestoraged.errors import Error
+from filestoraged.errors import Error, printable
 
 # Seconds between two updates of the bar, and until a rate is meaningful.
 _INTERVAL = 0.1
@@ -128,11 +128,6 @@ def named_line(digest: str, name: str) -> str:
     """Return a line as sha256sum writes it, so that `sha256sum -c` reads it: a name may have line breaks."""
     escaped = "".join(_ESCAPES.get(each, each) for each in name)
     return f"{'' if escaped == name else chr(92)}{digest}  {escaped}"
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would act on, and bytes of a name that are no UTF-8."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _described(done: int, size: int | None, rate: float | None) -> str:

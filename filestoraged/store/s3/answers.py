@@ -5,18 +5,28 @@ All of it is bounded in size, and none of it is trusted to be well-formed.
 
 from __future__ import annotations
 
-import calendar
-import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
-from filestoraged.errors import Error, NotFound, PreconditionFailed, StorageFull, StoreUnavailable
-from filestoraged.wire.dates import parse_date
+from filestoraged.errors import Error, NotFound, PreconditionFailed, StorageFull, StoreUnavailable, printable
+from filestoraged.wire.dates import parse_date, parse_timestamp
+from filestoraged.wire.grammar import parse_decimal
 
 # In bytes. A page of 1,000 keys, each of 1 KiB and encoded, has 4 MiB.
 MAX_BODY_SIZE = 8 * 1024 * 1024
+
+# The body of an error, in bytes. A code is looked for several times, and in bodies of this size at most.
+_MAX_ERROR_SIZE = 64 * 1024
+
+# Bounds of a document within its size, for the memory of its parser: a page of 1,000 keys has 13 elements for each, and
+# an encoded key has 3 KiB. A tag and the text behind it are as long together, so it has few attributes.
+_MAX_TAGS = 100_000
+_MAX_TAG_SIZE = 16 * 1024
+
+# Characters of an id that a store makes. AWS' have 128.
+_MAX_ID = 2048
 
 # Characters of a store's own message that the log gets.
 _MAX_MESSAGE = 300
@@ -50,8 +60,6 @@ _HINTS = {
 _MISSING_CODES = frozenset(("NoSuchKey", "NoSuchVersion"))
 SKEWED = "RequestTimeTooSkewed"
 
-_TIMESTAMP = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]+)?Z")
-
 
 class Answer(NamedTuple):
     """A whole answer. Names of header fields are in lower case."""
@@ -79,7 +87,7 @@ class StoreRefusal(Exception):
 
     def __init__(self, answer: Answer, hint: str = "") -> None:
         said = " ".join(filter(None, (str(answer.status), answer.code, answer.message)))
-        super().__init__(f"the S3 store answered {said[:_MAX_MESSAGE]}{hint and f': {hint}'}")
+        super().__init__(f"the S3 store answered {printable(said[:_MAX_MESSAGE])}{hint and f': {hint}'}")
         self.answer = answer
 
 
@@ -146,10 +154,10 @@ def parse_listing(answer: Answer, prefix: str) -> Listing:
     objects = []
     for each in _children(root, "Contents"):
         key = decode(_text(each, "Key"))
-        size, modified = _text(each, "Size"), parse_timestamp(_text(each, "LastModified"))
-        if not size.isdecimal() or modified is None or not key.startswith(prefix):
+        size, modified = parse_decimal(_text(each, "Size")), parse_timestamp(_text(each, "LastModified"))
+        if size is None or modified is None or not key.startswith(prefix):
             raise _malformed(answer)
-        objects.append(ListedObject(key.removeprefix(prefix), int(size), modified, _text(each, "ETag").strip('"')))
+        objects.append(ListedObject(key.removeprefix(prefix), size, modified, _text(each, "ETag").strip('"')))
     common = [decode(_text(each, "Prefix")) for each in _children(root, "CommonPrefixes")]
     return Listing(objects, [each.removeprefix(prefix) for each in common], _text(root, "IsTruncated") != "true")
 
@@ -161,15 +169,16 @@ def parse_uploads(answer: Answer, prefix: str) -> list[ListedUpload]:
     uploads = []
     for each in _children(root, "Upload"):
         key, initiated = decode(_text(each, "Key")), parse_timestamp(_text(each, "Initiated"))
-        if initiated is not None and key.startswith(prefix):
-            uploads.append(ListedUpload(key.removeprefix(prefix), _text(each, "UploadId"), initiated))
+        upload_id = _text(each, "UploadId")
+        if initiated is not None and key.startswith(prefix) and len(upload_id) <= _MAX_ID:
+            uploads.append(ListedUpload(key.removeprefix(prefix), upload_id, initiated))
     return uploads
 
 
 def parse_upload_id(answer: Answer) -> str:
     """The id of a multipart upload that was begun. Raises StoreUnavailable."""
     upload_id = _text(_parsed(answer), "UploadId")
-    if not upload_id:
+    if not 0 < len(upload_id) <= _MAX_ID:
         raise _malformed(answer)
     return upload_id
 
@@ -186,20 +195,31 @@ def check_completion(answer: Answer) -> None:
         raise _malformed(answer)
 
 
-def parse_timestamp(text: str) -> int | None:
-    """The seconds since 1970 of a time such as 2026-11-22T10:00:00.000Z, else None."""
-    matched = _TIMESTAMP.fullmatch(text)
-    return None if matched is None else calendar.timegm(tuple(int(each) for each in matched.groups()))
-
-
 def _parsed(answer: Answer) -> ElementTree.Element:
-    # A document of S3 declares no entities, whose expansion could be of any size.
-    if b"<!" in answer.body:
+    root = _parse_document(answer.body)
+    if root is None:
         raise _malformed(answer)
+    return root
+
+
+def _parse_document(body: bytes) -> ElementTree.Element | None:
+    """Return the root of a document in XML, None for what S3 does not write: with declarations, or beyond the bounds.
+
+    As text, it is read as UTF-8 whatever encoding it declares: some codecs of Python are for no text. The parser still
+    recognizes UTF-16, by its zero bytes, and a declaration in it would not be seen here.
+    """
+    # Declared entities could expand to any size.
+    if (
+        b"\0" in body
+        or b"<!" in body
+        or body.count(b"<") > _MAX_TAGS
+        or max(map(len, body.split(b"<"))) > _MAX_TAG_SIZE
+    ):
+        return None
     try:
-        return ElementTree.fromstring(answer.body)
-    except ElementTree.ParseError as error:
-        raise _malformed(answer) from error
+        return ElementTree.fromstring(body.decode("utf-8-sig"))
+    except (UnicodeDecodeError, ElementTree.ParseError):
+        return None
 
 
 def _malformed(answer: Answer) -> StoreUnavailable:
@@ -224,10 +244,7 @@ def _text(element: ElementTree.Element, name: str) -> str:
 
 
 def _error_text(body: bytes, name: str) -> str:
-    if not body or b"<!" in body:
+    if not body or len(body) > _MAX_ERROR_SIZE:
         return ""
-    try:
-        root = ElementTree.fromstring(body)
-    except ElementTree.ParseError:
-        return ""
-    return _text(root, name) if _name(root) == "Error" else ""
+    root = _parse_document(body)
+    return _text(root, name) if root is not None and _name(root) == "Error" else ""

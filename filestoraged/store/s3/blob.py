@@ -6,6 +6,7 @@ never fewer than the size says.
 
 from __future__ import annotations
 
+import http.client
 import io
 import math
 import threading
@@ -153,7 +154,10 @@ class S3Blob(Blob):
             try:
                 if self._download is None:
                     self._download = self._ask_again(stop)
-                return self._download.read(COPY_SIZE)
+                data = self._download.read(COPY_SIZE)
+                if not data and self._stop < stop:
+                    raise http.client.IncompleteRead(data, stop - self._stop)
+                return data
             except FAILURES as failure:
                 self._close_download()
                 attempts -= 1

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from filestoraged.errors import Error, NotFound
+from filestoraged.net.bounded_response import BoundedResponse
 from filestoraged.store.s3.answers import Answer, Listing, error_of, parse_listing
 from filestoraged.store.s3.connection import Connect, StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
@@ -26,6 +27,7 @@ from filestoraged.store.s3.transfers import Download, Upload
 from filestoraged.store.s3.transport import NO_FIELDS, Body, Exchange, FilePart, Request, Transport
 from filestoraged.store.s3.url import Location
 from filestoraged.wire.dates import parse_date
+from filestoraged.wire.grammar import parse_decimal
 
 # The header field that keeps the SHA-256 of an object which is not named by it.
 SHA256_FIELD = "x-amz-meta-sha256"
@@ -43,7 +45,7 @@ _MAX_IDLE_OF_STREAM = 2.0
 # Seconds for which a bucket that has answered is taken to exist: an answer to HEAD does not say what is missing.
 _BUCKET_TTL = 10.0
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
 class Head(NamedTuple):
@@ -202,11 +204,11 @@ class S3Client:
         if response.status not in (200, 206):
             raise self._error_of(exchange, key)
         size = _whole_size(response, start)
-        if size is None or response.length is None:
+        if size is None or response.size is None:
             connection.close()
             raise http.client.HTTPException("the store does not say which part of the object it sends")
         self._bucket_seen = time.monotonic()
-        return Download(connection, response, self.transport.pool, size=size, left=response.length)
+        return Download(connection, response, self.transport.pool, size=size, left=response.size)
 
     def _error_of(self, exchange: Exchange, key: str) -> Error:
         """Read an answer that is none of an object."""
@@ -222,7 +224,7 @@ class S3Client:
         def answer() -> Answer:
             connection.deadline = deadline()
             try:
-                response = connection.getresponse()
+                response = connection.receive()
             except BaseException:
                 connection.close()
                 raise
@@ -238,20 +240,22 @@ def checksum_field(sha256: str) -> Mapping[str, str]:
 
 def parse_head(fields: Mapping[str, str]) -> Head:
     """Read what the header fields of an answer say of an object."""
-    size = fields.get("content-length", "")
     return Head(
-        int(size) if size.isdecimal() else 0,
+        parse_decimal(fields.get("content-length", "")) or 0,
         parse_date(fields.get("last-modified", "")) or 0,
         fields.get("etag", "").strip('"'),
         fields.get(SHA256_FIELD, ""),
     )
 
 
-def _whole_size(response: http.client.HTTPResponse, start: int) -> int | None:
+def _whole_size(response: BoundedResponse, start: int) -> int | None:
     """The size of the whole object; None where the answer is not the part from `start` on."""
     # rclone sends a part with the status 200.
-    field = response.headers.get("content-range")
+    field = response.fields.get("content-range")
     if field is None:
-        return None if start else response.length
+        return None if start else response.size
     matched = _CONTENT_RANGE.fullmatch(field)
-    return int(matched[2]) if matched and int(matched[1]) == start else None
+    if matched is None:
+        return None
+    first, last, size = map(int, matched.groups())
+    return size if first == start and last - first + 1 == response.size and last < size else None

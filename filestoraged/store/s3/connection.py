@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import http.client
-import io
 import math
 import os
 import select
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from filestoraged.digest import Bytes
+from filestoraged.net.bounded_response import BoundedConnection, BoundedResponse
 from filestoraged.store.s3.url import Location
 
 # Seconds. A host that does not answer within that is not reached; a SYN is sent again after 1 s and 3 s.
@@ -26,19 +23,17 @@ SILENCE_TIMEOUT = 12.0
 MAX_IDLE = 30.0
 
 
-class StoreConnection(http.client.HTTPConnection):
-    """One thread at a time uses it."""
+class StoreConnection(BoundedConnection):
+    """One thread at a time uses it. Its deadline is for answers and bodies: a store may send a byte a second."""
 
     def __init__(self, location: Location) -> None:
         super().__init__(location.host, location.port, timeout=CONNECT_TIMEOUT)
         # When its last answer was complete, on the monotonic clock.
         self.idle_since = 0.0
-        # Until when the answer must be complete, on the monotonic clock: a store that sends a byte a second is silent
-        # at no time.
-        self.deadline = math.inf
-        # Whether the store closes it behind the answer.
-        self.ends = False
-        self.response_class = functools.partial(_Response, self)  # type: ignore[assignment]
+
+    @property
+    def silence_timeout(self) -> float:  # type: ignore[override]
+        return SILENCE_TIMEOUT
 
     def connect(self) -> None:
         super().connect()
@@ -67,42 +62,6 @@ class StoreConnection(http.client.HTTPConnection):
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(0))
-
-
-class _Response(http.client.HTTPResponse):
-    """An answer whose bytes must come before the connection's deadline."""
-
-    def __init__(self, connection: StoreConnection, sock: Any, **settings: Any) -> None:
-        super().__init__(_Source(connection), **settings)  # type: ignore[arg-type]
-        self._connection = connection
-
-    def begin(self) -> None:
-        super().begin()
-        # Kept from `http.client`, which would close the connection here, before the body is read.
-        self._connection.ends = self.will_close
-        self.will_close = False
-
-
-class _Source(io.RawIOBase):
-    """What `HTTPResponse` takes for a socket, and reads from."""
-
-    def __init__(self, connection: StoreConnection) -> None:
-        self._connection = connection
-        self._sock = connection.sock
-
-    def makefile(self, _: str) -> io.BufferedReader:
-        return io.BufferedReader(self, 64 * 1024)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left = self._connection.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the answer is not complete in time")
-        self._sock.settimeout(min(left, SILENCE_TIMEOUT))
-        count: int = self._sock.recv_into(buffer)
-        return count
 
 
 # How a connection is made: `StoreConnection` itself, or a `TLSConnector`.
@@ -140,17 +99,21 @@ class ConnectionPool:
         return self._connect(self._location), False
 
     def release(self, connection: StoreConnection) -> None:
-        """Keep a connection whose last answer was read to its end, unless the store closes it."""
+        """Keep a connection whose last answer was read to its end."""
         if connection.sock is None or self._owner != os.getpid():
-            return
-        if connection.ends:
-            connection.close()
             return
         connection.idle_since = time.monotonic()
         connection.deadline = math.inf
         self._idle.append(connection)
         while len(self._idle) > self._size:
             self._idle.popleft().close()
+
+    def finish(self, connection: StoreConnection, response: BoundedResponse) -> None:
+        """Keep a connection if another request can use it behind a response, else close it."""
+        if response.is_read and not response.closes:
+            self.release(connection)
+        else:
+            connection.close()
 
     @property
     def idle(self) -> int:

@@ -14,6 +14,7 @@ from filestoraged.store import layout
 from filestoraged.store.contract import Usage
 from filestoraged.store.s3.answers import ListedObject
 from filestoraged.store.s3.client import S3Client
+from filestoraged.store.s3.retries import deadline
 
 _PAGE = 1000
 
@@ -26,7 +27,7 @@ _SEPARATOR = "/"
 def list_names(client: S3Client, prefix: str, after: str, limit: int) -> Sequence[str]:
     """The names of at most `limit` objects of a namespace, whose keys have that prefix."""
     names: list[str] = []
-    for listed in _objects(client, prefix, after=layout.object_path(after) if after else ""):
+    for listed in _objects(client, prefix, after=layout.object_path(after) if after else "", until=deadline()):
         name = _name_of(listed.key.removeprefix(prefix))
         if name is not None and name > after:
             names.append(name)
@@ -62,10 +63,15 @@ def count(client: S3Client, pause: Callable[[], None]) -> Mapping[str, Usage]:
     return totals
 
 
-def _objects(client: S3Client, prefix: str, *, after: str = "", skip_others: bool = True) -> Iterator[ListedObject]:
-    """The keys with a prefix; with `skip_others`, those in shards alone, without listing what else is there."""
+def _objects(
+    client: S3Client, prefix: str, *, after: str = "", skip_others: bool = True, until: float | None = None
+) -> Iterator[ListedObject]:
+    """The keys with a prefix; with `skip_others`, those in shards alone, without listing what else is there.
+
+    The listing ends at `until` on the monotonic clock, if that is given: a store may have any number of other keys.
+    """
     while True:
-        page = client.list(prefix, after=prefix + after if after else "", limit=_PAGE)
+        page = client.list(prefix, after=prefix + after if after else "", limit=_PAGE, until=until)
         last = ""
         for each in page.objects:
             last = each.key.removeprefix(prefix)
@@ -77,23 +83,26 @@ def _objects(client: S3Client, prefix: str, *, after: str = "", skip_others: boo
         else:
             if page.is_last:
                 return
-        after = _advanced(after, last)
+        after = advance(after, last)
 
 
 def _directories(client: S3Client, prefix: str, after: str) -> Iterator[str]:
+    until = deadline()
     while True:
-        page = client.list(prefix, after=prefix + after if after else "", delimiter=_SEPARATOR, limit=_PAGE)
+        page = client.list(
+            prefix, after=prefix + after if after else "", delimiter=_SEPARATOR, limit=_PAGE, until=until
+        )
         names = sorted(each.removeprefix(prefix).rstrip(_SEPARATOR) + _SEPARATOR for each in page.prefixes)
         yield from (name.rstrip(_SEPARATOR) for name in names)
         if page.is_last:
             return
         keys = [*names, *(each.key.removeprefix(prefix) for each in page.objects)]
         last = max(keys, default="")
-        after = _advanced(after, last.rstrip(_SEPARATOR) + _PAST if last.endswith(_SEPARATOR) else last)
+        after = advance(after, last.rstrip(_SEPARATOR) + _PAST if last.endswith(_SEPARATOR) else last)
 
 
-def _advanced(after: str, last: str) -> str:
-    """Return `last`, where the next page begins. Raises StoreUnavailable where a store would list for ever."""
+def advance(after: str, last: str) -> str:
+    """Return `last`, where the page behind `after` ends. Raises StoreUnavailable where a store would list for ever."""
     if last <= after:
         raise StoreUnavailable from ValueError("the S3 store ignores start-after in a listing")
     return last

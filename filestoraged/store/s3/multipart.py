@@ -29,6 +29,9 @@ MAX_PUT_SIZE = 5 * 1024**3
 PART_SIZE = 64 * 1024 * 1024
 _MAX_PARTS = 10_000
 
+# Characters. All of them are sent in one document; those of stores have less than 80.
+_MAX_ETAG = 256
+
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 # Seconds. A store may join the parts, and sends spaces meanwhile.
@@ -58,7 +61,7 @@ class PartedUpload:
             part = FilePart(file, start, min(step, size - start))
             query = [("partNumber", str(number)), *self._upload]
             answer = self._client.put(self._key, part, sha256=_hash_part(part, whole), query=query)
-            etags.append(answer.fields.get("etag", ""))
+            etags.append(answer.fields.get("etag", "")[:_MAX_ETAG])
         if whole.hexdigest() != sha256:
             # The disk has returned other bytes than it was given.
             raise StoreFailed

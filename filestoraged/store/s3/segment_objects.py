@@ -15,6 +15,7 @@ from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.hashing import COPY_SIZE, HashThreads
 from filestoraged.store.s3.blob import ParkedBlobs, S3Blob
 from filestoraged.store.s3.client import S3Client, checksum_field
+from filestoraged.store.s3.listing import advance
 from filestoraged.store.s3.staging import create_file
 from filestoraged.store.s3.transport import FilePart
 
@@ -54,11 +55,13 @@ class SegmentObjects:
     def list(self, id_: str) -> Sequence[str]:
         """The keys of an upload's objects."""
         keys: list[str] = []
+        after = ""
         while True:
-            page = self._client.list(f"{layout.upload_path(id_)}/", after=keys[-1] if keys else "")
+            page = self._client.list(f"{layout.upload_path(id_)}/", after=after)
             keys += (each.key for each in page.objects)
             if page.is_last or not page.objects:
                 return keys
+            after = advance(after, keys[-1])
 
     def remove(self, key: str) -> None:
         """Remove an object, if there is one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import math
 import time
@@ -10,10 +9,10 @@ from collections.abc import Callable
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import StoreUnavailable
+from filestoraged.net.bounded_response import BoundedResponse
 from filestoraged.store.s3.answers import Answer
 from filestoraged.store.s3.connection import ConnectionPool, StoreConnection
 from filestoraged.store.s3.retries import FAILURES
-from filestoraged.store.s3.transport import fields_of
 
 
 class Download:
@@ -22,7 +21,7 @@ class Download:
     def __init__(
         self,
         connection: StoreConnection,
-        response: http.client.HTTPResponse,
+        response: BoundedResponse,
         pool: ConnectionPool,
         *,
         size: int,
@@ -33,8 +32,9 @@ class Download:
         self._response = response
         self._pool = pool
         self._left = left
+        self._is_closed = False
         self.size = size
-        self.fields = fields_of(response)
+        self.fields = response.fields
         # The client that reads them may be slow: only silence ends it.
         connection.deadline = math.inf
 
@@ -53,20 +53,9 @@ class Download:
 
     def close(self) -> None:
         """Keep the connection if all was read. A second call does nothing."""
-        if self._response is None:
-            return
-        is_over, self._response = not self._left and self._is_read(), None  # type: ignore[assignment]
-        if is_over:
-            self._pool.release(self._connection)
-        else:
-            self._connection.close()
-
-    def _is_read(self) -> bool:
-        if not self._response.isclosed():
-            # An empty answer is over only when it is read.
-            with contextlib.suppress(*FAILURES):
-                self._response.read()
-        return self._response.isclosed()
+        if not self._is_closed:
+            self._is_closed = True
+            self._pool.finish(self._connection, self._response)
 
 
 class Upload:

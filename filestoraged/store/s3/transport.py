@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import time
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 from filestoraged.digest import Bytes
+from filestoraged.net.bounded_response import BoundedResponse
 from filestoraged.store.s3.answers import MAX_BODY_SIZE, REFUSED_CREDENTIALS, Answer, error_of
 from filestoraged.store.s3.connection import MAX_IDLE, SILENCE_TIMEOUT, Connect, ConnectionPool, StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
@@ -54,7 +54,7 @@ class Exchange(NamedTuple):
     """A request that was sent, with the head of its answer. The credentials are those that signed it."""
 
     connection: StoreConnection
-    response: http.client.HTTPResponse
+    response: BoundedResponse
     credentials: Credentials
 
 
@@ -111,27 +111,17 @@ class Transport:
         """Read an answer to its end. Raises Retryable where an equal request may succeed."""
         connection, response, credentials = exchange
         try:
-            body = response.read(MAX_BODY_SIZE + 1)
-            if len(body) > MAX_BODY_SIZE:
-                raise http.client.HTTPException(f"an answer of more than {MAX_BODY_SIZE} bytes")
-            if response.length:
-                # The connection ended before the body did, which `read` with a size does not report.
-                raise http.client.IncompleteRead(body, response.length)
+            body = response.read_all(MAX_BODY_SIZE)
         except BaseException:
             connection.close()
             raise
-        if response.isclosed():
-            self.pool.release(connection)
-        else:
-            connection.close()
-        answer = Answer(response.status, fields_of(response), body)
+        self.pool.finish(connection, response)
+        answer = Answer(response.status, response.fields, body)
         if answer.is_retried or (answer.code in REFUSED_CREDENTIALS and self._credentials.reread(credentials)):
             raise Retryable(error_of(answer))
         return answer
 
-    def _send(
-        self, connection: StoreConnection, request: Request, credentials: Credentials
-    ) -> http.client.HTTPResponse:
+    def _send(self, connection: StoreConnection, request: Request, credentials: Credentials) -> BoundedResponse:
         body, size = request.body, request.size
         if size or request.method in ("PUT", "POST"):
             request = request._replace(fields={**request.fields, "content-length": str(size)})
@@ -143,10 +133,10 @@ class Transport:
                 connection.send_all(body)
         except (BrokenPipeError, ConnectionResetError):
             # The store may have refused the body before its end: its answer says why.
-            return connection.getresponse()
+            return connection.receive()
         if size > _LONG_BODY:
             connection.deadline = max(connection.deadline, time.monotonic() + SILENCE_TIMEOUT)
-        return connection.getresponse()
+        return connection.receive()
 
     def _send_head(self, connection: StoreConnection, request: Request, credentials: Credentials) -> None:
         path, query = self.location.path(request.key), encode_query(request.query)
@@ -166,10 +156,6 @@ class Transport:
         for name, value in fields.items():
             connection.putheader(name, value)
         connection.endheaders()
-
-
-def fields_of(response: http.client.HTTPResponse) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.getheaders()}
 
 
 def _send_file(connection: StoreConnection, part: FilePart) -> None:

@@ -16,8 +16,8 @@ def list_uploads(client: S3Client, *, until: float | None = None) -> Iterator[Li
     """
     last: ListedUpload | None = None
     page = _page(client, (), until)
-    # A store that ignores the markers repeats its first page.
-    while page and page[-1] != last:
+    # A store that ignores the markers repeats its first page, or another one.
+    while page and page[-1] != last and (last is None or page[-1].key >= last.key):
         yield from page
         last = page[-1]
         markers = (("key-marker", client.location.prefix + last.key), ("upload-id-marker", last.upload_id))
