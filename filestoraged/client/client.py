@@ -8,7 +8,7 @@ import stat
 import threading
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 
 from filestoraged.client import saving
@@ -22,9 +22,11 @@ from filestoraged.client.sources import BytesSource, FileSource, HashedSource, P
 from filestoraged.client.streams import pieces
 from filestoraged.client.transport import TIMEOUT, Response, Transport
 from filestoraged.client.uploader import DEFAULT_MOUNTS, Stored, Uploader, spooled
-from filestoraged.digest import Bytes, Digest
+from filestoraged.digest import Bytes, Digest, parse_digest
 from filestoraged.errors import Gone, NotFound, ServerUnreachable, UnexpectedResponse, UsageError, quoted
+from filestoraged.wire.dates import parse_timestamp
 from filestoraged.wire.parameters import attachment
+from filestoraged.wire.tus import MAX_SIZE
 
 # A path, bytes, or a binary file that is read to its end.
 Content = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -171,10 +173,7 @@ class Client:
         """Yield the objects of a repository by oid. The request for a page is sent when it is needed."""
         for page in self._pages(self._uploader.target(repository).path, "objects"):
             for each in page:
-                try:
-                    yield Entry(Digest(_line(each["oid"])), int(each["size"]), _line(each["modified"]))
-                except (KeyError, TypeError, ValueError, OverflowError) as error:
-                    raise UnexpectedResponse("the server is no filestoraged: its listing has other entries") from error
+                yield _entry(each)
 
     def create_drop(
         self,
@@ -212,6 +211,7 @@ class Client:
             digest=None,
             algorithms=["sha256"],
             hashed=None,
+            limit=saving.MAX_DROP_SIZE,
         )
 
     def save_drop(
@@ -348,6 +348,17 @@ def _has_size(descriptor: int) -> bool:
     """Whether a file has the size that it claims. Files of /proc claim to be empty."""
     status = os.fstat(descriptor)
     return stat.S_ISREG(status.st_mode) and (status.st_size > 0 or not os.pread(descriptor, 1, 0))
+
+
+def _entry(value: object) -> Entry:
+    """Return an object of a listing. Raises UnexpectedResponse."""
+    fields = value if isinstance(value, dict) else {}
+    oid, size, modified = _line(fields.get("oid")), fields.get("size"), _line(fields.get("modified"))
+    # A boolean is an integer, too.
+    is_size = type(size) is int and 0 <= size <= MAX_SIZE
+    if parse_digest(oid) != oid or not is_size or parse_timestamp(modified) is None:
+        raise UnexpectedResponse(f"the server is no filestoraged: its listing has {quoted(str(value))}")
+    return Entry(Digest(oid), cast(int, size), modified)
 
 
 def _line(value: object) -> str:

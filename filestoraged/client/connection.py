@@ -6,7 +6,7 @@ Not `http.client.HTTPSConnection` for TLS: a program may have imported `http.cli
 from __future__ import annotations
 
 import contextlib
-import http.client
+import math
 import os
 import select
 import socket
@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from filestoraged.client.location import Location
 from filestoraged.digest import Bytes
 from filestoraged.errors import UsageError
+from filestoraged.net.bounded_response import BoundedConnection
 
 # Seconds after which a kept connection is not used again: the daemon closes it after 60 s, some proxies after 5 s.
 _MAX_IDLE = 4.0
@@ -26,13 +27,14 @@ _MAX_IDLE = 4.0
 _MAX_KEPT = 8
 
 
-class Connection(http.client.HTTPConnection):
+class Connection(BoundedConnection):
     """One thread at a time uses it."""
 
     def __init__(self, location: Location, *, timeout: float, context: ssl.SSLContext | None) -> None:
         super().__init__(location.host, location.port, timeout=timeout)
         self._location = location
         self._context = context
+        self.silence_timeout = timeout
         self.idle_since = 0.0
 
     def connect(self) -> None:
@@ -59,6 +61,8 @@ class Connection(http.client.HTTPConnection):
                 left = left[self.sock.send(left) :]
 
     def set_timeout(self, seconds: float) -> None:
+        """Set how long the server may be silent, in a response and while it takes a body."""
+        self.silence_timeout = seconds
         self.sock.settimeout(seconds)
 
     @property
@@ -112,6 +116,7 @@ class ConnectionPool:
             connection.close()
             return
         connection.set_timeout(self._timeout)
+        connection.deadline = math.inf
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
 

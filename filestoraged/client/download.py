@@ -10,6 +10,7 @@ from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.transport import Response
 from filestoraged.digest import Digest
 from filestoraged.errors import BadRequest, DigestMismatch, RangeNotSatisfiable, ServerUnreachable, UnexpectedResponse
+from filestoraged.wire.grammar import parse_decimal
 from filestoraged.wire.parameters import decode_extended, parse_parameters
 
 _CONTENT_RANGE = re.compile(r"bytes (\*|([0-9]{1,19})-[0-9]{1,19})/([0-9]{1,19})")
@@ -32,15 +33,18 @@ class Download:
         digest: str | None,
         algorithms: Sequence[str],
         hashed: BackgroundHash | None,
+        limit: int | None = None,
     ) -> None:
         """Ask for the object, from where `hashed` ends, which has the bytes in front.
 
-        Without a `digest` the bytes are not verified, and they come once: a broken connection is not continued.
+        Without a `digest` the bytes are not verified, and they come once: a broken connection is not continued. Raises
+        UnexpectedResponse where the object has more than `limit` bytes.
         """
         self._ask = ask
         self._retries = retries
         self._expected = digest
         self._hash = hashed or BackgroundHash(algorithms)
+        self._limit = limit
         self._response: Response | None = None
         try:
             self._response = self._open(self._hash.position)
@@ -50,6 +54,7 @@ class Download:
         else:
             self.size = _whole_size(self._response)
         self.name = None if self._response is None else _name(self._response)
+        self._check_size(self.size or 0)
 
     def __enter__(self) -> Download:
         return self
@@ -77,6 +82,7 @@ class Download:
             if not block:
                 break
             attempts.progressed()
+            self._check_size(self._hash.position + len(block))
             self._hash.update(block)
             yield block
         self.verify()
@@ -98,6 +104,13 @@ class Download:
         if self._response is not None:
             self._response.close()
 
+    def _check_size(self, size: int) -> None:
+        """Raise UnexpectedResponse where the server sends more than there is: it may never end."""
+        limit = self.size if self._limit is None else self._limit
+        if limit is not None and size > limit:
+            self.close()
+            raise UnexpectedResponse(f"the server sends {size} bytes or more; expected at most {limit}")
+
     def _open(self, start: int) -> Response:
         """Ask, and skip what is known if the server answers with the whole. Raises RangeNotSatisfiable."""
         attempts = self._retries.begin()
@@ -114,7 +127,7 @@ class Download:
 
 
 def _check_start(response: Response, start: int) -> None:
-    matched = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    matched = _CONTENT_RANGE.fullmatch(response.fields.get("content-range", ""))
     if matched is None or matched.group(2) is None or int(matched.group(2)) != start:
         response.close()
         raise UnexpectedResponse(f"the server answered another range than that from {start} on")
@@ -132,20 +145,19 @@ def _skip(response: Response, size: int) -> None:
 
 def _whole_size(response: Response) -> int | None:
     if response.status == 206:
-        matched = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        matched = _CONTENT_RANGE.fullmatch(response.fields.get("content-range", ""))
         return None if matched is None else int(matched.group(3))
     return _length_field(response)
 
 
 def _length_field(response: Response) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+    return parse_decimal(response.fields.get("content-length", ""))
 
 
 def _name(response: Response) -> str | None:
     """The file's name by Content-Disposition (RFC 6266), None without a valid one."""
     try:
-        parameters = parse_parameters(response.headers.get("Content-Disposition", ""))[1]
+        parameters = parse_parameters(response.fields.get("content-disposition", ""))[1]
         if "filename*" in parameters:
             return decode_extended(parameters["filename*"])
     except BadRequest:

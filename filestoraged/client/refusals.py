@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable
-from email.message import Message
+from collections.abc import Callable, Mapping
 
 from filestoraged.errors import (
     BadRequest,
@@ -35,9 +33,10 @@ from filestoraged.errors import (
     quoted,
 )
 from filestoraged.wire.dates import parse_date
+from filestoraged.wire.json_text import parse_object
 
-# Names in any case, as `http.client` has them.
-Headers = Message
+# By names in lower case.
+Fields = Mapping[str, str]
 
 _SECONDS = re.compile(r"[0-9]{1,9}")
 _SIZE = re.compile(r"[0-9]{1,19}")
@@ -49,27 +48,27 @@ _GUESSING_PAUSE = 60
 _MAX_MESSAGE = 300
 
 
-def refusal(method: str, status: int, headers: Headers, body: bytes) -> Error:
+def refusal(method: str, status: int, fields: Fields, body: bytes) -> Error:
     """Return the error that a response of the status 300 or more is."""
     label, message = _parse(body)
     if label is None:
         message = f"the server answered {status}" + (f": {message}" if message else "")
     if 300 <= status < 400:
-        target = quoted(headers.get("Location", ""))
+        target = quoted(fields.get("location", ""))
         return UnexpectedResponse(f"the server redirects to {target}; redirects are not followed, ask there instead")
     if status == 500 and label == CorruptObject.label:
         return CorruptObject("", message.removeprefix("The object is damaged: ").rstrip("."))
     if status == 405:
-        return MethodNotAllowed(method, headers.get("Allow", "").split(", "))
+        return MethodNotAllowed(method, _printable(fields.get("allow", "")).split(", "))
     make = _MADE.get(status)
     if make is None:
         return UnexpectedResponse(message if label is None else f"the server answered {status}: {message}")
-    return make(message, headers)
+    return make(message, fields)
 
 
-def retry_after(headers: Headers) -> float | None:
+def retry_after(fields: Fields) -> float | None:
     """Return the seconds that a response asks to wait; None if it does not say (RFC 9110, section 10.2.3)."""
-    text = headers.get("Retry-After", "")
+    text = fields.get("retry-after", "")
     if _SECONDS.fullmatch(text):
         return float(text)
     date = parse_date(text)
@@ -79,10 +78,10 @@ def retry_after(headers: Headers) -> float | None:
 def _parse(body: bytes) -> tuple[str | None, str]:
     """Return label and message of an error of the daemon; None, and no text, where another program made the body."""
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        value = parse_object(body)
+    except BadRequest:
         return None, ""
-    if not isinstance(value, dict) or not isinstance(value.get("error"), str):
+    if not isinstance(value.get("error"), str):
         return None, ""
     message = value.get("message", value["error"])
     return value["error"], _printable(str(message))
@@ -93,32 +92,32 @@ def _printable(message: str) -> str:
     return text + "..." if len(message) > _MAX_MESSAGE else text
 
 
-def _unauthorized(message: str, headers: Headers) -> Error:
-    if 'realm="drop"' in headers.get("WWW-Authenticate", ""):
+def _unauthorized(message: str, fields: Fields) -> Error:
+    if 'realm="drop"' in fields.get("www-authenticate", ""):
         return Unauthorized(message)
     return TokenRequired(message)
 
 
-def _too_many(message: str, headers: Headers) -> Error:
+def _too_many(message: str, fields: Fields) -> Error:
     """The daemon's own answer means a drop's password; others have limits of requests, which pass."""
     if "wrong passwords" in message:
-        return TooManyGuesses(int(retry_after(headers) or _GUESSING_PAUSE))
-    return _unavailable(message, headers)
+        return TooManyGuesses(int(retry_after(fields) or _GUESSING_PAUSE))
+    return _unavailable(message, fields)
 
 
-def _whole_size(headers: Headers) -> int:
+def _whole_size(fields: Fields) -> int:
     """Return the size that `Content-Range: bytes */SIZE` tells; 0 without it."""
-    text = headers.get("Content-Range", "").rpartition("/")[2]
+    text = fields.get("content-range", "").rpartition("/")[2]
     return int(text) if _SIZE.fullmatch(text) else 0
 
 
-def _unavailable(message: str, headers: Headers) -> Unavailable:
+def _unavailable(message: str, fields: Fields) -> Unavailable:
     error = Unavailable(message)
-    error.retry_after = retry_after(headers) or 0.0
+    error.retry_after = retry_after(fields) or 0.0
     return error
 
 
-_MADE: dict[int, Callable[[str, Headers], Error]] = {
+_MADE: dict[int, Callable[[str, Fields], Error]] = {
     400: lambda message, _: BadRequest(message),
     401: _unauthorized,
     403: lambda message, _: Forbidden(message),
@@ -129,7 +128,7 @@ _MADE: dict[int, Callable[[str, Headers], Error]] = {
     412: lambda message, _: PreconditionFailed(message),
     413: lambda message, _: TooLarge(None, message=message),
     415: lambda message, _: UnsupportedMediaType(message),
-    416: lambda _, headers: RangeNotSatisfiable("", _whole_size(headers)),
+    416: lambda _, fields: RangeNotSatisfiable("", _whole_size(fields)),
     423: lambda _, __: UploadLocked(),
     429: _too_many,
     460: lambda message, _: ChecksumMismatch(message),

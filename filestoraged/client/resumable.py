@@ -144,10 +144,10 @@ class ResumableUpload:
     def _take_offset(self, response: Response) -> int:
         with response:
             response.discard()
-            text = response.headers.get("Upload-Offset", "")
+            text = response.fields.get("upload-offset", "")
             if not _NUMBER.fullmatch(text):
                 raise UnexpectedResponse(f"the server answered an upload without its offset: {quoted(text)}")
-            self.announced = _parse_digest(response.headers.get("Repr-Digest", "")) or self.announced
+            self.announced = _parse_digest(response.fields.get("repr-digest", "")) or self.announced
             return int(text)
 
 
@@ -176,7 +176,7 @@ def _path(response: Response, mount: str) -> str:
 
     Only its id is used: behind a proxy, a daemon may name its own host, to which no token must go.
     """
-    id_ = response.headers.get("Location", "").rpartition("/")[2]
+    id_ = response.fields.get("location", "").rpartition("/")[2]
     if response.status != 201 or not _ID.fullmatch(id_):
         raise UnexpectedResponse(f"the server is no filestoraged: it answered {response.status} to a new upload")
     return f"{mount}/{id_}"

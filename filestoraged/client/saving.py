@@ -22,7 +22,7 @@ from filestoraged.digest import Digest, new_hash
 from filestoraged.errors import DISK_FULL, DigestMismatch, StorageFull, TargetBusy, TargetExists
 
 # The largest drop, in bytes, unless the daemon has another --drop-size.
-_MAX_DROP_SIZE = 16 * 1024 * 1024
+MAX_DROP_SIZE = 16 * 1024 * 1024
 
 # Bytes of a name that another machine suggests.
 _MAX_NAME_SIZE = 240
@@ -165,7 +165,7 @@ def room_for_drop(directory: str) -> Iterator[PartFile]:
     """Make a file for a drop before it is asked for: it comes once, and would be lost where it cannot be written."""
     with PartFile(directory, os.urandom(16).hex()) as part, _full_disk(part):
         try:
-            part.reserve(_MAX_DROP_SIZE)
+            part.reserve(MAX_DROP_SIZE)
             yield part
         finally:
             # What arrives of a drop that breaks off is of no use.
@@ -242,9 +242,9 @@ def _write(download: Download, part: PartFile, progress: Progress | None) -> Non
 
 
 def safe_name(suggested: str | None, default: str) -> str:
-    """Return a name that another machine suggests: no path, no hidden file, nothing that a terminal acts on."""
+    """Return a name that another machine suggests: no path, no hidden file, no option, no control characters."""
     name = "".join(each if each.isprintable() else "_" for each in (suggested or "").rpartition("/")[2])
-    name = "_" + name[1:] if name.startswith(".") else name
+    name = "_" + name[1:] if name.startswith((".", "-")) else name
     # File names have 255 bytes at most, and a number may follow.
     return name.encode("utf-8", "replace")[:_MAX_NAME_SIZE].decode("utf-8", "ignore") or default
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import socket
 import ssl
@@ -15,7 +14,9 @@ from filestoraged.client.hashing import BLOCK_SIZE
 from filestoraged.client.location import Location
 from filestoraged.client.refusals import refusal
 from filestoraged.digest import Bytes
-from filestoraged.errors import ServerUnreachable, UnexpectedResponse, UsageError, quoted
+from filestoraged.errors import BadRequest, ServerUnreachable, UnexpectedResponse, UsageError, quoted
+from filestoraged.net.bounded_response import BoundedResponse, InvalidResponse
+from filestoraged.wire.json_text import parse_object
 
 # Seconds that a server may be silent, in a response or while it takes a body.
 TIMEOUT = 60.0
@@ -24,7 +25,10 @@ TIMEOUT = 60.0
 _UPLOAD_TIMEOUT = 600.0
 
 # The largest body of a response other than an object, in bytes: a page of a listing has 10,000 entries of 150 bytes.
-_MAX_DOCUMENT = 16 * 1024 * 1024
+_MAX_DOCUMENT = 4 * 1024 * 1024
+
+# Seconds until all of it has come, by a slow connection too: a server may send a byte a second.
+_DOCUMENT_TIMEOUT = 300.0
 
 # The body of an error is a sentence; a proxy's is a page.
 _MAX_REFUSAL = 64 * 1024
@@ -40,10 +44,11 @@ _BROKEN = "the connection broke"
 class Response:
     """A response whose body is not read yet. One thread uses it; it is read to its end, or closed."""
 
-    def __init__(self, raw: http.client.HTTPResponse, connection: Connection, pool: ConnectionPool, *, whole: bool):
+    def __init__(self, raw: BoundedResponse, connection: Connection, pool: ConnectionPool, *, whole: bool):
         """`whole`: the request was sent to its end, so that the connection can be used again."""
         self.status = raw.status
-        self.headers = raw.headers
+        # By names in lower case.
+        self.fields = raw.fields
         self._raw = raw
         # None once another request may use it.
         self._connection: Connection | None = connection
@@ -62,12 +67,8 @@ class Response:
             data = self._raw.read(size)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise ServerUnreachable(f"{_BROKEN} within a response: {_described(error)}") from error
-        # `read` of a number of bytes does not complain where fewer arrive.
-        if not data and size and self._raw.length:
-            self.close()
-            raise ServerUnreachable(f"{_BROKEN}: {self._raw.length} bytes of the response are missing")
-        if self._raw.isclosed():
+            raise _failure(error, f"{_BROKEN} within a response") from error
+        if self._raw.is_read:
             self._release()
         return data
 
@@ -79,15 +80,14 @@ class Response:
         """Return the JSON object that the body is. Raises UnexpectedResponse."""
         body = self.body(_MAX_DOCUMENT)
         try:
-            value = json.loads(body)
-        except (ValueError, RecursionError) as error:
+            return parse_object(body)
+        except BadRequest as error:
             raise UnexpectedResponse(f"the server is no filestoraged: it answered {_shown(self, body)}") from error
-        if not isinstance(value, dict):
-            raise UnexpectedResponse(f"the server is no filestoraged: it answered {_shown(self, body)}")
-        return value
 
     def body(self, limit: int) -> bytes:
-        """Return the whole body. Raises UnexpectedResponse if it has more bytes than `limit`."""
+        """Return the whole body. Raises UnexpectedResponse if it has more bytes than `limit`, or takes too long."""
+        if self._connection is not None:
+            self._connection.deadline = self._connection.clock() + _DOCUMENT_TIMEOUT
         collected = bytearray()
         for block in self.blocks():
             collected += block
@@ -104,14 +104,13 @@ class Response:
         """Close the connection, unless the body was read to its end and another request may use it."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._raw.close()
             connection.close()
 
     def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._is_whole and not self._raw.will_close:
+        if self._is_whole and not self._raw.closes:
             self._pool.release(connection)
         else:
             connection.close()
@@ -128,6 +127,7 @@ class Transport:
         self.location = location
         self.has_token = token is not None
         self._fields = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._timeout = timeout
         self._pool = ConnectionPool(location, timeout=timeout, cacert=cacert)
 
     def request(
@@ -148,7 +148,7 @@ class Transport:
         if response.status < 300:
             return response
         with response:
-            raise refusal(method, response.status, response.headers, _start_of(response))
+            raise refusal(method, response.status, response.fields, _body_of(response))
 
     def close(self) -> None:
         self._pool.close()
@@ -165,12 +165,11 @@ class Transport:
             whole = body is None or _send_body(connection, body)
             if size:
                 connection.set_timeout(_UPLOAD_TIMEOUT)
-            raw = connection.getresponse()
+            raw = connection.receive()
+            connection.set_timeout(self._timeout)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
-                raise UnexpectedResponse(f"the server is no HTTP server: {quoted(_described(error))}") from error
-            raise ServerUnreachable(f"{_BROKEN}: {_described(error)}") from error
+            raise _failure(error, _BROKEN) from error
         except BaseException:
             # The source failed, or the program is interrupted: the request is not complete, and nothing is stored.
             connection.close()
@@ -216,12 +215,21 @@ def _send_body(connection: Connection, body: Iterable[Bytes]) -> bool:
     return tracked.ended
 
 
-def _start_of(response: Response) -> bytes:
-    """Return the beginning of a refusal's body, as much as arrives."""
+def _body_of(response: Response) -> bytes:
+    """Return the body of a refusal, nothing where it is none of the daemon."""
     try:
-        return response.read(_MAX_REFUSAL)
-    except ServerUnreachable:
+        return response.body(_MAX_REFUSAL)
+    except (ServerUnreachable, UnexpectedResponse):
         return b""
+
+
+def _failure(error: OSError | http.client.HTTPException, broken: str) -> ServerUnreachable | UnexpectedResponse:
+    """The error of a failed exchange; `broken` says what has happened to the connection, if something has."""
+    if isinstance(error, InvalidResponse):
+        return UnexpectedResponse(f"the server is no filestoraged: {error}")
+    if isinstance(error, http.client.IncompleteRead):
+        return ServerUnreachable(f"{broken}: {error.expected or 'some'} bytes of the response are missing")
+    return ServerUnreachable(f"{broken}: {_described(error)}")
 
 
 def _unreachable(location: Location, error: OSError) -> ServerUnreachable:
@@ -238,5 +246,5 @@ def _described(error: Exception) -> str:
 
 
 def _shown(response: Response, body: bytes) -> str:
-    kind = response.headers.get("Content-Type", "no type")
+    kind = response.fields.get("content-type", "no type")
     return f"{response.status} with {quoted(body[:40].decode('latin-1'))} ({quoted(kind)})"

@@ -66,7 +66,7 @@ def answer(status: int, body: bytes = b"", *, length: int | None = None, **field
     """Return a response. Underscores in names of fields stand for hyphens."""
     lines = [f"HTTP/1.1 {status} Scripted", f"Content-Length: {len(body) if length is None else length}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
-    return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body
 
 
 def document(status: int, value: object, **fields: str) -> bytes:
