@@ -80,6 +80,13 @@ class BoundedConnection(http.client.HTTPConnection):
     # The clock of deadlines, in seconds.
     clock = staticmethod(time.monotonic)
 
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except UnicodeError as error:
+            # Of the codec "idna", which all names go through: an empty label, or a long one.
+            raise socket.gaierror(socket.EAI_NONAME, "it is no name of a host") from error
+
     def receive(self) -> BoundedResponse:
         """Receive the head of the response to the request that was sent."""
         return cast(BoundedResponse, self.getresponse())

@@ -47,6 +47,13 @@ class BoundedResponseCase(unittest.TestCase):
         self.assertTrue(str(raised.exception).isprintable(), raised.exception)
 
 
+class ConnectTest(unittest.TestCase):
+    def test_name_that_no_host_has_is_an_error_of_the_connection(self) -> None:
+        for host in ("a..b", "a" * 64, "::.."):
+            with self.subTest(host), self.assertRaises(OSError):
+                _Connection(host, 1).connect()
+
+
 class BodyTest(BoundedResponseCase):
     def test_body_has_the_same_bytes_however_it_is_framed_and_cut(self) -> None:
         for response in (
