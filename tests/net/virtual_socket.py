@@ -27,11 +27,15 @@ class VirtualSocket:
     def settimeout(self, seconds: float) -> None:
         self._timeout = seconds
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes, flags: int = 0) -> None:
         pass
 
     def send(self, data: Any) -> int:
         return len(data)
+
+    def recv(self, size: int) -> bytes:
+        buffer = memoryview(bytearray(size))
+        return bytes(buffer[: self.recv_into(buffer)])
 
     def recv_into(self, buffer: Any) -> int:
         delay, data = self._next or next(self._sent, (0.0, b""))

@@ -1,11 +1,13 @@
 """A connection to one memcached server: pymemcache's client with its own connecting and transfer of large values.
 
-The invariant: whatever a server sends, a request ends with a reply or an error after a bounded number of bytes.
+The invariant: whatever a server sends, a request ends with a reply or an error after a bounded number of bytes, in a
+bounded time.
 """
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,18 +34,28 @@ _MAX_LINE_SIZE = 2048
 _MAX_REPLY_SIZE = 64 * 1024
 
 
-class _BoundedSocket:
+# The time of a whole reply, in times of silence: a server may send a byte a second.
+_REPLY_TIMEOUTS = 4
+
+
+class BoundedSocket:
     """A socket whose `recv` returns at most _MAX_REPLY_SIZE bytes per request. `recv_into` is for sized values."""
 
-    def __init__(self, plain: socket.socket) -> None:
+    def __init__(self, plain: socket.socket, timeout: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`timeout` is how many seconds the server may be silent."""
         self.plain = plain
+        self._timeout = timeout
+        self._clock = clock
         self._left = 0
+        self._until = 0.0
 
     def sendall(self, data: Bytes, flags: int = 0) -> None:
         self._left = _MAX_REPLY_SIZE
         self.plain.sendall(data, flags)
+        self._until = self._clock() + _REPLY_TIMEOUTS * self._timeout
 
     def recv(self, size: int) -> bytes:
+        self._check_time()
         data = self.plain.recv(size)
         self._left -= len(data)
         if self._left < 0:
@@ -51,10 +63,15 @@ class _BoundedSocket:
         return data
 
     def recv_into(self, buffer: memoryview) -> int:
+        self._check_time()
         return self.plain.recv_into(buffer)
 
     def close(self) -> None:
         self.plain.close()
+
+    def _check_time(self) -> None:
+        if self._clock() > self._until:
+            raise TimeoutError("the reply is not complete in time")
 
 
 class ServerClient(Client):
@@ -66,6 +83,7 @@ class ServerClient(Client):
         """The first request connects. Every request reads its reply. Timeouts are in seconds."""
         super().__init__(address, connect_timeout=connect_timeout, timeout=timeout, default_noreply=False)
         self._address = address
+        self._silence_timeout = timeout
         self._buffer: memoryview | None = None
 
     def get_into(self, key: str, buffer: memoryview | None) -> memoryview | None:
@@ -147,7 +165,7 @@ class ServerClient(Client):
         plain = socket.create_connection(self._address, self.connect_timeout)
         plain.settimeout(self.timeout)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self.sock = _BoundedSocket(plain)
+        self.sock = BoundedSocket(plain, self._silence_timeout)
 
     def _receive_line(self) -> bytes:
         line = b""
