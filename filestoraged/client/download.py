@@ -38,7 +38,7 @@ class Download:
         """Ask for the object, from where `hashed` ends, which has the bytes in front.
 
         Without a `digest` the bytes are not verified, and they come once: a broken connection is not continued. Raises
-        UnexpectedResponse where the object has more than `limit` bytes.
+        UnexpectedResponse where a server that tells no size sends more than `limit` bytes.
         """
         self._ask = ask
         self._retries = retries
@@ -54,7 +54,6 @@ class Download:
         else:
             self.size = _whole_size(self._response)
         self.name = None if self._response is None else _name(self._response)
-        self._check_size(self.size or 0)
 
     def __enter__(self) -> Download:
         return self
@@ -106,7 +105,7 @@ class Download:
 
     def _check_size(self, size: int) -> None:
         """Raise UnexpectedResponse where the server sends more than there is: it may never end."""
-        limit = self.size if self._limit is None else self._limit
+        limit = self._limit if self.size is None else self.size
         if limit is not None and size > limit:
             self.close()
             raise UnexpectedResponse(f"the server sends {size} bytes or more; expected at most {limit}")

@@ -21,7 +21,7 @@ from filestoraged.client.sources import Progress
 from filestoraged.digest import Digest, new_hash
 from filestoraged.errors import DISK_FULL, DigestMismatch, StorageFull, TargetBusy, TargetExists
 
-# The largest drop, in bytes, unless the daemon has another --drop-size.
+# The largest drop, in bytes, of a daemon that has no other --drop-size; of one that tells no size, the largest at all.
 MAX_DROP_SIZE = 16 * 1024 * 1024
 
 # Bytes of a name that another machine suggests.
@@ -32,11 +32,15 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Saved(NamedTuple):
-    """A file that was downloaded. `size` is in bytes; `digest` is that of its name, of a drop its SHA-256."""
+    """A file that was downloaded. `size` is in bytes; `digest` is that of its name, of a drop its SHA-256.
+
+    `suggested` is the name that the sender of a drop has given it.
+    """
 
     path: str
     digest: Digest
     size: int
+    suggested: str | None = None
 
 
 # Begins a download behind the bytes that are hashed already.
@@ -192,7 +196,8 @@ def save_drop(
     _write(download, part, progress)
     part.sync()
     path = None if target is None else _place_at(part, target, overwrite=overwrite)
-    return Saved(path or _place_free(part, directory, download.name), download.digest("sha256"), download.position)
+    path = path or _place_free(part, directory, download.name)
+    return Saved(path, download.digest("sha256"), download.position, download.name)
 
 
 def _place_at(part: PartFile, target: str, *, overwrite: bool) -> str | None:

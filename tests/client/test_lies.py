@@ -76,9 +76,9 @@ class CommandsTest(AnswersCase):
             with self.subTest(name):
                 self.assertEqual(b"", self.assert_fails(["list", "kitchen", "--from", url]))
 
-    def test_drop_beyond_the_limit_is_refused_and_leaves_nothing(self) -> None:
+    def test_drop_without_a_size_or_without_room_is_refused_beyond_the_limit_and_leaves_nothing(self) -> None:
         for response in (
-            answer(200, b"x" * (MAX_DROP_SIZE + 1)),
+            answer(200, b"x" * MAX_DROP_SIZE, length=10**17),
             CHUNKED + (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 17,
             b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (MAX_DROP_SIZE + 1),
         ):
@@ -87,13 +87,32 @@ class CommandsTest(AnswersCase):
                 self.assert_fails(["get", f"{url}/drop/{'0' * 32}"])
                 self.assertEqual([], self.files_below(self.directory))
 
-    def test_drop_that_is_named_as_an_option_or_a_hidden_file_is_saved_under_a_harmless_name(self) -> None:
-        for suggested, name in (("-rf", "_rf"), ("--", "_-"), (".profile", "_profile"), ("a/../-x", "_x")):
-            response = answer(200, b"tea", Content_Disposition=f'attachment; filename="{suggested}"')
-            status, output, _ = self.run_command(["get", f"{self.serve(response).url}/drop/{'0' * 32}"])
+    def test_drop_larger_than_the_default_limit_is_saved_where_the_server_tells_its_size(self) -> None:
+        url = self.serve(answer(200, b"x" * (MAX_DROP_SIZE + 1))).url
+
+        status, _, complaint = self.run_command(["get", f"{url}/drop/{'0' * 32}"])
+
+        self.assertEqual((0, ""), (status, complaint))
+        self.assertEqual(MAX_DROP_SIZE + 1, (self.directory / "drop").stat().st_size)
+
+    def test_drop_that_is_named_as_an_option_is_saved_under_a_harmless_name_with_exit_status_1(self) -> None:
+        for suggested, name in (("-rf", "_rf"), ("--", "_-")):
             with self.subTest(suggested):
+                output = self.assert_fails(["get", self.serve_named_drop(suggested)])
+                self.assertEqual(f"{TEA}  {name}\n".encode(), output)
+                self.assertEqual(b"tea", (self.directory / name).read_bytes())
+
+    def test_drop_that_is_named_as_a_hidden_file_or_a_path_is_saved_under_a_harmless_name(self) -> None:
+        for suggested, name in ((".profile", "_profile"), ("a/../-x", "_x")):
+            with self.subTest(suggested):
+                status, output, _ = self.run_command(["get", self.serve_named_drop(suggested)])
                 self.assertEqual((0, f"{TEA}  {name}\n".encode()), (status, output))
                 self.assertTrue((self.directory / name).is_file())
+
+    def serve_named_drop(self, suggested: str) -> str:
+        """Returns the link of a drop that the server gives this name."""
+        response = answer(200, b"tea", Content_Disposition=f'attachment; filename="{suggested}"')
+        return f"{self.serve(response).url}/drop/{'0' * 32}"
 
     def assert_fails(self, arguments: list[str]) -> bytes:
         """Returns what is on standard output."""

@@ -18,7 +18,7 @@ from filestoraged.daemon.commands.client_options import (
 )
 from filestoraged.daemon.commands.client_output import ClientOutput, named_line
 from filestoraged.daemon.fields import CommandParser
-from filestoraged.errors import UsageError
+from filestoraged.errors import UnexpectedResponse, UsageError, quoted
 
 _STANDARD_OUTPUT = "-"
 
@@ -48,6 +48,10 @@ class _Downloads:
         saved = self._save(name)
         fields = {"name": name, "file": saved.path, "hash": saved.digest, "size": saved.size}
         self._output.add("" if self._output.is_quiet else named_line(saved.digest, saved.path), fields)
+        if self._given.output is None and (saved.suggested or "").startswith("-"):
+            # It is saved all the same: a drop can be fetched once.
+            complaint = f"the drop's name {quoted(saved.suggested or '')} looks like an option; it is saved as"
+            raise UnexpectedResponse(f"{complaint} {quoted(saved.path)}")
 
     def _begin(self, name: str) -> Download:
         if is_drop(name):
