@@ -24,9 +24,9 @@ class Limits(NamedTuple):
     confirm: float = 0.1
     # A connection may be idle this long between requests.
     idle: float = 60.0
-    # A new connection waits this long for a place where all are taken: two times `notice`, so that connections that
-    # have become idle in other workers are published.
-    place: float = 1.0
+    # A new connection waits this long for a place where all are taken: nearly two times `notice`, so that most
+    # connections that have become idle in other workers are published. A refused client has its answer within 1 s.
+    place: float = 0.9
     # An idle connection is kept this long when a drain begins: a last request may be in transit.
     last_call: float = 1.0
     # Interval of the checks for deadlines and drains: an idle daemon wakes this often.
