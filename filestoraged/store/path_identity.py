@@ -16,6 +16,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from filestoraged.errors import StoreDetached
 
@@ -37,6 +38,8 @@ class PathIdentity:
         self._subject = subject
         # Device and inode.
         self._opened: tuple[int, int] | None = None
+        # What is kept open until the process ends: closing it would change what is at the path.
+        self.kept: list[Any] = []
         # Whether the loss was logged: one byte that all workers share, so that one of them logs it.
         self._lost = mmap.mmap(-1, 1)
 

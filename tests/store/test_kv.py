@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -597,6 +598,27 @@ class LostDatabaseTest(TempCase):
         self.keys.close()
 
         self.assertEqual(before, {path.name: path.read_bytes() for path in self.store.iterdir()})
+
+    def test_log_of_a_clone_with_the_same_inode_numbers_is_kept_when_the_lost_database_is_closed(self) -> None:
+        """A snapshot of the file system is mounted in place. SQLite compares inode numbers alone, and no devices."""
+        before = {path.name: path.read_bytes() for path in self.store.iterdir()}
+        self.assertTrue(before["kv.sqlite-wal"])
+        self.keys.get("a")
+        real = os.stat
+
+        def stat_clone(path: str) -> os.stat_result:
+            fields = list(real(path))
+            fields[stat.ST_DEV] += 1
+            return os.stat_result(fields)
+
+        with mock.patch("filestoraged.store.path_identity.os.stat", stat_clone):
+            self.assert_refused(self.keys)
+            self.keys.close()
+        after = {path.name: path.read_bytes() for path in self.store.iterdir()}
+
+        self.assertEqual(before, after)
+        for connection in self.identity.kept:
+            connection.close()
 
     def test_file_that_is_moved_away_and_back_goes_on(self) -> None:
         kept = self.directory / "kept"

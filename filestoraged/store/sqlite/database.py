@@ -18,7 +18,7 @@ from urllib.parse import quote
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreDetached, StoreFailed, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import sync
-from filestoraged.store.path_identity import PathIdentity
+from filestoraged.store.path_identity import PathIdentity, database_identity
 from filestoraged.store.permissions import require_file
 from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.transactions import Transaction
@@ -99,9 +99,23 @@ def connect_identified(identity: PathIdentity) -> sqlite3.Connection:
         _configure(connection)
         identity.check()
     except BaseException:
-        connection.close()
+        close_identified(connection, identity)
         raise
     return connection
+
+
+def close_identified(connection: sqlite3.Connection, identity: PathIdentity) -> None:
+    """Close a connection. Where the database is lost, it is kept open until the process ends.
+
+    The last connection that is closed removes the log at its path, which may be that of another database. SQLite
+    compares inode numbers before it does, and those of a copy of the whole file system are the same.
+    """
+    try:
+        identity.check()
+    except StoreDetached:
+        identity.kept.append(connection)
+    else:
+        connection.close()
 
 
 def connect_made(identity: PathIdentity, schema: Schema) -> sqlite3.Connection:
@@ -120,7 +134,7 @@ def connect_made(identity: PathIdentity, schema: Schema) -> sqlite3.Connection:
         # If it could not be made at the start, because the disk was full.
         identity.fix()
     except BaseException:
-        connection.close()
+        close_identified(connection, identity)
         raise
     return connection
 
@@ -164,14 +178,14 @@ class Readers:
             return self.all(statement, *values)
         except sqlite3.Error as error:
             if connection is not None:
-                connection.close()
+                close_identified(connection, self._identity)
             raise identified_failure(error, self._identity) from error
         self._idle.append(connection)
         return rows
 
     def close(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            close_identified(self._idle.pop(), self._identity)
 
 
 def prepare(path: str, schema: Schema) -> None:
@@ -186,7 +200,8 @@ def prepare(path: str, schema: Schema) -> None:
         check_size(path)
         is_warm = _read_through(path)
         _make_file(path)
-        with contextlib.closing(WriteLock(path)) as write_lock:
+        identity = database_identity(path)
+        with contextlib.closing(WriteLock(path, identity)) as write_lock:
             connection = connect(path)
             try:
                 if not _is_made(connection, path, schema):
@@ -197,7 +212,7 @@ def prepare(path: str, schema: Schema) -> None:
                 else:
                     log.info("%s is too large to be checked at the start; run `filestoraged check`", path)
             finally:
-                retire(connection, write_lock)
+                retire(connection, write_lock, identity)
         sync(os.path.dirname(os.path.abspath(path)))
     except (sqlite3.Error, OSError) as error:
         known = failure(error, path)
@@ -206,7 +221,7 @@ def prepare(path: str, schema: Schema) -> None:
         raise StartError(f"cannot use the database {path!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def retire(connection: sqlite3.Connection, write_lock: WriteLock) -> None:
+def retire(connection: sqlite3.Connection, write_lock: WriteLock, identity: PathIdentity) -> None:
     """Close a connection that may be the last one to its file.
 
     SQLite then copies the log into the database and removes it, and does not report a failed sync. So that is done here
@@ -221,7 +236,7 @@ def retire(connection: sqlite3.Connection, write_lock: WriteLock) -> None:
             write_lock.end_writing(0)
         elif not was_doubtful:
             write_lock.end_writing(written)
-    connection.close()
+    close_identified(connection, identity)
 
 
 def identified_failure(error: Exception, identity: PathIdentity) -> Error:

@@ -90,7 +90,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
             self._connection = self._connection or database.connect_identified(self._identity)
         self._readers.close()
         if self._connection is not None:
-            database.retire(self._connection, self._write_lock)
+            database.retire(self._connection, self._write_lock, self._identity)
         self._write_lock.close()
 
     # The rest runs on the writer's threads.
