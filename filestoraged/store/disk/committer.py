@@ -105,7 +105,7 @@ class Committer:
     ) -> None:
         """`check` raises OSError or an Error if the file system failed although a sync succeeded.
 
-        `check_root` raises an Error if nothing may be changed. It is called once for each round.
+        `check_root` raises an Error if nothing may be changed. It is called once for each round, and for each failure.
         """
         self._file_system = file_system
         self._check_changes = check
@@ -164,7 +164,7 @@ class Committer:
             # The thread goes on: without it, all later changes would wait for ever.
             log.exception("a round of the committer failed")
             self._begun = []
-            _fail(changes, error)
+            self._fail(changes, error)
 
     def _take(self) -> list[Change]:
         """The changes of the next round. Waits for the first of them."""
@@ -185,12 +185,12 @@ class Committer:
         try:
             self._check_root()
         except Error as error:
-            _fail(changes, error)
+            self._fail(changes, error)
             return
         # Before this round has bytes to be written itself.
         is_together = self._choice.is_together(len(changes)) and not self._file_system.is_busy
         leaders, followers = _separate(changes)
-        advanced = _advance(leaders)
+        advanced = self._advance(leaders)
         synced = self._check(self._sync_together(advanced) if is_together else self._sync_apart(advanced))
         self._begun = [change for change in synced if not change.is_complete]
         _finish([change for change in synced if change.is_complete])
@@ -198,12 +198,24 @@ class Committer:
 
     # Each returns the changes for which it succeeded. The others fail.
 
+    def _advance(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Take a step of each change."""
+        advanced = []
+        for change in changes:
+            try:
+                change.advance()
+            except Exception as error:
+                self._fail([change], error)
+            else:
+                advanced.append(change)
+        return advanced
+
     def _check(self, changes: Sequence[Change]) -> Sequence[Change]:
         try:
             if changes:
                 self._check_changes()
         except (Error, OSError) as error:
-            _fail(changes, error)
+            self._fail(changes, error)
             return ()
         return changes
 
@@ -214,7 +226,7 @@ class Committer:
         try:
             self._file_system.sync()
         except OSError as error:
-            _fail(changes, error)
+            self._fail(changes, error)
             return ()
         finally:
             self._choice.record_together(len(changes), time.monotonic() - started)
@@ -228,8 +240,18 @@ class Committer:
         self._choice.record_apart(len(changes), time.monotonic() - started)
         for change, error in zip(changes, errors):
             if error is not None:
-                change.fail(error)
+                self._fail([change], error)
         return [change for change, error in zip(changes, errors) if error is None]
+
+    def _fail(self, changes: Sequence[Change], error: Exception) -> None:
+        """Let changes fail: because the root is lost, if it is, since another error is then a consequence of that."""
+        try:
+            self._check_root()
+        except Error as lost:
+            error = lost
+        for change in changes:
+            if not change.done.done():
+                change.fail(error)
 
 
 def _separate(changes: Sequence[Change]) -> tuple[list[Change], list[tuple[Change, Change]]]:
@@ -258,19 +280,6 @@ def _follow(followers: Sequence[tuple[Change, Change]]) -> None:
     _finish([follower for follower, leader in followers if leader.done.exception() is None])
 
 
-def _advance(changes: Sequence[Change]) -> Sequence[Change]:
-    """Take a step of each change. Returns those for which it succeeded; the others fail."""
-    advanced = []
-    for change in changes:
-        try:
-            change.advance()
-        except Exception as error:
-            change.fail(error)
-        else:
-            advanced.append(change)
-    return advanced
-
-
 def _finish(changes: Sequence[Change]) -> None:
     results = []
     for change in changes:
@@ -280,9 +289,3 @@ def _finish(changes: Sequence[Change]) -> None:
             change.done.set_exception(error)
     # All at once: the loop is woken once.
     set_results(results)
-
-
-def _fail(changes: Sequence[Change], error: Exception) -> None:
-    for change in changes:
-        if not change.done.done():
-            change.fail(error)

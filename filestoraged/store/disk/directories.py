@@ -68,7 +68,8 @@ class Directories:
         One that was identified is not made again: raises StoreDetached.
         """
         self.identity.check()
-        if os.path.isdir(self.root):
+        # Not made again if it is lost just now.
+        if self.identity.is_fixed or os.path.isdir(self.root):
             self._sync_root()
         else:
             _make_durable(self.root, self._permissions.directory)

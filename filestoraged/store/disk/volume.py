@@ -59,6 +59,10 @@ class Volume:
         try:
             self._require_root(change)
             change.commit_alone(self.check_changes)
+        except OSError:
+            # If the root is lost, the error is a consequence of that.
+            self.identity.check()
+            raise
         finally:
             self._count_alone(-1)
 

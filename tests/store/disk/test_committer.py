@@ -284,6 +284,30 @@ class FailureTest(CommitterCase):
         self.assertIsInstance(removal.exception(PATIENCE), StoreDetached)
         self.assertFalse(self.root.exists())
 
+    def test_error_of_a_change_during_which_the_root_is_lost_is_that_loss(self) -> None:
+        """On the way of a name to the disk: the directory above the shard is missing when it is synced."""
+        away = self.directory / "away"
+        self.store.close()
+        volume = self.store.volume
+        apart = mock.Mock(**{"is_together.return_value": False})
+        real = os.fsync
+
+        def lose(descriptor: int) -> None:
+            real(descriptor)
+            if self.store.list():
+                os.rename(self.root, away)
+
+        for committer in (
+            Committer(self.file_system, volume.check_changes, apart, check_root=volume.identity.check),
+            None,
+        ):
+            volume.committer = committer
+            with self.subTest(is_grouped=committer is not None), mock.patch("os.fsync", lose):
+                self.assertRaises(StoreDetached, lambda: self.upload(b"coffee").result(PATIENCE))
+            self.assertFalse(self.root.exists())
+            os.rename(away, self.root)
+            self.store.remove(self.store.list()[0])
+
     def test_large_upload_and_removal_on_a_failed_file_system_fail(self) -> None:
         stored = self.store.put(TEA)
         refusal = mock.patch.object(self.store.volume, "check_changes", side_effect=FAILURE)
