@@ -118,10 +118,14 @@ def write_ahead_log_index(database: str) -> str:
     return f"{database}-shm"
 
 
+def log_files(database: str) -> tuple[str, str]:
+    """The paths of the log and of its index."""
+    return write_ahead_log(database), write_ahead_log_index(database)
+
+
 def files_of_database(database: str) -> tuple[str, ...]:
     """The paths of the database at that path and of the files that SQLite and the daemon keep beside it."""
-    log, index = write_ahead_log(database), write_ahead_log_index(database)
-    return (database, log, index, f"{database}-journal", write_lock(database))
+    return (database, *log_files(database), f"{database}-journal", write_lock(database))
 
 
 def write_lock(database: str) -> str:

@@ -52,9 +52,15 @@ class PathIdentity:
         """Whether the last check of any process failed. Costs no system call."""
         return self._lost[0] != 0
 
-    def fix(self) -> None:
-        """Identify what is at the path now. A second call does nothing. Raises OSError."""
-        if self._opened is None:
+    def fix(self, *, is_held: bool = False) -> None:
+        """Identify what is at the path now, which the caller keeps open if it `is_held`. Raises OSError.
+
+        A second call does nothing.
+        """
+        if self._opened is None and is_held:
+            status = os.stat(self.path)
+            self._opened = status.st_dev, status.st_ino
+        elif self._opened is None:
             # Held open, so that a file made later cannot get the number of an inode that was removed. With O_PATH,
             # closing it does not drop the locks that SQLite has on the file.
             descriptor = os.open(self.path, os.O_PATH | os.O_CLOEXEC)

@@ -36,6 +36,14 @@ print("queued", flush=True)
 sys.stdin.read()
 """
 
+# A process that prints two values.
+_READ = """
+import sys
+from filestoraged.store.kv import KeyValues
+keys = KeyValues(sys.argv[1])
+print([keys.get("committed"), keys.get("c")])
+"""
+
 
 class KeysCase(TempCase):
     def setUp(self) -> None:
@@ -648,6 +656,39 @@ class LostDatabaseTest(TempCase):
 
         self.assertEqual([b"1", b"2"], [later.get("a"), later.get("b")])
         self.assertEqual([b"1", b"2"], [self.keys.get("a"), self.keys.get("b")])
+
+    def test_removed_log_refuses_writes_and_what_it_had_is_saved_on_close(self) -> None:
+        for name in ("kv.sqlite-wal", "kv.sqlite-shm"):
+            (self.store / name).unlink()
+
+        for action in (lambda: self.keys.set("b", b"2"), self.keys.commit, self.keys.probe):
+            self.assertRaises(StoreDetached, action)
+        exists = (self.store / "kv.sqlite-wal").exists()
+        self.keys.close()
+
+        self.assertFalse(exists)
+        self.assertEqual([b"1", None], [self.open().get("a"), self.open().get("b")])
+
+    def test_log_that_another_process_has_made_where_one_was_removed_keeps_what_that_one_committed(self) -> None:
+        for name in ("kv.sqlite-wal", "kv.sqlite-shm"):
+            (self.store / name).unlink()
+        with subprocess.Popen(
+            [sys.executable, "-c", _HALF, str(self.path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            self.assertRaises(StoreDetached, self.keys.set, "c", b"3")
+            self.keys.close()
+            other.kill()
+        with subprocess.Popen(
+            [sys.executable, "-c", _READ, str(self.path)], cwd=ROOT, stdout=subprocess.PIPE
+        ) as reader:
+            assert reader.stdout is not None
+            values = reader.stdout.read()
+        for connection in self.identity.kept:
+            connection.close()
+
+        self.assertEqual(b"[b'1', None]", values.strip())
 
     def test_connection_that_was_opened_to_a_copy_is_not_used(self) -> None:
         """The path leads to a copy just while it is opened, and to the database before and behind."""

@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
-from filestoraged.errors import Error, StoreUnavailable
+from filestoraged.errors import Error, StoreDetached, StoreUnavailable
 from filestoraged.future import Future, set_results
+from filestoraged.store import layout
 from filestoraged.store.batch_writer import BatchWriter
 from filestoraged.store.path_identity import PathIdentity, database_identity
 from filestoraged.store.sqlite import database
@@ -68,6 +69,8 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         self._write_lock = WriteLock(path, self._identity)
         self._readers = Readers(self._identity)
         self._connection: sqlite3.Connection | None = None
+        # Of the log and its index, which SQLite has open behind the connection.
+        self._log: Sequence[PathIdentity] = ()
         self._pages = 0
         self._writer: BatchWriter[_Job] = BatchWriter(self._write_lock, self)
 
@@ -89,7 +92,10 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         with contextlib.suppress(sqlite3.Error, Error):
             self._connection = self._connection or database.connect_identified(self._identity)
         self._readers.close()
-        if self._connection is not None:
+        if self._connection is not None and any(os.path.exists(each.path) and _is_lost(each) for each in self._log):
+            # Another process uses another log: what this one has would overwrite what that one wrote.
+            self._identity.kept.append(self._connection)
+        elif self._connection is not None:
             database.retire(self._connection, self._write_lock, self._identity)
         self._write_lock.close()
 
@@ -127,10 +133,19 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = database.connect_made(self._identity, self._schema)
-            # No automatic checkpoints after commits, in which SQLite does not report a failed sync.
-            self._connection.execute("PRAGMA wal_autocheckpoint = 0")
-            self._connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
+            connection = database.connect_made(self._identity, self._schema)
+            try:
+                # No automatic checkpoints after commits, in which SQLite does not report a failed sync.
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+                connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
+                self._log = _identify_log(self._path)
+            except BaseException:
+                database.close_identified(connection, self._identity)
+                raise
+            self._connection = connection
+        # SQLite would go on writing to files that were removed. Two calls of `stat` for each group of changes.
+        for each in self._log:
+            each.check()
         return self._connection
 
     @contextlib.contextmanager
@@ -166,6 +181,26 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
             self._write_lock.begin_writing()
             self._connect().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self._write_lock.end_writing(0)
+
+
+def _identify_log(path: str) -> Sequence[PathIdentity]:
+    """The log and its index, which SQLite neither removes nor replaces while a connection is open."""
+    identities = [database_identity(each) for each in layout.log_files(path)]
+    try:
+        for each in identities:
+            each.fix(is_held=True)
+    except FileNotFoundError as error:
+        # Removed behind a connection for reading of this process, which shares them.
+        raise StoreDetached("The database") from error
+    return identities
+
+
+def _is_lost(identity: PathIdentity) -> bool:
+    try:
+        identity.check()
+    except StoreDetached:
+        return True
+    return False
 
 
 class _Transaction(Future[Any]):
