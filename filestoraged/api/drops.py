@@ -251,7 +251,7 @@ class _Claimed:
         self._drops.finish(self._claim)
 
     def fail(self) -> None:
-        """The server cannot finish the response."""
+        """The server cannot send the last byte."""
         self._has_failed = True
 
     def close(self) -> None:

@@ -355,7 +355,8 @@ class Connection:
     def _close_response(self, fault: Error | None) -> None:
         request, response, self.response = self.request, self.response, None
         if response is not None:
-            if fault is not None and response.on_failure is not None:
+            # Behind the last byte, the client may have the whole.
+            if fault is not None and response.on_failure is not None and self.position < response.stop:
                 response.on_failure()
             response.close()
             if response.content is not None:

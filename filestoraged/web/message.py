@@ -313,7 +313,7 @@ class Response:
         self.closes = False
         # Called when the client's kernel has acknowledged the last byte, before `close`. It must not block.
         self.on_received: Callable[[], object] | None = None
-        # Called before `close` if the server, and not the client, is why the response ends early. It must not block.
+        # Called before `close` if the server, and not the client, is why the last byte is not sent. It must not block.
         self.on_failure: Callable[[], object] | None = None
 
     def send(self, sink: ContentSink, start: int) -> int:

@@ -27,6 +27,7 @@ from filestoraged.store.contract import Staging
 from filestoraged.store.disk.store import DiskBlob, DiskStore
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
+from filestoraged.web.sender import Sender
 from filestoraged.web.task import Task
 from tests.api.memory import find_holders
 from tests.api.test_files import form, text_part
@@ -384,6 +385,16 @@ class FailureTest(DropsCase):
             self.assert_failing(path, "StoreFailed", status=500)
 
         self.assertEqual((200, b"tea"), self.download(path))
+
+    def test_failure_behind_the_last_byte_counts_as_a_broken_download(self) -> None:
+        path = self.drop(b"tea")
+
+        unknown = mock.PropertyMock(side_effect=OSError(errno.EIO, "Input/output error"))
+        with mock.patch.object(Sender, "unread", unknown):
+            answers = [self.download(path) for _ in range(self.TIMES)]
+
+        self.assertEqual([(200, b"tea")] * 6, answers[:6])
+        self.assertEqual(410, answers[6][0])
 
     def test_claim_that_cannot_be_sealed_breaks_the_download_off_and_leaves_the_drop(self) -> None:
         # As in PostgreSQL. A small one is sealed before its first byte.
