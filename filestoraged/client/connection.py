@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import select
 import socket
 import ssl
@@ -25,6 +26,11 @@ _MAX_IDLE = 4.0
 
 # Connections that are kept: as many threads find one at once.
 _MAX_KEPT = 8
+
+# Bytes that are looked at for interim responses, and one or more whole heads of these. Longer ones are read as an
+# answer, which bounds them.
+_PEEKED = 4096
+_INTERIM = re.compile(rb"(?:HTTP/1\.[01] 1[0-9]{2}[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)+")
 
 
 class Connection(BoundedConnection):
@@ -71,8 +77,11 @@ class Connection(BoundedConnection):
         return time.monotonic() - self.idle_since > _MAX_IDLE or self._is_readable()
 
     def _has_answer(self) -> bool:
+        """Whether more than interim responses has come, of which proxies send some during an upload that takes long."""
         # By TLS, other messages than an answer arrive, too: only reading would tell.
-        return self._context is None and self._is_readable()
+        if self._context is not None or not self._is_readable():
+            return False
+        return _INTERIM.fullmatch(self.sock.recv(_PEEKED, socket.MSG_PEEK)) is None
 
     def _is_readable(self) -> bool:
         poll = select.poll()

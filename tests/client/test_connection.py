@@ -1,0 +1,44 @@
+"""A connection of the client: when the body of a request is no longer sent."""
+
+from __future__ import annotations
+
+import socket
+import unittest
+
+from filestoraged.client.connection import Connection
+from filestoraged.client.location import parse_location
+from tests.support import PATIENCE
+
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+class BodyTest(unittest.TestCase):
+    def setUp(self) -> None:
+        ours, self.server = socket.socketpair()
+        self.addCleanup(self.server.close)
+        self.connection = Connection(parse_location("http://localhost"), timeout=PATIENCE, context=None)
+        self.connection.sock = ours
+        self.addCleanup(self.connection.close)
+
+    def sent_behind(self, answered: bytes) -> bytes:
+        """Return what is sent of a body when the server has answered that, nothing for the end of the connection."""
+        if answered:
+            self.server.sendall(answered)
+        else:
+            self.server.shutdown(socket.SHUT_WR)
+        self.connection.send_body([b"te", b"a"])
+        self.connection.sock.shutdown(socket.SHUT_WR)
+        return self.server.recv(100)
+
+    def test_body_is_sent_on_behind_interim_responses(self) -> None:
+        self.assertEqual(b"tea", self.sent_behind(PROCESSING + HINTS))
+
+    def test_body_is_not_sent_on_behind_a_response(self) -> None:
+        self.assertEqual(b"", self.sent_behind(PROCESSING + b"HTTP/1.1 413 Content Too Large\r\n"))
+
+    def test_body_is_not_sent_on_behind_interim_responses_without_an_end(self) -> None:
+        self.assertEqual(b"", self.sent_behind(PROCESSING * 1000))
+
+    def test_body_is_not_sent_on_where_the_server_has_closed_the_connection(self) -> None:
+        self.assertEqual(b"", self.sent_behind(b""))
