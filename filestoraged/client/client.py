@@ -31,6 +31,9 @@ from filestoraged.wire.tus import MAX_SIZE
 # A path, bytes, or a binary file that is read to its end.
 Content = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
+# Pages without entries, one behind the other: all objects of a page may be removed while the daemon looks them up.
+_MAX_EMPTY_PAGES = 100
+
 
 class Entry(NamedTuple):
     """An object in a listing. `size` is in bytes, `modified` a time such as 2026-11-22T10:00:00Z."""
@@ -311,7 +314,7 @@ class Client:
         return known or possible or ["sha256"]
 
     def _pages(self, path: str, key: str) -> Iterator[builtins.list[Any]]:
-        after = ""
+        after, empty = "", 0
         while True:
             page = self._page(path + (f"?after={quote(after, safe='')}" if after else ""))
             entries, following = page.get(key), page.get("next")
@@ -320,7 +323,8 @@ class Client:
             yield entries
             if following is None:
                 return
-            if following <= after:
+            empty = 0 if entries else empty + 1
+            if following <= after or empty > _MAX_EMPTY_PAGES:
                 raise UnexpectedResponse("the server is no filestoraged: its listing does not end")
             after = following
 

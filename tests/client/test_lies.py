@@ -182,6 +182,14 @@ class BoundsTest(AnswersCase):
             for _ in download:
                 pass
 
+    def test_listing_of_empty_pages_ends(self) -> None:
+        # None behind the last page.
+        following = iter([*(f"{number:064x}" for number in range(1000)), None])
+        client = self.client_of(lambda: at_once(document(200, {"objects": [], "next": next(following)})))
+
+        with self.assertRaisesRegex(UnexpectedResponse, "does not end"):
+            list(client.list("kitchen"))
+
     def test_responses_that_drip_end(self) -> None:
         document_head = b"HTTP/1.1 200 OK\r\n\r\n"
         for seconds, sent in (
