@@ -16,7 +16,7 @@ from filestoraged.digest import Bytes
 from filestoraged.errors import Error
 from filestoraged.future import Future
 from filestoraged.wire.head import Head
-from filestoraged.wire.redaction import HIDDEN, has_secret, may_show, redact_target
+from filestoraged.wire.redaction import HIDDEN, may_show, redact_target
 
 # Reason phrases of RFC 9110 and its extensions; the standard library's table lags behind.
 REASONS = {
@@ -241,7 +241,7 @@ class Request:
         """Whether it may be cached: it is routed, and holds no secret."""
         if not self.is_path_open or has_secret_field(self.fields):
             return False
-        return self.query == "" or not has_secret(self.query)
+        return self.query == "" or may_show(f"?{self.query}")
 
 
 class ContentSink(Protocol):

@@ -59,11 +59,6 @@ def redact_text(text: str) -> str:
     return _LONG_HEX.sub(HIDDEN, text)
 
 
-def has_secret(query: str) -> bool:
-    """Whether a query contains a password or a token."""
-    return bool(_secret_of(_decoded(query)))
-
-
 def _pieces(target: str) -> Iterator[tuple[str, str]]:
     """Return each piece of a target with the separator before it, which is "" for the first."""
     parts = ["", *_SEPARATORS.split(target)]

@@ -83,6 +83,8 @@ class RequestCacheTest(unittest.TestCase):
         secrets = (
             GET.replace(b"name=x", b"password=x"),
             GET.replace(b"name=x", b"a=b&pass%77ord=x"),
+            GET.replace(b"name=x", b"next=/vimeo/api/v1.0/file/" + ID),
+            GET.replace(b"name=x", b"next=http%3A%2F%2Flocalhost%2Fvimeo%2Fapi%2Fv1.0%2Fdrop%2F" + ID),
             GET[:-2] + b"Authorization: Basic eA==\r\n\r\n",
             GET[:-2] + b"AUTHORIZATION: Basic eA==\r\n\r\n",
             GET[:-2] + b"Authorization: BEARER s3cret\r\n\r\n",
