@@ -11,8 +11,11 @@ from filestoraged.errors import (
     Error,
     MethodNotAllowed,
     MisdirectedRequest,
+    Overloaded,
     RangeNotSatisfiable,
+    StoreUnavailable,
     TooLarge,
+    Unavailable,
     quoted,
 )
 
@@ -53,6 +56,11 @@ class ErrorsTest(unittest.TestCase):
         for error in (MethodNotAllowed("a" * 30_000, ("GET",)), MisdirectedRequest("a" * 30_000)):
             with self.subTest(error=type(error).__name__):
                 self.assertLess(len(str(error)), MAX_QUOTED + 100)
+
+    def test_unavailable_asks_for_a_retry_after_5_s(self) -> None:
+        for error in (Unavailable("Busy."), StoreUnavailable(), Overloaded("Full.")):
+            with self.subTest(error=type(error).__name__):
+                self.assertEqual((("Retry-After", "5"),), error.fields)
 
 
 class QuotedTest(unittest.TestCase):
