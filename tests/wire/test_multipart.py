@@ -198,6 +198,13 @@ class PartsTest(MultipartCase):
             with self.subTest(count=count):
                 self.assertEqual(1, len(outcomes), outcomes)
 
+    def test_256_blanks_after_a_delimiter_are_discarded_and_one_more_is_refused(self) -> None:
+        def form(count: int) -> bytes:
+            return b"--boundary" + b" " * count + b"\r\n" + FIELD + b"\r\n\r\ntea\r\n--boundary--"
+
+        self.assertEqual([b"tea"], [taken for _, taken in parse_form([form(256)])])
+        self.assertRaises(MalformedMultipart, parse_form, [form(257)])
+
     def test_other_characters_after_a_delimiter_are_refused(self) -> None:
         for behind in (b"x", b"-", b"-x", b" x", b" --", b"\n", b"\r", b"\rx", b"\r\r\n", b"- -", b"\x00", b"y2"):
             self.assert_malformed(b"--boundary" + behind + b"\r\n" + FIELD + b"\r\n\r\ntea\r\n--boundary--")
