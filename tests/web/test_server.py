@@ -276,6 +276,22 @@ class DrainTest(LoopCase):
 
         self.assertEqual(data, split_answer(received)[0].body)
 
+    def test_response_to_a_request_that_was_in_flight_when_the_drain_began_has_connection_close(self) -> None:
+        connection = self.connect()
+        connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
+        self.wait_until("the upload is in flight", lambda: self.server_metrics.gauges().in_flight == 1)
+        server = self.worker._server
+        drainer = threading.Thread(target=server.drain, args=(PATIENCE,))
+
+        drainer.start()
+        self.wait_until("the server drains", lambda: server.context.is_draining)
+        connection.sendall(b"4\r\nrest\r\n0\r\n\r\n")
+        answer = split_answer(read_all(connection))[0]
+        drainer.join(PATIENCE)
+
+        self.assertEqual(200, answer.status)
+        self.assertEqual("close", answer.fields.get("connection"))
+
 
 class ShutdownTest(unittest.TestCase):
     """The methods of `socketserver`, which stop the server without a drain."""
