@@ -419,6 +419,13 @@ class RemovalTest(TempCase):
         self.assertEqual([str(self.shard)], self.synced(lambda: again.remove(TEA_DIGEST)))
         self.assertRaises(NotFound, again.remove, TEA_DIGEST)
 
+    def test_removal_that_is_a_change_syncs_the_directory_before_its_future_is_done(self) -> None:
+        removal = self.synced(lambda: self.store.remove_later(TEA_DIGEST).result())
+        again = self.synced(lambda: self.store.remove_later(TEA_DIGEST).result())
+
+        self.assertEqual([str(self.shard)], removal)
+        self.assertEqual([str(self.root)], again)
+
     def test_retry_fails_for_as_long_as_the_sync_does(self) -> None:
         for _ in range(2):
             with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
