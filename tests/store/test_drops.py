@@ -315,6 +315,20 @@ class GuessTest(DropsCase):
         with self.later(61):
             self.assertEqual("right", self.outcome(drop, "right"))
 
+    def test_drop_with_ten_wrong_guesses_is_open_again_when_the_first_of_them_is_a_minute_old(self) -> None:
+        drop = self.make("right")
+        with self.clock_ahead(0), sqlite3.connect(self.path) as other:
+            first, others = time.time() - 50.5, [time.time() - 1] * 9
+            other.executemany(
+                "INSERT INTO guesses (id, time) VALUES (?, ?)", [(drop, each) for each in (first, *others)]
+            )
+            other.commit()
+
+            with self.assertRaises(TooManyGuesses) as caught:
+                self.drops.get(drop)
+
+        self.assertEqual(10, caught.exception.retry_after)
+
     def test_guess_at_a_drop_that_was_fetched_meanwhile_is_not_judged(self) -> None:
         drop = self.drops.get(self.make("right"))
         self.drops.claim(drop.id).result()
