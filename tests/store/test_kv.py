@@ -274,6 +274,39 @@ class LargeCommitTest(CommitTest):
         super().setUp()
 
 
+class SyncTest(KeysCase):
+    def synced(self, statement: str, work: Callable[[], object]) -> list[str]:
+        """The modes of syncing in which `work` executes statements that begin so."""
+        mode = "?"
+        modes = []
+
+        def note(executed: str) -> None:
+            nonlocal mode
+            if executed.startswith("PRAGMA synchronous = "):
+                mode = executed.rpartition(" ")[2]
+            elif executed.startswith(statement):
+                modes.append(mode)
+
+        assert self.keys._connection is not None
+        self.keys._connection.set_trace_callback(note)
+        work()
+        return modes
+
+    def test_commit_is_synced_before_its_result(self) -> None:
+        self.keys.set("cup", b"1")
+
+        self.assertEqual(["FULL"], self.synced("COMMIT", self.keys.commit))
+
+    def test_transaction_that_makes_a_large_commit_visible_is_synced(self) -> None:
+        for number in range(20):
+            self.keys.set(f"key {number}", b"1")
+
+        with mock.patch.multiple("filestoraged.store.kv", _LARGE_QUEUE=10, _MIN_ROWS=5, _MAX_ROWS=5):
+            self.keys._rows = 5
+
+            self.assertEqual(["FULL"], self.synced("UPDATE state SET is_visible = 1", self.keys.commit))
+
+
 class SlicedCommitTest(KeysCase):
     """A commit that takes several transactions."""
 
