@@ -42,6 +42,23 @@ class BudgetTest(TempCase):
 
         self.assertEqual([9, 1], order)
 
+    def test_reservation_that_times_out_lets_those_behind_it_go_on(self) -> None:
+        budget = BufferBudget(10, timeout=0.2)
+        budget.reserve(8)
+        large = threading.Thread(target=lambda: self.assertRaises(StoreUnavailable, budget.reserve, 9))
+        large.start()
+        self.wait_until(
+            "the large one waits, or has timed out", lambda: len(budget._queue) == 1 or not large.is_alive()
+        )
+        # The next one does not time out within the test.
+        budget._timeout = 10 * PATIENCE
+        small = threading.Thread(target=budget.reserve, args=(1,), daemon=True)
+        small.start()
+        large.join(PATIENCE)
+        small.join(PATIENCE)
+
+        self.assertFalse(small.is_alive())
+
     def test_reservation_above_the_budget_waits_until_all_is_free(self) -> None:
         budget = BufferBudget(10, timeout=0.01)
         budget.reserve(1)

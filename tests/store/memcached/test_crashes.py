@@ -10,10 +10,11 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+from unittest import mock
 
 from pymemcache.exceptions import MemcacheServerError
 
-from filestoraged.errors import NotFound, StorageFull, StoreUnavailable
+from filestoraged.errors import Error, NotFound, StorageFull, StoreUnavailable
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, Manifest, chunk_key, removal_mark, unpack
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.store.memcached.proxy import Break, start_proxies
@@ -428,6 +429,16 @@ class RestartTest(TempCase):
             # As if the upload had begun an hour ago.
             staging._first_sent -= 3600
             staging.commit()
+
+    def test_upload_that_has_lost_a_chunk_is_refused_before_it_is_visible(self) -> None:
+        memcached = start_memcached(self)
+        store = MemcachedStore([memcached.address])
+        with mock.patch.object(store.pool, "add") as add, self.assertRaises(Error), store.stage() as staging:
+            staging.write(bytes(3 * CHUNK_SIZE))
+            memcached.client.delete(memcached.chunk_keys()[0])
+            staging.commit()
+
+        add.assert_not_called()
 
     def test_upload_during_evictions_is_full(self) -> None:
         memcached = start_memcached(self, "-m", "8")

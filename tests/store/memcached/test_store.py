@@ -12,8 +12,9 @@ import tracemalloc
 from typing import Any
 from unittest import mock
 
-from filestoraged.errors import AlreadyExists, NotFound, TooLarge
+from filestoraged.errors import AlreadyExists, NotFound, StoreUnavailable, TooLarge
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE, TAIL_SIZE
+from filestoraged.store.memcached.staging import MemcachedStaging
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
@@ -386,6 +387,14 @@ class TimeToLiveTest(MemcachedCase):
         expiries = {item.key.count(":"): item.expires for item in self.memcached.items()}
         self.assertEqual(60, expiries[2] - expiries[1])
         self.assertGreater(expiries[1], 0)
+
+    def test_upload_that_ends_before_its_last_step_leaves_chunks_that_outlive_their_manifest(self) -> None:
+        with mock.patch.object(MemcachedStaging, "_make_permanent", side_effect=StoreUnavailable()):
+            self.assertRaises(StoreUnavailable, self.make_store().put, bytes(2 * CHUNK_SIZE))
+
+        expiries = {item.key.count(":"): item.expires for item in self.memcached.items()}
+        self.assertGreater(expiries[1], 0)
+        self.assertGreater(expiries[2], expiries[1])
 
     def test_object_without_a_time_to_live_never_expires(self) -> None:
         self.make_store().put(bytes(2 * CHUNK_SIZE))
