@@ -1,4 +1,4 @@
-"""Answers of an S3 store that lies: each is an error of the store, within bounds, and a line in the log."""
+"""What answers of an S3 store mean. Those that lie are errors of the store, within bounds, and a line in the log."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import unittest
 from collections.abc import Callable, Iterable
 from unittest import mock
 
-from filestoraged.errors import NotFound, StoreUnavailable
+from filestoraged.errors import NotFound, StorageFull, StoreUnavailable
 from filestoraged.store.s3 import retries
 from filestoraged.store.s3.answers import (
     MAX_BODY_SIZE,
     Answer,
     StoreRefusal,
+    check_completion,
     parse_listing,
     parse_upload_id,
     parse_uploads,
@@ -224,3 +225,21 @@ class LyingStoreTest(unittest.TestCase):
 
         with self.assertRaises(NotFound):
             self.answering(missing + b"<Error><Code>NoSuchKey</Code></Error>  ").get("a")
+
+
+class CompletionTest(unittest.TestCase):
+    def test_error_behind_a_head_with_200_has_its_own_meaning(self) -> None:
+        for code, expected in (("QuotaExceeded", StorageFull), ("InternalError", StoreUnavailable)):
+            with self.subTest(code=code):
+                document = f"<Error><Code>{code}</Code></Error>".encode()
+                self.assertRaises(expected, check_completion, answered(document))
+
+    def test_answer_without_a_result_is_no_completion(self) -> None:
+        for document in (b"", b"   ", b"<Other/>", b"<html>", b"CompleteMultipartUploadResult"):
+            with self.subTest(document):
+                self.assertRaises(StoreUnavailable, check_completion, answered(document))
+
+    def test_result_with_or_without_a_namespace_is_a_completion(self) -> None:
+        namespace = b' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+        check_completion(answered(b"<CompleteMultipartUploadResult/>"))
+        check_completion(answered(b"  <CompleteMultipartUploadResult%b/>" % namespace))

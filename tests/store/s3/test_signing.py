@@ -10,7 +10,7 @@ from urllib.parse import quote
 from botocore import auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from filestoraged.store.s3.signing import EMPTY_SHA256, Credentials, encode_query, signed_fields
@@ -33,6 +33,16 @@ class SigningTest(unittest.TestCase):
         credentials=st.builds(Credentials, KEYS, KEYS, st.one_of(st.just(""), KEYS)),
         region=st.from_regex(r"[a-z]{2}-[a-z]{4,9}-[0-9]", fullmatch=True),
         now=st.integers(0, 4_000_000_000),
+    )
+    # White space within a value is signed as one space.
+    @example(
+        method="PUT",
+        path="cup",
+        query={},
+        fields={"x-amz-meta-tea": "green   tea"},
+        credentials=Credentials("AKIA", "secret"),
+        region="eu-north-1",
+        now=0,
     )
     def test_signature_is_that_of_botocore(
         self,

@@ -1,0 +1,29 @@
+"""When a request is sent again."""
+
+from __future__ import annotations
+
+import math
+import unittest
+from unittest import mock
+
+from filestoraged.errors import StoreUnavailable
+from filestoraged.store.s3.retries import Attempts
+from filestoraged.store.s3.traffic import Traffic
+
+
+class AttemptsTest(unittest.TestCase):
+    def calls(self, failure: Exception, until: float) -> int:
+        """How often a function is called that always fails so."""
+        function = mock.Mock(side_effect=failure)
+        with mock.patch("time.sleep"):
+            self.assertRaises(StoreUnavailable, Attempts("store", Traffic()).call, function, until)
+        return function.call_count
+
+    def test_store_that_was_silent_for_the_whole_timeout_is_not_asked_again(self) -> None:
+        self.assertEqual(1, self.calls(TimeoutError(), math.inf))
+
+    def test_broken_connection_is_made_again_three_times(self) -> None:
+        self.assertEqual(4, self.calls(ConnectionResetError(), math.inf))
+
+    def test_request_is_not_repeated_beyond_its_deadline(self) -> None:
+        self.assertEqual(1, self.calls(ConnectionResetError(), 0.0))
