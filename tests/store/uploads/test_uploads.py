@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from unittest import mock
 
-from filestoraged.errors import BadRequest, Gone, NotFound, UploadLocked
+from filestoraged.errors import BadRequest, Gone, NotFound, TooLarge, UploadLocked
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.uploads import hashers, uploads
 from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
-from filestoraged.store.uploads.storage import Tail
+from filestoraged.store.uploads.storage import Held, Tail
 from filestoraged.store.uploads.uploads import Uploads
 from tests.support import TempCase
 
@@ -48,9 +48,9 @@ class UploadsTest(TempCase):
         self.uploads = self.open()
         self.upload = self.uploads.create(Draft("files", len(TEA))).id
 
-    def open(self) -> Uploads:
+    def open(self, max_size: int | None = None) -> Uploads:
         """An engine with nothing in memory, as another process has it."""
-        disk = DiskStore(self.directory)
+        disk = DiskStore(self.directory, max_size=max_size)
         registry = Registry.open(self.path, ttl=3600)
         self.addCleanup(registry.close)
 
@@ -100,6 +100,35 @@ class UploadsTest(TempCase):
 
         self.assertEqual((4, TEA_HASH), (offset, complete.digest))
         self.assertEqual(TEA, (self.directory / layout.object_path(TEA_HASH)).read_bytes())
+
+    def test_bytes_of_a_failed_sync_do_not_count_for_one_who_takes_the_upload_over(self) -> None:
+        with self.uploads.receive(self.upload) as silent:
+            silent.begin(0, length=None, size=None, checksum=None)
+            silent.write(TEA[:8])
+            with self.failing_sync():
+                self.assertRaises(OSError, silent.record)
+            self.fall_silent()
+
+            self.assertEqual(0, self.received(self.open()))
+
+    def test_name_of_the_file_is_synced_with_its_first_bytes(self) -> None:
+        synced = []
+        sync = os.fsync
+
+        def noted_sync(descriptor: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            sync(descriptor)
+
+        with mock.patch("os.fsync", noted_sync):
+            self.append(TEA[:4])
+
+        self.assertIn(os.path.dirname(self.file), synced)
+
+    def test_bytes_beyond_the_length_are_refused_also_below_the_maximum_size(self) -> None:
+        with self.open(max_size=100).receive(self.upload) as reception:
+            reception.begin(0, length=None, size=None, checksum=None)
+
+            self.assertRaises(TooLarge, reception.write, TEA + b"!")
 
     def test_bytes_beyond_the_record_of_a_dead_process_are_cut_off(self) -> None:
         self.append(TEA[:4])
@@ -246,11 +275,27 @@ class UploadsTest(TempCase):
     def test_holder_that_makes_the_object_is_not_taken_over_however_silent(self) -> None:
         with self.uploads.receive(self.upload) as reception:
             reception.held.hold.set_tail(Tail.NONE)
-            past = time.time() - 60
-            os.utime(f"{self.directory}/{layout.upload_lock_path(self.upload)}", (past, past))
+            self.fall_silent()
 
             with self.assertRaises(UploadLocked):
                 self.open().receive(self.upload)
+
+    def test_bytes_that_a_dead_process_had_not_recorded_do_not_count(self) -> None:
+        child = os.fork()
+        if not child:
+            reception = self.open().receive(self.upload)
+            reception.begin(0, length=None, size=None, checksum=None)
+            reception.write(TEA[:8])
+            os._exit(0)
+        os.waitpid(child, 0)
+
+        self.assertEqual(8, os.path.getsize(self.file))
+        self.assertEqual(0, self.received(self.open()))
+
+    def fall_silent(self) -> None:
+        """Let the holder of the upload have been silent for a minute."""
+        past = time.time() - 60
+        os.utime(f"{self.directory}/{layout.upload_lock_path(self.upload)}", (past, past))
 
     def test_hold_of_a_dead_process_is_free_at_once(self) -> None:
         child = os.fork()
@@ -260,6 +305,21 @@ class UploadsTest(TempCase):
         os.waitpid(child, 0)
 
         self.assertEqual(TEA_HASH, self.append(TEA).digest)
+
+    def test_upload_that_goes_on_after_it_was_listed_as_expired_is_kept(self) -> None:
+        self.append(TEA[:4])
+        self.expire_all()
+        acquire = LocalStorage.acquire
+
+        def go_on(storage: LocalStorage, id_: str) -> Held:
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute("UPDATE uploads SET expires = ?", (time.time() + 3600,))
+            return acquire(storage, id_)
+
+        with mock.patch.object(LocalStorage, "acquire", go_on):
+            removed = self.uploads.expire()
+
+        self.assertEqual((0, 4), (removed, self.received()))
 
     def test_expired_uploads_are_removed_with_their_bytes_unless_they_are_held(self) -> None:
         self.append(TEA[:4])
