@@ -25,6 +25,7 @@ from filestoraged.errors import Overloaded, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.contract import Staging
 from filestoraged.store.disk.store import DiskBlob, DiskStore
+from filestoraged.store.drop_tables import AVAILABLE
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
 from filestoraged.web.sender import Sender
@@ -557,6 +558,19 @@ class LostStoreTest(DropsCase):
         self.assertEqual(b"tea", self.get(path).body)
 
 
+class UnreadableDropTest(DropsCase):
+    def test_drop_whose_bytes_cannot_be_opened_answers_500_and_is_available_again(self) -> None:
+        path = self.drop(b"tea")
+
+        with mock.patch.object(DiskStore, "open", side_effect=OSError(errno.EIO, "Input/output error")):
+            refused = self.get(path)
+
+        self.assertEqual(500, refused.status)
+        # A release is written after the response.
+        self.wait_for_state(path, AVAILABLE)
+        self.assertEqual(b"tea", self.get(path).body)
+
+
 class BrokenDatabaseTest(DropsCase):
     """A trigger of another connection makes SQLite fail to write that a drop is gone."""
 
@@ -659,6 +673,13 @@ class PasswordTest(DropsCase):
         self.assertEqual("Unauthorized", json.loads(answers[0].body)["error"])
         self.assertTrue(answers[0].fields["www-authenticate"].startswith("Basic "))
         self.assertEqual(410, self.get(f"{path}?password=x").status)
+
+    def test_password_has_1024_bytes_at_most(self) -> None:
+        path = self.drop(b"tea", "ä" * 512)
+        refused = self.send_form(file_part(b"tea"), text_part(b"password", b"a" * 1025))
+
+        self.assertEqual(200, self.get(f"{path}?password={'%C3%A4' * 512}").status)
+        self.assertEqual(400, refused.status)
 
     def test_password_is_accepted_as_basic_authentication_of_any_user(self) -> None:
         for user in ("", "me"):

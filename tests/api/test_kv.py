@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import tracemalloc
+import unittest
 from typing import Any
 from unittest import mock
 from urllib.parse import quote
@@ -430,3 +431,40 @@ class SlowWriterTest(KvCase):
         goes_on.set()
 
         self.assertEqual([201] * 20, [read_answer(connection).status for connection in connections])
+
+
+class RecallTest(unittest.TestCase):
+    """What a worker answers from memory while another one commits."""
+
+    def setUp(self) -> None:
+        self.keys = mock.Mock(is_remote=False, commits=2)
+        self.keys.get.return_value = b"1"
+        route = kv.routes(self.keys).find("GET", "/cup").route
+        assert route is not None and route.recall is not None
+        self.read, self.recall = route.page, route.recall
+        self.request = Request(Head("GET", "/cup", "", (1, 1), {}), 0)
+
+    def test_value_is_recalled_until_the_next_commit(self) -> None:
+        self.read(self.request)
+        recalled = self.recall(self.request)
+        self.keys.commits = 4
+
+        assert recalled is not None
+        self.assertEqual(b'{"cup": 1}\n', recalled.body)
+        self.assertIsNone(self.recall(self.request))
+
+    def test_value_that_was_read_before_a_commit_is_not_recalled_behind_it(self) -> None:
+        def commit(_: str) -> bytes:
+            self.keys.commits = 4
+            return b"1"
+
+        self.keys.get.side_effect = commit
+        self.read(self.request)
+
+        self.assertIsNone(self.recall(self.request))
+
+    def test_value_that_was_read_during_a_commit_is_not_recalled(self) -> None:
+        self.keys.commits = 3
+        self.read(self.request)
+
+        self.assertIsNone(self.recall(self.request))
