@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from unittest import mock
 
 from filestoraged.api.bounded_call import BoundedCall
+from filestoraged.future import Future
 from tests.support import PATIENCE, TempCase, in_threads
 
 
@@ -38,6 +40,20 @@ class BoundedCallTest(TempCase):
             "it has ended", lambda: not [each for each in threading.enumerate() if each.name == "bounded call"]
         )
         self.assertEqual(2, call.result())
+
+    def test_call_that_is_late_already_is_not_waited_for(self) -> None:
+        may_end = threading.Event()
+        self.addCleanup(may_end.set)
+        call = BoundedCall(lambda: may_end.wait(PATIENCE), timeout=PATIENCE)
+        future, late_at = call.start()
+
+        with (
+            mock.patch("filestoraged.api.bounded_call.time.monotonic", return_value=late_at + 1),
+            mock.patch.object(Future, "result", autospec=True) as result,
+        ):
+            call.result()
+
+        result.assert_called_once_with(future, 0.0)
 
     def test_threads_that_ask_at_once_share_a_call(self) -> None:
         asked = threading.Barrier(4)

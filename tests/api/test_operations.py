@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from unittest import mock
 
 from filestoraged.api.operations import Readiness
+from filestoraged.errors import StoreUnavailable
 from tests.support import PATIENCE, ServerCase, TempCase, in_threads
 
 
@@ -54,3 +56,24 @@ class ReadinessTest(TempCase):
         # Its result is reused for a second only, so that is not what is waited for.
         self.wait_until("the check has ended", lambda: readiness._call._running is None)
         self.assertIsNone(readiness.check().fault)
+
+    def test_result_is_reused_for_a_second(self) -> None:
+        probe = mock.Mock()
+        readiness = Readiness([probe])
+        with mock.patch("filestoraged.api.operations.time.monotonic") as now:
+            for now.return_value in (100.0, 100.9, 101.1):
+                readiness.check()
+
+        self.assertEqual(2, probe.call_count)
+
+    def test_cause_of_a_fault_is_for_operators_alone(self) -> None:
+        error = StoreUnavailable()
+        error.__cause__ = ConnectionError("memcached 192.0.2.1:11211: refused")
+        readiness = Readiness([mock.Mock(side_effect=error)])
+
+        with self.assertLogs("filestoraged"):
+            fault = readiness.check().fault
+
+        assert fault is not None
+        self.assertNotIn("192.0.2.1", fault.public)
+        self.assertIn("192.0.2.1", fault.detailed)
