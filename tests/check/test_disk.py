@@ -406,6 +406,21 @@ class RaceTest(DiskCheckCase):
 
         self.assertEqual(POT, self.store.get(self.digest).read())
 
+    def test_object_that_is_replaced_while_it_is_read_is_read_again_without_repair(self) -> None:
+        with self.after_reading(lambda: self.store.put(POT)):
+            self.assertEqual([], self.check())
+
+    def test_link_that_replaces_an_object_before_it_is_opened_is_foreign(self) -> None:
+        checker = _ObjectChecker(str(self.root), algorithm="sha256", throttle=Throttle(), totals=CheckTotals())
+        path = self.path(self.digest)
+        path.rename(self.directory / "elsewhere")
+        path.symlink_to(self.directory / "elsewhere")
+
+        finding = checker.check(f"{self.digest[:2]}/{self.digest}")
+
+        assert finding is not None
+        self.assertEqual((FOREIGN, "it is a symbolic link"), (finding.kind, finding.reason))
+
     def test_object_removed_while_it_is_read_is_not_reported(self) -> None:
         with self.after_reading(lambda: self.store.remove(self.digest)):
             self.assertEqual([], self.check(repair=True))
@@ -572,6 +587,18 @@ class DropsTest(DiskCheckCase):
         )
         self.assertEqual([], self.check())
         self.assertTrue(self.path(whole, within="drops").exists())
+
+    def test_bytes_that_are_removed_before_their_row_is_looked_up_are_not_orphaned(self) -> None:
+        never = "ab" * 16
+        self.put(never)
+        without_row = Registry.without_row
+
+        def removed(registry: Registry, ids: Any) -> Any:
+            self.path(never, within="drops").unlink()
+            return without_row(registry, ids)
+
+        with mock.patch.object(Registry, "without_row", removed):
+            self.assertEqual([], self.check())
 
     def test_drops_without_bytes_are_reported_and_kept(self) -> None:
         available, claimed = self.bring(), self.bring()
@@ -893,3 +920,20 @@ class QuarantineTest(DiskCheckCase):
 
         assert target is not None
         self.assertTrue(stat.S_ISFIFO((self.root / target).lstat().st_mode))
+
+    def test_new_name_is_durable_before_the_old_one_is_durably_removed(self) -> None:
+        digest = self.store.put(TEA)
+        descriptor = os.open(self.path(digest), os.O_PATH | os.O_NOFOLLOW)
+        self.addCleanup(os.close, descriptor)
+        synced = []
+        sync = os.fsync
+
+        def noted_sync(directory: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{directory}"))
+            sync(directory)
+
+        with mock.patch("os.fsync", noted_sync):
+            Quarantine(str(self.root)).move(f"{digest[:2]}/{digest}", descriptor)
+
+        self.assertIn(f"{self.root}/quarantine/{digest[:2]}", synced[:-1])
+        self.assertEqual(f"{self.root}/{digest[:2]}", synced[-1])

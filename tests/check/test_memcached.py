@@ -108,6 +108,16 @@ class DamageTest(MemcachedCheckCase):
         self.assertEqual([], self.check())
         self.assertEqual(3, len(self.chunks()))
 
+    def test_orphaned_chunks_are_reported_after_two_grace_periods(self) -> None:
+        digest = self.store.put(LARGE)
+        self.store.pool.delete_all([self.store.key(digest, name=None)])
+        throttle = Throttle()
+
+        with mock.patch.object(throttle, "sleep") as sleep:
+            self.assertEqual(["orphaned"], [finding.kind for finding in self.check(throttle=throttle, grace=7)])
+
+        self.assertEqual([mock.call(7), mock.call(7)], sleep.call_args_list)
+
     def test_chunks_of_an_interrupted_removal_are_reported_and_removed(self) -> None:
         digest = self.store.put(LARGE)
         delete_all = self.store.pool.delete_all

@@ -61,6 +61,15 @@ class PruneTest(PruneCase):
         totals = run.totals
         self.assertEqual((1, 1, 1, 3), (totals.named, totals.recent, totals.pruned, totals.size))
 
+    def test_object_of_the_very_age_stays(self) -> None:
+        oid = self.stored(b"recent", days=20)
+        age = os.stat(self.repository.path(oid)).st_mtime
+
+        run = Prune(str(self.root), "pets", frozenset(), before=age, throttle=Throttle())
+
+        self.assertEqual([], list(run.run()))
+        self.assertEqual([oid], self.repository.list())
+
     def test_object_comes_back_by_a_rename(self) -> None:
         old = self.stored(b"old", days=20)
         list(self.prune().run())
