@@ -223,6 +223,23 @@ class SavingTest(ClientCase):
         self.assertEqual(self.data, self.target.read_bytes())
         self.assertEqual(["file"], os.listdir(self.target.parent))
 
+    def test_file_is_synced_before_it_has_its_name(self) -> None:
+        steps = []
+        sync, place = PartFile.sync, PartFile.place
+
+        def noted_sync(part: PartFile) -> None:
+            steps.append("sync")
+            sync(part)
+
+        def noted_place(part: PartFile, target: str, *, overwrite: bool) -> None:
+            steps.append("place")
+            place(part, target, overwrite=overwrite)
+
+        with mock.patch.multiple(PartFile, sync=noted_sync, place=noted_place):
+            self.save()
+
+        self.assertEqual(["sync", "place"], steps)
+
     def test_pipe_or_device_is_never_replaced(self) -> None:
         os.mkfifo(self.target)
 

@@ -82,6 +82,16 @@ class RetriesTest(unittest.TestCase):
         for pause, longest in zip(pauses, (0.5, 1, 2, 4, 8, 16, 30, 30, 0.5), strict=True):
             self.assertTrue(longest / 2 <= pause - Unavailable.retry_after <= longest, pauses)
 
+    def test_server_that_asks_for_more_than_two_minutes_is_not_asked_again(self) -> None:
+        pauses: list[float] = []
+        busy = Unavailable("away")
+        busy.retry_after = 120
+        Retries(sleep=pauses.append).begin().wait(busy)
+        busy.retry_after = 121
+
+        self.assertRaises(Unavailable, Retries(sleep=self.fail).begin().wait, busy)
+        self.assertGreaterEqual(pauses[0], 120)
+
     def test_failure_that_comes_again_is_not_retried(self) -> None:
         with self.assertRaises(ServerUnreachable):
             Retries(sleep=self.fail).begin().wait(ServerUnreachable("no such host", may_retry=False))
@@ -142,6 +152,14 @@ class UploadStateTest(TempCase):
 
         with self.state("a"):
             self.assertEqual((False, True), (old.exists(), foreign.exists()))
+
+    def test_state_in_a_directory_that_others_can_write_is_not_read(self) -> None:
+        with self.state("a") as state:
+            state.write("/uploads/1")
+
+        self.directory.chmod(0o777)
+        with self.state("a") as state:
+            self.assertIsNone(state.read())
 
     def test_directory_is_that_of_xdg(self) -> None:
         for value, expected in (("/x", "/x/filestoraged"), ("x", "/home/.local/state/filestoraged")):
