@@ -67,6 +67,20 @@ class PassesTest(TempCase):
         self.assertEqual([], list(filter(None, self.passes.first(self.pairs, 0.1))))
         self.assertEqual((0, []), (self.totals.objects, list(self.target.list())))
 
+    def test_object_that_comes_to_the_source_after_its_names_were_listed_is_not_removed_from_the_target(self) -> None:
+        self.target.put(TEA)
+        passes = CopyPasses(Throttle(), self.totals, delete=True)
+
+        def list_and_store() -> Iterator[str]:
+            self.source.put(TEA)
+            yield from ()
+
+        self.names = list_and_store  # type: ignore[method-assign]
+
+        self.assertEqual([], list(filter(None, passes.last(self.pairs, 0.1))))
+        self.assertEqual(list(self.source.list()), list(self.target.list()))
+        self.assertEqual(0, self.totals.extra)
+
     def test_damaged_object_is_read_by_the_first_pass_alone(self) -> None:
         digest = self.source.put(os.urandom(1000))
         Path(self.source.path(digest)).write_bytes(b"")
