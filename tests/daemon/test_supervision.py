@@ -387,6 +387,18 @@ class WatchdogTest(unittest.TestCase):
 
         self.told.assert_not_called()
 
+    def test_silent_worker_that_is_traced_is_not_killed(self) -> None:
+        self.pass_time(10, 0, 1)
+
+        with (
+            mock.patch("filestoraged.daemon.watchdog._tracer", lambda _: 42),
+            self.assertLogs("filestoraged") as logged,
+        ):
+            self.assertEqual([], self.pass_time(40, 1))
+
+        self.assertEqual(1, len(logged.output))
+        self.assertIn("process 42 traces it", logged.output[0])
+
     def test_heartbeats_before_a_pause_of_the_master_are_ignored(self) -> None:
         self.pass_time(10, 0, 1)
 
