@@ -97,6 +97,13 @@ class DropsContract(_Case):
         with self.new.drop_bytes.get(id_) as stream:
             self.assertEqual(POT, stream.read())
 
+    def test_drop_whose_bytes_are_missing_is_skipped(self) -> None:
+        self.old.drop_bytes.remove(self.old.put_drop(self.drops, TEA))
+
+        done = self.migrate("--json").document
+
+        self.assertEqual((0, 1), (done["drops"], done["skipped_drops"]))
+
     def test_drop_that_is_gone_is_gone_at_the_target(self) -> None:
         id_ = self.old.put_drop(self.drops, TEA)
         self.drops.finish(self.drops.claim(id_).result()).result()
