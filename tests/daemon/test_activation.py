@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+from unittest import mock
 
+from filestoraged.daemon.sockets import inherited_sockets
 from tests.daemon.process import ROOT, Daemon, clean_environment
 from tests.support import TempCase, read_answer
 
@@ -140,6 +143,10 @@ class ActivationTest(TempCase):
         told = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, timeout=20)
 
         self.assertEqual(2, told.returncode)
+
+    def test_descriptors_for_another_process_are_left_alone(self) -> None:
+        with mock.patch.dict(os.environ, LISTEN_FDS="1", LISTEN_PID="1", LISTEN_FDNAMES="files"):
+            self.assertEqual([], inherited_sockets())
 
 
 def path_of(case: ActivationTest) -> str:

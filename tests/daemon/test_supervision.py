@@ -228,6 +228,37 @@ class FutileSupervisor(Supervisor):
         os.close(self._master)
 
 
+class EndOfWorkersTest(unittest.TestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.supervisor = FutileSupervisor(1)
+        self.addCleanup(self.supervisor.close)
+        self.monitor = mock.Mock(interval=1.0, hanging=lambda _: ())
+        self.supervisor._monitor = self.monitor
+
+    def test_worker_that_drains_is_killed_at_its_deadline(self) -> None:
+        self.supervisor._drain_deadlines = {1 << 30: 100.0}
+        with mock.patch("os.kill") as kill, mock.patch("time.monotonic", return_value=99.9) as now:
+            self.supervisor._check_workers()
+            before = kill.call_count
+            now.return_value = 100.0
+            with self.assertLogs("filestoraged"):
+                self.supervisor._check_workers()
+
+        self.assertEqual(0, before)
+        kill.assert_called_once_with(1 << 30, signal.SIGKILL)
+
+    def test_slot_of_a_dead_worker_is_released(self) -> None:
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, writer)
+        self.supervisor._serving = {1 << 30: WorkerProcess(0, 3, 0.0, reader)}
+
+        with mock.patch("os.waitpid", return_value=(1 << 30, 0)):
+            self.supervisor._check_workers()
+
+        self.assertEqual([mock.call(3)], self.monitor.release.call_args_list)
+
+
 class ForkPauseTest(unittest.TestCase):
     """With a clock of the test's own."""
 
