@@ -1,0 +1,226 @@
+"""Mutations of the ground, of `wire` and of `web`: bounds, framing, deadlines, and who may do what."""
+
+from __future__ import annotations
+
+from tests.proofs.mutations.mutation import in_file
+
+_digest = in_file("digest.py", "tests.test_digest")
+_bounded_cache = in_file("bounded_cache.py", "tests.test_bounded_cache")
+_future = in_file("future.py", "tests.test_future")
+_errors = in_file("errors.py", "tests.test_errors", "tests.web.test_error_responses", "tests.web.test_connection")
+
+_ranges = in_file("wire/ranges.py", "tests.wire.test_ranges")
+_head = in_file("wire/head.py", "tests.wire.test_head", "tests.wire.test_framing")
+_body = in_file("wire/body.py", "tests.wire.test_body", "tests.wire.test_framing")
+_conditions = in_file("wire/conditions.py", "tests.wire.test_conditions")
+_json_text = in_file("wire/json_text.py", "tests.wire.test_json_text")
+_multipart = in_file("wire/multipart.py", "tests.wire.test_multipart")
+_parameters = in_file("wire/parameters.py", "tests.wire.test_parameters")
+_expectations = in_file("wire/expectations.py", "tests.wire.test_expectations")
+_tus = in_file("wire/tus.py", "tests.wire.test_tus")
+_lfs = in_file("wire/lfs.py", "tests.api.test_lfs")
+_redaction = in_file("wire/redaction.py", "tests.wire.test_redaction")
+_accept = in_file("wire/accept.py", "tests.wire.test_accept")
+
+_auth = in_file("web/auth.py", "tests.api.test_tokens")
+_cross_site = in_file("web/cross_site.py", "tests.web.test_cross_site")
+_trusted_proxies = in_file("web/trusted_proxies.py", "tests.web.test_trusted_proxies")
+_client_limit = in_file("web/client_limit.py", "tests.web.test_client_limit")
+_connection_limit = in_file("web/connection_limit.py", "tests.web.test_connection_limit", "tests.web.test_admission")
+_lingering_close = in_file("web/lingering_close.py", "tests.web.test_lingering_close")
+_receiver = in_file("web/receiver.py", "tests.web.test_connection")
+_request_body = in_file(
+    "web/request_body.py", "tests.web.test_request_body", "tests.web.test_slow_clients.BodyRateTest"
+)
+_steps = in_file("web/steps.py", "tests.web.test_connection.TimeoutTest")
+_response_steps = in_file("web/response_steps.py", "tests.web.test_connection", "tests.web.test_server")
+_router = in_file("web/router.py", "tests.web.test_router", "tests.api.test_kv")
+_error_responses = in_file("web/error_responses.py", "tests.web.test_error_responses")
+_connection = in_file("web/connection.py", "tests.web.test_connection", "tests.api.test_drops.BrokenDownloadTest")
+
+MUTATIONS = (
+    # The ground.
+    _digest(
+        "digest-checks-the-first-expected-alone",
+        "for algorithm, expected in self.expected:",
+        "for algorithm, expected in self.expected[:1]:",
+    ),
+    _bounded_cache(
+        "cache-is-full-by-number-and-size",
+        ">= self._max_entries or self.size + size",
+        ">= self._max_entries and self.size + size",
+    ),
+    _bounded_cache(
+        "clock-cache-exceeds-its-size",
+        "if self.size + size <= self._max_size:",
+        "if self.size <= self._max_size:",
+    ),
+    _future("future-wakes-for-each-result", "            wakes[wake] = None", "            wake()"),
+    _errors(
+        "503-lacks-retry-after",
+        "    retry_after: float = 5\n\n    @property\n    def fields",
+        "    retry_after: float = 5\n\n    @property\n    def no_fields",
+    ),
+    _errors("405-lacks-allow", 'return (("Allow", ", ".join(self.allowed)),)', "return ()"),
+    # The wire.
+    _ranges("range-lacks-its-last-byte", "min(last + 1, size)", "min(last, size)"),
+    _ranges("range-from-the-end-is-satisfiable", "if first >= size:", "if first > size:"),
+    _ranges("range-of-one-byte-is-ignored", "last is not None and last < first", "last is not None and last <= first"),
+    _head("target-of-8-kib-is-refused", "if len(target) > MAX_TARGET:", "if len(target) >= MAX_TARGET:"),
+    _head("100-fields-are-refused", "if len(pairs) > MAX_FIELDS:", "if len(pairs) >= MAX_FIELDS:"),
+    _head("head-of-32-kib-is-refused", "end >= 4 and end <= MAX_HEAD", "end >= 4 and end < MAX_HEAD"),
+    _head(
+        "first-of-two-content-lengths-counts",
+        'elif name == "content-length" and value == fields[name]:',
+        'elif name == "content-length":',
+    ),
+    _body(
+        "length-beside-chunked-is-accepted",
+        "    if length is not None:\n",
+        "    if length is not None and head.version < (1, 1):\n",
+    ),
+    _body(
+        "trailers-are-unlimited-together",
+        "if self._trailers_size > _MAX_TRAILERS:",
+        "if len(line) > _MAX_TRAILERS:",
+    ),
+    _body("chunk-line-is-unlimited", "if len(self._line) > _MAX_LINE:", "if len(window) > _MAX_LINE:"),
+    _body("chunked-twice-is-accepted", "if len(codings) != 1:", "if not codings:"),
+    _conditions("weak-tag-satisfies-if-match", "tag not in _strong_tags(match)", "tag not in _weak_tags(match)"),
+    _conditions(
+        "unmodified-within-the-second-is-sent-again",
+        "since is None or modified > since",
+        "since is None or modified >= since",
+    ),
+    _conditions(
+        "if-range-with-a-weak-tag-holds",
+        """return condition == f'"{tag}"'""",
+        """return condition.endswith(f'"{tag}"')""",
+    ),
+    _json_text("nesting-of-100-is-refused", "default=0) > _MAX_DEPTH", "default=0) >= _MAX_DEPTH"),
+    _json_text(
+        "nested-objects-are-unlimited",
+        'text.count("[") + text.count("{") <= _MAX_DEPTH',
+        'text.count("[") <= _MAX_DEPTH',
+    ),
+    _json_text(
+        "lone-surrogate-in-a-key-is-accepted",
+        "_check_surrogates(text, [name, value])",
+        "_check_surrogates(text, [value])",
+    ),
+    _multipart("1000-parts-are-refused", "if self._parts > MAX_PARTS:", "if self._parts >= MAX_PARTS:"),
+    _multipart("padding-of-256-is-refused", "len(padding) > _MAX_PADDING or", "len(padding) >= _MAX_PADDING or"),
+    _multipart("form-without-its-end-is-whole", "        if not self._done:\n", "        if not self._parts:\n"),
+    _parameters(
+        "32-parameters-are-refused",
+        "if len(parameters) > _MAX_PARAMETERS:",
+        "if len(parameters) >= _MAX_PARAMETERS:",
+    ),
+    _expectations(
+        "second-announced-digest-replaces-the-first",
+        "expected += _parse_dictionary(",
+        "expected = _parse_dictionary(",
+    ),
+    _tus("offset-of-2-63-minus-1-is-refused", "int(text) > MAX_SIZE:\n", "int(text) >= MAX_SIZE:\n"),
+    _lfs("batch-of-1000-objects-is-refused", "if len(objects) > MAX_OBJECTS:", "if len(objects) >= MAX_OBJECTS:"),
+    _lfs("empty-object-of-lfs-is-refused", "and 0 <= size <= MAX_OBJECT_SIZE", "and 0 < size <= MAX_OBJECT_SIZE"),
+    _redaction("mistyped-drop-id-is-logged", "{30,34}(?!", "{32}(?!"),
+    _accept(
+        "equal-weights-mean-text",
+        '"text/plain") > _quality(weights, "application/json")',
+        '"text/plain") >= _quality(weights, "application/json")',
+    ),
+    # The web.
+    _auth("any-scope-suffices", "if wanted and scopes.isdisjoint(wanted):", "if wanted and not scopes:"),
+    _auth(
+        "anonymous-scope-allows-everything",
+        "return not self._anybodys.isdisjoint(self._wanted(request, match))",
+        "return bool(self._anybodys)",
+    ),
+    _auth(
+        "reserved-prefix-is-a-place",
+        "if prefix and not self._is_reserved(prefix):",
+        "if prefix:",
+    ),
+    _cross_site("same-site-page-may-post", '("cross-site", "same-site")', '("cross-site",)'),
+    _cross_site(
+        "null-origin-is-own",
+        "(origin is None or not self._is_own(request, origin))",
+        "(origin is not None and not self._is_own(request, origin))",
+    ),
+    _cross_site("host-ends-with-localhost", 'name.endswith(".localhost")', 'name.endswith("localhost")'),
+    _cross_site(
+        "own-response-lacks-vary",
+        r'return CrossSiteResult(fault, "Vary: Origin\r\n")',
+        "return CrossSiteResult(fault)",
+    ),
+    _trusted_proxies(
+        "forwarded-address-is-believed",
+        "if client is None or not self._has(client):",
+        "if client is None:",
+    ),
+    _client_limit("ipv6-client-has-a-limit-for-each-address", "address.packed[:8]", "address.packed"),
+    _connection_limit(
+        "one-connection-too-many",
+        "return self.count - self.limit",
+        "return self.count - self.limit - 1",
+    ),
+    _lingering_close("lingering-close-discards-without-end", "received > 0 and self._left > 0", "received > 0"),
+    _lingering_close(
+        "lingering-close-lasts-while-bytes-come",
+        "min(time.monotonic() + self._silence, self._end)",
+        "time.monotonic() + self._silence",
+    ),
+    _receiver(
+        "empty-lines-are-unlimited",
+        "if self.skipped > 2 * _MAX_EMPTY_LINES:",
+        "if len(self.buffer) - len(data) > 2 * _MAX_EMPTY_LINES * _RECEIVE_SIZE:",
+    ),
+    _request_body(
+        "slow-body-is-never-too-slow",
+        "self.received < limits.body_rate * seconds",
+        "self.received < limits.body_rate",
+    ),
+    _steps(
+        "silent-body-has-no-deadline",
+        "connection.deadline = body.arrived + limits.body",
+        "connection.deadline = math.inf",
+    ),
+    _steps(
+        "head-has-the-time-of-an-idle-connection",
+        "time.monotonic() + connection.context.limits.head",
+        "time.monotonic() + connection.context.limits.idle",
+    ),
+    _response_steps(
+        "body-that-waits-for-100-is-waited-for",
+        "return is_coming and framing.left",
+        "return framing.left",
+    ),
+    _response_steps(
+        "refused-body-resets-the-connection",
+        "if connection.parsed.keep_alive or not is_read:",
+        "if connection.parsed.keep_alive and is_read:",
+    ),
+    _response_steps(
+        "draining-connection-is-kept-alive",
+        "        or connection.context.is_draining\n",
+        "",
+    ),
+    _router(
+        "mount-matches-within-a-segment",
+        "if path.startswith(below) or path == prefix:",
+        "if path.startswith(below[:-1]) or path == prefix:",
+    ),
+    _router(
+        "body-of-unknown-size-is-read-on-the-loop",
+        "(size is None or size > route.inline_body)",
+        "(size is not None and size > route.inline_body)",
+    ),
+    _error_responses("full-quota-answers-500", "if error.errno in DISK_FULL:", "if error.errno == errno.ENOSPC:"),
+    _error_responses("log-has-ids-of-drops", 'redact_text(" ".join(text.split()))', '" ".join(text.split())'),
+    _connection(
+        "cut-off-response-is-not-closed",
+        "(Connection.close_task, Connection._close_response, Connection.end_in_flight)",
+        "(Connection.close_task, Connection.end_in_flight)",
+    ),
+)
