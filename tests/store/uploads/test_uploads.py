@@ -290,7 +290,8 @@ class UploadsTest(TempCase):
         os.waitpid(child, 0)
 
         self.assertEqual(8, os.path.getsize(self.file))
-        self.assertEqual(0, self.received(self.open()))
+        with self.open().receive(self.upload) as reception:
+            self.assertEqual(0, reception.received)
 
     def fall_silent(self) -> None:
         """Let the holder of the upload have been silent for a minute."""
