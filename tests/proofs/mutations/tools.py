@@ -14,7 +14,7 @@ _download = in_file("client/download.py", "tests.client.test_answers", "tests.cl
 _retries = in_file("client/retries.py", "tests.client.test_parts", "tests.client.test_answers")
 _saving = in_file("client/saving.py", "tests.client.test_client", "tests.client.test_parts")
 _upload_state = in_file("client/upload_state.py", "tests.client.test_parts")
-_refusals = in_file("client/refusals.py", "tests.client.test_answers", "tests.client.test_client")
+_refusals = in_file("client/refusals.py", "tests.client.test_refusals", "tests.client.test_answers")
 
 _passes = in_file("migration/passes.py", "tests.migration.test_passes", "tests.daemon.test_migrate.ObjectsTest")
 _transfer = in_file("migration/transfer.py", "tests.migration.test_passes", "tests.daemon.test_migrate.ObjectsTest")
