@@ -1,0 +1,3 @@
+from tests.runner.judge import install
+
+install()

@@ -15,7 +15,7 @@ import time
 import unittest
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
@@ -29,6 +29,7 @@ from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.server import Server
+from tests.runner.judge import judge
 
 # Seconds that a test waits for something at most. Nothing takes that long, not even on a busy machine.
 PATIENCE = 20.0
@@ -36,6 +37,9 @@ PATIENCE = 20.0
 
 class TempCase(unittest.TestCase):
     """Gives each test a directory, which is removed after it."""
+
+    # Says which errors a test provokes in the log; any other fails it.
+    announce = staticmethod(judge.announce)
 
     def setUp(self) -> None:
         super().setUp()
@@ -192,6 +196,12 @@ class ServerCase(TempCase):
     def assert_stored(self, count: int) -> None:
         """Assert that the store holds that many files."""
         self.assertEqual(count, len(self.files_below(self.store_path)))
+
+
+def read(blob: BinaryIO) -> bytes:
+    """Read a stored object to its end, and close it."""
+    with blob:
+        return blob.read()
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -173,7 +173,8 @@ class HttpClientTest(ClientCase):
         client = http.client.HTTPConnection("127.0.0.1", self.daemon.ports[0], timeout=PATIENCE)
         self.addCleanup(client.close)
 
-        client.request("POST", "/", body=self.file.open("rb"))
+        with self.file.open("rb") as stream:
+            client.request("POST", "/", body=stream)
         uploaded = self.uploaded(client.getresponse().read())
         client.request("GET", f"/{self.hash}")
         downloaded = client.getresponse().read()

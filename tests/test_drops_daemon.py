@@ -78,6 +78,7 @@ class DropsDaemonTest(TempCase):
         with self.running() as daemon:
             id_ = put(daemon, data)
             client = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
+            self.addCleanup(client.close)
             client.request("GET", f"{PATH}/{id_}")
             beginning = client.getresponse().read(1000)
             gone = requests.get(f"{daemon.url}{PATH}/{id_}", timeout=PATIENCE).status_code

@@ -103,6 +103,7 @@ class FullDiskTest(PrivateDiskCase):
 
 class ReadOnlyDiskTest(PrivateDiskCase):
     def test_read_only_disk_answers_500_and_still_serves_downloads(self) -> None:
+        self.announce(r"answering 500: OSError: \[Errno 30\] Read-only file system")
         self.disk("2M")
         digest = self.post(b"tea").json()["hash"]
         self.remount("ro")
@@ -222,6 +223,10 @@ def running_with_fault(what: str, *arguments: str) -> Iterator[Daemon]:
         yield daemon
 
 
+# With or without the paths.
+BROKEN_DISK = r"answering 500: OSError: \[Errno 5\] Input/output error"
+
+
 class BrokenSyscallTest(TempCase):
     """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is only one."""
 
@@ -230,6 +235,7 @@ class BrokenSyscallTest(TempCase):
         return running_with_fault(what, *arguments)
 
     def test_failed_sync_or_rename_of_a_large_upload_stores_nothing(self) -> None:
+        self.announce(BROKEN_DISK)
         data = bytes(100_000)
         faults: dict[str, tuple[int, Sequence[str]]] = {
             "fsync:error=EIO:when=1": (500, []),
@@ -259,6 +265,7 @@ class BrokenGroupCommitTest(TempCase):
         return running_with_fault(what, *arguments)
 
     def test_failed_sync_or_link_of_the_only_small_upload_stores_nothing(self) -> None:
+        self.announce(BROKEN_DISK)
         faults = {
             "fsync:error=EIO:when=1": 500,
             # The second one is the directory's.
@@ -279,6 +286,7 @@ class BrokenGroupCommitTest(TempCase):
                 requests.delete(f"{daemon.url}/{again.json()['hash']}", timeout=PATIENCE)
 
     def test_uploads_at_the_same_time_are_stored_if_and_only_if_they_are_answered(self) -> None:
+        self.announce(BROKEN_DISK)
         for fault in ("syncfs:error=EIO:when=3+5", "linkat:error=EIO:when=2+3", "syncfs,fsync:error=EIO:when=2+4"):
             with self.subTest(fault=fault), self.failing(fault) as daemon:
 
@@ -296,6 +304,7 @@ class BrokenGroupCommitTest(TempCase):
                 self.assertEqual(stored, visible & set(statuses))
 
     def test_removal_whose_sync_failed_answers_500_and_its_retry_404(self) -> None:
+        self.announce(BROKEN_DISK)
         stored = DiskStore(self.directory / "store").put(b"tea")
 
         # With fsync: a removal without others, and any where the file system is not synced as a whole, uses that.

@@ -76,6 +76,7 @@ class KvDaemonTest(TempCase):
             self.assertIn(in_the_end[key], (step, step + 1))
 
     def test_commit_with_a_failing_sync_fails_and_the_next_succeeds(self) -> None:
+        self.announce("answering 500: OperationalError: disk I/O error$")
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})
             with self.failing(daemon, "fdatasync,fsync:error=EIO"):
@@ -90,6 +91,7 @@ class KvDaemonTest(TempCase):
         self.assertEqual(1, len(logged))
 
     def test_keys_queued_before_a_failed_sync_are_in_the_database_before_the_next_write(self) -> None:
+        self.announce("answering 500: OperationalError: disk I/O error$")
         database = self.directory / "store" / "kv.sqlite"
         with self.running("--workers", "1") as daemon:
             requests.post(f"{daemon.url}/set", json={"key": 1})

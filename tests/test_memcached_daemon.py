@@ -9,10 +9,9 @@ import os
 import requests
 
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE, unpack
-from filestoraged.store.memcached.store import MemcachedStore
 from tests.daemon.process import ROOT, Daemon, fork_command, running
 from tests.daemon.uploads import upload_until_killed
-from tests.store.memcached.servers import PATIENT_PROGRAM, Memcached, start_memcached
+from tests.store.memcached.servers import PATIENT_PROGRAM, Memcached, open_store, start_memcached
 from tests.support import TempCase, in_threads
 
 
@@ -50,7 +49,7 @@ class DaemonOnMemcachedTest(TempCase):
         with self.running(server) as daemon:
             answered = upload_until_killed(daemon, clients=50, enough=100)
 
-        store = MemcachedStore([server.address])
+        store = open_store(self, [server.address])
         for digest in set(answered):
             with store.get(digest) as stream:
                 self.assertEqual(digest, hashlib.sha256(stream.read()).hexdigest())

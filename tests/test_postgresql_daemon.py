@@ -132,6 +132,7 @@ class ThreeDaemonsTest(ServiceCase):
         with self.daemons(self.url, self.url) as (first, second):
             id_ = put(first.url, data)
             client = download(first, id_)
+            self.addCleanup(client.close)
             client.recv(1000)
             before = requests.get(f"{second.url}{DROPS}/{id_}").status_code
             first.kill()
@@ -149,6 +150,7 @@ class ThreeDaemonsTest(ServiceCase):
         with self.daemons(cut_off, self.url) as (first, second):
             id_ = put(first.url, data)
             client = download(first, id_)
+            self.addCleanup(client.close)
             received = client.recv(1000)
             proxy.cut()
             answer = self.fetch_when_available(second, id_)

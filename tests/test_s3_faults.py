@@ -177,6 +177,7 @@ class UploadTest(S3ServerCase):
         self.assert_recovered()
 
     def test_disk_that_takes_only_a_part_of_the_last_bytes_fails_the_upload(self) -> None:
+        self.announce(r"answering 500: OSError: \[Errno 27\] File too large$")
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(LARGE) - 100, limits[1]))
         try:
@@ -202,6 +203,7 @@ class DownloadTest(S3ServerCase):
         self.assertEqual(LARGE, self.download(LARGE).body)
 
     def test_download_that_cannot_be_continued_is_incomplete(self) -> None:
+        self.announce("response for client 127.0.0.1 broke off: (IncompleteRead|timed out)")
         key = self.put_behind(LARGE)
         for fault in (cut_response, hang_in_response):
             self.proxy.fail(fault, method="GET", target=key)
@@ -234,6 +236,7 @@ class DownloadTest(S3ServerCase):
         self.assert_lie_is_found(shorten)
 
     def test_part_of_an_object_is_cut_where_the_store_cuts_it(self) -> None:
+        self.announce("response for client 127.0.0.1 broke off: IncompleteRead")
         key = self.put_behind(LARGE)
         self.proxy.fail(cut_response, method="GET", target=key)
 
@@ -241,6 +244,7 @@ class DownloadTest(S3ServerCase):
             self.get(f"/{sha256(LARGE)}", Range="bytes=1000-2000000")
 
     def assert_lie_is_found(self, fault: Fault) -> None:
+        self.announce("(answering 500|response for client 127.0.0.1 broke off): .*The object is damaged")
         for data in (SMALL, LARGE):
             key = self.put_behind(data)
             self.proxy.fail(fault, method="GET", target=key)
@@ -267,6 +271,8 @@ class DropTest(S3ServerCase):
         self.assertEqual(410, self.get(target).status)
 
     def test_drop_is_never_given_in_part_or_with_other_bytes(self) -> None:
+        self.announce("(answering 500|response for client 127.0.0.1 broke off): .*The object is damaged")
+        self.announce("response for client 127.0.0.1 broke off: IncompleteRead")
         for data in (SMALL, LARGE):
             target = self.bring(data)
             for fault in (cut_response, flip_bit, shorten):

@@ -619,6 +619,7 @@ class BrokenDatabaseTest(DropsCase):
         self.wait_for_state(path, 3)
 
     def test_database_error_is_answered_and_the_connection_continues(self) -> None:
+        self.announce("answering 500: DatabaseError: database disk image is malformed")
         path = self.drop(b"tea")
         self.other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         database = self.store_path / "drops.sqlite"
@@ -646,6 +647,7 @@ class StopTest(DropsCase):
         other.execute("BEGIN IMMEDIATE")
         self.assertEqual(10 * MIB, len(split_answer(beginning + read_all(connection))[0].body))
         self.wait_until("its end waits to be written", lambda: bool(self.registry()._deferred._in_flight))
+        self.announce("closing the databases exceeded 0.2 s")
 
         # The lock is held until this returns.
         in_time = self.services.stop(0.2)
@@ -905,6 +907,7 @@ class AccelTest(DropsCase):
             "CREATE TRIGGER broken BEFORE UPDATE ON drops WHEN new.state = 3"
             " BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END"
         )
+        self.announce("answering 500: IntegrityError: disk I/O error")
 
         refused = self.get(path).status
         self.wait_for_state(path, 1)

@@ -17,7 +17,7 @@ from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.locks import Locks
 from filestoraged.store.shared_count import Pause
 from filestoraged.store.uploads.registry import Registry
-from tests.daemon.process import PATIENCE, running
+from tests.daemon.process import KILLED_WORKER, PATIENCE, running
 from tests.support import ServerCase, TempCase, in_threads
 
 
@@ -243,6 +243,7 @@ INTERFACES = ("files", "repositories", "drops")
 
 class MetricsOfWorkersTest(TempCase):
     def test_every_worker_exposes_the_counts_of_all(self) -> None:
+        self.announce(KILLED_WORKER)
         with running("--workers", "3", "--store", str(self.directory / "store")) as daemon:
 
             def ask(_: int) -> int:

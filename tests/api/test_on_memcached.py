@@ -107,6 +107,7 @@ class DamageTest(OnMemcached):
         self.memcached.client.delete(self.memcached.chunk_keys()[2])
 
     def test_damaged_object_answers_500_before_its_first_byte(self) -> None:
+        self.announce("answering 500: object .*: The object is damaged: chunk 3 of 4 is missing")
         for fields in ({}, {"Range": "bytes=0-9"}, {"If_None_Match": '"other"'}):
             with self.subTest(fields=fields):
                 answer = self.get(self.path, **fields)

@@ -139,6 +139,7 @@ class StreamTest(OnS3):
         self.assert_stored(0)
 
     def test_download_of_other_bytes_is_not_complete(self) -> None:
+        self.announce("response for client 127.0.0.1 broke off: The object is damaged: its bytes have another digest")
         self.post("/", self.data)
         self.bucket.put(f"part/{self.digest[:2]}/{self.digest}", bytes([self.data[0] ^ 1]) + self.data[1:])
 
@@ -150,6 +151,7 @@ class StreamTest(OnS3):
         self.assertLess(len(received.partition(b"\r\n\r\n")[2]), len(self.data))
 
     def test_small_object_with_other_bytes_answers_500(self) -> None:
+        self.announce("answering 500: object .*: The object is damaged: its bytes have another digest")
         self.post("/", TEA)
         self.bucket.put(f"part/{TEA_HASH[:2]}/{TEA_HASH}", b"teb")
 

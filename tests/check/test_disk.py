@@ -30,7 +30,7 @@ from filestoraged.store.kv import prepare_keys
 from filestoraged.store.locks import prepare_locks
 from filestoraged.store.owner_locks import OwnerFiles
 from tests.daemon.process import ROOT
-from tests.support import PATIENCE, TempCase
+from tests.support import PATIENCE, TempCase, read
 
 TEA = b"tea" * 10
 # Larger than a small file, so that threads hash it.
@@ -234,7 +234,7 @@ class RepairTest(DiskCheckCase):
         self.assertRaises(NotFound, self.store.open, digest)
         self.assertEqual([], self.check(repair=True))
         self.assertEqual(digest, self.store.put(POT))
-        self.assertEqual(POT, self.store.get(digest).read())
+        self.assertEqual(POT, read(self.store.get(digest)))
         self.assertEqual([], self.check())
 
     def test_object_that_is_damaged_twice_is_quarantined_twice(self) -> None:
@@ -404,7 +404,7 @@ class RaceTest(DiskCheckCase):
         with self.after_reading(lambda: self.store.put(POT)):
             self.assertEqual([], self.check(repair=True))
 
-        self.assertEqual(POT, self.store.get(self.digest).read())
+        self.assertEqual(POT, read(self.store.get(self.digest)))
 
     def test_object_that_is_replaced_while_it_is_read_is_read_again_without_repair(self) -> None:
         with self.after_reading(lambda: self.store.put(POT)):
@@ -435,7 +435,7 @@ class RaceTest(DiskCheckCase):
         with self.replaced_before_the_move():
             self.assertEqual([], self.check(repair=True))
 
-        self.assertEqual(POT, self.store.get(self.digest).read())
+        self.assertEqual(POT, read(self.store.get(self.digest)))
         self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
 
     def test_two_whole_uploads_around_the_move_leave_one(self) -> None:
@@ -449,7 +449,7 @@ class RaceTest(DiskCheckCase):
         with self.replaced_before_the_move(), mock.patch("os.link", put_again):
             self.assertEqual([], self.check(repair=True))
 
-        self.assertEqual(POT, self.store.get(self.digest).read())
+        self.assertEqual(POT, read(self.store.get(self.digest)))
 
     def test_whole_upload_keeps_its_name_without_hard_links(self) -> None:
         denied = PermissionError(errno.EPERM, "Operation not permitted")
@@ -457,7 +457,7 @@ class RaceTest(DiskCheckCase):
         with self.replaced_before_the_move(), mock.patch("os.link", side_effect=denied):
             self.assertEqual([], self.check(repair=True))
 
-        self.assertEqual(POT, self.store.get(self.digest).read())
+        self.assertEqual(POT, read(self.store.get(self.digest)))
         self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
 
     def test_whole_upload_keeps_its_name_if_its_directory_was_removed(self) -> None:

@@ -17,7 +17,7 @@ from filestoraged.store.memcached.client import ServerClient
 from filestoraged.store.memcached.manifest import Manifest
 from filestoraged.store.memcached.pool import ServerPool, Versioned
 from filestoraged.store.memcached.store import MemcachedStore
-from tests.store.memcached.servers import start_memcached
+from tests.store.memcached.servers import open_store, start_memcached
 from tests.support import PATIENCE, TempCase
 
 SMALL = b"tea"
@@ -28,8 +28,7 @@ class MemcachedCheckCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.servers = [start_memcached(self, "-m", "128") for _ in range(2)]
-        self.store = MemcachedStore([server.address for server in self.servers])
-        self.addCleanup(self.store.close)
+        self.store = open_store(self, [server.address for server in self.servers])
         self.pets = self.store.namespace("repositories").namespace("pets")
 
     def check(self, **settings: Any) -> list[Finding]:
@@ -239,7 +238,7 @@ class ServersTest(MemcachedCheckCase):
 
     def test_server_that_does_not_list_raises_store_unavailable(self) -> None:
         self.servers[1] = start_memcached(self, "-o", "no_lru_crawler")
-        self.store = MemcachedStore([self.servers[1].address])
+        self.store = open_store(self, [self.servers[1].address])
 
         with self.assertRaises(StoreUnavailable) as raised:
             self.check()

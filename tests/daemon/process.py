@@ -20,15 +20,22 @@ from typing import NoReturn
 
 from filestoraged.daemon.cli import main
 from filestoraged.daemon.forking import wait_for_ended_threads
+from tests.runner.judge import judge
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Until a daemon listens, or has drained.
 PATIENCE = 40.0
 
+# What a test announces that kills workers.
+KILLED_WORKER = r"worker \d+ died after [\d.]+ s: SIGKILL$"
+
 
 class Daemon:
-    """A running `python -m filestoraged`. `ports` are those that its log names."""
+    """A running `python -m filestoraged`. `ports` are those that its log names.
+
+    When it is ended, its log is judged: a test announces the errors that it provokes.
+    """
 
     def __init__(
         self,
@@ -41,6 +48,8 @@ class Daemon:
     ) -> None:
         """`before` is a command that starts the daemon's, such as `prlimit`."""
         command = [*before, *program, *arguments]
+        self._started = judge.mark()
+        self._judged = 0
         self.log = tempfile.NamedTemporaryFile("w+b", prefix="filestoraged-log-")  # noqa: SIM115
         self.process = subprocess.Popen(
             command, stdout=stdout, stderr=self.log, cwd=cwd or ROOT, env={**clean_environment(), **(environment or {})}
@@ -79,7 +88,15 @@ class Daemon:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop it, and return its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        status = self.process.wait(PATIENCE)
+        self.judge_log()
+        return status
+
+    def judge_log(self) -> None:
+        """Judge what it logged since it was judged last."""
+        lines = self.lines()
+        judge.judge_log(f"daemon {self.process.pid}", "\n".join(lines[self._judged :]), self._started)
+        self._judged = len(lines)
 
     def workers(self) -> list[int]:
         """The process ids of its workers."""
@@ -100,6 +117,7 @@ class Daemon:
         if self.process.poll() is None:
             kill_all([self.process.pid, *self.workers()])
         self.process.wait(PATIENCE)
+        self.judge_log()
 
     def resident(self, key: str = "VmRSS") -> int:
         """Memory of the only worker in bytes: `VmRSS` now, `VmHWM` at its peak."""
@@ -171,13 +189,16 @@ def fork_command(*arguments: str, cwd: Path) -> tuple[int, str, str]:
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         wait_for_ended_threads()
+        started = judge.mark()
         child = os.fork()
         if not child:
             _run_in_fork(arguments, cwd, output.fileno(), errors.fileno())
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
         errors.seek(0)
-        return status, output.read(), errors.read()
+        logged = errors.read()
+        judge.judge_log(f"filestoraged {arguments[0]}", logged, started)
+        return status, output.read(), logged
 
 
 def _run_in_fork(arguments: Sequence[str], cwd: Path, output: int, errors: int) -> NoReturn:

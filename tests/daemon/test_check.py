@@ -25,9 +25,8 @@ from filestoraged.daemon.commands import check
 from filestoraged.daemon.commands.check_output import Progress
 from filestoraged.errors import CheckError, StartError
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.memcached.store import MemcachedStore
 from tests.daemon.process import ROOT, clean_environment, fork_command, running
-from tests.store.memcached.servers import start_memcached
+from tests.store.memcached.servers import open_store, start_memcached
 from tests.support import PATIENCE, TempCase
 
 TEA = b"tea" * 10
@@ -242,7 +241,7 @@ class StatusTest(CheckCase):
 
     def test_configuration_with_servers_and_a_store_checks_both(self) -> None:
         server = start_memcached(self)
-        MemcachedStore([server.address]).put(TEA)
+        open_store(self, [server.address]).put(TEA)
         self.store.put(TEA)
         file = self.directory / "ours.ini"
         for store, count in ((str(self.root), 2), ("/nowhere", 1)):
@@ -253,7 +252,7 @@ class StatusTest(CheckCase):
 
     def test_repair_removes_damaged_objects_from_memcached(self) -> None:
         server = start_memcached(self)
-        store = MemcachedStore([server.address])
+        store = open_store(self, [server.address])
         digest = store.put(POT * 4)
         server.client.delete(server.chunk_keys()[0])
 

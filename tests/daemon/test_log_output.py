@@ -16,6 +16,7 @@ from unittest import mock
 from filestoraged.daemon import logs
 from filestoraged.daemon.logs import MAX_WAITING, LogOutput
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
+from tests.runner.judge import announce
 from tests.support import TempCase
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -156,6 +157,8 @@ class SocketTest(PipeTest):
     """The journal's."""
 
     def open(self) -> tuple[int, int]:
+        # `LogOutput` leaves the socket that it sends by to its last reference.
+        announce(r"ResourceWarning: unclosed <socket.socket fd=\d+, family=1, type=1, proto=0>")
         reader, writer = socket.socketpair()
         self.addCleanup(writer.close)
         self.addCleanup(reader.detach)

@@ -13,7 +13,7 @@ import time
 import requests
 
 from filestoraged.web.limits import Limits
-from tests.daemon.process import PATIENCE, Daemon, running
+from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon, running
 from tests.support import Answer, TempCase, free_port, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -57,6 +57,7 @@ class ReloadTest(TempCase):
             self.assertEqual(port, daemon.wait_until_listening().ports[-1])
 
     def test_invalid_configuration_is_refused_and_the_former_one_stays(self) -> None:
+        self.announce("not reloaded, keeping the former configuration: ")
         not_a_directory = self.directory / "file"
         not_a_directory.touch()
         open_to_all = self.directory / "tokens"
@@ -110,6 +111,7 @@ class ReloadTest(TempCase):
         self.assertEqual(0, status)
 
     def test_reload_with_an_unusable_store_is_refused(self) -> None:
+        self.announce("not reloaded, keeping the former configuration: cannot write the store")
         with self.daemon() as daemon:
             (self.directory / "file").touch()
             self.file.write_text(f"[filestoraged]\nworkers = 2\nstore = {self.directory / 'file'}\n")
@@ -178,6 +180,7 @@ class ReloadTest(TempCase):
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
 
     def test_reload_with_more_workers_than_slots_is_refused(self) -> None:
+        self.announce("not reloaded, keeping the former configuration: --workers 1000 exceeds 512")
         with self.daemon() as daemon:
             self.file.write_text(self.file.read_text().replace("workers = 2", "workers = 1000"))
 
@@ -216,6 +219,7 @@ class ReloadTest(TempCase):
             self.assertEqual(200, requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=PATIENCE).status_code)
 
     def test_reload_with_one_address_twice_is_refused(self) -> None:
+        self.announce("not reloaded, keeping the former configuration: cannot listen on .* twice$")
         with self.daemon() as daemon:
             port = free_port()
             self.configure(f"admin-listen =\n    127.0.0.1:{port}\n    localhost:{port}")
@@ -223,6 +227,7 @@ class ReloadTest(TempCase):
             self.assertIn("not reloaded", self.reload(daemon, "ERROR not reloaded"))
 
     def test_worker_that_dies_after_a_reload_is_replaced_with_the_new_configuration(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.daemon() as daemon:
             self.configure("max-size = 3")
             self.reload(daemon)
@@ -248,6 +253,7 @@ class ReloadTest(TempCase):
             self.assertFalse([line for line in daemon.lines() if "/-/health" in line])
 
     def test_the_service_manager_is_told(self) -> None:
+        self.announce("not reloaded, keeping the former configuration: configuration .* unknown option 'nonse")
         path = str(self.directory / "notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(path)

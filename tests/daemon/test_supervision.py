@@ -17,7 +17,7 @@ from filestoraged.daemon import watchdog as watchdog_module
 from filestoraged.daemon.supervisor import Supervisor, WorkerProcess
 from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from tests.daemon.fake_workers import TIMEOUTS
-from tests.daemon.process import PATIENCE, ROOT, Daemon
+from tests.daemon.process import KILLED_WORKER, PATIENCE, ROOT, Daemon
 from tests.support import TempCase
 
 
@@ -47,6 +47,7 @@ class SupervisionTest(TempCase):
             master.process.stdout.close()
 
     def test_workers_that_were_killed_together_are_replaced(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.master(4) as master:
             before = set(master.workers())
 
@@ -56,6 +57,7 @@ class SupervisionTest(TempCase):
             self.wait_until("replaced", lambda: len(set(master.workers()) - before) == 4)
 
     def test_workers_are_back_after_a_burst_of_kills(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.master(4) as master:
             for _ in range(40):
                 for pid in master.workers():
@@ -67,6 +69,8 @@ class SupervisionTest(TempCase):
             self.wait_until("four", lambda: len(master.workers()) == 4)
 
     def test_workers_that_die_at_their_start_are_forked_until_they_serve(self) -> None:
+        self.announce(KILLED_WORKER)
+        self.announce(r"worker \d+ died after [\d.]+ s: exit status 3$")
         with self.master(2) as master:
             (self.directory / "die").touch()
             for pid in master.workers():
@@ -80,6 +84,8 @@ class SupervisionTest(TempCase):
             self.assertLessEqual(len(master.lines()) - died, 2)
 
     def test_stopped_worker_is_killed_and_replaced_with_one_log_line(self) -> None:
+        self.announce(r"worker \d+ has not answered for \d+ s; killing it$")
+        self.announce(KILLED_WORKER)
         with self.master(2) as master:
             stopped, other = master.workers()
 
@@ -91,6 +97,8 @@ class SupervisionTest(TempCase):
             self.assertRegex(line, rf"ERROR worker {stopped} has not answered for ([5-9]|\d\d) s; killing it$")
 
     def test_worker_that_does_not_begin_to_serve_is_killed_and_replaced(self) -> None:
+        self.announce(r"worker \d+ (has not begun to serve for \d+ s|did not begin to serve); killing it$")
+        self.announce(KILLED_WORKER)
         with self.master(2) as master:
             (self.directory / "hang").touch()
             os.kill(master.workers()[0], signal.SIGKILL)
@@ -119,6 +127,7 @@ class SupervisionTest(TempCase):
             self.assertEqual([], [line for line in master.lines() if "ERROR" in line])
 
     def test_traced_worker_is_not_killed(self) -> None:
+        self.announce(r"worker \d+ has not answered for \d+ s; process \d+ traces it, so it is not killed$")
         with self.master(2) as master:
             traced = master.workers()[0]
             with subprocess.Popen(["strace", "-p", str(traced), "-o", os.devnull], stderr=subprocess.DEVNULL) as tracer:
@@ -132,6 +141,7 @@ class SupervisionTest(TempCase):
             self.assertIn(traced, master.workers())
 
     def test_sigterm_ends_a_reload_that_waits_for_a_worker(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.master(2) as master:
             (self.directory / "hang").touch()
             master.process.send_signal(signal.SIGHUP)
@@ -151,6 +161,7 @@ class SupervisionTest(TempCase):
             self.assertEqual(["not accepting", "not accepting", "replaced"], [master.says() for _ in range(3)])
 
     def test_reload_does_not_wait_for_a_former_worker_that_dies(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.master(1) as master:
             (self.directory / "accept").touch()
             former = master.workers()[0]
@@ -163,6 +174,9 @@ class SupervisionTest(TempCase):
             (self.directory / "accept").unlink()
 
     def test_hung_worker_is_killed_while_a_reload_waits(self) -> None:
+        self.announce(r"worker \d+ has not answered for \d+ s; killing it$")
+        self.announce(r"worker \d+ (has not begun to serve for \d+ s|did not begin to serve); killing it$")
+        self.announce(KILLED_WORKER)
         with self.master(2) as master:
             stopped = master.workers()[0]
             (self.directory / "hang").touch()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import requests
 
-from tests.daemon.process import PATIENCE, Daemon, running
+from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon, running
 from tests.support import TempCase, in_threads, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -122,6 +122,7 @@ class WorkersTest(TempCase):
         self.assertEqual(([100] * 7, [503] * 3), (begun, refused))
 
     def test_killed_worker_is_replaced_and_its_stagings_are_swept(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0])) as upload:
             upload.sendall(
                 b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n"
@@ -140,6 +141,7 @@ class WorkersTest(TempCase):
             self.assertEqual(3, sum("died after" in line and "SIGKILL" in line for line in daemon.lines()))
 
     def test_worker_that_keeps_dying_young_is_replaced_each_time(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.daemon() as daemon:
             known = set(daemon.workers())
             os.kill(min(known), signal.SIGKILL)
@@ -154,6 +156,7 @@ class WorkersTest(TempCase):
             self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
 
     def test_replaced_workers_serve_objects_of_a_store_that_cannot_be_swept(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.daemon() as daemon:
             digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
             staging = self.directory / "store" / "staging"

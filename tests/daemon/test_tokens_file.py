@@ -203,7 +203,8 @@ class TokensFileTest(TempCase):
             curl = ["curl", "-s", "-o", os.devnull, "-w", "%{http_code}", "-u", f"x:{token}", "-d", "tea", daemon.url]
             by_password = subprocess.run(curl, check=True, capture_output=True, text=True).stdout
             other = self.make("bob", "write")
-            self.path.write_text("".join(line for line in self.path.open() if line.startswith("bob")))
+            lines = self.path.read_text().splitlines(keepends=True)
+            self.path.write_text("".join(line for line in lines if line.startswith("bob")))
             daemon.process.send_signal(signal.SIGHUP)
             self.wait_until("reloaded", lambda: any("reloaded" in line for line in daemon.lines()))
 

@@ -82,7 +82,7 @@ def bundle(source: Path, target: Path) -> None:
         command,
         cwd=directory,
         env=clean_environment(),
-        stdin=source.open("rb"),
+        input=source.read_bytes(),
         capture_output=True,
         timeout=PATIENCE,
         check=False,

@@ -187,6 +187,7 @@ class BrokenDatabaseTest(DropsCase):
 
     def test_drop_whose_end_could_not_be_written_stays_claimed_and_ends_later(self) -> None:
         id_ = self.make()
+        self.announce("leaving 1 changes of drops unwritten")
         claim = self.drops.claim(id_).result()
         self.break_updates()
         self.assertRaises(StoreFailed, self.drops.finish(claim).result)
@@ -245,6 +246,7 @@ class BrokenDatabaseTest(DropsCase):
         self.assertIn("disk I/O error", logged.records[0].getMessage())
 
     def test_claim_is_refused_while_a_thousand_changes_have_failed(self) -> None:
+        self.announce("leaving 1000 changes of drops unwritten")
         drop, finished = self.make(), self.drops.claim(self.make()).result()
         self.break_updates()
         results = [self.drops.finish(finished) for _ in range(1000)]

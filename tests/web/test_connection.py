@@ -590,6 +590,7 @@ class AccessLogTest(ServerCase):
     def test_server_error_is_logged_once_with_its_cause(self) -> None:
         (self.store_path / "staging").rmdir()
         (self.store_path / "staging").write_text("in the way")
+        self.announce("answering 500: NotADirectoryError")
 
         answer = self.post("/", TEA)
 

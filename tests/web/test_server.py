@@ -71,6 +71,7 @@ class LoopCase(ServerCase):
 
 class FailingTest(LoopCase):
     def test_response_that_cannot_be_sent_or_abandoned_delays_no_other(self) -> None:
+        self.announce("(connection|undoing a request) of client 127.0.0.1 failed\n(.*\n)+RuntimeError: on purpose")
         connections = self.greeted(6)
         push, undo = Sender.push, Connection._close_response
         pushes: list[Sender] = []
@@ -94,6 +95,7 @@ class FailingTest(LoopCase):
         self.assertEqual(5, self.connection_limit.count)
 
     def test_upload_that_cannot_be_discarded_frees_its_place(self) -> None:
+        self.announce("undoing a request of client 127.0.0.1 failed\n(.*\n)+RuntimeError: on purpose$")
         close = Task.close
 
         def fail(task: Task) -> None:
@@ -112,6 +114,8 @@ class FailingTest(LoopCase):
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
     def test_connection_that_epoll_refuses_is_closed(self) -> None:
+        self.announce("connection of client 127.0.0.1 failed\n(.*\n)+OSError.* No space left on device$")
+
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -123,6 +127,8 @@ class FailingTest(LoopCase):
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
     def test_socket_that_cannot_be_closed_frees_its_place(self) -> None:
+        self.announce("cannot close a connection\n(.*\n)+OSError.* Input/output error$")
+
         class Broken(socket.socket):
             def close(self) -> None:
                 super().close()
@@ -144,6 +150,7 @@ class FailingRoundTest(LoopCase):
     limits = Limits(notice=2 * PATIENCE, last_call=0)
 
     def test_failed_event_does_not_hold_back_the_responses_of_its_round(self) -> None:
+        self.announce("a round of the server's loop failed\n(.*\n)+RuntimeError: on purpose$")
         first, second = self.greeted(2)
         server = self.worker._server
 

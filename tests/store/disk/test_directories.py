@@ -13,7 +13,7 @@ from unittest import mock
 from filestoraged.store.disk.directories import Directories, is_past
 from filestoraged.store.disk.store import DiskStore
 from tests.store.contract import TEA, TEA_DIGEST
-from tests.support import TempCase
+from tests.support import TempCase, read
 
 
 class DirectoriesTest(TempCase):
@@ -152,7 +152,7 @@ class DirectoriesTest(TempCase):
             self.store.put(TEA)
 
         self.assertEqual(5, len(taken))
-        self.assertEqual(TEA, self.store.get(TEA_DIGEST).read())
+        self.assertEqual(TEA, read(self.store.get(TEA_DIGEST)))
 
     def test_remembered_directories_stay_within_their_bound(self) -> None:
         class Status(NamedTuple):

@@ -11,8 +11,9 @@ import tempfile
 import threading
 import time
 import unittest
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 from urllib.parse import unquote
 
@@ -45,6 +46,13 @@ class Item(NamedTuple):
     expires: int
 
 
+class _ClosingClient(Client):  # type: ignore[misc]
+    """Closes its connection with its last reference."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Memcached(ServerProcess):
     """A server of 64 MiB that keeps its port through `start`, `kill`, `hang` and `wake`."""
 
@@ -60,7 +68,9 @@ class Memcached(ServerProcess):
     @property
     def client(self) -> Client:
         """A connection beside the store's, to read and change items."""
-        return Client(("127.0.0.1", self.port), default_noreply=False, timeout=PATIENCE, connect_timeout=PATIENCE)
+        return _ClosingClient(
+            ("127.0.0.1", self.port), default_noreply=False, timeout=PATIENCE, connect_timeout=PATIENCE
+        )
 
     def start(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -120,6 +130,13 @@ class Memcached(ServerProcess):
                 self.process.kill()
                 raise AssertionError("memcached does not listen")
             pause.wait(0.005)
+
+
+def open_store(test: unittest.TestCase, addresses: Sequence[str], **settings: Any) -> MemcachedStore:
+    """Open a store whose connections are closed after the test."""
+    store = MemcachedStore(addresses, **settings)
+    test.addCleanup(store.close)
+    return store
 
 
 def start_memcached(case: unittest.TestCase, *options: str) -> Memcached:

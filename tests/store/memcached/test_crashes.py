@@ -18,7 +18,7 @@ from filestoraged.errors import Error, NotFound, StorageFull, StoreUnavailable
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, Manifest, chunk_key, removal_mark, unpack
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.store.memcached.proxy import Break, start_proxies
-from tests.store.memcached.servers import Memcached, start_memcached
+from tests.store.memcached.servers import Memcached, open_store, start_memcached
 from tests.store.memcached.test_store import MIB
 from tests.support import PATIENCE, TempCase
 
@@ -87,9 +87,7 @@ class CrashCase(TempCase):
         self.digest = hashlib.sha256(self.data).hexdigest()
 
     def new_store(self, timeout: float) -> MemcachedStore:
-        store = MemcachedStore(self.addresses, timeout=timeout)
-        self.addCleanup(store.close)
-        return store
+        return open_store(self, self.addresses, timeout=timeout)
 
     def break_everywhere(self, arrange: _Work, work: _Work) -> list[Run]:
         """Break each command of `work` in each way, every time with a new object."""
@@ -360,8 +358,7 @@ class FullServerTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.memcached = start_memcached(self, "-m", "16", "-M")
-        self.store = MemcachedStore([self.memcached.address])
-        self.addCleanup(self.store.close)
+        self.store = open_store(self, [self.memcached.address])
 
     def fill(self, size: int) -> int:
         """Store items of that size until the server is full. Returns their number."""
@@ -406,7 +403,7 @@ class RestartTest(TempCase):
 
     def test_upload_during_a_restart_is_unavailable_and_not_full(self) -> None:
         memcached = start_memcached(self)
-        store = MemcachedStore([memcached.address])
+        store = open_store(self, [memcached.address])
         with self.assertRaises(StoreUnavailable) as caught, store.stage() as staging:
             staging.write(bytes(3 * CHUNK_SIZE))
             memcached.kill()
@@ -420,12 +417,12 @@ class RestartTest(TempCase):
 
     def test_restart_is_recognised_by_uptime_after_later_evictions(self) -> None:
         memcached = start_memcached(self, "-m", "8")
-        store = MemcachedStore([memcached.address])
+        store = open_store(self, [memcached.address])
         with self.assertRaises(StoreUnavailable), store.stage() as staging:
             staging.write(bytes(3 * CHUNK_SIZE))
             memcached.kill()
             memcached.start()
-            self.assertRaises(StorageFull, MemcachedStore([memcached.address]).put, bytes(20 * MIB))
+            self.assertRaises(StorageFull, open_store(self, [memcached.address]).put, bytes(20 * MIB))
             # As if the upload had begun an hour ago.
             staging._first_sent -= 3600
             staging.commit()
@@ -442,7 +439,7 @@ class RestartTest(TempCase):
 
     def test_upload_during_evictions_is_full(self) -> None:
         memcached = start_memcached(self, "-m", "8")
-        store = MemcachedStore([memcached.address])
+        store = open_store(self, [memcached.address])
 
         self.assertRaises(StorageFull, store.put, bytes(20 * MIB))
 

@@ -18,7 +18,7 @@ from filestoraged.store.memcached.staging import MemcachedStaging
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
-from tests.store.memcached.servers import Memcached, start_memcached
+from tests.store.memcached.servers import Memcached, open_store, start_memcached
 from tests.support import PATIENCE, TempCase, in_threads
 
 MIB = 1024 * 1024
@@ -51,7 +51,7 @@ class MemcachedCase(TempCase):
         super().setUp()
 
     def make_store(self, **settings: Any) -> MemcachedStore:
-        return MemcachedStore([self.memcached.address], **settings)
+        return open_store(self, [self.memcached.address], **settings)
 
 
 class MemcachedContractTest(MemcachedCase, contract.StoreContract):
@@ -70,7 +70,7 @@ class PoolContractTest(contract.StoreContract):
         super().setUp()
 
     def make_store(self, **settings: Any) -> MemcachedStore:
-        return MemcachedStore([server.address for server in self.pool], **settings)
+        return open_store(self, [server.address for server in self.pool], **settings)
 
     def test_chunks_lie_on_all_servers(self) -> None:
         self.store.put(Repeated(40 * CHUNK_SIZE))  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ class PoolContractTest(contract.StoreContract):
     def test_order_of_the_servers_does_not_matter(self) -> None:
         digest = self.store.put(os.urandom(5 * CHUNK_SIZE))
 
-        turned = MemcachedStore([server.address for server in reversed(self.pool)])
+        turned = open_store(self, [server.address for server in reversed(self.pool)])
 
         self.assertEqual(digest, hashlib.sha256(turned.get(digest).read()).hexdigest())
 
@@ -106,7 +106,8 @@ class LayoutTest(MemcachedCase):
 
     def test_object_of_the_maximum_size_is_stored_and_one_byte_more_leaves_nothing(self) -> None:
         largest = self.store.put(Repeated(MAX_SIZE))  # type: ignore[arg-type]
-        self.assertEqual(MAX_SIZE, self.store.open(largest).size)
+        with self.store.open(largest) as blob:
+            self.assertEqual(MAX_SIZE, blob.size)
         self.store.delete(largest)
 
         with self.assertRaises(TooLarge) as caught:
