@@ -11,7 +11,7 @@ from types import FrameType
 from tests.runner.durations import read_durations, write_durations
 from tests.runner.progress import Progress
 from tests.runner.scheduler import Scheduler
-from tests.runner.units import group, in_process_only, load_tests_named
+from tests.runner.units import group, in_process_only, load_tests_named, shuffled, without_long
 
 # More than the cores, as most tests wait for others most of the time. With three for each core, ten processes wanted a
 # core at a time, and now and then a test met something that happens only on a machine so busy.
@@ -24,16 +24,21 @@ def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _exit)
     tests = load_tests_named(given.names or ["tests"])
+    if not given.long:
+        tests = without_long(tests)
     if given.fast:
         tests = in_process_only(tests)
     durations = read_durations()
+    units = group(tests, durations)
+    if given.shuffle is not None:
+        units = shuffled(units, given.shuffle)
     progress = Progress(len(tests), verbose=given.verbose)
     scheduler = Scheduler(progress, jobs=given.jobs, limit=given.limit, refuse_programs=given.fast)
     try:
-        scheduler.run(group(tests, durations))
+        scheduler.run(units)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    progress.finish(given.durations)
+    progress.finish(given.durations, shuffle=given.shuffle)
     write_durations({**durations, **progress.durations})
     print(f"{progress.passed} passed, {progress.failed} failed")  # noqa: T201
     return 0 if progress.durations and not progress.failed else 1
@@ -56,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         "--fast", action="store_true", help="run only the tests that start no program such as the daemon or nginx"
     )
     parser.add_argument(
+        "--long",
+        action="store_true",
+        help="run the tests of the long tier, too: gigabytes, storms of kills, packages, scale, real time",
+    )
+    parser.add_argument(
         "-j",
         "--jobs",
         metavar="N",
@@ -63,7 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         default=min(8, _MORE_THAN_CORES + (os.cpu_count() or 1)),
         help="run at most N classes at a time (default: %(default)s)",
     )
-    parser.add_argument("--durations", metavar="N", type=int, default=0, help="print the N slowest tests")
+    parser.add_argument(
+        "--durations", metavar="N", type=int, default=20, help="print the N slowest tests (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shuffle",
+        metavar="SEED",
+        help="run the classes, and the tests of each class, in a random order that this number or word decides",
+    )
     parser.add_argument(
         "--limit",
         metavar="SECONDS",

@@ -13,6 +13,7 @@ from pathlib import Path
 from bin.release.source import copy_source
 from filestoraged import __version__
 from tests.release.packages import package
+from tests.runner.marks import long
 from tests.support import find_program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,11 +102,13 @@ class DebianPackageTest(unittest.TestCase):
 
         self.assertEqual([], others)
 
+    @long("packages")
     def test_lintian_reports_no_error_and_no_warning(self) -> None:
         printed = run("lintian", "--allow-root", "--fail-on=none", str(self.package))
 
         self.assertEqual([], [line for line in printed.splitlines() if re.match("[EW]: ", line)])
 
+    @long("packages")
     def test_copy_of_the_checkout_without_a_repository_makes_the_same_bytes(self) -> None:
         copy = self.place / "copy"
         copy_source(copy)

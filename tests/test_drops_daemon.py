@@ -16,6 +16,7 @@ from pathlib import Path
 import requests
 
 from tests.daemon.process import PATIENCE, Daemon, running
+from tests.runner.marks import long
 from tests.support import TempCase, find_program, in_threads
 
 PATH = "/vimeo/api/v1.0/file"
@@ -189,6 +190,7 @@ class DropsDaemonTest(TempCase):
 
         self.assertEqual([200] + [410] * 13, sorted(statuses))
 
+    @long("a storm of kills")
     def test_kill_during_uploads_and_downloads_leaves_each_drop_whole_or_gone(self) -> None:
         sent: dict[str, bytes] = {}
         fetched: set[str] = set()

@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from tests.runner.marks import long
 from tests.support import TempCase
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,6 +131,7 @@ class InstallTest(TempCase):
                 self.assertFalse((self.directory / "refused").exists())
 
 
+@long("packages")
 class HashesTest(TempCase):
     def test_wheel_with_another_hash_is_refused_before_it_runs(self) -> None:
         make_checkout(self.directory / "checkout", self.directory / "wheels")
@@ -148,6 +150,7 @@ class HashesTest(TempCase):
                 self.assertEqual(set(), below(self.directory / "root"))
 
 
+@long("packages")
 class ChangesTest(TempCase):
     """Upgrade and removal of an installation with another prefix."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import requests
 
 from tests.daemon.process import Daemon, clean_environment, fork_command, running, traced_processes
+from tests.runner.marks import long
 from tests.store.memcached.servers import PATIENT_PROGRAM, start_memcached
 from tests.support import TempCase, find_program, free_port, in_threads
 from tests.test_nginx import running_as_shipped
@@ -176,6 +177,7 @@ class CycleTest(GitCase):
 
 
 class ManyTest(GitCase):
+    @long("scale")
     def test_500_objects_are_pushed_and_two_clones_at_once_get_them(self) -> None:
         files = {f"file{number}": os.urandom(100 + number) for number in range(500)}
         with running("--store", str(self.store)) as daemon:
@@ -208,6 +210,7 @@ class ManyTest(GitCase):
         self.assertEqual(41, len(self.stored()))
         self.assertIn("fsck OK", last.git("lfs", "fsck"))
 
+    @long("gigabytes")
     def test_object_of_1_gib_is_pushed_and_cloned(self) -> None:
         with running("--store", str(self.store)) as daemon:
             first = self.first(f"{daemon.url}/data/game")

@@ -16,6 +16,7 @@ import requests
 
 from tests.daemon.process import Daemon, running
 from tests.postgresql import PostgresCase
+from tests.runner.marks import long
 from tests.store.s3.servers import Rclone, start_server
 from tests.support import PATIENCE
 from tests.tus import OCTETS, VERSION, metadata
@@ -138,6 +139,7 @@ class MachinesTest(RemoteDaemonCase):
         self.assertEqual((b"tea and milk", "12"), (stored, again.headers["Upload-Offset"]))
         self.wait_until("late bytes are removed", lambda: len(self.bucket.keys()) == 1)
 
+    @long("a storm of kills")
     def test_kills_at_any_moment_never_take_back_an_acknowledged_offset(self) -> None:
         data = random.Random(7).randbytes(3 * MIB)
         told = 0

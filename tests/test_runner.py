@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from tests.daemon.process import ROOT, clean_environment
 from tests.runner.marks import alone
 from tests.runner.programs import may_start_programs
-from tests.runner.units import group, in_process_only
+from tests.runner.units import Unit, group, in_process_only, shuffled
 from tests.support import TempCase
 
 
@@ -141,6 +142,25 @@ class FastTest(RunnerCase):
         self.assertIn("os.posix_spawn '/bin/true' under --fast", done.stderr)
 
 
+class LongTierTest(RunnerCase):
+    SOURCE = """
+        import time
+        from tests.runner.marks import long
+        class Test(unittest.TestCase):
+            def test_short(self): pass
+            @long("it sleeps")
+            def test_long(self): time.sleep(0)
+        @long("so do they")
+        class LongTest(unittest.TestCase):
+            def test_long(self): time.sleep(0)
+        """
+
+    def test_long_tests_run_and_may_sleep_where_they_are_asked_for_and_are_left_out_elsewhere(self) -> None:
+        short, both = self.run_tests(self.SOURCE, status=0), self.run_tests(self.SOURCE, "--long", status=0)
+
+        self.assertEqual(["1 passed, 0 failed\n", "3 passed, 0 failed\n"], [short.stdout, both.stdout])
+
+
 class OrderTest(TempCase):
     def test_units_are_classes_the_longest_first_and_those_that_run_alone_last(self) -> None:
         durations = {test.id(): 1.0 for test in (*self.some(FastTest), *self.some(CountTest))}
@@ -151,6 +171,22 @@ class OrderTest(TempCase):
         names = [type(self), CountTest, FastTest, Lone]
         self.assertEqual([f"{__name__}.{each.__name__}" for each in names], [unit.name for unit in units])
         self.assertEqual([False, False, False, True], [unit.runs_alone for unit in units])
+
+    def test_order_by_a_seed_is_random_and_the_same_each_time_and_keeps_classes_together(self) -> None:
+        classes = (FastTest, CountTest, DeathTest, LongTierTest)
+        units = [Unit("some", tuple(test for each in classes for test in self.some(each)), runs_alone=False)]
+        units += [Unit(f"{number}", (self,), runs_alone=False) for number in range(8)]
+        units.insert(0, Unit("alone", tuple(self.some(Lone)), runs_alone=True))
+
+        first, again, other = (shuffled(units, seed) for seed in ("1", "1", "2"))
+
+        self.assertEqual(first, again)
+        self.assertNotEqual(first, other)
+        self.assertEqual(["alone"] * 2, [first[-1].name, other[-1].name])
+        (some,) = [unit for unit in first if unit.name == "some"]
+        self.assertEqual(set(units[1].tests), set(some.tests))
+        self.assertNotEqual(units[1].tests, some.tests)
+        self.assertEqual(4, len([name for name, _ in itertools.groupby(some.tests, type)]))
 
     def some(self, case: type[TempCase]) -> list[TempCase]:
         return [case(name) for name in dir(case) if name.startswith("test_")]

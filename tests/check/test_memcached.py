@@ -17,6 +17,7 @@ from filestoraged.store.memcached.client import ServerClient
 from filestoraged.store.memcached.manifest import Manifest
 from filestoraged.store.memcached.pool import ServerPool, Versioned
 from filestoraged.store.memcached.store import MemcachedStore
+from tests.runner.marks import long
 from tests.store.memcached.servers import open_store, start_memcached
 from tests.support import PATIENCE, TempCase
 
@@ -204,6 +205,7 @@ class PoolRaceTest(MemcachedCheckCase):
             self.assertEqual([], self.check(repair=True))
         self.assertEqual(3, len(self.chunks()))
 
+    @long("scale: a race that is only found by many attempts")
     def test_uploads_and_removals_at_full_speed_are_not_reported(self) -> None:
         ends = threading.Event()
 

@@ -20,6 +20,7 @@ from tests.daemon.migrated_databases import (
 )
 from tests.daemon.migrations import MigrationCase
 from tests.postgresql import PostgresCase, PostgresServer
+from tests.runner.marks import long
 
 # 100,000 keys with values of 1000 bytes.
 MANY_KEYS = """WITH RECURSIVE numbers (number) AS
@@ -113,6 +114,7 @@ class ToPostgresTest(DatabasesContract, DropsContract, PostgresSide, PostgresCas
         self.assertNotIn("s3cret", done.errors)
         self.assertEqual([], list(self.new.disk.list()))
 
+    @long("scale")
     def test_hundred_thousand_keys_are_copied_in_one_move_and_in_little_memory(self) -> None:
         self.old.keys().close()
         with contextlib.closing(sqlite3.connect(self.old.path(layout.KEYS_DATABASE))) as connection, connection:

@@ -18,6 +18,7 @@ from filestoraged.daemon.supervisor import Supervisor, WorkerProcess
 from filestoraged.daemon.watchdog import HeartbeatTimeouts, Watchdog
 from tests.daemon.fake_workers import TIMEOUTS
 from tests.daemon.process import KILLED_WORKER, PATIENCE, ROOT, Daemon
+from tests.runner.marks import long
 from tests.support import TempCase
 
 
@@ -56,6 +57,7 @@ class SupervisionTest(TempCase):
 
             self.wait_until("replaced", lambda: len(set(master.workers()) - before) == 4)
 
+    @long("a storm of kills")
     def test_workers_are_back_after_a_burst_of_kills(self) -> None:
         self.announce(KILLED_WORKER)
         with self.master(4) as master:
@@ -96,6 +98,7 @@ class SupervisionTest(TempCase):
             (line,) = [line for line in master.lines() if f"worker {stopped} has not" in line]
             self.assertRegex(line, rf"ERROR worker {stopped} has not answered for ([5-9]|\d\d) s; killing it$")
 
+    @long("real time, which WatchdogTest replaces")
     def test_worker_that_does_not_begin_to_serve_is_killed_and_replaced(self) -> None:
         self.announce(r"worker \d+ (has not begun to serve for \d+ s|did not begin to serve); killing it$")
         self.announce(KILLED_WORKER)
@@ -108,6 +111,7 @@ class SupervisionTest(TempCase):
 
             self.assertRegex("\n".join(master.lines()), r"has not begun to serve for \d\d s; killing it")
 
+    @long("real time, which WatchdogTest replaces")
     def test_no_worker_is_killed_after_the_whole_group_was_stopped(self) -> None:
         with self.master(2) as master:
             before = master.workers()
@@ -173,6 +177,7 @@ class SupervisionTest(TempCase):
             self.assertEqual("replaced", master.says())
             (self.directory / "accept").unlink()
 
+    @long("real time, which WatchdogTest replaces")
     def test_hung_worker_is_killed_while_a_reload_waits(self) -> None:
         self.announce(r"worker \d+ has not answered for \d+ s; killing it$")
         self.announce(r"worker \d+ (has not begun to serve for \d+ s|did not begin to serve); killing it$")

@@ -17,6 +17,7 @@ from filestoraged.api.pages import FILES
 from filestoraged.daemon.commands.manual import PAGES
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
 from tests.release.packages import package
+from tests.runner.marks import long
 from tests.support import TempCase
 
 _UNITS = ("filestoraged.service", "filestoraged.socket", "filestoraged-check.service", "filestoraged-check.timer")
@@ -79,6 +80,7 @@ class WheelTest(TempCase):
         self.assertEqual(repository(), {name for name in names if not name.startswith(_MADE)})
         self.assertEqual({(0, 0, "", "", 1700000000)}, {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members})
 
+    @long("packages")
     def test_same_source_makes_the_same_bytes_whatever_the_umask(self) -> None:
         again = package(
             self.directory / "again", "--wheel", mask=0o077, SOURCE_DATE_EPOCH="1700000000", TZ="Asia/Tokyo"
@@ -86,6 +88,7 @@ class WheelTest(TempCase):
 
         self.assertEqual([self.wheel.read_bytes(), self.sdist.read_bytes()], [path.read_bytes() for path in again])
 
+    @long("packages")
     def test_wheel_and_sdist_install_and_say_their_version(self) -> None:
         for made in (self.wheel, self.sdist):
             with self.subTest(made.suffix):

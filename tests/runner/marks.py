@@ -1,4 +1,4 @@
-"""The mark of tests that need the machine for themselves."""
+"""Marks of tests: those that need the machine for themselves, and those of the long tier."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 _ALONE = "runs_alone"
+_LONG = "is_of_the_long_tier"
 
 Marked = TypeVar("Marked", bound=Callable[..., object])
 
@@ -17,7 +18,30 @@ def alone(test: Marked) -> Marked:
     return test
 
 
+def long(reason: str) -> Callable[[Marked], Marked]:
+    """Mark a test, or a class with its subclasses, that only `bin/test --long` runs, and that may sleep.
+
+    Another test shows the behaviour; this one shows it with gigabytes, in a storm of kills, as a package, at scale, or
+    in real time.
+    """
+    assert reason
+
+    def mark(test: Marked) -> Marked:
+        setattr(test, _LONG, reason)
+        return test
+
+    return mark
+
+
 def is_alone(test: unittest.TestCase) -> bool:
+    return _is_marked(test, _ALONE)
+
+
+def is_long(test: unittest.TestCase) -> bool:
+    return _is_marked(test, _LONG)
+
+
+def _is_marked(test: unittest.TestCase, mark: str) -> bool:
     # A module that failed to load stands for a test without a method of that name.
     method = getattr(test, test._testMethodName, None)
-    return bool(getattr(test, _ALONE, False) or getattr(method, _ALONE, False))
+    return bool(getattr(test, mark, False) or getattr(method, mark, False))

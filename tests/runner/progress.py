@@ -75,14 +75,15 @@ class Progress:
             self._printed = time.monotonic()
             self.print(line)
 
-    def finish(self, slowest: int) -> None:
-        """Print the slowest tests, where asked for, then all problems again, and the time of the run."""
+    def finish(self, slowest: int, *, shuffle: str | None = None) -> None:
+        """Print the slowest tests, then all problems again, the time of the run, and what decided its order."""
         self.print("")
         for test, seconds in sorted(self.durations.items(), key=lambda pair: -pair[1])[:slowest]:
             self.print(f"{seconds:7.2f} s {test}")
         for problem in self.problems:
             self.print(str(problem))
-        self.print(f"{len(self.durations)} tests in {self.seconds:.1f} s")
+        order = "" if shuffle is None else f", in the order of --shuffle {shuffle}"
+        self.print(f"{len(self.durations)} tests in {self.seconds:.1f} s{order}")
         for name in sorted(self._failed_names()):
             self.print(f"failed: {name}")
 

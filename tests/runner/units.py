@@ -6,11 +6,12 @@ Class fixtures are made once. A process costs 50 ms of CPU time, more than most 
 from __future__ import annotations
 
 import importlib.util
+import random
 import unittest
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tests.runner.marks import is_alone
+from tests.runner.marks import is_alone, is_long
 from tests.runner.programs import may_start_programs
 
 # Seconds. Classes that take no longer share the process of their module.
@@ -51,6 +52,30 @@ def load_tests_named(names: Iterable[str]) -> list[unittest.TestCase]:
 
 def in_process_only(tests: Iterable[unittest.TestCase]) -> list[unittest.TestCase]:
     return [test for test in tests if not may_start_programs(test)]
+
+
+def without_long(tests: Iterable[unittest.TestCase]) -> list[unittest.TestCase]:
+    return [test for test in tests if not is_long(test)]
+
+
+def shuffled(units: Iterable[Unit], seed: str) -> list[Unit]:
+    """Units in a random order, those that run alone last, each with its classes, and their tests, in a random one."""
+    order = random.Random(seed)
+    mixed = [replace(unit, tests=tuple(_shuffled_tests(unit.tests, order))) for unit in units]
+    order.shuffle(mixed)
+    return sorted(mixed, key=lambda unit: unit.runs_alone)
+
+
+def _shuffled_tests(tests: Iterable[unittest.TestCase], order: random.Random) -> list[unittest.TestCase]:
+    """The tests of a class stay together: its fixtures are made once."""
+    classes: dict[type[unittest.TestCase], list[unittest.TestCase]] = {}
+    for test in tests:
+        classes.setdefault(type(test), []).append(test)
+    groups = list(classes.values())
+    order.shuffle(groups)
+    for members in groups:
+        order.shuffle(members)
+    return [test for members in groups for test in members]
 
 
 def group(tests: Iterable[unittest.TestCase], durations: dict[str, float]) -> list[Unit]:
