@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     units = group(tests, durations)
     if given.shuffle is not None:
         units = shuffled(units, given.shuffle)
-    progress = Progress(len(tests), verbose=given.verbose)
+    progress = Progress(len(tests), verbose=given.verbose, refuse_slow=given.refuse_slow)
     scheduler = Scheduler(progress, jobs=given.jobs, limit=given.limit, refuse_programs=given.fast)
     try:
         scheduler.run(units)
@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--durations", metavar="N", type=int, default=20, help="print the N slowest tests (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--refuse-slow",
+        action="store_true",
+        help="fail a test that takes more than 2 s of an idle machine and is not listed in tests/slow.txt;"
+        " without it, such a test is only named",
     )
     parser.add_argument(
         "--shuffle",

@@ -6,10 +6,9 @@ import contextlib
 import selectors
 import socket
 import threading
-import time
 from pathlib import Path
 
-from tests.support import PATIENCE
+from tests.support import wait_until
 
 
 class CuttingProxy:
@@ -65,7 +64,7 @@ class CuttingProxy:
                         return
                     if key.fileobj is client and self._is_cut(len(data)):
                         if self._waits:
-                            _wait_until_received(server)
+                            wait_until_received(server)
                         return
                     other[key.fileobj].sendall(data)  # type: ignore[index]
 
@@ -80,12 +79,10 @@ class CuttingProxy:
             return True
 
 
-def _wait_until_received(connection: socket.socket) -> None:
+def wait_until_received(connection: socket.socket) -> None:
     """Wait until the peer, on this machine, has taken from the kernel what was sent over IPv4."""
     near, far = (address[1] for address in (connection.getsockname(), connection.getpeername()))
-    deadline = time.monotonic() + PATIENCE
-    while _unreceived(near, far) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until("it is received", lambda: not _unreceived(near, far))
 
 
 def _unreceived(near: int, far: int) -> int:

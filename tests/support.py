@@ -35,6 +35,16 @@ from tests.runner.judge import judge
 PATIENCE = 20.0
 
 
+def wait_until(what: str, condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait until a condition holds that threads or processes bring about; `what` names it in the failure."""
+    pause = threading.Event()
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still not: {what}")
+        pause.wait(0.02)
+
+
 class TempCase(unittest.TestCase):
     """Gives each test a directory, which is removed after it."""
 
@@ -47,12 +57,7 @@ class TempCase(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
 
     def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds that threads or processes bring about; `what` names it in the failure."""
-        pause = threading.Event()
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, f"still not: {what}")
-            pause.wait(0.02)
+        wait_until(what, condition)
 
     def files_below(self, directory: Path) -> list[str]:
         """Return the paths of all files below a directory, relative to it, except those of databases."""
@@ -279,6 +284,11 @@ def in_threads(count: int, work: Any) -> list[Any]:
     if errors:
         raise errors[0]
     return results
+
+
+def ago(seconds: float) -> float:
+    """A time of the wall clock, for files and rows that are to be old, or ahead if it is negative."""
+    return time.time() - seconds
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from tests.support import TempCase, find_program
 
 # Run in a network of its own, where port 4000 is free: serve by run.sh, and be its client over IPv4 and IPv6.
 _SESSION = """
-import fcntl, http.client, json, os, signal, socket, struct, subprocess, sys, time
+import contextlib, fcntl, http.client, json, os, signal, socket, struct, subprocess, sys, time
 
 with socket.socket() as s:
     name = struct.pack("16sH14x", b"lo", 0)
@@ -37,7 +37,8 @@ try:
         except OSError:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(0.02)
     print(json.dumps([
         ask("127.0.0.1", "POST", "/set", '{"key": "value"}'),
         ask("::1", "GET", "/key"),

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from unittest import mock
 
 from tests.daemon.process import ROOT, clean_environment
+from tests.runner import real_time
 from tests.runner.marks import alone
 from tests.runner.programs import may_start_programs
-from tests.runner.units import Unit, group, in_process_only, shuffled
+from tests.runner.real_time import LIST, Stopwatch, _stalled_seconds, is_listed
+from tests.runner.units import Unit, group, in_process_only, load_tests_named, shuffled
 from tests.support import TempCase
 
 
@@ -161,6 +164,64 @@ class LongTierTest(RunnerCase):
         self.assertEqual(["1 passed, 0 failed\n", "3 passed, 0 failed\n"], [short.stdout, both.stdout])
 
 
+class RealTimeTest(RunnerCase):
+    def test_test_that_sleeps_fails_and_what_it_calls_may_sleep(self) -> None:
+        done = self.run_tests(
+            """
+            import threading, time
+            from tests.runner.real_time import RefusedSleepError
+            library = {"__name__": "library"}
+            exec("import time\\ndef wait(): time.sleep(0.001)", library)
+            class Test(unittest.TestCase):
+                def test_sleeps(self): time.sleep(0.001)
+                def test_calls(self): library["wait"]()
+                def test_waits(self): threading.Event().wait(0.001)
+            """
+        )
+
+        self.assertEqual("2 passed, 1 failed\n", done.stdout)
+        self.assertIn("RefusedSleepError: time.sleep(0.001) in test_sample", done.stderr)
+
+    def test_slow_test_is_named_and_fails_where_slow_tests_are_refused(self) -> None:
+        # Without a machine that is idle for two seconds.
+        source = """
+            from tests.runner import process
+            class Test(unittest.TestCase):
+                def test_quick(self): pass
+                def test_slow(self): process.Stopwatch.own = lambda stopwatch: 2.5
+            """
+
+        named, refused = self.run_tests(source, status=0), self.run_tests(source, "--refuse-slow")
+
+        self.assertIn("test_sample.Test.test_slow took 2.5 s; a test that takes more than 2 s is listed", named.stderr)
+        self.assertEqual("1 passed, 1 failed\n", refused.stdout)
+        self.assertIn("SLOW: test_sample.Test.test_slow", refused.stderr)
+
+    def test_time_that_processes_wait_for_a_busy_machine_is_not_the_tests(self) -> None:
+        stalls = iter([100.0, 107.0])
+        with (
+            mock.patch.object(real_time, "_stalled_seconds", lambda: next(stalls)),
+            mock.patch.object(real_time, "time", mock.Mock(monotonic=mock.Mock(side_effect=[50.0, 60.0]))),
+        ):
+            self.assertEqual(3.0, Stopwatch().own())
+
+    def test_stalls_are_read_from_the_kernel(self) -> None:
+        before = _stalled_seconds()
+
+        self.assertGreaterEqual(_stalled_seconds(), before)
+
+    def test_slow_tests_that_are_listed_exist(self) -> None:
+        lines = [line for line in LIST.read_text().splitlines() if not line.startswith("#")]
+
+        self.assertEqual([], [line for line in lines if len(line.split()) < 2])
+        for line in lines:
+            with self.subTest(line=line):
+                tests = load_tests_named([line.split()[0]])
+                self.assertTrue(tests)
+                self.assertFalse([test for test in tests if "Failed" in type(test).__name__])
+                self.assertTrue(all(is_listed(test.id()) for test in tests))
+
+
 class OrderTest(TempCase):
     def test_units_are_classes_the_longest_first_and_those_that_run_alone_last(self) -> None:
         durations = {test.id(): 1.0 for test in (*self.some(FastTest), *self.some(CountTest))}
@@ -173,7 +234,7 @@ class OrderTest(TempCase):
         self.assertEqual([False, False, False, True], [unit.runs_alone for unit in units])
 
     def test_order_by_a_seed_is_random_and_the_same_each_time_and_keeps_classes_together(self) -> None:
-        classes = (FastTest, CountTest, DeathTest, LongTierTest)
+        classes = (FastTest, CountTest, DeathTest, RealTimeTest)
         units = [Unit("some", tuple(test for each in classes for test in self.some(each)), runs_alone=False)]
         units += [Unit(f"{number}", (self,), runs_alone=False) for number in range(8)]
         units.insert(0, Unit("alone", tuple(self.some(Lone)), runs_alone=True))

@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tusclient.client import TusClient
 from filestoraged.store import layout
 from tests.cutting_proxy import CuttingProxy
 from tests.daemon.process import ROOT, clean_environment, fork_command, running
-from tests.support import PATIENCE, TempCase, find_program
+from tests.support import PATIENCE, TempCase, ago, find_program
 from tests.test_lfs_daemon import GitCase
 from tests.tus import OCTETS, VERSION
 
@@ -130,7 +129,7 @@ class TwoDaemonsTest(DaemonCase):
             path = self.created(one.url, 12)
             silent = self.begin(one.ports[0], path, b"tea and", 12)
             self.assertEqual(423, self.ask("HEAD", other.url + path).status_code)
-            past = time.time() - 6
+            past = ago(6)
             os.utime(self.store / (path[1:] + layout.UPLOAD_LOCK_SUFFIX), (past, past))
 
             # The first one may still have the file locked in which the bytes are already.

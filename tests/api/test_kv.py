@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 import tracemalloc
 import unittest
 from typing import Any
@@ -21,6 +20,7 @@ from filestoraged.web.receiver import Receiver
 from filestoraged.web.request_body import RequestBody
 from filestoraged.wire.body import Sized
 from filestoraged.wire.head import Head
+from tests.cutting_proxy import wait_until_received
 from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, read_answer
 
 
@@ -240,7 +240,7 @@ class KvTest(KvCase):
         self.assertEqual(b"HTTP/1.1 100 Continue\r\n\r\n", connection.recv(1000))
         for byte in b'{"key": 2}':
             connection.sendall(bytes([byte]))
-            time.sleep(0.002)
+            wait_until_received(connection)
         self.assertEqual(201, read_answer(connection).status)
         self.commit()
         self.assertEqual(2, self.value("key"))

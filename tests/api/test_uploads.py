@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import sqlite3
-import time
 from typing import Any
 from unittest import mock
 
@@ -22,7 +21,7 @@ from filestoraged.store.uploads.lock_files import FileHolds
 from filestoraged.web.metrics import Metrics
 from tests.api.test_tokens import TokensCase, bearer
 from tests.store.memcached.servers import start_memcached
-from tests.support import PATIENCE, Answer, in_threads, read_answer
+from tests.support import PATIENCE, Answer, ago, in_threads, read_answer
 from tests.tus import OCTETS, VERSION, UploadsCase, metadata
 
 TEA = b"tea and milk"
@@ -673,7 +672,7 @@ class HolderTest(UploadsCase):
 
     def make_silent(self, path: str) -> None:
         """Let the holder of an upload appear to have been silent for long enough."""
-        past = time.time() - self.silence - 1
+        past = ago(self.silence + 1)
         os.utime(self.store_path / (path[1:] + layout.UPLOAD_LOCK_SUFFIX), (past, past))
 
     def test_second_request_answers_423_while_another_adds(self) -> None:
@@ -730,7 +729,7 @@ class ExpiryTest(UploadsCase):
     def expire(self) -> None:
         """Let all uploads have expired a second ago. The clock that removal goes by was seen a moment before."""
         with sqlite3.connect(self.store_path / layout.UPLOADS_DATABASE, timeout=PATIENCE) as connection:
-            connection.execute("UPDATE uploads SET expires = ?", (time.time() - 1,))
+            connection.execute("UPDATE uploads SET expires = ?", (ago(1),))
 
     def rows(self) -> int:
         with sqlite3.connect(self.store_path / layout.UPLOADS_DATABASE, timeout=PATIENCE) as connection:

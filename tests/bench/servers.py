@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,10 +104,11 @@ def installed() -> dict[str, bool]:
 
 def wait_until_listening(port: int) -> None:
     deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
-        time.sleep(0.05)
+        pause.wait(0.05)
     raise AssertionError(f"no server listens on port {port}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 from filestoraged.store.disk.store import DiskStore
@@ -12,6 +11,7 @@ from filestoraged.store.drops import Drop
 from tests.daemon.process import fork_command
 from tests.store.postgresql.opened import OpenedCase
 from tests.store.s3.servers import Bucket, Rclone, shared
+from tests.support import ago
 
 KEPT, LOST, STRAY, NEW = (f"{number:032x}" for number in range(4))
 
@@ -150,7 +150,7 @@ class PostgresCheckTest(OpenedCase):
 
     def age(self, bucket: Bucket, *keys: str) -> None:
         """Make objects older than any request."""
-        past = time.time() - 2 * 24 * 3600
+        past = ago(2 * 24 * 3600)
         for key in keys:
             os.utime(bucket.server.directory / "objects" / bucket.name / key, (past, past))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +12,7 @@ from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.errors import CheckError, NotFound
 from filestoraged.store.disk.store import DiskStore
-from tests.support import TempCase
+from tests.support import TempCase, ago
 
 DAY = 24 * 3600
 
@@ -33,11 +32,11 @@ class PruneCase(TempCase):
         return oid
 
     def age(self, oid: str, days: float) -> None:
-        os.utime(self.repository.path(oid), (time.time() - days * DAY,) * 2)
+        os.utime(self.repository.path(oid), (ago(days * DAY),) * 2)
 
     def prune(self, *keep: str, days: float = 14) -> Prune:
         oids = frozenset(bytes.fromhex(oid) for oid in keep)
-        return Prune(str(self.root), "pets", oids, before=time.time() - days * DAY, throttle=Throttle())
+        return Prune(str(self.root), "pets", oids, before=ago(days * DAY), throttle=Throttle())
 
     def quarantined(self, oid: str) -> Path:
         return self.root / "quarantine" / "repositories" / "pets" / oid[:2] / oid
@@ -165,7 +164,7 @@ class PruneTest(PruneCase):
         for number in range(5):
             self.stored(bytes([number]), days=20)
         throttle = Throttle()
-        prune = Prune(str(self.root), "pets", frozenset(), before=time.time(), throttle=throttle)
+        prune = Prune(str(self.root), "pets", frozenset(), before=ago(0), throttle=throttle)
         run = prune.run()
         next(run)
         throttle.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from filestoraged.store.s3.store import S3Store
 from filestoraged.store.s3.url import parse_url
 from tests.store.s3.proxy import Exchange, Fault, cut_response, flip_bit, leave_unanswered, pass_on, refuse, start_proxy
 from tests.store.s3.servers import Rclone, S3Server, Swift, shared
-from tests.support import PATIENCE, TempCase
+from tests.support import PATIENCE, TempCase, ago
 
 TEA = b"tea" * 1000
 POT = bytes(range(256)) * 1000
@@ -172,7 +171,7 @@ class ChangesTest(S3CheckCase):
         key = self.put(POT, f"repositories/pets/{key_of(POT)}")
         path = self.server.directory / "objects" / self.bucket.name / "some/prefix" / key
         os.utime(path, (1e9, 1e9))
-        prune = S3Prune(self.client, "pets", frozenset(), before=time.time() - 1000, throttle=Throttle())
+        prune = S3Prune(self.client, "pets", frozenset(), before=ago(1000), throttle=Throttle())
         self.proxy.fail(self.after(lambda: os.utime(path)), method="GET", target=f"quarantine/{key}", times=1)
 
         self.assertEqual([], list(prune.run()))

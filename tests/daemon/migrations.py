@@ -6,8 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +21,7 @@ from filestoraged.store.kv import prepare_keys
 from filestoraged.store.locks import Locks, prepare_locks
 from filestoraged.store.path_identity import PathIdentities, root_identity
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command
-from tests.support import TempCase
+from tests.support import TempCase, wait_until
 
 COMMAND = (sys.executable, "-m", "filestoraged", "migrate")
 
@@ -160,11 +158,7 @@ class MigrationCase(TempCase):
 
     def wait_until_copied(self, condition: Callable[[], bool]) -> None:
         """Wait for what a command does that has just been started: on a busy machine, that alone takes seconds."""
-        pause = threading.Event()
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, "nothing is copied")
-            pause.wait(0.02)
+        wait_until("something is copied", condition, PATIENCE)
 
     def assert_same_objects(self) -> None:
         old, new = (self.objects(side.root) for side in (self.old, self.new))

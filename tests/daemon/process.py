@@ -167,11 +167,12 @@ def traced_processes(pids: Sequence[int], *arguments: str) -> Iterator[None]:
     """Trace all threads of processes in the same way."""
     tracer = subprocess.Popen(["strace", "-f", "-qq", *arguments, *(f"-p{pid}" for pid in pids)])
     deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
     try:
         while any("TracerPid:\t0" in (task / "status").read_text() for task in _tasks(pids)):
             if time.monotonic() > deadline:
                 raise AssertionError("strace does not trace the worker")
-            time.sleep(0.01)
+            pause.wait(0.01)
         yield
     finally:
         tracer.terminate()

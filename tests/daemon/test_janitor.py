@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from unittest import mock
 
 from filestoraged.daemon.cleanup_lock import FileLock
@@ -16,7 +15,7 @@ from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.owner_locks import OwnerFiles
-from tests.support import PATIENCE, TempCase
+from tests.support import PATIENCE, TempCase, ago
 
 
 class FileLockTest(TempCase):
@@ -95,7 +94,7 @@ class JanitorTest(JanitorCase):
             other.send_signal(signal.SIGSTOP)
             kept = []
             for silent in (50, 70):
-                os.utime(path, (time.time() - silent,) * 2)
+                os.utime(path, (ago(silent),) * 2)
                 self.janitor()._run_once()
                 kept.append((self.directory / "drops" / id_[:2] / id_).exists())
             other.kill()

@@ -7,12 +7,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from filestoraged.store.disk.store import DiskStore
 from tests.daemon.process import ROOT, clean_environment, fork_command
-from tests.support import TempCase
+from tests.support import TempCase, ago
 
 TEA_OID = hashlib.sha256(b"tea").hexdigest()
 MILK_OID = hashlib.sha256(b"milk").hexdigest()
@@ -26,7 +25,7 @@ class PruneCommandTest(TempCase):
         store.prepare()
         self.repository = store.namespace("repositories").namespace("pets")
         for data in (b"tea", b"milk"):
-            os.utime(self.repository.path(self.repository.put(data)), (time.time() - 20 * 24 * 3600,) * 2)
+            os.utime(self.repository.path(self.repository.put(data)), (ago(20 * 24 * 3600),) * 2)
         self.repository.put(b"new")
 
     def prune(self, *arguments: str) -> tuple[int, str, str]:

@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 import tempfile
-import time
 import traceback
 import unittest
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.runner.marks import is_long
+from tests.runner.real_time import LIMIT, SleepRefusal, Stopwatch, is_listed
 from tests.runner.units import Unit
 
 # Audit events of a program's start.
@@ -34,7 +35,9 @@ class Reporter(unittest.TestResult):
     def __init__(self, channel: int) -> None:
         super().__init__()
         self._channel = channel
-        self._started = 0.0
+        self._stopwatch = Stopwatch()
+        self._sleeps = SleepRefusal()
+        self._sleeps.install()
 
     def send(self, event: str, **values: Any) -> None:
         line = json.dumps({"event": event, **values}).encode() + b"\n"
@@ -43,12 +46,16 @@ class Reporter(unittest.TestResult):
 
     def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
-        self._started = time.monotonic()
+        self._sleeps.begin(test)
+        self._stopwatch = Stopwatch()
         self.send("start", test=test.id())
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
-        self.send("end", test=test.id(), seconds=time.monotonic() - self._started)
+        own = self._stopwatch.own()
+        if own > LIMIT and not is_long(test) and not is_listed(test.id()):
+            self.send("slow", test=test.id(), seconds=own)
+        self.send("end", test=test.id(), seconds=self._stopwatch.passed())
 
     def addFailure(self, test: unittest.TestCase, err: Any) -> None:
         super().addFailure(test, err)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple, TextIO
 
+from tests.runner.real_time import LIMIT
+
 # Seconds between two lines of progress where the output is not a terminal.
 _INTERVAL = 10.0
 
@@ -27,7 +29,10 @@ class Problem(NamedTuple):
 class Progress:
     """Counts a run's tests, and prints to `stream`: one line that is rewritten on a terminal, else one now and then."""
 
-    def __init__(self, total: int, stream: TextIO = sys.stderr, *, verbose: bool = False) -> None:
+    def __init__(
+        self, total: int, stream: TextIO = sys.stderr, *, verbose: bool = False, refuse_slow: bool = False
+    ) -> None:
+        self._refuse_slow = refuse_slow
         self.total = total
         self.durations: dict[str, float] = {}
         self.problems: list[Problem] = []
@@ -58,6 +63,14 @@ class Progress:
     def add_problem(self, problem: Problem) -> None:
         self.problems.append(problem)
         self.print(str(problem))
+
+    def add_slow(self, test: str, seconds: float) -> None:
+        """A test took longer than it may."""
+        text = f"took {seconds:.1f} s; a test that takes more than {LIMIT:g} s is listed in tests/slow.txt"
+        if self._refuse_slow:
+            self.add_problem(Problem(test, test, "SLOW", text))
+        else:
+            self.print(f"{test} {text}")
 
     def print(self, text: str) -> None:
         """Print a text in lines of its own."""

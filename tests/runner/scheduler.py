@@ -152,6 +152,8 @@ class Scheduler:
                 running.test = ""
                 running.finished.add(event["test"])
                 self._progress.end_test(event["test"], event["seconds"])
+            case "slow":
+                self._progress.add_slow(**event)
             case "problem":
                 running.failed = True
                 self._progress.add_problem(Problem(**event))

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-import time
 import unittest
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.shared_count import Counted, Pause, SharedCount, _pause_after, _Pauses
-from tests.support import PATIENCE
+from tests.support import PATIENCE, wait_until
 
 
 class SharedCountTest(unittest.TestCase):
@@ -24,12 +23,14 @@ class SharedCountTest(unittest.TestCase):
         self.addCleanup(self.shared.close)
 
     def latest_until(self, condition: Callable[[Counted | None], bool], count: Callable[[Pause], Any]) -> Any:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            counted = self.shared.latest(count)
-            if condition(counted):
-                return counted
-            self.assertLess(time.monotonic(), deadline)
+        counted: list[Any] = []
+
+        def is_reached() -> bool:
+            counted.append(self.shared.latest(count))
+            return condition(counted[-1])
+
+        wait_until("it is counted", is_reached)
+        return counted[-1]
 
     def test_short_count_returns_current_numbers(self) -> None:
         numbers = iter(range(1000))
@@ -143,9 +144,7 @@ class SharedCountTest(unittest.TestCase):
 
     def test_one_process_counts_for_all_and_another_takes_over_when_it_is_killed(self) -> None:
         with self.workers(3) as workers:
-            deadline = time.monotonic() + PATIENCE
-            while workers[0].ask() is None:
-                self.assertLess(time.monotonic(), deadline)
+            wait_until("one has counted", lambda: workers[0].ask() is not None)
             counters = {worker.ask() for worker in workers for _ in range(5)}
             self.assertEqual(1, len(counters))
 
@@ -153,9 +152,7 @@ class SharedCountTest(unittest.TestCase):
             others = [worker for worker in workers if worker.pid != counter]
             for worker in set(workers).difference(others):
                 worker.kill()
-            deadline = time.monotonic() + PATIENCE
-            while {worker.ask() for worker in others} == {counter}:
-                self.assertLess(time.monotonic(), deadline)
+            wait_until("another has counted", lambda: {worker.ask() for worker in others} != {counter})
             now = {worker.ask() for worker in others for _ in range(5)}
 
             self.assertEqual(1, len(now))

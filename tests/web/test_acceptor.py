@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import socket
 import threading
-import time
 import unittest
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from filestoraged.web.acceptor import Acceptor, set_options
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.poller import Poller
-from tests.support import PATIENCE
+from tests.support import PATIENCE, wait_until
 
 
 class AcceptorTest(unittest.TestCase):
@@ -125,9 +124,7 @@ class AcceptorTest(unittest.TestCase):
         self.acceptor.resume()
         woken = threading.Thread(target=other.poll, args=(PATIENCE, 8))
         woken.start()
-        deadline = time.monotonic() + PATIENCE
-        while not _is_in_a_call_for(other._epoll.fileno(), woken) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until("it waits", lambda: _is_in_a_call_for(other._epoll.fileno(), woken))
         self.connect(1)
         woken.join()
         exhausted.on_exhausted()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from collections.abc import Iterator
 from unittest import mock
 
@@ -13,7 +12,7 @@ from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.postgresql.lease import JanitorLease
 from tests.store import drops_contract
 from tests.store.postgresql.opened import OpenedCase
-from tests.support import in_threads
+from tests.support import ago, in_threads
 
 
 class RegistryCase(OpenedCase, drops_contract.RegistryCase):
@@ -58,7 +57,7 @@ class PostgresDropsTest(RegistryCase, drops_contract.DropsContract):
     def test_clock_of_a_daemon_that_is_off_ends_no_drop(self) -> None:
         with mock.patch("time.time", lambda: 0.0):
             id_ = self.make()
-        ahead = time.time() + 20 * 24 * 3600
+        ahead = ago(-20 * 24 * 3600)
         with mock.patch("time.time", lambda: ahead):
             self.assertEqual(id_, self.drops.get(id_).id)
             self.assertEqual(0, self.drops.expire())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from typing import Any, ClassVar
 
 from filestoraged.daemon.s3_backend import connect_to
@@ -23,7 +22,7 @@ from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST, Gather
 from tests.store.s3.proxy import close_after, cut_request, cut_response, leave_unanswered, respond, start_proxy
 from tests.store.s3.servers import Bucket, Rclone, S3Server, Swift, shared
-from tests.support import TempCase
+from tests.support import TempCase, ago
 
 LARGE = 3 * 1024 * 1024
 
@@ -281,7 +280,7 @@ class PartsTest(BucketCase):
 
         swept = store.sweep()
         kept = self.bucket.uploads()
-        swept_later = sweep_uploads(store.client, now=time.time() + 25 * 3600, until=deadline())
+        swept_later = sweep_uploads(store.client, now=ago(-25 * 3600), until=deadline())
 
         self.assertEqual((0, ["ab/abc"]), (swept, kept))
         self.assertEqual((1, []), (swept_later, self.bucket.uploads()))

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from unittest import mock
 
@@ -43,7 +42,7 @@ from tests.postgresql import PostgresCase
 from tests.store.postgresql.opened import after_statement
 from tests.store.s3.proxy import Fault, flip_bit, hang, leave_unanswered, refuse, start_proxy
 from tests.store.s3.servers import Rclone, shared
-from tests.support import PATIENCE, in_threads
+from tests.support import PATIENCE, ago, in_threads
 from tests.tcp_proxy import TcpProxy
 
 # Seconds: longer than any machine with other tests takes from one step to the next.
@@ -558,7 +557,7 @@ class EndTest(RemoteCase):
         self.other.terminate(self.upload)
 
     def expire(self) -> None:
-        self.query("UPDATE uploads SET expires = %s", time.time() - 1)
+        self.query("UPDATE uploads SET expires = %s", ago(1))
         self.other.expire()
 
     # Faults.

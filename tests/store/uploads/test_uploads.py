@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from unittest import mock
@@ -20,7 +19,7 @@ from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
 from filestoraged.store.uploads.storage import Held, Tail
 from filestoraged.store.uploads.uploads import Uploads
-from tests.support import TempCase
+from tests.support import TempCase, ago
 
 TEA = b"tea and milk"
 TEA_HASH = hashlib.sha256(TEA).hexdigest()
@@ -295,7 +294,7 @@ class UploadsTest(TempCase):
 
     def fall_silent(self) -> None:
         """Let the holder of the upload have been silent for a minute."""
-        past = time.time() - 60
+        past = ago(60)
         os.utime(f"{self.directory}/{layout.upload_lock_path(self.upload)}", (past, past))
 
     def test_hold_of_a_dead_process_is_free_at_once(self) -> None:
@@ -327,7 +326,7 @@ class UploadsTest(TempCase):
         held = self.uploads.create(Draft("files", 3)).id
         with self.uploads.receive(held):
             for id_ in (self.upload, held):
-                expired = (time.time() - 1, id_)
+                expired = (ago(1), id_)
                 self.uploads._registry._transactions.write_rows(
                     "UPDATE uploads SET expires = ? WHERE id = ?", [expired]
                 ).result()
