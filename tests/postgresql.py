@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import itertools
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -14,13 +14,14 @@ import tempfile
 import threading
 import time
 import unittest
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from tests.daemon.process import kill_all
+from tests.runner.shared import is_shared, shared
 from tests.support import TempCase, free_port
 
 # Until a server answers, or has ended.
@@ -29,12 +30,38 @@ PATIENCE = 40.0
 USER, PASSWORD = "fred", "s3cret-of-the-database"
 
 
-class PostgresServer:
+class PostgresAccess:
+    """A server that somebody has started, and its databases."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def url(
+        self, database: str = "postgres", *, port: int | None = None, password: str = PASSWORD, more: str = ""
+    ) -> str:
+        return f"postgresql://{USER}:{password}@127.0.0.1:{port or self.port}/{database}{more}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url(database), autocommit=True, connect_timeout=10)
+
+    def create_database(self) -> str:
+        """Make an empty database. Returns its name."""
+        name = f"test{secrets.token_hex(8)}"
+        with self.connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        with self.connect() as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class PostgresServer(PostgresAccess):
     """A server of its own in a temporary directory, run by an unprivileged user: as root it refuses to run."""
 
     def __init__(self, *settings: str, sync: bool = False) -> None:
         """`settings` are lines of its configuration. With `sync`, what it has committed survives its kill."""
-        self.port = free_port()
+        super().__init__(free_port())
         self.directory = Path(tempfile.mkdtemp(prefix="filestoraged-pg-"))
         self._settings = [
             f"port = {self.port}",
@@ -45,7 +72,6 @@ class PostgresServer:
             f"fsync = {'on' if sync else 'off'}",
             *settings,
         ]
-        self._names = itertools.count()
         self.process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             account = pwd.getpwnam("nobody")
@@ -80,21 +106,6 @@ class PostgresServer:
                     raise AssertionError((self.directory / "log").read_text()) from None
                 threading.Event().wait(0.02)
 
-    def url(
-        self, database: str = "postgres", *, port: int | None = None, password: str = PASSWORD, more: str = ""
-    ) -> str:
-        return f"postgresql://{USER}:{password}@127.0.0.1:{port or self.port}/{database}{more}"
-
-    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
-        return psycopg.connect(self.url(database), autocommit=True, connect_timeout=10)
-
-    def create_database(self) -> str:
-        """Make an empty database. Returns its name."""
-        name = f"test{next(self._names)}"
-        with self.connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return name
-
     def pids(self) -> list[int]:
         """The process ids of the server and of all its processes."""
         assert self.process is not None
@@ -127,21 +138,25 @@ class PostgresServer:
 
 
 class PostgresCase(TempCase):
-    """Gives each class a server, and each test a database."""
+    """Gives each test a database: of the server of the run, or of one of the class, where that has settings."""
 
     settings: Sequence[str] = ()
-    server: PostgresServer
+    server: PostgresAccess
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.server = PostgresServer(*cls.settings)
-        cls.addClassCleanup(cls.server.remove)
-        cls.server.start()
+        if is_shared() and not cls.settings:
+            cls.server = PostgresAccess(shared("postgresql", _start_shared))
+        else:
+            server = PostgresServer(*cls.settings)
+            cls.addClassCleanup(server.remove)
+            cls.server = server.start()
 
     def setUp(self) -> None:
         super().setUp()
         self.database = self.server.create_database()
+        self.addCleanup(self.server.drop_database, self.database)
         self.url = self.server.url(self.database)
 
     def query(self, statement: str, *values: Any) -> list[Any]:
@@ -157,6 +172,12 @@ def start_postgres(case: unittest.TestCase, *settings: str, sync: bool = False) 
     server = PostgresServer(*settings, sync=sync)
     case.addCleanup(server.remove)
     return server.start()
+
+
+def _start_shared() -> tuple[int, Callable[[], None]]:
+    # Several units use it at a time.
+    server = PostgresServer("max_connections = 300").start()
+    return server.port, server.remove
 
 
 def server_program(name: str) -> str:

@@ -17,7 +17,7 @@ import requests
 from filestoraged.daemon.values import parse_database
 from filestoraged.errors import UsageError
 from tests.daemon.process import PATIENCE, Daemon, fork_command, running, traced_processes
-from tests.postgresql import PASSWORD, PostgresCase, start_postgres
+from tests.postgresql import PASSWORD, PostgresCase, PostgresServer, start_postgres
 from tests.support import ServerCase, TempCase, free_port, in_threads
 from tests.tcp_proxy import TcpProxy
 
@@ -301,6 +301,7 @@ class RefusedTest(PostgresCase, FaultCase):
     """The server is there, and does not let the daemon in, or not do what it wants."""
 
     settings = ("max_connections = 12", "superuser_reserved_connections = 3")
+    server: PostgresServer
 
     def test_wrong_password_gets_503(self) -> None:
         self.assert_refused(f"postgresql://fred:wrong@127.0.0.1:{self.server.port}/{self.database}")

@@ -222,6 +222,55 @@ class RealTimeTest(RunnerCase):
                 self.assertTrue(all(is_listed(test.id()) for test in tests))
 
 
+class SharedServerTest(RunnerCase):
+    SOURCE = """
+        import os, pathlib
+        from tests.runner.marks import alone
+        from tests.runner.shared import shared
+
+        def start():
+            with open("started", "a") as file: print(os.getpid(), file=file)
+            return [os.getpid()], lambda: pathlib.Path("ended").touch()
+
+        def fail(): raise OSError("no port")
+
+        def use():
+            with open("used", "a") as file: print(*shared("server", start), file=file)
+
+        class FirstTest(unittest.TestCase):
+            def test_uses(self):
+                use()
+                use()
+        @alone
+        class SecondTest(unittest.TestCase):
+            def test_uses(self): use()
+        """
+
+    def words(self, name: str) -> list[str]:
+        return (self.directory / name).read_text().split()
+
+    def test_server_is_started_once_for_all_units_and_ended_with_the_run(self) -> None:
+        self.run_tests(self.SOURCE, status=0)
+
+        (keeper,) = self.words("started")
+        self.assertEqual([keeper] * 3, self.words("used"))
+        self.assertTrue((self.directory / "ended").exists())
+        self.assertFalse(is_alive(int(keeper)))
+
+    def test_server_that_does_not_start_fails_the_test_with_the_reason_in_the_output(self) -> None:
+        done = self.run_tests(self.SOURCE.replace('"server", start', '"server", fail'))
+
+        self.assertEqual("0 passed, 2 failed\n", done.stdout)
+        self.assertIn("AssertionError: server does not start", done.stderr)
+        self.assertIn("OSError: no port", done.stderr)
+
+    def test_server_ends_when_the_runner_is_killed(self) -> None:
+        kill = 'os.kill(int(os.environ["TESTS_SHARED_RUNNER"]), 9)'
+        self.run_tests(self.SOURCE.replace("use()\n                use()", f"use(); {kill}"), status=-9)
+
+        self.wait_until("it has ended", (self.directory / "ended").exists)
+
+
 class OrderTest(TempCase):
     def test_units_are_classes_the_longest_first_and_those_that_run_alone_last(self) -> None:
         durations = {test.id(): 1.0 for test in (*self.some(FastTest), *self.some(CountTest))}

@@ -22,6 +22,7 @@ from typing import Any
 
 from tests.runner.process import run_unit
 from tests.runner.progress import Problem, Progress
+from tests.runner.shared import end_shared, share_servers
 from tests.runner.units import Unit
 
 # Seconds from SIGABRT, which prints the stacks, to SIGKILL.
@@ -106,12 +107,14 @@ class Scheduler:
         # The collector would write to, and so copy, the pages that the processes share.
         gc.collect()
         gc.freeze()
+        share_servers(self._directory / "shared")
         try:
             self._run_at_most(self._jobs, [unit for unit in units if not unit.runs_alone])
             self._run_at_most(1, [unit for unit in units if unit.runs_alone])
         finally:
             for running in self._running.values():
                 running.reap()
+            end_shared(self._directory / "shared")
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _run_at_most(self, jobs: int, units: Sequence[Unit]) -> None:

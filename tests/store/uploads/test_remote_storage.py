@@ -127,7 +127,10 @@ class RemoteCase(PostgresCase):
 
     def end_sessions(self) -> None:
         """End all sessions of owners."""
-        self.query("SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        self.query(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
 
     def keys(self) -> list[str]:
         return self.bucket.keys("uploads/")
