@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from unittest import mock
