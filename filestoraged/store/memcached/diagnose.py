@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,10 +27,10 @@ def examine(servers: Sequence[str], size: int, *, timeout: float = 2.0) -> list[
 
     Raises ValueError if one of them is not HOST:PORT.
     """
-    pool = ServerPool(servers, timeout=timeout, connect_timeout=timeout)
-    # Chunks are spread evenly.
-    share = size * (100 + _MEMORY_OVERHEAD) // 100 // len(pool.servers)
-    return [diagnosis for server in pool.servers for diagnosis in _examine_server(server, share)]
+    with contextlib.closing(ServerPool(servers, timeout=timeout, connect_timeout=timeout)) as pool:
+        # Chunks are spread evenly.
+        share = size * (100 + _MEMORY_OVERHEAD) // 100 // len(pool.servers)
+        return [diagnosis for server in pool.servers for diagnosis in _examine_server(server, share)]
 
 
 def _examine_server(server: PoolServer, share: int) -> Iterator[Diagnosis]:

@@ -521,8 +521,6 @@ class OddServerTest(TempCase):
                     assert_unavailable(self, lambda store=store: store.remove("x"))
 
     def test_malformed_statistics_are_an_error_or_count_as_zero(self) -> None:
-        # `examine` does not close its connections.
-        self.announce("ResourceWarning: unclosed <socket.socket .*raddr=")
         store = self.store_at(lambda connection: reply_once(connection, b"STAT\r\nEND\r\n"))
         assert_unavailable(self, lambda: store.pool.servers[0].call(lambda client: client.stats()))
 
