@@ -142,6 +142,7 @@ class ThreeDaemonsTest(ServiceCase):
         self.assertEqual((410, data, 410), (before, answer, after))
 
     def test_daemon_that_loses_the_database_in_a_download_does_not_send_the_last_byte(self) -> None:
+        self.announce("connection of client 127.0.0.1 broke off: DatabaseFailure: connection failed")
         data = os.urandom(16 * 1024 * 1024)
         proxy = TcpProxy(self.server.port)
         self.addCleanup(proxy.close)

@@ -203,7 +203,7 @@ class DownloadTest(S3ServerCase):
         self.assertEqual(LARGE, self.download(LARGE).body)
 
     def test_download_that_cannot_be_continued_is_incomplete(self) -> None:
-        self.announce("response for client 127.0.0.1 broke off: (IncompleteRead|timed out)")
+        self.announce("connection of client 127.0.0.1 broke off: (IncompleteRead|TimeoutError)")
         key = self.put_behind(LARGE)
         for fault in (cut_response, hang_in_response):
             self.proxy.fail(fault, method="GET", target=key)
@@ -236,7 +236,7 @@ class DownloadTest(S3ServerCase):
         self.assert_lie_is_found(shorten)
 
     def test_part_of_an_object_is_cut_where_the_store_cuts_it(self) -> None:
-        self.announce("response for client 127.0.0.1 broke off: IncompleteRead")
+        self.announce("connection of client 127.0.0.1 broke off: IncompleteRead")
         key = self.put_behind(LARGE)
         self.proxy.fail(cut_response, method="GET", target=key)
 
@@ -244,7 +244,7 @@ class DownloadTest(S3ServerCase):
             self.get(f"/{sha256(LARGE)}", Range="bytes=1000-2000000")
 
     def assert_lie_is_found(self, fault: Fault) -> None:
-        self.announce("(answering 500|response for client 127.0.0.1 broke off): .*The object is damaged")
+        self.announce("(answering 500|connection of client 127.0.0.1 broke off): .*The object is damaged")
         for data in (SMALL, LARGE):
             key = self.put_behind(data)
             self.proxy.fail(fault, method="GET", target=key)
@@ -271,8 +271,8 @@ class DropTest(S3ServerCase):
         self.assertEqual(410, self.get(target).status)
 
     def test_drop_is_never_given_in_part_or_with_other_bytes(self) -> None:
-        self.announce("(answering 500|response for client 127.0.0.1 broke off): .*The object is damaged")
-        self.announce("response for client 127.0.0.1 broke off: IncompleteRead")
+        self.announce("(answering 500|connection of client 127.0.0.1 broke off): .*The object is damaged")
+        self.announce("connection of client 127.0.0.1 broke off: IncompleteRead")
         for data in (SMALL, LARGE):
             target = self.bring(data)
             for fault in (cut_response, flip_bit, shorten):

@@ -265,7 +265,7 @@ class FromDiskContract(DownloadContract):
         connection = self.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         received = connection.recv(1000)
-        self.announce("connection of client 127.0.0.1 failed")
+        self.announce("connection of client 127.0.0.1 broke off: a file ended before its size")
 
         os.truncate(self.path_on_disk(digest), 19_000_000)
         while True:
