@@ -361,6 +361,7 @@ class FailureTest(DropsCase):
             self.assertEqual(number, self.server_metrics.totals()["drops", "GET"].kinds.get(kind))
 
     def test_read_error_of_the_disk_in_mid_download_is_logged_and_counted_and_leaves_the_drop(self) -> None:
+        self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 5\] Input/output error")
         data = os.urandom(9 * MIB)
         path = self.drop(data)
 
@@ -372,6 +373,7 @@ class FailureTest(DropsCase):
         self.assertEqual(410, self.get(path).status)
 
     def test_file_that_is_truncated_in_mid_download_is_logged_and_counted_and_leaves_the_drop(self) -> None:
+        self.announce("connection of client 127.0.0.1 broke off: a file ended before its size")
         path = self.drop(bytes(MIB))
 
         with mock.patch("os.sendfile", return_value=0):
@@ -380,6 +382,7 @@ class FailureTest(DropsCase):
         self.assertEqual(200, self.download(path)[0])
 
     def test_file_that_cannot_be_opened_answers_500_and_leaves_the_drop(self) -> None:
+        self.announce(r"answering 500: OSError: \[Errno 5\] Input/output error")
         path = self.drop(b"tea")
 
         with mock.patch.object(DiskBlob, "__init__", side_effect=OSError(errno.EIO, "Input/output error")):
@@ -398,6 +401,7 @@ class FailureTest(DropsCase):
         self.assertEqual(410, answers[6][0])
 
     def test_claim_that_cannot_be_sealed_breaks_the_download_off_and_leaves_the_drop(self) -> None:
+        self.announce("connection of client 127.0.0.1 broke off: The store cannot be reached; retry later")
         # As in PostgreSQL. A small one is sealed before its first byte.
         for size, status in ((100, 503), (100_000, 200)):
             path = self.drop(bytes(size))
@@ -412,6 +416,7 @@ class FailureTest(DropsCase):
             self.assertEqual((200, bytes(size)), self.download(path))
 
     def test_read_error_of_an_object_is_logged_and_counted(self) -> None:
+        self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 5\] Input/output error")
         digest = json.loads(self.post("/", bytes(MIB)).body)["hash"]
 
         with mock.patch("os.sendfile", side_effect=OSError(errno.EIO, "Input/output error")):

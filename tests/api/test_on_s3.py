@@ -139,7 +139,7 @@ class StreamTest(OnS3):
         self.assert_stored(0)
 
     def test_download_of_other_bytes_is_not_complete(self) -> None:
-        self.announce("connection of client 127.0.0.1 broke off: The object is damaged: its bytes have another digest")
+        self.announce(f"connection of client 127.0.0.1 broke off: object {self.digest}: The object is damaged")
         self.post("/", self.data)
         self.bucket.put(f"part/{self.digest[:2]}/{self.digest}", bytes([self.data[0] ^ 1]) + self.data[1:])
 

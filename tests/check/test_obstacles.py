@@ -41,6 +41,7 @@ class ObstaclesTest(ServerCase):
         self.assertEqual([], self.check())
 
     def test_directory_in_place_of_an_object_is_named_and_moved(self) -> None:
+        self.announce(r"answering 500: IsADirectoryError: \[Errno 21\] '/.*/[0-9a-f]{64}' is a directory")
         for body in BODIES:
             name = hashlib.sha256(body).hexdigest()
             for target, shown in (("/", f"/{name}"), ("/data/pets", f"/data/pets/{name}")):
@@ -56,6 +57,7 @@ class ObstaclesTest(ServerCase):
                     self.assertEqual(body, self.get(shown).body)
 
     def test_upload_of_a_new_object_over_a_directory_is_not_told_that_it_exists(self) -> None:
+        self.announce(r"answering 500: FileExistsError: \[Errno 17\] '/.*/[0-9a-f]{64}' is not a regular file")
         for body in BODIES:
             name = hashlib.sha256(body).hexdigest()
             named = self.store_path / name[:2] / name
@@ -65,6 +67,7 @@ class ObstaclesTest(ServerCase):
                 self.assert_refused(body, "/", named, If_None_Match="*")
 
     def test_file_in_place_of_a_directory_is_named_and_moved(self) -> None:
+        self.announce(r"answering 500: NotADirectoryError: \[Errno 20\] '/.*/([0-9a-f]{2}|cats)' is not a directory")
         for body in BODIES:
             name = hashlib.sha256(body).hexdigest()
             for target, path in (
@@ -86,6 +89,7 @@ class ObstaclesTest(ServerCase):
                     named.rmdir()
 
     def test_link_to_nowhere_in_place_of_a_directory_is_named_at_once_and_left(self) -> None:
+        self.announce(r"answering 500: NotADirectoryError: \[Errno 20\] '/.*/[0-9a-f]{2}' is not a directory")
         for body in BODIES:
             named = self.store_path / hashlib.sha256(body).hexdigest()[:2]
             named.symlink_to("missing")
@@ -97,6 +101,7 @@ class ObstaclesTest(ServerCase):
             named.unlink()
 
     def test_file_in_place_of_the_directory_of_stagings_is_named_and_moved(self) -> None:
+        self.announce(r"answering 500: NotADirectoryError: \[Errno 20\] Not a directory: '/.*/staging/")
         staging = self.store_path / "staging"
         self.assertEqual(200, self.post("/", BODIES[1]).status)
         for each in staging.iterdir():
@@ -113,6 +118,7 @@ class ObstaclesTest(ServerCase):
         self.assert_healed(BODIES[1] + b"2", "/", staging)
 
     def test_file_in_place_of_a_shard_of_drops_is_named_without_the_id(self) -> None:
+        self.announce(r"answering 500: NotADirectoryError: \[Errno 20\] '/.*/drops/[0-9a-f]{2}' is not a directory")
         drops = self.store_path / "drops"
         drops.mkdir(exist_ok=True)
         for number in range(256):

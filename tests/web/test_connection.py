@@ -491,6 +491,7 @@ class FailureTest(ServerCase):
     error = OSError(errno.EIO, "Input/output error")
 
     def test_response_that_cannot_be_sent_is_counted_as_an_error_besides(self) -> None:
+        self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 5\] Input/output error")
         with patch.object(Sender, "push", side_effect=self.error):
             answers, rest = self.raw_until_closed(HEALTH)
 
@@ -498,6 +499,7 @@ class FailureTest(ServerCase):
         self.assert_failed_once()
 
     def test_body_that_cannot_be_received_is_counted_as_an_error_and_not_as_a_client_that_left(self) -> None:
+        self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 5\] Input/output error")
         with patch.object(Receiver, "receive_all", side_effect=self.error):
             self.raw_until_closed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf")
 
@@ -507,6 +509,7 @@ class FailureTest(ServerCase):
         self.assert_stored(0)
 
     def test_connection_that_cannot_be_watched_is_counted_as_an_error(self) -> None:
+        self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 5\] Input/output error")
         with patch.object(Poller, "register", side_effect=self.error):
             self.assertEqual(b"", self.connect().recv(1))
 

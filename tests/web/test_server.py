@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from filestoraged.api import operations
+from filestoraged.errors import Error
 from filestoraged.future import Future
 from filestoraged.web.connection import READABLE, Connection
 from filestoraged.web.connection_limit import ConnectionLimit
@@ -71,7 +72,8 @@ class LoopCase(ServerCase):
 
 class FailingTest(LoopCase):
     def test_response_that_cannot_be_sent_or_abandoned_delays_no_other(self) -> None:
-        self.announce("(connection|undoing a request) of client 127.0.0.1 failed\n(.*\n)+RuntimeError: on purpose")
+        self.announce("connection of client 127.0.0.1 broke off: RuntimeError: on purpose\n")
+        self.announce("undoing a request of client 127.0.0.1 failed\n(.*\n)+RuntimeError: on purpose, again")
         connections = self.greeted(6)
         push, undo = Sender.push, Connection._close_response
         pushes: list[Sender] = []
@@ -82,8 +84,8 @@ class FailingTest(LoopCase):
                 raise RuntimeError("on purpose")
             return push(sender)
 
-        def fail(connection: Connection) -> None:
-            undo(connection)
+        def fail(connection: Connection, fault: Error | None) -> None:
+            undo(connection, fault)
             raise RuntimeError("on purpose, again")
 
         with patch.object(Sender, "push", fail_once), patch.object(Connection, "_close_response", fail):
@@ -114,7 +116,7 @@ class FailingTest(LoopCase):
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
     def test_connection_that_epoll_refuses_is_closed(self) -> None:
-        self.announce("connection of client 127.0.0.1 failed\n(.*\n)+OSError.* No space left on device$")
+        self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 28\] No space left on device$")
 
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
