@@ -286,6 +286,7 @@ class DropTest(S3ServerCase):
             self.assertEqual(410, self.get(target).status)
 
     def test_download_that_the_store_breaks_off_does_not_use_up_the_drop(self) -> None:
+        self.announce("connection of client 127.0.0.1 broke off: IncompleteRead")
         for data, kinds in ((SMALL, {"StoreUnavailable": 7}), (LARGE, {"StoreUnavailable": 14})):
             target = self.bring(data)
             self.proxy.fail(cut_response, method="GET", target="/drops/")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import requests
 
 from filestoraged.store import layout
-from tests.daemon.process import PATIENCE, Daemon, running
+from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon, running
 from tests.support import Answer, ServerCase, TempCase, find_program
 
 DROPS = "/vimeo/api/v1.0/file"
@@ -268,6 +268,7 @@ class UnmountedStoreTest(TempCase):
         return set(statuses)
 
     def test_unmounted_store_acknowledges_nothing_and_stays_empty_below_the_mount_point(self) -> None:
+        self.announce(KILLED_WORKER)
         before = self.statuses()
         self.run_inside(f'umount --lazy "{self.mounted}"')
         during = self.statuses()
@@ -288,6 +289,7 @@ class UnmountedStoreTest(TempCase):
 
 class ReloadTest(TempCase):
     def test_reload_while_the_store_is_replaced_is_refused_and_the_same_one_serves_again(self) -> None:
+        self.announce("not reloaded, keeping the former configuration: .* is not what was opened there")
         store, away = self.directory / "store", self.directory / "away"
         with running("--store", str(store), "--workers", "1") as daemon:
             os.rename(store, away)

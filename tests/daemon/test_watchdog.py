@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from filestoraged.daemon import systemd
-from tests.daemon.process import PATIENCE, running
+from tests.daemon.process import KILLED_WORKER, PATIENCE, running
 from tests.support import TempCase
 
 # Microseconds. The daemon notifies four times as often.
@@ -51,6 +51,7 @@ class WatchdogTest(TempCase):
             self.assertEqual("WATCHDOG=1", self.told())
 
     def test_manager_that_does_not_read_keeps_the_master_from_nothing(self) -> None:
+        self.announce(KILLED_WORKER)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
             other.setblocking(False)
             while True:
