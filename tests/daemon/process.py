@@ -134,9 +134,11 @@ def kill_all(pids: Sequence[int]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 descriptors.append(os.pidfd_open(pid))
                 stack.callback(os.close, descriptors[-1])
-        for descriptor in descriptors:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        # All are stopped before one is killed: a worker whose master is dead would drain.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for descriptor in descriptors:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, number)
         for descriptor in descriptors:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
