@@ -391,6 +391,7 @@ class FailureTest(DropsCase):
         self.assertEqual((200, b"tea"), self.download(path))
 
     def test_failure_behind_the_last_byte_counts_as_a_broken_download(self) -> None:
+        self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 5\] Input/output error")
         path = self.drop(b"tea")
 
         unknown = mock.PropertyMock(side_effect=OSError(errno.EIO, "Input/output error"))
