@@ -429,7 +429,7 @@ class RestartTest(TempCase):
 
     def test_upload_that_has_lost_a_chunk_is_refused_before_it_is_visible(self) -> None:
         memcached = start_memcached(self)
-        store = MemcachedStore([memcached.address])
+        store = open_store(self, [memcached.address])
         with mock.patch.object(store.pool, "add") as add, self.assertRaises(Error), store.stage() as staging:
             staging.write(bytes(3 * CHUNK_SIZE))
             memcached.client.delete(memcached.chunk_keys()[0])
