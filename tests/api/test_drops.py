@@ -566,6 +566,7 @@ class LostStoreTest(DropsCase):
 
 class UnreadableDropTest(DropsCase):
     def test_drop_whose_bytes_cannot_be_opened_answers_500_and_is_available_again(self) -> None:
+        self.announce(r"answering 500: OSError: \[Errno 5\] Input/output error")
         path = self.drop(b"tea")
 
         with mock.patch.object(DiskStore, "open", side_effect=OSError(errno.EIO, "Input/output error")):
