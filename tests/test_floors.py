@@ -23,18 +23,20 @@ FLOORS: dict[str, set[str]] = {}
 FLOORS["errors"] = set()
 FLOORS["digest"] = {"errors"}
 FLOORS["bounded_cache"] = set()
+FLOORS["clock"] = set()
 FLOORS["future"] = set()
 FLOORS["resources"] = set()
 FLOORS["wire"] = {"errors", "digest"}
-FLOORS["net"] = {"errors", "digest", "wire"}
-FLOORS["store"] = {"errors", "digest", "bounded_cache", "future", "wire", "net"}
-FLOORS["check"] = {"errors", "digest", "wire", "net", "store"}
-FLOORS["migration"] = {"errors", "digest", "wire", "net", "store", "check"}
-FLOORS["client"] = {"errors", "digest", "wire", "net"}
-FLOORS["web"] = {"errors", "digest", "bounded_cache", "future", "wire"}
-FLOORS["api"] = {"errors", "digest", "bounded_cache", "future", "resources", "wire", "net", "store", "web"}
+FLOORS["net"] = {"errors", "digest", "clock", "wire"}
+FLOORS["store"] = {"errors", "digest", "clock", "bounded_cache", "future", "wire", "net"}
+FLOORS["check"] = {"errors", "digest", "clock", "wire", "net", "store"}
+FLOORS["migration"] = {"errors", "digest", "clock", "wire", "net", "store", "check"}
+FLOORS["client"] = {"errors", "digest", "clock", "wire", "net"}
+FLOORS["web"] = {"errors", "digest", "clock", "bounded_cache", "future", "wire"}
+FLOORS["api"] = {"errors", "digest", "clock", "bounded_cache", "future", "resources", "wire", "net", "store", "web"}
 FLOORS["daemon"] = {
-    *("errors", "digest", "future", "resources", "wire", "net", "store", "check", "migration", "client", "web", "api")
+    *("errors", "digest", "clock", "future", "resources", "wire", "net", "store", "check", "migration", "client"),
+    *("web", "api"),
 }
 
 # Modules on no floor: all import the first, and the second imports the top floor.

@@ -1,0 +1,45 @@
+"""Time as a parameter: what waits or expires is given a clock, and tests give it one that they advance.
+
+It is monotonic. Dates, which people and files have, are not its business.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+_Result = TypeVar("_Result")
+
+
+class Clock(Protocol):
+    """Any thread calls it. What polls descriptors asks `now` alone, and is woken by a descriptor of its own."""
+
+    def now(self) -> float:
+        """Seconds since a moment that is the same for all processes."""
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+    def wait(self, event: threading.Event, timeout: float | None = None, /) -> bool:
+        """Wait until the event is set, for `timeout` seconds at most. Returns whether it is."""
+
+    def wait_for(
+        self, condition: threading.Condition, predicate: Callable[[], _Result], timeout: float | None = None, /
+    ) -> _Result:
+        """Wait until the predicate holds, for `timeout` seconds at most. Returns what it returned last.
+
+        The caller holds the condition, and whatever changes the predicate notifies it.
+        """
+
+
+class _SystemClock:
+    """The functions themselves: a call costs no more than without a clock."""
+
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+    wait = staticmethod(threading.Event.wait)
+    wait_for = staticmethod(threading.Condition.wait_for)
+
+
+SYSTEM_CLOCK: Clock = _SystemClock()

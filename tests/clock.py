@@ -1,0 +1,73 @@
+"""A clock for tests: its time passes by `advance` alone."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+# Real seconds after which a thread that nothing wakes fails, so that a test ends.
+_PATIENCE = 60.0
+
+_Result = TypeVar("_Result")
+
+
+class VirtualClock:
+    """Threads that wait on it are woken when their time has come, or by what they wait for.
+
+    A test that advances it for another thread calls `wait_for_waiting` first: until then, that thread may not wait yet.
+    """
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self._now = now
+        # Guards the list, and is notified when it grows. A condition is in it once for each thread that waits on it.
+        self._changed = threading.Condition()
+        self._waiting: list[threading.Condition] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        with self._changed:
+            self._now += seconds
+            conditions = list(self._waiting)
+        for condition in conditions:
+            with condition:
+                condition.notify_all()
+
+    def wait_for_waiting(self, threads: int = 1) -> None:
+        """Return when so many threads wait on this clock."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._waiting) >= threads, _PATIENCE):
+                raise AssertionError(f"{len(self._waiting)} threads wait, not {threads}")
+
+    def sleep(self, seconds: float, /) -> None:
+        self.wait(threading.Event(), seconds)
+
+    def wait(self, event: threading.Event, timeout: float | None = None, /) -> bool:
+        # What `Event.set` notifies.
+        condition: threading.Condition = event._cond  # type: ignore[attr-defined]
+        with condition:
+            return self.wait_for(condition, event.is_set, timeout)
+
+    def wait_for(
+        self, condition: threading.Condition, predicate: Callable[[], _Result], timeout: float | None = None, /
+    ) -> _Result:
+        end = math.inf if timeout is None else self._now + timeout
+        result: Any = predicate()
+        if result or self._now >= end:
+            return result  # type: ignore[no-any-return]
+        with self._changed:
+            self._waiting.append(condition)
+            self._changed.notify_all()
+        try:
+            # No change is missed: whoever notifies holds the condition, and this thread lets it go by `wait` alone.
+            while not result and self._now < end:
+                if not condition.wait(_PATIENCE):
+                    raise AssertionError("nothing has woken a thread, neither the clock nor what it waits for")
+                result = predicate()
+        finally:
+            with self._changed:
+                self._waiting.remove(condition)
+        return result  # type: ignore[no-any-return]
