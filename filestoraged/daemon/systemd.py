@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +23,13 @@ class ServiceManager:
     order, for `flush`.
     """
 
-    def __init__(self) -> None:
-        path = os.environ.get("NOTIFY_SOCKET", "")
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        path = environment.get("NOTIFY_SOCKET", "")
         # "@" stands for the zero byte that begins a name in the abstract name space.
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._unsent: deque[bytes] = deque()
+        # Seconds that the manager waits for a `WATCHDOG=1`; infinite where it has no watchdog for this process.
+        self.watchdog_timeout = _watchdog_timeout(environment)
 
     def report_ready(self, status: str) -> None:
         self._report("READY=1", f"STATUS={status}")
@@ -70,12 +73,9 @@ class ServiceManager:
         return True
 
 
-def watchdog_timeout() -> float:
-    """Return the seconds that the manager waits for a `WATCHDOG=1`; infinity where it has no watchdog for this process.
-
-    See sd_watchdog_enabled(3).
-    """
-    micros, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+def _watchdog_timeout(environment: Mapping[str, str]) -> float:
+    """See sd_watchdog_enabled(3)."""
+    micros, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if not micros.isdecimal() or pid not in ("", str(os.getpid())):
         return math.inf
     return int(micros) / 1_000_000

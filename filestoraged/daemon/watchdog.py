@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+from filestoraged.daemon.processes import Processes
 from filestoraged.daemon.supervisor import WorkerProcess
-from filestoraged.daemon.systemd import ServiceManager, watchdog_timeout
+from filestoraged.daemon.systemd import ServiceManager
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +45,18 @@ class Watchdog:
 
     def __init__(
         self,
+        processes: Processes,
         heartbeats: Heartbeats,
         manager: ServiceManager,
         timeouts: HeartbeatTimeouts = _TIMEOUTS,
-        *,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` is that of the heartbeats."""
+        self._processes = processes
         self._heartbeats = heartbeats
         self._manager = manager
         self._timeouts = timeouts
-        self._clock = clock
-        self._manager_timeout = watchdog_timeout()
         # Seconds between two calls: a worker is killed within 1 s of its timeout, and no notification is late.
-        self.interval = min(timeouts.silence / 15, self._manager_timeout / 4)
-        self._last_call = clock()
+        self.interval = min(timeouts.silence / 15, manager.watchdog_timeout / 4)
+        self._last_call = processes.now()
         # Heartbeats before that say nothing: this process was stopped.
         self._resumed = -math.inf
         # Slots of workers that were reported: each is logged once.
@@ -69,13 +65,13 @@ class Watchdog:
     def hanging(self, workers: Mapping[int, WorkerProcess]) -> list[int]:
         """Return the process ids of workers that hang, each once, for the caller to kill."""
         self._manager.flush()
-        now = self._clock()
+        now = self._processes.now()
         if now - self._last_call > self._timeouts.silence / 2:
             # All processes were stopped, or the machine had no time for this one: the workers had none either.
             self._resumed = now
         self._last_call = now
         hanging = [pid for pid, worker in workers.items() if self._hangs(pid, worker, now)]
-        if self._manager_timeout < math.inf and any(self._answers(worker, now) for worker in workers.values()):
+        if self._manager.watchdog_timeout < math.inf and any(self._answers(worker, now) for worker in workers.values()):
             self._manager.feed_watchdog()
         return hanging
 
@@ -97,18 +93,9 @@ class Watchdog:
             return False
         self._reported.add(worker.slot)
         fault = "has not answered" if beat else "has not begun to serve"
-        tracer = _tracer(pid)
+        tracer = self._processes.tracer(pid)
         if tracer:
             log.error("worker %d %s for %.0f s; process %d traces it, so it is not killed", pid, fault, waited, tracer)
             return False
         log.error("worker %d %s for %.0f s; killing it", pid, fault, waited)
         return True
-
-
-def _tracer(pid: int) -> int:
-    """Return the process id of a debugger, which may have stopped the process; 0 for none."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"TracerPid:"):
-                return int(line.split()[1])
-    return 0

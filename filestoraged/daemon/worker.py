@@ -14,8 +14,8 @@ from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.endpoints import Endpoint, Endpoints
 from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.logs import finish_log, flush_log, start_logging
+from filestoraged.daemon.processes import StatusPipe
 from filestoraged.daemon.services import Services
-from filestoraged.daemon.supervisor import StatusPipe
 from filestoraged.store.path_identity import PathIdentities
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit
@@ -75,7 +75,7 @@ class HTTPWorkers:
         serving = ServerThread(self._make_server(apps))
         serving.start()
         status.report_serving()
-        _wait_for_sigterm()
+        wait_for_sigterm()
         return 0 if self._drain(serving, status) else 1
 
     def close(self) -> None:
@@ -132,10 +132,10 @@ class ServerThread:
         return drained
 
 
-def _wait_for_sigterm() -> None:
-    """Wait for SIGTERM, and write waiting log lines meanwhile."""
+def wait_for_sigterm(flush_interval: float = _FLUSH_INTERVAL) -> None:
+    """Wait for SIGTERM, and write waiting log lines meanwhile, every so many seconds."""
     # Not by sigtimedwait: in CPython it returns a signal that was never sent after a stop and continue of this process.
-    signal.setitimer(signal.ITIMER_REAL, _FLUSH_INTERVAL, _FLUSH_INTERVAL)
+    signal.setitimer(signal.ITIMER_REAL, flush_interval, flush_interval)
     while signal.sigwaitinfo([signal.SIGTERM, signal.SIGALRM]).si_signo != signal.SIGTERM:
         flush_log()
     signal.setitimer(signal.ITIMER_REAL, 0.0)

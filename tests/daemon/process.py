@@ -229,3 +229,14 @@ def clean_environment() -> dict[str, str]:
     """The environment, without what a service manager or an earlier test has put there."""
     ours = ("STATE_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM")
     return {**{name: value for name, value in os.environ.items() if name not in ours}, "PYTHONPATH": str(ROOT)}
+
+
+def state(pid: int) -> str:
+    """Return the state of a process, such as T for stopped and Z for ended (proc_pid_stat(5))."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def has_pending(pid: int, number: int) -> bool:
+    """Whether a signal to a process waits to be received."""
+    (pending,) = re.findall(r"ShdPnd:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(pending, 16) & 1 << number - 1)

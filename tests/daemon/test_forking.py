@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import threading
 import time
@@ -42,6 +43,14 @@ class ForkTest(unittest.TestCase):
         self.addCleanup(os.waitpid, child, 0)
 
         self.assertFalse(shown.exists())
+
+    def test_collector_ignores_the_objects_that_a_child_shares_with_its_parent(self) -> None:
+        child = forking.fork()
+        if not child:
+            os._exit(gc.get_freeze_count() > 1000)
+
+        self.assertEqual(1 << 8, os.waitpid(child, 0)[1])
+        self.assertEqual(0, gc.get_freeze_count())
 
     def test_threads_that_have_not_ended_are_not_waited_for(self) -> None:
         is_over = threading.Event()

@@ -235,10 +235,14 @@ class DaemonTest(TempCase):
         with running(cwd=self.directory):
             self.assertTrue((self.directory / "store").is_dir())
 
-    def test_sigterm_and_sigint_exit_0(self) -> None:
+    def test_sigterm_and_sigint_exit_0_and_leave_no_worker(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(signal=number), running(*self.arguments()) as daemon:
+                workers = daemon.workers()
+
                 self.assertEqual(0, daemon.stop(number))
+
+                self.assertEqual([], [pid for pid in workers if Path(f"/proc/{pid}").exists()])
 
     def test_request_in_flight_is_finished_on_sigterm(self) -> None:
         with running(*self.arguments()) as daemon, self.upload_begun(daemon) as upload:

@@ -1,233 +1,413 @@
-"""Several workers under one master: all serve, the dead are replaced, and none outlives the master."""
+"""A master and its workers over a table of processes: time passes only while the master waits."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
+import math
 import signal
-import socket
-import threading
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
-import requests
-
-from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon, running
-from tests.support import TempCase, in_threads, read_answer
-
-HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+from filestoraged.daemon.processes import RELOAD_SIGNAL
+from filestoraged.daemon.supervisor import StopRequested
+from tests.daemon.process_table import Behaviour, MasterDied, ProcessTable
+from tests.daemon.supervision import DIES, DRAIN_TIMEOUT, HANGS, Group, SupervisorCase
 
 
-def is_running(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+class StartTest(SupervisorCase):
+    def test_start_returns_when_all_workers_serve(self) -> None:
+        self.assertEqual([True, True], [worker.serves for worker in self.table.alive])
+
+    def test_start_does_not_wait_for_a_worker_that_dies(self) -> None:
+        self.boot()
+        self.table.behaviour = DIES
+
+        self.supervisor.start()
+
+        self.assertAlmostEqual(1000.0625, self.table.time)
+
+    def test_signal_to_stop_ends_a_start_that_waits_and_stays_pending(self) -> None:
+        self.boot()
+        self.table.behaviour = HANGS
+        self.at(5, self.table.send, signal.SIGINT)
+
+        self.assertRaises(StopRequested, self.supervisor.start)
+
+        self.assertEqual(signal.SIGINT, self.supervisor.run())
 
 
-def _connections(pid: int, clients: list[socket.socket]) -> int:
-    """How many of the connections of these clients a process has open, by the sockets among its descriptors."""
-    ports = {client.getsockname()[1] for client in clients}
-    links = set()
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        # One may be closed meanwhile.
-        with contextlib.suppress(FileNotFoundError):
-            links.add(os.readlink(f"/proc/{pid}/fd/{name}"))
-    sockets = {link[len("socket:[") : -1] for link in links if link.startswith("socket:")}
-    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    # While others connect, one reading may show a connection twice, or not at all.
-    return len({fields[9] for fields in lines if int(fields[2].rpartition(":")[2], 16) in ports} & sockets)
+class DeadWorkersTest(SupervisorCase):
+    count = 4
+
+    def test_workers_that_die_together_are_replaced_together(self) -> None:
+        self.run_for(10)
+        self.kill(*self.table.alive)
+
+        self.run_for(0.15)
+
+        self.assertEqual([(0, 0), (1, 1), (2, 2), (3, 3)], [(each.number, each.slot) for each in self.table.alive])
+        self.assertTrue(all(each.serves for each in self.table.alive))
+        self.assertEqual([f"worker {pid} died after 10.1 s: SIGKILL" for pid in range(101, 105)], self.errors())
+
+    def test_orphan_that_ends_is_reaped_and_replaced_by_nothing(self) -> None:
+        before = self.table.alive
+        self.table.add_orphan()
+
+        self.run_for(1)
+
+        self.assert_alive(*before)
+        self.assertIsNone(self.table.reap())
+
+    def test_worker_that_exits_by_itself_without_an_error_is_replaced(self) -> None:
+        self.table.at(1, lambda: self.table.kill(101, signal.SIGTERM))
+
+        self.run_for(2)
+
+        self.assertEqual([102, 103, 104, 105], [each.pid for each in self.table.alive])
+
+    def test_workers_are_complete_after_a_burst_of_kills(self) -> None:
+        for round_ in range(40):
+            self.at(round_ * 0.3, lambda: self.kill(*self.table.alive))
+
+        self.run_for(40 * 0.3 + 3.1)
+
+        self.assertEqual({0, 1, 2, 3}, {each.number for each in self.table.alive})
+        self.assertEqual(len(self.table.workers) - 4, len(self.errors()))
 
 
-def _shares(daemon: Daemon, clients: list[socket.socket]) -> list[int]:
-    return [_connections(pid, clients) for pid in daemon.workers()]
+class ForkPauseTest(SupervisorCase):
+    count = 1
+
+    def forks(self, seconds: float) -> list[float]:
+        """Let time pass; return when workers were forked."""
+        began, before = self.table.time, len(self.table.forks)
+        self.run_for(seconds)
+        return [round(each - began, 2) for each in self.table.forks[before:]]
+
+    def kill_late(self, behaviour: Behaviour) -> None:
+        """Kill the workers, which have run for 11 s. Those that are forked then behave so."""
+        self.run_for(11)
+        self.table.behaviour = behaviour
+        self.kill(*self.table.alive)
+
+    def test_worker_that_dies_after_10_seconds_is_replaced_at_once(self) -> None:
+        self.kill_late(Behaviour())
+
+        self.assertEqual([0.0], self.forks(20))
+        self.errors()
+
+    def test_worker_that_dies_younger_is_replaced_0_2_seconds_after_its_fork(self) -> None:
+        self.kill(*self.table.alive)
+
+        self.assertEqual([0.1], self.forks(20))
+        self.errors()
+
+    def test_pause_between_forks_doubles_from_0_1_to_3_seconds_while_workers_die(self) -> None:
+        self.kill_late(DIES)
+
+        self.assertEqual([0.0, 0.2, 0.6, 1.4, 3.0, 6.0, 9.0, 12.0], self.forks(13))
+        self.table.behaviour = Behaviour()
+        self.assertEqual([2.0], self.forks(20))
+        self.kill(*self.table.alive)
+        self.assertEqual([0.0], self.forks(20))
+        self.errors()
+
+    def test_fork_that_the_system_refuses_is_tried_again_within_a_second(self) -> None:
+        self.table.refuses_forks = True
+        self.kill_late(Behaviour())
+
+        self.assertEqual([0.0, 0.9], self.forks(1))
+        self.table.refuses_forks = False
+        self.run_for(1)
+
+        self.assertEqual(1, len(self.table.alive))
+        refused = ["cannot start a worker: Resource temporarily unavailable"] * 2
+        self.assertEqual(["worker 101 died after 11.1 s: SIGKILL", *refused], self.errors())
+
+    def test_all_missing_workers_are_forked_together(self) -> None:
+        self.group.count = 4
+        self.kill_late(DIES)
+
+        self.assertEqual([0.0] * 4 + [0.2] * 4, self.forks(0.5)[-8:])
+        self.errors()
 
 
-def status_of(client: socket.socket, method: str, digest: str) -> int:
-    client.sendall(f"{method} /{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    return read_answer(client).status
+class ReplacementTest(SupervisorCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.former = self.table.alive
 
-
-class WorkersTest(TempCase):
-    def daemon(self) -> contextlib.AbstractContextManager[Daemon]:
-        return running("--workers", "3", "--store", str(self.directory / "store"))
-
-    def test_configured_number_of_workers_serves(self) -> None:
-        with self.daemon() as daemon:
-            workers = daemon.workers()
-
-            statuses = in_threads(30, lambda _: requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
-
-            self.assertEqual(3, len(workers))
-            self.assertEqual([200] * 30, statuses)
-            self.assertTrue(any("with 3 workers" in line for line in daemon.lines()))
-
-    def test_object_stored_by_one_worker_is_served_by_all(self) -> None:
-        with self.daemon() as daemon:
-            digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
-
-            bodies = in_threads(30, lambda _: requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
-
-            self.assertEqual([b"tea"] * 30, bodies)
-
-    def test_object_removed_by_one_worker_is_not_served_from_the_memory_of_another(self) -> None:
-        with self.daemon() as daemon, contextlib.ExitStack() as stack:
-            address = ("127.0.0.1", daemon.ports[0])
-            clients = [stack.enter_context(socket.create_connection(address)) for _ in range(12)]
-            for number in range(20):
-                digest = requests.post(daemon.url, data=b"tea %d" % number, timeout=PATIENCE).json()["hash"]
-                before = [status_of(client, "GET", digest) for client in clients * 2]
-
-                removed = status_of(clients[number % 12], "DELETE", digest)
-
-                self.assertEqual(([200] * 24, 200), (before, removed))
-                self.assertEqual([404] * 12, [status_of(client, "GET", digest) for client in clients])
-
-    def test_connections_are_shared_evenly_among_the_workers(self) -> None:
-        with self.daemon() as daemon:
-            # Where the machine keeps one worker waiting, another helps for half a second, and gets more.
-            least = next((each for each in (self.least_share(daemon) for _ in range(10)) if each >= 20), 0)
-
-        self.assertGreaterEqual(least, 20)
-
-    def least_share(self, daemon: Daemon) -> int:
-        """Make 90 connections. Returns how many of them the worker with the fewest has."""
-        with contextlib.ExitStack() as stack:
-            clients: list[socket.socket] = []
-            for _ in range(90):
-                connection = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.ports[0])))
-                connection.sendall(HEALTH)
-                # A connection that waits for a worker has no answer before the test gives up.
-                read_answer(connection)
-                clients.append(connection)
-            self.wait_until("all are seen", lambda: sum(_shares(daemon, clients)) == 90)
-            least = min(_shares(daemon, clients))
-            for client in clients:
-                client.shutdown(socket.SHUT_RDWR)
-            self.wait_until("all are closed", lambda: not sum(_shares(daemon, clients)))
-            return least
-
-    def test_connection_limit_holds_for_all_workers_together(self) -> None:
-        where = ("--store", str(self.directory / "store"), "--max-connections", "7")
-        with running("--workers", "3", *where) as daemon, contextlib.ExitStack() as stack:
-            address = ("127.0.0.1", daemon.ports[0])
-            uploads = [stack.enter_context(socket.create_connection(address)) for _ in range(7)]
-            for upload in uploads:
-                upload.sendall(
-                    b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
-                )
-            begun = [read_answer(upload).status for upload in uploads]
-            others = [stack.enter_context(socket.create_connection(address)) for _ in range(3)]
-            refused = [read_answer(other).status for other in others]
-
-        self.assertEqual(([100] * 7, [503] * 3), (begun, refused))
-
-    def test_killed_worker_is_replaced_and_its_stagings_are_swept(self) -> None:
-        self.announce(KILLED_WORKER)
-        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0])) as upload:
-            upload.sendall(
-                b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n"
+    def counts(self, seconds: float, every: float) -> list[int]:
+        """Schedule counts of the workers that serve and accept. Returns a list that gets them."""
+        counts: list[int] = []
+        for step in range(round(seconds / every)):
+            self.at(
+                step * every, lambda: counts.append(sum(each.serves and each.has_pipe for each in self.table.alive))
             )
-            self.assertEqual(100, read_answer(upload).status)
-            staging = self.directory / "store" / "staging"
-            self.assertEqual(1, len(self.files_below(staging)))
-            first = daemon.workers()
+        return counts
 
-            for pid in first:
-                os.kill(pid, signal.SIGKILL)
+    def test_workers_are_replaced_one_after_the_other_and_their_number_accepts_at_any_time(self) -> None:
+        accepting = self.counts(1.0, 0.01)
+        group = Group(2)
 
-            self.wait_until("three others", lambda: len(set(daemon.workers()) - set(first)) == 3)
-            self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
-            self.wait_until("swept", lambda: not self.files_below(staging))
-            self.assertEqual(3, sum("died after" in line and "SIGKILL" in line for line in daemon.lines()))
+        self.assertTrue(self.supervisor.replace(group))
+        self.run_for(5)
 
-    def test_worker_that_keeps_dying_young_is_replaced_each_time(self) -> None:
-        self.announce(KILLED_WORKER)
-        with self.daemon() as daemon:
-            known = set(daemon.workers())
-            os.kill(min(known), signal.SIGKILL)
-            for _ in range(4):
-                self.wait_until("replaced", lambda: not known.issuperset(daemon.workers()))
-                (young,) = set(daemon.workers()) - known
-                known.add(young)
-                os.kill(young, signal.SIGKILL)
-            self.wait_until("dead again", lambda: sum("died after" in line for line in daemon.lines()) >= 5)
-            self.wait_until("whole again", lambda: len(daemon.workers()) == 3)
+        self.assertEqual([group, group], [each.group for each in self.table.alive])
+        self.assertEqual([(0, 2), (1, 3)], [(each.number, each.slot) for each in self.table.alive])
+        self.assertGreaterEqual(min(accepting), 2)
+        self.assertEqual([[signal.SIGTERM]] * 2, [each.signals for each in self.former])
 
-            self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+    def test_group_of_another_size_replaces_all_former_workers(self) -> None:
+        for count in (4, 1, 3):
+            with self.subTest(count=count):
+                self.assertTrue(self.supervisor.replace(Group(count)))
+                self.run_for(20)
 
-    def test_replaced_workers_serve_objects_of_a_store_that_cannot_be_swept(self) -> None:
-        self.announce(KILLED_WORKER)
-        with self.daemon() as daemon:
-            digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
-            staging = self.directory / "store" / "staging"
-            shutil.rmtree(staging)
-            staging.touch()
+                self.assertEqual(list(range(count)), sorted(each.number for each in self.table.alive))
 
-            for pid in daemon.workers():
-                os.kill(pid, signal.SIGKILL)
-            self.wait_until("dead", lambda: sum("died after" in line for line in daemon.lines()) == 3)
+    def test_worker_that_dies_after_a_replacement_is_replaced_with_the_new_group(self) -> None:
+        group = Group(2)
+        self.supervisor.replace(group)
+        self.run_for(20)
+        self.kill(*self.table.alive)
 
-            self.assertEqual(b"tea", requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
-            self.assertTrue(any("cannot sweep" in line for line in daemon.lines()))
+        self.run_for(5)
 
-    def test_workers_exit_when_the_master_is_killed(self) -> None:
-        with self.daemon() as daemon:
-            workers = daemon.workers()
+        self.assertEqual([group, group], [each.group for each in self.table.alive])
+        self.assertEqual(2, len(self.errors()))
 
-            daemon.process.kill()
+    def test_replacement_is_complete_when_the_former_workers_have_stopped_accepting(self) -> None:
+        self.behave(stop_accepting=3.0, drain=30.0)
+        began = self.table.time
 
-            self.wait_until("all gone", lambda: not any(is_running(pid) for pid in workers))
+        self.assertTrue(self.supervisor.replace(Group(2)))
 
-    def test_stop_leaves_no_worker(self) -> None:
-        with self.daemon() as daemon:
-            workers = daemon.workers()
+        # The last of them was told 0.2 s later, when the second new worker served.
+        self.assertAlmostEqual(3.2, self.table.time - began, delta=0.1)
+        self.assertEqual([False, False], [each.has_pipe for each in self.former])
+        self.assertEqual(4, len(self.table.alive))
 
-            self.assertEqual(0, daemon.stop())
+    def test_former_workers_that_go_on_accepting_are_reported_after_5_seconds(self) -> None:
+        self.behave(stop_accepting=9.0, drain=10.0)
+        began = self.table.time
 
-            self.assertEqual([], [pid for pid in workers if is_running(pid)])
+        self.assertTrue(self.supervisor.replace(Group(2)))
 
-    def test_worker_that_is_stopped_and_continued_goes_on(self) -> None:
-        with self.daemon() as daemon:
-            workers = daemon.workers()
-            for pid in workers:
-                os.kill(pid, signal.SIGSTOP)
-            # Longer than the second after which a worker looks at its log.
-            threading.Event().wait(1.5)
-            for pid in workers:
-                os.kill(pid, signal.SIGCONT)
+        self.assertAlmostEqual(5.2, self.table.time - began, delta=0.2)
+        text = "worker %d may still accept connections by the former configuration"
+        self.assertEqual([text % each.pid for each in self.former], self.errors())
 
-            self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
-            threading.Event().wait(0.5)
-            self.assertEqual(workers, daemon.workers())
-            self.assertFalse(any("died" in line for line in daemon.lines()))
+    def test_former_worker_that_dies_is_not_waited_for(self) -> None:
+        self.behave(stop_accepting=4.0, drain=30.0)
+        began = self.table.time
+        self.at(1, self.kill, *self.former)
 
-    def test_sigalrm_during_a_drain_is_ignored(self) -> None:
-        """The master waits for signals by an alarm of its own, which may be left from an earlier wait."""
-        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
-            upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-            self.assertEqual(100, read_answer(upload).status)
-            daemon.process.terminate()
-            self.wait_until("draining", lambda: any("draining" in line for line in daemon.lines()))
+        self.assertTrue(self.supervisor.replace(Group(2)))
 
-            daemon.process.send_signal(signal.SIGALRM)
-            # The other two workers have nothing to finish.
-            self.wait_until("one is left", lambda: len(daemon.workers()) == 1)
-            upload.sendall(b"tea")
+        self.assertAlmostEqual(1.0, self.table.time - began, delta=0.1)
+        self.run_for(1)
+        self.assertEqual(2, len(self.errors()))
 
-            self.assertEqual(200, read_answer(upload).status)
-            upload.close()
-            self.assertEqual(0, daemon.process.wait(PATIENCE))
+    def test_former_worker_that_exceeds_its_drain_is_killed_while_the_others_serve(self) -> None:
+        self.behave(drain=math.inf)
+        self.supervisor.replace(Group(2))
 
-    def test_signal_to_the_whole_group_drains(self) -> None:
-        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
-            upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-            self.assertEqual(100, read_answer(upload).status)
+        self.run_for(34)
+        self.assertEqual([True, True], [each.is_alive for each in self.former])
+        self.run_for(2)
 
-            for pid in [*daemon.workers(), daemon.process.pid]:
-                os.kill(pid, signal.SIGINT)
-            self.wait_until("draining", lambda: any("draining" in line for line in daemon.lines()))
-            upload.sendall(b"tea")
+        self.assertEqual([False, False], [each.is_alive for each in self.former])
+        self.assertEqual(2, len(self.table.alive))
+        first, *_, last = self.errors()
+        self.assertEqual("worker 101 exceeded its drain deadline (35 s); killing it", first)
+        self.assertRegex(last, r"worker 10[12] died after .* SIGKILL")
 
-            self.assertEqual(200, read_answer(upload).status)
-            upload.close()
-            self.assertEqual(0, daemon.process.wait(PATIENCE))
+    def test_draining_worker_whose_loop_hangs_has_its_drain_deadline(self) -> None:
+        self.behave(drain=30.0)
+        self.supervisor.replace(Group(2))
+        for each in self.former:
+            self.table.hang(each)
+
+        self.run_for(40)
+
+        self.assertEqual([[signal.SIGTERM]] * 2, [each.signals for each in self.former])
+
+    def test_first_new_worker_that_does_not_serve_is_killed_and_the_former_group_stays(self) -> None:
+        for behaviour, seconds, cause in ((HANGS, 20.0, "20.0 s: SIGKILL"), (DIES, 0.06, "0.1 s: exit status 3")):
+            with self.subTest(behaviour=behaviour):
+                self.table.behaviour = behaviour
+                began = self.table.time
+
+                self.assertFalse(self.supervisor.replace(Group(2)))
+
+                self.assertAlmostEqual(seconds, self.table.time - began, delta=0.1)
+                self.run_for(5)
+                self.assert_alive(*self.former)
+                pid = self.table.workers[-1].pid
+                lines = [f"worker {pid} did not begin to serve; killing it", f"worker {pid} died after {cause}"]
+                self.assertEqual(lines, self.errors())
+
+    def test_new_worker_that_the_system_refuses_leaves_the_former_group(self) -> None:
+        self.table.refuses_forks = True
+
+        self.assertFalse(self.supervisor.replace(Group(2)))
+
+        self.run_for(5)
+        self.assert_alive(*self.former)
+        self.assertEqual(["cannot start a worker: Resource temporarily unavailable"], self.errors())
+
+    def test_later_new_worker_that_does_not_serve_is_replaced_within_the_new_group(self) -> None:
+        group = Group(2)
+        self.at(0.11, setattr, self.table, "behaviour", DIES)
+        self.at(1.0, setattr, self.table, "behaviour", Behaviour())
+
+        self.assertTrue(self.supervisor.replace(group))
+        self.run_for(5)
+
+        self.assertEqual([group, group], [each.group for each in self.table.alive])
+        self.assertTrue(all(each.serves for each in self.table.alive))
+        self.errors()
+
+    def test_replacement_without_slots_is_refused_while_former_workers_drain(self) -> None:
+        self.behave(drain=30.0)
+        self.assertTrue(self.supervisor.replace(Group(2)))
+
+        self.assertFalse(self.supervisor.replace(Group(3)))
+
+        self.assertEqual(["cannot replace the workers: 2 former ones still drain"], self.errors())
+        self.run_for(31)
+        self.assertTrue(self.supervisor.replace(Group(3)))
+
+    def test_worker_that_hangs_while_a_replacement_waits_is_killed_then_and_replaced_later(self) -> None:
+        hanging = self.former[0]
+        self.run_for(10)
+        self.table.behaviour = HANGS
+        self.table.hang(hanging)
+        forks = len(self.table.forks)
+
+        self.assertFalse(self.supervisor.replace(Group(2)))
+
+        self.assertFalse(hanging.is_alive)
+        self.assertEqual(1, len(self.table.forks) - forks)
+        self.table.behaviour = Behaviour()
+        self.run_for(5)
+        self.assertEqual([(1, self.group), (0, self.group)], [(each.number, each.group) for each in self.table.alive])
+        self.assertRegex(self.errors()[0], r"^worker 101 has not answered for 1[56] s; killing it$")
+
+    def test_signal_to_stop_ends_a_replacement_that_waits_and_kills_the_new_worker(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(number=number):
+                self.table.behaviour = HANGS
+                began = self.table.time
+                self.at(1, self.table.send, number)
+
+                self.assertRaises(StopRequested, self.supervisor.replace, Group(2))
+
+                self.assertAlmostEqual(1.0, self.table.time - began, delta=0.06)
+                self.assertEqual([signal.SIGKILL], self.table.workers[-1].signals)
+                self.assertEqual(number, self.supervisor.run())
+                self.errors()
+
+    def test_signal_to_stop_ends_a_wait_for_something_else(self) -> None:
+        self.at(1, self.table.send, signal.SIGTERM)
+
+        self.assertRaises(StopRequested, self.supervisor.wait_for, lambda seconds: self.table._wait(seconds, bool))
+
+    def test_wait_for_something_else_ends_at_its_time_out(self) -> None:
+        began = self.table.time
+
+        self.assertFalse(self.supervisor.wait_for(lambda seconds: self.table._wait(seconds, bool), 7.0))
+
+        self.assertAlmostEqual(7.0, self.table.time - began, delta=0.06)
+
+
+class DrainTest(SupervisorCase):
+    def drain(self, timeout: float = DRAIN_TIMEOUT) -> tuple[bool, float]:
+        """Drain. Returns whether all workers did, and how many seconds it took."""
+        began = self.table.time
+        return self.supervisor.drain(timeout), round(self.table.time - began, 2)
+
+    def test_workers_that_drain_end_it(self) -> None:
+        self.behave(drain=7.0)
+        workers = self.table.alive
+
+        self.assertEqual((True, 7.0), self.drain())
+
+        self.assertEqual(([], [[signal.SIGTERM]] * 2), (self.table.alive, [each.signals for each in workers]))
+        self.assertRaises(ChildProcessError, self.table.reap)
+
+    def test_worker_that_ignores_sigterm_is_killed_at_the_deadline(self) -> None:
+        ignoring = self.table.alive[0]
+        ignoring.behaviour = replace(ignoring.behaviour, drain=math.inf)
+
+        self.assertEqual((False, 20.0), self.drain(20.0))
+
+        self.assertEqual([], self.table.alive)
+
+    def test_worker_that_exceeds_the_drain_of_a_former_replacement_is_killed_meanwhile(self) -> None:
+        self.behave(drain=math.inf)
+        self.supervisor.replace(Group(2))
+        self.run_for(30)
+        self.behave(drain=20.0)
+
+        self.assertEqual(True, self.drain()[0])
+
+        self.assertEqual(2, sum("exceeded its drain deadline" in line for line in self.errors()))
+
+    def test_second_signal_to_stop_kills_the_workers_and_the_master(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(number=number):
+                self.behave(drain=30.0)
+                self.at(5, self.table.send, number)
+
+                with self.assertRaises(MasterDied) as raised:
+                    self.drain()
+
+                self.assertEqual(((number,), []), (raised.exception.args, self.table.alive))
+                self.boot()
+                self.supervisor.start()
+
+    def test_sighup_and_dead_workers_do_not_end_a_drain(self) -> None:
+        self.behave(drain=7.0)
+        self.at(1, self.table.send, RELOAD_SIGNAL)
+        self.at(2, self.table.add_orphan)
+
+        self.assertEqual((True, 7.0), self.drain())
+
+    def test_manager_is_told_nothing_more_by_the_watchdog_and_its_states_are_sent(self) -> None:
+        self.behave(drain=7.0)
+        self.manager.told.clear()
+        self.manager.reads = False
+        self.manager.report_stopping("Finishing")
+        self.at(3, setattr, self.manager, "reads", True)
+
+        self.drain()
+
+        self.assertEqual(["STOPPING=1\nSTATUS=Finishing"], [message for _, message in self.manager.told])
+        self.errors()
+
+    def test_monitor_is_called_at_its_interval(self) -> None:
+        self.boot()
+        monitor = CountingMonitor(self.table)
+        self.supervisor = self.make_supervisor(monitor)
+        self.supervisor.start()
+        self.behave(drain=math.inf)
+        began = self.table.time
+
+        self.assertFalse(self.supervisor.drain(3.5))
+
+        self.assertEqual([0.9, 1.9, 2.9], [round(each - began, 2) for each in monitor.calls])
+
+
+class CountingMonitor:
+    interval = 1.0
+
+    def __init__(self, table: ProcessTable) -> None:
+        self.calls: list[float] = []
+        self._table = table
+
+    def hanging(self, workers: object) -> Sequence[int]:
+        self.calls.append(self._table.time)
+        return ()
+
+    def release(self, slot: int) -> None: ...

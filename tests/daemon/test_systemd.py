@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import socket
-from unittest import mock
 
 from filestoraged.daemon.systemd import ServiceManager
 from tests.support import TempCase
@@ -22,10 +22,7 @@ class ServiceManagerTest(TempCase):
         self.addCleanup(self.socket.close)
         self.socket.bind(self.path)
         self.socket.setblocking(False)
-        patched = mock.patch.dict(os.environ, {"NOTIFY_SOCKET": self.path})
-        patched.start()
-        self.addCleanup(patched.stop)
-        self.manager = ServiceManager()
+        self.manager = ServiceManager({"NOTIFY_SOCKET": self.path})
 
     def fill(self) -> None:
         """Fill the queue of the manager, as others do that notify it."""
@@ -111,9 +108,20 @@ class ServiceManagerTest(TempCase):
                 self.assertIn("cannot notify the service manager", logged.output[0])
 
     def test_process_without_a_manager_sends_nothing(self) -> None:
-        with mock.patch.dict(os.environ, clear=True), self.assertNoLogs("filestoraged.daemon.systemd"):
-            manager = ServiceManager()
+        manager = ServiceManager({})
+        with self.assertNoLogs("filestoraged.daemon.systemd"):
             manager.report_ready("Serving")
             manager.feed_watchdog()
 
         self.assertEqual([], self.read())
+
+    def test_watchdog_timeout_is_that_of_the_manager_for_this_process(self) -> None:
+        for environment, seconds in (
+            ({"WATCHDOG_USEC": "2000000"}, 2.0),
+            ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}, 2.0),
+            ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}, math.inf),
+            ({"WATCHDOG_USEC": "soon"}, math.inf),
+            ({}, math.inf),
+        ):
+            with self.subTest(environment=environment):
+                self.assertEqual(seconds, ServiceManager(environment).watchdog_timeout)

@@ -1,102 +1,171 @@
-"""The service manager is notified for as long as the master checks its workers, and one of them answers."""
+"""Workers whose loop hangs are killed, and the service manager is notified for as long as one of them answers."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
+import itertools
 import signal
-import socket
-from pathlib import Path
-from unittest import mock
 
-from filestoraged.daemon import systemd
-from tests.daemon.process import KILLED_WORKER, PATIENCE, running
-from tests.support import TempCase
-
-# Microseconds. The daemon notifies four times as often.
-TIMEOUT = "2000000"
+from tests.daemon.process_table import Behaviour
+from tests.daemon.supervision import DIES, HANGS, SupervisorCase
 
 
-class WatchdogTest(TempCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(self.manager.close)
-        self.path = str(self.directory / "notify")
-        self.manager.bind(self.path)
-        self.manager.settimeout(PATIENCE)
+class HangingWorkersTest(SupervisorCase):
+    def test_worker_whose_loop_hangs_is_killed_and_replaced_with_one_line(self) -> None:
+        hanging, other = self.table.alive
+        self.at(100, self.table.hang, hanging)
 
-    def told(self) -> str:
-        return self.manager.recv(1000).decode()
+        self.run_for(114.5)
+        self.assert_alive(hanging, other)
+        self.run_for(2.5)
 
-    def test_manager_is_notified_while_a_worker_hangs_and_not_while_the_master_does(self) -> None:
-        environment = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": TIMEOUT}
-        with running("--workers", "2", "--store", str(self.directory / "store"), environment=environment) as daemon:
-            # Where a worker answers long before the last one serves, that is told first.
-            told = self.told()
-            while told == "WATCHDOG=1":
-                told = self.told()
-            self.assertIn("READY=1", told)
-            self.assertEqual(["WATCHDOG=1"] * 5, [self.told() for _ in range(5)])
+        self.assertEqual([other.pid, 103], [each.pid for each in self.table.alive])
+        first, second = self.errors()
+        self.assertRegex(first, rf"^worker {hanging.pid} has not answered for 1[56] s; killing it$")
+        self.assertRegex(second, rf"^worker {hanging.pid} died after 11\d\.\d s: SIGKILL$")
 
-            os.kill(daemon.workers()[0], signal.SIGSTOP)
-            # Longer than the manager waits.
-            self.assertEqual(["WATCHDOG=1"] * 5, [self.told() for _ in range(5)])
+    def test_stopped_worker_is_killed_and_one_that_is_continued_in_time_is_not(self) -> None:
+        stopped, continued = self.table.alive
+        for worker in (stopped, continued):
+            self.at(100, self.table.kill, worker.pid, signal.SIGSTOP)
+        self.at(114, self.table.kill, continued.pid, signal.SIGCONT)
 
-            os.kill(daemon.process.pid, signal.SIGSTOP)
-            self.wait_until("stopped", lambda: state(daemon.process.pid) == "T")
-            self.told_by_now()
-            os.kill(daemon.process.pid, signal.SIGCONT)
-            self.assertEqual("WATCHDOG=1", self.told())
+        self.run_for(140)
 
-    def test_manager_that_does_not_read_keeps_the_master_from_nothing(self) -> None:
-        self.announce(KILLED_WORKER)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
-            other.setblocking(False)
-            while True:
-                other.sendto(b"another service", self.path)
-        environment = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": TIMEOUT}
-        with running("--workers", "1", "--store", str(self.directory / "store"), environment=environment) as daemon:
-            (worker,) = daemon.workers()
-            os.kill(worker, signal.SIGKILL)
-            self.wait_until("replaced", lambda: daemon.workers() not in ([], [worker]))
+        self.assertEqual([continued.pid, 103], [each.pid for each in self.table.alive])
+        self.assertEqual(2, len(self.errors()))
 
-            self.assertEqual(0, daemon.stop())
+    def test_worker_that_does_not_begin_to_serve_is_killed_after_60_seconds(self) -> None:
+        self.run_for(10)
+        self.table.behaviour = HANGS
+        self.kill(self.table.alive[0])
 
-    def test_manager_without_a_watchdog_for_this_process_is_notified_of_start_and_stop(self) -> None:
-        for others in ({}, {"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": "1"}):
-            environment = {"NOTIFY_SOCKET": self.path, **others}
-            with (
-                self.subTest(others=others),
-                running("--store", str(self.directory / "store"), environment=environment) as daemon,
-            ):
-                self.assertEqual(0, daemon.stop())
+        self.run_for(59)
+        self.assertEqual(2, len(self.table.alive))
+        self.table.behaviour = Behaviour()
+        self.run_for(3)
 
-                self.assertEqual(["READY=1", "STOPPING=1"], [each.split("\n")[0] for each in self.told_by_now()])
+        self.assertTrue(all(worker.serves for worker in self.table.alive))
+        self.assertRegex(self.errors()[1], r"^worker 103 has not begun to serve for 6[01] s; killing it$")
 
-    def test_watchdog_timeout_is_that_of_the_manager_for_this_process(self) -> None:
-        for variables, seconds in (
-            ({"WATCHDOG_USEC": TIMEOUT}, 2.0),
-            ({"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": str(os.getpid())}, 2.0),
-            ({"WATCHDOG_USEC": TIMEOUT, "WATCHDOG_PID": "1"}, math.inf),
-            ({"WATCHDOG_USEC": "soon"}, math.inf),
-            ({}, math.inf),
-        ):
-            with self.subTest(variables=variables), mock.patch.dict(os.environ, variables, clear=True):
-                self.assertEqual(seconds, systemd.watchdog_timeout())
+    def test_traced_worker_is_not_killed_and_reported_once(self) -> None:
+        traced, other = self.table.alive
+        self.table.tracers[traced.pid] = 77
+        self.at(100, self.table.kill, traced.pid, signal.SIGSTOP)
 
-    def told_by_now(self) -> list[str]:
-        """Return all messages that have arrived."""
-        told = []
-        self.manager.settimeout(0)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                told.append(self.told())
-        self.manager.settimeout(PATIENCE)
-        return told
+        self.run_for(200)
+
+        self.assert_alive(traced, other)
+        (line,) = self.errors()
+        self.assertRegex(line, r"^worker 101 has not answered for 1\d s; process 77 traces it, so it is not killed$")
+
+    def test_worker_that_answers_again_is_killed_when_it_hangs_without_a_tracer(self) -> None:
+        traced = self.table.alive[0]
+        self.table.tracers[traced.pid] = 77
+        self.at(0, self.table.kill, traced.pid, signal.SIGSTOP)
+        self.run_for(20)
+
+        self.table.tracers.clear()
+        self.at(0, self.table.kill, traced.pid, signal.SIGCONT)
+        self.at(10, self.table.kill, traced.pid, signal.SIGSTOP)
+        self.run_for(30)
+
+        self.assertFalse(traced.is_alive)
+        self.assertEqual(3, len(self.errors()))
+
+    def test_no_worker_is_killed_after_the_master_was_suspended_alone(self) -> None:
+        before = self.table.alive
+        self.at(10, self.table.suspend_master, 3600)
+
+        self.run_for(3700)
+
+        self.assert_alive(*before)
+
+    def test_no_worker_is_killed_after_the_whole_group_was_suspended(self) -> None:
+        before = self.table.alive
+        self.at(10, self.table.suspend_master, 3600)
+        for worker in before:
+            self.at(10, self.table.kill, worker.pid, signal.SIGSTOP)
+            # The master finds old heartbeats first.
+            self.at(3610 + 10, self.table.kill, worker.pid, signal.SIGCONT)
+
+        self.run_for(3700)
+
+        self.assert_alive(*before)
+
+    def test_worker_that_stays_stopped_after_a_suspension_is_killed_15_seconds_later(self) -> None:
+        before = self.table.alive
+        self.at(10, self.table.suspend_master, 3600)
+        for worker in before:
+            self.at(10, self.table.kill, worker.pid, signal.SIGSTOP)
+
+        self.run_for(3624)
+        self.assert_alive(*before)
+        self.run_for(3)
+
+        self.assertFalse(any(worker.is_alive for worker in before))
+        self.assertEqual(4, len(self.errors()))
 
 
-def state(pid: int) -> str:
-    """Return the state of a process, such as T for stopped (proc_pid_stat(5))."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+class NotificationsTest(SupervisorCase):
+    def told(self, seconds: float) -> list[str]:
+        """Let time pass; return what the service manager was told."""
+        self.manager.told.clear()
+        self.run_for(seconds)
+        return [message for _, message in self.manager.told]
+
+    def test_manager_is_notified_as_long_as_one_worker_answers(self) -> None:
+        hanging, other = self.table.alive
+        self.table.tracers = {hanging.pid: 77, other.pid: 77}
+        self.at(100, self.table.hang, hanging)
+        self.at(200, self.table.hang, other)
+
+        self.assertEqual({"WATCHDOG=1"}, set(self.told(214)))
+        times = [when for when, _ in self.manager.told]
+        self.told(3)
+        self.assertEqual([], self.told(100))
+
+        # The manager waits for 30 s.
+        self.assertLess(max(later - former for former, later in itertools.pairwise(times)), 7.5)
+        self.assertEqual(2, len(self.errors()))
+
+    def test_manager_is_notified_when_the_master_continues_after_a_suspension(self) -> None:
+        self.at(10, self.table.suspend_master, 3600)
+
+        self.assertEqual({"WATCHDOG=1"}, set(self.told(3615)))
+        times = [round(when - 1000) for when, _ in self.manager.told]
+
+        self.assertEqual(0, sum(20 < each < 3600 for each in times))
+        self.assertGreater(sum(each >= 3610 for each in times), 0)
+
+    def test_manager_whose_workers_all_die_at_their_start_is_not_notified(self) -> None:
+        self.run_for(10)
+        self.table.behaviour = DIES
+        self.kill(*self.table.alive)
+        self.run_for(1)
+
+        self.assertEqual([], self.told(60))
+        self.errors()
+
+    def test_manager_that_does_not_read_delays_nothing_and_gets_its_state_at_the_next_check(self) -> None:
+        self.manager.reads = False
+        self.manager.report_ready("Serving")
+        self.kill(self.table.alive[0])
+        self.assertEqual([], self.told(5))
+        self.assertEqual(2, len(self.table.alive))
+        self.assertEqual(
+            ["the service manager does not read notifications; READY=1 waits", "worker 101 died after 0.1 s: SIGKILL"],
+            self.errors(),
+        )
+
+        self.manager.reads = True
+
+        self.assertEqual(["READY=1\nSTATUS=Serving", "WATCHDOG=1"], self.told(1.1)[:2])
+
+
+class UnwatchedTest(SupervisorCase):
+    environment = {"NOTIFY_SOCKET": "@none"}
+
+    def test_manager_without_a_watchdog_is_not_notified(self) -> None:
+        self.run_for(100)
+
+        self.assertEqual([], self.manager.told)

@@ -16,13 +16,8 @@ from filestoraged.daemon.config import Config, parse_arguments
 from filestoraged.daemon.endpoints import Endpoints
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.daemon.logs import start_logging
-from filestoraged.daemon.supervisor import (
-    BLOCKED_SIGNALS,
-    RELOAD_SIGNAL,
-    StopRequested,
-    Supervisor,
-    raise_if_stopped,
-)
+from filestoraged.daemon.processes import BLOCKED_SIGNALS, RELOAD_SIGNAL, Processes, SystemProcesses
+from filestoraged.daemon.supervisor import StopRequested, Supervisor, raise_if_stopped
 from filestoraged.daemon.systemd import ServiceManager
 from filestoraged.daemon.watchdog import Watchdog
 from filestoraged.daemon.worker import DRAIN_TIMEOUT, HTTPWorkers
@@ -59,7 +54,7 @@ def serve(arguments: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     endpoints = Endpoints()
     try:
-        return _Master(arguments, config, endpoints).run()
+        return Master(arguments, config, endpoints, SystemProcesses(), ServiceManager()).run()
     except StopRequested:
         log.info("stopped before the start was complete")
         return 0
@@ -67,22 +62,30 @@ def serve(arguments: Sequence[str]) -> int:
         endpoints.close()
 
 
-class _Master:
+class Master:
     """The state of the master process. Its main thread calls it."""
 
-    def __init__(self, arguments: Sequence[str], config: Config, endpoints: Endpoints) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        config: Config,
+        endpoints: Endpoints,
+        processes: Processes,
+        manager: ServiceManager,
+    ) -> None:
         """Bind the sockets, and test that everything can be used. Raises StopRequested."""
+        self._processes = processes
+        self._manager = manager
         self._arguments = arguments
         self._endpoints = endpoints
         slots = max(_MIN_SLOTS, _SLOTS_PER_WORKER * config.workers)
         self._metrics = Metrics((*INTERFACES, OPERATIONS), slots)
         # What the workers that serve have opened: the store's directory and databases.
         self._identities = PathIdentities()
-        self._workers = _run_attended(lambda: self._prepare(config), _wait_alone)
+        self._workers = _run_attended(lambda: self._prepare(config), self._wait_alone)
         self._identities = self._workers.identities
-        self._manager = ServiceManager()
-        watchdog = Watchdog(self._metrics, self._manager)
-        self._supervisor = Supervisor(self._workers, slots, watchdog, _DRAIN_DEADLINE)
+        watchdog = Watchdog(processes, self._metrics, manager)
+        self._supervisor = Supervisor(processes, self._workers, slots, watchdog, _DRAIN_DEADLINE)
 
     def run(self) -> int:
         with contextlib.suppress(StopRequested):
@@ -138,6 +141,11 @@ class _Master:
         if config.workers > limit:
             raise UsageError(f"--workers {config.workers} exceeds {limit}, the maximum until a restart")
         return HTTPWorkers(config, self._endpoints, self._metrics, self._identities)
+
+    def _wait_alone(self, is_done: Callable[[float], bool]) -> None:
+        """For `_run_attended` before there are workers. Raises StopRequested."""
+        while not is_done(_SIGNAL_INTERVAL):
+            raise_if_stopped(self._processes)
 
     def _refuse(self, why: str) -> None:
         self._endpoints.keep_only(self._workers.endpoints)
@@ -198,9 +206,3 @@ def _run_attended(work: Callable[[], _Result], attend: Callable[[Callable[[float
 def _enumerated(words: Sequence[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _wait_alone(is_done: Callable[[float], bool]) -> None:
-    """For `_run_attended` before there are workers. Raises StopRequested."""
-    while not is_done(_SIGNAL_INTERVAL):
-        raise_if_stopped()

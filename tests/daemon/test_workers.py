@@ -1,0 +1,175 @@
+"""Several workers under one master: all serve, the dead are replaced, and none outlives the master."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import requests
+
+from tests.daemon.process import PATIENCE, Daemon, running
+from tests.support import TempCase, in_threads, read_answer
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def _connections(pid: int, clients: list[socket.socket]) -> int:
+    """How many of the connections of these clients a process has open, by the sockets among its descriptors."""
+    ports = {client.getsockname()[1] for client in clients}
+    links = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        # One may be closed meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            links.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    sockets = {link[len("socket:[") : -1] for link in links if link.startswith("socket:")}
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    # While others connect, one reading may show a connection twice, or not at all.
+    return len({fields[9] for fields in lines if int(fields[2].rpartition(":")[2], 16) in ports} & sockets)
+
+
+def _shares(daemon: Daemon, clients: list[socket.socket]) -> list[int]:
+    return [_connections(pid, clients) for pid in daemon.workers()]
+
+
+def status_of(client: socket.socket, method: str, digest: str) -> int:
+    client.sendall(f"{method} /{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return read_answer(client).status
+
+
+class WorkersTest(TempCase):
+    def daemon(self) -> contextlib.AbstractContextManager[Daemon]:
+        return running("--workers", "3", "--store", str(self.directory / "store"))
+
+    def test_configured_number_of_workers_serves(self) -> None:
+        with self.daemon() as daemon:
+            workers = daemon.workers()
+
+            statuses = in_threads(30, lambda _: requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+
+            self.assertEqual(3, len(workers))
+            self.assertEqual([200] * 30, statuses)
+            self.assertTrue(any("with 3 workers" in line for line in daemon.lines()))
+
+    def test_object_stored_by_one_worker_is_served_by_all(self) -> None:
+        with self.daemon() as daemon:
+            digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
+
+            bodies = in_threads(30, lambda _: requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
+
+            self.assertEqual([b"tea"] * 30, bodies)
+
+    def test_object_removed_by_one_worker_is_not_served_from_the_memory_of_another(self) -> None:
+        with self.daemon() as daemon, contextlib.ExitStack() as stack:
+            address = ("127.0.0.1", daemon.ports[0])
+            clients = [stack.enter_context(socket.create_connection(address)) for _ in range(12)]
+            for number in range(20):
+                digest = requests.post(daemon.url, data=b"tea %d" % number, timeout=PATIENCE).json()["hash"]
+                before = [status_of(client, "GET", digest) for client in clients * 2]
+
+                removed = status_of(clients[number % 12], "DELETE", digest)
+
+                self.assertEqual(([200] * 24, 200), (before, removed))
+                self.assertEqual([404] * 12, [status_of(client, "GET", digest) for client in clients])
+
+    def test_connections_are_shared_evenly_among_the_workers(self) -> None:
+        with self.daemon() as daemon:
+            # Where the machine keeps one worker waiting, another helps for half a second, and gets more.
+            least = next((each for each in (self.least_share(daemon) for _ in range(10)) if each >= 20), 0)
+
+        self.assertGreaterEqual(least, 20)
+
+    def least_share(self, daemon: Daemon) -> int:
+        """Make 90 connections. Returns how many of them the worker with the fewest has."""
+        with contextlib.ExitStack() as stack:
+            clients: list[socket.socket] = []
+            for _ in range(90):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.ports[0])))
+                connection.sendall(HEALTH)
+                # A connection that waits for a worker has no answer before the test gives up.
+                read_answer(connection)
+                clients.append(connection)
+            self.wait_until("all are seen", lambda: sum(_shares(daemon, clients)) == 90)
+            least = min(_shares(daemon, clients))
+            for client in clients:
+                client.shutdown(socket.SHUT_RDWR)
+            self.wait_until("all are closed", lambda: not sum(_shares(daemon, clients)))
+            return least
+
+    def test_connection_limit_holds_for_all_workers_together(self) -> None:
+        where = ("--store", str(self.directory / "store"), "--max-connections", "7")
+        with running("--workers", "3", *where) as daemon, contextlib.ExitStack() as stack:
+            address = ("127.0.0.1", daemon.ports[0])
+            uploads = [stack.enter_context(socket.create_connection(address)) for _ in range(7)]
+            for upload in uploads:
+                upload.sendall(
+                    b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+                )
+            begun = [read_answer(upload).status for upload in uploads]
+            others = [stack.enter_context(socket.create_connection(address)) for _ in range(3)]
+            refused = [read_answer(other).status for other in others]
+
+        self.assertEqual(([100] * 7, [503] * 3), (begun, refused))
+
+    def test_killed_worker_is_replaced_and_its_stagings_are_swept(self) -> None:
+        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0])) as upload:
+            upload.sendall(
+                b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n"
+            )
+            self.assertEqual(100, read_answer(upload).status)
+            staging = self.directory / "store" / "staging"
+            self.assertEqual(1, len(self.files_below(staging)))
+            first = daemon.workers()
+
+            for pid in first:
+                os.kill(pid, signal.SIGKILL)
+
+            self.wait_until("three others", lambda: len(set(daemon.workers()) - set(first)) == 3)
+            self.assertEqual(200, requests.get(f"{daemon.url}/-/health", timeout=PATIENCE).status_code)
+            self.wait_until("swept", lambda: not self.files_below(staging))
+            self.assertEqual(3, sum("died after" in line and "SIGKILL" in line for line in daemon.lines()))
+
+    def test_replaced_workers_serve_objects_of_a_store_that_cannot_be_swept(self) -> None:
+        with self.daemon() as daemon:
+            digest = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).json()["hash"]
+            staging = self.directory / "store" / "staging"
+            shutil.rmtree(staging)
+            staging.touch()
+
+            for pid in daemon.workers():
+                os.kill(pid, signal.SIGKILL)
+            self.wait_until("dead", lambda: sum("died after" in line for line in daemon.lines()) == 3)
+
+            self.assertEqual(b"tea", requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content)
+            self.assertTrue(any("cannot sweep" in line for line in daemon.lines()))
+
+    def test_workers_exit_when_the_master_is_killed(self) -> None:
+        with self.daemon() as daemon:
+            workers = daemon.workers()
+
+            daemon.process.kill()
+
+            self.wait_until("all gone", lambda: not any(is_running(pid) for pid in workers))
+
+    def test_signal_to_the_whole_group_drains(self) -> None:
+        with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            self.assertEqual(100, read_answer(upload).status)
+
+            for pid in [*daemon.workers(), daemon.process.pid]:
+                os.kill(pid, signal.SIGINT)
+            self.wait_until("draining", lambda: any("draining" in line for line in daemon.lines()))
+            upload.sendall(b"tea")
+
+            self.assertEqual(200, read_answer(upload).status)
+            upload.close()
+            self.assertEqual(0, daemon.process.wait(PATIENCE))
