@@ -34,6 +34,8 @@ class Behaviour:
     # From SIGTERM until it accepts no connections, and until it exits.
     stop_accepting: float = 0.02
     drain: float = 0.1
+    # From SIGKILL until it has ended: a disk may keep it waiting.
+    death: float = 0.0
 
 
 class Worker:
@@ -89,6 +91,7 @@ class ProcessTable:
         self._pids = itertools.count(101)
         self._children: dict[int, Worker] = {}
         self._ended: list[tuple[int, int]] = []
+        # The last worker that has beaten in each slot.
         self._slots: dict[int, Worker] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -133,7 +136,7 @@ class ProcessTable:
         assert all(child.slot != slot for child in self._children.values()), f"slot {slot} is in use"
         worker = Worker(next(self._pids), group, number, slot, self.behaviour)
         self.workers.append(worker)
-        self._children[worker.pid] = self._slots[slot] = worker
+        self._children[worker.pid] = worker
         self._schedule(worker, worker.behaviour.start, self._serve)
         self._schedule(worker, worker.behaviour.life, self._exit)
         return worker.pid
@@ -145,7 +148,7 @@ class ProcessTable:
             return
         worker.signals.append(number)
         if number == signal.SIGKILL:
-            self._end(worker, number)
+            self._die(worker)
         elif number == signal.SIGSTOP:
             self.hang(worker)
             worker.is_stopped = True
@@ -229,6 +232,7 @@ class ProcessTable:
     def _serve(self, worker: Worker) -> None:
         worker.serves = True
         worker.beats_since = self.time
+        self._slots[worker.slot] = worker
 
     def _drain(self, worker: Worker) -> None:
         self._schedule(worker, worker.behaviour.stop_accepting, self._stop_accepting)
@@ -239,6 +243,12 @@ class ProcessTable:
 
     def _exit(self, worker: Worker) -> None:
         self._end(worker, worker.behaviour.exit_status << 8)
+
+    def _die(self, worker: Worker) -> None:
+        if worker.behaviour.death:
+            self.at(worker.behaviour.death, lambda: self._end(worker, signal.SIGKILL))
+        else:
+            self._end(worker, signal.SIGKILL)
 
     def _end(self, worker: Worker, status: int) -> None:
         worker.final_beat = worker.last_beat(self.time)

@@ -160,7 +160,9 @@ class ReplacementTest(SupervisorCase):
     def test_group_of_another_size_replaces_all_former_workers(self) -> None:
         for count in (4, 1, 3):
             with self.subTest(count=count):
-                self.assertTrue(self.supervisor.replace(Group(count)))
+                group = Group(count)
+                self.assertTrue(self.supervisor.replace(group))
+                self.assertEqual(count, sum(each.group is group and each.serves for each in self.table.alive))
                 self.run_for(20)
 
                 self.assertEqual(list(range(count)), sorted(each.number for each in self.table.alive))
@@ -208,19 +210,28 @@ class ReplacementTest(SupervisorCase):
         self.run_for(1)
         self.assertEqual(2, len(self.errors()))
 
+    def test_former_worker_that_dies_before_its_turn_gets_no_signal(self) -> None:
+        self.at(0.02, self.kill, self.former[1])
+
+        self.assertTrue(self.supervisor.replace(Group(2)))
+
+        self.assertEqual([signal.SIGKILL], self.former[1].signals)
+        self.assertEqual(["worker 102 died after 0.1 s: SIGKILL"], self.errors())
+
     def test_former_worker_that_exceeds_its_drain_is_killed_while_the_others_serve(self) -> None:
-        self.behave(drain=math.inf)
+        self.behave(drain=math.inf, death=5.0)
         self.supervisor.replace(Group(2))
 
         self.run_for(34)
-        self.assertEqual([True, True], [each.is_alive for each in self.former])
-        self.run_for(2)
+        self.assertEqual([[signal.SIGTERM]] * 2, [each.signals for each in self.former])
+        self.run_for(10)
 
-        self.assertEqual([False, False], [each.is_alive for each in self.former])
+        self.assertEqual([[signal.SIGTERM, signal.SIGKILL]] * 2, [each.signals for each in self.former])
         self.assertEqual(2, len(self.table.alive))
-        first, *_, last = self.errors()
+        first, second, *others = self.errors()
         self.assertEqual("worker 101 exceeded its drain deadline (35 s); killing it", first)
-        self.assertRegex(last, r"worker 10[12] died after .* SIGKILL")
+        self.assertEqual("worker 102 exceeded its drain deadline (35 s); killing it", second)
+        self.assertRegex("\n".join(others), r"^worker 101 died .*: SIGKILL\nworker 102 died .*: SIGKILL$")
 
     def test_draining_worker_whose_loop_hangs_has_its_drain_deadline(self) -> None:
         self.behave(drain=30.0)
@@ -258,7 +269,7 @@ class ReplacementTest(SupervisorCase):
 
     def test_later_new_worker_that_does_not_serve_is_replaced_within_the_new_group(self) -> None:
         group = Group(2)
-        self.at(0.11, setattr, self.table, "behaviour", DIES)
+        self.at(0.05, setattr, self.table, "behaviour", DIES)
         self.at(1.0, setattr, self.table, "behaviour", Behaviour())
 
         self.assertTrue(self.supervisor.replace(group))
