@@ -156,7 +156,7 @@ class ProcessTable:
         elif number == signal.SIGCONT:
             self._continue(worker)
         elif number == signal.SIGTERM:
-            self._schedule(worker, 0, self._drain)
+            self._schedule(worker, 0, self._receive_sigterm)
 
     def reap(self) -> tuple[int, int] | None:
         if not self._children and not self._ended:
@@ -233,6 +233,13 @@ class ProcessTable:
         worker.serves = True
         worker.beats_since = self.time
         self._slots[worker.slot] = worker
+        if signal.SIGTERM in worker.signals:
+            self._drain(worker)
+
+    def _receive_sigterm(self, worker: Worker) -> None:
+        # One that starts waits for the signal when it serves.
+        if worker.serves:
+            self._drain(worker)
 
     def _drain(self, worker: Worker) -> None:
         self._schedule(worker, worker.behaviour.stop_accepting, self._stop_accepting)

@@ -10,6 +10,7 @@ import unittest
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 from filestoraged.daemon.processes import RELOAD_SIGNAL, StatusPipe
 from filestoraged.daemon.supervisor import Monitor, Supervisor
@@ -51,6 +52,33 @@ class RecordingManager(ServiceManager):
         return self.reads
 
 
+class LogLines(logging.Handler):
+    """The log of the package during a test, which fails by warnings and errors that it does not take."""
+
+    def __init__(self, case: unittest.TestCase) -> None:
+        super().__init__()
+        self._records: list[logging.LogRecord] = []
+        case.addCleanup(lambda: case.assertEqual([], self.warnings()))
+        logger = logging.getLogger("filestoraged")
+        for name, value in (("handlers", [self]), ("propagate", False)):
+            patched = mock.patch.object(logger, name, value)
+            patched.start()
+            case.addCleanup(patched.stop)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
+
+    def take(self) -> list[str]:
+        """Return the lines since the last call."""
+        records, self._records = self._records, []
+        return [record.getMessage() for record in records]
+
+    def warnings(self) -> list[str]:
+        """Return the warnings and errors since the last call, and forget the other lines."""
+        self._records = [record for record in self._records if record.levelno >= logging.WARNING]
+        return self.take()
+
+
 class SupervisorCase(unittest.TestCase):
     """Two workers that serve. A test ends with an error in the log that it does not announce by `errors`: it fails."""
 
@@ -60,13 +88,7 @@ class SupervisorCase(unittest.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.lines: list[str] = []
-        handler = logging.Handler(logging.WARNING)
-        handler.emit = lambda record: self.lines.append(record.getMessage())  # type: ignore[method-assign]
-        logger = logging.getLogger("filestoraged")
-        logger.addHandler(handler)
-        self.addCleanup(logger.removeHandler, handler)
-        self.addCleanup(lambda: self.assertEqual([], self.lines))
+        self.log = LogLines(self)
         self.boot()
         self.supervisor.start()
 
@@ -98,9 +120,8 @@ class SupervisorCase(unittest.TestCase):
             worker.behaviour = replace(worker.behaviour, **changes)
 
     def errors(self) -> list[str]:
-        """Return the lines of the log since the last call: the test expects them."""
-        lines, self.lines = self.lines, []
-        return lines
+        """Return the warnings and errors in the log since the last call: the test expects them."""
+        return self.log.warnings()
 
     def assert_alive(self, *workers: Worker) -> None:
         self.assertEqual([each.pid for each in workers], [each.pid for each in self.table.alive])

@@ -86,6 +86,13 @@ class ProcessesContract(_Case):
 
         self.assertFalse(self.processes.serves(pid))
 
+    def test_worker_that_hangs_at_its_start_does_not_drain(self) -> None:
+        pid = self.fork(start=math.inf)
+
+        self.processes.kill(pid, signal.SIGTERM)
+
+        self.assertFalse(self.processes.wait_until_not_accepting(pid, 0.01))
+
     def test_worker_that_ends_at_its_start_is_not_waited_for_and_does_not_serve(self) -> None:
         pid = self.fork(start=math.inf, life=0.0, exit_status=3)
 

@@ -256,12 +256,6 @@ class DaemonTest(TempCase):
             self.assertEqual(0, daemon.process.wait(PATIENCE))
             self.assertRaises(OSError, socket.create_connection, ("127.0.0.1", daemon.ports[0]))
 
-    def test_second_signal_ends_the_drain(self) -> None:
-        with running(*self.arguments()) as daemon, self.upload_begun(daemon):
-            self.terminate_and_wait_until_it_drains(daemon)
-
-            self.assertEqual(-signal.SIGTERM, daemon.stop())
-
     def upload_begun(self, daemon: Daemon) -> socket.socket:
         """A connection that has been told to go on with three bytes."""
         upload = socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE)
@@ -330,13 +324,6 @@ class DaemonTest(TempCase):
                 daemon.stop()
 
                 self.assertEqual(expected, sum("GET /-/health 200" in line for line in daemon.lines()))
-
-
-class OneWorkerTest(DaemonTest):
-    """The same without a master."""
-
-    def arguments(self) -> tuple[str, ...]:
-        return ("--workers", "1", "--store", str(self.directory / "store"))
 
 
 def _wait_for_port(port: int) -> None:

@@ -1,15 +1,20 @@
-"""The main thread of a worker, which waits for SIGTERM while its loop serves."""
+"""The main thread of a worker: it waits for SIGTERM while the loop serves, and drains it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import threading
 import unittest
 
 from filestoraged.daemon.processes import BLOCKED_SIGNALS
 from filestoraged.daemon.worker import wait_for_sigterm
+from filestoraged.web.limits import Limits
 from tests.daemon.process import has_pending
+from tests.support import PATIENCE, ServerCase, read_answer
+
+HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class WaitTest(unittest.TestCase):
@@ -31,6 +36,27 @@ class WaitTest(unittest.TestCase):
         self.assertEqual(b"!!!", b"".join(os.read(reader, 1) for _ in range(3)))
         os.kill(worker, signal.SIGTERM)
         self.assertEqual((worker, 7 << 8), os.waitpid(worker, 0))
+
+
+class DrainTest(ServerCase):
+    limits = Limits(notice=0.02, last_call=PATIENCE)
+
+    def test_idle_connection_gets_one_more_response_while_its_worker_drains(self) -> None:
+        idle = self.connect()
+        idle.sendall(HEALTH)
+        self.assertEqual(200, read_answer(idle).status)
+        is_draining = threading.Event()
+        drained: list[bool] = []
+        drain = threading.Thread(target=lambda: drained.append(self.worker._server.drain(PATIENCE, is_draining.set)))
+        drain.start()
+        self.assertTrue(is_draining.wait(PATIENCE))
+
+        idle.sendall(HEALTH)
+        answer = read_answer(idle)
+        drain.join()
+
+        self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
+        self.assertEqual(([True], b""), (drained, idle.recv(1)))
 
 
 class Reporting(logging.Handler):

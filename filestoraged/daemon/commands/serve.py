@@ -88,14 +88,13 @@ class Master:
         self._supervisor = Supervisor(processes, self._workers, slots, watchdog, _DRAIN_DEADLINE)
 
     def run(self) -> int:
+        """Serve until a signal to stop, and drain. Returns the exit status."""
         with contextlib.suppress(StopRequested):
-            self._supervisor.start()
-            log.info("started filestoraged %s with %d workers, storing %s", __version__, *self._size_and_store())
-            self._announce()
+            self.start()
         received = self._supervisor.run()
         while received == RELOAD_SIGNAL:
             with contextlib.suppress(StopRequested):
-                self._reload()
+                self.reload()
             received = self._supervisor.run()
         log.info("draining on %s", received.name)
         # New clients are refused at once, or wait at the service manager's sockets for the next daemon.
@@ -107,7 +106,13 @@ class Master:
             log.warning("exceeded the drain deadline (%.0f s) with requests in flight", _DRAIN_DEADLINE)
         return 0
 
-    def _reload(self) -> None:
+    def start(self) -> None:
+        """Start the workers. Raises StopRequested."""
+        self._supervisor.start()
+        log.info("started filestoraged %s with %d workers, storing %s", __version__, *self._size_and_store())
+        self._announce()
+
+    def reload(self) -> None:
         """Read the configuration again, and replace the workers if it can be used. Raises StopRequested."""
         self._manager.report_reloading()
         try:
