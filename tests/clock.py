@@ -71,3 +71,21 @@ class VirtualClock:
             with self._changed:
                 self._waiting.remove(condition)
         return result  # type: ignore[no-any-return]
+
+
+class PassingClock(VirtualClock):
+    """For one thread: time passes while it sleeps or waits. `waits` are the seconds of each."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        super().__init__(now)
+        self.waits: list[float] = []
+
+    def sleep(self, seconds: float, /) -> None:
+        self.waits.append(seconds)
+        self.advance(seconds)
+
+    def wait(self, event: threading.Event, timeout: float | None = None, /) -> bool:
+        if not event.is_set():
+            assert timeout is not None, "the only thread waits for ever"
+            self.sleep(timeout)
+        return event.is_set()

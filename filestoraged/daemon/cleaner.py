@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from filestoraged.clock import Clock
 from filestoraged.daemon.cleanup_lock import CleanupLock
 from filestoraged.errors import Error, StoreDetached
 
@@ -29,10 +29,11 @@ _ENVIRONMENT_ERRORS = (Error, OSError, sqlite3.Error)
 class Cleaner(ABC):
     """A thread of each worker. A lock lets one of all processes clean up at a time; two at once would do no harm."""
 
-    def __init__(self, subject: str, lock: CleanupLock) -> None:
+    def __init__(self, subject: str, lock: CleanupLock, clock: Clock) -> None:
         """`subject` is what it cleans up, for the log."""
         self._subject = subject
         self._lock = lock
+        self._clock = clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
         # Messages of the failures of this round; and those that were logged, until a round is without them.
@@ -58,11 +59,11 @@ class Cleaner(ABC):
     def clean_up(self) -> None:
         """Do everything that is due, in small steps."""
         while not self._stopping.is_set():
-            started = time.monotonic()
+            started = self._clock.now()
             self._lock.renew()
             if not self._take_step():
                 return
-            self._stopping.wait(min(_PAUSE_FACTOR * (time.monotonic() - started), _INTERVAL))
+            self._clock.wait(self._stopping, min(_PAUSE_FACTOR * (self._clock.now() - started), _INTERVAL))
             self.retry()
 
     def _try(self, step: Callable[[], int]) -> int:
@@ -84,7 +85,7 @@ class Cleaner(ABC):
     def _run(self) -> None:
         while True:
             self._run_once()
-            if self._stopping.wait(_INTERVAL):
+            if self._clock.wait(self._stopping, _INTERVAL):
                 return
 
     def _run_once(self) -> None:

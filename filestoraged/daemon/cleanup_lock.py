@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -32,10 +32,14 @@ class CleanupLock(Protocol):
 class FileLock:
     """A lock on a file, created where it is missing. The time of its last change is the heartbeat."""
 
-    def __init__(self, path: str, root: PathIdentity | None = None) -> None:
-        """Without `root`, the directory that it is in, the file is created in whatever is there."""
+    def __init__(self, path: str, root: PathIdentity | None = None, *, date: Callable[[], float] = time.time) -> None:
+        """Without `root`, the directory that it is in, the file is created in whatever is there.
+
+        `date` is that of the file system, in seconds since 1970.
+        """
         self._path = path
         self._root = root
+        self._date = date
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[bool]:
@@ -43,7 +47,7 @@ class FileLock:
             self._root.check()
         lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            yield not _is_locked(lock)
+            yield not self._is_locked(lock)
         finally:
             # Unlocks it, as the end of the process would.
             os.close(lock)
@@ -52,11 +56,10 @@ class FileLock:
         with contextlib.suppress(OSError):
             os.utime(self._path, follow_symlinks=False)
 
-
-def _is_locked(lock: int) -> bool:
-    """Lock the file. Returns whether a process has it locked that is alive."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return abs(time.time() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT
-    return False
+    def _is_locked(self, lock: int) -> bool:
+        """Lock the file. Returns whether a process has it locked that is alive."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return abs(self._date() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT
+        return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
+
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 
 # Of this process, a directory for each thread.
 _THREADS = "/proc/self/task"
@@ -32,21 +33,23 @@ def fork() -> int:
             gc.unfreeze()
 
 
-def wait_for_ended_threads() -> None:
+def wait_for_ended_threads(clock: Clock = SYSTEM_CLOCK, directory: str = _THREADS) -> None:
     """Wait until the kernel has no thread of this process any more that has ended in Python.
+
+    `directory` has an entry for each thread.
 
     Before Python 3.13, `Thread.join` returns while the thread still releases what C libraries keep for it, under their
     locks. A child that is forked meanwhile has such a lock and no thread to release it: with OpenSSL's, the first hash
     of each new thread would wait for ever.
     """
-    deadline = time.monotonic() + _END_TIMEOUT
-    while _count_threads() > threading.active_count() and time.monotonic() < deadline:
-        time.sleep(_END_PAUSE)
+    deadline = clock.now() + _END_TIMEOUT
+    while _count_entries(directory) > threading.active_count() and clock.now() < deadline:
+        clock.sleep(_END_PAUSE)
 
 
-def _count_threads() -> int:
+def _count_entries(directory: str) -> int:
     try:
-        return len(os.listdir(_THREADS))
+        return len(os.listdir(directory))
     except OSError:
         # /proc is not mounted.
         return 0

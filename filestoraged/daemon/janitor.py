@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.cleaner import Cleaner
 from filestoraged.daemon.cleanup_lock import CleanupLock
 from filestoraged.errors import NotFound
@@ -14,9 +15,9 @@ from filestoraged.store.drops import Drops
 class Janitor(Cleaner):
     """See `Cleaner`."""
 
-    def __init__(self, drops: Drops, store: Store, lock: CleanupLock) -> None:
+    def __init__(self, drops: Drops, store: Store, lock: CleanupLock, clock: Clock = SYSTEM_CLOCK) -> None:
         """`store` has the bytes of the drops."""
-        super().__init__("drops", lock)
+        super().__init__("drops", lock, clock)
         self._drops = drops
         self._store = store
 

@@ -13,9 +13,9 @@ import os
 import select
 import signal
 import threading
-import time
 from typing import NoReturn, Protocol
 
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.daemon.forking import fork
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class SystemProcesses:
         self._pipes: dict[int, int] = {}
 
     def now(self) -> float:
-        return time.monotonic()
+        return SYSTEM_CLOCK.now()
 
     def fork(self, group: WorkerGroup, number: int, slot: int) -> int:
         reader, writer = os.pipe()

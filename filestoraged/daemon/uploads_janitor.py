@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.cleaner import Cleaner
 from filestoraged.daemon.cleanup_lock import CleanupLock
 from filestoraged.store.uploads.uploads import Uploads
@@ -10,8 +11,8 @@ from filestoraged.store.uploads.uploads import Uploads
 class UploadsJanitor(Cleaner):
     """See `Cleaner`."""
 
-    def __init__(self, uploads: Uploads, lock: CleanupLock) -> None:
-        super().__init__("uploads", lock)
+    def __init__(self, uploads: Uploads, lock: CleanupLock, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__("uploads", lock, clock)
         self._uploads = uploads
 
     def retry(self) -> None:

@@ -6,9 +6,9 @@ import logging
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.endpoints import Endpoint, Endpoints
@@ -76,7 +76,9 @@ class HTTPWorkers:
         serving.start()
         status.report_serving()
         wait_for_sigterm()
-        return 0 if self._drain(serving, status) else 1
+        drained = drain(serving, self._services, status)
+        finish_log()
+        return 0 if drained else 1
 
     def close(self) -> None:
         """Close what the master has of it. Workers keep their copies."""
@@ -100,15 +102,6 @@ class HTTPWorkers:
             reserved=[endpoint.listener for endpoint in self.endpoints if endpoint.is_admin],
         )
 
-    def _drain(self, serving: ServerThread, status: StatusPipe) -> bool:
-        """Finish requests, then pending writes. Returns whether both did in time."""
-        deadline = time.monotonic() + DRAIN_TIMEOUT
-        drained = serving.drain(DRAIN_TIMEOUT, status.report_not_accepting)
-        # After the last response: its changes may still wait to be written.
-        stopped = self._services.stop(max(_MIN_STOP_TIMEOUT, deadline - time.monotonic()))
-        finish_log()
-        return drained and stopped
-
 
 class ServerThread:
     """A server with its loop on a thread of its own. The main thread of a worker calls `start`, then `drain`."""
@@ -130,6 +123,15 @@ class ServerThread:
         self._thread.join()
         self._server.server_close()
         return drained
+
+
+def drain(serving: ServerThread, services: Services, status: StatusPipe, clock: Clock = SYSTEM_CLOCK) -> bool:
+    """Finish requests, then pending writes. Returns whether both did in time."""
+    deadline = clock.now() + DRAIN_TIMEOUT
+    drained = serving.drain(DRAIN_TIMEOUT, status.report_not_accepting)
+    # After the last response: its changes may still wait to be written.
+    stopped = services.stop(max(_MIN_STOP_TIMEOUT, deadline - clock.now()))
+    return drained and stopped
 
 
 def wait_for_sigterm(flush_interval: float = _FLUSH_INTERVAL) -> None:

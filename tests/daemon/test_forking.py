@@ -6,18 +6,17 @@ import ctypes
 import gc
 import os
 import threading
-import time
-import unittest
 from pathlib import Path
-from unittest import mock
 
 from filestoraged.daemon import forking
+from tests.clock import PassingClock
+from tests.support import TempCase
 
 # Microseconds that a thread takes to end behind its last line of Python, as on a busy machine.
 _DELAY = 300_000
 
 
-class ForkTest(unittest.TestCase):
+class ForkTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         libc = ctypes.CDLL(None)
@@ -59,26 +58,20 @@ class ForkTest(unittest.TestCase):
         self.addCleanup(thread.join)
         self.addCleanup(is_over.set)
 
-        self.assertEqual([], self.pauses())
+        self.assertEqual(0.0, self.waited("/proc/self/task"))
 
     def test_thread_that_does_not_end_delays_a_fork_for_five_seconds(self) -> None:
-        clock = iter([0.0, 1.0, 4.9, 5.1])
-        with (
-            mock.patch.object(forking, "_count_threads", lambda: threading.active_count() + 1),
-            mock.patch.object(time, "monotonic", lambda: next(clock)),
-        ):
-            self.assertEqual([0.001, 0.001], self.pauses())
+        for number in range(threading.active_count() + 1):
+            (self.directory / str(number)).touch()
+
+        self.assertAlmostEqual(5.0, self.waited(str(self.directory)), delta=0.002)
 
     def test_process_without_proc_does_not_wait(self) -> None:
-        self.ended_thread()
-        self.addCleanup(forking.wait_for_ended_threads)
+        self.assertEqual(0.0, self.waited("/nonexistent"))
 
-        with mock.patch.object(forking, "_THREADS", "/nonexistent"):
-            self.assertEqual([], self.pauses())
-
-    def pauses(self) -> list[float]:
-        """The pauses of a wait for ended threads."""
-        pauses: list[float] = []
-        with mock.patch.object(time, "sleep", pauses.append):
-            forking.wait_for_ended_threads()
-        return pauses
+    def waited(self, directory: str) -> float:
+        """Wait for ended threads, of which there are as many as entries. Returns the seconds."""
+        clock = PassingClock()
+        began = clock.now()
+        forking.wait_for_ended_threads(clock, directory)
+        return clock.now() - began

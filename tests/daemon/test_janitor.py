@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import subprocess
-import threading
+import time
+from collections.abc import Callable
 from unittest import mock
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.cleanup_lock import FileLock
 from filestoraged.daemon.janitor import Janitor
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.owner_locks import OwnerFiles
-from tests.support import PATIENCE, TempCase, ago
+from tests.clock import PassingClock
+from tests.support import TempCase
 
 
 class FileLockTest(TempCase):
@@ -58,78 +59,79 @@ class JanitorCase(TempCase):
         self.drops.finish(self.drops.claim(id_).result()).result()
         return id_
 
-    def janitor(self) -> Janitor:
-        return Janitor(self.drops, self.bytes, FileLock(self.path + ".janitor"))
+    def janitor(self, clock: Clock = SYSTEM_CLOCK, date: Callable[[], float] = time.time) -> Janitor:
+        return Janitor(self.drops, self.bytes, FileLock(self.path + ".janitor", date=date), clock)
 
 
 class JanitorTest(JanitorCase):
     def test_one_janitor_works_at_a_time(self) -> None:
-        works, goes_on = threading.Event(), threading.Event()
         first, second = self.janitor(), self.janitor()
-        first.clean_up = lambda: (works.set(), goes_on.wait(PATIENCE))  # type: ignore
-        second.clean_up = mock.Mock()  # type: ignore
-        first.start()
-        self.assertTrue(works.wait(PATIENCE))
+        first.clean_up = second._run_once  # type: ignore[method-assign]
+        second.clean_up = mock.Mock()  # type: ignore[method-assign]
 
-        second.start()
-        second.stop()
+        first._run_once()
         alone = second.clean_up.called
-        goes_on.set()
-        first.stop()
-        third = self.janitor()
-        third.clean_up = mock.Mock()  # type: ignore
-        third.start()
-        self.wait_until("the third works", lambda: third.clean_up.called)
-        third.stop()
+        second._run_once()
 
-        self.assertFalse(alone)
+        self.assertEqual((False, True), (alone, second.clean_up.called))
+
+    def test_janitor_works_every_three_seconds_until_it_is_stopped(self) -> None:
+        clock = PassingClock()
+        janitor = self.janitor(clock)
+        rounds: list[float] = []
+
+        def work() -> None:
+            rounds.append(clock.now())
+            if len(rounds) == 3:
+                janitor._stopping.set()
+
+        janitor.clean_up = work  # type: ignore[method-assign]
+        janitor._run()
+
+        self.assertEqual([1000.0, 1003.0, 1006.0], rounds)
 
     def test_lock_of_a_stopped_janitor_holds_for_a_minute(self) -> None:
         id_ = self.fetch()
         path = self.path + ".janitor"
-        script = f"exec 9>>{path}; flock 9; echo locked; exec sleep 1000"
-        with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as other:
-            assert other.stdout is not None
-            self.assertEqual("locked\n", other.stdout.readline())
-            other.send_signal(signal.SIGSTOP)
-            kept = []
-            for silent in (50, 70):
-                os.utime(path, (ago(silent),) * 2)
-                self.janitor()._run_once()
+        kept = []
+        with FileLock(path).hold():
+            for silent in (50, 70, -50, -70):
+                self.janitor(date=lambda silent=silent: os.stat(path).st_mtime + silent)._run_once()  # type: ignore[misc]
                 kept.append((self.directory / "drops" / id_[:2] / id_).exists())
-            other.kill()
+                id_ = id_ if kept[-1] else self.fetch()
 
-        self.assertEqual([True, False], kept)
+        self.assertEqual([True, False, True, False], kept)
 
     def test_pause_is_five_times_the_last_step_and_at_most_the_interval(self) -> None:
         for _ in range(3):
             self.fetch()
-        janitor = self.janitor()
-        seconds, rests = [0.0], []
+        clock = PassingClock()
+        janitor = self.janitor(clock)
         forget = self.drops.delete_old
 
-        takes = [0.1, 10.0, 0.0]
+        takes = [0.5, 10.0, 0.0]
 
         def forget_slowly() -> int:
-            seconds[0] += takes.pop(0)
+            clock.advance(takes.pop(0))
             return forget() or len(takes)
 
-        with (
-            mock.patch.object(self.drops, "delete_old", forget_slowly),
-            mock.patch("filestoraged.daemon.cleaner.time.monotonic", lambda: seconds[0]),
-            mock.patch.object(janitor._stopping, "wait", rests.append),
-        ):
+        with mock.patch.object(self.drops, "delete_old", forget_slowly), mock.patch.object(FileLock, "renew") as renew:
             janitor.clean_up()
 
         # Two steps with something to do, and one that finds nothing.
-        self.assertEqual([0.5, 3.0], rests)
+        self.assertEqual([2.5, 3.0], clock.waits)
+        self.assertEqual(3, renew.call_count)
         self.assertEqual([], self.files_below(self.directory / "drops"))
 
     def test_stop_takes_effect_between_two_steps(self) -> None:
         self.fetch()
         janitor = self.janitor()
-        janitor.stop = janitor._stopping.set  # type: ignore
-        with mock.patch.object(self.drops, "delete_old", side_effect=lambda: janitor.stop() or 7) as forget:
+
+        def stop_and_forget() -> int:
+            janitor._stopping.set()
+            return 7
+
+        with mock.patch.object(self.drops, "delete_old", side_effect=stop_and_forget) as forget:
             janitor.clean_up()
 
         self.assertEqual(1, forget.call_count)

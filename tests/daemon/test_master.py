@@ -213,9 +213,11 @@ class ReloadTest(MasterCase):
         port = free_port()
         self.configure(f"admin-listen = 127.0.0.1:{port}")
 
-        master.reload()
+        with mock.patch.object(HTTPWorkers, "close", autospec=True) as close:
+            master.reload()
 
         self.assertEqual(former, self.groups())
+        self.assertIs(self.table.workers[-1].group, close.call_args.args[0])
         self.assertIn("its workers do not begin to serve", self.log.warnings()[-1])
         self.assertFalse(connects(port))
 

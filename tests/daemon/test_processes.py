@@ -208,6 +208,8 @@ class SystemProcessesTest(ProcessesContract, unittest.TestCase):
         os.kill(os.getpid(), number)
 
     def discard_signals(self) -> None:
+        # The timer of the last wait.
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         while signal.sigtimedwait(BLOCKED_SIGNALS, 0):
             pass
 

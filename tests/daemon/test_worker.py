@@ -7,10 +7,12 @@ import os
 import signal
 import threading
 import unittest
+from unittest import mock
 
 from filestoraged.daemon.processes import BLOCKED_SIGNALS
-from filestoraged.daemon.worker import wait_for_sigterm
+from filestoraged.daemon.worker import drain, wait_for_sigterm
 from filestoraged.web.limits import Limits
+from tests.clock import VirtualClock
 from tests.daemon.process import has_pending
 from tests.support import PATIENCE, ServerCase, read_answer
 
@@ -38,6 +40,30 @@ class WaitTest(unittest.TestCase):
         self.assertEqual((worker, 7 << 8), os.waitpid(worker, 0))
 
 
+class DrainTimeTest(unittest.TestCase):
+    def test_pending_writes_have_the_rest_of_30_seconds_and_3_at_least(self) -> None:
+        for taken, left in ((0.0, 30.0), (20.0, 10.0), (28.0, 3.0), (31.0, 3.0)):
+            with self.subTest(taken=taken):
+                self.assertEqual((True, left), self.drain(taken))
+
+    def test_worker_has_drained_when_requests_and_writes_have_finished_in_time(self) -> None:
+        for served, stopped in ((True, False), (False, True), (False, False)):
+            with self.subTest(served=served, stopped=stopped):
+                self.assertFalse(self.drain(0.0, served, stopped)[0])
+
+    def drain(self, taken: float, served: bool = True, stopped: bool = True) -> tuple[bool, float]:
+        """Drain a server that takes so long. Returns the result, and the seconds that the services have."""
+        clock, status = VirtualClock(), mock.Mock()
+        serving, services = mock.Mock(), mock.Mock()
+        serving.drain.side_effect = lambda *_: (clock.advance(taken), served)[1]  # type: ignore[func-returns-value]
+        services.stop.return_value = stopped
+
+        drained = drain(serving, services, status, clock)
+
+        serving.drain.assert_called_once_with(30.0, status.report_not_accepting)
+        return drained, services.stop.call_args.args[0]
+
+
 class DrainTest(ServerCase):
     limits = Limits(notice=0.02, last_call=PATIENCE)
 
@@ -47,13 +73,13 @@ class DrainTest(ServerCase):
         self.assertEqual(200, read_answer(idle).status)
         is_draining = threading.Event()
         drained: list[bool] = []
-        drain = threading.Thread(target=lambda: drained.append(self.worker._server.drain(PATIENCE, is_draining.set)))
-        drain.start()
+        drainer = threading.Thread(target=lambda: drained.append(self.worker._server.drain(PATIENCE, is_draining.set)))
+        drainer.start()
         self.assertTrue(is_draining.wait(PATIENCE))
 
         idle.sendall(HEALTH)
         answer = read_answer(idle)
-        drain.join()
+        drainer.join()
 
         self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
         self.assertEqual(([True], b""), (drained, idle.recv(1)))
