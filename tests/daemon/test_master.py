@@ -8,14 +8,15 @@ import logging
 import os
 import signal
 import socket
+import threading
 from unittest import mock
 
-from filestoraged.daemon.commands.serve import Master
+from filestoraged.daemon.commands.serve import Master, serve
 from filestoraged.daemon.config import parse_arguments
 from filestoraged.daemon.endpoints import Endpoints
-from filestoraged.daemon.supervisor import StopRequested
+from filestoraged.daemon.processes import BLOCKED_SIGNALS
 from filestoraged.daemon.worker import HTTPWorkers
-from tests.daemon.process_table import Behaviour, MasterDied, ProcessTable
+from tests.daemon.process_table import Behaviour, ProcessTable
 from tests.daemon.supervision import HANGS, LogLines, RecordingManager
 from tests.support import TempCase, free_port
 
@@ -61,6 +62,22 @@ class MasterCase(TempCase):
         """Of the workers that accept."""
         return [worker.group for worker in self.table.alive if worker.has_pipe]  # type: ignore[misc]
 
+    def make_fifo(self) -> str:
+        """Make a file that its readers wait for until the test is over. It has nothing that they can use."""
+        path = str(self.directory / "fifo")
+        os.mkfifo(path)
+        self.addCleanup(self.end_preparation, path)
+        return path
+
+    def end_preparation(self, fifo: str) -> None:
+        preparing = [thread for thread in threading.enumerate() if thread.name == "preparation"]
+        while any(thread.is_alive() for thread in preparing):
+            # It may not have opened the file yet.
+            with contextlib.suppress(OSError), open(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK), "wb") as writer:
+                writer.write(b"nonsense")
+            for thread in preparing:
+                thread.join(0.01)
+
     def told(self) -> list[str]:
         """Return the states that the service manager was told since the last call."""
         told, self.manager.told = self.manager.told, []
@@ -101,13 +118,17 @@ class StartTest(MasterCase):
         self.assertEqual(["exceeded the drain deadline (35 s) with requests in flight"], self.log.warnings())
         self.assertAlmostEqual(1036.0, self.table.time)
 
-    def test_second_signal_ends_the_drain(self) -> None:
-        self.table.behaviour = Behaviour(drain=30.0)
-        for seconds in (1, 2):
-            self.table.at(seconds, functools.partial(self.table.send, signal.SIGTERM))
+    def test_signal_to_stop_ends_a_start_that_waits_for_a_file(self) -> None:
+        """With the processes of the machine: none is forked by then."""
+        self.configure(f"tokens = {self.make_fifo()}")
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+        self.addCleanup(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+        self.addCleanup(signal.sigwait, [signal.SIGTERM])
+        signal.raise_signal(signal.SIGTERM)
 
-        with self.assertRaises(MasterDied):
-            self.make().run()
+        self.assertEqual(0, serve(self.arguments))
+
+        self.assertEqual(["stopped before the start was complete"], self.log.take())
 
     def test_signal_to_stop_ends_a_start_that_waits_for_a_worker(self) -> None:
         self.table.behaviour = HANGS
@@ -117,20 +138,6 @@ class StartTest(MasterCase):
 
         self.assertEqual(["STOPPING=1"], [message.split("\n")[0] for message in self.told()])
         self.assertEqual(["exceeded the drain deadline (35 s) with requests in flight"], self.log.warnings())
-
-    def test_signal_to_stop_ends_a_start_that_waits_for_a_file(self) -> None:
-        fifo = self.make_fifo()
-        self.configure(f"tokens = {fifo}")
-        self.table.send(signal.SIGTERM)
-
-        self.assertRaises(StopRequested, self.make)
-
-    def make_fifo(self) -> str:
-        """Make a file that its readers wait for until the test is over."""
-        path = str(self.directory / "fifo")
-        os.mkfifo(path)
-        self.addCleanup(lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
-        return path
 
 
 class ReloadTest(MasterCase):
@@ -222,7 +229,7 @@ class ReloadTest(MasterCase):
         self.assertFalse(connects(port))
 
     def test_signal_to_stop_ends_a_reload_that_waits_for_a_file(self) -> None:
-        fifo = StartTest.make_fifo(self)  # type: ignore[arg-type]
+        fifo = self.make_fifo()
         master = self.started()
         self.configure(f"tokens = {fifo}")
         for number in (signal.SIGHUP, signal.SIGTERM):
@@ -279,21 +286,6 @@ class ReloadTest(MasterCase):
         master.reload()
 
         self.assertEqual(logging.WARNING, logging.getLogger("filestoraged").getEffectiveLevel())
-
-    def test_workers_that_die_after_a_reload_have_the_new_configuration(self) -> None:
-        master = self.started()
-        self.configure("max-size = 3")
-        master.reload()
-        for worker in self.table.alive:
-            self.table.kill(worker.pid, signal.SIGKILL)
-        living: list[HTTPWorkers] = []
-        self.table.at(5, lambda: living.extend(self.groups()))
-        self.table.at(6, lambda: self.table.send(signal.SIGTERM))
-
-        master.run()
-
-        self.assertEqual([3, 3], [group.config.max_size for group in living])
-        self.log.warnings()
 
 
 def connects(port: int) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import signal
 import socket
 import threading
@@ -40,18 +39,6 @@ class ReloadTest(TempCase):
         before = len(daemon.lines())
         daemon.process.send_signal(signal.SIGHUP)
         self.wait_until("reloaded", lambda: any("INFO reloaded" in line for line in daemon.lines()[before:]))
-
-    def test_sigterm_ends_a_start_that_waits_for_a_file(self) -> None:
-        os.mkfifo(self.directory / "fifo")
-        self.configure(f"tokens = {self.directory / 'fifo'}")
-        daemon = Daemon("--config", str(self.file), "--listen", "127.0.0.1:0")
-        self.addCleanup(daemon.log.close)
-        self.addCleanup(daemon.kill)
-        self.wait_until("it waits", lambda: len(os.listdir(f"/proc/{daemon.process.pid}/task")) == 2)
-
-        status = daemon.stop()
-
-        self.assertEqual(0, status)
 
     def test_reloads_under_load_refuse_and_break_no_request(self) -> None:
         with self.daemon() as daemon, Load(daemon.ports[0]) as load:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -64,8 +65,19 @@ class DrainTimeTest(unittest.TestCase):
         return drained, services.stop.call_args.args[0]
 
 
-class DrainTest(ServerCase):
+class WorkerTest(ServerCase):
     limits = Limits(notice=0.02, last_call=PATIENCE)
+
+    def test_store_that_cannot_be_swept_is_served(self) -> None:
+        digest = json.loads(self.post("/", b"tea").body)["hash"]
+        staging = self.store_path / "staging"
+        staging.rename(self.directory / "lost")
+        staging.touch()
+
+        self.services.sweep()
+
+        self.assertEqual(b"tea", self.get(f"/{digest}").body)
+        self.assertIn("cannot sweep", "".join(self.log_lines(logging.WARNING)))
 
     def test_idle_connection_gets_one_more_response_while_its_worker_drains(self) -> None:
         idle = self.connect()
