@@ -77,7 +77,6 @@ class Watchdog:
 
     def release(self, slot: int) -> None:
         self._heartbeats.clear_slot(slot)
-        self._reported.discard(slot)
 
     def _answers(self, worker: WorkerProcess, now: float) -> bool:
         beat = self._heartbeats.last_beat(worker.slot)

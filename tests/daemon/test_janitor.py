@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable
 from unittest import mock
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
@@ -59,8 +57,8 @@ class JanitorCase(TempCase):
         self.drops.finish(self.drops.claim(id_).result()).result()
         return id_
 
-    def janitor(self, clock: Clock = SYSTEM_CLOCK, date: Callable[[], float] = time.time) -> Janitor:
-        return Janitor(self.drops, self.bytes, FileLock(self.path + ".janitor", date=date), clock)
+    def janitor(self, clock: Clock = SYSTEM_CLOCK, lock: FileLock | None = None) -> Janitor:
+        return Janitor(self.drops, self.bytes, lock or FileLock(self.path + ".janitor"), clock)
 
 
 class JanitorTest(JanitorCase):
@@ -96,7 +94,8 @@ class JanitorTest(JanitorCase):
         kept = []
         with FileLock(path).hold():
             for silent in (50, 70, -50, -70):
-                self.janitor(date=lambda silent=silent: os.stat(path).st_mtime + silent)._run_once()  # type: ignore[misc]
+                now = os.stat(path).st_mtime + silent
+                self.janitor(lock=FileLock(path, date=lambda now=now: now))._run_once()  # type: ignore[misc]
                 kept.append((self.directory / "drops" / id_[:2] / id_).exists())
                 id_ = id_ if kept[-1] else self.fetch()
 
