@@ -188,6 +188,9 @@ class SystemProcessesTest(ProcessesContract, unittest.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        # A thread that does not block the signals of the master would die of them, and this process with it. Here is
+        # none: `bin/test` runs a module in a process of its own.
+        self.assertEqual([threading.current_thread()], threading.enumerate())
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         self.addCleanup(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
         self.addCleanup(self.discard_signals)
