@@ -44,7 +44,7 @@ class ReloadTest(TempCase):
         with self.daemon() as daemon, Load(daemon.ports[0]) as load:
             for _ in range(3):
                 self.reload(daemon)
-                load.wait_for_more(200)
+                load.wait_for_more(100)
 
         self.assertEqual([], load.failures)
 
@@ -62,6 +62,7 @@ class ReloadTest(TempCase):
             upload.sendall(b"four")
 
             self.assertEqual((413, 200), (refused.status_code, read_answer(upload).status))
+            upload.close()
             self.wait_until("they have left", lambda: len(daemon.workers()) == 2 and not former & set(daemon.workers()))
             self.assertRaises(ConnectionRefusedError, socket.create_connection, ("127.0.0.1", port))
 
