@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import math
 import os
 import signal
@@ -238,7 +239,8 @@ class SystemProcessesTest(ProcessesContract, unittest.TestCase):
         reader, writer = os.pipe()
 
         def fail() -> None:
-            os.dup2(writer, 2)
+            # The judge of tests takes the record in the child; nothing else would write it.
+            logging.getLogger("filestoraged").addHandler(logging.StreamHandler(os.fdopen(writer, "w")))
             raise ValueError("out of order")
 
         pid = self.fork_to_prepare(fail)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import requests
 
-from tests.daemon.process import PATIENCE, Daemon, running
+from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon, running
 from tests.support import TempCase, in_threads, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -116,6 +116,7 @@ class WorkersTest(TempCase):
         self.assertEqual(([100] * 7, [503] * 3), (begun, refused))
 
     def test_killed_worker_is_replaced_and_its_stagings_are_swept(self) -> None:
+        self.announce(KILLED_WORKER)
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0])) as upload:
             upload.sendall(
                 b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n"
