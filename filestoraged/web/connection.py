@@ -13,7 +13,6 @@ import logging
 import math
 import select
 import socket
-import time
 from typing import Protocol
 
 from filestoraged.digest import Bytes
@@ -167,7 +166,7 @@ class Connection:
         self.position = 0
         self.request = None
         self.response = None
-        self.started = time.monotonic()
+        self.started = context.now()
         self._client_key = 0
         self.is_inline = self.is_in_flight = self.is_closing = self.keeps_thread = False
         self.confirmation = None
@@ -316,7 +315,7 @@ class Connection:
     def wait_writable(self) -> bool:
         """Wait until the client has taken a good part of what was sent."""
         self.sender.mark()
-        self.deadline = time.monotonic() + self.context.limits.send
+        self.deadline = self.context.now() + self.context.limits.send
         return self.wait()
 
     def hand_over(self) -> bool:
@@ -373,7 +372,7 @@ class Connection:
         self.request = None
 
     def _record(self, status: int, kind: str, sent: int) -> None:
-        self.context.record(self, status, kind, sent, time.monotonic())
+        self.context.record(self, status, kind, sent)
 
     # A request is in flight while its page runs on a thread, or waits for its body or a result.
 

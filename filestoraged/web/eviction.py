@@ -8,9 +8,8 @@ of all its connections, sorted once and used up one by one: requests cost nothin
 from __future__ import annotations
 
 import socket
-import time
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -46,10 +45,17 @@ class Eviction(Generic[_Evictable]):
     """
 
     def __init__(
-        self, poller: Poller[_Evictable], limit: ConnectionLimit, idle: float, reserved: Container[socket.socket]
+        self,
+        poller: Poller[_Evictable],
+        limit: ConnectionLimit,
+        now: Callable[[], float],
+        *,
+        idle: float,
+        reserved: Container[socket.socket],
     ) -> None:
         self._poller = poller
         self._limit = limit
+        self._now = now
         self._idle = idle
         self._reserved = reserved
         # Connections that were idle at the last scan and their deadlines then, in the order of these.
@@ -94,7 +100,7 @@ class Eviction(Generic[_Evictable]):
     def publish_newcomer(self) -> None:
         """Publish when a connection has come, which is idle from now on."""
         if self.publish() is None:
-            self._limit.publish_idle(time.monotonic())
+            self._limit.publish_idle(self._now())
 
     def prepare(self) -> None:
         """Publish idle connections if few places are free, else forget them. Called at intervals."""
@@ -115,7 +121,7 @@ class Eviction(Generic[_Evictable]):
 
     def _scan(self) -> bool:
         """Collect idle connections, unless the last scan is too recent. Returns whether there are any."""
-        now = time.monotonic()
+        now = self._now()
         if now < self._next_scan:
             return False
         connections = self._poller.all()

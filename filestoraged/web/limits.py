@@ -33,7 +33,7 @@ class Limits(NamedTuple):
     notice: float = 0.5
     # A thread waits this long for a client before the connection goes to the poller: enough on one network.
     linger: float = 0.005
-    # A thread without a job ends after this long.
+    # Threads that no job has needed for this long end.
     thread: float = 10.0
     # Requests wait this long for a thread where none exists and none can be started; then they get 503.
     no_thread: float = 5.0

@@ -6,26 +6,27 @@ Closing a socket with unread bytes resets the connection, and the client may the
 from __future__ import annotations
 
 import socket
-import time
+from collections.abc import Callable
 
 from filestoraged.web.limits import Limits
 from filestoraged.web.receiver import DONT_WAIT
 
 
 class LingeringClose:
-    """`deadline`, on the monotonic clock, is the next moment of too much silence, or the end of the whole."""
+    """`deadline`, on the clock, is the next moment of too much silence, or the end of the whole."""
 
-    __slots__ = ("_connection", "_end", "_left", "_silence", "deadline")
+    __slots__ = ("_connection", "_end", "_left", "_now", "_silence", "deadline")
 
-    def __init__(self, connection: socket.socket, limits: Limits) -> None:
+    def __init__(self, connection: socket.socket, limits: Limits, now: Callable[[], float]) -> None:
         """Raises OSError where the client is gone."""
         connection.shutdown(socket.SHUT_WR)
-        now = time.monotonic()
+        began = now()
         self._connection = connection
+        self._now = now
         self._silence = limits.farewell
         self._left = limits.farewell_bytes
-        self._end = now + limits.farewell_total
-        self.deadline = now + limits.farewell
+        self._end = began + limits.farewell_total
+        self.deadline = began + limits.farewell
 
     def discard(self, scratch: memoryview) -> bool:
         """Discard what has come. Returns whether more may come."""
@@ -36,5 +37,5 @@ class LingeringClose:
         except OSError:
             return False
         self._left -= received
-        self.deadline = min(time.monotonic() + self._silence, self._end)
+        self.deadline = min(self._now() + self._silence, self._end)
         return received > 0 and self._left > 0

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from filestoraged.clock import Clock
 from filestoraged.web.access_log import AccessLog
 from filestoraged.web.admission import Admission
 from filestoraged.web.completion_queue import CompletionQueue
@@ -33,7 +34,7 @@ class _Connection(Watched, Job, Protocol):
 
     client: str
     request: Request | None
-    # When the request's first byte came, on the monotonic clock.
+    # When the request's first byte came, on the clock.
     started: float
     is_on_thread: bool
 
@@ -63,6 +64,7 @@ class LoopContext(Generic[_C]):
     def __init__(
         self,
         *,
+        clock: Clock,
         steps: Steps[_C],
         limits: Limits,
         threads: int,
@@ -71,6 +73,7 @@ class LoopContext(Generic[_C]):
         proxies: TrustedProxies,
         poller: Poller[_C],
     ) -> None:
+        self.now = clock.now
         self.steps = steps
         self.limits = limits
         self.metrics = metrics
@@ -90,10 +93,10 @@ class LoopContext(Generic[_C]):
         self.waiting: deque[_C] = deque()
         self.is_draining = False
 
-    def record(self, connection: _C, status: int, kind: str, sent: int, ended: float) -> None:
+    def record(self, connection: _C, status: int, kind: str, sent: int) -> None:
         """Log and count a response, or that the client left without one. `sent` is bytes of its body."""
         request = connection.request
-        seconds = ended - connection.started
+        seconds = self.now() - connection.started
         received = 0 if request is None else request.body.received
         self.access_log.add(connection.client, request, status, sent, seconds)
         if connection.is_on_thread:

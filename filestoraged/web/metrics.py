@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import mmap
 import threading
-import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import count, product
 from typing import NamedTuple, TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import ERROR_NAMES, ClientGone
 from filestoraged.web.message import METHODS, REASONS
 
@@ -144,9 +144,10 @@ class Metrics:
     The loop calls `loop_counter`, `publish` and `beat`, which need no lock; the other methods that count take the lock.
     """
 
-    def __init__(self, interfaces: Sequence[str], slots: int = 1) -> None:
+    def __init__(self, interfaces: Sequence[str], slots: int = 1, clock: Clock = SYSTEM_CLOCK) -> None:
         """`interfaces` are the values of the label."""
         self.slots = slots
+        self._clock = clock
         labels = list(product((*interfaces, NO_INTERFACE), (*METHODS, OTHER)))
         self._places = {each: number * _SIZE for number, each in enumerate(labels)}
         # The loop and the threads of a worker have counters of their own.
@@ -219,12 +220,12 @@ class Metrics:
         """Publish that the loop runs, and the present numbers of connections."""
         self._head[_CONNECTIONS] = connections
         self._head[_IDLE] = idle
-        self._head[_BEAT] = int(time.monotonic() * 1000)
+        self._head[_BEAT] = int(self._clock.now() * 1000)
 
     # Called by any process.
 
     def last_beat(self, slot: int) -> float:
-        """The time of the last heartbeat in the slot, in monotonic seconds; 0 before the first."""
+        """The time of the last heartbeat in the slot, on the clock; 0 before the first."""
         return self._head_of(slot)[_BEAT] / 1000
 
     def gauges(self) -> Gauges:

@@ -19,9 +19,9 @@ _Job = TypeVar("_Job", bound=Job)
 
 
 class Pool(Generic[_Job]):
-    """At most `size` threads, started when needed. A thread ends after `idle` seconds without a job.
+    """At most `size` threads, started when needed. `check`, which one thread calls at intervals, ends those not needed.
 
-    If the system refuses another thread, jobs wait for the existing ones. If there is none, `retry` tries again, and
+    If the system refuses another thread, jobs wait for the existing ones. If there is none, `check` tries again, and
     returns the jobs after `patience` seconds. The lock guards the counters.
     """
 
@@ -29,11 +29,15 @@ class Pool(Generic[_Job]):
         self._size = size
         self._idle = idle
         self._patience = patience
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        # The thread that takes a None ends. It is not counted any more.
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._unfinished = 0
-        # When `retry` first found jobs and no thread, on its clock; infinite otherwise.
+        # The most unfinished jobs since threads were ended last; when they are ended next, on the clock of `check`.
+        self._peak = 0
+        self._end_idle_at = -math.inf
+        # When `check` first found jobs and no thread, on its clock; infinite otherwise.
         self._stuck_since = math.inf
 
     @property
@@ -48,18 +52,22 @@ class Pool(Generic[_Job]):
     def submit(self, job: _Job) -> None:
         with self._lock:
             self._unfinished += 1
+            self._peak = max(self._peak, self._unfinished)
             wanted = self._unfinished > self._threads < self._size
             self._threads += wanted
         self._jobs.put(job)
         if wanted:
             self._start_thread()
 
-    def retry(self, now: float) -> list[_Job]:
+    def check(self, now: float) -> list[_Job]:
         """Start a thread if jobs wait and none runs. After `patience` seconds of failure, remove and return all jobs.
 
-        One thread calls it, at intervals. `now` is on the monotonic clock.
+        End the threads that no job has needed for `idle` seconds.
         """
         with self._lock:
+            if now >= self._end_idle_at:
+                self._end_threads(self._threads - self._peak)
+                self._peak, self._end_idle_at = self._unfinished, now + self._idle
             stuck = self._unfinished > 0 == self._threads
             self._threads += stuck
         if not stuck or self._start_thread():
@@ -67,6 +75,16 @@ class Pool(Generic[_Job]):
             return []
         self._stuck_since = min(self._stuck_since, now)
         return self._take_all() if now - self._stuck_since >= self._patience else []
+
+    def close(self) -> None:
+        """End all threads, each behind its job."""
+        with self._lock:
+            self._end_threads(self._threads)
+
+    def _end_threads(self, count: int) -> None:
+        for _ in range(count):
+            self._threads -= 1
+            self._jobs.put(None)
 
     def _start_thread(self) -> bool:
         try:
@@ -82,7 +100,9 @@ class Pool(Generic[_Job]):
         jobs: list[_Job] = []
         try:
             while True:
-                jobs.append(self._jobs.get_nowait())
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    jobs.append(job)
         except queue.Empty:
             with self._lock:
                 self._unfinished -= len(jobs)
@@ -94,14 +114,9 @@ class Pool(Generic[_Job]):
 
     def _work(self) -> bool:
         """Run the next job. Returns False if the thread ends."""
-        try:
-            job = self._jobs.get(timeout=self._idle)
-        except queue.Empty:
-            with self._lock:
-                # A job that was submitted at this moment relies on this thread.
-                leaves = self._unfinished < self._threads
-                self._threads -= leaves
-            return not leaves
+        job = self._jobs.get()
+        if job is None:
+            return False
         try:
             job.run_on_thread()
         except Exception:

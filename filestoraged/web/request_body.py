@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import types
 from collections.abc import Callable, Generator, Iterator
 
@@ -31,19 +30,30 @@ class RequestBody:
     ValueError. A view of the view remains valid.
     """
 
-    __slots__ = ("_framing", "_receiver", "_undelivered", "arrived", "is_silent", "is_wanted", "received", "started")
+    __slots__ = (
+        "_framing",
+        "_now",
+        "_receiver",
+        "_undelivered",
+        "arrived",
+        "is_silent",
+        "is_wanted",
+        "received",
+        "started",
+    )
 
-    def __init__(self, receiver: Receiver, framing: Framing) -> None:
+    def __init__(self, receiver: Receiver, framing: Framing, now: Callable[[], float]) -> None:
         self._receiver = receiver
         self._framing = framing
+        self._now = now
         # What came in one read with a piece after which the page awaited something else.
         self._undelivered = b""
         # Bytes that the page was fed.
         self.received = 0
-        # Whether the page has asked for a piece, and when it first did, on the monotonic clock.
+        # Whether the page has asked for a piece, and when it first did, on the clock.
         self.is_wanted = False
         self.started = 0.0
-        # When a part of it was last received, on the monotonic clock.
+        # When a part of it was last received, on the clock.
         self.arrived = 0.0
         # Whether delivery stopped because nothing has come.
         self.is_silent = False
@@ -71,7 +81,7 @@ class RequestBody:
     def open(self) -> bool:
         """The page wants its first piece. Returns whether the client may wait to be asked for it."""
         self.is_wanted = True
-        self.started = time.monotonic()
+        self.started = self._now()
         return not self._receiver.buffer and not self._framing.done
 
     def deliver(self, feed: Callable[[Bytes], bool]) -> None:
@@ -112,7 +122,7 @@ class RequestBody:
         return True
 
     def _deliver_arriving(self, feed: Callable[[Bytes], bool]) -> bool:
-        quantum, end = _QUANTUM, time.monotonic() + _TURN
+        quantum, end = _QUANTUM, self._now() + _TURN
         while not self._framing.done and quantum > 0 and self.arrived < end:
             received, is_wanted = self._deliver_next(feed)
             if not is_wanted:
@@ -126,7 +136,7 @@ class RequestBody:
     def _deliver_next(self, feed: Callable[[Bytes], bool]) -> tuple[int, bool]:
         """Feed what comes next. Returns how many bytes came, and whether the page wants more."""
         data = self._receive()
-        self.arrived = time.monotonic()
+        self.arrived = self._now()
         if not data:
             # Nothing is fed: an empty piece is the end of the body.
             return 0, True

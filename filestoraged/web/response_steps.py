@@ -6,7 +6,6 @@ Each function takes the connection as far as it goes, and returns whether the ne
 from __future__ import annotations
 
 import logging
-import time
 
 from filestoraged.web.connection import LOOP, READABLE, UNPARSED, WRITABLE, Connection
 from filestoraged.web.lingering_close import LingeringClose
@@ -32,7 +31,7 @@ def respond(connection: Connection, response: Response, event: Event = _RESPONSE
     if response.content is None:
         # Before it is sent: a client that has a response finds it counted.
         sent = response.stop - connection.position
-        connection.context.record(connection, response.status, response.kind, sent, time.monotonic())
+        connection.context.record(connection, response.status, response.kind, sent)
     connection.is_closing = (
         response.closes
         or not parsed.keep_alive
@@ -89,6 +88,7 @@ def send(connection: Connection) -> bool:
             connection.sender,
             connection.receiver,
             connection.context.limits.send,
+            connection.context.now(),
             is_proxied=connection.is_proxied,
         )
         connection.move(Event.SENT_UNCONFIRMED)
@@ -112,15 +112,14 @@ def _may_wait(response: Response) -> bool:
 def _end_request(connection: Connection, response: Response, event: Event) -> bool:
     """Count and forget the request, whose response is sent, or held by the sender."""
     response.close()
-    now = time.monotonic()
     if response.content is not None:
-        connection.context.record(connection, response.status, response.kind, connection.sender.sent, now)
+        connection.context.record(connection, response.status, response.kind, connection.sender.sent)
     if connection.is_in_flight:
         connection.end_in_flight()
     # A client that stores objects stores the next one soon. Other requests are the loop's.
     connection.keeps_thread = connection.request is not None and connection.request.method != "GET"
     connection.response = connection.request = None
-    connection.started = now
+    now = connection.started = connection.context.now()
     if connection.sender.held:
         # The loop sends the responses of a round at its end.
         connection.awaits = LOOP
@@ -136,7 +135,7 @@ def flush(connection: Connection) -> bool:
     if not connection.sender.push():
         return connection.wait_writable()
     if connection.awaits == WRITABLE:
-        connection.started = time.monotonic()
+        connection.started = connection.context.now()
     connection.state = NEXT_STATE[connection.state][_SENT]
     return follow_response(connection)
 
@@ -145,9 +144,10 @@ def confirm(connection: Connection) -> bool:
     """CONFIRM: continue when the client's kernel has acknowledged the whole response."""
     response, confirmation = connection.response, connection.confirmation
     assert response is not None and response.on_received is not None and confirmation is not None
-    if not confirmation.check():
+    now = connection.context.now()
+    if not confirmation.check(now):
         # No event tells when the queue has become empty.
-        connection.deadline = time.monotonic() + connection.context.limits.confirm
+        connection.deadline = now + connection.context.limits.confirm
         return connection.wait()
     connection.confirmation = None
     response.on_received()
@@ -193,7 +193,9 @@ def _close(connection: Connection) -> bool:
     is_read = parsed.framing.done and not connection.receiver.buffer
     if parsed.keep_alive or not is_read:
         try:
-            connection.lingering_close = LingeringClose(connection.socket, connection.context.limits)
+            connection.lingering_close = LingeringClose(
+                connection.socket, connection.context.limits, connection.context.now
+            )
             connection.move(Event.LINGER)
             connection.deadline = connection.lingering_close.deadline
             return connection.wait()

@@ -13,7 +13,6 @@ import select
 import socket
 import struct
 import termios
-import time
 from collections.abc import Sequence
 
 from filestoraged.digest import Bytes
@@ -183,19 +182,21 @@ class Sender:
 class Confirmation:
     """Tells when the client's kernel has acknowledged a whole response: what was only sent may still get lost."""
 
-    def __init__(self, sender: Sender, receiver: Receiver, timeout: float, *, is_proxied: bool = False) -> None:
-        """`timeout` is how long the client may acknowledge nothing, in seconds."""
+    def __init__(
+        self, sender: Sender, receiver: Receiver, timeout: float, now: float, *, is_proxied: bool = False
+    ) -> None:
+        """`timeout` is how long the client may acknowledge nothing, in seconds; `now` is on the clock."""
         self._sender = sender
         self._receiver = receiver
         self._timeout = timeout
         # Whether the client is a proxy over TCP. The queue of a Unix socket is also emptied by the death of the peer.
         self._is_proxied = is_proxied and not sender.is_local
         self._unread = sender.unread
-        self._since = time.monotonic()
+        self._since = now
 
-    def check(self) -> bool:
+    def check(self, now: float) -> bool:
         """Returns whether all is acknowledged. Raises ClientGone where it will not be."""
-        unread, now = self._sender.unread, time.monotonic()
+        unread = self._sender.unread
         # In this order: a peer that dies sets the error of a Unix socket first, and then empties its queue.
         if self._receiver.is_broken:
             # HAProxy resets a connection when its own client hangs up behind the last byte. The kernel keeps the length

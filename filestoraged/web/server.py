@@ -12,11 +12,11 @@ import math
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from http.server import ThreadingHTTPServer
 from typing import Any
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.web.acceptor import Acceptor, set_options, set_timeouts
 from filestoraged.web.admission import Admission, AdmissionResult
 from filestoraged.web.client_limit import ClientLimit
@@ -68,6 +68,7 @@ class Server(ThreadingHTTPServer):
         proxies: TrustedProxies | None = None,
         clients: ClientLimit | None = None,
         reserved: Collection[socket.socket] = (),
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`apps` are what answers, by listener.
 
@@ -85,9 +86,10 @@ class Server(ThreadingHTTPServer):
         proxies = proxies or TrustedProxies()
         clients = clients or ClientLimit(connection_limit.limit, connection_limit.limit)
         poller: Poller[Connection] = Poller()
-        self._eviction = Eviction(poller, connection_limit, limits.idle, apart)
+        self._eviction = Eviction(poller, connection_limit, clock.now, idle=limits.idle, reserved=apart)
         admission = Admission(connection_limit, clients, proxies, self._eviction, reserved=reserved, apart=apart)
         self.context: LoopContext[Connection] = LoopContext(
+            clock=clock,
             steps=STEPS,
             limits=limits,
             threads=threads,
@@ -118,30 +120,34 @@ class Server(ThreadingHTTPServer):
         """Accept and serve until drained. The interval is that of the limits."""
         self._has_started.set()
         context = self.context
-        poll, find = context.poller.poll, context.poller.find
         try:
             while not self._must_stop:
-                try:
-                    try:
-                        timeout = self._until_answer() if context.waiting else self._limits.notice
-                        for descriptor, _ in poll(timeout, _ROUND):
-                            connection = find(descriptor)
-                            if connection is None:
-                                self._on_event(descriptor)
-                            else:
-                                connection.on_event()
-                        if time.monotonic() >= self._next_check:
-                            self.service_actions()
-                    finally:
-                        # Last: responses are sent before the next event of the same connection. And whatever failed:
-                        # they are for others.
-                        self._end_round()
-                except Exception:
-                    log.exception("a round of the server's loop failed")
+                self.run_round(self._until_answer() if context.waiting else self._limits.notice)
             for connection in (*context.poller.all(), *context.waiting):
                 connection.cut_off()
         finally:
             self._has_ended.set()
+
+    def run_round(self, timeout: float) -> None:
+        """Handle what the kernel reports within `timeout` seconds, and the checks that are due. Raises nothing."""
+        context = self.context
+        find = context.poller.find
+        try:
+            try:
+                for descriptor, _ in context.poller.poll(timeout, _ROUND):
+                    connection = find(descriptor)
+                    if connection is None:
+                        self._on_event(descriptor)
+                    else:
+                        connection.on_event()
+                if context.now() >= self._next_check:
+                    self.service_actions()
+            finally:
+                # Last: responses are sent before the next event of the same connection. And whatever failed: they are
+                # for others.
+                self._end_round()
+        except Exception:
+            log.exception("a round of the server's loop failed")
 
     def drain(self, timeout: float, on_not_accepting: Callable[[], None] = lambda: None) -> bool:
         """Stop accepting, finish the requests in flight, and stop the loop, which runs or is about to run.
@@ -150,7 +156,7 @@ class Server(ThreadingHTTPServer):
         `timeout` seconds.
         """
         self._on_not_accepting = on_not_accepting
-        now = time.monotonic()
+        now = self.context.now()
         self._drain_end = now + timeout
         self._idle_end = now + self._limits.last_call
         self.context.is_draining = True
@@ -172,13 +178,15 @@ class Server(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Close the listeners, and the descriptors of the loop, which has ended or was never started."""
         self._acceptor.close()
+        for pool in (self.context.pool, self.context.remote_pool):
+            pool.close()
         self.context.poller.close()
         self.context.completions.close()
 
     def service_actions(self) -> None:
         """Every `limits.notice` seconds: deadlines, threads that could not be started, and the drain."""
         context = self.context
-        now = time.monotonic()
+        now = self.context.now()
         self._next_check = now + self._limits.notice
         context.metrics.beat(self._connection_limit.own, len(context.poller.all()))
         for connection in context.poller.overdue(now):
@@ -188,7 +196,7 @@ class Server(ThreadingHTTPServer):
             # Waking the loop for them has failed.
             self._complete()
         for pool in (context.pool, context.remote_pool):
-            for connection in pool.retry(now):
+            for connection in pool.check(now):
                 connection.on_no_thread()
         if context.is_draining:
             self._drain(now)
@@ -269,7 +277,7 @@ class Server(ThreadingHTTPServer):
 
     def _until_answer(self) -> float:
         """Seconds until a waiting connection has waited for too long, or until the next check."""
-        left = self.context.waiting[0].started + self._limits.place - time.monotonic()
+        left = self.context.waiting[0].started + self._limits.place - self.context.now()
         return min(max(0.0, left), self._limits.notice)
 
     def _admit_waiting(self) -> None:
@@ -278,7 +286,7 @@ class Server(ThreadingHTTPServer):
         Where too many wait, those that have waited longest make room.
         """
         context = self.context
-        overdue = time.monotonic() - self._limits.place
+        overdue = self.context.now() - self._limits.place
         while context.waiting:
             first = context.waiting[0]
             if not context.is_draining and context.admission.take_place(first.socket):
@@ -325,7 +333,7 @@ class Server(ThreadingHTTPServer):
             connection.cut_off()
 
     def _warn(self, message: str, *values: object) -> None:
-        now = time.monotonic()
+        now = self.context.now()
         if now - self._warned >= _QUIET:
             log.warning(message, *values)
             self._warned = now

@@ -6,7 +6,6 @@ Each function takes the connection as far as it goes, and returns whether the ne
 from __future__ import annotations
 
 import math
-import time
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
 from filestoraged.web.connection import OVERDUE, UNPARSED, Connection
@@ -59,7 +58,7 @@ def read_head(connection: Connection) -> bool:
     if is_new:
         if not receiver.receive():
             return connection.wait()
-        connection.started = time.monotonic()
+        connection.started = connection.context.now()
     parsed = connection.cache.recall(receiver.buffer)
     if parsed is not None:
         receiver.buffer = b""
@@ -82,7 +81,7 @@ def read_head(connection: Connection) -> bool:
         raise
     except Error as error:
         return _refuse(connection, error, is_bodiless=is_head_request(data or receiver.buffer))
-    body = EMPTY_BODY if parsed.framing is NO_BODY else RequestBody(receiver, parsed.framing)
+    body = EMPTY_BODY if parsed.framing is NO_BODY else RequestBody(receiver, parsed.framing, connection.context.now)
     return _dispatch(connection, parsed, body)
 
 
@@ -90,7 +89,7 @@ def _wait_for_head(connection: Connection) -> bool:
     # A head's time runs from its first byte; empty lines before it are none of its bytes.
     if connection.receiver.buffer and connection.state is IDLE:
         connection.move(Event.HEAD_STARTED)
-        connection.deadline = time.monotonic() + connection.context.limits.head
+        connection.deadline = connection.context.now() + connection.context.limits.head
     return connection.wait()
 
 

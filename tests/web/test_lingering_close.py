@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import unittest
-from unittest.mock import patch
 
 from filestoraged.web.limits import Limits
 from filestoraged.web.lingering_close import LingeringClose
@@ -18,10 +17,7 @@ class LingeringCloseTest(unittest.TestCase):
         self.addCleanup(self.client.close)
         self.addCleanup(self.socket.close)
         self.now = 0.0
-        clock = patch("filestoraged.web.lingering_close.time.monotonic", lambda: self.now)
-        clock.start()
-        self.addCleanup(clock.stop)
-        self.closing = LingeringClose(self.socket, self.limits)
+        self.closing = LingeringClose(self.socket, self.limits, lambda: self.now)
         self.scratch = memoryview(bytearray(60))
 
     def discard(self) -> bool:
@@ -61,4 +57,4 @@ class LingeringCloseTest(unittest.TestCase):
     def test_client_that_is_gone_raises_oserror_at_the_beginning(self) -> None:
         self.socket.close()
 
-        self.assertRaises(OSError, LingeringClose, self.socket, self.limits)
+        self.assertRaises(OSError, LingeringClose, self.socket, self.limits, lambda: 0.0)

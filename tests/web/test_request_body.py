@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 import threading
 import unittest
@@ -14,7 +13,7 @@ from filestoraged.web.limits import Limits
 from filestoraged.web.receiver import Receiver
 from filestoraged.web.request_body import RequestBody
 from filestoraged.wire.body import Chunked, Framing, Sized
-from tests.support import PATIENCE
+from tests.clock import VirtualClock
 
 
 def chunks(*pieces: bytes) -> bytes:
@@ -28,18 +27,15 @@ class RequestBodyTest(unittest.TestCase):
         self.addCleanup(self.client.close)
         self.addCleanup(connection.close)
         self.receiver = Receiver(connection)
+        self.clock = VirtualClock()
         # Every piece that was fed, and its bytes at that time.
         self.pieces: list[memoryview] = []
         self.bytes: list[bytes] = []
         # After which pieces no more are wanted.
         self.stops: set[bytes] = set()
-        # However long another process keeps this one waiting.
-        turn = mock.patch("filestoraged.web.request_body._TURN", PATIENCE)
-        turn.start()
-        self.addCleanup(turn.stop)
 
     def body(self, framing: Framing) -> RequestBody:
-        return RequestBody(self.receiver, framing)
+        return RequestBody(self.receiver, framing, self.clock.now)
 
     def feed(self, piece: Any) -> bool:
         self.pieces.append(piece)
@@ -114,13 +110,12 @@ class RequestBodyTest(unittest.TestCase):
 
     def test_delivery_yields_after_a_moment_where_a_client_is_never_silent(self) -> None:
         body = self.body(Sized(1_000_000))
-        seconds = itertools.count(0.0, 0.001)
 
-        with (
-            mock.patch.object(Receiver, "receive_all", lambda *_: b"x"),
-            mock.patch("filestoraged.web.request_body.time.monotonic", lambda: next(seconds)),
-            mock.patch("filestoraged.web.request_body._TURN", 0.02),
-        ):
+        def drip(*_: object) -> bytes:
+            self.clock.advance(0.001)
+            return b"x"
+
+        with mock.patch.object(Receiver, "receive_all", drip):
             body.deliver(self.feed)
 
         self.assertFalse(body.is_silent)
@@ -157,12 +152,11 @@ class RequestBodyTest(unittest.TestCase):
         limits = Limits(body_rate=1000.0, body_rate_from=10.0)
         body = self.body(Sized(100_000))
         body.open()
-        # Not the time of the clock: a sum with it may be rounded down.
-        body.started = 0.0
+        began = self.clock.now()
         body.received = 9_999
 
-        slow = [body.is_slow(limits, now) for now in (9.0, 10.0)]
+        slow = [body.is_slow(limits, began + seconds) for seconds in (9.0, 10.0)]
         body.received = 10_000
 
         self.assertEqual([False, True], slow)
-        self.assertFalse(body.is_slow(limits, 10.0))
+        self.assertFalse(body.is_slow(limits, began + 10.0))

@@ -188,23 +188,23 @@ class SenderTest(unittest.TestCase):
 
     def test_confirmation_waits_until_the_queue_is_empty(self) -> None:
         self.fill()
-        confirmation = Confirmation(self.sender, Receiver(self.socket), 60.0)
-        before = confirmation.check()
+        confirmation = Confirmation(self.sender, Receiver(self.socket), 60.0, 0.0)
+        before = confirmation.check(0.0)
         self.received()
 
-        self.assertEqual([False, True], [before, confirmation.check()])
+        self.assertEqual([False, True], [before, confirmation.check(0.0)])
 
     def test_confirmation_without_progress_raises_client_gone(self) -> None:
         self.fill()
 
-        self.assertRaises(ClientGone, Confirmation(self.sender, Receiver(self.socket), -1.0).check)
+        self.assertRaises(ClientGone, Confirmation(self.sender, Receiver(self.socket), 60.0, 0.0).check, 60.1)
 
     def test_confirmation_of_a_connection_that_was_reset_raises_client_gone(self) -> None:
         self.fill()
-        confirmation = Confirmation(self.sender, Receiver(self.socket), 60.0)
+        confirmation = Confirmation(self.sender, Receiver(self.socket), 60.0, 0.0)
         self.client.close()
 
-        self.assertRaises(ClientGone, confirmation.check)
+        self.assertRaises(ClientGone, confirmation.check, 0.0)
 
     def test_reset_by_a_proxy_behind_the_last_byte_confirms_it_and_by_a_client_does_not(self) -> None:
         for is_proxied in (True, False):
@@ -213,16 +213,16 @@ class SenderTest(unittest.TestCase):
                 sender.send_at_once(DONT_WAIT)
                 sender.begin(HEAD)
                 sender.write(b"tea")
-                confirmation = Confirmation(sender, Receiver(server), 60.0, is_proxied=is_proxied)
+                confirmation = Confirmation(sender, Receiver(server), 60.0, 0.0, is_proxied=is_proxied)
                 while sender.unread:
                     client.recv(1 << 20)
 
                 reset(client)
 
                 if is_proxied:
-                    self.assertTrue(confirmation.check())
+                    self.assertTrue(confirmation.check(0.0))
                 else:
-                    self.assertRaises(ClientGone, confirmation.check)
+                    self.assertRaises(ClientGone, confirmation.check, 0.0)
 
     def test_reset_by_a_proxy_before_the_last_byte_raises_client_gone(self) -> None:
         with connected_by_tcp() as (client, server):
@@ -231,11 +231,11 @@ class SenderTest(unittest.TestCase):
             sender.begin(HEAD)
             while sender.write(bytes(100_000)):
                 pass
-            confirmation = Confirmation(sender, Receiver(server), 60.0, is_proxied=True)
+            confirmation = Confirmation(sender, Receiver(server), 60.0, 0.0, is_proxied=True)
 
             reset(client)
 
-            self.assertRaises(ClientGone, confirmation.check)
+            self.assertRaises(ClientGone, confirmation.check, 0.0)
 
     def test_descriptor_of_a_file_is_left_open(self) -> None:
         self.sender.send_at_once(DONT_WAIT)

@@ -215,30 +215,15 @@ class NoThreadTest(LoopCase):
         connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
         self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
         pool = self.worker._server.context.pool
-        pool._idle = 0.01
         pool._patience = 0.2
         self.wait_until("its thread has left it", lambda: not pool.busy)
+        pool.close()
         with patch.object(threading.Thread, "start", refuse_to_start):
-            self.post_until_threads_end()
             connection.sendall(b"4\r\nrest\r\n0\r\n\r\n")
             answer = split_answer(read_all(connection))[0]
 
         self.assertEqual(503, answer.status)
         self.assert_stored(0)
-
-    def post_until_threads_end(self) -> None:
-        # The thread that has waited since before with another time to live is given something to do.
-        pool = self.worker._server.context.pool
-        woken = threading.Event()
-
-        class Job:
-            def run_on_thread(self) -> None:
-                woken.set()
-
-        if pool._threads:
-            pool.submit(Job())  # type: ignore[arg-type]
-            self.assertTrue(woken.wait(PATIENCE))
-        self.wait_until("no thread is left", lambda: pool._threads == 0)
 
 
 class WakeTest(LoopCase):

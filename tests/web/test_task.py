@@ -14,6 +14,7 @@ from filestoraged.web.request_body import RequestBody
 from filestoraged.web.task import Task
 from filestoraged.wire.body import Chunked, Framing, Sized
 from filestoraged.wire.head import Head
+from tests.clock import VirtualClock
 
 
 class App:
@@ -46,7 +47,7 @@ class TaskTest(unittest.TestCase):
         self.log: list[Any] = []
 
     def task(self, page: Any, framing: Framing | None = None) -> tuple[Task, RequestBody]:
-        body = RequestBody(Receiver(self.connection), framing or Sized(6))
+        body = RequestBody(Receiver(self.connection), framing or Sized(6), VirtualClock().now)
         request = Request(Head("POST", "/", "", (1, 1), {}), None).copy("client", body)
         coroutine: Page = page(request)
         return Task(App(), request, coroutine), body
