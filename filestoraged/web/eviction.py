@@ -27,8 +27,6 @@ _PAUSE = 1e-5
 class Evictable(Watched, Protocol):
     """A connection that may be evicted. An idle one has its deadline `idle` seconds after it became idle."""
 
-    socket: socket.socket
-
     @property
     def is_idle(self) -> bool: ...
 
@@ -94,7 +92,7 @@ class Eviction(Generic[_Evictable]):
     def publish(self) -> _Evictable | None:
         """Publish since when this worker's longest idle connection is idle. Returns it."""
         oldest = self._oldest()
-        self._limit.publish_idle(None if oldest is None else oldest.deadline - self._idle)
+        self._limit.publish_idle(None if oldest is None else oldest.transport.deadline - self._idle)
         return oldest
 
     def publish_newcomer(self) -> None:
@@ -114,7 +112,7 @@ class Eviction(Generic[_Evictable]):
         while self._candidates or self._scan():
             deadline, connection = self._candidates[0]
             # One that has sent a request since has another deadline.
-            if connection.deadline == deadline and _is_idle(connection):
+            if connection.transport.deadline == deadline and _is_idle(connection):
                 return connection
             self._candidates.popleft()
         return None
@@ -126,7 +124,8 @@ class Eviction(Generic[_Evictable]):
             return False
         connections = self._poller.all()
         self._next_scan = now + _PAUSE * len(connections)
-        idle = [(each.deadline, each) for each in connections if each.is_idle and each.socket not in self._reserved]
+        free = [each for each in connections if each.is_idle and each.transport.socket not in self._reserved]
+        idle = [(each.transport.deadline, each) for each in free]
         idle.sort(key=itemgetter(0))
         self._candidates.extend(idle)
         return bool(idle)
@@ -134,10 +133,10 @@ class Eviction(Generic[_Evictable]):
 
 def _is_idle(connection: Evictable) -> bool:
     """Whether no input has come either. A connection that is not watched is being served, or closed."""
-    if not connection.watched or not connection.is_idle:
+    if not connection.transport.watched or not connection.is_idle:
         return False
     try:
-        return not connection.socket.recv(1, _PEEK)
+        return not connection.transport.socket.recv(1, _PEEK)
     except BlockingIOError:
         return True
     except OSError:

@@ -7,6 +7,7 @@ and has its handler call `do_GET` and the like for each request.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from filestoraged.web.connection import Connection
 from filestoraged.web.loop_context import LoopContext
 from filestoraged.web.message import Answer, App, Request
 from filestoraged.web.sites import Site
+from filestoraged.web.states import IDLE, PLACE
+from filestoraged.web.transport import Transport
 from filestoraged.web.trusted_proxies import UNIX
 
 
@@ -23,6 +26,7 @@ class ConnectionServer(Protocol):
 
     context: LoopContext[Connection]
     admission_result: AdmissionResult
+    make_transport: Callable[[socket.socket], Transport]
 
     def find_site(self, connection: socket.socket) -> Site: ...
 
@@ -43,7 +47,15 @@ class Handler(BaseHTTPRequestHandler):
         site = self.server.find_site(self.request)
         self.app = site.app
         peer = self.client_address[0] if self.client_address else UNIX
-        Connection(self.server.context, self.request, peer, self, site).start(self.server.admission_result)
+        context, admitted = self.server.context, self.server.admission_result
+        state = IDLE if admitted is AdmissionResult.ADMITTED else PLACE
+        connection = Connection(
+            context, self.server.make_transport(self.request), peer, dispatcher=self, site=site, state=state
+        )
+        if admitted is AdmissionResult.WAITING:
+            context.waiting.append(connection)
+        else:
+            connection.on_event()
 
     def finish(self) -> None:
         """Leave the connection open: the loop continues it."""

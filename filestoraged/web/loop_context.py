@@ -16,8 +16,7 @@ from filestoraged.web.access_log import AccessLog
 from filestoraged.web.admission import Admission
 from filestoraged.web.completion_queue import CompletionQueue
 from filestoraged.web.limits import Limits
-from filestoraged.web.message import Request
-from filestoraged.web.metrics import FAST, NO_INTERFACE, OTHER, Metrics
+from filestoraged.web.metrics import Metrics
 from filestoraged.web.poller import Poller, Watched
 from filestoraged.web.pool import Job, Pool
 from filestoraged.web.states import State
@@ -31,12 +30,6 @@ _SCRATCH = 64 * 1024
 
 class _Connection(Watched, Job, Protocol):
     """What the instruments know of a connection."""
-
-    client: str
-    request: Request | None
-    # When the request's first byte came, on the clock.
-    started: float
-    is_on_thread: bool
 
     def flush(self) -> None: ...
 
@@ -92,34 +85,6 @@ class LoopContext(Generic[_C]):
         # Connections that wait for a place in the connection limit, in their order.
         self.waiting: deque[_C] = deque()
         self.is_draining = False
-
-    def record(self, connection: _C, status: int, kind: str, sent: int) -> None:
-        """Log and count a response, or that the client left without one. `sent` is bytes of its body."""
-        request = connection.request
-        seconds = self.now() - connection.started
-        received = 0 if request is None else request.body.received
-        self.access_log.add(connection.client, request, status, sent, seconds)
-        if connection.is_on_thread:
-            self.access_log.flush()
-            labels = (NO_INTERFACE, OTHER) if request is None or request.labels is None else request.labels
-            self.metrics.count_on_thread(labels, status, kind, received=received, sent=sent, seconds=seconds)
-            return
-        # The loop flushes and publishes at the end of its round.
-        counter = None if request is None else request.counter
-        if counter is None:
-            if request is None or request.labels is None:
-                counter = self.metrics.loop_counter((NO_INTERFACE, OTHER))
-            else:
-                # The same for each request with this head.
-                counter = request.counter = self.metrics.loop_counter(request.labels)
-        if counter.published:
-            self.metrics.mark_unpublished(counter)
-        # Not by a call: a request costs 15 us, and counting it may cost little of that.
-        counter.statuses[status] += 1
-        counter.sent += sent
-        counter.seconds += seconds
-        if seconds > FAST or kind or received:
-            counter.add_details(received, seconds, kind)
 
     def release(self, connection: socket.socket) -> None:
         """Close a socket and give its place back. Any thread may call it. Raises nothing."""

@@ -10,15 +10,13 @@ import contextlib
 import select
 from typing import Generic, Protocol, TypeVar
 
+from filestoraged.web.transport import Transport
+
 
 class Watched(Protocol):
-    """A socket with a deadline. `awaits` and `watched` are epoll masks: wanted, and registered (0: none)."""
+    """What waits by its transport, whose `awaits` and `watched` are epoll masks: wanted, and registered (0: none)."""
 
-    descriptor: int
-    awaits: int
-    watched: int
-    # On the monotonic clock.
-    deadline: float
+    transport: Transport
 
 
 _Watched = TypeVar("_Watched", bound=Watched)
@@ -39,39 +37,42 @@ class Poller(Generic[_Watched]):
 
         Raises OSError.
         """
-        events, watched = connection.awaits, connection.watched
+        transport = connection.transport
+        events, watched = transport.awaits, transport.watched
         if events == watched:
             return
-        connection.watched = events
+        transport.watched = events
         if watched:
-            self._epoll.modify(connection.descriptor, events)
+            self._epoll.modify(transport.descriptor, events)
             return
         # First into the table: its next event may come before `register` returns.
-        self._table[connection.descriptor] = connection
+        self._table[transport.descriptor] = connection
         try:
-            self._epoll.register(connection.descriptor, events)
+            self._epoll.register(transport.descriptor, events)
         except OSError:
-            self._table.pop(connection.descriptor, None)
+            self._table.pop(transport.descriptor, None)
             raise
 
     def unregister(self, connection: _Watched) -> None:
         """Stop watching: a thread takes the connection, or it is closed. Called by the polling thread."""
-        if connection.watched:
-            connection.watched = 0
-            del self._table[connection.descriptor]
-            self._epoll.unregister(connection.descriptor)
+        transport = connection.transport
+        if transport.watched:
+            transport.watched = 0
+            del self._table[transport.descriptor]
+            self._epoll.unregister(transport.descriptor)
 
     def discard(self, connection: _Watched) -> None:
         """Stop watching where `register` or `unregister` has failed, before the connection is closed."""
-        connection.watched = 0
-        if self._table.get(connection.descriptor) is connection:
-            del self._table[connection.descriptor]
+        transport = connection.transport
+        transport.watched = 0
+        if self._table.get(transport.descriptor) is connection:
+            del self._table[transport.descriptor]
         with contextlib.suppress(OSError, ValueError):
-            self._epoll.unregister(connection.descriptor)
+            self._epoll.unregister(transport.descriptor)
 
     def overdue(self, now: float) -> list[_Watched]:
         """The connections whose deadline has passed. Called by the polling thread."""
-        return [each for each in self.all() if each.deadline <= now]
+        return [each for each in self.all() if each.transport.deadline <= now]
 
     def all(self) -> list[_Watched]:
         return list(self._table.values())

@@ -31,6 +31,7 @@ from filestoraged.web.metrics import Metrics
 from filestoraged.web.poller import Poller
 from filestoraged.web.sites import Site, Sites
 from filestoraged.web.steps import STEPS
+from filestoraged.web.transport import Transport
 from filestoraged.web.trusted_proxies import TrustedProxies
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Server(ThreadingHTTPServer):
         clients: ClientLimit | None = None,
         reserved: Collection[socket.socket] = (),
         clock: Clock = SYSTEM_CLOCK,
+        transport: Callable[[socket.socket], Transport] = Transport,
     ) -> None:
         """`apps` are what answers, by listener.
 
@@ -99,6 +101,7 @@ class Server(ThreadingHTTPServer):
             poller=poller,
         )
         poller.watch(self.context.completions.descriptor, select.EPOLLIN)
+        self.make_transport = transport
         # Of the connection that was accepted last.
         self.admission_result = AdmissionResult.ADMITTED
         self._has_accepted = False
@@ -204,7 +207,7 @@ class Server(ThreadingHTTPServer):
         self._checks_idle = True
         for waiting in context.waiting:
             # Not sooner: another worker was asked when it came, and two connections would be evicted for one.
-            if now - waiting.started >= self._limits.notice:
+            if now - waiting.since >= self._limits.notice:
                 self._eviction.request()
         self._acceptor.check()
 
@@ -277,7 +280,7 @@ class Server(ThreadingHTTPServer):
 
     def _until_answer(self) -> float:
         """Seconds until a waiting connection has waited for too long, or until the next check."""
-        left = self.context.waiting[0].started + self._limits.place - self.context.now()
+        left = self.context.waiting[0].since + self._limits.place - self.context.now()
         return min(max(0.0, left), self._limits.notice)
 
     def _admit_waiting(self) -> None:
@@ -289,19 +292,19 @@ class Server(ThreadingHTTPServer):
         overdue = self.context.now() - self._limits.place
         while context.waiting:
             first = context.waiting[0]
-            if not context.is_draining and context.admission.take_place(first.socket):
+            if not context.is_draining and context.admission.take_place(first.transport.socket):
                 context.waiting.popleft().admit()
-            elif context.is_draining or first.started <= overdue or context.admission.has_too_many_waiting:
+            elif context.is_draining or first.since <= overdue or context.admission.has_too_many_waiting:
                 self._admit_at_last(context.waiting.popleft())
             else:
                 return
 
     def _admit_at_last(self, waiting: Connection) -> None:
-        if not self.context.is_draining and self.context.admission.take_any_place(waiting.socket):
+        if not self.context.is_draining and self.context.admission.take_any_place(waiting.transport.socket):
             waiting.admit()
             return
         self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)
-        self.context.admission.refuse(waiting.socket)
+        self.context.admission.refuse(waiting.transport.socket)
         waiting.on_deadline()
 
     def _cut_off_refused(self) -> None:
@@ -315,7 +318,7 @@ class Server(ThreadingHTTPServer):
         """Keep responses in memory within their limit: those asked for first have had the most time to be read."""
         # Not those that a thread is giving to the poller at this moment.
         latest = now + self.context.limits.send - _SETTLED
-        waiting = [each for each in self.context.poller.all() if each.unread and each.deadline < latest]
+        waiting = [each for each in self.context.poller.all() if each.unread and each.transport.deadline < latest]
         # Responses from a cache share their bytes.
         readers = collections.Counter(id(connection.unread) for connection in waiting)
         excess = sum({id(connection.unread): len(connection.unread) for connection in waiting}.values())
@@ -324,7 +327,7 @@ class Server(ThreadingHTTPServer):
             return
         self._warn("cutting slow clients off: more than %d bytes of responses are unread", self._limits.unread_bytes)
         # Those that share bytes last: only the end of all of them gains something.
-        for connection in sorted(waiting, key=lambda each: (readers[id(each.unread)] > 1, each.started)):
+        for connection in sorted(waiting, key=lambda each: (readers[id(each.unread)] > 1, each.since)):
             if excess <= 0:
                 return
             readers[id(connection.unread)] -= 1

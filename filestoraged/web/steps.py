@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 
 from filestoraged.errors import ClientGone, Error, Overloaded, RequestTimeout
-from filestoraged.web.connection import OVERDUE, UNPARSED, Connection
+from filestoraged.web.connection import Connection
 from filestoraged.web.error_responses import refusal
+from filestoraged.web.exchange import NO_EXCHANGE, UNPARSED, Exchange
 from filestoraged.web.limits import Limits
 from filestoraged.web.loop_context import Steps
 from filestoraged.web.message import EMPTY_BODY, Body, Response, RunsOn
@@ -34,7 +35,6 @@ from filestoraged.web.states import (
     IDLE,
     LINGER,
     NEXT,
-    NEXT_STATE,
     PLACE,
     RESPOND,
     SKIP,
@@ -50,15 +50,18 @@ _HEAD_COMPLETE, _BODY_WANTED, _RESULT_WANTED = Event.HEAD_COMPLETE, Event.BODY_W
 _REFUSED = Event.REFUSED
 _INLINE, _REMOTE = RunsOn.INLINE, RunsOn.REMOTE
 
+# The deadline of a body that was silent for too long, until its page gets the error.
+_OVERDUE = -math.inf
+
 
 def read_head(connection: Connection) -> bool:
     """IDLE, HEAD. Receives once at most: a client that sends without end must not keep the loop from others."""
-    receiver = connection.receiver
+    receiver = connection.transport.receiver
     is_new = not receiver.buffer
     if is_new:
         if not receiver.receive():
             return connection.wait()
-        connection.started = connection.context.now()
+        connection.since = connection.context.now()
     parsed = connection.cache.recall(receiver.buffer)
     if parsed is not None:
         receiver.buffer = b""
@@ -87,20 +90,19 @@ def read_head(connection: Connection) -> bool:
 
 def _wait_for_head(connection: Connection) -> bool:
     # A head's time runs from its first byte; empty lines before it are none of its bytes.
-    if connection.receiver.buffer and connection.state is IDLE:
+    if connection.transport.receiver.buffer and connection.state is IDLE:
         connection.move(Event.HEAD_STARTED)
-        connection.deadline = connection.context.now() + connection.context.limits.head
+        connection.transport.deadline = connection.context.now() + connection.context.limits.head
     return connection.wait()
 
 
 def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool:
     """Choose where the page runs; on the loop, run it."""
-    context = connection.context
-    connection.parsed = parsed
-    request = connection.request = parsed.request
-    connection.state = NEXT_STATE[connection.state][_HEAD_COMPLETE]
+    context, request, client = connection.context, parsed.request, connection.peer
     if connection.is_proxied:
-        connection.client = context.proxies.client(request.fields.get("x-forwarded-for"), connection.peer)
+        client = context.proxies.client(request.fields.get("x-forwarded-for"), client)
+    exchange = connection.exchange = Exchange(parsed, request, client, connection.since)
+    connection.move(_HEAD_COMPLETE)
     if request.match is None:
         connection.app.route(request)
         # Not before: the route tells whether the path is secret. Shared requests are routed once.
@@ -108,20 +110,19 @@ def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool
     runs_on = request.runs_on
     if parsed.fault is not None:
         return respond(connection, connection.app.refuse_body(request, parsed.fault))
-    connection.is_inline = True
     if runs_on is _INLINE and (parsed.framing is NO_BODY or connection.app.stays_inline(request)):
+        exchange.is_inline = True
         connection.pool = context.pool
         if parsed.framing is not NO_BODY:
-            connection.request = request.copy(connection.client, body)
-            connection.request.may_wait = connection.is_on_thread
+            own = exchange.request = request.copy(client, body)
+            own.may_wait = connection.is_on_thread
         return run_page(connection)
     if not connection.is_on_thread:
         response = connection.app.answer_early(request)
         if response is not None:
             return respond(connection, response)
-    connection.is_inline = False
     # Other connections may share the request.
-    connection.request = request.copy(connection.client, body)
+    exchange.request = request.copy(client, body)
     if not connection.begin_in_flight():
         return refuse_client(connection)
     pool = context.remote_pool if runs_on is _REMOTE else context.pool
@@ -133,46 +134,48 @@ def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool
 
 def run_page(connection: Connection) -> bool:
     """DISPATCH: run the page on the loop or the thread that its route declares."""
-    if not connection.is_inline and not connection.is_on_thread:
+    exchange = connection.exchange
+    if not exchange.is_inline and not connection.is_on_thread:
         return connection.hand_over()
-    task = connection.task
+    task, request = exchange.task, exchange.request
     if task is not None:
         return _follow_page(connection, task, task.resume())
-    assert connection.request is not None
-    answer = connection.dispatcher.answer(connection.request)
+    assert request is not None
+    answer = connection.dispatcher.answer(request)
     if isinstance(answer, Response):
         return respond(connection, answer)
-    task = connection.task = Task(connection.app, connection.request, answer)
+    task = exchange.task = Task(connection.app, request, answer)
     return _follow_page(connection, task, task.start())
 
 
 def _follow_page(connection: Connection, task: Task, response: Response | None) -> bool:
     """Do what the page wants next."""
     if response is not None:
-        connection.task = None
+        connection.exchange.task = None
         return respond(connection, response)
     if not connection.begin_in_flight():
-        connection.close_task()
+        connection.exchange.close_task()
         return refuse_client(connection)
     if task.future is not None:
         connection.move(_RESULT_WANTED)
-        connection.deadline = math.inf
+        connection.transport.deadline = math.inf
         return connection.wait()
     if connection.state is not BODY:
         connection.move(_BODY_WANTED)
     body = _body(connection)
-    if not body.is_wanted and body.open() and connection.parsed.expects_continue:
-        connection.sender.send_now(CONTINUE)
+    if not body.is_wanted and body.open() and connection.exchange.parsed.expects_continue:
+        connection.transport.sender.send_now(CONTINUE)
     return True
 
 
 def receive_body(connection: Connection) -> bool:
     """BODY: receive and feed the page, for one quantum at most."""
-    task, body, limits = connection.task, _body(connection), connection.context.limits
+    exchange, body, limits = connection.exchange, _body(connection), connection.context.limits
+    task = exchange.task
     assert task is not None
-    if not connection.is_inline and not connection.is_on_thread:
+    if not exchange.is_inline and not connection.is_on_thread:
         return connection.hand_over()
-    if connection.deadline == OVERDUE:
+    if connection.transport.deadline == _OVERDUE:
         error = RequestTimeout(f"No byte of the request body for {limits.body:g} s.")
         return _follow_page(connection, task, task.fail(error))
     try:
@@ -188,13 +191,14 @@ def receive_body(connection: Connection) -> bool:
         return _follow_page(connection, task, task.fail(_too_slow(limits)))
     if not body.is_silent:
         return connection.yield_thread()
-    connection.deadline = body.arrived + limits.body
+    connection.transport.deadline = body.arrived + limits.body
     return connection.wait()
 
 
 def _body(connection: Connection) -> RequestBody:
-    assert connection.request is not None and isinstance(connection.request.body, RequestBody)
-    return connection.request.body
+    request = connection.exchange.request
+    assert request is not None and isinstance(request.body, RequestBody)
+    return request.body
 
 
 def ignore(connection: Connection) -> bool:
@@ -209,10 +213,10 @@ def _refuse(connection: Connection, error: Error, event: Event = _REFUSED, *, is
     response.closes = True
     if is_bodiless:
         response.start = response.stop
-    if connection.request is None:
+    if connection.exchange is NO_EXCHANGE:
         # Nothing says on whose behalf a proxy has sent it.
-        connection.client = connection.peer
-    connection.parsed = UNPARSED
+        connection.exchange = Exchange(UNPARSED, None, connection.peer, connection.since)
+    connection.exchange.parsed = UNPARSED
     return respond(connection, response, event)
 
 
@@ -230,12 +234,13 @@ def refuse_client(connection: Connection) -> bool:
 
 def refuse_without_thread(connection: Connection) -> bool:
     error = Overloaded("The server cannot start a thread for the request.")
-    if connection.response is not None:
+    exchange = connection.exchange
+    if exchange.response is not None:
         # Part of it may have gone out.
         connection.fail(error)
         return False
-    if connection.task is not None:
-        return _follow_page(connection, connection.task, connection.task.fail(error))
+    if exchange.task is not None:
+        return _follow_page(connection, exchange.task, exchange.task.fail(error))
     return _refuse(connection, error)
 
 
@@ -250,18 +255,18 @@ def _time_out(connection: Connection) -> bool:
 def _time_out_head(connection: Connection) -> bool:
     seconds = connection.context.limits.head
     error = RequestTimeout(f"The request head was not complete {seconds:g} s after its first byte.")
-    return _refuse(connection, error, Event.DEADLINE, is_bodiless=is_head_request(connection.receiver.buffer))
+    return _refuse(connection, error, Event.DEADLINE, is_bodiless=is_head_request(connection.transport.receiver.buffer))
 
 
 def _time_out_body(connection: Connection) -> bool:
     """The step raises the error in the page, on a thread where the page runs on one."""
     connection.move(Event.DEADLINE)
-    connection.deadline = OVERDUE
+    connection.transport.deadline = _OVERDUE
     return True
 
 
 def _check_progress(connection: Connection) -> bool:
-    if connection.sender.has_progressed():
+    if connection.transport.sender.has_progressed():
         # The client takes little, not nothing.
         return connection.wait_writable()
     return _time_out(connection)

@@ -15,7 +15,8 @@ import time
 from unittest.mock import patch
 
 from filestoraged.daemon.values import Address
-from filestoraged.web.connection import UNPARSED, Connection
+from filestoraged.web.connection import Connection
+from filestoraged.web.exchange import NO_EXCHANGE, UNPARSED
 from filestoraged.web.limits import Limits
 from filestoraged.web.poller import Poller
 from filestoraged.web.receiver import Receiver
@@ -531,10 +532,11 @@ class IdleTest(ServerCase):
             # The loop has finished the round of that response when it accepts another connection.
             self.raw(HEALTH)
 
-            parsed = [each.parsed for each in gc.get_objects() if type(each) is Connection and each.is_idle]
+            exchanges = [each.exchange for each in gc.get_objects() if type(each) is Connection and each.is_idle]
 
-            self.assertIn(UNPARSED, parsed)
-            self.assertEqual({""}, {each.request.path for each in parsed})
+            self.assertIn(NO_EXCHANGE, exchanges)
+            self.assertEqual({NO_EXCHANGE}, set(exchanges))
+            self.assertEqual((None, "", UNPARSED), (NO_EXCHANGE.request, NO_EXCHANGE.client, NO_EXCHANGE.parsed))
 
 
 class AccessLogTest(ServerCase):

@@ -7,14 +7,14 @@ import socket
 import unittest
 
 from filestoraged.web.poller import Poller
+from filestoraged.web.transport import Transport
 
 
 class Waiting:
     def __init__(self, socket: socket.socket, awaits: int = select.EPOLLIN, deadline: float = 0.0) -> None:
-        self.descriptor = socket.fileno()
-        self.awaits = awaits
-        self.watched = 0
-        self.deadline = deadline
+        self.transport = Transport(socket)
+        self.transport.awaits = awaits
+        self.transport.deadline = deadline
 
 
 class PollerTest(unittest.TestCase):
@@ -35,13 +35,13 @@ class PollerTest(unittest.TestCase):
 
         self.assertEqual([], before)
         self.assertIs(waiting, self.poller.find(descriptor))
-        self.assertEqual((select.EPOLLIN, select.EPOLLIN), (events, waiting.watched))
+        self.assertEqual((select.EPOLLIN, select.EPOLLIN), (events, waiting.transport.watched))
 
     def test_connection_that_awaits_something_else_is_watched_for_that_alone(self) -> None:
         waiting = Waiting(self.socket)
         self.poller.register(waiting)
         self.client.sendall(b"x")
-        waiting.awaits = select.EPOLLOUT
+        waiting.transport.awaits = select.EPOLLOUT
 
         self.poller.register(waiting)
 
@@ -57,7 +57,7 @@ class PollerTest(unittest.TestCase):
         self.poller.unregister(waiting)
 
         self.assertEqual([], self.poller.poll(0, 8))
-        self.assertEqual(([], 0), (self.poller.all(), waiting.watched))
+        self.assertEqual(([], 0), (self.poller.all(), waiting.transport.watched))
 
     def test_connection_that_epoll_refuses_is_not_in_the_table(self) -> None:
         waiting = Waiting(self.socket)

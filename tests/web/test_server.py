@@ -16,9 +16,9 @@ from unittest.mock import patch
 from filestoraged.api import operations
 from filestoraged.errors import Error
 from filestoraged.future import Future
-from filestoraged.web.connection import READABLE, Connection
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.cross_site import Origins
+from filestoraged.web.exchange import Exchange
 from filestoraged.web.limits import Limits
 from filestoraged.web.message import Answer, Request, Response, result_of
 from filestoraged.web.metrics import Metrics
@@ -27,6 +27,7 @@ from filestoraged.web.sender import Sender
 from filestoraged.web.server import Server
 from filestoraged.web.states import State
 from filestoraged.web.task import Task
+from filestoraged.web.transport import READABLE
 from tests.support import PATIENCE, ServerCase, read_all, read_answer, split_answer
 from tests.web.test_pool import refuse_to_start
 
@@ -75,7 +76,7 @@ class FailingTest(LoopCase):
         self.announce("connection of client 127.0.0.1 broke off: RuntimeError: on purpose\n")
         self.announce("undoing a request of client 127.0.0.1 failed\n(.*\n)+RuntimeError: on purpose, again")
         connections = self.greeted(6)
-        push, undo = Sender.push, Connection._close_response
+        push, undo = Sender.push, Exchange._close_response
         pushes: list[Sender] = []
 
         def fail_once(sender: Sender) -> bool:
@@ -84,11 +85,11 @@ class FailingTest(LoopCase):
                 raise RuntimeError("on purpose")
             return push(sender)
 
-        def fail(connection: Connection, fault: Error | None) -> None:
-            undo(connection, fault)
+        def fail(*arguments: Any) -> None:
+            undo(*arguments)
             raise RuntimeError("on purpose, again")
 
-        with patch.object(Sender, "push", fail_once), patch.object(Connection, "_close_response", fail):
+        with patch.object(Sender, "push", fail_once), patch.object(Exchange, "_close_response", fail):
             self.send_in_one_round(connections)
             answers = [read_all_now(connection) for connection in connections]
 
@@ -385,7 +386,7 @@ class WaitTest(LoopCase):
         (waiting,) = context.poller.all()
 
         self.assertEqual([200, 200], statuses)
-        self.assertEqual((State.IDLE, READABLE), (waiting.state, waiting.watched))
+        self.assertEqual((State.IDLE, READABLE), (waiting.state, waiting.transport.watched))
         connection.sendall(HEALTH)
         self.assertEqual(200, read_answer(connection).status)
 
@@ -447,7 +448,7 @@ class ResultTest(LoopCase):
             connection.sendall(data)
         else:
             connection.shutdown(socket.SHUT_WR)
-        self.wait_until("the input has come", lambda: bool(select.select([waiting.socket], [], [], 0)[0]))
+        self.wait_until("the input has come", lambda: bool(select.select([waiting.transport.socket], [], [], 0)[0]))
         free.set()
         return connection
 

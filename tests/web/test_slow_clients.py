@@ -14,8 +14,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from filestoraged.web.admission import _MAX_REFUSED, _MAX_WAITING
-from filestoraged.web.connection import WRITABLE
 from filestoraged.web.limits import Limits
+from filestoraged.web.transport import WRITABLE
 from tests.daemon.process import running
 from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, read_all, read_answer, split_answer
 
@@ -89,10 +89,10 @@ class NoThreadTest(SlowCase):
         connection.sendall(get(digest))
         poller = self.worker._server.context.poller
 
-        self.wait_until("it waits for room", lambda: [each.awaits for each in poller.all()] == [WRITABLE])
+        self.wait_until("it waits for room", lambda: [each.transport.awaits for each in poller.all()] == [WRITABLE])
 
         (waiting,) = poller.all()
-        self.assertLess(waiting.sender.unread, 1024 * 1024)
+        self.assertLess(waiting.transport.sender.unread, 1024 * 1024)
 
     def test_client_that_sends_requests_without_reading_gets_every_response_in_order(self) -> None:
         data = os.urandom(50_000)
@@ -179,7 +179,7 @@ class UnreadTest(SlowCase):
         connection = self.connect()
 
         answered = len(self.access_lines())
-        while not any(each.awaits == WRITABLE for each in self.worker._server.context.poller.all()):
+        while not any(each.transport.awaits == WRITABLE for each in self.worker._server.context.poller.all()):
             connection.sendall(b"GET /kv/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answered += 1
             self.wait_until("it is answered", lambda: len(self.access_lines()) >= answered)  # noqa: B023
