@@ -99,27 +99,37 @@ class ServerCase(TempCase):
         self.server_metrics = Metrics((*INTERFACES, OPERATIONS))
         self.services = Services(config, self.server_metrics, [config.mounts])
         self.before_worker()
-        self.listeners = listen(self.address())
-        self.bound = address_of(self.listeners[0])
+        self.listeners = self.open_listeners()
         self.app = self.services.build_app(config.mounts)
         self.addCleanup(self.services.close)
         self.addCleanup(self.services.stop)
         self.connection_limit = ConnectionLimit(self.connections)
-        server = Server(
+        self.addCleanup(self.connection_limit.close)
+        self.start_server()
+
+    def before_worker(self) -> None:
+        """Called when all is done that the master does, and nothing of what a worker does."""
+
+    def open_listeners(self) -> list[socket.socket]:
+        listeners = listen(self.address())
+        self.bound = address_of(listeners[0])
+        self.addCleanup(close, listeners)
+        return listeners
+
+    def make_server(self, **machine: Any) -> Server:
+        return Server(
             dict.fromkeys(self.listeners, self.app),
             threads=self.threads,
             limits=self.limits,
             connection_limit=self.connection_limit,
             metrics=self.server_metrics,
+            **machine,
         )
-        self.worker = ServerThread(server)
-        self.worker.start()
-        self.addCleanup(self.connection_limit.close)
-        self.addCleanup(close, self.listeners)
-        self.addCleanup(self.worker.drain, PATIENCE)
 
-    def before_worker(self) -> None:
-        """Called when all is done that the master does, and nothing of what a worker does."""
+    def start_server(self) -> None:
+        self.worker = ServerThread(self.make_server())
+        self.worker.start()
+        self.addCleanup(self.worker.drain, PATIENCE)
 
     def address(self) -> Address:
         return Address("127.0.0.1", 0)

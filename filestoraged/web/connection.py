@@ -22,7 +22,7 @@ from filestoraged.web.message import Answer, Request
 from filestoraged.web.pool import Pool
 from filestoraged.web.receiver import DONT_WAIT
 from filestoraged.web.sites import Site
-from filestoraged.web.states import CLOSED, IDLE, LINGER, NEXT_STATE, TABLE, Event, State, Wait
+from filestoraged.web.states import CLOSED, IDLE, LINGER, TABLE, Event, State, Wait
 from filestoraged.web.transport import LOOP, READABLE, RESULT, THREAD, WRITABLE, Transport
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,7 @@ class Connection:
 
     def move(self, event: Event) -> None:
         """The one place where a state changes."""
-        self.state = NEXT_STATE[self.state][event]
+        self.state = self.state.next[event]
 
     def wait(self) -> bool:
         """Wait for what the table says."""

@@ -19,14 +19,28 @@ class Watched(Protocol):
     transport: Transport
 
 
+class Epoll(Protocol):
+    """What is used of `select.epoll`."""
+
+    def register(self, fd: int, eventmask: int, /) -> None: ...
+
+    def modify(self, fd: int, eventmask: int, /) -> None: ...
+
+    def unregister(self, fd: int, /) -> None: ...
+
+    def poll(self, timeout: float, maxevents: int, /) -> list[tuple[int, int]]: ...
+
+    def close(self) -> None: ...
+
+
 _Watched = TypeVar("_Watched", bound=Watched)
 
 
 class Poller(Generic[_Watched]):
     """A connection is in the table while it is registered with epoll."""
 
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
+    def __init__(self, epoll: Epoll | None = None) -> None:
+        self._epoll = epoll or select.epoll()
         self._table: dict[int, _Watched] = {}
         # The methods themselves: the polling thread calls nothing more often.
         self.poll = self._epoll.poll

@@ -28,7 +28,7 @@ from filestoraged.web.limits import Limits
 from filestoraged.web.loop_context import LoopContext
 from filestoraged.web.message import App
 from filestoraged.web.metrics import Metrics
-from filestoraged.web.poller import Poller
+from filestoraged.web.poller import Epoll, Poller
 from filestoraged.web.sites import Site, Sites
 from filestoraged.web.steps import STEPS
 from filestoraged.web.transport import Transport
@@ -70,6 +70,7 @@ class Server(ThreadingHTTPServer):
         clients: ClientLimit | None = None,
         reserved: Collection[socket.socket] = (),
         clock: Clock = SYSTEM_CLOCK,
+        epoll: Epoll | None = None,
         transport: Callable[[socket.socket], Transport] = Transport,
     ) -> None:
         """`apps` are what answers, by listener.
@@ -87,7 +88,7 @@ class Server(ThreadingHTTPServer):
         apart: set[socket.socket] = set()
         proxies = proxies or TrustedProxies()
         clients = clients or ClientLimit(connection_limit.limit, connection_limit.limit)
-        poller: Poller[Connection] = Poller()
+        poller: Poller[Connection] = Poller(epoll)
         self._eviction = Eviction(poller, connection_limit, clock.now, idle=limits.idle, reserved=apart)
         admission = Admission(connection_limit, clients, proxies, self._eviction, reserved=reserved, apart=apart)
         self.context: LoopContext[Connection] = LoopContext(
@@ -158,6 +159,12 @@ class Server(ThreadingHTTPServer):
         The loop calls `on_not_accepting` once, when no further connection is accepted. Returns whether all took at most
         `timeout` seconds.
         """
+        self.begin_drain(timeout, on_not_accepting)
+        self._has_ended.wait()
+        return self._is_drained
+
+    def begin_drain(self, timeout: float, on_not_accepting: Callable[[], None] = lambda: None) -> None:
+        """Let the loop do what `drain` waits for."""
         self._on_not_accepting = on_not_accepting
         now = self.context.now()
         self._drain_end = now + timeout
@@ -165,8 +172,6 @@ class Server(ThreadingHTTPServer):
         self.context.is_draining = True
         self._next_check = 0.0
         self.context.completions.wake()
-        self._has_ended.wait()
-        return self._is_drained
 
     def shutdown(self) -> None:
         """Stop the loop, and return when it has ended. What is in flight is cut off; `drain` finishes it.

@@ -1,7 +1,7 @@
 """The life of a connection as one table: states, events, and the state that each event leads to.
 
-Pure: no socket, no clock, no request. Every state change of a connection is `state = NEXT_STATE[state][event]`; an
-event that a state does not declare raises UndeclaredEvent. A step that waits for more of the same (another piece of a
+Pure: no socket, no clock, no request. Every state change of a connection is `state = state.next[event]`; an event that
+a state does not declare raises UndeclaredEvent. A step that waits for more of the same (another piece of a
 body, room for the rest of a response) leaves the state as it is.
 """
 
@@ -17,6 +17,9 @@ class State(enum.Enum):
 
     # Looked up several times for each request: `Enum.__hash__` is Python code that hashes the name.
     __hash__ = object.__hash__
+
+    # What follows, by event.
+    next: Mapping[Event, State]
 
     # Not in use before a connection has its place in the connection limit: waits for one, or is refused one.
     PLACE = enum.auto()
@@ -281,4 +284,5 @@ class _Transitions(dict[Event, State]):
         raise UndeclaredEvent(self._state, event)
 
 
-NEXT_STATE: Mapping[State, Mapping[Event, State]] = {state: _Transitions(state, row.on) for state, row in TABLE.items()}
+for _state, _row in TABLE.items():
+    _state.next = _Transitions(_state, _row.on)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import hashlib
@@ -11,17 +10,15 @@ import logging
 import os
 import socket
 import threading
-import time
 from unittest.mock import patch
 
 from filestoraged.daemon.values import Address
 from filestoraged.web.connection import Connection
 from filestoraged.web.exchange import NO_EXCHANGE, UNPARSED
-from filestoraged.web.limits import Limits
 from filestoraged.web.poller import Poller
 from filestoraged.web.receiver import Receiver
 from filestoraged.web.sender import Sender
-from tests.support import PATIENCE, ServerCase, in_threads, read_all, read_answer
+from tests.support import ServerCase, in_threads, read_all, read_answer
 
 TEA = b"tea"
 TEA_HASH = hashlib.sha256(TEA).hexdigest()
@@ -349,141 +346,6 @@ class Ipv6Test(ServerCase):
 
     def test_health_answers_200(self) -> None:
         self.assertEqual(200, self.get("/-/health").status)
-
-
-class TimeoutTest(ServerCase):
-    """The timeouts of the contract, shortened."""
-
-    # Without `idle`: it would run while a test has not sent its request yet.
-    limits = Limits(head=0.3, body=0.3, send=0.3, farewell=0.3, farewell_total=0.6, notice=0.02, last_call=0.1)
-
-    def limit(self, **limits: float) -> None:
-        """Change limits, for what begins from now on."""
-        self.worker._server.context.limits = self.limits._replace(**limits)  # type: ignore[arg-type]
-
-    def test_idle_connection_is_closed_at_its_deadline(self) -> None:
-        for used in (False, True):
-            with self.subTest(used=used):
-                if used:
-                    self.limit()
-                    connection = self.connect()
-                    connection.sendall(HEALTH)
-                    read_answer(connection)
-                    self.limit(idle=0.3)
-                    connection.sendall(HEALTH)
-                    read_answer(connection)
-                else:
-                    self.limit(idle=0.3)
-                    connection = self.connect()
-
-                # `test_states` and `test_poller` check when.
-                self.assertEqual(b"", read_all(connection))
-
-    def test_incomplete_head_answers_408(self) -> None:
-        connection = self.connect()
-        stop = threading.Event()
-
-        def drip() -> None:
-            while not stop.wait(0.05):
-                try:
-                    connection.sendall(b"a")
-                except OSError:
-                    return
-
-        connection.sendall(b"GET /")
-        dripping = threading.Thread(target=drip)
-        dripping.start()
-        answer = read_answer(connection)
-        stop.set()
-        dripping.join()
-
-        self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
-
-    def test_empty_lines_do_not_keep_a_connection_beyond_its_deadline(self) -> None:
-        self.limit(idle=0.3)
-        connection = self.connect()
-        stop = threading.Event()
-        self.addCleanup(stop.set)
-
-        def drip() -> None:
-            while not stop.wait(0.05):
-                try:
-                    connection.sendall(b"\r\n")
-                except OSError:
-                    return
-
-        dripping = threading.Thread(target=drip)
-        dripping.start()
-        # The client gives up after PATIENCE.
-        with contextlib.suppress(ConnectionResetError):
-            read_all(connection)
-        stop.set()
-        dripping.join()
-
-    def test_silent_body_answers_408_and_is_not_stored(self) -> None:
-        for framing in (b"Content-Length: 10", b"Transfer-Encoding: chunked"):
-            with self.subTest(framing=framing):
-                connection = self.connect()
-                connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n3\r\n")
-
-                answer = read_answer(connection)
-
-                self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
-                self.assert_stored(0)
-
-    def test_slow_body_that_is_never_silent_is_stored(self) -> None:
-        self.limit(body=1.0)
-
-        status = next((each for each in (self.send_slowly() for _ in range(10)) if each is not None), None)
-
-        self.assertEqual(200, status)
-
-    def send_slowly(self) -> int | None:
-        """Send a body that takes longer in all than one silence may, and return the status.
-
-        None where this machine has made a pause of it that may be taken for silence.
-        """
-        connection = self.connect()
-        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
-        pause = threading.Event()
-        sent = time.monotonic()
-        for _ in range(10):
-            pause.wait(0.15)
-            before, sent = sent, time.monotonic()
-            if sent - before > 0.5:
-                return None
-            connection.sendall(b"x")
-        return read_answer(connection).status
-
-    def test_client_that_reads_nothing_is_cut_off(self) -> None:
-        self.limit(head=PATIENCE, body=PATIENCE)
-        self.assertEqual(200, self.post("/", b"x" * 20_000_000).status)
-        self.limit()
-        digest = hashlib.sha256(b"x" * 20_000_000).hexdigest()
-        connection = self.connect()
-        connection.sendall(f"GET /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-
-        self.wait_for_log(f"GET /{digest} 200")
-        received = read_all(connection)
-
-        self.assertLess(len(received), 20_000_000)
-
-    def test_refused_client_that_sends_without_end_is_cut_off(self) -> None:
-        connection = self.connect()
-        connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
-
-        # `test_lingering_close` checks when.
-        with self.assertRaises(OSError):
-            while True:
-                connection.sendall(b"x" * 10_000)
-
-    def wait_for_log(self, text: str) -> None:
-        pause = threading.Event()
-        for _ in range(int(PATIENCE / 0.02)):
-            if any(text in line for line in self.log_lines()):
-                return
-            pause.wait(0.02)
-        raise AssertionError(f"not logged: {text}")
 
 
 class FailureTest(ServerCase):

@@ -1,4 +1,7 @@
-"""Slow, silent and numerous clients: they delay no others, lose no bytes, and leave nothing behind."""
+"""Slow, silent and numerous clients: they delay no others, lose no bytes, and leave nothing behind.
+
+What depends on the kernel, on real threads or on memory has real sockets; all else is simulated, in virtual time.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,22 @@ import contextlib
 import hashlib
 import json
 import os
-import select
 import socket
 import threading
-import time
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
 
 from filestoraged.web.admission import _MAX_REFUSED, _MAX_WAITING
 from filestoraged.web.limits import Limits
 from filestoraged.web.transport import WRITABLE
 from tests.daemon.process import running
 from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, read_all, read_answer, split_answer
+from tests.web.simulation import Client, SimulatedCase
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\nContent-Length: %d\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+SET = b"POST /kv/set HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 
 MANY = 20
 
@@ -33,17 +37,15 @@ def threads_named(name: str) -> int:
     return sum(thread.name == name for thread in threading.enumerate())
 
 
-class SlowCase(ServerCase):
+class NoThreadTest(ServerCase):
+    """Ten times as many slow clients as threads: real ones, which a client might hold, and the kernel's buffers."""
+
+    threads = 2
+
     def assert_serving_at_once(self) -> None:
         """Assert that a request is answered while others are slow."""
         self.assertEqual(200, self.raw(HEALTH)[0].status)
         self.assertEqual(200, self.post("/", b"tea").status)
-
-
-class NoThreadTest(SlowCase):
-    """Ten times as many slow clients as threads."""
-
-    threads = 2
 
     def test_incomplete_heads_take_no_thread(self) -> None:
         slow = [self.connect() for _ in range(MANY)]
@@ -139,112 +141,6 @@ class NoThreadTest(SlowCase):
         self.assertEqual([True] * 16, in_threads(16, store_or_fetch))
 
 
-class UnreadTest(SlowCase):
-    limits = Limits(unread_bytes=3_500_000, notice=0.02, last_call=0.1)
-    value = "x" * 1_000_000
-
-    def ask(self, key: str) -> socket.socket:
-        """Ask for a value, and read no more than its first byte."""
-        connection = socket.socket()
-        self.addCleanup(connection.close)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(PATIENCE)
-        connection.connect((self.bound.host, self.bound.port))
-        connection.sendall(f"GET /kv/{key} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        self.assertEqual(b"H", connection.recv(1))
-        return connection
-
-    def store_values(self, keys: str) -> None:
-        for key in keys:
-            self.assertEqual(201, self.post("/kv/set", json.dumps({key: self.value}).encode()).status)
-        self.assertEqual(204, self.post("/kv/commit", b"").status)
-
-    def test_slow_readers_that_fill_memory_are_cut_off_in_the_order_of_their_requests(self) -> None:
-        self.store_values("abcde")
-
-        readers = [self.ask(key) for key in "abcde"]
-        warning = "cutting slow clients off: more than 3500000 bytes of responses are unread"
-        self.wait_until("two are cut off", lambda: self.connection_limit.count == 3)
-        self.assertIn(warning, self.log_lines())
-        received = [len(self.read_until_closed(reader)) for reader in readers]
-
-        self.assertLess(max(received[:2]), 1_000_000)
-        self.assertGreater(min(received[2:]), 1_000_000)
-
-    def test_client_that_reads_none_of_many_small_responses_is_cut_off(self) -> None:
-        self.value = "x" * 60_000
-        self.store_values("a")
-        # The loop sends it from the cache from now on, and keeps what the kernel does not take.
-        self.get("/kv/a")
-        connection = self.connect()
-
-        answered = len(self.access_lines())
-        while not any(each.transport.awaits == WRITABLE for each in self.worker._server.context.poller.all()):
-            connection.sendall(b"GET /kv/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            answered += 1
-            self.wait_until("it is answered", lambda: len(self.access_lines()) >= answered)  # noqa: B023
-        self.worker._server._limits = self.limits._replace(unread_bytes=10_000)
-
-        self.wait_until("it is cut off", lambda: self.connection_limit.count == 0)
-        self.assertLess(len(self.read_until_closed(connection)), 100 * 60_000)
-
-    def test_slow_readers_of_one_cached_value_count_once(self) -> None:
-        self.store_values("a")
-
-        readers = [self.ask("a") for _ in range(8)]
-        self.wait_for_checks(3)
-
-        self.assertGreater(min(len(self.read_until_closed(reader)) for reader in readers), 1_000_000)
-
-    def wait_for_checks(self, count: int) -> None:
-        """Wait until the server has looked so many times for clients to be cut off."""
-        server, done = self.worker._server, threading.Semaphore(0)
-        actions = server.service_actions
-
-        def act() -> None:
-            actions()
-            done.release()
-
-        with patch.object(server, "service_actions", act):
-            for _ in range(count):
-                self.assertTrue(done.acquire(timeout=PATIENCE))
-
-    def read_until_closed(self, connection: socket.socket) -> bytes:
-        try:
-            return read_all(connection)
-        except ConnectionResetError:
-            return b""
-
-
-class DripTest(SlowCase):
-    """Uploads that never pause for as long as a thread waits."""
-
-    threads = 2
-    limits = Limits(linger=0.1, body_rate_from=PATIENCE, notice=0.02, last_call=0.1)
-
-    def test_uploads_that_bring_a_byte_now_and_then_let_others_have_their_threads(self) -> None:
-        uploads = [self.connect() for _ in range(4)]
-        for upload in uploads:
-            upload.sendall(UPLOAD % 1_000_000)
-        self.over = threading.Event()
-        dripping = threading.Thread(target=self.drip, args=(uploads,))
-        dripping.start()
-        try:
-            self.wait_until("all threads receive", lambda: threads_named("request") == self.threads)
-            statuses = [self.put("/data/pets", bytes(200_000)).status for _ in range(5)]
-            self.assertTrue(dripping.is_alive())
-        finally:
-            self.over.set()
-            dripping.join()
-
-        self.assertEqual([201] * 5, statuses)
-
-    def drip(self, uploads: list[socket.socket]) -> None:
-        while not self.over.wait(0.01):
-            for upload in uploads:
-                upload.sendall(b"x")
-
-
 class SlowUploadMemoryTest(TempCase):
     """In a daemon of its own, so that its memory is that of these clients alone."""
 
@@ -277,141 +173,266 @@ class SlowUploadMemoryTest(TempCase):
         return sum(sizes)
 
 
-class CutOffTest(SlowCase):
-    threads = 2
-    # Without `idle`: it would run while a test has not sent its request yet.
-    limits = Limits(head=0.3, body=0.3, send=0.3, farewell=0.3, notice=0.02, last_call=0.1)
+class CutOffTest(SimulatedCase):
+    def store(self, size: int) -> tuple[bytes, str]:
+        data = os.urandom(size)
+        return data, self.post("/", data, Accept="text/plain").body.decode().strip()
 
-    def stored(self, data: bytes) -> str:
-        """Store an object without being cut off."""
-        context = self.worker._server.context
-        context.limits = Limits()
-        digest = self.post("/", data, Accept="text/plain").body.decode().strip()
-        context.limits = self.limits
-        return digest
+    def test_connection_is_closed_when_it_was_idle_for_60_seconds_used_or_not(self) -> None:
+        for used in (False, True):
+            with self.subTest(used=used):
+                connection = self.connect()
+                if used:
+                    self.pass_time(50)
+                    connection.sendall(HEALTH)
+                    read_answer(connection)
 
-    def test_clients_silent_for_too_long_are_cut_off(self) -> None:
-        data = os.urandom(20_000_000)
-        digest = self.stored(data)
-        heads, bodies, readers = ([self.connect() for _ in range(MANY)] for _ in range(3))
-        for number in range(MANY):
-            heads[number].sendall(HEALTH[:20])
-            bodies[number].sendall(UPLOAD % 10 + b"half")
-            readers[number].sendall(get(digest))
+                self.pass_time(59)
+                before = connection.is_closed
+                self.pass_time(1)
 
-        for connection in [*heads, *bodies]:
-            self.assertEqual(408, read_answer(connection).status)
-        self.wait_until("every reader is cut off", lambda: self.lines_with("GET", 200) == MANY)
+                self.assertEqual((False, True), (before, connection.is_closed))
 
-        self.wait_until("every upload is logged", lambda: self.lines_with("POST", 408) == MANY)
-        self.wait_until("no connection is left", lambda: self.connection_limit.count == 0)
-
-    def test_slow_reader_is_not_cut_off(self) -> None:
-        data = os.urandom(20_000_000)
-        digest = self.stored(data)
-        self.worker._server.context.limits = self.limits._replace(send=2.0)
-
-        received = next((each for each in (self.read_slowly(digest) for _ in range(10)) if each), b"")
-
-        self.assertEqual(digest, hashlib.sha256(split_answer(received)[0].body).hexdigest())
-
-    def read_slowly(self, digest: str) -> bytes:
-        """Read for longer than a silent client is waited for. Nothing where this machine has made it a silent one."""
+    def test_head_that_is_not_complete_20_seconds_after_its_first_byte_answers_408(self) -> None:
         connection = self.connect()
-        connection.sendall(get(digest)[:-2] + b"Connection: close\r\n\r\n")
-        pause = threading.Event()
-        received = b""
-        read = time.monotonic()
-        # Too little at a time for the kernel to call it room.
-        for _ in range(20):
-            pause.wait(0.125)
-            before, read = read, time.monotonic()
-            if read - before > 1:
-                return b""
-            received += connection.recv(100_000)
-        return received + read_all(connection)
+        connection.sendall(b"GET /")
+        for _ in range(19):
+            self.pass_time(1)
+            connection.sendall(b"a")
+        before = bytes(connection.connection.output)
 
-    def lines_with(self, method: str, status: int) -> int:
-        return sum(f" {method} " in line and f" {status} " in line for line in self.access_lines())
+        self.pass_time(1)
 
+        answer = read_answer(connection)
+        self.assertEqual((b"", 408, "close"), (before, answer.status, answer.fields["connection"]))
 
-class BodyRateTest(SlowCase):
-    """`test_request_body` tests when the rate is judged."""
+    def test_empty_lines_do_not_keep_a_connection_beyond_its_deadline(self) -> None:
+        connection = self.connect()
 
-    # More silence than the test takes, so that it is the rate that ends what is too slow.
-    limits = Limits(body_rate=1000.0, body_rate_from=0.5, body=PATIENCE, notice=0.02, last_call=0.1)
+        for _ in range(59):
+            self.pass_time(1)
+            connection.sendall(b"\r\n")
+        before = connection.is_closed
+        self.pass_time(1)
 
-    def drip(self, connection: socket.socket, piece: bytes) -> Answer:
-        """Send a piece every 20 ms until there is an answer."""
-        for _ in range(int(PATIENCE / 0.02)):
-            if select.select([connection], [], [], 0.02)[0]:
-                return read_answer(connection)
-            connection.sendall(piece)
-        raise AssertionError("it goes on")
+        self.assertEqual((False, True), (before, connection.is_closed))
 
-    def test_body_below_the_least_rate_answers_408_and_is_not_stored(self) -> None:
-        chunked = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-        set_ = b"POST /kv/set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n"
-        for head, piece in ((UPLOAD % 1_000_000, b"x"), (chunked, b"1\r\nx\r\n"), (set_, b"x")):
+    def test_body_that_is_silent_for_30_seconds_answers_408_and_is_not_stored(self) -> None:
+        for head in (UPLOAD % 10 + b"half", CHUNKED + b"3\r\n", SET % 10 + b"{"):
             with self.subTest(head=head):
                 connection = self.connect()
                 connection.sendall(head)
+                self.pass_time(29)
+                before = bytes(connection.connection.output)
 
-                answer = self.drip(connection, piece)
+                self.pass_time(1)
 
-                self.assertEqual((408, "close"), (answer.status, answer.fields["connection"]))
-                self.assertIn("1000 bytes a second", answer.body.decode())
+                answer = read_answer(connection)
+                self.assertEqual((b"", 408, "close"), (before, answer.status, answer.fields["connection"]))
+                self.assert_stored(0)
+                self.assertEqual(0, self.server_metrics.gauges().in_flight)
+                # It does not close: the farewell ends all the same.
+                self.pass_time(10)
+                self.assertEqual(0, self.connection_limit.count)
+        self.assertEqual([" 408 " in line for line in self.access_lines()], [True] * 3)
+
+    def test_body_that_is_never_silent_is_stored_after_any_time(self) -> None:
+        connection = self.connect()
+        connection.sendall(UPLOAD % 10)
+        for _ in range(10):
+            self.pass_time(5)
+            connection.sendall(b"x")
+
+        self.assertEqual(200, read_answer(connection).status)
+
+    def test_body_below_500_bytes_a_second_answers_408_after_60_seconds_and_is_not_stored(self) -> None:
+        chunk = b"a0\r\n" + b"x" * 160 + b"\r\n"
+        for head, piece in ((UPLOAD % 100_000, b"x" * 160), (CHUNKED, chunk), (SET % 60_000, b"x" * 160)):
+            with self.subTest(head=head):
+                connection = self.connect()
+                connection.sendall(head)
+                for _ in range(59):
+                    self.pass_time(1)
+                    connection.sendall(piece)
+                before = bytes(connection.connection.output)
+
+                self.pass_time(1)
+                connection.sendall(piece)
+
+                answer = read_answer(connection)
+                self.assertEqual((b"", 408, "close"), (before, answer.status, answer.fields["connection"]))
+                self.assertIn("500 bytes a second", answer.body.decode())
                 self.assert_stored(0)
 
     def test_body_above_the_least_rate_is_stored_after_any_time(self) -> None:
         connection = self.connect()
-        # Each piece is enough for a hundred seconds.
-        connection.sendall(UPLOAD % 4_100_000 + b"x" * 100_000)
-        for _ in range(40):
-            connection.sendall(b"x" * 100_000)
-            select.select([], [], [], 0.02)
+        connection.sendall(UPLOAD % 60_000)
+        for _ in range(100):
+            self.pass_time(1)
+            connection.sendall(b"x" * 600)
 
         self.assertEqual(200, read_answer(connection).status)
 
+    def test_rate_is_judged_on_a_thread_that_always_receives_something(self) -> None:
+        connection = self.connect()
+        drip(connection, lambda count: count < 1000)
 
-class BodyRateOnThreadTest(BodyRateTest):
-    """The same where no client is ever silent for as long as a thread waits."""
+        connection.sendall(UPLOAD % 1_000_000)
 
-    limits = Limits(linger=0.5, body_rate=1000.0, body_rate_from=0.5, body=PATIENCE, notice=0.02, last_call=0.1)
+        answer = read_answer(connection)
+        self.assertEqual(408, answer.status)
+        self.assertIn("500 bytes a second", answer.body.decode())
+
+    def test_client_that_takes_nothing_of_a_response_for_30_seconds_is_cut_off(self) -> None:
+        for size in (50_000, 20_000_000):
+            with self.subTest(size=size):
+                _, digest = self.store(size)
+                connection = self.connect()
+                connection.connection.room = 1000
+                connection.sendall(get(digest))
+                self.pass_time(29)
+                before = connection.is_closed
+
+                self.pass_time(1)
+
+                self.assertEqual((False, True), (before, connection.is_closed))
+                self.assertEqual(1, sum(f" GET /{digest} 200 " in line for line in self.access_lines()))
+
+    def test_reader_that_takes_a_little_now_and_then_receives_everything(self) -> None:
+        data, digest = self.store(200_000)
+        connection = self.connect()
+        connection.connection.room = 5000
+        connection.sendall(get(digest)[:-2] + b"Connection: close\r\n\r\n")
+
+        received = b""
+        for _ in range(60):
+            self.pass_time(29)
+            received += connection.recv(5000)
+
+        self.assertEqual(data, split_answer(received)[0].body)
+
+    def test_refused_client_that_sends_without_end_is_cut_off_after_30_seconds(self) -> None:
+        connection = self.connect()
+        connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
+        for _ in range(29):
+            self.pass_time(1)
+            connection.sendall(b"x" * 10_000)
+        before = connection.is_closed
+
+        self.pass_time(1)
+
+        self.assertEqual((False, True), (before, connection.is_closed))
 
 
-class IdlePoolTest(SlowCase):
-    limits = Limits(thread=0.2, notice=0.02, last_call=0.1)
+class ThreadTest(SimulatedCase):
+    def test_upload_that_is_never_silent_lets_others_that_wait_have_its_thread(self) -> None:
+        pool = self.machine.pool
+        pool.is_saturated = True
+        upload, other = self.connect(), self.connect()
+        drip(upload, lambda count: count < 100)
+        upload.connection.input = UPLOAD % 1_000_000
+        other.connection.input = UPLOAD % 1_000_000
+        self.server.run_round(0)
+        order = list(pool._jobs)
 
-    def test_threads_end_without_jobs(self) -> None:
-        before = threads_named("request")
-        in_threads(8, lambda number: self.post("/", bytes([number])))
+        pool.run()
 
-        self.wait_until("the threads are gone", lambda: threads_named("request") <= before)
-
-        self.assertEqual(200, self.post("/", b"tea").status)
+        self.assertEqual(order[::-1], list(pool._jobs))
 
 
-class LimitedCase(SlowCase):
+def drip(client: Client, goes_on: Any) -> None:
+    """From the second read on, let a byte come whenever the server reads, 10 ms later, as long as `goes_on` says so."""
+    connection, clock = client.connection, client.connection.machine.clock
+    receive, counts = connection.recv, iter(range(1_000_000_000))
+
+    def receive_slowly(size: int, flags: int = 0) -> bytes:
+        if connection.input or not goes_on(next(counts)):
+            return receive(size, flags)
+        clock.advance(0.1)
+        return b"x"
+
+    connection.recv = receive_slowly  # type: ignore[method-assign]
+
+
+class UnreadTest(SimulatedCase):
+    limits = Limits(unread_bytes=3_500_000)
+    value = "x" * 1_000_000
+
+    def ask(self, key: str) -> Client:
+        """Ask for a value, and read nothing."""
+        connection: Client = self.connect()
+        connection.connection.room = 4096
+        connection.sendall(f"GET /kv/{key} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        return connection
+
+    def store_values(self, keys: str) -> None:
+        for key in keys:
+            self.assertEqual(201, self.post("/kv/set", json.dumps({key: self.value}).encode()).status)
+        self.assertEqual(204, self.post("/kv/commit", b"").status)
+
+    def test_slow_readers_that_fill_memory_are_cut_off_in_the_order_of_their_requests(self) -> None:
+        self.store_values("abcde")
+        readers = []
+        for key in "abcde":
+            readers.append(self.ask(key))
+            self.machine.clock.advance(0.01)
+
+        self.pass_time(0.5)
+
+        self.assertEqual([True, True, False, False, False], [reader.is_closed for reader in readers])
+        self.assertIn("cutting slow clients off: more than 3500000 bytes of responses are unread", self.log_lines())
+        for reader in readers[2:]:
+            self.assertGreater(len(read_all(reader)), 1_000_000)
+
+    def test_client_that_reads_none_of_many_small_responses_is_cut_off(self) -> None:
+        self.value = "x" * 60_000
+        self.store_values("a")
+        # The loop sends it from the cache from now on, and keeps what the kernel does not take.
+        self.get("/kv/a")
+        connection = self.connect()
+        connection.connection.room = 100_000
+        for _ in range(3):
+            connection.sendall(b"GET /kv/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        (waiting,) = [each for each in self.context.poller.all() if each.transport.awaits == WRITABLE]
+        unread = len(waiting.unread)
+        self.server._limits = self.limits._replace(unread_bytes=unread - 1)
+
+        self.pass_time(0.5)
+
+        self.assertGreater(unread, 10_000)
+        self.assertTrue(connection.is_closed)
+
+    def test_slow_readers_of_one_cached_value_count_once(self) -> None:
+        self.store_values("a")
+        readers = [self.ask("a") for _ in range(8)]
+
+        self.pass_time(1)
+
+        self.assertEqual([False] * 8, [reader.is_closed for reader in readers])
+        self.assertGreater(min(len(read_all(reader)) for reader in readers), 1_000_000)
+
+
+class LimitedCase(SimulatedCase):
     connections = 5
 
-    def greeted(self, count: int) -> list[socket.socket]:
+    def greeted(self, count: int) -> list[Client]:
         """Open idle connections. The first is idle longest."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             self.assertTrue(self.is_served(connection))
         return connections
 
-    def busy(self, count: int) -> list[socket.socket]:
+    def busy(self, count: int) -> list[Client]:
         """Open connections, each with half an upload."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             connection.sendall(UPLOAD % 8 + b"half")
-        self.wait_until("they are in flight", lambda: self.server_metrics.gauges().in_flight == count)
+        self.assertEqual(count, self.server_metrics.gauges().in_flight)
         return connections
 
-    def is_served(self, connection: socket.socket) -> bool:
+    def is_served(self, connection: Client) -> bool:
         """Whether a request on the connection is answered."""
+        self.machine.clock.advance(0.01)
         try:
             connection.sendall(HEALTH)
             return b" 200 " in connection.recv(65536)
@@ -420,7 +441,11 @@ class LimitedCase(SlowCase):
 
 
 class FullLimitTest(LimitedCase):
-    limits = Limits(notice=0.02, last_call=0.1, place=0.2)
+    def refused(self) -> Client:
+        """A new connection that waits for its place until it gets none."""
+        connection: Client = self.connect()
+        self.pass_time(0.9)
+        return connection
 
     def test_new_connection_evicts_the_longest_idle_one(self) -> None:
         guests = self.greeted(5)
@@ -435,7 +460,10 @@ class FullLimitTest(LimitedCase):
     def test_many_new_connections_evict_idle_ones_in_order(self) -> None:
         guests = self.greeted(5)
 
-        newcomers = [self.connect() for _ in range(7)]
+        newcomers = []
+        for _ in range(7):
+            newcomers.append(self.connect())
+            self.pass_time(0.01)
 
         self.assertEqual([b""] * 5, [read_all(guest) for guest in guests])
         self.assertEqual([b""] * 2, [read_all(newcomer) for newcomer in newcomers[:2]])
@@ -455,7 +483,7 @@ class FullLimitTest(LimitedCase):
     def test_new_connection_without_an_idle_one_gets_503_with_retry_after(self) -> None:
         uploads = self.busy(5)
 
-        answer, rest = split_answer(read_all(self.connect()))
+        answer, rest = split_answer(read_all(self.refused()))
 
         self.assertEqual((503, b""), (answer.status, rest))
         self.assertEqual("close", answer.fields["connection"])
@@ -467,59 +495,52 @@ class FullLimitTest(LimitedCase):
     def test_free_place_is_given_to_a_new_connection(self) -> None:
         uploads = self.busy(5)
         uploads[0].close()
-        self.wait_until("it is gone", lambda: self.connection_limit.count == 4)
 
         self.assertTrue(self.is_served(self.connect()))
 
     def test_refused_connections_take_no_place(self) -> None:
         uploads = self.busy(5)
         refused = [self.connect() for _ in range(20)]
+        self.pass_time(0.9)
         for connection in refused:
             self.assertIn(b" 503 ", read_all(connection))
         # They do not close, so that the server still waits for them.
         uploads[0].close()
-        self.wait_until("it is gone", lambda: self.connection_limit.count == 4)
 
         self.assertTrue(self.is_served(self.connect()))
 
     def test_connections_far_over_the_limit_all_get_503_and_those_that_stay_open_are_bounded(self) -> None:
         self.busy(5)
-        crowd = [self.connect() for _ in range(400)]
+        crowd = [self.connect() for _ in range(420)]
 
-        told = [b" 503 " in read_all(connection) for connection in (*crowd, *(self.connect() for _ in range(20)))]
+        self.pass_time(0.9)
+        told = [b" 503 " in read_all(connection) for connection in crowd]
 
         self.assertEqual([True] * 420, told)
         self.assertEqual(5, self.connection_limit.count)
-        self.wait_until("few linger", lambda: len(self.worker._server.context.poller.all()) <= 5 + _MAX_REFUSED)
+        self.assertEqual(5 + _MAX_REFUSED, len(self.context.poller.all()))
 
     def test_refused_connection_that_stays_open_waits_for_no_place_any_more(self) -> None:
         self.busy(5)
 
-        read_all(self.connect())
+        read_all(self.refused())
 
         # Of those that wait, each makes another worker evict an idle connection.
         self.assertEqual(0, self.connection_limit.waiting)
 
 
-class RareChecksTest(LimitedCase):
-    # The client gives up before the next check.
-    limits = Limits(notice=2 * PATIENCE, last_call=0, place=0.2)
-
-    def setUp(self) -> None:
-        super().setUp()
-        # The drain after the test looks again soon.
-        self.addCleanup(setattr, self.worker._server, "_limits", LimitedCase.limits)
-
+class WaitingConnectionTest(LimitedCase):
     def test_connection_that_waits_is_refused_at_its_deadline_not_at_the_next_check(self) -> None:
         self.busy(5)
+        connection = self.connect()
+        self.pass_time(0.899)
+        before = bytes(connection.connection.output)
+        left = self.server._until_answer()
 
-        self.assertIn(b" 503 ", read_all(self.connect()))
+        self.pass_time(left)
 
-
-class WaitingConnectionTest(LimitedCase):
-    """New connections wait for a place without a deadline."""
-
-    limits = Limits(notice=0.02, last_call=0.1, place=PATIENCE)
+        self.assertAlmostEqual(0.001, left)
+        self.assertEqual((b"", True), (before, b" 503 " in read_all(connection)))
 
     def test_connections_that_wait_longest_get_503_at_once_where_too_many_wait(self) -> None:
         self.busy(5)
@@ -528,31 +549,29 @@ class WaitingConnectionTest(LimitedCase):
 
         for connection in crowd[:-_MAX_WAITING]:
             self.assertIn(b" 503 ", read_all(connection))
-        self.assertEqual(_MAX_WAITING, len(self.worker._server.context.waiting))
+        self.assertEqual(_MAX_WAITING, len(self.context.waiting))
 
     def test_new_connection_is_served_when_another_becomes_idle(self) -> None:
         uploads = self.busy(5)
         newcomer = self.connect()
         newcomer.sendall(HEALTH)
-        self.wait_until("it waits", lambda: len(self.worker._server.context.waiting) == 1)
+        self.assertEqual(1, len(self.context.waiting))
 
         uploads[0].sendall(b"half")
 
         self.assertEqual(200, read_answer(uploads[0]).status)
+        self.pass_time(0.5)
         self.assertEqual(200, read_answer(newcomer).status)
         self.assertEqual(b"", read_all(uploads[0]))
 
     def test_drain_refuses_connections_that_wait(self) -> None:
         self.busy(5)
         newcomer = self.connect()
-        self.wait_until("it waits", lambda: len(self.worker._server.context.waiting) == 1)
-        drainer = threading.Thread(target=self.worker._server.drain, args=(0.5,))
+        self.assertEqual(1, len(self.context.waiting))
 
-        drainer.start()
-        answer = split_answer(read_all(newcomer))[0]
-        drainer.join()
+        self.server.begin_drain(30.0)
 
-        self.assertEqual(503, answer.status)
+        self.assertEqual(503, split_answer(read_all(newcomer))[0].status)
 
 
 def read_answer_fast(connection: socket.socket, received: bytes) -> tuple[Answer, bytes]:

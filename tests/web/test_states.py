@@ -6,7 +6,7 @@ import unittest
 from itertools import product
 
 from filestoraged.web.limits import Limits
-from filestoraged.web.states import INITIAL, NEXT_STATE, TABLE, Event, Owner, State, UndeclaredEvent, Wait
+from filestoraged.web.states import INITIAL, TABLE, Event, Owner, State, UndeclaredEvent, Wait
 
 
 def reachable(starts: tuple[State, ...]) -> set[State]:
@@ -24,7 +24,7 @@ def walk(start: State, *events: Event) -> list[str]:
     """The names of the states that events lead to."""
     state, passed = start, []
     for event in events:
-        state = NEXT_STATE[state][event]
+        state = state.next[event]
         passed.append(state.name)
     return passed
 
@@ -37,10 +37,10 @@ class TableTest(unittest.TestCase):
         for state, event in product(State, Event):
             with self.subTest(state=state, event=event):
                 if event in TABLE[state].on:
-                    self.assertIs(TABLE[state].on[event], NEXT_STATE[state][event])
+                    self.assertIs(TABLE[state].on[event], state.next[event])
                 else:
                     with self.assertRaises(UndeclaredEvent) as raised:
-                        NEXT_STATE[state][event]
+                        state.next[event]
                     self.assertIn(state.name, str(raised.exception))
                     self.assertIn(event.name, str(raised.exception))
 
@@ -61,7 +61,7 @@ class TableTest(unittest.TestCase):
     def test_each_state_but_the_end_can_be_aborted(self) -> None:
         for state in set(State) - {State.CLOSED}:
             with self.subTest(state=state):
-                self.assertIs(State.CLOSED, NEXT_STATE[state][Event.ABORTED])
+                self.assertIs(State.CLOSED, state.next[Event.ABORTED])
 
     def test_each_state_that_waits_for_the_client_has_a_deadline_and_an_event_for_it(self) -> None:
         client = (Wait.READABLE, Wait.WRITABLE, Wait.CHANGE)
@@ -131,7 +131,7 @@ class LifeTest(unittest.TestCase):
         self.assertEqual(["RESPOND", "NEXT", "LINGER"], walk(State.PLACE, Event.DEADLINE, Event.SENT, Event.LINGER))
 
     def test_deadlines_answer_408_where_a_request_has_begun_and_close_elsewhere(self) -> None:
-        after = {state.name: NEXT_STATE[state][Event.DEADLINE].name for state in State if TABLE[state].timeout}
+        after = {state.name: state.next[Event.DEADLINE].name for state in State if TABLE[state].timeout}
 
         expected = {
             "PLACE": "RESPOND",
