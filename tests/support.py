@@ -116,14 +116,14 @@ class ServerCase(TempCase):
         self.addCleanup(close, listeners)
         return listeners
 
-    def make_server(self, **machine: Any) -> Server:
+    def make_server(self, **options: Any) -> Server:
         return Server(
             dict.fromkeys(self.listeners, self.app),
             threads=self.threads,
             limits=self.limits,
             connection_limit=self.connection_limit,
             metrics=self.server_metrics,
-            **machine,
+            **options,
         )
 
     def start_server(self) -> None:

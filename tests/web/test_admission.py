@@ -9,39 +9,33 @@ import socket
 import subprocess
 import sys
 import time
-from unittest.mock import patch
+from typing import Any
 
-from filestoraged.web import admission
+from filestoraged.web.admission import _MAX_RESERVED
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.limits import Limits
-from filestoraged.web.trusted_proxies import IPAddress, TrustedProxies
+from filestoraged.web.server import Server
+from filestoraged.web.trusted_proxies import TrustedProxies
 from tests.daemon.process import PATIENCE, Daemon, running
-from tests.support import ServerCase, TempCase, find_program, read_all, read_answer, split_answer
+from tests.support import TempCase, find_program, read_all, read_answer, split_answer
+from tests.web.simulation import Client, SimulatedCase
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 READY = b"GET /-/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n"
 
 
-class ClientLimitTest(ServerCase):
-    """All connections seem to come from another machine."""
-
+class ClientLimitTest(SimulatedCase):
     limit = 3
-    seen_as = "203.0.113.9"
+    address_of_clients = "203.0.113.9"
 
-    def setUp(self) -> None:
-        super().setUp()
-        server = self.worker._server
-        server.context.admission._clients = ClientLimit(self.limit, 1000)
+    def make_server(self, **options: Any) -> Server:
+        return super().make_server(clients=ClientLimit(self.limit, 1000), **options)
 
-        def parse(_: str) -> IPAddress:
-            return ipaddress.ip_address(self.seen_as)
+    def connect(self, address: str = "") -> Any:
+        return super().connect(address or self.address_of_clients)
 
-        parsing = patch.object(admission, "parse_ip_address", parse)
-        parsing.start()
-        self.addCleanup(parsing.stop)
-
-    def greeted(self, count: int) -> list[socket.socket]:
+    def greeted(self, count: int) -> list[Client]:
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             connection.sendall(HEALTH)
@@ -63,25 +57,20 @@ class ClientLimitTest(ServerCase):
 
     def test_client_at_its_limit_delays_no_other_client(self) -> None:
         self.greeted(self.limit)
-        self.seen_as = "203.0.113.10"
+        self.address_of_clients = "203.0.113.10"
 
         self.greeted(self.limit)
 
     def test_closed_connection_admits_another_of_its_client(self) -> None:
         guests = self.greeted(self.limit)
         guests[0].close()
-        self.wait_until("it is gone", lambda: self.connection_limit.count == self.limit - 1)
 
         self.greeted(1)
 
     def test_loopback_and_trusted_proxies_have_no_limit(self) -> None:
-        for address in ("127.0.0.1", "::1"):
-            self.seen_as = address
+        self.context.admission._proxies = TrustedProxies([ipaddress.ip_network("203.0.113.8")])
+        for self.address_of_clients in ("127.0.0.1", "::1", "203.0.113.8"):
             self.greeted(self.limit + 1)
-        self.worker._server.context.admission._proxies = TrustedProxies([ipaddress.ip_network("127.0.0.1")])
-        self.seen_as = "203.0.113.9"
-
-        self.greeted(self.limit + 1)
 
     def test_refused_connections_of_one_client_take_no_places_and_all_get_503(self) -> None:
         self.greeted(self.limit)
@@ -93,20 +82,16 @@ class ClientLimitTest(ServerCase):
         self.assertEqual(self.limit, self.connection_limit.count)
 
 
-class ProxiedClientTest(ServerCase):
+class ProxiedClientTest(SimulatedCase):
     limit = 2
 
-    def setUp(self) -> None:
-        super().setUp()
-        server = self.worker._server
-        server.context.admission._clients = ClientLimit(self.limit, 1000)
-        server.context.proxies = server.context.admission._proxies = TrustedProxies(
-            [ipaddress.ip_network("127.0.0.0/8")]
-        )
+    def make_server(self, **options: Any) -> Server:
+        proxies = TrustedProxies([ipaddress.ip_network("127.0.0.0/8")])
+        return super().make_server(clients=ClientLimit(self.limit, 1000), proxies=proxies, **options)
 
-    def begin(self, client: str) -> socket.socket:
+    def begin(self, client: str) -> Client:
         """Begin an upload of a client behind the proxy."""
-        connection = self.connect()
+        connection: Client = self.connect()
         connection.sendall(UPLOAD[:-2] + f"X-Forwarded-For: {client}\r\n\r\n".encode())
         return connection
 
@@ -126,7 +111,6 @@ class ProxiedClientTest(ServerCase):
         begun = [self.connect() for _ in range(2)]
         for connection in begun:
             connection.sendall(head + b"{")
-        self.wait_until("both are in flight", lambda: self.server_metrics.gauges().in_flight == 2)
         third = self.connect()
         third.sendall(head + b"{")
         refused = read_answer(third).status
@@ -142,67 +126,62 @@ class ProxiedClientTest(ServerCase):
         uploads[0].sendall(b"complete")
         self.assertEqual(200, read_answer(uploads[0]).status)
         uploads[1].close()
-        self.wait_until("both have ended", lambda: self.server_metrics.gauges().in_flight == 0)
 
         self.assertEqual([100, 100], [read_answer(self.begin("203.0.113.9")).status for _ in range(2)])
 
 
-class ReservedPlacesTest(ServerCase):
-    """All connections are to an admin listener with two places of its own."""
+class ReservedPlacesTest(SimulatedCase):
+    """All connections are to an admin listener, with places of its own."""
 
     connections = 1
-    limits = Limits(notice=0.02, last_call=0.1, place=0.2)
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.worker._server.context.admission._listeners = frozenset(self.listeners)
-        reserved = patch.object(admission, "_MAX_RESERVED", 2)
-        reserved.start()
-        self.addCleanup(reserved.stop)
+    def make_server(self, **options: Any) -> Server:
+        return super().make_server(reserved=self.listeners, **options)
 
     def test_connections_beyond_the_reserved_places_take_other_ones_or_get_503(self) -> None:
-        uploads = [self.connect() for _ in range(3)]
+        uploads = [self.connect() for _ in range(_MAX_RESERVED + 1)]
         for upload in uploads:
             upload.sendall(UPLOAD)
             self.assertEqual(100, read_answer(upload).status)
 
         crowd = [self.connect() for _ in range(200)]
+        self.pass_time(0.9)
 
         self.assertEqual({503}, {split_answer(read_all(connection))[0].status for connection in crowd})
         self.assertEqual(1, self.connection_limit.count)
 
 
-class EvictionRequestTest(ServerCase):
+class EvictionRequestTest(SimulatedCase):
     """Another worker requests an eviction, twice, because the first request took long."""
 
     connections = 2
 
     def test_idle_connection_stays_while_no_connection_waits_for_a_place(self) -> None:
-        guests = [self.connect() for _ in range(2)]
-        for guest in guests:
-            guest.sendall(HEALTH)
-            self.assertEqual(200, read_answer(guest).status)
+        guests = self.greeted()
 
         self.connection_limit.request_eviction(self.connection_limit.slot)
+        self.machine.run()
 
-        for guest in guests:
-            guest.sendall(HEALTH)
-            self.assertEqual(200, read_answer(guest).status)
+        self.assertEqual([False, False], [guest.is_closed for guest in guests])
 
     def test_one_idle_connection_is_evicted_for_each_that_waits_for_a_place(self) -> None:
-        guests = [self.connect() for _ in range(2)]
-        for guest in guests:
-            guest.sendall(HEALTH)
-            self.assertEqual(200, read_answer(guest).status)
+        guests = self.greeted()
 
         # As another worker does, for one connection.
         self.connection_limit.begin_waiting()
         self.connection_limit.request_eviction(self.connection_limit.slot)
         self.connection_limit.request_eviction(self.connection_limit.slot)
+        self.machine.run()
 
-        self.assertEqual(b"", read_all(guests[0]))
-        guests[1].sendall(HEALTH)
-        self.assertEqual(200, read_answer(guests[1]).status)
+        self.assertEqual([True, False], [guest.is_closed for guest in guests])
+
+    def greeted(self) -> list[Client]:
+        guests = [self.connect() for _ in range(2)]
+        for guest in guests:
+            self.machine.clock.advance(0.01)
+            guest.sendall(HEALTH)
+            self.assertEqual(200, read_answer(guest).status)
+        return guests
 
 
 # Connects from this namespace's own address, and prints the status of each answer.
@@ -218,6 +197,8 @@ for _ in range(int(sys.argv[2])):
 
 
 class DaemonTest(TempCase):
+    """Several workers, listeners and network namespaces: what only processes and the kernel show."""
+
     def arguments(self, *others: str) -> tuple[str, ...]:
         return ("--store", str(self.directory / "store"), *others)
 
