@@ -31,6 +31,8 @@ class Machine:
         self.epoll = SimulatedEpoll(self.sockets)
         self.pool = SimulatedPool()
         self.server: Any = None
+        # Whether the server waits for what its pages await: the threads of a store. False where the test does that.
+        self.has_store = True
 
     def open(self, kind: type[SimulatedSocket]) -> Any:
         opened = kind(self, _FIRST_DESCRIPTOR + len(self.sockets))
@@ -40,11 +42,9 @@ class Machine:
     def run(self) -> None:
         """Let the server do all that it can do without more input, room or time."""
         completions = self.server.context.completions
-        is_first = True
-        while is_first or self.epoll.ready() or self.pool.run() or completions.expected or completions.has_completed:
-            is_first = False
-            # It waits for the threads of a store, and for nothing else.
-            self.server.run_round(PATIENCE if completions.expected else 0)
+        self.server.run_round(0)
+        while self.epoll.ready() or self.pool.run() or (self.has_store and completions.expected):
+            self.server.run_round(PATIENCE if self.has_store and completions.expected else 0)
 
 
 class SimulatedSocket:
@@ -223,22 +223,22 @@ class SimulatedEpoll:
         if descriptor not in self._sockets:
             self._real.unregister(descriptor)
 
-    def ready(self) -> list[tuple[int, int]]:
-        """The events of simulated sockets."""
-        events = []
+    def ready(self, timeout: float = 0) -> list[tuple[int, int]]:
+        """What `poll` would report. Real descriptors first: results come before input."""
+        simulated = []
         for descriptor, mask in self._masks.items():
             if descriptor in self._sockets:
                 each = self._sockets[descriptor]
                 if mask & each.events and (each.has_changed or not mask & select.EPOLLET):
-                    events.append((descriptor, mask & each.events))
-        return events
+                    simulated.append((descriptor, mask & each.events))
+        return self._real.poll(0 if simulated else timeout * 1000) + simulated
 
     def poll(self, timeout: float, maximum: int) -> list[tuple[int, int]]:
-        events = self.ready()
+        events = self.ready(timeout)[:maximum]
         for descriptor, _ in events:
-            self._sockets[descriptor].has_changed = False
-        events += self._real.poll(0 if events else timeout * 1000)
-        return events[:maximum]
+            if descriptor in self._sockets:
+                self._sockets[descriptor].has_changed = False
+        return events
 
     def close(self) -> None:
         self._masks.clear()
@@ -250,6 +250,8 @@ class SimulatedPool:
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
         self.is_saturated = False
+        # Without threads, jobs are given back: `test_pool` tests after which time.
+        self.has_threads = True
 
     @property
     def busy(self) -> bool:
@@ -259,14 +261,18 @@ class SimulatedPool:
         self._jobs.append(job)
 
     def check(self, _: float) -> list[Job]:
-        return []
+        if self.has_threads:
+            return []
+        jobs = list(self._jobs)
+        self._jobs.clear()
+        return jobs
 
     def close(self) -> None:
         pass
 
     def run(self) -> bool:
         """Returns whether there was a job."""
-        if not self._jobs:
+        if not self._jobs or not self.has_threads:
             return False
         self._jobs.popleft().run_on_thread()
         return True

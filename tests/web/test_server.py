@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import select
 import socket
 import threading
 import unittest
@@ -29,13 +28,14 @@ from filestoraged.web.states import State
 from filestoraged.web.task import Task
 from filestoraged.web.transport import READABLE
 from tests.support import PATIENCE, ServerCase, read_all, read_answer, split_answer
+from tests.web.simulation import Client, SimulatedCase
 from tests.web.test_pool import refuse_to_start
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 
 
-class LoopCase(ServerCase):
+class LoopCase(SimulatedCase):
     def on_next_request(self, act: Callable[[], object]) -> None:
         """Call `act` on the loop while it answers the next request."""
         answer = self.app.answer
@@ -47,28 +47,13 @@ class LoopCase(ServerCase):
 
         self.app.answer = act_and_answer  # type: ignore[method-assign]
 
-    def greeted(self, count: int) -> list[socket.socket]:
+    def greeted(self, count: int) -> list[Client]:
         """Open connections that the loop has accepted."""
         connections = [self.connect() for _ in range(count)]
         for connection in connections:
             connection.sendall(HEALTH)
             read_answer(connection)
         return connections
-
-    def send_in_one_round(self, connections: list[socket.socket]) -> None:
-        """Send a request on each connection, so that the loop answers all but the first in one round."""
-        held, free = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            held.set()
-            free.wait(PATIENCE)
-
-        self.on_next_request(hold)
-        connections[0].sendall(HEALTH)
-        self.assertTrue(held.wait(PATIENCE))
-        for connection in connections[1:]:
-            connection.sendall(HEALTH)
-        free.set()
 
 
 class FailingTest(LoopCase):
@@ -90,8 +75,9 @@ class FailingTest(LoopCase):
             raise RuntimeError("on purpose, again")
 
         with patch.object(Sender, "push", fail_once), patch.object(Exchange, "_close_response", fail):
-            self.send_in_one_round(connections)
-            answers = [read_all_now(connection) for connection in connections]
+            for connection in connections:
+                connection.connection.input = HEALTH
+            answers = [connection.recv(65536) for connection in connections]
 
         self.assertEqual(1, answers.count(b""))
         self.assertEqual(5, sum(answer.startswith(b"HTTP/1.1 200") for answer in answers))
@@ -108,12 +94,11 @@ class FailingTest(LoopCase):
         with patch.object(Task, "close", fail):
             connection = self.connect()
             connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
-            self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
+            begun = self.server_metrics.gauges().in_flight
             connection.close()
 
-            self.wait_until("its place is free", lambda: self.connection_limit.count == 0)
-
-        self.assertEqual(0, self.server_metrics.gauges().in_flight)
+        self.assertEqual(0, self.connection_limit.count)
+        self.assertEqual([1, 0], [begun, self.server_metrics.gauges().in_flight])
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
     def test_connection_that_epoll_refuses_is_closed(self) -> None:
@@ -122,40 +107,29 @@ class FailingTest(LoopCase):
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        with patch.object(self.worker._server.context.poller, "register", refuse):
-            received = read_all(self.connect())
+        with patch.object(self.context.poller, "register", refuse):
+            connection = self.connect()
 
-        self.assertEqual(b"", received)
-        self.wait_until("its place is free", lambda: self.connection_limit.count == 0)
+        self.assertEqual((True, 0), (connection.is_closed, self.connection_limit.count))
         self.assertEqual(200, self.raw(HEALTH)[0].status)
 
     def test_socket_that_cannot_be_closed_frees_its_place(self) -> None:
         self.announce("cannot close a connection\n(.*\n)+OSError.* Input/output error$")
 
-        class Broken(socket.socket):
-            def close(self) -> None:
-                super().close()
-                raise OSError(errno.EIO, "Input/output error")
+        def fail() -> None:
+            raise OSError(errno.EIO, "Input/output error")
 
-        accept = socket.socket.accept
+        (client,) = self.greeted(1)
+        client.connection.close = fail  # type: ignore[method-assign]
 
-        def accept_broken(listener: socket.socket) -> Any:
-            connection, address = accept(listener)
-            return Broken(fileno=connection.detach()), address
+        client.close()
 
-        with patch.object(socket.socket, "accept", accept_broken):
-            self.greeted(1)[0].close()
-            self.wait_until("its place is free", lambda: self.connection_limit.count == 0)
-
-
-class FailingRoundTest(LoopCase):
-    # The client gives up before the next round.
-    limits = Limits(notice=2 * PATIENCE, last_call=0)
+        self.assertEqual(0, self.connection_limit.count)
 
     def test_failed_event_does_not_hold_back_the_responses_of_its_round(self) -> None:
         self.announce("a round of the server's loop failed\n(.*\n)+RuntimeError: on purpose$")
         first, second = self.greeted(2)
-        server = self.worker._server
+        server = self.server
 
         def fail() -> None:
             server._next_check = 0.0
@@ -184,8 +158,8 @@ class FailingRoundTest(LoopCase):
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-class NoThreadTest(LoopCase):
-    limits = Limits(notice=0.02, last_call=0.1, no_thread=PATIENCE)
+class RealThreadTest(ServerCase):
+    """Threads of a pool, and a pipe, which are not simulated."""
 
     def test_requests_without_a_thread_continue_when_one_can_be_started(self) -> None:
         connection = self.connect()
@@ -195,39 +169,6 @@ class NoThreadTest(LoopCase):
 
         self.assertEqual(200, read_answer(connection).status)
 
-    def test_requests_without_a_thread_for_too_long_answer_503_and_close(self) -> None:
-        self.worker._server.context.pool._patience = 0.2
-        connections = [self.connect() for _ in range(3)]
-        with patch.object(threading.Thread, "start", refuse_to_start):
-            for connection in connections:
-                connection.sendall(CHUNKED + b"3\r\ntea\r\n0\r\n\r\n")
-            answers = [split_answer(read_all(connection))[0] for connection in connections]
-        for connection in connections:
-            connection.close()
-
-        self.assertEqual([503] * 3, [answer.status for answer in answers])
-        self.assertEqual(["close"] * 3, [answer.fields["connection"] for answer in answers])
-        self.assertGreater(int(answers[0].fields["retry-after"]), 0)
-        self.wait_until("their places are free", lambda: self.connection_limit.count == 0)
-        self.assertEqual(0, self.server_metrics.gauges().in_flight)
-
-    def test_upload_that_loses_its_thread_answers_503_and_is_not_stored(self) -> None:
-        connection = self.connect()
-        connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
-        self.wait_until("it is under way", lambda: self.server_metrics.gauges().in_flight == 1)
-        pool = self.worker._server.context.pool
-        pool._patience = 0.2
-        self.wait_until("its thread has left it", lambda: not pool.busy)
-        pool.close()
-        with patch.object(threading.Thread, "start", refuse_to_start):
-            connection.sendall(b"4\r\nrest\r\n0\r\n\r\n")
-            answer = split_answer(read_all(connection))[0]
-
-        self.assertEqual(503, answer.status)
-        self.assert_stored(0)
-
-
-class WakeTest(LoopCase):
     def test_failed_wake_is_made_up_for_and_the_next_one_succeeds(self) -> None:
         completions = self.worker._server.context.completions
         write = os.write
@@ -247,29 +188,76 @@ class WakeTest(LoopCase):
         self.assertEqual([201, 201], [first.status, second.status])
 
 
-class DrainTest(LoopCase):
-    limits = Limits(notice=0.02, last_call=0.0)
+class NoThreadTest(LoopCase):
+    def test_requests_without_a_thread_for_too_long_answer_503_and_close(self) -> None:
+        self.machine.pool.has_threads = False
+        connections = [self.connect() for _ in range(3)]
+        for connection in connections:
+            connection.sendall(CHUNKED + b"3\r\ntea\r\n0\r\n\r\n")
 
+        self.pass_time(0.5)
+
+        answers = [split_answer(read_all(connection))[0] for connection in connections]
+        for connection in connections:
+            connection.close()
+
+        self.assertEqual([503] * 3, [answer.status for answer in answers])
+        self.assertEqual(["close"] * 3, [answer.fields["connection"] for answer in answers])
+        self.assertGreater(int(answers[0].fields["retry-after"]), 0)
+        self.assertEqual((0, 0), (self.connection_limit.count, self.server_metrics.gauges().in_flight))
+
+    def test_upload_that_loses_its_thread_answers_503_and_is_not_stored(self) -> None:
+        connection = self.connect()
+        connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
+        self.machine.pool.has_threads = False
+        connection.sendall(b"4\r\nrest\r\n0\r\n\r\n")
+        self.pass_time(0.5)
+
+        self.assertEqual(503, split_answer(read_all(connection))[0].status)
+        self.assert_stored(0)
+
+
+class DrainTest(LoopCase):
     def test_drain_sends_responses_held_for_the_end_of_the_round(self) -> None:
         data = os.urandom(60_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
         request = f"GET /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        # The socket does not take all of the answer at once.
-        self.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         (connection,) = self.greeted(1)
-        server = self.worker._server
-        drainer = threading.Thread(target=server.drain, args=(PATIENCE,))
+        # The socket does not take all of the answer at once.
+        connection.connection.room = 4096
+        self.on_next_request(lambda: self.server.begin_drain(30.0))
 
-        def begin_drain() -> None:
-            drainer.start()
-            self.wait_until("the server drains", lambda: server.context.is_draining and server._next_check == 0.0)
-
-        self.on_next_request(begin_drain)
         connection.sendall(request)
-        received = read_all(connection)
-        drainer.join(PATIENCE)
 
-        self.assertEqual(data, split_answer(received)[0].body)
+        self.assertEqual(data, split_answer(read_all(connection))[0].body)
+
+    def test_drain_closes_idle_connections_after_a_last_call_and_ends_when_none_is_left(self) -> None:
+        idle, used = self.greeted(2)
+        self.server.begin_drain(30.0)
+        self.pass_time(0.9)
+        before = idle.is_closed, used.is_closed, self.server._must_stop
+        used.sendall(HEALTH)
+        answer = read_answer(used)
+
+        self.pass_time(0.5)
+
+        self.assertEqual((False, False, False), before)
+        self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
+        self.assertEqual((True, True), (idle.is_closed, self.server._is_drained))
+        # A client that does not close is given a moment for reading its response.
+        self.pass_time(1.0)
+        self.assertTrue(self.server._must_stop)
+
+    def test_drain_waits_for_a_request_in_flight_until_its_time_is_over(self) -> None:
+        connection = self.connect()
+        connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
+        self.server.begin_drain(20.0)
+        stops = []
+        for seconds in (19.5, 1.0):
+            self.pass_time(seconds)
+            stops.append(self.server._must_stop)
+
+        self.assertEqual(([False, True], False), (stops, self.server._is_drained))
 
     def test_response_to_a_request_that_was_in_flight_when_the_drain_began_has_connection_close(self) -> None:
         connection = self.connect()
@@ -376,14 +364,12 @@ class ShutdownTest(unittest.TestCase):
 
 class WaitTest(LoopCase):
     def test_connection_waits_without_a_thread_for_what_follows_an_empty_line(self) -> None:
-        context = self.worker._server.context
         connection = self.connect()
         # The second request is read on a thread, and the empty line behind it too.
         connection.sendall(HEALTH + HEALTH + b"\r\n")
         statuses = [read_answer(connection).status for _ in range(2)]
 
-        self.wait_until("it waits", lambda: not context.pool.busy and len(context.poller.all()) == 1)
-        (waiting,) = context.poller.all()
+        (waiting,) = self.context.poller.all()
 
         self.assertEqual([200, 200], statuses)
         self.assertEqual((State.IDLE, READABLE), (waiting.state, waiting.transport.watched))
@@ -394,11 +380,9 @@ class WaitTest(LoopCase):
 class ResultTest(LoopCase):
     """A page on the loop that awaits a result, and a client that sends or leaves meanwhile."""
 
-    # Results are taken where the kernel reports them, not with the checks for deadlines.
-    limits = Limits(notice=2 * PATIENCE, last_call=0)
-
     def setUp(self) -> None:
         super().setUp()
+        self.machine.has_store = False
         self.future: Future[None] = Future()
         (router,) = [router for _, _, router in self.app._mounts if router.name == "kv"]
         routes = router._routes["/commit"]
@@ -416,9 +400,8 @@ class ResultTest(LoopCase):
 
     def test_result_and_end_of_the_client_in_one_round_log_no_defect(self) -> None:
         connection = self.get_result_and_input_in_one_round(b"")
-        read_all(connection)
 
-        self.wait_until("its place is given back", lambda: self.connection_limit.count == 1)
+        self.assertEqual((True, 0), (connection.is_closed, self.connection_limit.count))
         self.assertEqual([], self.warnings_of_the_server())
 
     def warnings_of_the_server(self) -> list[str]:
@@ -426,30 +409,16 @@ class ResultTest(LoopCase):
         ours = [record for record in list(self.logged) if record.name.startswith("filestoraged.web.")]
         return [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
 
-    def get_result_and_input_in_one_round(self, data: bytes) -> socket.socket:
+    def get_result_and_input_in_one_round(self, data: bytes) -> Client:
         """Returns the connection. It sends `data`, or for none the end of its input."""
-        holding, connection = self.greeted(2)
+        connection: Client = self.connect()
         connection.sendall(b"POST /kv/commit HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-        completions = self.worker._server.context.completions
-        self.wait_until("the page awaits the result", lambda: len(completions.expected) == 1)
-        (waiting,) = completions.expected
-        held, free = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            held.set()
-            free.wait(PATIENCE)
-
-        self.on_next_request(hold)
-        holding.sendall(HEALTH)
-        self.assertTrue(held.wait(PATIENCE))
-        # In this order: the kernel reports it in the same.
+        self.assertEqual(1, len(self.context.completions.expected))
         self.future.set_result(None)
         if data:
             connection.sendall(data)
         else:
-            connection.shutdown(socket.SHUT_WR)
-        self.wait_until("the input has come", lambda: bool(select.select([waiting.transport.socket], [], [], 0)[0]))
-        free.set()
+            connection.send_nothing_more()
         return connection
 
 
@@ -458,6 +427,7 @@ class ContinueTest(LoopCase):
 
     def setUp(self) -> None:
         super().setUp()
+        self.machine.has_store = False
         self.future: Future[bool] = Future()
         (router,) = [router for _, _, router in self.app._mounts if router.name == "files"]
         routes = router._routes["/"]
@@ -471,22 +441,21 @@ class ContinueTest(LoopCase):
             size += len(piece)
         return Response(200, body=b"%d" % size)
 
-    def begin(self) -> socket.socket:
-        connection = self.connect()
+    def begin(self) -> Client:
+        connection: Client = self.connect()
         connection.sendall(UPLOAD[:-2] + b"Expect: 100-continue\r\n\r\n")
-        completions = self.worker._server.context.completions
-        self.wait_until("the page awaits the result", lambda: len(completions.expected) == 1)
+        self.assertEqual(1, len(self.context.completions.expected))
         return connection
 
     def test_continue_is_sent_when_the_body_is_first_read(self) -> None:
         connection = self.begin()
-        early = select.select([connection], [], [], 0)[0]
+        early = bytes(connection.connection.output)
 
         self.future.set_result(True)
         interim = read_answer(connection)
         connection.sendall(b"0123456789")
 
-        self.assertEqual([], early)
+        self.assertEqual(b"", early)
         self.assertEqual((100, b"10"), (interim.status, read_answer(connection).body))
 
     def test_continue_is_not_sent_where_the_body_is_not_read(self) -> None:
@@ -496,11 +465,3 @@ class ContinueTest(LoopCase):
 
         answer, rest = split_answer(read_all(connection))
         self.assertEqual((403, "close", b""), (answer.status, answer.fields["connection"], rest))
-
-
-def read_all_now(connection: socket.socket) -> bytes:
-    """The bytes of one read; empty if the server has closed."""
-    try:
-        return connection.recv(65536)
-    except ConnectionResetError:
-        return b""
