@@ -112,13 +112,14 @@ class Connection:
 
     def on_event(self) -> None:
         """What was awaited has come."""
-        self._take_steps(self.context.steps.by_state[self.state])
+        self._take_steps()
         self._settle()
 
     def on_result(self) -> None:
         """The awaited future is done."""
         self.move(Event.RESULT)
-        self._run(self.context.steps.by_state[self.state])
+        self._take_steps()
+        self._settle()
 
     def on_deadline(self) -> None:
         """What was awaited has not come in time."""
@@ -168,7 +169,7 @@ class Connection:
         """Take the steps that the loop could not. Waits a moment for the client unless others wait for a thread."""
         self.is_on_thread = True
         self.transport.begin_thread(DONT_WAIT if self.pool.is_saturated else 0)
-        self._take_steps(self.context.steps.by_state[self.state])
+        self._take_steps()
         self.is_on_thread = False
         self.transport.end_thread()
         self._settle()
@@ -179,9 +180,10 @@ class Connection:
         self._take_steps(step)
         self._settle()
 
-    def _take_steps(self, step: Step[Connection]) -> None:
+    def _take_steps(self, first: Step[Connection] | None = None) -> None:
         """Take steps until something has to be waited for. Raises nothing."""
         steps = self.context.steps.by_state
+        step = first or steps[self.state]
         try:
             while step(self):
                 step = steps[self.state]

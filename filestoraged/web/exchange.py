@@ -46,13 +46,9 @@ class Exchange:
 
     def __init__(self, parsed: ParsedRequest, request: Request | None, client: str, started: float) -> None:
         """`client` is on whose behalf it is; `started` when its first byte came. No `request` where it is refused."""
-        self.parsed = parsed
-        self.request = request
-        self.client = client
-        self.started = started
-        # The page that runs, and whether it runs on the loop.
+        self.begin(parsed, request, client, started)
+        # The page that runs.
         self.task: Task | None = None
-        self.is_inline = False
         # The response, and how far it is sent. In the state CONFIRM, whether it has arrived.
         self.response: Response | None = None
         self.position = 0
@@ -63,6 +59,15 @@ class Exchange:
         # client's, 0 for none.
         self.is_in_flight = False
         self._client_key = 0
+
+    def begin(self, parsed: ParsedRequest, request: Request | None, client: str, started: float) -> None:
+        """Begin, also where it was another one on the loop, which has ended."""
+        self.parsed = parsed
+        self.request = request
+        self.client = client
+        self.started = started
+        # Whether its page runs on the loop.
+        self.is_inline = False
 
     def begin_in_flight(self, context: LoopContext[Any], *, is_proxied: bool) -> bool:
         """Returns whether the client may have one more; only clients behind a proxy are counted by requests."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from filestoraged.web.request_cache import DEFAULT_CACHE_SIZE
 
 
-class Limits(NamedTuple):
+@dataclass(frozen=True)
+class Limits:
     """Seconds, except where a name says bytes."""
 
     # A head must be complete this long after its first byte.

@@ -149,6 +149,7 @@ def confirm(connection: Connection) -> bool:
         # No event tells when the queue has become empty.
         connection.transport.deadline = now + connection.context.limits.confirm
         return connection.wait()
+    exchange.confirmation = None
     response.on_received()
     return _end_request(connection, response, Event.CONFIRMED)
 
@@ -165,6 +166,8 @@ def follow_response(connection: Connection) -> bool:
         connection.move(Event.UNREAD_BODY)
         return True
     connection.exchange = NO_EXCHANGE
+    if not connection.is_on_thread:
+        connection.context.spare.append(exchange)
     connection.move(_KEEP_ALIVE)
     if transport.receiver.buffer:
         # A client that does not wait for responses gets a thread, where other connections are served in between.

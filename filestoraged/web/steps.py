@@ -101,7 +101,12 @@ def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool
     context, request, client = connection.context, parsed.request, connection.peer
     if connection.is_proxied:
         client = context.proxies.client(request.fields.get("x-forwarded-for"), client)
-    exchange = connection.exchange = Exchange(parsed, request, client, connection.since)
+    if context.spare and not connection.is_on_thread:
+        exchange: Exchange = context.spare.pop()
+        exchange.begin(parsed, request, client, connection.since)
+    else:
+        exchange = Exchange(parsed, request, client, connection.since)
+    connection.exchange = exchange
     connection.move(_HEAD_COMPLETE)
     if request.match is None:
         connection.app.route(request)

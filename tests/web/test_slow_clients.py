@@ -395,7 +395,7 @@ class UnreadTest(SimulatedCase):
             connection.sendall(b"GET /kv/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
         (waiting,) = [each for each in self.context.poller.all() if each.transport.awaits == WRITABLE]
         unread = len(waiting.unread)
-        self.server._limits = self.limits._replace(unread_bytes=unread - 1)
+        self.server._limits = Limits(unread_bytes=unread - 1)
 
         self.pass_time(0.5)
 

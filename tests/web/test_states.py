@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from dataclasses import fields
 from itertools import product
 
 from filestoraged.web.limits import Limits
@@ -72,7 +73,9 @@ class TableTest(unittest.TestCase):
                 self.assertEqual(bool(row.timeout), Event.DEADLINE in row.on)
 
     def test_each_timeout_is_a_limit(self) -> None:
-        self.assertEqual(set(), {row.timeout for row in TABLE.values() if row.timeout} - set(Limits._fields))
+        limits = {field.name for field in fields(Limits)}
+
+        self.assertEqual(set(), {row.timeout for row in TABLE.values() if row.timeout} - limits)
 
     def test_states_without_an_owner_take_no_step_of_their_own(self) -> None:
         without = {state for state, row in TABLE.items() if row.owner is Owner.NONE}
