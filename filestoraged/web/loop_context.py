@@ -58,7 +58,7 @@ class Steps(Generic[_C]):
 
 
 class LoopContext(Generic[_C]):
-    """Made by the server, once. The loop owns `unsent`, `waiting`, `scratch`, `spare`, `is_draining`; all else locks."""
+    """Made by the server, once. The loop owns `scratch` and what is set behind it; all else locks."""
 
     def __init__(
         self,

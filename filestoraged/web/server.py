@@ -102,6 +102,7 @@ class Server(ThreadingHTTPServer):
             poller=poller,
         )
         poller.watch(self.context.completions.descriptor, select.EPOLLIN)
+        self._poll, self._find = poller.poll, poller.find
         self.make_transport = transport
         # Of the connection that was accepted last.
         self.admission_result = AdmissionResult.ADMITTED
@@ -134,17 +135,16 @@ class Server(ThreadingHTTPServer):
 
     def run_round(self, timeout: float) -> None:
         """Handle what the kernel reports within `timeout` seconds, and the checks that are due. Raises nothing."""
-        context = self.context
-        find = context.poller.find
+        find = self._find
         try:
             try:
-                for descriptor, _ in context.poller.poll(timeout, _ROUND):
+                for descriptor, _ in self._poll(timeout, _ROUND):
                     connection = find(descriptor)
                     if connection is None:
                         self._on_event(descriptor)
                     else:
                         connection.on_event()
-                if context.now() >= self._next_check:
+                if self.context.now() >= self._next_check:
                     self.service_actions()
             finally:
                 # Last: responses are sent before the next event of the same connection. And whatever failed: they are

@@ -299,15 +299,16 @@ class CutOffTest(SimulatedCase):
                 self.assertEqual(1, sum(f" GET /{digest} 200 " in line for line in self.access_lines()))
 
     def test_reader_that_takes_a_little_now_and_then_receives_everything(self) -> None:
-        data, digest = self.store(200_000)
+        data, digest = self.store(100_000)
         connection = self.connect()
+        # Too little at a time for the kernel to call it room.
         connection.connection.room = 5000
         connection.sendall(get(digest)[:-2] + b"Connection: close\r\n\r\n")
 
         received = b""
-        for _ in range(60):
-            self.pass_time(29)
-            received += connection.recv(5000)
+        for _ in range(205):
+            self.pass_time(15)
+            received += connection.recv(500)
 
         self.assertEqual(data, split_answer(received)[0].body)
 
