@@ -83,22 +83,35 @@ class Body(Protocol):
     def __anext__(self) -> Awaitable[Bytes]: ...
 
 
-class _EmptyBody:
-    received = 0
-    is_wanted = False
+class ReceivedBody:
+    """A body that was received whole with its head: nothing is waited for."""
 
-    def take_buffered(self) -> bytes:
-        return b""
+    __slots__ = ("_data", "is_wanted", "received")
 
-    def __aiter__(self) -> _EmptyBody:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.received = 0
+        self.is_wanted = False
+
+    def take_buffered(self) -> bytes | None:
+        if self.received:
+            return None
+        data, self._data = self._data, b""
+        self.received = len(data)
+        return data
+
+    def __aiter__(self) -> ReceivedBody:
         return self
 
-    async def __anext__(self) -> Bytes:
-        raise StopAsyncIteration
+    async def __anext__(self) -> bytes:
+        data = self.take_buffered()
+        if not data:
+            raise StopAsyncIteration
+        return data
 
 
-# The body of all requests that have none.
-EMPTY_BODY: Body = _EmptyBody()
+# The body of all requests that have none. Reading it changes nothing.
+EMPTY_BODY: Body = ReceivedBody(b"")
 
 
 class RunsOn(enum.Enum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from filestoraged.web.connection import Connection
-from filestoraged.web.exchange import NO_EXCHANGE
+from filestoraged.web.exchange import NO_EXCHANGE, UNPARSED
 from filestoraged.web.lingering_close import LingeringClose
 from filestoraged.web.message import Response
 from filestoraged.web.response_head import encode_head
@@ -167,6 +167,8 @@ def follow_response(connection: Connection) -> bool:
         return True
     connection.exchange = NO_EXCHANGE
     if not connection.is_on_thread:
+        # Its head may be that of a drop, of which nothing is kept.
+        exchange.parsed = UNPARSED
         connection.context.spare.append(exchange)
     connection.move(_KEEP_ALIVE)
     if transport.receiver.buffer:
@@ -192,6 +194,7 @@ def skip_body(connection: Connection) -> bool:
 def _close(connection: Connection) -> bool:
     # A client that asked for the end, and whose every byte was read, closes when it has read the response.
     parsed, transport = connection.exchange.parsed, connection.transport
+    connection.exchange = NO_EXCHANGE
     is_read = parsed.framing.done and not transport.receiver.buffer
     if parsed.keep_alive or not is_read:
         context = connection.context
@@ -200,7 +203,6 @@ def _close(connection: Connection) -> bool:
         except OSError as error:
             log.debug("client %s left: %s", connection.client, error)
         else:
-            connection.exchange = NO_EXCHANGE
             connection.move(Event.LINGER)
             transport.deadline = closing.deadline
             return connection.wait()

@@ -13,8 +13,7 @@ from filestoraged.web.error_responses import refusal
 from filestoraged.web.exchange import NO_EXCHANGE, UNPARSED, Exchange
 from filestoraged.web.limits import Limits
 from filestoraged.web.loop_context import Steps
-from filestoraged.web.message import EMPTY_BODY, Body, Response, RunsOn
-from filestoraged.web.received_body import ReceivedBody
+from filestoraged.web.message import EMPTY_BODY, Body, ReceivedBody, Response, RunsOn
 from filestoraged.web.request_body import RequestBody
 from filestoraged.web.request_cache import ParsedRequest
 from filestoraged.web.response_head import CONTINUE

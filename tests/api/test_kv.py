@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from filestoraged.api import kv
 from filestoraged.api.payloads import Payloads
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.future import Future
 from filestoraged.store.kv import KeyValues
 from filestoraged.web.message import Request
@@ -370,7 +371,7 @@ class InFlightTest(KvCase):
         self.addCleanup(client.close)
         self.addCleanup(connection.close)
         request = Request(Head("POST", "/set", "", (1, 1), {}), None).copy(
-            "", RequestBody(Receiver(connection), Sized(1))
+            "", RequestBody(Receiver(connection), Sized(1), SYSTEM_CLOCK.now)
         )
         body = self.payloads().gather(request)
         body.send(None)
