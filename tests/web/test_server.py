@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import patch
 
 from filestoraged.api import operations
-from filestoraged.errors import Error
 from filestoraged.future import Future
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.cross_site import Origins
