@@ -220,6 +220,8 @@ class SimulatedEpoll:
     modify = register
 
     def unregister(self, descriptor: int) -> None:
+        if descriptor not in self._masks:
+            raise FileNotFoundError(2, "No such file or directory")
         del self._masks[descriptor]
         if descriptor not in self._sockets:
             self._real.unregister(descriptor)

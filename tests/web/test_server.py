@@ -247,6 +247,16 @@ class DrainTest(LoopCase):
         self.pass_time(1.0)
         self.assertTrue(self.server._must_stop)
 
+    def test_response_to_a_request_that_was_in_flight_when_the_drain_began_has_connection_close(self) -> None:
+        connection = self.connect()
+        connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
+
+        self.server.begin_drain(30.0)
+        connection.sendall(b"4\r\nrest\r\n0\r\n\r\n")
+
+        answer = read_answer(connection)
+        self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
+
     def test_drain_waits_for_a_request_in_flight_until_its_time_is_over(self) -> None:
         connection = self.connect()
         connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
@@ -257,22 +267,6 @@ class DrainTest(LoopCase):
             stops.append(self.server._must_stop)
 
         self.assertEqual(([False, True], False), (stops, self.server._is_drained))
-
-    def test_response_to_a_request_that_was_in_flight_when_the_drain_began_has_connection_close(self) -> None:
-        connection = self.connect()
-        connection.sendall(CHUNKED + b"4\r\nhalf\r\n")
-        self.wait_until("the upload is in flight", lambda: self.server_metrics.gauges().in_flight == 1)
-        server = self.worker._server
-        drainer = threading.Thread(target=server.drain, args=(PATIENCE,))
-
-        drainer.start()
-        self.wait_until("the server drains", lambda: server.context.is_draining)
-        connection.sendall(b"4\r\nrest\r\n0\r\n\r\n")
-        answer = split_answer(read_all(connection))[0]
-        drainer.join(PATIENCE)
-
-        self.assertEqual(200, answer.status)
-        self.assertEqual("close", answer.fields.get("connection"))
 
 
 class ShutdownTest(unittest.TestCase):
