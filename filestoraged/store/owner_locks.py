@@ -9,14 +9,14 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import PRIVATE, make_directory, open_own_directory
+from filestoraged.store.system import LINUX, Files, System
 
 # Of a lock file. A symbolic link would lead to a foreign file.
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,15 +37,16 @@ class OwnerLocks(ABC):
     Any thread calls it. The lock serializes making and releasing this process's entry.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, system: System = LINUX) -> None:
         self._directory = directory
+        self._system = system
         self._own: LockOwner | None = None
-        self._making = threading.Lock()
+        self._making = system.lock()
 
     def own(self) -> LockOwner:
         """This process's entry, made on the first call. A forked child gets its own. Raises OSError."""
         own = self._own
-        if own is None or own.pid != os.getpid():
+        if own is None or own.pid != self._system.getpid():
             own = self.renew(own)
         return own
 
@@ -60,7 +61,7 @@ class OwnerLocks(ABC):
         """Remove this process's entry and unlock it, unless the entry is in use. The next `own` makes another."""
         with self._making:
             own = self._own
-            if own is None or own.pid != os.getpid():
+            if own is None or own.pid != self._system.getpid():
                 return
             try:
                 self._remove(own.path)
@@ -69,18 +70,22 @@ class OwnerLocks(ABC):
             except OSError:
                 return
             self._own = None
-            os.close(own.descriptor)
+            self._system.close(own.descriptor)
 
     def tokens(self) -> Sequence[str]:
         """The tokens of all owners, alive or dead. Raises OSError, also if the directory is a symbolic link."""
         try:
-            with closed_after(open_own_directory(self._directory)) as directory:
-                return os.listdir(directory)
+            with self._opened() as directory:
+                return self._system.listdir(directory)
         except FileNotFoundError:
             return []
 
     def path(self, token: str) -> str:
         return f"{self._directory}/{token}"
+
+    def _opened(self) -> AbstractContextManager[int]:
+        """The open directory. Raises OSError, also if it is a symbolic link."""
+        return closed_after(open_own_directory(self._directory, system=self._system), system=self._system)
 
     @abstractmethod
     def _make(self, path: str) -> int:
@@ -92,7 +97,7 @@ class OwnerLocks(ABC):
 
     def _make_own(self) -> LockOwner:
         while True:
-            token = secrets.token_hex(8)
+            token = self._system.urandom(8).hex()
             path = self.path(token)
             try:
                 descriptor = self._make(path)
@@ -100,14 +105,14 @@ class OwnerLocks(ABC):
                 # A process that starts swept the entry before it was opened.
                 continue
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._system.flock(descriptor, fcntl.LOCK_EX)
                 # No link: a process that starts swept the entry before it was locked.
-                if os.fstat(descriptor).st_nlink:
-                    return LockOwner(token, path, os.getpid(), descriptor)
+                if self._system.fstat(descriptor).st_nlink:
+                    return LockOwner(token, path, self._system.getpid(), descriptor)
             except BaseException:
-                os.close(descriptor)
+                self._system.close(descriptor)
                 raise
-            os.close(descriptor)
+            self._system.close(descriptor)
 
 
 class OwnerFiles(OwnerLocks):
@@ -132,8 +137,8 @@ class OwnerFiles(OwnerLocks):
         if self._own is not None and token == self._own.token:
             return True
         try:
-            with closed_after(open_own_directory(self._directory)) as directory:
-                return _is_locked(token, directory)
+            with self._opened() as directory:
+                return self._is_locked(token, directory)
         except FileNotFoundError:
             return False
 
@@ -146,46 +151,45 @@ class OwnerFiles(OwnerLocks):
         if self._root is not None:
             self._root.check()
         with contextlib.suppress(FileExistsError):
-            make_directory(self._directory, PRIVATE.directory)
-        with closed_after(open_own_directory(self._directory)) as directory:
-            descriptor = os.open(os.path.basename(path), _FLAGS | os.O_CREAT, PRIVATE.file, dir_fd=directory)
+            make_directory(self._directory, PRIVATE.directory, system=self._system)
+        with self._opened() as directory:
+            descriptor = self._system.open(os.path.basename(path), _FLAGS | os.O_CREAT, PRIVATE.file, dir_fd=directory)
         # Whatever the umask: other workers must be able to open it.
-        os.fchmod(descriptor, PRIVATE.file)
+        self._system.fchmod(descriptor, PRIVATE.file)
         return descriptor
 
     def _remove(self, path: str) -> None:
-        os.unlink(path)
+        self._system.unlink(path)
 
-
-def _is_locked(token: str, directory: int) -> bool:
-    """Whether the owner of a lock file is alive. Unlinks a dead owner's."""
-    try:
-        descriptor = os.open(token, _FLAGS, dir_fd=directory)
-    except OSError as error:
-        # A symbolic link is no owner's.
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
+    def _is_locked(self, token: str, directory: int) -> bool:
+        """Whether the owner of a lock file is alive. Unlinks a dead owner's."""
+        try:
+            descriptor = self._system.open(token, _FLAGS, dir_fd=directory)
+        except OSError as error:
+            # A symbolic link is no owner's.
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            return False
+        with closed_after(descriptor, system=self._system):
+            if not lock_if_dead(descriptor, system=self._system):
+                return True
+            with contextlib.suppress(FileNotFoundError):
+                self._system.unlink(token, dir_fd=directory)
         return False
-    with closed_after(descriptor):
-        if not lock_if_dead(descriptor):
-            return True
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(token, dir_fd=directory)
-    return False
 
 
-def lock_if_dead(descriptor: int, operation: int = fcntl.LOCK_EX) -> bool:
+def lock_if_dead(descriptor: int, operation: int = fcntl.LOCK_EX, *, system: Files = LINUX) -> bool:
     """Lock an owner's entry, if its owner is dead. Returns whether it was."""
     try:
-        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        system.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
 @contextlib.contextmanager
-def closed_after(descriptor: int) -> Iterator[int]:
+def closed_after(descriptor: int, *, system: Files = LINUX) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        system.close(descriptor)

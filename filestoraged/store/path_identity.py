@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from filestoraged.errors import StoreDetached
+from filestoraged.store.system import LINUX, Files
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,11 @@ class PathIdentity:
     Any thread calls it. Before `fix`, every check passes.
     """
 
-    def __init__(self, path: str, subject: str) -> None:
+    def __init__(self, path: str, subject: str, *, system: Files = LINUX) -> None:
         """`subject` names it in messages for clients, which have no paths."""
         self.path = path
         self._subject = subject
+        self._system = system
         # Device and inode.
         self._opened: tuple[int, int] | None = None
         # What is kept open until the process ends: closing it would change what is at the path.
@@ -63,9 +65,9 @@ class PathIdentity:
         elif self._opened is None:
             # Held open, so that a file made later cannot get the number of an inode that was removed. With O_PATH,
             # closing it does not drop the locks that SQLite has on the file.
-            descriptor = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, descriptor)
-            status = os.fstat(descriptor)
+            descriptor = self._system.open(self.path, os.O_PATH | os.O_CLOEXEC)
+            weakref.finalize(self, self._system.close, descriptor)
+            status = self._system.fstat(descriptor)
             self._opened = status.st_dev, status.st_ino
 
     def check(self) -> None:
@@ -73,7 +75,7 @@ class PathIdentity:
         if self._opened is None:
             return
         try:
-            status = os.stat(self.path)
+            status = self._system.stat(self.path)
         except _MISSING:
             fault = "is missing"
         except OSError as error:
@@ -119,8 +121,8 @@ class PathIdentities:
         return self._own.setdefault(path, self._former.get(path) or database_identity(path))
 
 
-def root_identity(path: str) -> PathIdentity:
-    return PathIdentity(path, "The store's directory")
+def root_identity(path: str, *, system: Files = LINUX) -> PathIdentity:
+    return PathIdentity(path, "The store's directory", system=system)
 
 
 def database_identity(path: str) -> PathIdentity:

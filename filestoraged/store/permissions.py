@@ -12,6 +12,8 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from filestoraged.store.system import LINUX, Files
+
 
 class Permissions(NamedTuple):
     directory: int
@@ -27,56 +29,56 @@ GROUP_READABLE = Permissions(0o750, 0o640)
 _TOO_OPEN = 0o027
 
 
-def make_directory(path: str, mode: int) -> None:
+def make_directory(path: str, mode: int, *, system: Files = LINUX) -> None:
     """Make a directory with that mode. Raises FileExistsError and other OSErrors."""
-    os.mkdir(path, mode)
-    actual = stat.S_IMODE(os.stat(path).st_mode)
+    system.mkdir(path, mode)
+    actual = stat.S_IMODE(system.stat(path).st_mode)
     if actual & mode != mode:
         # Keep the setgid bit that a directory inherits.
-        os.chmod(path, actual | mode)
+        system.chmod(path, actual | mode)
 
 
-def create_file(path: str, mode: int) -> int:
+def create_file(path: str, mode: int, *, system: Files = LINUX) -> int:
     """Create an empty file. Returns a descriptor to write to it. Raises FileExistsError and other OSErrors."""
-    descriptor = create_file_as_allowed(path, mode)
+    descriptor = create_file_as_allowed(path, mode, system=system)
     try:
-        if os.fstat(descriptor).st_mode & mode != mode:
-            os.fchmod(descriptor, mode)
+        if system.fstat(descriptor).st_mode & mode != mode:
+            system.fchmod(descriptor, mode)
     except BaseException:
-        os.close(descriptor)
+        system.close(descriptor)
         raise
     return descriptor
 
 
-def create_file_as_allowed(path: str, mode: int) -> int:
+def create_file_as_allowed(path: str, mode: int, *, system: Files = LINUX) -> int:
     """Like `create_file`, with one system call less, for a umask that is known to allow the mode."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    return system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
-def is_allowed(directory: str, mode: int) -> bool:
+def is_allowed(directory: str, mode: int, *, system: Files = LINUX) -> bool:
     """Whether the umask allows files of that mode. `directory` must be empty."""
     path = f"{directory}/mode"
-    descriptor = create_file_as_allowed(path, mode)
+    descriptor = create_file_as_allowed(path, mode, system=system)
     try:
-        return os.fstat(descriptor).st_mode & mode == mode
+        return system.fstat(descriptor).st_mode & mode == mode
     finally:
-        os.close(descriptor)
-        os.unlink(path)
+        system.close(descriptor)
+        system.unlink(path)
 
 
-def require_directory(path: str) -> None:
+def require_directory(path: str, *, system: Files = LINUX) -> None:
     """Raise OSError, which names it, if what is at `path` is a symbolic link or no directory. It may be missing."""
-    _require(path, stat.S_ISDIR, errno.ENOTDIR, "is not a directory")
+    _require(system, path, stat.S_ISDIR, errno.ENOTDIR, "is not a directory")
 
 
-def require_file(path: str) -> None:
+def require_file(path: str, *, system: Files = LINUX) -> None:
     """Raise OSError, which names it, if what is at `path` is a symbolic link or no regular file. It may be missing."""
-    _require(path, stat.S_ISREG, errno.EINVAL, "is not a regular file")
+    _require(system, path, stat.S_ISREG, errno.EINVAL, "is not a regular file")
 
 
-def _require(path: str, is_expected: Callable[[int], bool], number: int, otherwise: str) -> None:
+def _require(system: Files, path: str, is_expected: Callable[[int], bool], number: int, otherwise: str) -> None:
     try:
-        mode = os.lstat(path).st_mode
+        mode = system.lstat(path).st_mode
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
@@ -85,9 +87,9 @@ def _require(path: str, is_expected: Callable[[int], bool], number: int, otherwi
         raise OSError(number, f"{path!r} {otherwise}")
 
 
-def open_own_directory(path: str) -> int:
+def open_own_directory(path: str, *, system: Files = LINUX) -> int:
     """Return a descriptor of a directory that is no symbolic link. Raises NotADirectoryError and other OSErrors."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return system.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def permission_warning(root: str, permissions: Permissions) -> str | None:

@@ -29,6 +29,7 @@ from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.locks import prepare_locks
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.system import LINUX
 from tests.daemon.process import ROOT
 from tests.support import PATIENCE, TempCase, read
 
@@ -439,14 +440,14 @@ class RaceTest(DiskCheckCase):
         self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
 
     def test_two_whole_uploads_around_the_move_leave_one(self) -> None:
-        link = os.link
+        link = LINUX.link
 
         def put_again(*arguments: Any, **named: Any) -> None:
-            with mock.patch("os.link", link):
+            with mock.patch.object(LINUX, "link", link):
                 self.store.put(POT)
             link(*arguments, **named)
 
-        with self.replaced_before_the_move(), mock.patch("os.link", put_again):
+        with self.replaced_before_the_move(), mock.patch.object(LINUX, "link", put_again):
             self.assertEqual([], self.check(repair=True))
 
         self.assertEqual(POT, read(self.store.get(self.digest)))
@@ -454,14 +455,14 @@ class RaceTest(DiskCheckCase):
     def test_whole_upload_keeps_its_name_without_hard_links(self) -> None:
         denied = PermissionError(errno.EPERM, "Operation not permitted")
 
-        with self.replaced_before_the_move(), mock.patch("os.link", side_effect=denied):
+        with self.replaced_before_the_move(), mock.patch.object(LINUX, "link", side_effect=denied):
             self.assertEqual([], self.check(repair=True))
 
         self.assertEqual(POT, read(self.store.get(self.digest)))
         self.assertEqual([], [path for path in (self.root / "quarantine").rglob("*") if path.is_file()])
 
     def test_whole_upload_keeps_its_name_if_its_directory_was_removed(self) -> None:
-        link, path = os.link, self.path(self.digest)
+        link, path = LINUX.link, self.path(self.digest)
         removals = iter([True])
 
         def remove_directory(*arguments: Any, **named: Any) -> None:
@@ -469,7 +470,7 @@ class RaceTest(DiskCheckCase):
                 path.parent.rmdir()
             link(*arguments, **named)
 
-        with self.replaced_before_the_move(), mock.patch("os.link", remove_directory):
+        with self.replaced_before_the_move(), mock.patch.object(LINUX, "link", remove_directory):
             self.assertEqual([], self.check(repair=True))
 
         self.assertEqual(POT, path.read_bytes())
@@ -477,11 +478,11 @@ class RaceTest(DiskCheckCase):
     @contextlib.contextmanager
     def replaced_before_the_move(self) -> Iterator[None]:
         """Upload the object between the last `stat` of a damaged one and its move."""
-        rename, link = os.rename, os.link
+        rename, link = os.rename, LINUX.link
 
         def replace_first(source: str, target: str, **named: Any) -> None:
             if "quarantine" in target:
-                with mock.patch.multiple(os, rename=rename, link=link):
+                with mock.patch.object(LINUX, "link", link):
                     self.store.put(POT)
             rename(source, target, **named)
 

@@ -12,6 +12,7 @@ from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.errors import CheckError, NotFound
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.system import LINUX
 from tests.support import TempCase, ago
 
 DAY = 24 * 3600
@@ -135,7 +136,7 @@ class PruneTest(PruneCase):
         run = self.prune().run()
         next(run)
         for oid in oids:
-            with self.subTest(oid=oid), mock.patch.object(os, "fsync"):
+            with self.subTest(oid=oid), mock.patch.object(LINUX, "fsync"):
                 try:
                     self.repository.remove(oid)
                 except NotFound:

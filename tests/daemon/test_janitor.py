@@ -13,6 +13,7 @@ from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.system import LINUX
 from tests.clock import PassingClock
 from tests.support import TempCase
 
@@ -146,7 +147,7 @@ class JanitorTest(JanitorCase):
             unlink(name, **settings)
 
         with self.assertLogs("filestoraged.daemon.cleaner") as logged:
-            with mock.patch("os.unlink", refuse_one):
+            with mock.patch.object(LINUX, "unlink", refuse_one):
                 for _ in range(3):
                     janitor._run_once()
             janitor._run_once()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import requests
 
 from filestoraged.store import layout
+from filestoraged.store.system import LINUX
 from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon, running
 from tests.support import Answer, ServerCase, TempCase, find_program
 
@@ -198,9 +199,10 @@ class DeadDiskTest(ServerCase):
         (stored / TEA).write_bytes(b"tea")
         root = str(self.store_path)
         for name in ("stat", "open", "listdir", "scandir", "mkdir", "link", "rename", "unlink", "rmdir", "removexattr"):
-            patched = mock.patch(f"os.{name}", _failing(getattr(os, name), root))
-            patched.start()
-            self.addCleanup(patched.stop)
+            for system in (os, LINUX):
+                patched = mock.patch.object(system, name, _failing(getattr(os, name), root))
+                patched.start()
+                self.addCleanup(patched.stop)
         self.services.sweep()
 
     def expect(self, status: int, method: str, target: str, body: bytes | None = None, **fields: str) -> Answer:

@@ -9,6 +9,7 @@ from unittest import mock
 from filestoraged.daemon.forking import wait_for_ended_threads
 from filestoraged.errors import StoreDetached
 from filestoraged.store.path_identity import PathIdentities, PathIdentity
+from filestoraged.store.system import Linux
 from tests.support import TempCase
 
 
@@ -18,7 +19,8 @@ class PathIdentityTest(TempCase):
         self.path = self.directory / "store"
         self.path.mkdir()
         self.away = self.directory / "away"
-        self.identity = PathIdentity(str(self.path), "The store's directory")
+        self.system = Linux()
+        self.identity = PathIdentity(str(self.path), "The store's directory", system=self.system)
 
     def fix(self) -> None:
         self.identity.fix()
@@ -68,7 +70,7 @@ class PathIdentityTest(TempCase):
     def test_path_on_a_dead_disk_fails_and_names_the_error(self) -> None:
         self.fix()
 
-        with mock.patch("os.stat", side_effect=OSError(errno.EIO, "Input/output error")):
+        with mock.patch.object(self.system, "stat", side_effect=OSError(errno.EIO, "Input/output error")):
             cause = self.cause()
 
         self.assertEqual(f"'{self.path}' cannot be reached: Input/output error", cause)

@@ -6,7 +6,6 @@ Each step is made durable before the next one is taken, by `sync` or by a sync o
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 
 from filestoraged.digest import Digest
@@ -16,6 +15,7 @@ from filestoraged.store.disk.committer import Change
 from filestoraged.store.disk.directories import open_directory, sync
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.volume import MemoryStaging, Volume
+from filestoraged.store.system import Files
 
 Source = MemoryStaging | StagedFile
 
@@ -30,6 +30,7 @@ class Upload(Change):
         """`root` is the directory of the namespace."""
         super().__init__()
         self._volume = volume
+        self._system = volume.system
         self._source: Source | None = source
         self._move = move
         self._root = root
@@ -51,15 +52,15 @@ class Upload(Change):
             self._file.sync()
             return
         try:
-            directory = open_directory(self._shard)
+            directory = open_directory(self._shard, system=self._system)
         except FileNotFoundError:
             # A removal has removed the object again, and its directory: the removal came last.
-            sync(self._root)
+            sync(self._root, system=self._system)
             return
         try:
             self._volume.directories.sync(self._shard, directory)
         finally:
-            os.close(directory)
+            self._system.close(directory)
 
     def finish(self) -> Digest:
         self._close()
@@ -103,9 +104,10 @@ class Upload(Change):
 class Removal(Change):
     """The removal of an object."""
 
-    def __init__(self, root: str, name: str) -> None:
+    def __init__(self, root: str, name: str, *, system: Files) -> None:
         """`root` is the directory of the namespace."""
         super().__init__()
+        self._system = system
         self._root = root
         self._name = name
         self._shard = f"{root}/{layout.shard(name)}"
@@ -115,13 +117,13 @@ class Removal(Change):
     def advance(self) -> None:
         # A missing object is synced all the same: this may be the retry of a removal whose sync failed.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            os.unlink(f"{self._shard}/{self._name}")
+            self._system.unlink(f"{self._shard}/{self._name}")
             self._is_removed = True
 
     def sync(self) -> None:
         for path in (self._shard, self._root):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                sync(path)
+                sync(path, system=self._system)
                 return
 
     def finish(self) -> None:
@@ -129,7 +131,7 @@ class Removal(Change):
             raise NotFound(name=self._name)
         # Fails if it is not empty. An upload that needs it makes it again.
         with contextlib.suppress(OSError):
-            os.rmdir(self._shard)
+            self._system.rmdir(self._shard)
 
     def undo(self) -> None:
         """A removal that may have happened cannot be undone; the caller repeats it."""

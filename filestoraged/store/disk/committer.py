@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -25,7 +23,7 @@ from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.future import Future, set_results
 from filestoraged.store.disk.sync_choice import SyncChoice
 from filestoraged.store.disk.sync_threads import SyncThreads
-from filestoraged.store.serial_executor import start_thread
+from filestoraged.store.system import LINUX, Queue, System, Thread
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +100,7 @@ class Committer:
         choice: SyncChoice | None = None,
         *,
         check_root: Callable[[], None] = lambda: None,
+        system: System = LINUX,
     ) -> None:
         """`check` raises OSError or an Error if the file system failed although a sync succeeded.
 
@@ -110,12 +109,13 @@ class Committer:
         self._file_system = file_system
         self._check_changes = check
         self._check_root = check_root
-        self._choice = choice or SyncChoice()
-        self._sync_threads: SyncThreads[Change] = SyncThreads(lambda change: change.sync())
-        # None ends the thread.
-        self._queue: queue.SimpleQueue[Change | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._system = system
+        self._choice = choice or SyncChoice(system=system)
+        self._sync_threads: SyncThreads[Change] = SyncThreads(lambda change: change.sync(), system=system)
+        # Changes; None ends the thread.
+        self._queue: Queue = system.queue()
+        self._lock = system.lock()
+        self._thread: Thread | None = None
         # Owner of these: the thread. Changes with a step to take; and whether no more are submitted.
         self._begun: list[Change] = []
         self._is_closed = False
@@ -146,7 +146,7 @@ class Committer:
     def _start(self) -> bool:
         with self._lock:
             if self._thread is None:
-                self._thread = start_thread(self._run, name="committer")
+                self._thread = self._system.start_thread(self._run, name="committer")
             return self._thread is not None
 
     def _run(self) -> None:
@@ -171,7 +171,7 @@ class Committer:
         changes, self._begun = self._begun, []
         try:
             while len(changes) < _MAX_ROUND:
-                change = self._queue.get(block=not changes)
+                change: Change | None = self._queue.get(block=not changes)
                 if change is None:
                     self._is_closed = True
                     break
@@ -222,22 +222,22 @@ class Committer:
     def _sync_together(self, changes: Sequence[Change]) -> Sequence[Change]:
         if not changes:
             return ()
-        started = time.monotonic()
+        started = self._system.monotonic()
         try:
             self._file_system.sync()
         except OSError as error:
             self._fail(changes, error)
             return ()
         finally:
-            self._choice.record_together(len(changes), time.monotonic() - started)
+            self._choice.record_together(len(changes), self._system.monotonic() - started)
         return changes
 
     def _sync_apart(self, changes: Sequence[Change]) -> Sequence[Change]:
         if not changes:
             return ()
-        started = time.monotonic()
+        started = self._system.monotonic()
         errors = self._sync_threads.call(changes)
-        self._choice.record_apart(len(changes), time.monotonic() - started)
+        self._choice.record_apart(len(changes), self._system.monotonic() - started)
         for change, error in zip(changes, errors):
             if error is not None:
                 self._fail([change], error)

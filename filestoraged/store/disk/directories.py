@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Callable
 
 from filestoraged.bounded_cache import BoundedCache
 from filestoraged.store import layout
 from filestoraged.store.path_identity import PathIdentity, root_identity
 from filestoraged.store.permissions import PRIVATE, Permissions, make_directory, require_directory
+from filestoraged.store.system import LINUX, Files, System, exists, is_directory
 
 # Directories whose entries are known to be durable, one for each repository: at most 8 MiB with the longest names.
 # Forgetting one costs a sync.
@@ -53,10 +53,18 @@ class Directories:
     Any thread calls it. Making or syncing a directory twice is harmless, so it needs no lock.
     """
 
-    def __init__(self, root: str, permissions: Permissions = PRIVATE, *, identity: PathIdentity | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        permissions: Permissions = PRIVATE,
+        *,
+        identity: PathIdentity | None = None,
+        system: System = LINUX,
+    ) -> None:
         self.root = root
+        self.system = system
         # Nothing is made in the place of a root that is lost.
-        self.identity = identity or root_identity(root)
+        self.identity = identity or root_identity(root, system=system)
         self._permissions = permissions
         self._durable: BoundedCache[str, _State] = BoundedCache(entries=_MAX_DURABLE)
         # The device and the inode of the root directory whose own entry is durable.
@@ -69,11 +77,11 @@ class Directories:
         """
         self.identity.check()
         # Not made again if it is lost just now.
-        if self.identity.is_fixed or os.path.isdir(self.root):
+        if self.identity.is_fixed or is_directory(self.system, self.root):
             self._sync_root()
         else:
-            _make_durable(self.root, self._permissions.directory)
-            self._durable_root = _identity(self.root)
+            _make_durable(self.system, self.root, self._permissions.directory)
+            self._durable_root = self._root_identity()
 
     def make(self, path: str, mode: int) -> None:
         """Make the directory `path` and those above it that are missing. Raises OSError and StoreDetached."""
@@ -84,10 +92,10 @@ class Directories:
         self.refuse_link(path)
         try:
             try:
-                make_directory(path, mode)
+                make_directory(path, mode, system=self.system)
             except FileNotFoundError:
                 self.make(os.path.dirname(path), self._permissions.directory)
-                make_directory(path, mode)
+                make_directory(path, mode, system=self.system)
         except (FileExistsError, NotADirectoryError):
             self._refuse_file(path)
 
@@ -98,10 +106,10 @@ class Directories:
         """
         self.refuse_link(path)
         try:
-            return open_directory(path)
+            return open_directory(path, system=self.system)
         except FileNotFoundError:
             self.make(path, self._permissions.directory)
-            return open_directory(path)
+            return open_directory(path, system=self.system)
         except NotADirectoryError:
             self._refuse_file(path)
             raise
@@ -113,7 +121,7 @@ class Directories:
         meanwhile, `enter` makes it again. With a path instead of the descriptor, the name could get into another
         directory than the one that is synced. Raises OSError, and the exceptions of `move`.
         """
-        deadline = time.monotonic() + _ENTER_TIMEOUT
+        deadline = self.system.monotonic() + _ENTER_TIMEOUT
         while True:
             descriptor = -1
             try:
@@ -123,10 +131,10 @@ class Directories:
                 return descriptor
             except BaseException as error:
                 if descriptor >= 0:
-                    os.close(descriptor)
-                if not isinstance(error, FileNotFoundError) or time.monotonic() >= deadline:
+                    self.system.close(descriptor)
+                if not isinstance(error, FileNotFoundError) or self.system.monotonic() >= deadline:
                     raise
-            time.sleep(_ENTER_PAUSE)
+            self.system.sleep(_ENTER_PAUSE)
 
     def place(self, path: str, move: Callable[[], None]) -> None:
         """Call `move` to put a name into the directory `path`, for a caller that syncs the whole file system next.
@@ -151,18 +159,18 @@ class Directories:
         """Raise OSError if `path` leads through a symbolic link in place of a directory of the daemon's own."""
         name, _, _ = path[len(self.root) + 1 :].partition("/")
         if name in layout.OWN_DIRECTORIES:
-            require_directory(f"{self.root}/{name}")
+            require_directory(f"{self.root}/{name}", system=self.system)
 
     def _refuse_file(self, path: str) -> None:
         """Raise NotADirectoryError, which names it, if a file is in place of the directory `path` or of one above."""
-        while not os.path.lexists(path):
+        while not exists(self.system, path):
             path = os.path.dirname(path)
-        if not os.path.isdir(path):
+        if not is_directory(self.system, path):
             raise NotADirectoryError(errno.ENOTDIR, f"{path!r} is not a directory")
 
     def sync(self, path: str, descriptor: int) -> None:
         """Make the names in the directory `path` durable, which is open as `descriptor`, and its own name."""
-        os.fsync(descriptor)
+        self.system.fsync(descriptor)
         self._sync_name(path)
 
     def _sync_name(self, path: str) -> None:
@@ -171,40 +179,39 @@ class Directories:
             self._sync_root()
             return
         parent = path[: path.rindex("/")]
-        status = os.stat(parent)
+        status = self.system.stat(parent)
         state = status.st_dev, status.st_ino, status.st_ctime_ns
         if self._durable.get(parent) == state:
             return
         self._sync_name(parent)
-        sync(parent)
+        sync(parent, system=self.system)
         # Remember it only after a successful sync, and only if another change would show another time.
-        if is_past(status.st_ctime_ns):
+        if is_past(status.st_ctime_ns, system=self.system):
             self._durable.put(parent, state)
 
     def _sync_root(self) -> None:
         """Sync the directory above the root, once for each root directory that is made there. Raises OSError."""
-        identity = _identity(self.root)
+        identity = self._root_identity()
         if self._durable_root == identity:
             return
         try:
-            sync(os.path.dirname(self.root))
+            sync(os.path.dirname(self.root), system=self.system)
         except OSError as error:
             if error.errno not in _NOT_SYNCABLE:
                 raise
         self._durable_root = identity
 
+    def _root_identity(self) -> tuple[int, int]:
+        status = self.system.stat(self.root)
+        return status.st_dev, status.st_ino
 
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
-
-def is_past(changed: int) -> bool:
+def is_past(changed: int, *, system: System = LINUX) -> bool:
     """Whether a change at present would show another time than `changed`, in nanoseconds since 1970."""
-    return time.time_ns() - changed > (_TICK if changed % _SECOND else _COARSE_TICK)
+    return system.time_ns() - changed > (_TICK if changed % _SECOND else _COARSE_TICK)
 
 
-def try_link(path: str, name: str, directory: int | None = None) -> bool:
+def try_link(path: str, name: str, directory: int | None = None, *, system: Files = LINUX) -> bool:
     """Give the file at `path` a second name, relative to an open directory if one is given.
 
     Unlike a rename, this never replaces another file.
@@ -212,7 +219,7 @@ def try_link(path: str, name: str, directory: int | None = None) -> bool:
     Returns False if the file system cannot link it. Raises FileExistsError if the name is taken, and other OSErrors.
     """
     try:
-        os.link(path, name, dst_dir_fd=directory, follow_symlinks=False)
+        system.link(path, name, dst_dir_fd=directory, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -220,37 +227,37 @@ def try_link(path: str, name: str, directory: int | None = None) -> bool:
     return True
 
 
-def sync(path: str) -> None:
+def sync(path: str, *, system: Files = LINUX) -> None:
     """Make the names in the directory `path` durable."""
-    descriptor = open_directory(path)
+    descriptor = open_directory(path, system=system)
     try:
-        os.fsync(descriptor)
+        system.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        system.close(descriptor)
 
 
-def open_directory(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def open_directory(path: str, *, system: Files = LINUX) -> int:
+    return system.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _make_durable(path: str, mode: int) -> None:
+def _make_durable(system: Files, path: str, mode: int) -> None:
     parent = os.path.dirname(path)
-    if os.path.isdir(path):
+    if is_directory(system, path):
         # The process that made it may not have synced it. This user may lack the permission to.
         with contextlib.suppress(OSError):
-            sync(parent)
+            sync(parent, system=system)
         return
-    if not os.path.isdir(parent):
-        _make_durable(parent, mode)
+    if not is_directory(system, parent):
+        _make_durable(system, parent, mode)
     with contextlib.suppress(FileExistsError):
-        make_directory(path, mode)
+        make_directory(path, mode, system=system)
     try:
-        sync(parent)
+        sync(parent, system=system)
     except PermissionError:
         # The parent may be writable and not readable.
         pass
     except OSError:
         # Made again later, it is in the journal again. Found there, it would be taken for durable.
         with contextlib.suppress(OSError):
-            os.rmdir(path)
+            system.rmdir(path)
         raise

@@ -11,7 +11,7 @@ import errno
 import os
 
 from filestoraged.store.disk.directories import open_directory
-from filestoraged.store.disk.system_calls import syncfs
+from filestoraged.store.system import LINUX, Files, System, read_file
 
 # The least release of Linux whose syncfs reports errors, see syncfs(2).
 _REPORTS_ERRORS = (5, 8)
@@ -21,6 +21,7 @@ _TYPES = ("ext4", "xfs")
 # Bytes on their way to the disks of the machine, of all programs. A sync waits for those of its file system.
 _MAX_DIRTY = 32 * 1024 * 1024
 
+_MOUNTS = "/proc/self/mountinfo"
 _MEMORY = "/proc/meminfo"
 _DIRTY_LINES = (b"\nDirty:", b"\nWriteback:")
 
@@ -45,18 +46,19 @@ class FileSystem:
     Open it in each process: the kernel reports an error once for each open directory.
     """
 
-    def __init__(self, root: str) -> None:
-        self._descriptor = open_directory(root)
+    def __init__(self, root: str, *, system: Files = LINUX) -> None:
+        self._system = system
+        self._descriptor = open_directory(root, system=system)
         try:
-            self._memory = os.open(_MEMORY, os.O_RDONLY | os.O_CLOEXEC)
+            self._memory = system.open(_MEMORY, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._memory = -1
 
     def sync(self) -> None:
         """Make all files and names durable that were written before the call. Raises OSError."""
-        syncfs(self._descriptor)
+        self._system.syncfs(self._descriptor)
         # A file system that became read-only by an error is not synced, and the call succeeds.
-        if os.fstatvfs(self._descriptor).f_flag & os.ST_RDONLY:
+        if self._system.fstatvfs(self._descriptor).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     @property
@@ -65,18 +67,18 @@ class FileSystem:
         return self._dirty() > _MAX_DIRTY
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._system.close(self._descriptor)
         if self._memory >= 0:
-            os.close(self._memory)
+            self._system.close(self._memory)
 
     def _dirty(self) -> int:
         if self._memory < 0:
             return 0
-        text = os.pread(self._memory, 4096, 0)
+        text = self._system.pread(self._memory, 4096, 0)
         return sum(_kilobytes(text, line) for line in _DIRTY_LINES) * 1024
 
 
-def check_changes(root: str) -> None:
+def check_changes(root: str, *, system: Files = LINUX) -> None:
     """Raise OSError if the file system of a directory takes no changes any more. Call it behind each sync.
 
     If ext4 cannot write its journal, it fails the sync of one process. Those of others, whose names are lost too,
@@ -84,37 +86,36 @@ def check_changes(root: str) -> None:
     nothing to remove.
     """
     try:
-        os.removexattr(root, _NO_ATTRIBUTE)
+        system.removexattr(root, _NO_ATTRIBUTE)
     except OSError as error:
         if error.errno not in _TAKES_CHANGES:
             raise
 
 
-def open_file_system(root: str) -> FileSystem | None:
+def open_file_system(root: str, *, system: System = LINUX) -> FileSystem | None:
     """Open the file system of a directory, or return None if files there are to be synced one by one."""
-    if _release() < _REPORTS_ERRORS or _type(root) not in _TYPES:
+    if _numbers(system.release()) < _REPORTS_ERRORS or _type(system, root) not in _TYPES:
         return None
-    return FileSystem(root)
+    return FileSystem(root, system=system)
 
 
-def _type(path: str) -> str:
+def _type(system: Files, path: str) -> str:
     """The type of the file system that contains a path; empty if it is not known."""
-    device = os.stat(path).st_dev
+    device = system.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            # Fields by proc(5): the third is the device, the type is behind a single dash.
-            for line in mounts:
-                fields = line.split()
-                if fields[2] == number:
-                    return fields[fields.index("-") + 1]
+        # Fields by proc(5): the third is the device, the type is behind a single dash.
+        for line in os.fsdecode(read_file(system, _MOUNTS)).splitlines():
+            fields = line.split()
+            if fields[2] == number:
+                return fields[fields.index("-") + 1]
     except (OSError, ValueError, IndexError):
         pass
     return ""
 
 
-def _release() -> tuple[int, ...]:
-    numbers = os.uname().release.split("-")[0].split(".")[:2]
+def _numbers(release: str) -> tuple[int, ...]:
+    numbers = release.partition("-")[0].split(".")[:2]
     return tuple(int(number) for number in numbers if number.isdecimal())
 
 

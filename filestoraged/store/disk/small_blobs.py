@@ -11,6 +11,7 @@ import os
 
 from filestoraged.bounded_cache import ClockCache
 from filestoraged.store.contract import Blob, Sink
+from filestoraged.store.system import LINUX, Files
 
 # In bytes. A larger object takes longer to send than to open.
 SMALL = 64 * 1024
@@ -57,7 +58,8 @@ class SmallBlob(Blob):
 class SmallBlobCache:
     """Small blobs by path, in `size` bytes of memory at most. Any thread calls it."""
 
-    def __init__(self, size: int = DEFAULT_CACHE_SIZE) -> None:
+    def __init__(self, size: int = DEFAULT_CACHE_SIZE, *, system: Files = LINUX) -> None:
+        self._lstat = system.lstat
         self._blobs: ClockCache[str, SmallBlob] = ClockCache(size, _size_of)
 
     def get(self, path: str) -> SmallBlob | None:
@@ -66,7 +68,7 @@ class SmallBlobCache:
         if blob is None:
             return None
         try:
-            if blob.is_of(os.lstat(path)):
+            if blob.is_of(self._lstat(path)):
                 blob.is_used = True
                 return blob
         except OSError:
@@ -83,11 +85,11 @@ def _size_of(path: str, blob: SmallBlob) -> int:
     return blob.size + len(path) + _ENTRY_SIZE
 
 
-def read_at_once(descriptor: int, size: int) -> bytes | None:
+def read_at_once(descriptor: int, size: int, *, system: Files = LINUX) -> bytes | None:
     """Read a whole small file if the page cache has all of it. Returns None if the disk would have to be read."""
     data = bytearray(size)
     try:
-        read = os.preadv(descriptor, (data,), 0, os.RWF_NOWAIT)
+        read = system.preadv(descriptor, (data,), 0, os.RWF_NOWAIT)
     except OSError:
         # The read would wait for the disk, or the file system does not support RWF_NOWAIT.
         return None

@@ -21,7 +21,7 @@ from filestoraged.store.disk.write_behind import WINDOW, WriteBehind
 class StagedFile:
     """One thread at a time calls it. Paths of shard directories are absolute."""
 
-    __slots__ = ("_descriptor", "_directories", "_is_new", "_is_staged", "_path", "_size", "_write_behind")
+    __slots__ = ("_descriptor", "_directories", "_is_new", "_is_staged", "_path", "_size", "_system", "_write_behind")
 
     def __init__(self, area: StagingArea, directories: Directories, *, source: str | None = None) -> None:
         """A new file; or another name of the file `source`, whose bytes are complete and synced.
@@ -29,6 +29,7 @@ class StagedFile:
         Raises OSError; EXDEV, EPERM and the like where a file cannot have a name here.
         """
         self._directories = directories
+        self._system = directories.system
         self._size = 0
         # Whether this file gave the object its name, so that a failed commit may take it back.
         self._is_new = False
@@ -42,12 +43,12 @@ class StagedFile:
         self._size += len(view)
         while view:
             # A signal or a full disk may cut a write short. The next write raises the error, if there is one.
-            view = view[os.write(self._descriptor, view) :]
+            view = view[self._system.write(self._descriptor, view) :]
         if self._size >= WINDOW:
             self._advance_write_behind()
 
     def _advance_write_behind(self) -> None:
-        behind = self._write_behind = self._write_behind or WriteBehind(self._descriptor)
+        behind = self._write_behind = self._write_behind or WriteBehind(self._descriptor, system=self._system)
         try:
             behind.advance(self._size)
         except OSError:
@@ -60,7 +61,7 @@ class StagedFile:
         if self._descriptor < 0:
             raise OSError(errno.EBADF, "The staging was discarded")
         try:
-            os.fsync(self._descriptor)
+            self._system.fsync(self._descriptor)
         except OSError:
             # Discard: the kernel reports the error once, marks the pages as clean, and the next sync would succeed.
             self.discard()
@@ -74,7 +75,7 @@ class StagedFile:
             is_linked = self._link(name, directory)
         except AlreadyExists:
             with contextlib.suppress(FileNotFoundError):
-                if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                if not stat.S_ISREG(self._system.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                     # A client that was told that the object exists would not send it again.
                     raise FileExistsError(errno.EEXIST, f"{name!r} is not a regular file") from None
             raise
@@ -90,7 +91,7 @@ class StagedFile:
         except AlreadyExists:
             pass
         try:
-            os.rename(self._path, name, dst_dir_fd=directory)
+            self._system.rename(self._path, name, dst_dir_fd=directory)
         except IsADirectoryError:
             raise IsADirectoryError(errno.EISDIR, f"{name!r} is a directory") from None
         # Where both names are those of one file already, a rename changes nothing (POSIX, "rename").
@@ -103,14 +104,14 @@ class StagedFile:
         """
         if not self._is_new:
             return
-        own = os.fstat(self._descriptor)
-        if not os.path.samestat(os.stat(path, follow_symlinks=False), own):
+        own = self._system.fstat(self._descriptor)
+        if not os.path.samestat(self._system.stat(path, follow_symlinks=False), own):
             return
         self._is_new = False
-        os.rename(path, self._path)
+        self._system.rename(path, self._path)
         self._is_staged = True
-        if os.path.samestat(os.stat(self._path, follow_symlinks=False), own):
-            os.rmdir(shard)
+        if os.path.samestat(self._system.stat(self._path, follow_symlinks=False), own):
+            self._system.rmdir(shard)
             return
         # Another upload took the name between `stat` and `rename`, and its client was told that it is stored.
         with contextlib.suppress(AlreadyExists):
@@ -118,7 +119,7 @@ class StagedFile:
             try:
                 self._directories.sync(shard, restored)
             finally:
-                os.close(restored)
+                self._system.close(restored)
 
     def discard(self) -> None:
         """Close the file, and remove it unless it has become an object. A second call does nothing."""
@@ -126,14 +127,14 @@ class StagedFile:
             return
         descriptor, self._descriptor = self._descriptor, -1
         try:
-            os.close(descriptor)
+            self._system.close(descriptor)
         finally:
             if self._is_staged:
                 self._unlink()
 
     def _link(self, name: str, directory: int | None) -> bool:
         try:
-            is_linked = try_link(self._path, name, directory)
+            is_linked = try_link(self._path, name, directory, system=self._system)
         except FileExistsError as error:
             raise AlreadyExists(name) from error
         if is_linked:
@@ -147,4 +148,4 @@ class StagedFile:
         self._is_staged = False
         # An operator may have removed it. An earlier error is the one to report.
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+            self._system.unlink(self._path)

@@ -10,7 +10,7 @@ import fcntl
 import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
@@ -23,6 +23,7 @@ from filestoraged.store.permissions import (
     is_allowed,
     open_own_directory,
 )
+from filestoraged.store.system import LINUX, Files
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,11 @@ class StagingArea(OwnerLocks):
     """
 
     def __init__(self, directories: Directories, permissions: Permissions = PRIVATE) -> None:
-        super().__init__(f"{directories.root}/{layout.STAGING}")
+        super().__init__(f"{directories.root}/{layout.STAGING}", system=directories.system)
         self._directories = directories
         self._mode = permissions.file
         self._numbers = itertools.count()
-        self._create: Callable[[str, int], int] = create_file
+        self._create = create_file
 
     def create(self) -> tuple[str, int]:
         """Create an empty file. Returns its path, and a descriptor to write to it. Raises OSError and StoreDetached."""
@@ -57,36 +58,37 @@ class StagingArea(OwnerLocks):
         """
         self._directories.identity.check()
         path = f"{self.own().path}/{next(self._numbers)}"
-        os.link(source, path, follow_symlinks=False)
+        self._system.link(source, path, follow_symlinks=False)
         try:
-            return path, os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return path, self._system.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except BaseException:
-            os.unlink(path)
+            self._system.unlink(path)
             raise
 
     def sweep(self) -> int:
         """Remove the stagings of dead processes. Returns their number. Raises OSError and StoreDetached."""
         self._directories.identity.check()
-        return sum(_sweep_or_warn(self.path(token)) for token in self.tokens())
+        return sum(_sweep_or_warn(self.path(token), self._system) for token in self.tokens())
 
     def _create_in(self, area: str) -> tuple[str, int]:
         path = f"{area}/{next(self._numbers)}"
-        return path, self._create(path, self._mode)
+        return path, self._create(path, self._mode, system=self._system)
 
     def _make(self, path: str) -> int:
         self._directories.make(self._directory, PRIVATE.directory)
         self._directories.make(path, PRIVATE.directory)
-        return open_own_directory(path)
+        return open_own_directory(path, system=self._system)
 
     def _remove(self, path: str) -> None:
-        os.rmdir(path)
+        self._system.rmdir(path)
 
     def _make_own(self) -> LockOwner:
         area = super()._make_own()
         try:
-            self._create = create_file_as_allowed if is_allowed(area.path, self._mode) else create_file
+            allowed = is_allowed(area.path, self._mode, system=self._system)
+            self._create = create_file_as_allowed if allowed else create_file
         except BaseException:
-            os.close(area.descriptor)
+            self._system.close(area.descriptor)
             raise
         return area
 
@@ -102,45 +104,46 @@ def list_abandoned(path: str) -> Sequence[str]:
         return os.listdir(descriptor) if lock_if_dead(descriptor, fcntl.LOCK_SH) else []
 
 
-def sweep_area(path: str) -> int:
+def sweep_area(path: str, *, system: Files = LINUX) -> int:
     """Remove the area at `path` if its owner is dead. Returns how many stagings it had.
 
     Raises OSError if one of them cannot be removed; all others are removed by then.
     """
     try:
-        descriptor = open_own_directory(path)
+        descriptor = open_own_directory(path, system=system)
     except (FileNotFoundError, NotADirectoryError):
         # Another process swept it since it was listed, or it is a foreign file.
         return 0
-    with closed_after(descriptor):
-        return _remove_all(path, descriptor) if lock_if_dead(descriptor) else 0
+    with closed_after(descriptor, system=system):
+        return _remove_all(path, descriptor, system) if lock_if_dead(descriptor, system=system) else 0
 
 
-def _remove_all(path: str, descriptor: int) -> int:
+def _remove_all(path: str, descriptor: int, system: Files) -> int:
     try:
-        names = os.listdir(descriptor)
-        failures = [error for error in (_removal_failure(name, descriptor) for name in names) if error is not None]
-        if failures:
-            raise failures[0]
-        os.rmdir(path)
+        names = system.listdir(descriptor)
+        failures = [_removal_failure(name, descriptor, system) for name in names]
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        system.rmdir(path)
     except FileNotFoundError:
         # Another process swept it before it was locked here.
         return 0
     return len(names)
 
 
-def _sweep_or_warn(path: str) -> int:
+def _sweep_or_warn(path: str, system: Files) -> int:
     """Sweep an area. A failure is logged: it must not keep a daemon from starting."""
     try:
-        return sweep_area(path)
+        return sweep_area(path, system=system)
     except OSError as error:
         log.warning("cannot remove stagings of a crashed process in %s: %s", path, error)
         return 0
 
 
-def _removal_failure(name: str, directory: int) -> OSError | None:
+def _removal_failure(name: str, directory: int, system: Files) -> OSError | None:
     try:
-        os.unlink(name, dir_fd=directory)
+        system.unlink(name, dir_fd=directory)
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -30,6 +30,7 @@ from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import PRIVATE, Permissions, require_directory, require_file
+from filestoraged.store.system import LINUX, Entry, Files, System, exists, is_directory
 
 # O_NONBLOCK: opening a pipe under an object's name must not wait for its other end. O_NOFOLLOW: a symbolic link there
 # leads to a foreign file.
@@ -61,23 +62,27 @@ class DiskStore(Store):
         cache_size: int | None = None,
         identity: PathIdentity | None = None,
         within: DiskStore | None = None,
+        system: System = LINUX,
     ) -> None:
         """`max_size` is in bytes, None for no limit; `cache_size` is the memory for small objects, in bytes.
 
         A namespace lies `within` a store, and has its permissions, and its cache unless it has a `cache_size`.
 
         Without `hash_threads`, the store and its namespaces have a limit of their own. `identity` is that of the root,
-        which `prepare` fixes; until then, any directory will do.
+        which `prepare` fixes; until then, any directory will do. `system` is the system that the store runs on.
         """
         self.root = os.path.abspath(root)
         self.algorithm = algorithm
         self.max_size = max_size
         self.hash_threads = within.hash_threads if within else hash_threads or HashThreads()
-        self.volume: Volume = within.volume if within else Volume(self.root, permissions, identity=identity)
+        self.volume: Volume = (
+            within.volume if within else Volume(self.root, permissions, identity=identity, system=system)
+        )
+        self._system = self.volume.system
         self._small_blobs: SmallBlobCache = (
             within._small_blobs
             if within is not None and cache_size is None
-            else SmallBlobCache(DEFAULT_CACHE_SIZE if cache_size is None else cache_size)
+            else SmallBlobCache(DEFAULT_CACHE_SIZE if cache_size is None else cache_size, system=self._system)
         )
         self._usage: DiskUsage | None = None
 
@@ -106,32 +111,32 @@ class DiskStore(Store):
         not to what the daemon keeps for itself in it. Raises OSError, but not for a full disk, and StoreDetached.
         """
         self.volume.directories.make_root()
-        if not os.path.isdir(self.root):
+        if not is_directory(self._system, self.root):
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", self.root)
-        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+        if not self._system.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "Permission denied", self.root)
         for name in layout.OWN_DIRECTORIES:
-            require_directory(f"{self.root}/{name}")
+            require_directory(f"{self.root}/{name}", system=self._system)
         for name in layout.OWN_FILES:
-            require_file(f"{self.root}/{name}")
+            require_file(f"{self.root}/{name}", system=self._system)
         repositories = f"{self.root}/{layout.REPOSITORIES}"
-        if os.path.lexists(repositories) and not os.path.isdir(repositories):
+        if exists(self._system, repositories) and not is_directory(self._system, repositories):
             raise NotADirectoryError(errno.ENOTDIR, f"{repositories!r} is not a directory")
         self.volume.identity.fix()
 
     def probe(self) -> None:
         """Write a few bytes and remove them. Raises StoreDetached, and OSError, also if the directory is missing."""
         self.volume.identity.check()
-        os.stat(self.root)
+        self._system.stat(self.root)
         path, descriptor = self.volume.staging_area.create()
         try:
             data = memoryview(bytes(_PROBE_SIZE))
             while data:
-                data = data[os.write(descriptor, data) :]
+                data = data[self._system.write(descriptor, data) :]
         finally:
-            os.close(descriptor)
+            self._system.close(descriptor)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                self._system.unlink(path)
 
     def probe_rename(self) -> None:
         """Rename a staging into the directory, if that exists, and remove it. Raises OSError.
@@ -140,23 +145,23 @@ class DiskStore(Store):
         tell, since two mounts of one file system have the same.
         """
         path, descriptor = self.volume.staging_area.create()
-        os.close(descriptor)
+        self._system.close(descriptor)
         target = f"{self.root}/{layout.TRIAL}"
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.rename(path, target)
+                self._system.rename(path, target)
         finally:
             for each in (path, target):
                 with contextlib.suppress(OSError):
-                    os.unlink(each)
+                    self._system.unlink(each)
 
     def list(self, after: str = "", limit: int = 1000) -> Sequence[str]:
         """As the contract says. Lists one shard directory after the other, and holds the names of one in memory."""
         names: builtins.list[str] = []
         with self.volume.identity.required():
-            for shard in sorted(filter(layout.is_shard, _listed(self.root))):
+            for shard in sorted(filter(layout.is_shard, _listed(self._system, self.root))):
                 if shard >= layout.shard(after) and len(names) < limit:
-                    following = sorted(name for name in _listed(f"{self.root}/{shard}") if name > after)
+                    following = sorted(name for name in _listed(self._system, f"{self.root}/{shard}") if name > after)
                     own = (name for name in following if _is_object(name, shard))
                     names += itertools.islice(own, limit - len(names))
         return names
@@ -164,7 +169,7 @@ class DiskStore(Store):
     def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
         """As the contract says. Lists the whole directory, and holds `limit` of its names in memory."""
         try:
-            with self.volume.identity.required(), os.scandir(self.root) as entries:
+            with self.volume.identity.required(), self._system.scandir(self.root) as entries:
                 names = (each.name for each in entries if each.name > after and _is_namespace(each))
                 return heapq.nsmallest(limit, names)
         except (FileNotFoundError, NotADirectoryError):
@@ -173,7 +178,7 @@ class DiskStore(Store):
     def usage(self, pause: Callable[[], None] = never_pause) -> Mapping[str, Usage | None]:
         """What each interface holds, by its name. Remembers counts of directories; one thread at a time calls it."""
         if self._usage is None:
-            self._usage = DiskUsage(self.root)
+            self._usage = DiskUsage(self.root, system=self._system)
         with self.volume.identity.required():
             return self._usage.count(pause)
 
@@ -220,14 +225,14 @@ class DiskStore(Store):
         path = self.path(name)
         self.volume.directories.refuse_link(path)
         try:
-            return DiskBlob(name, os.open(path, _READING))
+            return DiskBlob(name, self._system.open(path, _READING), system=self._system)
         except OSError as error:
             raise self._lookup_error(error, name) from error
 
     def stat(self, name: str) -> ObjectStatus:
         path = self.path(name)
         try:
-            status = os.lstat(path)
+            status = self._system.lstat(path)
         except OSError as error:
             raise self._lookup_error(error, name) from error
         if not stat.S_ISREG(status.st_mode):
@@ -243,7 +248,7 @@ class DiskStore(Store):
         return NotFound(name=name) if error.errno in _MISSING else error
 
     def get(self, name: str) -> BinaryIO:
-        return os.fdopen(self._open_file(name).detach(), "rb")
+        return self._system.fdopen(self._open_file(name).detach())
 
     def remove(self, name: str) -> None:
         removed, failed = self._remove_from(self.shard(check_name(name)), [name])
@@ -253,7 +258,7 @@ class DiskStore(Store):
             raise NotFound(name=name)
 
     def remove_later(self, name: str) -> Future[None]:
-        removal = Removal(self.root, check_name(name))
+        removal = Removal(self.root, check_name(name), system=self._system)
         self.volume.commit(removal)
         return removal.done
 
@@ -277,30 +282,30 @@ class DiskStore(Store):
         self.volume.directories.refuse_link(shard)
         # Open before the removal: a process without free descriptors removes nothing.
         try:
-            directory = open_directory(shard)
+            directory = open_directory(shard, system=self._system)
         except (FileNotFoundError, NotADirectoryError):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                sync(self.root)
+                sync(self.root, system=self._system)
             self.volume.identity.check()
             return 0, {}
         removed, failed = 0, {}
         try:
             for name in names:
                 try:
-                    removed += _remove_name(name, directory)
+                    removed += _remove_name(self._system, name, directory)
                 except OSError as error:
                     failed[name] = error
             # Also if nothing was removed: this may be the retry of a removal whose sync failed.
-            os.fsync(directory)
-            if not os.fstat(directory).st_nlink:
+            self._system.fsync(directory)
+            if not self._system.fstat(directory).st_nlink:
                 # Another removal removed the directory, perhaps before that sync.
-                sync(self.root)
+                sync(self.root, system=self._system)
             self.volume.check_changes()
         finally:
-            os.close(directory)
+            self._system.close(directory)
         # Fails if it is not empty. An upload that has it open makes it again when it names its object.
         with contextlib.suppress(OSError):
-            os.rmdir(shard)
+            self._system.rmdir(shard)
         return removed, failed
 
     def namespace(self, name: str, *, algorithm: str | None = None) -> DiskStore:
@@ -322,10 +327,11 @@ class DiskStore(Store):
 
 
 class DiskBlob(Blob):
-    def __init__(self, name: str, descriptor: int) -> None:
+    def __init__(self, name: str, descriptor: int, *, system: Files = LINUX) -> None:
         """Take over `descriptor`. Raises NotFound if it is not a regular file's."""
         self._descriptor = descriptor
-        self._status = os.fstat(descriptor)
+        self._system = system
+        self._status = system.fstat(descriptor)
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
             raise NotFound(name=name)
@@ -338,7 +344,7 @@ class DiskBlob(Blob):
 
     def load(self) -> SmallBlob | None:
         """The same object in memory, or None if the disk would have to be read."""
-        data = read_at_once(self._descriptor, self.size)
+        data = read_at_once(self._descriptor, self.size, system=self._system)
         return None if data is None else SmallBlob(self.digest, data, self._status)
 
     def detach(self) -> int:
@@ -349,26 +355,26 @@ class DiskBlob(Blob):
     def close(self) -> None:
         descriptor = self.detach()
         if descriptor >= 0:
-            os.close(descriptor)
+            self._system.close(descriptor)
 
 
-def _remove_name(name: str, directory: int) -> bool:
+def _remove_name(system: Files, name: str, directory: int) -> bool:
     """Remove a file. Returns whether it existed."""
     try:
-        os.unlink(name, dir_fd=directory)
+        system.unlink(name, dir_fd=directory)
     except (FileNotFoundError, IsADirectoryError):
         return False
     return True
 
 
-def _listed(path: str) -> Sequence[str]:
+def _listed(system: Files, path: str) -> Sequence[str]:
     try:
-        return os.listdir(path)
+        return system.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
         return ()
 
 
-def _is_namespace(entry: os.DirEntry[str]) -> bool:
+def _is_namespace(entry: Entry) -> bool:
     return layout.is_repository(entry.name) and entry.is_dir()
 
 

@@ -6,7 +6,7 @@ that takes. The ways are compared by the time that they took for each change.
 
 from __future__ import annotations
 
-import time
+from filestoraged.store.system import LINUX, System
 
 # Seconds between two rounds that try the way which was slower.
 _RETRY_INTERVAL = 1.0
@@ -18,10 +18,11 @@ _WEIGHT = 0.3
 class SyncChoice:
     """One thread calls it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, system: System = LINUX) -> None:
+        self._system = system
         # Mean seconds for each change; 0 before the first round.
         self._together = self._apart = 0.0
-        self._retry_at = time.monotonic() + _RETRY_INTERVAL
+        self._retry_at = self._system.monotonic() + _RETRY_INTERVAL
 
     def is_together(self, count: int) -> bool:
         """Whether to sync so many changes together."""
@@ -29,7 +30,7 @@ class SyncChoice:
             # One sync either way.
             return False
         is_faster = not self._apart or self._together <= self._apart
-        now = time.monotonic()
+        now = self._system.monotonic()
         if now < self._retry_at:
             return is_faster
         self._retry_at = now + _RETRY_INTERVAL

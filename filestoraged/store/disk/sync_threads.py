@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from filestoraged.store.serial_executor import start_thread
+from filestoraged.store.system import LINUX, Queue, System, Thread
 
 # With that of the caller.
 _MAX_THREADS = 16
@@ -18,19 +17,21 @@ _Item = TypeVar("_Item")
 class SyncThreads(Generic[_Item]):
     """Calls a function for several items at once. One thread calls it. Its threads start when they are needed."""
 
-    def __init__(self, function: Callable[[_Item], None]) -> None:
+    def __init__(self, function: Callable[[_Item], None], *, system: System = LINUX) -> None:
         self._function = function
-        # An item with the place of its outcome; None ends a thread.
-        self._waiting: queue.SimpleQueue[tuple[int, _Item] | None] = queue.SimpleQueue()
-        self._outcomes: queue.SimpleQueue[tuple[int, Exception | None]] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._system = system
+        # Items with the places of their outcomes; None ends a thread.
+        self._waiting: Queue = system.queue()
+        # Places of items, with an exception or None.
+        self._outcomes: Queue = system.queue()
+        self._threads: list[Thread] = []
 
     def call(self, items: Sequence[_Item]) -> list[Exception | None]:
         """Call the function for each item. Returns the exception of each call, None if there was none."""
         if len(items) == 1:
             return [self._outcome(items[0])]
         while len(self._threads) < min(_MAX_THREADS, len(items)) - 1:
-            thread = start_thread(self._run, name="sync")
+            thread = self._system.start_thread(self._run, name="sync")
             if thread is None:
                 break
             self._threads.append(thread)
@@ -38,7 +39,7 @@ class SyncThreads(Generic[_Item]):
             self._waiting.put(each)
         # The caller works too: there may be no other thread.
         self._work_off()
-        outcomes = dict(self._outcomes.get() for _ in items)
+        outcomes = dict[int, Exception | None](self._outcomes.get() for _ in items)
         return [outcomes[number] for number in range(len(items))]
 
     def close(self) -> None:
@@ -51,7 +52,7 @@ class SyncThreads(Generic[_Item]):
     def _work_off(self) -> None:
         try:
             while True:
-                self._work(self._waiting.get_nowait())
+                self._work(self._waiting.get(block=False))
         except queue.Empty:
             pass
 

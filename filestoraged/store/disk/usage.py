@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from filestoraged.store import layout
 from filestoraged.store.contract import Usage
 from filestoraged.store.disk.directories import is_past
+from filestoraged.store.system import LINUX, Entry, System
 
 # Shard directories whose counts are remembered, in 8 MiB at most. Others are listed at each count.
 _MAX_COUNTED = 16_384
@@ -28,8 +29,9 @@ _Counts = dict[str, tuple[int, int, int]]
 class DiskUsage:
     """Counts the objects of the store in `root`. One thread at a time calls it."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, system: System = LINUX) -> None:
         self._root = root
+        self._system = system
         self._counts: _Counts = {}
 
     def count(self, pause: Callable[[], None]) -> dict[str, Usage]:
@@ -39,14 +41,16 @@ class DiskUsage:
         before, self._counts = self._counts, {}
         return {
             "files": self._sum([self._root], before, pause),
-            "repositories": self._sum((entry.path for entry in _directories(repositories)), before, pause),
+            "repositories": self._sum(
+                (entry.path for entry in _directories(self._system, repositories)), before, pause
+            ),
             "drops": self._sum([os.path.join(self._root, layout.DROPS)], before, pause),
         }
 
     def _sum(self, namespaces: Iterable[str], before: _Counts, pause: Callable[[], None]) -> Usage:
         usage = Usage()
         for namespace in namespaces:
-            for entry in _directories(namespace):
+            for entry in _directories(self._system, namespace):
                 if layout.is_shard(entry.name):
                     usage = usage.plus(self._shard(entry.path, before, pause))
                     pause()
@@ -54,15 +58,15 @@ class DiskUsage:
 
     def _shard(self, path: str, before: _Counts, pause: Callable[[], None]) -> Usage:
         try:
-            changed = os.stat(path).st_mtime_ns
+            changed = self._system.stat(path).st_mtime_ns
         except FileNotFoundError:
             return Usage()
         key = path[len(self._root) :]
         counted = before.get(key)
         if counted is None or counted[0] != changed:
             # Before the count: a change during it may not show in the modification time.
-            is_stable = is_past(changed)
-            counted = (changed, *_count_files(path, pause))
+            is_stable = is_past(changed, system=self._system)
+            counted = (changed, *_count_files(self._system, path, pause))
             if not is_stable:
                 return Usage(*counted[1:])
         if len(self._counts) < _MAX_COUNTED:
@@ -70,9 +74,9 @@ class DiskUsage:
         return Usage(*counted[1:])
 
 
-def _count_files(path: str, pause: Callable[[], None]) -> Usage:
+def _count_files(system: System, path: str, pause: Callable[[], None]) -> Usage:
     objects = size = 0
-    for number, entry in enumerate(_entries(path)):
+    for number, entry in enumerate(_entries(system, path)):
         if not number % _FILES_PER_PAUSE:
             pause()
         # There may be millions: a with-block for each, or a sum of named tuples, takes as long as the system call.
@@ -87,10 +91,10 @@ def _count_files(path: str, pause: Callable[[], None]) -> Usage:
     return Usage(objects, size)
 
 
-def _directories(path: str) -> Iterator[os.DirEntry[str]]:
-    return (entry for entry in _entries(path) if entry.is_dir(follow_symlinks=False))
+def _directories(system: System, path: str) -> Iterator[Entry]:
+    return (entry for entry in _entries(system, path) if entry.is_dir(follow_symlinks=False))
 
 
-def _entries(path: str) -> Iterator[os.DirEntry[str]]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
+def _entries(system: System, path: str) -> Iterator[Entry]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), system.scandir(path) as entries:
         yield from entries

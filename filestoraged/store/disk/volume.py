@@ -14,6 +14,7 @@ from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import Permissions
+from filestoraged.store.system import LINUX, System
 
 # In bytes: what the stagings of a process hold in memory. Slow clients can occupy all of it; other stagings are then
 # written to files from their first byte on.
@@ -23,10 +24,13 @@ _MAX_MEMORY = 32 * 1024 * 1024
 class Volume:
     """One directory tree of one file system. Any thread calls it."""
 
-    def __init__(self, root: str, permissions: Permissions, *, identity: PathIdentity | None = None) -> None:
+    def __init__(
+        self, root: str, permissions: Permissions, *, identity: PathIdentity | None = None, system: System = LINUX
+    ) -> None:
         self.root = root
+        self.system = system
         self.permissions = permissions
-        self.directories = Directories(root, permissions, identity=identity)
+        self.directories = Directories(root, permissions, identity=identity, system=system)
         self.identity = self.directories.identity
         self.staging_area = StagingArea(self.directories, permissions)
         self.staging_memory = StagingMemory(_MAX_MEMORY)
@@ -42,9 +46,11 @@ class Volume:
         Raises OSError and StoreDetached; each change is then synced alone.
         """
         self.identity.check()
-        file_system = open_file_system(self.root)
+        file_system = open_file_system(self.root, system=self.system)
         if file_system is not None:
-            self.committer = Committer(file_system, self.check_changes, check_root=self.identity.check)
+            self.committer = Committer(
+                file_system, self.check_changes, check_root=self.identity.check, system=self.system
+            )
 
     def commit(self, change: Change) -> None:
         """Commit a change, together with others if it can wait for them. Raises what is known at once."""
@@ -89,7 +95,7 @@ class Volume:
         changes, or one alone, costs two calls of `stat`; the staging of an upload costs a third.
         """
         self.identity.check()
-        check_changes(self.root)
+        check_changes(self.root, system=self.system)
 
     def stage_in_memory(self, size: int | None) -> MemoryStaging | None:
         """Reserve memory for `size` bytes, if that is known. Returns None if that is too much, or none is left."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from filestoraged.store.disk.system_calls import WAIT_AFTER, WAIT_BEFORE, WRITE, sync_file_range
+from filestoraged.store.system import LINUX, WAIT_AFTER, WAIT_BEFORE, WRITE, Files
 
 # In bytes. On a disk of 1 GiB/s, a `syncfs` beside an upload takes 1.4 ms with windows of 2 MiB and 5 ms with 8 MiB.
 # With 1 MiB, an upload on one core is a fifth slower.
@@ -23,9 +23,10 @@ _UNSUPPORTED = (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.ESPIPE, errno.EOP
 class WriteBehind:
     """Makes the kernel write one file, as it grows. One thread at a time calls it."""
 
-    def __init__(self, descriptor: int, start: int = 0) -> None:
+    def __init__(self, descriptor: int, start: int = 0, *, system: Files = LINUX) -> None:
         """The file grows from `start` on; earlier bytes are on disk."""
         self._descriptor = descriptor
+        self._system = system
         # The kernel has written the bytes up to the first position, and was told to write those up to the second.
         self._written = start
         self._started = start
@@ -42,7 +43,7 @@ class WriteBehind:
         self._written, self._started = started, size
         if not self._sync(started, size, WRITE):
             # This starts to write dirty pages too, and waits for none.
-            os.posix_fadvise(self._descriptor, started, size - started, os.POSIX_FADV_DONTNEED)
+            self._system.posix_fadvise(self._descriptor, started, size - started, os.POSIX_FADV_DONTNEED)
         elif written < started:
             # Meanwhile the kernel writes the window that was just begun.
             self._sync(written, started, WAIT_BEFORE | WRITE | WAIT_AFTER)
@@ -51,7 +52,7 @@ class WriteBehind:
         """Returns False if the call is not supported."""
         if self._is_supported:
             try:
-                sync_file_range(self._descriptor, start, stop, flags)
+                self._system.sync_file_range(self._descriptor, start, stop, flags)
             except OSError as error:
                 if error.errno not in _UNSUPPORTED:
                     raise

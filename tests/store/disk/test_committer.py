@@ -20,6 +20,7 @@ from filestoraged.store.disk.small_blobs import SMALL
 from filestoraged.store.disk.staging import DiskStaging
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.disk.sync_choice import SyncChoice
+from filestoraged.store.system import Linux
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
 from tests.support import PATIENCE, TempCase
@@ -117,7 +118,7 @@ class WaitingThreadTest(TempCase):
         store.put(TEA)
         store.volume.committer = Observed(file_system, store.volume.check_changes, AlwaysTogether())
         file_system.is_open.clear()
-        removal = Removal(store.root, TEA_DIGEST)
+        removal = Removal(store.root, TEA_DIGEST, system=store.volume.system)
         begun, done = weakref.ref(removal), removal.done
         store.volume.commit(removal)
         del removal
@@ -132,7 +133,8 @@ class CommitterCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        self.store = DiskStore(self.root)
+        self.system = Linux()
+        self.store = DiskStore(self.root, system=self.system)
         self.store.prepare()
         self.file_system = FakeFileSystem()
         self.store.volume.committer = Committer(self.file_system, self.file_system.check, AlwaysTogether())
@@ -347,7 +349,7 @@ class FailureTest(CommitterCase):
             link(source, target, **settings)
 
         refused, other = self.upload(TEA), self.upload(b"coffee")
-        with mock.patch("os.link", refuse_one):
+        with mock.patch.object(self.system, "link", refuse_one):
             self.go_on()
             error = refused.exception(PATIENCE)
             other.result(PATIENCE)
@@ -368,7 +370,7 @@ class FailureTest(CommitterCase):
             return write(descriptor, data)
 
         refused, other = self.upload(TEA), self.upload(b"coffee")
-        with mock.patch("os.write", refuse_one):
+        with mock.patch.object(self.system, "write", refuse_one):
             self.go_on()
             error = refused.exception(PATIENCE)
             other.result(PATIENCE)
@@ -416,7 +418,7 @@ class FailureTest(CommitterCase):
             next(removals, lambda: None)()
             link(source, target, **settings)
 
-        with mock.patch("os.link", remove_first):
+        with mock.patch.object(self.system, "link", remove_first):
             self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
 
 

@@ -12,6 +12,7 @@ from unittest import mock
 
 from filestoraged.store.disk.directories import Directories, is_past
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.system import Linux
 from tests.store.contract import TEA, TEA_DIGEST
 from tests.support import TempCase, read
 
@@ -20,7 +21,8 @@ class DirectoriesTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        self.store = DiskStore(self.root)
+        self.system = Linux()
+        self.store = DiskStore(self.root, system=self.system)
         self.shard = TEA_DIGEST[:2]
         self.store.put(TEA)
 
@@ -56,7 +58,7 @@ class DirectoriesTest(TempCase):
             count += os.readlink(f"/proc/self/fd/{descriptor}") == str(self.root)
             real(descriptor)
 
-        with mock.patch("os.fsync", sync):
+        with mock.patch.object(self.system, "fsync", sync):
             self.store.put(TEA, name=self.shard + digest[2:])
         return count
 
@@ -98,15 +100,15 @@ class DirectoriesTest(TempCase):
             synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
             real(descriptor)
 
-        with mock.patch("os.fsync", sync):
-            DiskStore(self.directory / "var" / "lib" / "store").prepare()
+        with mock.patch.object(self.system, "fsync", sync):
+            DiskStore(self.directory / "var" / "lib" / "store", system=self.system).prepare()
         made = [str(self.directory), str(self.directory / "var"), str(self.directory / "var" / "lib")]
         self.assertEqual(made, synced)
 
     def test_root_that_another_process_made_is_synced_into_the_directory_above_it_once(self) -> None:
         root = self.directory / "other"
         root.mkdir()
-        store = DiskStore(root)
+        store = DiskStore(root, system=self.system)
         synced: list[str] = []
         real = os.fsync
 
@@ -114,7 +116,7 @@ class DirectoriesTest(TempCase):
             synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
             real(descriptor)
 
-        with mock.patch("os.fsync", sync):
+        with mock.patch.object(self.system, "fsync", sync):
             for data in (b"tea", b"milk", b"coffee"):
                 store.put(data)
 
@@ -123,7 +125,7 @@ class DirectoriesTest(TempCase):
     def test_upload_fails_if_the_entry_of_its_root_cannot_be_synced(self) -> None:
         root = self.directory / "other"
         root.mkdir()
-        store = DiskStore(root)
+        store = DiskStore(root, system=self.system)
         real = os.fsync
 
         def fail(descriptor: int) -> None:
@@ -131,7 +133,7 @@ class DirectoriesTest(TempCase):
                 raise OSError(errno.EIO, "Input/output error")
             real(descriptor)
 
-        with mock.patch("os.fsync", fail):
+        with mock.patch.object(self.system, "fsync", fail):
             self.assertRaises(OSError, store.put, TEA)
         self.assertEqual([], self.files_below(root))
 
@@ -139,7 +141,7 @@ class DirectoriesTest(TempCase):
 
     def test_upload_makes_its_directory_again_that_removals_take_away_as_it_is_made(self) -> None:
         self.store.remove(TEA_DIGEST)
-        shard, real, taken = str(self.root / self.shard), os.stat, []
+        shard, real, taken = str(self.root / self.shard), os.stat, list[str]()
 
         def take_away(path: Any, **options: Any) -> os.stat_result:
             # Between the calls that make the directory and look at its mode.
@@ -148,7 +150,7 @@ class DirectoriesTest(TempCase):
                 os.rmdir(shard)
             return real(path, **options)
 
-        with mock.patch("filestoraged.store.permissions.os.stat", take_away):
+        with mock.patch.object(self.system, "stat", take_away):
             self.store.put(TEA)
 
         self.assertEqual(5, len(taken))
@@ -164,9 +166,11 @@ class DirectoriesTest(TempCase):
             number = int(path[-10:]) if len(path) > 100 else 0
             return Status(2**20 + number, 2**40 + number, 2**60 + number)
 
-        directories = Directories("/var/lib/filestoraged")
+        directories = Directories("/var/lib/filestoraged", system=self.system)
         peaks = []
-        with mock.patch.multiple(os, stat=status, open=lambda *_: 0, fsync=lambda _: None, close=lambda _: None):
+        with mock.patch.multiple(
+            self.system, stat=status, open=lambda *_: 0, fsync=lambda _: None, close=lambda _: None
+        ):
             tracemalloc.start()
             self.addCleanup(tracemalloc.stop)
             for number in range(20_000):

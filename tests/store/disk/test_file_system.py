@@ -6,15 +6,16 @@ import errno
 import os
 from unittest import mock
 
-from filestoraged.store.disk import file_system
 from filestoraged.store.disk.file_system import FileSystem, check_changes, open_file_system
+from filestoraged.store.system import Linux
 from tests.support import TempCase
 
 
 class FileSystemTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
-        self.file_system = FileSystem(str(self.directory))
+        self.system = Linux()
+        self.file_system = FileSystem(str(self.directory), system=self.system)
         self.addCleanup(self.file_system.close)
 
     def test_sync_succeeds(self) -> None:
@@ -32,7 +33,7 @@ class FileSystemTest(TempCase):
         # The kernel does not sync it, and the call succeeds.
         status = mock.Mock(f_flag=os.ST_RDONLY | os.ST_NOATIME)
 
-        with mock.patch("os.fstatvfs", return_value=status), self.assertRaises(OSError) as raised:
+        with mock.patch.object(self.system, "fstatvfs", return_value=status), self.assertRaises(OSError) as raised:
             self.file_system.sync()
 
         self.assertEqual(errno.EROFS, raised.exception.errno)
@@ -40,37 +41,51 @@ class FileSystemTest(TempCase):
     def test_many_bytes_of_others_make_it_busy(self) -> None:
         for dirty, writeback, is_busy in ((0, 0, False), (30_000, 0, False), (30_000, 10_000, True), (0, 40_000, True)):
             text = f"MemTotal: 100 kB\nDirty: {dirty} kB\nWriteback: {writeback} kB\nMapped: 1 kB\n"
-            with self.subTest(text=text), mock.patch("os.pread", return_value=text.encode()):
+            with self.subTest(text=text), mock.patch.object(self.system, "pread", return_value=text.encode()):
                 self.assertEqual(is_busy, self.file_system.is_busy)
 
     def test_unreadable_memory_information_does_not_make_it_busy(self) -> None:
-        with mock.patch.object(file_system, "_MEMORY", "/proc/no such file"):
-            other = FileSystem(str(self.directory))
+        open_ = self.system.open
+
+        def refuse(path: str, flags: int) -> int:
+            if path == "/proc/meminfo":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return open_(path, flags)
+
+        with mock.patch.object(self.system, "open", refuse):
+            other = FileSystem(str(self.directory), system=self.system)
         self.addCleanup(other.close)
 
         self.assertFalse(other.is_busy)
 
 
 class CheckChangesTest(TempCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.system = Linux()
+
     def test_directory_on_a_file_system_that_works_passes_and_is_not_changed(self) -> None:
         before = os.stat(self.directory)
 
-        check_changes(str(self.directory))
+        check_changes(str(self.directory), system=self.system)
 
         self.assertEqual(before, os.stat(self.directory))
 
     def test_error_of_a_file_system_that_refuses_changes_is_raised(self) -> None:
         for number in (errno.EROFS, errno.EIO):
             refusal = OSError(number, os.strerror(number))
-            with mock.patch("os.removexattr", side_effect=refusal), self.assertRaises(OSError) as raised:
-                check_changes(str(self.directory))
+            with (
+                mock.patch.object(self.system, "removexattr", side_effect=refusal),
+                self.assertRaises(OSError) as raised,
+            ):
+                check_changes(str(self.directory), system=self.system)
             self.assertIs(refusal, raised.exception)
 
     def test_directory_that_can_have_no_attributes_of_this_user_passes(self) -> None:
         for number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES):
             refusal = OSError(number, os.strerror(number))
-            with self.subTest(number=number), mock.patch("os.removexattr", side_effect=refusal):
-                check_changes(str(self.directory))
+            with self.subTest(number=number), mock.patch.object(self.system, "removexattr", side_effect=refusal):
+                check_changes(str(self.directory), system=self.system)
 
 
 class OpenFileSystemTest(TempCase):
@@ -78,11 +93,15 @@ class OpenFileSystemTest(TempCase):
         """Whether the directory's file system is synced as a whole, if it has that type."""
         device = os.stat(self.directory).st_dev
         line = f"36 35 {os.major(device)}:{os.minor(device)} / /mnt rw,noatime shared:1 - {kind} /dev/x rw\n"
+        return self.open_with("35 1 0:5 / / rw - proc proc rw\n" + line, release)
+
+    def open_with(self, mounts: str, release: str = "6.1.0-18-amd64") -> bool:
+        system = Linux()
         with (
-            mock.patch("builtins.open", mock.mock_open(read_data="35 1 0:5 / / rw - proc proc rw\n" + line)),
-            mock.patch("os.uname", return_value=mock.Mock(release=release)),
+            mock.patch("filestoraged.store.disk.file_system.read_file", return_value=mounts.encode()),
+            mock.patch.object(system, "release", return_value=release),
         ):
-            opened = open_file_system(str(self.directory))
+            opened = open_file_system(str(self.directory), system=system)
         if opened is not None:
             opened.close()
         return opened is not None
@@ -98,5 +117,4 @@ class OpenFileSystemTest(TempCase):
         self.assertEqual({"5.8.0", "5.10", "6.1-rc1"}, {release for release, is_used in seen.items() if is_used})
 
     def test_unknown_device_is_not_used(self) -> None:
-        with mock.patch("builtins.open", mock.mock_open(read_data="")):
-            self.assertIsNone(open_file_system(str(self.directory)))
+        self.assertFalse(self.open_with(""))

@@ -9,6 +9,7 @@ from unittest import mock
 from filestoraged.errors import NotFound
 from filestoraged.store.disk.small_blobs import SMALL, SmallBlob, SmallBlobCache
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.system import Linux
 from tests.store.contract import Gather
 from tests.support import TempCase
 
@@ -18,7 +19,8 @@ TEA = b"tea"
 class SmallBlobCacheTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
-        self.store = DiskStore(self.directory)
+        self.system = Linux()
+        self.store = DiskStore(self.directory, system=self.system)
         self.digest = self.store.put(TEA)
 
     def read(self, store: DiskStore) -> bytes:
@@ -30,7 +32,7 @@ class SmallBlobCacheTest(TempCase):
     def test_small_object_is_opened_once(self) -> None:
         self.assertEqual(TEA, self.read(self.store))
 
-        with mock.patch("os.open", side_effect=AssertionError):
+        with mock.patch.object(self.system, "open", side_effect=AssertionError):
             self.assertEqual(TEA, self.read(self.store))
 
     def test_part_of_a_cached_object_is_sent_from_memory(self) -> None:
@@ -135,7 +137,7 @@ class SmallBlobCacheTest(TempCase):
 
     def test_object_outside_the_page_cache_is_sent_from_a_descriptor(self) -> None:
         # A file system without RWF_NOWAIT, or a page outside the page cache.
-        with mock.patch("os.preadv", side_effect=BlockingIOError):
+        with mock.patch.object(self.system, "preadv", side_effect=BlockingIOError):
             with self.store.open(self.digest) as blob:
                 self.assertNotIsInstance(blob, SmallBlob)
             self.assertEqual(TEA, self.read(self.store))

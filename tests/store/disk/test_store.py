@@ -17,6 +17,7 @@ from unittest import mock
 from filestoraged.errors import AlreadyExists, NotFound, StoreDetached
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.system import Linux
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
 from tests.support import TempCase, in_threads
@@ -35,8 +36,12 @@ sys.stdin.read()
 class DiskStoreTest(contract.StoreContract):
     store: DiskStore
 
+    def setUp(self) -> None:
+        self.system = Linux()
+        super().setUp()
+
     def make_store(self, **settings: Any) -> DiskStore:
-        return DiskStore(self.directory / "store", **settings)
+        return DiskStore(self.directory / "store", system=self.system, **settings)
 
     @property
     def root(self) -> Path:
@@ -58,7 +63,7 @@ class DiskStoreTest(contract.StoreContract):
         for name in names:
             self.store.put(TEA, name=name)
 
-        with mock.patch("os.fsync", wraps=os.fsync) as syncs:
+        with mock.patch.object(self.system, "fsync", wraps=os.fsync) as syncs:
             failed = self.store.remove_all([*names[1:], "ef" * 32])
 
         self.assertEqual({}, failed)
@@ -76,7 +81,7 @@ class DiskStoreTest(contract.StoreContract):
                 raise PermissionError(errno.EPERM, "Operation not permitted")
             unlink(name, **settings)
 
-        with mock.patch("os.unlink", refuse_one):
+        with mock.patch.object(self.system, "unlink", refuse_one):
             failed = self.store.remove_all(names)
 
         self.assertEqual([names[1]], list(failed))
@@ -87,7 +92,7 @@ class DiskStoreTest(contract.StoreContract):
         for name in names:
             self.store.put(TEA, name=name)
 
-        with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
+        with mock.patch.object(self.system, "fsync", side_effect=OSError(errno.EIO, "Input/output error")):
             failed = self.store.remove_all(names)
 
         self.assertEqual(set(names), set(failed))
@@ -225,7 +230,7 @@ class DiskStoreTest(contract.StoreContract):
     def calls_of_a_commit(self, *, already: bool) -> list[str]:
         """The system calls of a commit, of a new or an existing object."""
         calls: list[str] = []
-        real = {name: getattr(os, name) for name in ("fsync", "link", "rename")}
+        real = {name: getattr(self.system, name) for name in ("fsync", "link", "rename")}
 
         def noted_sync(descriptor: int) -> None:
             calls.append("sync " + ("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"))
@@ -244,7 +249,7 @@ class DiskStoreTest(contract.StoreContract):
             self.store.put(TEA)
         with self.store.stage() as staging, mock.patch.object(Directories, "_sync_name"):
             staging.write(TEA)
-            with mock.patch.multiple(os, fsync=noted_sync, rename=noted("rename"), link=noted("link")):
+            with mock.patch.multiple(self.system, fsync=noted_sync, rename=noted("rename"), link=noted("link")):
                 staging.commit()
         return calls
 
@@ -256,7 +261,7 @@ class DiskStoreTest(contract.StoreContract):
             synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
             sync(descriptor)
 
-        with mock.patch("os.fsync", noted_sync):
+        with mock.patch.object(self.system, "fsync", noted_sync):
             self.store.namespace("cats").put(TEA)
 
         for folder in (self.directory, self.root, self.root / "cats", self.root / "cats" / TEA_DIGEST[:2]):
@@ -265,7 +270,7 @@ class DiskStoreTest(contract.StoreContract):
     def test_removal_is_synced(self) -> None:
         self.store.put(TEA)
 
-        with mock.patch("os.fsync") as sync:
+        with mock.patch.object(self.system, "fsync") as sync:
             self.store.remove(TEA_DIGEST)
 
         self.assertEqual(1, sync.call_count)
@@ -275,7 +280,7 @@ class DiskStoreTest(contract.StoreContract):
 
         with self.assertRaises(OSError), self.store.stage() as staging:
             staging.write(TEA)
-            with mock.patch("os.fsync", side_effect=broken):
+            with mock.patch.object(self.system, "fsync", side_effect=broken):
                 staging.commit()
 
         self.assertEqual([], self.files_below(self.root))
@@ -293,7 +298,8 @@ class FailedSyncTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        self.store = DiskStore(self.root)
+        self.system = Linux()
+        self.store = DiskStore(self.root, system=self.system)
         self.other = DiskStore(self.root)
         self.path = self.root / TEA_DIGEST[:2] / TEA_DIGEST
 
@@ -310,7 +316,7 @@ class FailedSyncTest(TempCase):
                 raise OSError(number, os.strerror(number))
             real(descriptor)
 
-        with mock.patch("os.fsync", sync):
+        with mock.patch.object(self.system, "fsync", sync):
             yield
 
     def refuse(self, **settings: Any) -> int:
@@ -351,11 +357,11 @@ class FailedSyncTest(TempCase):
 
         def put_first(source: str, target: str, **named: Any) -> None:
             if source == str(self.path):
-                with mock.patch("os.rename", rename):
+                with mock.patch.object(self.system, "rename", rename):
                     self.other.put(TEA)
             rename(source, target, **named)
 
-        with mock.patch("os.rename", put_first):
+        with mock.patch.object(self.system, "rename", put_first):
             self.refuse()
 
         self.assertEqual(TEA, self.path.read_bytes())
@@ -364,7 +370,9 @@ class FailedSyncTest(TempCase):
     def test_bytes_whose_sync_failed_once_are_never_stored_by_a_second_commit(self) -> None:
         with self.store.stage() as staging:
             staging.write(TEA)
-            with mock.patch("os.fsync", side_effect=[OSError(errno.EIO, "Input/output error"), None, None]):
+            with mock.patch.object(
+                self.system, "fsync", side_effect=[OSError(errno.EIO, "Input/output error"), None, None]
+            ):
                 self.assertRaises(OSError, staging.commit)
 
             self.assertRaises(OSError, staging.commit)
@@ -372,7 +380,9 @@ class FailedSyncTest(TempCase):
         self.assertEqual([], self.files_below(self.root))
 
     def test_file_system_without_hard_links_stores_objects(self) -> None:
-        with mock.patch("os.link", side_effect=PermissionError(errno.EPERM, "Operation not permitted")):
+        with mock.patch.object(
+            self.system, "link", side_effect=PermissionError(errno.EPERM, "Operation not permitted")
+        ):
             self.store.put(TEA)
 
         self.assertEqual(TEA, self.path.read_bytes())
@@ -383,7 +393,8 @@ class RemovalTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        self.store = DiskStore(self.root)
+        self.system = Linux()
+        self.store = DiskStore(self.root, system=self.system)
         self.store.put(TEA)
         self.shard = self.root / TEA_DIGEST[:2]
 
@@ -398,14 +409,14 @@ class RemovalTest(TempCase):
                 raise OSError(errno.EIO, "Input/output error")
             real(descriptor)
 
-        with mock.patch("os.fsync", sync), contextlib.suppress(OSError, NotFound):
+        with mock.patch.object(self.system, "fsync", sync), contextlib.suppress(OSError, NotFound):
             work()
         return paths
 
     def test_removal_without_a_descriptor_for_the_directory_removes_nothing(self) -> None:
         full = OSError(errno.EMFILE, "Too many open files")
 
-        with mock.patch("os.open", side_effect=full):
+        with mock.patch.object(self.system, "open", side_effect=full):
             self.assertRaises(OSError, self.store.remove, TEA_DIGEST)
 
         self.assertEqual(TEA, (self.shard / TEA_DIGEST).read_bytes())
@@ -415,7 +426,7 @@ class RemovalTest(TempCase):
         self.assertFalse((self.shard / TEA_DIGEST).exists())
 
         # Another worker, or this one after a restart.
-        again = DiskStore(self.root)
+        again = DiskStore(self.root, system=self.system)
         self.assertEqual([str(self.shard)], self.synced(lambda: again.remove(TEA_DIGEST)))
         self.assertRaises(NotFound, again.remove, TEA_DIGEST)
 
@@ -428,7 +439,7 @@ class RemovalTest(TempCase):
 
     def test_retry_fails_for_as_long_as_the_sync_does(self) -> None:
         for _ in range(2):
-            with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
+            with mock.patch.object(self.system, "fsync", side_effect=OSError(errno.EIO, "Input/output error")):
                 self.assertRaises(OSError, self.store.remove, TEA_DIGEST)
 
     def test_removal_where_the_shard_directory_is_missing_syncs_the_one_above(self) -> None:
@@ -443,7 +454,7 @@ class RemovalTest(TempCase):
             unlink(*arguments, **named)
             self.shard.rmdir()
 
-        with mock.patch("os.unlink", unlink_and_take_away):
+        with mock.patch.object(self.system, "unlink", unlink_and_take_away):
             synced = self.synced(lambda: self.store.remove(TEA_DIGEST))
 
         self.assertEqual(str(self.root), synced[-1])
@@ -476,7 +487,7 @@ class RemovalTest(TempCase):
                 DiskStore(self.root).remove(TEA_DIGEST)
             link(*arguments, **named)
 
-        with mock.patch("os.link", remove_first):
+        with mock.patch.object(self.system, "link", remove_first):
             synced = self.synced(lambda: self.store.put(b"coffee", name=coffee))
 
         self.assertEqual(b"coffee", (self.shard / coffee).read_bytes())
@@ -492,7 +503,7 @@ class RemovalTest(TempCase):
             DiskStore(self.root).remove(coffee)
 
         digests: list[str] = []
-        with mock.patch("os.link", link_and_remove):
+        with mock.patch.object(self.system, "link", link_and_remove):
             synced = self.synced(lambda: digests.append(self.store.put(b"coffee", name=coffee)))
 
         self.assertEqual(1, len(digests))
@@ -568,7 +579,8 @@ class TwoDaemonsTest(TempCase):
         self.assertEqual(TEA_DIGEST, digest)
 
     def test_staging_swept_before_it_was_locked_is_made_anew(self) -> None:
-        store = DiskStore(self.root)
+        self.system = Linux()
+        store = DiskStore(self.root, system=self.system)
         lock = fcntl.flock
         sweeps = iter([True, False])
 
@@ -578,7 +590,7 @@ class TwoDaemonsTest(TempCase):
                 self.assertEqual([], list((self.root / "staging").iterdir()))
             lock(descriptor, operation)
 
-        with mock.patch("fcntl.flock", sweep_and_lock), store.stage() as staging:
+        with mock.patch.object(self.system, "flock", sweep_and_lock), store.stage() as staging:
             staging.write(TEA)
             digest = staging.commit()
 
@@ -593,7 +605,8 @@ class LostRootTest(TempCase):
         super().setUp()
         self.root = self.directory / "store"
         self.away = self.directory / "away"
-        self.store = DiskStore(self.root)
+        self.system = Linux()
+        self.store = DiskStore(self.root, system=self.system)
         self.store.prepare()
         self.addCleanup(self.store.close)
         self.store.put(TEA)
@@ -675,7 +688,7 @@ class LostRootTest(TempCase):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self.root, self.away)
 
-        with mock.patch("os.fsync", lose), self.assertRaises(StoreDetached):
+        with mock.patch.object(self.system, "fsync", lose), self.assertRaises(StoreDetached):
             self.store.put(b"coffee")
 
         self.assertFalse(self.root.exists())

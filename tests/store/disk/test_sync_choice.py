@@ -8,16 +8,15 @@ from unittest import mock
 
 from filestoraged.store.disk.sync_choice import SyncChoice
 from filestoraged.store.disk.sync_threads import SyncThreads
+from filestoraged.store.system import Linux
 from tests.support import PATIENCE
 
 
 class SyncChoiceTest(unittest.TestCase):
     def setUp(self) -> None:
         self.now = 100.0
-        patch = mock.patch("filestoraged.store.disk.sync_choice.time.monotonic", lambda: self.now)
-        patch.start()
-        self.addCleanup(patch.stop)
-        self.choice = SyncChoice()
+        system = mock.Mock(Linux(), monotonic=lambda: self.now)
+        self.choice = SyncChoice(system=system)
 
     def test_changes_are_synced_together_at_first_and_one_change_is_not(self) -> None:
         self.assertEqual([False, True, True], [self.choice.is_together(count) for count in (1, 2, 100)])

@@ -12,6 +12,7 @@ from filestoraged.store.contract import Usage
 from filestoraged.store.disk.directories import is_past
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.disk.usage import DiskUsage
+from filestoraged.store.system import Linux
 from tests.support import TempCase
 
 
@@ -19,14 +20,15 @@ class DiskUsageTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.store = DiskStore(self.directory / "store")
-        self.usage = DiskUsage(self.store.root)
+        self.system = Linux()
+        self.usage = DiskUsage(self.store.root, system=self.system)
 
     def count(self) -> dict[str, Usage]:
         return self.usage.count(lambda: None)
 
     def scanned(self) -> int:
         """The number of directories that a count lists."""
-        with mock.patch("os.scandir", wraps=os.scandir) as scandir:
+        with mock.patch.object(self.system, "scandir", wraps=self.system.scandir) as scandir:
             self.count()
         return sum(len(os.path.basename(call.args[0])) == 2 for call in scandir.call_args_list)
 
@@ -86,7 +88,7 @@ class DiskUsageTest(TempCase):
         self.assertGreaterEqual(len(pauses), 10)
 
     def test_remembered_directories_stay_within_their_bound(self) -> None:
-        usage = DiskUsage("/var/lib/filestoraged")
+        usage = DiskUsage("/var/lib/filestoraged", system=self.system)
         numbers = iter(range(2**40, 2**41))
 
         class Status:
@@ -101,7 +103,7 @@ class DiskUsageTest(TempCase):
 
         with (
             mock.patch("filestoraged.store.disk.usage._count_files", contents),
-            mock.patch("os.stat", lambda _: changed),
+            mock.patch.object(self.system, "stat", lambda _: changed),
         ):
             tracemalloc.start()
             self.addCleanup(tracemalloc.stop)

@@ -8,10 +8,9 @@ import os
 from unittest import mock
 
 from filestoraged.errors import NotFound
-from filestoraged.store.disk import write_behind
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.disk.system_calls import sync_file_range
 from filestoraged.store.disk.write_behind import WINDOW, WriteBehind
+from filestoraged.store.system import LINUX, Linux
 from tests.support import TempCase
 
 PIECE = bytes(WINDOW // 4)
@@ -29,9 +28,7 @@ class WriteBehindTest(TempCase):
         self.calls: list[tuple[float, float, int]] = []
         # The error of each call, 0 for none.
         self.error = 0
-        patch = mock.patch.object(write_behind, "sync_file_range", self.record)
-        patch.start()
-        self.addCleanup(patch.stop)
+        self.system = mock.Mock(Linux(), sync_file_range=self.record)
 
     def record(self, descriptor: int, start: int, stop: int, flags: int) -> None:
         self.assertEqual(self.descriptor, descriptor)
@@ -40,12 +37,12 @@ class WriteBehindTest(TempCase):
             raise OSError(self.error, os.strerror(self.error))
 
     def grow(self, windows: int) -> None:
-        behind = WriteBehind(self.descriptor)
+        behind = WriteBehind(self.descriptor, system=self.system)
         for number in range(1, 4 * windows + 1):
             behind.advance(number * len(PIECE))
 
     def test_file_smaller_than_a_window_is_left_to_the_kernel(self) -> None:
-        WriteBehind(self.descriptor).advance(WINDOW - 1)
+        WriteBehind(self.descriptor, system=self.system).advance(WINDOW - 1)
 
         self.assertEqual([], self.calls)
 
@@ -55,7 +52,7 @@ class WriteBehindTest(TempCase):
         self.assertEqual([(0, 1, START), (1, 2, START), (0, 1, WAIT), (2, 3, START), (1, 2, WAIT)], self.calls)
 
     def test_piece_larger_than_a_window_is_one_window(self) -> None:
-        behind = WriteBehind(self.descriptor)
+        behind = WriteBehind(self.descriptor, system=self.system)
 
         behind.advance(5 * WINDOW)
         behind.advance(6 * WINDOW)
@@ -72,7 +69,7 @@ class WriteBehindTest(TempCase):
 
     def test_unsupported_call_is_replaced_by_advice_that_does_not_wait(self) -> None:
         self.error = errno.ENOSYS
-        with mock.patch.object(os, "posix_fadvise") as advise:
+        with mock.patch.object(self.system, "posix_fadvise") as advise:
             self.grow(windows=2)
 
         self.assertEqual([(0, 1, START)], self.calls)
@@ -88,7 +85,7 @@ class KernelTest(TempCase):
         self.addCleanup(os.close, descriptor)
 
         for flags in (START, WAIT):
-            sync_file_range(descriptor, 0, len(PIECE), flags)
+            LINUX.sync_file_range(descriptor, 0, len(PIECE), flags)
 
     def test_kernel_refuses_a_pipe(self) -> None:
         reading, writing = os.pipe()
@@ -96,7 +93,7 @@ class KernelTest(TempCase):
         self.addCleanup(os.close, writing)
 
         with self.assertRaises(OSError) as raised:
-            sync_file_range(writing, 0, 1, START)
+            LINUX.sync_file_range(writing, 0, 1, START)
 
         self.assertEqual(errno.ESPIPE, raised.exception.errno)
 
@@ -104,7 +101,8 @@ class KernelTest(TempCase):
 class StagingTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
-        self.store = DiskStore(self.directory)
+        self.system = Linux()
+        self.store = DiskStore(self.directory, system=self.system)
 
     def test_large_object_is_stored_whole(self) -> None:
         data = os.urandom(3 * WINDOW + 1)
@@ -119,7 +117,7 @@ class StagingTest(TempCase):
         staging = self.store.stage()
         self.addCleanup(staging.close)
         with (
-            mock.patch.object(write_behind, "sync_file_range", side_effect=OSError(errno.EIO, "Input/output error")),
+            mock.patch.object(self.system, "sync_file_range", side_effect=OSError(errno.EIO, "Input/output error")),
             self.assertRaises(OSError),
         ):
             for _ in range(4):

@@ -1,0 +1,261 @@
+"""What a disk store asks of the operating system: files, time and threads.
+
+All of it goes through one object, which is handed in at construction. `LINUX` is the real one: its methods that are
+called often are the functions of the standard library themselves, so the object costs nothing. Tests hand in a model
+of a file system that fails, tears and forgets; see tests/store/simulation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO, Protocol
+
+from filestoraged.digest import Bytes
+from filestoraged.store.serial_executor import Call, start_thread
+
+# Flags of `sync_file_range`, from linux/fs.h.
+WAIT_BEFORE, WRITE, WAIT_AFTER = 1, 2, 4
+
+
+class Entry(Protocol):
+    """An entry of a directory, as `os.scandir` lists it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool: ...
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result: ...
+
+
+class Entries(AbstractContextManager["Entries"], Protocol):
+    def __iter__(self) -> Iterator[Entry]: ...
+
+
+class Queue(Protocol):
+    """As `queue.SimpleQueue`. Raises `queue.Empty`."""
+
+    def put(self, item: Any, /) -> None: ...
+
+    def get(self, block: bool = True) -> Any: ...
+
+    def empty(self) -> bool: ...
+
+
+class Thread(Protocol):
+    def join(self) -> None: ...
+
+
+class Files(Protocol):
+    """System calls on files: the functions of `os` and `fcntl` by those names. All raise OSError."""
+
+    # By path; a path is relative to the open directory `dir_fd`, if one is given.
+
+    def open(self, path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int: ...
+
+    def stat(self, path: str, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result: ...
+
+    def lstat(self, path: str) -> os.stat_result: ...
+
+    def link(self, src: str, dst: str, *, dst_dir_fd: int | None = None, follow_symlinks: bool = True) -> None: ...
+
+    def rename(self, src: str, dst: str, *, dst_dir_fd: int | None = None) -> None: ...
+
+    def unlink(self, path: str, *, dir_fd: int | None = None) -> None: ...
+
+    def mkdir(self, path: str, mode: int = 0o777) -> None: ...
+
+    def rmdir(self, path: str) -> None: ...
+
+    def chmod(self, path: str, mode: int) -> None: ...
+
+    def access(self, path: str, mode: int) -> bool: ...
+
+    def removexattr(self, path: str, attribute: str) -> None: ...
+
+    def listdir(self, path: str | int) -> list[str]: ...
+
+    def scandir(self, path: str) -> Entries: ...
+
+    # By descriptor.
+
+    def close(self, fd: int) -> None: ...
+
+    def fdopen(self, fd: int) -> BinaryIO:
+        """A buffered stream that reads an open file, and closes it."""
+
+    def fstat(self, fd: int) -> os.stat_result: ...
+
+    def fstatvfs(self, fd: int, /) -> os.statvfs_result: ...
+
+    def fchmod(self, fd: int, mode: int) -> None: ...
+
+    def flock(self, fd: int, operation: int, /) -> None: ...
+
+    def read(self, fd: int, length: int, /) -> bytes: ...
+
+    def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
+
+    def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0, /) -> int: ...
+
+    def write(self, fd: int, data: Bytes, /) -> int: ...
+
+    def pwrite(self, fd: int, data: Bytes, offset: int, /) -> int: ...
+
+    def pwritev(self, fd: int, buffers: Sequence[Bytes], offset: int, flags: int = 0, /) -> int: ...
+
+    def ftruncate(self, fd: int, length: int, /) -> None: ...
+
+    def fsync(self, fd: int) -> None: ...
+
+    def fdatasync(self, fd: int) -> None: ...
+
+    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int, /) -> None: ...
+
+    def syncfs(self, fd: int) -> None:
+        """Write all that the file system of an open file has in memory, and wait for it; see syncfs(2)."""
+
+    def sync_file_range(self, fd: int, start: int, stop: int, flags: int) -> None:
+        """Begin to write a part of a file, or wait for it; see sync_file_range(2)."""
+
+
+class System(Files, Protocol):
+    """Files, and what else the store asks for. Raises OSError. Any thread calls it."""
+
+    def getpid(self) -> int: ...
+
+    def urandom(self, size: int, /) -> bytes: ...
+
+    def release(self) -> str:
+        """The release of the kernel."""
+
+    def time_ns(self) -> int: ...
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+    def start_thread(self, run: Call, *, name: str) -> Thread | None:
+        """Start a daemon thread. Returns None if the system refuses another thread."""
+
+    def lock(self) -> AbstractContextManager[object]:
+        """A lock that may be held over a call of the system, as other locks may not: a simulation is to know of it."""
+
+    def queue(self) -> Queue: ...
+
+
+class Linux:
+    """The operating system itself."""
+
+    open = staticmethod(os.open)
+    stat = staticmethod(os.stat)
+    lstat = staticmethod(os.lstat)
+    link = staticmethod(os.link)
+    rename = staticmethod(os.rename)
+    unlink = staticmethod(os.unlink)
+    mkdir = staticmethod(os.mkdir)
+    rmdir = staticmethod(os.rmdir)
+    chmod = staticmethod(os.chmod)
+    access = staticmethod(os.access)
+    removexattr = staticmethod(os.removexattr)
+    close = staticmethod(os.close)
+    fstat = staticmethod(os.fstat)
+    fstatvfs = staticmethod(os.fstatvfs)
+    fchmod = staticmethod(os.fchmod)
+    flock = staticmethod(fcntl.flock)
+    read = staticmethod(os.read)
+    pread = staticmethod(os.pread)
+    preadv = staticmethod(os.preadv)
+    write = staticmethod(os.write)
+    pwrite = staticmethod(os.pwrite)
+    pwritev = staticmethod(os.pwritev)
+    ftruncate = staticmethod(os.ftruncate)
+    fsync = staticmethod(os.fsync)
+    fdatasync = staticmethod(os.fdatasync)
+    posix_fadvise = staticmethod(os.posix_fadvise)
+    getpid = staticmethod(os.getpid)
+    urandom = staticmethod(os.urandom)
+    time_ns = staticmethod(time.time_ns)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+    start_thread = staticmethod(start_thread)
+    lock = staticmethod(threading.Lock)
+
+    # Overloaded functions, whose types an assignment would lose.
+
+    def listdir(self, path: str | int) -> list[str]:
+        return os.listdir(path)
+
+    def scandir(self, path: str) -> Entries:
+        return os.scandir(path)
+
+    def queue(self) -> Queue:
+        return queue.SimpleQueue()
+
+    def release(self) -> str:
+        return os.uname().release
+
+    def fdopen(self, fd: int) -> BinaryIO:
+        return os.fdopen(fd, "rb")
+
+    def syncfs(self, fd: int) -> None:
+        _call("syncfs", fd)
+
+    def sync_file_range(self, fd: int, start: int, stop: int, flags: int) -> None:
+        _call("sync_file_range", fd, ctypes.c_int64(start), ctypes.c_int64(stop - start), ctypes.c_uint(flags))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *arguments: object) -> None:
+    """Call a function of the C library that the standard library lacks. Raises OSError."""
+    try:
+        function = getattr(_libc, name)
+    except AttributeError:
+        number = errno.ENOSYS
+    else:
+        number = ctypes.get_errno() if function(*arguments) else 0
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+LINUX: System = Linux()
+
+
+def read_file(system: Files, path: str) -> bytes:
+    """The content of a file. Raises OSError."""
+    descriptor = system.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: system.read(descriptor, 65536), b""))
+    finally:
+        system.close(descriptor)
+
+
+def is_directory(system: Files, path: str) -> bool:
+    """As `os.path.isdir`."""
+    try:
+        return stat.S_ISDIR(system.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def exists(system: Files, path: str) -> bool:
+    """As `os.path.lexists`."""
+    try:
+        system.lstat(path)
+    except OSError:
+        return False
+    return True
