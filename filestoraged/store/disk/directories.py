@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable
 
 from filestoraged.bounded_cache import BoundedCache
 from filestoraged.store import layout
 from filestoraged.store.path_identity import PathIdentity, root_identity
 from filestoraged.store.permissions import PRIVATE, Permissions, make_directory, require_directory
-from filestoraged.store.system import LINUX, Files, System, exists, is_directory
+from filestoraged.store.system import LINUX, Files, System, is_directory
 
 # Directories whose entries are known to be durable, one for each repository: at most 8 MiB with the longest names.
 # Forgetting one costs a sync.
@@ -163,9 +164,14 @@ class Directories:
 
     def _refuse_file(self, path: str) -> None:
         """Raise NotADirectoryError, which names it, if a file is in place of the directory `path` or of one above."""
-        while not exists(self.system, path):
-            path = os.path.dirname(path)
-        if not is_directory(self.system, path):
+        while True:
+            try:
+                # One look: another process may remove a directory between two.
+                mode = self.system.lstat(path).st_mode
+                break
+            except (FileNotFoundError, NotADirectoryError):
+                path = os.path.dirname(path)
+        if not stat.S_ISDIR(mode) and not is_directory(self.system, path):
             raise NotADirectoryError(errno.ENOTDIR, f"{path!r} is not a directory")
 
     def sync(self, path: str, descriptor: int) -> None:

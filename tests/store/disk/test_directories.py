@@ -156,6 +156,21 @@ class DirectoriesTest(TempCase):
         self.assertEqual(5, len(taken))
         self.assertEqual(TEA, read(self.store.get(TEA_DIGEST)))
 
+    def test_directory_that_another_process_removes_as_it_is_looked_at_is_not_taken_for_a_file(self) -> None:
+        shard, lstat = str(self.root / self.shard), self.system.lstat
+
+        def look_and_remove(path: str) -> os.stat_result:
+            status = lstat(path)
+            if path == shard:
+                shutil.rmtree(shard)
+            return status
+
+        # It was there when it was to be made.
+        with mock.patch.object(self.system, "lstat", look_and_remove):
+            self.store.volume.directories.make(shard, 0o700)
+
+        self.assertFalse((self.root / self.shard).exists())
+
     def test_remembered_directories_stay_within_their_bound(self) -> None:
         class Status(NamedTuple):
             st_dev: int
