@@ -7,64 +7,14 @@ import fcntl
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from filestoraged.digest import Bytes
 from tests.store.simulation.inodes import Directory, File, Inode
-from tests.store.simulation.machine import DEVICE, Call, Machine, error
-from tests.store.simulation.scheduler import Actor, Killed, SimulatedLock, SimulatedQueue
-
-_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
-
-
-class _OpenFile:
-    def __init__(self, inode: Inode, flags: int, errors: int, all_errors: int) -> None:
-        """`errors` and `all_errors` are those of the inode and of the file system, which it does not report."""
-        self.inode = inode
-        self.flags = flags
-        self.offset = 0
-        self.errors = errors
-        self.all_errors = all_errors
-
-
-class SimulatedThread:
-    def __init__(self, machine: Machine, actor: Actor) -> None:
-        self._machine = machine
-        self._actor = actor
-
-    def join(self) -> None:
-        self._machine.scheduler.wait(lambda: self._actor.has_ended)
-
-
-class SimulatedEntry:
-    def __init__(self, process: Process, directory: str, name: str) -> None:
-        self._process = process
-        self.name = name
-        self.path = f"{directory}/{name}"
-
-    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        try:
-            return stat.S_ISDIR(self.stat().st_mode)
-        except FileNotFoundError:
-            return False
-
-    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        return self._process.lstat(self.path)
-
-
-class SimulatedEntries:
-    def __init__(self, entries: Sequence[SimulatedEntry]) -> None:
-        self._entries = entries
-
-    def __iter__(self) -> Iterator[SimulatedEntry]:
-        return iter(self._entries)
-
-    def __enter__(self) -> SimulatedEntries:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+from tests.store.simulation.machine import Call, Machine, error
+from tests.store.simulation.open_files import OpenFile, SimulatedEntries, SimulatedEntry, status_of
+from tests.store.simulation.scheduler import Killed, SimulatedLock, SimulatedQueue, SimulatedThread
 
 
 class Process:
@@ -75,7 +25,7 @@ class Process:
         self.number = machine.adopt(self)
         self.is_dead = False
         self._files = machine.files
-        self._opened: dict[int, _OpenFile] = {}
+        self._opened: dict[int, OpenFile] = {}
 
     @property
     def descriptors(self) -> Sequence[int]:
@@ -113,7 +63,7 @@ class Process:
         def main() -> None:
             run()
 
-        return SimulatedThread(self.machine, self.machine.scheduler.start(self, main, name))
+        return SimulatedThread(self.machine.scheduler, self.machine.scheduler.start(self, main, name))
 
     def lock(self) -> SimulatedLock:
         return self.machine.scheduler.lock()
@@ -135,16 +85,16 @@ class Process:
             self._truncate(inode, 0)
         inode.opened += 1
         fd = next(number for number in range(3, 1_000_000) if number not in self._opened)
-        self._opened[fd] = _OpenFile(inode, flags, inode.errors, self._files.errors)
+        self._opened[fd] = OpenFile(inode, flags, inode.errors, self._files.errors)
         return fd
 
     def stat(self, path: str, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
         self._enter("stat", path, dir_fd)
-        return _status(self._files.look_up(path, self._directory(dir_fd)))
+        return status_of(self._files.look_up(path, self._directory(dir_fd)))
 
     def lstat(self, path: str) -> os.stat_result:
         self._enter("lstat", path)
-        return _status(self._files.look_up(path))
+        return status_of(self._files.look_up(path))
 
     def access(self, path: str, mode: int) -> bool:
         self._enter("access", path)
@@ -166,30 +116,9 @@ class Process:
 
     def rename(self, src: str, dst: str, *, dst_dir_fd: int | None = None) -> None:
         self._change("rename", src, dst, dst_dir_fd)
-        above, old = self._files.parent(src)
-        inode = above.entries.get(old)
-        parent, name = self._files.parent(dst, self._directory(dst_dir_fd))
-        if inode is None:
-            raise error(errno.ENOENT, src, dst)
-        if isinstance(inode, Directory) and _contains(inode, parent):
-            raise error(errno.EINVAL, src, dst)
-        replaced = parent.entries.get(name)
-        if replaced is inode:
-            return
-        if not parent.links:
-            raise error(errno.ENOENT, src, dst)
-        if replaced is not None:
-            _check_replacement(inode, replaced, above, src, dst)
-        time = self.machine.file_time
-        inode.links += 1
-        if replaced is not None:
-            # One step: no power cut leaves neither.
-            replaced.links -= 1
-            replaced.changed = time
-            self._files.forget(replaced)
-        parent.put(name, inode)
-        self._files.remove(above, old, time)
-        parent.modified = parent.changed = time
+        old = self._files.parent(src)
+        new = self._files.parent(dst, self._directory(dst_dir_fd))
+        self._files.rename(old, new, self.machine.file_time)
 
     def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
         self._change("unlink", path, dir_fd)
@@ -234,7 +163,7 @@ class Process:
         return [*inode.entries]
 
     def scandir(self, path: str) -> SimulatedEntries:
-        return SimulatedEntries([SimulatedEntry(self, path, name) for name in self.listdir(path)])
+        return SimulatedEntries([SimulatedEntry(self.lstat, path, name) for name in self.listdir(path)])
 
     # Calls on descriptors.
 
@@ -253,7 +182,7 @@ class Process:
 
     def fstat(self, fd: int) -> os.stat_result:
         self._enter("fstat", fd)
-        return _status(self._file(fd).inode)
+        return status_of(self._file(fd).inode)
 
     def fstatvfs(self, fd: int, /) -> os.statvfs_result:
         self._enter("fstatvfs", fd)
@@ -285,19 +214,19 @@ class Process:
     def read(self, fd: int, length: int, /) -> bytes:
         self._enter("read", fd, length)
         file = self._whole_file(fd)
-        data = self._read(file, length, file.offset)
+        data = file.read(length, file.offset)
         file.offset += len(data)
         return data
 
     def pread(self, fd: int, length: int, offset: int, /) -> bytes:
         self._enter("pread", fd, length, offset)
-        return self._read(self._whole_file(fd), length, offset)
+        return self._whole_file(fd).read(length, offset)
 
     def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0, /) -> int:
         self._enter("preadv", fd, offset)
         file, position = self._whole_file(fd), offset
         for buffer in buffers:
-            data = self._read(file, len(buffer), position)
+            data = file.read(len(buffer), position)
             buffer[: len(data)] = data
             position += len(data)
         return position - offset
@@ -305,13 +234,13 @@ class Process:
     def write(self, fd: int, data: Bytes, /) -> int:
         self._change("write", fd, bytes(data))
         file = self._whole_file(fd)
-        written = self._write(file, bytes(data), file.offset)
+        written = self._write(file, data, file.offset)
         file.offset += written
         return written
 
     def pwrite(self, fd: int, data: Bytes, offset: int, /) -> int:
         self._change("pwrite", fd, bytes(data), offset)
-        return self._write(self._whole_file(fd), bytes(data), offset)
+        return self._write(self._whole_file(fd), data, offset)
 
     def pwritev(self, fd: int, buffers: Sequence[Bytes], offset: int, flags: int = 0, /) -> int:
         self._change("pwritev", fd, b"".join(buffers), offset)
@@ -408,13 +337,13 @@ class Process:
             raise error(errno.EIO)
         return True
 
-    def _file(self, fd: int) -> _OpenFile:
+    def _file(self, fd: int) -> OpenFile:
         try:
             return self._opened[fd]
         except KeyError:
             raise error(errno.EBADF) from None
 
-    def _whole_file(self, fd: int) -> _OpenFile:
+    def _whole_file(self, fd: int) -> OpenFile:
         """Raises OSError for a descriptor that only stands for a path."""
         file = self._file(fd)
         if file.flags & os.O_PATH:
@@ -460,20 +389,9 @@ class Process:
         file.inode.opened -= 1
         self._files.forget(file.inode)
 
-    def _read(self, file: _OpenFile, length: int, offset: int) -> bytes:
-        if file.flags & _ACCESS == os.O_WRONLY:
-            raise error(errno.EBADF)
-        if not isinstance(file.inode, File):
-            raise error(errno.EISDIR)
-        return bytes(file.inode.data[offset : offset + length])
-
-    def _write(self, file: _OpenFile, data: bytes, offset: int) -> int:
-        if not file.flags & (os.O_WRONLY | os.O_RDWR) or not isinstance(file.inode, File):
-            raise error(errno.EBADF)
+    def _write(self, file: OpenFile, data: Bytes, offset: int) -> int:
         size = self.machine.faults.length(len(data))
-        file.inode.write(offset, data[:size])
-        file.inode.modified = file.inode.changed = self.machine.file_time
-        return size
+        return file.write(bytes(data[:size]), offset, self.machine.file_time)
 
     def _truncate(self, inode: File, size: int) -> None:
         inode.truncate(size)
@@ -482,26 +400,3 @@ class Process:
     def _set_mode(self, inode: Inode, mode: int) -> None:
         inode.mode = stat.S_IFMT(inode.mode) | (mode & 0o7777)
         inode.changed = self.machine.file_time
-
-
-def _status(inode: Inode) -> os.stat_result:
-    seconds = inode.modified // 10**9, inode.modified // 10**9, inode.changed // 10**9
-    more = {"st_mtime_ns": inode.modified, "st_ctime_ns": inode.changed, "st_mtime": inode.modified / 1e9}
-    return os.stat_result((inode.mode, inode.number, DEVICE, inode.links, 0, 0, inode.size, *seconds), more)
-
-
-def _contains(directory: Directory, other: Directory) -> bool:
-    return directory is other or any(
-        isinstance(each, Directory) and _contains(each, other) for each in directory.entries.values()
-    )
-
-
-def _check_replacement(inode: Inode, replaced: Inode, above: Directory, src: str, dst: str) -> None:
-    if isinstance(replaced, Directory) and _contains(replaced, above):
-        raise error(errno.ENOTEMPTY, src, dst)
-    if isinstance(inode, Directory) and not isinstance(replaced, Directory):
-        raise error(errno.ENOTDIR, src, dst)
-    if not isinstance(inode, Directory) and isinstance(replaced, Directory):
-        raise error(errno.EISDIR, src, dst)
-    if isinstance(replaced, Directory) and replaced.entries:
-        raise error(errno.ENOTEMPTY, src, dst)

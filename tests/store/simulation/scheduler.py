@@ -162,6 +162,15 @@ class Scheduler:
         return chosen
 
 
+class SimulatedThread:
+    def __init__(self, scheduler: Scheduler, actor: Actor) -> None:
+        self._scheduler = scheduler
+        self._actor = actor
+
+    def join(self) -> None:
+        self._scheduler.wait(lambda: self._actor.has_ended)
+
+
 class SimulatedLock:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
