@@ -180,7 +180,8 @@ class RoundTest(CommitterCase):
         removal = self.store.remove_later(removed)
 
         self.go_on()
-        for future in (held, *waiting, removal):
+        futures: list[Future[Any]] = [held, *waiting, removal]
+        for future in futures:
             future.result(PATIENCE)
 
         # The first round, the one that names the first upload and writes the others, and the one that names these.
@@ -265,7 +266,7 @@ class FailureTest(CommitterCase):
             self.file_system, self.file_system.check, AlwaysTogether(), check_root=mock.Mock(side_effect=detached)
         )
 
-        futures = [self.upload(b"coffee"), self.store.remove_later(stored)]
+        futures: list[Future[Any]] = [self.upload(b"coffee"), self.store.remove_later(stored)]
 
         self.assertEqual([detached] * 2, [future.exception(PATIENCE) for future in futures])
         self.assertEqual(0, self.file_system.syncs)
@@ -408,18 +409,6 @@ class FailureTest(CommitterCase):
         self.assertIsInstance(error, StoreUnavailable)
         self.assertEqual(self.store.volume.staging_memory._left, 32 * 1024 * 1024)
         self.assertEqual([], self.files_below(self.root))
-
-    def test_shard_directory_that_is_removed_meanwhile_is_made_again(self) -> None:
-        shard = self.path(TEA_DIGEST).parent
-        shard.mkdir()
-        link, removals = os.link, iter([shard.rmdir])
-
-        def remove_first(source: str, target: str, **settings: Any) -> None:
-            next(removals, lambda: None)()
-            link(source, target, **settings)
-
-        with mock.patch.object(self.system, "link", remove_first):
-            self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
 
 
 class SameObjectTest(CommitterCase):

@@ -6,14 +6,16 @@ import errno
 import os
 import shutil
 import tracemalloc
-from hashlib import sha256
+import unittest
 from typing import Any, NamedTuple
 from unittest import mock
 
-from filestoraged.store.disk.directories import Directories, is_past
+from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.store.contract import TEA, TEA_DIGEST
+from tests.store.simulation.machine import Machine
+from tests.store.simulation.process import Process
 from tests.support import TempCase, read
 
 
@@ -48,49 +50,6 @@ class DirectoriesTest(TempCase):
         self.assertEqual([TEA_DIGEST], list(drops.remove_all([TEA_DIGEST])))
         self.assertEqual([f"drops/{self.shard}/{TEA_DIGEST}"], self.files_below(outside))
         self.assertFalse((self.directory / "missing").exists())
-
-    def put_and_count_syncs_of_root(self) -> int:
-        real, digest = os.fsync, sha256(os.urandom(8)).hexdigest()
-        count = 0
-
-        def sync(descriptor: int) -> None:
-            nonlocal count
-            count += os.readlink(f"/proc/self/fd/{descriptor}") == str(self.root)
-            real(descriptor)
-
-        with mock.patch.object(self.system, "fsync", sync):
-            self.store.put(TEA, name=self.shard + digest[2:])
-        return count
-
-    def wait_until_past(self) -> None:
-        self.wait_until("the last change is past", lambda: is_past(self.root.stat().st_ctime_ns))
-
-    def test_directory_above_is_synced_once_while_nothing_changes_in_it(self) -> None:
-        self.wait_until_past()
-
-        self.assertEqual([1, 0, 0], [self.put_and_count_syncs_of_root() for _ in range(3)])
-
-    def test_directory_above_that_has_just_changed_is_synced_each_time(self) -> None:
-        with mock.patch("filestoraged.store.disk.directories.is_past", return_value=False):
-            self.assertEqual([1, 1], [self.put_and_count_syncs_of_root() for _ in range(2)])
-
-    def test_shard_directory_made_again_by_another_process_is_synced_into_the_one_above(self) -> None:
-        self.wait_until_past()
-        self.put_and_count_syncs_of_root()
-        shutil.rmtree(self.root / self.shard)
-        # Made by a process that has not synced it yet.
-        (self.root / self.shard).mkdir()
-
-        self.assertGreaterEqual(self.put_and_count_syncs_of_root(), 1)
-
-    def test_sync_of_the_directory_above_that_failed_is_tried_again(self) -> None:
-        self.wait_until_past()
-        with mock.patch(
-            "filestoraged.store.disk.directories.sync", side_effect=OSError(errno.EIO, "Input/output error")
-        ):
-            self.assertRaises(OSError, self.store.put, TEA)
-
-        self.assertEqual(1, self.put_and_count_syncs_of_root())
 
     def test_store_and_the_directories_above_it_are_synced_into_their_own(self) -> None:
         synced = []
@@ -195,3 +154,36 @@ class DirectoriesTest(TempCase):
 
         self.assertGreater(max(peaks), 16_000)
         self.assertLess(peak, 8 * 2**20)
+
+
+class DirectoryAboveTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.machine = Machine(1)
+        self.process = Process(self.machine)
+        self.store = DiskStore("/store", system=self.process)
+        self.store.put(TEA)
+        self.shard = f"/store/{TEA_DIGEST[:2]}"
+
+    def put_and_count_syncs_of_root(self, number: int) -> int:
+        before = len(self.machine.calls)
+        self.store.put(TEA, name=f"{TEA_DIGEST[:2]}{number:062x}")
+        return sum(call.name == "open" and call.arguments[0] == "/store" for call in self.machine.calls[before:])
+
+    def test_directory_above_is_synced_once_while_nothing_changes_in_it(self) -> None:
+        soon = [self.put_and_count_syncs_of_root(number) for number in range(2)]
+        self.machine.pass_time(1)
+
+        later = [self.put_and_count_syncs_of_root(number) for number in range(2, 5)]
+
+        self.assertEqual(([1, 1], [1, 0, 0]), (soon, later))
+
+    def test_shard_directory_made_again_by_another_process_is_synced_into_the_one_above(self) -> None:
+        self.machine.pass_time(1)
+        self.put_and_count_syncs_of_root(1)
+        for name in self.process.listdir(self.shard):
+            self.process.unlink(f"{self.shard}/{name}")
+        self.process.rmdir(self.shard)
+        # Made by a process that has not synced it yet.
+        self.process.mkdir(self.shard)
+
+        self.assertEqual(1, self.put_and_count_syncs_of_root(2))

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
-import subprocess
-import sys
+import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from filestoraged.errors import AlreadyExists, NotFound, StoreDetached
-from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
-from tests.support import TempCase, in_threads
-
-# A process that stages bytes, prints a line, and waits to be killed.
-_HOLD = """
-import sys
-from filestoraged.store.disk.store import DiskStore
-staging = DiskStore(sys.argv[1]).stage(100_000)
-staging.write(b"half")
-print("staged", flush=True)
-sys.stdin.read()
-"""
+from tests.store.simulation.machine import Machine
+from tests.store.simulation.process import Process
+from tests.support import TempCase
 
 
 class DiskStoreTest(contract.StoreContract):
@@ -222,69 +211,6 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
-    def test_bytes_are_synced_before_the_name_and_the_name_before_commit_returns(self) -> None:
-        for name, already in (("link", False), ("rename", True)):
-            with self.subTest(already=already):
-                self.assertEqual(["sync file", name, "sync folder"], self.calls_of_a_commit(already=already))
-
-    def calls_of_a_commit(self, *, already: bool) -> list[str]:
-        """The system calls of a commit, of a new or an existing object."""
-        calls: list[str] = []
-        real = {name: getattr(self.system, name) for name in ("fsync", "link", "rename")}
-
-        def noted_sync(descriptor: int) -> None:
-            calls.append("sync " + ("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"))
-            real["fsync"](descriptor)
-
-        def noted(name: str) -> Callable[..., None]:
-            def call(*arguments: Any, **named: Any) -> None:
-                real[name](*arguments, **named)
-                calls.append(name)
-
-            return call
-
-        folder = self.root / TEA_DIGEST[:2]
-        folder.mkdir(parents=True, exist_ok=True)
-        if already:
-            self.store.put(TEA)
-        with self.store.stage() as staging, mock.patch.object(Directories, "_sync_name"):
-            staging.write(TEA)
-            with mock.patch.multiple(self.system, fsync=noted_sync, rename=noted("rename"), link=noted("link")):
-                staging.commit()
-        return calls
-
-    def test_new_shard_directory_is_synced_into_its_parent(self) -> None:
-        synced = []
-        sync = os.fsync
-
-        def noted_sync(descriptor: int) -> None:
-            synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-            sync(descriptor)
-
-        with mock.patch.object(self.system, "fsync", noted_sync):
-            self.store.namespace("cats").put(TEA)
-
-        for folder in (self.directory, self.root, self.root / "cats", self.root / "cats" / TEA_DIGEST[:2]):
-            self.assertIn(str(folder), synced)
-
-    def test_removal_is_synced(self) -> None:
-        self.store.put(TEA)
-
-        with mock.patch.object(self.system, "fsync") as sync:
-            self.store.remove(TEA_DIGEST)
-
-        self.assertEqual(1, sync.call_count)
-
-    def test_sync_that_fails_leaves_nothing_visible(self) -> None:
-        broken = OSError(errno.EIO, "Input/output error")
-
-        with self.assertRaises(OSError), self.store.stage() as staging:
-            staging.write(TEA)
-            with mock.patch.object(self.system, "fsync", side_effect=broken):
-                staging.commit()
-
-        self.assertEqual([], self.files_below(self.root))
-
     def test_store_below_a_file_cannot_be_prepared(self) -> None:
         (self.directory / "file").touch()
 
@@ -335,13 +261,6 @@ class FailedSyncTest(TempCase):
             self.assertFalse(self.path.parent.exists())
 
         self.assertEqual(TEA_DIGEST, self.store.put(TEA))
-
-    def test_refused_upload_of_an_object_that_was_there_leaves_it(self) -> None:
-        self.other.put(TEA)
-
-        self.refuse()
-
-        self.assertEqual(TEA, self.path.read_bytes())
 
     def test_refused_upload_leaves_an_object_that_another_one_stored_meanwhile(self) -> None:
         self.store.prepare()
@@ -477,22 +396,6 @@ class RemovalTest(TempCase):
 
         self.assertEqual([other], os.listdir(self.shard))
 
-    def test_upload_whose_shard_directory_is_removed_before_its_name_is_given_makes_it_again(self) -> None:
-        coffee = TEA_DIGEST[:2] + "0" * 62
-        link = os.link
-        removals = iter([True])
-
-        def remove_first(*arguments: Any, **named: Any) -> None:
-            if next(removals, False):
-                DiskStore(self.root).remove(TEA_DIGEST)
-            link(*arguments, **named)
-
-        with mock.patch.object(self.system, "link", remove_first):
-            synced = self.synced(lambda: self.store.put(b"coffee", name=coffee))
-
-        self.assertEqual(b"coffee", (self.shard / coffee).read_bytes())
-        self.assertIn(str(self.root), synced)
-
     def test_upload_that_is_removed_with_its_shard_directory_before_that_is_synced_succeeds(self) -> None:
         coffee = TEA_DIGEST[:2] + "0" * 62
         self.store.remove(TEA_DIGEST)
@@ -511,91 +414,26 @@ class RemovalTest(TempCase):
         self.assertEqual(str(self.root), synced[-1])
         self.assertEqual([], self.files_below(self.root))
 
-    def test_uploads_and_removals_at_full_speed_lose_nothing(self) -> None:
-        """All in one shard directory, which is made and removed repeatedly."""
-        stores = [DiskStore(self.root) for _ in range(4)]
 
-        def work(number: int) -> None:
-            name = TEA_DIGEST[:2] + f"{number:062}"
-            for _ in range(25):
-                stores[number].put(TEA, name=name)
-                self.assertTrue((self.shard / name).exists())
-                stores[number].remove(name)
-
-        self.store.remove(TEA_DIGEST)
-        in_threads(4, work)
-
-        self.assertEqual([], self.files_below(self.root))
-
-
-class TwoDaemonsTest(TempCase):
+class TwoDaemonsTest(unittest.TestCase):
     """Stagings of a living process, and of one that was killed."""
 
     def setUp(self) -> None:
-        super().setUp()
-        self.root = self.directory / "store"
-
-    def hold(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", _HOLD, str(self.root)]
-        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.addCleanup(holder.communicate)
-        assert holder.stdout is not None
-        self.assertEqual(b"staged\n", holder.stdout.readline())
-        return holder
+        machine = Machine(1)
+        self.process = Process(machine)
+        self.staging = DiskStore("/store", system=self.process).stage(100_000)
+        self.staging.write(TEA)
+        self.other = DiskStore("/store", system=Process(machine))
 
     def test_live_daemons_staging_is_not_swept(self) -> None:
-        self.hold()
+        self.assertEqual(0, self.other.sweep())
 
-        swept = DiskStore(self.root).sweep()
-
-        self.assertEqual(0, swept)
-        self.assertEqual(1, len(self.files_below(self.root)))
+        self.assertEqual(TEA_DIGEST, self.staging.commit())
 
     def test_killed_daemons_staging_is_swept(self) -> None:
-        holder = self.hold()
-        holder.kill()
-        holder.wait()
+        self.process.kill()
 
-        swept = DiskStore(self.root).sweep()
-
-        self.assertEqual(1, swept)
-        self.assertEqual([], self.files_below(self.root))
-
-    def test_staging_swept_before_it_was_opened_is_made_anew(self) -> None:
-        store = DiskStore(self.root)
-        make = Directories.make
-        sweeps = iter([True, False])
-
-        def make_and_sweep(directories: Directories, path: str, mode: int) -> None:
-            make(directories, path, mode)
-            if os.path.dirname(path) == str(self.root / "staging") and next(sweeps):
-                DiskStore(self.root).sweep()
-                self.assertEqual([], list((self.root / "staging").iterdir()))
-
-        with mock.patch.object(Directories, "make", make_and_sweep), store.stage() as staging:
-            staging.write(TEA)
-            digest = staging.commit()
-
-        self.assertEqual(TEA_DIGEST, digest)
-
-    def test_staging_swept_before_it_was_locked_is_made_anew(self) -> None:
-        self.system = Linux()
-        store = DiskStore(self.root, system=self.system)
-        lock = fcntl.flock
-        sweeps = iter([True, False])
-
-        def sweep_and_lock(descriptor: int, operation: int) -> None:
-            if operation == fcntl.LOCK_EX and next(sweeps):
-                DiskStore(self.root).sweep()
-                self.assertEqual([], list((self.root / "staging").iterdir()))
-            lock(descriptor, operation)
-
-        with mock.patch.object(self.system, "flock", sweep_and_lock), store.stage() as staging:
-            staging.write(TEA)
-            digest = staging.commit()
-
-        with store.get(digest) as stream:
-            self.assertEqual(TEA, stream.read())
+        self.assertEqual([1, 0], [self.other.sweep() for _ in range(2)])
 
 
 class LostRootTest(TempCase):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tracemalloc
+import unittest
 from typing import Any
 from unittest import mock
 
 from filestoraged.store.contract import Usage
-from filestoraged.store.disk.directories import is_past
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.system import Linux
+from tests.store.simulation.machine import Machine
+from tests.store.simulation.process import Process
 from tests.support import TempCase
 
 
@@ -26,16 +27,6 @@ class DiskUsageTest(TempCase):
     def count(self) -> dict[str, Usage]:
         return self.usage.count(lambda: None)
 
-    def scanned(self) -> int:
-        """The number of directories that a count lists."""
-        with mock.patch.object(self.system, "scandir", wraps=self.system.scandir) as scandir:
-            self.count()
-        return sum(len(os.path.basename(call.args[0])) == 2 for call in scandir.call_args_list)
-
-    def wait_until_all_is_past(self) -> None:
-        paths = [path for path in self.directory.rglob("*") if path.is_dir()]
-        self.wait_until("past", lambda: all(is_past(path.stat().st_mtime_ns) for path in paths))
-
     def test_objects_and_bytes_are_counted_by_interface(self) -> None:
         for data in (b"tea", b"coffee"):
             self.store.put(data)
@@ -46,35 +37,6 @@ class DiskUsageTest(TempCase):
         counted = self.count()
 
         self.assertEqual({"files": Usage(2, 9), "repositories": Usage(2, 6), "drops": Usage(1, 1)}, counted)
-
-    def test_directories_that_did_not_change_are_not_listed_again(self) -> None:
-        digests = [self.store.put(bytes([number])) for number in range(10)]
-        self.wait_until_all_is_past()
-        self.assertGreater(self.scanned(), 1)
-        self.assertEqual(0, self.scanned())
-
-        self.store.namespace("").put(b"x", name=digests[0][:2] + "0" * 62)
-
-        self.assertEqual(1, self.scanned())
-        self.assertEqual(11, self.count()["files"].objects)
-
-    def test_directories_that_have_just_changed_are_listed_again(self) -> None:
-        self.store.put(b"tea")
-
-        with mock.patch("filestoraged.store.disk.usage.is_past", return_value=False):
-            self.assertEqual([1, 1], [self.scanned(), self.scanned()])
-
-    def test_counts_of_removed_directories_are_forgotten(self) -> None:
-        self.store.put(b"tea")
-        self.wait_until_all_is_past()
-        self.count()
-        self.assertEqual(1, len(self.usage._counts))
-        for entry in os.scandir(self.store.root):
-            shutil.rmtree(entry.path)
-
-        self.count()
-
-        self.assertEqual(0, len(self.usage._counts))
 
     def test_count_of_a_large_directory_pauses_often(self) -> None:
         folder = self.directory / "store" / "ab"
@@ -113,3 +75,45 @@ class DiskUsageTest(TempCase):
 
         self.assertEqual(16_384, len(usage._counts))
         self.assertLess(peak, 8 * 2**20)
+
+
+class RememberedCountsTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.machine = Machine(1)
+        self.process = Process(self.machine)
+        self.store = DiskStore("/store", system=self.process)
+        self.usage = DiskUsage("/store", system=self.process)
+
+    def scanned(self) -> int:
+        """The number of directories that a count lists."""
+        before = len(self.machine.calls)
+        self.usage.count(lambda: None)
+        listed = [str(call.arguments[0]) for call in self.machine.calls[before:] if call.name == "listdir"]
+        return sum(len(os.path.basename(path)) == 2 for path in listed)
+
+    def test_directories_that_did_not_change_are_not_listed_again(self) -> None:
+        digests = [self.store.put(bytes([number])) for number in range(10)]
+        self.machine.pass_time(1)
+        shards = len({digest[:2] for digest in digests})
+        self.assertEqual([shards, 0], [self.scanned(), self.scanned()])
+
+        self.store.put(b"x", name=digests[0][:2] + "0" * 62)
+
+        self.assertEqual(1, self.scanned())
+        self.assertEqual(11, self.usage.count(lambda: None)["files"].objects)
+
+    def test_directories_that_have_just_changed_are_listed_again(self) -> None:
+        self.store.put(b"tea")
+
+        self.assertEqual([1, 1], [self.scanned(), self.scanned()])
+
+    def test_counts_of_removed_directories_are_forgotten(self) -> None:
+        digest = self.store.put(b"tea")
+        self.machine.pass_time(1)
+        self.scanned()
+        self.assertEqual(1, len(self.usage._counts))
+        self.store.remove(digest)
+
+        self.scanned()
+
+        self.assertEqual(0, len(self.usage._counts))

@@ -172,7 +172,8 @@ class Machine:
         self.files = FileSystem(self.random)
         self.release = "6.1.0"
         self.calls: list[Call] = []
-        self._now = 1_700_000_000_000_000_000
+        # No whole second: some file systems have no others.
+        self._now = 1_700_000_000_123_456_789
         self._booted = self._now
         self._processes: list[Mortal] = []
         self._file_system = file_system
