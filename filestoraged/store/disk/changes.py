@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable
 
 from filestoraged.digest import Digest
-from filestoraged.errors import NotFound
+from filestoraged.errors import AlreadyExists, NotFound
 from filestoraged.store import layout
 from filestoraged.store.disk.committer import Change
 from filestoraged.store.disk.directories import open_directory, sync
@@ -38,13 +38,19 @@ class Upload(Change):
         self._path = f"{self._shard}/{name}"
         self._digest = digest
         self._file: StagedFile | None = None
+        self._refusal: AlreadyExists | None = None
 
     def advance(self) -> None:
         if self._file is None:
             self._write()
-        else:
+            return
+        try:
             self._volume.directories.place(self._shard, self._name)
-            self.is_complete = True
+        except AlreadyExists as error:
+            # Answered behind the sync: a client that is told that the object exists does not send it again, and the
+            # upload that stored it may not have synced its name yet.
+            self._refusal = error
+        self.is_complete = True
 
     def sync(self) -> None:
         assert self._file is not None
@@ -64,6 +70,8 @@ class Upload(Change):
 
     def finish(self) -> Digest:
         self._close()
+        if self._refusal is not None:
+            raise self._refusal
         return self._digest
 
     def undo(self) -> None:

@@ -67,7 +67,10 @@ class DiskStaging(Staging):
         self._volume.commit_alone(self._upload(StagedFile.replace, name or digest, digest))
 
     def _publish_new(self, name: str | None, digest: Digest) -> None:
-        self._volume.commit_alone(self._upload(StagedFile.add, name or digest, digest))
+        upload = self._upload(StagedFile.add, name or digest, digest)
+        self._volume.commit_alone(upload)
+        # Raises AlreadyExists.
+        upload.done.result()
 
     def _submit(self, move: Move, name: str | None) -> Future[Digest]:
         digest = self._finish()

@@ -139,6 +139,16 @@ class PlantedFaultsTest(SimulationCase):
         fault = mock.patch.object(StagedFile, "take_back", take_any)
         self.assert_found(35, _FAILING, fault, symptom="is missing")
 
+    def test_refusal_of_an_upload_before_the_object_that_exists_is_durable(self) -> None:
+        def advance(upload: Upload) -> None:
+            real(upload)
+            if upload._refusal is not None:
+                raise upload._refusal
+
+        real = Upload.advance
+        fault = mock.patch.object(Upload, "advance", advance)
+        self.assert_found(1411, _CALM, fault, symptom="is missing")
+
     def test_staging_of_a_living_process_that_is_swept(self) -> None:
         def never_alive(*_: Any, **__: Any) -> bool:
             return True
