@@ -8,6 +8,7 @@ _files = in_file("api/files.py", "tests.api.test_files")
 _objects = in_file("api/objects.py", "tests.api.test_files", "tests.api.test_repositories")
 _forms = in_file("api/forms.py", "tests.api.test_files")
 _listing = in_file("api/listing.py", "tests.api.test_repositories")
+_backends = in_file("daemon/backends.py", "tests.api.test_drops")
 _drops = in_file("api/drops.py", "tests.api.test_drops", "tests.api.test_tokens")
 _drop_form = in_file("api/drop_form.py", "tests.api.test_drops.DropsTest", "tests.api.test_drops.PasswordTest")
 _drop_pages = in_file("api/drop_pages.py", "tests.api.test_drop_pages")
@@ -66,10 +67,10 @@ MUTATIONS = (
         '"" if _is_partial(request) else objects.accelerated',
         "objects.accelerated",
     ),
-    _drops(
+    _backends(
         "drop-of-16-mib-and-a-byte-is-stored",
-        "MAX_FILE_SIZE = 16 * 1024 * 1024",
-        "MAX_FILE_SIZE = 16 * 1024 * 1024 + 1",
+        "default=16 * 1024 * 1024,",
+        "default=16 * 1024 * 1024 + 1,",
     ),
     _drops(
         "failed-upload-leaves-its-row",
@@ -78,8 +79,8 @@ MUTATIONS = (
     ),
     _drops(
         "drop-without-its-bytes-stays-claimed",
-        "            self._drops.release(claim)\n            raise\n\n    def _release_unused",
-        "            raise\n\n    def _release_unused",
+        "            self._drops.give_back(claim)\n            raise\n\n    def _give_back_unused",
+        "            raise\n\n    def _give_back_unused",
     ),
     _drop_form("password-of-1024-bytes-is-refused", "if size > _MAX_PASSWORD_SIZE:", "if size >= _MAX_PASSWORD_SIZE:"),
     _drop_form("name-of-255-bytes-is-refused", "if size > _MAX_NAME_SIZE:", "if size >= _MAX_NAME_SIZE:"),

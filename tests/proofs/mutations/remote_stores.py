@@ -134,8 +134,8 @@ MUTATIONS = (
     _s3_listing("page-repeats-its-first-name", "if name is not None and name > after:", "if name is not None:"),
     _s3_listing(
         "listing-ends-with-the-first-page",
-        "            if page.is_last:\n                return\n        after = _advanced(after, last)\n",
-        "            return\n        after = _advanced(after, last)\n",
+        "            if page.is_last:\n                return\n        after = advance(after, last)\n",
+        "            return\n        after = advance(after, last)\n",
     ),
     # PostgreSQL.
     _lease(
@@ -224,8 +224,8 @@ MUTATIONS = (
     ),
     _registry(
         "expired-upload-is-continued",
-        "if upload.expires <= time.time():",
-        "if upload.expires <= 0:",
+        "SELECT expires <= {JUDGED_TIME}, {_COLUMNS}",
+        "SELECT expires <= 0, {_COLUMNS}",
     ),
     _segments("missing-segment-is-overlooked", "        if end != recorded:\n", "        if end > recorded:\n"),
 )

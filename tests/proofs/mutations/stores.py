@@ -38,7 +38,7 @@ MUTATIONS = (
         "size is not None and size >= limit:",
     ),
     # The disk.
-    _staged_file("bytes-of-an-upload-are-not-synced", "os.fsync(self._descriptor)", "pass"),
+    _staged_file("bytes-of-an-upload-are-not-synced", "self._system.fsync(self._descriptor)", "pass"),
     _staged_file(
         "staging-survives-a-failed-sync",
         "and the next sync would succeed.\n            self.discard()\n",
@@ -51,7 +51,9 @@ MUTATIONS = (
     ),
     _changes("name-of-an-object-is-not-synced", "self._volume.directories.sync(self._shard, directory)", "pass"),
     _changes(
-        "removal-is-not-synced", "                sync(path)\n                return\n", "                return\n"
+        "removal-is-not-synced",
+        "                sync(path, system=self._system)\n                return\n",
+        "                return\n",
     ),
     _changes(
         "removed-object-is-not-found-without-a-sync",
@@ -77,21 +79,23 @@ MUTATIONS = (
     ),
     _file_system(
         "read-only-file-system-is-synced",
-        "if os.fstatvfs(self._descriptor).f_flag & os.ST_RDONLY:",
-        "if os.fstatvfs(self._descriptor).f_flag & os.ST_NOSUID & os.ST_RDONLY:",
+        "if self._system.fstatvfs(self._descriptor).f_flag & os.ST_RDONLY:",
+        "if self._system.fstatvfs(self._descriptor).f_flag & os.ST_NOSUID & os.ST_RDONLY:",
     ),
     _file_system(
         "old-kernel-syncs-together",
-        "if _release() < _REPORTS_ERRORS or _type(root) not in _TYPES:",
-        "if _release() < _REPORTS_ERRORS and _type(root) not in _TYPES:",
+        "if _numbers(system.release()) < _REPORTS_ERRORS or _type(system, root) not in _TYPES:",
+        "if _numbers(system.release()) < _REPORTS_ERRORS and _type(system, root) not in _TYPES:",
     ),
-    _disk_store("removal-by-a-thread-is-not-synced", "            os.fsync(directory)\n", "            pass\n"),
+    _disk_store(
+        "removal-by-a-thread-is-not-synced", "            self._system.fsync(directory)\n", "            pass\n"
+    ),
     _staging_area(
         "sweep-removes-live-uploads",
-        "return _remove_all(path, descriptor) if lock_if_dead(descriptor) else 0",
-        "return _remove_all(path, descriptor)",
+        "return _remove_all(path, descriptor, system) if lock_if_dead(descriptor, system=system) else 0",
+        "return _remove_all(path, descriptor, system)",
     ),
-    _small_blobs("cache-ignores-what-is-on-disk", "if blob.is_of(os.stat(path)):", "if os.stat(path):"),
+    _small_blobs("cache-ignores-what-is-on-disk", "if blob.is_of(self._lstat(path)):", "if self._lstat(path):"),
     _layout("repository-of-128-characters-is-refused", "{1,128}", "{1,127}"),
     # Drops.
     _drops(
@@ -101,8 +105,8 @@ MUTATIONS = (
     ),
     _drops(
         "drop-breaks-once-too-often",
-        "SET state = CASE WHEN breaks >= {_MAX_BREAKS} THEN {GONE}",
-        "SET state = CASE WHEN breaks > {_MAX_BREAKS} THEN {GONE}",
+        "breaks & {_BREAKS_MASK} >= {_MAX_BREAKS}",
+        "breaks & {_BREAKS_MASK} > {_MAX_BREAKS}",
     ),
     _drops(
         "claimed-drop-is-claimed-again",
@@ -165,12 +169,12 @@ MUTATIONS = (
     ),
     _owner_locks(
         "lock-of-a-removed-file-counts",
-        "if os.fstat(descriptor).st_nlink:",
-        "if os.fstat(descriptor).st_nlink >= 0:",
+        "if self._system.fstat(descriptor).st_nlink:",
+        "if self._system.fstat(descriptor).st_nlink >= 0:",
     ),
     _owner_locks(
         "live-owner-is-taken-for-dead",
-        "            if not lock_if_dead(descriptor):\n                return True\n",
+        "            if not lock_if_dead(descriptor, system=self._system):\n                return True\n",
         "",
     ),
     _locks("page-of-locks-repeats-its-last", "id > ? ORDER BY id LIMIT ?", "id >= ? ORDER BY id LIMIT ?"),

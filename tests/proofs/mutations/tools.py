@@ -121,8 +121,8 @@ MUTATIONS = (
     ),
     _refusals(
         "error-of-another-program-is-the-daemons",
-        "not isinstance(value, dict) or not isinstance",
-        "not isinstance(value, dict) and not isinstance",
+        'if not isinstance(value.get("error"), str):',
+        'if "error" not in value:',
     ),
     # The migration.
     _passes(
@@ -180,7 +180,7 @@ MUTATIONS = (
     ),
     _cleanup_lock(
         "stopped-janitor-keeps-the-lock",
-        "return abs(time.time() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT",
+        "return abs(self._date() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT",
         "return True",
     ),
     _tokens_file(

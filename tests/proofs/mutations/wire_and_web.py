@@ -36,7 +36,7 @@ _steps = in_file("web/steps.py", "tests.web.test_connection.TimeoutTest")
 _response_steps = in_file("web/response_steps.py", "tests.web.test_connection", "tests.web.test_server")
 _router = in_file("web/router.py", "tests.web.test_router", "tests.api.test_kv")
 _error_responses = in_file("web/error_responses.py", "tests.web.test_error_responses")
-_connection = in_file("web/connection.py", "tests.web.test_connection", "tests.api.test_drops.BrokenDownloadTest")
+_exchange = in_file("web/exchange.py", "tests.web.test_connection", "tests.api.test_drops.BrokenDownloadTest")
 
 MUTATIONS = (
     # The ground.
@@ -168,8 +168,8 @@ MUTATIONS = (
     _lingering_close("lingering-close-discards-without-end", "received > 0 and self._left > 0", "received > 0"),
     _lingering_close(
         "lingering-close-lasts-while-bytes-come",
-        "min(time.monotonic() + self._silence, self._end)",
-        "time.monotonic() + self._silence",
+        "min(self._now() + self._silence, self._end)",
+        "self._now() + self._silence",
     ),
     _receiver(
         "empty-lines-are-unlimited",
@@ -183,13 +183,13 @@ MUTATIONS = (
     ),
     _steps(
         "silent-body-has-no-deadline",
-        "connection.deadline = body.arrived + limits.body",
-        "connection.deadline = math.inf",
+        "connection.transport.deadline = body.arrived + limits.body",
+        "connection.transport.deadline = math.inf",
     ),
     _steps(
         "head-has-the-time-of-an-idle-connection",
-        "time.monotonic() + connection.context.limits.head",
-        "time.monotonic() + connection.context.limits.idle",
+        "connection.context.now() + connection.context.limits.head",
+        "connection.context.now() + connection.context.limits.idle",
     ),
     _response_steps(
         "body-that-waits-for-100-is-waited-for",
@@ -198,8 +198,8 @@ MUTATIONS = (
     ),
     _response_steps(
         "refused-body-resets-the-connection",
-        "if connection.parsed.keep_alive or not is_read:",
-        "if connection.parsed.keep_alive and is_read:",
+        "if parsed.keep_alive or not is_read:",
+        "if parsed.keep_alive and is_read:",
     ),
     _response_steps(
         "draining-connection-is-kept-alive",
@@ -217,10 +217,12 @@ MUTATIONS = (
         "(size is not None and size > route.inline_body)",
     ),
     _error_responses("full-quota-answers-500", "if error.errno in DISK_FULL:", "if error.errno == errno.ENOSPC:"),
-    _error_responses("log-has-ids-of-drops", 'redact_text(" ".join(text.split()))', '" ".join(text.split())'),
-    _connection(
+    _error_responses(
+        "log-has-ids-of-drops", 'redact_text(printable(" ".join(text.split())))', 'printable(" ".join(text.split()))'
+    ),
+    _exchange(
         "cut-off-response-is-not-closed",
-        "(Connection.close_task, Connection._close_response, Connection.end_in_flight)",
-        "(Connection.close_task, Connection.end_in_flight)",
+        "(self.close_task, close_response, functools",
+        "(self.close_task, functools",
     ),
 )
