@@ -60,7 +60,7 @@ class PathIdentity:
         A second call does nothing.
         """
         if self._opened is None and is_held:
-            status = os.stat(self.path)
+            status = self._system.stat(self.path)
             self._opened = status.st_dev, status.st_ino
         elif self._opened is None:
             # Held open, so that a file made later cannot get the number of an inode that was removed. With O_PATH,

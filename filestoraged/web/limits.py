@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from filestoraged.web.request_cache import DEFAULT_CACHE_SIZE
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Seconds, except where a name says bytes."""
 
     # A head must be complete this long after its first byte.

@@ -9,8 +9,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from filestoraged.clock import Clock
 from filestoraged.web.access_log import AccessLog
@@ -45,9 +44,7 @@ _C = TypeVar("_C", bound=_Connection)
 Step = Callable[[_C], bool]
 
 
-# Not a NamedTuple, whose attributes take several times as long to read: these are read several times for each request.
-@dataclass(frozen=True)
-class Steps(Generic[_C]):
+class Steps(NamedTuple, Generic[_C]):
     """The functions for each state: on its event, on its deadline, and if no thread can be started."""
 
     by_state: Mapping[State, Step[_C]]

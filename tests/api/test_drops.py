@@ -28,6 +28,7 @@ from filestoraged.store.disk.store import DiskBlob, DiskStore
 from filestoraged.store.drop_tables import AVAILABLE
 from filestoraged.store.drops import Drops
 from filestoraged.store.passwords import FairQueue
+from filestoraged.store.system import LINUX
 from filestoraged.web.sender import Sender
 from filestoraged.web.task import Task
 from tests.api.memory import find_holders
@@ -322,7 +323,7 @@ class BrokenDownloadTest(DropsCase):
         self.wait_until("nothing is kept", lambda: not self.files_below(self.store_path))
 
     def test_upload_that_cannot_be_stored_leaves_nothing(self) -> None:
-        with mock.patch("filestoraged.store.disk.store.os.link", side_effect=OSError(28, "No space left on device")):
+        with mock.patch.object(LINUX, "link", side_effect=OSError(28, "No space left on device")):
             self.assertEqual(507, self.send_form(file_part(b"tea")).status)
 
         def is_tidy() -> bool:

@@ -933,7 +933,7 @@ class QuarantineTest(DiskCheckCase):
             synced.append(os.readlink(f"/proc/self/fd/{directory}"))
             sync(directory)
 
-        with mock.patch("os.fsync", noted_sync):
+        with mock.patch.object(LINUX, "fsync", noted_sync):
             Quarantine(str(self.root)).move(f"{digest[:2]}/{digest}", descriptor)
 
         new, old = f"{self.root}/quarantine/{digest[:2]}", f"{self.root}/{digest[:2]}"

@@ -20,6 +20,7 @@ from filestoraged.store.batch_writer import URGENT
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.path_identity import database_identity
 from filestoraged.store.sqlite.write_lock import WriteLock
+from filestoraged.store.system import LINUX
 from tests.daemon.process import ROOT
 from tests.store import kv_contract
 from tests.support import PATIENCE, TempCase, in_threads
@@ -652,7 +653,7 @@ class LostDatabaseTest(TempCase):
             fields[stat.ST_DEV] += 1
             return os.stat_result(fields)
 
-        with mock.patch("filestoraged.store.path_identity.os.stat", stat_clone):
+        with mock.patch.object(LINUX, "stat", stat_clone):
             self.assert_refused(self.keys)
             self.keys.close()
         after = {path.name: path.read_bytes() for path in self.store.iterdir()}

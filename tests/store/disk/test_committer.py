@@ -305,7 +305,7 @@ class FailureTest(CommitterCase):
             None,
         ):
             volume.committer = committer
-            with self.subTest(is_grouped=committer is not None), mock.patch("os.fsync", lose):
+            with self.subTest(is_grouped=committer is not None), mock.patch.object(self.system, "fsync", lose):
                 self.assertRaises(StoreDetached, lambda: self.upload(b"coffee").result(PATIENCE))
             self.assertFalse(self.root.exists())
             os.rename(away, self.root)

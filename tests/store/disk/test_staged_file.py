@@ -9,6 +9,7 @@ from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.permissions import PRIVATE
+from filestoraged.store.system import LINUX
 from tests.support import TempCase
 
 
@@ -18,7 +19,7 @@ class StagedFileTest(TempCase):
         file = StagedFile(StagingArea(directories, PRIVATE), directories)
         file.write(b"tea")
 
-        with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
+        with mock.patch.object(LINUX, "fsync", side_effect=OSError(errno.EIO, "Input/output error")):
             self.assertRaises(OSError, file.sync)
 
         self.assertEqual([], self.files_below(self.directory))

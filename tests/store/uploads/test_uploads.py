@@ -15,6 +15,7 @@ from filestoraged.errors import BadRequest, Gone, NotFound, TooLarge, UploadLock
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.system import LINUX
 from filestoraged.store.uploads import hashers, uploads
 from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
@@ -119,7 +120,7 @@ class UploadsTest(TempCase):
             synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
             sync(descriptor)
 
-        with mock.patch("os.fsync", noted_sync):
+        with mock.patch.object(LINUX, "fsync", noted_sync):
             self.append(TEA[:4])
 
         self.assertIn(os.path.dirname(self.file), synced)
