@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unittest
-from dataclasses import fields
 from itertools import product
 
 from filestoraged.web.limits import Limits
@@ -73,7 +72,7 @@ class TableTest(unittest.TestCase):
                 self.assertEqual(bool(row.timeout), Event.DEADLINE in row.on)
 
     def test_each_timeout_is_a_limit(self) -> None:
-        limits = {field.name for field in fields(Limits)}
+        limits = set(Limits._fields)
 
         self.assertEqual(set(), {row.timeout for row in TABLE.values() if row.timeout} - limits)
 
