@@ -85,7 +85,7 @@ class BoundedConnection(http.client.HTTPConnection):
             super().connect()
         except UnicodeError as error:
             # Of the codec "idna", which all names go through: an empty label, or a long one.
-            raise socket.gaierror(socket.EAI_NONAME, "it is no name of a host") from error
+            raise socket.gaierror(socket.EAI_NONAME, "invalid host name") from error
 
     def receive(self) -> BoundedResponse:
         """Receive the head of the response to the request that was sent."""

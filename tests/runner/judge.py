@@ -1,7 +1,7 @@
 """Judges each test by what it left in the log: what went wrong without the test's announcement fails it.
 
-A record of level ERROR or with a traceback, a thread that ends by an exception, an exception that nobody can raise, and
-a file or socket that is left open are problems. So are the ERROR lines and tracebacks in the log of a process.
+A record of level ERROR or with a traceback, a thread that ends by an exception, an unraisable exception, and a file or
+socket that is left open are problems. So are the ERROR lines and tracebacks in the log of a process.
 
 A test announces what it provokes, by a regular expression that is found in the message. `assertLogs` announces by
 itself: it replaces the handler.
