@@ -21,10 +21,10 @@ import io
 import math
 import re
 import socket
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.errors import MalformedRequest, quoted
 from filestoraged.wire.body import Chunked, Framing, Sized
 from filestoraged.wire.grammar import members, parse_decimal
@@ -78,7 +78,7 @@ class BoundedConnection(http.client.HTTPConnection):
     deadline = math.inf
 
     # The clock of deadlines, in seconds.
-    clock = staticmethod(time.monotonic)
+    clock = staticmethod(SYSTEM_CLOCK.now)
 
     def connect(self) -> None:
         try:
