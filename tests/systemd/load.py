@@ -58,14 +58,14 @@ class Load:
                 self.faults["a client hangs"] += 1
 
     def _work(self, keeps: bool) -> None:
-        client = _Client(keeps)
-        while self.done < self.enough or not self._may_end.is_set():
-            body = os.urandom(1024)
-            oid = hashlib.sha256(body).hexdigest()
-            self._ask(client, "PUT", "/data/load", body, oid.encode())
-            self._ask(client, "GET", f"/data/load/{oid}", None, body)
-            if sum(self.faults.values()) > 100:
-                return
+        with contextlib.closing(_Client(keeps)) as client:
+            while self.done < self.enough or not self._may_end.is_set():
+                body = os.urandom(1024)
+                oid = hashlib.sha256(body).hexdigest()
+                self._ask(client, "PUT", "/data/load", body, oid.encode())
+                self._ask(client, "GET", f"/data/load/{oid}", None, body)
+                if sum(self.faults.values()) > 100:
+                    return
 
     def _ask(self, client: _Client, method: str, path: str, body: bytes | None, wanted: bytes) -> None:
         """Ask, and see that it succeeds and that the answer has what is wanted."""
@@ -103,6 +103,9 @@ class _Client:
         finally:
             if not self.keeps:
                 self._connection.close()
+
+    def close(self) -> None:
+        self._connection.close()
 
     def _begin(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
         was_kept = self._connection.sock is not None
