@@ -15,7 +15,7 @@ import requests
 
 from tests.daemon.process import Daemon, clean_environment, fork_command, running, traced_processes
 from tests.runner.marks import long
-from tests.store.memcached.servers import PATIENT_PROGRAM, start_memcached
+from tests.store.memcached.servers import patient_main, start_memcached
 from tests.support import TempCase, find_program, free_port, in_threads
 from tests.test_nginx import running_as_shipped
 
@@ -146,7 +146,7 @@ class CycleTest(GitCase):
     def test_cycle_works_with_objects_in_memcached(self) -> None:
         server = start_memcached(self, "-m", "256")
         where = ("--store", str(self.store), "--memcached", server.address)
-        with running(*where, program=PATIENT_PROGRAM) as daemon:
+        with running(*where, main=patient_main) as daemon:
             self.assert_cycle(f"{daemon.url}/data/game")
 
         self.assertEqual([], self.stored())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Sequence
 
 import requests
 
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE, unpack
-from tests.daemon.process import ROOT, Daemon, fork_command, running
+from tests.daemon.process import ROOT, Daemon, command_of, fork_command, running
 from tests.daemon.uploads import upload_until_killed
-from tests.store.memcached.servers import PATIENT_PROGRAM, Memcached, open_store, start_memcached
+from tests.store.memcached.servers import Memcached, open_store, patient_main, start_memcached
 from tests.support import TempCase, in_threads
 
 
@@ -76,7 +77,8 @@ class DaemonOnMemcachedTest(TempCase):
     def test_downloads_stay_within_the_memory_limit(self) -> None:
         server = start_memcached(self, "-m", "256")
         data = os.urandom(MAX_SIZE)
-        with self.running(server, "--workers", "1", "--memory", "100M") as daemon:
+        program = command_of(patient_main)
+        with self.running(server, "--workers", "1", "--memory", "100M", program=program) as daemon:
             before = daemon.resident()
             path = requests.post(daemon.url, data=data).json()["hash"]
             stored = daemon.resident("VmHWM") - before
@@ -89,9 +91,11 @@ class DaemonOnMemcachedTest(TempCase):
         self.assertLess(stored, 20 * 1024 * 1024)
         self.assertLess(fetched, 120 * 1024 * 1024)
 
-    def running(self, server: Memcached, *arguments: str) -> contextlib.AbstractContextManager[Daemon]:
+    def running(
+        self, server: Memcached, *arguments: str, program: Sequence[str] = ()
+    ) -> contextlib.AbstractContextManager[Daemon]:
         where = ("--memcached", server.address, "--store", str(self.directory / "store"))
-        return running(*where, *arguments, program=PATIENT_PROGRAM)
+        return running(*where, *arguments, main=patient_main, program=program)
 
 
 class CheckTest(TempCase):

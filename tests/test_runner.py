@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +19,8 @@ from tests.runner.marks import alone
 from tests.runner.programs import may_start_programs
 from tests.runner.real_time import LIST, Stopwatch, _stalled_seconds, is_listed
 from tests.runner.units import Unit, group, in_process_only, load_tests_named, shuffled
-from tests.support import TempCase
+from tests.runner.zygote import ForkedProcess, Main, Zygote
+from tests.support import PATIENCE, TempCase
 
 
 class RunnerCase(TempCase):
@@ -314,3 +318,63 @@ def is_alive(pid: int) -> bool:
 class Lone(TempCase):
     def test_marked_class_runs_alone(self) -> None:
         self.assertTrue(group([self], {})[0].runs_alone)
+
+
+class ZygoteTest(TempCase):
+    """Processes that the zygote of this unit forks."""
+
+    def fork(self, main: Main, *arguments: str) -> ForkedProcess:
+        with (self.directory / "errors").open("w") as errors:
+            return Zygote.start().fork(
+                main, arguments, cwd=self.directory, environment={"NAME": "value"}, stderr=errors.fileno()
+            )
+
+    def test_process_has_its_arguments_directory_and_environment_and_no_thread_patch_or_file_of_the_test(self) -> None:
+        done = threading.Event()
+        thread = threading.Thread(target=done.wait)
+        thread.start()
+
+        with mock.patch("os.getcwd"):
+            status = self.fork(_describe, "tea").wait(PATIENCE)
+
+        done.set()
+        thread.join()
+        self.assertEqual(0, status, (self.directory / "errors").read_text())
+        self.assertEqual(
+            f"['tea'] {self.directory} {{'NAME': 'value'}} 1 [0, 1, 2]", (self.directory / "described").read_text()
+        )
+
+    def test_exit_status_is_that_of_main_or_of_the_signal(self) -> None:
+        hanging = self.fork(_hang)
+        self.assertIsNone(hanging.poll())
+        hanging.send_signal(signal.SIGKILL)
+
+        self.assertEqual(-signal.SIGKILL, hanging.wait(PATIENCE))
+        self.assertEqual(7, self.fork(_fail).wait(PATIENCE))
+        # It is none any more.
+        hanging.kill()
+
+    def test_exception_is_printed_and_ends_the_process_with_status_70(self) -> None:
+        self.assertEqual(70, self.fork(_raise).wait(PATIENCE))
+        self.assertIn("ValueError: tea", (self.directory / "errors").read_text())
+
+
+def _describe(arguments: Sequence[str]) -> int:
+    descriptors = sorted(int(name) for name in os.listdir("/proc/self/fd"))
+    threads = len(os.listdir("/proc/self/task"))
+    text = f"{list(arguments)} {os.getcwd()} {dict(os.environ)} {threads} {descriptors[:-1]}"
+    Path("described").write_text(text)
+    return 0
+
+
+def _fail(_: Sequence[str]) -> int:
+    return 7
+
+
+def _hang(_: Sequence[str]) -> int:
+    signal.pause()
+    return 0
+
+
+def _raise(_: Sequence[str]) -> int:
+    raise ValueError("tea")

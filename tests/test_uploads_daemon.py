@@ -16,7 +16,7 @@ from tusclient.client import TusClient
 
 from filestoraged.store import layout
 from tests.cutting_proxy import CuttingProxy
-from tests.daemon.process import ROOT, clean_environment, fork_command, running
+from tests.daemon.process import COMMAND, ROOT, clean_environment, fork_command, running
 from tests.support import PATIENCE, TempCase, ago, find_program
 from tests.test_lfs_daemon import GitCase
 from tests.tus import OCTETS, VERSION
@@ -147,7 +147,7 @@ class TwoDaemonsTest(DaemonCase):
 
 class AbandonedTest(DaemonCase):
     def test_abandoned_uploads_take_no_files_and_little_memory(self) -> None:
-        with running("--store", str(self.store), "--workers", "1") as daemon:
+        with running("--store", str(self.store), "--workers", "1", program=COMMAND) as daemon:
             self.created(daemon.url, 12)
             before = daemon.resident()
             with requests.Session() as session:

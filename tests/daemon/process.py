@@ -7,32 +7,33 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import traceback
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from filestoraged.daemon.cli import main
-from filestoraged.daemon.forking import wait_for_ended_threads
+from filestoraged.daemon import cli
 from tests.runner.judge import judge
+from tests.runner.zygote import ForkedProcess, Main, Zygote
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Until a daemon listens, or has drained.
 PATIENCE = 40.0
 
+# The daemon as a user starts it, for tests of its imports or its memory.
+COMMAND = (sys.executable, "-m", "filestoraged")
+
 # What a test announces that kills workers.
 KILLED_WORKER = r"worker \d+ died after [\d.]+ s: SIGKILL$"
 
 
 class Daemon:
-    """A running `python -m filestoraged`. `ports` are those that its log names.
+    """A running daemon, or another command. The test is its service manager, which it tells when it listens.
 
     When it is ended, its log is judged: a test announces the errors that it provokes.
     """
@@ -42,33 +43,47 @@ class Daemon:
         *arguments: str,
         before: Sequence[str] = (),
         environment: dict[str, str] | None = None,
-        cwd: Path | None = None,
-        program: Sequence[str] = (sys.executable, "-m", "filestoraged"),
-        stdout: int | None = None,
+        cwd: Path = ROOT,
+        program: Sequence[str] = (),
+        main: Main = cli.main,
     ) -> None:
-        """`before` is a command that starts the daemon's, such as `prlimit`."""
-        command = [*before, *program, *arguments]
+        """Fork the daemon, or execute `program`. `before` is a command that starts that, such as `prlimit`.
+
+        `main` is a function of a module. Without the tests' runner, the daemon is always executed.
+        """
         self._started = judge.mark()
         self._judged = 0
         self.log = tempfile.NamedTemporaryFile("w+b", prefix="filestoraged-log-")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            command, stdout=stdout, stderr=self.log, cwd=cwd or ROOT, env={**clean_environment(), **(environment or {})}
-        )
+        self._manager_path = f"{self.log.name}.notify"
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(self._manager_path)
+        # The daemon may run as another user.
+        os.chmod(self._manager_path, 0o777)
+        environment = {**clean_environment(), "NOTIFY_SOCKET": self._manager_path, **(environment or {})}
+        self.process: ForkedProcess | subprocess.Popen[bytes]
+        if program or before or not Zygote.started:
+            command = [*before, *(program or (COMMAND if main is cli.main else command_of(main))), *arguments]
+            self.process = subprocess.Popen(command, stderr=self.log, cwd=cwd, env=environment)
+        else:
+            self.process = Zygote.started.fork(
+                main, arguments, cwd=cwd, environment=environment, stderr=self.log.fileno()
+            )
+        # Where it listens, without Unix sockets.
         self.ports: list[int] = []
 
     def wait_until_listening(self) -> Daemon:
-        deadline = time.monotonic() + PATIENCE
-        pause = threading.Event()
-        while time.monotonic() < deadline:
-            lines = self.lines()
-            if any("listening on" in line for line in lines):
-                self.ports = [int(port) for port in re.findall(r"listening on [^ ]+:(\d+) ", "\n".join(lines))]
-                return self
-            if self.process.poll() is not None:
-                break
-            pause.wait(0.02)
-        self.kill()
-        raise AssertionError(f"the daemon does not listen: {self.lines()}")
+        message = self.next_message()
+        if not message.startswith("READY=1\n"):
+            self.kill()
+            raise AssertionError(f"the daemon does not listen: {self.lines()}")
+        self.ports = [int(port) for port in re.findall(r":(\d+)(?:,| with )", message)]
+        return self
+
+    def next_message(self) -> str:
+        """What it tells its service manager next; nothing if it ends before."""
+        with contextlib.suppress(ProcessLookupError), _pidfd(self.process.pid) as ended:
+            _poll(PATIENCE, self.manager.fileno(), ended)
+        return self.manager.recv(4096).decode() if _poll(0, self.manager.fileno()) else ""
 
     @property
     def url(self) -> str:
@@ -89,8 +104,13 @@ class Daemon:
         """Stop it, and return its exit status."""
         self.process.send_signal(number)
         status = self.process.wait(PATIENCE)
-        self.judge_log()
+        self._end()
         return status
+
+    def _end(self) -> None:
+        self.manager.close()
+        Path(self._manager_path).unlink(missing_ok=True)
+        self.judge_log()
 
     def judge_log(self) -> None:
         """Judge what it logged since it was judged last."""
@@ -117,7 +137,7 @@ class Daemon:
         if self.process.poll() is None:
             kill_all([self.process.pid, *self.workers()])
         self.process.wait(PATIENCE)
-        self.judge_log()
+        self._end()
 
     def resident(self, key: str = "VmRSS") -> int:
         """Memory of the only worker in bytes: `VmRSS` now, `VmHWM` at its peak."""
@@ -132,18 +152,33 @@ def kill_all(pids: Sequence[int]) -> None:
         descriptors = []
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                descriptors.append(os.pidfd_open(pid))
-                stack.callback(os.close, descriptors[-1])
+                descriptors.append(stack.enter_context(_pidfd(pid)))
         # All are stopped before one is killed: a worker whose master is dead would drain.
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for descriptor in descriptors:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(descriptor, number)
         for descriptor in descriptors:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            if not poll.poll(PATIENCE * 1000):
+            if not _poll(PATIENCE, descriptor):
                 raise AssertionError("a killed process does not end")
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    """A descriptor that can be read when the process has ended. Raises ProcessLookupError."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _poll(seconds: float, *descriptors: int) -> bool:
+    """Wait until one of the descriptors can be read; returns whether that is so."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 @contextlib.contextmanager
@@ -186,17 +221,22 @@ def _tasks(pids: Sequence[int]) -> list[Path]:
 
 
 def fork_command(*arguments: str, cwd: Path) -> tuple[int, str, str]:
-    """Run a command that ends by itself in a fork of this process; return its exit status, output and errors.
-
-    A fork takes 10 ms of CPU time; an interpreter that imports the package takes 250 ms.
-    """
+    """Fork a command that ends by itself; return its exit status, output and errors."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        wait_for_ended_threads()
         started = judge.mark()
-        child = os.fork()
-        if not child:
-            _run_in_fork(arguments, cwd, output.fileno(), errors.fileno())
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        process = Zygote.start().fork(
+            cli.main,
+            arguments,
+            cwd=cwd,
+            environment=clean_environment(),
+            stdout=output.fileno(),
+            stderr=errors.fileno(),
+        )
+        try:
+            status = process.wait(PATIENCE)
+        finally:
+            # A daemon that starts where it should have refused to is ended.
+            process.kill()
         output.seek(0)
         errors.seek(0)
         logged = errors.read()
@@ -204,25 +244,10 @@ def fork_command(*arguments: str, cwd: Path) -> tuple[int, str, str]:
         return status, output.read(), logged
 
 
-def _run_in_fork(arguments: Sequence[str], cwd: Path, output: int, errors: int) -> NoReturn:
-    status = 70
-    try:
-        # A daemon that starts where it should have refused to is ended.
-        signal.alarm(int(PATIENCE))
-        # As in an interpreter without options; the tests' own shows them.
-        warnings.simplefilter("ignore")
-        os.chdir(cwd)
-        os.dup2(output, 1)
-        os.dup2(errors, 2)
-        for name in os.environ.keys() - clean_environment().keys():
-            del os.environ[name]
-        status = main(arguments)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def command_of(main: Main) -> Sequence[str]:
+    """The command that executes a main function of a module."""
+    start = f"import sys; from {main.__module__} import {main.__name__} as main; sys.exit(main())"
+    return (sys.executable, "-c", start)
 
 
 def clean_environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filestoraged.daemon.backends import StoreOptions
 from filestoraged.daemon.loading import hidden
 from filestoraged.store.memcached.store import MEMORY
-from tests.daemon.process import PATIENCE, ROOT, clean_environment, running
+from tests.daemon.process import COMMAND, PATIENCE, ROOT, clean_environment, running
 from tests.support import TempCase
 
 # What http.server, logging and argparse import by themselves is not here.
@@ -62,7 +62,7 @@ class LoadingTest(TempCase):
         self.assertIn("http.server", loaded)
 
     def test_library_of_tls_is_not_mapped_into_a_worker(self) -> None:
-        with running("--store", str(self.directory / "store"), "--workers", "1") as daemon:
+        with running("--store", str(self.directory / "store"), "--workers", "1", program=COMMAND) as daemon:
             maps = Path(f"/proc/{daemon.worker}/maps").read_text()
 
         self.assertIn("libc", maps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import threading
 from email.utils import formatdate
 from pathlib import Path
@@ -204,7 +203,7 @@ class FaultsTest(S3CheckCase):
 
     def start_check(self, proxy: FaultyProxy) -> Daemon:
         url = proxy.url(self.bucket.name)
-        daemon = Daemon("s3-check", url, "--s3-credentials", str(self.credentials), stdout=subprocess.DEVNULL)
+        daemon = Daemon("s3-check", url, "--s3-credentials", str(self.credentials))
         self.addCleanup(daemon.log.close)
         self.addCleanup(daemon.kill)
         return daemon

@@ -8,14 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import urllib.request
 from pathlib import Path
 
 from filestoraged import __version__
 from filestoraged.daemon.config import CONFIG_FILE, FIELDS
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, fork_command, running
-from tests.support import TempCase, free_port, read_all, read_answer
+from tests.support import TempCase, read_all, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -273,20 +272,16 @@ class DaemonTest(TempCase):
             self.assertEqual(b"", read_all(idle))
 
     def test_the_service_manager_is_told(self) -> None:
-        path = str(self.directory / "notify")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            manager.bind(path)
-            manager.settimeout(PATIENCE)
+        daemon = Daemon("--listen", "127.0.0.1:0", *self.arguments())
+        self.addCleanup(daemon.kill)
 
-            with running(*self.arguments(), environment={"NOTIFY_SOCKET": path}) as daemon:
-                ready = manager.recv(1000).split(b"\n")
-                self.assertEqual(200, self.health(daemon.url))
-                daemon.process.terminate()
-                stopping = manager.recv(1000).split(b"\n")
+        ready = daemon.next_message().split("\n")
+        daemon.process.terminate()
+        stopping = daemon.next_message().split("\n")
 
-        self.assertEqual("READY=1", ready[0].decode())
-        self.assertRegex(ready[1].decode(), r"^STATUS=Serving on 127\.0\.0\.1:\d+ with \d workers$")
-        self.assertEqual([b"STOPPING=1", b"STATUS=Finishing requests in flight"], stopping)
+        self.assertEqual("READY=1", ready[0])
+        self.assertRegex(ready[1], r"^STATUS=Serving on 127\.0\.0\.1:\d+ with \d workers$")
+        self.assertEqual(["STOPPING=1", "STATUS=Finishing requests in flight"], stopping)
 
     def test_log_lines_for_the_journal_have_priorities_and_no_time(self) -> None:
         # The daemon's standard error is its log file here, so that is what the journal's name must be.
@@ -314,23 +309,8 @@ class DaemonTest(TempCase):
 
     def test_log_level_warning_omits_access_lines(self) -> None:
         for level, expected in (("info", 1), ("warning", 0)):
-            port = free_port()
-            daemon = Daemon("--listen", f"127.0.0.1:{port}", "--log-level", level, *self.arguments())
-            self.addCleanup(daemon.kill)
-            with self.subTest(level=level):
-                _wait_for_port(port)
-
-                self.health(f"http://127.0.0.1:{port}")
+            with self.subTest(level=level), running("--log-level", level, *self.arguments()) as daemon:
+                self.health(daemon.url)
                 daemon.stop()
 
                 self.assertEqual(expected, sum("GET /-/health 200" in line for line in daemon.lines()))
-
-
-def _wait_for_port(port: int) -> None:
-    pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
-        with socket.socket() as connection:
-            if connection.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        pause.wait(0.02)
-    raise AssertionError(f"nobody listens on port {port}")

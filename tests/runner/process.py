@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.runner.marks import is_long
+from tests.runner.programs import may_start_programs
 from tests.runner.real_time import LIMIT, SleepRefusal, Stopwatch, is_listed
 from tests.runner.units import Unit
+from tests.runner.zygote import Zygote
 
 # Audit events of a program's start.
 _STARTS = ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system")
@@ -92,6 +94,8 @@ def run_unit(unit: Unit, channel: int, directory: Path, *, refuse_programs: bool
         _separate(directory)
         if refuse_programs:
             sys.addaudithook(_refuse_programs)
+        elif any(may_start_programs(test) for test in unit.tests):
+            Zygote.start()
         result = Reporter(channel)
         with warnings.catch_warnings():
             if not sys.warnoptions:

@@ -6,7 +6,6 @@ import getpass
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,24 +18,17 @@ from urllib.parse import unquote
 
 from pymemcache.client.base import Client
 
+from filestoraged.daemon.cli import main
 from filestoraged.store.memcached.diagnose import examine
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.server_process import ServerProcess
 from tests.support import PATIENCE, find_program, free_port
 
-# For a daemon that waits longer than its two seconds for a server that this machine keeps waiting.
-PATIENT_PROGRAM = (
-    sys.executable,
-    "-c",
-    f"""
-import sys
-from filestoraged.daemon.cli import main
-from filestoraged.store.memcached.store import MemcachedStore
 
-MemcachedStore.__init__.__kwdefaults__.update(timeout={PATIENCE}, connect_timeout={PATIENCE})
-sys.exit(main())
-""",
-)
+def patient_main(arguments: Sequence[str] | None = None) -> int:
+    """Run a daemon that waits longer than its two seconds for a server that this machine keeps waiting."""
+    MemcachedStore.__init__.__kwdefaults__.update(timeout=PATIENCE, connect_timeout=PATIENCE)
+    return main(arguments)
 
 
 class Item(NamedTuple):
