@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import logging
 import os
-import random
 import shutil
 import socket
 import tempfile
@@ -302,14 +300,18 @@ def ago(seconds: float) -> float:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on.
+    """Return a port of 127.0.0.1 that nothing listens on, and that no other process gets until this one has ended.
 
-    It is below the ports that the kernel chooses from, so no other test gets it until this one binds it.
+    A socket without SO_REUSEADDR binds a port that is nobody else's. As it sets that then, and does not listen, servers
+    that set it may bind the port; the system chooses it for no other socket.
     """
-    while True:
-        port = random.randrange(10_000, 32_768)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+    port: int = holder.getsockname()[1]
+    # Until the process ends.
+    holder.detach()
+    return port
 
 
 def find_program(name: str) -> str:

@@ -1,6 +1,6 @@
 """Real S3 stores on loopback: rclone over a directory, and Swift, which is stricter; and signed requests to them.
 
-The tests of a process share one server of each kind. Each test has a bucket of its own.
+The tests of a run share one server of each kind. Each test has a bucket of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import time
 import unittest
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 from urllib.parse import quote, urlencode
@@ -25,6 +26,8 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from tests.runner.shared import is_shared
+from tests.runner.shared import shared as share
 from tests.server_process import ServerProcess
 from tests.support import find_program, free_port
 
@@ -51,18 +54,17 @@ class Response(NamedTuple):
 
 
 class S3Server(ServerProcess):
-    """A server that keeps its port and its objects through `start`, `kill`, `hang` and `wake`.
-
-    The process that started it ends it: it stays in that one's process group, which the tests' runner kills.
-    """
+    """A server that keeps its port and its objects through `start`, `kill`, `hang` and `wake`."""
 
     access_key: ClassVar[str]
     secret_key: ClassVar[str]
 
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="filestoraged-s3-"))
-        self.port = free_port()
-        self.start()
+    def __init__(self, directory: str = "", port: int = 0) -> None:
+        """Start a server, or use the one that listens on a port, and has its objects below a directory."""
+        self.directory = Path(directory or tempfile.mkdtemp(prefix="filestoraged-s3-"))
+        self.port = port or free_port()
+        if not port:
+            self.start()
 
     @property
     def address(self) -> str:
@@ -204,7 +206,14 @@ class SwiftAhead(Swift):
 
 @functools.cache
 def shared(kind: type[S3Server]) -> S3Server:
-    """Return the server of that kind that the tests of this process share. It is stopped at the end."""
+    """Return the server of that kind that the tests of the run share; outside of a run, those of this process."""
+
+    def start() -> tuple[tuple[str, int], Callable[[], None]]:
+        server = kind()
+        return (str(server.directory), server.port), server.stop
+
+    if is_shared():
+        return kind(*share(kind.__name__, start))
     server = kind()
     atexit.register(server.stop)
     return server
