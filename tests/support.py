@@ -136,7 +136,7 @@ class ServerCase(TempCase):
         """Return a list that gets the records that the server logs during the test."""
         records: list[logging.LogRecord] = []
         handler = logging.Handler()
-        handler.emit = records.append  # type: ignore[method-assign]
+        handler.emit = records.append  # type: ignore[assignment, method-assign]
         logger = logging.getLogger("filestoraged")
         level = logger.level
         logger.addHandler(handler)

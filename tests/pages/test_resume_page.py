@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import requests
 
@@ -58,7 +58,7 @@ class ResumeCase(PagesCase):
         with contextlib.suppress(requests.ConnectionError):
             requests.delete(f"{self.daemon.url}/{self.digest}", timeout=PATIENCE)
 
-    def recording_tab(self, **settings: object) -> Tab:
+    def recording_tab(self, **settings: Any) -> Tab:
         tab = self.tab(**settings)
         tab.evaluate(_RECORD)
         return tab
@@ -273,7 +273,7 @@ class ResumeTest(ResumeCase):
 
     def status_of(self, id_: str) -> int:
         fields = {"Tus-Resumable": VERSION}
-        return requests.head(f"{self.daemon.url}/uploads/{id_}", headers=fields, timeout=PATIENCE).status_code
+        return int(requests.head(f"{self.daemon.url}/uploads/{id_}", headers=fields, timeout=PATIENCE).status_code)
 
 
 class WholeTest(ResumeCase):

@@ -77,9 +77,9 @@ def bundle(source: Path, target: Path) -> None:
     """Make one script of a module and the packages that it imports."""
     # Where bin/test has installed what tests/package.json lists.
     directory = Path(sys.prefix) / "node"
-    command = [directory / "node_modules" / ".bin" / "esbuild", "--bundle", "--format=iife", f"--outfile={target}"]
+    esbuild = str(directory / "node_modules" / ".bin" / "esbuild")
     done = subprocess.run(
-        command,
+        [esbuild, "--bundle", "--format=iife", f"--outfile={target}"],
         cwd=directory,
         env=clean_environment(),
         input=source.read_bytes(),

@@ -155,6 +155,8 @@ class UploadPageTest(PagesCase):
         tab.wait_for("copied && copied === document.activeElement")
 
     def test_form_without_scripts_uploads(self) -> None:
+        # The answer is no page, and names no icon.
+        self.expected = ("/favicon.ico",)
         tab = self.tab(scripts=False)
 
         tab.choose("#file", self.file("plain", b"no script"))

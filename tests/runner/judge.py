@@ -135,7 +135,7 @@ def install() -> None:
             _judge_resource_warnings()
             return run(test, result)
 
-    unittest.TestCase.run = run_judged  # type: ignore[method-assign]
+    unittest.TestCase.run = run_judged  # type: ignore[assignment, method-assign]
 
 
 def _judge_resource_warnings() -> None:

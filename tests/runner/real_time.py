@@ -18,6 +18,7 @@ import sys
 import time
 import unittest
 from pathlib import Path
+from typing import SupportsIndex
 
 from tests.runner.marks import is_long
 
@@ -47,7 +48,7 @@ class SleepRefusal:
     def begin(self, test: unittest.TestCase) -> None:
         self._allowed = is_long(test)
 
-    def __call__(self, seconds: float) -> None:
+    def __call__(self, seconds: float | SupportsIndex, /) -> None:
         caller = sys._getframe(1).f_globals.get("__name__", "")
         if not self._allowed and caller.startswith(("tests.", "test_")):
             raise RefusedSleepError(f"time.sleep({seconds}) in {caller}: wait for an event, or hand a clock in")

@@ -27,7 +27,9 @@ from tests.support import PATIENCE, find_program, free_port
 
 def patient_main(arguments: Sequence[str] | None = None) -> int:
     """Run a daemon that waits longer than its two seconds for a server that this machine keeps waiting."""
-    MemcachedStore.__init__.__kwdefaults__.update(timeout=PATIENCE, connect_timeout=PATIENCE)
+    defaults = MemcachedStore.__init__.__kwdefaults__
+    assert defaults
+    defaults.update(timeout=PATIENCE, connect_timeout=PATIENCE)
     return main(arguments)
 
 
@@ -38,7 +40,7 @@ class Item(NamedTuple):
     expires: int
 
 
-class _ClosingClient(Client):  # type: ignore[misc]
+class _ClosingClient(Client):
     """Closes its connection with its last reference."""
 
     def __del__(self) -> None:
@@ -68,12 +70,12 @@ class Memcached(ServerProcess):
         with tempfile.TemporaryDirectory() as directory:
             named = Path(directory, "port")
             command = [find_program("memcached"), "-u", getpass.getuser(), "-l", "127.0.0.1", "-U", "0"]
-            self.process = subprocess.Popen(
+            process = self.process = subprocess.Popen(
                 [*command, "-p", str(self.port), *self._options],
                 env={**os.environ, "MEMCACHED_PORT_FILENAME": str(named)},
             )
             # The server writes it when it listens.
-            self._wait_until_it_listens(named)
+            self._wait_until_it_listens(process, named)
 
     def stop(self) -> None:
         self.wake()
@@ -111,15 +113,15 @@ class Memcached(ServerProcess):
         return [key for key in self.all_keys() if key.count(":") == 1]
 
     def statistics(self) -> dict[bytes, object]:
-        statistics: dict[bytes, object] = self.client.stats()
+        statistics: dict[bytes, object] = self.client.stats()  # type: ignore[no-untyped-call]
         return statistics
 
-    def _wait_until_it_listens(self, named: Path) -> None:
+    def _wait_until_it_listens(self, process: subprocess.Popen[bytes], named: Path) -> None:
         deadline = time.monotonic() + PATIENCE
         pause = threading.Event()
         while not named.exists():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.process.kill()
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
                 raise AssertionError("memcached does not listen")
             pause.wait(0.005)
 
