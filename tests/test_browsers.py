@@ -7,8 +7,6 @@ import http.server
 import json
 import re
 import socket
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +14,8 @@ from typing import Any
 import requests
 
 from tests.daemon.process import PATIENCE, Daemon, running
-from tests.support import TempCase, find_program
+from tests.pages.browser import Browser, Tab
+from tests.support import TempCase
 
 # Runs `steps`, which push what they see to `seen`, and reports that.
 _PAGE = """<!DOCTYPE html><body><script>
@@ -52,6 +51,8 @@ class BrowserCase(TempCase):
         super().setUp()
         self.attacker = _Attacker()
         self.addCleanup(self.attacker.stop)
+        self.browser = Browser()
+        self.addCleanup(self.browser.close)
 
     def page(self, daemon: str, steps: str) -> bytes:
         """A page that attacks the daemon at that URL, and reports to the attacker."""
@@ -59,21 +60,9 @@ class BrowserCase(TempCase):
         return _PAGE.format(daemon=json.dumps(daemon), report=json.dumps(report), steps=steps).encode()
 
     def browse(self, url: str) -> list[Any]:
-        """Return the report of the page at `url`. Names below .test are localhost's, in IPv6 first and then in IPv4."""
-        profile = tempfile.mkdtemp(prefix="chromium-", dir=self.directory)
-        options = (
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
-            *(f"--user-data-dir={profile}", "--host-resolver-rules=MAP *.test localhost"),
-        )
-        command = [find_program("chromium"), *options, url]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:
-            try:
-                self.assertTrue(self.attacker.reported.wait(PATIENCE), "the page does not report")
-            finally:
-                # It ends its own processes.
-                browser.terminate()
-                browser.wait(PATIENCE)
+        """Return the report of the page at `url`."""
+        Tab(self.browser).open(url)
+        self.assertTrue(self.attacker.reported.wait(PATIENCE), "the page does not report")
         seen = json.loads(self.attacker.report)
         assert isinstance(seen, list)
         return seen

@@ -1,26 +1,29 @@
-"""A headless Chromium that tests drive by the DevTools protocol, over pipes: no port, no driver.
+"""A headless Chromium that tests drive by the DevTools protocol, over a WebSocket: no driver.
 
-A `Browser` is one process; each `Tab` has cookies, storage and downloads of its own.
+The tests of a run share one process; each `Tab` has cookies, storage, connections and downloads of its own.
 """
 
 from __future__ import annotations
 
 import base64
-import fcntl
 import itertools
 import json
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
-from tests.support import find_program
+from tests.runner.shared import is_shared, shared
+from tests.support import find_program, read_answer
 
 # Seconds. A busy machine takes ten to start a browser, and twenty for some of the tests.
 PATIENCE = 60.0
@@ -30,8 +33,8 @@ _OPTIONS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
     # Else clicks and keys are dropped until a page has been painted, which may be after it is loaded.
     "--allow-pre-commit-input",
-    # The browser writes to descriptor 4 and reads from 3.
-    *("--remote-debugging-pipe", "--host-resolver-rules=MAP *.test localhost"),
+    # Names below .test are localhost's, in IPv6 first and then in IPv4.
+    *("--remote-debugging-port=0", "--host-resolver-rules=MAP *.test localhost"),
 )
 
 # Sizes of the window in CSS pixels.
@@ -47,22 +50,16 @@ _KEYS: Mapping[str, tuple[str, int, str]] = {
 
 
 class Browser:
-    """One Chromium. The thread of the test calls it; another thread reads what it reports."""
+    """A connection to Chromium. The thread of the test calls it; another thread reads what the browser reports."""
 
     def __init__(self) -> None:
-        self._profile = tempfile.mkdtemp(prefix="chromium-")
-        incoming, outgoing = _pipe(), _pipe()
-        command = ["bash", "-c", f'exec "$@" 3<&{outgoing[0]} 4>&{incoming[1]}', "bash", find_program("chromium")]
-        self._process = subprocess.Popen(
-            [*command, *_OPTIONS, f"--user-data-dir={self._profile}"],
-            pass_fds=(outgoing[0], incoming[1]),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        os.close(outgoing[0])
-        os.close(incoming[1])
-        self._output = outgoing[1]
-        self._input = incoming[0]
+        """Connect to the browser of the run, or to one of its own outside of a run."""
+        self._stop: Callable[[], None] | None = None
+        if is_shared():
+            url = shared("chromium", _start_chromium)
+        else:
+            url, self._stop = _start_chromium()
+        self._socket = _open_web_socket(url)
         self._numbers = itertools.count(1)
         # Held while a message is written.
         self._lock = threading.Lock()
@@ -72,16 +69,11 @@ class Browser:
         self._reader.start()
 
     def close(self) -> None:
-        try:
-            self.send("Browser.close")
-            self._process.wait(PATIENCE)
-        finally:
-            self._process.kill()
-            self._process.wait(PATIENCE)
-            self._reader.join(PATIENCE)
-            os.close(self._output)
-            os.close(self._input)
-            shutil.rmtree(self._profile, ignore_errors=True)
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join(PATIENCE)
+        self._socket.close()
+        if self._stop:
+            self._stop()
 
     def send(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol, and return its result."""
@@ -107,20 +99,16 @@ class Browser:
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if session is not None:
             message["sessionId"] = session
-        data = json.dumps(message).encode() + b"\0"
         with self._lock:
-            while data:
-                data = data[os.write(self._output, data) :]
+            self._socket.sendall(_text_frame(json.dumps(message).encode()))
 
     def listen(self, session: str, listener: Callable[[str, dict[str, Any]], None]) -> None:
         self._listeners[session] = listener
 
     def _read(self) -> None:
-        received = b""
-        while data := os.read(self._input, 1 << 20):
-            *messages, received = (received + data).split(b"\0")
-            for each in messages:
-                message = json.loads(each)
+        with self._socket.makefile("rb") as stream:
+            for text in _read_frames(stream):
+                message = json.loads(text)
                 if "id" in message:
                     answers = self._answers.get(message["id"])
                     if answers is not None:
@@ -154,7 +142,10 @@ class Tab:
         self._instead = 0
         self._owns_context = beside is None
         self._context: str = (
-            browser.send("Target.createBrowserContext")["browserContextId"] if beside is None else beside._context
+            # Without the connection that has made it, a context ends.
+            browser.send("Target.createBrowserContext", disposeOnDetach=True)["browserContextId"]
+            if beside is None
+            else beside._context
         )
         target = browser.send("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
         self._session = browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -168,6 +159,8 @@ class Tab:
                 browserContextId=self._context,
                 downloadPath=str(downloads),
             )
+        # Another test's tab does not take the focus away.
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
         self.resize(size)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.send("Emulation.setEmulatedMedia", features=features)
@@ -335,10 +328,69 @@ class Tab:
             self.dialogs.append(report["type"])
 
 
-def _pipe() -> tuple[int, int]:
-    """A pipe whose descriptors are none that the browser expects to be something else."""
-    low = os.pipe()
-    high = fcntl.fcntl(low[0], fcntl.F_DUPFD_CLOEXEC, 20), fcntl.fcntl(low[1], fcntl.F_DUPFD_CLOEXEC, 20)
-    os.close(low[0])
-    os.close(low[1])
-    return high
+def _start_chromium() -> tuple[str, Callable[[], None]]:
+    """Returns the URL of its WebSocket, and how to end it."""
+    profile = tempfile.mkdtemp(prefix="chromium-")
+    process = subprocess.Popen(
+        [find_program("chromium"), *_OPTIONS, f"--user-data-dir={profile}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    assert process.stderr is not None
+    errors = process.stderr
+
+    def stop() -> None:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+            reader.join(PATIENCE)
+            errors.close()
+            shutil.rmtree(profile, ignore_errors=True)
+
+    url = next((line.split()[-1] for line in errors if line.startswith("DevTools listening on ")), "")
+    # What else it prints is not kept.
+    reader = threading.Thread(target=errors.read, daemon=True)
+    reader.start()
+    if not url:
+        stop()
+        raise AssertionError("chromium does not start")
+    return url, stop
+
+
+def _open_web_socket(url: str) -> socket.socket:
+    """RFC 6455, section 4.1."""
+    parts = urlsplit(url)
+    opened = socket.create_connection((parts.hostname, parts.port))
+    fields = (
+        *(f"GET {parts.path} HTTP/1.1", f"Host: {parts.netloc}", "Connection: Upgrade", "Upgrade: websocket"),
+        *(f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}", "Sec-WebSocket-Version: 13"),
+    )
+    opened.sendall("\r\n".join((*fields, "", "")).encode())
+    answer = read_answer(opened)
+    assert answer.status == 101, answer
+    return opened
+
+
+def _text_frame(text: bytes) -> bytes:
+    """RFC 6455, section 5.2: one frame, masked with zeros, which changes nothing."""
+    size = len(text)
+    if size < 126:
+        return struct.pack(">BB4x", 0x81, 0x80 | size) + text
+    if size < 1 << 16:
+        return struct.pack(">BBH4x", 0x81, 0xFE, size) + text
+    return struct.pack(">BBQ4x", 0x81, 0xFF, size) + text
+
+
+def _read_frames(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the texts of frames, none of which Chromium masks or divides, until the connection is closed."""
+    while head := stream.read(2):
+        size = head[1]
+        if size > 125:
+            size = int.from_bytes(stream.read(2 if size == 126 else 8), "big")
+        text = stream.read(size)
+        if head[0] == 0x81:
+            yield text

@@ -1,4 +1,4 @@
-"""A test case with a browser and a daemon, one of each for all tests of a class."""
+"""A test case with a browser, and a daemon for all tests of a class."""
 
 from __future__ import annotations
 
