@@ -139,14 +139,18 @@ class FastTest(RunnerCase):
         done = self.run_tests(
             """
             import os
+            from filestoraged.daemon.cli import main
+            from tests.runner.zygote import Zygote
             class Test(unittest.TestCase):
                 def test_starts(self): os.posix_spawn("/bin/true", ["true"], {})
+                def test_forks(self): Zygote.start().fork(main, ["--help"], cwd=".", environment={}, stderr=2)
             """,
             "--fast",
         )
 
-        self.assertEqual("0 passed, 1 failed\n", done.stdout)
+        self.assertEqual("0 passed, 2 failed\n", done.stdout)
         self.assertIn("os.posix_spawn '/bin/true' under --fast", done.stderr)
+        self.assertIn("tests.zygote.fork ['--help'] under --fast", done.stderr)
 
 
 class LongTierTest(RunnerCase):

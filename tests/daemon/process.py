@@ -79,6 +79,13 @@ class Daemon:
         self.ports = [int(port) for port in re.findall(r":(\d+)(?:,| with )", message)]
         return self
 
+    def reload(self) -> str:
+        """Let it read its configuration again. Returns what it then tells its service manager."""
+        self.process.send_signal(signal.SIGHUP)
+        reloading = self.next_message()
+        assert reloading.startswith("RELOADING=1\n"), reloading
+        return self.next_message()
+
     def next_message(self) -> str:
         """What it tells its service manager next; nothing if it ends before."""
         with contextlib.suppress(ProcessLookupError), _pidfd(self.process.pid) as ended:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -105,8 +104,7 @@ class ActivationTest(TempCase):
         daemon, (path,) = self.start(1, "")
         daemon.wait_until_listening()
 
-        daemon.process.send_signal(signal.SIGHUP)
-        self.wait_until("reloaded", lambda: any("reloaded" in line for line in daemon.lines()))
+        self.assertIn("STATUS=Serving on ", daemon.reload())
 
         self.assertEqual(200, get(path, "/-/health"))
 

@@ -297,14 +297,14 @@ class ReloadTest(TempCase):
             os.rename(store, away)
             shutil.copytree(away, store)
 
-            daemon.process.send_signal(signal.SIGHUP)
+            kept = daemon.reload()
             (line,) = daemon.lines_with("ERROR not reloaded")
             refused = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code
             shutil.rmtree(store)
             os.rename(away, store)
-            daemon.process.send_signal(signal.SIGHUP)
-            daemon.lines_with("INFO reloaded")
+            daemon.reload()
             stored = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code
 
         self.assertIn(f"'{store}' is not what was opened there; only a restart opens what is there now", line)
+        self.assertIn("STATUS=Serving with the configuration before the last reload", kept)
         self.assertEqual((503, 200), (refused, stored))

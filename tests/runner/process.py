@@ -22,10 +22,10 @@ from tests.runner.marks import is_long
 from tests.runner.programs import may_start_programs
 from tests.runner.real_time import LIMIT, SleepRefusal, Stopwatch, is_listed
 from tests.runner.units import Unit
-from tests.runner.zygote import Zygote
+from tests.runner.zygote import FORK_EVENT, Zygote
 
 # Audit events of a program's start.
-_STARTS = ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system")
+_STARTS = ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system", FORK_EVENT)
 
 
 class Reporter(unittest.TestResult):

@@ -31,6 +31,9 @@ from filestoraged.daemon.loading import load
 
 Main = Callable[[Sequence[str]], int]
 
+# What audit hooks are told: the process stands for a program.
+FORK_EVENT = "tests.zygote.fork"
+
 # A request has arguments and an environment.
 _MAX_REQUEST = 1 << 20
 _MAX_DESCRIPTORS = 1 << 16
@@ -110,6 +113,7 @@ class Zygote:
         stdout: int = 1,
     ) -> ForkedProcess:
         """Start a process. `main` is a function of a module."""
+        sys.audit(FORK_EVENT, arguments)
         reader, status = os.pipe()
         request = pickle.dumps((main, list(arguments), str(cwd), dict(environment)))
         with self._lock:
