@@ -17,31 +17,11 @@ import requests
 from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon, running
 from tests.support import TempCase, in_threads, read_answer
 
-HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
 
 def is_running(pid: int) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def _connections(pid: int, clients: list[socket.socket]) -> int:
-    """How many of the connections of these clients a process has open, by the sockets among its descriptors."""
-    ports = {client.getsockname()[1] for client in clients}
-    links = set()
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        # One may be closed meanwhile.
-        with contextlib.suppress(FileNotFoundError):
-            links.add(os.readlink(f"/proc/{pid}/fd/{name}"))
-    sockets = {link[len("socket:[") : -1] for link in links if link.startswith("socket:")}
-    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    # While others connect, one reading may show a connection twice, or not at all.
-    return len({fields[9] for fields in lines if int(fields[2].rpartition(":")[2], 16) in ports} & sockets)
-
-
-def _shares(daemon: Daemon, clients: list[socket.socket]) -> list[int]:
-    return [_connections(pid, clients) for pid in daemon.workers()]
 
 
 def status_of(client: socket.socket, method: str, digest: str) -> int:
@@ -75,30 +55,6 @@ class WorkersTest(TempCase):
 
                 self.assertEqual(([200] * 24, 200), (before, removed))
                 self.assertEqual([404] * 12, [status_of(client, "GET", digest) for client in clients])
-
-    def test_connections_are_shared_evenly_among_the_workers(self) -> None:
-        with self.daemon() as daemon:
-            # Where the machine keeps one worker waiting, another helps for half a second, and gets more.
-            least = next((each for each in (self.least_share(daemon) for _ in range(10)) if each >= 20), 0)
-
-        self.assertGreaterEqual(least, 20)
-
-    def least_share(self, daemon: Daemon) -> int:
-        """Make 90 connections. Returns how many of them the worker with the fewest has."""
-        with contextlib.ExitStack() as stack:
-            clients: list[socket.socket] = []
-            for _ in range(90):
-                connection = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.ports[0])))
-                connection.sendall(HEALTH)
-                # A connection that waits for a worker has no answer before the test gives up.
-                read_answer(connection)
-                clients.append(connection)
-            self.wait_until("all are seen", lambda: sum(_shares(daemon, clients)) == 90)
-            least = min(_shares(daemon, clients))
-            for client in clients:
-                client.shutdown(socket.SHUT_RDWR)
-            self.wait_until("all are closed", lambda: not sum(_shares(daemon, clients)))
-            return least
 
     def test_connection_limit_holds_for_all_workers_together(self) -> None:
         where = ("--store", str(self.directory / "store"), "--max-connections", "7")

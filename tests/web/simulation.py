@@ -9,29 +9,36 @@ import io
 import select
 import socket
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from filestoraged.web.limits import Limits
 from filestoraged.web.pool import Job
 from filestoraged.web.sender import Sender, WouldWait
+from filestoraged.web.server import Server
 from filestoraged.web.transport import Transport
 from tests.clock import VirtualClock
 from tests.support import PATIENCE, ServerCase
+
+if TYPE_CHECKING:
+    _Socket = socket.socket
+else:
+    # A client is taken for a socket, and has the few methods that tests call.
+    _Socket = object
 
 # Beyond those that the kernel gives.
 _FIRST_DESCRIPTOR = 1_000_000
 
 
 class Machine:
-    """The sockets, the poller, the threads and the time of a server."""
+    """The sockets, the threads and the time of servers, each of which has a poller of its own."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.sockets: dict[int, SimulatedSocket] = {}
-        self.epoll = SimulatedEpoll(self.sockets)
+        self.workers: list[tuple[Server, SimulatedEpoll]] = []
         self.pool = SimulatedPool()
-        self.server: Any = None
-        # Whether the server waits for what its pages await: the threads of a store. False where the test does that.
+        # Whether a server waits for what its pages await: the threads of a store. False where the test does that.
         self.has_store = True
 
     def open(self, kind: type[SimulatedSocket]) -> Any:
@@ -39,12 +46,28 @@ class Machine:
         self.sockets[opened.descriptor] = opened
         return opened
 
+    def add(self, make_server: Callable[..., Server]) -> Server:
+        epoll = SimulatedEpoll(self.sockets)
+        server = make_server(clock=self.clock, epoll=epoll, transport=SimulatedTransport)
+        # A test hands in one that is none.
+        server.context.pool = server.context.remote_pool = self.pool  # type: ignore[assignment]
+        self.workers.append((server, epoll))
+        return server
+
     def run(self) -> None:
-        """Let the server do all that it can do without more input, room or time."""
-        completions = self.server.context.completions
-        self.server.run_round(0)
-        while self.epoll.ready() or self.pool.run() or (self.has_store and completions.expected):
-            self.server.run_round(PATIENCE if self.has_store and completions.expected else 0)
+        """Let the servers do all that they can do without more input, room or time."""
+        for server, _ in self.workers:
+            server.run_round(0)
+        while sum(self._step(server, epoll) for server, epoll in self.workers):
+            pass
+
+    def _step(self, server: Server, epoll: SimulatedEpoll) -> bool:
+        """Returns whether there was something to do."""
+        is_expecting = self.has_store and bool(server.context.completions.expected)
+        if not epoll.ready() and not self.pool.run() and not is_expecting:
+            return False
+        server.run_round(PATIENCE if self.has_store and server.context.completions.expected else 0)
+        return True
 
 
 class SimulatedSocket:
@@ -131,18 +154,19 @@ class SimulatedListener(SimulatedSocket):
         super().__init__(machine, descriptor)
         self.waiting: deque[tuple[SimulatedSocket, str]] = deque()
 
-    def accept(self) -> tuple[SimulatedSocket, tuple[str, int]]:
+    def accept(self) -> tuple[SimulatedSocket, Any]:
         if not self.waiting:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         connection, address = self.waiting.popleft()
-        return connection, (address, 1)
+        # A client of a Unix socket has no address.
+        return connection, (address, 1) if address else ""
 
     @property
     def events(self) -> int:
         return select.EPOLLIN * bool(self.waiting)
 
 
-class Client:
+class Client(_Socket):
     """The client's end, with the methods of a socket. It waits for nothing: what has not come when the server can do no
     more does not come.
     """
@@ -150,7 +174,7 @@ class Client:
     def __init__(self, connection: SimulatedSocket) -> None:
         self.connection = connection
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: Any, _: int = 0, /) -> None:
         if self.connection.is_closed:
             raise BrokenPipeError
         self.connection.input += data
@@ -165,7 +189,7 @@ class Client:
         self.connection.is_reset = True
         self._change()
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int, _: int = 0, /) -> bytes:
         connection = self.connection
         if not connection.output:
             connection.machine.run()
@@ -181,7 +205,7 @@ class Client:
         """Whether the server has closed, by itself or because of what the client did."""
         return self.connection.is_closed
 
-    def makefile(self, _: str) -> io.BufferedReader:
+    def makefile(self, _: str) -> io.BufferedReader:  # type: ignore[override]
         return io.BufferedReader(_Raw(self))
 
     def _change(self) -> None:
@@ -312,15 +336,11 @@ class SimulatedCase(ServerCase):
         return [self.listener]
 
     def start_server(self) -> None:
-        machine = self.machine
-        self.server = machine.server = self.make_server(
-            clock=machine.clock, epoll=machine.epoll, transport=SimulatedTransport
-        )
+        self.server = self.machine.add(self.make_server)
         self.context = self.server.context
-        self.context.pool = self.context.remote_pool = machine.pool
         self.addCleanup(self.server.server_close)
 
-    def connect(self, address: str = "127.0.0.1") -> Any:
+    def connect(self, address: str = "127.0.0.1") -> Client:
         connection = self.machine.open(SimulatedSocket)
         self.listener.waiting.append((connection, address))
         self.machine.run()

@@ -12,6 +12,8 @@ from typing import Any
 from filestoraged.web.acceptor import Acceptor, set_options
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.poller import Poller
+from filestoraged.web.receiver import DONT_WAIT
+from filestoraged.web.sender import Sender
 from tests.support import PATIENCE, wait_until
 
 
@@ -116,7 +118,8 @@ class AcceptorTest(unittest.TestCase):
         self.assertEqual((1, False), (self.limit.own, self.has_waiting()))
 
     def test_worker_accepts_at_a_check_what_the_kernel_woke_another_for_that_lacks_descriptors(self) -> None:
-        other: Poller[Any] = Poller()
+        epoll = select.epoll()
+        other: Poller[Any] = Poller(epoll)
         self.addCleanup(other.close)
         # The kernel wakes the one that began first of those that wait.
         self.acceptor.pause()
@@ -124,7 +127,7 @@ class AcceptorTest(unittest.TestCase):
         self.acceptor.resume()
         woken = threading.Thread(target=other.poll, args=(PATIENCE, 8))
         woken.start()
-        wait_until("it waits", lambda: _is_in_a_call_for(other._epoll.fileno(), woken))
+        wait_until("it waits", lambda: _is_in_a_call_for(epoll.fileno(), woken))
         self.connect(1)
         woken.join()
         exhausted.on_exhausted()
@@ -150,6 +153,18 @@ class AcceptorTest(unittest.TestCase):
 
         self.assertEqual(-1, self.listener.fileno())
         self.acceptor.on_event(12345)
+
+    def test_client_that_reads_nothing_makes_the_kernel_keep_less_than_1_mib_for_it(self) -> None:
+        self.connect(1)
+        connection, _ = self.listener.accept()
+        self.addCleanup(connection.close)
+        sender = Sender(connection)
+        sender.send_at_once(DONT_WAIT)
+
+        while sender.write(bytes(100_000)):
+            pass
+
+        self.assertLess(sender.unread, 1024 * 1024)
 
     def test_event_of_an_unknown_descriptor_is_ignored(self) -> None:
         self.acceptor.on_event(12345)

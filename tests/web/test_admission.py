@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import ipaddress
+import logging
+import os
 import re
-import select
 import socket
 import subprocess
 import sys
-import time
 from typing import Any
 
 from filestoraged.web.admission import _MAX_RESERVED
 from filestoraged.web.client_limit import ClientLimit
-from filestoraged.web.limits import Limits
+from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.server import Server
 from filestoraged.web.trusted_proxies import TrustedProxies
 from tests.daemon.process import PATIENCE, Daemon, running
@@ -32,7 +34,7 @@ class ClientLimitTest(SimulatedCase):
     def make_server(self, **options: Any) -> Server:
         return super().make_server(clients=ClientLimit(self.limit, 1000), **options)
 
-    def connect(self, address: str = "") -> Any:
+    def connect(self, address: str = "") -> Client:
         return super().connect(address or self.address_of_clients)
 
     def greeted(self, count: int) -> list[Client]:
@@ -91,7 +93,7 @@ class ProxiedClientTest(SimulatedCase):
 
     def begin(self, client: str) -> Client:
         """Begin an upload of a client behind the proxy."""
-        connection: Client = self.connect()
+        connection = self.connect()
         connection.sendall(UPLOAD[:-2] + f"X-Forwarded-For: {client}\r\n\r\n".encode())
         return connection
 
@@ -184,6 +186,93 @@ class EvictionRequestTest(SimulatedCase):
         return guests
 
 
+class WorkersTest(SimulatedCase):
+    """Three workers that share a listener and the limit's memory. The first that is not ahead accepts a connection."""
+
+    connections = 6
+
+    def start_server(self) -> None:
+        self.connection_limit = ConnectionLimit(self.connections, 3)
+        self.addCleanup(self.connection_limit.close)
+        shared = self.connection_limit
+        for slot in range(3):
+            self.connection_limit = copy.copy(shared)
+            self.connection_limit.take_slot(slot)
+            super().start_server()
+
+    def greet(self) -> Client:
+        connection = self.connect()
+        self.ask(connection)
+        return connection
+
+    def ask(self, connection: Client) -> None:
+        connection.sendall(HEALTH)
+        self.assertEqual(200, read_answer(connection).status)
+        # For the next one to be idle for less; more than the least interval of scans.
+        self.pass_time(0.01)
+
+    def test_longest_idle_connection_of_all_workers_is_evicted(self) -> None:
+        guests = [self.greet() for _ in range(6)]
+        # The second and the fourth are the longest idle ones now, and then the newcomers in their order.
+        for number in (0, 2, 4, 5):
+            self.ask(guests[number])
+        order = [guests[number] for number in (1, 3, 0, 2, 4, 5)]
+
+        for _ in range(10):
+            # By then, each worker has published its longest idle connection.
+            self.pass_time(0.5)
+            order.append(self.greet())
+
+            self.assertEqual([True] + [False] * 6, [each.is_closed for each in order])
+            del order[0]
+
+    def test_connections_are_shared_evenly(self) -> None:
+        for server, _ in self.machine.workers:
+            server._connection_limit.limit = 1000
+        for _ in range(90):
+            self.connect()
+
+        shares = list(self.connection_limit._counts)
+
+        self.assertEqual(90, sum(shares))
+        self.assertGreaterEqual(min(shares), 20)
+
+
+class NoDescriptorsTest(SimulatedCase):
+    """The system has no descriptor for a further connection."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.refusals = 0
+        self.accept = self.listener.accept
+        self.listener.accept = self.refuse
+
+    def refuse(self) -> None:
+        self.refusals += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def test_worker_tries_again_twice_a_second_and_logs_one_warning_in_ten_seconds(self) -> None:
+        self.connect()
+        refusals = []
+        for _ in range(41):
+            refusals.append(self.refusals)
+            self.pass_time(0.5)
+
+        warnings = self.log_lines(logging.WARNING)
+        self.assertEqual(["cannot accept connections for now: Too many open files"] * 3, warnings)
+        # It does not keep the loop busy.
+        self.assertEqual(list(range(refusals[0], refusals[0] + 41)), refusals)
+
+    def test_connection_that_waits_is_accepted_at_the_next_check_when_there_is_a_descriptor(self) -> None:
+        connection = self.connect()
+        connection.sendall(HEALTH)
+        self.listener.accept = self.accept
+
+        self.pass_time(0.5)
+
+        self.assertEqual(200, read_answer(connection).status)
+
+
 # Connects from this namespace's own address, and prints the status of each answer.
 _CONNECT = """
 import socket, sys
@@ -220,59 +309,6 @@ class DaemonTest(TempCase):
         ).stdout
 
         self.assertEqual(["200"] * 5 + ["503"] * 3, output.split())
-
-    def test_longest_idle_connection_of_all_workers_is_evicted(self) -> None:
-        self.assertTrue(any(self.evicts_in_order() for _ in range(4)))
-
-    def evicts_in_order(self) -> bool:
-        """Returns False where the order was another one because a worker waited too long for the others.
-
-        It evicts a connection of its own then, as happens on a busy machine.
-        """
-        slowest, is_in_order = 0.0, True
-        with running(*self.arguments("--workers", "3", "--max-connections", "6")) as daemon:
-            guests = [self.greet(daemon) for _ in range(6)]
-            # The second and the fourth are the longest idle ones now, and then the newcomers in their order.
-            for number in (0, 2, 4, 5):
-                self.ask(guests[number])
-            order = [guests[number] for number in (1, 3, 0, 2, 4, 5)]
-
-            for _ in range(10):
-                started = time.monotonic()
-                order.append(self.greet_until_admitted(daemon))
-                slowest = max(slowest, time.monotonic() - started)
-                closed, _, _ = select.select(order, [], [], PATIENCE)
-                is_in_order = is_in_order and order.pop(0) in closed
-
-            is_in_order = is_in_order and not select.select(order, [], [], 0)[0]
-            if is_in_order:
-                for connection in order:
-                    self.ask(connection)
-        if not is_in_order:
-            self.assertGreaterEqual(slowest, Limits().place)
-        return is_in_order
-
-    def greet(self, daemon: Daemon) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE)
-        self.addCleanup(connection.close)
-        self.ask(connection)
-        return connection
-
-    def greet_until_admitted(self, daemon: Daemon) -> socket.socket:
-        """Connect again where a worker took more than a second to evict a connection, as on a busy machine."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            connection = socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE)
-            self.addCleanup(connection.close)
-            connection.sendall(HEALTH)
-            status = read_answer(connection).status
-            if status != 503 or time.monotonic() > deadline:
-                self.assertEqual(200, status)
-                return connection
-
-    def ask(self, connection: socket.socket) -> None:
-        connection.sendall(HEALTH)
-        self.assertEqual(200, read_answer(connection).status)
 
     def test_operations_are_answered_while_all_other_places_are_taken(self) -> None:
         options = ("--workers", "1", "--max-connections", "2", "--admin-listen", "127.0.0.1:0")

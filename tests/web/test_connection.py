@@ -1,4 +1,4 @@
-"""A connection of a real server: framing, keep-alive, refusals, timeouts and the access log."""
+"""A connection: framing, keep-alive, refusals and the access log. A few tests have real sockets and threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import socket
-import threading
 from unittest.mock import patch
 
 from filestoraged.daemon.values import Address
@@ -18,7 +17,8 @@ from filestoraged.web.exchange import NO_EXCHANGE, UNPARSED
 from filestoraged.web.poller import Poller
 from filestoraged.web.receiver import Receiver
 from filestoraged.web.sender import Sender
-from tests.support import ServerCase, in_threads, read_all, read_answer
+from tests.support import ServerCase, in_threads, read_all, read_answer, split_answer
+from tests.web.simulation import SimulatedCase
 
 TEA = b"tea"
 TEA_HASH = hashlib.sha256(TEA).hexdigest()
@@ -26,11 +26,8 @@ TEA_HASH = hashlib.sha256(TEA).hexdigest()
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class TcpTest(ServerCase):
-    """Over TCP. `UnixSocketTest` runs the same tests over a Unix socket."""
-
-    def assert_serving(self) -> None:
-        self.assertEqual(200, self.raw(HEALTH)[0].status)
+class RequestTest(SimulatedCase):
+    """Each byte is that of the contract; `TcpTest` shows that the kernel's sockets carry them."""
 
     def test_connection_is_kept_alive(self) -> None:
         connection = self.connect()
@@ -41,25 +38,6 @@ class TcpTest(ServerCase):
 
             self.assertEqual(200, answer.status)
             self.assertNotIn("connection", answer.fields)
-
-    def test_pipelined_requests_are_answered_in_order(self) -> None:
-        upload = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea"
-        chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n"
-        download = f"GET /{TEA_HASH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        missing = b"GET /xyz HTTP/1.1\r\nHost: x\r\n\r\n"
-
-        answers = self.raw(upload + HEALTH + chunked + download + missing + HEALTH, answers=6)
-
-        self.assertEqual([200, 200, 200, 200, 404, 200], [answer.status for answer in answers])
-        self.assertEqual(TEA, answers[3].body)
-
-    def test_request_that_arrives_byte_by_byte_is_answered(self) -> None:
-        connection = self.connect()
-
-        for byte in b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n":
-            connection.sendall(bytes([byte]))
-
-        self.assertEqual(TEA_HASH, json.loads(read_answer(connection).body)["hash"])
 
     def test_empty_line_behind_each_body_is_skipped(self) -> None:
         upload = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea\r\n"
@@ -160,7 +138,6 @@ class TcpTest(ServerCase):
                 self.assertEqual("close", answers[0].fields["connection"])
                 self.assertEqual("Bad Request", json.loads(answers[0].body)["error"])
         self.assert_stored(0)
-        self.assert_serving()
 
     def test_other_refused_heads_answer_their_own_status(self) -> None:
         upload = b"POST / HTTP/1.1\r\nHost: x\r\n"
@@ -279,6 +256,34 @@ class TcpTest(ServerCase):
 
         self.assertEqual([404, 200], [answer.status for answer in answers])
 
+
+class TcpTest(ServerCase):
+    """What the kernel and threads do, over TCP; `UnixSocketTest` runs the same over a Unix socket."""
+
+    threads = 2
+
+    def assert_serving(self) -> None:
+        self.assertEqual(200, self.raw(HEALTH)[0].status)
+
+    def test_pipelined_requests_are_answered_in_order(self) -> None:
+        upload = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea"
+        chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n"
+        download = f"GET /{TEA_HASH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        missing = b"GET /xyz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+        answers = self.raw(upload + HEALTH + chunked + download + missing + HEALTH, answers=6)
+
+        self.assertEqual([200, 200, 200, 200, 404, 200], [answer.status for answer in answers])
+        self.assertEqual(TEA, answers[3].body)
+
+    def test_request_that_arrives_byte_by_byte_is_answered(self) -> None:
+        connection = self.connect()
+
+        for byte in b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntea\r\n0\r\n\r\n":
+            connection.sendall(bytes([byte]))
+
+        self.assertEqual(TEA_HASH, json.loads(read_answer(connection).body)["hash"])
+
     def test_refusal_reaches_a_client_that_still_sends(self) -> None:
         connection = self.connect()
         connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n")
@@ -334,6 +339,23 @@ class TcpTest(ServerCase):
             connection.sendall(HEALTH)
             self.assertEqual(200, read_answer(connection).status)
 
+    def test_bodies_and_readers_that_pause_take_no_thread_and_lose_nothing(self) -> None:
+        data = os.urandom(8_000_000)
+        digest = json.loads(self.post("/", data).body)["hash"]
+        readers, uploads = [[self.connect() for _ in range(3)] for _ in range(2)]
+        for reader in readers:
+            # More than the kernel keeps for a client that reads nothing.
+            reader.sendall(f"GET /{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        for upload in uploads:
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n" + data[:1_000_000])
+
+        self.assert_serving()
+
+        for upload in uploads:
+            upload.sendall(data[1_000_000:2_000_000])
+            self.assertEqual(hashlib.sha256(data[:2_000_000]).hexdigest(), json.loads(read_answer(upload).body)["hash"])
+        self.assertEqual([data] * 3, [split_answer(read_all(reader))[0].body for reader in readers])
+
 
 class UnixSocketTest(TcpTest):
     def address(self) -> Address:
@@ -348,7 +370,7 @@ class Ipv6Test(ServerCase):
         self.assertEqual(200, self.get("/-/health").status)
 
 
-class FailureTest(ServerCase):
+class FailureTest(SimulatedCase):
     """What fails in the server, and cannot be answered, breaks the connection off; it is logged and counted."""
 
     error = OSError(errno.EIO, "Input/output error")
@@ -385,14 +407,12 @@ class FailureTest(ServerCase):
         self.assertEqual("connection of client 127.0.0.1 broke off: OSError: [Errno 5] Input/output error", line)
 
 
-class IdleTest(ServerCase):
+class IdleTest(SimulatedCase):
     def test_connection_that_is_idle_keeps_nothing_of_its_last_request(self) -> None:
         connection = self.connect()
         for request in (HEALTH, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ntea"):
             connection.sendall(request)
             read_answer(connection)
-            # The loop has finished the round of that response when it accepts another connection.
-            self.raw(HEALTH)
 
             exchanges = [each.exchange for each in gc.get_objects() if type(each) is Connection and each.is_idle]
 
@@ -401,18 +421,12 @@ class IdleTest(ServerCase):
             self.assertEqual((None, "", UNPARSED), (NO_EXCHANGE.request, NO_EXCHANGE.client, NO_EXCHANGE.parsed))
 
 
-class AccessLogTest(ServerCase):
-    def lines(self, count: int) -> list[str]:
-        pause = threading.Event()
-        while len(self.access_lines()) < count:
-            pause.wait(0.01)
-        return self.access_lines()
-
+class AccessLogTest(SimulatedCase):
     def test_request_is_logged_as_one_line(self) -> None:
         self.post("/", TEA)
         self.get(f"/?hash={TEA_HASH}")
 
-        upload, download = self.lines(2)
+        upload, download = self.access_lines()
 
         self.assertRegex(upload, r"^127\.0\.0\.1 POST / 200 88 \d\.\d{6}$")
         self.assertRegex(download, rf"^127\.0\.0\.1 GET /\?hash={TEA_HASH} 200 3 \d\.\d{{6}}$")
@@ -420,21 +434,21 @@ class AccessLogTest(ServerCase):
     def test_malformed_request_is_logged_as_one_line(self) -> None:
         self.raw(b"\x00\r\n\r\n")
 
-        self.assertRegex(self.lines(1)[0], r"^127\.0\.0\.1 - - 400 \d+ \d\.\d{6}$")
+        self.assertRegex(self.access_lines()[0], r"^127\.0\.0\.1 - - 400 \d+ \d\.\d{6}$")
 
     def test_client_that_leaves_within_an_upload_is_logged_as_one_line(self) -> None:
         connection = self.connect()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
         connection.close()
 
-        self.assertRegex(self.lines(1)[0], r"^127\.0\.0\.1 POST / 499 0 \d\.\d{6}$")
+        self.assertRegex(self.access_lines()[0], r"^127\.0\.0\.1 POST / 499 0 \d\.\d{6}$")
 
     def test_secret_is_not_logged(self) -> None:
         for name in ("password", "Password", "pass%77ord", "token", "pass%57ord"):
             with self.subTest(name=name):
                 self.get(f"/?a=b&{name}=s3cret&c=d")
 
-        for line in self.lines(5):
+        for line in self.access_lines():
             self.assertNotIn("s3cret", line)
             self.assertRegex(line, r" /\?a=b&[^=]+=\*\*\*&c=d 400 ")
 
@@ -450,7 +464,7 @@ class AccessLogTest(ServerCase):
         for target in targets:
             self.get(target)
 
-        for line in self.lines(len(targets)):
+        for line in self.access_lines():
             self.assertNotIn(id_, line)
             self.assertNotIn("s3cret", line)
 

@@ -12,10 +12,12 @@ from typing import Any
 from filestoraged.daemon.values import Address
 from filestoraged.web.auth import hashed
 from filestoraged.web.cross_site import Hosts, Origins
-from filestoraged.web.message import Request, Response, RunsOn
+from filestoraged.web.message import Request
 from filestoraged.web.request_cache import RequestCache
 from filestoraged.web.sites import Sites, arrives_on_loopback
 from tests.support import Answer, ServerCase
+from tests.web.simulation import SimulatedCase
+from tests.web.test_task import App
 
 EVIL = "http://evil.test"
 FRIEND = "https://app.example.org"
@@ -38,14 +40,11 @@ CHANGES: list[tuple[str, str, bytes]] = [
 ]
 
 
-class BrowserCase(ServerCase):
-    """A daemon that checks hosts, which is the default."""
+class BrowserCase(SimulatedCase):
+    """A server that checks hosts, which is the default."""
 
     config: dict[str, Any] = {"host": ()}
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.bound.port}"
+    host = "127.0.0.1:8080"
 
     def change(self, **fields: str) -> Answer:
         return self.post("/", b"tea", Host=self.host, **fields)
@@ -92,11 +91,10 @@ class CrossSiteTest(BrowserCase):
         self.assertEqual([403, 403], [answer.status, without.status])
 
     def test_origin_named_by_host_is_the_own_origin(self) -> None:
-        port = self.bound.port
         for host, origin, status in (
-            (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}", 200),
+            ("127.0.0.1:8080", "http://127.0.0.1:8080", 200),
             # A proxy in front may speak HTTPS.
-            (f"127.0.0.1:{port}", f"https://127.0.0.1:{port}", 200),
+            ("127.0.0.1:8080", "https://127.0.0.1:8080", 200),
             ("localhost", "http://localhost", 200),
             ("localhost", "https://localhost", 200),
             ("LocalHost:80", "http://localhost", 200),
@@ -354,19 +352,23 @@ class AnyHostTest(BrowserCase):
         self.assertEqual(200, self.ask_for("evil.test").status)
 
 
-class UnixSocketTest(BrowserCase):
+class UnixSocketTest(ServerCase):
+    config: dict[str, Any] = {"host": ()}
+
     def address(self) -> Address:
         return Address("", 0, str(self.directory / "socket"))
 
-    def test_any_host_is_accepted(self) -> None:
-        self.assertEqual(200, self.ask_for("evil.test").status)
+    def test_any_host_is_accepted_and_a_change_by_another_site_is_refused(self) -> None:
+        asked = self.get("/-/health", Host="evil.test")
+        changed = self.post("/", b"", Host="files.lan", Origin=EVIL)
 
-    def test_change_by_another_site_is_refused(self) -> None:
-        self.assertEqual(403, self.ask_for("files.lan", "POST", "/", Origin=EVIL, Content_Length="0").status)
+        self.assertEqual([200, 403], [asked.status, changed.status])
 
 
-class AllAddressesTest(BrowserCase):
+class AllAddressesTest(ServerCase):
     """On a listener for all addresses, hosts are checked on loopback addresses alone."""
+
+    config: dict[str, Any] = {"host": ()}
 
     def address(self) -> Address:
         return Address("0.0.0.0", 0)
@@ -374,7 +376,9 @@ class AllAddressesTest(BrowserCase):
     def test_host_is_checked_on_connections_to_a_loopback_address(self) -> None:
         self.bound = self.bound._replace(host="127.0.0.1")
 
-        self.assertEqual([200, 421], [self.ask_for(host).status for host in ("localhost", "evil.test")])
+        statuses = [self.get("/-/health", Host=host).status for host in ("localhost", "evil.test")]
+
+        self.assertEqual([200, 421], statuses)
 
 
 class ArrivalTest(unittest.TestCase):
@@ -441,23 +445,11 @@ def request(*fields: str) -> Request:
     return RequestCache().read(head.encode()).request
 
 
-class _App:
+class _App(App):
     """An app with another one for loopback addresses."""
 
     def __init__(self, on_loopback: _App | None = None) -> None:
-        self.on_loopback: Any = on_loopback or _App(self)
-
-    def route(self, request: Request) -> RunsOn:
-        return RunsOn.INLINE
-
-    def answer_early(self, request: Request) -> Any: ...
-
-    def answer(self, request: Request) -> Any: ...
-
-    def complete(self, request: Request, response: Response) -> Response:
-        return response
-
-    def refuse(self, request: Request, error: Exception) -> Any: ...
+        self.on_loopback = on_loopback or _App(self)
 
 
 class _Connection(socket.socket):

@@ -8,7 +8,7 @@ from typing import Any
 from filestoraged.errors import ClientGone, Forbidden, NotFound
 from filestoraged.web.cross_site import Hosts, Origins
 from filestoraged.web.message import Request, Response, RunsOn
-from filestoraged.web.router import DELETE, READ, WRITE, Match, Mounts, PageVariant, Route, Router
+from filestoraged.web.router import DELETE, READ, WRITE, Authorizer, Match, Mounts, PageVariant, Route, Router
 from filestoraged.wire.head import Head
 
 
@@ -80,7 +80,7 @@ VARIED = Router(
 )
 
 
-class Authorizer:
+class CountingAuthorizer(Authorizer):
     """Lets requests with a token do anything, and counts."""
 
     checks = 0
@@ -95,7 +95,7 @@ class Authorizer:
 
 
 class RouterCase(unittest.TestCase):
-    authorizer: Authorizer | None = None
+    authorizer: CountingAuthorizer | None = None
 
     def setUp(self) -> None:
         self.app = Mounts(
@@ -222,7 +222,7 @@ class RouterTest(RouterCase):
 
 class AuthorizedTest(RouterCase):
     def setUp(self) -> None:
-        self.authorizer = Authorizer()
+        self.authorizer = CountingAuthorizer()
         super().setUp()
 
     def test_request_without_a_token_is_refused_before_its_page(self) -> None:

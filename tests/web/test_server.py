@@ -28,7 +28,6 @@ from filestoraged.web.task import Task
 from filestoraged.web.transport import READABLE
 from tests.support import PATIENCE, ServerCase, read_all, read_answer, split_answer
 from tests.web.simulation import Client, SimulatedCase
-from tests.web.test_pool import refuse_to_start
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
@@ -157,16 +156,8 @@ class FailingTest(LoopCase):
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-class RealThreadTest(ServerCase):
-    """Threads of a pool, and a pipe, which are not simulated."""
-
-    def test_requests_without_a_thread_continue_when_one_can_be_started(self) -> None:
-        connection = self.connect()
-        with patch.object(threading.Thread, "start", refuse_to_start):
-            connection.sendall(CHUNKED + b"3\r\ntea\r\n0\r\n\r\n")
-            self.wait_until("it has failed", lambda: "cannot start a thread" in "\n".join(self.log_lines()))
-
-        self.assertEqual(200, read_answer(connection).status)
+class WakeTest(ServerCase):
+    """The pipe by which threads of the store wake the loop."""
 
     def test_failed_wake_is_made_up_for_and_the_next_one_succeeds(self) -> None:
         completions = self.worker._server.context.completions

@@ -1,24 +1,19 @@
-"""Slow, silent and numerous clients: they delay no others, lose no bytes, and leave nothing behind.
-
-What depends on the kernel, on real threads or on memory has real sockets; all else is simulated, in virtual time.
-"""
+"""Slow, silent and numerous clients, in virtual time: they delay no others, lose no bytes, and leave nothing behind."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import http.client
+import io
 import json
 import os
-import socket
-import threading
-from pathlib import Path
+import tracemalloc
 from typing import Any
 
 from filestoraged.web.admission import _MAX_REFUSED, _MAX_WAITING
 from filestoraged.web.limits import Limits
 from filestoraged.web.transport import WRITABLE
-from tests.daemon.process import running
-from tests.support import PATIENCE, Answer, ServerCase, TempCase, in_threads, read_all, read_answer, split_answer
+from tests.support import read_all, read_answer, split_answer
 from tests.web.simulation import Client, SimulatedCase
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -33,17 +28,12 @@ def get(digest: str) -> bytes:
     return f"GET /{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
-def threads_named(name: str) -> int:
-    return sum(thread.name == name for thread in threading.enumerate())
-
-
-class NoThreadTest(ServerCase):
-    """Ten times as many slow clients as threads: real ones, which a client might hold, and the kernel's buffers."""
-
-    threads = 2
+class NoThreadTest(SimulatedCase):
+    """Many slow clients at a time: while one pauses, no thread works for it. `test_connection` has real threads."""
 
     def assert_serving_at_once(self) -> None:
-        """Assert that a request is answered while others are slow."""
+        """Assert that a request is answered while others are slow, and that no thread waits for these."""
+        self.assertFalse(self.machine.pool.busy)
         self.assertEqual(200, self.raw(HEALTH)[0].status)
         self.assertEqual(200, self.post("/", b"tea").status)
 
@@ -59,118 +49,60 @@ class NoThreadTest(ServerCase):
             self.assertEqual(200, read_answer(connection).status)
 
     def test_bodies_that_pause_take_no_thread_and_are_stored_whole(self) -> None:
-        datas = [os.urandom(3_000_000) for _ in range(MANY)]
+        datas = [os.urandom(1_000_000) for _ in range(MANY)]
         slow = [self.connect() for _ in datas]
         for connection, data in zip(slow, datas):
-            connection.sendall(UPLOAD % len(data) + data[:2_000_000])
+            connection.sendall(UPLOAD % len(data) + data[:600_000])
 
         self.assert_serving_at_once()
-        self.wait_until("no thread hashes", lambda: threads_named("hash") == 0)
 
         for connection, data in zip(slow, datas):
-            connection.sendall(data[2_000_000:])
+            connection.sendall(data[600_000:])
             self.assertEqual(hashlib.sha256(data).hexdigest(), read_answer(connection).body.decode().strip())
 
-    def test_readers_that_pause_take_no_thread_and_receive_everything(self) -> None:
-        data = os.urandom(20_000_000)
-        digest = self.post("/", data, Accept="text/plain").body.decode().strip()
-        slow = [self.connect() for _ in range(MANY)]
+    def test_uploads_that_pause_after_a_byte_hold_no_buffer(self) -> None:
+        slow = [self.connect() for _ in range(100)]
         for connection in slow:
-            connection.sendall(get(digest)[:-2] + b"Connection: close\r\n\r\n")
-
-        self.assert_serving_at_once()
+            connection.sendall(UPLOAD % 10_000_000 + b"x")
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
 
         for connection in slow:
-            answer, rest = split_answer(read_all(connection))
-            self.assertEqual((200, b""), (answer.status, rest))
-            self.assertEqual(digest, hashlib.sha256(answer.body).hexdigest())
+            connection.sendall(b"x")
 
-    def test_reader_that_takes_nothing_holds_less_than_1_mib_of_kernel_memory(self) -> None:
-        digest = self.post("/", b"x" * 20_000_000, Accept="text/plain").body.decode().strip()
-        connection = self.connect()
-        connection.sendall(get(digest))
-        poller = self.worker._server.context.poller
-
-        self.wait_until("it waits for room", lambda: [each.transport.awaits for each in poller.all()] == [WRITABLE])
-
-        (waiting,) = poller.all()
-        self.assertLess(waiting.transport.sender.unread, 1024 * 1024)
+        # A buffer of 512 KiB for each would be 50 MiB.
+        self.assertLess(tracemalloc.get_traced_memory()[0], 2 * 1024 * 1024)
 
     def test_client_that_sends_requests_without_reading_gets_every_response_in_order(self) -> None:
         data = os.urandom(50_000)
         digest = self.post("/", data, Accept="text/plain").body.decode().strip()
         connection = self.connect()
-        for _ in range(300):
-            connection.sendall(get(digest))
-            connection.sendall(get("0" * 64))
+        connection.connection.room = 100_000
+        for _ in range(30):
+            connection.sendall(get(digest) + get("0" * 64))
         connection.sendall(HEALTH)
 
         self.assert_serving_at_once()
 
-        received = b""
-        answers: list[int] = []
-        for number in range(601):
-            answer, received = read_answer_fast(connection, received)
-            answers.append(answer.status)
-            if number % 2 == 0 and number < 600:
-                self.assertEqual(data, answer.body)
-        self.assertEqual([200, 404] * 300 + [200], answers)
+        received = connection.makefile("rb")
+        answers = [read_response(received) for _ in range(61)]
+        self.assertEqual([200, 404] * 30 + [200], [status for status, _ in answers])
+        self.assertEqual({data}, {body for _, body in answers[:60:2]})
 
     def test_many_requests_in_one_packet_are_answered_in_order(self) -> None:
         connection = self.connect()
 
         connection.sendall((HEALTH + get("0" * 64)) * 500)
 
-        received, statuses = b"", []
-        for _ in range(1000):
-            answer, received = read_answer_fast(connection, received)
-            statuses.append(answer.status)
-        self.assertEqual([200, 404] * 500, statuses)
-
-    def test_more_uploads_and_downloads_than_threads_all_complete(self) -> None:
-        data = os.urandom(9_000_000)
-        digest = self.post("/", data, Accept="text/plain").body.decode().strip()
-
-        def store_or_fetch(number: int) -> bool:
-            if number % 2:
-                return self.get(f"/{digest}").body == data
-            own = data + bytes([number])
-            answer = self.post("/", own, Accept="text/plain")
-            return answer.body.decode().strip() == hashlib.sha256(own).hexdigest()
-
-        self.assertEqual([True] * 16, in_threads(16, store_or_fetch))
+        received = connection.makefile("rb")
+        self.assertEqual([200, 404] * 500, [read_response(received)[0] for _ in range(1000)])
 
 
-class SlowUploadMemoryTest(TempCase):
-    """In a daemon of its own, so that its memory is that of these clients alone."""
-
-    clients = 500
-
-    def test_uploads_that_pause_after_a_byte_hold_no_buffer(self) -> None:
-        store = self.directory / "store"
-        head = UPLOAD % 10_000_000
-        with running("--workers", "1", "--threads", "2", "--store", str(store)) as daemon:
-            before = daemon.resident()
-            slow = [socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) for _ in range(self.clients)]
-            for sent, data in enumerate((head + b"x", b"x"), 1):
-                for connection in slow:
-                    connection.sendall(data)
-                self.wait_until("all of it has come", lambda: self.staged(store) == sent * self.clients)  # noqa: B023
-            grown = daemon.resident() - before
-            for connection in slow:
-                connection.close()
-
-        # A buffer of 512 KiB for each would be 250 MiB.
-        self.assertLess(grown, 10 * 1024 * 1024)
-
-    def staged(self, store: Path) -> int:
-        """Bytes of uploads received so far."""
-        sizes = []
-        for path in store.glob("staging/*/*"):
-            # A file by which the daemon probes the directory is soon gone.
-            with contextlib.suppress(FileNotFoundError):
-                sizes.append(path.stat().st_size)
-        return sum(sizes)
+def read_response(received: io.BufferedReader) -> tuple[int, bytes]:
+    """The status and the body of the next response."""
+    status = int(received.readline().split()[1])
+    fields = http.client.parse_headers(received)
+    return status, received.read(int(fields["Content-Length"]))
 
 
 class CutOffTest(SimulatedCase):
@@ -573,17 +505,3 @@ class WaitingConnectionTest(LimitedCase):
         self.server.begin_drain(30.0)
 
         self.assertEqual(503, split_answer(read_all(newcomer))[0].status)
-
-
-def read_answer_fast(connection: socket.socket, received: bytes) -> tuple[Answer, bytes]:
-    """Take the next answer, of bytes that came before and of those that come."""
-    while True:
-        head, end, rest = received.partition(b"\r\n\r\n")
-        if end:
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            if len(rest) >= length:
-                return split_answer(received)
-        data = connection.recv(65536)
-        if not data:
-            raise AssertionError("closed within an answer")
-        received += data

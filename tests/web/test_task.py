@@ -6,7 +6,7 @@ import socket
 import unittest
 from typing import Any
 
-from filestoraged.errors import ClientGone, RequestTimeout
+from filestoraged.errors import ClientGone, Error, RequestTimeout
 from filestoraged.future import Future
 from filestoraged.web.message import Page, Request, Response, RunsOn, result_of
 from filestoraged.web.receiver import Receiver
@@ -21,6 +21,9 @@ class App:
     """Answers errors by their class."""
 
     on_loopback: Any = None
+
+    def stays_inline(self, request: Request) -> bool:
+        return False
 
     def route(self, request: Request) -> RunsOn:
         return RunsOn.THREAD
@@ -37,6 +40,9 @@ class App:
 
     def refuse(self, request: Request, error: Exception) -> Response:
         return Response(500, body=type(error).__name__.encode())
+
+    def refuse_body(self, request: Request, fault: Error) -> Response:
+        raise AssertionError("not called")
 
 
 class TaskTest(unittest.TestCase):

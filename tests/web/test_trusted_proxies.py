@@ -5,10 +5,9 @@ from __future__ import annotations
 import ipaddress
 import unittest
 
-from filestoraged.daemon.values import Address
 from filestoraged.web.message import Answer, Request
-from filestoraged.web.trusted_proxies import UNIX, TrustedProxies
-from tests.support import ServerCase
+from filestoraged.web.trusted_proxies import UNIX, IPNetwork, TrustedProxies
+from tests.web.simulation import SimulatedCase
 
 TRUSTED = [ipaddress.ip_network(each) for each in ("10.0.0.0/8", "192.0.2.7/32", "2001:db8:1::/48")]
 
@@ -57,45 +56,24 @@ class ProxiesTest(unittest.TestCase):
         self.assertEqual("203.0.113.9", TrustedProxies(TRUSTED).client("203.0.113.9" + ", 10.1.1.1" * 100, "10.9.9.9"))
 
 
-class TrustedTest(ServerCase):
-    """A server that trusts the clients of these tests."""
+class ProxiedTest(SimulatedCase):
+    def trust(self, *clients: IPNetwork | str) -> None:
+        self.context.proxies = TrustedProxies(clients)
 
-    trusted: list[object] = [ipaddress.ip_network("127.0.0.0/8")]
+    def logged_clients(self) -> list[str]:
+        return [line.split()[0] for line in self.access_lines()]
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.worker._server.context.proxies = TrustedProxies(self.trusted)  # type: ignore[arg-type]
-
-    def lines(self, count: int) -> list[str]:
-        self.wait_until("it is logged", lambda: len(self.access_lines()) >= count)
-        return self.access_lines()
-
-    def test_request_is_logged_with_the_client_that_the_proxy_names(self) -> None:
-        self.get("/-/health", X_Forwarded_For="203.0.113.9")
-        self.post("/", b"tea", X_Forwarded_For="203.0.113.10")
-
-        self.assertEqual(["203.0.113.9", "203.0.113.10"], [line.split()[0] for line in self.lines(2)])
-
-    def test_each_request_of_a_connection_has_its_own_client(self) -> None:
-        own = self.own_address()
+    def test_each_request_of_a_connection_is_logged_with_the_client_that_the_proxy_names_for_it(self) -> None:
+        self.trust(ipaddress.ip_network("127.0.0.0/8"))
         head = b"GET /-/health HTTP/1.1\r\nHost: x\r\n"
+        first, last = head + b"X-Forwarded-For: 203.0.113.9\r\n\r\n", head + b"X-Forwarded-For: ::5\r\n\r\n\0\r\n\r\n"
 
-        self.raw(
-            head
-            + b"X-Forwarded-For: 203.0.113.9\r\n\r\n"
-            + head
-            + b"\r\n"
-            + head
-            + b"X-Forwarded-For: ::5\r\n\r\n\0\r\n\r\n",
-            answers=4,
-        )
+        self.raw(first + head + b"\r\n" + last, answers=4)
 
-        self.assertEqual(["203.0.113.9", own, "::5", own], [line.split()[0] for line in self.lines(4)])
-
-    def own_address(self) -> str:
-        return "127.0.0.1"
+        self.assertEqual(["203.0.113.9", "127.0.0.1", "::5", "127.0.0.1"], self.logged_clients())
 
     def test_pages_get_the_client_that_the_proxy_names(self) -> None:
+        self.trust(ipaddress.ip_network("127.0.0.0/8"))
         clients: list[str] = []
         answer = self.app.answer
 
@@ -106,22 +84,18 @@ class TrustedTest(ServerCase):
         self.app.answer = note  # type: ignore[method-assign]
         self.post("/", b"tea", X_Forwarded_For="203.0.113.9")
 
-        self.assertEqual(["203.0.113.9"], clients)
+        self.assertEqual((["203.0.113.9"], ["203.0.113.9"]), (clients, self.logged_clients()))
 
-
-class TrustedUnixSocketTest(TrustedTest):
-    trusted = [UNIX]
-
-    def address(self) -> Address:
-        return Address("", 0, str(self.directory / "socket"))
-
-    def own_address(self) -> str:
-        return UNIX
-
-
-class UntrustedTest(ServerCase):
     def test_untrusted_client_cannot_name_another(self) -> None:
         self.get("/-/health", X_Forwarded_For="203.0.113.9")
 
-        self.wait_until("it is logged", lambda: bool(self.access_lines()))
-        self.assertEqual("127.0.0.1", self.access_lines()[0].split()[0])
+        self.assertEqual(["127.0.0.1"], self.logged_clients())
+
+    def test_proxy_on_a_unix_socket_names_its_clients(self) -> None:
+        self.trust(UNIX)
+
+        for forwarded in (b"X-Forwarded-For: 203.0.113.9\r\n", b""):
+            connection = self.connect("")
+            connection.sendall(b"GET /-/health HTTP/1.1\r\nHost: x\r\n%b\r\n" % forwarded)
+
+        self.assertEqual(["203.0.113.9", UNIX], self.logged_clients())
