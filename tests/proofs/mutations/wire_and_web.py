@@ -29,10 +29,8 @@ _client_limit = in_file("web/client_limit.py", "tests.web.test_client_limit")
 _connection_limit = in_file("web/connection_limit.py", "tests.web.test_connection_limit", "tests.web.test_admission")
 _lingering_close = in_file("web/lingering_close.py", "tests.web.test_lingering_close")
 _receiver = in_file("web/receiver.py", "tests.web.test_connection")
-_request_body = in_file(
-    "web/request_body.py", "tests.web.test_request_body", "tests.web.test_slow_clients.BodyRateTest"
-)
-_steps = in_file("web/steps.py", "tests.web.test_connection.TimeoutTest")
+_request_body = in_file("web/request_body.py", "tests.web.test_request_body", "tests.web.test_slow_clients.CutOffTest")
+_steps = in_file("web/steps.py", "tests.web.test_slow_clients.CutOffTest")
 _response_steps = in_file("web/response_steps.py", "tests.web.test_connection", "tests.web.test_server")
 _router = in_file("web/router.py", "tests.web.test_router", "tests.api.test_kv")
 _error_responses = in_file("web/error_responses.py", "tests.web.test_error_responses")
