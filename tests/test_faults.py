@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import resource
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -22,7 +20,6 @@ import requests
 from filestoraged.store.disk.store import DiskStore
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running, traced
 from tests.daemon.uploads import upload_until_killed
-from tests.runner.marks import long
 from tests.support import TempCase, find_program, in_threads, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -122,30 +119,26 @@ class ReadOnlyDiskTest(PrivateDiskCase):
 
 
 class NoDescriptorsTest(TempCase):
-    def test_daemon_without_descriptors_refuses_or_delays_clients_and_recovers(self) -> None:
-        started = time.monotonic()
+    """`tests/web/test_admission.py` shows that such a daemon is not kept busy, and does not fill its log."""
 
-        with self.crowded_daemon() as (daemon, crowd):
+    def test_daemon_without_descriptors_refuses_or_delays_clients_and_recovers(self) -> None:
+        limit = ["prlimit", "--nofile=80:80"]
+        with running("--workers", "1", "--store", str(self.directory / "store"), before=limit) as daemon:
+            crowd = []
+            for _ in range(100):
+                crowd.append(socket.create_connection(("127.0.0.1", daemon.ports[0])))
+                # One that is idle would give way to the next.
+                crowd[-1].sendall(HEALTH[:1])
+            for connection in crowd[:20]:
+                connection.sendall(HEALTH[1:])
+                self.assertEqual(200, read_answer(connection).status)
             for connection in crowd:
                 connection.close()
             answer = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
-            warnings = daemon.lines_with("WARNING cannot accept connections for now: Too many open files", 1)
-            seconds = time.monotonic() - started
+            warnings = daemon.lines_with("WARNING cannot accept connections for now: Too many open files")
 
         self.assertEqual(200, answer.status_code)
-        # One in ten seconds, and not one for each connection.
-        self.assertIn(len(warnings), range(1, 2 + int(seconds / 10)))
-
-    @long("real time")
-    def test_connections_that_wait_for_descriptors_do_not_keep_the_daemon_busy(self) -> None:
-        with self.crowded_daemon() as (daemon, crowd):
-            spent = -_cpu_seconds(daemon)
-            time.sleep(2)
-            spent += _cpu_seconds(daemon)
-            for connection in crowd:
-                connection.close()
-
-        self.assertLess(spent, 1)
+        self.assertTrue(warnings)
 
     def test_daemon_with_as_many_descriptors_as_it_needs_serves_each_interface_and_with_one_less_exits_1(self) -> None:
         store = ("--workers", "1", "--store", str(self.directory / "store"))
@@ -184,21 +177,6 @@ class NoDescriptorsTest(TempCase):
             [200, 201, 201, 204, 200, 201, 200, 201, 201, 200, 200], [each.status_code for each in answers]
         )
 
-    @contextlib.contextmanager
-    def crowded_daemon(self) -> Iterator[tuple[Daemon, list[socket.socket]]]:
-        """A daemon with fewer descriptors than connections that wait for it. It has answered the first ones."""
-        limit = ["prlimit", "--nofile=80:80"]
-        with running("--workers", "1", "--store", str(self.directory / "store"), before=limit) as daemon:
-            crowd = []
-            for _ in range(100):
-                crowd.append(socket.create_connection(("127.0.0.1", daemon.ports[0])))
-                # One that is idle would give way to the next.
-                crowd[-1].sendall(HEALTH[:1])
-            for connection in crowd[:20]:
-                connection.sendall(HEALTH[1:])
-                self.assertEqual(200, read_answer(connection).status)
-            yield daemon, crowd
-
     def test_descriptors_suffice_for_as_many_resumable_uploads_as_connections(self) -> None:
         limit = ["prlimit", "--nofile=1024:1024"]
         fields = {"Tus-Resumable": "1.0.0", "Upload-Length": "6"}
@@ -215,13 +193,14 @@ class NoDescriptorsTest(TempCase):
             for connection, path in zip(crowd, paths, strict=True):
                 connection.sendall(
                     f"PATCH {path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
-                    "Content-Type: application/offset+octet-stream\r\nContent-Length: 6\r\n\r\ntea".encode()
+                    "Content-Type: application/offset+octet-stream\r\nContent-Length: 6\r\n"
+                    "Expect: 100-continue\r\n\r\n".encode()
                 )
-            files = [self.directory / "store" / path[1:] for path in paths]
-            self.wait_until("all have begun", lambda: all(file.exists() and file.stat().st_size for file in files))
+            for connection in crowd:
+                self.assertEqual(100, read_answer(connection).status)
             statuses = []
             for connection in crowd:
-                connection.sendall(b"pot")
+                connection.sendall(b"teapot")
                 statuses.append(read_answer(connection).status)
                 connection.close()
 
@@ -241,59 +220,29 @@ BROKEN_DISK = r"answering 500: OSError: \[Errno 5\] Input/output error"
 
 
 class BrokenSyscallTest(TempCase):
-    """Errors that no real disk gives on cue. strace injects them, once in each thread, so there is only one."""
+    """Errors that no real disk gives on cue. strace injects them, once in each thread.
 
-    def failing(self, what: str) -> AbstractContextManager[Daemon]:
-        arguments = ("--store", str(self.directory / "store"), "--mount", "files=/", "--workers", "1", "--threads", "1")
-        return running_with_fault(what, *arguments)
-
-    def test_failed_sync_or_rename_of_a_large_upload_stores_nothing(self) -> None:
-        self.announce(BROKEN_DISK)
-        data = bytes(100_000)
-        faults: dict[str, tuple[int, Sequence[str]]] = {
-            "fsync:error=EIO:when=1": (500, []),
-            # The second one is the directory's.
-            "fsync:error=ENOSPC:when=2": (507, []),
-            "fsync:error=EDQUOT:when=2": (507, []),
-            "linkat:error=EDQUOT:when=1": (507, []),
-            "linkat:error=EIO:when=1": (500, []),
-        }
-
-        for fault, (status, left) in faults.items():
-            with self.subTest(fault=fault), self.failing(fault) as daemon:
-                broken = requests.post(daemon.url, data=data, timeout=PATIENCE)
-                self.assertEqual(status, broken.status_code)
-                self.assertEqual(left, self.files_below(self.directory / "store"))
-                again = requests.post(daemon.url, data=data, timeout=PATIENCE)
-
-                self.assertEqual(200, again.status_code)
-                requests.delete(f"{daemon.url}/{again.json()['hash']}", timeout=PATIENCE)
-
-
-class BrokenGroupCommitTest(TempCase):
-    """The same for small uploads and removals, of which those at the same time are synced together."""
+    `tests/store/disk` has each step of an upload with each error, in process.
+    """
 
     def failing(self, what: str, *more: str) -> AbstractContextManager[Daemon]:
         arguments = ("--store", str(self.directory / "store"), "--mount", "files=/", "--workers", "1", *more)
         return running_with_fault(what, *arguments)
 
-    def test_failed_sync_or_link_of_the_only_small_upload_stores_nothing(self) -> None:
+    def test_failed_sync_or_link_of_the_only_upload_stores_nothing(self) -> None:
         self.announce(BROKEN_DISK)
-        faults = {
-            "fsync:error=EIO:when=1": 500,
+        for fault, size, status in (
+            ("fsync:error=EIO:when=1", 100_000, 500),
+            ("linkat:error=EDQUOT:when=1", 100_000, 507),
+            ("linkat:error=EIO:when=1", 3, 500),
             # The second one is the directory's.
-            "fsync:error=ENOSPC:when=2": 507,
-            "fsync:error=EDQUOT:when=2": 507,
-            "linkat:error=EDQUOT:when=1": 507,
-            "linkat:error=EIO:when=1": 500,
-        }
-
-        for fault, status in faults.items():
-            with self.subTest(fault=fault), self.failing(fault, "--threads", "1") as daemon:
-                broken = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
+            ("fsync:error=ENOSPC:when=2", 3, 507),
+        ):
+            with self.subTest(fault=fault, size=size), self.failing(fault, "--threads", "1") as daemon:
+                broken = requests.post(daemon.url, data=bytes(size), timeout=PATIENCE)
                 self.assertEqual(status, broken.status_code)
                 self.assertEqual([], self.files_below(self.directory / "store"))
-                again = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
+                again = requests.post(daemon.url, data=bytes(size), timeout=PATIENCE)
 
                 self.assertEqual(200, again.status_code)
                 requests.delete(f"{daemon.url}/{again.json()['hash']}", timeout=PATIENCE)
@@ -346,11 +295,6 @@ class TwoDaemonsTest(TempCase):
 
                 self.assertEqual([200] * 16, in_threads(16, put))
                 self.assertEqual(b"tea", requests.get(f"{second.url}/{digest}", timeout=PATIENCE).content)
-
-
-def _cpu_seconds(daemon: Daemon) -> float:
-    fields = Path(f"/proc/{daemon.worker}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def setUpModule() -> None:

@@ -226,6 +226,14 @@ class WorkersTest(SimulatedCase):
             self.assertEqual([True] + [False] * 6, [each.is_closed for each in order])
             del order[0]
 
+    def test_connection_that_comes_while_a_worker_drains_is_accepted_by_another(self) -> None:
+        for server, _ in self.machine.workers[:2]:
+            server.begin_drain(30.0)
+
+        connection = self.greet()
+
+        self.assertFalse(connection.is_closed)
+
     def test_connections_are_shared_evenly(self) -> None:
         for server, _ in self.machine.workers:
             server._connection_limit.limit = 1000

@@ -222,7 +222,9 @@ class DrainTest(LoopCase):
         self.assertEqual(data, split_answer(read_all(connection))[0].body)
 
     def test_drain_closes_idle_connections_after_a_last_call_and_ends_when_none_is_left(self) -> None:
-        idle, used = self.greeted(2)
+        (idle,) = self.greeted(1)
+        # It has not sent its first request yet.
+        used = self.connect()
         self.server.begin_drain(30.0)
         self.pass_time(0.9)
         before = idle.is_closed, used.is_closed, self.server._must_stop
