@@ -291,7 +291,9 @@ class TwoDaemonsTest(TempCase):
                 digest = hashlib.sha256(b"tea").hexdigest()
 
                 def put(number: int) -> int:
-                    return requests.post((first, second)[number % 2].url, data=b"tea", timeout=PATIENCE).status_code
+                    url = (first, second)[number % 2].url
+                    status: int = requests.post(url, data=b"tea", timeout=PATIENCE).status_code
+                    return status
 
                 self.assertEqual([200] * 16, in_threads(16, put))
                 self.assertEqual(b"tea", requests.get(f"{second.url}/{digest}", timeout=PATIENCE).content)

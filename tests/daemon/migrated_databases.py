@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from filestoraged.errors import Gone, NotFound
 from tests.daemon.migrations import MigrationCase
 
-# For types alone: the classes here are run with the backends that subclasses name.
-_Case = MigrationCase if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Case = MigrationCase
+else:
+    # The classes here are run with the backends that subclasses name.
+    _Case = object
 
 TEA = b"tea" * 10
 POT = os.urandom(300_000)

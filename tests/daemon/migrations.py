@@ -17,9 +17,10 @@ from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
-from filestoraged.store.kv import prepare_keys
+from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.locks import Locks, prepare_locks
 from filestoraged.store.path_identity import PathIdentities, root_identity
+from filestoraged.store.postgresql.kv import PostgresKeys
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command
 from tests.support import TempCase, wait_until
 
@@ -72,10 +73,12 @@ class Side:
     def path(self, name: str) -> str:
         return str(self.root / name)
 
-    def keys(self) -> Keys:
+    def keys(self) -> KeyValues | PostgresKeys:
         if self._address is None:
             prepare_keys(self.path(layout.KEYS_DATABASE))
-        return self._closed_later(self._databases.open_keys())
+        keys = self._closed_later(self._databases.open_keys())
+        assert isinstance(keys, KeyValues | PostgresKeys)
+        return keys
 
     def drops(self) -> Drops:
         if self._address is None:

@@ -13,6 +13,7 @@ from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.daemon.values import Address
 from filestoraged.daemon.worker import HTTPWorkers
 from filestoraged.errors import StartError
+from filestoraged.store.path_identity import PathIdentities
 from filestoraged.web.metrics import Metrics
 from tests.support import TempCase
 
@@ -69,5 +70,5 @@ class NeedTest(TempCase):
                 mock.patch.object(descriptors, "raise_limit", return_value=40),
                 self.assertRaisesRegex(StartError, f"is 40, and this configuration needs {needed} at least"),
             ):
-                HTTPWorkers(config, endpoints, metrics, set())
+                HTTPWorkers(config, endpoints, metrics, PathIdentities())
         self.assertFalse((self.directory / "store").exists())

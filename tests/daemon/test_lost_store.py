@@ -65,24 +65,31 @@ OBJECTS = [
 ]
 
 
-class LostStoreCase(ServerCase):
+class RequestCase(ServerCase):
+    def expect(self, status: int, method: str, target: str, body: bytes | None = None, **fields: str) -> Answer:
+        answer = self.request(method, target, body, **fields)
+        self.assertEqual(status, answer.status, (method, target, answer.body))
+        return answer
+
+    def expect_of(self, status: int, sent: _Request) -> Answer:
+        answer = self.request(sent.method, sent.target, sent.body, **sent.fields)
+        self.assertEqual(status, answer.status, (sent, answer.body))
+        return answer
+
+
+class LostStoreCase(RequestCase):
     def setUp(self) -> None:
         super().setUp()
         self.away = self.directory / "away"
         self.expect(200, "POST", "/", b"tea")
         self.expect(201, "POST", "/kv/set", b'{"a": 1}')
         self.expect(204, "POST", "/kv/commit")
-        self.expect(201, *_lock("a.psd")[:3], **_lock("a.psd").fields)
+        self.expect_of(201, _lock("a.psd"))
         link = json.loads(self.expect(201, "PUT", DROPS, FORM, Content_Type=FORM_TYPE).body)["url"]
         self.drop = urlsplit(link).path
         created = self.expect(201, "POST", "/uploads", b"", Upload_Length="6", **TUS)
         self.upload = created.fields["location"]
         self.piece = {"Upload_Offset": "0", "Content_Type": "application/offset+octet-stream", **TUS}
-
-    def expect(self, status: int, method: str, target: str, body: bytes | None = None, **fields: str) -> Answer:
-        answer = self.request(method, target, body, **fields)
-        self.assertEqual(status, answer.status, (method, target, answer.body))
-        return answer
 
     @property
     def drops(self) -> Sequence[_Request]:
@@ -100,7 +107,7 @@ class LostStoreCase(ServerCase):
     def assert_refused(self, *sent: _Request) -> None:
         for each in sent:
             with self.subTest(method=each.method, target=each.target, size=len(each.body or b"")):
-                answer = self.expect(503, each.method, each.target, each.body, **each.fields)
+                answer = self.expect_of(503, each)
 
                 self.assertEqual("5", answer.fields["retry-after"])
                 self.assertNotIn(str(self.directory), answer.body.decode())
@@ -138,7 +145,7 @@ class LostStoreTest(LostStoreCase):
         self.expect(200, "GET", "/kv/a")
         self.expect(404, "GET", "/kv/b")
         self.expect(201, "POST", "/kv/set", b'{"b": 2}')
-        self.expect(409, *_lock("a.psd")[:3], **_lock("a.psd").fields)
+        self.expect_of(409, _lock("a.psd"))
         self.assertEqual(b"tea", self.expect(200, "GET", self.drop).body)
         self.expect(204, "PATCH", self.upload, b"coffee", **self.piece)
         lost, back = self.lines_naming(self.store_path)
@@ -190,7 +197,7 @@ class LostStoreTest(LostStoreCase):
         self.assertEqual(f"not ready: '{self.store_path / layout.KEYS_DATABASE}' is missing.", line)
 
 
-class DeadDiskTest(ServerCase):
+class DeadDiskTest(RequestCase):
     """A worker starts when every system call on the disk fails, as on XFS that has shut down."""
 
     def before_worker(self) -> None:
@@ -205,17 +212,12 @@ class DeadDiskTest(ServerCase):
                 self.addCleanup(patched.stop)
         self.services.sweep()
 
-    def expect(self, status: int, method: str, target: str, body: bytes | None = None, **fields: str) -> Answer:
-        answer = self.request(method, target, body, **fields)
-        self.assertEqual(status, answer.status, (method, target, answer.body))
-        return answer
-
     def test_worker_starts_and_answers_503_and_names_the_reason_in_one_line(self) -> None:
         self.expect(200, "GET", "/-/health")
         created = _Request("POST", "/uploads", b"", {"Upload_Length": "6", **TUS})
         drop = _Request("PUT", DROPS, FORM, {"Content_Type": FORM_TYPE})
         for each in (*OBJECTS, *KEYS, *LOCKS, created, drop, _Request("GET", f"/{TEA}")):
-            self.assertIn("retry-after", self.expect(503, *each[:3], **each.fields).fields)
+            self.assertIn("retry-after", self.expect_of(503, each).fields)
         self.expect(503, "GET", "/-/ready")
 
         self.assertFalse([record for record in self.logged if record.exc_info])

@@ -19,7 +19,7 @@ from tests.daemon.migrated_databases import (
     assert_only_the_claimed_one_is_copied,
 )
 from tests.daemon.migrations import MigrationCase
-from tests.postgresql import PostgresCase, PostgresServer
+from tests.postgresql import PostgresAccess, PostgresCase
 from tests.runner.marks import long
 
 # 100,000 keys with values of 1000 bytes.
@@ -32,7 +32,7 @@ class PostgresSide:
     """The side `remote` has its databases in PostgreSQL, a new one for each test."""
 
     remote: str
-    server: PostgresServer
+    server: PostgresAccess
 
     def side_options(self, name: str) -> Mapping[str, str]:
         return {"database": self.server.url(self.server.create_database())} if name == self.remote else {}

@@ -24,8 +24,15 @@ class CommandTest(TempCase):
 
     def run_command(self, *arguments: str) -> tuple[int, str, str]:
         command = [sys.executable, "-m", "filestoraged", *arguments]
-        where = {"cwd": self.directory, "env": clean_environment()}
-        done = subprocess.run(command, **where, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
         return done.returncode, done.stdout, done.stderr
 
     def assert_refused(self, status: int, *arguments: str) -> str:
@@ -127,8 +134,10 @@ class CommandTest(TempCase):
         self.assert_refused(1, "--config", "latin.conf")
 
     def test_invalid_configuration_exits_2(self) -> None:
-        wrong = ("nonsense = 1", "hash = crc32", "store", "config = x", "hash=md5\nhash=sha1", "listen =\n  nowhere")
-        wrong += ("store = a\0b", "listen =", "mount =", "store =")
+        wrong = (
+            *("nonsense = 1", "hash = crc32", "store", "config = x", "hash=md5\nhash=sha1", "listen =\n  nowhere"),
+            *("store = a\0b", "listen =", "mount =", "store ="),
+        )
         for text in ("[other]\n", "store = x\n", *(f"[filestoraged]\n{line}\n" for line in wrong)):
             with self.subTest(text=text):
                 (self.directory / "nonsense.conf").write_text(text)

@@ -207,7 +207,8 @@ class TokensFileTest(TempCase):
             self.assertIn("STATUS=Serving on ", daemon.reload())
 
             def post(token: str) -> int:
-                return requests.post(daemon.url, data=b"tea", auth=("x", token), timeout=PATIENCE).status_code
+                status: int = requests.post(daemon.url, data=b"tea", auth=("x", token), timeout=PATIENCE).status_code
+                return status
 
             self.assertEqual((401, 200), (post(token), post(other)))
             self.assertEqual([200, "200"], [by_header.status_code, by_password])
