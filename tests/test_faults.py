@@ -87,17 +87,6 @@ class FullDiskTest(PrivateDiskCase):
         self.assertEqual([f"{digest[:2]}/{digest}"], self.files_below(store))
         self.assertEqual(1, sum("WARNING" in line for line in self.daemon.lines_with("answering 507")))
 
-    def test_full_disk_still_serves_downloads_and_removals(self) -> None:
-        self.disk("2M")
-        digest = self.post(b"x" * 1_900_000).json()["hash"]
-
-        refused = self.post(b"y" * 1_900_000).status_code
-        fetched = requests.get(f"{self.daemon.url}/{digest}", timeout=PATIENCE)
-        removed = requests.delete(f"{self.daemon.url}/{digest}", timeout=PATIENCE)
-
-        self.assertEqual((507, 1_900_000, 200), (refused, len(fetched.content), removed.status_code))
-        self.assertEqual(200, self.post(b"y" * 1_900_000).status_code)
-
 
 class ReadOnlyDiskTest(PrivateDiskCase):
     def test_read_only_disk_answers_500_and_still_serves_downloads(self) -> None:

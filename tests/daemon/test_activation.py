@@ -64,7 +64,8 @@ class ActivationTest(TempCase):
                 self.assertEqual([200, 200, 404, 404], statuses)
                 # It has no other one.
                 self.assertEqual(1, sum("listening on" in line for line in daemon.lines()))
-                daemon.kill()
+                daemon.stop()
+                # The socket is the service manager's.
                 (self.directory / "socket0").unlink()
 
     def test_socket_name_lists_what_is_mounted_on_it(self) -> None:
@@ -91,14 +92,6 @@ class ActivationTest(TempCase):
         daemon.wait_until_listening()
 
         self.assertEqual([200, 200], [get(each, "/-/health") for each in (str(own), path)])
-
-    def test_inherited_socket_stays_when_the_daemon_stops(self) -> None:
-        daemon, _ = self.start(1, "")
-        daemon.wait_until_listening()
-
-        daemon.stop()
-
-        self.assertTrue((self.directory / "socket0").is_socket())
 
     def test_reload_keeps_inherited_sockets(self) -> None:
         daemon, (path,) = self.start(1, "")
@@ -133,14 +126,6 @@ class ActivationTest(TempCase):
 
                 self.assertEqual((1, 1), (told.returncode, told.stderr.count(b"\n")), told.stderr)
                 self.assertIn(b"descriptor 3, which is not open", told.stderr)
-
-    def test_sockets_for_another_process_are_ignored(self) -> None:
-        environment = {**clean_environment(), "LISTEN_FDS": "1", "LISTEN_PID": "1"}
-        command = [sys.executable, "-m", "filestoraged", "--listen", "127.0.0.1:99999"]
-
-        told = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, timeout=20)
-
-        self.assertEqual(2, told.returncode)
 
     def test_descriptors_for_another_process_are_left_alone(self) -> None:
         with mock.patch.dict(os.environ, LISTEN_FDS="1", LISTEN_PID="1", LISTEN_FDNAMES="files"):

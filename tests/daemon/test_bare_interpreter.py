@@ -40,5 +40,7 @@ class BareInterpreterTest(TempCase):
         self.assertIn("No module named 'pymemcache'", self.run_program(*BARE, "-c", "import pymemcache").stderr)
 
     def run_program(self, *command: str) -> subprocess.CompletedProcess[str]:
-        where = {"cwd": self.directory, "env": clean_environment()}
-        return subprocess.run(command, **where, capture_output=True, text=True, timeout=PATIENCE, check=False)  # type: ignore[call-overload,no-any-return]
+        environment = clean_environment()
+        return subprocess.run(
+            command, cwd=self.directory, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )

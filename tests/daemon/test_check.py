@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import http.client
 import json
 import os
 import pty
@@ -18,7 +16,7 @@ from typing import Any, NoReturn
 from unittest import mock
 
 from filestoraged.check.disk import DiskCheck
-from filestoraged.check.findings import FINDING_KINDS, CheckTotals, Finding
+from filestoraged.check.findings import FINDING_KINDS, CheckTotals
 from filestoraged.check.throttle import Throttle
 from filestoraged.daemon.backends import BACKENDS, StoreOptions
 from filestoraged.daemon.commands import check
@@ -42,19 +40,9 @@ class CheckCase(TempCase):
         self.store = DiskStore(self.root)
         self.store.prepare()
 
-    def check(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            env={**clean_environment(), **settings.pop("environment", {})},
-            cwd=settings.pop("cwd", ROOT),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
     def check_store(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.check("--store", str(self.root), *arguments)
+        command = ("check", "--store", str(self.root), *arguments)
+        return subprocess.CompletedProcess(command, *fork_command(*command, cwd=ROOT))
 
     def spoil(self, digest: str) -> str:
         path = self.root / digest[:2] / digest
@@ -104,19 +92,6 @@ class OutputTest(CheckCase):
         self.assertEqual(1, damaged.returncode)
         self.assertTrue(damaged.stdout.startswith(f"damaged    {path}"))
 
-    def test_directory_in_place_of_an_object_exits_1_until_it_was_moved(self) -> None:
-        digest = hashlib.sha256(TEA).hexdigest()
-        path = f"{digest[:2]}/{digest}"
-        (self.root / path).mkdir(parents=True)
-
-        found, moved, clean = (
-            self.check_store("--ignore-foreign", *arguments) for arguments in ((), ("--repair",), ())
-        )
-
-        self.assertEqual((1, 1, 0), (found.returncode, moved.returncode, clean.returncode))
-        self.assertTrue(found.stdout.startswith(f"damaged    {path}: a directory is in place of the object\n"))
-        self.assertIn(f"; moved to quarantine/{path}\n", moved.stdout)
-
     def test_json_prints_one_document(self) -> None:
         path = self.spoil(self.store.put(POT))
         self.store.put(TEA)
@@ -138,25 +113,6 @@ class OutputTest(CheckCase):
         )
         self.assertEqual((2, len(POT) - 1 + len(TEA), True), (said["objects"], said["bytes"], said["complete"]))
         self.assertEqual({**dict.fromkeys(FINDING_KINDS, 0), "damaged": 1, "foreign": 1}, said["found"])
-
-    def test_json_of_an_intact_store_has_no_findings(self) -> None:
-        done = self.check_store("--json")
-
-        self.assertEqual((0, []), (done.returncode, json.loads(done.stdout)["findings"]))
-
-    def test_upload_after_repair_replaces_the_damaged_object(self) -> None:
-        digest = self.store.put(POT)
-        self.spoil(digest)
-        with running("--store", str(self.root), "--workers", "1") as daemon:
-            url = f"{daemon.url}/{digest}"
-            self.assertEqual(1, self.check_store("--repair").returncode)
-            self.assertEqual(b"404", curl("-o", os.devnull, "-w", "%{http_code}", url))
-
-            (self.directory / "pot").write_bytes(POT)
-            curl("--data-binary", f"@{self.directory / 'pot'}", daemon.url)
-
-            self.assertEqual(hashlib.sha256(POT).hexdigest(), hashlib.sha256(curl(url)).hexdigest())
-            self.assertEqual(0, self.check_store().returncode)
 
 
 class StatusTest(CheckCase):
@@ -234,10 +190,11 @@ class StatusTest(CheckCase):
             ((), {"STATE_DIRECTORY": str(self.root)}, ROOT),
             ((), {}, here),
         ):
-            done = self.check(*arguments, environment=environment, cwd=cwd)
+            out = subprocess.check_output(
+                [*COMMAND, *arguments], env={**clean_environment(), **environment}, cwd=cwd, stderr=subprocess.STDOUT
+            )
 
-            self.assertEqual((0, ""), (done.returncode, done.stderr))
-            self.assertIn("checked 1 objects", done.stdout)
+            self.assertTrue(out.startswith(b"checked 1 objects"), out)
 
     def test_configuration_with_servers_and_a_store_checks_both(self) -> None:
         server = start_memcached(self)
@@ -325,38 +282,6 @@ class ReadOnlyTest(CheckCase):
         return [finding.kind for finding in check.findings(PATIENCE) if finding is not None]
 
 
-class RunningDaemonTest(CheckCase):
-    def test_checks_and_repairs_beside_a_busy_daemon_find_nothing(self) -> None:
-        with running("--store", str(self.root), "--workers", "2") as daemon:
-            ends = threading.Event()
-            counts: list[dict[str, int]] = []
-            clients = [
-                threading.Thread(target=lambda number=number: counts.append(work(daemon.ports[0], number, ends)))
-                for number in range(4)
-            ]
-            for client in clients:
-                client.start()
-            try:
-                found = [finding for _ in range(20) for finding in self.found()]
-                command = self.check_store("--repair")
-            finally:
-                ends.set()
-                for client in clients:
-                    client.join()
-
-            self.assertEqual([], found)
-            self.assertEqual((0, ""), (command.returncode, command.stderr))
-            self.assertEqual(4, len(counts))
-            for count in counts:
-                self.assertGreater(count["right"], 10)
-                self.assertEqual(0, count["wrong"])
-        self.assertEqual([], self.found())
-
-    def found(self) -> list[Finding]:
-        check = DiskCheck(str(self.root), algorithm="sha256", throttle=Throttle(), repair=True)
-        return [finding for finding in check.findings(PATIENCE) if finding is not None]
-
-
 class TerminalTest(CheckCase):
     def test_terminal_shows_a_bar_and_removes_it(self) -> None:
         for number in range(10):
@@ -435,37 +360,6 @@ class Screen:
 
     def flush(self) -> None:
         pass
-
-
-def work(port: int, number: int, ends: threading.Event) -> dict[str, int]:
-    """Upload, fetch and delete objects, bring and fetch drops, as fast as it goes. Returns how often that was right."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    count = {"right": 0, "wrong": 0}
-
-    def ask(method: str, target: str, body: bytes = b"", **fields: str) -> bytes:
-        client.request(method, target, body or None, {name.replace("_", "-"): value for name, value in fields.items()})
-        answer = client.getresponse()
-        data = answer.read()
-        count["right" if answer.status < 300 else "wrong"] += 1
-        return data
-
-    step = 0
-    while not ends.is_set():
-        step += 1
-        data = (POT if step % 3 else TEA) + f"{number} {step % 5}".encode()
-        name = json.loads(ask("POST", "/", data))["hash"]
-        oid = json.loads(ask("PUT", f"/data/pets{number}", data))["oid"]
-        # Over what is there.
-        ask("POST", "/", data)
-        form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="cup"\r\n\r\n%b\r\n--x--\r\n' % data
-        link = json.loads(ask("PUT", "/vimeo/api/v1.0/file", form, Content_Type="multipart/form-data; boundary=x"))
-        for target in (f"/{name}", f"/data/pets{number}/{oid}", "/" + link["url"].split("/", 3)[3]):
-            count["right" if ask("GET", target) == data else "wrong"] += 1
-        if step % 2:
-            ask("DELETE", f"/{name}")
-            ask("DELETE", f"/data/pets{number}/{oid}")
-    client.close()
-    return count
 
 
 def as_nobody(do: Any) -> Any:

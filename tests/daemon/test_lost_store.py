@@ -19,7 +19,7 @@ import requests
 
 from filestoraged.store import layout
 from filestoraged.store.system import LINUX
-from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon, running
+from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon
 from tests.support import Answer, ServerCase, TempCase, find_program
 
 DROPS = "/vimeo/api/v1.0/file"
@@ -289,24 +289,3 @@ class UnmountedStoreTest(TempCase):
         self.assertEqual(({503}, 503, {503}), (during, ready.status_code, after))
         self.assertEqual([], below)
         self.assertFalse([line for line in self.daemon.lines() if "Traceback" in line])
-
-
-class ReloadTest(TempCase):
-    def test_reload_while_the_store_is_replaced_is_refused_and_the_same_one_serves_again(self) -> None:
-        self.announce("not reloaded, keeping the former configuration: .* is not what was opened there")
-        store, away = self.directory / "store", self.directory / "away"
-        with running("--store", str(store), "--workers", "1") as daemon:
-            os.rename(store, away)
-            shutil.copytree(away, store)
-
-            kept = daemon.reload()
-            (line,) = daemon.lines_with("ERROR not reloaded")
-            refused = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code
-            shutil.rmtree(store)
-            os.rename(away, store)
-            daemon.reload()
-            stored = requests.post(daemon.url, data=b"tea", timeout=PATIENCE).status_code
-
-        self.assertIn(f"'{store}' is not what was opened there; only a restart opens what is there now", line)
-        self.assertIn("STATUS=Serving with the configuration before the last reload", kept)
-        self.assertEqual((503, 200), (refused, stored))

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -92,8 +93,11 @@ class StartTest(MasterCase):
         status = self.make().run()
 
         self.assertEqual((0, []), (status, self.table.alive))
-        states = [message.split("\n")[0] for message in self.told()]
+        told = self.told()
+        states = [message.split("\n")[0] for message in told]
         self.assertEqual(["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1", "STOPPING=1"], states)
+        self.assertRegex(told[0], r"\nSTATUS=Serving on 127\.0\.0\.1:\d+ with 2 workers$")
+        self.assertEqual("STOPPING=1\nSTATUS=Finishing requests in flight", told[-1])
         self.assertEqual(["draining on SIGTERM", "drained"], self.log.take()[-2:])
 
     def test_master_closes_its_sockets_before_it_waits_for_the_drain(self) -> None:
@@ -197,6 +201,22 @@ class ReloadTest(MasterCase):
         self.configure(store="file")
 
         self.assertIn("cannot write the store", self.refused(master))
+
+    def test_store_that_was_replaced_is_refused_until_the_same_one_is_back(self) -> None:
+        master = self.started()
+        store, away = self.directory / "store", self.directory / "away"
+        os.rename(store, away)
+        shutil.copytree(away, store)
+
+        master.reload()
+        refused = self.log.warnings()[-1]
+        shutil.rmtree(store)
+        os.rename(away, store)
+        master.reload()
+
+        reason = f"'{store}' is not what was opened there; only a restart opens what is there now"
+        self.assertEqual(f"not reloaded, keeping the former configuration: cannot use the store: {reason}", refused)
+        self.assertEqual([], self.log.warnings())
 
     def test_more_workers_than_slots_are_refused(self) -> None:
         master = self.started()

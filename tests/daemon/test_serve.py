@@ -14,7 +14,7 @@ from pathlib import Path
 from filestoraged import __version__
 from filestoraged.daemon.config import CONFIG_FILE, FIELDS
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, fork_command, running
-from tests.support import TempCase, read_all, read_answer
+from tests.support import TempCase, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -58,50 +58,26 @@ class CommandTest(TempCase):
         self.assertEqual(f"filestoraged {__version__}\n", output)
 
     def test_invalid_arguments_exit_2_with_one_sentence(self) -> None:
-        cases = [
-            ["--nonsense"],
-            ["nonsense"],
-            ["--stor", "x"],
-            ["--store"],
-            ["--store", ""],
-            ["--listen", "localhost"],
-            ["--listen", "localhost:99999"],
-            ["--listen", ":8080"],
-            ["--listen", "::1:8080"],
-            ["--listen", "unix:"],
-            ["--mount", "files"],
-            ["--mount", "files=data"],
-            ["--mount", "files=/a/../b"],
-            ["--mount", "files=/-/x"],
-            ["--mount", "pictures=/"],
-            ["--mount", "files=/", "--mount", "repositories=/"],
-            ["--mount", "files=/x", "--mount", "repositories=/x/"],
-            ["--hash", "crc32"],
-            ["--max-size", "50X"],
-            ["--max-size", "-1"],
-            ["--max-size", "0"],
-            ["--max-size", "0K"],
-            ["--drop-size", "0"],
-            ["--drop-size", "-1"],
-            ["--workers", "0"],
-            ["--workers", "1025"],
-            ["--workers", "999999"],
-            ["--threads", "many"],
-            ["--max-connections-per-client", "0"],
-            ["--trusted-proxy", "proxy.example.org"],
-            ["--trusted-proxy", "10.0.0.0/33"],
-            ["--trusted-proxy", ""],
-            ["--public-url", "files.example.org"],
-            ["--log-level", "loud"],
-            ["--host", "files.lan:8080"],
-            ["--host", ""],
-            ["--host", "*.lan"],
-            ["--allow-origin", "null"],
-            ["--allow-origin", "app.example.org"],
-            ["--allow-origin", "https://app.example.org/"],
-            ["--allow-origin", "https://app.example.org:99999"],
-            ["--allow-origin", "https://*.example.org"],
-        ]
+        invalid = {
+            "--store": [""],
+            "--listen": ["localhost", "localhost:99999", ":8080", "::1:8080", "unix:"],
+            "--mount": ["files", "files=data", "files=/a/../b", "files=/-/x", "pictures=/"],
+            "--hash": ["crc32"],
+            "--max-size": ["50X", "-1", "0", "0K"],
+            "--drop-size": ["0", "-1"],
+            "--workers": ["0", "1025", "999999"],
+            "--threads": ["many"],
+            "--max-connections-per-client": ["0"],
+            "--trusted-proxy": ["proxy.example.org", "10.0.0.0/33", ""],
+            "--public-url": ["files.example.org"],
+            "--log-level": ["loud"],
+            "--host": ["files.lan:8080", "", "*.lan"],
+            "--allow-origin": ["null", "app.example.org", "https://app.example.org/", "https://app.example.org:99999"],
+        }
+        cases = [[option, value] for option, values in invalid.items() for value in values]
+        cases += [["--nonsense"], ["nonsense"], ["--stor", "x"], ["--store"]]
+        cases += [["--allow-origin", "https://*.example.org"], ["--mount", "files=/", "--mount", "repositories=/"]]
+        cases += [["--mount", "files=/x", "--mount", "repositories=/x/"]]
 
         for arguments in cases:
             with self.subTest(arguments=arguments):
@@ -183,10 +159,6 @@ class DaemonTest(TempCase):
         with urllib.request.urlopen(f"{url}/-/health", timeout=PATIENCE) as response:
             return int(response.status)
 
-    def test_daemon_serves_where_its_log_says(self) -> None:
-        with running(*self.arguments()) as daemon:
-            self.assertEqual(200, self.health(daemon.url))
-
     def test_localhost_is_served_over_ipv4_and_ipv6_on_one_port(self) -> None:
         daemon = Daemon("--listen", "localhost:0", *self.arguments())
         self.addCleanup(daemon.kill)
@@ -252,46 +224,6 @@ class DaemonTest(TempCase):
 
                 self.assertEqual([], [pid for pid in workers if Path(f"/proc/{pid}").exists()])
 
-    def test_request_in_flight_is_finished_on_sigterm(self) -> None:
-        with running(*self.arguments()) as daemon, self.upload_begun(daemon) as upload:
-            self.terminate_and_wait_until_it_drains(daemon)
-
-            upload.sendall(b"tea")
-            answer = read_answer(upload)
-
-            self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
-            upload.close()
-            self.assertEqual(0, daemon.process.wait(PATIENCE))
-            self.assertRaises(OSError, socket.create_connection, ("127.0.0.1", daemon.ports[0]))
-
-    def upload_begun(self, daemon: Daemon) -> socket.socket:
-        """A connection that has been told to go on with three bytes."""
-        upload = socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE)
-        upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-        self.assertEqual(100, read_answer(upload).status)
-        return upload
-
-    def terminate_and_wait_until_it_drains(self, daemon: Daemon) -> None:
-        with socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as idle:
-            # One that was not accepted yet would be reset.
-            idle.sendall(HEALTH)
-            self.assertEqual(200, read_answer(idle).status)
-            daemon.process.terminate()
-            # It closes what is idle when it has stopped accepting.
-            self.assertEqual(b"", read_all(idle))
-
-    def test_the_service_manager_is_told(self) -> None:
-        daemon = Daemon("--listen", "127.0.0.1:0", *self.arguments())
-        self.addCleanup(daemon.kill)
-
-        ready = daemon.next_message().split("\n")
-        daemon.process.terminate()
-        stopping = daemon.next_message().split("\n")
-
-        self.assertEqual("READY=1", ready[0])
-        self.assertRegex(ready[1], r"^STATUS=Serving on 127\.0\.0\.1:\d+ with \d workers$")
-        self.assertEqual(["STOPPING=1", "STATUS=Finishing requests in flight"], stopping)
-
     def test_log_lines_for_the_journal_have_priorities_and_no_time(self) -> None:
         # The daemon's standard error is its log file here, so that is what the journal's name must be.
         script = 'export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec "$@"'
@@ -315,11 +247,3 @@ class DaemonTest(TempCase):
         self.assertEqual(50, len(lines))
         for line in lines:
             self.assertRegex(line, r"^[-0-9]{10} [:,0-9]{12} INFO 127\.0\.0\.1 GET /-/health 200 17 \d\.\d{6}$")
-
-    def test_log_level_warning_omits_access_lines(self) -> None:
-        for level, expected in (("info", 1), ("warning", 0)):
-            with self.subTest(level=level), running("--log-level", level, *self.arguments()) as daemon:
-                self.health(daemon.url)
-                daemon.stop()
-
-                self.assertEqual(expected, sum("GET /-/health 200" in line for line in daemon.lines()))

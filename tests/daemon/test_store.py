@@ -191,17 +191,6 @@ class LinksTest(TempCase):
 
         self.assert_refused("repositories", "is not a directory")
 
-    def test_daemon_with_a_linked_database_exits_1_with_one_sentence(self) -> None:
-        (self.store / "kv.sqlite.turn").symlink_to(self.outside)
-        daemon = Daemon("--listen", "127.0.0.1:0", "--store", str(self.store), "--workers", "1")
-        self.addCleanup(daemon.log.close)
-        self.addCleanup(daemon.kill)
-
-        status = daemon.process.wait(PATIENCE)
-
-        self.assertEqual((1, 1), (status, len(daemon.lines())), daemon.lines())
-        self.assertIn(f"'{self.store}/kv.sqlite.turn' is a symbolic link", daemon.lines()[0])
-
 
 class RestsTest(TempCase):
     def test_directory_within_a_staging_area_does_not_stop_the_start(self) -> None:

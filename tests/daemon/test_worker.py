@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import threading
 import unittest
 from unittest import mock
 
@@ -15,7 +14,7 @@ from filestoraged.daemon.worker import drain, wait_for_sigterm
 from filestoraged.web.limits import Limits
 from tests.clock import VirtualClock
 from tests.daemon.process import has_pending
-from tests.support import PATIENCE, ServerCase, read_answer
+from tests.support import PATIENCE, ServerCase
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -78,23 +77,6 @@ class WorkerTest(ServerCase):
 
         self.assertEqual(b"tea", self.get(f"/{digest}").body)
         self.assertIn("cannot sweep", "".join(self.log_lines(logging.WARNING)))
-
-    def test_idle_connection_gets_one_more_response_while_its_worker_drains(self) -> None:
-        idle = self.connect()
-        idle.sendall(HEALTH)
-        self.assertEqual(200, read_answer(idle).status)
-        is_draining = threading.Event()
-        drained: list[bool] = []
-        drainer = threading.Thread(target=lambda: drained.append(self.worker._server.drain(PATIENCE, is_draining.set)))
-        drainer.start()
-        self.assertTrue(is_draining.wait(PATIENCE))
-
-        idle.sendall(HEALTH)
-        answer = read_answer(idle)
-        drainer.join()
-
-        self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
-        self.assertEqual(([True], b""), (drained, idle.recv(1)))
 
 
 class Reporting(logging.Handler):

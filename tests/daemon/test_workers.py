@@ -98,7 +98,7 @@ class WorkersTest(TempCase):
 
             self.wait_until("all gone", lambda: not any(is_running(pid) for pid in workers))
 
-    def test_signal_to_the_whole_group_drains(self) -> None:
+    def test_signal_to_the_whole_group_finishes_requests_in_flight(self) -> None:
         with self.daemon() as daemon, socket.create_connection(("127.0.0.1", daemon.ports[0]), PATIENCE) as upload:
             upload.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
             self.assertEqual(100, read_answer(upload).status)
@@ -107,7 +107,9 @@ class WorkersTest(TempCase):
                 os.kill(pid, signal.SIGINT)
             self.wait_until("draining", lambda: any("draining" in line for line in daemon.lines()))
             upload.sendall(b"tea")
+            answer = read_answer(upload)
 
-            self.assertEqual(200, read_answer(upload).status)
+            self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
             upload.close()
             self.assertEqual(0, daemon.process.wait(PATIENCE))
+            self.assertRaises(OSError, socket.create_connection, ("127.0.0.1", daemon.ports[0]))

@@ -443,6 +443,13 @@ class AccessLogTest(SimulatedCase):
 
         self.assertRegex(self.access_lines()[0], r"^127\.0\.0\.1 POST / 499 0 \d\.\d{6}$")
 
+    def test_request_is_not_logged_where_the_level_is_warning(self) -> None:
+        logging.getLogger("filestoraged").setLevel(logging.WARNING)
+
+        self.get("/-/health")
+
+        self.assertEqual([], self.access_lines())
+
     def test_secret_is_not_logged(self) -> None:
         for name in ("password", "Password", "pass%77ord", "token", "pass%57ord"):
             with self.subTest(name=name):

@@ -286,16 +286,6 @@ class ShutdownTest(unittest.TestCase):
             self.assertEqual(200, read_answer(connection).status)
         return loop
 
-    def test_shutdown_returns_when_the_loop_has_ended(self) -> None:
-        loop = self.start()
-
-        self.server.shutdown()
-        loop.join(PATIENCE)
-
-        self.assertTrue(self.server._has_ended.is_set())
-        self.assertFalse(loop.is_alive())
-        self.server.server_close()
-
     def test_shutdown_cuts_off_connections(self) -> None:
         loop = self.start()
         with socket.create_connection(self.listener.getsockname(), PATIENCE) as connection:
@@ -317,24 +307,18 @@ class ShutdownTest(unittest.TestCase):
         self.assertTrue(self.server._has_ended.is_set())
         self.server.server_close()
 
-    def test_shutdown_may_be_repeated(self) -> None:
-        loop = self.start()
-
-        self.server.shutdown()
-        self.server.shutdown()
-
-        loop.join(PATIENCE)
-        self.server.server_close()
-
-    def test_server_close_closes_the_listeners_and_the_descriptors_of_the_loop(self) -> None:
+    def test_shutdown_may_be_repeated_and_server_close_closes_the_descriptors_of_the_ended_loop(self) -> None:
         loop = self.start()
         context = self.server.context
         descriptor = context.completions.descriptor
+
+        self.server.shutdown()
+        self.assertTrue(self.server._has_ended.is_set())
         self.server.shutdown()
         loop.join(PATIENCE)
-
         self.server.server_close()
 
+        self.assertFalse(loop.is_alive())
         self.assertEqual(-1, self.listener.fileno())
         self.assertRaises(OSError, os.fstat, descriptor)
         self.assertRaises(ValueError, context.poller.poll, 0)

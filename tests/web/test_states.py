@@ -93,44 +93,30 @@ class TableTest(unittest.TestCase):
 class LifeTest(unittest.TestCase):
     """Requests, as the states that they pass."""
 
-    def test_small_download(self) -> None:
-        passed = walk(State.IDLE, Event.HEAD_COMPLETE, Event.RESPONSE, Event.SENT, Event.KEEP_ALIVE)
-
-        self.assertEqual(["DISPATCH", "RESPOND", "NEXT", "IDLE"], passed)
-
-    def test_upload_that_awaits_a_result_behind_its_body(self) -> None:
-        passed = walk(
-            State.IDLE,
-            Event.HEAD_STARTED,
-            Event.HEAD_COMPLETE,
-            Event.BODY_WANTED,
-            Event.RESULT_WANTED,
-            Event.RESULT,
-            Event.RESPONSE,
-            Event.SENT,
-            Event.KEEP_ALIVE,
-        )
-
-        self.assertEqual(["HEAD", "DISPATCH", "BODY", "WAIT", "DISPATCH", "RESPOND", "NEXT", "IDLE"], passed)
-
-    def test_drop_is_confirmed_before_the_next_request(self) -> None:
-        passed = walk(State.RESPOND, Event.SENT_UNCONFIRMED, Event.CONFIRMED, Event.KEEP_ALIVE)
-
-        self.assertEqual(["CONFIRM", "NEXT", "IDLE"], passed)
-
-    def test_refused_upload_lingers_until_the_client_closes(self) -> None:
-        passed = walk(State.IDLE, Event.REFUSED, Event.SENT, Event.LINGER, Event.CLOSE)
-
-        self.assertEqual(["RESPOND", "NEXT", "LINGER", "CLOSED"], passed)
-
-    def test_small_unread_body_is_skipped(self) -> None:
-        passed = walk(State.RESPOND, Event.SENT, Event.UNREAD_BODY, Event.SKIPPED)
-
-        self.assertEqual(["NEXT", "SKIP", "IDLE"], passed)
-
-    def test_connection_without_a_place_is_admitted_or_refused(self) -> None:
-        self.assertEqual(["IDLE"], walk(State.PLACE, Event.ADMITTED))
-        self.assertEqual(["RESPOND", "NEXT", "LINGER"], walk(State.PLACE, Event.DEADLINE, Event.SENT, Event.LINGER))
+    def test_events_lead_through_the_states_of_each_kind_of_request(self) -> None:
+        head, sent, alive = Event.HEAD_COMPLETE, Event.SENT, Event.KEEP_ALIVE
+        result = (Event.BODY_WANTED, Event.RESULT_WANTED, Event.RESULT)
+        for kind, start, events, states in (
+            ("a small download", State.IDLE, (head, Event.RESPONSE, sent, alive), "DISPATCH RESPOND NEXT IDLE"),
+            (
+                "an upload that awaits a result behind its body",
+                State.IDLE,
+                (Event.HEAD_STARTED, head, *result, Event.RESPONSE, sent, alive),
+                "HEAD DISPATCH BODY WAIT DISPATCH RESPOND NEXT IDLE",
+            ),
+            ("a drop", State.RESPOND, (Event.SENT_UNCONFIRMED, Event.CONFIRMED, alive), "CONFIRM NEXT IDLE"),
+            (
+                "a refused upload",
+                State.IDLE,
+                (Event.REFUSED, sent, Event.LINGER, Event.CLOSE),
+                "RESPOND NEXT LINGER CLOSED",
+            ),
+            ("a small unread body", State.RESPOND, (sent, Event.UNREAD_BODY, Event.SKIPPED), "NEXT SKIP IDLE"),
+            ("a connection that gets a place", State.PLACE, (Event.ADMITTED,), "IDLE"),
+            ("one that gets none", State.PLACE, (Event.DEADLINE, sent, Event.LINGER), "RESPOND NEXT LINGER"),
+        ):
+            with self.subTest(kind):
+                self.assertEqual(states.split(), walk(start, *events))
 
     def test_deadlines_answer_408_where_a_request_has_begun_and_close_elsewhere(self) -> None:
         after = {state.name: state.next[Event.DEADLINE].name for state in State if TABLE[state].timeout}
