@@ -18,7 +18,7 @@ from filestoraged.web.sender import Sender, WouldWait
 from filestoraged.web.server import Server
 from filestoraged.web.transport import Transport
 from tests.clock import VirtualClock
-from tests.support import PATIENCE, ServerCase
+from tests.support import PATIENCE, ServerCase, read_answer
 
 if TYPE_CHECKING:
     _Socket = socket.socket
@@ -345,6 +345,16 @@ class SimulatedCase(ServerCase):
         self.listener.waiting.append((connection, address))
         self.machine.run()
         return Client(connection)
+
+    def greeted(self, count: int) -> list[Client]:
+        """Open connections that have had a response. The first is idle longest."""
+        connections = [self.connect() for _ in range(count)]
+        for connection in connections:
+            # More than the least interval between two scans for idle connections.
+            self.machine.clock.advance(0.01)
+            connection.sendall(b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.assertEqual(200, read_answer(connection).status)
+        return connections
 
     def pass_time(self, seconds: float) -> None:
         self.machine.clock.advance(seconds)

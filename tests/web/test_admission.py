@@ -37,13 +37,6 @@ class ClientLimitTest(SimulatedCase):
     def connect(self, address: str = "") -> Client:
         return super().connect(address or self.address_of_clients)
 
-    def greeted(self, count: int) -> list[Client]:
-        connections = [self.connect() for _ in range(count)]
-        for connection in connections:
-            connection.sendall(HEALTH)
-            self.assertEqual(200, read_answer(connection).status)
-        return connections
-
     def test_one_client_gets_503_with_retry_after_for_more_than_its_limit(self) -> None:
         guests = self.greeted(self.limit)
 
@@ -159,7 +152,7 @@ class EvictionRequestTest(SimulatedCase):
     connections = 2
 
     def test_idle_connection_stays_while_no_connection_waits_for_a_place(self) -> None:
-        guests = self.greeted()
+        guests = self.greeted(2)
 
         self.connection_limit.request_eviction(self.connection_limit.slot)
         self.machine.run()
@@ -167,7 +160,7 @@ class EvictionRequestTest(SimulatedCase):
         self.assertEqual([False, False], [guest.is_closed for guest in guests])
 
     def test_one_idle_connection_is_evicted_for_each_that_waits_for_a_place(self) -> None:
-        guests = self.greeted()
+        guests = self.greeted(2)
 
         # As another worker does, for one connection.
         self.connection_limit.begin_waiting()
@@ -176,14 +169,6 @@ class EvictionRequestTest(SimulatedCase):
         self.machine.run()
 
         self.assertEqual([True, False], [guest.is_closed for guest in guests])
-
-    def greeted(self) -> list[Client]:
-        guests = [self.connect() for _ in range(2)]
-        for guest in guests:
-            self.machine.clock.advance(0.01)
-            guest.sendall(HEALTH)
-            self.assertEqual(200, read_answer(guest).status)
-        return guests
 
 
 class WorkersTest(SimulatedCase):
@@ -200,11 +185,6 @@ class WorkersTest(SimulatedCase):
             self.connection_limit.take_slot(slot)
             super().start_server()
 
-    def greet(self) -> Client:
-        connection = self.connect()
-        self.ask(connection)
-        return connection
-
     def ask(self, connection: Client) -> None:
         connection.sendall(HEALTH)
         self.assertEqual(200, read_answer(connection).status)
@@ -212,7 +192,7 @@ class WorkersTest(SimulatedCase):
         self.pass_time(0.01)
 
     def test_longest_idle_connection_of_all_workers_is_evicted(self) -> None:
-        guests = [self.greet() for _ in range(6)]
+        guests = self.greeted(6)
         # The second and the fourth are the longest idle ones now, and then the newcomers in their order.
         for number in (0, 2, 4, 5):
             self.ask(guests[number])
@@ -221,7 +201,7 @@ class WorkersTest(SimulatedCase):
         for _ in range(10):
             # By then, each worker has published its longest idle connection.
             self.pass_time(0.5)
-            order.append(self.greet())
+            order += self.greeted(1)
 
             self.assertEqual([True] + [False] * 6, [each.is_closed for each in order])
             del order[0]
@@ -230,7 +210,7 @@ class WorkersTest(SimulatedCase):
         for server, _ in self.machine.workers[:2]:
             server.begin_drain(30.0)
 
-        connection = self.greet()
+        (connection,) = self.greeted(1)
 
         self.assertFalse(connection.is_closed)
 

@@ -45,14 +45,6 @@ class LoopCase(SimulatedCase):
 
         self.app.answer = act_and_answer  # type: ignore[method-assign]
 
-    def greeted(self, count: int) -> list[Client]:
-        """Open connections that the loop has accepted."""
-        connections = [self.connect() for _ in range(count)]
-        for connection in connections:
-            connection.sendall(HEALTH)
-            read_answer(connection)
-        return connections
-
 
 class FailingTest(LoopCase):
     def test_response_that_cannot_be_sent_or_abandoned_delays_no_other(self) -> None:

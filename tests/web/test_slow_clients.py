@@ -348,13 +348,6 @@ class UnreadTest(SimulatedCase):
 class LimitedCase(SimulatedCase):
     connections = 5
 
-    def greeted(self, count: int) -> list[Client]:
-        """Open idle connections. The first is idle longest."""
-        connections = [self.connect() for _ in range(count)]
-        for connection in connections:
-            self.assertTrue(self.is_served(connection))
-        return connections
-
     def busy(self, count: int) -> list[Client]:
         """Open connections, each with half an upload."""
         connections = [self.connect() for _ in range(count)]

@@ -27,7 +27,7 @@ _watchdog = in_file("daemon/watchdog.py", "tests.daemon.test_watchdog")
 _cleanup_lock = in_file("daemon/cleanup_lock.py", "tests.daemon.test_janitor")
 _tokens_file = in_file("daemon/tokens_file.py", "tests.daemon.test_tokens_file")
 _sockets = in_file("daemon/sockets.py", "tests.daemon.test_activation", "tests.daemon.test_serve")
-_supervisor = in_file("daemon/supervisor.py", "tests.daemon.test_supervisor", "tests.daemon.test_processes")
+_supervisor = in_file("daemon/supervisor.py", "tests.daemon.test_supervisor", "tests.daemon.test_watchdog")
 
 MUTATIONS = (
     # The check.

@@ -32,6 +32,10 @@ _receiver = in_file("web/receiver.py", "tests.web.test_connection")
 _request_body = in_file("web/request_body.py", "tests.web.test_request_body", "tests.web.test_slow_clients.CutOffTest")
 _steps = in_file("web/steps.py", "tests.web.test_slow_clients.CutOffTest")
 _response_steps = in_file("web/response_steps.py", "tests.web.test_connection", "tests.web.test_server")
+_eviction = in_file("web/eviction.py", "tests.web.test_admission", "tests.web.test_slow_clients")
+_acceptor = in_file("web/acceptor.py", "tests.web.test_admission")
+_admission = in_file("web/admission.py", "tests.web.test_admission", "tests.web.test_slow_clients")
+_server = in_file("web/server.py", "tests.web.test_admission", "tests.web.test_slow_clients", "tests.web.test_server")
 _router = in_file("web/router.py", "tests.web.test_router", "tests.api.test_kv")
 _error_responses = in_file("web/error_responses.py", "tests.web.test_error_responses")
 _exchange = in_file("web/exchange.py", "tests.web.test_connection", "tests.api.test_drops.BrokenDownloadTest")
@@ -204,6 +208,26 @@ MUTATIONS = (
         "        or connection.context.is_draining\n",
         "",
     ),
+    _eviction(
+        "longest-idle-connection-of-one-worker-is-evicted",
+        "self._limit.longest_idle() == self._limit.slot and self.close_own()",
+        "self.close_own()",
+    ),
+    _eviction("sent-request-does-not-keep-a-connection", "and _is_idle(connection):", "and True:"),
+    _acceptor("worker-that-is-ahead-accepts", "return self._limit.is_ahead and not self._helps", "return False"),
+    _admission("reserved-places-are-unlimited", "and len(self._reserved) < _MAX_RESERVED:", "and True:"),
+    _admission(
+        "refused-connections-are-unlimited", "return list(itertools.islice(self._refused, excess))", "return []"
+    ),
+    _server("lack-of-descriptors-keeps-the-loop-busy", "                self._acceptor.on_exhausted()\n", ""),
+    _server("each-refusal-is-logged", "if now - self._warned >= _QUIET:", "if now >= self._warned:"),
+    _server(
+        "idle-connections-are-closed-when-a-drain-begins",
+        "if connection.is_idle and now >= self._idle_end:",
+        "if connection.is_idle:",
+    ),
+    _server("unread-responses-are-unlimited", "        self._cut_off_slow_readers(now)\n", ""),
+    _server("drain-lasts-without-end", "self._must_stop = now >= self._drain_end\n            return", "return"),
     _router(
         "mount-matches-within-a-segment",
         "if path.startswith(below) or path == prefix:",
