@@ -29,6 +29,9 @@ else:
 # Beyond those that the kernel gives.
 _FIRST_DESCRIPTOR = 1_000_000
 
+# More than a server takes for any input of the tests.
+_MAX_STEPS = 100_000
+
 
 class Machine:
     """The sockets, the threads and the time of servers, each of which has a poller of its own."""
@@ -58,8 +61,10 @@ class Machine:
         """Let the servers do all that they can do without more input, room or time."""
         for server, _ in self.workers:
             server.run_round(0)
-        while sum(self._step(server, epoll) for server, epoll in self.workers):
-            pass
+        for _ in range(_MAX_STEPS):
+            if not sum(self._step(server, epoll) for server, epoll in self.workers):
+                return
+        raise AssertionError("the loop is kept busy")
 
     def _step(self, server: Server, epoll: SimulatedEpoll) -> bool:
         """Returns whether there was something to do."""

@@ -383,6 +383,18 @@ class FullLimitTest(LimitedCase):
         self.assertEqual([True, False, True, True, True], [self.is_served(guest) for guest in guests])
         self.assertEqual(5, self.connection_limit.count)
 
+    def test_idle_connection_whose_next_request_has_arrived_is_not_evicted(self) -> None:
+        guests = self.greeted(5)
+        self.is_served(guests[0])
+        self.machine.clock.advance(0.01)
+        # The second is idle longest. The loop learns of the new connection before it learns of this.
+        guests[1].connection.input = HEALTH
+
+        served = self.is_served(self.connect())
+
+        self.assertTrue(served)
+        self.assertEqual([False, False, True, False, False], [guest.is_closed for guest in guests])
+
     def test_many_new_connections_evict_idle_ones_in_order(self) -> None:
         guests = self.greeted(5)
 
