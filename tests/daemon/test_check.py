@@ -287,7 +287,7 @@ class TerminalTest(CheckCase):
         for number in range(10):
             self.store.put(POT + bytes([number]))
 
-        status, shown, out = self.check_on_a_terminal("--limit", "1M")
+        status, shown, out = run_on_terminal(*COMMAND, "--store", str(self.root), "--limit", "1M")
 
         self.assertEqual(0, status)
         self.assertRegex(
@@ -322,25 +322,6 @@ class TerminalTest(CheckCase):
         lines = stream.text.splitlines()
         self.assertEqual(3, len(lines))
         self.assertEqual("filestoraged: 12 %, 7:32 left, 16.0 MiB/s, 960.0 MiB of 8.0 GiB, 0 objects", lines[0])
-
-    def check_on_a_terminal(self, *arguments: str) -> tuple[int, str, str]:
-        """Run a check whose standard error is a terminal. Returns its status, what that shows, and its output."""
-        ours, theirs = pty.openpty()
-        self.addCleanup(os.close, ours)
-        command = [*COMMAND, "--store", str(self.root), *arguments]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT, env=clean_environment(), text=True
-        ) as process:
-            os.close(theirs)
-            shown = b""
-            poll = select.poll()
-            poll.register(ours, select.POLLIN)
-            # A terminal that nobody has open any more answers with an error.
-            with contextlib.suppress(OSError):
-                while poll.poll(PATIENCE * 1000):
-                    shown += os.read(ours, 65536)
-            out, _ = process.communicate(timeout=PATIENCE)
-        return process.returncode, shown.decode(), out
 
 
 class Screen:
@@ -378,6 +359,27 @@ def as_nobody(do: Any) -> Any:
         answer = stream.read()
     os.waitpid(child, 0)
     return tuple(json.loads(answer))
+
+
+def run_on_terminal(*command: str) -> tuple[int, str, str]:
+    """Run a command whose standard error is a terminal. Returns its status, what that shows, and its output."""
+    ours, theirs = pty.openpty()
+    with (
+        open(ours, "rb", 0),
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT, env=clean_environment(), text=True
+        ) as process,
+    ):
+        os.close(theirs)
+        shown = b""
+        poll = select.poll()
+        poll.register(ours, select.POLLIN)
+        # A terminal that nobody has open any more answers with an error.
+        with contextlib.suppress(OSError):
+            while poll.poll(PATIENCE * 1000):
+                shown += os.read(ours, 65536)
+        out, _ = process.communicate(timeout=PATIENCE)
+    return process.returncode, shown.decode(), out
 
 
 def curl(*arguments: str) -> bytes:

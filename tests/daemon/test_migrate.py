@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pty
-import select
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +14,7 @@ from filestoraged.store import layout
 from tests.daemon.migrated_databases import DatabasesContract, DropsContract, assert_only_the_claimed_one_is_copied
 from tests.daemon.migrations import COMMAND, MigrationCase
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command, running
+from tests.daemon.test_check import run_on_terminal
 from tests.store.memcached.servers import start_memcached
 
 # A mount namespace of its own.
@@ -429,24 +428,12 @@ class OutputTest(MigrationCase):
     def test_terminal_shows_a_bar_that_is_removed(self) -> None:
         for _ in range(10):
             self.old.disk.put(os.urandom(100_000))
-        ours, theirs = pty.openpty()
-        self.addCleanup(os.close, ours)
-        command = [*COMMAND, *self.arguments("--limit", "250000")]
 
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT, env=clean_environment()) as run:
-            os.close(theirs)
-            shown = b""
-            poll = select.poll()
-            poll.register(ours, select.POLLIN)
-            # A terminal that nobody has open any more answers with an error.
-            with contextlib.suppress(OSError):
-                while poll.poll(PATIENCE * 1000):
-                    shown += os.read(ours, 65536)
-            run.communicate(timeout=PATIENCE)
+        status, shown, _ = run_on_terminal(*COMMAND, *self.arguments("--limit", "250000"))
 
-        self.assertEqual(0, run.returncode)
-        self.assertRegex(shown.decode(), r"\[#*\.*\] \d+ %, .* left, .*/s")
-        self.assertTrue(shown.endswith(b"\r\x1b[K"))
+        self.assertEqual(0, status)
+        self.assertRegex(shown, r"\[#*\.*\] \d+ %, .* left, .*/s")
+        self.assertTrue(shown.endswith("\r\x1b[K"))
 
     def test_help_names_the_exit_statuses(self) -> None:
         done = subprocess.run([*COMMAND, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
