@@ -1,4 +1,4 @@
-"""A daemon on memcached: the start without a server, kills, workers, and memcached-check."""
+"""A daemon on memcached: what its log names, a kill, its memory, and memcached-check."""
 
 from __future__ import annotations
 
@@ -17,22 +17,6 @@ from tests.support import TempCase, in_threads
 
 
 class DaemonOnMemcachedTest(TempCase):
-    def test_daemon_starts_without_memcached_logs_it_once_and_recovers(self) -> None:
-        server = start_memcached(self)
-        server.kill()
-        with self.running(server, "--workers", "2") as daemon:
-            lines = [line for line in daemon.lines() if "memcached" in line and "starting without" in line]
-            refused = requests.post(daemon.url, data=b"tea")
-            server.start()
-            stored = requests.post(daemon.url, data=b"tea")
-            fetched = requests.get(f"{daemon.url}/{stored.json()['hash']}")
-
-        self.assertEqual(1, len(lines))
-        self.assertIn(server.address, lines[0])
-        self.assertEqual(503, refused.status_code)
-        self.assertGreater(int(refused.headers["Retry-After"]), 0)
-        self.assertEqual((200, b"tea"), (fetched.status_code, fetched.content))
-
     def test_log_at_the_start_names_what_is_in_the_store_directory(self) -> None:
         server = start_memcached(self)
         for mounts, expected in (
@@ -63,17 +47,6 @@ class DaemonOnMemcachedTest(TempCase):
                 self.assertLessEqual({chunk.key for chunk in manifest.chunks}, staying)
         self.assertLessEqual(set(answered), {manifest.digest for manifest in manifests})
 
-    def test_two_workers_see_the_same_objects(self) -> None:
-        server = start_memcached(self, "-m", "256")
-        with self.running(server, "--workers", "2") as daemon:
-
-            def store_and_fetch(number: int) -> bool:
-                data = os.urandom(2 * CHUNK_SIZE + number)
-                digest = requests.post(daemon.url, data=data).json()["hash"]
-                return requests.get(f"{daemon.url}/{digest}").content == data
-
-            self.assertEqual([True] * 16, in_threads(16, store_and_fetch))
-
     def test_downloads_stay_within_the_memory_limit(self) -> None:
         server = start_memcached(self, "-m", "256")
         data = os.urandom(MAX_SIZE)
@@ -99,36 +72,28 @@ class DaemonOnMemcachedTest(TempCase):
 
 
 class CheckTest(TempCase):
-    def test_good_server_exits_0(self) -> None:
-        status, out, err = self.check(start_memcached(self).address)
+    def test_each_limit_of_a_server_gets_its_verdict_and_a_bad_one_exits_1(self) -> None:
+        good = ("is reachable", "takes items", "has 64 MiB", "has evicted 0 items", "drops old objects")
+        small_items = ("-I", "256k", "-o", "slab_chunk_max=128")
+        for options, size, status, expected in (
+            ((), (), 0, good),
+            (("-m", "128", "-M"), ("--size", "125M"), 1, ("\nBAD  .* 128 MiB", "refuses new objects")),
+            (("-m", "128", "-M"), ("--size", "120M"), 0, ("128 MiB", "refuses new objects")),
+            (small_items, (), 1, ("\nBAD  memcached {address}: takes items of up to 262144 bytes",)),
+        ):
+            with self.subTest(options=options, size=size):
+                address = start_memcached(self, *options).address
 
-        self.assertEqual((0, ""), (status, err))
-        for expected in ("is reachable", "takes items", "has 64 MiB", "has evicted 0 items", "drops old objects"):
-            self.assertIn(expected, out)
-        self.assertNotIn("BAD", out)
+                found, out, err = self.check(address, *size)
 
-    def test_too_little_memory_exits_1(self) -> None:
-        server = start_memcached(self, "-m", "128", "-M")
-
-        status, out, _ = self.check(server.address, "--size", "125M")
-
-        self.assertEqual(1, status)
-        self.assertEqual(["BAD"], [line[:3] for line in out.splitlines() if "128 MiB" in line])
-        self.assertIn("refuses new objects", out)
-        self.assertEqual(0, self.check(server.address, "--size", "120M")[0])
+                self.assertEqual((status, "", bool(status)), (found, err, "BAD" in out))
+                for each in expected:
+                    self.assertRegex("\n" + out, each.format(address=address))
 
     def test_memory_of_the_whole_pool_counts(self) -> None:
         pool = ",".join(start_memcached(self).address for _ in range(2))
 
         self.assertEqual(0, self.check(pool, "--size", "120M")[0])
-
-    def test_item_size_below_a_chunk_exits_1(self) -> None:
-        server = start_memcached(self, "-I", "256k", "-o", "slab_chunk_max=128")
-
-        status, out, _ = self.check(server.address)
-
-        self.assertEqual(1, status)
-        self.assertIn("BAD  memcached " + server.address + ": takes items of up to 262144 bytes", out)
 
     def test_evictions_exit_1(self) -> None:
         server = start_memcached(self, "-m", "16")

@@ -413,6 +413,7 @@ class RestartTest(TempCase):
         self.assertEqual(503, caught.exception.status)
         self.assertEqual(memcached.address, caught.exception.node)
         self.assertGreater(caught.exception.retry_after, 0)
+        self.assertIn("restarted", str(caught.exception))
         self.assertEqual([], memcached.all_keys())
 
     def test_restart_is_recognised_by_uptime_after_later_evictions(self) -> None:
