@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Callable
 
 from filestoraged.store.memcached.client import BoundedSocket
 from tests.net.virtual_socket import VirtualSocket, endless
@@ -9,10 +10,11 @@ from tests.net.virtual_socket import VirtualSocket, endless
 class BoundedSocketTest(unittest.TestCase):
     def test_reply_that_drips_ends_in_time(self) -> None:
         """Each byte comes before the server counts as silent."""
-        for receive in (
+        receives: tuple[Callable[[BoundedSocket], object], ...] = (
             lambda bounded: bounded.recv(4096),
             lambda bounded: bounded.recv_into(memoryview(bytearray(100))),
-        ):
+        )
+        for receive in receives:
             plain = VirtualSocket(endless(b"x", 1.9))
             plain.settimeout(2.0)
             bounded = BoundedSocket(plain, 2.0, clock=plain.clock)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ A reader gets the object's bytes or an error in every case, and waits no longer 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import pickle
@@ -44,31 +45,34 @@ class DamageTest(MemcachedCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.store = self.make_store()
         self.data = os.urandom(4 * CHUNK_SIZE + 1000)
         self.digest = self.store.put(self.data)
-        self.client = self.memcached.client
+        self.client: Any = self.memcached.client
         self.chunks = self.memcached.chunk_keys()
         (self.manifest,) = self.memcached.manifest_keys()
 
-    def test_lost_chunk_is_detected_and_named(self) -> None:
-        self.for_each_chunk(self.client.delete, "is missing")
+    def test_chunk_that_is_lost_or_changed_is_detected_and_named_and_another_upload_heals_it(self) -> None:
+        flipped = "has other bytes than were stored"
+        for damage, reason in (
+            (self.client.delete, "is missing"),
+            *((functools.partial(self.flip, place=at), flipped) for at in (0, CHUNK_SIZE // 2, CHUNK_SIZE - 1)),
+            *(
+                (functools.partial(self.truncate, size=size), f"has {size} bytes instead of {CHUNK_SIZE}")
+                for size in (0, 1, CHUNK_SIZE - 1)
+            ),
+            (lambda key: self.client.append(key, b"!"), f"has {CHUNK_SIZE + 1} bytes instead of {CHUNK_SIZE}"),
+        ):
+            for number in range(4):
+                with self.subTest(reason, chunk=number):
+                    damage(self.chunks[number])
 
-    def test_chunk_with_a_flipped_bit_is_detected_and_named(self) -> None:
-        for place in (0, CHUNK_SIZE // 2, CHUNK_SIZE - 1):
-            self.for_each_chunk(lambda key, place=place: self.flip(key, place), "has other bytes than were stored")
+                    self.assertEqual(f"chunk {number + 1} of 4 {reason}", self.assert_corrupt().reason)
 
-    def test_truncated_chunk_is_detected_and_named(self) -> None:
-        for size in (0, 1, CHUNK_SIZE - 1):
-            self.for_each_chunk(
-                lambda key, size=size: self.client.set(key, self.client.get(key)[:size]),
-                f"has {size} bytes instead of {CHUNK_SIZE}",
-            )
-
-    def test_extended_chunk_is_detected_and_named(self) -> None:
-        self.for_each_chunk(
-            lambda key: self.client.append(key, b"!"), f"has {CHUNK_SIZE + 1} bytes instead of {CHUNK_SIZE}"
-        )
+                    self.assertEqual(self.digest, self.store.put(self.data))
+                    self.assert_whole()
+                    before, self.chunks = self.chunks, self.memcached.chunk_keys()
+                    self.assertEqual(4, len(self.chunks))
+                    self.assertEqual(set(), set(before) & set(self.chunks))
 
     def test_swapped_chunks_are_detected(self) -> None:
         for number in range(4):
@@ -171,7 +175,7 @@ class DamageTest(MemcachedCase):
         get = self.store.pool.get
         replaced = threading.Event()
 
-        def replace_first(key: str, *room: object) -> object:
+        def replace_first(key: str, *room: Any) -> object:
             if key == self.chunks[2] and not replaced.is_set():
                 replaced.set()
                 self.store.delete(self.digest)
@@ -183,24 +187,13 @@ class DamageTest(MemcachedCase):
         self.assert_whole()
         self.assertTrue(replaced.is_set())
 
-    def for_each_chunk(self, damage: Callable[[str], object], reason: str) -> None:
-        """Damage each chunk in turn. The error must name that chunk, and another upload must heal it."""
-        for number in range(4):
-            with self.subTest(chunk=number):
-                damage(self.chunks[number])
-
-                self.assertEqual(f"chunk {number + 1} of 4 {reason}", self.assert_corrupt().reason)
-
-                self.assertEqual(self.digest, self.store.put(self.data))
-                self.assert_whole()
-                before, self.chunks = self.chunks, self.memcached.chunk_keys()
-                self.assertEqual(4, len(self.chunks))
-                self.assertEqual(set(), set(before) & set(self.chunks))
-
     def flip(self, key: str, place: int) -> None:
         data = bytearray(self.client.get(key))
         data[place] ^= 4
         self.client.set(key, bytes(data))
+
+    def truncate(self, key: str, size: int) -> None:
+        self.client.set(key, self.client.get(key)[:size])
 
     def assert_corrupt(self) -> CorruptObject:
         with self.assertRaises(CorruptObject) as caught:
@@ -216,7 +209,7 @@ class ManyAtOnceTest(MemcachedCase):
     options = ("-m", "512")
 
     def test_sixteen_threads_may_put_the_same_file_while_others_read_it(self) -> None:
-        store = self.make_store()
+        store = self.store
         data = os.urandom(10 * MIB)
         digest = store.put(data)
 
@@ -231,7 +224,7 @@ class ManyAtOnceTest(MemcachedCase):
         self.assertEqual(len(data) // CHUNK_SIZE + 1, len(self.memcached.all_keys()))
 
     def test_sixteen_threads_may_put_and_delete_the_same_file(self) -> None:
-        store = self.make_store()
+        store = self.store
         data = os.urandom(3 * CHUNK_SIZE + 1)
         digest = hashlib.sha256(data).hexdigest()
 
@@ -261,7 +254,7 @@ class FullServerTest(MemcachedCase):
     options = ("-m", "16")
 
     def test_evictions_under_load_lose_objects_and_never_bytes(self) -> None:
-        store = self.make_store()
+        store = self.store
         # Threads append to a list at once; counting would lose some.
         seen: list[str] = []
 
@@ -275,7 +268,7 @@ class FullServerTest(MemcachedCase):
         self.assertEqual(96, len(seen))
         self.assertLessEqual(set(seen), {"whole", "NotFound", "CorruptObject", "StorageFull"})
         self.assertIn("whole", seen)
-        self.assertGreater(self.memcached.statistics()[b"evictions"], 0)  # type: ignore[operator]
+        self.assertNotEqual(0, self.memcached.statistics()[b"evictions"])
 
     def outcome_of(self, store: MemcachedStore, data: bytes) -> str:
         try:
@@ -286,9 +279,7 @@ class FullServerTest(MemcachedCase):
         return "whole"
 
     def test_object_larger_than_the_server_is_refused(self) -> None:
-        store = self.make_store()
-
-        self.assertRaises(StorageFull, store.put, os.urandom(40 * MIB))
+        self.assertRaises(StorageFull, self.store.put, os.urandom(40 * MIB))
 
         self.assertEqual([], self.memcached.all_keys())
 
@@ -297,7 +288,7 @@ class NoEvictionsTest(MemcachedCase):
     options = ("-m", "16", "-M")
 
     def test_full_server_refuses_uploads_and_keeps_its_objects(self) -> None:
-        store = self.make_store()
+        store = self.store
         kept: list[str] = []
         with self.assertRaises(StorageFull):
             while True:
@@ -316,7 +307,7 @@ class SmallItemsTest(MemcachedCase):
     options = ("-I", "256k", "-o", "slab_chunk_max=128")
 
     def test_server_that_refuses_chunks_stores_small_objects(self) -> None:
-        store = self.make_store()
+        store = self.store
 
         self.assertEqual(b"tea", store.get(store.put(b"tea")).read())
         self.assertRaises(StoreUnavailable, store.put, bytes(CHUNK_SIZE))
@@ -425,15 +416,7 @@ class PoolFaultTest(TempCase):
             self.hang(server)
 
         for size in (1, CHUNK_SIZE, 5 * CHUNK_SIZE):
-            assert_unavailable(self, lambda size=size: self.store.put(os.urandom(size)))
-
-    def test_pool_without_a_running_server_is_unavailable(self) -> None:
-        for server in self.pool:
-            server.kill()
-
-        self.assertRaises(StoreUnavailable, self.store.put, b"tea")
-        self.assertRaises(StoreUnavailable, self.store.open, self.digest)
-        self.assertRaises(StoreUnavailable, self.store.remove, self.digest)
+            assert_unavailable(self, functools.partial(self.store.put, os.urandom(size)))
 
     def test_restarted_server_is_reconnected_without_an_error(self) -> None:
         for server in self.pool:
@@ -457,85 +440,76 @@ class PoolFaultTest(TempCase):
 class OddServerTest(TempCase):
     """Replies that no memcached sends, from servers of the test."""
 
-    def test_server_that_is_no_memcached_is_unavailable(self) -> None:
+    def test_server_that_is_no_memcached_or_hangs_up_is_unavailable(self) -> None:
         for reply in (
             b"HTTP/1.1 400 Bad Request\r\n\r\n",
             b"\r\n" * 1000,
             b"VALUE x 0 99999999999\r\n",
             b"VALUE\r\n",
             b"\0\xff\r\n",
+            b"",
         ):
             with self.subTest(reply=reply[:20]):
-                store = self.store_at(lambda connection, reply=reply: connection.sendall(reply))
+                store = self.store_at(socket.socket.sendall, reply)
 
                 self.assertRaises(StoreUnavailable, store.open, "x")
                 self.assertRaises(StoreUnavailable, store.put, b"tea")
                 self.assertRaises(StoreUnavailable, store.put, bytes(CHUNK_SIZE))
 
-    def test_server_that_hangs_up_is_unavailable(self) -> None:
-        store = self.store_at(lambda connection: None)
-
-        self.assertRaises(StoreUnavailable, store.open, "x")
-        self.assertRaises(StoreUnavailable, store.put, bytes(CHUNK_SIZE))
-
     def test_reply_that_ends_in_the_middle_of_a_line_is_an_error_at_once(self) -> None:
         for reply in (b"S", b"STORED", b"STORED\r", b"VALUE", b"VALUE x 0 3\r\nte", b"END", b"STAT pid", b"TOUCHED\r"):
             with self.subTest(reply=reply):
-                store = self.store_at(lambda connection, reply=reply: reply_once(connection, reply))
-                node = store.pool.servers[0]
+                store = self.store_at(reply_once, reply)
 
-                for work in (
-                    lambda store=store: store.open("x"),
-                    lambda store=store: store.put(b"tea"),
-                    lambda store=store: store.put(bytes(CHUNK_SIZE)),
-                    lambda store=store: store.pool.touch_all({"x": 1}),
-                    lambda node=node: node.call(lambda client: client.stats()),
-                    lambda node=node: node.call(lambda client: client.list_items(lambda line: None)),
-                ):
-                    assert_unavailable(self, work)
-                self.assertIsNotNone(node.ping())
+                self.assert_all_unavailable(store)
+                assert_unavailable(self, functools.partial(store.put, b"tea"))
+                assert_unavailable(self, functools.partial(store.pool.touch_all, {"x": 1}))
+                self.assertIsNotNone(store.pool.servers[0].ping())
                 self.assertFalse(store.pool.delete_all(["x"]))
 
     def test_reply_without_an_end_is_an_error(self) -> None:
         for reply in (b"x", b"STAT x 1\r\n", b"VALUE x 0 1\r\n", b"VALUE x 0 9\r\nabcdefghi\r\n"):
             with self.subTest(reply=reply):
-                store = self.store_at(lambda connection, reply=reply: reply_for_ever(connection, reply))
-                node = store.pool.servers[0]
+                store = self.store_at(reply_for_ever, reply)
 
-                for work in (
-                    lambda store=store: store.open("x"),
-                    lambda store=store: store.put(bytes(CHUNK_SIZE)),
-                    lambda node=node: node.call(lambda client: client.stats()),
-                    lambda node=node: node.call(lambda client: client.list_items(lambda line: None)),
-                ):
-                    assert_unavailable(self, work)
+                self.assert_all_unavailable(store)
+
+    def assert_all_unavailable(self, store: MemcachedStore) -> None:
+        call = store.pool.servers[0].call
+        for work in (
+            lambda: store.open("x"),
+            lambda: store.put(bytes(CHUNK_SIZE)),
+            lambda: call(lambda client: client.stats()),
+            lambda: call(lambda client: client.list_items(lambda line: None)),
+        ):
+            assert_unavailable(self, work)
 
     def test_number_of_any_length_is_refused(self) -> None:
         for digits in (20, 4000, 1_000_000):
             for words in (b"VALUE x 0 %b\r\n", b"VALUE x 0 3 %b\r\ntea\r\nEND\r\n"):
                 with self.subTest(digits=digits, words=words):
                     reply = words % (b"9" * digits)
-                    store = self.store_at(lambda connection, reply=reply: reply_once(connection, reply))
+                    store = self.store_at(reply_once, reply)
 
-                    assert_unavailable(self, lambda store=store: store.open("x"))
-                    assert_unavailable(self, lambda store=store: store.remove("x"))
+                    assert_unavailable(self, functools.partial(store.open, "x"))
+                    assert_unavailable(self, functools.partial(store.remove, "x"))
 
     def test_malformed_statistics_are_an_error_or_count_as_zero(self) -> None:
-        store = self.store_at(lambda connection: reply_once(connection, b"STAT\r\nEND\r\n"))
+        store = self.store_at(reply_once, b"STAT\r\nEND\r\n")
         assert_unavailable(self, lambda: store.pool.servers[0].call(lambda client: client.stats()))
 
         odd = b"STAT curr_items many\r\nSTAT bytes\r\nSTAT limit_maxbytes -\r\nSTAT version\r\nEND\r\n"
-        store = self.store_at(lambda connection: reply_once(connection, odd))
+        store = self.store_at(reply_once, odd)
         self.assertEqual([Usage(0, 0)], list(store.usage().values()))
         self.assertIn("BAD", {finding.verdict for finding in examine([store.pool.servers[0].name], 1000)})
 
-    def store_at(self, handle: Callable[[socket.socket], None]) -> MemcachedStore:
-        """A store on a server that does `handle` with each connection, and then closes it."""
+    def store_at(self, send: Callable[[socket.socket, bytes], None], reply: bytes) -> MemcachedStore:
+        """A store on a server that sends the reply on each connection, and then closes it."""
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 with contextlib.suppress(OSError):
-                    handle(self.request)
+                    send(self.request, reply)
 
         return open_store(self, [serve(self, Handler)], timeout=TIMEOUT)
 

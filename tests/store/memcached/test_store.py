@@ -41,14 +41,16 @@ class Repeated(io.RawIOBase):
 
 
 class MemcachedCase(TempCase):
-    """Each test has a server of its own, with enough memory."""
+    """Each test has a server of its own, with enough memory, and a store on it."""
 
-    options = ("-m", "256")
+    options: tuple[str, ...] = ("-m", "256")
     memcached: Memcached
+    store: MemcachedStore
 
     def setUp(self) -> None:
         self.memcached = start_memcached(self, *self.options)
         super().setUp()
+        self.store = self.make_store()
 
     def make_store(self, **settings: Any) -> MemcachedStore:
         return open_store(self, [self.memcached.address], **settings)
@@ -61,9 +63,9 @@ class MemcachedContractTest(MemcachedCase, contract.StoreContract):
 
 
 class PoolContractTest(contract.StoreContract):
-    lists = counts_each = False
-
     """The contract on a pool of three servers."""
+
+    lists = counts_each = False
 
     def setUp(self) -> None:
         self.pool = [start_memcached(self) for _ in range(3)]
@@ -89,10 +91,6 @@ class PoolContractTest(contract.StoreContract):
 
 
 class LayoutTest(MemcachedCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.store = self.make_store()
-
     def test_objects_of_all_sizes_around_a_chunk_are_read_back(self) -> None:
         for size in (
             *(TAIL_SIZE - 1, TAIL_SIZE, TAIL_SIZE + 1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1),
@@ -118,9 +116,8 @@ class LayoutTest(MemcachedCase):
         self.assertRaises(TooLarge, self.store.put, bytes(MAX_SIZE + 1))
         self.assertEqual(0, self.memcached.statistics()[b"curr_items"])
 
-    def test_maximum_size_may_be_lower_and_not_higher(self) -> None:
+    def test_maximum_size_may_not_be_higher(self) -> None:
         self.assertRaises(ValueError, self.make_store, max_size=MAX_SIZE + 1)
-        self.assertRaises(TooLarge, self.make_store(max_size=2).put, TEA)
 
     def test_chunks_carry_a_token_of_their_upload(self) -> None:
         data = bytes(3 * CHUNK_SIZE)
@@ -137,16 +134,13 @@ class LayoutTest(MemcachedCase):
     def test_two_chunks_fill_a_page_of_memcached(self) -> None:
         self.store.put(os.urandom(40 * CHUNK_SIZE))
 
-        slabs = self.memcached.client.stats("slabs")
+        client: Any = self.memcached.client
+        slabs = client.stats("slabs")
 
-        self.assertIn(
-            (524288, 20),
-            [
-                (slabs[f"{n}:chunk_size".encode()], slabs[f"{n}:total_pages".encode()])
-                for n in range(1, 64)
-                if f"{n}:chunk_size".encode() in slabs
-            ],
-        )
+        (number,) = [
+            key.partition(b":")[0] for key, size in slabs.items() if (key[-10:], size) == (b"chunk_size", 524288)
+        ]
+        self.assertEqual(20, slabs[number + b":total_pages"])
 
     def test_small_object_is_one_item(self) -> None:
         self.store.put(bytes(TAIL_SIZE))
@@ -190,7 +184,7 @@ class LayoutTest(MemcachedCase):
         self.assertLess(peak, 14 * CHUNK_SIZE)
 
     def test_closed_store_has_no_connection_and_opens_one_when_it_is_used(self) -> None:
-        client = self.memcached.client
+        client: Any = self.memcached.client
         before = client.stats()[b"curr_connections"]
         digest = self.store.put(TEA)
         self.assertEqual(before + 1, client.stats()[b"curr_connections"])
@@ -221,10 +215,6 @@ def _read_often(store: MemcachedStore, digest: str) -> None:
 
 
 class NameTest(MemcachedCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.store = self.make_store()
-
     def test_any_string_is_a_name(self) -> None:
         names = ["report.pdf", " ", "a b\r\nc\0", "café ☕", "\ud800", "x" * 5000, "../../etc", TEA_DIGEST.upper()]
         for name in names:
@@ -328,9 +318,10 @@ class StreamTest(MemcachedCase):
             beginning = stream.read(10)
             buffer = bytearray(CHUNK_SIZE)
             count = stream.readinto(buffer)  # type: ignore[attr-defined]
-            rest = stream.read()
+            rest = io.BytesIO()
+            shutil.copyfileobj(stream, rest)
 
-        self.assertEqual(self.data, beginning + bytes(buffer[:count]) + rest)
+        self.assertEqual(self.data, beginning + bytes(buffer[:count]) + rest.getvalue())
 
     def test_stream_has_lines(self) -> None:
         lines = b"".join(b"line %d\n" % number for number in range(200_000))
@@ -338,14 +329,6 @@ class StreamTest(MemcachedCase):
 
         with self.store.get(digest) as stream:
             self.assertEqual(lines.splitlines(keepends=True), list(stream))
-
-    def test_stream_is_copied(self) -> None:
-        out = io.BytesIO()
-
-        with self.store.get(self.digest) as stream:
-            shutil.copyfileobj(stream, out)
-
-        self.assertEqual(self.data, out.getvalue())
 
     def test_memory_is_free_again_when_a_stream_is_closed_or_forgotten(self) -> None:
         for _ in range(10):
@@ -398,7 +381,7 @@ class TimeToLiveTest(MemcachedCase):
         self.assertGreater(expiries[2], expiries[1])
 
     def test_object_without_a_time_to_live_never_expires(self) -> None:
-        self.make_store().put(bytes(2 * CHUNK_SIZE))
+        self.store.put(bytes(2 * CHUNK_SIZE))
 
         self.assertEqual([-1, -1, -1], [item.expires for item in self.memcached.items()])
 
