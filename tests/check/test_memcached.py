@@ -10,6 +10,7 @@ from unittest import mock
 from filestoraged.check.findings import Finding
 from filestoraged.check.memcached import Listing, MemcachedCheck
 from filestoraged.check.throttle import Throttle
+from filestoraged.digest import Digest
 from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.memcached.blob import fetch
@@ -198,7 +199,7 @@ class PoolRaceTest(MemcachedCheckCase):
             # The chunks are listed and permanent; the manifest is added now.
             found = list(manifests(listing))
             if staging._hidden:
-                staging._publish(None, "0" * 64)
+                staging._publish(None, Digest("0" * 64))
             return iter(found)
 
         with staging, mock.patch.object(Listing, "manifests", publish_late):

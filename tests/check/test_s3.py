@@ -177,24 +177,19 @@ class ChangesTest(S3CheckCase):
         self.assertEqual([], list(prune.run()))
         self.assertEqual([key], self.keys())
 
-    def test_copy_that_differs_is_removed_and_the_object_stays(self) -> None:
+    def test_object_whose_copy_differs_or_is_refused_stays(self) -> None:
         key = self.put(POT[:-1], key_of(POT))
-        self.proxy.fail(flip_bit, method="GET", target="quarantine")
+        for fault, method, reason in (
+            (flip_bit, "GET", "the store's copy has other bytes"),
+            (refuse(507, "QuotaExceeded"), "PUT", "the S3 store answered 507 QuotaExceeded"),
+        ):
+            self.proxy.fail(fault, method=method, target="quarantine")
 
-        (found,) = self.check(repair=True)
+            (found,) = self.check(repair=True)
 
-        self.assertIsNone(found.remedy)
-        self.assertIn("and it cannot be moved: the store's copy has other bytes", found.reason)
-        self.assertEqual([key], self.keys())
-
-    def test_copy_that_the_store_refuses_leaves_the_object(self) -> None:
-        key = self.put(POT[:-1], key_of(POT))
-        self.proxy.fail(refuse(507, "QuotaExceeded"), method="PUT")
-
-        (found,) = self.check(repair=True)
-
-        self.assertIn("and it cannot be moved: the S3 store answered 507 QuotaExceeded", found.reason)
-        self.assertEqual([key], self.keys())
+            self.assertIsNone(found.remedy)
+            self.assertIn(f"and it cannot be moved: {reason}", found.reason)
+            self.assertEqual([key], self.keys())
 
     def after(self, change: Callable[[], object]) -> Fault:
         """Pass a response on after a change that another client makes."""
@@ -210,18 +205,13 @@ class ChangesTest(S3CheckCase):
 
 
 class FaultsTest(S3CheckCase):
-    def test_connection_that_breaks_off_is_no_damage(self) -> None:
+    def test_connection_that_breaks_off_or_flips_a_bit_once_is_no_damage(self) -> None:
         key = self.put(POT)
-        self.proxy.fail(cut_response, method="GET", target=key, times=2)
+        for fault, times in ((cut_response, 2), (flip_bit, 1)):
+            self.proxy.fail(fault, method="GET", target=key, times=times)
 
-        self.assertEqual([], self.check())
-
-    def test_bit_that_the_network_flips_once_is_no_damage(self) -> None:
-        key = self.put(POT)
-        self.proxy.fail(flip_bit, method="GET", target=key, times=1)
-
-        self.assertEqual([], self.check(repair=True))
-        self.assertEqual([key], self.keys())
+            self.assertEqual([], self.check(repair=True))
+            self.assertEqual([key], self.keys())
 
     def test_object_that_cannot_be_read_is_reported_and_the_check_goes_on(self) -> None:
         key = self.put(POT)
@@ -298,23 +288,14 @@ class ChecksumTest(S3CheckCase):
             digest = base64.b64encode(hashlib.sha256(data).digest())
             self.assertIn(b"x-amz-checksum-sha256: " + digest + b"\r\n", heads[-1])
 
-    def test_wrong_digest_of_the_store_is_verified_by_a_download(self) -> None:
-        self.proxy.fail(self.digest_of(TEA, "FULL_OBJECT"), method="HEAD")
+    def test_digest_of_the_store_that_is_wrong_or_of_parts_or_has_no_type_is_verified_by_a_download(self) -> None:
+        for data, type_ in ((TEA, "FULL_OBJECT"), (POT, "COMPOSITE"), (POT, "")):
+            self.proxy.fail(self.digest_of(data, type_), method="HEAD")
+            self.proxy.requests.clear()
 
-        self.assertEqual([], self.check())
-        self.assertIn(self.reads, self.proxy.requests)
-
-    def test_digest_of_the_digests_of_parts_is_none(self) -> None:
-        self.proxy.fail(self.digest_of(POT, "COMPOSITE"), method="HEAD")
-
-        self.assertEqual([], self.check())
-        self.assertIn(self.reads, self.proxy.requests)
-
-    def test_digest_without_a_type_is_none(self) -> None:
-        self.proxy.fail(self.digest_of(POT, ""), method="HEAD")
-
-        self.assertEqual([], self.check())
-        self.assertIn(self.reads, self.proxy.requests)
+            with self.subTest(type_):
+                self.assertEqual([], self.check())
+                self.assertIn(self.reads, self.proxy.requests)
 
     def digest_of(self, data: bytes, type_: str) -> Fault:
         """Add the fields with which stores answer HEAD for objects that have a checksum."""
