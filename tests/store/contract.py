@@ -308,7 +308,8 @@ class StoreContract(TempCase):
             self.assertRaises(ListingUnsupported, self.store.list)
             return
         self.assertEqual(digests, self.store.list())
-        pages, page = [], self.store.list(limit=7)
+        pages: list[str] = []
+        page = self.store.list(limit=7)
         while page:
             self.assertLessEqual(len(page), 7)
             pages += page

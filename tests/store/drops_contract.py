@@ -215,6 +215,16 @@ class DropsContract(RegistryCase):
         self.assertEqual(10, len(judged))
         self.assertEqual((10, 30), (outcomes.count("Unauthorized"), outcomes.count("TooManyGuesses")))
 
+    def test_every_change_is_counted_also_by_another_process(self) -> None:
+        available, finished, released = self.make(), self.make(), self.make()
+        self.drops.announce().result()
+        other = self.open_drops()
+        other.finish(other.claim(finished).result()).result()
+        other.release(other.claim(released).result()).result()
+        other.claim(available).result()
+
+        self.assertEqual({"arriving": 1, "available": 1, "claimed": 1, "gone": 1}, self.drops.count())
+
     def test_right_guesses_do_not_count(self) -> None:
         id_ = self.make("right")
         drop = self.drops.get(id_)

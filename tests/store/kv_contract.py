@@ -95,6 +95,21 @@ class KeysContract(TempCase):
 
         self.assertEqual(value, self.keys.get("large"))
 
+    def test_each_process_reads_what_another_has_committed(self) -> None:
+        processes = [self.keys, self.open_keys(), self.open_keys()]
+
+        for number in range(30):
+            processes[number % 3].set("cup", b"%d" % number)
+            processes[(number + 1) % 3].commit()
+            self.assertEqual([b"%d" % number] * 3, [each.get("cup") for each in processes])
+
+    def test_probe_changes_nothing(self) -> None:
+        self.keys.set("cup", b"1")
+
+        self.keys.probe()
+
+        self.assertEqual((1, None), (self.keys.queued, self.keys.get("cup")))
+
     def test_reader_sees_no_partial_commit_and_waits_for_no_writer(self) -> None:
         other = self.open_keys()
         done = threading.Event()

@@ -280,7 +280,11 @@ class HashThreadsTest(HasherCase):
     def test_forked_child_has_slots_of_its_own(self) -> None:
         pool, ends = HashThreads(1), threading.Event()
         self.addCleanup(ends.set)
-        pool.start(lambda: ends.wait(PATIENCE) and None)
+
+        def wait() -> None:
+            ends.wait(PATIENCE)
+
+        pool.start(wait)
         child = multiprocessing.get_context("fork").Process(target=_start_one, args=(pool,))
         child.start()
         child.join(PATIENCE)

@@ -83,29 +83,19 @@ class CommitTest(KeysCase):
         self.assertEqual([False, True, False, *[True] * 100], [each.result(PATIENCE) for each in sets])
         self.assertEqual(0, self.keys.queued)
 
-    def test_count_of_commits_changes_with_each_commit(self) -> None:
-        before = self.keys.commits
+    def test_count_of_commits_changes_with_each_commit_of_any_process(self) -> None:
+        other = self.open_keys()
+        before = other.commits
         self.keys.set("cup", b"1")
-        queued = self.keys.commits
+        queued = other.commits
         self.keys.commit()
 
         self.assertEqual(before, queued)
-        self.assertGreater(self.keys.commits, before)
-        self.assertEqual(0, self.keys.commits % 2)
+        self.assertGreater(other.commits, before)
+        self.assertEqual(0, other.commits % 2)
 
 
-class SharedTest(KeysCase):
-    def test_all_processes_see_the_same_values(self) -> None:
-        other = self.open_keys()
-        self.keys.set("cup", b"1")
-        other.set("saucer", b"2")
-        before = other.commits
-        self.keys.commit()
-
-        self.assertEqual([b"1", b"2"], [other.get("cup"), self.keys.get("cup") and other.get("saucer")])
-        self.assertNotEqual(before, other.commits)
-        self.assertFalse(other.set("cup", b"3"))
-
+class KilledTest(KeysCase):
     def test_queued_and_committed_changes_survive_a_kill(self) -> None:
         child = subprocess.Popen(
             [sys.executable, "-c", _HALF, self.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
@@ -173,19 +163,6 @@ class PrepareTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = self.directory / "kv.sqlite"
-
-    def test_existing_database_is_kept(self) -> None:
-        prepare_keys(str(self.path))
-        keys = KeyValues(str(self.path))
-        keys.set("cup", b"1")
-        keys.commit()
-        keys.close()
-
-        prepare_keys(str(self.path))
-
-        keys = KeyValues(str(self.path))
-        self.addCleanup(keys.close)
-        self.assertEqual(b"1", keys.get("cup"))
 
     def test_many_processes_may_make_the_database_at_once(self) -> None:
         in_threads(8, lambda _: prepare_keys(str(self.path)))
@@ -503,7 +480,7 @@ class Failing:
         self._text = text
         self.has_failed = threading.Event()
 
-    def execute(self, statement: str, *values: object) -> object:
+    def execute(self, statement: str, *values: Any) -> object:
         if self._text in statement:
             self.has_failed.set()
             raise sqlite3.OperationalError("disk I/O error")
@@ -733,7 +710,8 @@ class LostDatabaseTest(TempCase):
         def connect_to_copy(*arguments: Any, **settings: Any) -> sqlite3.Connection:
             os.rename(self.path, kept)
             shutil.copyfile(kept, self.path)
-            return real(*arguments, **settings)
+            connection: sqlite3.Connection = real(*arguments, **settings)
+            return connection
 
         with mock.patch("sqlite3.connect", connect_to_copy), self.assertRaises(StoreDetached):
             later.get("a")

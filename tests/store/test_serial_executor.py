@@ -65,7 +65,7 @@ class SerialExecutorTest(TempCase):
                 return super()._next()
 
         executor, goes_on = Observed(), threading.Event()
-        call = functools.partial(int)
+        call = functools.partial(lambda: None)
         made = weakref.ref(call)
         executor.submit(lambda: self.assertTrue(goes_on.wait(PATIENCE)), call)
         del call

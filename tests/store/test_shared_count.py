@@ -36,7 +36,10 @@ class SharedCountTest(unittest.TestCase):
         numbers = iter(range(1000))
         first = self.latest_until(lambda counted: counted is not None, lambda _: next(numbers))
 
-        again = self.latest_until(lambda counted: counted.value > first.value, lambda _: next(numbers))
+        def is_later(counted: Counted | None) -> bool:
+            return counted is not None and counted.value > first.value
+
+        again = self.latest_until(is_later, lambda _: next(numbers))
 
         self.assertGreaterEqual(again.age, 0.0)
 
@@ -93,11 +96,12 @@ class SharedCountTest(unittest.TestCase):
                 return self.shared.latest(count)
 
     def test_count_waits_four_times_as_long_as_it_has_worked(self) -> None:
-        now, waits = [5.0], []
+        now = [5.0]
+        waits: list[float] = []
 
         class Stopping(threading.Event):
             def wait(self, timeout: float | None = None) -> bool:
-                waits.append(timeout)
+                waits.append(timeout or 0.0)
                 return False
 
         with mock.patch("time.thread_time", lambda: now[0]):

@@ -33,8 +33,11 @@ def after_statement(text: str, function: Callable[[], object]) -> Iterator[None]
 
         return call
 
-    names = ("execute", "executemany")
-    with mock.patch.multiple(transactions._Transaction, **{name: calling(name) for name in names}):
+    kind = transactions._Transaction
+    with (
+        mock.patch.object(kind, "execute", calling("execute")),
+        mock.patch.object(kind, "executemany", calling("executemany")),
+    ):
         yield
 
 

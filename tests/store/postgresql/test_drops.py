@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 from filestoraged.errors import Gone, NotFound, StoreUnavailable
+from filestoraged.future import Future
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.postgresql.lease import JanitorLease
 from tests.store import drops_contract
@@ -180,10 +182,14 @@ class SessionTest(RegistryCase):
         self.assertEqual([True, False], [holds(second), holds(first)])
 
     def test_job_that_fails_leaves_the_others_of_its_batch_alone(self) -> None:
-        def divide(transaction: object) -> object:
-            return transaction.execute("SELECT 1 / 0")  # type: ignore[attr-defined]
+        def divide(transaction: Any) -> object:
+            return transaction.execute("SELECT 1 / 0")
 
-        jobs = [self.transactions.write(divide), self.drops.announce(), self.transactions.write(divide)]
+        jobs: list[Future[Any]] = [
+            self.transactions.write(divide),
+            self.drops.announce(),
+            self.transactions.write(divide),
+        ]
         jobs += [self.drops.announce() for _ in range(20)]
 
         failed = [job.exception() is not None for job in jobs]

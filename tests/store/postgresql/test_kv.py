@@ -51,14 +51,6 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
         self.assertEqual([True] * 50 + [False, False, False], results)
         self.assertEqual([b"1", b"2"], [self.keys.get("0"), self.keys.get("pot")])
 
-    def test_each_daemon_reads_what_another_has_committed(self) -> None:
-        daemons = [self.keys, self.open_keys(), self.open_keys()]
-
-        for number in range(30):
-            daemons[number % 3].set("cup", b"%d" % number)
-            daemons[(number + 1) % 3].commit()
-            self.assertEqual([b"%d" % number] * 3, [each.get("cup") for each in daemons])
-
     def test_order_of_answered_sets_is_kept_by_simultaneous_commits(self) -> None:
         daemons = [self.keys, self.open_keys(), self.open_keys()]
         stopping = threading.Event()
@@ -93,10 +85,3 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
         self.keys.commit()
 
         self.assertEqual(b"1", self.keys.get("cup"))
-
-    def test_probe_changes_nothing(self) -> None:
-        self.keys.set("cup", b"1")
-
-        self.keys.probe()
-
-        self.assertEqual((1, None), (self.keys.queued, self.keys.get("cup")))

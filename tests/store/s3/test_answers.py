@@ -144,8 +144,8 @@ class LyingStoreTest(unittest.TestCase):
 
         class Connection(StoreConnection):
             def connect(self) -> None:
-                self.sock = VirtualSocket(sent(len(case.sockets)))  # type: ignore[assignment]
-                case.sockets.append(self.sock)  # type: ignore[arg-type]
+                self.sock = VirtualSocket(sent(len(case.sockets)))
+                case.sockets.append(self.sock)
 
         def connect(location: Location) -> StoreConnection:
             return Connection(location)
@@ -167,7 +167,11 @@ class LyingStoreTest(unittest.TestCase):
     def test_endless_body_is_read_up_to_the_limit(self) -> None:
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         for head, piece in ((HEAD + b"\r\n", b"x" * 1000), (CHUNKED, chunk), (CHUNKED + b"-1\r\n", b"x" * 1000)):
-            client = self.client(lambda _, head=head, piece=piece: itertools.chain(at_once(head), endless(piece)))
+
+            def sent(_: int, head: bytes = head, piece: bytes = piece) -> Iterable[Sent]:
+                return itertools.chain(at_once(head), endless(piece))
+
+            client = self.client(sent)
             with self.subTest(piece[:10]), self.assertRaises(StoreUnavailable):
                 client.list()
             self.assertLess(max(each.received for each in self.sockets), MAX_BODY_SIZE + 1024 * 1024)

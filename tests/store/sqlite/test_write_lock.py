@@ -40,7 +40,7 @@ class WriteLockTest(TempCase):
         for content in (None, b"foreign"):
             if content is not None:
                 outside.write_bytes(content)
-            path = str(self.directory / f"{content}.sqlite")
+            path = str(self.directory / f"{content!r}.sqlite")
             os.symlink(outside, f"{path}.turn")
             lock = WriteLock(path)
             self.addCleanup(lock.close)

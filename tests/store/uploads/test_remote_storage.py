@@ -23,6 +23,7 @@ from filestoraged.errors import (
     TooLarge,
     UploadLocked,
 )
+from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.postgresql import transactions
@@ -57,7 +58,7 @@ TEA_KEY = f"{TEA_HASH[:2]}/{TEA_HASH}"
 class Target:
     """Counts what became visible."""
 
-    def __init__(self, store: S3Store) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
         self.published = 0
 
@@ -311,7 +312,7 @@ class HoldTest(RemoteCase):
     def test_bytes_of_a_request_that_fell_silent_count_for_the_one_that_takes_over(self) -> None:
         with mock.patch.object(idle_recorder, "_INTERVAL", 0.01), mock.patch.object(segments, "_IDLE", 0.0):
             held = self.begin(self.uploads, TEA[:4])
-            self.wait_until("it is recorded", lambda: self.query("SELECT * FROM upload_segments"))
+            self.wait_until("it is recorded", lambda: bool(self.query("SELECT * FROM upload_segments")))
             self.silence()
             self.assertEqual(4, self.received())
         self.append(TEA[4:], self.other)
@@ -325,7 +326,7 @@ class HoldTest(RemoteCase):
     def test_request_that_fell_silent_goes_on(self) -> None:
         with mock.patch.object(idle_recorder, "_INTERVAL", 0.01), mock.patch.object(segments, "_IDLE", 0.0):
             held = self.begin(self.uploads, TEA[:4])
-            self.wait_until("it is recorded", lambda: self.query("SELECT * FROM upload_segments"))
+            self.wait_until("it is recorded", lambda: bool(self.query("SELECT * FROM upload_segments")))
             held.write(TEA[4:])
             held.finish()
             self.uploads.complete_if_whole(held)
