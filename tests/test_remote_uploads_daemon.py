@@ -38,7 +38,7 @@ class MachinesTest(PostgresCase):
         return requests.request(method, url, data=data, headers=named, timeout=PATIENCE)
 
     def created(self, daemon: Daemon, length: int, **fields: str) -> str:
-        answer = self.ask("POST", f"{daemon.url}/uploads", Upload_Length=str(length), **fields)
+        answer = self.ask("POST", f"{daemon.url}/uploads", b"", Upload_Length=str(length), **fields)
         self.assertEqual(201, answer.status_code, answer.text)
         return answer.headers["Location"]
 

@@ -306,7 +306,7 @@ class DropTest(S3ServerCase):
         """Make a drop. Returns its path."""
         sent = self.send(data)
         self.assertEqual(201, sent.status, sent)
-        return urlsplit(json.loads(sent.body)["url"]).path
+        return str(urlsplit(json.loads(sent.body)["url"]).path)
 
     def send(self, data: bytes) -> Answer:
         head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="cup"\r\n\r\n'

@@ -13,6 +13,7 @@ eventlet.monkey_patch()
 import logging
 import os
 import sys
+from typing import Any
 
 import eventlet.wsgi
 from swift.common import storage_policy, utils
@@ -70,17 +71,17 @@ use = egg:swift#slo
 class NoCache:
     """What Swift's tempauth demands of a memcached. It keeps nothing, so the gateway needs no other process."""
 
-    def get(self, key, raise_on_error=False):
-        return None
-
-    def set(self, key, value, **options):
+    def get(self, key: str, raise_on_error: bool = False) -> None:
         pass
 
-    def delete(self, key, **options):
+    def set(self, key: str, value: object, **options: object) -> None:
+        pass
+
+    def delete(self, key: str, **options: object) -> None:
         pass
 
 
-def main(directory, port):
+def main(directory: str, port: int) -> None:
     utils.validate_hash_conf = lambda: None
     utils.HASH_PATH_SUFFIX = b"filestoraged"
     utils.SWIFT_CONF_FILE = write(directory, "swift.conf", "[swift-hash]\nswift_hash_path_suffix = filestoraged\n")
@@ -97,7 +98,7 @@ def main(directory, port):
     server.wait()
 
 
-def write_ring(directory, kind, port):
+def write_ring(directory: str, kind: str, port: int) -> None:
     """The ring of one kind: all partitions are on the only disk."""
     builder = RingBuilder(2, 1, 0)
     builder.add_dev({"region": 1, "zone": 1, "ip": "127.0.0.1", "port": port, "device": DISK, "weight": 1})
@@ -105,16 +106,16 @@ def write_ring(directory, kind, port):
     builder.get_ring().save(os.path.join(directory, f"{kind}.ring.gz"))
 
 
-def load(directory, name, text):
+def load(directory: str, name: str, text: str) -> Any:
     return loadapp(write(directory, name, text), global_conf={"log_name": name})
 
 
-def serve(listener, app):
+def serve(listener: Any, app: Any) -> Any:
     quiet = logging.getLogger("quiet")
     return eventlet.spawn(eventlet.wsgi.server, listener, app, log=quiet, log_output=False, debug=False)
 
 
-def write(directory, name, text):
+def write(directory: str, name: str, text: str) -> str:
     path = os.path.join(directory, name)
     with open(path, "w") as stream:
         stream.write(text)
