@@ -144,14 +144,6 @@ class PruneTest(PruneCase):
 
         self.assertEqual([], list(run))
 
-    def test_object_that_is_pruned_twice_is_in_the_quarantine_twice(self) -> None:
-        paths = []
-        for _ in range(2):
-            self.stored(b"old", days=20)
-            paths += [each.path for each in self.prune().run()]
-
-        self.assertEqual([paths[0], f"{paths[0]}.1"], paths)
-
     def test_many_objects_are_pruned_page_by_page(self) -> None:
         oids = {self.stored(str(number).encode(), days=20) for number in range(100)}
         kept = sorted(oids)[::7]

@@ -6,12 +6,13 @@ import hashlib
 import io
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import AlreadyExists, DigestMismatch, ListingUnsupported, NotFound, TooLarge
-from filestoraged.store.contract import Store
+from filestoraged.store.contract import Staging, Store
 from filestoraged.store.hashing import COPY_SIZE
 from tests.support import PATIENCE, TempCase, in_threads
 
@@ -147,14 +148,19 @@ class StoreContract(TempCase):
         self.assertEqual(first, again)
         self.assertRaises(NotFound, self.store.open, first)
 
-    def test_commit_new_of_an_existing_object_raises_already_exists(self) -> None:
+    def test_commit_new_of_an_existing_object_raises_already_exists_at_once_or_later(self) -> None:
         self.store.put(TEA)
 
-        with self.assertRaises(AlreadyExists), self.store.stage() as staging:
-            staging.write(TEA)
-            staging.commit_new()
+        commits: tuple[Callable[[Staging], object], ...] = (
+            lambda staging: staging.commit_new(),
+            lambda staging: staging.commit_new_later().result(PATIENCE),
+        )
+        for commit in commits:
+            with self.assertRaises(AlreadyExists), self.store.stage(len(TEA)) as staging:
+                staging.write(TEA)
+                commit(staging)
 
-        self.assertEqual(TEA, self.stored(TEA_DIGEST))
+            self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
     def test_commit_later_stores_the_object_when_its_future_is_done(self) -> None:
         with self.store.stage(len(TEA)) as staging:
@@ -164,25 +170,12 @@ class StoreContract(TempCase):
         self.assertEqual(TEA_DIGEST, done.result(PATIENCE))
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
-    def test_commit_new_later_of_an_existing_object_raises_already_exists(self) -> None:
-        self.store.put(TEA)
-
-        with self.assertRaises(AlreadyExists), self.store.stage(len(TEA)) as staging:
-            staging.write(TEA)
-            staging.commit_new_later().result(PATIENCE)
-
-        self.assertEqual(TEA, self.stored(TEA_DIGEST))
-
     def test_remove_later_removes_the_object_when_its_future_is_done(self) -> None:
         digest = self.store.put(TEA)
 
         self.store.remove_later(digest).result(PATIENCE)
 
         self.assertRaises(NotFound, self.store.open, digest)
-
-    def test_remove_later_of_a_missing_object_raises_not_found(self) -> None:
-        with self.assertRaises(NotFound):
-            self.store.remove_later(TEA_DIGEST).result(PATIENCE)
 
     def test_one_of_many_simultaneous_commit_new_succeeds(self) -> None:
         def attempt(_: int) -> bool:
@@ -242,6 +235,8 @@ class StoreContract(TempCase):
     def test_removal_of_a_missing_object_raises_not_found(self) -> None:
         self.assertRaises(NotFound, self.store.remove, TEA_DIGEST)
         self.assertRaises(NotFound, self.store.delete, TEA_DIGEST)
+        with self.assertRaises(NotFound):
+            self.store.remove_later(TEA_DIGEST).result(PATIENCE)
 
     def test_open_object_outlives_its_removal(self) -> None:
         digest = self.store.put(TEA)

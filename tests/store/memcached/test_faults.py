@@ -208,21 +208,6 @@ class DamageTest(MemcachedCase):
 class ManyAtOnceTest(MemcachedCase):
     options = ("-m", "512")
 
-    def test_sixteen_threads_may_put_the_same_file_while_others_read_it(self) -> None:
-        store = self.store
-        data = os.urandom(10 * MIB)
-        digest = store.put(data)
-
-        def put_or_get(number: int) -> object:
-            if number < 16:
-                return store.put(data)
-            return [store.get(digest).read() == data for _ in range(8)]
-
-        results = in_threads(20, put_or_get)
-
-        self.assertEqual([digest] * 16 + [[True] * 8] * 4, results)
-        self.assertEqual(len(data) // CHUNK_SIZE + 1, len(self.memcached.all_keys()))
-
     def test_sixteen_threads_may_put_and_delete_the_same_file(self) -> None:
         store = self.store
         data = os.urandom(3 * CHUNK_SIZE + 1)
