@@ -199,20 +199,15 @@ class DownloadTest(S3ServerCase):
             self.proxy.mend()
         self.assertEqual(LARGE, self.download(LARGE).body)
 
-    def test_small_download_that_is_always_cut_answers_503(self) -> None:
+    def test_small_download_that_is_always_cut_or_hangs_answers_503_within_its_operation(self) -> None:
         key = self.put_behind(SMALL)
-        self.proxy.fail(cut_response, method="GET", target=key)
+        for fault in (cut_response, hang_in_response):
+            self.proxy.fail(fault, method="GET", target=key)
 
-        self.assert_unavailable(self.download(SMALL))
+            with self.impatient(silence=1000.0, operation=0.3):
+                self.assert_unavailable(self.download(SMALL))
         self.proxy.mend()
         self.assertEqual(SMALL, self.download(SMALL).body)
-
-    def test_small_download_that_hangs_ends_with_its_operation(self) -> None:
-        key = self.put_behind(SMALL)
-        self.proxy.fail(hang_in_response, method="GET", target=key)
-
-        with self.impatient(silence=1000.0, operation=0.3):
-            self.assert_unavailable(self.download(SMALL))
 
     def test_part_of_an_object_is_cut_where_the_store_cuts_it(self) -> None:
         self.announce("connection of client 127.0.0.1 broke off: IncompleteRead")

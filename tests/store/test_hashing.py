@@ -191,25 +191,18 @@ class FailingHashTest(HasherCase):
         self.assertEqual([], self.files_below(self.directory))
         self.assertEqual(0, threads())
 
-    def test_hash_that_fails_at_the_last_piece_has_no_digest(self) -> None:
-        hasher = self.new_hasher()
+    def test_hash_that_fails_at_any_piece_has_no_digest_and_closes_without_another_error(self) -> None:
+        for pieces in (6, 40):
+            self.hashed = 0
+            hasher = self.new_hasher()
 
-        def hash_all() -> None:
-            for _ in range(6):
-                hasher.update(PIECE)
-            hasher.finish()
+            def hash_all(pieces: int = pieces, hasher: OverlappedHasher = hasher) -> None:
+                for _ in range(pieces):
+                    hasher.update(PIECE)
+                hasher.finish()
 
-        self.assertIsInstance(self.in_time(hash_all), MemoryError)
-
-    def test_staging_whose_hash_failed_is_closed_without_another_error(self) -> None:
-        hasher = self.new_hasher()
-
-        def hash_all() -> None:
-            for _ in range(40):
-                hasher.update(PIECE)
-
-        self.in_time(hash_all)
-        hasher.close()
+            self.assertIsInstance(self.in_time(hash_all), MemoryError)
+            hasher.close()
 
 
 class HashThreadsTest(HasherCase):

@@ -174,14 +174,12 @@ class PrepareTest(TempCase):
             self.assert_refused("cannot use the database")
             self.assertEqual(data, self.path.read_bytes())
 
-    def test_database_of_another_program_is_refused(self) -> None:
+    def test_database_of_another_program_or_a_newer_version_is_refused(self) -> None:
         for statement in ("CREATE TABLE cats (name)", "PRAGMA application_id = 7", "PRAGMA user_version = 3"):
             self.execute(statement)
 
             self.assert_refused("belongs to another program")
             self.path.unlink()
-
-    def test_database_of_a_newer_version_is_refused(self) -> None:
         prepare_keys(str(self.path))
         self.execute("PRAGMA user_version = 3")
 

@@ -116,11 +116,13 @@ class KilledTest(LossesCase):
                 self.assertEqual(frames(files["-wal"]) - self.recovered(damaged), self.lost(damaged))
                 self.assertGreater(self.lost(damaged), 0)
 
-    def test_missing_log_has_lost_all_frames(self) -> None:
-        files = self.locks_killed_after(3)
+    def test_log_that_is_missing_or_has_an_overwritten_header_has_lost_all_frames(self) -> None:
+        files = self.locks_killed_after(5)
         log = files.pop("-wal")
 
         self.assertEqual(frames(log), self.lost(files))
+        for header in (bytes(HEADER), b"x" * HEADER):
+            self.assertEqual(frames(log), self.lost({**files, "-wal": overwritten(log, 0, header)}))
 
     def test_bytes_overwritten_anywhere_in_a_log_lose_the_frames_behind_them(self) -> None:
         files = self.locks_killed_after(12)
@@ -132,13 +134,6 @@ class KilledTest(LossesCase):
 
             with self.subTest(seed=seed, start=start, length=length):
                 self.assertEqual(frames(files["-wal"]) - self.recovered(damaged), self.lost(damaged))
-
-    def test_log_with_an_overwritten_header_has_lost_all_frames(self) -> None:
-        files = self.locks_killed_after(5)
-        for header in (bytes(HEADER), b"x" * HEADER):
-            damaged = {**files, "-wal": overwritten(files["-wal"], 0, header)}
-
-            self.assertEqual(frames(files["-wal"]), self.lost(damaged))
 
     def test_end_of_a_transaction_that_was_killed_is_not_lost(self) -> None:
         before = self.locks_killed_after(4)
@@ -342,13 +337,9 @@ def half_written(chance: random.Random, before: bytes, after: bytes) -> bytes:
 
 
 class EmptiedTest(LossesCase):
-    def test_empty_database_of_a_new_store_has_lost_nothing(self) -> None:
-        path = self.restore({"": b""}, "kv.sqlite")
-
-        self.assertEqual([], find_losses(path))
-
-    def test_missing_database_beside_others_has_lost_nothing(self) -> None:
-        self.assertEqual([], find_losses(self.path("kv.sqlite")))
+    def test_missing_database_and_an_empty_one_of_a_new_store_have_lost_nothing(self) -> None:
+        for path in (self.path("kv.sqlite"), self.restore({"": b""}, "kv.sqlite")):
+            self.assertEqual([], find_losses(path))
 
     def test_empty_database_with_a_log_has_lost_its_contents(self) -> None:
         files = self.locks_killed_after(3)
