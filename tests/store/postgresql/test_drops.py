@@ -13,7 +13,7 @@ from filestoraged.future import Future
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.postgresql.lease import JanitorLease
 from tests.store import drops_contract
-from tests.store.postgresql.opened import OpenedCase
+from tests.store.postgresql.opened import OpenedCase, after_statement
 from tests.support import ago, in_threads
 
 
@@ -55,6 +55,17 @@ class PostgresDropsTest(RegistryCase, drops_contract.DropsContract):
         claims = [claim for each in in_threads(3, claim_all) for claim in each]
 
         self.assertEqual(sorted(ids), sorted(claim.id for claim in claims))
+
+    def test_guesses_at_one_drop_are_recorded_in_turns(self) -> None:
+        drop = self.drops.get(self.make("right"))
+        is_free: list[Any] = []
+        lock = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+
+        with after_statement("INSERT INTO judging", lambda: is_free.extend(self.query(lock, drop.id))):
+            self.drops.check(drop, "right")
+
+        self.assertEqual([(False,)], is_free)
+        self.assertEqual([(True,)], self.query(lock, drop.id))
 
     def test_clock_of_a_daemon_that_is_off_ends_no_drop(self) -> None:
         with mock.patch("time.time", lambda: 0.0):
