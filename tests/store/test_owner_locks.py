@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from unittest import mock
 
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.system import LINUX, Linux
 from tests.support import TempCase
 
 
@@ -23,6 +25,22 @@ class OwnerFilesTest(TempCase):
 
         OwnerFiles(str(self.directory / "owners")).sweep()
 
+        self.assertEqual([token], os.listdir(self.directory / "owners"))
+
+    def test_file_that_another_process_swept_before_it_was_locked_is_made_anew(self) -> None:
+        self.owners._system = system = Linux()
+        swept: list[str] = []
+
+        def flock_late(descriptor: int, operation: int) -> None:
+            if not swept:
+                swept.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+                os.unlink(swept[0])
+            LINUX.flock(descriptor, operation)
+
+        with mock.patch.object(system, "flock", flock_late):
+            token = self.owners.token
+
+        self.assertNotEqual(token, os.path.basename(swept[0]))
         self.assertEqual([token], os.listdir(self.directory / "owners"))
 
     def test_directory_that_is_a_symbolic_link_is_refused_and_its_target_stays_untouched(self) -> None:

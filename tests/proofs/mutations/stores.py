@@ -20,7 +20,9 @@ _wall_clock = in_file("store/wall_clock.py", "tests.store.test_drops")
 _passwords = in_file("store/passwords.py", "tests.store.test_drops", "tests.api.test_drops.PasswordTest")
 _deferred = in_file("store/deferred_writes.py", "tests.store.test_drops", "tests.api.test_drops.BrokenDatabaseTest")
 _batch_writer = in_file("store/batch_writer.py", "tests.store.test_batch_writer")
-_owner_locks = in_file("store/owner_locks.py", "tests.store.test_drops", "tests.store.disk.test_store")
+_owner_locks = in_file(
+    "store/owner_locks.py", "tests.store.test_owner_locks", "tests.store.test_drops", "tests.store.disk.test_store"
+)
 _locks = in_file("store/locks.py", "tests.store.test_locks", "tests.api.test_lfs")
 _kv = in_file("store/kv.py", "tests.store.test_kv")
 _group_commit = in_file("store/sqlite/group_commit.py", "tests.store.test_kv", "tests.store.sqlite.test_write_lock")
