@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 from filestoraged.api import metrics
@@ -125,7 +124,7 @@ def _warnings(location: Location, client: S3Client) -> tuple[str, ...]:
     if not location.is_encrypted and not location.is_loopback:
         warnings.append(f"objects are sent to {location} without encryption")
     try:
-        client.check_bucket(until=time.monotonic() + _START_TIMEOUT)
+        client.check_bucket(until=client.deadline(_START_TIMEOUT))
     except Error as error:
         warnings.append(f"starting without the S3 store: {error.__cause__ or error}; each request tries it again")
     # Processes that are forked next must not inherit a connection.

@@ -21,7 +21,7 @@ import io
 import math
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from filestoraged.clock import SYSTEM_CLOCK
@@ -78,7 +78,7 @@ class BoundedConnection(http.client.HTTPConnection):
     deadline = math.inf
 
     # The clock of deadlines, in seconds.
-    clock = staticmethod(SYSTEM_CLOCK.now)
+    clock: Callable[[], float] = staticmethod(SYSTEM_CLOCK.now)
 
     def connect(self) -> None:
         try:

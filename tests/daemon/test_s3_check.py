@@ -6,7 +6,6 @@ import signal
 import threading
 from email.utils import formatdate
 from pathlib import Path
-from time import time
 
 from tests.daemon.process import Daemon, fork_command
 from tests.store.s3.proxy import (
@@ -22,7 +21,7 @@ from tests.store.s3.proxy import (
     start_proxy,
 )
 from tests.store.s3.servers import Bucket, Rclone, S3Server, Swift, SwiftAhead, shared, start_server
-from tests.support import TempCase, free_port
+from tests.support import TempCase, ago, free_port
 
 
 class S3CheckCase(TempCase):
@@ -149,7 +148,7 @@ class FaultsTest(S3CheckCase):
         return self.check(self.proxy.url(self.bucket.name))
 
     def test_clock_that_is_off_by_5_minutes_is_noted(self) -> None:
-        _, output = self.check_with(replace_field("Date", formatdate(time() - 300, usegmt=True)))
+        _, output = self.check_with(replace_field("Date", formatdate(ago(300), usegmt=True)))
 
         self.assertRegex(output, "(?m)^note its clock and this machine's are (29|30|31)[0-9] s apart")
 

@@ -32,7 +32,7 @@ class BoundedResponseCase(unittest.TestCase):
     def receive(self, sent: Iterable[Sent], method: str = "GET") -> BoundedResponse:
         self.socket = VirtualSocket(sent)
         self.connection = _Connection("localhost")
-        self.connection.clock = self.socket.clock  # type: ignore[method-assign]
+        self.connection.clock = self.socket.clock
         self.connection.sock = self.socket  # type: ignore[assignment]
         self.connection.putrequest(method, "/")
         self.connection.endheaders()

@@ -10,7 +10,6 @@ import http.client
 import io
 import math
 import threading
-import time
 from typing import Any
 
 from filestoraged.digest import parse_digest
@@ -18,7 +17,7 @@ from filestoraged.errors import CorruptObject, StoreUnavailable
 from filestoraged.store.contract import Blob, Sink
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 from filestoraged.store.s3.client import S3Client, parse_head
-from filestoraged.store.s3.retries import FAILURES, deadline
+from filestoraged.store.s3.retries import FAILURES
 from filestoraged.store.s3.transfers import Download
 
 # Bytes of one `send`: some milliseconds' worth, so that others get the thread.
@@ -67,7 +66,7 @@ class S3Blob(Blob):
         self._key = key
         self._parked = parked
         # Until when a small object must have come, on the monotonic clock: its reader does not wait for longer.
-        self._until = deadline()
+        self._until = client.deadline()
         self._download: Download | None = client.get(key, until=self._until)
         head = parse_head(self._download.fields)
         self._etag = head.etag
@@ -161,11 +160,11 @@ class S3Blob(Blob):
             except FAILURES as failure:
                 self._close_download()
                 attempts -= 1
-                if not attempts or time.monotonic() > self._until:
+                if not attempts or self._client.clock.now() > self._until:
                     raise StoreUnavailable from failure
 
     def _ask_again(self, stop: int) -> Download:
-        until = min(self._until, deadline())
+        until = min(self._until, self._client.deadline())
         download = self._client.get(self._key, self._stop, stop, etag=self._etag, until=until)
         download.limit(self._until)
         if parse_head(download.fields).etag != self._etag:

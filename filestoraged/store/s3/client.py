@@ -15,12 +15,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, NotFound
 from filestoraged.net.bounded_response import BoundedResponse
 from filestoraged.store.s3.answers import Answer, Listing, error_of, parse_listing
 from filestoraged.store.s3.connection import Connect, StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
-from filestoraged.store.s3.retries import Attempts, deadline
+from filestoraged.store.s3.retries import OPERATION_TIMEOUT, Attempts
 from filestoraged.store.s3.signing import Credentials
 from filestoraged.store.s3.traffic import Traffic
 from filestoraged.store.s3.transfers import Download, Upload
@@ -61,7 +62,7 @@ class S3Client:
     """Any thread calls it. Keys are those within the location's prefix.
 
     Every method raises StoreUnavailable where the store cannot be reached or refuses the request, and StorageFull. It
-    ends at `until` on the monotonic clock, apart from the time that a body takes; by default after OPERATION_TIMEOUT.
+    ends at `until` on the clock, apart from the time that a body takes; by default after OPERATION_TIMEOUT.
     """
 
     def __init__(
@@ -73,21 +74,29 @@ class S3Client:
         region: str = "us-east-1",
         connections: int = 32,
         traffic: Traffic | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`connections` is how many idle ones are kept."""
         self.location = location
         self.traffic = traffic or Traffic()
-        self.transport = Transport(location, credentials, connect=connect, region=region, connections=connections)
-        self._attempts = Attempts(str(location), self.traffic)
+        self.clock = clock
+        self.transport = Transport(
+            location, credentials, connect=connect, region=region, connections=connections, clock=clock
+        )
+        self._attempts = Attempts(str(location), self.traffic, clock)
         self._bucket_seen = -math.inf
+
+    def deadline(self, timeout: float = OPERATION_TIMEOUT) -> float:
+        """The end of an operation that begins now, on the clock."""
+        return self.clock.now() + timeout
 
     # Objects.
 
     def head(self, key: str, *, until: float | None = None) -> Head:
         """Raises NotFound."""
-        until = until or deadline()
+        until = until or self.deadline()
         answer = self.send(Request("HEAD", key), until=until)
-        if answer.status == 404 and time.monotonic() - self._bucket_seen > _BUCKET_TTL:
+        if answer.status == 404 and self.clock.now() - self._bucket_seen > _BUCKET_TTL:
             # The answer has no body, so the bucket may be missing as well.
             self.check_bucket(until=until)
         return parse_head(self.good(answer, key).fields)
@@ -104,7 +113,7 @@ class S3Client:
             fields["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         if etag:
             fields["if-match"] = f'"{etag}"'
-        request, end = Request("GET", key, fields=fields), until or deadline()
+        request, end = Request("GET", key, fields=fields), until or self.deadline()
         return self._attempts.call(lambda: self._download(self.transport.exchange(request, end), start, key), end)
 
     def put(
@@ -133,7 +142,7 @@ class S3Client:
             self.check_bucket()
         request = Request("PUT", key, fields={**fields, "content-length": str(size)}, sha256=sha256)
         connection, credentials = self._attempts.call(
-            lambda: self.transport.begin(request, max_idle=_MAX_IDLE_OF_STREAM), deadline(), answered=False
+            lambda: self.transport.begin(request, max_idle=_MAX_IDLE_OF_STREAM), self.deadline(), answered=False
         )
         return Upload(
             connection,
@@ -178,7 +187,7 @@ class S3Client:
 
     def send(self, request: Request, *, until: float | None = None) -> Answer:
         """Send a request. Returns any answer, except one after which an equal request may succeed."""
-        end = until or deadline()
+        end = until or self.deadline()
         return self._attempts.call(lambda: self.transport.answer_of(self.transport.exchange(request, end)), end)
 
     @property
@@ -192,11 +201,11 @@ class S3Client:
     def good(self, answer: Answer, key: str = "") -> Answer:
         """Return a good answer, else raise what it means for the object under a key."""
         if answer.status < 300:
-            self._bucket_seen = time.monotonic()
+            self._bucket_seen = self.clock.now()
             return answer
         error = error_of(answer, name=key.rpartition("/")[2], now=time.time())
         if isinstance(error, NotFound) and answer.code:
-            self._bucket_seen = time.monotonic()
+            self._bucket_seen = self.clock.now()
         raise error
 
     def _download(self, exchange: Exchange, start: int, key: str) -> Download:
@@ -207,7 +216,7 @@ class S3Client:
         if size is None or response.size is None:
             connection.close()
             raise http.client.HTTPException("the store does not say which part of the object it sends")
-        self._bucket_seen = time.monotonic()
+        self._bucket_seen = self.clock.now()
         return Download(connection, response, self.transport.pool, size=size, left=response.size)
 
     def _error_of(self, exchange: Exchange, key: str) -> Error:
@@ -222,7 +231,7 @@ class S3Client:
         """Read the answer to an upload, or what the store has said before it closed the connection."""
 
         def answer() -> Answer:
-            connection.deadline = deadline()
+            connection.deadline = self.deadline()
             try:
                 response = connection.receive()
             except BaseException:

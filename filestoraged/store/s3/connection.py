@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import select
-import time
 from collections import deque
 from collections.abc import Callable
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Bytes
 from filestoraged.net.bounded_response import BoundedConnection, BoundedResponse
 from filestoraged.store.s3.url import Location
@@ -26,38 +26,36 @@ MAX_IDLE = 30.0
 class StoreConnection(BoundedConnection):
     """One thread at a time uses it. Its deadline is for answers and bodies: a store may send a byte a second."""
 
+    silence_timeout = SILENCE_TIMEOUT
+
     def __init__(self, location: Location) -> None:
         super().__init__(location.host, location.port, timeout=CONNECT_TIMEOUT)
         # When its last answer was complete, on the monotonic clock.
         self.idle_since = 0.0
 
-    @property
-    def silence_timeout(self) -> float:  # type: ignore[override]
-        return SILENCE_TIMEOUT
-
     def connect(self) -> None:
         super().connect()
-        self.sock.settimeout(SILENCE_TIMEOUT)
+        self.sock.settimeout(self.silence_timeout)
 
     def open(self) -> None:
         """Connect if it is not, and wait for the store as long as for any request: the last may have had less time."""
         if self.sock is None:
             self.connect()
         else:
-            self.sock.settimeout(SILENCE_TIMEOUT)
+            self.sock.settimeout(self.silence_timeout)
 
     def send_all(self, data: Bytes) -> None:
-        """Send bytes for as long as the store takes some: `sendall` would give all of them SILENCE_TIMEOUT together."""
+        """Send bytes for as long as the store takes some: `sendall` would give all `silence_timeout` together."""
         left = memoryview(data).cast("B")
         while left:
-            if time.monotonic() > self.deadline:
+            if self.clock() > self.deadline:
                 raise TimeoutError("the store has not taken the body in time")
             left = left[self.sock.send(left) :]
 
     @property
     def is_stale(self) -> bool:
         """Whether the store has closed the idle connection, or sent what was not asked for."""
-        if self.sock is None or time.monotonic() - self.idle_since > MAX_IDLE:
+        if self.sock is None or self.clock() - self.idle_since > MAX_IDLE:
             return True
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
@@ -71,11 +69,12 @@ Connect = Callable[[Location], StoreConnection]
 class ConnectionPool:
     """Any thread calls it. Connections belong to the process that made them, so a fork is harmless."""
 
-    def __init__(self, location: Location, connect: Connect, *, size: int) -> None:
+    def __init__(self, location: Location, connect: Connect, *, size: int, clock: Clock = SYSTEM_CLOCK) -> None:
         """`size` is how many idle connections are kept."""
         self._location = location
         self._connect = connect
         self._size = size
+        self._clock = clock
         self._reset()
 
     def _reset(self) -> None:
@@ -93,16 +92,18 @@ class ConnectionPool:
                 connection = self._idle.pop()
             except IndexError:
                 break
-            if not connection.is_stale and time.monotonic() - connection.idle_since <= max_idle:
+            if not connection.is_stale and self._clock.now() - connection.idle_since <= max_idle:
                 return connection, True
             connection.close()
-        return self._connect(self._location), False
+        connection = self._connect(self._location)
+        connection.clock = self._clock.now
+        return connection, False
 
     def release(self, connection: StoreConnection) -> None:
         """Keep a connection whose last answer was read to its end."""
         if connection.sock is None or self._owner != os.getpid():
             return
-        connection.idle_since = time.monotonic()
+        connection.idle_since = self._clock.now()
         connection.deadline = math.inf
         self._idle.append(connection)
         while len(self._idle) > self._size:

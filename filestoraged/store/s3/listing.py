@@ -14,7 +14,6 @@ from filestoraged.store import layout
 from filestoraged.store.contract import Usage
 from filestoraged.store.s3.answers import ListedObject
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.retries import deadline
 
 _PAGE = 1000
 
@@ -27,7 +26,8 @@ _SEPARATOR = "/"
 def list_names(client: S3Client, prefix: str, after: str, limit: int) -> Sequence[str]:
     """The names of at most `limit` objects of a namespace, whose keys have that prefix."""
     names: list[str] = []
-    for listed in _objects(client, prefix, after=layout.object_path(after) if after else "", until=deadline()):
+    first = layout.object_path(after) if after else ""
+    for listed in _objects(client, prefix, after=first, until=client.deadline()):
         name = _name_of(listed.key.removeprefix(prefix))
         if name is not None and name > after:
             names.append(name)
@@ -87,7 +87,7 @@ def _objects(
 
 
 def _directories(client: S3Client, prefix: str, after: str) -> Iterator[str]:
-    until = deadline()
+    until = client.deadline()
     while True:
         page = client.list(
             prefix, after=prefix + after if after else "", delimiter=_SEPARATOR, limit=_PAGE, until=until

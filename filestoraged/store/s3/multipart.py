@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 from xml.sax.saxutils import escape
@@ -76,7 +75,7 @@ class PartedUpload:
         body = f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{parts}</CompleteMultipartUpload>'.encode()
         digest = hashlib.sha256(body).hexdigest()
         request = Request("POST", self._key, self._upload, condition, body, digest)
-        check_completion(self._client.request(request, until=time.monotonic() + _COMPLETION_TIMEOUT))
+        check_completion(self._client.request(request, until=self._client.deadline(_COMPLETION_TIMEOUT)))
 
     def abort(self) -> None:
         """Make the store forget the parts."""

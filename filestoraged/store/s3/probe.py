@@ -6,7 +6,6 @@ All are below a prefix of their own, which no object of filestoraged has.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from filestoraged.errors import Error
@@ -50,7 +49,7 @@ class Probe:
         self._raise_if_stopped()
         after = self._prefix + after if after else ""
         listing = self._client.list(
-            self._prefix + prefix, after=after, delimiter=delimiter, limit=limit, until=time.monotonic() + _TIMEOUT
+            self._prefix + prefix, after=after, delimiter=delimiter, limit=limit, until=self._client.deadline(_TIMEOUT)
         )
         objects = [each._replace(key=each.key.removeprefix(self._prefix)) for each in listing.objects]
         prefixes = [each.removeprefix(self._prefix) for each in listing.prefixes]
@@ -79,7 +78,7 @@ class Probe:
 
     def _keys(self) -> list[str]:
         # Less than one page.
-        listing = self._client.list(self._prefix, until=time.monotonic() + _TIMEOUT)
+        listing = self._client.list(self._prefix, until=self._client.deadline(_TIMEOUT))
         return [each.key for each in listing.objects]
 
     def _uploads(self) -> list[ListedUpload] | None:
@@ -93,7 +92,7 @@ class Probe:
 
     def _answer(self, request: Request) -> Answer:
         try:
-            return self._client.send(request, until=time.monotonic() + _TIMEOUT)
+            return self._client.send(request, until=self._client.deadline(_TIMEOUT))
         except Error as error:
             # One that is worth repeating, such as a 503.
             if isinstance(error.__cause__, StoreRefusal):

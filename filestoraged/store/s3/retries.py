@@ -6,10 +6,10 @@ import http.client
 import math
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store.s3.traffic import Traffic
 
@@ -33,11 +33,6 @@ class Retryable(Exception):
         self.error = error
 
 
-def deadline() -> float:
-    """The end of an operation that begins now, on the monotonic clock."""
-    return time.monotonic() + OPERATION_TIMEOUT
-
-
 class Attempts:
     """Calls of a store by many threads.
 
@@ -45,10 +40,11 @@ class Attempts:
     calls of other threads fail at once. So a store that hangs delays few requests, and none beyond its deadline.
     """
 
-    def __init__(self, store: str, traffic: Traffic) -> None:
+    def __init__(self, store: str, traffic: Traffic, clock: Clock = SYSTEM_CLOCK) -> None:
         """`store` names it in the log."""
         self._store = store
         self._traffic = traffic
+        self._clock = clock
         self._probing = threading.Lock()
         self.suspect = False
         # The last answer to any call, on the monotonic clock.
@@ -84,7 +80,7 @@ class Attempts:
 
     def _call_often(self, function: Callable[[], _Result], until: float, answered: bool = True) -> _Result:
         for pause in (*_PAUSES, math.inf):
-            started = time.monotonic()
+            started = self._clock.now()
             is_silent = False
             error: Error
             try:
@@ -106,15 +102,15 @@ class Attempts:
                 return result
             wait = pause * random.uniform(0.5, 1.0)
             # Another timeout would take as long as the first.
-            if is_silent or time.monotonic() + wait >= until:
+            if is_silent or self._clock.now() + wait >= until:
                 break
             self._traffic.count("repeated")
-            time.sleep(wait)
+            self._clock.sleep(wait)
         self._traffic.count("failed")
         raise error
 
     def _note_answer(self) -> None:
-        self._answered = time.monotonic()
+        self._answered = self._clock.now()
         self.suspect = False
 
 

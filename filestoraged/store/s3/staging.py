@@ -19,7 +19,6 @@ from filestoraged.store.hashing import OverlappedHasher
 from filestoraged.store.layout import object_path
 from filestoraged.store.s3.client import IF_NEW, SHA256_FIELD, S3Client, checksum_field
 from filestoraged.store.s3.multipart import PartedUpload
-from filestoraged.store.s3.retries import deadline
 from filestoraged.store.s3.transport import NO_FIELDS, FilePart
 
 # In bytes. Smaller objects are staged in memory, which costs less than a file.
@@ -88,10 +87,10 @@ class S3Staging(Staging):
         memory.release()
 
     def _publish(self, name: str | None, digest: Digest) -> None:
-        self._put(name or digest, digest, NO_FIELDS, deadline())
+        self._put(name or digest, digest, NO_FIELDS, self._client.deadline())
 
     def _publish_new(self, name: str | None, digest: Digest) -> None:
-        until = deadline()
+        until = self._client.deadline()
         check_missing(self._client, self._prefix, name or digest, until)
         try:
             self._put(name or digest, digest, IF_NEW, until)

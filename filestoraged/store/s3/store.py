@@ -25,7 +25,6 @@ from filestoraged.store.s3 import listing
 from filestoraged.store.s3.blob import ParkedBlobs, S3Blob, Stream
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.multipart import MAX_PUT_SIZE, PART_SIZE, sweep_uploads
-from filestoraged.store.s3.retries import deadline
 from filestoraged.store.s3.staging import MEMORY_SIZE, S3Staging, StagingSpace
 from filestoraged.store.s3.streaming import StreamedStaging
 
@@ -105,7 +104,7 @@ class S3Store(Store):
 
     def remove(self, name: str) -> None:
         """As the contract says; two removals at once may both find the object."""
-        until = deadline()
+        until = self.client.deadline()
         # A store answers a DELETE in the same way whether there was an object or not.
         self.client.head(self.key(name), until=until)
         self.client.delete(self.key(name), until=until)
@@ -150,7 +149,7 @@ class S3Store(Store):
     def sweep(self) -> int:
         """Abort the multipart uploads of dead processes, a day after they began. Returns their number."""
         try:
-            return sweep_uploads(self.client, now=time.time(), until=time.monotonic() + _SWEEP_TIMEOUT)
+            return sweep_uploads(self.client, now=time.time(), until=self.client.deadline(_SWEEP_TIMEOUT))
         except Error as error:
             log.warning("cannot sweep uploads in parts: %s", error.__cause__ or error)
             return 0

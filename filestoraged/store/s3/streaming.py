@@ -12,7 +12,6 @@ from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.store.contract import Staging, Store
 from filestoraged.store.layout import object_path
 from filestoraged.store.s3.client import S3Client, checksum_field
-from filestoraged.store.s3.retries import deadline
 from filestoraged.store.s3.staging import check_missing
 from filestoraged.store.s3.transfers import Upload
 
@@ -57,7 +56,7 @@ class StreamedStaging(Staging):
 
     def _publish_new(self, name: str | None, digest: Digest) -> None:
         # The request has begun without a condition. `stage_new` is for uploads that need one.
-        check_missing(self._client, self._prefix, digest, deadline())
+        check_missing(self._client, self._prefix, digest, self._client.deadline())
         self._complete(name, digest)
 
     def _complete(self, name: str | None, digest: Digest) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import math
-import time
 from collections.abc import Callable
 
 from filestoraged.digest import Bytes
@@ -107,7 +106,7 @@ class Upload:
         if connection is None or connection.sock is None:
             raise ValueError("the upload was aborted")
         self._left -= len(data)
-        started = time.monotonic()
+        started = connection.clock()
         try:
             connection.send_all(data)
         except TimeoutError as failure:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Bytes
 from filestoraged.net.bounded_response import BoundedResponse
 from filestoraged.store.s3.answers import MAX_BODY_SIZE, REFUSED_CREDENTIALS, Answer, error_of
-from filestoraged.store.s3.connection import MAX_IDLE, SILENCE_TIMEOUT, Connect, ConnectionPool, StoreConnection
+from filestoraged.store.s3.connection import MAX_IDLE, Connect, ConnectionPool, StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.retries import FAILURES, Retryable
 from filestoraged.store.s3.signing import EMPTY_SHA256, Credentials, encode_query, signed_fields
@@ -69,9 +70,10 @@ class Transport:
         connect: Connect,
         region: str,
         connections: int,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.location = location
-        self.pool = ConnectionPool(location, connect, size=connections)
+        self.pool = ConnectionPool(location, connect, size=connections, clock=clock)
         self._credentials = credentials
         self._region = region
 
@@ -135,7 +137,7 @@ class Transport:
             # The store may have refused the body before its end: its answer says why.
             return connection.receive()
         if size > _LONG_BODY:
-            connection.deadline = max(connection.deadline, time.monotonic() + SILENCE_TIMEOUT)
+            connection.deadline = max(connection.deadline, connection.clock() + connection.silence_timeout)
         return connection.receive()
 
     def _send_head(self, connection: StoreConnection, request: Request, credentials: Credentials) -> None:

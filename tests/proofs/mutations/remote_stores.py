@@ -115,10 +115,12 @@ MUTATIONS = (
     _answers("error-after-200-counts-as-success", "    if answer.code:\n        raise error_of(answer)\n", ""),
     _retries(
         "silent-store-is-asked-again",
-        "if is_silent or time.monotonic() + wait >= until:",
-        "if time.monotonic() + wait >= until:",
+        "if is_silent or self._clock.now() + wait >= until:",
+        "if self._clock.now() + wait >= until:",
     ),
-    _retries("busy-store-is-not-asked-again", "time.monotonic() + wait >= until:", "time.monotonic() + wait < until:"),
+    _retries(
+        "busy-store-is-not-asked-again", "self._clock.now() + wait >= until:", "self._clock.now() + wait < until:"
+    ),
     _s3_multipart(
         "bytes-that-changed-on-disk-are-completed",
         "if whole.hexdigest() != sha256:",

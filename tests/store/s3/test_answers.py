@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from unittest import mock
 
 from filestoraged.errors import NotFound, StorageFull, StoreUnavailable
-from filestoraged.store.s3 import retries
 from filestoraged.store.s3.answers import (
     MAX_BODY_SIZE,
     Answer,
@@ -25,6 +24,7 @@ from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.listing import count, list_names, list_namespaces
 from filestoraged.store.s3.unfinished_uploads import list_uploads
 from filestoraged.store.s3.url import Location, parse_url
+from tests.clock import PassingClock
 from tests.net.virtual_socket import Sent, VirtualSocket, at_once, endless
 from tests.store.contract import Gather
 
@@ -132,9 +132,6 @@ class DocumentsTest(unittest.TestCase):
 
 class LyingStoreTest(unittest.TestCase):
     def setUp(self) -> None:
-        patch = mock.patch.object(retries, "_PAUSES", (0.0, 0.0))
-        patch.start()
-        self.addCleanup(patch.stop)
         self.sockets: list[VirtualSocket] = []
 
     def client(self, sent: Callable[[int], Iterable[Sent]]) -> S3Client:
@@ -150,7 +147,8 @@ class LyingStoreTest(unittest.TestCase):
         def connect(location: Location) -> StoreConnection:
             return Connection(location)
 
-        return S3Client(parse_url("http://localhost/cats"), CredentialSource(None, CREDENTIALS), connect=connect)
+        credentials = CredentialSource(None, CREDENTIALS)
+        return S3Client(parse_url("http://localhost/cats"), credentials, connect=connect, clock=PassingClock())
 
     def answering(self, *responses: bytes) -> S3Client:
         """A client to which the responses come in turn, and the last one again and again."""

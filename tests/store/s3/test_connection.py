@@ -1,53 +1,56 @@
 from __future__ import annotations
 
 import socket
-import threading
-import time
 import unittest
 
-from filestoraged.store.s3.connection import StoreConnection
+from filestoraged.digest import Bytes
+from filestoraged.store.s3.connection import SILENCE_TIMEOUT, StoreConnection
 from filestoraged.store.s3.url import parse_url
+from tests.clock import VirtualClock
 
-# Seconds of silence that end the connection, and the number of pauses, each a small part of that, while it is read.
-_SILENCE = 4.0
-_PAUSES = 20
-_PIECE = 64 * 1024
+
+class SlowSocket:
+    """Takes three bytes at a time, in nearly the time after which a store is silent."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.taken = bytearray()
+        self._clock = clock
+
+    def send(self, data: Bytes) -> int:
+        self._clock.advance(0.9 * SILENCE_TIMEOUT)
+        self.taken += data[:3]
+        return len(data[:3])
+
+    def close(self) -> None:
+        pass
 
 
 class SendAllTest(unittest.TestCase):
     def setUp(self) -> None:
-        ours, self.store = socket.socketpair()
-        for end in (ours, self.store):
-            self.addCleanup(end.close)
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        self.clock = VirtualClock()
         self.connection = StoreConnection(parse_url("http://localhost/cats"))
-        self.connection.sock = ours
-        ours.settimeout(_SILENCE)
+        self.addCleanup(self.connection.close)
+        self.connection.clock = self.clock.now
+        self.slow = SlowSocket(self.clock)
+        self.connection.sock = self.slow  # type: ignore[assignment]
 
     def test_store_that_takes_a_body_slowly_is_not_silent(self) -> None:
-        received = bytearray()
+        self.connection.send_all(b"tea and milk")
 
-        def read() -> None:
-            pause = threading.Event()
-            while len(received) < _PAUSES * _PIECE:
-                pause.wait(1.25 * _SILENCE / _PAUSES)
-                received.extend(self.store.recv(_PIECE, socket.MSG_WAITALL))
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        self.connection.send_all(b"x" * _PAUSES * _PIECE)
-        reader.join()
-
-        self.assertEqual(_PAUSES * _PIECE, len(received))
+        self.assertEqual(b"tea and milk", self.slow.taken)
 
     def test_store_that_takes_nothing_is_silent(self) -> None:
+        self.connection.sock, store = socket.socketpair()
+        self.addCleanup(store.close)
         self.connection.sock.settimeout(0.05)
 
         with self.assertRaises(TimeoutError):
             self.connection.send_all(bytes(10 * 1024 * 1024))
 
     def test_body_that_exceeds_the_deadline_is_given_up(self) -> None:
-        self.connection.deadline = time.monotonic() - 1
+        self.connection.deadline = self.clock.now() + SILENCE_TIMEOUT
 
         with self.assertRaises(TimeoutError):
-            self.connection.send_all(b"x")
+            self.connection.send_all(b"tea and milk")
+
+        self.assertEqual(b"tea an", self.slow.taken)

@@ -15,9 +15,9 @@ from filestoraged.store.hashing import COPY_SIZE
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.multipart import PartedUpload, sweep_uploads
-from filestoraged.store.s3.retries import deadline
 from filestoraged.store.s3.store import S3Store
 from filestoraged.store.s3.url import parse_url
+from tests.clock import PassingClock
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST, Gather
 from tests.store.s3.proxy import close_after, cut_response, respond, start_proxy
@@ -52,7 +52,7 @@ class BucketCase(TempCase):
     def make_client(self, url: str = "") -> S3Client:
         location = parse_url(url or self.bucket.url)
         credentials = CredentialSource(None, self.bucket.server.environment)
-        return S3Client(location, credentials, connect=connect_to(location))
+        return S3Client(location, credentials, connect=connect_to(location), clock=PassingClock())
 
 
 class RcloneContractTest(BucketCase, contract.StoreContract):
@@ -245,7 +245,7 @@ class PartsTest(BucketCase):
 
         swept = store.sweep()
         kept = self.bucket.uploads()
-        swept_later = sweep_uploads(store.client, now=ago(-25 * 3600), until=deadline())
+        swept_later = sweep_uploads(store.client, now=ago(-25 * 3600), until=store.client.deadline())
 
         self.assertEqual((0, ["ab/abc"]), (swept, kept))
         self.assertEqual((1, []), (swept_later, self.bucket.uploads()))
