@@ -1,6 +1,6 @@
 """Time as a parameter: what waits or expires is given a clock, and tests give it one that they advance.
 
-It is monotonic. Dates, which people and files have, are not its business.
+It is monotonic, except for `date`. Where a kernel or a database tells the time, this clock is not asked.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Seconds since a moment that is the same for all processes."""
+
+    def date(self) -> float:
+        """Seconds since 1970. An operator may set this clock, and it may be wrong."""
 
     def sleep(self, seconds: float, /) -> None: ...
 
@@ -37,6 +40,7 @@ class _SystemClock:
     """The functions themselves: a call costs no more than without a clock."""
 
     now = staticmethod(time.monotonic)
+    date = staticmethod(time.time)
     sleep = staticmethod(time.sleep)
     wait = staticmethod(threading.Event.wait)
     wait_for = staticmethod(threading.Condition.wait_for)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from typing import Any, TypeVar
 
 # Real seconds after which a thread that nothing wakes fails, so that a test ends.
 _PATIENCE = 60.0
+
+# In 2027.
+_EPOCH = 1_800_000_000.0
 
 _Result = TypeVar("_Result")
 
@@ -21,18 +25,29 @@ class VirtualClock:
 
     def __init__(self, now: float = 1000.0) -> None:
         self._now = now
-        # Guards the list, and is notified when it grows. A condition is in it once for each thread that waits on it.
+        # The date when the clock shows 0.
+        self._epoch = _EPOCH
+        # Guards the list, and is notified when it grows. It has each thread that waits, by its condition and the end.
         self._changed = threading.Condition()
-        self._waiting: list[threading.Condition] = []
+        self._waiting: list[tuple[threading.Condition, float]] = []
 
     def now(self) -> float:
         return self._now
 
+    def date(self) -> float:
+        return self._epoch + self._now
+
+    def set_date(self, date: float) -> None:
+        """No time passes."""
+        self._epoch = date - self._now
+
     def advance(self, seconds: float) -> None:
         with self._changed:
             self._now += seconds
-            conditions = list(self._waiting)
-        for condition in conditions:
+            due = [each for each in self._waiting if each[1] <= self._now]
+            # A thread that is woken waits no more, even if it has not run yet.
+            self._waiting = [each for each in self._waiting if each[1] > self._now]
+        for condition, _ in due:
             with condition:
                 condition.notify_all()
 
@@ -59,7 +74,7 @@ class VirtualClock:
         if result or self._now >= end:
             return result  # type: ignore[no-any-return]
         with self._changed:
-            self._waiting.append(condition)
+            self._waiting.append((condition, end))
             self._changed.notify_all()
         try:
             # No change is missed: whoever notifies holds the condition, and this thread lets it go by `wait` alone.
@@ -68,8 +83,8 @@ class VirtualClock:
                     raise AssertionError("nothing has woken a thread, neither the clock nor what it waits for")
                 result = predicate()
         finally:
-            with self._changed:
-                self._waiting.remove(condition)
+            with self._changed, contextlib.suppress(ValueError):
+                self._waiting.remove((condition, end))
         return result  # type: ignore[no-any-return]
 
 

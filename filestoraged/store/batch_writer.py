@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Generic, Protocol, TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _Item_contra = TypeVar("_Item_contra", contravariant=True)
 _MAX_BATCH = 500
 
 # Seconds to wait for as many jobs as the last batch had: a transaction of one job costs half as much as one of ten. The
-# only caller never waits.
+# only caller never waits. Whatever the clock: what it waits for are threads of this process.
 _GATHER_TIMEOUT = 0.001
 
 # Seconds without a job after which the writer's thread ends.
@@ -68,12 +68,14 @@ class BatchWriter(Generic[_Item]):
         *,
         timeout: float = _JOB_TIMEOUT,
         max_batch: int = _MAX_BATCH,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Queued jobs are refused after `timeout` seconds while the writer is blocked."""
         self._max_batch = max_batch
         self._lock = lock
         self._target = target
         self._timeout = timeout
+        self._clock = clock
         # With the time when each was submitted, on the monotonic clock.
         self._jobs: deque[tuple[float, _Item]] = deque()
         self._changed = threading.Condition()
@@ -90,7 +92,7 @@ class BatchWriter(Generic[_Item]):
     def submit(self, job: _Item) -> None:
         """Queue a job. Raises StoreUnavailable if no thread can be started."""
         with self._changed:
-            self._jobs.append((time.monotonic(), job))
+            self._jobs.append((self._clock.now(), job))
             if self._thread is None:
                 self._start()
             elif len(self._jobs) in (1, self._last_batch):
@@ -123,7 +125,7 @@ class BatchWriter(Generic[_Item]):
     def _run(self, ended: threading.Event) -> None:
         try:
             while self._wait_for_work():
-                self._round_since = self._lock_since = time.monotonic()
+                self._round_since = self._lock_since = self._clock.now()
                 self._try_round()
                 self._round_since = self._lock_since = math.inf
         finally:
@@ -145,8 +147,8 @@ class BatchWriter(Generic[_Item]):
     def _wait_for_work(self) -> bool:
         """Wait for jobs or the next maintenance. Returns False if the thread is to end."""
         with self._changed:
-            pause = min(max(0.0, self._maintain_at - time.monotonic()), _WRITER_IDLE_TIMEOUT)
-            self._changed.wait_for(lambda: self._jobs or self._closed, pause)
+            pause = min(max(0.0, self._maintain_at - self._clock.now()), _WRITER_IDLE_TIMEOUT)
+            self._clock.wait_for(self._changed, lambda: self._jobs or self._closed, pause)
             if not self._jobs and (self._pause == math.inf or (self._closed and self._pause > URGENT)):
                 self._thread = None
                 return False
@@ -159,12 +161,12 @@ class BatchWriter(Generic[_Item]):
         jobs = self._next_batch()
         if jobs:
             self._target.write_batch(jobs)
-        if (jobs and self._pause == math.inf) or time.monotonic() >= self._maintain_at or self._closed:
+        if (jobs and self._pause == math.inf) or self._clock.now() >= self._maintain_at or self._closed:
             self._schedule(self._target.maintain())
 
     def _schedule(self, pause: float) -> None:
         self._pause = pause
-        self._maintain_at = time.monotonic() + pause
+        self._maintain_at = self._clock.now() + pause
 
     def _next_batch(self) -> list[_Item]:
         with self._changed:
@@ -180,8 +182,8 @@ class BatchWriter(Generic[_Item]):
     # The rest runs on the second thread.
 
     def _refuse_overdue(self, ended: threading.Event) -> None:
-        while not ended.wait(min(_OVERDUE_INTERVAL, self._timeout / 2)):
-            now = time.monotonic()
+        while not self._clock.wait(ended, min(_OVERDUE_INTERVAL, self._timeout / 2)):
+            now = self._clock.now()
             if now - self._round_since >= self._timeout:
                 self._refuse_since(now - self._timeout)
 

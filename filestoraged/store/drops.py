@@ -11,10 +11,10 @@ import contextlib
 import functools
 import itertools
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, Gone, NotFound, StoreUnavailable, TooManyGuesses, Unauthorized
 from filestoraged.future import Future
 from filestoraged.store import guess_limit, layout, passwords
@@ -96,21 +96,30 @@ class Drops:
     Methods that return a future raise Unavailable if the job cannot be queued.
     """
 
-    def __init__(self, transactions: Transactions, owners: Owners, *, ttl: float) -> None:
+    def __init__(self, transactions: Transactions, owners: Owners, *, ttl: float, clock: Clock = SYSTEM_CLOCK) -> None:
         """Drops expire `ttl` seconds after their upload. The database has the tables of DROPS_SCHEMA."""
         self._transactions = transactions
         self._owners = owners
         self._ttl = ttl
-        self._clock = WallClock(transactions)
+        self._clock = clock
+        self._wall_clock = WallClock(transactions, clock)
         # The id at which the next step of `remove` continues.
         self._after = ""
         # The changes of `finish`, `release` and `retract`.
         self._deferred = DeferredWrites(transactions.write)
 
     @classmethod
-    def open(cls, path: str, owners: Owners, *, ttl: float, identity: PathIdentity | None = None) -> Drops:
+    def open(
+        cls,
+        path: str,
+        owners: Owners,
+        *,
+        ttl: float,
+        identity: PathIdentity | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> Drops:
         """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, DROPS_SCHEMA, identity), owners, ttl=ttl)
+        return cls(TransactionQueue(path, DROPS_SCHEMA, identity, clock=clock), owners, ttl=ttl, clock=clock)
 
     @property
     def is_remote(self) -> bool:
@@ -292,7 +301,7 @@ class Drops:
 
     def expire(self) -> int:
         """End drops whose ttl has passed."""
-        now = self._clock.settled()
+        now = self._wall_clock.settled()
         if now is None:
             return 0
         # Selected without the write lock. Of two indexes SQLite would choose the one that reads all available drops.
@@ -321,7 +330,7 @@ class Drops:
     def delete_old(self) -> int:
         """Delete the rows of drops that have been gone for long, and old guesses."""
         deleted = guess_limit.delete_old(self._transactions, _ROWS_PER_STEP)
-        now = self._clock.settled()
+        now = self._wall_clock.settled()
         if now is None:
             return deleted
         statement = "SELECT id FROM drops WHERE state = ? AND changed <= ? AND removal IS NULL LIMIT ?"
@@ -332,14 +341,14 @@ class Drops:
         return sorted(id_ for (id_,) in self._transactions.read(statement, *values))
 
     def _remove(self, ids: Sequence[str], remove_all: RemoveAll) -> int:
-        deadline = time.monotonic() + _REMOVAL_TIME
+        deadline = self._clock.now() + _REMOVAL_TIME
         removed: list[str] = []
         failed: dict[str, Exception] = {}
         for _, group in itertools.groupby(ids, layout.shard):
             tried = list(group)
             failed.update(remove_all(tried))
             removed += [id_ for id_ in tried if id_ not in failed]
-            if time.monotonic() > deadline:
+            if self._clock.now() > deadline:
                 break
         self._write_rows("UPDATE drops SET removal = NULL WHERE id = ?", [(id_,) for id_ in removed])
         # If some were removed, the next step may remove others.
@@ -349,7 +358,7 @@ class Drops:
 
     def _record_guess(self, id_: str) -> Guess:
         """Record a guess. Raises TooManyGuesses, and Gone if the drop was claimed meanwhile."""
-        deadline = time.monotonic() + _OUTCOME_TIMEOUT
+        deadline = self._clock.now() + _OUTCOME_TIMEOUT
 
         def record(transaction: Transaction) -> Guess | None:
             if not transaction.execute("SELECT 1 FROM drops WHERE id = ? AND state = ?", (id_, AVAILABLE)).fetchone():
@@ -362,9 +371,9 @@ class Drops:
                 return guess
             guess_limit.raise_if_too_many(self._transactions, id_)
             # Other processes are judging guesses that may be right.
-            if time.monotonic() >= deadline:
+            if self._clock.now() >= deadline:
                 raise TooManyGuesses(1)
-            time.sleep(_OUTCOME_POLL)
+            self._clock.sleep(_OUTCOME_POLL)
 
     def _is_alive(self, owner: str | None) -> bool:
         return owner is not None and self._owners.is_alive(owner)

@@ -17,10 +17,10 @@ import enum
 import math
 import sqlite3
 import threading
-import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.future import Future
 from filestoraged.store.batch_writer import URGENT
 from filestoraged.store.path_identity import PathIdentity
@@ -124,9 +124,8 @@ class _Queue(NamedTuple):
     last: int
     size: int
 
-    @property
-    def is_large(self) -> bool:
-        return self.last - self.first >= _LARGE_QUEUE or self.size > _LARGE_QUEUE_SIZE
+    def is_large(self, rows: int) -> bool:
+        return self.last - self.first >= rows or self.size > _LARGE_QUEUE_SIZE
 
 
 class _PendingCommit(NamedTuple):
@@ -136,9 +135,9 @@ class _PendingCommit(NamedTuple):
     job: _KeyJob
 
 
-def prepare_keys(path: str) -> None:
+def prepare_keys(path: str, clock: Clock = SYSTEM_CLOCK) -> None:
     """Make the database, or check that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, KEYS_SCHEMA)
+    database.prepare(path, KEYS_SCHEMA, clock)
 
 
 class KeyValues(GroupCommitDatabase[_KeyJob]):
@@ -149,12 +148,26 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
 
     is_remote: Literal[False] = False
 
-    def __init__(self, path: str, identity: PathIdentity | None = None) -> None:
-        super().__init__(path, KEYS_SCHEMA, identity)
+    def __init__(
+        self,
+        path: str,
+        identity: PathIdentity | None = None,
+        *,
+        large_queue: int = _LARGE_QUEUE,
+        rows: tuple[int, int] = (_MIN_ROWS, _MAX_ROWS),
+        **settings: Any,
+    ) -> None:
+        """A queue of `large_queue` rows is committed by short transactions, each of so many `rows` at least and most.
+
+        `settings` are those of every database with group commit.
+        """
+        super().__init__(path, KEYS_SCHEMA, identity, **settings)
+        self._large_queue = large_queue
+        self._min_rows, self._max_rows = rows
         # The lock guards the list: the writer's thread completes commits, another thread refuses them.
         self._pending: list[_PendingCommit] = []
         self._pending_lock = threading.Lock()
-        self._rows = _MIN_ROWS
+        self._rows = self._min_rows
         # Whether staged pairs were visible in the last transaction. Unknown at first.
         self._is_visible = True
         self._synchronous = ""
@@ -289,8 +302,8 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
 
     def _commit_at_once(self, connection: sqlite3.Connection) -> int | None:
         """Apply a small queue. For a large one, return the id of its last row."""
-        queue = _measure(connection)
-        if queue.is_large or (not self._is_visible and _has_rows(connection, "staged")):
+        queue = _measure(connection, self._large_queue)
+        if queue.is_large(self._large_queue) or (not self._is_visible and _has_rows(connection, "staged")):
             return queue.last
         self._pages += queue.last - queue.first + queue.size // _PAGE_SIZE
         # Visible staged pairs are in front of the pairs, which would not be read.
@@ -303,17 +316,17 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
             return math.inf
         last = max((each.last for each in self._pending), default=0)
         self._is_visible = _is_visible(self._connection)
-        queue = _measure(self._connection)
+        queue = _measure(self._connection, self._large_queue)
         # Ids start anew in a queue that was emptied; then some later changes are committed as well.
-        is_long = 0 < queue.first <= last and queue.is_large
-        started = time.monotonic()
+        is_long = 0 < queue.first <= last and queue.is_large(self._large_queue)
+        started = self._clock.now()
         if is_long and not self._is_visible:
             self._stage(queue)
         elif self._pending and not is_long:
             self._make_visible(last)
         elif self._is_visible:
             self._move_staged()
-        self._adapt(time.monotonic() - started)
+        self._adapt(self._clock.now() - started)
         return URGENT if self._pending else _MOVE_PAUSE
 
     def _stage(self, queue: _Queue) -> None:
@@ -331,7 +344,7 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
         connection = self._connect()
         self._sync_commits("FULL")
         with self._transaction(self._write_lock.committing()):
-            self._pages = 2 * _LARGE_QUEUE
+            self._pages = 2 * self._large_queue
             _apply(connection, _TO_STAGED, last)
             connection.execute("UPDATE state SET is_visible = 1 WHERE EXISTS (SELECT 1 FROM staged)")
         self._is_visible = True
@@ -355,7 +368,7 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
 
     def _adapt(self, seconds: float) -> None:
         factor = 2 if seconds < _STEP_DURATION / 2 else 0.5 if seconds > _STEP_DURATION else 1
-        self._rows = int(min(max(self._rows * factor, _MIN_ROWS), _MAX_ROWS))
+        self._rows = int(min(max(self._rows * factor, self._min_rows), self._max_rows))
 
     def _remove_pending(self, last: float) -> list[_PendingCommit]:
         """Remove and return the pending commits of rows up to `last`."""
@@ -370,9 +383,10 @@ def _apply(connection: sqlite3.Connection, statements: Sequence[str], stop: obje
         connection.execute(statement, (stop,))
 
 
-def _measure(connection: sqlite3.Connection) -> _Queue:
+def _measure(connection: sqlite3.Connection, large: int) -> _Queue:
+    """Measure the queue. The size of one with so many rows is not needed."""
     first, last = connection.execute("SELECT ifnull(min(id), 0), ifnull(max(id), 0) FROM queue").fetchone()
-    if last - first >= _LARGE_QUEUE:
+    if last - first >= large:
         return _Queue(first, last, 0)
     statement = "SELECT ifnull(sum(length(key) + ifnull(length(value), 0)), 0) FROM queue"
     return _Queue(first, last, connection.execute(statement).fetchone()[0])

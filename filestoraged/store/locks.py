@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import NotFound
 from filestoraged.future import Future
 from filestoraged.store.path_identity import PathIdentity
@@ -66,9 +67,9 @@ class Locks:
         self._transactions = transactions
 
     @classmethod
-    def open(cls, path: str, identity: PathIdentity | None = None) -> Locks:
+    def open(cls, path: str, identity: PathIdentity | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Locks:
         """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, LOCKS_SCHEMA, identity))
+        return cls(TransactionQueue(path, LOCKS_SCHEMA, identity, clock=clock))
 
     @property
     def is_remote(self) -> bool:

@@ -9,9 +9,9 @@ processes follow the record.
 from __future__ import annotations
 
 import logging
-import time
 from typing import NamedTuple
 
+from filestoraged.clock import Clock
 from filestoraged.store.transactions import Transaction, Transactions
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,9 @@ class _Jump(NamedTuple):
 class WallClock:
     """One thread of a process calls it. Processes that share the database see the same jump independently."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, clock: Clock) -> None:
         self._transactions = transactions
+        self._clock = clock
         self._jump: _Jump | None = None
 
     def settled(self) -> float | None:
@@ -71,7 +72,7 @@ class WallClock:
         return now
 
     def _is_in_grace(self, now: float, ahead: float, passed: float) -> bool:
-        monotonic = time.monotonic()
+        monotonic = self._clock.now()
         offset = now - monotonic
         if self._jump is None:
             self._jump = _Jump(monotonic, offset)

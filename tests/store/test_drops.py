@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from unittest import mock
 
@@ -26,6 +25,7 @@ from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.owner_locks import OwnerFiles
+from tests.clock import PassingClock, VirtualClock
 from tests.daemon.process import ROOT
 from tests.store import drops_contract
 from tests.support import PATIENCE, TempCase
@@ -42,9 +42,18 @@ sys.stdin.read()
 """
 
 
+class SharedClock(VirtualClock):
+    """For threads that wait for one another: a pause is real, and no time passes."""
+
+    def sleep(self, seconds: float, /) -> None:
+        threading.Event().wait(seconds)
+
+
 class DropsCase(drops_contract.RegistryCase):
     def setUp(self) -> None:
         super().setUp()
+        self.clock = self.make_clock()
+        self.today = self.clock.date()
         silent = logging.NullHandler()
         logging.getLogger("filestoraged").addHandler(silent)
         self.addCleanup(logging.getLogger("filestoraged").removeHandler, silent)
@@ -52,30 +61,34 @@ class DropsCase(drops_contract.RegistryCase):
         prepare_drops(self.path)
         self.drops = self.open_drops()
 
+    def make_clock(self) -> VirtualClock:
+        return VirtualClock()
+
     def open_drops(self) -> Drops:
-        drops = Drops.open(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100)
+        drops = Drops.open(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100, clock=self.clock)
         self.addCleanup(drops.close)
         return drops
 
     @contextlib.contextmanager
     def clock_ahead(self, seconds: float) -> Iterator[None]:
         """Set the wall clock ahead, or back for a negative number of seconds."""
-        now = time.time()
-        with mock.patch("time.time", lambda: now + seconds):
-            yield
+        self.clock.set_date(self.today + seconds)
+        yield
+        self.clock.set_date(self.today)
 
     @contextlib.contextmanager
     def later(self, seconds: float) -> Iterator[None]:
         """Let time pass for the drops, including the grace period after a jump of the clock."""
         with self.clock_ahead(seconds):
-            self.drops._clock.settled()
-            now = time.monotonic()
-            with mock.patch("time.monotonic", lambda: now + 3600):
-                yield
+            self.drops._wall_clock.settled()
+            self.clock.advance(3600)
+            self.clock.set_date(self.today + seconds)
+            yield
 
 
 class DropsTest(DropsCase, drops_contract.DropsContract):
-    pass
+    def make_clock(self) -> VirtualClock:
+        return SharedClock()
 
 
 class TidyTest(DropsCase):
@@ -135,14 +148,12 @@ class TidyTest(DropsCase):
         for digit in "abc":
             with sqlite3.connect(self.path) as other:
                 other.execute("INSERT INTO drops VALUES (?, 3, 0, 0, NULL, 'x', NULL, 0, 1)", (digit * 32,))
-        seconds = [0.0]
 
         def remove_slowly(ids: Iterable[str]) -> dict[str, OSError]:
-            seconds[0] += 0.15
+            self.clock.advance(0.15)
             return self.take(ids)
 
-        with mock.patch("time.monotonic", lambda: seconds[0]):
-            counts = [self.drops.remove(remove_slowly) for _ in range(3)]
+        counts = [self.drops.remove(remove_slowly) for _ in range(3)]
 
         self.assertEqual([2, 1, 0], counts)
 
@@ -286,19 +297,16 @@ class GuessTest(DropsCase):
         goes_on, threads = self.in_flight(9, drop)
         with sqlite3.connect(self.path) as other:
             # A right guess of another process.
-            row = other.execute("INSERT INTO judging (id, time) VALUES (?, ?)", (drop.id, time.time())).lastrowid
-        looks = threading.Semaphore(0)
-        with (
-            mock.patch("filestoraged.store.drops._OUTCOME_TIMEOUT", PATIENCE),
-            mock.patch("filestoraged.store.drops.time.sleep", lambda _: looks.release()),
-        ):
-            eleventh = threading.Thread(target=lambda: outcomes.append(self.outcome(drop, "right")))
-            outcomes: list[str] = []
-            eleventh.start()
-            self.assertTrue(looks.acquire(timeout=PATIENCE))
-            with sqlite3.connect(self.path) as other:
-                other.execute("DELETE FROM judging WHERE rowid = ?", (row,))
-            eleventh.join()
+            row = other.execute("INSERT INTO judging (id, time) VALUES (?, ?)", (drop.id, self.clock.date())).lastrowid
+        outcomes: list[str] = []
+        eleventh = threading.Thread(target=lambda: outcomes.append(self.outcome(drop, "right")))
+        eleventh.start()
+        # It, and the two threads of the writer.
+        self.clock.wait_for_waiting(3)
+        with sqlite3.connect(self.path) as other:
+            other.execute("DELETE FROM judging WHERE rowid = ?", (row,))
+        self.clock.advance(0.02)
+        eleventh.join(PATIENCE)
         goes_on.set()
         for thread in threads:
             thread.join()
@@ -308,19 +316,21 @@ class GuessTest(DropsCase):
     def test_ten_in_flight_that_do_not_end_refuse_the_next_for_a_second(self) -> None:
         drop = self.drops.get(self.make("right"))
         with sqlite3.connect(self.path) as other:
-            other.executemany("INSERT INTO judging (id, time) VALUES (?, ?)", [(drop.id, time.time())] * 10)
+            other.executemany("INSERT INTO judging (id, time) VALUES (?, ?)", [(drop.id, self.clock.date())] * 10)
 
-        with mock.patch("filestoraged.store.drops._OUTCOME_TIMEOUT", 0.0), self.assertRaises(TooManyGuesses) as caught:
+        self.drops._clock = waits = PassingClock()
+        with self.assertRaises(TooManyGuesses) as caught:
             self.drops.check(drop, "right")
 
         self.assertEqual(1, caught.exception.retry_after)
+        self.assertAlmostEqual(5, sum(waits.waits), delta=0.03)
         with self.later(61):
             self.assertEqual("right", self.outcome(drop, "right"))
 
     def test_drop_with_ten_wrong_guesses_is_open_again_when_the_first_of_them_is_a_minute_old(self) -> None:
         drop = self.make("right")
         with self.clock_ahead(0), sqlite3.connect(self.path) as other:
-            first, others = time.time() - 50.5, [time.time() - 1] * 9
+            first, others = self.clock.date() - 50.5, [self.clock.date() - 1] * 9
             other.executemany(
                 "INSERT INTO guesses (id, time) VALUES (?, ?)", [(drop, each) for each in (first, *others)]
             )
@@ -375,10 +385,9 @@ class ClockTest(DropsCase):
         for run in range(3):
             drops = self.open_drops()
             with self.clock_ahead(self.AHEAD + run * 24 * 3600):
-                start = time.monotonic()
-                for minutes in range(0, 31, 5):
-                    with mock.patch("time.monotonic", lambda now=start + minutes * 60: now):
-                        expired.append(drops.expire())
+                for _ in range(0, 31, 5):
+                    expired.append(drops.expire())
+                    self.clock.advance(5 * 60)
 
         self.assertEqual(1, sum(expired))
         self.assertEqual(0, sum(expired[:8]))
@@ -392,7 +401,7 @@ class ClockTest(DropsCase):
             self.assertEqual(1, self.drops.expire())
             self.make()
             self.assertEqual(0, other.expire())
-            self.assertIsNotNone(other._clock.settled())
+            self.assertIsNotNone(other._wall_clock.settled())
 
     def test_requests_of_all_processes_find_no_expired_drop_after_the_grace_period(self) -> None:
         id_ = self.make()
@@ -401,7 +410,7 @@ class ClockTest(DropsCase):
 
         with self.later(self.AHEAD):
             before = other.get(id_).id
-            self.drops._clock.settled()
+            self.drops._wall_clock.settled()
 
             self.assertEqual(id_, before)
             self.assertRaises(Gone, other.get, id_)
@@ -459,14 +468,11 @@ class ClockTest(DropsCase):
         self.drops.expire()
         with self.clock_ahead(2 * 3600):
             self.drops.expire()
-        now = time.monotonic()
 
-        with self.clock_ahead(self.AHEAD), mock.patch("time.monotonic", lambda: now + 3000):
-            self.assertEqual(0, self.drops.expire())
-        with self.clock_ahead(self.AHEAD), mock.patch("time.monotonic", lambda: now + 3700):
-            self.assertEqual(0, self.drops.expire())
-        with self.clock_ahead(self.AHEAD), mock.patch("time.monotonic", lambda: now + 6601):
-            self.assertEqual(1, self.drops.expire())
+        with self.clock_ahead(self.AHEAD):
+            for seconds, expired in ((3000, 0), (700, 0), (2901, 1)):
+                self.clock.advance(seconds)
+                self.assertEqual(expired, self.drops.expire())
 
     def test_tombstones_stay_while_the_clock_is_ahead(self) -> None:
         id_ = self.make()

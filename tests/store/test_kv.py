@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from filestoraged.clock import Clock
 from filestoraged.errors import StartError, StorageFull, StoreDetached, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
 from filestoraged.store.batch_writer import URGENT
@@ -21,6 +22,7 @@ from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.path_identity import database_identity
 from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.system import LINUX
+from tests.clock import PassingClock
 from tests.daemon.process import ROOT
 from tests.store import kv_contract
 from tests.support import PATIENCE, TempCase, in_threads
@@ -53,8 +55,11 @@ class KeysCase(TempCase):
         prepare_keys(self.path)
         self.keys = self.open_keys()
 
-    def open_keys(self) -> KeyValues:
-        keys = KeyValues(self.path)
+    # Of KeyValues.
+    settings: dict[str, Any] = {}
+
+    def open_keys(self, **settings: Any) -> KeyValues:
+        keys = KeyValues(self.path, **self.settings, **settings)
         self.addCleanup(keys.close)
         return keys
 
@@ -137,9 +142,8 @@ class FailingTest(KeysCase):
         self.assertEqual([b"1", b"2", None], [self.keys.get(key) for key in ("cup", "saucer", "large")])
 
     def test_lock_of_another_program_raises_store_unavailable(self) -> None:
-        with mock.patch("filestoraged.store.sqlite.database.BUSY_TIMEOUT", 0.05):
-            keys = self.open_keys()
-            keys._connect()
+        keys = self.open_keys()
+        keys._connect().execute("PRAGMA busy_timeout = 50")
         shell = sqlite3.connect(self.path, isolation_level=None)
         self.addCleanup(shell.close)
         shell.execute("BEGIN IMMEDIATE")
@@ -207,11 +211,22 @@ class PrepareTest(TempCase):
         data[-4096:] = os.urandom(4096)
         self.path.write_bytes(data)
 
-        for name, value in (("_CHECK_TIMEOUT", 0.0), ("_MAX_CHECKED_SIZE", len(data) - 1)):
-            with self.subTest(bound=name), mock.patch(f"filestoraged.store.sqlite.database.{name}", value):
-                with self.assertLogs("filestoraged.store.sqlite.database", "INFO") as logged:
-                    prepare_keys(str(self.path))
-                self.assertIn("too large to be checked", logged.output[0])
+        clock = PassingClock()
+
+        def read_slowly() -> float:
+            clock.advance(3)
+            return clock.date()
+
+        with mock.patch.object(clock, "now", read_slowly):
+            self.assert_not_checked(clock)
+        # With a hole behind the end of the database.
+        os.truncate(self.path, 17 * 1024 * 1024)
+        self.assert_not_checked(PassingClock())
+
+    def assert_not_checked(self, clock: Clock) -> None:
+        with self.assertLogs("filestoraged.store.sqlite.database", "INFO") as logged:
+            prepare_keys(str(self.path), clock)
+        self.assertIn("too large to be checked", logged.output[0])
 
     def test_database_in_a_missing_directory_is_refused(self) -> None:
         self.path = Path(self.directory, "none", "kv.sqlite")
@@ -240,14 +255,9 @@ class PrepareTest(TempCase):
 
 
 class LargeCommitTest(CommitTest):
-    """Every queue counts as large, and each transaction has the minimum of rows."""
+    """Every queue counts as large, and each transaction has one row."""
 
-    def setUp(self) -> None:
-        for name, value in (("_LARGE_QUEUE", -1), ("_MIN_ROWS", 1), ("_STEP_DURATION", 0.0)):
-            patch = mock.patch(f"filestoraged.store.kv.{name}", value)
-            patch.start()
-            self.addCleanup(patch.stop)
-        super().setUp()
+    settings = {"large_queue": -1, "rows": (1, 1)}
 
 
 class SyncTest(KeysCase):
@@ -274,25 +284,17 @@ class SyncTest(KeysCase):
         self.assertEqual(["FULL"], self.synced("COMMIT", self.keys.commit))
 
     def test_transaction_that_makes_a_large_commit_visible_is_synced(self) -> None:
+        self.keys = self.open_keys(large_queue=10, rows=(5, 5))
         for number in range(20):
             self.keys.set(f"key {number}", b"1")
 
-        with mock.patch.multiple("filestoraged.store.kv", _LARGE_QUEUE=10, _MIN_ROWS=5, _MAX_ROWS=5):
-            self.keys._rows = 5
-
-            self.assertEqual(["FULL"], self.synced("UPDATE state SET is_visible = 1", self.keys.commit))
+        self.assertEqual(["FULL"], self.synced("UPDATE state SET is_visible = 1", self.keys.commit))
 
 
 class SlicedCommitTest(KeysCase):
     """A commit that takes several transactions."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        for name, value in (("_LARGE_QUEUE", 10), ("_MIN_ROWS", 5), ("_MAX_ROWS", 5)):
-            patch = mock.patch(f"filestoraged.store.kv.{name}", value)
-            patch.start()
-            self.addCleanup(patch.stop)
-        self.keys._rows = 5
+    settings = {"large_queue": 10, "rows": (5, 5)}
 
     def queue(self, count: int) -> None:
         for number in range(count):
@@ -412,10 +414,10 @@ class DoubtTest(KeysCase):
 
     def test_failed_checkpoint_is_repeated(self) -> None:
         self.keys.set("queued", b"1")
-        failing = Failing(self.keys._connect(), "wal_checkpoint(P")
-        always = mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 0)
-        with always, mock.patch.object(KeyValues, "_connect", return_value=failing):
-            self.keys.set("saucer", b"2")
+        other = self.open_keys(checkpoint_pages=1)
+        failing = Failing(other._connect(), "wal_checkpoint(P")
+        with mock.patch.object(KeyValues, "_connect", return_value=failing):
+            other.set("saucer", b"2")
             # The log is in doubt during each write, so that does not tell of the failure.
             self.assertTrue(failing.has_failed.wait(PATIENCE))
 
@@ -425,10 +427,10 @@ class DoubtTest(KeysCase):
         self.assertFalse(self.keys._write_lock.is_doubtful)
 
     def test_log_is_copied_into_the_database_when_it_has_grown(self) -> None:
-        with mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 10):
-            self.keys.set("large", b"x" * 100_000)
-            self.keys.set("cup", b"1")
-            self.wait_until("it is copied", lambda: self.in_database("SELECT key FROM queue") != [])
+        self.keys = self.open_keys(checkpoint_pages=10)
+        self.keys.set("large", b"x" * 100_000)
+        self.keys.set("cup", b"1")
+        self.wait_until("it is copied", lambda: self.in_database("SELECT key FROM queue") != [])
 
         self.assertFalse(self.keys._write_lock.is_doubtful)
 
@@ -510,11 +512,10 @@ class LockedTest(KeysCase):
 
     def test_making_a_database_while_the_lock_is_held_times_out(self) -> None:
         path = str(self.directory / "new.sqlite")
-        brief = mock.patch("filestoraged.store.sqlite.database.BUSY_TIMEOUT", 0.1)
-        with WriteLock(path), brief, self.assertRaises(StartError) as caught:
-            prepare_keys(path)
+        with WriteLock(path), self.assertRaises(StartError) as caught:
+            prepare_keys(path, PassingClock())
 
-        self.assertIn("held the write lock for 0.1 s", str(caught.exception))
+        self.assertIn("held the write lock for 5 s", str(caught.exception))
 
 
 class PrivateTest(TempCase):

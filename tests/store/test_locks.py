@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from unittest import mock
 
 from filestoraged.errors import StartError
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.locks import Lock, LockResult, Locks, prepare_locks
+from tests.clock import VirtualClock
 from tests.daemon.process import ROOT
 from tests.store import locks_contract
 
@@ -29,16 +28,18 @@ class LocksTest(locks_contract.LocksContract):
         super().setUp()
         self.path = str(self.directory / "locks.sqlite")
         prepare_locks(self.path)
+        self.clock = VirtualClock()
         self.locks = self.open_locks()
 
     def open_locks(self) -> Locks:
-        locks = Locks.open(self.path)
+        locks = Locks.open(self.path, clock=self.clock)
         self.addCleanup(locks.close)
         return locks
 
     def test_lock_has_an_id_an_owner_and_a_time(self) -> None:
-        with mock.patch.object(time, "time", lambda: 1_763_805_600.9):
-            made = self.lock("a")
+        self.clock.set_date(1_763_805_600.9)
+
+        made = self.lock("a")
 
         self.assertEqual(LockResult(Lock(made.lock.id, "a", "alice", 1_763_805_600), True), made)
         self.assertEqual(made.lock, self.locks.get("pets", made.lock.id))

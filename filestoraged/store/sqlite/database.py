@@ -10,11 +10,11 @@ import logging
 import os
 import secrets
 import sqlite3
-import time
 from collections import deque
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreDetached, StoreFailed, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import sync
@@ -56,13 +56,13 @@ class Schema(NamedTuple):
     tables: tuple[str, ...]
 
 
-def connect(path: str) -> sqlite3.Connection:
+def connect(path: str, clock: Clock = SYSTEM_CLOCK) -> sqlite3.Connection:
     """Open an existing database. The caller begins transactions. Commits are synced.
 
     One thread at a time uses the connection. Make it after the fork.
     """
     connection = _open(path)
-    _configure(connection)
+    _configure(connection, clock)
     return connection
 
 
@@ -78,15 +78,16 @@ def _open(path: str) -> sqlite3.Connection:
     )
 
 
-def _configure(connection: sqlite3.Connection) -> None:
+def _configure(connection: sqlite3.Connection, clock: Clock) -> None:
     # Some distributions compile SQLite with a default that syncs less.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
-    connection.create_function("epoch", 0, _now)
-    connection.create_function("epoch_second", 0, lambda: int(_now()))
+    # That of the machine.
+    connection.create_function("epoch", 0, clock.date)
+    connection.create_function("epoch_second", 0, lambda: int(clock.date()))
 
 
-def connect_identified(identity: PathIdentity) -> sqlite3.Connection:
+def connect_identified(identity: PathIdentity, clock: Clock) -> sqlite3.Connection:
     """Open the database that was identified, and no other one at its path. Raises StoreDetached.
 
     SQLite opens the file at once, and the log at its path by the first statement. The path is checked before each and
@@ -96,7 +97,7 @@ def connect_identified(identity: PathIdentity) -> sqlite3.Connection:
     connection = _open(identity.path)
     try:
         identity.check()
-        _configure(connection)
+        _configure(connection, clock)
         identity.check()
     except BaseException:
         close_identified(connection, identity)
@@ -118,7 +119,7 @@ def close_identified(connection: sqlite3.Connection, identity: PathIdentity) -> 
         connection.close()
 
 
-def connect_made(identity: PathIdentity, schema: Schema) -> sqlite3.Connection:
+def connect_made(identity: PathIdentity, schema: Schema, clock: Clock) -> sqlite3.Connection:
     """Open a database, and make missing tables. Call it within the write lock.
 
     One that was identified is not made again. Raises StartError for a foreign one, and StoreDetached.
@@ -126,7 +127,7 @@ def connect_made(identity: PathIdentity, schema: Schema) -> sqlite3.Connection:
     path = identity.path
     if not identity.is_fixed:
         _make_file(path)
-    connection = connect_identified(identity)
+    connection = connect_identified(identity, clock)
     try:
         if not _is_made(connection, path, schema):
             _make(connection, schema)
@@ -137,11 +138,6 @@ def connect_made(identity: PathIdentity, schema: Schema) -> sqlite3.Connection:
         close_identified(connection, identity)
         raise
     return connection
-
-
-def _now() -> float:
-    """The time by the database's clock, which is that of the machine."""
-    return time.time()
 
 
 def touch(connection: sqlite3.Connection | Transaction, schema: Schema) -> None:
@@ -158,8 +154,9 @@ def begin_log_anew(connection: sqlite3.Connection) -> bool:
 class Readers:
     """Connections for reading, as many as threads read at once."""
 
-    def __init__(self, identity: PathIdentity) -> None:
+    def __init__(self, identity: PathIdentity, clock: Clock) -> None:
         self._identity = identity
+        self._clock = clock
         self._idle: deque[sqlite3.Connection] = deque()
 
     def all(self, statement: str, *values: Any) -> list[Any]:
@@ -171,7 +168,7 @@ class Readers:
         self._identity.check()
         connection: sqlite3.Connection | None = None
         try:
-            connection = self._idle.pop() if self._idle else connect_identified(self._identity)
+            connection = self._idle.pop() if self._idle else connect_identified(self._identity, self._clock)
             rows = connection.execute(statement, values).fetchall()
         except IndexError:
             # Another thread took the last idle connection.
@@ -188,7 +185,7 @@ class Readers:
             close_identified(self._idle.pop(), self._identity)
 
 
-def prepare(path: str, schema: Schema) -> None:
+def prepare(path: str, schema: Schema, clock: Clock = SYSTEM_CLOCK) -> None:
     """Make the database, or check that it can be used. No connection to it may be open in this process.
 
     Raises StartError with a message for the operator, and StorageFull if the disk is full: `connect_made` can make the
@@ -198,17 +195,17 @@ def prepare(path: str, schema: Schema) -> None:
         for each in layout.files_of_database(path):
             require_file(each)
         check_size(path)
-        is_warm = _read_through(path)
+        is_warm = _read_through(path, clock)
         _make_file(path)
         identity = database_identity(path)
-        with contextlib.closing(WriteLock(path, identity)) as write_lock:
-            connection = connect(path)
+        with contextlib.closing(WriteLock(path, identity, clock)) as write_lock:
+            connection = connect(path, clock)
             try:
                 if not _is_made(connection, path, schema):
                     with write_lock.acquire_within(BUSY_TIMEOUT):
                         _make(connection, schema)
                 if is_warm:
-                    _check_integrity(connection, path)
+                    _check_integrity(connection, path, clock)
                 else:
                     log.info("%s is too large to be checked at the start; run `filestoraged check`", path)
             finally:
@@ -336,26 +333,26 @@ def _make(connection: sqlite3.Connection, schema: Schema) -> None:
     connection.execute("COMMIT")
 
 
-def _read_through(path: str) -> bool:
+def _read_through(path: str, clock: Clock) -> bool:
     """Read the file into the page cache. Returns whether all of it was read in time."""
-    end = time.monotonic() + _CHECK_TIMEOUT / 2
+    end = clock.now() + _CHECK_TIMEOUT / 2
     with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size > _MAX_CHECKED_SIZE:
             return False
         while file.read(_READ_AHEAD_SIZE):
-            if time.monotonic() > end:
+            if clock.now() > end:
                 return False
     return True
 
 
-def _check_integrity(connection: sqlite3.Connection, path: str) -> None:
-    end = time.monotonic() + _CHECK_TIMEOUT / 2
-    connection.set_progress_handler(lambda: time.monotonic() > end, _CLOCK_INTERVAL)
+def _check_integrity(connection: sqlite3.Connection, path: str, clock: Clock) -> None:
+    end = clock.now() + _CHECK_TIMEOUT / 2
+    connection.set_progress_handler(lambda: clock.now() > end, _CLOCK_INTERVAL)
     try:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError:
         # The time is over, and no damage was found so far.
-        if time.monotonic() <= end:
+        if clock.now() <= end:
             raise
         return
     if found != "ok":

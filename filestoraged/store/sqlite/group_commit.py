@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, StoreDetached, StoreUnavailable
 from filestoraged.future import Future, set_results
 from filestoraged.store import layout
@@ -61,18 +62,28 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
     A subclass defines the jobs, and writes a batch of them.
     """
 
-    def __init__(self, path: str, schema: Schema, identity: PathIdentity | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        schema: Schema,
+        identity: PathIdentity | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        checkpoint_pages: int = _CHECKPOINT_PAGES,
+    ) -> None:
         """`identity` is what the master has opened at the path; without it, the first connection decides."""
         self._path = path
         self._schema = schema
         self._identity = identity or database_identity(path)
-        self._write_lock = WriteLock(path, self._identity)
-        self._readers = Readers(self._identity)
+        self._clock = clock
+        self._checkpoint_pages = checkpoint_pages
+        self._write_lock = WriteLock(path, self._identity, clock)
+        self._readers = Readers(self._identity, clock)
         self._connection: sqlite3.Connection | None = None
         # Of the log and its index, which SQLite has open behind the connection.
         self._log: Sequence[PathIdentity] = ()
         self._pages = 0
-        self._writer: BatchWriter[_Job] = BatchWriter(self._write_lock, self)
+        self._writer: BatchWriter[_Job] = BatchWriter(self._write_lock, self, clock=clock)
 
     def probe(self) -> None:
         """Check that the database can be written, by a write that changes nothing. Raises an Error or OSError."""
@@ -90,7 +101,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
             return
         # Opened if there is none: the last connection that is closed must not be a reader's.
         with contextlib.suppress(sqlite3.Error, Error):
-            self._connection = self._connection or database.connect_identified(self._identity)
+            self._connection = self._connection or database.connect_identified(self._identity, self._clock)
         self._readers.close()
         if self._connection is not None and any(os.path.exists(each.path) and _is_lost(each) for each in self._log):
             # Another process uses another log: what this one has would overwrite what that one wrote.
@@ -133,7 +144,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            connection = database.connect_made(self._identity, self._schema)
+            connection = database.connect_made(self._identity, self._schema, self._clock)
             try:
                 # No automatic checkpoints after commits, in which SQLite does not report a failed sync.
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -177,7 +188,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
 
     def _checkpoint(self) -> None:
         """Copy the log into the database if it is large enough, up to the oldest page that a reader uses."""
-        if self._write_lock.written >= _CHECKPOINT_PAGES and not self._write_lock.is_doubtful:
+        if self._write_lock.written >= self._checkpoint_pages and not self._write_lock.is_doubtful:
             self._write_lock.begin_writing()
             self._connect().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self._write_lock.end_writing(0)

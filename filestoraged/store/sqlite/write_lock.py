@@ -13,9 +13,9 @@ import fcntl
 import mmap
 import os
 import struct
-import time
 from collections.abc import Iterator
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error
 from filestoraged.store import layout
 from filestoraged.store.path_identity import PathIdentity, database_identity
@@ -42,10 +42,11 @@ class WriteLock:
     lock.
     """
 
-    def __init__(self, database: str, identity: PathIdentity | None = None) -> None:
+    def __init__(self, database: str, identity: PathIdentity | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         """Without the `identity` of the database, any file at its path will do."""
         self._path = layout.write_lock(database)
         self._identity = identity or database_identity(database)
+        self._clock = clock
         self._descriptor = -1
         self._boot = _boot()
         # Odd: no cached value is valid before the file is open.
@@ -68,11 +69,11 @@ class WriteLock:
         Raises TimeoutError if other processes hold it for that long, and StoreDetached as the with-block does.
         """
         self._open()
-        deadline = time.monotonic() + seconds
+        deadline = self._clock.now() + seconds
         while not self._try_acquire():
-            if time.monotonic() >= deadline:
+            if self._clock.now() >= deadline:
                 raise TimeoutError(errno.ETIMEDOUT, f"another process has held the write lock for {seconds:g} s")
-            time.sleep(_ATTEMPT_PAUSE)
+            self._clock.sleep(_ATTEMPT_PAUSE)
         self._check_identity()
         with contextlib.ExitStack() as stack:
             stack.push(self.__exit__)
@@ -178,10 +179,10 @@ def is_of_this_boot(database: str) -> bool:
     return _boot() != 0 and written == _UINT64.pack(_boot())
 
 
-def _boot() -> int:
+def _boot(path: str = _BOOT_ID) -> int:
     """A number for the current boot, 0 if the kernel does not tell."""
     try:
-        with open(_BOOT_ID) as file:
+        with open(path) as file:
             return int(file.read(18).replace("-", ""), 16)
     except (OSError, ValueError):
         return 0

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from filestoraged.store.hashing import OverlappedHasher
 
 # Uploads between two requests; each takes about 2 KiB. The bytes of others are read again at their end.
-_MAX_KEPT = 1000
+MAX_HASHERS = 1000
 
 
 class PositionedHasher:
@@ -25,7 +25,8 @@ class PositionedHasher:
 class Hashers:
     """By the ids of uploads. Any thread calls it; the lock guards the table."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._kept: OrderedDict[str, PositionedHasher] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -39,5 +40,5 @@ class Hashers:
         hasher.hasher.pause()
         with self._lock:
             self._kept[id_] = hasher
-            if len(self._kept) > _MAX_KEPT:
+            if len(self._kept) > self._limit:
                 self._kept.popitem(last=False)

@@ -13,10 +13,10 @@ import functools
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from filestoraged.clock import Clock
 from filestoraged.errors import Error, NotFound, StoreUnavailable, UploadLocked
 from filestoraged.future import Future
 from filestoraged.store.serial_executor import start_thread
@@ -58,14 +58,15 @@ _NOBODY = _Holder(-1, "")
 class RowHold:
     """A `Hold`. Its own thread, or that of `busy`, reports activity."""
 
-    def __init__(self, transactions: Transactions, owners: Owners, id_: str, generation: int) -> None:
+    def __init__(self, transactions: Transactions, owners: Owners, id_: str, generation: int, clock: Clock) -> None:
         self._transactions = transactions
         self._owners = owners
         self._id = id_
         self._generation = generation
+        self._clock = clock
         self.tail = Tail.CUT_OFF
         self._numbers = iter(range(generation * _NUMBERS, (generation + 1) * _NUMBERS))
-        self._noted = time.monotonic()
+        self._noted = self._clock.now()
         self._noting: Future[None] | None = None
         # Set when the upload has become an object, or has not.
         self._is_over = threading.Event()
@@ -89,7 +90,7 @@ class RowHold:
 
     def note_activity(self) -> None:
         """Raises UploadLocked where the note before this one has found that."""
-        now = time.monotonic()
+        now = self._clock.now()
         if now - self._noted < _NOTE_INTERVAL:
             return
         self._noted = now
@@ -154,7 +155,7 @@ class RowHold:
             raise StoreUnavailable("The server cannot start a thread for the upload; retry later.")
 
     def _note_until(self, is_over: threading.Event) -> None:
-        while not is_over.wait(_NOTE_INTERVAL):
+        while not self._clock.wait(is_over, _NOTE_INTERVAL):
             try:
                 self.confirm()
             except UploadLocked:
@@ -166,11 +167,12 @@ class RowHold:
 class HoldRows:
     """Makes holds, and reads and changes the table of segments. Any thread calls it."""
 
-    def __init__(self, transactions: Transactions, owners: Owners, *, silence: float) -> None:
+    def __init__(self, transactions: Transactions, owners: Owners, *, silence: float, clock: Clock) -> None:
         """`silence` is in seconds."""
         self._transactions = transactions
         self._owners = owners
         self._silence = silence
+        self._clock = clock
 
     def acquire(self, id_: str) -> RowHold:
         """Raises UploadLocked, and NotFound without an upload."""
@@ -180,7 +182,7 @@ class HoldRows:
             found = self._acquire(id_, found)
         if isinstance(found, _Holder):
             raise UploadLocked
-        return RowHold(self._transactions, self._owners, id_, found)
+        return RowHold(self._transactions, self._owners, id_, found, self._clock)
 
     def is_held(self, id_: str) -> bool:
         statement = "SELECT holder FROM upload_holds WHERE id = ? AND holder IS NOT NULL"

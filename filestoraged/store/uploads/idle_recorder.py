@@ -10,6 +10,7 @@ import logging
 import threading
 from typing import Protocol
 
+from filestoraged.clock import Clock
 from filestoraged.store.serial_executor import start_thread
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class Recordable(Protocol):
 class IdleRecorder:
     """One thread for all requests of a process; it ends when there are none. The lock guards their table."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._contents: dict[Recordable, None] = {}
         self._thread: threading.Thread | None = None
@@ -43,9 +45,8 @@ class IdleRecorder:
             self._contents.pop(content, None)
 
     def _run(self) -> None:
-        pause = threading.Event()
         while True:
-            pause.wait(_INTERVAL)
+            self._clock.sleep(_INTERVAL)
             with self._lock:
                 contents = list(self._contents)
                 if not contents:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 
+from filestoraged.clock import Clock
 from filestoraged.digest import Bytes, Expected, Hasher
 from filestoraged.errors import ChecksumMismatch, DigestMismatch, Error, OffsetConflict, TooLarge, UploadLocked
 from filestoraged.store.contract import Store
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # A crash costs the bytes since the last record: so many bytes, or of a slow client those of so many seconds. A record
 # takes a sync of the file and one of the database, about 1 % of the time in which a fast client sends as much.
-_RECORD_SIZE = 32 * 1024 * 1024
+RECORD_SIZE = 32 * 1024 * 1024
 _RECORD_INTERVAL = 5.0
 
 # In bytes. A hash that misses so much of the file is completed before more arrives: other workers had received it.
@@ -34,17 +34,29 @@ class Reception:
     Closed before `finish`, it keeps what arrived, unless a checksum was announced for all of it.
     """
 
-    def __init__(self, upload: Upload, held: Held, *, registry: Registry, hashers: Hashers, store: Store) -> None:
-        """`store` is where the object goes."""
+    def __init__(
+        self,
+        upload: Upload,
+        held: Held,
+        *,
+        registry: Registry,
+        hashers: Hashers,
+        store: Store,
+        clock: Clock,
+        record_size: int,
+    ) -> None:
+        """`store` is where the object goes. What arrives is recorded after `record_size` bytes."""
         self.upload = upload
         self.held = held
         self._hold, self.content = held
         self._registry = registry
         self._hashers = hashers
         self._store = store
+        self._clock = clock
+        self._record_size = record_size
         self._start = upload.received
         self._recorded = upload.received
-        self._record_at = time.monotonic() + _RECORD_INTERVAL
+        self._record_at = self._clock.now() + _RECORD_INTERVAL
         self._checksum: Hasher | None = None
         self._hasher: PositionedHasher | None = None
         # Whether this piece told the length.
@@ -106,7 +118,7 @@ class Reception:
             self._hasher.position += len(data)
         if self._checksum is not None:
             self._checksum.update(data)
-        elif self.content.size - self._recorded >= _RECORD_SIZE or time.monotonic() >= self._record_at:
+        elif self.content.size - self._recorded >= self._record_size or self._clock.now() >= self._record_at:
             self.record()
 
     def finish(self) -> None:
@@ -124,7 +136,7 @@ class Reception:
 
     def record(self) -> None:
         """Make what arrived durable, and then promise it."""
-        self._record_at = time.monotonic() + _RECORD_INTERVAL
+        self._record_at = self._clock.now() + _RECORD_INTERVAL
         if self.content.size == self._recorded:
             return
         self.content.record(self._registry.promise(self.upload.id, self.content.size))

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Expected
 from filestoraged.errors import Gone, NotFound
 from filestoraged.store import wall_clock
@@ -130,16 +131,18 @@ class Registry:
     Methods that write wait until the change is durable, and raise an Error where it is not.
     """
 
-    def __init__(self, transactions: Transactions, *, ttl: float) -> None:
+    def __init__(self, transactions: Transactions, *, ttl: float, clock: Clock = SYSTEM_CLOCK) -> None:
         """The database has the tables of the schema. An upload expires `ttl` seconds after its last byte."""
         self._transactions = transactions
         self._ttl = ttl
-        self._clock = WallClock(self._transactions)
+        self._wall_clock = WallClock(self._transactions, clock)
 
     @classmethod
-    def open(cls, path: str, *, ttl: float, identity: PathIdentity | None = None) -> Registry:
+    def open(
+        cls, path: str, *, ttl: float, identity: PathIdentity | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> Registry:
         """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, _UPLOADS_SCHEMA, identity), ttl=ttl)
+        return cls(TransactionQueue(path, _UPLOADS_SCHEMA, identity, clock=clock), ttl=ttl, clock=clock)
 
     def create(self, draft: Draft) -> Upload:
         def insert(transaction: Transaction) -> Upload:
@@ -207,7 +210,7 @@ class Registry:
 
     def expired(self, after: str) -> Sequence[str]:
         """The ids of some uploads that have expired, above `after`. None after a jump of the clock, see `WallClock`."""
-        now = self._clock.settled() or 0.0
+        now = self._wall_clock.settled() or 0.0
         statement = "SELECT id FROM uploads WHERE expires <= ? AND id > ? ORDER BY id LIMIT ?"
         return [id_ for (id_,) in self._transactions.read(statement, now, after, _ROWS_PER_STEP)]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from filestoraged.clock import Clock
 from filestoraged.digest import Bytes, new_hash
 from filestoraged.errors import CorruptObject, Error, Gone, NotFound, UploadLocked
 from filestoraged.store import layout
@@ -27,7 +27,7 @@ from filestoraged.store.uploads.storage import Change, Tail
 
 # In bytes. Only bytes with a checksum for all of them, which are recorded together, come to more than one segment. Its
 # request can be repeated as a whole, and takes no longer than others wait for a store.
-_MAX_SEGMENT = 64 * 1024 * 1024
+MAX_SEGMENT = 64 * 1024 * 1024
 
 # Seconds without a byte after which what arrived is recorded: well before SILENCE.
 _IDLE = 2.0
@@ -45,14 +45,18 @@ class Segments:
         objects: SegmentObjects,
         recorder: IdleRecorder,
         promise: Callable[[int], Change],
+        clock: Clock,
+        max_size: int,
     ) -> None:
-        """`promise` is the change that promises so many bytes."""
+        """`promise` is the change that promises so many bytes. No segment has more than `max_size` bytes."""
         self._id = id_
         self._hold = hold
         self._rows = rows
         self._objects = objects
         self._recorder = recorder
         self._promise = promise
+        self._clock = clock
+        self._max_size = max_size
         self._lock = threading.Lock()
         self.size = 0
         # When the last byte arrived, on the monotonic clock.
@@ -90,7 +94,7 @@ class Segments:
                 written = self._last_slice().write(self._file, view)
                 view = view[written:]
                 self.size += written
-            self._arrived = time.monotonic()
+            self._arrived = self._clock.now()
 
     def record(self, change: Change) -> None:
         with self._lock, self._failing(), self._hold.busy():
@@ -99,7 +103,7 @@ class Segments:
     def record_if_idle(self) -> None:
         """Record what arrived if nothing followed for a while. A failure is told to the request, if it goes on."""
         with self._lock, contextlib.suppress(Error, OSError):
-            is_idle = time.monotonic() - self._arrived >= _IDLE
+            is_idle = self._clock.now() - self._arrived >= _IDLE
             if is_idle and self._slices and self._hold.tail is Tail.COUNTS:
                 with self._failing():
                     self._record(self._promise(self.size), self._hold.change_in_silence)
@@ -162,7 +166,7 @@ class Segments:
 
     def _join(self, segments: list[Segment], file: BinaryIO) -> Segment:
         """Store segments as one."""
-        joined = _Slice(0)
+        joined = _Slice(0, self._max_size)
         for each in segments:
             for piece in self._objects.read(self._key(each), each.size, each.digest, 0):
                 view = memoryview(piece)
@@ -202,9 +206,9 @@ class Segments:
 
     def _last_slice(self) -> _Slice:
         """Where the next bytes go."""
-        if not self._slices or self._slices[-1].size == _MAX_SEGMENT:
-            start = self._slices[-1].start + _MAX_SEGMENT if self._slices else 0
-            self._slices.append(_Slice(start))
+        if not self._slices or self._slices[-1].size == self._max_size:
+            start = self._slices[-1].start + self._max_size if self._slices else 0
+            self._slices.append(_Slice(start, self._max_size))
         return self._slices[-1]
 
     def _store(self, each: _Slice, start: int) -> Segment:
@@ -233,15 +237,16 @@ class Segments:
 class _Slice:
     """A part of the staging file that becomes one object."""
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, max_size: int) -> None:
         """`start` is its position in the file, in bytes."""
         self.start = start
+        self._max_size = max_size
         self.size = 0
         self.hash = new_hash("sha256")
 
     def write(self, file: BinaryIO, data: Bytes) -> int:
         """Append as much as fits. Returns how many bytes that are, at least one."""
-        written = file.write(memoryview(data)[: _MAX_SEGMENT - self.size])
+        written = file.write(memoryview(data)[: self._max_size - self.size])
         self.hash.update(memoryview(data)[:written])
         self.size += written
         return written

@@ -7,15 +7,15 @@ durable, the bytes become an object of its target, as any other staging does.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Digest
 from filestoraged.errors import ChecksumMismatch, DigestMismatch, Error, Gone, NotFound, TooLarge, UploadLocked
 from filestoraged.store.contract import Store
-from filestoraged.store.uploads.hashers import Hashers
-from filestoraged.store.uploads.reception import Reception
+from filestoraged.store.uploads.hashers import MAX_HASHERS, Hashers
+from filestoraged.store.uploads.reception import RECORD_SIZE, Reception
 from filestoraged.store.uploads.registry import Draft, Registry, Upload
 from filestoraged.store.uploads.storage import Held, Storage
 
@@ -47,11 +47,22 @@ FindTarget = Callable[[str], Target]
 class Uploads:
     """Any thread calls it; all methods may wait for the disk or for other machines."""
 
-    def __init__(self, registry: Registry, storage: Storage, find_target: FindTarget) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        storage: Storage,
+        find_target: FindTarget,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        record_size: int = RECORD_SIZE,
+        max_hashers: int = MAX_HASHERS,
+    ) -> None:
         self._registry = registry
         self._storage = storage
-        self._hashers = Hashers()
+        self._hashers = Hashers(max_hashers)
         self._find_target = find_target
+        self._clock = clock
+        self._record_size = record_size
         # Where the next step of the janitor begins.
         self._after = ""
 
@@ -94,7 +105,15 @@ class Uploads:
             # Again: the one who held it may have recorded more.
             upload = self._registry.get(id_)
             store = self._find_target(upload.target).store
-            reception = Reception(upload, held, registry=self._registry, hashers=self._hashers, store=store)
+            reception = Reception(
+                upload,
+                held,
+                registry=self._registry,
+                hashers=self._hashers,
+                store=store,
+                clock=self._clock,
+                record_size=self._record_size,
+            )
         except NotFound:
             # Removed since it was looked up, with the hold of the time.
             held.hold.end()
@@ -151,7 +170,7 @@ class Uploads:
     def expire(self) -> int:
         """A step of the janitor: remove some uploads that have expired. Returns how many."""
         ids = self._registry.expired(self._after)
-        deadline = time.monotonic() + _REMOVAL_TIME
+        deadline = self._clock.now() + _REMOVAL_TIME
         self._after = ""
         removed: list[str] = []
         failure: Exception | None = None
@@ -163,7 +182,7 @@ class Uploads:
                     removed.append(id_)
             except (Error, OSError) as error:
                 failure = error
-            if time.monotonic() > deadline:
+            if self._clock.now() > deadline:
                 break
         self._registry.delete(removed)
         if not ids:

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from unittest import mock
 
 from filestoraged.store.kv import KeyValues, prepare_keys
@@ -32,7 +32,10 @@ class LossesCase(TempCase):
         (self.directory / "store").mkdir()
         self.copies = 0
         prepare_locks(self.path("locks.sqlite"))
-        self.locks = TransactionQueue(self.path("locks.sqlite"), LOCKS_SCHEMA)
+        self.open_locks()
+
+    def open_locks(self, **settings: Any) -> None:
+        self.locks = TransactionQueue(self.path("locks.sqlite"), LOCKS_SCHEMA, **settings)
         self.addCleanup(self.locks.close)
 
     def path(self, name: str) -> str:
@@ -143,19 +146,19 @@ class KilledTest(LossesCase):
             self.assertEqual(0, self.lost({**before, "-wal": after[:size]}))
 
     def test_frames_of_the_log_before_it_began_anew_are_not_lost(self) -> None:
-        with mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 30):
-            whole = 0
-            for number in range(40):
-                self.lock(f"{number}" * 1500)
-                files = self.killed("locks.sqlite")
-                whole += frames(files["-wal"]) > self.recovered(files)
+        self.open_locks(checkpoint_pages=30)
+        whole = 0
+        for number in range(40):
+            self.lock(f"{number}" * 1500)
+            files = self.killed("locks.sqlite")
+            whole += frames(files["-wal"]) > self.recovered(files)
 
-                self.assertEqual(0, self.lost(files))
+            self.assertEqual(0, self.lost(files))
         self.assertGreater(whole, 0)
 
     def test_damage_before_frames_of_an_earlier_log_is_counted_without_these(self) -> None:
-        with mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 30):
-            files = self.locks_killed_after(14)
+        self.open_locks(checkpoint_pages=30)
+        files = self.locks_killed_after(14)
         taken = self.recovered(files)
         damaged = {**files, "-wal": overwritten(files["-wal"], offset(2), b"x" * 100)}
 
@@ -238,18 +241,18 @@ class PowerCutTest(LossesCase):
     def test_any_sectors_of_the_last_transaction_may_be_missing(self) -> None:
         self.lock("first")
         restarts = 0
-        with mock.patch("filestoraged.store.sqlite.group_commit._CHECKPOINT_PAGES", 60):
-            for seed in range(60):
-                chance = random.Random(seed)
-                before = self.killed("locks.sqlite")
-                self.lock(f"{seed:03}" * chance.choice((3, 1000, 10_000)))
-                after = self.killed("locks.sqlite")
-                restarts += before["-wal"][:HEADER] != after["-wal"][:HEADER]
-                with self.after_a_reboot(), self.subTest(seed=seed):
-                    for _ in range(5):
-                        log = half_written(chance, before["-wal"], after["-wal"])
-                        index = chance.choice((before, after))["-shm"]
-                        self.assertEqual(0, self.lost({**before, "-wal": log, "-shm": index}))
+        self.open_locks(checkpoint_pages=60)
+        for seed in range(60):
+            chance = random.Random(seed)
+            before = self.killed("locks.sqlite")
+            self.lock(f"{seed:03}" * chance.choice((3, 1000, 10_000)))
+            after = self.killed("locks.sqlite")
+            restarts += before["-wal"][:HEADER] != after["-wal"][:HEADER]
+            with self.after_a_reboot(), self.subTest(seed=seed):
+                for _ in range(5):
+                    log = half_written(chance, before["-wal"], after["-wal"])
+                    index = chance.choice((before, after))["-shm"]
+                    self.assertEqual(0, self.lost({**before, "-wal": log, "-shm": index}))
         self.assertGreater(restarts, 0)
 
     def test_rest_of_a_cut_transaction_behind_later_ones_is_not_lost(self) -> None:

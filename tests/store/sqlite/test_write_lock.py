@@ -8,6 +8,7 @@ import sys
 import textwrap
 from unittest import mock
 
+from filestoraged.store.sqlite import write_lock
 from filestoraged.store.sqlite.write_lock import WriteLock, is_of_this_boot
 from tests.daemon.process import ROOT
 from tests.support import TempCase, find_program
@@ -83,7 +84,8 @@ class WriteLockTest(TempCase):
         self.assertEqual((False, False, True, False), (missing, before, after, rebooted))
 
     def test_boot_that_the_kernel_does_not_tell_is_not_this_one(self) -> None:
-        with mock.patch("filestoraged.store.sqlite.write_lock._BOOT_ID", str(self.directory / "missing")):
+        unknown = write_lock._boot(str(self.directory / "missing"))
+        with mock.patch.object(write_lock, "_boot", return_value=unknown):
             lock = self.open_lock()
             lock.end_writing(1)
 

@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import os
 import threading
-import time
-from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 from filestoraged.daemon.values import parse_database
@@ -29,17 +28,19 @@ from filestoraged.store.hashing import HashThreads
 from filestoraged.store.postgresql import transactions
 from filestoraged.store.postgresql.connection import Connector
 from filestoraged.store.postgresql.transactions import PostgresTransactions
-from filestoraged.store.s3 import connection, retries
 from filestoraged.store.s3.client import S3Client
+from filestoraged.store.s3.connection import StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.segment_objects import SegmentObjects
 from filestoraged.store.s3.store import S3Store
 from filestoraged.store.s3.url import parse_url
-from filestoraged.store.uploads import hold_rows, idle_recorder, reception, segments
+from filestoraged.store.uploads import hold_rows
 from filestoraged.store.uploads.reception import Reception
 from filestoraged.store.uploads.registry import Draft, Registry, Upload
 from filestoraged.store.uploads.remote_storage import RemoteStorage
+from filestoraged.store.uploads.segments import MAX_SEGMENT
 from filestoraged.store.uploads.uploads import Uploads
+from tests.clock import PassingClock, VirtualClock
 from tests.postgresql import PostgresCase
 from tests.store.postgresql.opened import after_statement
 from tests.store.s3.proxy import Fault, flip_bit, hang, leave_unanswered, refuse, start_proxy
@@ -53,6 +54,10 @@ _SILENCE = 600.0
 TEA = b"tea and milk"
 TEA_HASH = hashlib.sha256(TEA).hexdigest()
 TEA_KEY = f"{TEA_HASH[:2]}/{TEA_HASH}"
+
+
+class ImpatientConnection(StoreConnection):
+    silence_timeout = 0.5
 
 
 class Target:
@@ -75,36 +80,49 @@ class Target:
 class RemoteCase(PostgresCase):
     def setUp(self) -> None:
         super().setUp()
-        rclone = shared(Rclone)
-        self.bucket = rclone.make_bucket()
-        self.proxy = start_proxy(self, rclone)
-        for patch in (
-            mock.patch.dict(os.environ, rclone.environment),
-            mock.patch.object(retries, "_PAUSES", (0.01, 0.02, 0.05)),
-        ):
-            patch.start()
-            self.addCleanup(patch.stop)
+        self.rclone = shared(Rclone)
+        self.bucket = self.rclone.make_bucket()
+        self.proxy = start_proxy(self, self.rclone)
+        self.clock = VirtualClock()
         self.target: Target
         self.uploads = self.open("one")
         self.other = self.open("two")
         self.upload = self.uploads.create(Draft("files", len(TEA))).id
 
-    def open(self, name: str, url: str = "") -> Uploads:
+    def open(
+        self,
+        name: str,
+        url: str = "",
+        *,
+        connect: type[StoreConnection] = StoreConnection,
+        max_segment: int = MAX_SEGMENT,
+        **settings: Any,
+    ) -> Uploads:
         """A daemon's engine, with a directory, a session and connections of its own; it may have a way of its own to
         the database.
         """
         disk = DiskStore(self.directory / name)
         disk.prepare()
         self.addCleanup(disk.close)
-        client = S3Client(parse_url(self.proxy.url(self.bucket.name)), CredentialSource(None))
+        credentials = CredentialSource(None, self.rclone.environment)
+        location = parse_url(self.proxy.url(self.bucket.name))
+        client = S3Client(location, credentials, connect=connect, clock=PassingClock())
         self.addCleanup(client.close)
         self.target = target = Target(S3Store(client, disk.volume.staging_area))
         transactions = PostgresTransactions(Connector(parse_database(url or self.url)))
         self.addCleanup(transactions.close)
         objects = SegmentObjects(client, disk.volume.staging_area, HashThreads())
-        registry = Registry(transactions, ttl=3600)
-        storage = RemoteStorage(transactions, transactions, objects, registry, silence=_SILENCE)
-        return Uploads(registry, storage, lambda _: target)
+        registry = Registry(transactions, ttl=3600, clock=self.clock)
+        storage = RemoteStorage(
+            transactions,
+            transactions,
+            objects,
+            registry,
+            silence=_SILENCE,
+            max_segment=max_segment,
+            clock=self.clock,
+        )
+        return Uploads(registry, storage, lambda _: target, clock=self.clock, **settings)
 
     def begin(self, uploads: Uploads, data: bytes, *, checksum: Expected | None = None) -> Reception:
         """Hold the upload, and add bytes that are not recorded yet."""
@@ -137,14 +155,11 @@ class RemoteCase(PostgresCase):
     def keys(self) -> list[str]:
         return self.bucket.keys("uploads/")
 
-    @contextlib.contextmanager
-    def impatient(self) -> Iterator[None]:
-        """Do not wait long for a store that hangs."""
-        with (
-            mock.patch.object(connection, "SILENCE_TIMEOUT", 0.5),
-            mock.patch.object(retries, "OPERATION_TIMEOUT", 2.0),
-        ):
-            yield
+    def pass_time(self, seconds: float) -> None:
+        """Let the only thread in the background that waits do what it does after that time."""
+        self.clock.wait_for_waiting()
+        self.clock.advance(seconds)
+        self.clock.wait_for_waiting()
 
 
 class HoldTest(RemoteCase):
@@ -161,11 +176,11 @@ class HoldTest(RemoteCase):
         self.assertEqual([], [path for path in self.files_below(self.directory) if "staging" not in str(path)])
 
     def test_segments_are_recorded_while_they_arrive_and_numbers_are_used_once(self) -> None:
-        with mock.patch.object(reception, "_RECORD_SIZE", 2):
-            held = self.begin(self.uploads, TEA[:2])
-            held.write(TEA[2:4])
-            held.close()
-            self.append(TEA[4:6], self.other)
+        uploads = self.open("three", record_size=2)
+        held = self.begin(uploads, TEA[:2])
+        held.write(TEA[2:4])
+        held.close()
+        self.append(TEA[4:6], self.other)
 
         numbers = [number for (number,) in self.query("SELECT number FROM upload_segments ORDER BY start")]
         self.assertEqual([1_000_000, 1_000_001, 2_000_000], numbers)
@@ -174,8 +189,7 @@ class HoldTest(RemoteCase):
 
     def test_record_of_more_bytes_than_a_segment_may_have_becomes_several(self) -> None:
         checksum = Expected("sha256", hashlib.sha256(TEA[:10]).hexdigest())
-        with mock.patch.object(segments, "_MAX_SEGMENT", 4):
-            self.append(TEA[:10], checksum=checksum)
+        self.append(TEA[:10], self.open("three", max_segment=4), checksum=checksum)
 
         rows = self.query("SELECT start, size FROM upload_segments ORDER BY start")
         self.assertEqual([(0, 4), (4, 4), (8, 2)], rows)
@@ -213,7 +227,7 @@ class HoldTest(RemoteCase):
         before = self.keys()
 
         self.proxy.fail(refuse(503, "SlowDown"), method="GET", target="uploads/")
-        with self.impatient(), self.uploads.receive(self.upload) as held:
+        with self.uploads.receive(self.upload) as held:
             held.begin(8, length=None, size=None, checksum=None)
             with self.assertRaises(StoreUnavailable):
                 held.write(TEA[8:9])
@@ -275,21 +289,17 @@ class HoldTest(RemoteCase):
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
     def test_holder_that_was_taken_over_notices_while_bytes_arrive(self) -> None:
-        with mock.patch.object(hold_rows, "_NOTE_INTERVAL", 0.0), mock.patch.object(segments, "_IDLE", _SILENCE):
-            held = self.begin(self.uploads, b"t")
-            # Behind the note of that byte, which nothing has waited for.
-            held.held.hold.confirm()
-            self.silence()
-            self.received()
+        held = self.begin(self.uploads, b"t")
+        self.silence()
+        self.received()
 
-            def is_locked() -> bool:
-                try:
-                    held.write(b"")
-                except UploadLocked:
-                    return True
-                return False
-
-            self.wait_until("it notices", is_locked)
+        self.clock.advance(1)
+        held.write(b"")
+        noting = held.held.hold._noting  # type: ignore[attr-defined]
+        self.assertIsInstance(noting.exception(PATIENCE), UploadLocked)
+        self.clock.advance(1)
+        with self.assertRaises(UploadLocked):
+            held.write(b"")
 
         held.close()
         self.assertEqual(0, self.received())
@@ -310,11 +320,12 @@ class HoldTest(RemoteCase):
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
     def test_bytes_of_a_request_that_fell_silent_count_for_the_one_that_takes_over(self) -> None:
-        with mock.patch.object(idle_recorder, "_INTERVAL", 0.01), mock.patch.object(segments, "_IDLE", 0.0):
-            held = self.begin(self.uploads, TEA[:4])
-            self.wait_until("it is recorded", lambda: bool(self.query("SELECT * FROM upload_segments")))
-            self.silence()
-            self.assertEqual(4, self.received())
+        held = self.begin(self.uploads, TEA[:4])
+        self.pass_time(1.9)
+        self.assertEqual([], self.keys())
+        self.pass_time(0.5)
+        self.silence()
+        self.assertEqual(4, self.received())
         self.append(TEA[4:], self.other)
         with self.assertRaises(UploadLocked):
             held.finish()
@@ -324,31 +335,29 @@ class HoldTest(RemoteCase):
         self.assertEqual([TEA_KEY], self.bucket.keys())
 
     def test_request_that_fell_silent_goes_on(self) -> None:
-        with mock.patch.object(idle_recorder, "_INTERVAL", 0.01), mock.patch.object(segments, "_IDLE", 0.0):
-            held = self.begin(self.uploads, TEA[:4])
-            self.wait_until("it is recorded", lambda: bool(self.query("SELECT * FROM upload_segments")))
-            held.write(TEA[4:])
-            held.finish()
-            self.uploads.complete_if_whole(held)
+        held = self.begin(self.uploads, TEA[:4])
+        self.pass_time(2)
+        self.assertEqual(1, len(self.keys()))
+        held.write(TEA[4:])
+        held.finish()
+        self.uploads.complete_if_whole(held)
         held.close()
 
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
     def test_bytes_with_a_checksum_do_not_count_before_their_end(self) -> None:
         checksum = Expected("sha256", TEA_HASH)
-        with mock.patch.object(segments, "_IDLE", 0.0):
-            held = self.begin(self.uploads, TEA[:4], checksum=checksum)
-            held.content.record_if_idle()  # type: ignore[attr-defined]
+        self.begin(self.uploads, TEA[:4], checksum=checksum)
+        self.pass_time(2)
 
         self.assertEqual([], self.keys())
 
     def test_silent_bytes_that_were_recorded_go_with_the_request_that_is_too_large(self) -> None:
         self.append(TEA[:2])
-        with mock.patch.object(segments, "_IDLE", 0.0):
-            held = self.begin(self.uploads, TEA[2:4])
-            held.content.record_if_idle()  # type: ignore[attr-defined]
-            with self.assertRaises(TooLarge):
-                held.write(bytes(100))
+        held = self.begin(self.uploads, TEA[2:4])
+        self.pass_time(2)
+        with self.assertRaises(TooLarge):
+            held.write(bytes(100))
         held.close()
 
         self.assertEqual((2, 1), (self.received(), len(self.keys())))
@@ -434,11 +443,12 @@ class HoldTest(RemoteCase):
         self.assertEqual(1, in_threads(len(engines), receive).count(True))
 
     def test_holder_that_makes_the_object_is_active_until_it_is_over(self) -> None:
-        with mock.patch.object(hold_rows, "_NOTE_INTERVAL", 0.01), self.uploads.receive(self.upload) as held:
+        with self.uploads.receive(self.upload) as held:
             held.become_object()
             self.silence()
             before = self.touched()
-            self.wait_until("it reports activity", lambda: self.touched() > before)
+            self.pass_time(1)
+            self.assertLess(before, self.touched())
             with self.assertRaises(UploadLocked):
                 self.other.receive(self.upload)
 
@@ -482,10 +492,9 @@ class EndTest(RemoteCase):
         self.append(TEA[:4])
         before = self.keys()
 
-        with mock.patch.object(reception, "_RECORD_SIZE", 1):
-            held = self.begin(self.uploads, TEA[4:8])
-            with self.assertRaises(TooLarge):
-                held.write(bytes(5))
+        held = self.begin(self.open("three", record_size=1), TEA[4:8])
+        with self.assertRaises(TooLarge):
+            held.write(bytes(5))
         held.close()
 
         self.assertEqual((4, before), (self.received(), self.keys()))
@@ -524,7 +533,7 @@ class EndTest(RemoteCase):
         self.assertEqual([TEA_KEY], self.bucket.keys())
 
     def test_clock_of_a_daemon_that_is_off_ends_no_upload(self) -> None:
-        now = time.time()
+        now = ago(0)
         # The S3 store refuses requests that are 15 minutes off.
         self.uploads._registry._ttl = 300
         for off in (-600, 600):
@@ -568,15 +577,15 @@ class EndTest(RemoteCase):
     # Faults.
 
     def test_store_that_fails_acknowledges_nothing_and_recovers(self) -> None:
+        self.uploads = self.open("three", connect=ImpatientConnection)
         for fault, error in (
             (refuse(503, "SlowDown"), StoreUnavailable),
             (refuse(507, "InsufficientStorage"), StorageFull),
             (leave_unanswered, StoreUnavailable),
+            (hang, StoreUnavailable),
         ):
             with self.subTest(fault=fault):
                 self.assert_nothing_acknowledged(fault, error)
-        with self.impatient():
-            self.assert_nothing_acknowledged(hang, StoreUnavailable)
 
         self.wait_until("the store answers", self.completes)
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))

@@ -6,9 +6,9 @@ import errno
 import hashlib
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 from unittest import mock
 
 from filestoraged.errors import BadRequest, Gone, NotFound, TooLarge, UploadLocked
@@ -16,11 +16,11 @@ from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import LINUX
-from filestoraged.store.uploads import hashers, uploads
 from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
 from filestoraged.store.uploads.storage import Held, Tail
 from filestoraged.store.uploads.uploads import Uploads
+from tests.clock import VirtualClock
 from tests.support import TempCase, ago
 
 TEA = b"tea and milk"
@@ -46,13 +46,14 @@ class UploadsTest(TempCase):
         super().setUp()
         self.path = str(self.directory / layout.UPLOADS_DATABASE)
         prepare_uploads(self.path)
+        self.clock = VirtualClock()
         self.uploads = self.open()
         self.upload = self.uploads.create(Draft("files", len(TEA))).id
 
-    def open(self, max_size: int | None = None) -> Uploads:
+    def open(self, max_size: int | None = None, **settings: Any) -> Uploads:
         """An engine with nothing in memory, as another process has it."""
         disk = DiskStore(self.directory, max_size=max_size)
-        registry = Registry.open(self.path, ttl=3600)
+        registry = Registry.open(self.path, ttl=3600, clock=self.clock)
         self.addCleanup(registry.close)
 
         def find_target(name: str) -> Target:
@@ -60,7 +61,7 @@ class UploadsTest(TempCase):
                 raise BadRequest("unknown")
             return Target(disk)
 
-        return Uploads(registry, LocalStorage(disk, registry), find_target)
+        return Uploads(registry, LocalStorage(disk, registry), find_target, clock=self.clock, **settings)
 
     def append(self, data: bytes, uploads: Uploads | None = None) -> Upload:
         uploads = uploads or self.uploads
@@ -150,13 +151,14 @@ class UploadsTest(TempCase):
         self.assertEqual(TEA_HASH, complete.digest)
 
     def test_hashes_of_many_uploads_are_bounded(self) -> None:
-        with mock.patch.object(hashers, "_MAX_KEPT", 3):
-            ids = [self.uploads.create(Draft("files", len(TEA))).id for _ in range(10)]
-            for self.upload in ids:
-                self.append(TEA[:4])
-            self.assertEqual(3, len(self.uploads._hashers._kept))
-            for self.upload in ids:
-                self.assertEqual(TEA_HASH, self.append(TEA[4:]).digest)
+        self.uploads = self.open(max_hashers=3)
+        ids = [self.uploads.create(Draft("files", len(TEA))).id for _ in range(10)]
+        for self.upload in ids:
+            self.append(TEA[:4])
+
+        self.assertEqual(3, len(self.uploads._hashers._kept))
+        for self.upload in ids:
+            self.assertEqual(TEA_HASH, self.append(TEA[4:]).digest)
 
     def test_crash_between_the_object_and_its_row_leaves_an_upload_that_completes_again(self) -> None:
         crash = mock.patch.object(self.uploads._registry, "completion", side_effect=OSError(errno.EIO, "crash"))
@@ -215,11 +217,16 @@ class UploadsTest(TempCase):
         for self.upload in ids:
             self.append(TEA[:4])
         self.expire_all()
+        acquire = LocalStorage.acquire
 
-        with mock.patch.object(uploads, "_REMOVAL_TIME", -1.0):
-            removed = [self.uploads.expire() for _ in range(4)]
+        def wait_and_acquire(storage: LocalStorage, id_: str) -> Held:
+            self.clock.advance(2.6)
+            return acquire(storage, id_)
 
-        self.assertEqual([1, 1, 1, 0], removed)
+        with mock.patch.object(LocalStorage, "acquire", wait_and_acquire):
+            removed = [self.uploads.expire() for _ in range(3)]
+
+        self.assertEqual([2, 1, 0], removed)
 
     def expire_all(self) -> None:
         with closing(sqlite3.connect(self.path)) as connection, connection:
@@ -227,21 +234,21 @@ class UploadsTest(TempCase):
 
     @contextmanager
     def clock_ahead(self, seconds: float) -> Iterator[None]:
-        now = time.time()
-        with mock.patch("time.time", lambda: now + seconds):
-            yield
+        self.clock.set_date(self.clock.date() + seconds)
+        yield
+        self.clock.set_date(self.clock.date() - seconds)
 
     def test_jump_of_the_clock_ends_no_upload_until_the_grace_period_has_passed(self) -> None:
         self.append(TEA[:4])
         self.uploads.expire()
-        other, now = self.open(), time.monotonic()
+        other = self.open()
 
         with self.clock_ahead(2 * 3600), self.assertLogs("filestoraged.store.wall_clock"):
             found = [self.received(), self.received(other)]
             self.uploads.expire()
             found += [self.received(), self.received(self.open())]
-            with mock.patch("time.monotonic", lambda: now + 3601):
-                self.uploads.expire()
+            self.clock.advance(3601)
+            self.uploads.expire()
             with self.assertRaises(NotFound):
                 other.get(self.upload)
 
@@ -252,15 +259,16 @@ class UploadsTest(TempCase):
         self.uploads.expire()
         with self.clock_ahead(2 * 3600), self.assertLogs("filestoraged.store.wall_clock"):
             self.uploads.expire()
+            self.clock.advance(10)
             created = self.uploads.create(Draft("files", 3))
             self.append(TEA[:4])
             continued = self.uploads.get(self.upload)
-            now = time.monotonic()
-            with mock.patch("time.monotonic", lambda: now + 3601):
-                self.uploads.expire()
+            expected = self.clock.date() + 3600
+            self.clock.advance(3595)
+            self.uploads.expire()
 
             self.assertEqual([0, 4], [self.uploads.settle(each.id).received for each in (created, continued)])
-            self.assertEqual([time.time() + 3600] * 2, [created.expires, continued.expires])
+            self.assertEqual([expected] * 2, [created.expires, continued.expires])
 
     def test_upload_is_found_again_for_its_owner_after_a_jump_of_the_clock(self) -> None:
         draft = Draft("files", 3, reuse="me")
@@ -315,7 +323,7 @@ class UploadsTest(TempCase):
 
         def go_on(storage: LocalStorage, id_: str) -> Held:
             with closing(sqlite3.connect(self.path)) as connection, connection:
-                connection.execute("UPDATE uploads SET expires = ?", (time.time() + 3600,))
+                connection.execute("UPDATE uploads SET expires = ?", (self.clock.date() + 3600,))
             return acquire(storage, id_)
 
         with mock.patch.object(LocalStorage, "acquire", go_on):
@@ -328,7 +336,7 @@ class UploadsTest(TempCase):
         held = self.uploads.create(Draft("files", 3)).id
         with self.uploads.receive(held):
             for id_ in (self.upload, held):
-                expired = (ago(1), id_)
+                expired = (self.clock.date() - 1, id_)
                 self.uploads._registry._transactions.write_rows(
                     "UPDATE uploads SET expires = ? WHERE id = ?", [expired]
                 ).result()
