@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.daemon.services import Services
@@ -87,6 +88,8 @@ class ServerCase(TempCase):
     threads = 8
     connections = 1000
     limits = Limits(notice=0.02, last_call=0.1)
+    # That of the services. The server's is real: it watches sockets.
+    clock: Clock = SYSTEM_CLOCK
 
     def setUp(self) -> None:
         super().setUp()
@@ -95,7 +98,7 @@ class ServerCase(TempCase):
         # Tests of other things may send any Host.
         config = Config(**{"store": str(self.store_path), "workers": 1, "host": ("*",), **self.config})
         self.server_metrics = Metrics((*INTERFACES, OPERATIONS))
-        self.services = Services(config, self.server_metrics, [config.mounts])
+        self.services = Services(config, self.server_metrics, [config.mounts], clock=self.clock)
         self.before_worker()
         self.listeners = self.open_listeners()
         self.app = self.services.build_app(config.mounts)

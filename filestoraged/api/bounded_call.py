@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.future import Future, set_results
 
 _Result = TypeVar("_Result")
@@ -18,8 +18,9 @@ class BoundedCall(Generic[_Result]):
     Any thread may ask. A function that hangs takes one thread, however many ask.
     """
 
-    def __init__(self, function: Callable[[], _Result], *, timeout: float) -> None:
+    def __init__(self, function: Callable[[], _Result], *, timeout: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self._function = function
+        self._clock = clock
         self._timeout = timeout
         # The call that runs, if any; the lock guards it.
         self._running: _Call | None = None
@@ -29,7 +30,7 @@ class BoundedCall(Generic[_Result]):
         """Begin a call, unless one runs. Raises RuntimeError where there can be no more threads."""
         with self._lock:
             if self._running is None:
-                call = _Call(Future(), time.monotonic() + self._timeout)
+                call = _Call(Future(), self._clock.now() + self._timeout)
                 threading.Thread(target=self._run, args=(call.future,), name="bounded call", daemon=True).start()
                 self._running = call
             return self._running
@@ -40,7 +41,11 @@ class BoundedCall(Generic[_Result]):
         Raises TimeoutError `timeout` seconds after the call began, however late it was asked for.
         """
         future, late_at = self.start()
-        result: _Result = future.result(max(0.0, late_at - time.monotonic()))
+        ended = threading.Event()
+        future.add_done_callback(lambda _: ended.set())
+        if not self._clock.wait(ended, max(0.0, late_at - self._clock.now())):
+            raise TimeoutError(f"no result after {self._timeout:g} s")
+        result: _Result = future.result()
         return result
 
     def _run(self, future: Future[Any]) -> None:
@@ -55,7 +60,7 @@ class BoundedCall(Generic[_Result]):
 
 
 class _Call(NamedTuple):
-    """`late_at` is when its time limit ends, on the monotonic clock."""
+    """`late_at` is when its time limit ends, on the clock."""
 
     future: Future[Any]
     late_at: float

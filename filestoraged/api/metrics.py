@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from filestoraged import __version__
 from filestoraged.api.bounded_call import BoundedCall
 from filestoraged.api.kv import Keys
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.contract import Store, Usage
 from filestoraged.store.drops import Drops
 from filestoraged.store.locks import Locks
@@ -31,10 +32,10 @@ _TIMEOUT = 5.0
 Gauge = Callable[[], Iterable[Family]]
 
 
-def routes(metrics: Metrics, gauges: Mapping[str, Gauge]) -> Router:
+def routes(metrics: Metrics, gauges: Mapping[str, Gauge], clock: Clock = SYSTEM_CLOCK) -> Router:
     """`gauges` are collected for each request."""
 
-    calls = {name: _bounded(gauge) for name, gauge in gauges.items()}
+    calls = {name: _bounded(gauge, clock) for name, gauge in gauges.items()}
 
     def show(_: Request) -> Response:
         families = [*_workers(metrics), *_requests(metrics)]
@@ -62,8 +63,8 @@ def routes(metrics: Metrics, gauges: Mapping[str, Gauge]) -> Router:
     return Router("operations", [Route("GET", "/", show, READ, RunsOn.THREAD)])
 
 
-def _bounded(gauge: Gauge) -> BoundedCall[list[Family]]:
-    return BoundedCall(lambda: list(gauge()), timeout=_TIMEOUT)
+def _bounded(gauge: Gauge, clock: Clock) -> BoundedCall[list[Family]]:
+    return BoundedCall(lambda: list(gauge()), timeout=_TIMEOUT, clock=clock)
 
 
 def objects(store: Store, shared: SharedCount) -> Gauge:

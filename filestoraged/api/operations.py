@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from filestoraged.api.bounded_call import BoundedCall
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import JSON, NO_STORE, Fields, Request, Response, RunsOn, json_response
@@ -68,16 +68,19 @@ class Fault(NamedTuple):
 class Readiness:
     """Runs all `probes`, of which some wait for other machines. Any thread calls it."""
 
-    def __init__(self, probes: Sequence[Probe], *, timeout: float = _CHECK_TIMEOUT) -> None:
+    def __init__(
+        self, probes: Sequence[Probe], *, timeout: float = _CHECK_TIMEOUT, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._probes = probes
+        self._clock = clock
         self._timeout = timeout
         self._known = _Known(None, 0.0)
-        self._call = BoundedCall(self._check, timeout=timeout)
+        self._call = BoundedCall(self._check, timeout=timeout, clock=clock)
 
     def recall(self) -> _Known | None:
         """Return the last result, or None if it is too old."""
         known = self._known
-        return known if time.monotonic() < known.until else None
+        return known if self._clock.now() < known.until else None
 
     def check(self) -> _Known:
         """Run the probes, unless another thread has just done so, and wait for them for a limited time."""
@@ -97,7 +100,7 @@ class Readiness:
             return known
         fault = self._find_fault()
         self._log_change(fault)
-        self._known = _Known(fault, time.monotonic() + _REUSE_TIME)
+        self._known = _Known(fault, self._clock.now() + _REUSE_TIME)
         return self._known
 
     def _find_fault(self) -> Fault | None:
@@ -121,7 +124,7 @@ class Readiness:
 
 
 class _Known(NamedTuple):
-    """The result of a check, which is reused before `until` on the monotonic clock. `fault` is None if ready."""
+    """The result of a check, which is reused before `until` on the clock. `fault` is None if ready."""
 
     fault: Fault | None
     until: float

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from filestoraged.api.kv import Keys
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.cleanup_lock import CleanupLock, FileLock
 from filestoraged.daemon.loading import load
 from filestoraged.store import layout
@@ -50,8 +51,9 @@ class SqliteDatabases:
 
     is_remote = False
 
-    def __init__(self, root: PathIdentity, identities: PathIdentities) -> None:
+    def __init__(self, root: PathIdentity, identities: PathIdentities, clock: Clock) -> None:
         self._root = root
+        self._clock = clock
         self._identities = identities
 
     def prepare(self) -> Sequence[str]:
@@ -59,20 +61,20 @@ class SqliteDatabases:
 
     def open_keys(self) -> Keys:
         identity = self._identity(layout.KEYS_DATABASE)
-        return KeyValues(identity.path, identity)
+        return KeyValues(identity.path, identity, clock=self._clock)
 
     def open_drops(self, *, ttl: float) -> Drops:
         identity = self._identity(layout.DROPS_DATABASE)
         owners = OwnerFiles(self._path(layout.DROP_OWNERS), self._root)
-        return Drops.open(identity.path, owners, ttl=ttl, identity=identity)
+        return Drops.open(identity.path, owners, ttl=ttl, identity=identity, clock=self._clock)
 
     def open_locks(self) -> Locks:
         identity = self._identity(layout.LOCKS_DATABASE)
-        return Locks.open(identity.path, identity)
+        return Locks.open(identity.path, identity, clock=self._clock)
 
     def open_uploads(self, *, ttl: float) -> Registry:
         identity = self._identity(layout.UPLOADS_DATABASE)
-        return Registry.open(identity.path, ttl=ttl, identity=identity)
+        return Registry.open(identity.path, ttl=ttl, identity=identity, clock=self._clock)
 
     def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: Any) -> Storage:
         """Whatever keeps the objects: other machines could not read the rows."""
@@ -88,9 +90,11 @@ class SqliteDatabases:
         return os.path.join(self._root.path, name)
 
 
-def open_databases(address: Any, root: PathIdentity, identities: PathIdentities) -> Databases:
+def open_databases(
+    address: Any, root: PathIdentity, identities: PathIdentities, clock: Clock = SYSTEM_CLOCK
+) -> Databases:
     """Those at an address that `values.parse_database` returned; without one, those in the directory `root`."""
     if address is None:
-        return SqliteDatabases(root, identities)
-    databases: Databases = load("daemon.postgresql_databases", "PostgresDatabases")(address)
+        return SqliteDatabases(root, identities, clock)
+    databases: Databases = load("daemon.postgresql_databases", "PostgresDatabases")(address, clock)
     return databases

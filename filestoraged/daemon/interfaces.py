@@ -15,6 +15,7 @@ from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Probe
 from filestoraged.api.pages import Pages
 from filestoraged.api.upload_targets import DropTarget, Targets
+from filestoraged.clock import Clock
 from filestoraged.daemon.cleanup_lock import CleanupLock, FileLock
 from filestoraged.daemon.databases import Databases
 from filestoraged.daemon.janitor import Janitor
@@ -59,6 +60,7 @@ class Resources:
         gauges: Mapping[str, Gauge],
         pages: Pages | None,
         mounted: Collection[str],
+        clock: Clock,
     ) -> None:
         """`objects` is where files and repositories keep their objects; `drop_ttl` is in seconds.
 
@@ -82,6 +84,7 @@ class Resources:
         self.probes: list[Probe] = []
         self.gauges = dict(gauges)
         self.pages = pages
+        self.clock = clock
         # Each is a sequence of steps; the sequences run side by side when the worker stops.
         self.closing: list[Sequence[Callable[[], None]]] = []
         self.janitors: list[Janitor] = []
@@ -136,7 +139,7 @@ def _repositories(resources: Resources) -> Router:
 
 def _drops(resources: Resources) -> Router:
     registry = resources.databases.open_drops(ttl=resources.drop_ttl)
-    janitor = Janitor(registry, resources.drops, resources.databases.open_cleanup_lock())
+    janitor = Janitor(registry, resources.drops, resources.databases.open_cleanup_lock(), resources.clock)
     janitor.start()
     resources.janitors.append(janitor)
     resources.probes.append(_probe("Drops", registry.probe))
@@ -178,8 +181,8 @@ def open_uploads(resources: Resources) -> None:
     """Open the resumable uploads, which `repositories` hands out to Git LFS as well."""
     registry = resources.databases.open_uploads(ttl=_UPLOAD_TTL)
     storage = resources.databases.open_upload_storage(registry, resources.disk, resources.segments)
-    resources.uploads = Uploads(registry, storage, resources.targets.find)
-    janitor = UploadsJanitor(resources.uploads, _uploads_lock(resources, storage))
+    resources.uploads = Uploads(registry, storage, resources.targets.find, clock=resources.clock)
+    janitor = UploadsJanitor(resources.uploads, _uploads_lock(resources, storage), resources.clock)
     janitor.start()
     resources.probes.append(_probe("Uploads", registry.probe))
     resources.gauges["uploads"] = metrics.uploads(registry)

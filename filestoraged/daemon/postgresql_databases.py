@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from filestoraged.api.kv import Keys
+from filestoraged.clock import Clock
 from filestoraged.daemon.cleanup_lock import CleanupLock
 from filestoraged.daemon.loading import load
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
@@ -32,8 +33,9 @@ class PostgresDatabases:
 
     is_remote = True
 
-    def __init__(self, address: DatabaseAddress) -> None:
+    def __init__(self, address: DatabaseAddress, clock: Clock) -> None:
         self._address = address
+        self._clock = clock
         self._connector = Connector(address)
         self._lock = threading.Lock()
         self._shared: _SharedTransactions | None = None
@@ -54,13 +56,13 @@ class PostgresDatabases:
 
     def open_drops(self, *, ttl: float) -> Drops:
         shared = self._share()
-        return Drops(shared, shared, ttl=ttl)
+        return Drops(shared, shared, ttl=ttl, clock=self._clock)
 
     def open_locks(self) -> Locks:
         return Locks(self._share())
 
     def open_uploads(self, *, ttl: float) -> Registry:
-        return Registry(self._share(), ttl=ttl)
+        return Registry(self._share(), ttl=ttl, clock=self._clock)
 
     def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: SegmentObjects | None) -> Storage:
         if segments is None:
@@ -68,7 +70,9 @@ class PostgresDatabases:
         # Closed with the registry.
         assert self._shared is not None
         shared = self._shared
-        storage: Storage = load("store.uploads.remote_storage", "RemoteStorage")(shared, shared, segments, registry)
+        storage: Storage = load("store.uploads.remote_storage", "RemoteStorage")(
+            shared, shared, segments, registry, clock=self._clock
+        )
         return storage
 
     def open_cleanup_lock(self) -> CleanupLock:

@@ -7,13 +7,13 @@ import functools
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from filestoraged.api import metrics, operations, pages
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Readiness
 from filestoraged.api.pages import Pages
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.backends import OpenStore, drop_store, selected
 from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.databases import open_databases
@@ -58,6 +58,7 @@ class Services:
         metrics: Metrics,
         mounts: Sequence[Mapping[str, str]],
         former: PathIdentities | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`mounts` are those of all endpoints. `former` has what the former configuration has opened, for a reload.
 
@@ -65,6 +66,7 @@ class Services:
         """
         self._config = config
         self._metrics = metrics
+        self._clock = clock
         mounted = {name for each in mounts for name in each.values()}
         self._interfaces = [interface for name, interface in INTERFACES.items() if name in mounted]
         self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
@@ -89,7 +91,7 @@ class Services:
         self._opened = selected(config).open(config, config.workers, self.disk, threads)
         # Where files and repositories keep their objects.
         self.store = self._opened.store
-        self._databases = open_databases(config.database, self.disk.volume.identity, self.identities)
+        self._databases = open_databases(config.database, self.disk.volume.identity, self.identities, clock)
         self._uses_disk = self.store is self.disk or any(each.database for each in self._interfaces)
         if self._uses_disk:
             self._prepare_directory()
@@ -137,18 +139,19 @@ class Services:
 
         Returns whether that took at most `timeout` seconds: another process may hold a lock, or a disk may hang.
         """
-        deadline = time.monotonic() + timeout
+        deadline = self._clock.now() + timeout
         closing, self.resources.closing = self.resources.closing, []
         # Side by side: one that hangs delays neither the others nor the end of the process.
-        threads = [threading.Thread(target=_run_steps, args=(steps,), name="stop", daemon=True) for steps in closing]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        is_late = any(thread.is_alive() for thread in threads)
-        if is_late:
+        stops = [_Stop(steps) for steps in closing]
+        for each in stops:
+            each.start()
+        in_time = [self._clock.wait(each.ended, max(0.0, deadline - self._clock.now())) for each in stops]
+        if not all(in_time):
             log.error("closing the databases exceeded %.1f s; changes of drops may be lost", timeout)
-        return not is_late
+            return False
+        for each in stops:
+            each.join()
+        return True
 
     def close(self) -> None:
         """In the master, when workers of another configuration have taken over. Workers keep their copies."""
@@ -170,6 +173,7 @@ class Services:
             gauges=opened.gauges,
             pages=self._pages,
             mounted=[interface.name for interface in self._interfaces],
+            clock=self._clock,
         )
         if opened.store is not self.disk:
             resources.probes.append(opened.store.probe)
@@ -189,8 +193,8 @@ class Services:
             if each.open is not None:
                 each.open(self.resources)
         self._routers = {each.name: each.build(self.resources) for each in self._interfaces}
-        readiness = Readiness(self.resources.probes)
-        shown = {operations.METRICS: metrics.routes(self._metrics, self.resources.gauges)}
+        readiness = Readiness(self.resources.probes, clock=self._clock)
+        shown = {operations.METRICS: metrics.routes(self._metrics, self.resources.gauges, self._clock)}
         self._operations = {operations.PREFIX: operations.public_routes(readiness), **shown}
         self._admin_operations = {operations.PREFIX: operations.admin_routes(readiness), **shown}
 
@@ -314,9 +318,18 @@ def _not_opened(error: StoreDetached) -> StartError:
     return StartError(f"cannot use the store: {error.__cause__}; only a restart opens what is there now")
 
 
-def _run_steps(steps: Sequence[Callable[[], None]]) -> None:
-    for step in steps:
-        try:
-            step()
-        except Exception:
-            log.exception("a service failed to stop")
+class _Stop(threading.Thread):
+    """Runs steps one after the other. `ended` is set behind the last: a thread cannot be joined by a clock."""
+
+    def __init__(self, steps: Sequence[Callable[[], None]]) -> None:
+        super().__init__(name="stop", daemon=True)
+        self._steps = steps
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        for step in self._steps:
+            try:
+                step()
+            except Exception:
+                log.exception("a service failed to stop")
+        self.ended.set()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from unittest import mock
 
 from filestoraged.api.bounded_call import BoundedCall
-from filestoraged.future import Future
+from tests.clock import VirtualClock
 from tests.support import PATIENCE, TempCase, in_threads
 
 
@@ -18,7 +17,7 @@ class BoundedCallTest(TempCase):
 
     def test_late_call_is_given_up_and_not_begun_again_before_it_ends(self) -> None:
         calls: list[None] = []
-        begun, may_end = threading.Event(), threading.Event()
+        clock, begun, may_end = VirtualClock(), threading.Event(), threading.Event()
         self.addCleanup(may_end.set)
 
         def function() -> int:
@@ -27,33 +26,28 @@ class BoundedCallTest(TempCase):
             may_end.wait(PATIENCE)
             return len(calls)
 
-        call = BoundedCall(function, timeout=0.05)
-        for _ in range(3):
-            with self.assertRaises(TimeoutError):
-                call.result()
+        def ask(_: object) -> None:
+            self.assertRaises(TimeoutError, call.result)
+
+        def give_up(number: int) -> None:
+            if number == 3:
+                clock.wait_for_waiting(3)
+                clock.advance(5)
+            else:
+                ask(number)
+
+        call = BoundedCall(function, timeout=5.0, clock=clock)
+        in_threads(4, give_up)
+        # One that asks now is late already, and does not wait.
+        ask(None)
         self.assertTrue(begun.wait(PATIENCE))
         self.assertEqual(1, len(calls))
 
-        call._timeout = PATIENCE
         may_end.set()
         self.wait_until(
             "it has ended", lambda: not [each for each in threading.enumerate() if each.name == "bounded call"]
         )
         self.assertEqual(2, call.result())
-
-    def test_call_that_is_late_already_is_not_waited_for(self) -> None:
-        may_end = threading.Event()
-        self.addCleanup(may_end.set)
-        call = BoundedCall(lambda: may_end.wait(PATIENCE), timeout=PATIENCE)
-        future, late_at = call.start()
-
-        with (
-            mock.patch("filestoraged.api.bounded_call.time.monotonic", return_value=late_at + 1),
-            mock.patch.object(Future, "result", autospec=True) as result,
-        ):
-            call.result()
-
-        result.assert_called_once_with(future, 0.0)
 
     def test_threads_that_ask_at_once_share_a_call(self) -> None:
         asked = threading.Barrier(4)

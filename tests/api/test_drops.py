@@ -13,7 +13,6 @@ import sqlite3
 import struct
 import termios
 import threading
-import time
 import urllib.parse
 from typing import Any
 from unittest import mock
@@ -33,6 +32,7 @@ from filestoraged.web.sender import Sender
 from filestoraged.web.task import Task
 from tests.api.memory import find_holders
 from tests.api.test_files import form, text_part
+from tests.clock import VirtualClock
 from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, read_answer, split_answer
 
 PATH = "/vimeo/api/v1.0/file"
@@ -80,6 +80,19 @@ class DropsCase(ServerCase):
 
     def wait_for_state(self, path: str, state: int) -> None:
         self.wait_until(f"state {state}", lambda: self.state_of(path) == state)
+
+
+class VirtualDropsCase(DropsCase):
+    clock: VirtualClock
+
+    def setUp(self) -> None:
+        self.clock = VirtualClock()
+        super().setUp()
+        # Only the test cleans up: dates are judged by one thread.
+        self.janitor.stop()
+
+    def tidy_up(self) -> None:
+        Janitor(self.registry(), self.services.resources.drops, self.janitor._lock, self.clock).clean_up()
 
 
 class DropsTest(DropsCase):
@@ -668,7 +681,7 @@ class StopTest(DropsCase):
         )
 
 
-class PasswordTest(DropsCase):
+class PasswordTest(VirtualDropsCase):
     def test_right_password_downloads_and_wrong_password_claims_nothing(self) -> None:
         path = self.drop(b"tea", "hello wörld")
 
@@ -724,9 +737,8 @@ class PasswordTest(DropsCase):
         self.assertEqual((429, "Too Many Requests"), (right.status, json.loads(right.body)["error"]))
         self.assertIn(int(right.fields["retry-after"]), range(1, 61))
         self.assertEqual(200, self.get(f"{other}?password=right").status)
-        now = time.time()
-        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 61):
-            self.assertEqual(200, self.get(f"{path}?password=right").status)
+        self.clock.advance(61)
+        self.assertEqual(200, self.get(f"{path}?password=right").status)
 
     def test_client_with_many_guesses_delays_another_by_one_guess(self) -> None:
         drops = [self.drop(b"tea", "right") for _ in range(8)]
@@ -838,26 +850,25 @@ class LargeDropSizeTest(DropsCase):
         self.assertLess(max(written), 2 * MIB)
 
 
-class TimeTest(DropsCase):
+class TimeTest(VirtualDropsCase):
     config: dict[str, Any] = {"mounts": {"/vimeo/api/v1.0": "drops"}, "drop_ttl": 100}
 
     def test_expired_drop_is_gone_and_then_forgotten(self) -> None:
         path = self.drop(b"tea")
-        now = time.time()
 
-        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 101):
-            self.assertEqual(410, self.get(path).status)
-            self.tidy_up()
-            self.assertEqual([], self.bytes_kept())
-            self.assertEqual(410, self.get(path).status)
-        with mock.patch("filestoraged.store.drops.time.time", lambda: now + 102 + 90 * 24 * 3600):
-            # The clock has jumped: for an hour, nothing is forgotten.
-            self.tidy_up()
-            self.assertEqual(410, self.get(path).status)
-            monotonic = time.monotonic()
-            with mock.patch("filestoraged.store.wall_clock.time.monotonic", lambda: monotonic + 3601):
-                self.tidy_up()
-            self.assertEqual(404, self.get(path).status)
+        self.clock.advance(101)
+        self.assertEqual(410, self.get(path).status)
+        self.tidy_up()
+        self.assertEqual([], self.bytes_kept())
+        self.assertEqual(410, self.get(path).status)
+
+        self.clock.set_date(self.clock.date() + 90 * 24 * 3600)
+        # The clock has jumped: for an hour, nothing is forgotten.
+        self.tidy_up()
+        self.assertEqual(410, self.get(path).status)
+        self.clock.advance(3601)
+        self.tidy_up()
+        self.assertEqual(404, self.get(path).status)
 
 
 class PublicUrlTest(DropsCase):
@@ -871,7 +882,7 @@ class PublicUrlTest(DropsCase):
         self.assertRegex(url, r"^https://drops\.example\.org/x/d/file/[0-9a-f]{32}$")
 
 
-class AccelTest(DropsCase):
+class AccelTest(VirtualDropsCase):
     config: dict[str, Any] = {"accel": "/stored"}
 
     def test_downloads_are_handed_over_to_nginx(self) -> None:
@@ -928,11 +939,10 @@ class AccelTest(DropsCase):
         self.get(drop)
         self.wait_for_state(drop, 3)
         self.assertEqual(410, self.get(drop).status)
-        now = time.time()
 
-        for later, left in ((590, 1), (601, 0)):
-            with mock.patch("filestoraged.store.drops.time.time", lambda later=later: now + later):
-                self.tidy_up()
+        for seconds, left in ((590, 1), (11, 0)):
+            self.clock.advance(seconds)
+            self.tidy_up()
             self.assertEqual(left, len(self.bytes_kept()))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from unittest import mock
 
-from filestoraged.api.operations import Readiness
+from filestoraged.api.operations import Fault, Readiness
 from filestoraged.errors import StoreUnavailable
+from tests.clock import VirtualClock
 from tests.support import PATIENCE, ServerCase, TempCase, in_threads
 
 
@@ -43,26 +44,34 @@ class ReadinessTest(TempCase):
             begun.set()
             may_end.wait(PATIENCE)
 
-        readiness = Readiness([probe], timeout=0.01)
+        clock = VirtualClock()
+        readiness = Readiness([probe], timeout=5, clock=clock)
 
-        faults = in_threads(4, lambda _: readiness.check().fault)
+        def check(number: int) -> Fault | None:
+            if number < 4:
+                return readiness.check().fault
+            clock.wait_for_waiting(4)
+            clock.advance(5)
+            return None
+
+        *faults, _ = in_threads(5, check)
 
         self.assertNotIn(None, faults)
         self.assertIn("takes longer than", str(faults[0]))
         self.assertTrue(begun.wait(PATIENCE))
         self.assertEqual(1, len(calls))
-        readiness._call._timeout = PATIENCE
         may_end.set()
         # Its result is reused for a second only, so that is not what is waited for.
         self.wait_until("the check has ended", lambda: readiness._call._running is None)
         self.assertIsNone(readiness.check().fault)
 
     def test_result_is_reused_for_a_second(self) -> None:
-        probe = mock.Mock()
-        readiness = Readiness([probe])
-        with mock.patch("filestoraged.api.operations.time.monotonic") as now:
-            for now.return_value in (100.0, 100.9, 101.1):
-                readiness.check()
+        probe, clock = mock.Mock(), VirtualClock()
+        readiness = Readiness([probe], clock=clock)
+
+        for seconds in (0.0, 0.9, 0.2):
+            clock.advance(seconds)
+            readiness.check()
 
         self.assertEqual(2, probe.call_count)
 

@@ -20,6 +20,7 @@ from filestoraged.store import layout
 from filestoraged.store.uploads.lock_files import FileHolds
 from filestoraged.web.metrics import Metrics
 from tests.api.test_tokens import TokensCase, bearer
+from tests.clock import VirtualClock
 from tests.store.memcached.servers import start_memcached
 from tests.support import PATIENCE, Answer, ago, in_threads, read_answer
 from tests.tus import OCTETS, VERSION, UploadsCase, metadata
@@ -726,10 +727,21 @@ class HolderTest(UploadsCase):
 
 
 class ExpiryTest(UploadsCase):
+    clock: VirtualClock
+
+    def setUp(self) -> None:
+        self.clock = VirtualClock()
+        super().setUp()
+
     def expire(self) -> None:
         """Let all uploads have expired a second ago. The clock that removal goes by was seen a moment before."""
         with sqlite3.connect(self.store_path / layout.UPLOADS_DATABASE, timeout=PATIENCE) as connection:
-            connection.execute("UPDATE uploads SET expires = ?", (ago(1),))
+            connection.execute("UPDATE uploads SET expires = ?", (self.clock.date() - 1,))
+
+    def are_removed(self) -> bool:
+        # The janitor may not wait yet.
+        self.clock.advance(3)
+        return self.rows() == 0
 
     def rows(self) -> int:
         with sqlite3.connect(self.store_path / layout.UPLOADS_DATABASE, timeout=PATIENCE) as connection:
@@ -744,7 +756,7 @@ class ExpiryTest(UploadsCase):
         self.expire()
 
         self.assertIn(self.tus("HEAD", paths[0]).status, (404, 410))
-        self.wait_until("all are removed", lambda: self.rows() == 0)
+        self.wait_until("all are removed", self.are_removed)
         self.assertEqual(404, self.tus("HEAD", paths[0]).status)
         self.assert_stored(0)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import time
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import AlreadyExists, DigestMismatch, ListingUnsupported, NotFound, TooLarge
 from filestoraged.store.contract import Staging, Store
 from filestoraged.store.hashing import COPY_SIZE
-from tests.support import PATIENCE, TempCase, in_threads
+from tests.support import PATIENCE, TempCase, ago, in_threads
 
 TEA = b"tea"
 TEA_DIGEST = hashlib.sha256(TEA).hexdigest()
@@ -326,13 +325,13 @@ class StoreContract(TempCase):
 
     def test_stat_returns_size_and_time_without_the_bytes(self) -> None:
         # File systems take times from a clock that ticks every few milliseconds.
-        before = int(time.time()) - 1
+        before = int(ago(1))
         self.store.put(TEA)
 
         found = self.store.stat(TEA_DIGEST)
 
         self.assertEqual((TEA_DIGEST, 3), (found.name, found.size))
-        self.assertTrue(before <= found.modified <= time.time() + self.rounded_up)
+        self.assertTrue(before <= found.modified <= ago(0) + self.rounded_up)
 
     def test_stat_of_a_missing_object_raises_not_found(self) -> None:
         self.store.put(TEA)

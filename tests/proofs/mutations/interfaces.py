@@ -163,8 +163,8 @@ MUTATIONS = (
     # Operations.
     _operations(
         "readiness-is-never-checked-again",
-        "_Known(fault, time.monotonic() + _REUSE_TIME)",
-        "_Known(fault, time.monotonic() + 3600 * _REUSE_TIME)",
+        "_Known(fault, self._clock.now() + _REUSE_TIME)",
+        "_Known(fault, self._clock.now() + 3600 * _REUSE_TIME)",
     ),
     _operations(
         "readiness-shows-the-cause-to-all",
@@ -174,11 +174,11 @@ MUTATIONS = (
     _bounded_call(
         "call-that-hangs-is-repeated",
         "            if self._running is None:\n",
-        "            if self._running is None or self._running.late_at < time.monotonic():\n",
+        "            if self._running is None or self._running.late_at < self._clock.now():\n",
     ),
     _bounded_call(
         "late-caller-waits-anew",
-        "future.result(max(0.0, late_at - time.monotonic()))",
-        "future.result(self._timeout)",
+        "self._clock.wait(ended, max(0.0, late_at - self._clock.now()))",
+        "self._clock.wait(ended, self._timeout)",
     ),
 )
