@@ -99,6 +99,14 @@ class PassingClock(VirtualClock):
         self.waits.append(seconds)
         self.advance(seconds)
 
+    def wait_for(
+        self, condition: threading.Condition, predicate: Callable[[], _Result], timeout: float | None = None, /
+    ) -> _Result:
+        if not predicate():
+            assert timeout is not None, "the only thread waits for ever"
+            self.sleep(timeout)
+        return predicate()
+
     def wait(self, event: threading.Event, timeout: float | None = None, /) -> bool:
         if not event.is_set():
             assert timeout is not None, "the only thread waits for ever"

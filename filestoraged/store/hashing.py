@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Bytes, Digest, Expected, Hasher
 from filestoraged.store.serial_executor import Call, SerialExecutor, start_thread
 
@@ -48,9 +49,10 @@ class HashThreads:
     A forked child has none of its parent's threads, and counts anew.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         """`limit` is the maximum number of threads. Default: one for each core, none on a single core."""
         self._limit = limit
+        self.clock = clock
         self._slots: _ThreadSlots | None = None
 
     def start(self, run: Call) -> threading.Thread | None:
@@ -154,7 +156,7 @@ class _HashQueue(SerialExecutor):
 
     def __init__(self, threads: HashThreads) -> None:
         self._pieces: deque[Call] = deque()
-        super().__init__(self._pieces, idle_timeout=_HASH_IDLE_TIMEOUT)
+        super().__init__(self._pieces, idle_timeout=_HASH_IDLE_TIMEOUT, clock=threads.clock)
         self._threads = threads
         self._failure: BaseException | None = None
 

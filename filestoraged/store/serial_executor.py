@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
+
 Call = Callable[[], None]
 
 
@@ -30,13 +32,14 @@ class SerialExecutor(ABC):
     `changed` guards the queue and all attributes. A subclass holds it while it uses the queue.
     """
 
-    def __init__(self, queue: CallQueue, *, idle_timeout: float) -> None:
+    def __init__(self, queue: CallQueue, *, idle_timeout: float, clock: Clock = SYSTEM_CLOCK) -> None:
         """The thread ends after `idle_timeout` seconds without a call."""
         self.changed = threading.Condition()
         # Whether the thread is in a call, which it has removed from the queue.
         self.is_busy = False
         self._queue = queue
         self._idle_timeout = idle_timeout
+        self._clock = clock
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -83,7 +86,7 @@ class SerialExecutor(ABC):
         """Wait for the next call. Returns None if none comes, and the thread ends."""
         with self.changed:
             self.is_busy = False
-            self.changed.wait_for(lambda: len(self._queue) or self._closed, self._idle_timeout)
+            self._clock.wait_for(self.changed, lambda: len(self._queue) or self._closed, self._idle_timeout)
             if not len(self._queue):
                 self._thread = None
                 return None

@@ -10,6 +10,7 @@ from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.batch_writer import URGENT, BatchWriter
+from tests.clock import VirtualClock
 from tests.support import PATIENCE, TempCase
 
 
@@ -39,10 +40,26 @@ class Batches:
         self.was_refused.set()
 
 
+class TestedLock:
+    """Tells when the writer waits for it."""
+
+    def __init__(self) -> None:
+        self.awaited = threading.Event()
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.awaited.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
 class BatchWriterTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.work = Batches()
+        self.clock = VirtualClock()
 
     def test_jobs_that_arrive_during_a_batch_form_the_next(self) -> None:
         writer = BatchWriter(threading.Lock(), self.work, timeout=PATIENCE)
@@ -58,12 +75,12 @@ class BatchWriterTest(TempCase):
 
     def test_job_is_refused_while_the_lock_is_held_and_the_next_is_written(self) -> None:
         self.work.goes_on.set()
-        lock = threading.Lock()
-        writer = BatchWriter(lock, self.work, timeout=0.05)
-        with lock:
+        lock = TestedLock()
+        writer = BatchWriter(lock, self.work, clock=self.clock)
+        with lock.lock:
             writer.submit(1)
-            self.assertTrue(self.work.was_refused.wait(PATIENCE))
-            writer._timeout = PATIENCE
+            self.assertTrue(lock.awaited.wait(PATIENCE))
+            self.refuse_overdue()
         writer.submit(2)
         writer.close()
 
@@ -72,12 +89,11 @@ class BatchWriterTest(TempCase):
         self.assertEqual([[2]], self.work.batches)
 
     def test_job_is_refused_while_the_batch_before_it_is_blocked(self) -> None:
-        writer = BatchWriter(threading.Lock(), self.work, timeout=PATIENCE)
+        writer = BatchWriter(threading.Lock(), self.work, clock=self.clock)
         writer.submit(1)
         self.assertTrue(self.work.begun.wait(PATIENCE))
-        writer._timeout = 0.05
         writer.submit(2)
-        self.assertTrue(self.work.was_refused.wait(PATIENCE))
+        self.refuse_overdue()
         self.work.goes_on.set()
         writer.close()
 
@@ -86,17 +102,29 @@ class BatchWriterTest(TempCase):
     def test_pending_results_of_maintenance_are_refused_while_the_lock_is_held(self) -> None:
         self.work.steps = [URGENT] * 1000
         self.work.goes_on.set()
-        lock = threading.Lock()
-        writer = BatchWriter(lock, self.work, timeout=PATIENCE)
+        lock = TestedLock()
+        writer = BatchWriter(lock, self.work, clock=self.clock)
         writer.submit(1)
-        self.assertTrue(self.work.begun.wait(PATIENCE))
-        writer._timeout = 0.05
-        with lock:
-            self.assertTrue(self.work.was_refused.wait(PATIENCE))
+        # Both threads: the writer for the next step.
+        self.clock.wait_for_waiting(2)
+        lock.awaited.clear()
+        with lock.lock:
+            self.clock.advance(URGENT)
+            self.assertTrue(lock.awaited.wait(PATIENCE))
+            self.refuse_overdue()
             self.work.steps = []
         writer.close()
 
         self.assertEqual([], self.work.refused)
+
+    def refuse_overdue(self) -> None:
+        """Let the time of a job pass. The thread that refuses it waits on the clock."""
+        self.clock.wait_for_waiting()
+        self.clock.advance(4.9)
+        self.clock.wait_for_waiting()
+        self.assertFalse(self.work.was_refused.is_set())
+        self.clock.advance(0.25)
+        self.assertTrue(self.work.was_refused.wait(PATIENCE))
 
     def test_failing_lock_refuses_all_queued_jobs(self) -> None:
         lock = mock.MagicMock()

@@ -16,6 +16,7 @@ from filestoraged.digest import Bytes, Expected, Hasher
 from filestoraged.errors import DigestMismatch
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
+from tests.clock import VirtualClock
 from tests.support import PATIENCE, TempCase
 
 PIECE = b"x" * COPY_SIZE
@@ -27,7 +28,7 @@ def threads() -> int:
 
 class HasherCase(TempCase):
     def new_hasher(self, limit: int = 2, expected: Any = ()) -> OverlappedHasher:
-        hasher = OverlappedHasher("sha256", expected, HashThreads(limit))
+        hasher = OverlappedHasher("sha256", expected, HashThreads(limit, VirtualClock()))
         self.addCleanup(hasher.close)
         return hasher
 
@@ -49,10 +50,6 @@ class HasherCase(TempCase):
         return raised[0]
 
 
-# The thread of a hasher that gets nothing stays for as long as a test may take.
-stays = mock.patch("filestoraged.store.hashing._HASH_IDLE_TIMEOUT", PATIENCE)
-
-
 class OverlappedHasherTest(HasherCase):
     def test_small_object_needs_no_thread(self) -> None:
         hasher = self.new_hasher()
@@ -62,7 +59,6 @@ class OverlappedHasherTest(HasherCase):
         self.assertEqual(0, threads())
         self.assertEqual(hashlib.sha256(b"tea").hexdigest(), hasher.finish())
 
-    @stays
     def test_large_object_is_hashed_on_another_thread(self) -> None:
         hasher = self.new_hasher()
 
@@ -206,9 +202,8 @@ class FailingHashTest(HasherCase):
 
 
 class HashThreadsTest(HasherCase):
-    @stays
     def test_forty_large_uploads_use_one_hash_thread_per_core(self) -> None:
-        store = DiskStore(self.directory)
+        store = DiskStore(self.directory, hash_threads=HashThreads(clock=VirtualClock()))
         with ExitStack() as uploads:
             stagings = [uploads.enter_context(store.stage()) for _ in range(40)]
             for _ in range(6):
@@ -227,9 +222,8 @@ class HashThreadsTest(HasherCase):
 
         self.assertIs(store.hash_threads, store.namespace("repositories").namespace("cats").hash_threads)
 
-    @stays
     def test_slot_is_free_after_its_upload_ends(self) -> None:
-        pool = HashThreads(1)
+        pool = HashThreads(1, VirtualClock())
         for _ in range(3):
             hasher = OverlappedHasher("sha256", (), pool)
             for _ in range(6):
@@ -238,7 +232,8 @@ class HashThreadsTest(HasherCase):
             hasher.close()
 
     def test_slot_is_free_while_its_upload_pauses(self) -> None:
-        pool = HashThreads(1)
+        clock = VirtualClock()
+        pool = HashThreads(1, clock)
         first, second = (OverlappedHasher("sha256", (), pool) for _ in range(2))
         self.addCleanup(first.close)
         self.addCleanup(second.close)
@@ -246,9 +241,9 @@ class HashThreadsTest(HasherCase):
             for _ in range(6):
                 hasher.update(PIECE)
 
+        clock.wait_for_waiting()
+        clock.advance(1)
         self.wait_until("the first one's thread has ended", lambda: threads() == 0)
-        assert second._queue is not None
-        second._queue._idle_timeout = PATIENCE
         second.update(PIECE)
 
         self.assertEqual(1, threads())

@@ -7,6 +7,7 @@ import mmap
 import threading
 from collections import deque
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import StoreUnavailable
 
 # Seconds that a download waits for memory, which a slow client's download may hold.
@@ -27,10 +28,11 @@ class BufferBudget:
     Reservations are served in the order of the calls. One that exceeds the budget is served when nothing is reserved.
     """
 
-    def __init__(self, size: int, *, timeout: float = _TIMEOUT) -> None:
+    def __init__(self, size: int, *, timeout: float = _TIMEOUT, clock: Clock = SYSTEM_CLOCK) -> None:
         self._size = size
         self._free = size
         self._timeout = timeout
+        self._clock = clock
         self._queue: deque[object] = deque()
         self._changed = threading.Condition()
 
@@ -39,7 +41,9 @@ class BufferBudget:
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
-            is_served = self._changed.wait_for(lambda: self._queue[0] is ticket and self._fits(size), self._timeout)
+            is_served = self._clock.wait_for(
+                self._changed, lambda: self._queue[0] is ticket and self._fits(size), self._timeout
+            )
             self._queue.remove(ticket)
             if is_served:
                 self._free -= size

@@ -6,6 +6,7 @@ import threading
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.memcached.buffers import BufferBudget, ReservedBuffer
+from tests.clock import PassingClock, VirtualClock
 from tests.support import PATIENCE, TempCase
 
 MIB = 1024 * 1024
@@ -13,7 +14,7 @@ MIB = 1024 * 1024
 
 class BudgetTest(TempCase):
     def test_reservation_that_times_out_raises_store_unavailable(self) -> None:
-        budget = BufferBudget(10, timeout=0.01)
+        budget = BufferBudget(10, clock=PassingClock())
         budget.reserve(10)
 
         self.assertRaises(StoreUnavailable, budget.reserve, 1)
@@ -43,24 +44,25 @@ class BudgetTest(TempCase):
         self.assertEqual([9, 1], order)
 
     def test_reservation_that_times_out_lets_those_behind_it_go_on(self) -> None:
-        budget = BufferBudget(10, timeout=0.2)
+        clock = VirtualClock()
+        budget = BufferBudget(10, timeout=30, clock=clock)
         budget.reserve(8)
         large = threading.Thread(target=lambda: self.assertRaises(StoreUnavailable, budget.reserve, 9))
         large.start()
-        self.wait_until(
-            "the large one waits, or has timed out", lambda: len(budget._queue) == 1 or not large.is_alive()
-        )
-        # The next one does not time out within the test.
-        budget._timeout = 10 * PATIENCE
+        clock.wait_for_waiting()
+        clock.advance(1)
         small = threading.Thread(target=budget.reserve, args=(1,), daemon=True)
         small.start()
+        clock.wait_for_waiting(2)
+        # The large one's time has come, and not that of the small one.
+        clock.advance(29)
         large.join(PATIENCE)
         small.join(PATIENCE)
 
         self.assertFalse(small.is_alive())
 
     def test_reservation_above_the_budget_waits_until_all_is_free(self) -> None:
-        budget = BufferBudget(10, timeout=0.01)
+        budget = BufferBudget(10, clock=PassingClock())
         budget.reserve(1)
 
         self.assertRaises(StoreUnavailable, budget.reserve, 11)
@@ -73,7 +75,7 @@ class BudgetTest(TempCase):
 
 class MemoryTest(TempCase):
     def test_memory_that_was_read_is_released_in_steps_and_the_rest_on_close(self) -> None:
-        budget = BufferBudget(12 * MIB, timeout=0.01)
+        budget = BufferBudget(12 * MIB, clock=PassingClock())
         memory = ReservedBuffer(budget, 10 * MIB, spare=2)
         memory.view[:] = bytes(10 * MIB) + b"!!"
 
@@ -88,7 +90,7 @@ class MemoryTest(TempCase):
         self.assertRaises(StoreUnavailable, budget.reserve, 1)
 
     def test_buffer_smaller_than_a_step_is_released_on_close(self) -> None:
-        budget = BufferBudget(MIB, timeout=0.01)
+        budget = BufferBudget(MIB, clock=PassingClock())
         memory = ReservedBuffer(budget, MIB, spare=2)
         memory.drop_before(MIB)
 
@@ -97,7 +99,7 @@ class MemoryTest(TempCase):
         budget.reserve(MIB)
 
     def test_small_buffer_does_not_wait_for_large_ones(self) -> None:
-        budget = BufferBudget(10, timeout=0.01)
+        budget = BufferBudget(10, clock=PassingClock())
         budget.reserve(10)
 
         ReservedBuffer(budget, 64 * 1024, spare=2).close()
