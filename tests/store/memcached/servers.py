@@ -75,7 +75,7 @@ class Memcached(ServerProcess):
                 env={**os.environ, "MEMCACHED_PORT_FILENAME": str(named)},
             )
             # The server writes it when it listens.
-            self._wait_until_it_listens(process, named)
+            _wait_until_it_listens(process, named)
 
     def stop(self) -> None:
         self.wake()
@@ -112,18 +112,19 @@ class Memcached(ServerProcess):
     def manifest_keys(self) -> list[str]:
         return [key for key in self.all_keys() if key.count(":") == 1]
 
-    def statistics(self) -> dict[bytes, object]:
-        statistics: dict[bytes, object] = self.client.stats()  # type: ignore[no-untyped-call]
+    def statistics(self) -> dict[bytes, Any]:
+        statistics: dict[bytes, Any] = self.client.stats()  # type: ignore[no-untyped-call]
         return statistics
 
-    def _wait_until_it_listens(self, process: subprocess.Popen[bytes], named: Path) -> None:
-        deadline = time.monotonic() + PATIENCE
-        pause = threading.Event()
-        while not named.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                raise AssertionError("memcached does not listen")
-            pause.wait(0.005)
+
+def _wait_until_it_listens(process: subprocess.Popen[bytes], named: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not named.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError("memcached does not listen")
+        pause.wait(0.005)
 
 
 def open_store(test: unittest.TestCase, addresses: Sequence[str], **settings: Any) -> MemcachedStore:

@@ -134,8 +134,7 @@ class LayoutTest(MemcachedCase):
     def test_two_chunks_fill_a_page_of_memcached(self) -> None:
         self.store.put(os.urandom(40 * CHUNK_SIZE))
 
-        client: Any = self.memcached.client
-        slabs = client.stats("slabs")
+        slabs = self.memcached.client.stats("slabs")  # type: ignore[no-untyped-call]
 
         (number,) = [
             key.partition(b":")[0] for key, size in slabs.items() if (key[-10:], size) == (b"chunk_size", 524288)
@@ -184,14 +183,13 @@ class LayoutTest(MemcachedCase):
         self.assertLess(peak, 14 * CHUNK_SIZE)
 
     def test_closed_store_has_no_connection_and_opens_one_when_it_is_used(self) -> None:
-        client: Any = self.memcached.client
-        before = client.stats()[b"curr_connections"]
+        before = self.memcached.statistics()[b"curr_connections"]
         digest = self.store.put(TEA)
-        self.assertEqual(before + 1, client.stats()[b"curr_connections"])
+        self.assertEqual(before + 1, self.memcached.statistics()[b"curr_connections"])
 
         self.store.close()
 
-        self.wait_until("it has none", lambda: client.stats()[b"curr_connections"] == before)
+        self.wait_until("it has none", lambda: self.memcached.statistics()[b"curr_connections"] == before)
 
         self.assertEqual(TEA, self.store.get(digest).read())
 

@@ -33,11 +33,7 @@ def after_statement(text: str, function: Callable[[], object]) -> Iterator[None]
 
         return call
 
-    kind = transactions._Transaction
-    with (
-        mock.patch.object(kind, "execute", calling("execute")),
-        mock.patch.object(kind, "executemany", calling("executemany")),
-    ):
+    with mock.patch.multiple(transactions._Transaction, execute=calling("execute"), executemany=calling("executemany")):
         yield
 
 

@@ -12,6 +12,7 @@ from filestoraged.errors import Gone, NotFound, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.postgresql.lease import JanitorLease
+from filestoraged.store.transactions import Transaction
 from tests.store import drops_contract
 from tests.store.postgresql.opened import OpenedCase, after_statement
 from tests.support import ago, in_threads
@@ -193,7 +194,7 @@ class SessionTest(RegistryCase):
         self.assertEqual([True, False], [holds(second), holds(first)])
 
     def test_job_that_fails_leaves_the_others_of_its_batch_alone(self) -> None:
-        def divide(transaction: Any) -> object:
+        def divide(transaction: Transaction) -> object:
             return transaction.execute("SELECT 1 / 0")
 
         jobs: list[Future[Any]] = [

@@ -6,7 +6,6 @@ The tests of a run share one server of each kind. Each test has a bucket of its 
 from __future__ import annotations
 
 import atexit
-import functools
 import http.client
 import shutil
 import subprocess
@@ -204,7 +203,9 @@ class SwiftAhead(Swift):
         return [find_program("env"), f"LD_PRELOAD={_FAKETIME}", "FAKETIME=+20m", *super().command()]
 
 
-@functools.cache
+_shared: dict[type[S3Server], S3Server] = {}
+
+
 def shared(kind: type[S3Server]) -> S3Server:
     """Return the server of that kind that the tests of the run share; outside of a run, those of this process."""
 
@@ -212,11 +213,13 @@ def shared(kind: type[S3Server]) -> S3Server:
         server = kind()
         return (str(server.directory), server.port), server.stop
 
-    if is_shared():
-        return kind(*share(kind.__name__, start))
-    server = kind()
-    atexit.register(server.stop)
-    return server
+    if kind not in _shared:
+        if is_shared():
+            _shared[kind] = kind(*share(kind.__name__, start))
+        else:
+            _shared[kind] = kind()
+            atexit.register(_shared[kind].stop)
+    return _shared[kind]
 
 
 def start_server(case: unittest.TestCase, kind: type[S3Server]) -> S3Server:

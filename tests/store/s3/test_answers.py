@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import unittest
 from collections.abc import Callable, Iterable
@@ -81,6 +82,10 @@ RESPONSES = {
     "body that is cut": HEAD + b"Content-Length: 100\r\n\r\n" + listing(),
     "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
 }
+
+
+def endlessly(head: bytes, piece: bytes, _: int) -> Iterable[Sent]:
+    return itertools.chain(at_once(head), endless(piece))
 
 
 def answered(document: bytes) -> Answer:
@@ -165,11 +170,7 @@ class LyingStoreTest(unittest.TestCase):
     def test_endless_body_is_read_up_to_the_limit(self) -> None:
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         for head, piece in ((HEAD + b"\r\n", b"x" * 1000), (CHUNKED, chunk), (CHUNKED + b"-1\r\n", b"x" * 1000)):
-
-            def sent(_: int, head: bytes = head, piece: bytes = piece) -> Iterable[Sent]:
-                return itertools.chain(at_once(head), endless(piece))
-
-            client = self.client(sent)
+            client = self.client(functools.partial(endlessly, head, piece))
             with self.subTest(piece[:10]), self.assertRaises(StoreUnavailable):
                 client.list()
             self.assertLess(max(each.received for each in self.sockets), MAX_BODY_SIZE + 1024 * 1024)

@@ -32,7 +32,7 @@ class SendAllTest(unittest.TestCase):
         self.addCleanup(self.connection.close)
         self.connection.clock = self.clock.now
         self.slow = SlowSocket(self.clock)
-        self.connection.sock = self.slow  # type: ignore[assignment]
+        self.connection.sock = self.slow
 
     def test_store_that_takes_a_body_slowly_is_not_silent(self) -> None:
         self.connection.send_all(b"tea and milk")

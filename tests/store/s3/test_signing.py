@@ -22,10 +22,12 @@ NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,12}", fullmatch=True)
 KEYS = st.from_regex(r"[A-Za-z0-9+/]{1,40}", fullmatch=True)
 ASCII = st.from_regex(r"[!-~]([ -~]{0,20}[!-~])?", fullmatch=True)
 
+_UNHURRIED = settings(database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 class SigningTest(unittest.TestCase):
-    @settings(database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(
+    @_UNHURRIED  # type: ignore[untyped-decorator]
+    @given(  # type: ignore[untyped-decorator]
         method=st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD"]),
         path=PATHS,
         query=st.dictionaries(NAMES, VALUES, max_size=4),
@@ -35,7 +37,7 @@ class SigningTest(unittest.TestCase):
         now=st.integers(0, 4_000_000_000),
     )
     # White space within a value is signed as one space.
-    @example(
+    @example(  # type: ignore[untyped-decorator]
         method="PUT",
         path="cup",
         query={},
