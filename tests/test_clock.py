@@ -43,6 +43,23 @@ class VirtualClockTest(unittest.TestCase):
 
         self.assertEqual([None], self.results)
 
+    def test_thread_that_sleeps_again_is_waited_for_although_it_has_just_been_woken(self) -> None:
+        thread = self.start(lambda: [self.clock.sleep(1.0) for _ in range(100)])
+
+        for _ in range(100):
+            self.virtual.wait_for_waiting()
+            self.virtual.advance(1.0)
+        thread.join()
+
+        self.assertEqual(1100.0, self.clock.now())
+
+    def test_date_moves_with_the_time_and_is_set_without_it(self) -> None:
+        before = self.clock.now()
+        self.virtual.set_date(1_000_000.5)
+        self.virtual.advance(2.0)
+
+        self.assertEqual((1_000_002.5, 2.0), (self.clock.date(), self.clock.now() - before))
+
     def test_event_that_is_set_ends_a_wait_without_the_time(self) -> None:
         event = threading.Event()
         thread = self.start(lambda: self.clock.wait(event, 10.0))
