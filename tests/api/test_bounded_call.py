@@ -32,7 +32,7 @@ class BoundedCallTest(TempCase):
         def give_up(number: int) -> None:
             if number == 3:
                 clock.wait_for_waiting(3)
-                clock.advance(5)
+                clock.advance(5.1)
             else:
                 ask(number)
 
