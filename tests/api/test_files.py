@@ -165,13 +165,8 @@ class FilesTest(ServerCase):
 
     def test_missing_hash_or_two_hashes_answer_400(self) -> None:
         for path in (
-            "/",
-            "/?",
-            "/?hash=",
-            "/?name=x",
-            f"/?hash={TEA_HASH}&hash={TEA_HASH}",
-            f"/{TEA_HASH}?hash={TEA_HASH}",
-        ):
+            "/", "/?", "/?hash=", "/?name=x", f"/?hash={TEA_HASH}&hash={TEA_HASH}", f"/{TEA_HASH}?hash={TEA_HASH}",
+        ):  # fmt: skip
             for method in ("GET", "DELETE"):
                 with self.subTest(method=method, path=path):
                     self.assertEqual(400, self.request(method, path).status)

@@ -129,18 +129,11 @@ class InvalidTest(BoundedResponseCase):
 
     def test_bytes_that_are_not_http_are_refused(self) -> None:
         for response in (
-            b"SSH-2.0-OpenSSH_9.2\r\n",
-            b"HTTP/2 200\r\n\r\n",
-            b"HTTP/1.1 -20 OK\r\n\r\n",
-            b"HTTP/1.1 2000 OK\r\n\r\n",
-            b"HTTP/1.1 200 \x1b[2J\r\n\r\n",
-            b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-            HEAD + b"Content-Length : 3\r\n\r\ntea",
-            HEAD + b"Content-Length: 3\n\ntea",
-            HEAD + b"no colon\r\n\r\n",
-            HEAD + b"Name: \x9b\x00\r\n\r\n",
-            b"\x00\xff" * 100_000,
-        ):
+            b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 -20 OK\r\n\r\n", b"HTTP/1.1 2000 OK\r\n\r\n",
+            b"HTTP/1.1 200 \x1b[2J\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            HEAD + b"Content-Length : 3\r\n\r\ntea", HEAD + b"Content-Length: 3\n\ntea", HEAD + b"no colon\r\n\r\n",
+            HEAD + b"Name: \x9b\x00\r\n\r\n", b"\x00\xff" * 100_000,
+        ):  # fmt: skip
             with self.subTest(response[:40]):
                 self.assert_invalid(at_once(response))
 

@@ -81,15 +81,8 @@ class ExpectationsTest(unittest.TestCase):
     def test_parameters_are_ignored(self) -> None:
         # RFC 8941, section 3.1.2: parameters with values of any type.
         for parameters in (
-            ";a",
-            ";a;b",
-            "; a=1",
-            ";a=?0;b=token",
-            ";a=-1.5",
-            ";a=:AA==:",
-            ';a="text"',
-            ';a="a, b; c\\""',
-        ):
+            ";a", ";a;b", "; a=1", ";a=?0;b=token", ";a=-1.5", ";a=:AA==:", ';a="text"', ';a="a, b; c\\""',
+        ):  # fmt: skip
             with self.subTest(parameters=parameters):
                 self.assertEqual([expected("sha256")], self.parse(f"sha-256=:{SHA256}:{parameters}"))
                 self.assertEqual(
@@ -98,35 +91,14 @@ class ExpectationsTest(unittest.TestCase):
 
     def test_malformed_dictionary_is_refused(self) -> None:
         fields = (
-            "sha-256",
-            "sha-256=",
-            f"sha-256={SHA256}",
-            f'sha-256="{SHA256}"',
-            f"sha-256=:{SHA256}",
-            f"sha-256={SHA256}:",
-            f"sha-256:{SHA256}:",
-            f"sha-256 =:{SHA256}:",
-            f"sha-256= :{SHA256}:",
-            f"=:{SHA256}:",
-            f":{SHA256}:",
-            f"SHA-256=:{SHA256}:",
-            f"-sha=:{SHA256}:",
-            f"sha-256=:{SHA256}:,",
-            f",sha-256=:{SHA256}:",
-            f"sha-256=:{SHA256}:,,md5=:{MD5}:",
-            f"sha-256=:{SHA256}: md5=:{MD5}:",
-            f"sha-256=:{SHA256}:;",
-            f"sha-256=:{SHA256}:;A=1",
-            f"sha-256=:{SHA256}:x",
-            f"sha-256=:{SHA256[:20]} {SHA256[20:]}:",
-            f"sha-256=:{SHA256[:-1]}*:",
-            f"sha-256=:{SHA256.replace('=', '.')}:",
-            "sha-256=?1",
-            "sha-256=1",
-            "sha-256=\u00e9",
-            "\u00e9=:AA==:",
-            ",",
-        )
+            "sha-256", "sha-256=", f"sha-256={SHA256}", f'sha-256="{SHA256}"', f"sha-256=:{SHA256}",
+            f"sha-256={SHA256}:", f"sha-256:{SHA256}:", f"sha-256 =:{SHA256}:", f"sha-256= :{SHA256}:", f"=:{SHA256}:",
+            f":{SHA256}:", f"SHA-256=:{SHA256}:", f"-sha=:{SHA256}:", f"sha-256=:{SHA256}:,", f",sha-256=:{SHA256}:",
+            f"sha-256=:{SHA256}:,,md5=:{MD5}:", f"sha-256=:{SHA256}: md5=:{MD5}:", f"sha-256=:{SHA256}:;",
+            f"sha-256=:{SHA256}:;A=1", f"sha-256=:{SHA256}:x", f"sha-256=:{SHA256[:20]} {SHA256[20:]}:",
+            f"sha-256=:{SHA256[:-1]}*:", f"sha-256=:{SHA256.replace('=', '.')}:", "sha-256=?1", "sha-256=1",
+            "sha-256=\u00e9", "\u00e9=:AA==:", ",",
+        )  # fmt: skip
         for field in fields:
             self.assert_refused(content_digest=field)
             self.assert_refused(repr_digest=field)
@@ -171,15 +143,9 @@ class ExpectationsTest(unittest.TestCase):
     def test_long_malformed_field_is_refused(self) -> None:
         # As long as a head may be.
         hostile = (
-            "a=::;a=" + " " * 30000 + '"',
-            "a=::" + ";a=    " * 4000 + '"',
-            "a=::" + " " * 30000 + "x",
-            "a=::;" + " " * 30000 + "=",
-            "a=::" + ";a" * 15000 + "=,",
-            "a" * 30000,
-            "a=:" + "A" * 30000,
-            "a=::," * 6000,
-            "a=::;a=" + "x" * 30000 + '"',
-        )
+            "a=::;a=" + " " * 30000 + '"', "a=::" + ";a=    " * 4000 + '"', "a=::" + " " * 30000 + "x",
+            "a=::;" + " " * 30000 + "=", "a=::" + ";a" * 15000 + "=,", "a" * 30000, "a=:" + "A" * 30000,
+            "a=::," * 6000, "a=::;a=" + "x" * 30000 + '"',
+        )  # fmt: skip
         for field in hostile:
             self.assert_refused(content_digest=field)

@@ -99,16 +99,9 @@ class FramingTest(HeadCase):
 
     def test_unknown_transfer_coding_raises_501(self) -> None:
         codings = (
-            b"gzip",
-            b"deflate",
-            b"identity",
-            b"x",
-            b"gzip, chunked",
-            b"xchunked",
-            b"chunked2",
-            b"chunk",
+            b"gzip", b"deflate", b"identity", b"x", b"gzip, chunked", b"xchunked", b"chunked2", b"chunk",
             b"chunked;q=1",
-        )
+        )  # fmt: skip
         for coding in codings:
             with self.subTest(coding=coding):
                 with self.assertRaises(UnknownTransferCoding) as caught:

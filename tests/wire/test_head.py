@@ -70,32 +70,12 @@ class RequestLineTest(HeadCase):
 
     def test_malformed_request_lines_are_refused(self) -> None:
         lines = (
-            b"",
-            b"GET",
-            b"GET /",
-            b"GET / ",
-            b"GET  / HTTP/1.1",
-            b"GET /  HTTP/1.1",
-            b"GET / HTTP/1.1 ",
-            b" GET / HTTP/1.1",
-            b"GET\t/ HTTP/1.1",
-            b"GET /\tHTTP/1.1",
-            b"GET / a HTTP/1.1",
-            b"GET / HTTP/1.10",
-            b"GET / HTTP/01.1",
-            b"GET / HTTP/1",
-            b"GET / HTTP/1.",
-            b"GET / HTTP/1.x",
-            b"GET / HTTP/+1.1",
-            b"GET / http/1.1",
-            b"GET / HTTPS/1.1",
-            b"GET / HTTP 1.1",
-            b"/ GET HTTP/1.1",
-            b"G(T / HTTP/1.1",
-            b"G\xc9T / HTTP/1.1",
-            b"GET: / HTTP/1.1",
-            b"HTTP/1.1 200 OK",
-        )
+            b"", b"GET", b"GET /", b"GET / ", b"GET  / HTTP/1.1", b"GET /  HTTP/1.1", b"GET / HTTP/1.1 ",
+            b" GET / HTTP/1.1", b"GET\t/ HTTP/1.1", b"GET /\tHTTP/1.1", b"GET / a HTTP/1.1", b"GET / HTTP/1.10",
+            b"GET / HTTP/01.1", b"GET / HTTP/1", b"GET / HTTP/1.", b"GET / HTTP/1.x", b"GET / HTTP/+1.1",
+            b"GET / http/1.1", b"GET / HTTPS/1.1", b"GET / HTTP 1.1", b"/ GET HTTP/1.1", b"G(T / HTTP/1.1",
+            b"G\xc9T / HTTP/1.1", b"GET: / HTTP/1.1", b"HTTP/1.1 200 OK",
+        )  # fmt: skip
         for line in lines:
             with self.subTest(line=line):
                 self.assert_malformed(head_of(HOST, line=line))
@@ -171,14 +151,9 @@ class TargetTest(HeadCase):
 
     def test_absolute_url_with_malformed_host_is_refused(self) -> None:
         for url in (
-            b"http://",
-            b"http:///a",
-            b"http://?a",
-            b"http://user@h/",
-            b"http://a:b@h/",
-            b"http://h:x/",
+            b"http://", b"http:///a", b"http://?a", b"http://user@h/", b"http://a:b@h/", b"http://h:x/",
             b"http://[::/",
-        ):
+        ):  # fmt: skip
             with self.subTest(url=url):
                 self.assert_malformed(head_of(HOST, line=b"GET " + url + b" HTTP/1.1"))
 
@@ -225,21 +200,9 @@ class HostTest(HeadCase):
 
     def test_names_and_addresses_are_accepted_as_host(self) -> None:
         hosts = (
-            "a",
-            "files.example.com",
-            "files.example.com.",
-            "under_score",
-            "a:0",
-            "a:80",
-            "a:65535",
-            "a:",
-            "127.0.0.1:8080",
-            "[::1]",
-            "[::1]:8080",
-            "[2001:db8::192.0.2.1]",
-            "%C3%A9",
-            "EXAMPLE.com",
-        )
+            "a", "files.example.com", "files.example.com.", "under_score", "a:0", "a:80", "a:65535", "a:",
+            "127.0.0.1:8080", "[::1]", "[::1]:8080", "[2001:db8::192.0.2.1]", "%C3%A9", "EXAMPLE.com",
+        )  # fmt: skip
         for host in hosts:
             with self.subTest(host=host):
                 self.assertEqual(host, parse_head(head_of(b"Host: " + host.encode())).fields["host"])
@@ -252,40 +215,11 @@ class HostTest(HeadCase):
 
     def test_malformed_host_is_refused(self) -> None:
         hosts = (
-            b"",
-            b":80",
-            b"a b",
-            b"a, b",
-            b"a/b",
-            b"a?b",
-            b"a#b",
-            b"a@b",
-            b"http://a",
-            b"a:b",
-            b"a:-1",
-            b"a:80:80",
-            b"a:65536",
-            b"a:000080",
-            b"a:99999999999999999999",
-            b"::1",
-            b"[::1",
-            b"::1]",
-            b"[]",
-            b"[::1]80",
-            b"[1.2.3.4]",
-            b"[::g]",
-            b"[1::2::3]",
-            b"[::1%eth0]",
-            b"[" + b"1:" * 5000 + b"]",
-            b"a%",
-            b"a%2",
-            b"a%zz",
-            b'a"b',
-            b"a\\b",
-            b"<script>",
-            b"a\tb",
-            b"\xe9",
-        )
+            b"", b":80", b"a b", b"a, b", b"a/b", b"a?b", b"a#b", b"a@b", b"http://a", b"a:b", b"a:-1", b"a:80:80",
+            b"a:65536", b"a:000080", b"a:99999999999999999999", b"::1", b"[::1", b"::1]", b"[]", b"[::1]80",
+            b"[1.2.3.4]", b"[::g]", b"[1::2::3]", b"[::1%eth0]", b"[" + b"1:" * 5000 + b"]", b"a%", b"a%2", b"a%zz",
+            b'a"b', b"a\\b", b"<script>", b"a\tb", b"\xe9",
+        )  # fmt: skip
         for line in (GET, OLD_GET):
             for host in hosts:
                 with self.subTest(line=line, host=host[:40]):
@@ -322,20 +256,8 @@ class FieldsTest(HeadCase):
 
     def test_field_name_with_other_characters_is_refused(self) -> None:
         for name in (
-            b"",
-            b"a b",
-            b"a(b",
-            b'"a"',
-            b"a/b",
-            b"a@b",
-            b"[a]",
-            b"a{",
-            b"a,b",
-            b"a;b",
-            b"a=b",
-            b"\xe9",
-            b"a\\b",
-        ):
+            b"", b"a b", b"a(b", b'"a"', b"a/b", b"a@b", b"[a]", b"a{", b"a,b", b"a;b", b"a=b", b"\xe9", b"a\\b",
+        ):  # fmt: skip
             with self.subTest(name=name):
                 self.assert_malformed(head_of(HOST, name + b": v"))
 
@@ -448,13 +370,8 @@ class ExpectationTest(unittest.TestCase):
 
     def test_other_expectation_raises_417(self) -> None:
         for expectation in (
-            b"200-ok",
-            b"100",
-            b"100-continue-please",
-            b"100-continue; x=y",
-            b"100-continue, other",
-            b"",
-        ):
+            b"200-ok", b"100", b"100-continue-please", b"100-continue; x=y", b"100-continue, other", b"",
+        ):  # fmt: skip
             head = parse(b"Expect: " + expectation)
             with self.subTest(expectation=expectation):
                 with self.assertRaises(ExpectationFailed) as caught:
@@ -553,12 +470,8 @@ class FindHeadEndTest(unittest.TestCase):
 
     def test_bare_line_feed_is_refused_before_the_head_is_complete(self) -> None:
         for data in (
-            b"GET / HTTP/1.1\n",
-            b"GET / HTTP/1.1\r\nHost: a\n",
-            b"GET / HTTP/1.1\nHost: a\n\n",
-            b"\n",
-            b"\nGET",
-        ):
+            b"GET / HTTP/1.1\n", b"GET / HTTP/1.1\r\nHost: a\n", b"GET / HTTP/1.1\nHost: a\n\n", b"\n", b"\nGET",
+        ):  # fmt: skip
             with self.subTest(data=data), self.assertRaises(MalformedRequest):
                 find_head_end(data)
 

@@ -339,17 +339,9 @@ class PartHeadTest(MultipartCase):
 
     def test_malformed_fields_of_a_part_are_refused(self) -> None:
         lines = (
-            b"X",
-            b"X : a",
-            b" X: a",
-            b": a",
-            b"X(: a",
-            b"X: a\rb",
-            b"X: a\nb",
-            b"X: a\x00",
-            b"X: a\x7f",
+            b"X", b"X : a", b" X: a", b": a", b"X(: a", b"X: a\rb", b"X: a\nb", b"X: a\x00", b"X: a\x7f",
             b"X: a\r\n folded",
-        )
+        )  # fmt: skip
         for line in lines:
             self.assert_head_refused(FIELD + b"\r\n" + line)
 
@@ -431,42 +423,21 @@ class FormBoundaryTest(unittest.TestCase):
 
     def test_other_content_type_returns_none(self) -> None:
         types = (
-            "",
-            "text/plain",
-            "application/x-www-form-urlencoded",
-            "multipart/mixed; boundary=x",
-            "multipart/form-data-not; boundary=x",
-            "multipart/form; boundary=x",
-            "x-multipart/form-data; boundary=x",
-            "nonsense; boundary=x",
-            "; boundary=x",
-        )
+            "", "text/plain", "application/x-www-form-urlencoded", "multipart/mixed; boundary=x",
+            "multipart/form-data-not; boundary=x", "multipart/form; boundary=x", "x-multipart/form-data; boundary=x",
+            "nonsense; boundary=x", "; boundary=x",
+        )  # fmt: skip
         for content_type in types:
             with self.subTest(content_type=content_type):
                 self.assertIsNone(form_boundary(content_type))
 
     def test_form_without_valid_boundary_is_refused(self) -> None:
         parameters = (
-            "",
-            ";",
-            "; boundary",
-            "; boundary=",
-            '; boundary=""',
-            '; boundary="x',
-            '; boundary="x "',
-            '; boundary=" "',
-            '; boundary="x\ty"',
-            '; boundary="x\\"y"',
-            '; boundary="x\\\\y"',
-            '; boundary="é"',
-            '; boundary="x*y"',
-            "; boundary=x*y",
-            "; boundary=a/b",
-            "; boundary=x; boundary=y",
-            "; boundary=x, multipart/form-data; boundary=y",
-            "; boundary=x y",
-            "; charset=utf-8",
-        )
+            "", ";", "; boundary", "; boundary=", '; boundary=""', '; boundary="x', '; boundary="x "',
+            '; boundary=" "', '; boundary="x\ty"', '; boundary="x\\"y"', '; boundary="x\\\\y"', '; boundary="é"',
+            '; boundary="x*y"', "; boundary=x*y", "; boundary=a/b", "; boundary=x; boundary=y",
+            "; boundary=x, multipart/form-data; boundary=y", "; boundary=x y", "; charset=utf-8",
+        )  # fmt: skip
         for each in parameters:
             with self.subTest(each), self.assertRaises(MalformedMultipart):
                 form_boundary("multipart/form-data" + each)
