@@ -135,7 +135,7 @@ class Services:
             log.warning("cannot sweep the stagings of dead processes: %s", error)
 
     def stop(self, timeout: float = _STOP_TIMEOUT) -> bool:
-        """Write pending changes, stop background threads, and close the databases.
+        """Write pending changes, stop background threads, and close the databases and connections to a store.
 
         Returns whether that took at most `timeout` seconds: another process may hold a lock, or a disk may hang.
         """
@@ -177,6 +177,7 @@ class Services:
         )
         if opened.store is not self.disk:
             resources.probes.append(opened.store.probe)
+            resources.closing.append((opened.store.close,))
         if self._uses_disk:
             resources.probes.append(self.disk.probe)
             resources.closing.append((self.disk.close,))
