@@ -45,101 +45,48 @@ class ConditionsCase(unittest.TestCase):
             return str(error.status)
 
 
-class IfNoneMatchTest(ConditionsCase):
-    def test_current_copy_answers_304(self) -> None:
-        # The comparison is weak: section 13.1.2.
-        for field in (*STRONG, *WEAK, "*", " * "):
-            with self.subTest(field=field):
-                self.assertEqual("304", self.status_of(if_none_match=field))
+class FieldsTest(ConditionsCase):
+    def assert_status(self, status: str, name: str, rules: dict[str, tuple[str, ...]]) -> None:
+        for rule, fields in rules.items():
+            for field in fields:
+                with self.subTest(rule, field=field):
+                    self.assertEqual(status, self.status_of(**{name: field}))
 
-    def test_other_copy_answers_200(self) -> None:
-        for field in OTHERS:
-            with self.subTest(field=field):
-                self.assertEqual("200", self.status_of(if_none_match=field))
+    def test_if_none_match_answers_304_for_the_current_copy_alone(self) -> None:
+        # Section 13.1.2: the comparison is weak. Section 8.8.3: etagc.
+        tagged = tuple(f'"{chr(code)}", "abcdef"' for code in (0x21, *range(0x23, 0x7F), *range(0x80, 0x100)))
+        known = {"current copy": (*STRONG, *WEAK, "*", " * "), "every character of etagc": tagged}
+        lists = ('"abcdef" "x"', '"abcdef", x', 'x, "abcdef"', '*, "abcdef"', '"abcdef", *', '"a bcdef", "abcdef"')
 
-    def test_every_character_of_etagc_is_parsed(self) -> None:
-        # Section 8.8.3: etagc.
-        for code in (0x21, *range(0x23, 0x7F), *range(0x80, 0x100)):
-            with self.subTest(code=code):
-                self.assertEqual("304", self.status_of(if_none_match=f'"{chr(code)}", "abcdef"'))
+        self.assert_status("304", "if_none_match", known)
+        self.assert_status("200", "if_none_match", {"other copy": OTHERS, "malformed list": (*MALFORMED, *lists)})
 
-    def test_malformed_list_matches_nothing(self) -> None:
-        for field in (
-            *MALFORMED,
-            '"abcdef" "x"',
-            '"abcdef", x',
-            'x, "abcdef"',
-            '*, "abcdef"',
-            '"abcdef", *',
-            '"a bcdef", "abcdef"',
-        ):
-            with self.subTest(field=field):
-                self.assertEqual("200", self.status_of(if_none_match=field))
+    def test_if_match_answers_412_for_all_but_the_current_copy(self) -> None:
+        # Section 13.1.1: the comparison is strong.
+        self.assert_status("200", "if_match", {"current copy": (*STRONG, "*")})
+        self.assert_status("412", "if_match", {"weak": WEAK, "other copy": OTHERS, "malformed": MALFORMED})
 
-    def test_date_beside_the_tags_is_ignored(self) -> None:
-        # Section 13.1.3.
-        self.assertEqual("200", self.status_of(if_none_match='"x"', if_modified_since=AFTER))
-        self.assertEqual("304", self.status_of(if_none_match='"abcdef"', if_modified_since=BEFORE))
+    def test_if_modified_since_answers_304_for_an_object_that_is_not_newer(self) -> None:
+        obsolete = ("Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994")
+        malformed = ("", "0", "now", '"abcdef"', f"{AFTER}, {AFTER}", AFTER.replace("GMT", "CET"))
 
+        self.assert_status("304", "if_modified_since", {"stored earlier": (SAME, AFTER), "obsolete form": obsolete})
+        newer = {"stored later": (BEFORE, "Sun Nov  6 08:49:36 1994"), "a malformed date is ignored": malformed}
+        self.assert_status("200", "if_modified_since", newer)
 
-class EmptyMembersTest(ConditionsCase):
+    def test_if_unmodified_since_answers_412_for_a_newer_object(self) -> None:
+        malformed = ("", "0", "long ago", BEFORE.replace("GMT", "+0000"))
+
+        kept = {"stored earlier": (SAME, AFTER), "a malformed date is ignored": malformed}
+        self.assert_status("200", "if_unmodified_since", kept)
+        self.assert_status("412", "if_unmodified_since", {"stored later": (BEFORE,)})
+
     def test_empty_list_members_are_ignored_in_any_place(self) -> None:
         # RFC 9110, section 5.6.1.2. A second, empty field is joined to the first, so that the list ends with a blank.
-        for field in ('"abcdef", ', '"abcdef",\t', '"abcdef", , ', ' , "abcdef"', '"abcdef" , ,"x"'):
-            with self.subTest(field=field):
-                self.assertEqual("304", self.status_of(if_none_match=field))
-                self.assertEqual("200", self.status_of(if_match=field))
+        members = {"empty": ('"abcdef", ', '"abcdef",\t', '"abcdef", , ', ' , "abcdef"', '"abcdef" , ,"x"')}
 
-
-class IfModifiedSinceTest(ConditionsCase):
-    def test_object_stored_later_answers_200(self) -> None:
-        self.assertEqual("200", self.status_of(if_modified_since=BEFORE))
-
-    def test_object_stored_earlier_answers_304(self) -> None:
-        self.assertEqual("304", self.status_of(if_modified_since=SAME))
-        self.assertEqual("304", self.status_of(if_modified_since=AFTER))
-
-    def test_obsolete_date_forms_are_parsed(self) -> None:
-        self.assertEqual("304", self.status_of(if_modified_since="Sunday, 06-Nov-94 08:49:37 GMT"))
-        self.assertEqual("304", self.status_of(if_modified_since="Sun Nov  6 08:49:37 1994"))
-        self.assertEqual("200", self.status_of(if_modified_since="Sun Nov  6 08:49:36 1994"))
-
-    def test_malformed_date_is_ignored(self) -> None:
-        for field in ("", "0", "now", '"abcdef"', f"{AFTER}, {AFTER}", AFTER.replace("GMT", "CET")):
-            with self.subTest(field=field):
-                self.assertEqual("200", self.status_of(if_modified_since=field))
-
-
-class IfMatchTest(ConditionsCase):
-    def test_matching_tag_answers_200(self) -> None:
-        for field in (*STRONG, "*"):
-            with self.subTest(field=field):
-                self.assertEqual("200", self.status_of(if_match=field))
-
-    def test_other_tag_answers_412(self) -> None:
-        # The comparison is strong: section 13.1.1.
-        for field in (*WEAK, *OTHERS, *MALFORMED):
-            with self.subTest(field=field):
-                self.assertEqual("412", self.status_of(if_match=field))
-
-    def test_date_beside_the_tags_is_ignored(self) -> None:
-        # Section 13.1.4.
-        self.assertEqual("200", self.status_of(if_match='"abcdef"', if_unmodified_since=BEFORE))
-        self.assertEqual("412", self.status_of(if_match='"x"', if_unmodified_since=AFTER))
-
-
-class IfUnmodifiedSinceTest(ConditionsCase):
-    def test_object_stored_earlier_answers_200(self) -> None:
-        self.assertEqual("200", self.status_of(if_unmodified_since=SAME))
-        self.assertEqual("200", self.status_of(if_unmodified_since=AFTER))
-
-    def test_object_stored_later_answers_412(self) -> None:
-        self.assertEqual("412", self.status_of(if_unmodified_since=BEFORE))
-
-    def test_malformed_date_is_ignored(self) -> None:
-        for field in ("", "0", "long ago", BEFORE.replace("GMT", "+0000")):
-            with self.subTest(field=field):
-                self.assertEqual("200", self.status_of(if_unmodified_since=field))
+        self.assert_status("304", "if_none_match", members)
+        self.assert_status("200", "if_match", members)
 
 
 class PrecedenceTest(ConditionsCase):
@@ -174,46 +121,30 @@ class PrecedenceTest(ConditionsCase):
 
 
 class IfRangeTest(unittest.TestCase):
-    def assert_holds(self, expected: bool, *fields: str) -> None:
-        for field in fields:
-            with self.subTest(field=field):
-                self.assertIs(expected, if_range_holds({"if-range": field}, TAG, MODIFIED))
+    def test_range_applies_with_the_current_tag_or_the_exact_date_alone(self) -> None:
+        applies = {"current tag": ('"abcdef"',), "exact date": (SAME, "Sunday, 06-Nov-94 08:49:37 GMT")}
+        ignored = {
+            "another tag": ('"x"', '""', '"ABCDEF"', '"abcdefg"'),
+            # Section 13.1.5: the comparison is strong.
+            "weak tag": ('W/"abcdef"', 'W/"x"'),
+            "another date": (BEFORE, AFTER),
+            "malformed": ("", "*", "abcdef", '"abcdef', '"abcdef", "x"', f'{SAME} "abcdef"', "now", "0"),
+        }
 
-    def test_range_without_if_range_applies(self) -> None:
         self.assertTrue(if_range_holds({}, TAG, MODIFIED))
-
-    def test_range_with_the_current_tag_applies(self) -> None:
-        self.assert_holds(True, '"abcdef"')
-
-    def test_range_with_another_tag_is_ignored(self) -> None:
-        self.assert_holds(False, '"x"', '""', '"ABCDEF"', '"abcdefg"')
-
-    def test_range_with_a_weak_tag_is_ignored(self) -> None:
-        # Section 13.1.5: the comparison is strong.
-        self.assert_holds(False, 'W/"abcdef"', 'W/"x"')
-
-    def test_range_with_the_exact_date_applies(self) -> None:
-        self.assert_holds(True, SAME, "Sunday, 06-Nov-94 08:49:37 GMT")
-        self.assert_holds(False, BEFORE, AFTER)
-
-    def test_range_with_a_malformed_condition_is_ignored(self) -> None:
-        self.assert_holds(False, "", "*", "abcdef", '"abcdef', '"abcdef", "x"', f'{SAME} "abcdef"', "now", "0")
+        for expected, rules in ((True, applies), (False, ignored)):
+            for rule, fields in rules.items():
+                for field in fields:
+                    with self.subTest(rule, field=field):
+                        self.assertIs(expected, if_range_holds({"if-range": field}, TAG, MODIFIED))
 
 
 class UploadTest(unittest.TestCase):
-    def test_if_none_match_asterisk_forbids_overwrite(self) -> None:
-        self.assertTrue(forbids_overwrite({"if-none-match": "*"}))
+    def test_if_none_match_asterisk_alone_forbids_overwrite(self) -> None:
+        others = ({}, {"if-none-match": '"abcdef"'}, {"if-none-match": ""}, {"if-none-match": '"*"'}, {"if-match": "*"})
 
-    def test_other_conditions_allow_overwrite(self) -> None:
-        for fields in (
-            {},
-            {"if-none-match": '"abcdef"'},
-            {"if-none-match": ""},
-            {"if-none-match": '"*"'},
-            {"if-match": "*"},
-        ):
-            with self.subTest(fields=fields):
-                self.assertFalse(forbids_overwrite(fields))
+        self.assertTrue(forbids_overwrite({"if-none-match": "*"}))
+        self.assertEqual([False] * 5, [forbids_overwrite(fields) for fields in others])
 
     def test_weak_tag_matches_if_none_match(self) -> None:
         self.assertTrue(matches_if_none_match({"if-none-match": 'W/"abcdef"'}, TAG))

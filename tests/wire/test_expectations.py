@@ -40,26 +40,21 @@ class ExpectationsTest(unittest.TestCase):
         self.assertEqual([], expected_digests({}))
         self.assertEqual([], expected_digests({"content-type": "text/plain", "digest": "x", "etag": '"x"'}))
 
-    def test_content_md5_is_parsed(self) -> None:
-        self.assertEqual([expected("md5")], expected_digests({"content-md5": MD5}))
-
-    def test_example_of_rfc_9530_is_parsed(self) -> None:
-        # Appendix B.1.
-        field = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
-
-        self.assertEqual([expected("sha256", b'{"hello": "world"}\n')], self.parse(field))
-
-    def test_algorithms_of_the_contract_are_parsed(self) -> None:
-        self.assertEqual([expected("sha256")], self.parse(f"sha-256=:{SHA256}:"))
-        self.assertEqual([expected("sha512")], self.parse(f"sha-512=:{SHA512}:"))
-        self.assertEqual([expected("md5")], self.parse(f"md5=:{MD5}:"))
-
-    def test_several_digests_are_all_expected(self) -> None:
+    def test_digests_of_the_contract_are_parsed(self) -> None:
         both = [expected("sha256"), expected("sha512")]
-
-        for comma in (",", ", ", " ,", "\t, \t"):
-            with self.subTest(comma=comma):
-                self.assertEqual(both, self.parse(f"sha-256=:{SHA256}:{comma}sha-512=:{SHA512}:"))
+        for field, digests in {
+            f"sha-256=:{SHA256}:": both[:1],
+            f"sha-512=:{SHA512}:": both[1:],
+            f"md5=:{MD5}:": [expected("md5")],
+            # RFC 9530, appendix B.1.
+            "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:": [expected("sha256", b'{"hello": "world"}\n')],
+            **{f"sha-256=:{SHA256}:{comma}sha-512=:{SHA512}:": both for comma in (",", ", ", " ,", "\t, \t")},
+            # An empty dictionary: RFC 8941, section 3.2.
+            "": [],
+        }.items():
+            with self.subTest(field=field):
+                self.assertEqual(digests, self.parse(field))
+        self.assertEqual([expected("md5")], expected_digests({"content-md5": MD5}))
 
     def test_all_fields_are_parsed(self) -> None:
         fields = {"repr-digest": f"sha-512=:{SHA512}:", "content-digest": f"sha-256=:{SHA256}:", "content-md5": MD5}
@@ -73,10 +68,6 @@ class ExpectationsTest(unittest.TestCase):
                 self.assertEqual([], self.parse(other))
                 self.assertEqual([expected("sha256")], self.parse(f"{other}, sha-256=:{SHA256}:"))
                 self.assertEqual([expected("sha256")], self.parse(f"sha-256=:{SHA256}:, {other}"))
-
-    def test_empty_dictionary_expects_none(self) -> None:
-        # RFC 8941, section 3.2.
-        self.assertEqual([], self.parse(""))
 
     def test_parameters_are_ignored(self) -> None:
         # RFC 8941, section 3.1.2: parameters with values of any type.
@@ -105,40 +96,17 @@ class ExpectationsTest(unittest.TestCase):
 
     def test_invalid_base64_is_refused(self) -> None:
         for value in (
-            "",
-            "=",
-            "====",
-            "=AAA",
-            "A",
-            "AAAAA",
-            "A=AA",
-            "*",
-            "not base64",
-            MD5[:-2],
-            MD5 + "=",
-            MD5 + "\n",
-            "-_-_",
-        ):
+            "", "=", "====", "=AAA", "A", "AAAAA", "A=AA", "*", "not base64", MD5[:-2], MD5 + "=", MD5 + "\n", "-_-_",
+            # Field values may contain other bytes than ASCII, which are decoded as Latin-1.
+            "\u00e9", MD5[:-1] + "\u00ff", "\u00a0" + MD5,
+            # Of another length. Two fields are joined to one list.
+            SHA256, "AA==", f"{MD5}, {MD5}",
+        ):  # fmt: skip
             self.assert_refused(content_md5=value)
-        for value in ("=", "A", "A=AA", "=AAA", SHA256[:-1]):
+        for value in ("=", "A", "A=AA", "=AAA", SHA256[:-1], SHA512, ""):
             self.assert_refused(content_digest=f"sha-256=:{value}:")
-
-    def test_base64_with_non_ascii_is_refused(self) -> None:
-        # Field values may contain other bytes than ASCII, which are decoded as Latin-1.
-        for value in ("\u00e9", MD5[:-1] + "\u00ff", "\u00a0" + MD5):
-            self.assert_refused(content_md5=value)
-
-    def test_digest_of_wrong_length_is_refused(self) -> None:
-        self.assert_refused(content_md5=SHA256)
-        self.assert_refused(content_md5="AA==")
-        self.assert_refused(content_digest=f"sha-256=:{SHA512}:")
         self.assert_refused(content_digest=f"sha-512=:{SHA256}:")
-        self.assert_refused(content_digest="sha-256=::")
         self.assert_refused(content_digest=f"md5=:{SHA256}:")
-
-    def test_two_content_md5_values_are_refused(self) -> None:
-        # Two fields are joined to one list.
-        self.assert_refused(content_md5=f"{MD5}, {MD5}")
 
     def test_long_malformed_field_is_refused(self) -> None:
         # As long as a head may be.

@@ -25,38 +25,29 @@ class FramingTest(HeadCase):
 
     def test_content_length_is_the_size(self) -> None:
         for value, size in (
-            (b"0", 0),
-            (b"5", 5),
-            (b"007", 7),
-            (b"  5\t", 5),
-            (b"123456789012345678", 123456789012345678),
+            *((b"0", 0), (b"5", 5), (b"007", 7), (b"  5\t", 5), (b"123456789012345678", 123456789012345678)),
+            (b"0" * 5000 + b"5", 5),
         ):
-            with self.subTest(value=value):
+            with self.subTest(value=value[:20]):
                 self.assertEqual(size, self.size(b"Content-Length: " + value))
 
     def test_equal_content_lengths_are_accepted(self) -> None:
         # RFC 9110, section 8.6.
         self.assertEqual(5, self.size(b"Content-Length: 5", b"Content-Length: 5"))
 
-    def test_list_of_content_lengths_is_refused(self) -> None:
-        for value in (b"5, 5", b"5,5", b"5, 5 ,5", b"5,"):
+    def test_malformed_or_different_content_lengths_are_refused(self) -> None:
+        for value in (
+            b"", b"+5", b"-5", b"-0", b"+0", b"0x5", b"5x", b"5.0", b"5e1", b"5 5", b"1_000", b"1,000", b"five",
+            b"\xb2", b"\xa05", b"\xd9\xa5", b"'5'", b'"5"', b"5;", b"0b1", b"NaN", b"inf",
+            # Lists.
+            b"5, 5", b"5,5", b"5, 5 ,5", b"5,", b", 5", b"5, 6",
+        ):  # fmt: skip
             with self.subTest(value=value):
                 self.assert_framing_refused(b"Content-Length: " + value)
                 self.assert_framing_refused(b"Content-Length: " + value, b"Content-Length: " + value)
-
-    def test_different_content_lengths_are_refused(self) -> None:
         self.assert_framing_refused(b"Content-Length: 5", b"Content-Length: 6")
         self.assert_framing_refused(b"Content-Length: 6", b"X: y", b"content-length: 5")
-        self.assert_framing_refused(b"Content-Length: 5, 6")
         self.assert_framing_refused(b"Content-Length: 5", b"Content-Length:")
-        self.assert_framing_refused(b"Content-Length: 5,")
-        self.assert_framing_refused(b"Content-Length: , 5")
-
-    def test_malformed_content_length_is_refused(self) -> None:
-        lengths = (b"", b"+5", b"-5", b"-0", b"+0", b"0x5", b"5x", b"5.0", b"5e1", b"5 5", b"1_000", b"1,000", b"five")
-        for value in (*lengths, b"\xb2", b"\xa05", b"\xd9\xa5", b"'5'", b'"5"', b"5;", b"0b1", b"NaN", b"inf"):
-            with self.subTest(value=value):
-                self.assert_framing_refused(b"Content-Length: " + value)
 
     def test_content_length_of_more_than_18_digits_raises_too_large(self) -> None:
         for digits in (19, 20, 5000, 30000):
@@ -66,9 +57,6 @@ class FramingTest(HeadCase):
 
                 self.assertEqual(413, caught.exception.status)
 
-    def test_leading_zeros_of_content_length_are_ignored(self) -> None:
-        self.assertEqual(5, self.size(b"Content-Length: " + b"0" * 5000 + b"5"))
-
     def test_chunked_is_accepted_in_any_case(self) -> None:
         for coding in (b"chunked", b"Chunked", b"CHUNKED", b" chunked\t"):
             with self.subTest(coding=coding):
@@ -77,11 +65,14 @@ class FramingTest(HeadCase):
                 self.assertIsInstance(framed, Chunked)
                 self.assertIsNone(framed.size)
 
-    def test_transfer_encoding_with_empty_member_is_refused(self) -> None:
-        for coding in (b",chunked", b"chunked,", b",chunked,", b", chunked", b"", b",", b",gzip"):
+    def test_transfer_encoding_with_an_empty_member_or_chunked_twice_is_refused(self) -> None:
+        for coding in (
+            b",chunked", b"chunked,", b",chunked,", b", chunked", b"", b",", b",gzip", b" ,", b"chunked, chunked",
+        ):  # fmt: skip
             with self.subTest(coding=coding):
                 self.assert_framing_refused(b"Transfer-Encoding: " + coding)
-        self.assert_framing_refused(b"Transfer-Encoding:", b"Transfer-Encoding: chunked")
+        for first in (b"", b" chunked"):
+            self.assert_framing_refused(b"Transfer-Encoding:" + first, b"Transfer-Encoding: chunked")
 
     def test_content_length_with_transfer_encoding_is_refused(self) -> None:
         for coding in (b"chunked", b"gzip", b"identity", b""):
@@ -101,6 +92,8 @@ class FramingTest(HeadCase):
         codings = (
             b"gzip", b"deflate", b"identity", b"x", b"gzip, chunked", b"xchunked", b"chunked2", b"chunk",
             b"chunked;q=1",
+            # `str.strip` removes U+00A0 and U+0085; a proxy in front does not.
+            b"\xa0chunked", b"chunked\x85", b"chunked\xa0",
         )  # fmt: skip
         for coding in codings:
             with self.subTest(coding=coding):
@@ -109,20 +102,6 @@ class FramingTest(HeadCase):
 
                 self.assertEqual(501, caught.exception.status)
                 self.assertTrue(caught.exception.closes)
-
-    def test_chunked_beside_non_ascii_white_space_is_an_unknown_coding(self) -> None:
-        # `str.strip` removes U+00A0 and U+0085; a proxy in front does not.
-        for coding in (b"\xa0chunked", b"chunked\x85", b"chunked\xa0"):
-            with self.subTest(coding=coding), self.assertRaises(UnknownTransferCoding):
-                framing(b"Transfer-Encoding: " + coding)
-
-    def test_chunked_twice_is_refused(self) -> None:
-        self.assert_framing_refused(b"Transfer-Encoding: chunked, chunked")
-        self.assert_framing_refused(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked")
-
-    def test_empty_transfer_encoding_is_refused(self) -> None:
-        self.assert_framing_refused(b"Transfer-Encoding:")
-        self.assert_framing_refused(b"Transfer-Encoding: ,")
 
     def test_message_quotes_the_invalid_value_and_names_the_expected_one(self) -> None:
         for field, message in (

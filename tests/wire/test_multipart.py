@@ -82,15 +82,13 @@ class MultipartCase(unittest.TestCase):
 
 
 class PartsTest(MultipartCase):
-    def test_form_is_parsed_the_same_in_any_cut(self) -> None:
+    def test_form_is_parsed_the_same_in_any_cut_from_bytes_and_views(self) -> None:
         for name, pieces in cuts(FORM):
             with self.subTest(name):
                 self.assertEqual(FORM_PARTS, parse_form(pieces))
-
-    def test_form_is_parsed_from_views(self) -> None:
-        views = [memoryview(piece) for piece in one_by_one(FORM)]
-
-        self.assertEqual(FORM_PARTS, parse_form(views))  # type: ignore[arg-type]
+        # Empty pieces change nothing.
+        self.assertEqual(FORM_PARTS, parse_form([piece for byte in one_by_one(FORM) for piece in (b"", byte)]))
+        self.assertEqual(FORM_PARTS, parse_form(map(memoryview, one_by_one(FORM))))  # type: ignore[arg-type]
 
     def test_truncated_form_is_not_finished(self) -> None:
         whole = FORM.index(b"--boundary--") + len(b"--boundary--")
@@ -99,14 +97,7 @@ class PartsTest(MultipartCase):
             with self.subTest(length=length), self.assertRaises(MalformedMultipart):
                 parse_form([FORM[:length]])
         self.assertEqual(FORM_PARTS, parse_form([FORM[:whole]]))
-
-    def test_empty_body_is_not_finished(self) -> None:
         self.assertRaises(MalformedMultipart, parse_form, [])
-
-    def test_empty_pieces_change_nothing(self) -> None:
-        pieces = [piece for byte in one_by_one(FORM) for piece in (b"", byte)]
-
-        self.assertEqual(FORM_PARTS, parse_form(pieces))
 
     def test_form_without_parts_is_accepted(self) -> None:
         for form in (b"--boundary--", b"--boundary--\r\n", b"\r\n--boundary--", b"preamble\r\n--boundary--epilogue"):
@@ -116,36 +107,12 @@ class PartsTest(MultipartCase):
 
     def test_content_similar_to_a_delimiter_is_content(self) -> None:
         contents = (
-            b"",
-            b"\r",
-            b"\n",
-            b"\r\n",
-            b"\n\r",
-            b"-",
-            b"--",
-            b"\r\n-",
-            b"\r\n--",
-            b"\r\n--\r\n",
-            b"\r\n--boundar",
-            b"\r\n--boundar\r\n",
-            b"\r\n--boundarY",
-            b"\r\n--Boundary\r\n",
-            b"\r\n--boundary"[:-1] * 3,
-            b"\r\n-boundary",
-            b"\r\n---boundary",
-            b"\r\n --boundary",
-            b"\r--boundary",
-            b"\n--boundary\n",
-            b"\n--boundary--\n",
-            b"\r\r\n--boundar",
-            b"\r\n\r\n--boundar",
-            b"\r\r\r",
-            b"x--boundary--\r\n",
-            b"x--boundary\r\n",
-            b"\r\n\r\n",
-            b"--\r\n--",
-            b"\x00\xff\r\n--bound\x00",
-        )
+            b"", b"\r", b"\n", b"\r\n", b"\n\r", b"-", b"--", b"\r\n-", b"\r\n--", b"\r\n--\r\n", b"\r\n--boundar",
+            b"\r\n--boundar\r\n", b"\r\n--boundarY", b"\r\n--Boundary\r\n", b"\r\n--boundar" * 3, b"\r\n-boundary",
+            b"\r\n---boundary", b"\r\n --boundary", b"\r--boundary", b"\n--boundary\n", b"\n--boundary--\n",
+            b"\r\r\n--boundar", b"\r\n\r\n--boundar", b"\r\r\r", b"x--boundary--\r\n", b"x--boundary\r\n", b"\r\n\r\n",
+            b"--\r\n--", b"\x00\xff\r\n--bound\x00",
+        )  # fmt: skip
         for content in contents:
             for name, pieces in cuts(form_of(content)):
                 with self.subTest(name, content=content):
@@ -184,64 +151,48 @@ class PartsTest(MultipartCase):
                 with self.subTest(name, blanks=blanks):
                     self.assertEqual([b"tea", b"milk"], [taken for _, taken in parse_form(pieces)])
 
-    def test_limit_of_blanks_does_not_depend_on_the_cut(self) -> None:
+    def test_256_blanks_after_a_delimiter_are_discarded_and_one_more_is_refused_in_any_cut(self) -> None:
         for count in (250, 254, 255, 256, 257, 258, 300, 10_000):
             form = b"--boundary" + b" " * count + b"\r\n" + FIELD + b"\r\n\r\ntea\r\n--boundary--"
             behind_the_return = form.index(b"\r") + 1
-            outcomes = set()
             for pieces in ([form], one_by_one(form), [form[:behind_the_return], form[behind_the_return:]]):
-                try:
-                    outcomes.add(parse_form(pieces)[0][1])
-                except MalformedMultipart:
-                    outcomes.add(b"refused")
-
-            with self.subTest(count=count):
-                self.assertEqual(1, len(outcomes), outcomes)
-
-    def test_256_blanks_after_a_delimiter_are_discarded_and_one_more_is_refused(self) -> None:
-        def form(count: int) -> bytes:
-            return b"--boundary" + b" " * count + b"\r\n" + FIELD + b"\r\n\r\ntea\r\n--boundary--"
-
-        self.assertEqual([b"tea"], [taken for _, taken in parse_form([form(256)])])
-        self.assertRaises(MalformedMultipart, parse_form, [form(257)])
+                with self.subTest(count=count, pieces=len(pieces)):
+                    if count <= 256:
+                        self.assertEqual(b"tea", parse_form(pieces)[0][1])
+                    else:
+                        self.assertRaises(MalformedMultipart, parse_form, pieces)
 
     def test_other_characters_after_a_delimiter_are_refused(self) -> None:
         for behind in (b"x", b"-", b"-x", b" x", b" --", b"\n", b"\r", b"\rx", b"\r\r\n", b"- -", b"\x00", b"y2"):
             self.assert_malformed(b"--boundary" + behind + b"\r\n" + FIELD + b"\r\n\r\ntea\r\n--boundary--")
             self.assert_malformed(form_of(b"tea\r\n--boundary" + behind + b"\r\n" + FIELD + b"\r\n\r\n"))
 
-    def test_form_with_bare_line_feeds_is_refused(self) -> None:
-        self.assert_malformed(form_of(b"tea").replace(b"\r\n", b"\n"))
-        self.assert_malformed(b"--boundary\n" + form_of(b"tea")[12:])
-
-    def test_form_with_another_boundary_is_refused(self) -> None:
-        self.assert_malformed(form_of(b"tea").replace(b"--boundary", b"--bound"))
-        self.assert_malformed(form_of(b"tea").replace(b"--boundary", b"boundary"))
+    def test_form_with_bare_line_feeds_or_another_boundary_is_refused(self) -> None:
+        form = form_of(b"tea")
+        self.assert_malformed(form.replace(b"\r\n", b"\n"))
+        self.assert_malformed(b"--boundary\n" + form[12:])
+        self.assert_malformed(form.replace(b"--boundary", b"--bound"))
+        self.assert_malformed(form.replace(b"--boundary", b"boundary"))
 
 
 class PartHeadTest(MultipartCase):
-    def assert_head_refused(self, head: bytes) -> None:
-        self.assert_malformed(form_of(b"tea", head))
-
     def test_field_names_of_a_part_are_in_lower_case(self) -> None:
         fields = part_of(b"content-DISPOSITION: form-data\r\nX-Thing:  a \r\nContent-Type:text/plain").fields
 
         self.assertEqual({"content-disposition": "form-data", "x-thing": "a", "content-type": "text/plain"}, fields)
 
-    def test_part_without_name_is_accepted(self) -> None:
-        self.assertEqual((None, None), part_of(b"Content-Disposition: form-data")[:2])
-        self.assertEqual((None, None), part_of(b"Content-Type: text/plain")[:2])
-
-    def test_disposition_is_parsed_in_any_case_and_spacing(self) -> None:
-        heads = (
-            b'Content-Disposition:form-data;name="a";filename="b"',
-            b'CONTENT-DISPOSITION: FORM-DATA; NAME="a"; FileName="b"',
-            b"content-disposition: form-data ; filename = b ; name = a",
-            b'Content-Disposition: form-data; name=a; x="y;z"; filename="b";',
-        )
-        for head in heads:
+    def test_disposition_is_parsed_in_any_case_and_spacing_and_may_have_no_name(self) -> None:
+        for head, names in {
+            b'Content-Disposition:form-data;name="a";filename="b"': ("a", "b"),
+            b'CONTENT-DISPOSITION: FORM-DATA; NAME="a"; FileName="b"': ("a", "b"),
+            b"content-disposition: form-data ; filename = b ; name = a": ("a", "b"),
+            b'Content-Disposition: form-data; name=a; x="y;z"; filename="b";': ("a", "b"),
+            'Content-Disposition: form-data; name="größe"'.encode(): ("größe", None),
+            b"Content-Disposition: form-data": (None, None),
+            b"Content-Type: text/plain": (None, None),
+        }.items():
             with self.subTest(head=head):
-                self.assertEqual(("a", "b"), part_of(head)[:2])
+                self.assertEqual(names, part_of(head)[:2])
 
     def test_file_name_is_decoded_as_clients_encode_it(self) -> None:
         # The parameters as clients send them, and the name.
@@ -279,10 +230,8 @@ class PartHeadTest(MultipartCase):
             with self.subTest(parameters=parameters):
                 self.assertEqual(name, part_of(b"Content-Disposition: form-data; " + parameters).filename)
 
-    def test_field_name_in_utf_8_is_decoded(self) -> None:
-        self.assertEqual("größe", part_of('Content-Disposition: form-data; name="größe"'.encode()).name)
-
-    def test_malformed_disposition_is_refused(self) -> None:
+    def test_malformed_head_of_a_part_is_refused(self) -> None:
+        disposition = b"Content-Disposition: "
         dispositions = (
             b"",
             b"; name=a",
@@ -308,76 +257,42 @@ class PartHeadTest(MultipartCase):
             b"form-data; filename*=UTF-7''a",
             b"form-data; filename*=''a",
             b"form-data; filename*=\"UTF-8''a b\"",
+            # U+017F folds to "s", but no charset has that name.
+            "form-data; filename*=\"i\u017fo-8859-1''%41\"".encode(),
+            *(kind + b'; name="a"' for kind in (b"attachment", b"inline", b"form-data-not", b"file")),
         )
-        for disposition in dispositions:
-            self.assert_head_refused(b"Content-Disposition: " + disposition)
-
-    def test_charset_that_folds_to_latin_1_is_refused(self) -> None:
-        # U+017F folds to "s", but no charset has that name.
-        head = "Content-Disposition: form-data; filename*=\"i\u017fo-8859-1''%41\"".encode()
-
-        self.assertRaises(MalformedMultipart, part_of, head)
-
-    def test_part_of_another_disposition_is_refused(self) -> None:
-        for kind in (b"attachment", b"inline", b"form-data-not", b"file"):
-            self.assert_head_refused(b"Content-Disposition: " + kind + b'; name="a"')
-
-    def test_part_with_transfer_encoding_is_refused(self) -> None:
+        lines = (
+            # Two parsers could take different values as the file name.
+            *(FIELD, b'content-disposition: form-data; name="b"', b"Content-Type: a/b\r\nCONTENT-TYPE: c/d"),
+            *(b"X", b"X : a", b" X: a", b": a", b"X(: a", b"X: a\rb", b"X: a\nb", b"X: a\x00", b"X: a\x7f"),
+            b"X: a\r\n folded",
+        )
         # RFC 7578, section 4.7. Undecoded, the stored bytes would not be the client's file.
-        for encoding in (b"base64", b"quoted-printable", b"Base64", b"x-thing", b""):
-            self.assert_head_refused(FIELD + b"\r\nContent-Transfer-Encoding: " + encoding)
+        encodings = (b"base64", b"quoted-printable", b"Base64", b"x-thing", b"")
+        for head in (
+            *(disposition + each for each in dispositions),
+            *(FIELD + b"\r\n" + line for line in lines),
+            *(FIELD + b"\r\nContent-Transfer-Encoding: " + encoding for encoding in encodings),
+        ):
+            self.assert_malformed(form_of(b"tea", head))
 
     def test_identity_transfer_encodings_are_accepted(self) -> None:
         for encoding in (b"binary", b"8bit", b"7bit", b"BINARY"):
             with self.subTest(encoding=encoding):
                 self.assertEqual("a", part_of(FIELD + b"\r\nContent-Transfer-Encoding: " + encoding).name)
 
-    def test_part_with_repeated_field_is_refused(self) -> None:
-        # Two parsers could take different values as the file name.
-        for line in (FIELD, b'content-disposition: form-data; name="b"', b"Content-Type: a/b\r\nCONTENT-TYPE: c/d"):
-            self.assert_head_refused(FIELD + b"\r\n" + line)
-
-    def test_malformed_fields_of_a_part_are_refused(self) -> None:
-        lines = (
-            b"X", b"X : a", b" X: a", b": a", b"X(: a", b"X: a\rb", b"X: a\nb", b"X: a\x00", b"X: a\x7f",
-            b"X: a\r\n folded",
-        )  # fmt: skip
-        for line in lines:
-            self.assert_head_refused(FIELD + b"\r\n" + line)
-
 
 class LimitsTest(MultipartCase):
-    def form_of_parts(self, count: int) -> bytes:
-        return (b"--boundary\r\n" + FIELD + b"\r\n\r\n\r\n") * count + b"--boundary--"
-
-    def head_of_size(self, size: int) -> bytes:
-        """Return the head of a part of `size` bytes, including its empty line."""
+    def test_1000_parts_with_heads_of_8_kib_are_accepted_and_more_are_refused(self) -> None:
+        part = b"--boundary\r\n" + FIELD + b"\r\n\r\n\r\n"
         bare = FIELD + b"\r\nX: \r\n\r\n"
-        return FIELD + b"\r\nX: " + b"x" * (size - len(bare))
-
-    def test_form_of_1000_parts_is_accepted(self) -> None:
-        form = self.form_of_parts(MAX_PARTS)
-
-        self.assertEqual(MAX_PARTS, len(parse_form([form])))
-        self.assertEqual(MAX_PARTS, len(parse_form(one_by_one(form))))
-
-    def test_form_of_1001_parts_is_refused(self) -> None:
-        form = self.form_of_parts(MAX_PARTS + 1)
-
-        self.assertRaises(MalformedMultipart, parse_form, [form])
-        self.assertRaises(MalformedMultipart, parse_form, one_by_one(form))
-
-    def test_part_head_of_8_kib_is_accepted(self) -> None:
-        form = form_of(b"tea", self.head_of_size(MAX_PART_HEAD))
-
-        for pieces in ([form], one_by_one(form)):
-            self.assertEqual(b"tea", parse_form(pieces)[0][1])
-
-    def test_part_head_over_8_kib_is_refused(self) -> None:
-        form = form_of(b"tea", self.head_of_size(MAX_PART_HEAD + 1))
-
-        for pieces in ([form], one_by_one(form)):
-            self.assertRaises(MalformedMultipart, parse_form, pieces)
+        for form in (
+            lambda more: part * (MAX_PARTS + more) + b"--boundary--",
+            lambda more: form_of(b"", FIELD + b"\r\nX: " + b"x" * (MAX_PART_HEAD + more - len(bare))),
+        ):
+            for cut in (lambda data: [data], one_by_one):
+                self.assertEqual(b"", parse_form(cut(form(0)))[0][1])
+                self.assertRaises(MalformedMultipart, parse_form, cut(form(1)))
 
     def test_part_head_without_end_is_refused(self) -> None:
         form = Multipart(BOUNDARY)

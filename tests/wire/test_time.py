@@ -22,15 +22,15 @@ from filestoraged.wire import (
     dates,
     expectations,
     head,
-    json_text,
     lfs,
     multipart,
-    ranges,
 )
 from filestoraged.wire.body import Chunked, body_framing
 from filestoraged.wire.head import MAX_HEAD, MAX_TARGET
+from filestoraged.wire.json_text import parse_object, parse_pair, parse_string
 from filestoraged.wire.origin import parse_host, parse_origin
 from filestoraged.wire.parameters import attachment, decode_extended, parse_parameters
+from filestoraged.wire.ranges import parse_range
 from filestoraged.wire.redaction import redact_target
 from tests.wire.heads import parse
 
@@ -91,8 +91,20 @@ def find_byte_by_byte(data: bytes) -> None:
         head.find_head_end(buffer, len(buffer) - 1)
 
 
-def read_field(name: str, read: Callable[[dict[str, str]], object]) -> Callable[[str], object]:
-    return lambda value: read({name: value})
+def read_digests(field: str) -> None:
+    expectations.expected_digests({"content-digest": field})
+
+
+def match_tags(field: str) -> None:
+    conditions.matches_if_none_match({"if-none-match": field}, "x")
+
+
+def apply_range(field: str) -> None:
+    conditions.if_range_holds({"if-range": field}, "x", 0)
+
+
+def read_range(field: str) -> None:
+    parse_range(field, 100)
 
 
 def decode_chunks(data: bytes) -> None:
@@ -134,29 +146,29 @@ def one_by_one(data: bytes) -> list[memoryview]:
 PARSERS: dict[str, Case] = {
     # Bodies of the key-value interface.
     "json: a quote behind 101 brackets, then escapes": Case(
-        json_text.parse_pair, repeat_bytes(b'\\"', b'{"a":[' + b"[]," * 101 + b'"'), MIB
+        parse_pair, repeat_bytes(b'\\"', b'{"a":[' + b"[]," * 101 + b'"'), MIB
     ),
-    "json: quotes behind 101 brackets": Case(json_text.parse_pair, repeat_bytes(b'" ', b'{"a":[' + b"[]," * 101), MIB),
+    "json: quotes behind 101 brackets": Case(parse_pair, repeat_bytes(b'" ', b'{"a":[' + b"[]," * 101), MIB),
     "json: backslashes behind 101 brackets": Case(
-        json_text.parse_pair, repeat_bytes(b"\\", b'{"a":[' + b"[]," * 101 + b'"'), MIB
+        parse_pair, repeat_bytes(b"\\", b'{"a":[' + b"[]," * 101 + b'"'), MIB
     ),
-    "json: a long string": Case(json_text.parse_pair, repeat_bytes(b"x", b'{"a":"', b'"}'), MIB),
-    "json: a string of escapes": Case(json_text.parse_pair, repeat_bytes(b"\\u00e9", b'{"a":"', b'"}'), MIB),
-    "json: a string of surrogates": Case(json_text.parse_pair, repeat_bytes(b"\\ud83d\\ude00", b'{"a":"', b'"}'), MIB),
-    "json: digits": Case(json_text.parse_pair, repeat_bytes(b"1", b'{"a":', b"}"), MIB),
-    "json: digits and an end": Case(json_text.parse_pair, repeat_bytes(b"1", b'{"a":', b"x"), MIB),
-    "json: open brackets": Case(json_text.parse_pair, repeat_bytes(b"[", b'{"a":'), MIB),
-    "json: many arrays": Case(json_text.parse_pair, repeat_bytes(b"[],", b'{"a":[', b"[]]}"), MIB),
-    "json: many objects": Case(json_text.parse_pair, repeat_bytes(b'{"b":1},', b'{"a":[', b"1]}"), MIB),
-    "json: an object of many pairs": Case(json_text.parse_pair, as_bytes(numbered('"#":1,', '{"a":{', '"x":1}}')), MIB),
-    "json: many times one name": Case(json_text.parse_pair, repeat_bytes(b'"b":1,', b'{"a":{', b'"b":1}}'), MIB),
-    "json: blanks": Case(json_text.parse_pair, repeat_bytes(b" \n", b'{"a"', b"x"), MIB),
-    "json: blanks alone": Case(json_text.parse_string, repeat_bytes(b" "), MIB),
-    "json: a string that does not end": Case(json_text.parse_string, repeat_bytes(b'\\"', b'"'), MIB),
+    "json: a long string": Case(parse_pair, repeat_bytes(b"x", b'{"a":"', b'"}'), MIB),
+    "json: a string of escapes": Case(parse_pair, repeat_bytes(b"\\u00e9", b'{"a":"', b'"}'), MIB),
+    "json: a string of surrogates": Case(parse_pair, repeat_bytes(b"\\ud83d\\ude00", b'{"a":"', b'"}'), MIB),
+    "json: digits": Case(parse_pair, repeat_bytes(b"1", b'{"a":', b"}"), MIB),
+    "json: digits and an end": Case(parse_pair, repeat_bytes(b"1", b'{"a":', b"x"), MIB),
+    "json: open brackets": Case(parse_pair, repeat_bytes(b"[", b'{"a":'), MIB),
+    "json: many arrays": Case(parse_pair, repeat_bytes(b"[],", b'{"a":[', b"[]]}"), MIB),
+    "json: many objects": Case(parse_pair, repeat_bytes(b'{"b":1},', b'{"a":[', b"1]}"), MIB),
+    "json: an object of many pairs": Case(parse_pair, as_bytes(numbered('"#":1,', '{"a":{', '"x":1}}')), MIB),
+    "json: many times one name": Case(parse_pair, repeat_bytes(b'"b":1,', b'{"a":{', b'"b":1}}'), MIB),
+    "json: blanks": Case(parse_pair, repeat_bytes(b" \n", b'{"a"', b"x"), MIB),
+    "json: blanks alone": Case(parse_string, repeat_bytes(b" "), MIB),
+    "json: a string that does not end": Case(parse_string, repeat_bytes(b'\\"', b'"'), MIB),
     # Bodies of Git LFS.
-    "lfs: digits": Case(json_text.parse_object, repeat_bytes(b"1", b'{"a":', b"}"), MIB),
-    "lfs: digits of a fraction": Case(json_text.parse_object, repeat_bytes(b"1", b'{"a":0.', b"}"), MIB),
-    "lfs: digits of an exponent": Case(json_text.parse_object, repeat_bytes(b"1", b'{"a":1e-', b"}"), MIB),
+    "lfs: digits": Case(parse_object, repeat_bytes(b"1", b'{"a":', b"}"), MIB),
+    "lfs: digits of a fraction": Case(parse_object, repeat_bytes(b"1", b'{"a":0.', b"}"), MIB),
+    "lfs: digits of an exponent": Case(parse_object, repeat_bytes(b"1", b'{"a":1e-', b"}"), MIB),
     "lfs: many objects": Case(
         lfs.parse_batch, repeat_bytes(b"{},", b'{"operation":"upload","objects":[', b"{}]}"), MIB
     ),
@@ -201,65 +213,31 @@ PARSERS: dict[str, Case] = {
     "authorization: a token": Case(authorization.parse_token, repeat("a", "Bearer ")),
     "authorization: base64": Case(authorization.parse_token, repeat("aaaa", "Basic ")),
     "authorization: no base64": Case(authorization.parse_token, repeat("=a", "Basic ")),
-    "conditions: tags": Case(
-        lambda field: conditions.matches_if_none_match({"if-none-match": field}, "x"), repeat('"a", ')
-    ),
-    "conditions: blanks": Case(
-        lambda field: conditions.matches_if_none_match({"if-none-match": field}, "x"), repeat(" ", '"a"', "x")
-    ),
-    "conditions: commas": Case(
-        lambda field: conditions.matches_if_none_match({"if-none-match": field}, "x"), repeat(" ,")
-    ),
-    "conditions: a tag that does not end": Case(
-        lambda field: conditions.matches_if_none_match({"if-none-match": field}, "x"), repeat("a", 'W/"')
-    ),
+    "conditions: tags": Case(match_tags, repeat('"a", ')),
+    "conditions: blanks": Case(match_tags, repeat(" ", '"a"', "x")),
+    "conditions: commas": Case(match_tags, repeat(" ,")),
+    "conditions: a tag that does not end": Case(match_tags, repeat("a", 'W/"')),
     "conditions: a date": Case(dates.parse_date, repeat(" ", "Sun,", "x")),
     "dates: blanks between": Case(dates.parse_date, repeat(" ", "Sun, 06 Nov", "1994")),
     "dates: blanks before the year": Case(dates.parse_date, repeat(" ", "Sun, 06")),
     "dates: blanks in the form of asctime": Case(dates.parse_date, repeat(" ", "Sun Nov", "x")),
     "dates: digits": Case(dates.parse_date, repeat("0", "Sun, 06 Nov ", " 08:49:37 GMT")),
-    "conditions: blanks alone": Case(
-        lambda field: conditions.matches_if_none_match({"if-none-match": field}, "x"), repeat(" ", "", "x")
-    ),
-    "conditions: weak tags that do not end": Case(
-        lambda field: conditions.matches_if_none_match({"if-none-match": field}, "x"), repeat('W/"')
-    ),
-    "conditions: If-Range with blanks": Case(
-        lambda field: conditions.if_range_holds({"if-range": field}, "x", 0), repeat(" ", "Sun,", "x")
-    ),
-    "conditions: If-Range with tags": Case(
-        lambda field: conditions.if_range_holds({"if-range": field}, "x", 0), repeat('"a",')
-    ),
-    "expectations: members": Case(read_field("content-digest", expectations.expected_digests), repeat("x=:YQ==:,")),
-    "expectations: parameters": Case(
-        read_field("content-digest", expectations.expected_digests), repeat(";a=a", "x=:YQ==:", "\x00")
-    ),
-    "expectations: parameters without values": Case(
-        read_field("content-digest", expectations.expected_digests), repeat("; a", "x=:YQ==:", "\x00")
-    ),
-    "expectations: a string": Case(
-        read_field("content-digest", expectations.expected_digests), repeat('\\"', 'x=:YQ==:;a="', "\x00")
-    ),
-    "expectations: base64": Case(
-        read_field("content-digest", expectations.expected_digests), repeat("a", "x=:", "\x00")
-    ),
-    "expectations: blanks before a value": Case(
-        read_field("content-digest", expectations.expected_digests), repeat(" ", "a=::;a=", '"')
-    ),
-    "expectations: parameters with blanks": Case(
-        read_field("content-digest", expectations.expected_digests), repeat(";a=    ", "a=::", '"')
-    ),
-    "expectations: blanks after a member": Case(
-        read_field("content-digest", expectations.expected_digests), repeat(" ", "a=::", "x")
-    ),
-    "expectations: blanks before a parameter": Case(
-        read_field("content-digest", expectations.expected_digests), repeat(" ", "a=::;", "=")
-    ),
-    "expectations: a key": Case(read_field("content-digest", expectations.expected_digests), repeat("a")),
-    "expectations: a token": Case(
-        read_field("content-digest", expectations.expected_digests), repeat("x", "a=::;a=", '"')
-    ),
-    "expectations: Content-MD5": Case(read_field("content-md5", expectations.expected_digests), repeat("a")),
+    "conditions: blanks alone": Case(match_tags, repeat(" ", "", "x")),
+    "conditions: weak tags that do not end": Case(match_tags, repeat('W/"')),
+    "conditions: If-Range with blanks": Case(apply_range, repeat(" ", "Sun,", "x")),
+    "conditions: If-Range with tags": Case(apply_range, repeat('"a",')),
+    "expectations: members": Case(read_digests, repeat("x=:YQ==:,")),
+    "expectations: parameters": Case(read_digests, repeat(";a=a", "x=:YQ==:", "\x00")),
+    "expectations: parameters without values": Case(read_digests, repeat("; a", "x=:YQ==:", "\x00")),
+    "expectations: a string": Case(read_digests, repeat('\\"', 'x=:YQ==:;a="', "\x00")),
+    "expectations: base64": Case(read_digests, repeat("a", "x=:", "\x00")),
+    "expectations: blanks before a value": Case(read_digests, repeat(" ", "a=::;a=", '"')),
+    "expectations: parameters with blanks": Case(read_digests, repeat(";a=    ", "a=::", '"')),
+    "expectations: blanks after a member": Case(read_digests, repeat(" ", "a=::", "x")),
+    "expectations: blanks before a parameter": Case(read_digests, repeat(" ", "a=::;", "=")),
+    "expectations: a key": Case(read_digests, repeat("a")),
+    "expectations: a token": Case(read_digests, repeat("x", "a=::;a=", '"')),
+    "expectations: Content-MD5": Case(lambda field: expectations.expected_digests({"content-md5": field}), repeat("a")),
     "origin: a host": Case(parse_origin, repeat("a", "http://", "/")),
     "origin: a scheme": Case(parse_origin, repeat("a")),
     "origin: colons": Case(parse_host, repeat(":1")),
@@ -277,11 +255,11 @@ PARSERS: dict[str, Case] = {
     "parameters: many names of files": Case(parse_parameters, repeat(';filename="\\"', "a")),
     "parameters: an extended value": Case(decode_extended, repeat("%41", "UTF-8''", "%")),
     "parameters: a name that is written": Case(attachment, repeat("é"), 4 * KIB),
-    "ranges: many": Case(lambda field: ranges.parse_range(field, 100), repeat("0-1,", "bytes=")),
-    "ranges: blanks after the unit": Case(lambda field: ranges.parse_range(field, 100), repeat(" ", "bytes", "x")),
-    "ranges: commas": Case(lambda field: ranges.parse_range(field, 100), repeat(",", "bytes=")),
-    "ranges: digits": Case(lambda field: ranges.parse_range(field, 100), repeat("9", "bytes=0-")),
-    "ranges: zeros": Case(lambda field: ranges.parse_range(field, 100), repeat("0", "bytes=0-", "x")),
+    "ranges: many": Case(read_range, repeat("0-1,", "bytes=")),
+    "ranges: blanks after the unit": Case(read_range, repeat(" ", "bytes", "x")),
+    "ranges: commas": Case(read_range, repeat(",", "bytes=")),
+    "ranges: digits": Case(read_range, repeat("9", "bytes=0-")),
+    "ranges: zeros": Case(read_range, repeat("0", "bytes=0-", "x")),
     # Log lines.
     **{
         f"redaction: {pattern}": Case(redact_target, repeat(pattern, "/?"), MAX_TARGET)
