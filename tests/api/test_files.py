@@ -48,42 +48,35 @@ class FilesDownloadTest(UploadToFiles, downloads.FromDiskContract):
     pass
 
 
-class DownloadByPathTest(downloads.FromDiskContract):
-    def upload(self, data: bytes) -> tuple[str, str]:
-        digest = json.loads(self.post("/", data).body)["hash"]
-        return f"/{digest}", digest
+class FilesTest(ServerCase):
+    def test_upload_answers_hash_and_size_however_it_is_sent(self) -> None:
+        file, fields = form(text_part(b"note", b"hello"), file_part(TEA), file_part(b"second"))
+        for what, body, given in (
+            ("raw", TEA, {}),
+            ("in chunks", iter([b"t", b"e", b"a"]), {}),
+            ("first file of a form", file, fields),
+            *(("another type", TEA, {"Content_Type": kind}) for kind in (
+                "application/x-www-form-urlencoded", "multipart/mixed; boundary=x", "text/plain", "nonsense",
+            )),
+            *(("JSON is as good", TEA, {"Accept": accept}) for accept in (
+                "*/*", "application/json", "text/plain;q=0.5, application/json", "text/html, */*;q=0.8",
+            )),
+        ):  # fmt: skip
+            with self.subTest(what, fields=given):
+                answer = self.post("/", body, **given)
 
-
-class FileOnDiskTest(ServerCase):
-    def test_upload_is_stored_as_a_file_named_by_its_hash(self) -> None:
-        self.post("/", TEA)
-
+                self.assertEqual((200, "application/json"), (answer.status, answer.fields["content-type"]))
+                self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
         self.assertEqual([f"{TEA_HASH[:2]}/{TEA_HASH}"], self.files_below(self.store_path))
         self.assertEqual(TEA, (self.store_path / TEA_HASH[:2] / TEA_HASH).read_bytes())
 
-
-class FilesTest(ServerCase):
-    def test_upload_answers_hash_and_size(self) -> None:
-        answer = self.post("/", TEA)
-
-        self.assertEqual(200, answer.status)
-        self.assertEqual("application/json", answer.fields["content-type"])
-        self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
-
-    def test_identical_bytes_have_one_hash(self) -> None:
-        first = self.post("/", TEA)
-        again = self.post("/", TEA)
-
-        self.assertEqual((first.status, first.body), (again.status, again.body))
-        self.assert_stored(1)
-
-    def test_empty_body_is_stored_as_the_empty_file(self) -> None:
-        empty = hashlib.sha256(b"").hexdigest()
-
-        answer = self.post("/", b"")
-
-        self.assertEqual({"hash": empty, "size": 0}, json.loads(answer.body))
-        self.assertEqual((200, b""), self.get(f"/{empty}")[0::2])
+    def test_large_and_empty_files_come_back_raw_and_by_a_form(self) -> None:
+        for data in (b"", os.urandom(3_000_000)):
+            file, fields = form(file_part(data))
+            for answer in (self.post("/", data), self.post("/", file, **fields)):
+                digest = hashlib.sha256(data).hexdigest()
+                self.assertEqual({"hash": digest, "size": len(data)}, json.loads(answer.body))
+            self.assertEqual((200, data), self.get(f"/{digest}")[0::2])
 
     def test_accept_text_plain_answers_the_hash_and_a_newline(self) -> None:
         answer = self.post("/", TEA, Accept="text/plain")
@@ -91,31 +84,22 @@ class FilesTest(ServerCase):
         self.assertEqual(f"{TEA_HASH}\n".encode(), answer.body)
         self.assertTrue(answer.fields["content-type"].startswith("text/plain"))
 
-    def test_accept_anything_answers_json(self) -> None:
-        for accept in ("*/*", "application/json", "text/plain;q=0.5, application/json", "text/html, */*;q=0.8"):
-            with self.subTest(accept=accept):
-                self.assertEqual(TEA_HASH, json.loads(self.post("/", TEA, Accept=accept).body)["hash"])
-
-    def test_body_of_any_other_content_type_is_stored_raw(self) -> None:
-        for kind in ("application/x-www-form-urlencoded", "multipart/mixed; boundary=x", "text/plain", "nonsense"):
-            with self.subTest(kind=kind):
-                self.assertEqual(TEA_HASH, json.loads(self.post("/", TEA, Content_Type=kind).body)["hash"])
-
-    def test_chunked_body_is_stored(self) -> None:
-        answer = self.post("/", iter([b"t", b"e", b"a"]))
-
-        self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
-
-    def test_percent_encoded_hash_names_the_same_object(self) -> None:
-        self.post("/", TEA)
+    def test_object_is_named_by_its_hash_in_each_form(self) -> None:
         encoded = "".join(f"%{ord(digit):02x}" for digit in TEA_HASH)
+        for path in (
+            *(f"/{TEA_HASH}", f"/?hash={TEA_HASH}", f"/?file_hash={TEA_HASH}"),
+            *(f"/{TEA_HASH.upper()}", f"/?hash={TEA_HASH.upper()}"),
+            *(f"/{encoded}", f"/%{ord(TEA_HASH[0]):02X}{TEA_HASH[1:]}"),
+        ):
+            with self.subTest(path=path):
+                self.post("/", TEA)
 
-        self.assertEqual(TEA, self.get(f"/%{ord(TEA_HASH[0]):02X}{TEA_HASH[1:]}").body)
-        self.assertEqual(TEA, self.get("/" + encoded).body)
-        self.assertEqual(200, self.delete("/" + encoded).status)
-        self.assertEqual(404, self.get("/" + TEA_HASH).status)
-        self.assertEqual(404, self.get("/%FF" + TEA_HASH[1:]).status)
-        self.assertEqual(404, self.get("/%2561" + TEA_HASH[1:]).status)
+                found, removed = self.get(path), self.delete(path)
+
+                self.assertEqual((200, TEA), (found.status, found.body))
+                self.assertEqual((200, {"hash": TEA_HASH}), (removed.status, json.loads(removed.body)))
+                self.assertEqual([404, 404], [self.get(path).status, self.delete(path).status])
+                self.assert_stored(0)
 
     def test_json_responses_end_with_a_newline(self) -> None:
         stored = self.post("/", TEA)
@@ -125,12 +109,6 @@ class FilesTest(ServerCase):
         for answer in answers:
             self.assertTrue(answer.body.endswith(b"}\n"), answer.body)
 
-    def test_refused_method_answers_405_with_allow(self) -> None:
-        answer = self.put("/", TEA)
-
-        self.assertEqual("GET, POST, DELETE", answer.fields["allow"])
-        self.assertIn("GET, POST, DELETE", json.loads(answer.body)["message"])
-
     def test_concurrent_uploads_of_identical_bytes_succeed(self) -> None:
         data = os.urandom(300_000)
 
@@ -138,30 +116,6 @@ class FilesTest(ServerCase):
 
         self.assertEqual({hashlib.sha256(data).hexdigest()}, {json.loads(each.body)["hash"] for each in answers})
         self.assert_stored(1)
-
-    def test_file_hash_parameter_is_accepted_as_hash(self) -> None:
-        self.post("/", TEA)
-
-        self.assertEqual(TEA, self.get(f"/?file_hash={TEA_HASH}").body)
-
-    def test_upper_case_hash_is_accepted(self) -> None:
-        self.post("/", TEA)
-
-        self.assertEqual(TEA, self.get(f"/?hash={TEA_HASH.upper()}").body)
-        self.assertEqual(TEA, self.get(f"/{TEA_HASH.upper()}").body)
-        self.assertEqual({"hash": TEA_HASH}, json.loads(self.delete(f"/{TEA_HASH.upper()}").body))
-
-    def test_removed_file_answers_404(self) -> None:
-        for path in (f"/?hash={TEA_HASH}", f"/{TEA_HASH}"):
-            with self.subTest(path=path):
-                self.post("/", TEA)
-
-                removed = self.delete(path)
-
-                self.assertEqual((200, {"hash": TEA_HASH}), (removed.status, json.loads(removed.body)))
-                self.assertEqual(404, self.get(path).status)
-                self.assertEqual(404, self.delete(path).status)
-                self.assert_stored(0)
 
     def test_missing_hash_or_two_hashes_answer_400(self) -> None:
         for path in (
@@ -175,9 +129,10 @@ class FilesTest(ServerCase):
         self.post("/", TEA)
         inside = f"{TEA_HASH[:2]}/{TEA_HASH}"
         encoded = ("%2e%2e", "%2e%2e%2fstore", inside.replace("/", "%2f"), "%00", "%ff", TEA_HASH + "%00")
+        twice = ("%FF" + TEA_HASH[1:], "%2561" + TEA_HASH[1:])
         plain = ("xyz", "a" * 63, "..", inside, TEA_HASH + "/", "staging", "../" * 9 + "etc/passwd", "a" * 5000)
 
-        for name in (*encoded, *plain):
+        for name in (*encoded, *twice, *plain):
             for path in (f"/{name}", f"/?hash={name}"):
                 for method in ("GET", "DELETE"):
                     with self.subTest(method=method, path=path):
@@ -185,15 +140,14 @@ class FilesTest(ServerCase):
 
     def test_other_method_answers_405_with_the_methods_of_the_path(self) -> None:
         self.post("/", TEA)
-        cases = {"/": "GET, POST, DELETE", f"/{TEA_HASH}": "GET, DELETE"}
-
-        for path, allowed in cases.items():
+        for path, allowed in {"/": "GET, POST, DELETE", f"/{TEA_HASH}": "GET, DELETE"}.items():
             for method in ("PUT", "HEAD", "OPTIONS", "TRACE", "PATCH", "FOO", "get"):
                 with self.subTest(method=method, path=path):
                     answer = self.request(method, path)
 
                     self.assertEqual((405, allowed), (answer.status, answer.fields["allow"]))
                     self.assertEqual("Method Not Allowed", answer.reason)
+                    self.assertIn(b"" if method == "HEAD" else allowed.encode(), answer.body)
 
     def test_error_is_json_with_a_sentence(self) -> None:
         answer = self.get("/" + "0" * 64)
@@ -205,97 +159,58 @@ class FilesTest(ServerCase):
 
 
 class AnnouncedDigestTest(ServerCase):
-    def test_upload_with_a_correct_digest_is_stored(self) -> None:
-        md5, sha512 = hashlib.md5(TEA).digest(), hashlib.sha512(TEA).digest()
+    def test_upload_is_stored_with_a_correct_digest_alone(self) -> None:
+        def md5(data: bytes) -> str:
+            return b64(hashlib.md5(data).digest())
+
+        def sha512(data: bytes) -> str:
+            return f"sha-512=:{b64(hashlib.sha512(data).digest())}:"
+
         sha256 = f"sha-256=:{b64(bytes.fromhex(TEA_HASH))}:"
+        for status, path, body, fields in (
+            (400, f"/?hash={'0' * 64}", TEA, {}),
+            (400, "/?hash=nonsense", TEA, {}),
+            (400, "/?hash=", TEA, {}),
+            (400, f"/?hash={TEA_HASH}&hash={TEA_HASH}", TEA, {}),
+            (400, "/", TEA, {"Content_MD5": md5(b"x")}),
+            (400, "/", TEA, {"Content_MD5": "!"}),
+            (400, "/", TEA, {"Content_Digest": sha512(b"x")}),
+            (400, "/", TEA, {"Repr_Digest": "sha-256=nonsense"}),
+            (400, "/", iter([TEA]), {"Content_MD5": md5(b"x")}),
+            (200, f"/?hash={TEA_HASH}", TEA, {}),
+            (200, f"/?hash={TEA_HASH.upper()}", TEA, {}),
+            (200, "/", TEA, {"Content_MD5": md5(TEA)}),
+            (200, "/", TEA, {"Content_Digest": sha256}),
+            (200, "/", TEA, {"Repr_Digest": f"md5=:{md5(TEA)}:, {sha512(TEA)}"}),
+            (200, "/", TEA, {"Content_Digest": f"unheard-of=:AAAA:, {sha256}"}),
+        ):
+            with self.subTest(path=path, fields=fields):
+                self.assertEqual(status, self.post(path, body, **fields).status)
+                self.assert_stored(int(status == 200))
 
-        answers = [
-            self.post(f"/?hash={TEA_HASH}", TEA),
-            self.post(f"/?hash={TEA_HASH.upper()}", TEA),
-            self.post("/", TEA, Content_MD5=b64(md5)),
-            self.post("/", TEA, Content_Digest=sha256),
-            self.post("/", TEA, Repr_Digest=f"md5=:{b64(md5)}:, sha-512=:{b64(sha512)}:"),
-            self.post("/", TEA, Content_Digest=f"unheard-of=:AAAA:, {sha256}"),
-        ]
+    def test_if_none_match_any_answers_412_for_an_existing_object_and_before_the_body_if_it_is_announced(self) -> None:
+        statuses = [self.post("/", TEA, If_None_Match="*").status for _ in range(2)]
 
-        self.assertEqual([200] * 6, [answer.status for answer in answers])
-
-    def test_upload_with_a_wrong_digest_answers_400_and_is_not_stored(self) -> None:
-        md5, sha512 = hashlib.md5(b"x").digest(), hashlib.sha512(b"x").digest()
-
-        answers = [
-            self.post(f"/?hash={'0' * 64}", TEA),
-            self.post("/?hash=nonsense", TEA),
-            self.post("/?hash=", TEA),
-            self.post(f"/?hash={TEA_HASH}&hash={TEA_HASH}", TEA),
-            self.post("/", TEA, Content_MD5=b64(md5)),
-            self.post("/", TEA, Content_MD5="!"),
-            self.post("/", TEA, Content_Digest=f"sha-512=:{b64(sha512)}:"),
-            self.post("/", TEA, Repr_Digest="sha-256=nonsense"),
-            self.post("/", iter([TEA]), Content_MD5=b64(md5)),
-        ]
-
-        self.assertEqual([400] * 9, [answer.status for answer in answers])
-        self.assert_stored(0)
-
-    def test_if_none_match_any_answers_412_for_an_existing_object(self) -> None:
-        first = self.post("/", TEA, If_None_Match="*")
-        again = self.post("/", TEA, If_None_Match="*")
-
-        self.assertEqual([200, 412], [first.status, again.status])
-        self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
-
-    def test_existing_announced_object_is_refused_before_its_body(self) -> None:
-        self.post("/", TEA)
-
-        (answer,) = self.raw(
+        (early,) = self.raw(
             f"POST /?hash={TEA_HASH} HTTP/1.1\r\nHost: x\r\nIf-None-Match: *\r\n".encode()
             + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n"
         )
 
-        self.assertEqual(412, answer.status)
+        self.assertEqual([200, 412, 412], [*statuses, early.status])
+        self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
 
 
 class FormTest(ServerCase):
-    def test_first_file_of_a_form_is_stored(self) -> None:
-        body, fields = form(text_part(b"note", b"hello"), file_part(TEA), file_part(b"second"))
-
-        answer = self.post("/", body, **fields)
-
-        self.assertEqual({"hash": TEA_HASH, "size": 3}, json.loads(answer.body))
-        self.assert_stored(1)
-
-    def test_empty_file_of_a_form_is_stored_as_the_empty_file(self) -> None:
-        body, fields = form(file_part(b""))
-
-        self.assertEqual(0, json.loads(self.post("/", body, **fields).body)["size"])
-
-    def test_large_file_of_a_form_is_stored(self) -> None:
-        data = os.urandom(3_000_000)
-        body, fields = form(file_part(data))
-
-        answer = self.post("/", body, **fields)
-
-        self.assertEqual(hashlib.sha256(data).hexdigest(), json.loads(answer.body)["hash"])
-
-    def test_form_without_a_file_answers_400(self) -> None:
+    def test_form_without_a_file_or_a_valid_boundary_answers_400(self) -> None:
         nobody_chose = file_part(b"", name=b"")
+        kind = "multipart/form-data"
 
-        for parts in ((), (text_part(b"file", TEA),), (nobody_chose,)):
-            with self.subTest(parts=parts):
-                body, fields = form(*parts)
-
-                self.assertEqual(400, self.post("/", body, **fields).status)
-        self.assert_stored(0)
-
-    def test_form_with_an_invalid_boundary_answers_400(self) -> None:
-        for kind in (
-            "multipart/form-data",
-            "multipart/form-data; boundary=",
-            "multipart/form-data; boundary=" + "x" * 71,
+        for body, fields in (
+            *(form(*parts) for parts in ((), (text_part(b"file", TEA),), (nobody_chose,))),
+            *((TEA, {"Content_Type": each}) for each in (kind, f"{kind}; boundary=", f"{kind}; boundary=" + "x" * 71)),
         ):
-            with self.subTest(kind=kind):
-                self.assertEqual(400, self.post("/", TEA, Content_Type=kind).status)
+            with self.subTest(fields=fields, body=body):
+                self.assertEqual(400, self.post("/", body, **fields).status)
         self.assert_stored(0)
 
     def test_form_cut_anywhere_answers_400_and_stores_nothing(self) -> None:
@@ -307,52 +222,44 @@ class FormTest(ServerCase):
                 self.assertEqual(400, self.post("/", body[:stop], **fields).status)
         self.assert_stored(0)
 
-    def test_hash_in_the_query_is_compared_with_the_file(self) -> None:
+    def test_digest_is_compared_with_what_it_is_said_of(self) -> None:
         body, fields = form(file_part(TEA))
-
-        self.assertEqual(200, self.post(f"/?hash={TEA_HASH}", body, **fields).status)
-        self.assertEqual(400, self.post(f"/?hash={'0' * 64}", body, **fields).status)
-
-    def test_digest_in_the_head_is_compared_with_the_whole_body(self) -> None:
-        body, fields = form(file_part(TEA))
-        of_body = f"sha-256=:{b64(hashlib.sha256(body).digest())}:"
-        of_file = f"sha-256=:{b64(hashlib.sha256(TEA).digest())}:"
-
-        refused = self.post("/", body, Content_Digest=of_file, **fields)
-        self.assert_stored(0)
-        taken = self.post("/", body, Content_Digest=of_body, **fields)
-
-        self.assertEqual([400, 200], [refused.status, taken.status])
-
-    def test_digest_of_a_part_is_compared_with_its_file(self) -> None:
-        right, fields = form(file_part(TEA, b"Content-MD5: " + b64(hashlib.md5(TEA).digest()).encode()))
-        wrong, _ = form(file_part(TEA, b"Content-MD5: " + b64(hashlib.md5(b"x").digest()).encode()))
-
-        self.assertEqual([200, 400], [self.post("/", each, **fields).status for each in (right, wrong)])
+        right, wrong = (
+            file_part(TEA, b"Content-MD5: " + b64(hashlib.md5(each).digest()).encode()) for each in (TEA, b"x")
+        )
+        of_body, of_file = (f"sha-256=:{b64(hashlib.sha256(each).digest())}:" for each in (body, TEA))
+        for status, path, sent, digest in (
+            # In the query: of the file. In the head: of the body. In a part: of its file.
+            (400, f"/?hash={'0' * 64}", body, None),
+            (400, "/", body, of_file),
+            (400, "/", form(wrong)[0], None),
+            (200, f"/?hash={TEA_HASH}", body, None),
+            (200, "/", body, of_body),
+            (200, "/", form(right)[0], None),
+        ):
+            with self.subTest(path=path, digest=digest):
+                given = {**fields, "Content_Digest": digest} if digest else fields
+                self.assertEqual(status, self.post(path, sent, **given).status)
+                self.assert_stored(int(status == 200))
 
 
 class LimitTest(ServerCase):
     config = {"max_size": 1000}
 
-    def test_file_of_the_maximum_size_is_stored(self) -> None:
-        body, fields = form(file_part(b"x" * 1000))
-
-        self.assertEqual(200, self.post("/", b"x" * 1000).status)
-        self.assertEqual(200, self.post("/", body, **fields).status)
-
     def test_file_over_the_maximum_size_answers_413_and_is_not_stored(self) -> None:
-        body, fields = form(file_part(b"x" * 1001))
+        for size, statuses, count in ((1001, [413] * 4, 0), (1000, [200, 200, 200, 201], 2)):
+            body, fields = form(file_part(b"x" * size))
 
-        answers = [
-            self.post("/", b"x" * 1001),
-            self.post("/", iter([b"x" * 500, b"x" * 501])),
-            self.post("/", body, **fields),
-            self.put("/data/pets", b"x" * 1001),
-        ]
+            answers = [
+                self.post("/", b"x" * size),
+                self.post("/", iter([b"x" * 500, b"x" * (size - 500)])),
+                self.post("/", body, **fields),
+                self.put("/data/pets", b"x" * size),
+            ]
 
-        self.assertEqual([413] * 4, [answer.status for answer in answers])
-        self.assertEqual("Content Too Large", answers[0].reason)
-        self.assert_stored(0)
+            self.assertEqual(statuses, [answer.status for answer in answers])
+            self.assertEqual("Content Too Large" if count == 0 else "OK", answers[0].reason)
+            self.assert_stored(count)
 
     def test_declared_size_over_the_maximum_answers_413_before_the_body(self) -> None:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n%s\r\n"
@@ -376,13 +283,9 @@ class LimitTest(ServerCase):
         self.assertIn(b"Connection: close", received)
 
     def test_endless_form_answers_413(self) -> None:
-        def endless() -> list[bytes]:
-            body, _ = form(text_part(b"note", b"x" * 3_000_000), file_part(TEA))
-            return [body]
+        body, fields = form(text_part(b"note", b"x" * 3_000_000), file_part(TEA))
 
-        answer = self.post("/", iter(endless()), Content_Type="multipart/form-data; boundary=cut-here")
-
-        self.assertEqual(413, answer.status)
+        self.assertEqual(413, self.post("/", iter([body]), **fields).status)
 
 
 class OtherHashTest(ServerCase):
@@ -416,7 +319,7 @@ class MountTest(ServerCase):
 
 
 class SmallUploadTest(ServerCase):
-    def test_small_upload_runs_on_a_thread_while_no_memory_for_stagings_is_left(self) -> None:
+    def test_small_upload_runs_on_a_thread_without_others_or_while_no_memory_for_stagings_is_left(self) -> None:
         volume = self.services.disk.volume
         if volume.committer is None:
             self.skipTest("the temporary directory is on neither ext4 nor XFS")
@@ -427,27 +330,15 @@ class SmallUploadTest(ServerCase):
             threads.append(threading.current_thread().name)
             return stage_file()
 
-        statuses = []
-        for left in (100, 3):
-            volume.staging_memory._left = left
-            # As if others were uploading.
-            with mock.patch.object(volume, "stage_file", record), mock.patch.object(DiskStore, "is_crowded", True):
-                statuses += [self.post("/", b"x" * size).status for size in (3, 50)]
-
-        self.assertEqual([200] * 4, statuses)
-        # The one that did not fit was staged and written by the thread of its request.
-        self.assertEqual(["committer"] * 3 + ["request"], threads)
-
-    def test_upload_without_others_is_committed_by_the_thread_of_its_request(self) -> None:
-        volume = self.services.disk.volume
-        threads: list[str] = []
-        stage_file = volume.stage_file
-
-        def record() -> StagedFile:
-            threads.append(threading.current_thread().name)
-            return stage_file()
-
         with mock.patch.object(volume, "stage_file", record):
-            self.assertEqual([200] * 3, [self.post("/", b"%d" % number).status for number in range(3)])
+            alone = [self.post("/", b"%d" % number).status for number in range(3)]
+            crowded = []
+            for left in (100, 3):
+                volume.staging_memory._left = left
+                # As if others were uploading.
+                with mock.patch.object(DiskStore, "is_crowded", True):
+                    crowded += [self.post("/", b"x" * size).status for size in (3, 50)]
 
-        self.assertEqual(["request"] * 3, threads)
+        self.assertEqual([200] * 7, alone + crowded)
+        # The last one did not fit: it was staged and written by the thread of its request.
+        self.assertEqual(["request"] * 3 + ["committer"] * 3 + ["request"], threads)

@@ -212,6 +212,18 @@ class SavingTest(ClientCase):
     def save(self, **settings: Any) -> None:
         self.client.save(self.digest, self.target, **settings)
 
+    def interrupted_part(self) -> Path:
+        """Interrupt a download, and return the file with its first part."""
+
+        def interrupt(done: int, _: int | None) -> None:
+            if done > MIB:
+                raise KeyboardInterrupt
+
+        with self.assertRaises(KeyboardInterrupt):
+            self.save(progress=interrupt)
+        (part,) = self.target.parent.iterdir()
+        return part
+
     def test_file_that_exists_is_replaced_only_when_told(self) -> None:
         self.target.write_bytes(b"tea")
 
@@ -240,13 +252,19 @@ class SavingTest(ClientCase):
 
         self.assertEqual(["sync", "place"], steps)
 
-    def test_pipe_or_device_is_never_replaced(self) -> None:
-        os.mkfifo(self.target)
+    def test_pipe_device_or_directory_is_never_replaced(self) -> None:
+        sent: list[int] = []
+        for make, error in ((os.mkfifo, TargetExists), (os.mkdir, IsADirectoryError)):
+            make(self.target)
+            mode = self.target.stat().st_mode
 
-        with self.assertRaises(TargetExists):
-            self.save(overwrite=True)
+            with self.subTest(error=error), self.assertRaises(error):
+                self.save(overwrite=True, progress=lambda done, _: sent.append(done))
 
-        self.assertTrue(self.target.is_fifo())
+            self.assertEqual(mode, self.target.stat().st_mode)
+            self.target.rename(self.directory / error.__name__)
+        # The directory is refused before the download.
+        self.assertEqual([], sent)
 
     def test_file_that_appears_meanwhile_is_not_replaced(self) -> None:
         with self.assertRaises(TargetExists):
@@ -256,14 +274,9 @@ class SavingTest(ClientCase):
 
     def test_download_that_is_interrupted_is_continued(self) -> None:
         sent: list[int] = []
-
-        def interrupt(done: int, _: int | None) -> None:
-            if done > MIB:
-                raise KeyboardInterrupt
-
-        with self.assertRaises(KeyboardInterrupt):
-            self.save(progress=interrupt)
+        self.interrupted_part()
         self.assertFalse(self.target.exists())
+
         self.save(progress=lambda done, _: sent.append(done))
 
         self.assertEqual(self.data, self.target.read_bytes())
@@ -272,10 +285,7 @@ class SavingTest(ClientCase):
 
     def test_part_with_other_bytes_is_replaced(self) -> None:
         for wrong in (b"tea", bytes(len(self.data)), bytes(len(self.data) + 1)):
-            with contextlib.suppress(KeyboardInterrupt):
-                self.save(progress=self.interrupt)
-            (part,) = self.target.parent.iterdir()
-            part.write_bytes(wrong)
+            self.interrupted_part().write_bytes(wrong)
 
             with self.subTest(len(wrong)):
                 self.save()
@@ -292,10 +302,7 @@ class SavingTest(ClientCase):
         self.assertEqual(self.data, self.target.read_bytes())
 
     def test_part_that_others_can_change_is_not_used(self) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            self.save(progress=self.interrupt)
-        (part,) = self.target.parent.iterdir()
-        planted = os.open(part, os.O_RDWR)
+        planted = os.open(self.interrupted_part(), os.O_RDWR)
         self.addCleanup(os.close, planted)
 
         with mock.patch.object(os, "geteuid", return_value=os.geteuid() + 1):
@@ -305,9 +312,7 @@ class SavingTest(ClientCase):
         self.assertEqual(self.data, self.target.read_bytes())
 
     def test_part_that_is_a_link_to_another_file_leaves_that_alone(self) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            self.save(progress=self.interrupt)
-        (part,) = self.target.parent.iterdir()
+        part = self.interrupted_part()
         part.unlink()
         other = self.file(b"precious")
         os.link(other, part)
@@ -316,31 +321,13 @@ class SavingTest(ClientCase):
 
         self.assertEqual((b"precious", self.data), (other.read_bytes(), self.target.read_bytes()))
 
-    def test_directory_is_refused_before_the_download(self) -> None:
-        self.target.mkdir()
-        sent: list[int] = []
-
-        with self.assertRaises(IsADirectoryError):
-            self.save(overwrite=True, progress=lambda done, _: sent.append(done))
-
-        self.assertEqual([], sent)
-
-    def test_damaged_object_makes_no_file(self) -> None:
+    def test_damaged_or_missing_object_makes_no_file(self) -> None:
         (self.store_path / self.digest[:2] / self.digest).write_bytes(self.data[:-1] + b"?")
 
-        with self.assertRaises(DigestMismatch):
-            self.save()
-
-        self.assertEqual([], os.listdir(self.target.parent))
-
-    def test_missing_object_makes_no_file(self) -> None:
-        with self.assertRaises(NotFound):
-            self.client.save("0" * 64, self.target)
-
-        self.assertEqual([], os.listdir(self.target.parent))
-
-    def interrupt(self, *_: Any) -> None:
-        raise KeyboardInterrupt
+        for digest, error in ((self.digest, DigestMismatch), ("0" * 64, NotFound)):
+            with self.subTest(error=error), self.assertRaises(error):
+                self.client.save(digest, self.target)
+            self.assertEqual([], os.listdir(self.target.parent))
 
 
 class DropsTest(ClientCase):
@@ -384,16 +371,16 @@ class DropsTest(ClientCase):
 
     def test_drop_is_not_taken_where_its_file_cannot_be_made(self) -> None:
         link = self.client.create_drop(b"tea")
-
-        with self.assertRaises(TargetExists):
-            self.client.save_drop(link, self.file(b"milk"))
-        with self.assertRaises(FileNotFoundError):
-            self.client.save_drop(link, self.directory / "nowhere" / "file")
         (self.directory / "kitchen").mkdir()
-        with self.assertRaises(IsADirectoryError):
-            self.client.save_drop(link, self.directory / "kitchen", overwrite=True)
-        with self.assertRaisesRegex(OSError, "too long"):
-            self.client.save_drop(link, self.directory / ("x" * 256))
+
+        for target, overwrite, error, message in (
+            (self.file(b"milk"), False, TargetExists, ""),
+            (self.directory / "nowhere" / "file", False, FileNotFoundError, ""),
+            (self.directory / "kitchen", True, IsADirectoryError, ""),
+            (self.directory / ("x" * 256), False, OSError, "too long"),
+        ):
+            with self.subTest(error=error), self.assertRaisesRegex(error, message):
+                self.client.save_drop(link, target, overwrite=overwrite)
         saved = self.client.save_drop(link, self.directory / "tea")
 
         self.assertEqual((b"tea", sha256(b"tea")), ((self.directory / "tea").read_bytes(), saved.digest))
@@ -448,61 +435,52 @@ class ResumingTest(ClientCase):
         self.addCleanup(proxy.__exit__)
         return proxy
 
-    def test_upload_goes_on_where_it_was_cut(self) -> None:
-        proxy = self.proxy(cuts=2)
+    def test_upload_and_stream_go_on_where_they_were_cut(self) -> None:
+        for content, repository, most in ((self.path, "kitchen", 1.5), (io.BytesIO(self.data), None, 2.0)):
+            proxy = self.proxy(cuts=2)
 
-        stored = self.make_client(proxy.url).put(self.path, "kitchen")
+            stored = self.make_client(proxy.url).put(content, repository)
 
-        self.assertEqual((sha256(self.data), 2), (stored.digest, proxy.cuts))
-        self.assertLess(proxy.sent, 1.5 * len(self.data))
-        self.assertEqual([f"repositories/kitchen/{stored.digest[:2]}/{stored.digest}"], self.objects())
+            self.assertEqual((sha256(self.data), len(self.data), 2), (stored.digest, stored.size, proxy.cuts))
+            self.assertLess(proxy.sent, most * len(self.data))
+        path = f"{stored.digest[:2]}/{stored.digest}"
+        self.assertEqual([path, f"repositories/kitchen/{path}"], self.objects())
 
-    def test_stream_goes_on_where_it_was_cut(self) -> None:
-        proxy = self.proxy(cuts=2)
-
-        stored = self.make_client(proxy.url).put(io.BytesIO(self.data))
-
-        self.assertEqual((sha256(self.data), len(self.data), 2), (stored.digest, stored.size, proxy.cuts))
-        self.assertLess(proxy.sent, 2 * len(self.data))
-
-    def test_later_client_continues_an_upload(self) -> None:
+    def cut_upload(self) -> tuple[CuttingProxy, Path]:
+        """Begin an upload that is cut. Returns the proxy, which cuts no other, and the file that notes it."""
         proxy = self.proxy(cuts=1, every=15 * MIB)
-
         with self.assertRaises(ServerUnreachable):
             self.make_client(proxy.url, limit=0, state_directory=str(self.state)).put(self.path)
         (noted,) = self.state.iterdir()
-        before = proxy.sent
-        stored = self.make_client(proxy.url, state_directory=str(self.state)).put(self.path)
+        self.assertEqual((0o700, 0o600), (self.state.stat().st_mode & 0o777, noted.stat().st_mode & 0o777))
+        return proxy, noted
 
-        self.assertEqual(sha256(self.data), stored.digest)
+    def continued(self, proxy: CuttingProxy) -> str:
+        return self.make_client(proxy.url, state_directory=str(self.state)).put(self.path).digest
+
+    def test_later_client_continues_an_upload(self) -> None:
+        proxy, noted = self.cut_upload()
+        before = proxy.sent
+
+        self.assertEqual(sha256(self.data), self.continued(proxy))
+
         self.assertLess(proxy.sent - before, 0.8 * len(self.data))
-        self.assertEqual((0o700, 0o600), (self.state.stat().st_mode & 0o777, 0o600))
         self.assertFalse(noted.exists())
 
     def test_noted_upload_that_has_expired_is_begun_again(self) -> None:
-        proxy = self.proxy(cuts=1, every=15 * MIB)
-        with self.assertRaises(ServerUnreachable):
-            self.make_client(proxy.url, limit=0, state_directory=str(self.state)).put(self.path)
-        (noted,) = self.state.iterdir()
-        self.assertEqual(0o600, noted.stat().st_mode & 0o777)
+        proxy, noted = self.cut_upload()
         noted.write_text("/uploads/" + "0" * 32)
 
-        stored = self.make_client(proxy.url, state_directory=str(self.state)).put(self.path)
+        self.assertEqual(sha256(self.data), self.continued(proxy))
 
-        self.assertEqual(sha256(self.data), stored.digest)
         self.assertEqual([], list(self.state.iterdir()))
 
     def test_upload_that_another_user_has_noted_is_not_continued(self) -> None:
-        proxy = self.proxy(cuts=1, every=15 * MIB)
-        with self.assertRaises(ServerUnreachable):
-            self.make_client(proxy.url, limit=0, state_directory=str(self.state)).put(self.path)
-        (noted,) = self.state.iterdir()
+        proxy, noted = self.cut_upload()
         before = noted.read_bytes()
         self.state.chmod(0o777)
 
-        stored = self.make_client(proxy.url, state_directory=str(self.state)).put(self.path)
-
-        self.assertEqual((sha256(self.data), before), (stored.digest, noted.read_bytes()))
+        self.assertEqual((sha256(self.data), before), (self.continued(proxy), noted.read_bytes()))
 
     def test_state_that_cannot_be_written_costs_only_the_continuation(self) -> None:
         stored = self.make_client(state_directory=str(self.path / "state")).put(self.path)

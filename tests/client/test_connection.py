@@ -14,7 +14,7 @@ HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
 class BodyTest(unittest.TestCase):
-    def setUp(self) -> None:
+    def connect(self) -> None:
         ours, self.server = socket.socketpair()
         self.addCleanup(self.server.close)
         self.connection = Connection(parse_location("http://localhost"), timeout=PATIENCE, context=None)
@@ -31,14 +31,13 @@ class BodyTest(unittest.TestCase):
         self.connection.sock.shutdown(socket.SHUT_WR)
         return self.server.recv(100)
 
-    def test_body_is_sent_on_behind_interim_responses(self) -> None:
-        self.assertEqual(b"tea", self.sent_behind(PROCESSING + HINTS))
-
-    def test_body_is_not_sent_on_behind_a_response(self) -> None:
-        self.assertEqual(b"", self.sent_behind(PROCESSING + b"HTTP/1.1 413 Content Too Large\r\n"))
-
-    def test_body_is_not_sent_on_behind_interim_responses_without_an_end(self) -> None:
-        self.assertEqual(b"", self.sent_behind(PROCESSING * 1000))
-
-    def test_body_is_not_sent_on_where_the_server_has_closed_the_connection(self) -> None:
-        self.assertEqual(b"", self.sent_behind(b""))
+    def test_body_is_sent_on_behind_interim_responses_alone(self) -> None:
+        for what, answered, sent in (
+            ("interim responses", PROCESSING + HINTS, b"tea"),
+            ("a response", PROCESSING + b"HTTP/1.1 413 Content Too Large\r\n", b""),
+            ("interim responses without an end", PROCESSING * 1000, b""),
+            ("the end of the connection", b"", b""),
+        ):
+            with self.subTest(what):
+                self.connect()
+                self.assertEqual(sent, self.sent_behind(answered))
