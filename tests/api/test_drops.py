@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -52,7 +53,7 @@ class DropsCase(ServerCase):
         parts = [file_part(data, name)] + ([text_part(b"password", password.encode())] if password is not None else [])
         answer = self.send_form(*parts)
         self.assertEqual(201, answer.status, answer.body)
-        return urlsplit(json.loads(answer.body)["url"]).path
+        return str(urlsplit(json.loads(answer.body)["url"]).path)
 
     def send_form(self, *parts: bytes) -> Answer:
         body, fields = form(*parts)
@@ -177,7 +178,7 @@ class DropsTest(DropsCase):
         self.assertEqual([], self.files_below(self.store_path))
 
     def test_form_without_exactly_one_file_answers_400(self) -> None:
-        forms = (
+        forms: tuple[list[bytes], ...] = (
             *([], [text_part(b"password", b"x")], [text_part(b"file", b"x")], [file_part(b"x", field="other")]),
             *([file_part(b"x"), file_part(b"y")], [file_part(b"x"), *[text_part(b"password", b"x")] * 2]),
             *(
@@ -508,7 +509,7 @@ class MemoryTest(DropsCase):
         self.worker._server.drain(PATIENCE)
         self.services.stop()
         # The cache of `urlsplit`, which the tests call.
-        urllib.parse.clear_cache()
+        urllib.parse.clear_cache()  # type: ignore[attr-defined]
         for mirrored, beginning in drops:
             self.assertEqual([], find_holders(mirrored[::-1].encode()))
             self.assertEqual([], find_holders(beginning[::-1]))
@@ -755,6 +756,9 @@ class PasswordTest(VirtualDropsCase):
             judged.append(password)
             return not goes_on.wait(PATIENCE)
 
+        def waits(count: int) -> bool:
+            return (len(submitted), len(judged)) == (count, 1)
+
         with (
             mock.patch("filestoraged.store.passwords.matches", matches),
             mock.patch.object(FairQueue, "submit", submit_and_note),
@@ -768,7 +772,7 @@ class PasswordTest(VirtualDropsCase):
                 password = "other" if other else "flood"
                 connection.sendall(f"GET {path}?password={password} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 # The first one is being judged, and all others are queued behind it.
-                self.wait_until("it waits", lambda number=number: (len(submitted), len(judged)) == (number + 1, 1))
+                self.wait_until("it waits", functools.partial(waits, number + 1))
             goes_on.set()
             self.wait_until("all are judged", lambda: len(judged) == 8)
 

@@ -43,12 +43,12 @@ class KvCase(ServerCase):
         return self.post("/commit", b"")
 
     def engine(self) -> KeyValues:
-        return self.pages()._keys
+        keys: KeyValues = self.pages()._keys
+        return keys
 
-    def pages(self) -> kv.Pages:
+    def pages(self) -> Any:
         (router,) = [router for _, _, router in self.app._mounts if router.name == "kv"]
-        pages: kv.Pages = router._routes["/set"]["POST"].page.__self__  # type: ignore[attr-defined]
-        return pages
+        return router._routes["/set"]["POST"].page.__self__  # type: ignore[attr-defined]
 
     def value(self, key: str) -> Any:
         answer = self.get(f"/{quote(key, safe='')}")
@@ -308,7 +308,8 @@ class InFlightTest(KvCase):
         self.assertLess(tracemalloc.get_traced_memory()[0], 60_000)
 
     def payloads(self) -> Payloads:
-        return self.pages()._payloads
+        payloads: Payloads = self.pages()._payloads
+        return payloads
 
 
 class AnswersTest(TempCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -131,7 +132,7 @@ class BatchTest(LfsCase):
         oids: tuple[Any, ...] = (TEA_OID[1:], TEA_OID + "0", "g" * 64, TEA_OID.upper(), "", "x" * 10_000, "\0" * 64)
         oids += ("../" * 21 + "x", None, 5, [TEA_OID])
         sizes = (-1, 2**63, 10**40, -(10**40), 10**4000, 3.0, 1e300, "3", None, True, [3])
-        bad = [*(wanted(oid, 3) for oid in oids), *(wanted(TEA_OID, size) for size in sizes)]
+        bad: list[Any] = [*(wanted(oid, 3) for oid in oids), *(wanted(TEA_OID, size) for size in sizes)]
         bad += [{}, {"oid": TEA_OID}, {"size": 3}, [], "x", None, 3]
         for operation in ("upload", "download"):
             for each in bad:
@@ -183,16 +184,17 @@ class BatchTest(LfsCase):
             self.assertEqual(200, answer.status)
 
     def test_malformed_batch_answers_422(self) -> None:
-        good = {"operation": "upload", "objects": []}
-        bad = [{**good, **members} for members in (
+        good: dict[str, Any] = {"operation": "upload", "objects": []}
+        members: tuple[dict[str, Any], ...] = (
             *({"operation": each} for each in ("verify", "", None, 1, ["upload"], "x" * 10_000)),
-            *({"objects": each} for each in ({}, "x", 1, None)),
-            *({"transfers": each} for each in ([], ["ssh"], "basic", {"basic": 1}, [1], ["basic", 1], [["basic"]])),
-            *({"hash_algo": each} for each in (1, ["sha256"])),
-            *({"ref": each} for each in ("refs/heads/main", [], {"name": 1})),
-        )]  # fmt: skip
-        bad += [{"objects": []}, {"operation": "upload"}, {}]
-        for body in (*_NO_OBJECTS, *bad):
+            *({"objects": "x"}, {"objects": {}}, {"objects": 1}, {"objects": None}),
+            *({"transfers": each} for each in ("basic", {"basic": 1})),
+            *({"transfers": each} for each in ([], ["ssh"], [1], ["basic", 1], [["basic"]])),
+            *({"hash_algo": 1}, {"hash_algo": ["sha256"]}),
+            *({"ref": "refs/heads/main"}, {"ref": []}, {"ref": {"name": 1}}),
+        )
+        bad: list[Any] = [*_NO_OBJECTS, {"objects": []}, {"operation": "upload"}, {}]
+        for body in (*bad, *({**good, **each} for each in members)):
             with self.subTest(body=repr(body)[:80]):
                 answer = self.ask("POST", "/data/pets/objects/batch", body)
 
@@ -418,7 +420,9 @@ class LocksTest(LfsCase):
     def test_pages_contain_every_lock_once(self) -> None:
         locks = [self.locked(f"{number}") for number in range(25)]
         for limit in (10, 24, 25, 26, 5000):
-            listed, verified, cursor, pages = [], [], "", 0
+            listed: list[Any] = []
+            verified: list[Any] = []
+            cursor, pages = "", 0
             while pages == 0 or cursor:
                 page = self.locks(f"?limit={limit}" + (f"&cursor={cursor}" if cursor else ""))
                 same = self.verify({"limit": limit, "cursor": cursor})
@@ -446,7 +450,7 @@ class LocksTest(LfsCase):
             *("", "/a", "a/", "a//b", ".", "..", "a/../b", "../a", "./a", "a/.", "a\0", "a\nb", "\x7f", "\x85"),
             *("x" * 4097, "é" * 2049, "x/" * 5000 + "x", None, 1, ["a"], {"a": 1}, True),
         )
-        bad = [{"path": path} for path in paths]
+        bad: list[Any] = [{"path": path} for path in paths]
         bad += [{}, {"path": "a", "ref": "main"}, {"path": "a", "ref": {"name": []}}]
         for body in (*_NO_OBJECTS, *bad):
             with self.subTest(body=repr(body)[:60]):
@@ -465,14 +469,16 @@ class LocksTest(LfsCase):
 
     def test_malformed_verification_or_release_answers_422(self) -> None:
         id_ = self.locked()["id"]
-        for body in (*_NO_OBJECTS[1:], {"limit": 0}, {"limit": -1}, {"limit": "1"}, {"limit": 1.5}, {"limit": True},
-                     {"limit": []}, {"cursor": "x"}, {"cursor": "0"}, {"cursor": "-1"}, {"cursor": 1}, {"cursor": "²"},
-                     {"cursor": "9" * 20}, {"cursor": str(2**63)}, {"cursor": " 1"}, {"ref": 1}):  # fmt: skip
-            with self.subTest(body=repr(body)[:60]):
-                self.assertEqual(422, self.ask("POST", "/data/pets/locks/verify", body).status)
-        for body in (*_NO_OBJECTS[1:], {"force": 1}, {"force": "true"}, {"force": []}, {"ref": []}):
-            with self.subTest(body=repr(body)[:60]):
-                self.assertEqual(422, self.ask("POST", f"/data/pets/locks/{id_}/unlock", body).status)
+        verifications: list[Any] = [
+            {"limit": 0}, {"limit": -1}, {"limit": "1"}, {"limit": 1.5}, {"limit": True}, {"limit": []},
+            {"cursor": "x"}, {"cursor": "0"}, {"cursor": "-1"}, {"cursor": 1}, {"cursor": "²"}, {"cursor": "9" * 20},
+            {"cursor": str(2**63)}, {"cursor": " 1"}, {"ref": 1},
+        ]  # fmt: skip
+        releases: list[Any] = [{"force": 1}, {"force": "true"}, {"force": []}, {"ref": []}]
+        for path, bodies in (("locks/verify", verifications), (f"locks/{id_}/unlock", releases)):
+            for body in (*_NO_OBJECTS[1:], *bodies):
+                with self.subTest(path, body=repr(body)[:60]):
+                    self.assertEqual(422, self.ask("POST", f"/data/pets/{path}", body).status)
         self.assertEqual(1, len(self.locks()["locks"]))
 
     def test_bad_limit_or_cursor_of_the_list_answers_422(self) -> None:
@@ -519,7 +525,7 @@ class TokensTest(TokensCase, LfsCase):
 
     def test_token_allows_what_its_scopes_say(self) -> None:
         lock = self.locked("other", **bearer("pets-admin"))
-        requests = {
+        requests: dict[str, Callable[..., Answer]] = {
             "download": lambda **fields: self.ask_for("download", **fields),
             "upload": lambda **fields: self.ask_for("upload", **fields),
             "list": lambda **fields: self.ask("GET", "/data/pets/locks", **fields),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -411,10 +412,13 @@ class AppendTest(PiecesCase):
 
             self.begin(path, TEA[:7], length=12, fields=fields).close()
 
-            self.wait_until("the upload is released", lambda path=path: self.tus("HEAD", path).status == 200)
+            self.wait_until("the upload is released", functools.partial(self.is_released, path))
             self.assertEqual(offset, self.offset(path))
             self.assertEqual(204, self.append(path, offset, TEA[offset:]).status)
             self.assertEqual(TEA, self.get(f"/{TEA_HASH}").body)
+
+    def is_released(self, path: str) -> bool:
+        return self.tus("HEAD", path).status == 200
 
 
 class ChecksumTest(UploadsCase):

@@ -70,7 +70,7 @@ def answer(status: int, body: bytes = b"", *, length: int | None = None, **field
 
 
 def document(status: int, value: object, **fields: str) -> bytes:
-    return answer(status, json.dumps(value).encode(), Content_Type="application/json", **fields)
+    return answer(status, json.dumps(value).encode(), length=None, Content_Type="application/json", **fields)
 
 
 def _receive(connection: socket.socket) -> Received | None:

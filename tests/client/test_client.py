@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import os
@@ -344,7 +345,7 @@ class DropsTest(ClientCase):
 
                 with self.client.fetch_drop(link) as download:
                     self.assertEqual((expected, 3, b"tea"), (download.name, download.size, b"".join(download)))
-                self.wait_until("the drop is gone", lambda link=link: self.is_gone(link))
+                self.wait_until("the drop is gone", functools.partial(self.is_gone, link))
 
     def test_password_is_needed_and_guessing_is_not_retried(self) -> None:
         link = self.client.create_drop(self.file(b"tea", "tea.txt"), password="milk ü")

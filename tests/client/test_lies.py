@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -127,17 +128,19 @@ class CommandsTest(AnswersCase):
         ):
             status = main(arguments)
         output.flush()
-        return status, output.buffer.getvalue(), complaint.getvalue()  # type: ignore[attr-defined]
+        return status, output.buffer.getvalue(), complaint.getvalue()
 
 
 class BoundsTest(AnswersCase):
+    socket: VirtualSocket
+
     def client_of(self, sent: Callable[[], Iterable[Sent]]) -> Client:
         case = self
 
         def connect(connection: Connection) -> None:
             case.socket = VirtualSocket(sent())
-            connection.sock = case.socket  # type: ignore[assignment]
-            connection.clock = case.socket.clock  # type: ignore[method-assign]
+            connection.sock = case.socket
+            connection.clock = case.socket.clock
 
         patch = mock.patch.object(Connection, "connect", connect)
         patch.start()
@@ -153,11 +156,14 @@ class BoundsTest(AnswersCase):
             (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000),
             (b"HTTP/1.1 413 Large\r\n\r\n", b"x" * 1000),
         ):
-            client = self.client_of(lambda head=head, piece=piece: itertools.chain(at_once(head), endless(piece)))  # type: ignore[misc]
+            client = self.client_of(functools.partial(self.sent_endlessly, head, piece))
             with self.subTest(head, piece=piece[:20]):
                 with self.assertRaises(Error):
                     list(client.list("kitchen"))
                 self.assertLess(self.socket.received, 5 * 1024 * 1024)
+
+    def sent_endlessly(self, head: bytes, piece: bytes) -> Iterable[Sent]:
+        return itertools.chain(at_once(head), endless(piece))
 
     def test_endless_drop_is_received_up_to_its_limit(self) -> None:
         client = self.client_of(lambda: itertools.chain(at_once(b"HTTP/1.1 200 OK\r\n\r\n"), endless(b"x" * 65536)))
@@ -193,7 +199,7 @@ class BoundsTest(AnswersCase):
             (300, lambda: itertools.chain(at_once(document_head), endless(b" ", 50))),
             (300, lambda: itertools.chain(at_once(CHUNKED), endless(b"1\r\nx\r\n", 50))),
         ):
-            client = self.client_of(sent)  # type: ignore[arg-type]
+            client = self.client_of(sent)
             with self.subTest(seconds=seconds, sent=sent):
                 with self.assertRaises(UnexpectedResponse):
                     list(client.list("kitchen"))

@@ -33,7 +33,7 @@ class BoundedResponseCase(unittest.TestCase):
         self.socket = VirtualSocket(sent)
         self.connection = _Connection("localhost")
         self.connection.clock = self.socket.clock
-        self.connection.sock = self.socket  # type: ignore[assignment]
+        self.connection.sock = self.socket
         self.connection.putrequest(method, "/")
         self.connection.endheaders()
         return self.connection.receive()

@@ -125,6 +125,9 @@ class ImageContract(TempCase):
 class OciImageTest(ImageContract):
     """One image for all tests."""
 
+    place: Path
+    image: Path
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -191,6 +194,8 @@ class OciImageTest(ImageContract):
 
 class ContainerfileTest(ImageContract):
     """Built by buildah on a Debian with pip instead of the base that the file names: no registry is at hand."""
+
+    place: Path
 
     @classmethod
     def setUpClass(cls) -> None:

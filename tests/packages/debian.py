@@ -72,11 +72,11 @@ class DebianCase(unittest.TestCase):
         return self.machine.run("sh", "-c", script, check=False).stdout.split()
 
 
-class FirstContact:
+class FirstContact(DebianCase):
     """On a machine that has not even Python."""
 
     @classmethod
-    def setUpClass(cls: type[DebianCase]) -> None:
+    def setUpClass(cls) -> None:
         super().setUpClass()
         has_python = not cls.machine.run("which", "python3", check=False).returncode
         assert not has_python
@@ -87,53 +87,53 @@ class FirstContact:
         seconds = time.monotonic() - began
         print(f"{cls.release}: {seconds:.1f} s from apt to a stored file, without downloads", file=sys.stderr)
 
-    def test_installation_starts_and_enables_service_and_socket(self: DebianCase) -> None:
+    def test_installation_starts_and_enables_service_and_socket(self) -> None:
         self.assertEqual(["active", "active", "enabled", "enabled"], self.states())
         self.assertEqual("tea", self.machine.shell(_FETCH))
 
-    def test_service_runs_as_a_user_of_its_own_and_reads_compiled_modules(self: DebianCase) -> None:
+    def test_service_runs_as_a_user_of_its_own_and_reads_compiled_modules(self) -> None:
         user = self.machine.shell("stat -c %u /proc/$(systemctl show --value -p MainPID filestoraged)")
         compiled = self.machine.shell("find /usr/share/filestoraged -name 'cli.*.pyc' | wc -l")
 
         self.assertIn(int(user), _DYNAMIC_USERS)
         self.assertEqual("1", compiled)
 
-    def test_command_reads_the_store_of_the_service(self: DebianCase) -> None:
+    def test_command_reads_the_store_of_the_service(self) -> None:
         checked = self.machine.shell("filestoraged check --store /var/lib/filestoraged")
 
         self.assertIn("1 object", checked)
 
-    def test_weekly_check_passes_under_its_own_unit(self: DebianCase) -> None:
+    def test_weekly_check_passes_under_its_own_unit(self) -> None:
         self.machine.run("systemctl", "start", "filestoraged-check.service")
 
         self.assertEqual("success", self.machine.show("filestoraged-check.service", "Result"))
 
-    def test_reload_and_restart_keep_the_service(self: DebianCase) -> None:
+    def test_reload_and_restart_keep_the_service(self) -> None:
         self.machine.run("systemctl", "reload", "filestoraged")
         self.machine.run("systemctl", "restart", "filestoraged")
 
         self.assertEqual("tea", self.machine.shell(_FETCH))
 
 
-class Life:
+class Life(DebianCase):
     """Upgrade, removal and purge, as piuparts examines them. Each test begins with a new installation."""
 
     before: set[str]
 
     @classmethod
-    def setUpClass(cls: type[DebianCase]) -> None:
+    def setUpClass(cls) -> None:
         super().setUpClass()
         # What it depends on is not what is examined.
         cls.apt("install", "python3")
         cls.before = cls.listing()
 
-    def setUp(self: DebianCase) -> None:
+    def setUp(self) -> None:
         super().setUp()
         self.apt("install", self.package)
         self.addCleanup(self.machine.run, "dpkg", "--purge", "filestoraged")
         self.machine.shell(_STORE)
 
-    def test_upgrade_under_load_fails_no_request_and_keeps_the_configuration(self: DebianCase) -> None:
+    def test_upgrade_under_load_fails_no_request_and_keeps_the_configuration(self) -> None:
         newer = self.build_next("0.2.0.1")
         before = self.machine.show("filestoraged.service", "MainPID")
         self.machine.shell(f"echo '{_CHANGE}' >>/etc/filestoraged.conf")
@@ -147,14 +147,14 @@ class Life:
         self.assertEqual("filestoraged 0.2.0.1", self.machine.shell("filestoraged --version"))
         self.assertEqual(_CHANGE, self.machine.shell("tail -n 1 /etc/filestoraged.conf"))
 
-    def test_units_that_the_administrator_disabled_stay_disabled(self: DebianCase) -> None:
+    def test_units_that_the_administrator_disabled_stay_disabled(self) -> None:
         self.machine.shell(f"systemctl disable --now --quiet {_UNITS}")
 
         self.apt("install", self.build_next("0.2.0.2"))
 
         self.assertEqual(["inactive", "inactive", "disabled", "disabled"], self.states())
 
-    def test_removal_keeps_configuration_and_data_for_the_next_installation(self: DebianCase) -> None:
+    def test_removal_keeps_configuration_and_data_for_the_next_installation(self) -> None:
         self.machine.shell(f"echo '{_CHANGE}' >>/etc/filestoraged.conf")
 
         self.apt("remove", "filestoraged")
@@ -166,7 +166,7 @@ class Life:
         self.assertEqual(_CHANGE, self.machine.shell("tail -n 1 /etc/filestoraged.conf"))
         self.assertEqual(["active", "active", "enabled", "enabled"], self.states())
 
-    def test_purge_asks_nothing_and_leaves_nothing(self: DebianCase) -> None:
+    def test_purge_asks_nothing_and_leaves_nothing(self) -> None:
         # What an administrator enables is removed, too.
         self.machine.run("systemctl", "enable", "--now", "--quiet", "filestoraged-check.timer")
 
@@ -177,7 +177,7 @@ class Life:
         self.assertEqual("", self.machine.shell("systemctl list-unit-files --no-legend 'filestoraged*' || true"))
         self.assertEqual("", self.machine.shell("systemctl list-units --failed --no-legend"))
 
-    def build_next(self: DebianCase, version: str) -> str:
+    def build_next(self, version: str) -> str:
         """Build the same tree with another version."""
         tree = self.packages / version
         copy_source(tree)
@@ -186,23 +186,23 @@ class Life:
         return self.build(tree)
 
     @classmethod
-    def listing(cls: type[DebianCase]) -> set[str]:
+    def listing(cls) -> set[str]:
         return {line for line in cls.machine.shell(_LIST).splitlines() if not _OWN.search(line)}
 
 
-class Debian12FirstContactTest(FirstContact, DebianCase):
+class Debian12FirstContactTest(FirstContact):
     release = "bookworm"
 
 
-class Debian13FirstContactTest(FirstContact, DebianCase):
+class Debian13FirstContactTest(FirstContact):
     release = "trixie"
 
 
-class Debian12LifeTest(Life, DebianCase):
+class Debian12LifeTest(Life):
     release = "bookworm"
 
 
-class Debian13LifeTest(Life, DebianCase):
+class Debian13LifeTest(Life):
     release = "trixie"
 
 

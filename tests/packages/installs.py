@@ -23,6 +23,10 @@ _PATIENCE = 300
 class InstallsTest(TempCase):
     """The packages are made once."""
 
+    pyz: Path
+    wheel: Path
+    sdist: Path
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()

@@ -119,7 +119,7 @@ class PyzTest(TempCase):
     def get(self, url: str, **fields: str) -> bytes:
         answer = requests.get(url, headers=fields, timeout=PATIENCE)
         self.assertEqual(200, answer.status_code, url)
-        return answer.content
+        return bytes(answer.content)
 
     def run_pyz(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run_program(*BARE, str(self.pyz), *arguments)

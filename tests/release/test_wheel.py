@@ -31,6 +31,8 @@ class WheelTest(TempCase):
 
     wheel: Path
     sdist: Path
+    before: set[str]
+    after: set[str]
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -70,7 +72,7 @@ class WheelTest(TempCase):
 
         self.assertEqual(("filestoraged", __version__), (metadata["Name"], metadata["Version"]))
         self.assertEqual(">=3.11", metadata["Requires-Python"])
-        self.assertIn("pymemcache", metadata.get_all("Requires-Dist"))
+        self.assertIn("pymemcache", metadata.get_all("Requires-Dist", []))
 
     def test_sdist_has_every_file_of_the_repository(self) -> None:
         with tarfile.open(self.sdist) as archive:

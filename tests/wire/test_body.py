@@ -90,7 +90,7 @@ class ChunkedTest(unittest.TestCase):
             self.assert_body(b"", zero + b"\r\n\r\n")
 
     def test_size_in_either_case_with_leading_zeros_is_hexadecimal(self) -> None:
-        sizes = {10: (b"a", b"A", b"0a", b"000000000000000A")}
+        sizes: dict[int, tuple[bytes, ...]] = {10: (b"a", b"A", b"0a", b"000000000000000A")}
         sizes |= {size: (b"%x" % size, b"%X" % size, b"0%x" % size) for size in (16, 31, 171, 256)}
         for size, written in sizes.items():
             content = bytes(range(256))[:size]

@@ -63,8 +63,8 @@ class PairTest(unittest.TestCase):
         self.assertRaises(BadRequest, parse_pair, b'{"\\ud800": 1}')
         self.assertRaises(BadRequest, parse_pair, b'{"\\udc00\\ud800": 1}')
 
-    @settings(database=None, deadline=None)
-    @given(
+    @settings(database=None, deadline=None)  # type: ignore[untyped-decorator]
+    @given(  # type: ignore[untyped-decorator]
         strategies.text(),
         strategies.recursive(
             strategies.none()
@@ -91,8 +91,8 @@ class PairTest(unittest.TestCase):
         self.assertEqual((name, value), (read, json.loads(raw)))
         self.assertEqual({name: value}, json.loads(encode_pair(read, raw)))
 
-    @settings(database=None, deadline=None)
-    @given(strategies.binary())
+    @settings(database=None, deadline=None)  # type: ignore[untyped-decorator]
+    @given(strategies.binary())  # type: ignore[untyped-decorator]
     def test_random_bytes_are_refused_or_parsed_as_python_does(self, data: bytes) -> None:
         try:
             name, raw = parse_pair(data)
