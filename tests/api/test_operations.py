@@ -19,15 +19,12 @@ class HealthTest(ServerCase):
         self.assertEqual("application/json", answer.fields["content-type"])
         self.assertEqual("no-store", answer.fields["cache-control"])
 
-    def test_other_paths_of_operations_answer_404(self) -> None:
+    def test_other_paths_of_operations_answer_404_and_other_methods_405(self) -> None:
         for path in ("/-", "/-/", "/-/nothing", "/-/health/"):
-            with self.subTest(path=path):
-                self.assertEqual(404, self.get(path).status)
-
-    def test_health_with_another_method_answers_405(self) -> None:
-        answer = self.post("/-/health", b"")
-
-        self.assertEqual((405, "GET"), (answer.status, answer.fields["allow"]))
+            self.assertEqual(404, self.get(path).status, path)
+        for path in ("/-/health", "/-/metrics"):
+            answer = self.post(path, b"")
+            self.assertEqual((405, "GET"), (answer.status, answer.fields["allow"]))
 
 
 class HealthOfOneMountTest(HealthTest):

@@ -37,12 +37,14 @@ def links_of(page: Answer) -> list[str]:
 
 
 class PagesTest(DropsCase):
-    def test_prefix_of_files_is_a_page_where_html_is_preferred(self) -> None:
+    def test_prefix_of_files_is_a_page_where_html_is_preferred_and_no_other_request_is(self) -> None:
         page = self.get("/", **BROWSER)
 
-        self.assertEqual(200, page.status)
-        self.assertTrue(is_page(page))
+        self.assertEqual((200, True), (page.status, is_page(page)))
         self.assertIn(b"<form", page.body)
+        for method, path in (("POST", "/"), ("DELETE", "/"), ("HEAD", "/"), ("GET", "/-/health")):
+            with self.subTest(method=method, path=path):
+                self.assertFalse(is_page(self.request(method, path, **BROWSER)))
 
     def test_programs_get_the_answer_that_they_got_without_pages(self) -> None:
         for fields in PROGRAMS:
@@ -61,11 +63,6 @@ class PagesTest(DropsCase):
                 self.assertEqual((200, b"tea"), (self.get(path, **BROWSER).status, self.get(path, **BROWSER).body))
         self.assertEqual(404, self.get("/?hash=x", **BROWSER).status)
         self.assertFalse(is_page(self.get("/nothing", **BROWSER)))
-
-    def test_other_methods_and_interfaces_have_no_page(self) -> None:
-        for method, path in (("POST", "/"), ("DELETE", "/"), ("HEAD", "/"), ("GET", "/-/health")):
-            with self.subTest(method=method, path=path):
-                self.assertFalse(is_page(self.request(method, path, **BROWSER)))
 
     def test_page_has_the_policy_and_may_be_revalidated(self) -> None:
         page = self.get("/", **BROWSER)
@@ -150,7 +147,7 @@ class ChunkTest(ServerCase):
 class MountedTest(ServerCase):
     config: dict[str, Any] = {"mounts": {"/up/load": "files", "/": "drops"}}
 
-    def test_links_are_relative_to_the_path_with_and_without_its_slash(self) -> None:
+    def test_links_and_forms_are_relative_to_the_path_with_and_without_its_slash(self) -> None:
         for path in ("/up/load", "/up/load/", "/", "/drop/0", "/file/0"):
             with self.subTest(path=path):
                 page = self.get(path, **BROWSER)
@@ -163,26 +160,20 @@ class MountedTest(ServerCase):
                     # Also below a prefix that a proxy removes.
                     for prefix in ("", "/some/where"):
                         self.assertTrue(urljoin(prefix + path, link).startswith(f"{prefix}/-/pages/"), link)
-
-    def test_form_leads_to_the_interface(self) -> None:
-        for path in ("/up/load", "/up/load/"):
-            (action,) = re.findall(r'action="([^"]*)"', self.get(path, **BROWSER).body.decode())
-
-            self.assertEqual("/up/load/", urljoin(path, action))
-
-    def test_page_sends_no_pieces_where_uploads_are_not_served(self) -> None:
-        self.assertIn(b'data-uploads=""', self.get("/up/load/", **BROWSER).body)
+                if path.startswith("/up"):
+                    (action,) = re.findall(r'action="([^"]*)"', page.body.decode())
+                    self.assertEqual("/up/load/", urljoin(path, action))
+                    # Uploads are not served.
+                    self.assertIn(b'data-uploads=""', page.body)
 
 
 class PublicUrlTest(ServerCase):
     config: dict[str, Any] = {"public_url": "https://files.example.org/f", "max_size": 1 << 20}
 
-    def test_links_of_the_page_begin_with_the_public_url(self) -> None:
-        self.assertIn(b'data-link="https://files.example.org/f"', self.get("/", **BROWSER).body)
-
-    def test_page_names_the_largest_size(self) -> None:
+    def test_page_names_the_public_url_and_the_largest_size(self) -> None:
         page = self.get("/", **BROWSER).body
 
+        self.assertIn(b'data-link="https://files.example.org/f"', page)
         self.assertIn(b'data-limit="1048576"', page)
         self.assertIn(b"up to 1 MiB each", page)
 
@@ -227,13 +218,13 @@ class TokensPagesTest(TokensCase):
         self.assertEqual(404, self.get("/vimeo/api/v1.0/drop/0").status)
 
     def test_requests_of_pages_need_a_token(self) -> None:
-        self.assertEqual(401, self.post("/", b"tea").status)
-        self.assertEqual(401, self.post("/vimeo/api/v1.0/drop", b"").status)
-        self.assertEqual(401, self.post("/vimeo/api/v1.0/drop/0", b"").status)
-        self.assertEqual(404, self.post("/vimeo/api/v1.0/drop/0", b"", **bearer("reader")).status)
-        self.assertEqual(403, self.post("/vimeo/api/v1.0/drop/0", b"", **bearer("writer")).status)
-
-    def test_page_for_a_request_with_a_token_asks_for_none(self) -> None:
+        drop = "/vimeo/api/v1.0/drop"
+        for status, path, fields in (
+            *((401, path, {}) for path in ("/", drop, f"{drop}/0")),
+            (404, f"{drop}/0", bearer("reader")),
+            (403, f"{drop}/0", bearer("writer")),
+        ):
+            self.assertEqual(status, self.post(path, b"tea", **fields).status)
         self.assertIn(b'data-needs-token=""', self.get("/", **BROWSER, **bearer("writer")).body)
 
     def test_password_of_a_drop_comes_in_the_body_beside_a_token(self) -> None:
