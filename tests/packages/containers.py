@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 from bin.release.image import CONFIG
 from filestoraged import __version__
 from tests.daemon.process import ROOT
-from tests.release.packages import package
+from tests.release.packages import class_directory, package
 from tests.support import TempCase, find_program
 
 _PATIENCE = 120
@@ -131,9 +129,7 @@ class OciImageTest(ImageContract):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.place = Path(tempfile.mkdtemp(prefix="filestoraged-"))
-        cls.place.chmod(0o755)
-        cls.addClassCleanup(shutil.rmtree, cls.place, ignore_errors=True)
+        cls.place = class_directory(cls)
         (cls.image,) = package(cls.place / "made", "--oci")
         layout = cls.place / "layout"
         layout.mkdir()
@@ -200,9 +196,7 @@ class ContainerfileTest(ImageContract):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.place = Path(tempfile.mkdtemp(prefix="filestoraged-"))
-        cls.place.chmod(0o755)
-        cls.addClassCleanup(shutil.rmtree, cls.place, ignore_errors=True)
+        cls.place = class_directory(cls)
         cls.make_base()
         cls.download_wheels()
         settings = [f"--volume={cls.place}/wheels:/wheels:ro", f"--volume={cls.place}/pip.conf:/etc/pip.conf:ro"]

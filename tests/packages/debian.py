@@ -6,9 +6,7 @@ Each class has one machine.
 from __future__ import annotations
 
 import re
-import shutil
 import sys
-import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 from bin.release.source import copy_source
 from tests.packages.load import Clients
 from tests.packages.machine import ROOT, Machine
-from tests.release.packages import package
+from tests.release.packages import class_directory, package
 
 _UNITS = "filestoraged.service filestoraged.socket"
 
@@ -49,8 +47,7 @@ class DebianCase(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.packages = Path(tempfile.mkdtemp(prefix="filestoraged-"))
-        cls.addClassCleanup(shutil.rmtree, cls.packages, ignore_errors=True)
+        cls.packages = class_directory(cls)
         cls.package = cls.build(ROOT)
         cls.machine = Machine(cls.release, cls.packages)
         cls.addClassCleanup(cls.machine.stop)

@@ -9,12 +9,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from filestoraged import __version__
-from tests.release.packages import package
+from tests.release.packages import class_directory, package
 from tests.support import TempCase, find_program, free_port
 
 _PATIENCE = 300
@@ -30,8 +29,7 @@ class InstallsTest(TempCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        place = Path(tempfile.mkdtemp(prefix="filestoraged-"))
-        cls.addClassCleanup(shutil.rmtree, place, ignore_errors=True)
+        place = class_directory(cls)
         cls.pyz, cls.wheel, cls.sdist = package(place / "made", "--pyz", "--wheel")
 
     def setUp(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
+import unittest
 from pathlib import Path
 
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
@@ -24,3 +27,11 @@ def package(directory: Path, *options: str, root: Path = ROOT, mask: int = 0o022
     )
     assert not ended.returncode, ended.stderr
     return [Path(line) for line in ended.stdout.splitlines()]
+
+
+def class_directory(case: type[unittest.TestCase]) -> Path:
+    """Return a directory that other users may enter. It is removed after the tests of a class."""
+    place = Path(tempfile.mkdtemp(prefix="filestoraged-"))
+    place.chmod(0o755)
+    case.addClassCleanup(shutil.rmtree, place, ignore_errors=True)
+    return place

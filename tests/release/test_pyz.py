@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import requests
 from filestoraged import __version__
 from filestoraged.api.pages import FILES
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, running
-from tests.release.packages import package
+from tests.release.packages import class_directory, package
 from tests.support import TempCase
 
 BARE = (sys.executable, "-I", "-S")
@@ -29,9 +28,7 @@ class PyzTest(TempCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        place = Path(tempfile.mkdtemp(prefix="filestoraged-"))
-        cls.addClassCleanup(shutil.rmtree, place, ignore_errors=True)
-        (cls.pyz,) = package(place / "first", "--pyz")
+        (cls.pyz,) = package(class_directory(cls) / "first", "--pyz")
 
     def test_same_source_makes_the_same_bytes_whatever_umask_time_zone_and_times_of_files(self) -> None:
         copy = self.directory / "copy"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import email
-import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from filestoraged import __version__
 from filestoraged.api.pages import FILES
 from filestoraged.daemon.commands.manual import PAGES
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
-from tests.release.packages import package
+from tests.release.packages import class_directory, package
 from tests.runner.marks import long
 from tests.support import TempCase
 
@@ -37,8 +35,7 @@ class WheelTest(TempCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        place = Path(tempfile.mkdtemp(prefix="filestoraged-"))
-        cls.addClassCleanup(shutil.rmtree, place, ignore_errors=True)
+        place = class_directory(cls)
         cls.before = tree(ROOT)
         cls.wheel, cls.sdist = package(place / "made", "--wheel", SOURCE_DATE_EPOCH="1700000000")
         cls.after = tree(ROOT)
