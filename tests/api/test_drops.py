@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import re
 import socket
 import sqlite3
 import struct
@@ -71,6 +72,19 @@ class DropsCase(ServerCase):
 
     def bytes_kept(self) -> list[str]:
         return self.files_below(self.store_path / "drops") if (self.store_path / "drops").exists() else []
+
+    def open_database(self) -> sqlite3.Connection:
+        """Open the database of drops as another program does."""
+        other = sqlite3.connect(self.store_path / "drops.sqlite", isolation_level=None)
+        self.addCleanup(other.close)
+        return other
+
+    def break_ends(self) -> None:
+        """Let writing fail that a drop is gone: by a trigger."""
+        self.open_database().execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON drops WHEN new.state = 3"
+            " BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END"
+        )
 
     def state_of(self, path: str) -> int:
         ((state,),) = self.registry()._transactions.read(
@@ -234,27 +248,23 @@ class BrokenDownloadTest(DropsCase):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
 
-    def test_drop_is_available_again_after_five_broken_downloads(self) -> None:
+    def test_drop_is_whole_after_five_broken_downloads_and_gone_by_the_sixth(self) -> None:
         for size in (MIB, 10 * MIB):
-            path = self.drop(os.urandom(size))
+            data = os.urandom(size)
+            lost, path = self.drop(data), self.drop(data)
             for _ in range(5):
-                self.break_off(path, after=1000)
-                self.wait_for_state(path, 1)
+                for each, after in ((lost, 1000), (path, size // 2)):
+                    self.break_off(each, after=after)
+                    self.wait_for_state(each, 1)
 
-            self.break_off(path, after=1000)
+            self.break_off(lost, after=1000)
+            self.wait_for_state(lost, 3)
+
+            self.assertEqual(410, self.get(lost).status)
+            self.assertTrue(self.get(path).body == data)
             self.wait_for_state(path, 3)
-
-            self.assertEqual(410, self.get(path).status)
             self.tidy_up()
             self.assertEqual([], self.bytes_kept())
-
-    def test_drop_is_whole_after_a_broken_download(self) -> None:
-        data = os.urandom(10 * MIB)
-        path = self.drop(data)
-        self.break_off(path, after=5 * MIB)
-        self.wait_for_state(path, 1)
-
-        self.assertTrue(self.get(path).body == data)
 
     def test_drop_answers_410_during_a_download(self) -> None:
         path = self.drop(os.urandom(10 * MIB))
@@ -267,27 +277,16 @@ class BrokenDownloadTest(DropsCase):
         self.assertEqual(10 * MIB, len(split_answer(beginning + read_all(connection))[0].body))
         self.wait_for_state(path, 3)
 
-    def test_connection_is_kept_alive_after_a_drop(self) -> None:
-        connection = self.connect()
-        for _ in range(3):
-            path = self.drop(b"tea")
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            self.assertEqual(b"tea", read_answer(connection).body)
-        pipelined = [self.drop(os.urandom(50_000)) for _ in range(3)]
-
-        connection.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in pipelined).encode())
-
-        self.assertEqual([200] * 3, [read_answer(connection).status for _ in range(3)])
-
     def test_persistent_connections_race_for_many_drops(self) -> None:
         data = os.urandom(100_000)
         paths = [self.drop(data) for _ in range(60)]
+        requests = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths]
 
         def race(_: int) -> list[int]:
             connection = self.connect()
             statuses = []
-            for path in paths:
-                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            for request in requests:
+                connection.sendall(request)
                 with connection.makefile("rb") as stream:
                     statuses.append(int(stream.readline().split()[1]))
                     length = next(int(line.split()[1]) for line in stream if line.startswith(b"Content-Length"))
@@ -298,6 +297,9 @@ class BrokenDownloadTest(DropsCase):
 
         for statuses in zip(*in_threads(16, race)):
             self.assertEqual([200] + [410] * 15, sorted(statuses))
+        more = [self.drop(os.urandom(50_000)) for _ in range(3)]
+        pipelined = "".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in more)
+        self.assertEqual([200] * 3, [answer.status for answer in self.raw(pipelined.encode(), answers=3)])
 
     def test_interrupted_upload_leaves_nothing(self) -> None:
         body, fields = form(file_part(os.urandom(5 * MIB)))
@@ -336,8 +338,11 @@ class FailureTest(DropsCase):
         self.registry().flush()
         return answer.status, answer.body
 
-    def assert_failing(self, path: str, kind: str, status: int = 200) -> None:
+    def assert_failing(self, path: str, kind: str, status: int) -> None:
         """Assert that each download fails, and is logged and counted as the failure of the server that it is."""
+        totals = self.server_metrics.totals().get(("drops", "GET"))
+        counted = totals.kinds.get(kind, 0) if totals else 0
+        self.logged.clear()
         for number in range(1, self.TIMES + 1):
             found, data = self.download(path)
 
@@ -346,37 +351,26 @@ class FailureTest(DropsCase):
             errors = [record for record in list(self.logged) if record.levelname == "ERROR"]
             self.assertEqual(number, len(errors))
             self.assertIsNone(errors[-1].exc_info)
-            self.assertEqual(number, self.server_metrics.totals()["drops", "GET"].kinds.get(kind))
+            self.assertEqual(counted + number, self.server_metrics.totals()["drops", "GET"].kinds.get(kind))
 
-    def test_read_error_of_the_disk_in_mid_download_is_logged_and_counted_and_leaves_the_drop(self) -> None:
-        self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 5\] Input/output error")
-        data = os.urandom(9 * MIB)
-        path = self.drop(data)
+    def test_failure_of_the_server_is_logged_and_counted_and_leaves_the_drop(self) -> None:
+        broken = OSError(errno.EIO, "Input/output error")
+        off = "connection of client 127.0.0.1 broke off: "
+        for patch, kind, status, message in (
+            (mock.patch("os.sendfile", side_effect=broken), "StoreFailed", 200, f"{off}OSError: [Errno 5]"),
+            (mock.patch("os.sendfile", return_value=0), "ContentCut", 200, f"{off}a file ended before its size"),
+            (mock.patch.object(DiskBlob, "__init__", side_effect=broken), "StoreFailed", 500, "answering 500: OSError"),
+        ):
+            data = os.urandom(9 * MIB)
+            path = self.drop(data)
+            self.announce(re.escape(message))
 
-        with mock.patch("os.sendfile", side_effect=OSError(errno.EIO, "Input/output error")):
-            self.assert_failing(path, "StoreFailed")
+            with self.subTest(message), patch:
+                self.assert_failing(path, kind, status)
 
-        self.assertIn("[Errno 5] Input/output error", self.log_lines(logging.ERROR)[0])
-        self.assertEqual((200, data), self.download(path))
-        self.assertEqual(410, self.get(path).status)
-
-    def test_file_that_is_truncated_in_mid_download_is_logged_and_counted_and_leaves_the_drop(self) -> None:
-        self.announce("connection of client 127.0.0.1 broke off: a file ended before its size")
-        path = self.drop(bytes(MIB))
-
-        with mock.patch("os.sendfile", return_value=0):
-            self.assert_failing(path, "ContentCut")
-
-        self.assertEqual(200, self.download(path)[0])
-
-    def test_file_that_cannot_be_opened_answers_500_and_leaves_the_drop(self) -> None:
-        self.announce(r"answering 500: OSError: \[Errno 5\] Input/output error")
-        path = self.drop(b"tea")
-
-        with mock.patch.object(DiskBlob, "__init__", side_effect=OSError(errno.EIO, "Input/output error")):
-            self.assert_failing(path, "StoreFailed", status=500)
-
-        self.assertEqual((200, b"tea"), self.download(path))
+            self.assertIn(message, self.log_lines(logging.ERROR)[0])
+            self.assertEqual((200, data), self.download(path))
+            self.assertEqual(410, self.get(path).status)
 
     def test_failure_behind_the_last_byte_counts_as_a_broken_download(self) -> None:
         self.announce(r"connection of client 127.0.0.1 broke off: OSError: \[Errno 5\] Input/output error")
@@ -545,14 +539,7 @@ class BrokenDatabaseTest(DropsCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.other = sqlite3.connect(self.store_path / "drops.sqlite", isolation_level=None)
-        self.addCleanup(self.other.close)
-
-    def break_ends(self) -> None:
-        self.other.execute(
-            "CREATE TRIGGER broken BEFORE UPDATE ON drops WHEN new.state = 3"
-            " BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END"
-        )
+        self.other = self.open_database()
 
     def mend(self) -> None:
         self.other.execute("DROP TRIGGER broken")
@@ -611,8 +598,7 @@ class StopTest(DropsCase):
         connection = self.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         beginning = connection.recv(1000)
-        other = sqlite3.connect(self.store_path / "drops.sqlite", isolation_level=None)
-        self.addCleanup(other.close)
+        other = self.open_database()
         other.execute("BEGIN IMMEDIATE")
         self.assertEqual(10 * MIB, len(split_answer(beginning + read_all(connection))[0].body))
         self.wait_until("its end waits to be written", lambda: bool(self.registry()._deferred._in_flight))
@@ -858,17 +844,12 @@ class AccelTest(VirtualDropsCase):
 
     def test_drop_whose_hand_over_cannot_be_written_stays_available(self) -> None:
         path = self.drop(b"tea")
-        other = sqlite3.connect(self.store_path / "drops.sqlite", isolation_level=None)
-        self.addCleanup(other.close)
-        other.execute(
-            "CREATE TRIGGER broken BEFORE UPDATE ON drops WHEN new.state = 3"
-            " BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END"
-        )
+        self.break_ends()
         self.announce("answering 500: IntegrityError: disk I/O error")
 
         refused = self.get(path).status
         self.wait_for_state(path, 1)
-        other.execute("DROP TRIGGER broken")
+        self.open_database().execute("DROP TRIGGER broken")
 
         self.assertEqual([500, 200, 410], [refused, self.get(path).status, self.get(path).status])
 
