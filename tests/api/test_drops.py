@@ -361,7 +361,7 @@ class FailureTest(DropsCase):
             (mock.patch("os.sendfile", return_value=0), "ContentCut", 200, f"{off}a file ended before its size"),
             (mock.patch.object(DiskBlob, "__init__", side_effect=broken), "StoreFailed", 500, "answering 500: OSError"),
         ):
-            data = os.urandom(9 * MIB)
+            data = os.urandom(MIB)
             path = self.drop(data)
             self.announce(re.escape(message))
 
