@@ -483,15 +483,9 @@ class TargetTest(UploadsCase):
         fetched = self.get(answer.fields["content-location"])
         self.assertEqual('attachment; filename="cat.txt"', fetched.fields["content-disposition"])
 
-    def test_ids_are_not_logged(self) -> None:
+    def test_requests_and_uploads_are_counted_and_ids_not_logged(self) -> None:
         path = self.created(3)
         self.append(path, 0, b"tea")
-
-        self.wait_until("the request is logged", lambda: any("PATCH" in line for line in self.log_lines()))
-        self.assertFalse([line for line in self.log_lines() if path[-32:] in line])
-
-    def test_metrics_count_requests_and_uploads(self) -> None:
-        self.append(self.created(3), 0, b"tea")
         self.created(3)
 
         shown = self.get("/-/metrics").body.decode()
@@ -499,6 +493,8 @@ class TargetTest(UploadsCase):
         self.assertIn('filestoraged_requests_total{interface="uploads",method="PATCH",status="204"} 1', shown)
         self.assertIn('filestoraged_uploads{state="complete"} 1', shown)
         self.assertIn('filestoraged_uploads{state="receiving"} 1', shown)
+        self.wait_until("the request is logged", lambda: any("PATCH" in line for line in self.log_lines()))
+        self.assertFalse([line for line in self.log_lines() if path[-32:] in line])
 
     def test_upload_whose_target_is_not_served_any_more_answers_400_and_goes_on_when_it_is_again(self) -> None:
         path = self.created(12)

@@ -22,12 +22,9 @@ class FormatTest(unittest.TestCase):
         self.assertEqual("Thu, 29 Feb 2024 23:59:59 GMT", format_date(1709251199))
         self.assertEqual("Tue, 19 Jan 2038 03:14:08 GMT", format_date(2**31))
 
-    def test_timestamp_is_formatted_as_rfc_3339(self) -> None:
+    def test_timestamp_is_formatted_as_rfc_3339_and_one_out_of_range_as_the_nearest(self) -> None:
         self.assertEqual("1994-11-06T08:49:37Z", format_timestamp(MOMENT))
-        self.assertEqual("1970-01-01T00:00:00Z", format_timestamp(0))
-
-    def test_time_out_of_range_is_formatted_as_the_nearest_timestamp(self) -> None:
-        self.assertEqual("1970-01-01T00:00:00Z", format_timestamp(-1))
+        self.assertEqual(["1970-01-01T00:00:00Z"] * 2, [format_timestamp(seconds) for seconds in (0, -1)])
         self.assertEqual("9999-12-31T23:59:59Z", format_timestamp(2**62))
 
     def test_formatted_date_is_parsed_to_the_same_seconds(self) -> None:
@@ -54,11 +51,9 @@ class ParseTest(unittest.TestCase):
         self.assertEqual(parse_date("Fri, 01 Jan 1999 00:00:00 GMT"), parse_date("Friday, 01-Jan-99 00:00:00 GMT"))
         self.assertEqual(parse_date("Sat, 01 Jan 2022 00:00:00 GMT"), parse_date("Saturday, 01-Jan-22 00:00:00 GMT"))
 
-    def test_leap_day_is_valid_in_a_leap_year_alone(self) -> None:
+    def test_leap_second_is_valid_and_a_leap_day_in_a_leap_year_alone(self) -> None:
         self.assertEqual(1709164800, parse_date("Thu, 29 Feb 2024 00:00:00 GMT"))
         self.assertIsNone(parse_date("Wed, 29 Feb 2023 00:00:00 GMT"))
-
-    def test_leap_second_is_valid(self) -> None:
         # RFC 9110, section 5.6.7: second = 2DIGIT, including 60.
         self.assertEqual(1483228800, parse_date("Sat, 31 Dec 2016 23:59:60 GMT"))
 
@@ -98,12 +93,8 @@ class ParseTest(unittest.TestCase):
             "Sun, 06 Nov 19940 08:49:37 GMT", "1994-11-06T08:49:37Z", "1994-11-06 08:49:37",
             '"Sun, 06 Nov 1994 08:49:37 GMT"', "Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT",
             "Sun, \xb2 Nov 1994 08:49:37 GMT", "\x00", "%d", "9" * 30000, " " * 30000,
+            "Sun," + " " * 32000 + "x", "Sun, 06" + " " * 32000, "Sun Nov" + " " * 32000 + "x",
         )  # fmt: skip
         for field in fields:
             with self.subTest(field=field[:60]):
-                self.assertIsNone(parse_date(field))
-
-    def test_long_malformed_date_returns_none(self) -> None:
-        for field in ("Sun," + " " * 32000 + "x", "Sun, 06" + " " * 32000, "Sun Nov" + " " * 32000 + "x"):
-            with self.subTest(field=field[:10]):
                 self.assertIsNone(parse_date(field))
