@@ -110,16 +110,17 @@ class VirtualDropsCase(DropsCase):
 
 
 class DropsTest(DropsCase):
-    def test_link_answers_once_and_then_410(self) -> None:
+    def test_link_at_the_requested_host_answers_once_and_then_410(self) -> None:
         data = os.urandom(300_000)
-        answer = self.send_form(file_part(data))
+        body, type_ = form(file_part(data))
+        answer = self.put(PATH, body, Host="drops.example.org:8443", **type_)
         link = json.loads(answer.body)
 
         path = urlsplit(link["url"]).path
         answers = [self.get(path) for _ in range(3)]
 
         self.assertEqual((201, "File Uploaded Successfully"), (answer.status, link["status"]))
-        self.assertRegex(link["url"], rf"^http://[^/]+{PATH}/[0-9a-f]{{32}}$")
+        self.assertRegex(link["url"], rf"^http://drops\.example\.org:8443{PATH}/[0-9a-f]{{32}}$")
         self.assertEqual([200, 410, 410], [each.status for each in answers])
         self.assertEqual("Gone", json.loads(answers[1].body)["error"])
         self.assertTrue(answers[0].body == data)

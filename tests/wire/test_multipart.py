@@ -286,12 +286,12 @@ class LimitsTest(MultipartCase):
     def test_1000_parts_with_heads_of_8_kib_are_accepted_and_more_are_refused(self) -> None:
         part = b"--boundary\r\n" + FIELD + b"\r\n\r\n\r\n"
         bare = FIELD + b"\r\nX: \r\n\r\n"
-        for form in (
-            lambda more: part * (MAX_PARTS + more) + b"--boundary--",
-            lambda more: form_of(b"", FIELD + b"\r\nX: " + b"x" * (MAX_PART_HEAD + more - len(bare))),
+        for count, form in (
+            (MAX_PARTS, lambda more: part * (MAX_PARTS + more) + b"--boundary--"),
+            (1, lambda more: form_of(b"", FIELD + b"\r\nX: " + b"x" * (MAX_PART_HEAD + more - len(bare)))),
         ):
             for cut in (lambda data: [data], one_by_one):
-                self.assertEqual(b"", parse_form(cut(form(0)))[0][1])
+                self.assertEqual(count, len(parse_form(cut(form(0)))))
                 self.assertRaises(MalformedMultipart, parse_form, cut(form(1)))
 
     def test_part_head_without_end_is_refused(self) -> None:
