@@ -378,13 +378,15 @@ class RecallTest(unittest.TestCase):
         self.assertEqual(b'{"cup": 1}\n', recalled.body)
         self.assertIsNone(self.recall(self.request))
 
-    def test_value_that_was_read_before_or_during_a_commit_is_not_recalled_behind_it(self) -> None:
-        def commit(_: str) -> bytes:
-            self.keys.commits = 4
-            return b"1"
+    def test_value_that_was_read_before_or_during_a_commit_is_not_recalled(self) -> None:
+        for before, after in ((2, 4), (3, 3)):
+            self.keys.commits = before
 
-        self.keys.get.side_effect = commit
-        for commits in (2, 3):
-            self.keys.commits = commits
+            def get(_: str, after: int = after) -> bytes:
+                self.keys.commits = after
+                return b"1"
+
+            self.keys.get.side_effect = get
             self.read(self.request)
+
             self.assertIsNone(self.recall(self.request))
