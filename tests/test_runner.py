@@ -210,8 +210,10 @@ class RealTimeTest(RunnerCase):
         with (
             mock.patch.object(real_time, "_stalled_seconds", lambda: next(stalls)),
             mock.patch.object(real_time, "time", mock.Mock(monotonic=mock.Mock(side_effect=[50.0, 60.0]))),
+            # A machine half as slow again.
+            mock.patch.object(real_time, "_pace", lambda: 1.5),
         ):
-            self.assertEqual(3.0, Stopwatch().own())
+            self.assertEqual(2.0, Stopwatch().own())
 
     def test_stalls_are_read_from_the_kernel(self) -> None:
         before = _stalled_seconds()

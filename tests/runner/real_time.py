@@ -6,8 +6,9 @@ where it has to, and so do libraries. A test that cannot do without real time is
 
 A test may take 2 s of an idle machine's time unless `tests/slow.txt` lists it. What it took is the time that passed,
 less the time in which some process of the machine waited for a core or a disk (Linux's pressure stall information), and
-less what the hypervisor took. So a busy machine makes no test slow. A machine that stops processes might, so a run only
-names slow tests, and fails by them where it is told to.
+less what the hypervisor took, divided by how much slower than an idle machine this one runs Python. Without pressure
+information it is the CPU time of the test's processes. So a busy or slow machine makes no test slow, and a full one
+hides some. A machine that stops processes might, so a run only names slow tests, and fails by them where it is told to.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ LIST = Path(__file__).resolve().parent.parent / "slow.txt"
 
 _STALLS = ("/proc/pressure/cpu", "/proc/pressure/io", "/proc/pressure/memory")
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+# Seconds of CPU time that an idle core of the machine on which the limit was chosen takes for `_pace`'s loop.
+_REFERENCE = 0.002
+_LOOPS = 200_000
 
 
 class RefusedSleepError(AssertionError):
@@ -59,13 +64,17 @@ class Stopwatch:
     """Measures seconds of an idle machine: at most so many, where others compete for this one."""
 
     def __init__(self) -> None:
-        self._started, self._stalled = time.monotonic(), _stalled_seconds()
+        self._started, self._stalled, self._worked = time.monotonic(), _stalled_seconds(), _cpu_seconds()
 
     def passed(self) -> float:
         return time.monotonic() - self._started
 
     def own(self) -> float:
-        return self.passed() - (_stalled_seconds() - self._stalled)
+        own = self.passed() - (_stalled_seconds() - self._stalled)
+        if not Path(_STALLS[0]).exists():
+            own = _cpu_seconds() - self._worked
+        # The pace takes time to measure, so only of tests that are too slow without it.
+        return own / _pace() if own > LIMIT else own
 
 
 def is_listed(test: str) -> bool:
@@ -77,6 +86,23 @@ def is_listed(test: str) -> bool:
 def _listed() -> set[str]:
     lines = LIST.read_text().splitlines()
     return {line.split()[0] for line in lines if line and not line.startswith("#")}
+
+
+def _cpu_seconds() -> float:
+    """The CPU time of this process, and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def _pace() -> float:
+    """How many times as long as on the idle machine of the reference a loop takes a core now; 1 at least."""
+
+    def measure() -> float:
+        began = time.thread_time()
+        for _ in range(_LOOPS):
+            pass
+        return time.thread_time() - began
+
+    return max(1.0, min(measure() for _ in range(5)) / _REFERENCE)
 
 
 def _stalled_seconds() -> float:
