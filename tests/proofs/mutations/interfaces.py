@@ -21,11 +21,7 @@ _operations = in_file("api/operations.py", "tests.api.test_operations")
 _bounded_call = in_file("api/bounded_call.py", "tests.api.test_bounded_call")
 
 MUTATIONS = (
-    _files(
-        "first-of-two-hashes-counts",
-        "if len(hashes) != 1 or not hashes[0]:",
-        "if not hashes or not hashes[0]:",
-    ),
+    _files("first-of-two-hashes-counts", "if len(hashes) != 1 or not hashes[0]:", "if not hashes or not hashes[0]:"),
     _files("second-file-of-a-form-is-appended", "            self._whole = True\n", "            pass\n"),
     _objects("range-is-described-one-too-far", "bytes {start}-{stop - 1}/", "bytes {start}-{stop}/"),
     _objects(
@@ -63,15 +59,9 @@ MUTATIONS = (
     _drops("token-is-taken-for-a-password", "if not given and request.is_free:", "if not given:"),
     _drops("refusal-of-a-drop-is-stored-by-caches", "    response.fields += _NO_STORE\n", ""),
     _drops(
-        "proxy-sends-a-part-of-a-drop",
-        '"" if _is_partial(request) else objects.accelerated',
-        "objects.accelerated",
+        "proxy-sends-a-part-of-a-drop", '"" if _is_partial(request) else objects.accelerated', "objects.accelerated"
     ),
-    _backends(
-        "drop-of-16-mib-and-a-byte-is-stored",
-        "default=16 * 1024 * 1024,",
-        "default=16 * 1024 * 1024 + 1,",
-    ),
+    _backends("drop-of-16-mib-and-a-byte-is-stored", "default=16 * 1024 * 1024,", "default=16 * 1024 * 1024 + 1,"),
     _drops(
         "failed-upload-leaves-its-row",
         "            except BaseException:\n                self._drops.retract(id_)\n                raise\n",
@@ -115,11 +105,7 @@ MUTATIONS = (
         "bodies-in-flight-are-unlimited", "if size and self._size + size > _MAX_IN_FLIGHT:", "if size > _MAX_IN_FLIGHT:"
     ),
     # Git LFS.
-    _lfs(
-        "batch-for-upload-needs-read-alone",
-        "WRITE if batch.operation == lfs.UPLOAD else READ",
-        "READ",
-    ),
+    _lfs("batch-for-upload-needs-read-alone", "WRITE if batch.operation == lfs.UPLOAD else READ", "READ"),
     _lfs(
         "lock-of-another-is-released-without-force",
         "        if is_foreign and not force:\n",
@@ -139,11 +125,7 @@ MUTATIONS = (
     ),
     _lfs("missing-token-lacks-lfs-authenticate", "        response.fields += _LFS_AUTHENTICATE\n", "        pass\n"),
     # Resumable uploads.
-    _uploads(
-        "any-token-continues-an-upload",
-        "        self._require(request, upload.target)\n",
-        "",
-    ),
+    _uploads("any-token-continues-an-upload", "        self._require(request, upload.target)\n", ""),
     _uploads(
         "token-without-write-terminates-an-upload",
         "            self._authorizer.require_at(request, WRITE, interface, area)\n",

@@ -57,9 +57,7 @@ MUTATIONS = (
     ),
     _memcached_staging("chunks-are-not-checked-before-the-manifest", "self._require_chunks(STAGING_TTL)", "pass"),
     _memcached_staging(
-        "chunks-are-deleted-after-a-lost-reply",
-        "        self._hidden = False\n        try:\n",
-        "        try:\n",
+        "chunks-are-deleted-after-a-lost-reply", "        self._hidden = False\n        try:\n", "        try:\n"
     ),
     _memcached_staging(
         "chunks-are-permanent-before-their-manifest",
@@ -72,9 +70,7 @@ MUTATIONS = (
         "min(ttl or STAGING_TTL, STAGING_TTL + _CHUNK_MARGIN) if self._keys else ttl",
     ),
     _memcached_staging(
-        "damaged-object-is-left-in-place",
-        "            and is_whole(self._pool, present, self._threads)\n",
-        "",
+        "damaged-object-is-left-in-place", "            and is_whole(self._pool, present, self._threads)\n", ""
     ),
     _memcached_store(
         "removed-object-is-served",
@@ -147,20 +143,14 @@ MUTATIONS = (
     ),
     _transactions("dead-session-is-alive", "return not is_free", "return True"),
     _transactions(
-        "session-lock-is-not-taken",
-        '        connection.execute("SELECT pg_advisory_lock(%s)", (number,))\n',
-        "",
+        "session-lock-is-not-taken", '        connection.execute("SELECT pg_advisory_lock(%s)", (number,))\n', ""
     ),
     _transactions(
         "simultaneous-guesses-are-not-serial",
         '        self._connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (name,))',
         "        pass",
     ),
-    _postgresql_kv(
-        "first-queued-value-counts-in-postgresql",
-        "ORDER BY digest, id DESC",
-        "ORDER BY digest, id",
-    ),
+    _postgresql_kv("first-queued-value-counts-in-postgresql", "ORDER BY digest, id DESC", "ORDER BY digest, id"),
     _postgresql_kv(
         "commits-of-two-daemons-overlap",
         "            connection.execute(_LOCK)\n",
@@ -184,11 +174,7 @@ MUTATIONS = (
         "                self._cut(self._durable)\n",
         "                self._cut(self.size)\n",
     ),
-    _uploads(
-        "forgotten-process-publishes-the-object",
-        "            reception.held.hold.confirm()\n",
-        "",
-    ),
+    _uploads("forgotten-process-publishes-the-object", "            reception.held.hold.confirm()\n", ""),
     _uploads(
         "upload-that-went-on-is-expired",
         "            if not self._registry.is_expired(id_):\n                return False\n",
@@ -225,9 +211,7 @@ MUTATIONS = (
         "has_tail = holder.tail is Tail.COUNTS",
     ),
     _registry(
-        "expired-upload-is-continued",
-        "SELECT expires <= {JUDGED_TIME}, {_COLUMNS}",
-        "SELECT expires <= 0, {_COLUMNS}",
+        "expired-upload-is-continued", "SELECT expires <= {JUDGED_TIME}, {_COLUMNS}", "SELECT expires <= 0, {_COLUMNS}"
     ),
     _segments("missing-segment-is-overlooked", "        if end != recorded:\n", "        if end > recorded:\n"),
 )

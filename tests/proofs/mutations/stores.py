@@ -35,9 +35,7 @@ MUTATIONS = (
         "if self._limit is not None and self.size >= self._limit:",
     ),
     _contract(
-        "declared-maximum-size-is-refused",
-        "size is not None and size > limit:",
-        "size is not None and size >= limit:",
+        "declared-maximum-size-is-refused", "size is not None and size > limit:", "size is not None and size >= limit:"
     ),
     # The disk.
     _staged_file("bytes-of-an-upload-are-not-synced", "self._system.fsync(self._descriptor)", "pass"),
@@ -46,11 +44,7 @@ MUTATIONS = (
         "and the next sync would succeed.\n            self.discard()\n",
         "and the next sync would succeed.\n",
     ),
-    _staged_file(
-        "failed-commit-takes-back-an-older-object",
-        "        if not self._is_new:\n            return\n",
-        "",
-    ),
+    _staged_file("failed-commit-takes-back-an-older-object", "        if not self._is_new:\n            return\n", ""),
     _changes("name-of-an-object-is-not-synced", "self._volume.directories.sync(self._shard, directory)", "pass"),
     _changes(
         "removal-is-not-synced",
@@ -139,9 +133,7 @@ MUTATIONS = (
         "(SELECT count(*) FROM judging WHERE 0 AND id = ?",
     ),
     _guess_limit(
-        "retry-after-counts-from-the-last-guess",
-        "math.ceil(_PERIOD - ages[-1])",
-        "math.ceil(_PERIOD - ages[0])",
+        "retry-after-counts-from-the-last-guess", "math.ceil(_PERIOD - ages[-1])", "math.ceil(_PERIOD - ages[0])"
     ),
     _wall_clock(
         "clock-that-is-ahead-expires-all",
@@ -154,11 +146,7 @@ MUTATIONS = (
         "self._jobs.count(client) >= _MAX_QUEUED_PER_CLIENT or len(self._jobs) >= _MAX_QUEUED_JOBS",
         "len(self._jobs) >= _MAX_QUEUED_JOBS",
     ),
-    _deferred(
-        "change-that-failed-is-lost",
-        "                self._failed.append(entry)\n",
-        "                pass\n",
-    ),
+    _deferred("change-that-failed-is-lost", "                self._failed.append(entry)\n", "                pass\n"),
     _batch_writer(
         "blocked-writer-refuses-nothing",
         "if now - self._round_since >= self._timeout:",
@@ -197,11 +185,7 @@ MUTATIONS = (
     _kv(
         "deleted-key-counts-as-existing", "(existing.discard if is_deleted else existing.add)(key)", "existing.add(key)"
     ),
-    _kv(
-        "visible-pairs-are-overtaken",
-        "_TO_STAGED if self._is_visible else _TO_PAIRS",
-        "_TO_PAIRS",
-    ),
+    _kv("visible-pairs-are-overtaken", "_TO_STAGED if self._is_visible else _TO_PAIRS", "_TO_PAIRS"),
     _group_commit(
         "log-is-not-in-doubt-during-a-write",
         "            self._write_lock.begin_writing()\n            yield connection",

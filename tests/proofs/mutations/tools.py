@@ -37,9 +37,7 @@ MUTATIONS = (
         "if not self._exists(path):",
     ),
     _check_disk(
-        "drop-that-was-removed-meanwhile-is-orphaned",
-        "in without_row and self._exists(path):",
-        "in without_row:",
+        "drop-that-was-removed-meanwhile-is-orphaned", "in without_row and self._exists(path):", "in without_row:"
     ),
     _check_disk("check-without-repair-removes-stagings", "if self._repair and names:", "if names:"),
     _check_disk(
@@ -48,9 +46,7 @@ MUTATIONS = (
         "",
     ),
     _check_disk(
-        "symbolic-link-is-followed",
-        "os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC",
-        "os.O_NONBLOCK | os.O_CLOEXEC",
+        "symbolic-link-is-followed", "os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC", "os.O_NONBLOCK | os.O_CLOEXEC"
     ),
     _quarantine(
         "old-name-is-removed-durably-before-the-new-one",
@@ -59,11 +55,7 @@ MUTATIONS = (
         "            self._directories.sync(into, directory)\n        finally:",
     ),
     _quarantine("move-to-the-quarantine-is-not-synced", '        sync(os.path.dirname(f"{self._root}/{path}"))\n', ""),
-    _quarantine(
-        "whole-upload-is-quarantined",
-        "        self._give_back(source, destination)\n",
-        "",
-    ),
+    _quarantine("whole-upload-is-quarantined", "        self._give_back(source, destination)\n", ""),
     _prune("object-of-the-very-second-is-pruned", "status.st_mtime < self._before", "status.st_mtime <= self._before"),
     _prune(
         "line-without-an-oid-is-skipped",
@@ -152,11 +144,7 @@ MUTATIONS = (
         "            writer.clear()\n",
         missed="the check before the copy finds it; here it guards against a daemon that starts during the copy",
     ),
-    _databases(
-        "drop-without-bytes-is-copied",
-        "and not is_in_use and found.has(row.id):",
-        "and not is_in_use:",
-    ),
+    _databases("drop-without-bytes-is-copied", "and not is_in_use and found.has(row.id):", "and not is_in_use:"),
     _databases(
         "drop-of-a-live-process-is-copied",
         "row.owner is not None and self._source.contents.is_alive(row.owner)",
@@ -168,11 +156,7 @@ MUTATIONS = (
         "if now - self._last_call > self._timeouts.silence / 2:",
         "if now - self._last_call > self._timeouts.silence * 2000:",
     ),
-    _watchdog(
-        "worker-under-a-debugger-is-killed",
-        "        if tracer:\n",
-        "        if tracer < 0:\n",
-    ),
+    _watchdog("worker-under-a-debugger-is-killed", "        if tracer:\n", "        if tracer < 0:\n"),
     _watchdog(
         "worker-that-starts-has-the-time-of-a-silent-one",
         "self._timeouts.silence if beat else self._timeouts.start",
@@ -183,11 +167,7 @@ MUTATIONS = (
         "return abs(self._date() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT",
         "return True",
     ),
-    _tokens_file(
-        "token-may-be-named-anybody",
-        "    if digest != _ANONYMOUS:\n        _check_not_anybody(name)\n",
-        "",
-    ),
+    _tokens_file("token-may-be-named-anybody", "    if digest != _ANONYMOUS:\n        _check_not_anybody(name)\n", ""),
     _tokens_file(
         "invalid-line-is-shown", "of the tokens file {path!r}: {error}", "of the tokens file {path!r}: {error}: {line}"
     ),

@@ -53,9 +53,7 @@ MUTATIONS = (
         ">= self._max_entries and self.size + size",
     ),
     _bounded_cache(
-        "clock-cache-exceeds-its-size",
-        "if self.size + size <= self._max_size:",
-        "if self.size <= self._max_size:",
+        "clock-cache-exceeds-its-size", "if self.size + size <= self._max_size:", "if self.size <= self._max_size:"
     ),
     _future("future-wakes-for-each-result", "            wakes[wake] = None", "            wake()"),
     _errors(
@@ -82,9 +80,7 @@ MUTATIONS = (
         "    if length is not None and head.version < (1, 1):\n",
     ),
     _body(
-        "trailers-are-unlimited-together",
-        "if self._trailers_size > _MAX_TRAILERS:",
-        "if len(line) > _MAX_TRAILERS:",
+        "trailers-are-unlimited-together", "if self._trailers_size > _MAX_TRAILERS:", "if len(line) > _MAX_TRAILERS:"
     ),
     _body("chunk-line-is-unlimited", "if len(self._line) > _MAX_LINE:", "if len(window) > _MAX_LINE:"),
     _body("chunked-twice-is-accepted", "if len(codings) != 1:", "if not codings:"),
@@ -114,14 +110,10 @@ MUTATIONS = (
     _multipart("padding-of-256-is-refused", "len(padding) > _MAX_PADDING or", "len(padding) >= _MAX_PADDING or"),
     _multipart("form-without-its-end-is-whole", "        if not self._done:\n", "        if not self._parts:\n"),
     _parameters(
-        "32-parameters-are-refused",
-        "if len(parameters) > _MAX_PARAMETERS:",
-        "if len(parameters) >= _MAX_PARAMETERS:",
+        "32-parameters-are-refused", "if len(parameters) > _MAX_PARAMETERS:", "if len(parameters) >= _MAX_PARAMETERS:"
     ),
     _expectations(
-        "second-announced-digest-replaces-the-first",
-        "expected += _parse_dictionary(",
-        "expected = _parse_dictionary(",
+        "second-announced-digest-replaces-the-first", "expected += _parse_dictionary(", "expected = _parse_dictionary("
     ),
     _tus("offset-of-2-63-minus-1-is-refused", "int(text) > MAX_SIZE:\n", "int(text) >= MAX_SIZE:\n"),
     _lfs("batch-of-1000-objects-is-refused", "if len(objects) > MAX_OBJECTS:", "if len(objects) >= MAX_OBJECTS:"),
@@ -139,11 +131,7 @@ MUTATIONS = (
         "return not self._anybodys.isdisjoint(self._wanted(request, match))",
         "return bool(self._anybodys)",
     ),
-    _auth(
-        "reserved-prefix-is-a-place",
-        "if prefix and not self._is_reserved(prefix):",
-        "if prefix:",
-    ),
+    _auth("reserved-prefix-is-a-place", "if prefix and not self._is_reserved(prefix):", "if prefix:"),
     _cross_site("same-site-page-may-post", '("cross-site", "same-site")', '("cross-site",)'),
     _cross_site(
         "null-origin-is-own",
@@ -152,20 +140,14 @@ MUTATIONS = (
     ),
     _cross_site("host-ends-with-localhost", 'name.endswith(".localhost")', 'name.endswith("localhost")'),
     _cross_site(
-        "own-response-lacks-vary",
-        r'return CrossSiteResult(fault, "Vary: Origin\r\n")',
-        "return CrossSiteResult(fault)",
+        "own-response-lacks-vary", r'return CrossSiteResult(fault, "Vary: Origin\r\n")', "return CrossSiteResult(fault)"
     ),
     _trusted_proxies(
-        "forwarded-address-is-believed",
-        "if client is None or not self._has(client):",
-        "if client is None:",
+        "forwarded-address-is-believed", "if client is None or not self._has(client):", "if client is None:"
     ),
     _client_limit("ipv6-client-has-a-limit-for-each-address", "address.packed[:8]", "address.packed"),
     _connection_limit(
-        "one-connection-too-many",
-        "return self.count - self.limit",
-        "return self.count - self.limit - 1",
+        "one-connection-too-many", "return self.count - self.limit", "return self.count - self.limit - 1"
     ),
     _lingering_close("lingering-close-discards-without-end", "received > 0 and self._left > 0", "received > 0"),
     _lingering_close(
@@ -179,9 +161,7 @@ MUTATIONS = (
         "if len(self.buffer) - len(data) > 2 * _MAX_EMPTY_LINES * _RECEIVE_SIZE:",
     ),
     _request_body(
-        "slow-body-is-never-too-slow",
-        "self.received < limits.body_rate * seconds",
-        "self.received < limits.body_rate",
+        "slow-body-is-never-too-slow", "self.received < limits.body_rate * seconds", "self.received < limits.body_rate"
     ),
     _steps(
         "silent-body-has-no-deadline",
@@ -194,20 +174,14 @@ MUTATIONS = (
         "connection.context.now() + connection.context.limits.idle",
     ),
     _response_steps(
-        "body-that-waits-for-100-is-waited-for",
-        "return is_coming and framing.left",
-        "return framing.left",
+        "body-that-waits-for-100-is-waited-for", "return is_coming and framing.left", "return framing.left"
     ),
     _response_steps(
         "refused-body-resets-the-connection",
         "if parsed.keep_alive or not is_read:",
         "if parsed.keep_alive and is_read:",
     ),
-    _response_steps(
-        "draining-connection-is-kept-alive",
-        "        or connection.context.is_draining\n",
-        "",
-    ),
+    _response_steps("draining-connection-is-kept-alive", "        or connection.context.is_draining\n", ""),
     _eviction(
         "longest-idle-connection-of-one-worker-is-evicted",
         "self._limit.longest_idle() == self._limit.slot and self.close_own()",
@@ -243,8 +217,6 @@ MUTATIONS = (
         "log-has-ids-of-drops", 'redact_text(printable(" ".join(text.split())))', 'printable(" ".join(text.split()))'
     ),
     _exchange(
-        "cut-off-response-is-not-closed",
-        "(self.close_task, close_response, functools",
-        "(self.close_task, functools",
+        "cut-off-response-is-not-closed", "(self.close_task, close_response, functools", "(self.close_task, functools"
     ),
 )
