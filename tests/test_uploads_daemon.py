@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -10,18 +11,20 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from tusclient.client import TusClient
 
 from filestoraged.store import layout
 from tests.cutting_proxy import CuttingProxy
-from tests.daemon.process import COMMAND, ROOT, clean_environment, fork_command, running
+from tests.daemon.process import ROOT, clean_environment, fork_command, running
 from tests.support import PATIENCE, TempCase, ago, find_program
 from tests.test_lfs_daemon import GitCase
-from tests.tus import OCTETS, VERSION
+from tests.tus import OCTETS, VERSION, UploadsCase
 
 MIB = 1024 * 1024
+TEA = hashlib.sha256(b"tea").hexdigest()
 
 # Seconds for a client's whole upload.
 _LIMIT = 120
@@ -63,30 +66,24 @@ class DaemonCase(TempCase):
 
 
 class KilledTest(DaemonCase):
-    def test_offset_survives_a_kill_and_the_upload_goes_on(self) -> None:
+    def test_kill_keeps_the_bytes_that_were_answered_and_no_others_and_uploads_go_on(self) -> None:
         data = os.urandom(3 * MIB)
-        with running("--store", str(self.store), "--workers", "2") as daemon:
+        options = ("--store", str(self.store), "--workers", "2")
+        with running(*options) as daemon:
             path = self.created(daemon.url, len(data))
             self.append(daemon.url + path, 0, data[:MIB])
+            interrupted = self.created(daemon.url, 12)
+            self.begin(daemon.ports[0], interrupted, b"tea", 12)
             daemon.kill()
 
-        with running("--store", str(self.store), "--workers", "2") as daemon:
-            found = self.offset(daemon.url + path)
-            last = self.append(daemon.url + path, found, data[found:])
+        with running(*options) as daemon:
+            offsets = [self.offset(daemon.url + each) for each in (path, interrupted)]
+            last = self.append(daemon.url + path, MIB, data[MIB:])
+            other = self.append(daemon.url + interrupted, 0, b"tea and milk")
             stored = requests.get(daemon.url + last.headers["Content-Location"], timeout=PATIENCE).content
 
-        self.assertEqual((MIB, 204), (found, last.status_code))
+        self.assertEqual(([MIB, 0], 204, 204), (offsets, last.status_code, other.status_code))
         self.assertEqual(data, stored)
-
-    def test_piece_that_a_kill_interrupted_does_not_count_beyond_what_was_recorded(self) -> None:
-        with running("--store", str(self.store)) as daemon:
-            path = self.created(daemon.url, 12)
-            self.begin(daemon.ports[0], path, b"tea", 12)
-            daemon.kill()
-
-        with running("--store", str(self.store)) as daemon:
-            self.assertEqual(0, self.offset(daemon.url + path))
-            self.assertEqual(204, self.append(daemon.url + path, 0, b"tea and milk").status_code)
 
     def test_all_bytes_without_an_object_become_one_by_the_next_request(self) -> None:
         """As a kill between the last record and the commit leaves it."""
@@ -141,23 +138,8 @@ class TwoDaemonsTest(DaemonCase):
 
         self.assertEqual((7, 204), (offset, last.status_code))
         self.assertIn(b" 423 Locked", answer)
-        self.assertEqual(b"tea and milk", (self.store / last.headers["Content-Location"][1:3]).joinpath(
-            last.headers["Content-Location"][1:]).read_bytes())  # fmt: skip
-
-
-class AbandonedTest(DaemonCase):
-    def test_abandoned_uploads_take_no_files_and_little_memory(self) -> None:
-        with running("--store", str(self.store), "--workers", "1", program=COMMAND) as daemon:
-            self.created(daemon.url, 12)
-            before = daemon.resident()
-            with requests.Session() as session:
-                for _ in range(300):
-                    fields = {"Tus-Resumable": VERSION, "Upload-Length": "12"}
-                    self.assertEqual(201, session.post(f"{daemon.url}/uploads", headers=fields).status_code)
-            grown = daemon.resident() - before
-
-        self.assertLess(grown, 8 * MIB)
-        self.assertEqual([], self.files_below(self.store))
+        digest = last.headers["Content-Location"][1:]
+        self.assertEqual(b"tea and milk", (self.store / layout.shard(digest) / digest).read_bytes())
 
 
 class ClientsTest(DaemonCase):
@@ -184,11 +166,10 @@ class ClientsTest(DaemonCase):
         self.assertEqual(self.expected, answer)
         self.assert_little_was_sent_twice(proxy)
 
-    def test_tus_js_client_uploads(self) -> None:
-        self.assert_uploads_by_node("tus")
-
-    def test_uppy_uploads(self) -> None:
-        self.assert_uploads_by_node("uppy")
+    def test_tus_js_client_and_uppy_upload(self) -> None:
+        for client in ("tus", "uppy"):
+            with self.subTest(client):
+                self.assert_uploads_by_node(client)
 
     def assert_uploads_by_node(self, client: str) -> None:
         with (
@@ -254,32 +235,29 @@ class GitLfsTest(GitCase):
         return type(clone)(self.directory / "second", clone._home)
 
 
-class BatchTest(DaemonCase):
+class BatchTest(UploadsCase):
+    def batch(self, user: str, *transfers: str) -> dict[str, Any]:
+        body: dict[str, Any] = {"operation": "upload", "objects": [{"oid": TEA, "size": 3}]}
+        if transfers:
+            body["transfers"] = transfers
+        basic = base64.b64encode(f"{user}:".encode()).decode()
+        answer = self.post("/data/game/objects/batch", json.dumps(body), Authorization=f"Basic {basic}")
+        told: dict[str, Any] = json.loads(answer.body)
+        return told
+
+    def path(self, user: str, *transfers: str) -> str:
+        told = self.batch(user, *transfers)
+        self.assertEqual("tus", told["transfer"])
+        return urlsplit(told["objects"][0]["actions"]["upload"]["href"]).path
+
     def test_batch_by_tus_returns_one_upload_for_each_owner_and_object(self) -> None:
-        oid = hashlib.sha256(b"tea").hexdigest()
-
-        def href(user: str, *transfers: str) -> str:
-            body = {"operation": "upload", "transfers": transfers, "objects": [{"oid": oid, "size": 3}]}
-            answer = requests.post(
-                f"{daemon.url}/data/game/objects/batch", json=body, auth=(user, ""), timeout=PATIENCE
-            ).json()
-            self.assertEqual("tus", answer["transfer"])
-            return str(answer["objects"][0]["actions"]["upload"]["href"])
-
-        with running("--store", str(self.store)) as daemon:
-            anns, again, bobs = href("ann", "basic", "tus"), href("ann", "tus"), href("bob", "tus", "basic")
-            found = [self.offset(anns), self.append(anns, 0, b"t").status_code, self.offset(bobs)]
-            done = self.append(bobs, 0, b"tea")
-            wrong = self.append(anns, 1, b"oa")
-            stored = requests.get(f"{daemon.url}/data/game/{oid}", timeout=PATIENCE).content
-            basic = requests.post(
-                f"{daemon.url}/data/game/objects/batch",
-                json={"operation": "upload", "objects": [{"oid": oid, "size": 3}]},
-                timeout=PATIENCE,
-            ).json()
+        anns, again, bobs = self.path("ann", "basic", "tus"), self.path("ann", "tus"), self.path("bob", "tus", "basic")
+        found = [self.offset(anns), self.append(anns, 0, b"t").status, self.offset(bobs)]
+        done = self.append(bobs, 0, b"tea")
+        wrong = self.append(anns, 1, b"oa")
 
         self.assertEqual(anns, again)
         self.assertNotEqual(anns, bobs)
         self.assertEqual([0, 204, 0], found)
-        self.assertEqual((204, 460, b"tea"), (done.status_code, wrong.status_code, stored))
-        self.assertEqual("basic", basic["transfer"])
+        self.assertEqual((204, 460, b"tea"), (done.status, wrong.status, self.get(f"/data/game/{TEA}").body))
+        self.assertEqual("basic", self.batch("ann")["transfer"])
