@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import unittest
+from collections.abc import Callable
 
 from filestoraged.daemon.cli import COMMANDS, main
 from filestoraged.daemon.commands.completion import commands
@@ -100,61 +101,57 @@ class TableTest(unittest.TestCase):
                     self.assertNotRegex(option.help, r"; |\((none|default)|\($|%%")
 
 
-class ShellCase(TempCase):
-    """What a shell offers for a command line, with a directory that has the files `cup.conf` and `cups/`."""
+# What each shell offers for the last word of a command line, in a directory with the files `cup.conf` and `cups/`.
+_OFFERED = {
+    "filestoraged ": set(COMMANDS),
+    "filestoraged mem": {"memcached-check"},
+    "filestoraged --max-s": {"--max-size"},
+    "filestoraged --listen :80 --max-s": {"--max-size"},
+    "filestoraged check --rep": {"--repair"},
+    "filestoraged check --max-s": set(),
+    "filestoraged check --config cu": {"cup.conf", "cups/"},
+    "filestoraged --store cu": {"cups/"},
+    "filestoraged serve --log-level w": {"warning"},
+    "filestoraged completion z": {"zsh"},
+}
 
-    shell: str
 
+class ShellsTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
-        self.script = self.directory / f"completion.{self.shell}"
-        self.script.write_text(SHELLS[self.shell](commands()), encoding="utf-8")
         self.place = self.directory / "place"
         (self.place / "cups").mkdir(parents=True)
         (self.place / "cup.conf").touch()
 
-    def offered(self, line: str) -> set[str]:
-        """The words that the shell offers for the last word of the line."""
-        raise NotImplementedError
+    def script(self, shell: str) -> str:
+        path = self.directory / f"completion.{shell}"
+        path.write_text(SHELLS[shell](commands()), encoding="utf-8")
+        return str(path)
 
+    def assert_offered(self, offered: Callable[[str], set[str]], lines: dict[str, set[str]]) -> None:
+        for line, expected in lines.items():
+            with self.subTest(line):
+                self.assertEqual(expected, offered(line))
 
-class Offers:
-    """What each shell offers."""
+    def test_bash_offers_what_fits_also_after_an_equals_sign(self) -> None:
+        after = {"filestoraged --log-level=w": {"warning"}, "filestoraged check --store=cu": {"cups/"}}
 
-    def test_first_word_is_a_command(self: ShellCase) -> None:
-        self.assertEqual(set(COMMANDS), self.offered("filestoraged "))
-        self.assertEqual({"memcached-check"}, self.offered("filestoraged mem"))
+        self.assert_offered(self.offered_by_bash, {**_OFFERED, **after})
 
-    def test_first_word_with_a_dash_is_an_option_of_serve(self: ShellCase) -> None:
-        self.assertEqual({"--max-size"}, self.offered("filestoraged --max-s"))
-        self.assertEqual({"--max-size"}, self.offered("filestoraged --listen :80 --max-s"))
+    def test_fish_offers_what_fits(self) -> None:
+        self.assert_offered(self.offered_by_fish, _OFFERED)
 
-    def test_command_has_its_own_options(self: ShellCase) -> None:
-        self.assertEqual({"--repair"}, self.offered("filestoraged check --rep"))
-        self.assertEqual(set(), self.offered("filestoraged check --max-s"))
+    def test_zsh_offers_what_fits(self) -> None:
+        self.assert_offered(self.offered_by_zsh, _OFFERED)
 
-    def test_value_is_a_file_a_directory_or_one_of_its_words(self: ShellCase) -> None:
-        self.assertEqual({"cup.conf", "cups/"}, self.offered("filestoraged check --config cu"))
-        self.assertEqual({"cups/"}, self.offered("filestoraged --store cu"))
-        self.assertEqual({"warning"}, self.offered("filestoraged serve --log-level w"))
-        self.assertEqual({"zsh"}, self.offered("filestoraged completion z"))
+    def test_script_of_bash_has_no_fault(self) -> None:
+        command = [find_program("shellcheck"), "--shell=bash", self.script("bash")]
 
-
-class BashTest(Offers, ShellCase):
-    shell = "bash"
-
-    def test_value_after_an_equals_sign_is_completed(self) -> None:
-        self.assertEqual({"warning"}, self.offered("filestoraged --log-level=w"))
-        self.assertEqual({"cups/"}, self.offered("filestoraged check --store=cu"))
-
-    def test_script_has_no_fault(self) -> None:
-        done = subprocess.run(
-            [find_program("shellcheck"), "--shell=bash", str(self.script)], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
 
         self.assertEqual((0, ""), (done.returncode, done.stdout))
 
-    def offered(self, line: str) -> set[str]:
+    def offered_by_bash(self, line: str) -> set[str]:
         # As readline splits it.
         words = re.split(r" +|(?<==)|(?==)", line)
         # compopt is for completions that readline has begun; a directory's slash is its doing.
@@ -165,31 +162,17 @@ class BashTest(Offers, ShellCase):
             _filestoraged
             for word in "${COMPREPLY[@]}"; do if [ -d "$word" ]; then echo "$word/"; else echo "$word"; fi; done
         """
-        command = [find_program("bash"), "--norc", "-uc", script, "bash", str(self.script), *words]
+        command = [find_program("bash"), "--norc", "-uc", script, "bash", self.script("bash"), *words]
         return set(subprocess.check_output(command, cwd=self.place, text=True).split())
 
-
-class FishTest(Offers, ShellCase):
-    shell = "fish"
-
-    def offered(self, line: str) -> set[str]:
-        command = [
-            find_program("fish"),
-            "--no-config",
-            "-c",
-            "source $argv[1]; complete -C $argv[2]",
-            str(self.script),
-            line,
-        ]
+    def offered_by_fish(self, line: str) -> set[str]:
+        complete = "source $argv[1]; complete -C $argv[2]"
+        command = [find_program("fish"), "--no-config", "-c", complete, self.script("fish"), line]
         printed = subprocess.check_output(command, cwd=self.place, text=True)
         return {each.split("\t")[0] for each in printed.splitlines()}
 
-
-class ZshTest(Offers, ShellCase):
-    shell = "zsh"
-
-    def offered(self, line: str) -> set[str]:
-        (self.directory / ".zshrc").write_text(_ZSHRC % self.script, encoding="utf-8")
+    def offered_by_zsh(self, line: str) -> set[str]:
+        (self.directory / ".zshrc").write_text(_ZSHRC % self.script("zsh"), encoding="utf-8")
         environment = {**os.environ, "ZDOTDIR": str(self.directory), "TERM": "dumb"}
         command = [find_program("zsh"), "-fc", _ZSH, "zsh", line]
         printed = subprocess.check_output(command, cwd=self.place, env=environment, text=True, timeout=60)

@@ -30,6 +30,7 @@ class DebianPackageTest(unittest.TestCase):
 
     place: Path
     package: Path
+    root: Path
 
     @classmethod
     def setUpClass(cls) -> None:

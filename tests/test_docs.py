@@ -50,48 +50,15 @@ def runnable(document: str) -> list[Block]:
 
 
 class SessionTest(TempCase):
-    """Each document is a session on a machine of its own."""
-
-    def test_commands_of_readme_do_what_it_shows(self) -> None:
-        self.run_session("README.md")
-
-    def test_commands_of_contributing_do_what_it_shows(self) -> None:
-        self.run_session("CONTRIBUTING.md")
-
-    def test_commands_of_http_do_what_it_shows(self) -> None:
-        self.run_session("docs/http.md")
-
-    def test_commands_of_client_do_what_it_shows(self) -> None:
-        self.run_session("docs/client.md")
-
-    def test_commands_of_install_do_what_it_shows(self) -> None:
-        self.run_session("docs/install.md")
-
-    def test_commands_of_kv_do_what_it_shows(self) -> None:
-        self.run_session("docs/kv.md")
-
-    def test_commands_of_lfs_do_what_it_shows(self) -> None:
-        self.run_session("docs/lfs.md")
-
-    def test_commands_of_memcached_do_what_it_shows(self) -> None:
-        self.run_session("docs/memcached.md")
-
-    def test_commands_of_operations_do_what_it_shows(self) -> None:
-        self.run_session("docs/operations.md")
-
-    def test_every_document_with_commands_has_a_session(self) -> None:
-        having = {document for document in DOCUMENTS if self.commands(document)}
-
-        tested = {f"{each}.md" for name in dir(self) for each in re.findall(r"test_commands_of_([a-z]+)_do", name)}
-
-        self.assertEqual({document.rpartition("/")[2].lower() for document in having}, tested)
-
-    def run_session(self, document: str) -> None:
-        for step, printed in Machine(self.directory, sys.executable).run(document, self.commands(document)):
-            self.assertTrue(step.matches(printed), f"{step.commands}\nprinted {printed!r}\nexpected {step.output!r}")
-
-    def commands(self, document: str) -> list[Block]:
-        return [block for block in runnable(document) if block.language in _IN_SESSION]
+    def test_commands_of_each_document_do_what_it_shows(self) -> None:
+        """Each document is a session on a machine of its own."""
+        for document in DOCUMENTS:
+            place = self.directory / document.replace("/", "-")
+            place.mkdir()
+            commands = [block for block in runnable(document) if block.language in _IN_SESSION]
+            for step, printed in Machine(place, sys.executable).run(document, commands) if commands else ():
+                with self.subTest(document=document, commands=step.commands):
+                    self.assertTrue(step.matches(printed), f"printed {printed!r}\nexpected {step.output!r}")
 
 
 class MachineTest(TempCase):
@@ -180,7 +147,7 @@ class ListsTest(ServerCase):
     """Lists and tables in documents are complete."""
 
     def test_operations_lists_every_metric(self) -> None:
-        config = {"memcached": ("127.0.0.1:1",), "store": str(self.store_path), "host": ("*",)}
+        config: dict[str, object] = {"memcached": ("127.0.0.1:1",), "store": str(self.store_path), "host": ("*",)}
         on_s3 = {**config, "memcached": (), "s3": parse_s3_url("http://127.0.0.1:1/bucket")}
         exposed = self.exposed() | self.exposed_with(config) | self.exposed_with(on_s3)
 

@@ -57,6 +57,70 @@ for name in sys.argv[1:]:
 """
 
 
+# Packages: a name, the modules with their source, and the faults that must be found.
+FAULTS = r"""
+import from a floor above
+wire/body.py| from filestoraged.web.server import Server
+web/server.py|
+  wire.body:1: imports web.server, which is not beneath it
+
+module imported as a name of its package
+wire/body.py| import os\nfrom filestoraged.web import server
+web/server.py|
+  wire.body:2: imports web.server, which is not beneath it
+
+imports between store and web
+store/disk.py| import filestoraged.web.server
+web/server.py| from ..store.disk import DiskStore
+  store.disk:1: imports web.server, which is not beneath it
+  web.server:1: imports store.disk, which is not beneath it
+  store.disk, web.server: import each other in a circle
+
+import from errors upwards
+errors.py| import filestoraged.digest
+digest.py|
+  errors:1: imports digest, which is not beneath it
+
+import for types from a floor above
+wire/body.py| if TYPE_CHECKING:\n    from filestoraged.api.files import routes
+api/files.py|
+  wire.body:2: imports api.files, which is not beneath it
+
+module without a floor
+utilities.py|
+  utilities: is on no floor
+
+circle within a floor
+web/server.py| from . import handler
+web/handler.py| from filestoraged.web.sender import Sender
+web/sender.py| from filestoraged.web.server import Server
+  web.handler, web.sender, web.server: import each other in a circle
+
+circle for types alone
+web/server.py| from filestoraged.web.handler import Handler
+web/handler.py| if typing.TYPE_CHECKING:\n    from filestoraged.web.server import Server
+  web.handler, web.server: import each other in a circle
+
+main and the package itself, which are on no floor
+__main__.py| from filestoraged.daemon.cli import main
+daemon/cli.py| from filestoraged import __version__
+
+import within a function
+wire/body.py| class Body:\n    def read(self):\n        import re
+  wire.body:3: imports re within a function
+
+imports of other packages
+store/memcached.py| import pymemcache.client\ntry:\n    import requests\nfinally: pass
+wire/body.py| import email.utils, tests
+  store.memcached:3: imports requests, which is neither in the standard library nor required
+  wire.body:1: imports tests, which is neither in the standard library nor required
+
+import of a missing module
+wire/body.py| from filestoraged.wire.gone import name
+  wire.body:1: imports filestoraged.wire.gone.name, which does not exist
+"""
+
+
 class Import(NamedTuple):
     """`late` is one within a function. One under `if TYPE_CHECKING` counts as any other."""
 
@@ -79,95 +143,17 @@ class FloorsTest(TempCase):
 
         self.assertEqual("", done.stdout)
 
-    def test_import_from_a_floor_above_is_reported(self) -> None:
-        self.write("wire/body.py", "from filestoraged.web.server import Server")
-        self.write("web/server.py", "")
-
-        self.assert_faults("wire.body:1: imports web.server, which is not beneath it")
-
-    def test_module_imported_as_a_name_of_its_package_is_reported(self) -> None:
-        self.write("wire/body.py", "import os\nfrom filestoraged.web import server")
-        self.write("web/server.py", "")
-
-        self.assert_faults("wire.body:2: imports web.server, which is not beneath it")
-
-    def test_imports_between_store_and_web_are_reported(self) -> None:
-        self.write("store/disk.py", "import filestoraged.web.server")
-        self.write("web/server.py", "from ..store.disk import DiskStore")
-
-        self.assert_faults(
-            "store.disk:1: imports web.server, which is not beneath it",
-            "web.server:1: imports store.disk, which is not beneath it",
-            "store.disk, web.server: import each other in a circle",
-        )
-
-    def test_import_from_errors_upwards_is_reported(self) -> None:
-        self.write("errors.py", "import filestoraged.digest")
-        self.write("digest.py", "")
-
-        self.assert_faults("errors:1: imports digest, which is not beneath it")
-
-    def test_import_for_types_from_a_floor_above_is_reported(self) -> None:
-        self.write("wire/body.py", "if TYPE_CHECKING:\n    from filestoraged.api.files import routes")
-        self.write("api/files.py", "")
-
-        self.assert_faults("wire.body:2: imports api.files, which is not beneath it")
-
-    def test_module_without_a_floor_is_reported(self) -> None:
-        self.write("utilities.py", "")
-
-        self.assert_faults("utilities: is on no floor")
-
-    def test_circle_within_a_floor_is_reported(self) -> None:
-        self.write("web/server.py", "from . import handler")
-        self.write("web/handler.py", "from filestoraged.web.sender import Sender")
-        self.write("web/sender.py", "from filestoraged.web.server import Server")
-
-        self.assert_faults("web.handler, web.sender, web.server: import each other in a circle")
-
-    def test_circle_for_types_alone_is_reported(self) -> None:
-        self.write("web/server.py", "from filestoraged.web.handler import Handler")
-        self.write("web/handler.py", "if typing.TYPE_CHECKING:\n    from filestoraged.web.server import Server")
-
-        self.assert_faults("web.handler, web.server: import each other in a circle")
-
-    def test_main_and_the_package_itself_are_on_no_floor(self) -> None:
-        self.write("__main__.py", "from filestoraged.daemon.cli import main")
-        self.write("daemon/cli.py", "from filestoraged import __version__")
-
-        self.assert_faults()
-
-    def test_import_within_a_function_is_reported(self) -> None:
-        self.write("wire/body.py", "class Body:\n    def read(self):\n        import re")
-
-        self.assert_faults("wire.body:3: imports re within a function")
-
-    def test_import_of_another_package_is_reported(self) -> None:
-        self.write("store/memcached.py", "import pymemcache.client\ntry:\n    import requests\nfinally: pass")
-        self.write("wire/body.py", "import email.utils, tests")
-
-        self.assert_faults(
-            "store.memcached:3: imports requests, which is neither in the standard library nor required",
-            "wire.body:1: imports tests, which is neither in the standard library nor required",
-        )
-
-    def test_import_of_a_missing_module_is_reported(self) -> None:
-        self.write("wire/body.py", "from filestoraged.wire.gone import name")
-
-        self.assert_faults("wire.body:1: imports filestoraged.wire.gone.name, which does not exist")
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.write("__init__.py", "__version__ = '1'")
-
-    def write(self, path: str, source: str) -> None:
-        module = self.directory / PACKAGE / path
-        module.parent.mkdir(parents=True, exist_ok=True)
-        (module.parent / "__init__.py").touch()
-        module.write_text(source, encoding="utf-8")
-
-    def assert_faults(self, *expected: str) -> None:
-        self.assertEqual(list(expected), faults(self.directory / PACKAGE))
+    def test_each_fault_is_reported(self) -> None:
+        for number, case in enumerate(FAULTS.strip("\n").split("\n\n")):
+            name, *lines = case.splitlines()
+            root = self.directory / str(number) / PACKAGE
+            for line in ["__init__.py| __version__ = '1'", *(line for line in lines if "|" in line)]:
+                path, _, source = line.partition("|")
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                ((root / path).parent / "__init__.py").touch()
+                (root / path).write_text(source.strip().replace("\\n", "\n"), encoding="utf-8")
+            with self.subTest(name):
+                self.assertEqual([line.strip() for line in lines if "|" not in line], faults(root))
 
 
 def faults(root: Path) -> list[str]:

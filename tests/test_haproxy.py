@@ -14,17 +14,19 @@ from tests.store.s3.servers import Rclone
 
 
 class ThreeDaemonsTest(interfaces.InterfacesContract):
+    objects: Rclone
+
     @classmethod
     def setUpClass(cls) -> None:
         stack = contextlib.ExitStack()
         cls.addClassCleanup(stack.close)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="filestoraged-")))
-        cls.database = PostgresServer()
-        stack.callback(cls.database.remove)
-        cls.database.start()
+        database = PostgresServer()
+        stack.callback(database.remove)
+        database.start()
         cls.objects = Rclone()
         stack.callback(cls.objects.kill)
-        url = cls.database.url(cls.database.create_database())
+        url = database.url(database.create_database())
         options = ("--s3", cls.objects.make_bucket().url, "--database", url, "--store", str(directory / "{name}"))
         cls.daemons = stack.enter_context(
             running_daemons(*options, "--workers", "1", environment=cls.objects.environment)
