@@ -114,7 +114,8 @@ def steps(text: str) -> Iterator[Step]:
             continue
         if output:
             yield Step("\n".join(commands), output)
-            commands, output = [], []
+            commands = []
+            output = []
         commands.append(line)
     yield Step("\n".join(commands), output)
 

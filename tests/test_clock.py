@@ -85,7 +85,8 @@ class VirtualClockTest(unittest.TestCase):
             with condition:
                 return list(self.clock.wait_for(condition, lambda: jobs, 10.0))
 
-        for change in (lambda: jobs.append("job"), lambda: self.virtual.advance(10.0)):
+        changes: list[Callable[[], object]] = [lambda: jobs.append("job"), lambda: self.virtual.advance(10.0)]
+        for change in changes:
             thread = self.start(work)
             with condition:
                 change()

@@ -90,7 +90,9 @@ class DebianPackageTest(unittest.TestCase):
         self.assertNotIn("/usr/local", service)
 
     def test_sums_are_those_of_the_files(self) -> None:
-        sums = dict(reversed(line.split("  ")) for line in (self.root / "DEBIAN/md5sums").read_text().splitlines())
+        lines = (self.root / "DEBIAN/md5sums").read_text().splitlines()
+
+        sums = {path: digest for digest, path in (line.split("  ") for line in lines)}
 
         self.assertEqual({path for path in self.files() if not path.startswith(("DEBIAN/", "etc/"))}, set(sums))
         for path, expected in sums.items():

@@ -111,7 +111,7 @@ class DropsDaemonTest(TempCase):
 
                 def guess(number: int, link: str = link, what: str = what) -> int:
                     password = "right" if what == "right" else f"wrong {number}"
-                    return requests.get(link, params={"password": password}, timeout=PATIENCE).status_code
+                    return int(requests.get(link, params={"password": password}, timeout=PATIENCE).status_code)
 
                 with self.subTest(what):
                     self.assertEqual(expected, sorted(in_threads(len(expected), guess)))

@@ -43,7 +43,7 @@ class DaemonCase(TempCase):
     def created(self, url: str, length: int, **fields: str) -> str:
         answer = self.ask("POST", f"{url}/uploads", Upload_Length=str(length), **fields)
         self.assertEqual(201, answer.status_code, answer.text)
-        return answer.headers["Location"]
+        return str(answer.headers["Location"])
 
     def append(self, url: str, offset: int, data: bytes) -> requests.Response:
         return self.ask("PATCH", url, Upload_Offset=str(offset), Content_Type=OCTETS, data=data)

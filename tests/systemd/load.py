@@ -8,7 +8,6 @@ import http.client
 import os
 import threading
 from collections import Counter
-from collections import Counter as Counts
 from collections.abc import Iterator
 
 from tests.systemd.machine import PATIENCE, PORT, wait_until
@@ -24,8 +23,8 @@ class Load:
     def __init__(self, enough: int, clients: int = 8) -> None:
         self.enough = enough
         self._clients = clients
-        self.counts: Counts[str] = Counter()
-        self.faults: Counts[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._may_end = threading.Event()
 

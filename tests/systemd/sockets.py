@@ -1,4 +1,7 @@
-"""Sockets that systemd listens on: the first client starts the service, and none is refused while it is away."""
+"""Sockets that systemd listens on: the first client starts the service, and none is refused while it is away.
+
+`tests.daemon.test_activation` tries the names that sockets may have.
+"""
 
 from __future__ import annotations
 
@@ -61,25 +64,6 @@ class SocketTest(ServiceCase):
         self.assertNotIn(elsewhere.status, (200, 201))
         self.assertEqual({"cup": "tea"}, as_configured.json())
 
-    def test_several_interfaces_have_one_listener_some_at_the_prefix_of_the_configuration(self) -> None:
-        self.put_unit("several.socket", _OTHER.format(port=4000, name="files=/objects,repositories"))
-        self.start_sockets(SOCKET, "several.socket")
-
-        file = ask("POST", "/objects/", b"tea", port=4000)
-        repository = ask("PUT", "/data/kitchen", b"tea", port=4000)
-        unmounted = ask("GET", "/kv/cup", port=4000)
-
-        self.assertEqual((200, 201, 404), (file.status, repository.status, unmounted.status))
-
-    def test_a_listener_for_operations_serves_nothing_else(self) -> None:
-        self.put_unit("operations.socket", _OTHER.format(port=4001, name="operations"))
-        self.start_sockets(SOCKET, "operations.socket")
-
-        health = ask("GET", "/-/health", port=4001)
-        upload = ask("PUT", "/data/kitchen", b"tea", port=4001)
-
-        self.assertEqual((200, 404), (health.status, upload.status))
-
     def test_a_name_that_means_nothing_keeps_the_service_from_starting(self) -> None:
         self.put_unit("colour.socket", _OTHER.format(port=4002, name="colour=/"))
         self.start_sockets("colour.socket")
@@ -89,20 +73,13 @@ class SocketTest(ServiceCase):
         self.assertEqual("2", show("ExecMainStatus"))
         self.assertEqual(1, len(self.journal.find("colour")))
 
-    def test_a_reload_keeps_the_sockets(self) -> None:
+    def test_a_reload_and_restarts_under_load_fail_no_request(self) -> None:
         self.start_sockets(SOCKET)
         systemctl("start", UNIT)
-
-        self.reload()
-
-        self.assertTrue(is_served())
-        self.assertEqual(200, ask("GET", "/-/health", host="::1").status)
-
-    def test_restarts_under_load_fail_no_request(self) -> None:
-        self.start_sockets(SOCKET)
         load = Load(REQUESTS)
         before = set()
         with load.running():
+            self.reload()
             for each in range(TIMES):
                 load.wait_for(each * REQUESTS // TIMES)
                 systemctl("restart", UNIT)
