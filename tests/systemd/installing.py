@@ -22,9 +22,7 @@ from tests.systemd.machine import (
     wait_until,
 )
 
-COMMAND = Path("/usr/local/bin/filestoraged")
 ENVIRONMENT = Path("/usr/local/lib/filestoraged")
-UNITS = ("filestoraged.service", "filestoraged.socket", "filestoraged-check.service", "filestoraged-check.timer")
 
 
 class FirstTest(unittest.TestCase):

@@ -52,23 +52,15 @@ MUTATIONS = (
         "if hasher.finish() != manifest.digest:",
         "if len(hasher.finish()) != len(manifest.digest):",
     ),
-    _memcached_blob(
-        "lost-chunk-is-skipped", "            if data is None:\n", "            if data is None and not start:\n"
-    ),
+    _memcached_blob("lost-chunk-is-skipped", "if data is None:", "if data is None and not start:"),
     _memcached_staging("chunks-are-not-checked-before-the-manifest", "self._require_chunks(STAGING_TTL)", "pass"),
-    _memcached_staging(
-        "chunks-are-deleted-after-a-lost-reply", "        self._hidden = False\n        try:\n", "        try:\n"
-    ),
+    _memcached_staging("chunks-are-deleted-after-a-lost-reply", "self._hidden = False\n        try:", "try:"),
     _memcached_staging(
         "chunks-are-permanent-before-their-manifest",
         "{key: ttl, **dict.fromkeys(chunks, ttl and ttl + _CHUNK_MARGIN)}",
         "{**dict.fromkeys(chunks, ttl and ttl + _CHUNK_MARGIN), key: ttl}",
     ),
-    _memcached_staging(
-        "chunks-expire-before-their-manifest",
-        "min(ttl or STAGING_TTL, STAGING_TTL - _CHUNK_MARGIN) if self._keys else ttl",
-        "min(ttl or STAGING_TTL, STAGING_TTL + _CHUNK_MARGIN) if self._keys else ttl",
-    ),
+    _memcached_staging("chunks-expire-before-their-manifest", "STAGING_TTL -", "STAGING_TTL +"),
     _memcached_staging(
         "damaged-object-is-left-in-place", "            and is_whole(self._pool, present, self._threads)\n", ""
     ),
@@ -82,65 +74,31 @@ MUTATIONS = (
         "if name is None and _is_digest(oid) and manifest.digest != oid:",
         "if name is None and _is_digest(oid) and len(manifest.digest) != len(oid):",
     ),
-    _buffers(
-        "object-larger-than-the-memory-is-never-served",
-        "return size <= self._free or self._free == self._size",
-        "return size <= self._free",
-    ),
+    _buffers("object-larger-than-the-memory-is-never-served", "self._free or self._free == self._size", "self._free"),
     _buffers(
         "caller-that-gave-up-blocks-the-queue",
         "            # The next in the queue may fit too.\n            self._changed.notify_all()\n",
         "            if is_served:\n                self._changed.notify_all()\n",
     ),
-    _manifest(
-        "manifest-is-not-checked",
-        "if data[: len(_MAGIC) + _CHECK_SIZE] != _MAGIC + _check(key, body):",
-        "if data[: len(_MAGIC)] != _MAGIC:",
-    ),
+    _manifest("manifest-is-not-checked", "_MAGIC) + _CHECK_SIZE] != _MAGIC + _check(key, body)", "_MAGIC)] != _MAGIC"),
     # S3.
-    _answers(
-        "missing-bucket-is-a-missing-object",
-        "if answer.status == 404 and (code in _MISSING_CODES or not answer.body):",
-        "if answer.status == 404:",
-    ),
-    _answers(
-        "completion-without-its-end-counts",
-        'if _name(_parsed(answer)) != "CompleteMultipartUploadResult":',
-        'if answer.body and _name(_parsed(answer)) != "CompleteMultipartUploadResult":',
-    ),
+    _answers("missing-bucket-is-a-missing-object", "404 and (code in _MISSING_CODES or not answer.body):", "404:"),
+    _answers("completion-without-its-end-counts", "_name(_parsed(answer))", "answer.body and _name(_parsed(answer))"),
     _answers("error-after-200-counts-as-success", "    if answer.code:\n        raise error_of(answer)\n", ""),
-    _retries(
-        "silent-store-is-asked-again",
-        "if is_silent or self._clock.now() + wait >= until:",
-        "if self._clock.now() + wait >= until:",
-    ),
-    _retries(
-        "busy-store-is-not-asked-again", "self._clock.now() + wait >= until:", "self._clock.now() + wait < until:"
-    ),
+    _retries("silent-store-is-asked-again", "if is_silent or self._clock.now() + wait", "if self._clock.now() + wait"),
+    _retries("busy-store-is-not-asked-again", "now() + wait >= until:", "now() + wait < until:"),
     _s3_multipart(
         "bytes-that-changed-on-disk-are-completed",
         "if whole.hexdigest() != sha256:",
         "if len(whole.hexdigest()) != len(sha256):",
     ),
-    _s3_multipart(
-        "sweep-aborts-live-uploads",
-        "if each.initiated < now - _ABANDONED_AFTER",
-        "if each.initiated < now + _ABANDONED_AFTER",
-    ),
+    _s3_multipart("sweep-aborts-live-uploads", "if each.initiated < now -", "if each.initiated < now +"),
     _streaming("streamed-upload-is-not-aborted", "            upload.abort()\n", "            upload.finish(b'')\n"),
     _signing("white-space-in-a-signed-field-is-kept", "' '.join(value.split())", "value"),
     _s3_listing("page-repeats-its-first-name", "if name is not None and name > after:", "if name is not None:"),
-    _s3_listing(
-        "listing-ends-with-the-first-page",
-        "            if page.is_last:\n                return\n        after = advance(after, last)\n",
-        "            return\n        after = advance(after, last)\n",
-    ),
+    _s3_listing("listing-ends-with-the-first-page", "if page.is_last:\n                return", "return"),
     # PostgreSQL.
-    _lease(
-        "stopped-process-keeps-the-lease",
-        "holder != own and not is_over and not _is_free",
-        "holder != own and not _is_free",
-    ),
+    _lease("stopped-process-keeps-the-lease", "own and not is_over and not _is_free", "own and not _is_free"),
     _transactions("dead-session-is-alive", "return not is_free", "return True"),
     _transactions(
         "session-lock-is-not-taken", '        connection.execute("SELECT pg_advisory_lock(%s)", (number,))\n', ""
@@ -169,49 +127,25 @@ MUTATIONS = (
         "                self._volume.directories.sync(os.path.dirname(self.path), directory)\n",
         "                pass\n",
     ),
-    _upload_file(
-        "bytes-of-a-failed-sync-stay",
-        "                self._cut(self._durable)\n",
-        "                self._cut(self.size)\n",
-    ),
+    _upload_file("bytes-of-a-failed-sync-stay", "self._cut(self._durable)", "self._cut(self.size)"),
     _uploads("forgotten-process-publishes-the-object", "            reception.held.hold.confirm()\n", ""),
     _uploads(
         "upload-that-went-on-is-expired",
         "            if not self._registry.is_expired(id_):\n                return False\n",
         "",
     ),
-    _uploads(
-        "upload-above-the-maximum-is-created",
-        "draft.length is not None and draft.length > limit:",
-        "draft.length is not None and draft.length > limit + 1:",
-    ),
+    _uploads("upload-above-the-maximum-is-created", "and draft.length > limit:", "and draft.length > limit + 1:"),
     _reception("piece-may-overlap", "if offset != self._recorded:", "if offset > self._recorded:"),
     _reception("larger-of-two-limits-counts", "if limits and size > min(limits):", "if limits and size > max(limits):"),
-    _reception(
-        "checksum-of-a-piece-is-not-checked", "                self._checksum.check()\n", "                pass\n"
-    ),
-    _reception(
-        "refused-piece-leaves-its-length",
-        "            changes.append(self._registry.untelling(self.upload.id))\n",
-        "            pass\n",
-    ),
-    _lock_files(
-        "former-holder-may-write",
-        "if _read(self._descriptor).generation != self._generation:",
-        "if _read(self._descriptor).generation < self._generation:",
-    ),
+    _reception("checksum-of-a-piece-is-not-checked", "self._checksum.check()", "pass"),
+    _reception("refused-piece-leaves-its-length", "changes.append(self._registry.untelling(self.upload.id))", "pass"),
+    _lock_files("former-holder-may-write", "generation != self._generation:", "generation < self._generation:"),
     _lock_files(
         "holder-that-makes-the-object-is-taken-over",
         "if is_alive and (not is_silent or holder.tail is Tail.NONE):",
         "if is_alive and not is_silent:",
     ),
-    _lock_files(
-        "tail-of-a-dead-process-counts",
-        "has_tail = is_alive and holder.tail is Tail.COUNTS",
-        "has_tail = holder.tail is Tail.COUNTS",
-    ),
-    _registry(
-        "expired-upload-is-continued", "SELECT expires <= {JUDGED_TIME}, {_COLUMNS}", "SELECT expires <= 0, {_COLUMNS}"
-    ),
+    _lock_files("tail-of-a-dead-process-counts", "has_tail = is_alive and holder.tail is", "has_tail = holder.tail is"),
+    _registry("expired-upload-is-continued", "expires <= {JUDGED_TIME}, {_COLUMNS}", "expires <= 0, {_COLUMNS}"),
     _segments("missing-segment-is-overlooked", "        if end != recorded:\n", "        if end > recorded:\n"),
 )
