@@ -7,9 +7,6 @@ import hashlib
 import json
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,16 +15,13 @@ from tusclient.client import TusClient
 
 from filestoraged.store import layout
 from tests.cutting_proxy import CuttingProxy
-from tests.daemon.process import ROOT, clean_environment, fork_command, running
-from tests.support import PATIENCE, TempCase, ago, find_program
+from tests.daemon.process import fork_command, running
+from tests.support import PATIENCE, TempCase, ago
 from tests.test_lfs_daemon import GitCase
 from tests.tus import OCTETS, VERSION, UploadsCase
 
 MIB = 1024 * 1024
 TEA = hashlib.sha256(b"tea").hexdigest()
-
-# Seconds for a client's whole upload.
-_LIMIT = 120
 
 
 class DaemonCase(TempCase):
@@ -142,67 +136,28 @@ class TwoDaemonsTest(DaemonCase):
         self.assertEqual(b"tea and milk", (self.store / layout.shard(digest) / digest).read_bytes())
 
 
-class ClientsTest(DaemonCase):
-    """Each client uploads through a proxy that cuts its connections, and sends little twice."""
+class TuspyTest(DaemonCase):
+    """`tests.pages.test_tus_clients` has the clients of browsers."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.data = os.urandom(12 * MIB)
-        self.file = self.directory / "film.mp4"
-        self.file.write_bytes(self.data)
-        self.expected = {"hash": hashlib.sha256(self.data).hexdigest(), "size": len(self.data)}
-
-    def test_tuspy_uploads(self) -> None:
+    def test_tuspy_uploads_through_a_proxy_that_cuts_connections_and_sends_little_twice(self) -> None:
         # tuspy does not close it.
         self.announce("ResourceWarning: unclosed file .*/film.mp4'")
+        data = os.urandom(12 * MIB)
+        file = self.directory / "film.mp4"
+        file.write_bytes(data)
         with running("--store", str(self.store), "--workers", "2") as daemon:
             with CuttingProxy(daemon.ports[0], every=5 * MIB, cuts=2) as proxy:
                 uploader = TusClient(f"{proxy.url}/uploads").uploader(
-                    str(self.file), chunk_size=4 * MIB, metadata={"filename": "film.mp4"}, retries=100, retry_delay=1
+                    str(file), chunk_size=4 * MIB, metadata={"filename": "film.mp4"}, retries=100, retry_delay=1
                 )
                 uploader.upload()
             answer = requests.get(uploader.url.replace(proxy.url, daemon.url), timeout=PATIENCE).json()
 
-        self.assertEqual(self.expected, answer)
-        self.assert_little_was_sent_twice(proxy)
-
-    def test_tus_js_client_and_uppy_upload(self) -> None:
-        for client in ("tus", "uppy"):
-            with self.subTest(client):
-                self.assert_uploads_by_node(client)
-
-    def assert_uploads_by_node(self, client: str) -> None:
-        with (
-            running("--store", str(self.store), "--workers", "2") as daemon,
-            CuttingProxy(daemon.ports[0], every=5 * MIB, cuts=2) as proxy,
-        ):
-            settings = {
-                "client": client,
-                "url": f"{proxy.url}/uploads",
-                "path": str(self.file),
-                "metadata": {"filename": "film.mp4"},
-                "chunkSize": 8 * MIB,
-            }
-            done = subprocess.run(
-                [find_program("node"), "--input-type=module"],
-                # Where bin/test has installed what tests/package.json lists.
-                cwd=Path(sys.prefix) / "node",
-                env={**clean_environment(), "UPLOAD": json.dumps(settings)},
-                input=(ROOT / "tests" / "node_uploads.mjs").read_bytes(),
-                capture_output=True,
-                timeout=_LIMIT,
-                check=False,
-            )
-
-        self.assertEqual(0, done.returncode, done.stderr)
-        self.assertEqual(self.expected, json.loads(done.stdout))
-        self.assert_little_was_sent_twice(proxy)
-
-    def assert_little_was_sent_twice(self, proxy: CuttingProxy) -> None:
+        self.assertEqual({"hash": hashlib.sha256(data).hexdigest(), "size": len(data)}, answer)
         self.assertEqual(2, proxy.cuts)
         # From the start again at each cut it would be 1.8 times. A cut costs more on a busy machine, where
         # the client goes on before the daemon has read what was sent; the proof of uploads measures that.
-        self.assertLess(proxy.sent, 1.5 * len(self.data))
+        self.assertLess(proxy.sent, 1.5 * len(data))
 
 
 class GitLfsTest(GitCase):
