@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 import requests
 
 from tests.daemon.process import PATIENCE, Daemon, running
-from tests.support import TempCase, find_program, in_threads
+from tests.support import TempCase, find_program
 
 
 class ClientCase(TempCase):
@@ -138,35 +137,3 @@ class RequestsTest(ClientCase):
         answer = requests.put(self.url, data=b"x" * 50_000_000, timeout=PATIENCE)
 
         self.assertEqual(405, answer.status_code)
-
-
-class HttpClientTest(ClientCase):
-    def test_one_connection_serves_all_requests(self) -> None:
-        client = http.client.HTTPConnection("127.0.0.1", self.daemon.ports[0], timeout=PATIENCE)
-        self.addCleanup(client.close)
-
-        with self.file.open("rb") as stream:
-            client.request("POST", "/", body=stream)
-        uploaded = json.loads(client.getresponse().read())
-        client.request("GET", f"/{self.hash}")
-        downloaded = client.getresponse().read()
-        client.request("DELETE", f"/{self.hash}")
-        removed = client.getresponse().read()
-
-        self.assertEqual(self.hash, uploaded["hash"])
-        self.assertEqual(self.data, downloaded)
-        self.assertEqual({"hash": self.hash}, json.loads(removed))
-
-
-class ManySmallFilesTest(ClientCase):
-    def test_small_files_of_32_concurrent_clients_come_back(self) -> None:
-        def client(number: int) -> int:
-            with requests.Session() as session:
-                for step in range(20):
-                    data = f"{number} {step}".encode()
-                    digest = session.post(self.url, data=data, timeout=PATIENCE).json()["hash"]
-                    if session.get(f"{self.url}/{digest}", timeout=PATIENCE).content != data:
-                        return 0
-            return 20
-
-        self.assertEqual(640, sum(in_threads(32, client)))

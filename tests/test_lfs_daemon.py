@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.daemon.process import Daemon, clean_environment, fork_command, running, traced_processes
 from tests.runner.marks import long
-from tests.support import TempCase, find_program, free_port, in_threads
+from tests.support import TempCase, find_program, free_port
 from tests.test_nginx import running_as_shipped
 
 # Seconds for one command of git.
@@ -148,23 +148,7 @@ class CycleTest(GitCase):
             self.assertRegex(line, " 200 0 ")
 
 
-class ManyTest(GitCase):
-    def test_two_clones_push_at_once(self) -> None:
-        with running("--store", str(self.store)) as daemon:
-            self.first(f"{daemon.url}/data/game")
-            user = self.user("any")
-            clones = [self.clone(user, f"copy{number}") for number in range(2)]
-            same = os.urandom(MIB)
-            for number, clone in enumerate(clones):
-                clone.commit(same=same, **{f"own{number}-{each}": os.urandom(50_000) for each in range(20)})
-
-            in_threads(2, lambda number: clones[number].git("push", "--quiet", "origin", f"main:branch{number}"))
-            last = self.clone(user, "last")
-            last.git("lfs", "fetch", "--all")
-
-        self.assertEqual(41, len(self.stored()))
-        self.assertIn("fsck OK", last.git("lfs", "fsck"))
-
+class SizeTest(GitCase):
     @long("gigabytes")
     def test_object_of_1_gib_is_pushed_and_cloned(self) -> None:
         with running("--store", str(self.store)) as daemon:
