@@ -9,11 +9,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from filestoraged.daemon.commands.completion import commands
 from tests.daemon.process import ROOT, clean_environment
 from tests.support import find_program
 
@@ -94,14 +94,7 @@ def prose(document: str) -> str:
 
 def options_of_commands() -> set[str]:
     """The options that the daemon and its subcommands have."""
-    found: set[str] = set()
-    commands = ([], ["check"], ["prune"], ["migrate"], ["token"], ["memcached-check"], ["s3-check"], ["completion"])
-    clients = ([name] for name in ("put", "get", "rm", "list"))
-    for command in (*commands, *clients):
-        arguments = [sys.executable, "-m", "filestoraged", *command, "--help"]
-        printed = subprocess.check_output(arguments, cwd=ROOT, text=True, timeout=_LIMIT)
-        found |= set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", printed))
-    return found
+    return {f"--{option.name}" for command in commands() for option in command.options}
 
 
 def steps(text: str) -> Iterator[Step]:
