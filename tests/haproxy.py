@@ -36,10 +36,6 @@ class BackendDaemon:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def admin_url(self) -> str:
-        return f"http://127.0.0.1:{self.admin_port}"
-
     def start(self) -> None:
         self._ended += self.daemon.lines()
         self.daemon = self._run()

@@ -31,27 +31,21 @@ TIMES = 10
 
 
 class ServingTest(ServiceCase):
-    def test_what_is_uploaded_is_downloaded_and_pages_are_served(self) -> None:
+    def test_what_is_uploaded_is_downloaded_and_belongs_to_a_user_of_its_own(self) -> None:
         body = os.urandom(1 << 20)
 
-        stored = ask("POST", "/", body)
-        answer = ask("GET", f"/?hash={stored.json()['hash']}")
-
-        self.assertEqual(hashlib.sha256(body).hexdigest(), stored.json()["hash"])
-        self.assertEqual((200, body), answer)
-        self.assertEqual(200, ask("GET", "/-/pages/style.css").status)
-
-    def test_the_store_belongs_to_a_user_of_its_own_and_is_closed_to_others(self) -> None:
+        digest = ask("POST", "/", body).json()["hash"]
         uid = Path(f"/proc/{master()}").stat().st_uid
-        ask("POST", "/", b"tea")
-        files = [path for path in STORE.rglob("*") if path.is_file()]
+        owners = {path.stat().st_uid for path in [STORE, *STORE.rglob("*")]}
 
+        self.assertEqual(hashlib.sha256(body).hexdigest(), digest)
+        self.assertEqual((200, body), ask("GET", f"/?hash={digest}"))
+        self.assertEqual(200, ask("GET", "/-/pages/style.css").status)
         self.assertTrue(61184 <= uid <= 65519, uid)
-        self.assertEqual({uid}, {path.stat().st_uid for path in [STORE, *files]})
-        self.assertEqual(0o750, stat.S_IMODE(STORE.stat().st_mode))
+        self.assertEqual(({uid}, 0o750), (owners, stat.S_IMODE(STORE.stat().st_mode)))
         self.assertNotEqual(0, self.newcomer.run(f"ls {STORE}/", check=False).returncode)
 
-    def test_the_readmes_log_command_shows_requests_as_they_come(self) -> None:
+    def test_the_readmes_log_command_shows_requests_as_they_come_as_information(self) -> None:
         command = ["runuser", "-u", "newcomer", "--", "bash", "-c", self.newcomer.command("journalctl")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as following:
             assert following.stdout
@@ -64,34 +58,23 @@ class ServingTest(ServiceCase):
                 self.kill(pid)
 
         self.assertIn(" 404 ", shown)
-
-    def test_access_lines_have_the_priority_of_information(self) -> None:
-        ask("GET", "/data/kitchen/nothing")
-
-        (entry,) = wait_until("an access line", lambda: self.journal.find("kitchen/nothing"))
-
+        (entry,) = wait_until("an access line", lambda: self.journal.find("shown/in-the-log"))
         self.assertEqual("6", entry["PRIORITY"])
         self.assertNotIn("<6>", entry["MESSAGE"])
 
-    def test_a_reload_reads_the_configuration_anew(self) -> None:
-        pid = master()
+    def test_a_reload_reads_the_configuration_and_tokens_anew(self) -> None:
+        pid, tokens = master(), Path("/etc/filestoraged.tokens")
+        self.addCleanup(tokens.unlink)
+        self.newcomer.run(f"filestoraged token alice read,write | sudo tee {tokens}")
         self.configure("[filestoraged]\nworkers = 2\nmax-size = 1K\n")
 
         self.newcomer.run(self.newcomer.command("reload"))
-
         wait_until("the limit is 1 KiB", lambda: ask("POST", "/", bytes(2000)).status == 413)
-        self.assertEqual(pid, master())
         wait_until("the reload is over", lambda: show("ActiveState") == "active")
-
-    def test_a_reload_has_tokens_say_who_may_do_what(self) -> None:
-        tokens = Path("/etc/filestoraged.tokens")
-        self.addCleanup(tokens.unlink)
-        self.newcomer.run(f"filestoraged token alice read,write | sudo tee {tokens}")
         self.configure(f"[filestoraged]\nworkers = 2\ntokens = {tokens}\n")
-
         self.reload()
 
-        self.assertEqual(401, ask("POST", "/", b"tea").status)
+        self.assertEqual((401, pid), (ask("POST", "/", b"tea").status, master()))
         self.assertTrue(is_served())
 
     def test_a_configuration_with_a_fault_is_refused_by_one_line_and_changes_nothing(self) -> None:
