@@ -203,7 +203,7 @@ class BatchTest(UploadsCase):
     def path(self, user: str, *transfers: str) -> str:
         told = self.batch(user, *transfers)
         self.assertEqual("tus", told["transfer"])
-        return urlsplit(told["objects"][0]["actions"]["upload"]["href"]).path
+        return urlsplit(str(told["objects"][0]["actions"]["upload"]["href"])).path
 
     def test_batch_by_tus_returns_one_upload_for_each_owner_and_object(self) -> None:
         anns, again, bobs = self.path("ann", "basic", "tus"), self.path("ann", "tus"), self.path("bob", "tus", "basic")
