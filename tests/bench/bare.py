@@ -1,8 +1,9 @@
 """Minimal programs that store files, receive a body or hash: upper bounds for the figures of the daemon.
 
-python3 -m tests.bench.bare files DIRECTORY SIZE SECONDS THREADS    prints files stored a second
-python3 -m tests.bench.bare sink DIRECTORY                          prints a port, and stores the bodies sent to it
-python3 -m tests.bench.bare hash MEBIBYTES                          prints the seconds of SHA-256
+python3 -m tests.bench.bare store DIRECTORY SIZE SECONDS THREADS     prints the rate and the times of storing files
+python3 -m tests.bench.bare remove DIRECTORY SIZE SECONDS THREADS    the same of removing them
+python3 -m tests.bench.bare sink DIRECTORY                           prints a port, and stores the bodies sent to it
+python3 -m tests.bench.bare hash MEBIBYTES                           prints the seconds of SHA-256
 """
 
 from __future__ import annotations
@@ -13,32 +14,66 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _PIECE = 256 * 1024
 
+# Files that are made for each second of removing them: more than are removed.
+MAX_REMOVALS = 20_000
 
-def store_files(directory: Path, size: int, seconds: float, count: int) -> float:
-    """Create, write, sync and rename files and sync their directories, as an upload does. Returns files a second."""
+
+def store_files(directory: Path, size: int, seconds: float, threads: int) -> list[float]:
+    """Create, write, sync and rename files and sync their directories, as an upload does. Returns their times."""
+    shards, data = _make_shards(directory), os.urandom(size)
+
+    def store(thread: int, number: int) -> None:
+        _store(directory / f"{thread}-{number}", shards[(number * 17 + thread) % 256], data)
+
+    return _repeat(store, seconds, threads)
+
+
+def remove_files(directory: Path, size: int, seconds: float, threads: int) -> list[float]:
+    """Remove files, and sync their directories. Returns their times."""
+    shards, data = _make_shards(directory), os.urandom(size)
+    for thread in range(threads):
+        for number in range(int(seconds * MAX_REMOVALS / threads)):
+            (shards[(number * 17 + thread) % 256] / f"{thread}-{number}").write_bytes(data)
+    os.sync()
+
+    def remove(thread: int, number: int) -> None:
+        shard = shards[(number * 17 + thread) % 256]
+        os.unlink(f"{shard}/{thread}-{number}")
+        _sync_directory(shard)
+
+    return _repeat(remove, seconds, threads)
+
+
+def _make_shards(directory: Path) -> list[Path]:
     shards = [directory / f"{number:02x}" for number in range(256)]
     for shard in shards:
         shard.mkdir(parents=True, exist_ok=True)
-    data = os.urandom(size)
-    stored: list[int] = [0] * count
+    return shards
+
+
+def _repeat(work: Callable[[int, int], None], seconds: float, count: int) -> list[float]:
+    """Call `work` with the number of a thread and of a file, again and again. Returns the seconds of each call."""
+    times: list[list[float]] = [[] for _ in range(count)]
     end = time.monotonic() + seconds
 
     def run(thread: int) -> None:
-        while time.monotonic() < end:
-            number = stored[thread]
-            _store(directory / f"{thread}-{number}", shards[(number * 17 + thread) % 256], data)
-            stored[thread] += 1
+        now = time.monotonic()
+        while now < end:
+            work(thread, len(times[thread]))
+            started, now = now, time.monotonic()
+            times[thread].append(now - started)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(stored) / seconds
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    return sorted(taken for each in times for taken in each)
 
 
 def _store(staging: Path, shard: Path, data: bytes) -> None:
@@ -48,7 +83,11 @@ def _store(staging: Path, shard: Path, data: bytes) -> None:
     os.fsync(file)
     os.rename(path, target)
     os.close(file)
-    directory = os.open(shard, os.O_RDONLY)
+    _sync_directory(shard)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)
 
@@ -87,9 +126,11 @@ def hash_memory(mebibytes: int) -> float:
 
 
 def main(command: str, *arguments: str) -> None:
-    if command == "files":
+    if command in _REPEATED:
         directory, size, seconds, threads = arguments
-        print(store_files(Path(directory), int(size), float(seconds), int(threads)))
+        times = _REPEATED[command](Path(directory), int(size), float(seconds), int(threads))
+        count = len(times)
+        print(count / float(seconds), times[count // 2], times[count * 99 // 100], times[-1], count)
     elif command == "hash":
         print(hash_memory(int(arguments[0])))
     elif command == "sink":
@@ -98,6 +139,8 @@ def main(command: str, *arguments: str) -> None:
             while True:
                 store_stream(listener, Path(arguments[0]))
 
+
+_REPEATED = {"store": store_files, "remove": remove_files}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -30,7 +30,7 @@ end
 _PATHS = """
 local paths, asked = {{}}, 0
 init = function()
-  for line in io.lines("{file}") do paths[#paths + 1] = wrk.format("GET", line) end
+  for line in io.lines("{file}") do paths[#paths + 1] = wrk.format("{method}", line) end
 end
 request = function()
   asked = asked % #paths + 1
@@ -40,13 +40,15 @@ end
 
 
 class Load(NamedTuple):
-    """The result of wrk."""
+    """The result of wrk, or of bare threads. Times are in seconds: of a half, of all but a hundredth, the longest."""
 
     rate: float
-    # 99th percentile of the latency, in seconds.
+    p50: float
     p99: float
+    slowest: float
+    requests: int
     # CPU time of wrk, as a share of one core.
-    client_share: float
+    client_share: float = 0.0
 
 
 def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: int | None = CLIENT_CORE) -> Load:
@@ -60,8 +62,10 @@ def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: int |
         raise AssertionError(output)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     (rate,) = re.findall(r"Requests/sec:\s+([0-9.]+)", output)
-    (p99,) = re.findall(r"99%\s+([0-9.]+[a-z]+)", output)
-    return Load(float(rate), _seconds(p99), used / elapsed)
+    (count,) = re.findall(r"(\d+) requests in", output)
+    p50, p99 = (_seconds(each) for each in re.findall(r"(?:50|99)%\s+([0-9.]+[a-z]+)", output))
+    (slowest,) = re.findall(r"Latency(?:\s+[0-9.]+[a-z]+){2}\s+([0-9.]+[a-z]+)", output)
+    return Load(float(rate), p50, p99, _seconds(slowest), int(count), used / elapsed)
 
 
 def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = False) -> Sequence[str]:
@@ -73,11 +77,11 @@ def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = F
     return ("-s", str(script))
 
 
-def many_paths(directory: Path, name: str, paths: list[str]) -> Sequence[str]:
+def many_paths(directory: Path, name: str, paths: list[str], *, method: str = "GET") -> Sequence[str]:
     """Return arguments for wrk that request these paths in turn."""
     file, script = directory / f"{name}.paths", directory / f"{name}.lua"
     file.write_text("\n".join(paths) + "\n")
-    script.write_text(_PATHS.format(file=file))
+    script.write_text(_PATHS.format(file=file, method=method))
     return ("-s", str(script))
 
 
@@ -109,5 +113,5 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
 
 
 def _seconds(text: str) -> float:
-    number, unit = re.fullmatch(r"([0-9.]+)([a-z]+)", text).groups()  # type: ignore[union-attr]
+    ((number, unit),) = re.findall(r"^([0-9.]+)([a-z]+)$", text)
     return float(number) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[unit]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 from pathlib import Path
+
+from tests.daemon.process import kill_all
 
 MIB = 1024 * 1024
 
@@ -26,6 +29,12 @@ def family(pid: int) -> list[int]:
     """Return the ids of a process and of all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(each for child in children for each in family(int(child)))]
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all its descendants: a daemon below strace, too."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        kill_all(family(pid))
 
 
 def cpu_seconds(pid: int) -> float:

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.bench import load, servers, uploads
 from tests.bench.contest import QUIET, Bench, run_bare
 from tests.bench.figures import OURS, Figure, Goal, median, ratio
-from tests.bench.machine import MIB, SERVER_CORE, cpu_seconds, pinned, proportional_memory
-from tests.daemon.process import ROOT
+from tests.bench.machine import CLIENT_CORE, MIB, SERVER_CORE, cpu_seconds, pinned, proportional_memory
+from tests.daemon.process import ROOT, Daemon
 
 LARGE = 512
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -53,7 +54,7 @@ def _downloads(bench: Bench, size: int, *, nginx: float, copyparty: float, p99: 
             slowest.setdefault(contender, []).append(seen.p99 * 1000)
             return seen.rate
 
-        samples = bench.take_turns({contender: (lambda name=contender: ask(name)) for contender in urls})
+        samples = bench.take_turns({contender: partial(ask, contender) for contender in urls})
     goals = [
         Goal("of nginx", ratio(samples, OURS, "nginx"), nginx),
         Goal("times copyparty", ratio(samples, OURS, "copyparty"), copyparty),
@@ -75,8 +76,8 @@ def many_downloads(bench: Bench) -> list[Figure]:
             theirs = load.many_paths(bench.directory, "nginx", [f"/{digest[:2]}/{digest}" for digest in digests])
             samples = bench.take_turns(
                 {
-                    OURS: lambda: load.run_wrk(daemon.url, 32, bench.seconds, *mine).rate,
-                    "nginx": lambda: load.run_wrk(other.url, 32, bench.seconds, *theirs).rate,
+                    OURS: lambda: _rate(daemon.url, 32, bench, *mine),
+                    "nginx": lambda: _rate(other.url, 32, bench, *theirs),
                 }
             )
     value = ratio(samples, OURS, "nginx")
@@ -101,7 +102,7 @@ def large_download(bench: Bench) -> list[Figure]:
             costs.setdefault(contender, []).append((cpu_seconds(pid) - before) * 1024 / LARGE)
             return LARGE / seconds
 
-        samples = bench.take_turns({contender: (lambda name=contender: fetch(name)) for contender in servings})
+        samples = bench.take_turns({contender: partial(fetch, contender) for contender in servings})
         _remove(daemon.ports[0], digest)
     name = "GET 512 MiB, one stream"
     cost = Goal("CPU seconds a GiB", median(costs[OURS]), 0.12, at_most=True)
@@ -117,7 +118,7 @@ def large_upload(bench: Bench) -> list[Figure]:
     costs: list[float] = []
     growth: list[float] = []
 
-    def through(daemon: servers.Daemon) -> float:
+    def through(daemon: Daemon) -> float:
         _settle()
         pid = daemon.process.pid
         load.upload(daemon.ports[0], "/", bench.directory / "tiny")
@@ -178,7 +179,7 @@ def workers(bench: Bench) -> list[Figure]:
     digest = ""
 
     def ask(url: str) -> float:
-        return load.run_wrk(f"{url}/{digest}", 64, bench.seconds, core=None).rate
+        return _rate(f"{url}/{digest}", 64, bench, core=None)
 
     def ask_two(url: str) -> float:
         seen = load.run_wrk(f"{url}/{digest}", 64, bench.seconds, core=None)
@@ -206,8 +207,8 @@ def new_connections(bench: Bench) -> list[Figure]:
         anew = ("-H", "Connection: close")
         samples = bench.take_turns(
             {
-                "opened anew": lambda: load.run_wrk(url, 32, bench.seconds, *anew).rate,
-                _KEPT: lambda: load.run_wrk(url, 32, bench.seconds).rate,
+                "opened anew": lambda: _rate(url, 32, bench, *anew),
+                _KEPT: lambda: _rate(url, 32, bench),
             }
         )
     goal = Goal("of the rate when kept alive", ratio(samples, "opened anew", _KEPT), 0.5)
@@ -226,9 +227,7 @@ def access_log(bench: Bench) -> list[Figure]:
             log = str(bench.directory / "access.log")
             nginx = stack.enter_context(servers.nginx(bench.directory, root, access_log=log))
             urls["nginx with a log"] = f"{nginx.url}/{digest}"
-        samples = bench.take_turns(
-            {name: (lambda url=url: load.run_wrk(url, 32, bench.seconds).rate) for name, url in urls.items()}
-        )
+        samples = bench.take_turns({name: partial(_rate, url, 32, bench) for name, url in urls.items()})
     goals = [
         Goal("of the rate without", ratio(samples, "with a log", "without"), 0.85),
         Goal("of nginx with a log", ratio(samples, "with a log", "nginx with a log"), 0.5),
@@ -257,6 +256,10 @@ def idle_connections(bench: Bench) -> list[Figure]:
         name = f"{count:,} idle connections" if count else "no connection, after the start"
         figures.append(Figure(name, "MiB", {OURS: memory}, [bound, fresh]))
     return figures
+
+
+def _rate(url: str, clients: int, bench: Bench, *arguments: str, core: int | None = CLIENT_CORE) -> float:
+    return load.run_wrk(url, clients, bench.seconds, *arguments, core=core).rate
 
 
 def _fresh_request(port: int) -> float:
@@ -308,8 +311,7 @@ MEASURES: dict[str, Callable[[Bench], Sequence[Figure]]] = {
     "small-downloads": small_downloads,
     "many-downloads": many_downloads,
     "large-download": large_download,
-    "small-uploads": uploads.small_uploads,
-    "uploads-beside-a-large-one": uploads.beside_a_large_one,
+    **uploads.MEASURES,
     "large-upload": large_upload,
     "workers": workers,
     "new-connections": new_connections,

@@ -1,9 +1,14 @@
 """Power cuts during mixed load: `sudo .venv-3.11/bin/python -m tests.proofs.powercut`. Needs root and loop devices.
 
-A round starts the daemon on a file system of its own, lets clients load it, and cuts the power at a random moment: what
+A round starts daemons on a file system of its own, lets clients load them, and cuts the power at a random moment: what
 no sync has made durable is lost. After a remount and a restart, all that was acknowledged before the cut must be there
 and whole, what was removed must be gone, what was in flight may be there, whole, or not, and `filestoraged check` must
-find nothing. Sometimes the power is cut a second time while the daemon starts again. Five rounds share a file system.
+find nothing. In a part of the rounds the power is cut again and again while a daemon starts, and in another part the
+first that sees the store is the check. Five rounds share a file system: what was acknowledged in one round must survive
+the cuts of the others.
+
+Each client has connections to several workers and daemons: what one of them stored another one removes, and stores
+again. Sometimes all daemons are killed and started again before the cut, in the same boot.
 
 `--break fsync,syncfs` makes system calls of the daemon do nothing, by strace: the proof must then fail.
 """
@@ -13,21 +18,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.bench.machine import family
+from tests.bench.disk import FILE_SYSTEMS, Disk, unshare_mounts
+from tests.bench.machine import kill_family
 from tests.daemon.process import PATIENCE, Daemon
-from tests.proofs.powercut.disk import FILE_SYSTEMS, Disk, unshare_mounts
-from tests.proofs.powercut.load import MIB, Connection, Load
+from tests.proofs.powercut.load import Connection, Load
 from tests.proofs.powercut.record import Record
 from tests.proofs.powercut.resumable import ResumingClient, verify_uploads
 from tests.proofs.powercut.verify import verify_check, verify_drops, verify_files, verify_keys, verify_objects
@@ -35,7 +38,6 @@ from tests.support import find_program
 
 # A file system is made anew after so many rounds, so that its image stays small: a round writes 300 MiB at most.
 _ROUNDS_PER_DISK = 5
-_DISK_SIZE = 4096 * MIB
 
 # Errors shown for each round.
 _SHOWN = 10
@@ -44,11 +46,20 @@ _SHOWN = 10
 # last one should have synced. In the others, the cut hits requests in flight.
 _QUIET = 0.4
 
+# The share of rounds in which `filestoraged check` sees the store before a daemon does.
+_CHECKED_FIRST = 0.2
+
+# The share of rounds in which the daemons are killed and started again before the cut.
+_KILLED = 0.3
+
 # Seconds for which the daemon runs on after the cut: what it then acknowledges is ignored, but it must not hang.
 _AFTER_CUT = 0.05
 
-# The longest time until a second cut, in seconds: a start takes less than a second.
-_RESTART = 0.5
+# The most cuts while the daemon starts, which follow one another.
+_MAX_CUTS = 3
+
+# Such a cut comes within this part of the time that the last start took, where the daemon recovers what the cut left.
+_RECOVERY = (0.4, 1.1)
 
 
 class Proof:
@@ -61,13 +72,15 @@ class Proof:
         self._random = random.Random(f"{options.seed} {kind}")
         self._counts: Counter[str] = Counter()
         self._failed = 0
+        # Seconds of the last start.
+        self._start = 0.5
 
     def run(self) -> bool:
         """Print the result of each round, and a summary. Returns whether nothing was lost."""
         number = 0
         while number < self._options.rounds:
             record = Record()
-            with Disk(self._directory, self._kind, _DISK_SIZE) as disk:
+            with Disk(self._directory, self._kind) as disk:
                 for _ in range(min(_ROUNDS_PER_DISK, self._options.rounds - number)):
                     number += 1
                     if not self._round(disk, record, number):
@@ -81,50 +94,66 @@ class Proof:
 
     def _round(self, disk: Disk, record: Record, number: int) -> bool:
         started, before = time.monotonic(), record.counts.total()
-        record.begin_round()
-        cut = self._load_until_cut(disk, record, number)
-        errors = list(record.unexpected)
+        errors: list[str] = []
+        with disk.mounted():
+            if self._random.random() < _KILLED:
+                record.forget_removals(self._load(disk, record, f"{number}.killed", lambda: None, errors))
+                self._counts["kills before a cut"] += 1
+            cut = self._load(disk, record, str(number), disk.cut, errors)
         if self._random.random() < self._options.twice:
-            self._cut_while_starting(disk)
-            self._counts["second cuts, while the daemon started"] += 1
+            for _ in range(self._random.randint(1, _MAX_CUTS)):
+                self._cut_while_starting(disk)
+                self._counts["cuts while a daemon started"] += 1
         self._verify(disk, record, cut, errors)
         self._failed += bool(errors)
         acknowledged, seconds = record.counts.total() - before, time.monotonic() - started
         print(f"{self._kind} round {number}: {acknowledged} acknowledged, {len(errors)} errors, {seconds:.1f} s")
+        for what, count in Counter(error.split(" ")[0].rstrip(":") for error in errors).items():
+            print(f"  {count} of {what}")
         for error in errors[:_SHOWN]:
             print(f"  {error}")
         sys.stdout.flush()
         return not errors
 
-    def _load_until_cut(self, disk: Disk, record: Record, number: int) -> float:
-        """Load a daemon, and cut the power at a random moment. Returns the time of the cut."""
-        with mounted(disk), serving(disk, broken=self._options.broken) as daemon:
-            daemon.wait_until_listening()
-            with Load(daemon.ports[0], record, f"{self._options.seed}.{number}", 4 * (ResumingClient,)) as load:
+    def _load(self, disk: Disk, record: Record, name: str, cut: Callable[[], None], errors: list[str]) -> float:
+        """Load the daemons, `cut` the power at a random moment, and kill them. Returns the time of the cut."""
+        record.begin_round()
+        with contextlib.ExitStack() as stack:
+            daemons = [
+                stack.enter_context(self._serving(disk, self._options.broken)) for _ in range(self._options.daemons)
+            ]
+            ports = [daemon.wait_until_listening().ports[0] for daemon in daemons]
+            with Load(ports, record, f"{self._options.seed}.{name}", 4 * (ResumingClient,)) as load:
                 time.sleep(self._random.uniform(0.05, self._options.after))
                 if self._random.random() < _QUIET:
                     load.finish_with_one()
                 record.end_round()
-                cut = time.monotonic()
-                disk.cut()
+                time_of_cut = time.monotonic()
+                cut()
                 time.sleep(_AFTER_CUT)
-                kill(daemon)
-        return cut
+                for daemon in daemons:
+                    kill_family(daemon.process.pid)
+        errors += record.unexpected
+        return time_of_cut
 
     def _cut_while_starting(self, disk: Disk) -> None:
-        with mounted(disk), serving(disk):
-            time.sleep(self._random.uniform(0.0, _RESTART))
+        with disk.mounted(), self._serving(disk):
+            time.sleep(self._start * self._random.uniform(*_RECOVERY))
             disk.cut()
 
     def _verify(self, disk: Disk, record: Record, cut: float, errors: list[str]) -> None:
         store = disk.path / "store"
-        with mounted(disk):
-            errors += verify_files(store, record)
+        with disk.mounted():
+            if self._random.random() < _CHECKED_FIRST:
+                errors += verify_check(store, "half-made")
             try:
-                with serving(disk) as daemon:
-                    connection = Connection(daemon.wait_until_listening().ports[0])
+                started = time.monotonic()
+                with self._serving(disk) as daemon:
+                    connection = Connection([daemon.wait_until_listening().ports[0]])
+                    self._start = time.monotonic() - started
+                    errors += verify_files(store, record)
                     errors += verify_objects(connection.ask, record)
-                    errors += verify_uploads(daemon.ports[0], record)
+                    errors += verify_uploads(connection, record)
                     errors += verify_drops(connection.ask, record, cut)
                     errors += verify_keys(connection.ask, record)
                     connection.close()
@@ -134,37 +163,18 @@ class Proof:
                 errors.append(f"the daemon: {error}")
             errors += verify_check(store)
 
-
-@contextlib.contextmanager
-def mounted(disk: Disk) -> Iterator[None]:
-    disk.mount()
-    try:
-        yield
-    finally:
-        disk.unmount()
-
-
-@contextlib.contextmanager
-def serving(disk: Disk, *, broken: str | None = None) -> Iterator[Daemon]:
-    """Start a daemon, and kill it at the end. Its system calls in `broken` do nothing."""
-    arguments = ("--listen", "127.0.0.1:0", "--workers", "2", "--store", str(disk.path / "store"))
-    daemon = Daemon(*arguments, before=_breaking(broken))
-    try:
-        yield daemon
-    finally:
-        kill(daemon)
-        daemon.log.close()
-
-
-def kill(daemon: Daemon) -> None:
-    """Kill the daemon with all its processes, also below strace."""
-    pids = []
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        pids = family(daemon.process.pid)
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    daemon.process.wait(PATIENCE)
+    @contextlib.contextmanager
+    def _serving(self, disk: Disk, broken: str | None = None) -> Iterator[Daemon]:
+        """Start a daemon, and kill it at the end. Its system calls in `broken` do nothing."""
+        workers = str(self._options.workers)
+        arguments = ("--listen", "127.0.0.1:0", "--workers", workers, "--store", str(disk.path / "store"))
+        daemon = Daemon(*arguments, before=(*disk.before, *_breaking(broken)))
+        try:
+            yield daemon
+        finally:
+            kill_family(daemon.process.pid)
+            daemon.process.wait(PATIENCE)
+            daemon.log.close()
 
 
 def _breaking(calls: str | None) -> Sequence[str]:
@@ -180,9 +190,11 @@ def main(arguments: Sequence[str]) -> bool:
     parser.add_argument("--fs", choices=FILE_SYSTEMS, help="the kind of file system; default: each")
     parser.add_argument("--rounds", type=int, default=10, help="for each kind; default: 10")
     parser.add_argument("--after", type=float, default=2.0, help="the longest time until a cut, in seconds; default: 2")
-    parser.add_argument("--twice", type=float, default=0.3, help="the share of rounds with a second cut; default: 0.3")
+    parser.add_argument("--workers", type=int, default=2, help="of each daemon; default: 2")
+    parser.add_argument("--daemons", type=int, default=1, help="that share the store; default: 1")
+    parser.add_argument("--twice", type=float, default=0.3, help="the share of rounds with more cuts; default: 0.3")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the random choices")
-    parser.add_argument("--directory", help="holds the image, 2 GiB at most; default: that of temporary files")
+    parser.add_argument("--directory", help="holds the image, 4 GiB at most; default: that of temporary files")
     parser.add_argument("--break", dest="broken", metavar="CALLS", help="system calls that do nothing, as fsync,syncfs")
     options = parser.parse_args(arguments)
     unshare_mounts()

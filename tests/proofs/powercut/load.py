@@ -29,6 +29,9 @@ _SLOW_SIZE = 64 * MIB
 _SLOW_PIECE = MIB
 _SLOW_PAUSE = 1 / 48
 
+# Of a client to each daemon, whose workers accept any of them.
+_CONNECTIONS = 2
+
 _KEYS_PER_CLIENT = 8
 _DROPS = "/vimeo/api/v1.0/file"
 
@@ -43,10 +46,15 @@ class _Stopped(Exception):
 
 
 class Connection:
-    """A kept-alive connection to the daemon, made again after an error."""
+    """Kept-alive connections to each port, made again after an error. A request takes any of them."""
 
-    def __init__(self, port: int) -> None:
-        self._client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    def __init__(self, ports: Sequence[int], random_: random.Random | None = None) -> None:
+        self._random = random_ or random.Random()
+        self._clients = [
+            http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            for port in ports
+            for _ in range(_CONNECTIONS)
+        ]
 
     def ask(
         self, method: str, path: str, body: bytes | Iterator[bytes] = b"", fields: Mapping[str, str] = _NO_FIELDS
@@ -64,23 +72,25 @@ class Connection:
     def _request(
         self, method: str, path: str, body: bytes | Iterator[bytes], fields: Mapping[str, str]
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        client = self._random.choice(self._clients)
         try:
-            self._client.request(method, path, body, fields)
-            response = self._client.getresponse()
+            client.request(method, path, body, fields)
+            response = client.getresponse()
             return response.status, response.headers, response.read()
         except BaseException:
-            self._client.close()
+            client.close()
             raise
 
     def close(self) -> None:
-        self._client.close()
+        for client in self._clients:
+            client.close()
 
 
 class Client(ABC):
     """One thread runs it. `name` is used by no other client of any round."""
 
-    def __init__(self, port: int, record: Record, name: str, random_: random.Random) -> None:
-        self.connection = Connection(port)
+    def __init__(self, ports: Sequence[int], record: Record, name: str, random_: random.Random) -> None:
+        self.connection = Connection(ports, random_)
         self.record = record
         self.name = name
         self.random = random_
@@ -121,8 +131,8 @@ class Client(ABC):
 class ObjectClient(Client):
     """Uploads to files and to repositories, of which half are new, and removes some of what it has uploaded."""
 
-    def __init__(self, port: int, record: Record, name: str, random_: random.Random) -> None:
-        super().__init__(port, record, name, random_)
+    def __init__(self, ports: Sequence[int], record: Record, name: str, random_: random.Random) -> None:
+        super().__init__(ports, record, name, random_)
         # Bodies by the path of their objects, which no other client uploads.
         self._own: dict[str, bytes] = {}
         self._removed: dict[str, bytes] = {}
@@ -210,8 +220,8 @@ class SlowClient(ObjectClient):
 
 
 class DropClient(Client):
-    def __init__(self, port: int, record: Record, name: str, random_: random.Random) -> None:
-        super().__init__(port, record, name, random_)
+    def __init__(self, ports: Sequence[int], record: Record, name: str, random_: random.Random) -> None:
+        super().__init__(ports, record, name, random_)
         self._own: list[str] = []
 
     def step(self) -> None:
@@ -244,8 +254,8 @@ class DropClient(Client):
 class KeyClient(Client):
     """Sets and deletes keys of its own, and commits. Stops at the first error: its change may be queued or not."""
 
-    def __init__(self, port: int, record: Record, name: str, random_: random.Random) -> None:
-        super().__init__(port, record, name, random_)
+    def __init__(self, ports: Sequence[int], record: Record, name: str, random_: random.Random) -> None:
+        super().__init__(ports, record, name, random_)
         self._keys = record.keys[name] = Keys()
         self._is_certain = True
 
@@ -292,16 +302,16 @@ _CLIENTS: tuple[type[Client], ...] = (
 class Load:
     """All clients of a round, each on a thread. As a context, stops them at the end."""
 
-    def __init__(self, port: int, record: Record, name: str, more: Sequence[type[Client]] = ()) -> None:
+    def __init__(self, ports: Sequence[int], record: Record, name: str, more: Sequence[type[Client]] = ()) -> None:
         """`more` are clients besides those of this module."""
         self._stop = threading.Event()
         clients = [
-            client(port, record, f"{name}.{number}", random.Random(f"{name}.{number}"))
+            client(ports, record, f"{name}.{number}", random.Random(f"{name}.{number}"))
             for number, client in enumerate((*_CLIENTS, *more))
         ]
         self._threads = [threading.Thread(target=client.run, args=(self._stop,)) for client in clients]
         # Its requests are answered after all others.
-        self._last = ObjectClient(port, record, f"{name}.last", random.Random(name))
+        self._last = ObjectClient(ports, record, f"{name}.last", random.Random(name))
 
     def __enter__(self) -> Load:
         for thread in self._threads:

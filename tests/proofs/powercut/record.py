@@ -12,6 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+# Seconds after which a drop that was fetched is never available again: the note that it was is written after the
+# response, as the contract allows.
+NOTED_WITHIN = 1.0
+
 
 class State(enum.Enum):
     """What the last acknowledgement says, or that a change was in flight."""
@@ -78,6 +82,12 @@ class Record:
         """Ignore what is acknowledged from now on."""
         with self._lock:
             self._is_over = True
+
+    def forget_removals(self, kill: float) -> None:
+        """The note that a drop was fetched shortly before this time may have been lost."""
+        for drop in self.drops.values():
+            if drop.state is State.REMOVED and kill - drop.fetched <= NOTED_WITHIN:
+                drop.state = State.EITHER
 
     def begin_upload(self, path: str) -> None:
         """An upload is about to be sent. If the object is stored already, it stays so."""

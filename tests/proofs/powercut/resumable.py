@@ -6,7 +6,7 @@ import hashlib
 import http.client
 from collections.abc import Iterator
 
-from tests.proofs.powercut.load import KIB, MIB, Client, body_of
+from tests.proofs.powercut.load import KIB, MIB, Client, Connection, body_of
 from tests.proofs.powercut.record import Record, Resumable, State
 from tests.tus import OCTETS, VERSION
 
@@ -31,7 +31,7 @@ class ResumingClient(Client):
                 return
 
     def _create(self, size: int) -> str | None:
-        status, fields = _ask(self, "POST", "/uploads", {"Upload-Length": str(size)})
+        status, fields = _ask(self.connection, "POST", "/uploads", {"Upload-Length": str(size)})
         return fields["Location"] if self.is_acknowledged(status, 201, "created uploads") else None
 
     def _append(self, path: str, upload: Resumable, body: bytes) -> bool:
@@ -41,7 +41,7 @@ class ResumingClient(Client):
         if is_last:
             self.record.begin_upload(target)
         fields = {"Upload-Offset": str(upload.offset), "Content-Type": OCTETS}
-        status, _ = _ask(self, "PATCH", path, fields, piece)
+        status, _ = _ask(self.connection, "PATCH", path, fields, piece)
         if not self.is_acknowledged(status, 204, "pieces of uploads"):
             return False
         upload.offset += len(piece)
@@ -50,12 +50,11 @@ class ResumingClient(Client):
         return True
 
 
-def verify_uploads(port: int, record: Record) -> Iterator[str]:
+def verify_uploads(connection: Connection, record: Record) -> Iterator[str]:
     """Ask for the offset of each upload, send what is missing, and compare the object. Forgets them."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for path, upload in record.uploads.items():
         body = body_of(upload.name, upload.size)
-        status, fields = _exchange(client, "HEAD", path, {})
+        status, fields = _ask(connection, "HEAD", path, {})
         if status != 200:
             yield f"an upload with {upload.offset} acknowledged bytes: status {status}"
             continue
@@ -63,12 +62,11 @@ def verify_uploads(port: int, record: Record) -> Iterator[str]:
         if offset < upload.offset:
             yield f"taken back: an upload has {offset} bytes, and {upload.offset} were acknowledged"
         named = {"Upload-Offset": str(offset), "Content-Type": OCTETS}
-        status, fields = _exchange(client, "PATCH", path, named, body[offset:])
+        status, fields = _ask(connection, "PATCH", path, named, body[offset:])
         if status != 204 or fields["Content-Location"] != object_path(body):
             yield f"other bytes: an upload of {upload.size} bytes from {offset} on, status {status}"
         record.objects[object_path(body)] = State.STORED
     record.uploads.clear()
-    client.close()
 
 
 def object_path(body: bytes) -> str:
@@ -76,15 +74,6 @@ def object_path(body: bytes) -> str:
 
 
 def _ask(
-    client: Client, method: str, path: str, fields: dict[str, str], body: bytes = b""
+    connection: Connection, method: str, path: str, fields: dict[str, str], body: bytes = b""
 ) -> tuple[int, http.client.HTTPMessage]:
-    return client.connection.exchange(method, path, body, {"Tus-Resumable": VERSION, **fields})
-
-
-def _exchange(
-    client: http.client.HTTPConnection, method: str, path: str, fields: dict[str, str], body: bytes = b""
-) -> tuple[int, http.client.HTTPMessage]:
-    client.request(method, path, body, {"Tus-Resumable": VERSION, **fields})
-    response = client.getresponse()
-    response.read()
-    return response.status, response.headers
+    return connection.exchange(method, path, body, {"Tus-Resumable": VERSION, **fields})

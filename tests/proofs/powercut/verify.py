@@ -15,20 +15,16 @@ from typing import Any
 
 from filestoraged.store import layout
 from tests.daemon.process import ROOT, clean_environment
-from tests.proofs.powercut.record import Drop, Keys, Record, State
+from tests.proofs.powercut.record import NOTED_WITHIN, Drop, Keys, Record, State
 
 # Sends a request without a body. Returns the status and the body.
 Ask = Callable[[str, str], tuple[int, bytes]]
 
 _DROPS = "/vimeo/api/v1.0/file"
 
-# Seconds after which a drop that was fetched is never available again: the note that it was is written after the
-# response, as the contract allows.
-_NOTED_WITHIN = 1.0
-
 
 def verify_files(store: Path, record: Record) -> Iterator[str]:
-    """Compare the files with their names, and with what was acknowledged. No daemon has started since the cut."""
+    """Compare the files with their names, and with what was acknowledged. A daemon has started since the cut."""
     found = set()
     for path, file in _files(store):
         found.add(path)
@@ -73,7 +69,7 @@ def verify_drops(ask: Ask, record: Record, cut: float) -> Iterator[str]:
 def _statuses(drop: Drop, cut: float) -> tuple[int, ...]:
     if drop.state is State.STORED:
         return (200,)
-    is_noted = drop.state is State.REMOVED and cut - drop.fetched > _NOTED_WITHIN
+    is_noted = drop.state is State.REMOVED and cut - drop.fetched > NOTED_WITHIN
     return (410,) if is_noted else (200, 410)
 
 
@@ -103,11 +99,12 @@ def _matching_change(keys: Keys, found: Mapping[str, Any]) -> int | None:
     return None
 
 
-def verify_check(store: Path) -> Iterator[str]:
-    """`filestoraged check` finds nothing."""
+def verify_check(store: Path, *expected: str) -> Iterator[str]:
+    """`filestoraged check` finds nothing of another kind than those expected."""
     command = [sys.executable, "-m", "filestoraged", "check", "--store", str(store), "--json"]
     done = subprocess.run(command, capture_output=True, check=False, cwd=ROOT, env=clean_environment())
-    if done.returncode:
+    found = json.loads(done.stdout)["found"] if done.returncode in (0, 1) else {"no report": 1}
+    if any(count for kind, count in found.items() if kind not in expected):
         yield f"filestoraged check: exit status {done.returncode}, {(done.stdout + done.stderr).decode()[-600:]}"
 
 
