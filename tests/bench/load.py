@@ -51,14 +51,19 @@ class Load(NamedTuple):
     client_share: float = 0.0
 
 
-def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: int | None = CLIENT_CORE) -> Load:
-    """Request `url` repeatedly. Raises AssertionError for a response other than 2xx and for a socket error."""
+def run_wrk(
+    url: str, clients: int, seconds: int, *arguments: str, core: int | None = CLIENT_CORE, refused: bool = False
+) -> Load:
+    """Request `url` repeatedly. Raises AssertionError for a response other than 2xx and for a socket error.
+
+    With `refused`, other responses are as good.
+    """
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     pin = [] if core is None else pinned(core)
-    command = [*pin, find_program("wrk"), "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency", *arguments, url]
+    command = [*pin, find_program("wrk"), "-t1", f"-c{clients}", f"-d{seconds}s", "--latency", *arguments, url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     after, elapsed = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - started
-    if "Non-2xx" in output or "Socket errors" in output:
+    if ("Non-2xx" in output and not refused) or "Socket errors" in output:
         raise AssertionError(output)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     (rate,) = re.findall(r"Requests/sec:\s+([0-9.]+)", output)
@@ -70,19 +75,23 @@ def run_wrk(url: str, clients: int, seconds: float, *arguments: str, core: int |
 
 def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = False) -> Sequence[str]:
     """Return arguments for wrk that upload `size` unique bytes, each to a path of its own if `named`."""
-    script = directory / "uploads.lua"
     mark = str(time.monotonic_ns())
     flag = "true" if named else "false"
-    script.write_text(_UPLOADS.format(size=size, mark=mark, method=method, path="/", named=flag))
-    return ("-s", str(script))
+    return script(directory, "uploads", _UPLOADS.format(size=size, mark=mark, method=method, path="/", named=flag))
 
 
 def many_paths(directory: Path, name: str, paths: list[str], *, method: str = "GET") -> Sequence[str]:
     """Return arguments for wrk that request these paths in turn."""
-    file, script = directory / f"{name}.paths", directory / f"{name}.lua"
+    file = directory / f"{name}.paths"
     file.write_text("\n".join(paths) + "\n")
-    script.write_text(_PATHS.format(file=file, method=method))
-    return ("-s", str(script))
+    return script(directory, name, _PATHS.format(file=file, method=method))
+
+
+def script(directory: Path, name: str, text: str) -> Sequence[str]:
+    """Return arguments for wrk that run this script."""
+    path = directory / f"{name}.lua"
+    path.write_text(text)
+    return ("-s", str(path))
 
 
 def fetch(port: int, path: str) -> float:

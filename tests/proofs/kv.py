@@ -1,8 +1,7 @@
-"""Figures of the key-value database: `python -m tests.proofs.kv [DIRECTORY]`. Needs wrk, which bin/bench installs.
+"""Figures of the key-value database: `python -m tests.proofs.kv`. Needs wrk, which bin/bench installs.
 
-One worker on one core, its clients on another. Requests a second, compared with /-/health, with the disk's rate of
-syncs, with etcd, and with webdis in front of Redis, where these are installed; latency of reads during a commit of
-100,000 keys; memory with 1 GiB of values.
+One worker on one core, its clients on another. Rates beside /-/health, the disk's syncs, etcd, and webdis in front of
+Redis, where these are installed; reads during a commit of 100,000 keys; memory with 1 GiB of values.
 """
 
 from __future__ import annotations
@@ -11,26 +10,28 @@ import contextlib
 import http.client
 import os
 import random
-import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from filestoraged.store.kv import KeyValues, prepare_keys
+from tests.bench.command import run
+from tests.bench.contest import QUIET, Bench
+from tests.bench.figures import Figure, Goal, ratio
 from tests.bench.key_value_servers import etcd, etcd_puts, is_installed, webdis
-from tests.bench.load import Load, many_paths, run_wrk
+from tests.bench.load import many_paths, run_wrk, script
 from tests.bench.machine import MIB, proportional_memory
 from tests.bench.servers import ours
 from tests.daemon.process import PATIENCE, Daemon
+from tests.support import in_threads
 
 CLIENTS = 32
-SECONDS = 3.0
-ROUNDS = 5
 KEYS = 10_000
+
+_MOUNT = ("--mount", "kv=/", *QUIET)
 
 _SET = 'wrk.method, wrk.body = "POST", [[{"key": "value"}]]'
 
@@ -64,100 +65,72 @@ end
 """
 
 
-def main(directory: Path) -> None:
-    rates(directory / "rates")
-    latency(directory / "latency")
-    memory(directory / "memory")
-
-
-def rates(directory: Path) -> None:
-    directory.mkdir()
-    seen: dict[str, list[Load]] = {}
+def rates(bench: Bench) -> list[Figure]:
     with contextlib.ExitStack() as stack:
-        cases = our_cases(directory, stack) + other_cases(directory, stack)
-        syncs = []
-        for _ in range(ROUNDS):
-            for case in cases:
-                case.prepare()
-                seen.setdefault(case.name, []).append(run_wrk(case.url, CLIENTS, SECONDS, *case.arguments))
-            syncs.append(sync_rate(directory / "synced"))
-    for name, loads in seen.items():
-        rates = [load.rate for load in loads]
-        waited = statistics.median(load.p99 for load in loads) * 1000
-        print(f"{name}: {statistics.median(rates):,.0f} requests/s ({min(rates):,.0f} to {max(rates):,.0f})", end=", ")
-        print(f"99 % within {waited:.1f} ms")
-    print(f"syncs of the disk: {statistics.median(syncs):,.0f} a second")
+        contenders = {
+            **_our_contenders(bench, stack),
+            **_other_contenders(bench, stack),
+            "syncs of the disk": lambda: sync_rate(bench.directory / "synced"),
+        }
+        samples = bench.take_turns(contenders)
     # A commit or a put of etcd is durable: a pair of requests of ours is one of etcd's.
-    for name, other, share in (
-        ("GET", "health", 1.0),
-        ("POST /set", "health", 1.0),
-        ("POST /set, new keys", "health", 1.0),
-        ("set and commit", "etcd put", 0.5),
-        (f"GET of {KEYS:,} keys", f"webdis GET of {KEYS:,} keys", 1.0),
-    ):
-        if other in seen:
-            values, others = ([load.rate for load in seen[each]] for each in (name, other))
-            print(f"{name}: {share * ratio(values, others):.2f} of {other}")
-    committed = [load.rate for load in seen["set and commit"]]
-    print(f"set and commit: {ratio(committed, syncs) / 2:.2f} of the disk's rate of syncs")
+    samples["pairs of set and commit"] = [rate / 2 for rate in samples["set and commit"]]
+    goals = [
+        Goal(f"{name} of {other}", ratio(samples, name, other), limit)
+        for name, other, limit in (
+            ("GET", "health", 0.8),
+            ("POST /set", "health", 0.3),
+            ("POST /set, new keys", "health", 0.3),
+            (f"GET of {KEYS:,} keys", f"webdis GET of {KEYS:,} keys", 0.9),
+            ("pairs of set and commit", "etcd put", 1.0),
+            ("pairs of set and commit", "syncs of the disk", 0.5),
+        )
+    ]
+    return [Figure("keys and values", "requests/s", samples, goals)]
 
 
-class Case(NamedTuple):
-    """One load. `prepare` is called before it in each round."""
-
-    name: str
-    url: str
-    arguments: Sequence[str] = ()
-    prepare: Callable[[], object] = lambda: None
-
-
-def our_cases(directory: Path, stack: contextlib.ExitStack) -> list[Case]:
-    ours_directory = directory / "ours"
-    ours_directory.mkdir()
-    daemon = stack.enter_context(ours(ours_directory, "--mount", "kv=/", "--log-level", "warning"))
+def _our_contenders(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Callable[[], float]]:
+    home = bench.directory / "ours"
+    home.mkdir(exist_ok=True)
+    daemon = stack.enter_context(ours(home, *_MOUNT))
     ask(daemon, "POST", "/set", '{"key": "value"}')
-    fill(ours_directory / "store" / "kv.sqlite")
-    paths = [f"/key%20{number}" for number in range(1, KEYS + 1)]
+    fill(home / "store" / "kv.sqlite")
 
-    def commit_all() -> None:
+    def rate(path: str, *arguments: str) -> float:
         # The queue of the load before takes a second to be moved behind its commit.
         ask(daemon, "POST", "/commit")
         time.sleep(1)
+        return run_wrk(daemon.url + path, CLIENTS, bench.seconds, *arguments).rate
 
-    return [
-        Case("health", daemon.url + "/-/health"),
-        Case("GET", daemon.url + "/key"),
-        Case(f"GET of {KEYS:,} keys", daemon.url, many_paths(directory, "ours", paths)),
-        Case("POST /set", daemon.url + "/set", script(directory, "set", _SET)),
-        Case("POST /set, new keys", daemon.url + "/set", script(directory, "new", _SET_NEW), commit_all),
-        Case("set and commit", daemon.url + "/set", script(directory, "commit", _COMMIT), commit_all),
-    ]
+    paths = [f"/key%20{number}" for number in range(1, KEYS + 1)]
+    return {
+        "health": partial(rate, "/-/health"),
+        "GET": partial(rate, "/key"),
+        f"GET of {KEYS:,} keys": partial(rate, "/", *many_paths(home, "ours", paths)),
+        "POST /set": partial(rate, "/set", *script(home, "set", _SET)),
+        "POST /set, new keys": partial(rate, "/set", *script(home, "new", _SET_NEW)),
+        "set and commit": partial(rate, "/set", *script(home, "commit", _COMMIT)),
+    }
 
 
-def other_cases(directory: Path, stack: contextlib.ExitStack) -> list[Case]:
-    """The same loads for other servers. One that is not installed is left out."""
-    cases = []
+def _other_contenders(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Callable[[], float]]:
+    """The same loads for other servers. One that is not installed (Debian: etcd-server, webdis) is left out."""
+
+    def rate(url: str, arguments: Sequence[str]) -> float:
+        return run_wrk(url, CLIENTS, bench.seconds, *arguments).rate
+
+    contenders: dict[str, Callable[[], float]] = {}
     if is_installed("etcd"):
-        server = stack.enter_context(etcd(directory))
-        bodies = directory / "puts"
+        server = stack.enter_context(etcd(bench.directory))
+        bodies = bench.directory / "puts"
         bodies.write_text("\n".join(etcd_puts(KEYS)) + "\n")
-        puts = script(directory, "puts", _PUTS.format(file=bodies))
-        cases.append(Case("etcd put", server.url, puts))
-    else:
-        print("etcd is not installed (Debian: etcd-server): not compared")
+        puts = script(bench.directory, "puts", _PUTS.format(file=bodies))
+        contenders["etcd put"] = partial(rate, server.url, puts)
     if is_installed("webdis", "redis-server"):
-        server = stack.enter_context(webdis(directory, KEYS))
-        paths = [f"/GET/key%20{number}" for number in range(1, KEYS + 1)]
-        cases.append(Case(f"webdis GET of {KEYS:,} keys", server.url, many_paths(directory, "webdis", paths)))
-    else:
-        print("webdis and redis-server are not installed: not compared")
-    return cases
-
-
-def script(directory: Path, name: str, text: str) -> Sequence[str]:
-    path = directory / f"{name}.lua"
-    path.write_text(text)
-    return ("-s", str(path))
+        server = stack.enter_context(webdis(bench.directory, KEYS))
+        paths = many_paths(bench.directory, "webdis", [f"/GET/key%20{number}" for number in range(1, KEYS + 1)])
+        contenders[f"webdis GET of {KEYS:,} keys"] = partial(rate, server.url, paths)
+    return contenders
 
 
 def fill(path: Path) -> None:
@@ -166,10 +139,6 @@ def fill(path: Path) -> None:
         keys.set_later(f"key {number}", b'"value"')
     keys.commit()
     keys.close()
-
-
-def ratio(values: list[float], beside: list[float]) -> float:
-    return statistics.median(value / other for value, other in zip(values, beside))
 
 
 def sync_rate(path: Path) -> float:
@@ -184,83 +153,80 @@ def sync_rate(path: Path) -> float:
     return count / (time.perf_counter() - started)
 
 
-def latency(directory: Path) -> None:
-    """Measure reads of random keys, without and during a large commit."""
-    directory.mkdir()
-    with ours(directory, "--mount", "kv=/", "--log-level", "warning") as daemon:
-        keys = KeyValues(str(directory / "store" / "kv.sqlite"))
+def latency(bench: Bench) -> list[Figure]:
+    """Reads of random keys, without and during a large commit."""
+    with ours(bench.directory, *_MOUNT) as daemon:
+        keys = KeyValues(str(bench.directory / "store" / "kv.sqlite"))
         for number in range(20_000):
             keys.set_later(f"old {number}", b'"value"')
         keys.commit()
-        idle = percentile_99(daemon, after(time.monotonic() + 3))
-        for number in range(100_000):
-            keys.set_later(f"new {number}", b'"value"')
-        keys.set("last", b"1")
-        committing = threading.Thread(target=ask, args=(daemon, "POST", "/commit"))
-        started = time.monotonic()
-        committing.start()
-        busy = percentile_99(daemon, lambda: not committing.is_alive())
-        seconds = time.monotonic() - started
+
+        def committing() -> float:
+            for number in range(bench.part_of(100_000)):
+                keys.set_later(f"new {number}", b'"value"')
+            keys.set("last", b"1")
+            commit = threading.Thread(target=ask, args=(daemon, "POST", "/commit"))
+            commit.start()
+            return _percentile_99(daemon, lambda: not commit.is_alive())
+
+        def idle() -> float:
+            deadline = time.monotonic() + bench.seconds
+            return _percentile_99(daemon, lambda: time.monotonic() > deadline)
+
+        figure = bench.compare(
+            "GET of random keys: 99 % answered within", "ms", {"in a commit of 100,000 keys": committing, "idle": idle}
+        )
         keys.close()
-    print(f"a commit of 100,000 keys takes {seconds:.2f} s; 99 % of reads take at most", end=" ")
-    print(f"{idle * 1000:.2f} ms before it and {busy * 1000:.2f} ms during it, ratio {busy / idle:.1f}")
+    return [figure]
 
 
-def after(deadline: float) -> Callable[[], bool]:
-    return lambda: time.monotonic() > deadline
-
-
-def percentile_99(daemon: Daemon, is_done: Callable[[], bool]) -> float:
+def _percentile_99(daemon: Daemon, is_done: Callable[[], bool]) -> float:
+    """In milliseconds."""
     client = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
     waited: list[float] = []
-    while not is_done():
+    while not (waited and is_done()):
         started = time.perf_counter()
         client.request("GET", f"/old%20{random.randrange(20_000)}")
         assert client.getresponse().read()
         waited.append(time.perf_counter() - started)
     client.close()
-    return sorted(waited)[len(waited) * 99 // 100]
+    return sorted(waited)[len(waited) * 99 // 100] * 1000
 
 
-def memory(directory: Path) -> None:
-    """Fill a database, and measure the memory of a daemon that reads and writes random keys."""
-    (directory / "store").mkdir(parents=True)
-    path = directory / "store" / "kv.sqlite"
+def memory(bench: Bench) -> list[Figure]:
+    """A daemon that reads and writes random keys of a large database."""
+    path, count = bench.directory / "store" / "kv.sqlite", bench.part_of(65_536)
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
     prepare_keys(str(path))
     keys = KeyValues(str(path))
     value = b'"' + b"x" * 16 * 1024 + b'"'
-    for number in range(65_536):
+    for number in range(count):
         keys.set_later(str(number), value)
         if number % 4096 == 4095:
             keys.commit()
+    keys.commit()
     keys.close()
-    with ours(directory, "--mount", "kv=/", "--log-level", "warning") as daemon:
-        idle = proportional_memory(daemon.process.pid)
-        use_random_keys(daemon)
-        used = proportional_memory(daemon.process.pid)
-    size = sum(each.stat().st_size for each in path.parent.glob("kv.sqlite*"))
-    print(f"a database of {size / MIB:,.0f} MiB: {idle / MIB:.1f} MiB of memory idle, {used / MIB:.1f} MiB in use")
+    with ours(bench.directory, *_MOUNT) as daemon:
+        idle = proportional_memory(daemon.process.pid) / MIB
+        in_threads(CLIENTS, partial(_use_random_keys, daemon, count))
+        used = proportional_memory(daemon.process.pid) / MIB
+    size = sum(each.stat().st_size for each in path.parent.glob("kv.sqlite*")) / MIB
+    return [Figure(f"memory with a database of {size:,.0f} MiB", "MiB", {"idle": [idle], "in use": [used]}, [])]
 
 
-def use_random_keys(daemon: Daemon) -> None:
-    def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
-        for step in range(300):
-            key = random.randrange(65_536)
-            connection.request("GET", f"/{key}")
-            assert len(connection.getresponse().read()) > 16_000
-            connection.request("POST", "/set", f'{{"{key}": "{"y" * 16_000}"}}')
+def _use_random_keys(daemon: Daemon, count: int, number: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
+    for step in range(300):
+        key = random.randrange(count)
+        connection.request("GET", f"/{key}")
+        assert len(connection.getresponse().read()) > 16_000
+        connection.request("POST", "/set", f'{{"{key}": "{"y" * 16_000}"}}')
+        connection.getresponse().read()
+        if step % 100 == number:
+            connection.request("POST", "/commit")
             connection.getresponse().read()
-            if step % 100 == number:
-                connection.request("POST", "/commit")
-                connection.getresponse().read()
-        connection.close()
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    connection.close()
 
 
 def ask(daemon: Daemon, method: str, path: str, body: str = "") -> None:
@@ -271,5 +237,4 @@ def ask(daemon: Daemon, method: str, path: str, body: str = "") -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as temporary:
-        main(Path(temporary))
+    sys.exit(run("tests.proofs.kv", {"rates": rates, "latency": latency, "memory": memory}))

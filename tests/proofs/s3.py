@@ -1,24 +1,19 @@
-"""The daemon on an S3 store beside the store itself: rates of uploads and downloads, and memory with 2 GiB.
+"""The daemon on an S3 store beside the store itself: `python -m tests.proofs.s3`. Requires curl.
 
-    python3 -m tests.proofs.s3 [URL]
-
-Both are asked in turn, by the same program with as many connections, in rounds; ratios are of medians. The store gets
-presigned requests, whose bytes it neither hashes nor compares: that is its own rate. Without a URL, `rclone serve s3`
-is started; with one, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are those of the store. Requires curl.
+The store gets presigned requests, whose bytes it neither hashes nor compares: that is its own rate. With S3_URL in the
+environment, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are those of that store; else `rclone serve s3` is started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,14 +22,20 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from filestoraged.store.layout import object_path
-from tests.daemon.process import Daemon, running
+from tests.bench.command import run
+from tests.bench.contest import Bench, timed, write_new
+from tests.bench.figures import Figure, Goal
+from tests.bench.machine import MIB
+from tests.daemon.process import running
 from tests.store.s3.servers import REGION, Rclone
 from tests.support import find_program, in_threads
 
-MIB = 1024 * 1024
-ROUNDS = 5
+# Sizes of bodies, requests, and connections.
+LOADS = ((1024, 400, 4), (MIB, 48, 1), (MIB, 48, 4), (512 * MIB, 1, 1))
+
+# The least part of the store's own rate, for larger ones.
 GOAL = 0.8
-MEMORY_GOAL = 25 * MIB
+
 LARGE = 2048 * MIB
 
 # Seconds for which a presigned request is valid.
@@ -62,18 +63,6 @@ class Gateway(NamedTuple):
         }
 
 
-class Load(NamedTuple):
-    """So many requests with bodies of `size` bytes, on so many connections."""
-
-    size: int
-    requests: int
-    connections: int
-
-    def __str__(self) -> str:
-        size = f"{self.size // MIB} MiB" if self.size >= MIB else f"{self.size // 1024} KiB"
-        return f"{size:>7} x {self.connections}"
-
-
 class FastRclone(Rclone):
     """Without ETags, for which it would read an object to its end before it sends the first byte."""
 
@@ -82,91 +71,72 @@ class FastRclone(Rclone):
         return [*command, "--etag-hash", "", directory]
 
 
-LOADS = (Load(1024, 400, 4), Load(MIB, 48, 1), Load(MIB, 48, 4), Load(512 * MIB, 1, 1))
-
-
-def main(url: str | None) -> bool:
-    """Print the figures. Returns whether all reach their goals."""
-    if url is not None:
+@contextlib.contextmanager
+def _gateway() -> Iterator[Gateway]:
+    if url := os.environ.get("S3_URL"):
         keys = Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
-        return prove(Gateway(url.rstrip("/"), keys))
+        yield Gateway(url.rstrip("/"), keys)
+        return
     server = FastRclone()
     try:
-        return prove(Gateway(server.make_bucket().url, Credentials(server.access_key, server.secret_key)))
+        yield Gateway(server.make_bucket().url, Credentials(server.access_key, server.secret_key))
     finally:
         server.kill()
 
 
-def prove(gateway: Gateway) -> bool:
-    with tempfile.TemporaryDirectory(prefix="filestoraged-proof-") as directory:
-        store = str(Path(directory, "store"))
-        arguments = ("--s3", gateway.url, "--store", store, "--log-level", "warning")
-        with running(*arguments, "--log-level", "info", environment=gateway.environment) as daemon:
-            print(f"requests/s, medians of {ROUNDS} rounds; the store's own and the daemon's:")
-            good = [prove_rates(gateway, daemon, load) for load in LOADS]
-        with running(*arguments, "--log-level", "info", "--workers", "1", environment=gateway.environment) as daemon:
-            return all([*good, prove_memory(daemon, Path(directory))])
+def rates(bench: Bench) -> list[Figure]:
+    with _gateway() as gateway:
+        options = ("--s3", gateway.url, "--store", str(bench.directory / "store"))
+        with running(*options, environment=gateway.environment) as daemon:
+            return [figure for load in LOADS for figure in _compare(bench, gateway, daemon.url, load)]
 
 
-def prove_rates(gateway: Gateway, daemon: Daemon, load: Load) -> bool:
-    bodies = [os.urandom(32) + bytes(load.size - 32) for _ in range(load.requests)]
+def _compare(bench: Bench, gateway: Gateway, url: str, load: tuple[int, int, int]) -> list[Figure]:
+    size, count, connections = load
+    bodies = [os.urandom(32) + bytes(bench.part_of(size)) for _ in range(count)]
     digests = [hashlib.sha256(body).hexdigest() for body in bodies]
-    keys = [object_path(digest) for digest in digests]
-    plain = f"{daemon.url}/"
-    puts = [gateway.presigned("PUT", f"plain/{key}") for key in keys]
-    gets = [gateway.presigned("GET", f"plain/{key}") for key in keys]
-    announced = [f"{daemon.url}/?hash={digest}" for digest in digests]
-    downloads = [f"{daemon.url}/{digest}" for digest in digests]
-    figures = medians_in_turn(
-        [
-            lambda: transfer("PUT", puts, bodies, load.connections),
-            lambda: transfer("POST", [plain] * len(bodies), bodies, load.connections),
-            lambda: transfer("POST", announced, bodies, load.connections),
-            lambda: transfer("GET", gets, [], load.connections),
-            lambda: transfer("GET", downloads, [], load.connections),
-        ]
-    )
-    put, post, streamed, get, download = (load.requests / seconds for seconds in figures)
-    print(
-        f"  {load}: upload {put:8.1f}, {post:8.1f} ({post / put:.2f}), announced {streamed:8.1f} ({streamed / put:.2f})"
-    )
-    print(f"  {'':11}  download {get:8.1f}, {download:8.1f} ({download / get:.2f})")
-    return load.size < MIB or min(post / put, streamed / put, download / get) >= GOAL
+    keys = [f"plain/{object_path(digest)}" for digest in digests]
+
+    def rate(method: str, urls: Sequence[str], bodies: Sequence[bytes]) -> float:
+        return count / timed(partial(_transfer, method, urls, bodies, connections))
+
+    uploads = {
+        "POST": partial(rate, "POST", [f"{url}/"] * count, bodies),
+        "announced": partial(rate, "POST", [f"{url}/?hash={digest}" for digest in digests], bodies),
+        "store": partial(rate, "PUT", [gateway.presigned("PUT", key) for key in keys], bodies),
+    }
+    downloads = {
+        "GET": partial(rate, "GET", [f"{url}/{digest}" for digest in digests], []),
+        "store": partial(rate, "GET", [gateway.presigned("GET", key) for key in keys], []),
+    }
+    name, least = f"{size // 1024:,} KiB, {connections} connections", {"store": GOAL} if size >= MIB else {}
+    return [
+        bench.compare(f"upload of {name}", "requests/s", uploads, least),
+        bench.compare(f"download of {name}", "requests/s", downloads, least),
+    ]
 
 
-def prove_memory(daemon: Daemon, directory: Path) -> bool:
-    file = directory / "large"
-    with open(file, "wb") as stream:
-        os.truncate(stream.fileno(), LARGE)
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while piece := stream.read(_COPY_SIZE):
-            digest.update(piece)
+def memory(bench: Bench) -> list[Figure]:
+    """A worker, while 2 GiB are staged, streamed and downloaded."""
+    file = bench.directory / "large"
+    write_new(file, bench.part_of(LARGE))
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     curl = [find_program("curl"), "-sSf", "-o", os.devnull]
-    subprocess.run([*curl, "--data-binary", "tea", daemon.url], check=True)
-    idle = daemon.resident()
-    for target in ("/data/large", f"/data/large?hash={digest.hexdigest()}"):
-        subprocess.run([*curl, "-T", str(file), f"{daemon.url}{target}"], check=True)
-    uploading = daemon.resident("VmHWM") - idle
-    subprocess.run([*curl, f"{daemon.url}/data/large/{digest.hexdigest()}"], check=True)
-    in_total = daemon.resident("VmHWM") - idle
-    subprocess.run([*curl, "-X", "DELETE", f"{daemon.url}/data/large/{digest.hexdigest()}"], check=True)
-    print("memory of a worker during uploads of 2 GiB, staged and streamed, and a download:")
-    print(f"  idle {idle / MIB:.1f} MiB; uploads {uploading / MIB:.1f} MiB more, all {in_total / MIB:.1f} MiB more")
-    return in_total <= MEMORY_GOAL
+    with _gateway() as gateway:
+        options = ("--s3", gateway.url, "--store", str(bench.directory / "store"), "--workers", "1")
+        with running(*options, environment=gateway.environment) as daemon:
+            subprocess.run([*curl, "--data-binary", "tea", daemon.url], check=True)
+            idle, url = daemon.resident(), f"{daemon.url}/data/large"
+            for arguments in (("-T", file, url), ("-T", file, f"{url}?hash={digest}"), (f"{url}/{digest}",)):
+                subprocess.run([*curl, *arguments], check=True)
+            used = (daemon.resident("VmHWM") - idle) / MIB
+            subprocess.run([*curl, "-X", "DELETE", f"{url}/{digest}"], check=True)
+    goal = Goal("MiB above idle", used, 25.0, at_most=True)
+    return [Figure("memory while 2 GiB go to the store and back", "MiB", {"above idle": [used]}, [goal])]
 
 
-def medians_in_turn(works: Sequence[Callable[[], object]]) -> list[float]:
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(ROUNDS):
-        for work, taken in zip(works, seconds):
-            started = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - started)
-    return [statistics.median(each) for each in seconds]
-
-
-def transfer(method: str, urls: Sequence[str], bodies: Sequence[bytes], connections: int) -> None:
+def _transfer(method: str, urls: Sequence[str], bodies: Sequence[bytes], connections: int) -> None:
     """Send the requests, with these bodies if there are some, and read the answers."""
 
     def take(first: int) -> None:
@@ -186,4 +156,4 @@ def transfer(method: str, urls: Sequence[str], bodies: Sequence[bytes], connecti
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main(sys.argv[1] if len(sys.argv) > 1 else None) else 1)
+    sys.exit(run("tests.proofs.s3", {"rates": rates, "memory": memory}))

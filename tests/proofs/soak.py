@@ -1,6 +1,6 @@
 """10,000 hostile connections to a daemon, and the latency of another client meanwhile. Takes four minutes.
 
-    python3 -m tests.proofs.soak [CONNECTIONS]
+    python -m tests.proofs.soak
 
 A quarter each: incomplete heads, incomplete bodies, downloads that are not read, and connections without a request. All
 of them wait until the daemon's timeouts close them; then they connect once more.
@@ -12,16 +12,19 @@ import contextlib
 import os
 import socket
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import requests
 
 from filestoraged.daemon.descriptors import raise_limit
+from tests.bench.command import run
+from tests.bench.contest import Bench
+from tests.bench.figures import Figure, Goal
 from tests.bench.machine import MIB, family, proportional_memory
 from tests.daemon.process import PATIENCE, Daemon, running
+
+CONNECTIONS = 10_000
 
 LARGE = 8 * 1024 * 1024
 
@@ -40,50 +43,55 @@ class Use(NamedTuple):
     threads: int
     descriptors: int
 
-    def __str__(self) -> str:
-        return f"{self.mebibytes:.1f} MiB, {self.threads} threads, {self.descriptors} descriptors"
 
-
-def main(count: int) -> bool:
-    """Print the figures. Returns whether all reach their goals."""
-    count = min(count, raise_limit() - 100)
+def soak(bench: Bench) -> list[Figure]:
+    count = min(bench.part_of(CONNECTIONS), raise_limit() - 100)
     options = ("--workers", "2", "--max-connections", str(count + 500))
-    with tempfile.TemporaryDirectory() as directory, running("--store", directory, *options) as daemon:
+    waits: dict[str, list[float]] = {"before": [], "during": []}
+    with running("--store", str(bench.directory), *options) as daemon:
         large = requests.post(daemon.url, data=os.urandom(LARGE), timeout=PATIENCE).json()["hash"]
         measure_latency(daemon, 200)
         time.sleep(REST)
         before = use(daemon)
-        quiet = measure_latency(daemon, 200)
-        print(f"before: {before}; 99 % of stores and fetches take at most {quiet * 1000:.1f} ms")
-        left = attack(daemon, count, large) - before.descriptors
-        once = use(daemon)
-        print(f"after: {once}; {left} connections not closed")
-        left += attack(daemon, count, large) - before.descriptors
-        twice = use(daemon)
-        print(f"after: {twice}; {left} connections not closed")
-        stagings = len(list(Path(directory).glob("staging/*/*")))
+        waits["before"].append(measure_latency(daemon, 200))
+        uses, left = [before], 0
+        for _ in range(2):
+            during, descriptors = attack(daemon, count, large)
+            waits["during"].append(during)
+            left += descriptors - before.descriptors
+            uses.append(use(daemon))
+        stagings = list(bench.directory.glob("staging/*/*"))
         errors = [line for line in daemon.lines() if "ERROR" in line or "Traceback" in line]
-        print(f"{stagings} stagings left; errors in the log: {errors[:3]}")
-    back = twice.threads <= before.threads and twice.descriptors <= before.descriptors
+    assert not stagings and not errors, (stagings[:3], errors[:3])
+    once, twice = uses[1:]
     # Python keeps the memory that the first connections needed; the second ones must not need more. Allocations of
     # threads vary by some MiB; a leak of 1 KiB for each connection would be 10 MiB.
-    return left <= 0 and not stagings and not errors and back and twice.mebibytes < once.mebibytes + 10
+    goals = [
+        Goal("connections not closed", left, 0, at_most=True),
+        Goal("more threads", twice.threads - before.threads, 0, at_most=True),
+        Goal("more descriptors", twice.descriptors - before.descriptors, 0, at_most=True),
+        Goal("MiB more after the second", twice.mebibytes - once.mebibytes, 10, at_most=True),
+    ]
+    memory = {name: [each.mebibytes] for name, each in zip(("before", "after", "after another"), uses)}
+    return [
+        Figure(f"memory of a daemon with {count:,} hostile connections", "MiB", memory, goals),
+        Figure("99 % of stores and fetches within", "ms", waits, []),
+    ]
 
 
-def attack(daemon: Daemon, count: int, large: str) -> int:
-    """Open the hostile connections, and wait until they are closed. Returns the daemon's open descriptors."""
+def attack(daemon: Daemon, count: int, large: str) -> tuple[float, int]:
+    """Open hostile connections, wait until they are closed. Returns the latency, and the daemon's open descriptors."""
     with contextlib.ExitStack() as stack:
         hostile = [stack.enter_context(connect(daemon)) for _ in range(count)]
         for number, connection in enumerate(hostile):
             connection.sendall(openings(large)[number % 4])
         during = measure_latency(daemon, 200)
-        print(f"during {count} hostile connections: {use(daemon)}; 99 % in {during * 1000:.1f} ms", flush=True)
         time.sleep(TIMEOUTS)
         # Counted in the daemon: the client's kernel may not know yet that a connection is closed.
         left = use(daemon).descriptors
     measure_latency(daemon, 10)
     time.sleep(REST)
-    return left
+    return during, left
 
 
 def openings(large: str) -> list[bytes]:
@@ -104,7 +112,7 @@ def connect(daemon: Daemon) -> socket.socket:
 
 
 def measure_latency(daemon: Daemon, count: int) -> float:
-    """Store and fetch small files on new connections. Returns the 99th percentile of a pair, in seconds."""
+    """Store and fetch small files on new connections. Returns the 99th percentile of a pair, in ms."""
     taken = []
     for _ in range(count):
         data = os.urandom(1000)
@@ -112,7 +120,7 @@ def measure_latency(daemon: Daemon, count: int) -> float:
         digest = requests.post(daemon.url, data=data, timeout=PATIENCE).json()["hash"]
         assert requests.get(f"{daemon.url}/{digest}", timeout=PATIENCE).content == data
         taken.append(time.monotonic() - started)
-    return sorted(taken)[int(count * 0.99) - 1]
+    return sorted(taken)[int(count * 0.99) - 1] * 1000
 
 
 def use(daemon: Daemon) -> Use:
@@ -122,4 +130,4 @@ def use(daemon: Daemon) -> Use:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000) else 1)
+    sys.exit(run("tests.proofs.soak", {"soak": soak}, rounds=1))

@@ -1,8 +1,6 @@
-"""Resumable uploads: what cuts cost, the speed beside POST, and uploads that nobody continues.
+"""Resumable uploads: what cuts cost, the rate beside POST, and uploads that nobody continues.
 
-    python3 -m tests.proofs.uploads [DIRECTORY]
-
-DIRECTORY holds all files, including the store: its disk determines the speeds.
+python -m tests.proofs.uploads
 """
 
 from __future__ import annotations
@@ -11,30 +9,26 @@ import contextlib
 import hashlib
 import http.client
 import os
-import shutil
-import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 
+from tests.bench.command import run
+from tests.bench.contest import Bench, timed
+from tests.bench.figures import Figure, Goal
+from tests.bench.machine import MIB
 from tests.cutting_proxy import CuttingProxy
 from tests.daemon.process import PATIENCE, Daemon, running
 from tests.tus import OCTETS, VERSION
 
-MIB = 1024 * 1024
-
-# Of the upload that is cut, in bytes; how often it is cut; and the greatest share that may be sent.
+# Of the upload that is cut, in bytes; and how often it is cut.
 CUT_SIZE = 1024 * MIB
 CUTS = 20
-MAX_SENT = 1.05
 
-# Of the uploads that are compared, in bytes; the size of a piece; rounds; and the least share of POST's speed.
+# Of the uploads that are compared, and of a piece of them, in bytes.
 SIZE = 512 * MIB
 PIECE = 64 * MIB
-ROUNDS = 5
-MIN_SPEED = 0.85
 
 ABANDONED = 10_000
 
@@ -42,85 +36,86 @@ ABANDONED = 10_000
 _BLOCK = 256 * 1024
 
 
-def main(directory: Path) -> bool:
-    """Print the figures. Returns whether all reach their goals."""
-    block = os.urandom(MIB)
-    return all([prove_cuts(directory, block), prove_speed(directory, block), prove_abandoned(directory)])
-
-
-def prove_cuts(directory: Path, block: bytes) -> bool:
+def cuts(bench: Bench) -> list[Figure]:
     """Upload through a proxy that cuts, with a restart in the middle and a kill later."""
-    store = str(directory / "cuts")
+    store, block, size = str(bench.directory / "cuts"), os.urandom(MIB), bench.part_of(CUT_SIZE // MIB) * MIB
     digest = hashlib.sha256()
-    for _ in range(CUT_SIZE // MIB):
+    for _ in range(size // MIB):
         digest.update(block)
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(running("--store", store, "--workers", "2"))
-        proxy = stack.enter_context(CuttingProxy(daemon.ports[0], every=CUT_SIZE // (CUTS + 1), cuts=CUTS, waits=False))
+        proxy = stack.enter_context(CuttingProxy(daemon.ports[0], every=size // (CUTS + 1), cuts=CUTS, waits=False))
         port = int(proxy.url.rpartition(":")[2])
-        path = create(daemon, CUT_SIZE)
-        offset, answer = 0, http.client.HTTPMessage()
-        stops = [(CUT_SIZE // 3, Daemon.stop), (2 * CUT_SIZE // 3, Daemon.kill)]
-        while offset < CUT_SIZE:
+        path = create(daemon, size)
+        offset = 0
+        stops: list[tuple[int, Callable[[Daemon], object]]] = [(size // 3, Daemon.stop), (2 * size // 3, Daemon.kill)]
+        while offset < size:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                answer = append(port, path, offset, CUT_SIZE, block)
+                append(port, path, offset, size, block)
             if stops and offset >= stops[0][0]:
                 stops.pop(0)[1](daemon)
                 daemon = stack.enter_context(running("--store", store, "--workers", "2"))
                 proxy.server_port = daemon.ports[0]
             offset = find_offset(daemon, path)
         named = head(daemon, path)["Content-Location"]
-    shutil.rmtree(store)
-    share = proxy.sent / CUT_SIZE
-    whole = named == f"/{digest.hexdigest()}"
-    print(f"{CUTS} cuts, a restart and a kill in 1 GiB: sent {share:.4f} of its size (at most {MAX_SENT});", end=" ")
-    print(f"{proxy.cuts} cuts; the bytes are equal: {whole}", flush=True)
-    return whole and share <= MAX_SENT and proxy.cuts == CUTS and answer is not None
+    assert named == f"/{digest.hexdigest()}", named
+    goal = Goal("of the size", proxy.sent / size, 1.05, at_most=True)
+    return [Figure(f"{proxy.cuts} cuts, a restart and a kill: sent", "MiB", {"tus": [proxy.sent / MIB]}, [goal])]
 
 
-def prove_speed(directory: Path, block: bytes) -> bool:
-    """One client, uploads in turn: by POST, and by pieces on one connection."""
-    times: dict[str, list[float]] = {"POST": [], "tus": []}
-    store = directory / "speed"
-    with running("--store", str(store), "--workers", "2") as daemon:
-        for number in range(ROUNDS):
-            for kind, upload in (("POST", post), ("tus", upload_in_pieces)):
-                # Other bytes each time: an object that exists would be replaced.
-                own = f"{kind} {number}".encode() + block
-                started = time.monotonic()
-                upload(daemon, own[:MIB])
-                times[kind].append(time.monotonic() - started)
-    shutil.rmtree(store)
-    rates = {kind: SIZE / MIB / statistics.median(each) for kind, each in times.items()}
-    share = rates["tus"] / rates["POST"]
-    print(f"512 MiB: POST {rates['POST']:.0f} MiB/s, tus in 64 MiB pieces {rates['tus']:.0f} MiB/s:", end=" ")
-    print(f"{share:.2f} (at least {MIN_SPEED})", flush=True)
-    return share >= MIN_SPEED
+def speed(bench: Bench) -> list[Figure]:
+    """One client, by POST, and by pieces on one connection."""
+    with running("--store", str(bench.directory / "speed"), "--workers", "2") as daemon:
+        contenders = {
+            "tus, pieces of 64 MiB": partial(_in_pieces, bench, daemon),
+            "POST": partial(_post, bench, daemon),
+        }
+        return [bench.compare("upload of 512 MiB", "MiB/s", contenders, {"POST": 0.85})]
 
 
-def prove_abandoned(directory: Path) -> bool:
-    store = directory / "abandoned"
+def _post(bench: Bench, daemon: Daemon) -> float:
+    # Other bytes each time: an object that exists would be replaced.
+    block, size = os.urandom(MIB), bench.part_of(SIZE)
+    fields, body = {"Content-Length": str(size)}, repeated(block, 0, size)
+    return size / MIB / timed(lambda: ask(daemon.ports[0], "POST", "/", fields, body))
+
+
+def _in_pieces(bench: Bench, daemon: Daemon) -> float:
+    block, size, piece = os.urandom(MIB), bench.part_of(SIZE), bench.part_of(PIECE)
+
+    def send() -> None:
+        path = create(daemon, size)
+        client = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
+        with contextlib.closing(client):
+            for offset in range(0, size, piece):
+                stop = min(size, offset + piece)
+                fields = {"Tus-Resumable": VERSION, "Upload-Offset": str(offset), "Content-Type": OCTETS}
+                body = repeated(block, offset, stop)
+                client.request("PATCH", path, body, {**fields, "Content-Length": str(stop - offset)})
+                response = client.getresponse()
+                response.read()
+                assert response.status == 204, response.status
+
+    return size / MIB / timed(send)
+
+
+def abandoned(bench: Bench) -> list[Figure]:
+    store = bench.directory / "abandoned"
     with running("--store", str(store), "--workers", "1") as daemon:
         create(daemon, 1)
         before = daemon.resident()
         client = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
-        started = time.monotonic()
-        for _ in range(ABANDONED):
+        for _ in range(bench.part_of(ABANDONED)):
             client.request("POST", "/uploads", headers={"Tus-Resumable": VERSION, "Upload-Length": "1000000"})
             client.getresponse().read()
-        seconds = time.monotonic() - started
-        grown = daemon.resident() - before
+        client.close()
+        grown = (daemon.resident() - before) / MIB
     started = time.monotonic()
     with running("--store", str(store), "--workers", "1"):
         restart = time.monotonic() - started
-    files = len(list((store / "uploads").iterdir())) if (store / "uploads").exists() else 0
-    shutil.rmtree(store)
-    print(f"{ABANDONED:,} uploads begun and left, in {seconds:.0f} s: {grown / MIB:.1f} MiB more memory,", end=" ")
-    print(f"{files} files, start in {restart:.2f} s", flush=True)
-    return grown < 16 * MIB and not files
-
-
-# Requests.
+    assert not (store / "uploads").exists() or not list((store / "uploads").iterdir())
+    goals = [Goal("MiB", grown, 16.0, at_most=True), Goal("s for a start", restart, 2.0, at_most=True)]
+    return [Figure(f"memory after {ABANDONED:,} uploads were begun and left", "MiB", {"above idle": [grown]}, goals)]
 
 
 def create(daemon: Daemon, length: int) -> str:
@@ -156,23 +151,6 @@ def ask(
         return response.headers
 
 
-def post(daemon: Daemon, block: bytes) -> None:
-    ask(daemon.ports[0], "POST", "/", {"Content-Length": str(SIZE)}, repeated(block, 0, SIZE))
-
-
-def upload_in_pieces(daemon: Daemon, block: bytes) -> None:
-    path = create(daemon, SIZE)
-    client = http.client.HTTPConnection("127.0.0.1", daemon.ports[0], timeout=PATIENCE)
-    with contextlib.closing(client):
-        for offset in range(0, SIZE, PIECE):
-            fields = {"Tus-Resumable": VERSION, "Upload-Offset": str(offset), "Content-Type": OCTETS}
-            body = repeated(block, offset, offset + PIECE)
-            client.request("PATCH", path, body, {**fields, "Content-Length": str(PIECE)})
-            response = client.getresponse()
-            response.read()
-            assert response.status == 204, response.status
-
-
 def repeated(block: bytes, start: int, stop: int) -> Iterator[bytes]:
     """The bytes from `start` to `stop` of a file that repeats the block."""
     view = memoryview(block)
@@ -184,5 +162,4 @@ def repeated(block: bytes, start: int, stop: int) -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=(sys.argv[1:] or [None])[0], prefix="uploads-") as temporary:
-        sys.exit(0 if main(Path(temporary)) else 1)
+    sys.exit(run("tests.proofs.uploads", {"cuts": cuts, "speed": speed, "abandoned": abandoned}))

@@ -1,24 +1,22 @@
 """What grows with the number of objects, keys, drops or repositories: `python -m tests.proofs.growth`.
 
-    python -m tests.proofs.growth [--directory DIR] [--objects N] [--keys N] [--drops N] [--repositories N]
-
-Each part has two stores: one with that many, and one with a hundred. Both daemons do the same in turns, and a row shows
-the medians of both and the ratio. A store in DIR is made once: 1,000,000 objects take two minutes and 5 GiB. The number
-0 leaves a part out.
+Each part has two stores: one with that many, and one with a hundred. Both daemons do the same in turns. 1,000,000
+objects take two minutes and 5 GiB.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-import statistics
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.command import run
+from tests.bench.contest import QUIET, Bench
+from tests.bench.figures import Figure, median
 from tests.bench.machine import SERVER_CORE, pinned
 from tests.daemon.process import Daemon
 from tests.proofs.growth import measures, stores
@@ -32,7 +30,7 @@ _TICK = 0.01
 class Part(NamedTuple):
     make: Callable[[Path, int], None]
     measure: Callable[[Client, Path], Values]
-    count: int
+    full: int
 
 
 PARTS = {
@@ -43,28 +41,27 @@ PARTS = {
 }
 
 
-def prove(directory: Path, name: str, count: int, rounds: int) -> None:
-    """Print a table of one part."""
-    part = PARTS[name]
-    sizes = {f"{name}-{number}": number for number in (SAMPLE, count)}
-    seen: list[dict[str, list[float]]] = [{}, {}]
-    for store, number in sizes.items():
-        stores.make_once(directory / store, part.make, number)
-    for number in range(rounds):
-        for values, store in zip(seen, sizes):
-            for what, value in life(directory / store, part).items():
-                # The first of several rounds reads from the disk what the others have in memory.
-                if number or rounds == 1:
-                    values.setdefault(what, []).append(value)
-    print(f"\n| {SAMPLE:,} and {count:,} {name} | {SAMPLE:,} | {count:,} | ratio |\n|---|---|---|---|")
-    for what, small in seen[0].items():
-        large = seen[1][what]
-        print(f"| {what} | {shown(what, small)} | {shown(what, large)} | {ratio(what, small, large)} |", flush=True)
+def grow(name: str, bench: Bench) -> list[Figure]:
+    part, count = PARTS[name], max(SAMPLE + 1, bench.part_of(PARTS[name].full))
+    # As the daemon's own directories.
+    os.umask(0o077)
+    lives = {}
+    for number in (count, SAMPLE):
+        store = bench.directory / f"{name}-{number}"
+        store.mkdir()
+        part.make(store, number)
+        lives[f"{number:,} {name}"] = partial(_live, store, part)
+    os.sync()
+    # The first lives read from the disk what the others have in memory.
+    bench._replace(rounds=1).take_turns(lives)
+    seen = bench.take_turns(lives)
+    names = next(iter(seen.values()))[0]
+    return [_figure(what, {each: [values[what] for values in lived] for each, lived in seen.items()}) for what in names]
 
 
-def life(store: Path, part: Part) -> Values:
+def _live(store: Path, part: Part) -> Values:
     """Start a daemon, measure it, and check its store."""
-    with started(store) as daemon:
+    with _started(store) as daemon:
         values = {"start": measures.start(daemon)}
         with contextlib.closing(Client(daemon)) as client:
             values |= part.measure(client, store)
@@ -72,12 +69,18 @@ def life(store: Path, part: Part) -> Values:
     return {**values, "check": measures.check(store)}
 
 
+def _figure(what: str, samples: dict[str, list[float]]) -> Figure:
+    large, small = (median(values) for values in samples.values())
+    note = f"{large / small:.2f} times" if min(large, small) > _TICK or not what.startswith("CPU") else ""
+    return Figure(what, "MiB" if "MiB" in what else "s", samples, [], note=note)
+
+
 @contextlib.contextmanager
-def started(store: Path) -> Iterator[Daemon]:
+def _started(store: Path) -> Iterator[Daemon]:
     port = free_port()
-    arguments = ("--listen", f"127.0.0.1:{port}", "--store", str(store), "--workers", "1", "--log-level", "warning")
     # Drops of a store that was made long ago are available as well.
-    daemon = Daemon(*arguments, "--drop-ttl", "3650d", before=pinned(SERVER_CORE))
+    arguments = ("--listen", f"127.0.0.1:{port}", "--store", str(store), "--workers", "1", "--drop-ttl", "3650d")
+    daemon = Daemon(*arguments, *QUIET, before=pinned(SERVER_CORE))
     daemon.ports = [port]
     try:
         yield daemon
@@ -87,36 +90,5 @@ def started(store: Path) -> Iterator[Daemon]:
         daemon.log.close()
 
 
-def shown(what: str, values: list[float]) -> str:
-    value = statistics.median(values)
-    if "MiB" in what:
-        return f"{value:.1f}"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.2f} ms"
-
-
-def ratio(what: str, small: list[float], large: list[float]) -> str:
-    least = 0.0
-    if what.startswith("CPU"):
-        if statistics.median(large) <= _TICK:
-            return "-"
-        least = _TICK
-    return f"{statistics.median(value / max(beside, least) for value, beside in zip(large, small)):.2f}"
-
-
-def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="tests.proofs.growth", description="Measure what grows with a store.")
-    parser.add_argument("--rounds", type=int, default=4, help="the first of several is not counted; default: 4")
-    parser.add_argument("--directory", help="keeps the stores for the next run; default: none are kept")
-    for name, part in PARTS.items():
-        parser.add_argument(f"--{name}", type=int, default=part.count, help=f"default: {part.count:,}")
-    options = vars(parser.parse_args(arguments))
-    # As the daemon's own directories.
-    os.umask(0o077)
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in PARTS:
-            if options[name]:
-                prove(Path(options["directory"] or temporary), name, options[name], options["rounds"])
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run("tests.proofs.growth", {name: partial(grow, name) for name in PARTS}, rounds=3))

@@ -39,12 +39,12 @@ def drop_id(number: int) -> str:
 
 def make_objects(store: Path, count: int) -> None:
     """`count` objects of files."""
-    shards: dict[str, list[tuple[str, bytes]]] = {}
-    for number in range(count):
-        name = digest(number)
-        shards.setdefault(layout.shard(name), []).append((name, body(number)))
-    for shard, files in shards.items():
-        _write_files(store / shard, files)
+    _write_shards(store, count, digest)
+
+
+def make_repository_of(store: Path, name: str, count: int) -> None:
+    """A repository of `count` objects."""
+    _write_shards(store / layout.REPOSITORIES / name, count, digest)
 
 
 def make_repositories(store: Path, count: int) -> None:
@@ -70,25 +70,16 @@ def make_drops(store: Path, count: int) -> None:
     now = time.time()
     rows = [(drop_id(number), 1 if number < count else 3, now, now, "name") for number in range(2 * count)]
     _insert(path, "INSERT INTO drops (id, state, changed, created, name) VALUES (?, ?, ?, ?, ?)", rows)
+    _write_shards(store / layout.DROPS, count, drop_id)
+
+
+def _write_shards(directory: Path, count: int, name_of: Callable[[int], str]) -> None:
     shards: dict[str, list[tuple[str, bytes]]] = {}
     for number in range(count):
-        name = drop_id(number)
+        name = name_of(number)
         shards.setdefault(layout.shard(name), []).append((name, body(number)))
     for shard, files in shards.items():
-        _write_files(store / layout.DROPS / shard, files)
-
-
-def make_once(store: Path, make: Callable[[Path, int], None], count: int) -> None:
-    """Make a store, unless it was made before with the same number."""
-    mark = store.with_suffix(".made")
-    if mark.is_file() and mark.read_text() == str(count):
-        return
-    started = time.monotonic()
-    store.mkdir(PRIVATE.directory)
-    make(store, count)
-    os.sync()
-    mark.write_text(str(count))
-    print(f"{store.name}: made {count:,} in {time.monotonic() - started:.0f} s", flush=True)
+        _write_files(directory / shard, files)
 
 
 def _write_files(directory: Path, files: Iterable[tuple[str, bytes]]) -> None:
