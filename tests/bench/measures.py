@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import load, servers, uploads
-from tests.bench.contest import QUIET, Bench, run_bare
+from tests.bench.contest import QUIET, Bench, run_bare, write_new
 from tests.bench.figures import OURS, Figure, Goal, median, ratio
 from tests.bench.machine import CLIENT_CORE, MIB, SERVER_CORE, cpu_seconds, pinned, proportional_memory
 from tests.daemon.process import ROOT, Daemon
@@ -23,7 +23,7 @@ from tests.daemon.process import ROOT, Daemon
 LARGE = 512
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
-_KEPT, _P99 = "kept alive", "99 % answered within"
+_P99 = "99 % answered within"
 
 
 def small_downloads(bench: Bench) -> list[Figure]:
@@ -74,14 +74,12 @@ def many_downloads(bench: Bench) -> list[Figure]:
         with servers.nginx(bench.directory, bench.directory / "store") as other:
             mine = load.many_paths(bench.directory, "ours", [f"/{digest}" for digest in digests])
             theirs = load.many_paths(bench.directory, "nginx", [f"/{digest[:2]}/{digest}" for digest in digests])
-            samples = bench.take_turns(
-                {
-                    OURS: lambda: _rate(daemon.url, 32, bench, *mine),
-                    "nginx": lambda: _rate(other.url, 32, bench, *theirs),
-                }
-            )
-    value = ratio(samples, OURS, "nginx")
-    return [Figure("GET 1 KiB, 20,000 different objects", "requests/s", samples, [Goal("of nginx", value, 0.45)])]
+            contenders = {
+                OURS: partial(_rate, daemon.url, 32, bench, *mine),
+                "nginx": partial(_rate, other.url, 32, bench, *theirs),
+            }
+            name = "GET 1 KiB, 20,000 different objects"
+            return [bench.compare(name, "requests/s", contenders, {"nginx": 0.45})]
 
 
 def large_download(bench: Bench) -> list[Figure]:
@@ -119,7 +117,7 @@ def large_upload(bench: Bench) -> list[Figure]:
     growth: list[float] = []
 
     def through(daemon: Daemon) -> float:
-        _settle()
+        os.sync()
         pid = daemon.process.pid
         load.upload(daemon.ports[0], "/", bench.directory / "tiny")
         idle, before = daemon.resident(), cpu_seconds(pid)
@@ -139,7 +137,7 @@ def large_upload(bench: Bench) -> list[Figure]:
         port = int(sink.stdout.readline())
 
         def inline() -> float:
-            _settle()
+            os.sync()
             return LARGE / load.upload(port, "/", file)[0]
 
         one = bench.take_turns({OURS: lambda: through(daemon), "bare loop": inline})
@@ -148,23 +146,15 @@ def large_upload(bench: Bench) -> list[Figure]:
     with servers.ours(bench.directory, *QUIET, before=()) as daemon:
         hashing = {"SHA-256 alone": lambda: LARGE / float(run_bare("hash", str(LARGE)))}
         two = bench.take_turns({OURS: lambda: through(daemon), **hashing})
+    goals = [
+        Goal("of a bare loop", ratio(one, OURS, "bare loop"), 0.95),
+        Goal("CPU seconds a GiB", one_cost, 4.0, at_most=True),
+        Goal("MiB of memory above idle", max(growth), 12.0, at_most=True),
+    ]
+    of_hash = Goal("of SHA-256 alone", ratio(two, OURS, "SHA-256 alone"), 0.6)
     return [
-        Figure(
-            "POST 512 MiB, durable, on one core",
-            "MiB/s",
-            one,
-            [
-                Goal("of a bare loop", ratio(one, OURS, "bare loop"), 0.95),
-                Goal("CPU seconds a GiB", one_cost, 4.0, at_most=True),
-                Goal("MiB of memory above idle", max(growth), 12.0, at_most=True),
-            ],
-        ),
-        Figure(
-            "POST 512 MiB, durable, on two cores",
-            "MiB/s",
-            two,
-            [Goal("of SHA-256 alone", ratio(two, OURS, "SHA-256 alone"), 0.6)],
-        ),
+        Figure("POST 512 MiB, durable, on one core", "MiB/s", one, goals),
+        Figure("POST 512 MiB, durable, on two cores", "MiB/s", two, [of_hash]),
     ]
 
 
@@ -204,15 +194,9 @@ def new_connections(bench: Bench) -> list[Figure]:
     """Downloads with a new connection for each request."""
     with servers.ours(bench.directory, *QUIET) as daemon:
         url = f"{daemon.url}/{_store(daemon.ports[0], os.urandom(1024))}"
-        anew = ("-H", "Connection: close")
-        samples = bench.take_turns(
-            {
-                "opened anew": lambda: _rate(url, 32, bench, *anew),
-                _KEPT: lambda: _rate(url, 32, bench),
-            }
-        )
-    goal = Goal("of the rate when kept alive", ratio(samples, "opened anew", _KEPT), 0.5)
-    return [Figure("GET 1 KiB, connections opened anew", "requests/s", samples, [goal])]
+        anew = partial(_rate, url, 32, bench, "-H", "Connection: close")
+        contenders = {"opened anew": anew, "kept alive": partial(_rate, url, 32, bench)}
+        return [bench.compare("GET 1 KiB, connections opened anew", "requests/s", contenders, {"kept alive": 0.5})]
 
 
 def access_log(bench: Bench) -> list[Figure]:
@@ -227,12 +211,9 @@ def access_log(bench: Bench) -> list[Figure]:
             log = str(bench.directory / "access.log")
             nginx = stack.enter_context(servers.nginx(bench.directory, root, access_log=log))
             urls["nginx with a log"] = f"{nginx.url}/{digest}"
-        samples = bench.take_turns({name: partial(_rate, url, 32, bench) for name, url in urls.items()})
-    goals = [
-        Goal("of the rate without", ratio(samples, "with a log", "without"), 0.85),
-        Goal("of nginx with a log", ratio(samples, "with a log", "nginx with a log"), 0.5),
-    ]
-    return [Figure("GET 1 KiB with the access log", "requests/s", samples, goals)]
+        contenders = {name: partial(_rate, url, 32, bench) for name, url in urls.items()}
+        least = {"without": 0.85, "nginx with a log": 0.5}
+        return [bench.compare("GET 1 KiB with the access log", "requests/s", contenders, least)]
 
 
 def idle_connections(bench: Bench) -> list[Figure]:
@@ -296,15 +277,8 @@ def _remove(port: int, digest: str) -> None:
 def _large_file(bench: Bench) -> Path:
     file = bench.directory / "large"
     if not file.exists():
-        with file.open("wb") as stream:
-            for _ in range(LARGE):
-                stream.write(os.urandom(MIB))
+        write_new(file, LARGE * MIB)
     return file
-
-
-def _settle() -> None:
-    """Let the disk finish earlier writes."""
-    os.sync()
 
 
 MEASURES: dict[str, Callable[[Bench], Sequence[Figure]]] = {

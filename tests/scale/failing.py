@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from tests.scale.checks import FaultCase
 from tests.scale.program import run, wait_until
@@ -73,21 +74,16 @@ class StoreTest(FaultCase):
         self.assert_refused_clearly()
 
     def test_killed_gateway_fails_objects_alone(self) -> None:
-        with self.load(), broken(self.service.gateway.kill, self.service.gateway.start):
-            self.wait_until_refused(_OBJECTS, (503,))
-
-        self.assert_all_served(self.without_s3())
-        self.assert_refused_clearly()
+        self.assert_fails_objects_alone(broken(self.service.gateway.kill, self.service.gateway.start))
 
     def test_gateway_that_hangs_fails_objects_alone(self) -> None:
-        with self.load(), broken(self.service.gateway.hang, self.service.gateway.wake):
-            self.wait_until_refused(_OBJECTS, (503,))
-
-        self.assert_all_served(self.without_s3())
-        self.assert_refused_clearly()
+        self.assert_fails_objects_alone(broken(self.service.gateway.hang, self.service.gateway.wake))
 
     def test_network_to_the_gateway_that_drops_packets_fails_objects_alone(self) -> None:
-        with self.load(), dropped(self.service.gateway.port):
+        self.assert_fails_objects_alone(dropped(self.service.gateway.port))
+
+    def assert_fails_objects_alone(self, fault: AbstractContextManager[None]) -> None:
+        with self.load(), fault:
             self.wait_until_refused(_OBJECTS, (503,))
 
         self.assert_all_served(self.without_s3())
@@ -123,15 +119,15 @@ class DatabaseTest(FaultCase):
         self.assert_refused_clearly((0, 503))
 
     def test_network_to_the_primary_that_drops_packets_fails_keys_and_drops_alone(self) -> None:
-        with self.load(), dropped(self.service.database.primary.port):
-            self.wait_until_refused(("kv set", "drops put"), (503,))
-
-        self.assert_all_served(self.without_database())
-        self.assert_refused_clearly((0, 503))
+        self.assert_fails_keys_and_drops_alone(dropped(self.service.database.primary.port))
 
     def test_commit_waits_for_a_standby_that_hangs_and_is_refused(self) -> None:
         signal_all = self.service.database.standby.signal_all
-        with self.load(), broken(lambda: signal_all(signal.SIGSTOP), lambda: signal_all(signal.SIGCONT)):
+        hanging = broken(lambda: signal_all(signal.SIGSTOP), lambda: signal_all(signal.SIGCONT))
+        self.assert_fails_keys_and_drops_alone(hanging)
+
+    def assert_fails_keys_and_drops_alone(self, fault: AbstractContextManager[None]) -> None:
+        with self.load(), fault:
             self.wait_until_refused(("kv set", "drops put"), (503,))
 
         self.assert_all_served(self.without_database())
