@@ -44,7 +44,11 @@ class VirtualClockTest(unittest.TestCase):
         self.assertEqual([None], self.results)
 
     def test_thread_that_sleeps_again_is_waited_for_although_it_has_just_been_woken(self) -> None:
-        thread = self.start(lambda: [self.clock.sleep(1.0) for _ in range(100)])
+        def sleep_again() -> None:
+            for _ in range(100):
+                self.clock.sleep(1.0)
+
+        thread = self.start(sleep_again)
 
         for _ in range(100):
             self.virtual.wait_for_waiting()

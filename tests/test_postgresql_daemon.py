@@ -124,15 +124,15 @@ class SeveralDaemonsTest(PostgresCase):
         self.assertEqual(b"tea", again)
 
     def fetch_when_available(self, daemon: Daemon, id_: str) -> bytes:
-        answers = []
+        answers: list[requests.Response] = []
 
         def is_available() -> bool:
             answers.append(requests.get(f"{daemon.url}{DROPS}/{id_}", timeout=PATIENCE))
-            return answers[-1].status_code == 200
+            return bool(answers[-1].status_code == 200)
 
         self.wait_until("it is available", is_available)
         self.assertLessEqual({answer.status_code for answer in answers}, {200, 410})
-        return answers[-1].content
+        return bytes(answers[-1].content)
 
 
 class FaultCase(ServerCase):

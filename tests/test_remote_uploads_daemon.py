@@ -40,7 +40,7 @@ class MachinesTest(PostgresCase):
     def created(self, daemon: Daemon, length: int, **fields: str) -> str:
         answer = self.ask("POST", f"{daemon.url}/uploads", b"", Upload_Length=str(length), **fields)
         self.assertEqual(201, answer.status_code, answer.text)
-        return answer.headers["Location"]
+        return str(answer.headers["Location"])
 
     def append(self, url: str, offset: int, data: bytes) -> requests.Response:
         return self.ask("PATCH", url, data, Upload_Offset=str(offset), Content_Type=OCTETS)
