@@ -19,7 +19,9 @@ from unittest import mock
 from urllib.parse import urlsplit
 
 from filestoraged.store import layout
-from filestoraged.store.s3 import connection, retries
+from filestoraged.store.s3 import retries
+from filestoraged.store.s3.client import S3Client
+from filestoraged.store.s3.connection import StoreConnection
 from filestoraged.store.s3.url import parse_url
 from tests.daemon.process import Daemon, running
 from tests.store.s3.proxy import (
@@ -74,8 +76,8 @@ class S3ServerCase(ServerCase):
     def impatient(self, *, silence: float = 0.5, operation: float = 2.0) -> Iterator[None]:
         """Wait for the store for a short time, in a block of requests that cannot succeed."""
         with (
-            mock.patch.object(connection, "SILENCE_TIMEOUT", silence),
-            mock.patch.object(retries, "OPERATION_TIMEOUT", operation),
+            mock.patch.object(StoreConnection, "silence_timeout", silence),
+            mock.patch.object(S3Client, "deadline", lambda client, timeout=operation: client.clock.now() + timeout),
         ):
             yield
 
