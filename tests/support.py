@@ -102,8 +102,6 @@ class ServerCase(TempCase):
         self.before_worker()
         self.listeners = self.open_listeners()
         self.app = self.services.build_app(config.mounts)
-        # A worker's connections to other machines end with its process; here, behind all that uses them.
-        self.addCleanup(self.services.store.close)
         self.addCleanup(self.services.close)
         self.addCleanup(self.services.stop)
         self.connection_limit = ConnectionLimit(self.connections)
