@@ -55,7 +55,7 @@ class TusClientsTest(TempCase):
             self.addCleanup(tab.close)
             tab.open(origin)
             tab.choose("#file", film)
-            settings = {"endpoint": f"{proxy.url}/uploads", "chunkSize": 8 * MIB}
+            settings = {"endpoint": f"{proxy.url}/uploads", "chunkSize": 2 * MIB}
             # Asked for again and again: the browser's answer to one question would be waited for too briefly.
             tab.evaluate(
                 f"uploadBy[{client!r}]({json.dumps(settings)})"
@@ -70,7 +70,9 @@ class TusClientsTest(TempCase):
         self.assertEqual(hashlib.sha256(data).hexdigest(), answer["hash"])
         self.assertEqual(data, stored)
         self.assertEqual(2, proxy.cuts)
-        self.assertLess(proxy.sent, 1.5 * len(data))
+        # From the start again at each cut it would be 1.8 times. A cut costs two pieces at most: Chromium repeats a
+        # request by itself where it has used the connection before.
+        self.assertLess(proxy.sent, 1.75 * len(data))
 
 
 def bundle(source: Path, target: Path) -> None:
