@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 _OID = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _SIZE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _TIME = {"type": "string", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"}
@@ -52,17 +54,6 @@ _OBJECT = {
     "then": {"properties": {"oid": _OID}},
 }
 
-BATCH: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "transfer": {"enum": ["basic", "tus"]},
-        "objects": {"type": "array", "items": _OBJECT},
-        "hash_algo": {"const": "sha256"},
-    },
-    "required": ["objects"],
-    "additionalProperties": False,
-}
-
 _LOCK = {
     "type": "object",
     "properties": {
@@ -84,8 +75,14 @@ _LOCKS = {"type": "array", "items": _LOCK}
 _CURSOR = {"type": "string", "minLength": 1}
 
 
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+def _validator(schema: dict[str, Any]) -> Draft202012Validator:
+    # `jsonschema.validate` would check the schema each time, which takes longer than a test.
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def _object(required: list[str], **properties: Any) -> Draft202012Validator:
+    return _validator({"type": "object", "properties": properties, "required": required, "additionalProperties": False})
 
 
 LOCK = _object(["lock"], lock=_LOCK)
@@ -93,12 +90,27 @@ CONFLICT = _object(["lock", "message"], lock=_LOCK, message={"type": "string", "
 LOCK_LIST = _object(["locks"], locks=_LOCKS, next_cursor=_CURSOR)
 VERIFIABLE_LOCKS = _object(["ours", "theirs"], ours=_LOCKS, theirs=_LOCKS, next_cursor=_CURSOR)
 
-ERROR: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "message": {"type": "string", "minLength": 1},
-        "request_id": {"type": "string"},
-        "documentation_url": {"type": "string"},
-    },
-    "required": ["message"],
-}
+BATCH = _validator(
+    {
+        "type": "object",
+        "properties": {
+            "transfer": {"enum": ["basic", "tus"]},
+            "objects": {"type": "array", "items": _OBJECT},
+            "hash_algo": {"const": "sha256"},
+        },
+        "required": ["objects"],
+        "additionalProperties": False,
+    }
+)
+
+ERROR = _validator(
+    {
+        "type": "object",
+        "properties": {
+            "message": {"type": "string", "minLength": 1},
+            "request_id": {"type": "string"},
+            "documentation_url": {"type": "string"},
+        },
+        "required": ["message"],
+    }
+)

@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import jsonschema
-
 from tests.api import lfs_schemas
 from tests.api.test_tokens import TokensCase, basic, bearer
 from tests.store.memcached.servers import start_memcached
@@ -38,7 +36,7 @@ class LfsCase(ServerCase):
         self.assertEqual(MEDIA_TYPE, answer.fields["content-type"])
         self.assertEqual("no-store", answer.fields["cache-control"])
         if answer.status >= 400 and answer.status != 409:
-            jsonschema.validate(json.loads(answer.body), lfs_schemas.ERROR)
+            lfs_schemas.ERROR.validate(json.loads(answer.body))
         return answer
 
     def batch(self, operation: str, *objects: Any, repository: str = "pets", **members: Any) -> list[dict[str, Any]]:
@@ -46,7 +44,7 @@ class LfsCase(ServerCase):
         answer = self.ask("POST", f"/data/{repository}/objects/batch", body)
         self.assertEqual(200, answer.status, answer.body)
         found = json.loads(answer.body)
-        jsonschema.validate(found, lfs_schemas.BATCH)
+        lfs_schemas.BATCH.validate(found)
         self.assertEqual(("basic", "sha256"), (found["transfer"], found["hash_algo"]))
         self.assertEqual(len(objects), len(found["objects"]))
         return list(found["objects"])
@@ -54,7 +52,7 @@ class LfsCase(ServerCase):
     def lock(self, path: str = "a.psd", repository: str = "pets", **fields: str) -> Answer:
         answer = self.ask("POST", f"/data/{repository}/locks", {"path": path}, **fields)
         schema = {201: lfs_schemas.LOCK, 409: lfs_schemas.CONFLICT}.get(answer.status, lfs_schemas.ERROR)
-        jsonschema.validate(json.loads(answer.body), schema)
+        schema.validate(json.loads(answer.body))
         return answer
 
     def locked(self, path: str = "a.psd", repository: str = "pets", **fields: str) -> dict[str, Any]:
@@ -65,13 +63,13 @@ class LfsCase(ServerCase):
     def locks(self, query: str = "", **fields: str) -> dict[str, Any]:
         answer = self.ask("GET", f"/data/pets/locks{query}", **fields)
         self.assertEqual(200, answer.status, answer.body)
-        jsonschema.validate(json.loads(answer.body), lfs_schemas.LOCK_LIST)
+        lfs_schemas.LOCK_LIST.validate(json.loads(answer.body))
         return dict(json.loads(answer.body))
 
     def verify(self, body: Any, **fields: str) -> dict[str, Any]:
         answer = self.ask("POST", "/data/pets/locks/verify", body, **fields)
         self.assertEqual(200, answer.status, answer.body)
-        jsonschema.validate(json.loads(answer.body), lfs_schemas.VERIFIABLE_LOCKS)
+        lfs_schemas.VERIFIABLE_LOCKS.validate(json.loads(answer.body))
         return dict(json.loads(answer.body))
 
     def unlock(self, id_: str, body: Any = None, **fields: str) -> Answer:
@@ -191,7 +189,7 @@ class BatchTest(LfsCase):
         answer = self.ask("POST", "/data/pets/objects/batch", body)
 
         self.assertEqual(409, answer.status)
-        jsonschema.validate(json.loads(answer.body), lfs_schemas.ERROR)
+        lfs_schemas.ERROR.validate(json.loads(answer.body))
 
     def test_thousand_objects_are_answered_and_one_more_answers_413(self) -> None:
         objects = [
