@@ -144,8 +144,9 @@ class ServerClient(Client):
                 if not received:
                     raise MemcacheUnexpectedCloseError
                 *lines, rest = (rest + received).split(b"\n")
-                if len(rest) > _MAX_LINE_SIZE:
-                    raise MemcacheUnknownError(rest[:32])
+                longest = max((*lines, rest), key=len)
+                if len(longest) > _MAX_LINE_SIZE:
+                    raise MemcacheUnknownError(longest[:32])
                 for line in lines:
                     if line.startswith(b"key="):
                         on_line(line)

@@ -465,9 +465,16 @@ class OddServerTest(TempCase):
             lambda: store.open("x"),
             lambda: store.put(bytes(CHUNK_SIZE)),
             lambda: call(lambda client: client.stats()),
-            lambda: call(lambda client: client.list_items(lambda line: None)),
+            lambda: call(list_items),
         ):
             assert_unavailable(self, work)
+
+    def test_long_line_of_a_listing_is_refused_where_it_ends_too(self) -> None:
+        for digits in (3000, 60_000):
+            with self.subTest(digits=digits):
+                store = self.store_at(reply_once, b"key=x exp=%b la=1\r\nEND\r\n" % (b"9" * digits))
+
+                assert_unavailable(self, functools.partial(store.pool.servers[0].call, list_items))
 
     def test_number_of_any_length_is_refused(self) -> None:
         for digits in (20, 4000, 1_000_000):
@@ -497,6 +504,10 @@ class OddServerTest(TempCase):
                     send(self.request, reply)
 
         return open_store(self, [serve(self, Handler)], timeout=TIMEOUT)
+
+
+def list_items(client: ServerClient) -> None:
+    client.list_items(lambda line: None)
 
 
 def reply_once(connection: socket.socket, reply: bytes) -> None:
