@@ -125,4 +125,4 @@ class HastyClock:
     wait_for = staticmethod(SYSTEM_CLOCK.wait_for)
 
     def sleep(self, seconds: float, /) -> None:
-        SYSTEM_CLOCK.sleep(seconds / 100)
+        self.wait(threading.Event(), seconds / 100)
