@@ -10,6 +10,7 @@ from types import FrameType
 
 from tests.runner.durations import read_durations, write_durations
 from tests.runner.progress import Progress
+from tests.runner.real_time import sleeps
 from tests.runner.scheduler import Scheduler
 from tests.runner.units import group, in_process_only, load_tests_named, shuffled, without_long
 
@@ -23,6 +24,7 @@ _LIMIT = 300.0
 def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _exit)
+    sleeps.install()
     tests = load_tests_named(given.names or ["tests"])
     if not given.long:
         tests = without_long(tests)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK
+
 # Real seconds after which a thread that nothing wakes fails, so that a test ends.
 _PATIENCE = 60.0
 
@@ -112,3 +114,15 @@ class PassingClock(VirtualClock):
             assert timeout is not None, "the only thread waits for ever"
             self.sleep(timeout)
         return event.is_set()
+
+
+class HastyClock:
+    """That of the machine, but pauses are short: for retries beside what has real deadlines."""
+
+    now = staticmethod(SYSTEM_CLOCK.now)
+    date = staticmethod(SYSTEM_CLOCK.date)
+    wait = staticmethod(SYSTEM_CLOCK.wait)
+    wait_for = staticmethod(SYSTEM_CLOCK.wait_for)
+
+    def sleep(self, seconds: float, /) -> None:
+        self.wait(threading.Event(), seconds / 100)

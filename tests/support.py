@@ -13,7 +13,7 @@ import time
 import unittest
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.config import Config
@@ -33,15 +33,35 @@ from tests.runner.judge import judge
 # Seconds that a test waits for something at most. Nothing takes that long, not even on a busy machine.
 PATIENCE = 20.0
 
+_PAUSE = 0.02
 
-def wait_until(what: str, condition: Callable[[], bool], patience: float = PATIENCE) -> None:
-    """Wait until a condition holds that threads or processes bring about; `what` names it in the failure."""
+_Value = TypeVar("_Value")
+
+
+def wait_until(
+    what: str,
+    condition: Callable[[], _Value],
+    patience: float = PATIENCE,
+    *,
+    passing: tuple[type[Exception], ...] = (),
+) -> _Value:
+    """The one loop of the tests that asks again, where no event tells what others have brought about.
+
+    Returns what the condition returns, once that is true; a `passing` error means not yet. Raises AssertionError, which
+    has `what`, after `patience` seconds.
+    """
     pause = threading.Event()
     deadline = time.monotonic() + patience
-    while not condition():
+    while True:
+        fault: Exception | None = None
+        try:
+            if value := condition():
+                return value
+        except passing as error:
+            fault = error
         if time.monotonic() > deadline:
-            raise AssertionError(f"still not: {what}")
-        pause.wait(0.02)
+            raise AssertionError(f"still not after {patience:.0f} s: {what}") from fault
+        pause.wait(_PAUSE)
 
 
 class TempCase(unittest.TestCase):

@@ -155,15 +155,15 @@ class FastTest(RunnerCase):
 
 class LongTierTest(RunnerCase):
     SOURCE = """
-        import time
+        from time import sleep
         from tests.runner.marks import long
         class Test(unittest.TestCase):
             def test_short(self): pass
             @long("it sleeps")
-            def test_long(self): time.sleep(0)
+            def test_long(self): sleep(0)
         @long("so do they")
         class LongTest(unittest.TestCase):
-            def test_long(self): time.sleep(0)
+            def test_long(self): sleep(0)
         """
 
     def test_long_tests_run_and_may_sleep_where_they_are_asked_for_and_are_left_out_elsewhere(self) -> None:
@@ -176,19 +176,20 @@ class RealTimeTest(RunnerCase):
     def test_test_that_sleeps_fails_and_what_it_calls_may_sleep(self) -> None:
         done = self.run_tests(
             """
-            import threading, time
+            import threading
+            from time import sleep
             from tests.runner.real_time import RefusedSleepError
             library = {"__name__": "library"}
-            exec("import time\\ndef wait(): time.sleep(0.001)", library)
+            exec("from time import sleep\\ndef wait(): sleep(0.001)", library)
             class Test(unittest.TestCase):
-                def test_sleeps(self): time.sleep(0.001)
+                def test_sleeps(self): sleep(0.001)
                 def test_calls(self): library["wait"]()
                 def test_waits(self): threading.Event().wait(0.001)
             """
         )
 
         self.assertEqual("2 passed, 1 failed\n", done.stdout)
-        self.assertIn("RefusedSleepError: time.sleep(0.001) in test_sample", done.stderr)
+        self.assertIn("RefusedSleepError: test_sample sleeps for 0.001 s", done.stderr)
 
     def test_slow_test_is_named_and_fails_where_slow_tests_are_refused(self) -> None:
         # Without a machine that is idle for two seconds.

@@ -19,10 +19,10 @@ from unittest import mock
 from urllib.parse import urlsplit
 
 from filestoraged.store import layout
-from filestoraged.store.s3 import retries
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.connection import StoreConnection
 from filestoraged.store.s3.url import parse_url
+from tests.clock import HastyClock
 from tests.daemon.process import Daemon, running
 from tests.store.s3.proxy import (
     cut_request,
@@ -51,9 +51,10 @@ def sha256(data: bytes) -> str:
 
 
 class S3ServerCase(ServerCase):
-    """A server whose S3 store is behind a faulty proxy. Its pauses are short, so that tests are."""
+    """A server whose S3 store is behind a faulty proxy. Its pauses are short."""
 
     bucket_name = ""
+    clock = HastyClock()
 
     def setUp(self) -> None:
         rclone = shared(Rclone)
@@ -61,12 +62,9 @@ class S3ServerCase(ServerCase):
         self.proxy = start_proxy(self, rclone)
         url = self.proxy.url(self.bucket_name or self.bucket.name)
         self.config = {"s3": parse_url(url), **self.more_config()}
-        for patch in (
-            mock.patch.dict(os.environ, rclone.environment),
-            mock.patch.object(retries, "_PAUSES", (0.01, 0.02, 0.05)),
-        ):
-            patch.start()
-            self.addCleanup(patch.stop)
+        patched = mock.patch.dict(os.environ, rclone.environment)
+        patched.start()
+        self.addCleanup(patched.stop)
         super().setUp()
 
     def more_config(self) -> dict[str, Any]:

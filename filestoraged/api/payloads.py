@@ -47,10 +47,11 @@ class Payload:
 class Payloads:
     """Any thread calls it. The lock guards the total of the bodies in flight."""
 
-    def __init__(self, max_size: int, *, small: int) -> None:
-        """Both are sizes of a body in bytes: the largest that is accepted, and up to which a body does not count."""
+    def __init__(self, max_size: int, *, small: int, max_in_flight: int = _MAX_IN_FLIGHT) -> None:
+        """Sizes in bytes: of the largest body, of one that does not count, and of all that are in flight."""
         self.max_size = max_size
         self._small = small
+        self._max_in_flight = max_in_flight
         self._size = 0
         self._lock = threading.Lock()
 
@@ -76,8 +77,10 @@ class Payloads:
     def reserve(self, size: int) -> None:
         """Count so many bytes more as in flight. Raises Unavailable."""
         with self._lock:
-            if size and self._size + size > _MAX_IN_FLIGHT:
-                raise Unavailable(f"More than {_MAX_IN_FLIGHT} bytes of request bodies are in flight; retry later.")
+            if size and self._size + size > self._max_in_flight:
+                raise Unavailable(
+                    f"More than {self._max_in_flight} bytes of request bodies are in flight; retry later."
+                )
             self._size += size
 
     def release(self, size: int) -> None:

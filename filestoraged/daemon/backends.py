@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from filestoraged.api.metrics import Gauge
+from filestoraged.clock import Clock
 from filestoraged.daemon.fields import Options, declare
 from filestoraged.daemon.loading import deferred, load
 from filestoraged.daemon.values import (
@@ -145,7 +146,7 @@ class Backend(NamedTuple):
     # Raises UsageError where options contradict each other.
     validate: Callable[[StoreOptions], None]
     # For a daemon of so many workers. Raises StartError.
-    open: Callable[[StoreOptions, int, DiskStore, HashThreads], OpenStore]
+    open: Callable[[StoreOptions, int, DiskStore, HashThreads, Clock], OpenStore]
     # Where its objects are, for the log.
     describe: Callable[[StoreOptions], str]
     # Raises StartError. The keywords are those of all checks.
@@ -195,7 +196,7 @@ BACKENDS = (
     Backend(
         option="store",
         validate=lambda options: None,
-        open=lambda options, workers, disk, threads: OpenStore(disk),
+        open=lambda options, workers, disk, threads, clock: OpenStore(disk),
         describe=lambda options: os.path.abspath(options.store),
         check=lambda options, **settings: load("check.disk", "DiskCheck")(
             options.store,

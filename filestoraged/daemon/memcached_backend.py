@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from filestoraged.api import metrics
+from filestoraged.clock import Clock
 from filestoraged.daemon.backends import Check, OpenStore, StoreOptions
 from filestoraged.daemon.loading import load
 from filestoraged.errors import StartError, UsageError
@@ -19,7 +20,7 @@ def validate(options: StoreOptions) -> None:
         raise UsageError(f"--max-size {options.max_size} exceeds the {MAX_SIZE} bytes that --memcached accepts at most")
 
 
-def open_store(options: StoreOptions, workers: int, _: DiskStore, threads: HashThreads) -> OpenStore:
+def open_store(options: StoreOptions, workers: int, _: DiskStore, threads: HashThreads, __: Clock) -> OpenStore:
     store = _connect(options, memory=options.memory // workers, hash_threads=threads)
     warnings = tuple(f"starting without {cause}; each request tries it again" for cause in store.unreachable_servers())
     return OpenStore(store, {"memcached": metrics.memcached(store)}, warnings)

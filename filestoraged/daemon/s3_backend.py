@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from filestoraged.api import metrics
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.backends import Check, OpenStore, StoreOptions, drop_registry
 from filestoraged.daemon.loading import load
 from filestoraged.errors import Error, StartError, StoreUnavailable, UsageError
@@ -32,8 +33,8 @@ def validate(options: StoreOptions) -> None:
         raise UsageError("--s3 and --memcached cannot both keep the objects")
 
 
-def open_store(options: StoreOptions, workers: int, disk: DiskStore, threads: HashThreads) -> OpenStore:
-    client = make_client(options.s3, options)
+def open_store(options: StoreOptions, workers: int, disk: DiskStore, threads: HashThreads, clock: Clock) -> OpenStore:
+    client = make_client(options.s3, options, clock=clock)
     store = S3Store(
         client,
         disk.volume.staging_area,
@@ -91,7 +92,9 @@ def open_prune(options: StoreOptions, repository: str, *arguments: Any, **settin
     return run
 
 
-def make_client(location: Location, options: StoreOptions, *, connections: int = _CONNECTIONS) -> S3Client:
+def make_client(
+    location: Location, options: StoreOptions, *, connections: int = _CONNECTIONS, clock: Clock = SYSTEM_CLOCK
+) -> S3Client:
     """`connections` is how many idle ones are kept.
 
     Raises StartError where the file of credentials that an option names cannot be used.
@@ -108,6 +111,7 @@ def make_client(location: Location, options: StoreOptions, *, connections: int =
         connect=connect_to(location),
         region=options.s3_region,
         connections=connections,
+        clock=clock,
     )
 
 

@@ -88,7 +88,7 @@ class Services:
             identity=self.identities.of_root(os.path.abspath(config.store)),
         )
         self._pages = self._read_pages()
-        self._opened = selected(config).open(config, config.workers, self.disk, threads)
+        self._opened = selected(config).open(config, config.workers, self.disk, threads, clock)
         # Where files and repositories keep their objects.
         self.store = self._opened.store
         self._databases = open_databases(config.database, self.disk.volume.identity, self.identities, clock)

@@ -157,10 +157,15 @@ class Metrics:
         self._heads = memoryview(mmap.mmap(-1, 8 * _HEAD * slots)).cast("q")
         self._cells = memoryview(mmap.mmap(-1, 8 * self._length * slots)).cast("q")
         self._lock = threading.Lock()
-        self.take_slot(0)
+        # Without a heartbeat, which the master would take for that of the first worker: it has yet to start.
+        self._count_in(0)
 
     def take_slot(self, slot: int) -> None:
-        """Count in this slot from now on."""
+        """Count in this slot from now on, and beat for the first time."""
+        self._count_in(slot)
+        self.beat(0, 0)
+
+    def _count_in(self, slot: int) -> None:
         self.clear_slot(slot)
         self._head = self._head_of(slot)
         self._head[_EVER] = True
@@ -168,7 +173,6 @@ class Metrics:
         self._loop_counters: dict[Labels, RequestCounter] = {}
         self._thread_counters: dict[Labels, RequestCounter] = {}
         self._unpublished: list[RequestCounter] = []
-        self.beat(0, 0)
 
     def clear_slot(self, slot: int) -> None:
         """The worker in the slot has ended, with all its requests in flight."""

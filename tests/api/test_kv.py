@@ -265,12 +265,12 @@ class BodiesInFlightTest(KvCase):
 class InFlightTest(KvCase):
     def test_small_sets_are_accepted_while_slow_large_bodies_reach_the_limit(self) -> None:
         head = b"POST /set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
-        with mock.patch("filestoraged.api.payloads._MAX_IN_FLIGHT", 50_000):
-            slow = self.connect()
-            slow.sendall(head + b'{"large": "' + b"x" * 40_000)
-            self.wait_until("it is in flight", lambda: self.payloads()._size > 30_000)
-            small = self.set("small", "x" * 4000)
-            large = self.set("large", "x" * 40_000)
+        self.pages()._payloads = Payloads(100_000, small=4096, max_in_flight=50_000)
+        slow = self.connect()
+        slow.sendall(head + b'{"large": "' + b"x" * 40_000)
+        self.wait_until("it is in flight", lambda: self.payloads()._size > 30_000)
+        small = self.set("small", "x" * 4000)
+        large = self.set("large", "x" * 40_000)
 
         self.assertEqual((201, 503), (small.status, large.status))
         self.assertEqual("5", large.fields["retry-after"])

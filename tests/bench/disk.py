@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support import find_program
+from tests.support import find_program, wait_until
 
 # _IOR('X', 125, __u32) of <linux/fs.h>, the same for ext4 and XFS, and the flag that leaves the log as it is.
 _FS_IOC_SHUTDOWN = 0x8004587D
@@ -41,9 +41,6 @@ _SIZE = 32 * 1024**3
 _OPTIONS = {"ext4": "loop,commit=120,noauto_da_alloc", "xfs": "loop"}
 
 FILE_SYSTEMS = tuple(_MAKE)
-
-# Seconds during which a file system may be in use by a process that was killed.
-_BUSY_TIMEOUT = 20.0
 
 
 # <linux/sched.h>
@@ -116,12 +113,15 @@ class Disk:
             os.close(descriptor)
 
     def _unmount(self) -> None:
-        deadline = time.monotonic() + _BUSY_TIMEOUT
-        while subprocess.run(["umount", str(self.path)], stderr=subprocess.DEVNULL, check=False).returncode:
-            if time.monotonic() > deadline:
-                _run("umount", "--lazy", str(self.path))
-                raise AssertionError(f"{self.path} was in use {_BUSY_TIMEOUT:.0f} s after the daemon was killed")
-            time.sleep(0.02)
+        try:
+            # It is in use until the last process of the daemon that was killed has ended.
+            wait_until(f"{self.path} is unmounted", self._is_unmounted)
+        except AssertionError:
+            _run("umount", "--lazy", str(self.path))
+            raise
+
+    def _is_unmounted(self) -> bool:
+        return not subprocess.run(["umount", str(self.path)], stderr=subprocess.DEVNULL, check=False).returncode
 
 
 def _run(*command: str) -> None:

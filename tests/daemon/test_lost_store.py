@@ -19,6 +19,7 @@ import requests
 
 from filestoraged.store import layout
 from filestoraged.store.system import LINUX
+from tests.clock import VirtualClock
 from tests.daemon.process import KILLED_WORKER, PATIENCE, Daemon
 from tests.support import Answer, ServerCase, TempCase, find_program
 
@@ -79,6 +80,7 @@ class RequestCase(ServerCase):
 
 class LostStoreCase(RequestCase):
     def setUp(self) -> None:
+        self.clock = self.time = VirtualClock()
         super().setUp()
         self.away = self.directory / "away"
         self.expect(200, "POST", "/", b"tea")
@@ -113,16 +115,18 @@ class LostStoreCase(RequestCase):
                 self.assertNotIn(str(self.directory), answer.body.decode())
 
     def assert_not_ready(self) -> None:
-        self.services_are_probed_anew()
+        self.pass_reuse()
         answer = self.expect(503, "GET", "/-/ready")
         self.assertIn("unmounted, moved or replaced", json.loads(answer.body)["message"])
         self.expect(200, "GET", "/-/health")
 
-    def services_are_probed_anew(self) -> None:
-        """A result is reused for a second otherwise."""
-        patched = mock.patch("filestoraged.api.operations._REUSE_TIME", 0.0)
-        patched.start()
-        self.addCleanup(patched.stop)
+    def assert_ready(self) -> None:
+        self.pass_reuse()
+        self.expect(200, "GET", "/-/ready")
+
+    def pass_reuse(self) -> None:
+        """The result of a probe is reused for a second."""
+        self.time.advance(1.0)
 
     def lines_naming(self, path: Path) -> list[str]:
         return [line for line in self.log_lines() if f"'{path}'" in line and not line.startswith("not ready")]
@@ -138,7 +142,7 @@ class LostStoreTest(LostStoreCase):
         os.rename(self.away, self.store_path)
 
         self.assertFalse(exists)
-        self.expect(200, "GET", "/-/ready")
+        self.assert_ready()
         self.expect(200, "GET", f"/{TEA}")
         self.expect(404, "GET", f"/{MISSING}")
         self.expect(200, "POST", "/", b"coffee")
@@ -183,7 +187,7 @@ class LostStoreTest(LostStoreCase):
             os.rename(self.away, self.store_path / name)
 
             self.assertFalse(exists, name)
-            self.expect(200, "GET", "/-/ready")
+            self.assert_ready()
             lost, back = self.lines_naming(self.store_path / name)
             self.assertIn("is missing", lost)
             self.assertIn("is back", back)

@@ -143,6 +143,15 @@ class StartTest(MasterCase):
         self.assertEqual(["STOPPING=1"], [message.split("\n")[0] for message in self.told()])
         self.assertEqual(["exceeded the drain deadline (35 s) with requests in flight"], self.log.warnings())
 
+    def test_workers_that_do_not_begin_to_serve_have_60_seconds(self) -> None:
+        """Even the first one, whose slot of the metrics was the master's."""
+        self.table.behaviour = HANGS
+
+        self.make().start()
+
+        late = [f"worker {pid} has not begun to serve for 61 s; killing it" for pid in (101, 102)]
+        self.assertEqual(late, self.log.warnings())
+
 
 class ReloadTest(MasterCase):
     def refused(self, master: Master) -> str:

@@ -8,10 +8,10 @@ from unittest import mock
 
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.services import Services
-from filestoraged.store.s3 import retries
 from filestoraged.store.s3.url import parse_url
 from filestoraged.web.metrics import Metrics
 from tests.client.scripted_server import ScriptedServer
+from tests.clock import HastyClock
 from tests.store.s3.test_answers import CREDENTIALS, DOCUMENTS, RESPONSES, sized
 from tests.support import ServerCase
 
@@ -19,14 +19,16 @@ LIES = {**RESPONSES, **{name: sized(document) for name, document in DOCUMENTS.it
 
 
 class LyingStoreTest(ServerCase):
+    clock = HastyClock()
+
     def setUp(self) -> None:
         self.response = RESPONSES["chunk of -5"]
         store = ScriptedServer([lambda _: self.response])
         self.addCleanup(store.__exit__)
         self.config = {"s3": parse_url(f"{store.url}/cats")}
-        for patch in (mock.patch.dict(os.environ, CREDENTIALS), mock.patch.object(retries, "_PAUSES", (0.0,))):
-            patch.start()
-            self.addCleanup(patch.stop)
+        patched = mock.patch.dict(os.environ, CREDENTIALS)
+        patched.start()
+        self.addCleanup(patched.stop)
         super().setUp()
 
     def test_requests_answer_503_and_log_one_line(self) -> None:
@@ -53,6 +55,6 @@ class LyingStoreTest(ServerCase):
         config = Config(store=str(self.directory / "other"), workers=1, **self.config)
         for name, self.response in LIES.items():
             with self.subTest(name):
-                services = Services(config, Metrics(()), [config.mounts])
+                services = Services(config, Metrics(()), [config.mounts], clock=self.clock)
                 services.stop()
                 services.close()

@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from bin.release.image import CONFIG
 from filestoraged import __version__
 from tests.daemon.process import ROOT
 from tests.release.packages import class_directory, package
-from tests.support import TempCase, find_program
+from tests.support import TempCase, find_program, wait_until
 
 _PATIENCE = 120
 
@@ -105,14 +104,16 @@ class ImageContract(TempCase):
     def curl(self, process: subprocess.Popen[bytes], *arguments: str) -> str:
         """Run curl in the network of the image, once it listens."""
         options = ["--silent", "--show-error", "--fail", "--noproxy", "*"]
-        deadline = time.monotonic() + _PATIENCE
-        while True:
+
+        def ask() -> subprocess.CompletedProcess[str] | None:
             done = self.run_beside(process, find_program("curl"), *options, *arguments)
             # 7: it does not listen yet.
-            if done.returncode != 7 or process.poll() is not None or time.monotonic() > deadline:
-                self.assertEqual(0, done.returncode, done.stderr)
-                return done.stdout
-            time.sleep(0.05)
+            return None if done.returncode == 7 and process.poll() is None else done
+
+        done = wait_until("it listens", ask, _PATIENCE)
+        assert done is not None
+        self.assertEqual(0, done.returncode, done.stderr)
+        return done.stdout
 
     def run_beside(self, process: subprocess.Popen[bytes], *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program in the network of the image."""

@@ -15,9 +15,10 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests import support
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -155,20 +156,20 @@ class Machine:
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
 
     def wait_until(self, what: str, script: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while self.run("sh", "-c", script, check=False).returncode:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"still not after {PATIENCE:.0f} s: {what}")
-            time.sleep(0.1)
+        support.wait_until(what, lambda: not self.run("sh", "-c", script, check=False).returncode, PATIENCE)
 
     def _wait_for_leader(self) -> int:
-        """The first process of the container is a child of systemd-nspawn."""
-        deadline = time.monotonic() + PATIENCE
+        support.wait_until("it boots", lambda: self._leader_now() or self._container.poll() is not None, PATIENCE)
+        leader = self._leader_now()
+        if not leader:
+            raise AssertionError("systemd-nspawn boots no machine")
+        return leader
+
+    def _leader_now(self) -> int:
+        """The first process of the container, a child of systemd-nspawn; 0 where there is none."""
         pid = self._container.pid
-        while self._container.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                    if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
-                        return int(child)
-            time.sleep(0.05)
-        raise AssertionError("systemd-nspawn boots no machine")
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                    return int(child)
+        return 0

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from tests.runner.marks import is_long
 from tests.runner.programs import may_start_programs
-from tests.runner.real_time import LIMIT, SleepRefusal, Stopwatch, is_listed
+from tests.runner.real_time import LIMIT, Stopwatch, is_listed, sleeps
 from tests.runner.units import Unit
 from tests.runner.zygote import FORK_EVENT, Zygote
 
@@ -38,8 +38,6 @@ class Reporter(unittest.TestResult):
         super().__init__()
         self._channel = channel
         self._stopwatch = Stopwatch()
-        self._sleeps = SleepRefusal()
-        self._sleeps.install()
 
     def send(self, event: str, **values: Any) -> None:
         line = json.dumps({"event": event, **values}).encode() + b"\n"
@@ -48,7 +46,7 @@ class Reporter(unittest.TestResult):
 
     def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
-        self._sleeps.begin(test)
+        sleeps.begin(test)
         self._stopwatch = Stopwatch()
         self.send("start", test=test.id())
 

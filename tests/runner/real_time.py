@@ -56,8 +56,12 @@ class SleepRefusal:
     def refuse(self, seconds: SupportsIndex | float, /) -> None:
         caller = sys._getframe(1).f_globals.get("__name__", "")
         if not self._allowed and caller.startswith(("tests.", "test_")):
-            raise RefusedSleepError(f"time.sleep({seconds}) in {caller}: wait for an event, or hand a clock in")
+            raise RefusedSleepError(f"{caller} sleeps for {seconds} s: wait for an event, or hand a clock in")
         self._sleep(seconds)
+
+
+# Installed before the tests are loaded, which may import the function.
+sleeps = SleepRefusal()
 
 
 class Stopwatch:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests import support
 from tests.server_process import ServerProcess
 
 # Seconds that anything is waited for at most. The slowest is an OSD that starts beside other work.
@@ -50,15 +49,5 @@ def run(*command: str) -> str:
 
 def wait_until(what: str, condition: Callable[[], object], patience: float = PATIENCE) -> None:
     """Wait until a condition holds; an error counts as not yet. `what` names it in the failure."""
-    pause = threading.Event()
-    deadline = time.monotonic() + patience
-    while True:
-        fault: Exception | None = None
-        try:
-            if condition():
-                return
-        except (OSError, ValueError, AssertionError, subprocess.TimeoutExpired) as error:
-            fault = error
-        if time.monotonic() > deadline:
-            raise AssertionError(f"still not after {patience:.0f} s: {what}") from fault
-        pause.wait(0.05)
+    passing = (OSError, ValueError, AssertionError, subprocess.TimeoutExpired)
+    support.wait_until(what, condition, patience, passing=passing)

@@ -10,11 +10,12 @@ import shlex
 import signal
 import socket
 import subprocess
-import time
 import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests import support
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNIT = "filestoraged.service"
@@ -69,18 +70,7 @@ def is_alive(pid: int) -> bool:
 
 def wait_until(what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Wait for something that others bring about, and return it. What fails meanwhile is not there yet."""
-    deadline = time.monotonic() + patience
-    while True:
-        fault: Exception | None = None
-        try:
-            value = condition()
-            if value:
-                return value
-        except (OSError, http.client.HTTPException, AssertionError) as error:
-            fault = error
-        if time.monotonic() > deadline:
-            raise AssertionError(f"still not after {patience:.0f} s: {what}") from fault
-        time.sleep(0.02)
+    return support.wait_until(what, condition, patience, passing=(OSError, http.client.HTTPException, AssertionError))
 
 
 class Newcomer:

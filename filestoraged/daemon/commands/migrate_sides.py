@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.daemon.backends import drop_store, selected
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.loading import load
@@ -86,7 +87,7 @@ def _open(config: Config, closing: ExitStack) -> Side:
         cache_size=0,
     )
     backend = selected(config)
-    opened = backend.open(config, 1, disk, disk.hash_threads)
+    opened = backend.open(config, 1, disk, disk.hash_threads, SYSTEM_CLOCK)
     closing.callback(opened.store.close)
     contents = _contents(config)
     closing.callback(contents.close)
