@@ -25,13 +25,13 @@ from filestoraged.check.databases import (
 )
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inventory import Inventory, Item, Kind
-from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.check.upload_files import UploadFiles, exists
 from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
+from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.staging_area import list_abandoned, sweep_area
 from filestoraged.store.sqlite.losses import find_losses
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import CheckError
 from filestoraged.store import layout
+from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 
 # The oid at the beginning of a line, as `git lfs ls-files --long` prints it.

@@ -17,10 +17,10 @@ from unittest import mock
 from filestoraged.check.databases import Registry, query
 from filestoraged.check.disk import DiskCheck, _ObjectChecker
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, CheckTotals, Finding
-from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import NotFound, StoreUnavailable
+from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops

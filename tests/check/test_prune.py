@@ -8,9 +8,9 @@ from pathlib import Path
 from unittest import mock
 
 from filestoraged.check.prune import Prune, Pruned, read_keep_list
-from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.errors import CheckError, NotFound
+from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import LINUX
 from tests.support import TempCase, ago

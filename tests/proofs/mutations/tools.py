@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.proofs.mutations.mutation import in_file
 
 _check_disk = in_file("check/disk.py", "tests.check.test_disk")
-_quarantine = in_file("check/quarantine.py", "tests.check.test_disk", "tests.check.test_prune")
+_quarantine = in_file("store/disk/quarantine.py", "tests.check.test_disk", "tests.check.test_prune")
 _prune = in_file("check/prune.py", "tests.check.test_prune")
 _throttle = in_file("check/throttle.py", "tests.check.test_runner")
 _check_memcached = in_file("check/memcached.py", "tests.check.test_memcached")
