@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from filestoraged.check.databases import SqliteRegistry, describe, integrity_failure
+from filestoraged.check.databases import SqliteRegistry, integrity_failure
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, read_failure
 from filestoraged.check.inventory import (
     OBJECTS,
@@ -32,6 +32,7 @@ from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.staging_area import list_abandoned, sweep_area
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.sqlite.losses import find_losses
+from filestoraged.store.sqlite.reading import describe
 
 # A symbolic link must not lead to a foreign file, nor a pipe block.
 _OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

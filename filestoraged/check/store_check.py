@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from filestoraged.check.databases import describe
 from filestoraged.check.findings import DAMAGED, FOREIGN, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inventory import OBJECTS, CheckedStore, Item, Kind, OpenItem
 from filestoraged.check.rows import IDS_PER_QUERY, ComparedRows, RegistryUnreadable
@@ -22,6 +21,7 @@ from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import Error, NotFound
+from filestoraged.store.sqlite.reading import describe
 
 # Seconds before the objects are counted for the progress display: a short check ends without.
 _COUNT_DELAY = 1.0

@@ -21,11 +21,11 @@ from filestoraged.check.findings import Finding
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.errors import CheckError, Error
 from filestoraged.migration import databases
-from filestoraged.migration.contents import Contents
 from filestoraged.migration.databases import DatabaseComparison, DatabaseCopy, available_drops
 from filestoraged.migration.findings import MigrationTotals
 from filestoraged.migration.namespace_pairs import NamespacePair, Stores, drop_pair, object_pairs
 from filestoraged.migration.passes import ComparePass, CopyPasses
+from filestoraged.store.rows import RowStore
 
 # Seconds before the objects are counted for the progress display: a short migration ends without.
 _COUNT_DELAY = 1.0
@@ -35,13 +35,13 @@ class Service(NamedTuple):
     """What one daemon keeps."""
 
     stores: Stores
-    contents: Contents
+    rows: RowStore
     # The one that names most objects of files.
     algorithm: str
 
     @property
     def side(self) -> databases.Side:
-        return databases.Side(self.contents, self.stores.drops)
+        return databases.Side(self.rows, self.stores.drops)
 
 
 class Parts(NamedTuple):
@@ -68,7 +68,7 @@ class _Run:
         if self._parts.objects:
             yield from object_pairs(source.stores, target.stores, source.algorithm)
         if self._parts.drops:
-            yield drop_pair(source.stores, target.stores, functools.partial(available_drops, source.contents))
+            yield drop_pair(source.stores, target.stores, functools.partial(available_drops, source.rows))
 
     def _start_counting(self) -> None:
         if self._parts.objects:
