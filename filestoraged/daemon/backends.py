@@ -170,14 +170,14 @@ def drop_store(options: StoreOptions, opened: OpenStore, disk: DiskStore) -> Sto
 
 def drop_registry(options: StoreOptions) -> Any:
     """The registry of drops in the database; None for that in the directory."""
-    return None if options.database is None else load("check.postgresql", "PostgresRegistry")(options.database)
+    return None if options.database is None else load("check.tables", "PostgresRegistry")(options.database)
 
 
 def upload_registry(options: StoreOptions) -> Any:
     """The registry of resumable uploads in the database; None for that in the directory."""
     if options.database is None:
         return None
-    return load("check.postgresql", "PostgresRegistry")(options.database, load("check.rows", "UPLOADS"))
+    return load("check.tables", "PostgresRegistry")(options.database, load("check.rows", "UPLOADS"))
 
 
 def _open_prune(options: StoreOptions, repository: str, throttle: Any, moves: bool) -> Any:

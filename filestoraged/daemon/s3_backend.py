@@ -65,7 +65,7 @@ def open_check(options: StoreOptions, **settings: Any) -> Check:
     except Error as error:
         raise StartError(str(error.__cause__ or error)) from error
     registry = drop_registry(options) or _local_registry(options, settings["throttle"])
-    segments = None if options.database is None else load("check.postgresql", "PostgresSegments")(options.database)
+    segments = None if options.database is None else load("check.tables", "PostgresSegments")(options.database)
     check: Check = load("check.s3", "check_s3")(
         client, algorithm=options.hash, drops=registry, segments=segments, **settings
     )
