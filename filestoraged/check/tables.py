@@ -7,7 +7,6 @@ is found. Rows that are written meanwhile may be checked or not.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import psycopg
 
 from filestoraged.check.findings import DAMAGED, CheckTotals, Finding
 from filestoraged.check.rows import DROPS, SEGMENTS, RegistryKind, RegistryUnreadable, RowRegistry, SegmentRegistry
+from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import Error
 from filestoraged.store import drop_tables, locks
@@ -45,23 +45,17 @@ class PostgresCheck:
 
     def findings(self, pause: float) -> Iterator[Finding | None]:
         """All findings; and None after each `pause` seconds without one. Raises an Error and CheckStopped."""
-        due = time.monotonic() + pause
         with contextlib.closing(self._readers):
-            for table in _CHECKS:
-                for finding in self._check(table):
-                    self._throttle.raise_if_stopped()
-                    if finding is not None or time.monotonic() >= due:
-                        due = time.monotonic() + pause
-                        yield finding
+            yield from Runner(iter(_CHECKS), [self._check], self._throttle).findings(pause)
 
-    def _check(self, table: RowCheck) -> Iterator[Finding | None]:
-        """A finding or None for each row."""
+    def _check(self, table: RowCheck) -> Iterator[Finding]:
         statement = (
             f"SELECT {table.key}, {table.label}, {table.size}, {table.condition} FROM {table.table}"
             f" WHERE {table.table}.{table.key} > %s ORDER BY {table.table}.{table.key} LIMIT {_PAGE}"
         )
         after: Any = table.first
         while True:
+            self._throttle.raise_if_stopped()
             try:
                 rows = self._readers.all(statement, (after,))
             except Error as error:
@@ -72,7 +66,8 @@ class PostgresCheck:
                 after = key
                 self.totals.add_object()
                 self.totals.add_size(size)
-                yield None if is_sound else Finding(DAMAGED, f"database/{table.table}/{label}", table.reason)
+                if not is_sound:
+                    yield Finding(DAMAGED, f"database/{table.table}/{label}", table.reason)
             if len(rows) < _PAGE:
                 return
 

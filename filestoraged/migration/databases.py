@@ -18,7 +18,7 @@ from filestoraged.check.findings import MISSING, Finding
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import CheckError, NotFound
 from filestoraged.migration.findings import DIFFERENT, EXTRA, MigrationTotals
-from filestoraged.migration.listing import can_list, names
+from filestoraged.migration.namespace_pairs import can_list, names
 from filestoraged.store.contract import Store
 from filestoraged.store.drop_tables import DROP_ROWS, DROP_TABLE, DropRow
 from filestoraged.store.kv import KEY_ROWS
