@@ -155,7 +155,6 @@ class ItemChecker:
         self._throttle = throttle
         self._totals = totals
         self._repair = repair
-        self._first = algorithm
         # By the length of names. The algorithm that matched last is the first.
         self._algorithms: dict[int, list[str]] = {}
         for each in (algorithm, *(other for other in ALGORITHMS if other != algorithm)):

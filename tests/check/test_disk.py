@@ -756,6 +756,13 @@ class DatabasesTest(DiskCheckCase):
             self.assertEqual([f"damaged {name}"], self.found())
             (self.root / name).unlink()
 
+    def test_registry_of_another_program_is_damaged(self) -> None:
+        for name in ("drops.sqlite", "uploads.sqlite"):
+            prepare_keys(str(self.root / name))
+
+            self.assertEqual([f"damaged {name}"], self.found())
+            (self.root / name).unlink()
+
     def test_database_that_another_program_keeps_locked_is_unreadable_and_all_else_is_checked(self) -> None:
         for name, prepare in (("kv.sqlite", prepare_keys), ("drops.sqlite", prepare_drops)):
             prepare(str(self.root / name))
