@@ -100,7 +100,7 @@ def _checks(settings: dict[str, Any], throttle: Throttle, *, repair: bool) -> It
     options = StoreOptions(**{"store": "", **settings})
     try:
         if options.database is not None:
-            yield load("check.postgresql", "PostgresCheck")(options.database, throttle=throttle)
+            yield load("check.tables", "PostgresCheck")(options.database, throttle=throttle)
         for backend in BACKENDS:
             if backend.option in settings:
                 yield backend.check(options, throttle=throttle, repair=repair)

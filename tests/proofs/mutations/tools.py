@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.proofs.mutations.mutation import in_file
 
 _check_disk = in_file("check/disk.py", "tests.check.test_disk")
-_quarantine = in_file("check/quarantine.py", "tests.check.test_disk", "tests.check.test_prune")
+_store_check = in_file("check/store_check.py", "tests.check.test_disk")
+_quarantine = in_file("store/disk/quarantine.py", "tests.check.test_disk", "tests.check.test_prune")
 _prune = in_file("check/prune.py", "tests.check.test_prune")
 _throttle = in_file("check/throttle.py", "tests.check.test_runner")
 _check_memcached = in_file("check/memcached.py", "tests.check.test_memcached")
@@ -23,6 +24,8 @@ _databases = in_file(
     "migration/databases.py", "tests.daemon.test_migrate.DatabasesTest", "tests.daemon.test_migrate.DropsTest"
 )
 
+_drop_tables = in_file("store/drop_tables.py", "tests.daemon.test_migrate.DropsTest")
+
 _watchdog = in_file("daemon/watchdog.py", "tests.daemon.test_watchdog")
 _cleanup_lock = in_file("daemon/cleanup_lock.py", "tests.daemon.test_janitor")
 _tokens_file = in_file("daemon/tokens_file.py", "tests.daemon.test_tokens_file")
@@ -31,12 +34,12 @@ _supervisor = in_file("daemon/supervisor.py", "tests.daemon.test_supervisor", "t
 
 MUTATIONS = (
     # The check.
-    _check_disk("drop-that-was-fetched-meanwhile-is-missing", "(path) and self._registry.needs_bytes(id_):", "(path):"),
-    _check_disk("drop-that-was-removed-meanwhile-is-orphaned", "without_row and self._exists(path):", "without_row:"),
-    _check_disk("check-without-repair-removes-stagings", "if self._repair and names:", "if names:"),
-    _check_disk(
+    _store_check("drop-that-was-fetched-meanwhile-is-missing", "size) and registry.needs_bytes(id_):", "size):"),
+    _store_check("drop-that-was-removed-meanwhile-is-orphaned", "checker.exists(path, grace=rows.grace)", "path"),
+    _check_disk("check-without-repair-removes-stagings", "if repair and names:", "if names:"),
+    _store_check(
         "object-that-was-healed-meanwhile-is-damaged",
-        "        if not self._is_at(finding.path, status):\n            return None\n",
+        "        if not found.is_in_place():\n            return None\n",
         "",
     ),
     _check_disk("symbolic-link-is-followed", "O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC", "O_NONBLOCK | os.O_CLOEXEC"),
@@ -48,7 +51,7 @@ MUTATIONS = (
     ),
     _quarantine("move-to-the-quarantine-is-not-synced", '        sync(os.path.dirname(f"{self._root}/{path}"))\n', ""),
     _quarantine("whole-upload-is-quarantined", "        self._give_back(source, destination)\n", ""),
-    _prune("object-of-the-very-second-is-pruned", "status.st_mtime < self._before", "status.st_mtime <= self._before"),
+    _prune("object-of-the-very-second-is-pruned", "status.modified < self._before", "status.modified <= self._before"),
     _prune("line-without-an-oid-is-skipped", "if not _OID.fullmatch(words[0]):", "if not _OID.match(words[0]):"),
     _throttle("thread-may-catch-up-for-ever", "max(self._paid_until, now - _MAX_LAG) +", "self._paid_until +"),
     _throttle("threads-do-not-share-the-limit", "max(self._paid_until, now - _MAX_LAG) + size", "now + size"),
@@ -94,11 +97,11 @@ MUTATIONS = (
     _migration("empty-source-deletes-all-of-the-target", "if self._delete and self.", "if self._delete and not self."),
     _databases(
         "database-that-was-served-is-replaced",
-        "            _require_unserved(database, writer)\n            writer.clear()\n",
+        "            _require_unserved(group, writer)\n            writer.clear()\n",
         "            writer.clear()\n",
         missed="the check before the copy finds it; here it guards against a daemon that starts during the copy",
     ),
-    _databases("drop-without-bytes-is-copied", "and not is_in_use and found.has(row.id):", "and not is_in_use:"),
+    _drop_tables("drop-without-bytes-is-copied", " and has_bytes(self.id):", ":"),
     _databases("drop-of-a-live-process-is-copied", "is not None and self._source", "is not None and not self._source"),
     # The daemon.
     _watchdog("worker-is-killed-after-a-stopped-machine", "_timeouts.silence / 2:", "_timeouts.silence * 2000:"),
