@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from filestoraged.daemon.commands.completion import commands
+from filestoraged.cli.completion import commands
 from tests.daemon.process import ROOT, clean_environment
 from tests.support import find_program
 

@@ -10,9 +10,9 @@ import subprocess
 import unittest
 from collections.abc import Callable
 
-from filestoraged.daemon.cli import COMMANDS, main
-from filestoraged.daemon.commands.completion import commands
-from filestoraged.daemon.commands.shells import SHELLS
+from filestoraged.cli.completion import commands
+from filestoraged.cli.main import COMMANDS, main
+from filestoraged.cli.shells import SHELLS
 from filestoraged.daemon.config import CONFIG_FILE, FIELDS
 from tests.support import TempCase, find_program
 

@@ -245,7 +245,7 @@ def _read_file(path: str) -> dict[str, Any]:
 
 class _ShowManual(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.exit(load("daemon.commands.manual", "show_manual")())
+        parser.exit(load("cli.manual", "show_manual")())
 
 
 def make_parser() -> CommandParser:

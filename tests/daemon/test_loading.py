@@ -48,8 +48,8 @@ UNWANTED = (
 LIST = """
 import sys
 before = set(sys.modules)
-from filestoraged.daemon import cli
-cli._load(sys.argv[1])
+from filestoraged.cli import main
+main._load(sys.argv[1])
 print("\\n".join(set(sys.modules) - before))
 """
 

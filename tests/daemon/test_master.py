@@ -12,7 +12,7 @@ import socket
 import threading
 from unittest import mock
 
-from filestoraged.daemon.commands.serve import Master, serve
+from filestoraged.cli.serve import Master, serve
 from filestoraged.daemon.config import parse_arguments
 from filestoraged.daemon.endpoints import Endpoints
 from filestoraged.daemon.processes import BLOCKED_SIGNALS

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from filestoraged.daemon.cli import COMMANDS
+from filestoraged.cli.main import COMMANDS
 from filestoraged.daemon.loading import load
 
 Main = Callable[[Sequence[str]], int]
@@ -164,7 +164,7 @@ def _forget_tests() -> None:
     warnings.simplefilter("ignore")
     for path in COMMANDS.values():
         module, _, name = path.rpartition(".")
-        load(f"daemon.{module}", name)
+        load(f"cli.{module}", name)
     # What a test has lost is not collected in a child, whose descriptors have other numbers.
     gc.freeze()
 

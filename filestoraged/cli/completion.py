@@ -10,9 +10,9 @@ import re
 import sys
 from collections.abc import Sequence
 
+from filestoraged.cli.main import COMMANDS
+from filestoraged.cli.shells import SHELLS, Command, Option, Words
 from filestoraged.daemon import config
-from filestoraged.daemon.cli import COMMANDS
-from filestoraged.daemon.commands.shells import SHELLS, Command, Option, Words
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.loading import load
 from filestoraged.daemon.values import LOG_LEVELS
@@ -51,7 +51,7 @@ def _parser_of(name: str) -> argparse.ArgumentParser:
     if name == "serve":
         return config.make_parser()
     module = COMMANDS[name].rpartition(".")[0]
-    parser: argparse.ArgumentParser = load(f"daemon.{module}", "make_parser")()
+    parser: argparse.ArgumentParser = load(f"cli.{module}", "make_parser")()
     return parser
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 
 from filestoraged.check.findings import Finding
 from filestoraged.check.throttle import CheckStopped, Throttle
-from filestoraged.daemon.commands.check import parse_limit
-from filestoraged.daemon.commands.check_output import Progress, show_findings
-from filestoraged.daemon.commands.migrate_output import MigrationJson, MigrationReport, MigrationText, Summary
-from filestoraged.daemon.commands.migrate_sides import open_sides, prepare, require
-from filestoraged.daemon.commands.stopping import STOPPED, run_with_output, stopped_by_signals
+from filestoraged.cli.check import parse_limit
+from filestoraged.cli.check_output import Progress, show_findings
+from filestoraged.cli.migrate_output import MigrationJson, MigrationReport, MigrationText, Summary
+from filestoraged.cli.migrate_sides import open_sides, prepare, require
+from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.config import Config, parse_arguments
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.errors import CheckError, Error, UsageError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from filestoraged.daemon.commands.client_options import client_parser, make_client, run_client
-from filestoraged.daemon.commands.client_output import ClientOutput
+from filestoraged.cli.client_options import client_parser, make_client, run_client
+from filestoraged.cli.client_output import ClientOutput
 from filestoraged.daemon.fields import CommandParser
 
 

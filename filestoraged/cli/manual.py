@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 
-from filestoraged.daemon.commands.stopping import run_with_output
-from filestoraged.daemon.roff import render
+from filestoraged.cli.roff import render
+from filestoraged.cli.stopping import run_with_output
 from filestoraged.resources import read_resource
 
 # In the order in which they are shown.

@@ -11,8 +11,7 @@ from typing import Any
 
 from filestoraged.check.findings import FOREIGN, Finding
 from filestoraged.check.throttle import CheckStopped, Throttle
-from filestoraged.daemon.backends import BACKENDS, Check, StoreOptions, default_store
-from filestoraged.daemon.commands.check_output import (
+from filestoraged.cli.check_output import (
     JsonReport,
     Progress,
     Report,
@@ -20,7 +19,8 @@ from filestoraged.daemon.commands.check_output import (
     TextReport,
     show_findings,
 )
-from filestoraged.daemon.commands.stopping import STOPPED, run_with_output, stopped_by_signals
+from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
+from filestoraged.daemon.backends import BACKENDS, Check, StoreOptions, default_store
 from filestoraged.daemon.config import file_values
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.loading import load

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from filestoraged.cli.check_output import size_text
 from filestoraged.client.sources import Progress
-from filestoraged.daemon.commands.check_output import size_text
 from filestoraged.errors import Error, printable
 
 # Seconds between two updates of the bar, and until a rate is meaningful.

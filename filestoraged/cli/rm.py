@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from filestoraged.cli.client_options import client_parser, make_client, run_client
+from filestoraged.cli.client_output import ClientOutput
 from filestoraged.client.reference import parse_object
-from filestoraged.daemon.commands.client_options import client_parser, make_client, run_client
-from filestoraged.daemon.commands.client_output import ClientOutput
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.errors import NotFound
 

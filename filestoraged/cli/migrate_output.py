@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol, TextIO
 
 from filestoraged.check.findings import Finding
-from filestoraged.daemon.commands.check_output import JsonFindings, TextReport, size_text
+from filestoraged.cli.check_output import JsonFindings, TextReport, size_text
 from filestoraged.migration.findings import MIGRATION_KINDS, MigrationTotals
 
 

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, Protocol, TextIO
 
 from filestoraged.check.prune import Prune, Pruned, PruneTotals, read_keep_list
 from filestoraged.check.throttle import CheckStopped, Throttle
+from filestoraged.cli.check_output import size_text
+from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.backends import StoreOptions, default_store, selected
-from filestoraged.daemon.commands.check_output import size_text
-from filestoraged.daemon.commands.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.config import file_values
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.loading import load

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from filestoraged.cli.client_output import ClientOutput, OutputFailed
+from filestoraged.cli.stopping import run_with_output
 from filestoraged.client.client import Client
 from filestoraged.client.retries import Retries
 from filestoraged.client.upload_state import default_directory
-from filestoraged.daemon.commands.client_output import ClientOutput, OutputFailed
-from filestoraged.daemon.commands.stopping import run_with_output
 from filestoraged.daemon.fields import CommandParser, read_text
 from filestoraged.daemon.values import parse_count, parse_prefix
 from filestoraged.errors import Error, ServerUnreachable, UsageError

@@ -8,15 +8,15 @@ import stat
 import sys
 from collections.abc import Sequence
 
-from filestoraged.client.client import Client, Content
-from filestoraged.daemon.commands.client_options import (
+from filestoraged.cli.client_options import (
     add_password_options,
     client_parser,
     make_client,
     password_of,
     run_client,
 )
-from filestoraged.daemon.commands.client_output import ClientOutput, named_line
+from filestoraged.cli.client_output import ClientOutput, named_line
+from filestoraged.client.client import Client, Content
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.errors import BadRequest, UsageError
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from filestoraged.client.client import Client
-from filestoraged.client.download import Download
-from filestoraged.client.reference import is_drop, parse_object
-from filestoraged.client.saving import Saved, safe_name
-from filestoraged.daemon.commands.client_options import (
+from filestoraged.cli.client_options import (
     add_password_options,
     client_parser,
     make_client,
     password_of,
     run_client,
 )
-from filestoraged.daemon.commands.client_output import ClientOutput, named_line
+from filestoraged.cli.client_output import ClientOutput, named_line
+from filestoraged.client.client import Client
+from filestoraged.client.download import Download
+from filestoraged.client.reference import is_drop, parse_object
+from filestoraged.client.saving import Saved, safe_name
 from filestoraged.daemon.fields import CommandParser
 from filestoraged.errors import UnexpectedResponse, UsageError, quoted
 

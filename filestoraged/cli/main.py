@@ -10,18 +10,18 @@ from filestoraged.errors import CheckError, StartError, UsageError, printable
 
 # The function of each subcommand, by its module and name. `make_parser` of the module has its options.
 COMMANDS: dict[str, str] = {
-    "serve": "commands.serve.serve",
-    "check": "commands.check.check",
-    "prune": "commands.prune.prune",
-    "token": "commands.token.token",
-    "memcached-check": "commands.memcached_check.memcached_check",
-    "s3-check": "commands.s3_check.s3_check",
-    "migrate": "commands.migrate.migrate",
-    "put": "commands.put.put",
-    "get": "commands.get.get",
-    "rm": "commands.rm.rm",
-    "list": "commands.listing.listing",
-    "completion": "commands.completion.completion",
+    "serve": "serve.serve",
+    "check": "check.check",
+    "prune": "prune.prune",
+    "token": "token.token",
+    "memcached-check": "memcached_check.memcached_check",
+    "s3-check": "s3_check.s3_check",
+    "migrate": "migrate.migrate",
+    "put": "put.put",
+    "get": "get.get",
+    "rm": "rm.rm",
+    "list": "listing.listing",
+    "completion": "completion.completion",
 }
 
 
@@ -62,7 +62,7 @@ def _load(command: str) -> Callable[[Sequence[str]], int]:
 
 
 def _load_function(module: str, name: str) -> Callable[[Sequence[str]], int]:
-    loaded: Callable[[Sequence[str]], int] = load(f"daemon.{module}", name)
+    loaded: Callable[[Sequence[str]], int] = load(f"cli.{module}", name)
     return loaded
 
 
