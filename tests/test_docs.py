@@ -10,7 +10,7 @@ import sys
 import unittest
 from collections.abc import Iterator
 
-from filestoraged.daemon.config import parse_arguments
+from filestoraged.cli.serve import parse_arguments
 from filestoraged.daemon.values import parse_s3_url
 from filestoraged.errors import ClientGone, Error
 from filestoraged.web.states import TABLE, Event

@@ -19,10 +19,10 @@ from filestoraged.cli.check_output import (
     TextReport,
     show_findings,
 )
+from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.backends import BACKENDS, Check, StoreOptions, default_store
 from filestoraged.daemon.config import file_values
-from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.loading import load
 from filestoraged.daemon.values import parse_size
 from filestoraged.errors import CheckError, StartError, StoreFailed, StoreUnavailable, UsageError

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from filestoraged.cli.client_output import ClientOutput, OutputFailed
+from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import run_with_output
 from filestoraged.client.client import Client
 from filestoraged.client.retries import Retries
 from filestoraged.client.upload_state import default_directory
-from filestoraged.daemon.fields import CommandParser, read_text
+from filestoraged.daemon.fields import read_text
 from filestoraged.daemon.values import parse_count, parse_prefix
 from filestoraged.errors import Error, ServerUnreachable, UsageError
 

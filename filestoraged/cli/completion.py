@@ -10,10 +10,10 @@ import re
 import sys
 from collections.abc import Sequence
 
+from filestoraged.cli import serve
 from filestoraged.cli.main import COMMANDS
+from filestoraged.cli.options import CommandParser
 from filestoraged.cli.shells import SHELLS, Command, Option, Words
-from filestoraged.daemon import config
-from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.loading import load
 from filestoraged.daemon.values import LOG_LEVELS
 from filestoraged.digest import ALGORITHMS
@@ -49,7 +49,7 @@ def commands() -> list[Command]:
 def _parser_of(name: str) -> argparse.ArgumentParser:
     # The module of this one is the whole daemon.
     if name == "serve":
-        return config.make_parser()
+        return serve.make_parser()
     module = COMMANDS[name].rpartition(".")[0]
     parser: argparse.ArgumentParser = load(f"cli.{module}", "make_parser")()
     return parser

@@ -13,11 +13,11 @@ from filestoraged.cli.client_options import (
     run_client,
 )
 from filestoraged.cli.client_output import ClientOutput, named_line
+from filestoraged.cli.options import CommandParser
 from filestoraged.client.client import Client
 from filestoraged.client.download import Download
 from filestoraged.client.reference import is_drop, parse_object
 from filestoraged.client.saving import Saved, safe_name
-from filestoraged.daemon.fields import CommandParser
 from filestoraged.errors import UnexpectedResponse, UsageError, quoted
 
 _STANDARD_OUTPUT = "-"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from filestoraged.cli.client_options import client_parser, make_client, run_client
 from filestoraged.cli.client_output import ClientOutput
-from filestoraged.daemon.fields import CommandParser
+from filestoraged.cli.options import CommandParser
 
 
 def listing(arguments: Sequence[str]) -> int:

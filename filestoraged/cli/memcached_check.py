@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from filestoraged.daemon.fields import CommandParser
+from filestoraged.cli.options import CommandParser
 from filestoraged.daemon.values import parse_servers, parse_size
 from filestoraged.errors import StartError
 from filestoraged.store.diagnosis import BAD

@@ -13,9 +13,10 @@ from filestoraged.cli.check import parse_limit
 from filestoraged.cli.check_output import Progress, show_findings
 from filestoraged.cli.migrate_output import MigrationJson, MigrationReport, MigrationText, Summary
 from filestoraged.cli.migrate_sides import open_sides, prepare, require
+from filestoraged.cli.options import CommandParser
+from filestoraged.cli.serve import parse_arguments
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
-from filestoraged.daemon.config import Config, parse_arguments
-from filestoraged.daemon.fields import CommandParser
+from filestoraged.daemon.config import Config
 from filestoraged.errors import CheckError, Error, UsageError
 from filestoraged.migration.migration import Comparison, Migration
 from filestoraged.migration.transfer import reason_of

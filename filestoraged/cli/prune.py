@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, Protocol, TextIO
 from filestoraged.check.prune import Prune, Pruned, PruneTotals, read_keep_list
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.cli.check_output import size_text
+from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.backends import StoreOptions, default_store, selected
 from filestoraged.daemon.config import file_values
-from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.loading import load
 from filestoraged.daemon.values import parse_duration
 from filestoraged.errors import CheckError, StartError, StorageFull, StoreUnavailable, UsageError

@@ -16,8 +16,8 @@ from filestoraged.cli.client_options import (
     run_client,
 )
 from filestoraged.cli.client_output import ClientOutput, named_line
+from filestoraged.cli.options import CommandParser
 from filestoraged.client.client import Client, Content
-from filestoraged.daemon.fields import CommandParser
 from filestoraged.errors import BadRequest, UsageError
 
 

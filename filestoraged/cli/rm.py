@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from filestoraged.cli.client_options import client_parser, make_client, run_client
 from filestoraged.cli.client_output import ClientOutput
+from filestoraged.cli.options import CommandParser
 from filestoraged.client.reference import parse_object
-from filestoraged.daemon.fields import CommandParser
 from filestoraged.errors import NotFound
 
 

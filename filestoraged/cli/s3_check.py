@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 
 from filestoraged.check.throttle import CheckStopped, Throttle
+from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.backends import StoreOptions
-from filestoraged.daemon.fields import CommandParser
 from filestoraged.daemon.s3_backend import make_client
 from filestoraged.daemon.values import parse_path, parse_region, parse_s3_url
 from filestoraged.store.diagnosis import BAD, Diagnosis

@@ -37,7 +37,7 @@ UNWANTED = (
     "filestoraged.check",
     "filestoraged.client",
     "filestoraged.migration",
-    "filestoraged.daemon.config_file",
+    "configparser",
     "filestoraged.store.memcached",
     "filestoraged.store.postgresql",
     "filestoraged.store.s3",
