@@ -3,10 +3,6 @@
 A database in use has a write-ahead log beside it, and is read together with the log. A database without a log is opened
 as immutable, since SQLite would make the log and its index otherwise. Whether another process opened or changed the
 file during a query is checked after the query.
-
-The row of a drop or of an upload is made before its bytes, and removed after them. So bytes that are seen first, then
-have no row, and still exist, are orphaned; and bytes that are missing between two queries that find a row that needs
-them, are lost.
 """
 
 from __future__ import annotations
@@ -17,15 +13,14 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from filestoraged.check.rows import DROPS, RegistryKind, RegistryUnreadable, RowRegistry
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store import drop_tables as drops
 from filestoraged.store import layout
 from filestoraged.store.sqlite import database
-from filestoraged.store.uploads import registry as uploads
 
 _Result = TypeVar("_Result")
 
@@ -38,54 +33,17 @@ _STOP_INSTRUCTIONS = 100_000
 # Seconds to wait for a lock of another process, such as one that recovers the database after a crash.
 _LOCK_TIMEOUT = 30.0
 
-# Ids in one query of the registry: SQLite accepts 999 values.
-IDS_PER_QUERY = 500
 
+class SqliteRegistry(RowRegistry):
+    """The registry in the database at `path`, which may be missing.
 
-class RegistryKind(NamedTuple):
-    """What a registry has. The conditions are those of rows whose bytes may exist, and must exist."""
-
-    table: str
-    application: int
-    may_have_bytes: str
-    needs_bytes: str
-
-
-DROPS = RegistryKind("drops", drops.APPLICATION, drops.MAY_HAVE_BYTES, drops.HAS_BYTES)
-UPLOADS = RegistryKind("uploads", uploads.APPLICATION, "1 = 1", uploads.WITH_BYTES)
-
-
-class RowRegistry(Protocol):
-    """The registry of drops or of uploads, wherever it is; see `Registry`. Methods may raise RegistryUnreadable."""
-
-    # As findings name it.
-    name: str
-
-    @property
-    def damage(self) -> str | None: ...
-
-    def without_row(self, ids: Sequence[str]) -> set[str]: ...
-
-    def needs_bytes(self, id_: str) -> bool: ...
-
-    def all_with_bytes(self) -> Iterator[str]: ...
-
-
-class RegistryUnreadable(Exception):
-    """The registry cannot be read at present, which says nothing about its contents."""
-
-
-class Registry:
-    """A registry, a database at `path`, which may be missing.
-
-    Any thread calls it. The lock guards the result of the integrity check. If the registry cannot be read, because
-    another program keeps it locked, methods raise RegistryUnreadable, from the second call on at once.
+    The lock guards the result of the integrity check. If the registry cannot be read, because another program keeps it
+    locked, methods raise RegistryUnreadable, from the second call on at once.
     """
 
     def __init__(self, path: str, throttle: Throttle, kind: RegistryKind = DROPS) -> None:
+        super().__init__(os.path.basename(path), kind)
         self.path = path
-        self._kind = kind
-        self.name = os.path.basename(path)
         self._throttle = throttle
         self._lock = threading.Lock()
         self._is_examined = False
@@ -95,7 +53,7 @@ class Registry:
 
     @property
     def damage(self) -> str | None:
-        """The result of the integrity check, None for a sound database. Do not query a damaged one for rows."""
+        """The result of the integrity check."""
         with self._lock:
             if not self._is_examined:
                 with contextlib.suppress(FileNotFoundError), self._failures():
@@ -104,34 +62,17 @@ class Registry:
             return self._damage
 
     def without_row(self, ids: Sequence[str]) -> set[str]:
-        """Those of at most IDS_PER_QUERY ids that have no row, or a row that says that their bytes are removed."""
         if not os.path.exists(self.path):
             # The daemon has --database, and this check has not.
             raise RegistryUnreadable("it is missing; --database names one that is in PostgreSQL")
-        marks = ", ".join("?" * len(ids))
-        statement = f"SELECT id FROM {self._kind.table} WHERE id IN ({marks}) AND {self._kind.may_have_bytes}"
-        return set(ids).difference(self._query_ids(statement, *ids))
+        return super().without_row(ids)
 
-    def needs_bytes(self, id_: str) -> bool:
-        """Whether the row is in a state in which its bytes must exist."""
-        statement = f"SELECT id FROM {self._kind.table} WHERE id = ? AND {self._kind.needs_bytes}"
-        return bool(self._query_ids(statement, id_))
-
-    def all_with_bytes(self) -> Iterator[str]:
-        """The ids of all rows whose bytes must exist."""
-        kind = self._kind
-        page = [""]
-        while page:
-            statement = f"SELECT id FROM {kind.table} WHERE id > ? AND {kind.needs_bytes} ORDER BY id LIMIT ?"
-            page = self._query_ids(statement, page[-1], IDS_PER_QUERY)
-            yield from page
-
-    def _query_ids(self, statement: str, *values: object) -> list[str]:
-        def rows(connection: sqlite3.Connection) -> list[str]:
+    def _query(self, statement: str, *values: object) -> list[Any]:
+        def rows(connection: sqlite3.Connection) -> list[Any]:
             # A daemon that starts makes the file before its tables.
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (self._kind.table,)).fetchone():
                 return []
-            return [id_ for (id_,) in connection.execute(statement, values)]
+            return connection.execute(statement, values).fetchall()
 
         if not os.path.lexists(self.path):
             return []

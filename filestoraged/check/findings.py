@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from typing import NamedTuple
 
@@ -18,6 +19,12 @@ MISSING = "missing"
 # The user who runs the check may not read it.
 UNREADABLE = "unreadable"
 
+# Errors of a disk that has lost bytes: its own, of the file system's structure, or of a checksum.
+_LOST = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA)
+
+# Errors of a machine without free resources, which say nothing about an object.
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 FINDING_KINDS = (DAMAGED, FOREIGN, HALF_MADE, ORPHANED, MISSING, UNREADABLE)
 
 
@@ -28,6 +35,14 @@ class Finding(NamedTuple):
     path: str
     reason: str
     remedy: str | None = None
+
+
+def read_failure(path: str, error: OSError) -> Finding:
+    """The finding for a file that cannot be read. Raises the error if it says nothing about the file."""
+    if error.errno in _OUT_OF_RESOURCES:
+        raise error
+    kind = DAMAGED if error.errno in _LOST else UNREADABLE
+    return Finding(kind, path, f"it cannot be read: {error.strerror or error}")
 
 
 class CheckTotals:

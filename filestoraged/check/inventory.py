@@ -1,31 +1,22 @@
-"""Lists the directory of a disk store by what lies where: objects, drops, databases, obstacles, and foreign files.
+"""What lies in a store, by the paths of its layout; and the protocol by which a check and `prune` read a store.
 
-It reads names and no contents, follows no symbolic link, and has one directory entry in memory at a time. Files that
-are made or removed meanwhile may be listed or not.
+A backend lists its items, opens one of them and moves it aside. It does not know what is compared, nor what is a
+finding; who compares does not know where items lie. The keys of an S3 store are the paths of a directory, so one
+grammar tells what each of them is.
 """
 
 from __future__ import annotations
 
 import enum
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import NamedTuple
 
+from filestoraged.check.findings import Finding
 from filestoraged.store import layout
-
-_OBJECT_NAME = re.compile(r"[0-9a-f]{32,128}")
-# A repository's objects are named by their SHA-256, drops by a random number.
-_OID = re.compile(r"[0-9a-f]{64}")
-_DROP_ID = re.compile(r"[0-9a-f]{32}")
-_UPLOAD = re.compile(rf"[0-9a-f]{{32}}(?:{re.escape(layout.UPLOAD_LOCK_SUFFIX)})?")
-
-_IS_LINK = "it is a symbolic link"
-_NOT_A_FILE = "it is not a regular file"
-_NOT_A_DIRECTORY = "it is not a directory"
-_UNKNOWN_NAME = "the store has no such name here"
-_WRONG_SHARD = "its name belongs in another directory"
 
 
 class Kind(enum.Enum):
@@ -35,136 +26,161 @@ class Kind(enum.Enum):
     UPLOAD = "the bytes of an unfinished upload, or its lock file"
     SEGMENT = "a segment of an unfinished upload in an S3 store"
     DATABASE = "an SQLite file"
-    AREA = "a process's staging area"
+    STAGING = "stagings that processes may have left"
     OBSTACLE = "a file in place of a directory of the store"
     FOREIGN = "a name that the store does not use"
     UNREADABLE = "a directory that cannot be listed"
 
 
-_OBJECTS = (Kind.OBJECT, Kind.OID)
+OBJECTS = (Kind.OBJECT, Kind.OID)
+
+UNKNOWN_NAME = "the store has no such name here"
+
+
+class ItemStatus(NamedTuple):
+    """`size` is in bytes, `modified` in seconds since 1970, and `mode` that of a file."""
+
+    size: int
+    modified: float
+    mode: int = stat.S_IFREG
 
 
 class Item(NamedTuple):
-    """`path` is within the store. `reason` explains one that is FOREIGN, UNREADABLE or an OBSTACLE."""
+    """`path` is within the store. `reason` explains one that is FOREIGN, UNREADABLE or an OBSTACLE.
+
+    `status` is there if the listing tells it.
+    """
 
     kind: Kind
     path: str
     reason: str = ""
+    status: ItemStatus | None = None
 
 
-class Inventory:
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._directories: dict[str, Callable[[str], Iterator[Item]]] = {
-            layout.REPOSITORIES: self._list_repositories,
-            layout.DROPS: lambda path: self._list_shards(path, Kind.DROP, _DROP_ID),
-            layout.STAGING: self._list_areas,
-            layout.UPLOADS: self._list_uploads,
-            # Their contents are not checked.
-            layout.DROP_OWNERS: _list_nothing,
-            layout.UPLOAD_OWNERS: _list_nothing,
-            layout.QUARANTINE: _list_nothing,
-        }
+class OpenItem(ABC):
+    """An item as it was when it was opened, whatever has its path afterwards. One thread uses it.
 
+    Methods raise NotFound if it was removed and cannot be read any longer, an Error and OSError.
+    """
+
+    status: ItemStatus
+
+    @abstractmethod
+    def has_digest(self, digest: str, algorithms: list[str], count: Callable[[int], None]) -> bool:
+        """Whether its bytes have that digest by one of the algorithms. It may put the right one first.
+
+        `count` gets the size of each read once, however often the item is read.
+        """
+
+    @abstractmethod
+    def is_in_place(self) -> bool:
+        """Whether its path still leads to it."""
+
+    @abstractmethod
+    def move_aside(self, suffix: str = "") -> str | None:
+        """Move it to the quarantine if it is in place. Returns its new path, else None."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release all resources."""
+
+    def __enter__(self) -> OpenItem:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class CheckedStore(ABC):
+    """A store as a check reads it, beside all who use it. Paths are within the store.
+
+    One thread at a time calls `open` and `is_small_and_whole`; all threads call the rest. Methods raise an Error or
+    OSError if the store cannot be read.
+    """
+
+    @abstractmethod
     def items(self) -> Iterator[Item]:
-        """All items. Raises OSError if the store itself cannot be listed."""
-        with os.scandir(self._root) as entries:
-            for entry in entries:
-                if entry.name == layout.LOST_AND_FOUND:
-                    continue
-                if entry.name in self._directories:
-                    yield from self._enter(entry, self._directories[entry.name], "")
-                elif layout.is_shard(entry.name):
-                    yield from self._enter(entry, lambda path: self._list_shard(path, Kind.OBJECT, _OBJECT_NAME), "")
-                elif entry.name in layout.DATABASES:
-                    yield _file(entry, Kind.DATABASE, entry.name)
-                elif not layout.is_beside_database(entry.name):
-                    yield Item(Kind.FOREIGN, entry.name, _UNKNOWN_NAME)
-                elif entry.is_symlink():
-                    yield Item(Kind.FOREIGN, entry.name, _IS_LINK)
+        """All items, one in memory at a time. Those that are made or removed meanwhile may be listed or not."""
 
-    def measure(self) -> Iterator[tuple[int, int]]:
-        """Yield the number 1 and the size in bytes of each object, for sums of both."""
-        for item in self.items():
-            if item.kind in _OBJECTS:
-                with suppress(OSError):
-                    yield 1, os.stat(f"{self._root}/{item.path}", follow_symlinks=False).st_size
+    @abstractmethod
+    def objects_of(self, repository: str) -> Iterator[Item]:
+        """The objects of a repository in the order of their names."""
 
-    def _list_repositories(self, path: str) -> Iterator[Item]:
-        for entry in self._entries(path):
-            if isinstance(entry, Item):
-                yield entry
-            elif layout.is_repository(entry.name) or entry.is_dir(follow_symlinks=False):
-                yield from self._enter(entry, lambda path: self._list_shards(path, Kind.OID, _OID), f"{path}/")
-            else:
-                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _UNKNOWN_NAME)
+    @abstractmethod
+    def status(self, path: str) -> ItemStatus:
+        """Look up an item. Raises NotFound."""
 
-    def _list_shards(self, path: str, kind: Kind, name: re.Pattern[str]) -> Iterator[Item]:
-        for entry in self._entries(path):
-            if isinstance(entry, Item):
-                yield entry
-            elif layout.is_shard(entry.name):
-                yield from self._enter(entry, lambda path: self._list_shard(path, kind, name), f"{path}/")
-            else:
-                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _UNKNOWN_NAME)
+    @abstractmethod
+    def open(self, path: str) -> OpenItem:
+        """Open an item for reading. Raises NotFound."""
 
-    def _list_shard(self, path: str, kind: Kind, name: re.Pattern[str]) -> Iterator[Item]:
-        shard = os.path.basename(path)
-        for entry in self._entries(path):
-            if isinstance(entry, Item):
-                yield entry
-            elif not name.fullmatch(entry.name):
-                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _UNKNOWN_NAME)
-            elif layout.shard(entry.name) != shard:
-                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _WRONG_SHARD)
-            else:
-                yield _file(entry, kind, f"{path}/{entry.name}")
+    def locate(self, path: str) -> OpenItem:
+        """Open an item that is to be moved and not read, whatever it is. Raises NotFound."""
+        return self.open(path)
 
-    def _list_uploads(self, path: str) -> Iterator[Item]:
-        for entry in self._entries(path):
-            if isinstance(entry, Item):
-                yield entry
-            elif _UPLOAD.fullmatch(entry.name):
-                yield _file(entry, Kind.UPLOAD, f"{path}/{entry.name}")
-            else:
-                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _UNKNOWN_NAME)
+    @abstractmethod
+    def failure(self, path: str, error: Exception) -> Finding:
+        """The finding for an item that cannot be read. Raises the error if it is not the item's."""
 
-    def _list_areas(self, path: str) -> Iterator[Item]:
-        for entry in self._entries(path):
-            if isinstance(entry, Item):
-                yield entry
-            elif entry.is_dir(follow_symlinks=False):
-                yield Item(Kind.AREA, f"{path}/{entry.name}")
-            else:
-                yield Item(Kind.FOREIGN, f"{path}/{entry.name}", _IS_LINK if entry.is_symlink() else _NOT_A_DIRECTORY)
+    def is_small_and_whole(self, path: str, algorithm: str, count: Callable[[int], None]) -> bool:
+        """Whether it takes no time to see that an object is whole. False means that it must be opened."""
+        return False
 
-    def _enter(self, entry: os.DirEntry[str], walk: Callable[[str], Iterator[Item]], above: str) -> Iterator[Item]:
-        path = above + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(path)
-        elif entry.is_symlink():
-            # It may lead to a file system that is not mounted at present.
-            yield Item(Kind.FOREIGN, path, _IS_LINK)
-        else:
-            yield Item(Kind.OBSTACLE, path, _NOT_A_DIRECTORY)
+    def examine(self, item: Item, *, repair: bool) -> Iterator[Finding]:
+        """What is wrong with a STAGING or a DATABASE."""
+        return iter(())
 
-    def _entries(self, path: str) -> Iterator[os.DirEntry[str] | Item]:
-        try:
-            with os.scandir(f"{self._root}/{path}") as entries:
-                yield from entries
-        except (FileNotFoundError, NotADirectoryError):
-            # Removed since it was listed.
-            pass
-        except OSError as error:
-            yield Item(Kind.UNREADABLE, path, f"it cannot be listed: {error.strerror}")
+    def losses(self) -> Sequence[Finding]:
+        """What is seen only before the databases are opened."""
+        return ()
+
+    def sizes(self) -> Iterator[int]:
+        """The size of each object, if that is known long before all are read."""
+        return iter(())
 
 
-def _file(entry: os.DirEntry[str], kind: Kind, path: str) -> Item:
-    # A directory in place of an object is checked as one: no upload can replace it.
-    if entry.is_file(follow_symlinks=False) or (kind in _OBJECTS and entry.is_dir(follow_symlinks=False)):
-        return Item(kind, path)
-    return Item(Kind.FOREIGN, path, _IS_LINK if entry.is_symlink() else _NOT_A_FILE)
+class _Files(NamedTuple):
+    """What the files of a directory are. In a shard, names begin with that of the directory."""
+
+    directory: re.Pattern[str]
+    kind: Kind
+    name: re.Pattern[str]
 
 
-def _list_nothing(path: str) -> Iterator[Item]:
-    return iter(())
+_SHARD = "[0-9a-f]{2}"
+_GRAMMAR = tuple(
+    _Files(re.compile(directory), kind, re.compile(name))
+    for directory, kind, name in (
+        (_SHARD, Kind.OBJECT, "[0-9a-f]{32,128}"),
+        # A repository's objects are named by their SHA-256, drops by a random number.
+        (f"{layout.REPOSITORIES}/[^/]+/{_SHARD}", Kind.OID, "[0-9a-f]{64}"),
+        (f"{layout.DROPS}/{_SHARD}", Kind.DROP, "[0-9a-f]{32}"),
+        (layout.UPLOADS, Kind.UPLOAD, rf"[0-9a-f]{{32}}(?:{re.escape(layout.UPLOAD_LOCK_SUFFIX)})?"),
+        (f"{layout.UPLOADS}/[0-9a-f]{{32}}", Kind.SEGMENT, "[0-9]{1,18}"),
+    )
+)
+_DIRECTORIES = re.compile(
+    f"{_SHARD}|{layout.REPOSITORIES}(?:/[^/]+(?:/{_SHARD})?)?|{layout.DROPS}(?:/{_SHARD})?|{layout.UPLOADS}"
+    f"|{layout.STAGING}"
+)
+
+
+def files_of(directory: str) -> tuple[Kind, re.Pattern[str]] | None:
+    """The kind and the names of the files that a directory has; None for one that has none."""
+    for each in _GRAMMAR:
+        if each.directory.fullmatch(directory):
+            return each.kind, each.name
+    return None
+
+
+def is_directory(path: str) -> bool:
+    """Whether the store has files or directories in a directory of that path."""
+    return _DIRECTORIES.fullmatch(path) is not None
+
+
+def is_in_shard(directory: str, name: str) -> bool:
+    """Whether the directory is the shard of that name, if it is one."""
+    shard = directory.rpartition("/")[2]
+    return not layout.is_shard(shard) or layout.shard(name) == shard

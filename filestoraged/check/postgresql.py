@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import psycopg
 
-from filestoraged.check.databases import DROPS, IDS_PER_QUERY, UPLOADS, RegistryKind, RegistryUnreadable
 from filestoraged.check.findings import DAMAGED, CheckTotals, Finding
-from filestoraged.check.s3_segments import SegmentRow
+from filestoraged.check.rows import DROPS, SEGMENTS, RegistryKind, RegistryUnreadable, RowRegistry, SegmentRegistry
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import Error
-from filestoraged.store.postgresql.connection import Connector, Readers
+from filestoraged.store.postgresql.connection import Connector, Readers, translate
 from filestoraged.store.postgresql.schema import require_schema
 from filestoraged.store.postgresql.url import DatabaseAddress
 
@@ -112,87 +111,26 @@ class PostgresCheck:
                 return
 
 
-class PostgresRegistry:
-    """The registry of drops or of uploads, as `databases.Registry` reads it from SQLite. Any thread calls it."""
-
-    # `PostgresCheck` reports damage.
-    damage = None
+class PostgresRegistry(RowRegistry):
+    """The registry of drops or of uploads. `PostgresCheck` reports damage."""
 
     def __init__(self, address: DatabaseAddress, kind: RegistryKind = DROPS) -> None:
         """Raises StoreUnavailable and StoreFailed if it cannot be read."""
+        super().__init__(f"database/{kind.table}", kind)
         self._readers = _connect(address)
-        self._kind = kind
-        # As findings name it.
-        self.name = f"database/{kind.table}"
 
-    def without_row(self, ids: Sequence[str]) -> set[str]:
-        statement = f"SELECT id FROM {self._kind.table} WHERE id = ANY(%s) AND {self._kind.may_have_bytes}"
-        return set(ids).difference(self._query(statement, list(ids)))
-
-    def needs_bytes(self, id_: str) -> bool:
-        statement = f"SELECT id FROM {self._kind.table} WHERE id = %s AND {self._kind.needs_bytes}"
-        return bool(self._query(statement, id_))
-
-    def all_with_bytes(self) -> Iterator[str]:
-        page = [""]
-        while page:
-            statement = f"SELECT id FROM {self._kind.table} WHERE id > %s AND {self._kind.needs_bytes}"
-            page = self._query(f"{statement} ORDER BY id LIMIT %s", page[-1], IDS_PER_QUERY)
-            yield from page
-
-    def _query(self, statement: str, *values: object) -> list[str]:
-        return [id_ for (id_,) in _rows(self._readers, statement, *values)]
+    def _query(self, statement: str, *values: object) -> list[Any]:
+        try:
+            return self._readers.all(translate(statement), values)
+        except Error as error:
+            raise RegistryUnreadable(str(error.__cause__ or error)) from error
 
 
-class PostgresSegments:
-    """The rows of segments of unfinished uploads; see `SegmentRegistry`. Any thread calls it."""
-
-    name = "database/upload_segments"
-
-    _NEEDED = (
-        "SELECT upload_segments.id, number, size FROM upload_segments JOIN uploads ON uploads.id = upload_segments.id"
-        f" WHERE {UPLOADS.needs_bytes}"
-    )
-    _WITHOUT = (
-        f"SELECT id FROM uploads WHERE id > %s AND {UPLOADS.needs_bytes} AND received <>"
-        " (SELECT coalesce(sum(size), 0) FROM upload_segments WHERE upload_segments.id = uploads.id)"
-    )
+class PostgresSegments(SegmentRegistry, PostgresRegistry):
+    """The rows of segments of unfinished uploads."""
 
     def __init__(self, address: DatabaseAddress) -> None:
-        """Raises StoreUnavailable and StoreFailed if it cannot be read."""
-        self._readers = _connect(address)
-
-    def segments_of(self, ids: Sequence[str]) -> set[str]:
-        rows = _rows(self._readers, "SELECT id, number, size FROM upload_segments WHERE id = ANY(%s)", list(ids))
-        return {SegmentRow(*row).key for row in rows}
-
-    def needed_segments(self) -> Iterator[SegmentRow]:
-        page = [SegmentRow("", 0, 0)]
-        while page:
-            statement = (
-                f"{self._NEEDED} AND (upload_segments.id, number) > (%s, %s) ORDER BY upload_segments.id, number"
-            )
-            rows = _rows(self._readers, f"{statement} LIMIT {_PAGE}", *page[-1][:2])
-            page = [SegmentRow(*row) for row in rows]
-            yield from page
-
-    def needs_segment(self, row: SegmentRow) -> bool:
-        statement = f"{self._NEEDED} AND upload_segments.id = %s AND number = %s"
-        return bool(_rows(self._readers, statement, row.id, row.number))
-
-    def without_segments(self) -> Iterator[str]:
-        page = [""]
-        while page:
-            rows = _rows(self._readers, f"{self._WITHOUT} ORDER BY id LIMIT {_PAGE}", page[-1])
-            page = [id_ for (id_,) in rows]
-            yield from page
-
-
-def _rows(readers: Readers, statement: str, *values: object) -> list[Any]:
-    try:
-        return readers.all(statement, values)
-    except Error as error:
-        raise RegistryUnreadable(str(error.__cause__ or error)) from error
+        super().__init__(address, SEGMENTS)
 
 
 def _connect(address: DatabaseAddress) -> Readers:

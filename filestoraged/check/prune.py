@@ -13,20 +13,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from filestoraged.check.quarantine import Quarantine
+from filestoraged.check.inventory import CheckedStore, ItemStatus
 from filestoraged.check.throttle import Throttle
-from filestoraged.errors import CheckError
-from filestoraged.store import layout
-from filestoraged.store.disk.store import DiskStore
+from filestoraged.errors import CheckError, NotFound
 
 # The oid at the beginning of a line, as `git lfs ls-files --long` prints it.
 _OID = re.compile(rb"[0-9a-fA-F]{64}")
-
-# Names in one page of the listing.
-_PAGE = 10_000
-
-# An object that a symbolic link stands for is not ours to move.
-_OPEN_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Pruned(NamedTuple):
@@ -65,62 +57,61 @@ def read_keep_list(lines: Iterable[bytes]) -> frozenset[bytes]:
 
 
 class Prune:
-    """One run over the repository `name` of the store in the directory `root`. One thread calls it."""
+    """One run over the repository `name` of a store. One thread calls it."""
 
-    def __init__(self, root: str, name: str, keep: frozenset[bytes], *, before: float, throttle: Throttle) -> None:
+    def __init__(
+        self, store: CheckedStore, name: str, keep: frozenset[bytes], *, before: float, throttle: Throttle
+    ) -> None:
         """Objects that were stored at `before` or later, in seconds since 1970, stay."""
         self.totals = PruneTotals()
-        self._root = os.path.abspath(root)
-        self._path = f"{layout.REPOSITORIES}/{name}"
-        self._store = DiskStore(f"{self._root}/{self._path}")
+        self._store = store
+        self._name = name
         self._keep = keep
         self._before = before
         self._throttle = throttle
-        self._quarantine = Quarantine(self._root)
 
     def find(self) -> Iterator[Pruned]:
-        """Yield what `run` would move. Raises OSError, and CheckStopped."""
-        for oid, descriptor, status in self._candidates():
-            os.close(descriptor)
-            yield self._count(Pruned(oid, status.st_size, int(status.st_mtime), None))
+        """Yield what `run` would move. Raises an Error, OSError, and CheckStopped."""
+        for path, status in self._candidates():
+            yield self._count(path, status, None)
 
     def run(self) -> Iterator[Pruned]:
-        """Move the objects, and yield each of them. Raises OSError, and CheckStopped."""
-        for oid, descriptor, status in self._candidates():
-            try:
-                moved = self._quarantine.move(f"{self._path}/{layout.object_path(oid)}", descriptor)
-            finally:
-                os.close(descriptor)
-            # None: it was removed, or uploaded again, since it was opened.
+        """Move the objects, and yield each of them. Raises an Error, OSError, and CheckStopped."""
+        for path, status in self._candidates():
+            moved = self._move(path)
+            # None: it was removed, or uploaded again, since it was listed.
             if moved is not None:
-                yield self._count(Pruned(oid, status.st_size, int(status.st_mtime), moved))
+                yield self._count(path, status, moved)
 
-    def _count(self, pruned: Pruned) -> Pruned:
+    def _move(self, path: str) -> str | None:
+        try:
+            with self._store.locate(path) as found:
+                return found.move_aside() if self._is_old(found.status) else None
+        except NotFound:
+            return None
+
+    def _is_old(self, status: ItemStatus) -> bool:
+        # An object that a symbolic link stands for is not ours to move.
+        return stat.S_ISREG(status.mode) and status.modified < self._before
+
+    def _count(self, path: str, status: ItemStatus, moved: str | None) -> Pruned:
         self.totals.pruned += 1
-        self.totals.size += pruned.size
-        return pruned
+        self.totals.size += status.size
+        return Pruned(os.path.basename(path), status.size, int(status.modified), moved)
 
-    def _candidates(self) -> Iterator[tuple[str, int, os.stat_result]]:
-        """Yield the objects that are neither named nor recent, with a descriptor that the caller closes."""
-        for oid in self._oids():
+    def _candidates(self) -> Iterator[tuple[str, ItemStatus]]:
+        """Yield the objects that are neither named nor recent."""
+        for item in self._store.objects_of(self._name):
             self._throttle.raise_if_stopped()
-            if bytes.fromhex(oid) in self._keep:
+            if bytes.fromhex(os.path.basename(item.path)) in self._keep:
                 self.totals.named += 1
                 continue
-            with suppress(FileNotFoundError, NotADirectoryError):
-                descriptor = os.open(self._store.path(oid), _OPEN_FLAGS)
-                status = os.fstat(descriptor)
-                if stat.S_ISREG(status.st_mode) and status.st_mtime < self._before:
-                    yield oid, descriptor, status
-                    continue
-                os.close(descriptor)
-                self.totals.recent += stat.S_ISREG(status.st_mode)
-
-    def _oids(self) -> Iterator[str]:
-        page = self._store.list(limit=_PAGE)
-        while page:
-            yield from (name for name in page if len(name) == 64)
-            page = self._store.list(page[-1], _PAGE)
+            with suppress(NotFound):
+                status = item.status or self._store.status(item.path)
+                if self._is_old(status):
+                    yield item.path, status
+                else:
+                    self.totals.recent += stat.S_ISREG(status.mode)
 
 
 def _shown(word: bytes) -> str:

@@ -1,31 +1,42 @@
-"""Checks the objects of an S3 store: bytes against names, drops and unfinished uploads against their registries.
+"""An S3 store as a check reads it: the digests that the store has computed itself, else all bytes.
 
-Daemons may use the store meanwhile. So a suspicion is a finding only if the object is still the same afterwards.
+An object is moved by a copy of the store's, which is read and compared; only then is the object deleted, if it is still
+the same. An upload that replaces it between the last look and the deletion is lost, except in stores that delete
+conditionally (If-Match); that takes one round trip.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import os
+import base64
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import quote
 
-from filestoraged.check import s3_segments
-from filestoraged.check.databases import IDS_PER_QUERY, RegistryUnreadable, RowRegistry
-from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
-from filestoraged.check.inventory import Item, Kind
-from filestoraged.check.runner import Runner
-from filestoraged.check.s3_inventory import list_items
-from filestoraged.check.s3_quarantine import S3Quarantine
-from filestoraged.check.s3_reader import Measured, ObjectReader
-from filestoraged.check.s3_segments import SegmentRegistry
+from filestoraged.check.findings import HALF_MADE, UNREADABLE, Finding
+from filestoraged.check.inventory import (
+    UNKNOWN_NAME,
+    CheckedStore,
+    Item,
+    ItemStatus,
+    Kind,
+    OpenItem,
+    files_of,
+    is_in_shard,
+)
+from filestoraged.check.rows import DROP_BYTES, SEGMENT_BYTES, ComparedRows, RowRegistry
+from filestoraged.check.store_check import StoreCheck
 from filestoraged.check.throttle import Throttle
-from filestoraged.digest import ALGORITHMS, digest_length
-from filestoraged.errors import Error, NotFound, StorageFull, StoreUnavailable
+from filestoraged.digest import new_hash
+from filestoraged.errors import Error, NotFound, PreconditionFailed, StorageFull, StoreUnavailable
 from filestoraged.store import layout
-from filestoraged.store.s3.answers import ListedUpload, StoreRefusal
-from filestoraged.store.s3.client import S3Client
+from filestoraged.store.s3.answers import Answer, ListedUpload, StoreRefusal, error_of
+from filestoraged.store.s3.client import CHECKSUM_FIELD, Head, S3Client, parse_head
+from filestoraged.store.s3.listing import list_objects
+from filestoraged.store.s3.retries import FAILURES
+from filestoraged.store.s3.transfers import Download
+from filestoraged.store.s3.transport import Request
 from filestoraged.store.s3.unfinished_uploads import abort_upload, list_uploads
 
 # Requests at the same time: they wait for the network more than for the processor.
@@ -34,226 +45,254 @@ _THREADS = 8
 # Seconds after which an upload in parts is one of a process that died: those of a live one take less.
 _FORGOTTEN_AFTER = 24 * 3600.0
 
-_Task = Callable[[], Iterator[Finding]]
+# In bytes. Hashing releases Python's lock meanwhile.
+_READ_SIZE = 256 * 1024
+
+# How often an object is read whose connection fails.
+_ATTEMPTS = 3
+
+# What has other names below `uploads/` is not reported: the prefix is reserved.
+_UNCHECKED = (layout.QUARANTINE, layout.UPLOADS)
 
 
-class S3Check:
-    """One check of all objects of a store, on threads of its own. Without `repair` it changes nothing."""
+def check_s3(
+    client: S3Client,
+    *,
+    throttle: Throttle,
+    drops: RowRegistry | None = None,
+    segments: RowRegistry | None = None,
+    forgotten_after: float = _FORGOTTEN_AFTER,
+    algorithm: str,
+    repair: bool = False,
+    threads: int = _THREADS,
+) -> StoreCheck:
+    """The check of all objects of a store. The registries are None if they are not at hand."""
+    rows = [] if drops is None else [ComparedRows(DROP_BYTES, drops)]
+    if segments is not None:
+        rows.append(ComparedRows(SEGMENT_BYTES, segments, grace=forgotten_after))
+    return StoreCheck(
+        lambda: CheckedS3(client, throttle, forgotten_after),
+        rows,
+        algorithm=algorithm,
+        throttle=throttle,
+        repair=repair,
+        threads=threads,
+    )
 
-    def __init__(
-        self,
-        client: S3Client,
-        *,
-        algorithm: str,
-        throttle: Throttle,
-        registry: RowRegistry | None,
-        segments: SegmentRegistry | None = None,
-        repair: bool = False,
-        threads: int = _THREADS,
-        forgotten_after: float = _FORGOTTEN_AFTER,
-    ) -> None:
-        """`algorithm` names most objects. `registry` is that of the drops, None if it is not at hand.
 
-        `segments` is that of unfinished uploads.
-        """
-        self.totals = CheckTotals()
-        self._client = client
+class CheckedS3(CheckedStore):
+    """Any thread calls it."""
+
+    def __init__(self, client: S3Client, throttle: Throttle, forgotten_after: float = _FORGOTTEN_AFTER) -> None:
+        """Uploads in parts that began `forgotten_after` seconds ago are those of dead processes."""
+        self.client = client
         self._throttle = throttle
-        self._registry = registry
-        self._segments = segments
-        self._repair = repair
-        self._threads = threads
         self._forgotten_after = forgotten_after
-        self._reader = ObjectReader(client, throttle)
-        self._quarantine = S3Quarantine(client, self._reader)
-        # By the length of names, the most likely first.
-        self._algorithms: dict[int, list[str]] = {}
-        for each in (algorithm, *(other for other in ALGORITHMS if other != algorithm)):
-            self._algorithms.setdefault(digest_length(each), []).append(each)
 
-    def findings(self, pause: float) -> Iterator[Finding | None]:
-        """All findings; and None after each `pause` seconds without one. Raises StoreUnavailable and CheckStopped."""
-        runner = Runner(self._tasks(), [lambda task: task()] * self._threads, self._throttle)
-        yield from runner.findings(pause)
+    def items(self) -> Iterator[Item]:
+        """The uploads in parts together, and all objects in the order of their keys."""
+        yield Item(Kind.STAGING, "")
+        for listed in list_objects(self.client):
+            kind = classify(listed.key)
+            if kind is not None:
+                yield Item(kind, listed.key, UNKNOWN_NAME if kind is Kind.FOREIGN else "")
 
-    def _tasks(self) -> Iterator[_Task]:
-        yield self._find_missing_bytes
-        yield self._find_forgotten_uploads
-        yield self._find_missing_segments
-        batches: dict[Kind, list[str]] = {kind: [] for kind in _COMPARISONS}
-        for item in list_items(self._client):
-            if item.kind not in batches:
-                yield functools.partial(self._check_item, item)
-                continue
-            batches[item.kind].append(item.path)
-            if len(batches[item.kind]) == IDS_PER_QUERY:
-                yield functools.partial(_COMPARISONS[item.kind], self, batches[item.kind])
-                batches[item.kind] = []
-        for kind, keys in batches.items():
-            yield functools.partial(_COMPARISONS[kind], self, keys)
+    def objects_of(self, repository: str) -> Iterator[Item]:
+        for listed in list_objects(self.client, f"{layout.REPOSITORIES}/{repository}/"):
+            if classify(listed.key) is Kind.OID:
+                yield Item(Kind.OID, listed.key, status=ItemStatus(listed.size, listed.modified))
 
-    def _check_item(self, item: Item) -> Iterator[Finding]:
-        try:
-            finding = self._examine(item)
-        except NotFound:
-            # Removed since it was listed.
-            return
-        except (StoreUnavailable, StorageFull) as error:
-            if not isinstance(error.__cause__, StoreRefusal):
-                raise
-            finding = Finding(UNREADABLE, item.path, f"it cannot be read: {error.__cause__}")
-        if finding is not None:
-            yield finding
+    def status(self, path: str) -> ItemStatus:
+        head = self.client.head(path)
+        return ItemStatus(head.size, head.modified)
 
-    def _examine(self, item: Item) -> Finding | None:
-        self._throttle.raise_if_stopped()
-        if item.kind is Kind.FOREIGN:
-            self._client.head(item.path)
-            return Finding(FOREIGN, item.path, item.reason)
-        name = item.path.rpartition("/")[2]
-        algorithms = ["sha256"] if item.kind is Kind.OID else self._algorithms.get(len(name))
-        if algorithms is None:
-            return Finding(FOREIGN, item.path, "no algorithm has digests of this length")
-        finding = self._compare(item.path, name, algorithms)
-        self.totals.add_object()
-        return finding
+    def open(self, path: str) -> S3Item:
+        return S3Item(self.client, self._throttle, path, _head(self.client, path))
 
-    def _compare(self, key: str, name: str, algorithms: list[str]) -> Finding | None:
-        recorded = self._reader.recorded(key) if "sha256" in algorithms else None
-        if recorded is not None and recorded.digests["sha256"] == name:
-            self.totals.add_size(recorded.size)
-            return None
-        if self._reader.read(key, algorithms[:1], self.totals.add_size).digests[algorithms[0]] == name:
-            return None
-        return self._confirm(key, name, algorithms)
+    def failure(self, path: str, error: Exception) -> Finding:
+        if isinstance(error, (StoreUnavailable, StorageFull)) and isinstance(error.__cause__, StoreRefusal):
+            return Finding(UNREADABLE, path, f"it cannot be read: {error.__cause__}")
+        raise error
 
-    def _confirm(self, key: str, name: str, algorithms: list[str]) -> Finding | None:
-        """Read an object once more: another algorithm may have named it, or the network have changed its bytes."""
-        while True:
-            found = self._reader.read(key, algorithms, _ignore)
-            if name in found.digests.values():
-                return None
-            # Else it was replaced while it was read; read what is there now.
-            if found.is_at(self._client.head(key)):
-                finding = self._moved(Finding(DAMAGED, key, "its bytes have another digest"), found)
-                if finding is not None:
-                    return finding
-
-    def _moved(self, finding: Finding, found: Measured) -> Finding | None:
-        """The finding with its remedy, or None if the object was replaced or removed meanwhile."""
-        if not self._repair:
-            return finding
-        try:
-            target = self._quarantine.move(finding.path, found)
-        except Error as error:
-            return finding._replace(reason=f"{finding.reason}, and it cannot be moved: {error.__cause__ or error}")
-        return None if target is None else finding._replace(remedy=f"moved to {target}")
-
-    def _find_orphans(self, keys: list[str]) -> Iterator[Finding]:
-        """Find bytes without a drop. They were listed before their rows are queried."""
-        if not keys or not self._is_registry_sound():
-            return
-        assert self._registry is not None
-        try:
-            without_row = self._registry.without_row([os.path.basename(key) for key in keys])
-        except RegistryUnreadable as error:
-            yield _unreadable(self._registry.name, "drops", error)
-            return
-        for key in keys:
-            if os.path.basename(key) in without_row:
-                yield from self._orphaned(Finding(ORPHANED, key, "no drop has this id"), before=math.inf)
-
-    def _find_orphaned_segments(self, keys: list[str]) -> Iterator[Finding]:
-        """Find bytes that no unfinished upload has. A request may be about to record those that are recent."""
-        if not keys or self._segments is None:
-            return
+    def examine(self, item: Item, *, repair: bool) -> Iterator[Finding]:
         before = time.time() - self._forgotten_after
-        try:
-            for key in s3_segments.without_row(self._segments, keys):
-                yield from self._orphaned(Finding(ORPHANED, key, "no upload has recorded it"), before=before)
-        except RegistryUnreadable as error:
-            yield _unreadable(self._segments.name, "uploads", error)
-
-    def _find_missing_segments(self) -> Iterator[Finding]:
-        if self._segments is None:
-            return
-        try:
-            yield from s3_segments.find_missing(self._client, self._segments, self._throttle)
-        except RegistryUnreadable as error:
-            yield _unreadable(self._segments.name, "uploads", error)
-
-    def _orphaned(self, orphaned: Finding, *, before: float) -> Iterator[Finding]:
-        """The finding with its remedy, unless the object was stored at `before` or later, or is removed by now."""
-        key = orphaned.path
-        try:
-            # The bytes of a removed drop were removed before its row.
-            if self._client.head(key).modified >= before:
-                return
-            found = self._reader.read(key, ["sha256"], _ignore) if self._repair else None
-        except NotFound:
-            return
-        finding = orphaned if found is None else self._moved(orphaned, found)
-        if finding is not None:
-            yield finding
-
-    def _find_missing_bytes(self) -> Iterator[Finding]:
-        """Find drops without bytes. The row must need them both before and after the object was looked up."""
-        if not self._is_registry_sound():
-            return
-        assert self._registry is not None
-        try:
-            for id_ in self._registry.all_with_bytes():
-                self._throttle.raise_if_stopped()
-                if not self._exists(layout.drop_path(id_)) and self._registry.needs_bytes(id_):
-                    yield Finding(MISSING, layout.drop_path(id_), "its drop is available, but has no bytes")
-        except RegistryUnreadable as error:
-            yield _unreadable(self._registry.name, "drops", error)
-
-    def _exists(self, key: str) -> bool:
-        try:
-            self._client.head(key)
-        except NotFound:
-            return False
-        return True
-
-    def _is_registry_sound(self) -> bool:
-        """Whether drops can be compared. If the registry is damaged, the check of its directory reports it."""
-        if self._registry is None:
-            return False
-        try:
-            return self._registry.damage is None
-        except RegistryUnreadable:
-            return False
-
-    def _find_forgotten_uploads(self) -> Iterator[Finding]:
-        before = time.time() - self._forgotten_after
-        for upload in list_uploads(self._client):
+        for upload in list_uploads(self.client):
             if upload.initiated < before:
-                yield self._forgotten(upload)
+                yield self._forgotten(upload, repair)
 
-    def _forgotten(self, upload: ListedUpload) -> Finding:
+    def _forgotten(self, upload: ListedUpload, repair: bool) -> Finding:
         finding = Finding(
             HALF_MADE, upload.key, f"its upload in parts {upload.upload_id} was neither completed nor aborted"
         )
-        if not self._repair:
+        if not repair:
             return finding
         try:
-            abort_upload(self._client, upload)
+            abort_upload(self.client, upload)
         except Error as error:
             return finding._replace(reason=f"{finding.reason}, and cannot be: {error.__cause__ or error}")
         return finding._replace(remedy="removed")
 
 
-def _unreadable(name: str, compared: str, error: RegistryUnreadable) -> Finding:
-    return Finding(UNREADABLE, name, f"{compared} cannot be compared with it: {error}")
+class _Measured(NamedTuple):
+    """What an object was when its digests, by algorithm, were computed."""
+
+    digests: Mapping[str, str]
+    head: Head
+
+
+class S3Item(OpenItem):
+    """An object. A later upload of equal bytes has the same ETag and another time."""
+
+    def __init__(self, client: S3Client, throttle: Throttle, key: str, answer: Answer) -> None:
+        """`answer` is that of `_head`."""
+        self._client = client
+        self._throttle = throttle
+        self._key = key
+        head = parse_head(answer.fields)
+        self.status = ItemStatus(head.size, head.modified)
+        # The SHA-256 that the store itself computed when it received the object, if it keeps one.
+        digest = _full_sha256(answer.fields)
+        self._found = _Measured({} if digest is None else {"sha256": digest}, head)
+
+    def has_digest(self, digest: str, algorithms: list[str], count: Callable[[int], None]) -> bool:
+        if "sha256" in algorithms and self._found.digests.get("sha256") == digest:
+            count(self.status.size)
+            return True
+        if self._read(algorithms[:1], count).digests[algorithms[0]] == digest:
+            return True
+        # Once more: another algorithm may have named it, or the network have changed its bytes.
+        self._found = self._read(algorithms, _ignore)
+        return digest in self._found.digests.values()
+
+    def is_in_place(self) -> bool:
+        try:
+            head = self._client.head(self._key)
+        except NotFound:
+            return False
+        return (head.etag, head.modified) == (self._found.head.etag, self._found.head.modified)
+
+    def move_aside(self, suffix: str = "") -> str | None:
+        """As the contract says. If it raises an Error, the object is where it was."""
+        if not self._found.digests:
+            self._found = self._read(["sha256"], _ignore)
+        target = self._free_key(layout.quarantine_path(self._key) + suffix)
+        try:
+            self._copy(target)
+            if not self._is_copied(target):
+                raise StoreUnavailable from OSError("the store's copy has other bytes")
+            if not self.is_in_place():
+                raise PreconditionFailed("The object was replaced.")
+        except (NotFound, PreconditionFailed):
+            self._client.delete(target)
+            return None
+        except Error:
+            self._client.delete(target)
+            raise
+        return target if self._is_deleted(target) else None
+
+    def _read(self, algorithms: Sequence[str], count: Callable[[int], None], key: str = "") -> _Measured:
+        """Read all bytes of this object, or of its copy under a `key`, and hash them by each of the algorithms."""
+        failure: BaseException | None = None
+        for _ in range(_ATTEMPTS):
+            self._throttle.raise_if_stopped()
+            download = self._client.get(key or self._key)
+            try:
+                return self._hash(download, algorithms, count)
+            except FAILURES as error:
+                failure = error
+            finally:
+                download.close()
+        raise StoreUnavailable from failure
+
+    def _hash(self, download: Download, algorithms: Sequence[str], count: Callable[[int], None]) -> _Measured:
+        hashes = {algorithm: new_hash(algorithm) for algorithm in algorithms}
+        while data := download.read(self._throttle.read_size(_READ_SIZE)):
+            for each in hashes.values():
+                each.update(data)
+            count(len(data))
+            self._throttle.pay(len(data))
+        return _Measured({name: each.hexdigest() for name, each in hashes.items()}, parse_head(download.fields))
+
+    def close(self) -> None:
+        """Nothing is open between two requests."""
+
+    # The steps of a move.
+
+    def _free_key(self, wanted: str) -> str:
+        """The first key that is not in use. Two checks that repair at a time may choose the same for equal bytes."""
+        for number in itertools.count():
+            key = f"{wanted}.{number}" if number else wanted
+            try:
+                self._client.head(key)
+            except NotFound:
+                return key
+        raise AssertionError("itertools.count() ended")
+
+    def _copy(self, target: str) -> None:
+        location = self._client.location
+        source = quote(f"/{location.bucket}/{location.prefix}{self._key}", safe="/-_.~")
+        fields = {"x-amz-copy-source": source, "x-amz-copy-source-if-match": f'"{self._found.head.etag}"'}
+        answer = self._client.send(Request("PUT", target, fields=fields))
+        # An error may follow a head that says 200, since the store takes long and keeps the connection alive.
+        if answer.status >= 300 or answer.code:
+            raise error_of(answer, name=self._key)
+
+    def _is_copied(self, target: str) -> bool:
+        """Whether the copy has the same digests: by the store's own of it, if that is all that is compared."""
+        wanted = self._found.digests
+        if list(wanted) == ["sha256"]:
+            digest = _full_sha256(_head(self._client, target).fields)
+            if digest is not None:
+                return digest == wanted["sha256"]
+        return self._read(list(wanted), _ignore, target).digests == wanted
+
+    def _is_deleted(self, target: str) -> bool:
+        """Delete the object. If that fails without an answer, both it and its copy may be there."""
+        try:
+            self._client.request(Request("DELETE", self._key, fields={"if-match": f'"{self._found.head.etag}"'}))
+        except (NotFound, PreconditionFailed):
+            self._client.delete(target)
+            return False
+        return True
+
+
+def classify(key: str) -> Kind | None:
+    """What the object under a key is; None for what is not checked."""
+    top, separator, _ = key.partition("/")
+    directory, _, name = key.rpartition("/")
+    kind, names = files_of(directory) or (Kind.FOREIGN, None)
+    if names is None or not names.fullmatch(name) or not is_in_shard(directory, name):
+        kind = Kind.FOREIGN
+    if top in _UNCHECKED and separator:
+        return kind if kind is Kind.SEGMENT else None
+    if kind is Kind.OID and not layout.is_repository(directory.split("/")[1]):
+        return Kind.FOREIGN
+    return kind
+
+
+def _head(client: S3Client, key: str) -> Answer:
+    """The answer to a HEAD with the store's own digest. Raises NotFound and StoreUnavailable."""
+    answer = client.send(Request("HEAD", key, fields={"x-amz-checksum-mode": "ENABLED"}))
+    if answer.status >= 300:
+        raise error_of(answer, name=key)
+    return answer
+
+
+def _full_sha256(fields: Mapping[str, str]) -> str | None:
+    """The digest as lower-case hex, if it is one of all bytes.
+
+    That of an upload in parts is one of the digests of the parts (COMPOSITE). A store that says no type may only repeat
+    what a client had sent.
+    """
+    if fields.get("x-amz-checksum-type", "").upper() != "FULL_OBJECT":
+        return None
+    try:
+        digest = base64.b64decode(fields.get(CHECKSUM_FIELD, ""), validate=True)
+    except ValueError:
+        # Also for characters that are not ASCII.
+        return None
+    return digest.hex() if len(digest) == 32 else None
 
 
 def _ignore(size: int) -> None:
     pass
-
-
-# Kinds of keys that are compared with rows, many at a time.
-_COMPARISONS: Mapping[Kind, Callable[[S3Check, list[str]], Iterator[Finding]]] = {
-    Kind.DROP: S3Check._find_orphans,
-    Kind.SEGMENT: S3Check._find_orphaned_segments,
-}

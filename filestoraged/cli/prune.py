@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.backends import StoreOptions, default_store, selected
 from filestoraged.daemon.config import file_values
-from filestoraged.daemon.loading import load
 from filestoraged.daemon.values import parse_duration
 from filestoraged.errors import CheckError, StartError, StorageFull, StoreUnavailable, UsageError
 from filestoraged.store import layout
@@ -52,15 +50,7 @@ def prune(arguments: Sequence[str]) -> int:
     return run_with_output(run, "what is moved")
 
 
-class _Run(Protocol):
-    totals: PruneTotals
-
-    def find(self) -> Iterator[Pruned]: ...
-
-    def run(self) -> Iterator[Pruned]: ...
-
-
-def _report(run: _Run, report: _Report) -> int:
+def _report(run: Prune, report: _Report) -> int:
     complete = False
     try:
         for pruned in _pruned(run, is_dry=report.is_dry):
@@ -76,7 +66,7 @@ def _report(run: _Run, report: _Report) -> int:
     return _MOVED if run.totals.pruned else _NOTHING
 
 
-def _pruned(run: _Run, *, is_dry: bool) -> Iterator[Pruned]:
+def _pruned(run: Prune, *, is_dry: bool) -> Iterator[Pruned]:
     """Raises CheckError where objects cannot be moved: an OSError is then one of the output."""
     try:
         yield from run.find() if is_dry else run.run()
@@ -139,33 +129,17 @@ class _JsonReport:
         self._stream.flush()
 
 
-def _open_run(given: argparse.Namespace, throttle: Throttle, *, before: float) -> _Run:
+def _open_run(given: argparse.Namespace, throttle: Throttle, *, before: float) -> Prune:
     """Raises StartError where the repository cannot be pruned, UsageError, and CheckError for the keep list."""
     if not layout.is_repository(given.repository):
         expected = "1 to 128 of A-Z a-z 0-9 . _ - and neither . nor .."
         raise UsageError(f"invalid repository {given.repository!r}: expected {expected}")
     options = StoreOptions(**_settings(given))
     backend = selected(options)
-    if backend.option == "store":
-        _require_directory(given, options.store)
-        return Prune(options.store, given.repository, _read_keep_list(given), before=before, throttle=throttle)
-    if backend.option == "s3":
-        run: _Run = load("daemon.s3_backend", "open_prune")(
-            options, given.repository, _read_keep_list(given), before=before, throttle=throttle
-        )
-        return run
-    raise StartError(f"cannot prune objects in {backend.option}: it cannot list them")
-
-
-def _require_directory(given: argparse.Namespace, root: str) -> None:
-    path = os.path.join(root, layout.REPOSITORIES, given.repository)
-    if not os.path.isdir(path):
-        raise StartError(f"there is no repository {given.repository!r} in the store {root!r}")
-    if os.path.islink(path):
-        # It may be another repository, whose objects the list does not name.
-        raise StartError(f"cannot prune the repository {given.repository!r}: its directory is a symbolic link")
-    if not given.dry_run and not os.access(path, os.W_OK | os.X_OK):
-        raise StartError(f"cannot prune the repository {given.repository!r}: it cannot be written")
+    if backend.prune is None:
+        raise StartError(f"cannot prune objects in {backend.option}: it cannot list them")
+    store = backend.prune(options, given.repository, throttle, not given.dry_run)
+    return Prune(store, given.repository, _read_keep_list(given), before=before, throttle=throttle)
 
 
 def _settings(given: argparse.Namespace) -> dict[str, Any]:

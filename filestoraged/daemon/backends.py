@@ -24,6 +24,7 @@ from filestoraged.daemon.values import (
     parse_size,
 )
 from filestoraged.digest import ALGORITHMS
+from filestoraged.errors import StartError
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
@@ -150,6 +151,9 @@ class Backend(NamedTuple):
     describe: Callable[[StoreOptions], str]
     # Raises StartError. The keywords are those of all checks.
     check: Callable[..., Check]
+    # What `prune` reads (CheckedStore), None if objects cannot be listed. It gets the name of a repository, a throttle,
+    # and whether objects are to be moved. Raises StartError if that cannot be done.
+    prune: Callable[[StoreOptions, str, Any, bool], Any] | None = None
 
 
 def selected(options: StoreOptions) -> Backend:
@@ -173,7 +177,19 @@ def upload_registry(options: StoreOptions) -> Any:
     """The registry of resumable uploads in the database; None for that in the directory."""
     if options.database is None:
         return None
-    return load("check.postgresql", "PostgresRegistry")(options.database, load("check.databases", "UPLOADS"))
+    return load("check.postgresql", "PostgresRegistry")(options.database, load("check.rows", "UPLOADS"))
+
+
+def _open_prune(options: StoreOptions, repository: str, throttle: Any, moves: bool) -> Any:
+    path = os.path.join(options.store, layout.REPOSITORIES, repository)
+    if not os.path.isdir(path):
+        raise StartError(f"there is no repository {repository!r} in the store {options.store!r}")
+    if os.path.islink(path):
+        # It may be another repository, whose objects the list does not name.
+        raise StartError(f"cannot prune the repository {repository!r}: its directory is a symbolic link")
+    if moves and not os.access(path, os.W_OK | os.X_OK):
+        raise StartError(f"cannot prune the repository {repository!r}: it cannot be written")
+    return load("check.disk", "CheckedDisk")(options.store, throttle)
 
 
 # The directory is last: it is always set.
@@ -184,6 +200,7 @@ BACKENDS = (
         open=deferred("daemon.s3_backend", "open_store"),
         describe=lambda options: f"the S3 store {options.s3}",
         check=deferred("daemon.s3_backend", "open_check"),
+        prune=deferred("daemon.s3_backend", "open_prune"),
     ),
     Backend(
         option="memcached",
@@ -197,14 +214,15 @@ BACKENDS = (
         validate=lambda options: None,
         open=lambda options, workers, disk, threads: OpenStore(disk),
         describe=lambda options: os.path.abspath(options.store),
-        check=lambda options, **settings: load("check.disk", "DiskCheck")(
+        check=lambda options, **settings: load("check.disk", "check_disk")(
             options.store,
             algorithm=options.hash,
             has_drops=not options.s3,
-            registry=drop_registry(options),
+            drops=drop_registry(options),
             has_uploads=not (options.s3 and options.database),
             uploads=upload_registry(options),
             **settings,
         ),
+        prune=_open_prune,
     ),
 )

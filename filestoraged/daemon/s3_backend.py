@@ -66,29 +66,27 @@ def open_check(options: StoreOptions, **settings: Any) -> Check:
         raise StartError(str(error.__cause__ or error)) from error
     registry = drop_registry(options) or _local_registry(options, settings["throttle"])
     segments = None if options.database is None else load("check.postgresql", "PostgresSegments")(options.database)
-    check: Check = load("check.s3", "S3Check")(
-        client, algorithm=options.hash, registry=registry, segments=segments, **settings
+    check: Check = load("check.s3", "check_s3")(
+        client, algorithm=options.hash, drops=registry, segments=segments, **settings
     )
     return check
 
 
 def _local_registry(options: StoreOptions, throttle: Any) -> Any:
     path = os.path.join(options.store, layout.DROPS_DATABASE) if options.store else ""
-    return load("check.databases", "Registry")(path, throttle) if os.path.exists(path) else None
+    return load("check.databases", "SqliteRegistry")(path, throttle) if os.path.exists(path) else None
 
 
-def open_prune(options: StoreOptions, repository: str, *arguments: Any, **settings: Any) -> Any:
-    """A run over a repository. Raises StartError if that has no object."""
-    run = load("check.s3_prune", "S3Prune")(
-        make_client(options.s3, options, connections=_CHECK_CONNECTIONS), repository, *arguments, **settings
-    )
+def open_prune(options: StoreOptions, repository: str, throttle: Any, _: bool) -> Any:
+    """What `prune` reads. Raises StartError if the repository has no object."""
+    client = make_client(options.s3, options, connections=_CHECK_CONNECTIONS)
     try:
-        exists = run.exists()
+        has_objects = client.list(f"{layout.REPOSITORIES}/{repository}/", limit=1).objects
     except Error as error:
         raise StartError(str(error.__cause__ or error)) from error
-    if not exists:
+    if not has_objects:
         raise StartError(f"there is no repository {repository!r} in the S3 store {options.s3}")
-    return run
+    return load("check.s3", "CheckedS3")(client, throttle)
 
 
 def make_client(location: Location, options: StoreOptions, *, connections: int = _CONNECTIONS) -> S3Client:

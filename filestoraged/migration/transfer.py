@@ -7,12 +7,11 @@ target end the migration.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from filestoraged.check.findings import DAMAGED, FOREIGN, UNREADABLE, Finding
+from filestoraged.check.findings import DAMAGED, FOREIGN, Finding, read_failure
 from filestoraged.check.throttle import Throttle
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import (
@@ -35,12 +34,6 @@ _Result = TypeVar("_Result")
 
 # Seconds before each further attempt where a server cannot be reached. Its client has waited and retried already.
 _RETRY_PAUSES = (1.0, 2.0, 4.0, 8.0)
-
-# Errors of a disk that has lost bytes: its own, of the file system's structure, or of a checksum.
-_LOST = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA)
-
-# Errors of a machine without free resources, which say nothing about an object.
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class TargetFailed(Exception):
@@ -186,10 +179,10 @@ class _PieceSink:
 def source_failure(path: str, error: Exception) -> Finding:
     """The finding for an object that cannot be read. Raises CheckError if that is not the object's fault."""
     if isinstance(error, OSError):
-        if error.errno in _OUT_OF_RESOURCES:
+        try:
+            return read_failure(path, error)
+        except OSError:
             raise CheckError(f"cannot read the source: {error.strerror}") from error
-        kind = DAMAGED if error.errno in _LOST else UNREADABLE
-        return Finding(kind, path, f"it cannot be read: {error.strerror or error}")
     return Finding(DAMAGED, path, error.reason if isinstance(error, CorruptObject) else str(error))
 
 

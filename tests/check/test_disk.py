@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from filestoraged.check.databases import Registry, query
-from filestoraged.check.disk import DiskCheck, _ObjectChecker
+from filestoraged.check.databases import SqliteRegistry, query
+from filestoraged.check.disk import CheckedDisk, check_disk
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, CheckTotals, Finding
-from filestoraged.check.quarantine import Quarantine
+from filestoraged.check.inventory import Item, Kind
+from filestoraged.check.store_check import ItemChecker
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import NotFound, StoreUnavailable
+from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
@@ -62,15 +64,16 @@ class DiskCheckCase(TempCase):
 
     def check(self, **settings: Any) -> list[Finding]:
         settings = {"algorithm": "sha256", "throttle": Throttle(), "threads": 2, **settings}
-        self.disk_check = DiskCheck(str(self.root), **settings)
+        self.disk_check = check_disk(str(self.root), **settings)
         return sorted(found for found in self.disk_check.findings(PATIENCE) if found is not None)
 
     def found(self, **settings: Any) -> list[str]:
         return [f"{finding.kind} {finding.path}" for finding in self.check(**settings)]
 
-    def checker(self, **settings: Any) -> _ObjectChecker:
-        settings = {"algorithm": "sha256", "throttle": Throttle(), "totals": CheckTotals(), **settings}
-        return _ObjectChecker(str(self.root), **settings)
+    def checker(self, *, repair: bool = False) -> ItemChecker:
+        throttle = Throttle()
+        store = CheckedDisk(str(self.root), throttle)
+        return ItemChecker(store, algorithm="sha256", throttle=throttle, totals=CheckTotals(), repair=repair)
 
     def path(self, digest: str, *, within: str = "") -> Path:
         return self.root / within / digest[:2] / digest
@@ -392,11 +395,11 @@ class ObstacleTest(DiskCheckCase):
             self.assertEqual(TEA, stream.read())
 
     def test_directory_that_replaces_a_file_before_it_is_opened_is_not_moved(self) -> None:
-        checker = self.checker(quarantine=Quarantine(str(self.root)))
+        checker = self.checker(repair=True)
         digest = self.store.put(TEA)
 
-        self.assertIsNone(checker.check_directory(digest[:2], "it is not a directory"))
-        self.assertIsNone(checker.check_directory("fe", "it is not a directory"))
+        self.assertIsNone(checker.check(Item(Kind.OBSTACLE, digest[:2], "it is not a directory")))
+        self.assertIsNone(checker.check(Item(Kind.OBSTACLE, "fe", "it is not a directory")))
         self.assertTrue(self.path(digest).exists())
 
 
@@ -422,7 +425,7 @@ class RaceTest(DiskCheckCase):
         path.rename(self.directory / "elsewhere")
         path.symlink_to(self.directory / "elsewhere")
 
-        finding = checker.check(f"{self.digest[:2]}/{self.digest}")
+        finding = checker.check(Item(Kind.OBJECT, f"{self.digest[:2]}/{self.digest}"))
 
         assert finding is not None
         self.assertEqual((FOREIGN, "it is a symbolic link"), (finding.kind, finding.reason))
@@ -435,7 +438,7 @@ class RaceTest(DiskCheckCase):
         checker = self.checker()
         self.store.remove(self.digest)
 
-        self.assertIsNone(checker.check(f"{self.digest[:2]}/{self.digest}"))
+        self.assertIsNone(checker.check(Item(Kind.OBJECT, f"{self.digest[:2]}/{self.digest}")))
 
     def test_whole_upload_just_before_the_move_keeps_its_name(self) -> None:
         with self.replaced_before_the_move():
@@ -596,13 +599,13 @@ class DropsTest(DiskCheckCase):
     def test_bytes_that_are_removed_before_their_row_is_looked_up_are_not_orphaned(self) -> None:
         never = "ab" * 16
         self.put(never)
-        without_row = Registry.without_row
+        without_row = SqliteRegistry.without_row
 
-        def removed(registry: Registry, ids: Any) -> Any:
+        def removed(registry: SqliteRegistry, ids: Any) -> Any:
             self.path(never, within="drops").unlink()
             return without_row(registry, ids)
 
-        with mock.patch.object(Registry, "without_row", removed):
+        with mock.patch.object(SqliteRegistry, "without_row", removed):
             self.assertEqual([], self.check())
 
     def test_drops_without_bytes_are_reported_and_kept(self) -> None:
@@ -657,25 +660,25 @@ class DropsTest(DiskCheckCase):
 
     def test_drop_fetched_before_its_row_is_read_is_not_reported(self) -> None:
         id_ = self.bring()
-        without_row = Registry.without_row
+        without_row = SqliteRegistry.without_row
 
-        def fetch_first(registry: Registry, ids: list[str]) -> set[str]:
+        def fetch_first(registry: SqliteRegistry, ids: list[str]) -> set[str]:
             self.fetch(id_)
             return without_row(registry, ids)
 
-        with mock.patch.object(Registry, "without_row", fetch_first):
+        with mock.patch.object(SqliteRegistry, "without_row", fetch_first):
             self.assertEqual([], self.check(repair=True))
 
     def test_drop_fetched_before_its_bytes_are_looked_up_is_not_reported(self) -> None:
         id_ = self.bring()
-        all_with_bytes = Registry.all_with_bytes
+        all_with_bytes = SqliteRegistry.all_with_bytes
 
-        def fetch_then(registry: Registry) -> Iterator[str]:
+        def fetch_then(registry: SqliteRegistry) -> Iterator[tuple[str, int | None]]:
             for each in all_with_bytes(registry):
                 self.fetch(id_)
                 yield each
 
-        with mock.patch.object(Registry, "all_with_bytes", fetch_then):
+        with mock.patch.object(SqliteRegistry, "all_with_bytes", fetch_then):
             self.assertEqual([], self.check(repair=True))
 
     def test_bytes_without_a_registry_are_not_taken_for_orphaned(self) -> None:
@@ -778,11 +781,11 @@ class DatabasesTest(DiskCheckCase):
         def refuse(*_: Any) -> Any:
             raise StoreUnavailable("The database is busy.")
 
-        locked = mock.patch.multiple("filestoraged.check.databases", IDS_PER_QUERY=1, query=refuse)
+        locked = mock.patch("filestoraged.check.databases.query", refuse)
         with (
             locked,
-            mock.patch("filestoraged.check.disk.IDS_PER_QUERY", 1),
-            mock.patch.object(Registry, "damage", None),
+            mock.patch("filestoraged.check.store_check.IDS_PER_QUERY", 1),
+            mock.patch.object(SqliteRegistry, "damage", None),
         ):
             findings = [finding for finding in self.check() if finding.kind == UNREADABLE]
 
@@ -897,7 +900,7 @@ class EndTest(DiskCheckCase):
         for number in range(50):
             self.store.put(POT + bytes([number]))
         throttle = Throttle(1000)
-        findings = DiskCheck(str(self.root), algorithm="sha256", throttle=throttle).findings(0.01)
+        findings = check_disk(str(self.root), algorithm="sha256", throttle=throttle).findings(0.01)
         self.assertIsNone(next(findings))
 
         throttle.stop()

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from filestoraged.check.disk import DiskCheck
+from filestoraged.check.disk import check_disk
 from filestoraged.check.findings import Finding
 from filestoraged.check.throttle import Throttle
 from tests.support import PATIENCE, ServerCase
@@ -18,7 +18,7 @@ BODIES = (b"tea", b"tea" * 100_000)
 
 class ObstaclesTest(ServerCase):
     def check(self) -> list[Finding]:
-        disk_check = DiskCheck(str(self.store_path), algorithm="sha256", throttle=Throttle(), repair=True, threads=1)
+        disk_check = check_disk(str(self.store_path), algorithm="sha256", throttle=Throttle(), repair=True, threads=1)
         return [finding for finding in disk_check.findings(PATIENCE) if finding is not None]
 
     def assert_refused(self, body: bytes, target: str, named: Path, **fields: str) -> None:

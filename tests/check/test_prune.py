@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from unittest import mock
 
+from filestoraged.check.disk import CheckedDisk
 from filestoraged.check.prune import Prune, Pruned, read_keep_list
-from filestoraged.check.quarantine import Quarantine
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.errors import CheckError, NotFound
+from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import LINUX
 from tests.support import TempCase, ago
@@ -37,7 +38,7 @@ class PruneCase(TempCase):
 
     def prune(self, *keep: str, days: float = 14) -> Prune:
         oids = frozenset(bytes.fromhex(oid) for oid in keep)
-        return Prune(str(self.root), "pets", oids, before=ago(days * DAY), throttle=Throttle())
+        return Prune(CheckedDisk(str(self.root), Throttle()), "pets", oids, before=ago(days * DAY), throttle=Throttle())
 
     def quarantined(self, oid: str) -> Path:
         return self.root / "quarantine" / "repositories" / "pets" / oid[:2] / oid
@@ -65,7 +66,7 @@ class PruneTest(PruneCase):
         oid = self.stored(b"recent", days=20)
         age = os.stat(self.repository.path(oid)).st_mtime
 
-        run = Prune(str(self.root), "pets", frozenset(), before=age, throttle=Throttle())
+        run = Prune(CheckedDisk(str(self.root), Throttle()), "pets", frozenset(), before=age, throttle=Throttle())
 
         self.assertEqual([], list(run.run()))
         self.assertEqual([oid], self.repository.list())
@@ -121,9 +122,9 @@ class PruneTest(PruneCase):
         oid = self.stored(b"old", days=20)
         move = Quarantine.move
 
-        def upload_before(quarantine: Quarantine, path: str, descriptor: int) -> str | None:
+        def upload_before(quarantine: Quarantine, path: str, descriptor: int, suffix: str) -> str | None:
             self.repository.put(b"old")
-            return move(quarantine, path, descriptor)
+            return move(quarantine, path, descriptor, suffix)
 
         with mock.patch.object(Quarantine, "move", upload_before):
             moved = list(self.prune().run())
@@ -148,7 +149,7 @@ class PruneTest(PruneCase):
         oids = {self.stored(str(number).encode(), days=20) for number in range(100)}
         kept = sorted(oids)[::7]
 
-        with mock.patch("filestoraged.check.prune._PAGE", 9):
+        with mock.patch("filestoraged.check.disk._PAGE", 9):
             moved = [each.oid for each in self.prune(*kept).run()]
 
         self.assertEqual(sorted(oids - set(kept)), moved)
@@ -157,7 +158,7 @@ class PruneTest(PruneCase):
         for number in range(5):
             self.stored(bytes([number]), days=20)
         throttle = Throttle()
-        prune = Prune(str(self.root), "pets", frozenset(), before=ago(0), throttle=throttle)
+        prune = Prune(CheckedDisk(str(self.root), Throttle()), "pets", frozenset(), before=ago(0), throttle=throttle)
         run = prune.run()
         next(run)
         throttle.stop()

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from filestoraged.check.findings import Finding
-from filestoraged.check.s3 import S3Check
-from filestoraged.check.s3_prune import S3Prune
+from filestoraged.check.prune import Prune
+from filestoraged.check.s3 import CheckedS3, check_s3
 from filestoraged.check.throttle import Throttle
 from filestoraged.digest import Expected
 from filestoraged.errors import StoreUnavailable
@@ -60,8 +60,8 @@ class S3CheckCase(TempCase):
 
     def check(self, **settings: Any) -> list[Finding]:
         throttle = Throttle()
-        defaults = {"algorithm": "sha256", "throttle": throttle, "registry": None, "threads": 2}
-        self.s3_check = S3Check(self.client, **{**defaults, **settings})
+        defaults = {"algorithm": "sha256", "throttle": throttle, "threads": 2}
+        self.s3_check = check_s3(self.client, **{**defaults, **settings})
         return sorted(found for found in self.s3_check.findings(PATIENCE) if found is not None)
 
 
@@ -171,7 +171,8 @@ class ChangesTest(S3CheckCase):
         key = self.put(POT, f"repositories/pets/{key_of(POT)}")
         path = self.server.directory / "objects" / self.bucket.name / "some/prefix" / key
         os.utime(path, (1e9, 1e9))
-        prune = S3Prune(self.client, "pets", frozenset(), before=ago(1000), throttle=Throttle())
+        store = CheckedS3(self.client, Throttle())
+        prune = Prune(store, "pets", frozenset(), before=ago(1000), throttle=Throttle())
         self.proxy.fail(self.after(lambda: os.utime(path)), method="GET", target=f"quarantine/{key}", times=1)
 
         self.assertEqual([], list(prune.run()))

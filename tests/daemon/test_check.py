@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 from unittest import mock
 
-from filestoraged.check.disk import DiskCheck
+from filestoraged.check.disk import check_disk
 from filestoraged.check.findings import FINDING_KINDS, CheckTotals
 from filestoraged.check.throttle import Throttle
 from filestoraged.cli import check
@@ -256,7 +256,7 @@ class LimitTest(CheckCase):
         throttle._stopped = clock = StoppedClock()
 
         with mock.patch("filestoraged.check.throttle.time.monotonic", lambda: 1000.0):
-            found = list(DiskCheck(str(self.root), algorithm="sha256", throttle=throttle).findings(PATIENCE))
+            found = list(check_disk(str(self.root), algorithm="sha256", throttle=throttle).findings(PATIENCE))
 
         self.assertEqual([], [each for each in found if each is not None])
         # Time stands still, so the last to read waits for as long as all bytes take; 0.1 s are credit.
@@ -278,7 +278,7 @@ class ReadOnlyTest(CheckCase):
         self.assertEqual(before, {str(path): path.lstat().st_mtime_ns for path in self.root.rglob("*")})
 
     def kinds(self) -> list[str]:
-        check = DiskCheck(str(self.root), algorithm="sha256", throttle=Throttle())
+        check = check_disk(str(self.root), algorithm="sha256", throttle=Throttle())
         return [finding.kind for finding in check.findings(PATIENCE) if finding is not None]
 
 

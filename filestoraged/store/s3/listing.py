@@ -27,7 +27,7 @@ def list_names(client: S3Client, prefix: str, after: str, limit: int) -> Sequenc
     """The names of at most `limit` objects of a namespace, whose keys have that prefix."""
     names: list[str] = []
     first = layout.object_path(after) if after else ""
-    for listed in _objects(client, prefix, after=first, until=client.deadline()):
+    for listed in list_objects(client, prefix, after=first, skip_others=True, until=client.deadline()):
         name = _name_of(listed.key.removeprefix(prefix))
         if name is not None and name > after:
             names.append(name)
@@ -54,7 +54,7 @@ def list_namespaces(client: S3Client, prefix: str, after: str, limit: int) -> Se
 def count(client: S3Client, pause: Callable[[], None]) -> Mapping[str, Usage]:
     """What each interface holds, by its name. Lists all keys."""
     totals = {name: Usage() for name in ("files", layout.REPOSITORIES, layout.DROPS)}
-    for each in _objects(client, "", skip_others=False):
+    for each in list_objects(client):
         pause()
         first = each.key.partition(_SEPARATOR)[0]
         interface = "files" if layout.is_shard(first) else first
@@ -63,8 +63,8 @@ def count(client: S3Client, pause: Callable[[], None]) -> Mapping[str, Usage]:
     return totals
 
 
-def _objects(
-    client: S3Client, prefix: str, *, after: str = "", skip_others: bool = True, until: float | None = None
+def list_objects(
+    client: S3Client, prefix: str = "", *, after: str = "", skip_others: bool = False, until: float | None = None
 ) -> Iterator[ListedObject]:
     """The keys with a prefix; with `skip_others`, those in shards alone, without listing what else is there.
 

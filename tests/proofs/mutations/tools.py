@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.proofs.mutations.mutation import in_file
 
 _check_disk = in_file("check/disk.py", "tests.check.test_disk")
-_quarantine = in_file("check/quarantine.py", "tests.check.test_disk", "tests.check.test_prune")
+_store_check = in_file("check/store_check.py", "tests.check.test_disk")
+_quarantine = in_file("store/disk/quarantine.py", "tests.check.test_disk", "tests.check.test_prune")
 _prune = in_file("check/prune.py", "tests.check.test_prune")
 _throttle = in_file("check/throttle.py", "tests.check.test_runner")
 _check_memcached = in_file("check/memcached.py", "tests.check.test_memcached")
@@ -31,12 +32,12 @@ _supervisor = in_file("daemon/supervisor.py", "tests.daemon.test_supervisor", "t
 
 MUTATIONS = (
     # The check.
-    _check_disk("drop-that-was-fetched-meanwhile-is-missing", "(path) and self._registry.needs_bytes(id_):", "(path):"),
-    _check_disk("drop-that-was-removed-meanwhile-is-orphaned", "without_row and self._exists(path):", "without_row:"),
-    _check_disk("check-without-repair-removes-stagings", "if self._repair and names:", "if names:"),
-    _check_disk(
+    _store_check("drop-that-was-fetched-meanwhile-is-missing", "size) and registry.needs_bytes(id_):", "size):"),
+    _store_check("drop-that-was-removed-meanwhile-is-orphaned", "checker.exists(path, grace=rows.grace)", "path"),
+    _check_disk("check-without-repair-removes-stagings", "if repair and names:", "if names:"),
+    _store_check(
         "object-that-was-healed-meanwhile-is-damaged",
-        "        if not self._is_at(finding.path, status):\n            return None\n",
+        "        if not found.is_in_place():\n            return None\n",
         "",
     ),
     _check_disk("symbolic-link-is-followed", "O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC", "O_NONBLOCK | os.O_CLOEXEC"),
@@ -48,7 +49,7 @@ MUTATIONS = (
     ),
     _quarantine("move-to-the-quarantine-is-not-synced", '        sync(os.path.dirname(f"{self._root}/{path}"))\n', ""),
     _quarantine("whole-upload-is-quarantined", "        self._give_back(source, destination)\n", ""),
-    _prune("object-of-the-very-second-is-pruned", "status.st_mtime < self._before", "status.st_mtime <= self._before"),
+    _prune("object-of-the-very-second-is-pruned", "status.modified < self._before", "status.modified <= self._before"),
     _prune("line-without-an-oid-is-skipped", "if not _OID.fullmatch(words[0]):", "if not _OID.match(words[0]):"),
     _throttle("thread-may-catch-up-for-ever", "max(self._paid_until, now - _MAX_LAG) +", "self._paid_until +"),
     _throttle("threads-do-not-share-the-limit", "max(self._paid_until, now - _MAX_LAG) + size", "now + size"),
