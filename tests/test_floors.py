@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,8 +42,27 @@ FLOORS["cli"] = FLOORS["daemon"] | {"daemon"}
 
 # What modules import within functions: a command or a configuration needs it, and no other process gives it memory.
 LATE: dict[str, set[str]] = {}
+LATE["cli.main"] = {
+    *("cli.check", "cli.completion", "cli.fitness", "cli.get", "cli.manage", "cli.migrate", "cli.prune", "cli.put"),
+    *("cli.serve", "cli.token"),
+}
+LATE["cli.check"] = {"check.postgresql"}
+LATE["cli.migrate_sides"] = {"migration.postgresql_contents"}
 LATE["cli.serve"] = {"cli.manual"}
+LATE["daemon.backend"] = {"check.postgresql"}
 LATE["daemon.config"] = {"configparser"}
+LATE["daemon.databases"] = {"daemon.postgresql_databases"}
+LATE["daemon.disk_backend"] = {"check.disk", "check.postgresql", "check.rows"}
+LATE["daemon.memcached_backend"] = {
+    *("check.memcached", "store.memcached.manifest", "store.memcached.pool", "store.memcached.store"),
+}
+LATE["daemon.postgresql_databases"] = {"store.uploads.remote_storage"}
+LATE["daemon.s3_backend"] = {
+    *("check.databases", "check.postgresql", "check.s3", "store.s3.client", "store.s3.connection"),
+    *("store.s3.credentials", "store.s3.segment_objects", "store.s3.store", "store.s3.tls", "store.s3.url"),
+}
+LATE["daemon.services"] = {"api.openapi"}
+LATE["daemon.values"] = {"store.postgresql.url"}
 
 # Modules on no floor: all import the first, and the second imports the top floor.
 OUTSIDE = (PACKAGE, f"{PACKAGE}.__main__")
@@ -129,6 +148,16 @@ class FloorsTest(TempCase):
         self.assertEqual([], faults(root))
         self.assertGreater(len(modules(root)), 20)
 
+    def test_each_import_that_is_listed_is_within_a_function(self) -> None:
+        named = modules(Path(filestoraged.__file__).parent)
+        late: dict[str, set[str]] = {}
+        for name, path in named.items():
+            for each in imports(path, name):
+                if each.late:
+                    late.setdefault(short(name), set()).add(short(known(each.target, named) or each.target))
+
+        self.assertEqual(LATE, late)
+
     def test_each_fault_is_reported(self) -> None:
         for number, case in enumerate(FAULTS.strip("\n").split("\n\n")):
             name, *lines = case.splitlines()
@@ -208,7 +237,7 @@ def _targets(node: ast.stmt, package: str) -> list[str]:
     return [f"{base}.{alias.name}" for alias in node.names]
 
 
-def known(target: str, found: dict[str, list[Import]]) -> str | None:
+def known(target: str, found: Container[str]) -> str | None:
     """The module of a dotted name: `filestoraged.digest` for `filestoraged.digest.Hasher`."""
     return next((name for name in (target, target.rpartition(".")[0]) if name in found), None)
 

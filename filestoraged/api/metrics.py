@@ -120,34 +120,6 @@ def uploads(registry: Registry) -> Gauge:
     return collect
 
 
-def memcached(store: Store) -> Gauge:
-    """Items and bytes of each memcached server."""
-
-    def collect() -> Iterator[Family]:
-        used = store.usage()
-        reached = {name: each for name, each in used.items() if each is not None}
-        up: list[Sample] = [({"server": name}, int(name in reached)) for name in used]
-        items: list[Sample] = [({"server": name}, each.objects) for name, each in reached.items()]
-        sizes: list[Sample] = [({"server": name}, each.size) for name, each in reached.items()]
-        yield Family("filestoraged_memcached_up", "gauge", "1 where the memcached server answers.", up)
-        yield Family("filestoraged_memcached_items", "gauge", "Items in memcached: manifests and chunks.", items)
-        yield Family("filestoraged_memcached_bytes", "gauge", "Bytes of these items.", sizes)
-
-    return collect
-
-
-def s3(traffic: Callable[[], Mapping[str, int]], idle_connections: Callable[[], int]) -> Gauge:
-    """Requests to an S3 store by result, and the connections that the asked worker keeps."""
-
-    def collect() -> Iterator[Family]:
-        attempts: list[Sample] = [({"result": result}, number) for result, number in traffic().items()]
-        yield Family("filestoraged_s3_requests_total", "counter", "Requests to the S3 store, by result.", attempts)
-        help_ = "Connections to the S3 store that the worker which was asked keeps for the next requests."
-        yield Family("filestoraged_s3_idle_connections", "gauge", help_, [({}, idle_connections())])
-
-    return collect
-
-
 def _workers(metrics: Metrics) -> Iterator[Family]:
     now = metrics.gauges()
     build = {"version": __version__, "python": sys.version.partition(" ")[0]}

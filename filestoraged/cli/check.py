@@ -21,9 +21,9 @@ from filestoraged.cli.check_output import (
 )
 from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
-from filestoraged.daemon.backends import BACKENDS, Check, StoreOptions, default_store
+from filestoraged.daemon.backend import Check, default_store
+from filestoraged.daemon.backends import BACKENDS, StoreOptions
 from filestoraged.daemon.config import file_values
-from filestoraged.daemon.loading import load
 from filestoraged.daemon.values import parse_size
 from filestoraged.errors import CheckError, StartError, StoreFailed, StoreUnavailable, UsageError
 
@@ -100,10 +100,13 @@ def _checks(settings: dict[str, Any], throttle: Throttle, *, repair: bool) -> It
     options = StoreOptions(**{"store": "", **settings})
     try:
         if options.database is not None:
-            yield load("check.postgresql", "PostgresCheck")(options.database, throttle=throttle)
-        for backend in BACKENDS:
-            if backend.option in settings:
-                yield backend.check(options, throttle=throttle, repair=repair)
+            from filestoraged.check.postgresql import PostgresCheck
+
+            yield PostgresCheck(options.database, throttle=throttle)
+        checked = [backend for backend in BACKENDS if backend.option in settings]
+        elsewhere = any(backend.keeps_drops for backend in checked)
+        for backend in checked:
+            yield backend.check(options, throttle=throttle, repair=repair, drops_elsewhere=elsewhere)
     except (StoreUnavailable, StoreFailed) as error:
         raise StartError(f"cannot read the database: {error.__cause__ or error}") from error
 

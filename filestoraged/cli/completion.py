@@ -8,13 +8,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from filestoraged.cli import serve
-from filestoraged.cli.main import COMMANDS
 from filestoraged.cli.options import CommandParser
 from filestoraged.cli.shells import SHELLS, Command, Option, Words
-from filestoraged.daemon.loading import load
 from filestoraged.daemon.values import LOG_LEVELS
 from filestoraged.digest import ALGORITHMS
 
@@ -24,10 +21,10 @@ _VALUES = {"hash": tuple(ALGORITHMS), "log-level": LOG_LEVELS}
 _WORDS = {"FILE": Words.FILES, "DIR": Words.DIRECTORIES}
 
 
-def completion(arguments: Sequence[str]) -> int:
+def completion(arguments: Sequence[str], parsers: Mapping[str, argparse.ArgumentParser]) -> int:
     """Print the completion for a shell. Raises UsageError."""
     given = make_parser().parse_args(arguments)
-    sys.stdout.write(SHELLS[given.shell](commands()))
+    sys.stdout.write(SHELLS[given.shell](commands(parsers)))
     return 0
 
 
@@ -41,18 +38,9 @@ def make_parser() -> CommandParser:
     return parser
 
 
-def commands() -> list[Command]:
-    """Return all subcommands in the order of their table, with the options of their parsers."""
-    return [_command(name, _parser_of(name)) for name in COMMANDS]
-
-
-def _parser_of(name: str) -> argparse.ArgumentParser:
-    # The module of this one is the whole daemon.
-    if name == "serve":
-        return serve.make_parser()
-    module = COMMANDS[name].rpartition(".")[0]
-    parser: argparse.ArgumentParser = load(f"cli.{module}", "make_parser")()
-    return parser
+def commands(parsers: Mapping[str, argparse.ArgumentParser]) -> list[Command]:
+    """Return the subcommands, which are by their names, with the options of their parsers."""
+    return [_command(name, parser) for name, parser in parsers.items()]
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> Command:

@@ -1,28 +1,26 @@
-"""The command `filestoraged`: its subcommands, and its exit status when one of them cannot start."""
+"""The command `filestoraged`: its subcommands, and its exit status when one of them cannot start.
+
+The table of subcommands imports each when it is used: a command does not need the others, and a daemon has no memory
+for what it does not use.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from filestoraged.daemon.loading import hidden, load
 from filestoraged.errors import CheckError, StartError, UsageError, printable
 
-# The function of each subcommand, by its module and name. `make_parser` of the module has its options.
-COMMANDS: dict[str, str] = {
-    "serve": "serve.serve",
-    "check": "check.check",
-    "prune": "prune.prune",
-    "token": "token.token",
-    "memcached-check": "memcached_check.memcached_check",
-    "s3-check": "s3_check.s3_check",
-    "migrate": "migrate.migrate",
-    "put": "put.put",
-    "get": "get.get",
-    "rm": "rm.rm",
-    "list": "listing.listing",
-    "completion": "completion.completion",
-}
+if TYPE_CHECKING:
+    from filestoraged.cli.options import CommandParser
+
+
+class Command(NamedTuple):
+    # Returns the exit status.
+    run: Callable[[Sequence[str]], int]
+    make_parser: Callable[[], CommandParser]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,15 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given: list[str] = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = _command(given.pop(0)) if given and not given[0].startswith("-") else "serve"
-        return _load(command)(given)
+        name = _name(given.pop(0)) if given and not given[0].startswith("-") else "serve"
+        return COMMANDS[name]().run(given)
     except (UsageError, CheckError) as error:
         return _complain(error, 2)
     except StartError as error:
         return _complain(error, 1)
 
 
-def _command(word: str) -> str:
+def _name(word: str) -> str:
     """Raises UsageError, with a suggestion, where the word is not a subcommand."""
     if word in COMMANDS:
         return word
@@ -51,22 +49,120 @@ def _command(word: str) -> str:
     raise UsageError(f"unknown command {word!r}: {hint}")
 
 
-def _load(command: str) -> Callable[[Sequence[str]], int]:
-    module, _, name = COMMANDS[command].rpartition(".")
-    if command != "serve":
-        return _load_function(module, name)
+def make_parsers() -> Mapping[str, CommandParser]:
+    """Return the parsers of all subcommands, in the order of their table."""
+    return {name: load().make_parser() for name, load in COMMANDS.items()}
+
+
+def _serve() -> Command:
     # `http.server` imports `http.client` and `shutil`, which import these where they can. They take 1.3 MiB, and a
     # daemon neither sends requests nor makes archives by them. Modules that are loaded later find them.
     with hidden("ssl", "bz2", "lzma"):
-        return _load_function(module, name)
+        from filestoraged.cli.serve import make_parser, serve
+
+    return Command(serve, make_parser)
 
 
-def _load_function(module: str, name: str) -> Callable[[Sequence[str]], int]:
-    loaded: Callable[[Sequence[str]], int] = load(f"cli.{module}", name)
-    return loaded
+def _check() -> Command:
+    from filestoraged.cli.check import check, make_parser
+
+    return Command(check, make_parser)
+
+
+def _prune() -> Command:
+    from filestoraged.cli.prune import make_parser, prune
+
+    return Command(prune, make_parser)
+
+
+def _token() -> Command:
+    from filestoraged.cli.token import make_parser, token
+
+    return Command(token, make_parser)
+
+
+def _memcached_check() -> Command:
+    from filestoraged.cli.fitness import make_memcached_check_parser, memcached_check
+
+    return Command(memcached_check, make_memcached_check_parser)
+
+
+def _s3_check() -> Command:
+    from filestoraged.cli.fitness import make_s3_check_parser, s3_check
+
+    return Command(s3_check, make_s3_check_parser)
+
+
+def _migrate() -> Command:
+    from filestoraged.cli.migrate import make_parser, migrate
+
+    return Command(migrate, make_parser)
+
+
+def _put() -> Command:
+    from filestoraged.cli.put import make_parser, put
+
+    return Command(put, make_parser)
+
+
+def _get() -> Command:
+    from filestoraged.cli.get import get, make_parser
+
+    return Command(get, make_parser)
+
+
+def _rm() -> Command:
+    from filestoraged.cli.manage import make_rm_parser, rm
+
+    return Command(rm, make_rm_parser)
+
+
+def _list() -> Command:
+    from filestoraged.cli.manage import list_, make_list_parser
+
+    return Command(list_, make_list_parser)
+
+
+def _completion() -> Command:
+    from filestoraged.cli.completion import completion, make_parser
+
+    return Command(lambda arguments: completion(arguments, make_parsers()), make_parser)
 
 
 def _complain(error: Exception, status: int) -> int:
     # Arguments may have line breaks, or control characters for a terminal.
     sys.stderr.write(f"filestoraged: {printable(str(error))}\n")
     return status
+
+
+@contextlib.contextmanager
+def hidden(*modules: str) -> Iterator[None]:
+    """Make imports of modules fail within the block, except those that were imported before.
+
+    It is for importers that can do without them.
+    """
+    missing = [name for name in modules if name not in sys.modules]
+    try:
+        for name in missing:
+            # The import system's own way to block a module.
+            sys.modules[name] = None  # type: ignore[assignment]
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
+
+
+COMMANDS: Mapping[str, Callable[[], Command]] = {
+    "serve": _serve,
+    "check": _check,
+    "prune": _prune,
+    "token": _token,
+    "memcached-check": _memcached_check,
+    "s3-check": _s3_check,
+    "migrate": _migrate,
+    "put": _put,
+    "get": _get,
+    "rm": _rm,
+    "list": _list,
+    "completion": _completion,
+}

@@ -6,9 +6,9 @@ import os
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from filestoraged.daemon.backends import drop_store, selected
+from filestoraged.daemon.backend import drop_store
+from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config
-from filestoraged.daemon.loading import load
 from filestoraged.errors import CheckError, Error, ListingUnsupported, StartError, UsageError
 from filestoraged.migration.contents import Contents
 from filestoraged.migration.migration import Parts, Service
@@ -113,8 +113,9 @@ def _place_of_directory(path: str) -> str:
 def _contents(config: Config) -> Contents:
     if config.database is None:
         return SqliteContents(config.store)
-    contents: Contents = load("migration.postgresql_contents", "PostgresContents")(config.database)
-    return contents
+    from filestoraged.migration.postgresql_contents import PostgresContents
+
+    return PostgresContents(config.database)
 
 
 def _require_listing(source: Side) -> None:

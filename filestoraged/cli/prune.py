@@ -15,7 +15,8 @@ from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.cli.check_output import size_text
 from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
-from filestoraged.daemon.backends import StoreOptions, default_store, selected
+from filestoraged.daemon.backend import default_store
+from filestoraged.daemon.backends import StoreOptions, selected
 from filestoraged.daemon.config import file_values
 from filestoraged.daemon.values import parse_duration
 from filestoraged.errors import CheckError, StartError, StorageFull, StoreUnavailable, UsageError
@@ -138,7 +139,7 @@ def _open_run(given: argparse.Namespace, throttle: Throttle, *, before: float) -
     backend = selected(options)
     if backend.prune is None:
         raise StartError(f"cannot prune objects in {backend.option}: it cannot list them")
-    store = backend.prune(options, given.repository, throttle, not given.dry_run)
+    store = backend.prune(options, given.repository, throttle, moves=not given.dry_run)
     return Prune(store, given.repository, _read_keep_list(given), before=before, throttle=throttle)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from filestoraged import __version__
 from filestoraged.cli.options import CommandParser
-from filestoraged.daemon.backends import selected
+from filestoraged.daemon.backends import validate
 from filestoraged.daemon.config import CONFIG_FILE, FIELDS, Config, read_file
 from filestoraged.daemon.endpoints import Endpoints
 from filestoraged.daemon.fields import parse_values
@@ -62,7 +62,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     path = flags.pop(CONFIG_FILE.name, None)
     texts = {**({} if path is None else read_file(path)), **flags}
     config = Config(**parse_values(texts, FIELDS))
-    selected(config).validate(config)
+    validate(config)
     return config
 
 

@@ -1,7 +1,7 @@
 """The daemon's configuration: the table of its fields, and how it is read.
 
 Flags take precedence over the file, and the file over the defaults. Contradictions raise UsageError, with one sentence.
-A new option is one declaration in Config, or in StoreOptions where it belongs to a backend.
+A new option is one declaration in Config, or in the options of a backend where it belongs to one.
 """
 
 from __future__ import annotations

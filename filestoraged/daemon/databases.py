@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from filestoraged.api.kv import Keys
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.cleanup_lock import CleanupLock, FileLock
-from filestoraged.daemon.loading import load
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drops
@@ -20,6 +19,10 @@ from filestoraged.store.path_identity import PathIdentities, PathIdentity
 from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.store.uploads.registry import Registry
 from filestoraged.store.uploads.storage import Storage
+
+if TYPE_CHECKING:
+    from filestoraged.store.postgresql.url import DatabaseAddress
+    from filestoraged.store.s3.segment_objects import SegmentObjects
 
 
 class Databases(Protocol):
@@ -39,7 +42,7 @@ class Databases(Protocol):
 
     def open_uploads(self, *, ttl: float) -> Registry: ...
 
-    def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: Any) -> Storage:
+    def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: SegmentObjects | None) -> Storage:
         """Where unfinished uploads have their bytes: the directory, unless there are `segments` of an S3 store."""
 
     def open_cleanup_lock(self) -> CleanupLock:
@@ -76,7 +79,7 @@ class SqliteDatabases:
         identity = self._identity(layout.UPLOADS_DATABASE)
         return Registry.open(identity.path, ttl=ttl, identity=identity, clock=self._clock)
 
-    def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: Any) -> Storage:
+    def open_upload_storage(self, registry: Registry, disk: DiskStore, segments: SegmentObjects | None) -> Storage:
         """Whatever keeps the objects: other machines could not read the rows."""
         return LocalStorage(disk, registry)
 
@@ -91,10 +94,11 @@ class SqliteDatabases:
 
 
 def open_databases(
-    address: Any, root: PathIdentity, identities: PathIdentities, clock: Clock = SYSTEM_CLOCK
+    address: DatabaseAddress | None, root: PathIdentity, identities: PathIdentities, clock: Clock = SYSTEM_CLOCK
 ) -> Databases:
     """Those at an address that `values.parse_database` returned; without one, those in the directory `root`."""
     if address is None:
         return SqliteDatabases(root, identities, clock)
-    databases: Databases = load("daemon.postgresql_databases", "PostgresDatabases")(address, clock)
-    return databases
+    from filestoraged.daemon.postgresql_databases import PostgresDatabases
+
+    return PostgresDatabases(address, clock)

@@ -77,7 +77,8 @@ class Options:
     def __init_subclass__(cls) -> None:
         own = {name: each for name, each in vars(cls).items() if isinstance(each, ConfigField)}
         named = [each._replace(attribute=name, name=each.name or name.replace("_", "-")) for name, each in own.items()]
-        cls.fields = (*cls.fields, *named)
+        inherited = [field for base in cls.__bases__ for field in getattr(base, "fields", ())]
+        cls.fields = (*dict.fromkeys(inherited), *named)
 
     def __init__(self, **values: Any) -> None:
         """Fields without a value get their defaults. Raises TypeError for a value of no field."""

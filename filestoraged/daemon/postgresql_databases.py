@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from filestoraged.api.kv import Keys
 from filestoraged.clock import Clock
 from filestoraged.daemon.cleanup_lock import CleanupLock
-from filestoraged.daemon.loading import load
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drops
@@ -70,10 +69,9 @@ class PostgresDatabases:
         # Closed with the registry.
         assert self._shared is not None
         shared = self._shared
-        storage: Storage = load("store.uploads.remote_storage", "RemoteStorage")(
-            shared, shared, segments, registry, clock=self._clock
-        )
-        return storage
+        from filestoraged.store.uploads.remote_storage import RemoteStorage
+
+        return RemoteStorage(shared, shared, segments, registry, clock=self._clock)
 
     def open_cleanup_lock(self) -> CleanupLock:
         # It ends with the drops or the uploads.

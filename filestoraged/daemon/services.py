@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import threading
@@ -14,11 +13,11 @@ from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Readiness
 from filestoraged.api.pages import Pages
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.daemon.backends import OpenStore, drop_store, selected
+from filestoraged.daemon.backend import OpenStore, drop_store
+from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.databases import open_databases
 from filestoraged.daemon.interfaces import INTERFACES, Interface, Resources
-from filestoraged.daemon.loading import deferred
 from filestoraged.daemon.tokens_file import read_tokens
 from filestoraged.errors import DISK_FULL, StartError, StorageFull, StoreDetached
 from filestoraged.store import layout
@@ -39,9 +38,6 @@ _STOP_TIMEOUT = 10.0
 
 # Seconds to read the log of a database at the start. A log of 64 MiB takes 0.2 s.
 _EXAMINATION_TIMEOUT = 2.5
-
-# Imported for its first request: few ask for it.
-_describe = deferred("api.openapi", "document")
 
 _HEALTH_ROUTERS = {operations.PREFIX: operations.health_routes()}
 
@@ -214,7 +210,13 @@ class Services:
         if self._pages is not None:
             routers[pages.PREFIX] = self._pages.routes()
         served = {**routers, **shown}
-        describe = functools.partial(_describe, served, has_tokens=self._tokens is not None)
+
+        def describe() -> bytes:
+            # Imported for its first request: few ask for it.
+            from filestoraged.api.openapi import document
+
+            return document(served, has_tokens=self._tokens is not None)
+
         described = {operations.DESCRIPTION: operations.description_routes(describe)}
         return Mounts({**served, **described}, self._tokens, self._origins, self._hosts)
 

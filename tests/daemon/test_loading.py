@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from filestoraged.cli.main import hidden
 from filestoraged.daemon.backends import StoreOptions
-from filestoraged.daemon.loading import hidden
 from filestoraged.store.memcached.store import MEMORY
 from tests.daemon.process import COMMAND, PATIENCE, ROOT, clean_environment, running
 from tests.support import TempCase
@@ -49,7 +49,7 @@ LIST = """
 import sys
 before = set(sys.modules)
 from filestoraged.cli import main
-main._load(sys.argv[1])
+main.COMMANDS[sys.argv[1]]()
 print("\\n".join(set(sys.modules) - before))
 """
 
@@ -70,7 +70,7 @@ class LoadingTest(TempCase):
 
     def test_hidden_module_cannot_be_imported_until_the_block_ends(self) -> None:
         code = """
-from filestoraged.daemon.loading import hidden
+from filestoraged.cli.main import hidden
 try:
     with hidden("colorsys"):
         import colorsys

@@ -1,4 +1,4 @@
-"""`filestoraged rm`: removes objects from a daemon."""
+"""`filestoraged rm` and `filestoraged list`: remove objects from a daemon, and list those of a repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from filestoraged.errors import NotFound
 
 def rm(arguments: Sequence[str]) -> int:
     """Print nothing, unless --json is given. Raises UsageError and StartError."""
-    given = make_parser().parse_args(arguments)
+    given = make_rm_parser().parse_args(arguments)
     for name in given.names:
         parse_object(name)
     output = ClientOutput(json=given.json)
@@ -30,9 +30,38 @@ def rm(arguments: Sequence[str]) -> int:
     return run_client(client, given.names, remove, output)
 
 
-def make_parser() -> CommandParser:
+def make_rm_parser() -> CommandParser:
     parser = client_parser("rm", "Remove objects by their digests or URLs.", "--from")
     parser.add_argument("names", metavar="NAME", nargs="+", help="a digest, or the URL of an object")
     parser.add_argument("--repository", metavar="NAME", help="the repository that has the objects")
     parser.add_argument("--ignore-missing", action="store_true", help="take what does not exist as removed")
+    return parser
+
+
+def list_(arguments: Sequence[str]) -> int:
+    """Print a line for each repository, or for each object. Raises UsageError and StartError."""
+    given = make_list_parser().parse_args(arguments)
+    output = ClientOutput(json=given.json)
+    client = make_client(given, output)
+
+    def list_objects(repository: str) -> None:
+        for each in client.list(repository):
+            output.add(f"{each.oid} {each.modified} {each.size}", each._asdict())
+
+    def list_repositories(_: str) -> None:
+        for name in client.repositories():
+            output.add(name, {"repository": name})
+
+    if given.repository is None:
+        return run_client(client, ["repositories"], list_repositories, output)
+    return run_client(client, [given.repository], list_objects, output)
+
+
+def make_list_parser() -> CommandParser:
+    parser = client_parser(
+        "list",
+        "List the repositories, or the objects of one: oid, time and size in bytes, by oid.",
+        "--from",
+    )
+    parser.add_argument("repository", metavar="REPOSITORY", nargs="?", help="list the objects of this repository")
     return parser
