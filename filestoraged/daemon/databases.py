@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from filestoraged.api.kv import Keys
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.daemon.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store import layout
+from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drops
 from filestoraged.store.kv import KeyValues

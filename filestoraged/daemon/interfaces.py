@@ -16,16 +16,15 @@ from filestoraged.api.operations import Probe
 from filestoraged.api.pages import Pages
 from filestoraged.api.upload_targets import DropTarget, Targets
 from filestoraged.clock import Clock
-from filestoraged.daemon.cleanup_lock import CleanupLock, FileLock
 from filestoraged.daemon.databases import Databases
-from filestoraged.daemon.janitor import Janitor
-from filestoraged.daemon.uploads_janitor import UploadsJanitor
 from filestoraged.daemon.values import parse_prefix
 from filestoraged.errors import Error, StoreUnavailable, UsageError
 from filestoraged.store import layout
+from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.janitors import DropsJanitor, Janitor, UploadsJanitor
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.locks import prepare_locks
 from filestoraged.store.passwords import Guard
@@ -139,7 +138,7 @@ def _repositories(resources: Resources) -> Router:
 
 def _drops(resources: Resources) -> Router:
     registry = resources.databases.open_drops(ttl=resources.drop_ttl)
-    janitor = Janitor(registry, resources.drops, resources.databases.open_cleanup_lock(), resources.clock)
+    janitor = DropsJanitor(registry, resources.drops, resources.databases.open_cleanup_lock(), resources.clock)
     janitor.start()
     resources.janitors.append(janitor)
     resources.probes.append(_probe("Drops", registry.probe))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from filestoraged.api.kv import Keys
 from filestoraged.clock import Clock
-from filestoraged.daemon.cleanup_lock import CleanupLock
 from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
+from filestoraged.store.cleanup_lock import CleanupLock
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drops
 from filestoraged.store.locks import Locks

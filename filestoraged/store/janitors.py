@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from filestoraged.clock import Clock
-from filestoraged.daemon.cleanup_lock import CleanupLock
-from filestoraged.errors import Error, StoreDetached
+from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.errors import Error, NotFound, StoreDetached
+from filestoraged.store.cleanup_lock import CleanupLock
+from filestoraged.store.contract import Store
+from filestoraged.store.drops import Drops
+from filestoraged.store.uploads.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ _PAUSE_FACTOR = 5.0
 _ENVIRONMENT_ERRORS = (Error, OSError, sqlite3.Error)
 
 
-class Cleaner(ABC):
+class Janitor(ABC):
     """A thread of each worker. A lock lets one of all processes clean up at a time; two at once would do no harm."""
 
     def __init__(self, subject: str, lock: CleanupLock, clock: Clock) -> None:
@@ -101,3 +105,45 @@ class Cleaner(ABC):
             self.clean_up()
         self._logged = set(self._failures)
         return 0
+
+
+class DropsJanitor(Janitor):
+    """Claims of dead processes, bytes of claimed drops, and drops that have expired."""
+
+    def __init__(self, drops: Drops, store: Store, lock: CleanupLock, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`store` has the bytes of the drops."""
+        super().__init__("drops", lock, clock)
+        self._drops = drops
+        self._store = store
+
+    def retry(self) -> None:
+        self._drops.retry(self._remove)
+
+    def _take_step(self) -> int:
+        """Do some work of each kind, so that none waits for thousands of another. Returns how many drops it was."""
+        remove_all = self._store.remove_all
+        found = self._try(lambda: self._drops.reap(self._remove))
+        found += self._try(lambda: self._drops.remove_latest(remove_all))
+        expired = self._try(self._drops.expire)
+        if not expired:
+            # After all have expired: the more drops are removed at once, the fewer directories are synced.
+            found += self._try(lambda: self._drops.remove(remove_all))
+        return found + expired + self._try(self._drops.delete_old)
+
+    def _remove(self, id_: str) -> None:
+        with contextlib.suppress(NotFound):
+            self._store.remove(id_)
+
+
+class UploadsJanitor(Janitor):
+    """Resumable uploads that were not continued."""
+
+    def __init__(self, uploads: Uploads, lock: CleanupLock, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__("uploads", lock, clock)
+        self._uploads = uploads
+
+    def retry(self) -> None:
+        """Nothing is written later: what fails is found again by its row."""
+
+    def _take_step(self) -> int:
+        return self._try(self._uploads.expire)
