@@ -42,6 +42,12 @@ FLOORS["cli"] = FLOORS["daemon"] | {"daemon"}
 
 # What modules import within functions: a command or a configuration needs it, and no other process gives it memory.
 LATE: dict[str, set[str]] = {}
+LATE["api.drops"] = {"api.openapi_terms"}
+LATE["api.files"] = {"api.openapi_terms"}
+LATE["api.kv"] = {"api.openapi_terms", "store.postgresql.kv"}
+LATE["api.lfs"] = {"api.openapi_terms"}
+LATE["api.repositories"] = {"api.openapi_terms"}
+LATE["api.uploads"] = {"api.openapi_terms", "store.uploads.remote_storage"}
 LATE["cli.main"] = {
     *("cli.check", "cli.completion", "cli.fitness", "cli.get", "cli.manage", "cli.migrate", "cli.prune", "cli.put"),
     *("cli.serve", "cli.token"),
@@ -51,18 +57,18 @@ LATE["cli.migrate_sides"] = {"migration.postgresql_contents"}
 LATE["cli.serve"] = {"cli.manual"}
 LATE["daemon.backend"] = {"check.postgresql"}
 LATE["daemon.config"] = {"configparser"}
-LATE["daemon.databases"] = {"daemon.postgresql_databases"}
 LATE["daemon.disk_backend"] = {"check.disk", "check.postgresql", "check.rows"}
+LATE["daemon.interfaces"] = {"api.drops", "api.files", "api.kv", "api.repositories", "api.uploads"}
 LATE["daemon.memcached_backend"] = {
     *("check.memcached", "store.memcached.manifest", "store.memcached.pool", "store.memcached.store"),
 }
-LATE["daemon.postgresql_databases"] = {"store.uploads.remote_storage"}
 LATE["daemon.s3_backend"] = {
     *("check.databases", "check.postgresql", "check.s3", "store.s3.client", "store.s3.connection"),
     *("store.s3.credentials", "store.s3.segment_objects", "store.s3.store", "store.s3.tls", "store.s3.url"),
 }
 LATE["daemon.services"] = {"api.openapi"}
 LATE["daemon.values"] = {"store.postgresql.url"}
+LATE["store.databases"] = {"store.postgresql.databases"}
 
 # Modules on no floor: all import the first, and the second imports the top floor.
 OUTSIDE = (PACKAGE, f"{PACKAGE}.__main__")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 from filestoraged.api import forms, objects
+from filestoraged.api.interface import Description, Interface, Resources
 from filestoraged.api.objects import Delivery
 from filestoraged.api.pages import Pages
 from filestoraged.api.upload_page import UploadPage
@@ -109,3 +110,50 @@ def _the_hash(request: Request, segment: str | None) -> str:
     if len(hashes) != 1 or not hashes[0]:
         raise BadRequest(f"The request names {len(hashes)} files: expected one, as ?hash=HEX.")
     return hashes[0]
+
+
+def _build(resources: Resources) -> Router:
+    return routes(resources.objects, resources.delivery, resources.pages)
+
+
+def _describe() -> Description:
+    from filestoraged.api import openapi_terms as terms
+
+    return Description(
+        {
+            ("POST", "/"): {
+                "summary": "Store a file under its digest.",
+                "parameters": terms.UPLOAD,
+                "requestBody": terms.RAW,
+                "responses": {
+                    "200": terms.answer(
+                        "Stored.",
+                        {**terms.json_content(terms.ref("schemas", "Stored")), "text/plain": {"schema": terms.TEXT}},
+                    )
+                },
+            },
+            ("GET", "/"): {
+                "summary": "Download a file; where HTML is preferred and no hash is given, the page that uploads"
+                " files.",
+                "parameters": [terms.ref("parameters", "Hash"), *terms.DOWNLOAD],
+                "responses": terms.DOWNLOADED,
+            },
+            ("GET", "/{hash}"): {
+                "summary": "Download a file.",
+                "parameters": terms.DOWNLOAD,
+                "responses": terms.DOWNLOADED,
+            },
+            ("DELETE", "/"): {
+                "summary": "Remove a file.",
+                "parameters": [terms.ref("parameters", "Hash")],
+                "responses": terms.REMOVED,
+            },
+            ("DELETE", "/{hash}"): {"summary": "Remove a file.", "responses": terms.REMOVED},
+        },
+        {
+            "Stored": terms.object_of(hash=terms.HEX, size=terms.COUNT),
+        },
+    )
+
+
+FILES = Interface("files", _build, _describe)

@@ -9,13 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from filestoraged import __version__
 from filestoraged.api.bounded_call import BoundedCall
-from filestoraged.api.kv import Keys
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.contract import Store, Usage
-from filestoraged.store.drops import Drops
-from filestoraged.store.locks import Locks
 from filestoraged.store.shared_count import SharedCount
-from filestoraged.store.uploads.registry import Registry
 from filestoraged.web.message import Request, Response, RunsOn, field_lines
 from filestoraged.web.metrics import BOUNDS, Metrics, RequestTotals
 from filestoraged.web.router import READ, Route, Router
@@ -81,41 +77,6 @@ def objects(store: Store, shared: SharedCount) -> Gauge:
         yield Family("filestoraged_object_bytes", "gauge", "Bytes of the objects on disk.", sizes)
         help_ = "Time since the count of the objects on disk began."
         yield Family("filestoraged_objects_age_seconds", "gauge", help_, [({}, round(counted.age, 3))])
-
-    return collect
-
-
-def drops(registry: Drops) -> Gauge:
-    def collect() -> Iterator[Family]:
-        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
-        yield Family("filestoraged_drops", "gauge", "Drops by state.", samples)
-
-    return collect
-
-
-def keys(database: Keys) -> Gauge:
-    def collect() -> Iterator[Family]:
-        yield Family(
-            "filestoraged_queued_keys",
-            "gauge",
-            "Keys set or deleted since the last commit, each time.",
-            [({}, database.queued)],
-        )
-
-    return collect
-
-
-def locks(database: Locks) -> Gauge:
-    def collect() -> Iterator[Family]:
-        yield Family("filestoraged_locks", "gauge", "Locks of Git LFS in all repositories.", [({}, database.count())])
-
-    return collect
-
-
-def uploads(registry: Registry) -> Gauge:
-    def collect() -> Iterator[Family]:
-        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
-        yield Family("filestoraged_uploads", "gauge", "Resumable uploads by state.", samples)
 
     return collect
 

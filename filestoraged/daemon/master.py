@@ -147,7 +147,8 @@ class Master:
         backend = selected(config)
         if backend.option == "store" and config.database is None:
             return config.workers, f"in {backend.describe(config)}"
-        kept = [each.content for name, each in INTERFACES.items() if name in mounted and each.database]
+        loaded = [row.load() for name, row in INTERFACES.items() if name in mounted]
+        kept = [each.data.content for each in loaded if each.data is not None]
         where = os.path.abspath(config.store) if config.database is None else config.database.description
         besides = f", {_enumerated(kept)} in {where}" if kept else ""
         return config.workers, f"objects in {backend.describe(config)}{besides}"
