@@ -6,20 +6,23 @@ import argparse
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from filestoraged.check.findings import FOREIGN, Finding
-from filestoraged.check.throttle import CheckStopped, Throttle
-from filestoraged.cli.check_output import (
-    JsonReport,
-    Progress,
-    Report,
-    ReportTotals,
-    TextReport,
-    show_findings,
-)
+from filestoraged.check.findings import FINDING_KINDS, FOREIGN, Finding
+from filestoraged.check.throttle import Throttle
 from filestoraged.cli.options import CommandParser
+from filestoraged.cli.progress import Progress
+from filestoraged.cli.report import (
+    Entry,
+    JsonReport,
+    Report,
+    finding_text,
+    found_text,
+    report_all,
+    speed_fields,
+    speed_text,
+)
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.backend import Check, default_store
 from filestoraged.daemon.backends import BACKENDS, StoreOptions
@@ -57,30 +60,46 @@ def check(arguments: Sequence[str]) -> int:
         ignored = (FOREIGN,) if given.ignore_foreign else ()
         with stopped_by_signals(throttle):
             checks = list(_checks(settings, throttle, repair=given.repair))
-            return _run(checks, JsonReport(sys.stdout) if given.json else TextReport(sys.stdout), ignored)
+            return _run(checks, JsonReport(sys.stdout, "findings") if given.json else Report(sys.stdout), ignored)
 
     return run_with_output(run)
 
 
-def _run(checks: list[Check], report: Report, ignored: Sequence[str]) -> int:
+def _run(checks: Sequence[Check], report: Report, ignored: Sequence[str]) -> int:
     """Report the findings, except those of the `ignored` kinds, which are not counted either."""
     progress = Progress(sys.stderr)
     found: dict[str, int] = {}
-    complete = False
-    try:
+
+    def findings() -> Iterator[Finding]:
         for each in checks:
-            show_findings(_findings(each), report.add, progress, each.totals, found, ignored=ignored)
-        complete = True
-    except CheckStopped:
-        # By a signal.
-        pass
-    finally:
-        progress.clear()
+            for finding in _findings(each):
+                progress.show(each.totals)
+                if finding is not None and finding.kind not in ignored:
+                    found[finding.kind] = found.get(finding.kind, 0) + 1
+                    yield finding
+
+    def summarize(complete: bool) -> Entry:
         objects, size = sum(each.totals.objects for each in checks), sum(each.totals.size for each in checks)
-        report.end(ReportTotals(objects, size, progress.seconds, found, complete))
-    if not complete:
+        return _totals(objects, size, progress.seconds, found, complete=complete)
+
+    if not report_all(report, findings(), _entry, summarize, progress):
         return STOPPED
     return _FOUND if found else _CLEAN
+
+
+def _entry(finding: Finding) -> Entry:
+    return Entry(finding_text(finding), {**finding._asdict(), "repaired": finding.remedy is not None})
+
+
+def _totals(objects: int, size: int, seconds: float, found: Mapping[str, int], *, complete: bool) -> Entry:
+    """`size` is in bytes."""
+    text = (
+        f"{'checked' if complete else 'stopped after'} {objects} objects, {speed_text(size, seconds)};"
+        f" {found_text(found, FINDING_KINDS) or 'nothing'} found"
+    )
+    by_kind = {kind: found.get(kind, 0) for kind in FINDING_KINDS}
+    fields = {"objects": objects, **speed_fields(size, seconds), "found": by_kind, "complete": complete}
+    return Entry(text, fields)
 
 
 def _findings(check_: Check) -> Iterator[Finding | None]:

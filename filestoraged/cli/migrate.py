@@ -6,18 +6,29 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from filestoraged.check.findings import Finding
-from filestoraged.check.throttle import CheckStopped, Throttle
+from filestoraged.check.throttle import Throttle
 from filestoraged.cli.check import parse_limit
-from filestoraged.cli.check_output import Progress, show_findings
-from filestoraged.cli.migrate_output import MigrationJson, MigrationReport, MigrationText, Summary
 from filestoraged.cli.migrate_sides import open_sides, prepare, require
 from filestoraged.cli.options import CommandParser
+from filestoraged.cli.progress import Progress
+from filestoraged.cli.report import (
+    Entry,
+    JsonReport,
+    Report,
+    finding_text,
+    found_text,
+    report_all,
+    speed_fields,
+    speed_text,
+)
 from filestoraged.cli.serve import parse_arguments
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.config import Config
 from filestoraged.errors import CheckError, Error, UsageError
+from filestoraged.migration.findings import MIGRATION_KINDS, MigrationTotals
 from filestoraged.migration.migration import Comparison, Migration
 from filestoraged.migration.transfer import reason_of
 
@@ -41,7 +52,7 @@ def migrate(arguments: Sequence[str]) -> int:
     def run() -> int:
         with stopped_by_signals(throttle), contextlib.ExitStack() as closing:
             migration = _prepared(given, throttle, closing)
-            return _run(migration, MigrationJson(sys.stdout) if given.json else MigrationText(sys.stdout))
+            return _run(migration, JsonReport(sys.stdout, "findings") if given.json else Report(sys.stdout))
 
     return run_with_output(run)
 
@@ -56,20 +67,21 @@ def _prepared(given: argparse.Namespace, throttle: Throttle, closing: contextlib
     return Migration(source.service, target.service, parts, throttle, delete=given.delete)
 
 
-def _run(run: Migration | Comparison, report: MigrationReport) -> int:
+def _run(run: Migration | Comparison, report: Report) -> int:
     progress = Progress(sys.stderr)
     found: dict[str, int] = {}
-    complete = False
-    try:
-        show_findings(_findings(run), report.add, progress, run.totals, found)
-        complete = True
-    except CheckStopped:
-        # By a signal.
-        pass
-    finally:
-        progress.clear()
-        report.end(Summary(run.totals, progress.seconds, found, complete, isinstance(run, Comparison)))
-    if not complete:
+
+    def findings() -> Iterator[Finding]:
+        for finding in _findings(run):
+            progress.show(run.totals)
+            if finding is not None:
+                found[finding.kind] = found.get(finding.kind, 0) + 1
+                yield finding
+
+    def summarize(complete: bool) -> Entry:
+        return _totals(_Summary(run.totals, progress.seconds, found, complete, isinstance(run, Comparison)))
+
+    if not report_all(report, findings(), _entry, summarize, progress):
         return STOPPED
     return _FOUND if found else _DONE
 
@@ -88,6 +100,70 @@ def _findings(run: Migration | Comparison) -> Iterator[Finding | None]:
 
 def _read(path: str) -> Config:
     return parse_arguments(["--config", path])
+
+
+class _Summary(NamedTuple):
+    """`complete` is False where the run was stopped. With `is_comparison`, nothing was to be copied."""
+
+    totals: MigrationTotals
+    seconds: float
+    found: dict[str, int]
+    complete: bool
+    is_comparison: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes that were read in that time."""
+        return self.totals.size if self.is_comparison else self.totals.copied_size
+
+
+def _entry(finding: Finding) -> Entry:
+    fields = {"kind": finding.kind, "path": finding.path, "reason": finding.reason}
+    return Entry(finding_text(finding), fields)
+
+
+def _totals(summary: _Summary) -> Entry:
+    totals = summary.totals
+    fields = {
+        "objects": totals.objects,
+        "copied": totals.copied,
+        "existing": totals.existing,
+        "extra": totals.extra,
+        "removed": totals.removed,
+        **speed_fields(summary.size, summary.seconds),
+        "keys": totals.keys,
+        "drops": totals.drops,
+        "skipped_drops": totals.skipped_drops,
+        "locks": totals.locks,
+        "found": {kind: summary.found.get(kind, 0) for kind in MIGRATION_KINDS},
+        "complete": summary.complete,
+    }
+    return Entry(f"{_objects_text(summary)}\n{_rows_text(summary)}", fields)
+
+
+def _objects_text(summary: _Summary) -> str:
+    totals = summary.totals
+    verb = "compared" if summary.is_comparison else "copied"
+    number = totals.objects if summary.is_comparison else totals.copied
+    parts = [] if summary.is_comparison else [f"{totals.existing} were there already"]
+    if totals.extra and not summary.is_comparison:
+        left = totals.extra - totals.removed
+        parts += [f"{left} only at the target, which --delete removes"] if left else []
+        parts += [f"{totals.removed} removed from the target"] if totals.removed else []
+    found = found_text(summary.found, MIGRATION_KINDS)
+    return (
+        f"{'' if summary.complete else 'stopped: '}{verb} {number} objects,"
+        f" {speed_text(summary.size, summary.seconds)}; {'; '.join([*parts, found or 'nothing found'])}"
+    )
+
+
+def _rows_text(summary: _Summary) -> str:
+    totals = summary.totals
+    verb = "equal" if summary.is_comparison else "copied"
+    text = f"{verb} {totals.keys} keys, {totals.drops} drops, {totals.locks} locks"
+    if totals.skipped_drops:
+        text += f"; skipped {totals.skipped_drops} drops in use or new: run this again when the old daemon has stopped"
+    return text
 
 
 def make_parser() -> CommandParser:

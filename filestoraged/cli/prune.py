@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Protocol, TextIO
+from typing import Any, BinaryIO
 
 from filestoraged.check.prune import Prune, Pruned, PruneTotals, read_keep_list
-from filestoraged.check.throttle import CheckStopped, Throttle
-from filestoraged.cli.check_output import size_text
+from filestoraged.check.throttle import Throttle
 from filestoraged.cli.options import CommandParser
+from filestoraged.cli.progress import size_text
+from filestoraged.cli.report import Entry, JsonReport, Report, report_all
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.backend import default_store
 from filestoraged.daemon.backends import StoreOptions, selected
@@ -46,23 +46,20 @@ def prune(arguments: Sequence[str]) -> int:
         throttle = Throttle()
         pruning = _open_run(given, throttle, before=time.time() - age)
         with stopped_by_signals(throttle):
-            return _report(pruning, _JsonReport(given) if given.json else _TextReport(given))
+            return _run(pruning, given)
 
     return run_with_output(run, "what is moved")
 
 
-def _report(run: Prune, report: _Report) -> int:
-    complete = False
-    try:
-        for pruned in _pruned(run, is_dry=report.is_dry):
-            report.add(pruned)
-        complete = True
-    except CheckStopped:
-        # By a signal.
-        pass
-    finally:
-        report.end(run.totals, complete)
-    if not complete:
+def _run(run: Prune, given: argparse.Namespace) -> int:
+    fields = {"repository": given.repository, "dry_run": given.dry_run}
+    report = JsonReport(sys.stdout, "objects", fields) if given.json else Report(sys.stdout)
+    verb = "would move" if given.dry_run else "moved"
+
+    def summarize(complete: bool) -> Entry:
+        return _totals(run.totals, verb, complete=complete)
+
+    if not report_all(report, _pruned(run, is_dry=given.dry_run), lambda pruned: _entry(pruned, verb), summarize):
         return STOPPED
     return _MOVED if run.totals.pruned else _NOTHING
 
@@ -77,57 +74,20 @@ def _pruned(run: Prune, *, is_dry: bool) -> Iterator[Pruned]:
         raise CheckError(f"cannot move objects: {error.__cause__ or error}") from error
 
 
-class _Report(Protocol):
-    is_dry: bool
-
-    def add(self, pruned: Pruned) -> None: ...
-
-    def end(self, totals: PruneTotals, complete: bool) -> None: ...
-
-
-class _TextReport:
-    """A line for each object, and one with the totals."""
-
-    def __init__(self, given: argparse.Namespace, stream: TextIO = sys.stdout) -> None:
-        self.is_dry = given.dry_run
-        self._verb = "would move" if given.dry_run else "moved"
-        self._stream = stream
-
-    def add(self, pruned: Pruned) -> None:
-        to = "" if pruned.path is None else f" to {pruned.path}"
-        stored = format_timestamp(pruned.modified)
-        self._stream.write(f"{self._verb} {pruned.oid}, {size_text(pruned.size)}, stored {stored}{to}\n")
-        self._stream.flush()
-
-    def end(self, totals: PruneTotals, complete: bool) -> None:
-        stopped = "" if complete else "; not complete"
-        self._stream.write(
-            f"{self._verb} {totals.pruned} objects, {size_text(totals.size)}; kept {totals.named} that the list names"
-            f" and {totals.recent} that are recent{stopped}\n"
-        )
-        self._stream.flush()
+def _entry(pruned: Pruned, verb: str) -> Entry:
+    to = "" if pruned.path is None else f" to {pruned.path}"
+    stored = format_timestamp(pruned.modified)
+    fields = {"oid": pruned.oid, "size": pruned.size, "modified": stored, "path": pruned.path}
+    return Entry(f"{verb} {pruned.oid}, {size_text(pruned.size)}, stored {stored}{to}", fields)
 
 
-class _JsonReport:
-    """One object. Its `objects` are written as they are moved, and its totals last."""
-
-    def __init__(self, given: argparse.Namespace, stream: TextIO = sys.stdout) -> None:
-        self.is_dry = given.dry_run
-        self._stream = stream
-        self._separator = "\n"
-        start = json.dumps({"repository": given.repository, "dry_run": given.dry_run})
-        stream.write(f'{start[:-1]}, "objects": [')
-
-    def add(self, pruned: Pruned) -> None:
-        values = {"oid": pruned.oid, "size": pruned.size, "modified": format_timestamp(pruned.modified)}
-        self._stream.write(self._separator + json.dumps({**values, "path": pruned.path}))
-        self._separator = ",\n"
-        self._stream.flush()
-
-    def end(self, totals: PruneTotals, complete: bool) -> None:
-        rest = {"pruned": totals.pruned, "bytes": totals.size, "kept": totals.named, "recent": totals.recent}
-        self._stream.write(f"\n], {json.dumps({**rest, 'complete': complete})[1:]}\n")
-        self._stream.flush()
+def _totals(totals: PruneTotals, verb: str, *, complete: bool) -> Entry:
+    text = (
+        f"{verb} {totals.pruned} objects, {size_text(totals.size)}; kept {totals.named} that the list names"
+        f" and {totals.recent} that are recent{'' if complete else '; not complete'}"
+    )
+    counted = {"pruned": totals.pruned, "bytes": totals.size, "kept": totals.named, "recent": totals.recent}
+    return Entry(text, {**counted, "complete": complete})
 
 
 def _open_run(given: argparse.Namespace, throttle: Throttle, *, before: float) -> Prune:

@@ -19,7 +19,7 @@ from filestoraged.check.disk import check_disk
 from filestoraged.check.findings import FINDING_KINDS, CheckTotals
 from filestoraged.check.throttle import Throttle
 from filestoraged.cli import check
-from filestoraged.cli.check_output import Progress
+from filestoraged.cli.progress import Progress
 from filestoraged.daemon.backends import BACKENDS, StoreOptions
 from filestoraged.errors import CheckError, StartError
 from filestoraged.store.disk.store import DiskStore
