@@ -52,18 +52,18 @@ LATE["cli.main"] = {
     *("cli.check", "cli.completion", "cli.fitness", "cli.get", "cli.manage", "cli.migrate", "cli.prune", "cli.put"),
     *("cli.serve", "cli.token"),
 }
-LATE["cli.check"] = {"check.postgresql"}
-LATE["cli.migrate_sides"] = {"migration.postgresql_contents"}
+LATE["cli.check"] = {"check.tables"}
+LATE["cli.migrate_sides"] = {"store.postgresql.rows"}
 LATE["cli.serve"] = {"cli.manual"}
-LATE["daemon.backend"] = {"check.postgresql"}
+LATE["daemon.backend"] = {"check.tables"}
 LATE["daemon.config"] = {"configparser"}
-LATE["daemon.disk_backend"] = {"check.disk", "check.postgresql", "check.rows"}
+LATE["daemon.disk_backend"] = {"check.disk", "check.rows", "check.tables"}
 LATE["daemon.interfaces"] = {"api.drops", "api.files", "api.kv", "api.repositories", "api.uploads"}
 LATE["daemon.memcached_backend"] = {
     *("check.memcached", "store.memcached.manifest", "store.memcached.pool", "store.memcached.store"),
 }
 LATE["daemon.s3_backend"] = {
-    *("check.databases", "check.postgresql", "check.s3", "store.s3.client", "store.s3.connection"),
+    *("check.databases", "check.s3", "check.tables", "store.s3.client", "store.s3.connection"),
     *("store.s3.credentials", "store.s3.segment_objects", "store.s3.store", "store.s3.tls", "store.s3.url"),
 }
 LATE["daemon.services"] = {"api.openapi"}

@@ -1,37 +1,22 @@
-"""Reads SQLite files without changing them: integrity checks, and the registries of drops and of uploads.
-
-A database in use has a write-ahead log beside it, and is read together with the log. A database without a log is opened
-as immutable, since SQLite would make the log and its index otherwise. Whether another process opened or changed the
-file during a query is checked after the query.
-"""
+"""SQLite databases, which are read and not changed: integrity checks, and the registries of drops and of uploads."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
-import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from filestoraged.check.rows import DROPS, RegistryKind, RegistryUnreadable, RowRegistry
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store import layout
 from filestoraged.store.sqlite import database
-
-_Result = TypeVar("_Result")
-
-# How often a query is repeated because another process opened or closed the database meanwhile.
-_QUERY_ATTEMPTS = 10
+from filestoraged.store.sqlite.reading import describe, query
 
 # SQLite instructions between two tests whether the check was stopped.
 _STOP_INSTRUCTIONS = 100_000
-
-# Seconds to wait for a lock of another process, such as one that recovers the database after a crash.
-_LOCK_TIMEOUT = 30.0
 
 
 class SqliteRegistry(RowRegistry):
@@ -103,38 +88,6 @@ class SqliteRegistry(RowRegistry):
             raise RegistryUnreadable(self._failure) from error
 
 
-class _FileState(NamedTuple):
-    inode: int
-    size: int
-    changed: int
-
-
-def query(path: str, function: Callable[[sqlite3.Connection], _Result]) -> _Result:
-    """Call `function` with a connection to a database, which it does not change.
-
-    Raises sqlite3.Error, FileNotFoundError, and StoreUnavailable if other processes keep it from being read.
-    """
-    for _ in range(_QUERY_ATTEMPTS):
-        before = _state(path)
-        in_use = _is_in_use(path)
-        result: _Result | None = None
-        failure: sqlite3.Error | None = None
-        try:
-            database.check_size(path)
-            with contextlib.closing(_open(path, in_use)) as connection:
-                result = function(connection)
-        except sqlite3.Error as error:
-            failure = error
-        # If a log appeared or vanished meanwhile, that may be the only cause of an error.
-        if in_use == _is_in_use(path) and (in_use or before == _state(path)):
-            if failure is not None:
-                if "locked" in str(failure):
-                    raise StoreUnavailable("The database is locked by another process.") from failure
-                raise failure
-            return result  # type: ignore[return-value]
-    raise StoreUnavailable("Other processes keep opening and closing the database.")
-
-
 def integrity_failure(path: str, throttle: Throttle) -> str | None:
     """The first failure of SQLite's integrity check, None for a sound database.
 
@@ -156,27 +109,3 @@ def integrity_failure(path: str, throttle: Throttle) -> str | None:
     except sqlite3.DatabaseError as error:
         return str(error)
     return None if found == "ok" else found
-
-
-def describe(error: Exception) -> str:
-    """Why a database could not be read, without its path."""
-    return str(getattr(error, "strerror", None) or error.__cause__ or error)
-
-
-def _open(path: str, in_use: bool) -> sqlite3.Connection:
-    mode = "mode=ro" if in_use else "mode=ro&immutable=1"
-    name = quote(os.path.abspath(path))
-    return sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=_LOCK_TIMEOUT, isolation_level=None)
-
-
-def _is_in_use(path: str) -> bool:
-    # Not where the database is empty: SQLite would remove the log.
-    return os.path.exists(layout.write_ahead_log(path)) and os.path.getsize(path) > 0
-
-
-def _state(path: str) -> _FileState:
-    status = os.lstat(path)
-    if not stat.S_ISREG(status.st_mode):
-        # Opening a pipe would block, and a symbolic link leads to a foreign file.
-        raise sqlite3.OperationalError("it is not a regular file")
-    return _FileState(status.st_ino, status.st_size, status.st_mtime_ns)

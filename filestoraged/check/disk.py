@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from filestoraged.check.databases import SqliteRegistry, describe, integrity_failure
+from filestoraged.check.databases import SqliteRegistry, integrity_failure
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, read_failure
 from filestoraged.check.inventory import (
     OBJECTS,
@@ -28,10 +28,12 @@ from filestoraged.check.store_check import StoreCheck
 from filestoraged.check.throttle import FileHasher, Throttle
 from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store import layout
+from filestoraged.store.contract import Usage
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.staging_area import list_abandoned, sweep_area
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.sqlite.losses import find_losses
+from filestoraged.store.sqlite.reading import describe
 
 # A symbolic link must not lead to a foreign file, nor a pipe block.
 _OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -97,11 +99,11 @@ class CheckedDisk(CheckedStore):
         found = (loss for name in layout.DATABASES for loss in find_losses(f"{self._root}/{name}"))
         return [Finding(DAMAGED, os.path.basename(loss.path), loss.reason) for loss in found]
 
-    def sizes(self) -> Iterator[int]:
+    def usages(self) -> Iterator[Usage]:
         for item in self.items():
             if item.kind in OBJECTS:
                 with suppress(OSError):
-                    yield os.stat(f"{self._root}/{item.path}", follow_symlinks=False).st_size
+                    yield Usage(1, os.stat(f"{self._root}/{item.path}", follow_symlinks=False).st_size)
 
     def status(self, path: str) -> ItemStatus:
         try:

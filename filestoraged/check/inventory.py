@@ -12,11 +12,11 @@ import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import NamedTuple
 
 from filestoraged.check.findings import Finding
 from filestoraged.store import layout
+from filestoraged.store.contract import Usage
 
 
 class Kind(enum.Enum):
@@ -84,14 +84,6 @@ class OpenItem(ABC):
     def close(self) -> None:
         """Release all resources."""
 
-    def __enter__(self) -> OpenItem:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class CheckedStore(ABC):
     """A store as a check reads it, beside all who use it. Paths are within the store.
@@ -136,8 +128,8 @@ class CheckedStore(ABC):
         """What is seen only before the databases are opened."""
         return ()
 
-    def sizes(self) -> Iterator[int]:
-        """The size of each object, if that is known long before all are read."""
+    def usages(self) -> Iterator[Usage]:
+        """What the store holds, if that is known long before all is read."""
         return iter(())
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import NamedTuple
 
 from filestoraged.check.inventory import CheckedStore, ItemStatus
@@ -85,7 +85,7 @@ class Prune:
 
     def _move(self, path: str) -> str | None:
         try:
-            with self._store.locate(path) as found:
+            with closing(self._store.locate(path)) as found:
                 return found.move_aside() if self._is_old(found.status) else None
         except NotFound:
             return None

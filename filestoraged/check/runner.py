@@ -9,10 +9,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
-from filestoraged.check.findings import Finding
-from filestoraged.check.throttle import Throttle
+from filestoraged.check.findings import CheckTotals, Finding
+from filestoraged.check.throttle import CheckStopped, Throttle
+from filestoraged.errors import Error
+from filestoraged.store.contract import Usage
 
 _Task = TypeVar("_Task")
 
@@ -21,6 +24,26 @@ _MAX_QUEUED_FINDINGS = 256
 # Seconds: how often a thread with a finding for a full queue checks whether to stop, and how long it is joined.
 _STOP_POLL = 0.1
 _JOIN_TIMEOUT = 2.0
+
+
+# Seconds before what is to be read is counted for the progress display: a short run ends without.
+_COUNT_DELAY = 1.0
+
+
+def start_counting(usages: Callable[[], Iterable[Usage | None]], totals: CheckTotals, throttle: Throttle) -> None:
+    """Count what is to be read, beside the threads that read it."""
+
+    def count() -> None:
+        total = Usage()
+        with suppress(CheckStopped, Error, OSError):
+            throttle.sleep(_COUNT_DELAY)
+            for usage in usages():
+                throttle.raise_if_stopped()
+                total = total.plus(usage or Usage())
+            if total.objects:
+                totals.all_objects, totals.all_size = total
+
+    threading.Thread(target=count, name="count", daemon=True).start()
 
 
 class Runner(Generic[_Task]):

@@ -9,22 +9,18 @@ from __future__ import annotations
 import functools
 import os
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing
 
-from filestoraged.check.databases import describe
 from filestoraged.check.findings import DAMAGED, FOREIGN, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inventory import OBJECTS, CheckedStore, Item, Kind, OpenItem
 from filestoraged.check.rows import IDS_PER_QUERY, ComparedRows, RegistryUnreadable
-from filestoraged.check.runner import Runner
-from filestoraged.check.throttle import CheckStopped, Throttle
+from filestoraged.check.runner import Runner, start_counting
+from filestoraged.check.throttle import Throttle
 from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import Error, NotFound
-
-# Seconds before the objects are counted for the progress display: a short check ends without.
-_COUNT_DELAY = 1.0
+from filestoraged.store.sqlite.reading import describe
 
 # Of a file in the quarantine that was in place of a directory. No name in a store ends with it.
 _FILE_SUFFIX = "~"
@@ -57,23 +53,11 @@ class StoreCheck:
 
     def findings(self, pause: float) -> Iterator[Finding | None]:
         """All findings; and None after each `pause` seconds without one. Raises an Error, OSError and CheckStopped."""
-        threading.Thread(target=self._count, name="count", daemon=True).start()
+        start_counting(self._store.usages, self.totals, self._throttle)
         # Before the threads query the databases.
         yield from self._store.losses()
         runner = Runner(self._tasks(), [self._run_tasks() for _ in range(self._threads)], self._throttle)
         yield from runner.findings(pause)
-
-    def _count(self) -> None:
-        """Count the objects to be read, beside the threads that read them."""
-        objects = size = 0
-        with suppress(OSError, CheckStopped):
-            self._throttle.sleep(_COUNT_DELAY)
-            for each in self._store.sizes():
-                self._throttle.raise_if_stopped()
-                objects += 1
-                size += each
-            if objects:
-                self.totals.all_objects, self.totals.all_size = objects, size
 
     def _run_tasks(self) -> Callable[[_Task], Iterator[Finding]]:
         """The function of one thread, with a checker of its own."""
@@ -171,7 +155,6 @@ class ItemChecker:
         self._throttle = throttle
         self._totals = totals
         self._repair = repair
-        self._first = algorithm
         # By the length of names. The algorithm that matched last is the first.
         self._algorithms: dict[int, list[str]] = {}
         for each in (algorithm, *(other for other in ALGORITHMS if other != algorithm)):
@@ -217,7 +200,7 @@ class ItemChecker:
         if not self._repair:
             return finding
         try:
-            with self._store.locate(finding.path) as found:
+            with closing(self._store.locate(finding.path)) as found:
                 return self._moved(finding, found)
         except NotFound:
             return None
@@ -232,7 +215,7 @@ class ItemChecker:
         return self._compare(item.path, ["sha256"])
 
     def _check_obstacle(self, item: Item) -> Finding | None:
-        with self._store.locate(item.path) as found:
+        with closing(self._store.locate(item.path)) as found:
             if stat.S_ISDIR(found.status.mode) or stat.S_ISLNK(found.status.mode):
                 # It was replaced.
                 return None
@@ -249,7 +232,7 @@ class ItemChecker:
         count = self._totals.add_size
         while True:
             self._throttle.raise_if_stopped()
-            with self._store.open(path) as found:
+            with closing(self._store.open(path)) as found:
                 finding = self._difference(path, found, algorithms, count)
                 if finding is not None and finding.kind == DAMAGED:
                     finding = self._moved(finding, found)

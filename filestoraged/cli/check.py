@@ -119,7 +119,7 @@ def _checks(settings: dict[str, Any], throttle: Throttle, *, repair: bool) -> It
     options = StoreOptions(**{"store": "", **settings})
     try:
         if options.database is not None:
-            from filestoraged.check.postgresql import PostgresCheck
+            from filestoraged.check.tables import PostgresCheck
 
             yield PostgresCheck(options.database, throttle=throttle)
         checked = [backend for backend in BACKENDS if backend.option in settings]

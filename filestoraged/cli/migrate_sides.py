@@ -10,14 +10,14 @@ from filestoraged.daemon.backend import drop_store
 from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config
 from filestoraged.errors import CheckError, Error, ListingUnsupported, StartError, UsageError
-from filestoraged.migration.contents import Contents
 from filestoraged.migration.migration import Parts, Service
 from filestoraged.migration.namespace_pairs import Stores
-from filestoraged.migration.sqlite_contents import SqliteContents
 from filestoraged.migration.transfer import reason_of
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE
+from filestoraged.store.rows import RowStore
+from filestoraged.store.sqlite.rows import SqliteRowStore
 
 
 class Side(NamedTuple):
@@ -88,8 +88,8 @@ def _open(config: Config, closing: ExitStack) -> Side:
     backend = selected(config)
     opened = backend.open(config, 1, disk, disk.hash_threads)
     closing.callback(opened.store.close)
-    contents = _contents(config)
-    closing.callback(contents.close)
+    rows = _open_rows(config)
+    closing.callback(rows.close)
     directory = _place_of_directory(config.store)
     objects = directory if opened.store is disk else backend.describe(config)
     places = (
@@ -97,7 +97,7 @@ def _open(config: Config, closing: ExitStack) -> Side:
         directory if opened.drops is None else objects,
         directory if config.database is None else config.database.description,
     )
-    service = Service(Stores(opened.store, drop_store(config, opened, disk)), contents, config.hash)
+    service = Service(Stores(opened.store, drop_store(config, opened, disk)), rows, config.hash)
     return Side(config, disk, service, places)
 
 
@@ -110,12 +110,12 @@ def _place_of_directory(path: str) -> str:
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def _contents(config: Config) -> Contents:
+def _open_rows(config: Config) -> RowStore:
     if config.database is None:
-        return SqliteContents(config.store)
-    from filestoraged.migration.postgresql_contents import PostgresContents
+        return SqliteRowStore(config.store)
+    from filestoraged.store.postgresql.rows import PostgresRowStore
 
-    return PostgresContents(config.database)
+    return PostgresRowStore(config.database)
 
 
 def _require_listing(source: Side) -> None:

@@ -143,6 +143,6 @@ def drop_registry(options: CommonOptions) -> RowRegistry | None:
     """The registry of drops in the database; None for that in the directory."""
     if options.database is None:
         return None
-    from filestoraged.check.postgresql import PostgresRegistry
+    from filestoraged.check.tables import PostgresRegistry
 
     return PostgresRegistry(options.database)

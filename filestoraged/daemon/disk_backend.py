@@ -48,8 +48,8 @@ def _upload_registry(options: CommonOptions) -> RowRegistry | None:
     """The registry of resumable uploads in the database; None for that in the directory."""
     if options.database is None:
         return None
-    from filestoraged.check.postgresql import PostgresRegistry
     from filestoraged.check.rows import UPLOADS
+    from filestoraged.check.tables import PostgresRegistry
 
     return PostgresRegistry(options.database, UPLOADS)
 

@@ -138,7 +138,7 @@ def _local_registry(options: S3Options, throttle: Throttle) -> RowRegistry | Non
 def _segment_registry(options: S3Options) -> RowRegistry | None:
     if options.database is None:
         return None
-    from filestoraged.check.postgresql import PostgresSegments
+    from filestoraged.check.tables import PostgresSegments
 
     return PostgresSegments(options.database)
 

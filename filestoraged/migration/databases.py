@@ -10,39 +10,29 @@ A drop becomes available at the target only if its bytes are there.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from filestoraged.check.findings import MISSING, Finding
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import CheckError, NotFound
-from filestoraged.migration.contents import (
-    DATABASES,
-    DROPS,
-    LOCK_IDS,
-    LOCKS,
-    PAIRS,
-    Contents,
-    DropRow,
-    Reader,
-    Row,
-    Writer,
-    fingerprint_of,
-    is_empty,
-)
 from filestoraged.migration.findings import DIFFERENT, EXTRA, MigrationTotals
-from filestoraged.migration.listing import can_list, names
+from filestoraged.migration.namespace_pairs import can_list, names
 from filestoraged.store.contract import Store
-from filestoraged.store.drop_tables import ARRIVING, AVAILABLE, CLAIMED, GONE
+from filestoraged.store.drop_tables import DROP_ROWS, DROP_TABLE, DropRow
+from filestoraged.store.kv import KEY_ROWS
+from filestoraged.store.locks import LOCK_ROWS
+from filestoraged.store.rows import Row, RowGroup, RowReader, RowStore, RowWriter, Table
+
+GROUPS = (KEY_ROWS, DROP_ROWS, LOCK_ROWS)
 
 # Rows of drops that are read at once, and bytes without a drop that are looked up at once.
 _PAGE = 1000
 
-_COUNTED = {"keys": PAIRS, "drops": DROPS, "locks": LOCKS}
-
 
 class Side(NamedTuple):
-    contents: Contents
+    rows: RowStore
     # The bytes of drops.
     drops: Store
 
@@ -58,14 +48,14 @@ class DatabaseCopy:
 
     def require_unserved(self) -> None:
         """Raise CheckError if a daemon has changed a database of the target since the last migration."""
-        for database in DATABASES:
-            self._target.contents.write(database, functools.partial(_require_unserved, database))
+        for group in GROUPS:
+            self._target.rows.write(group, functools.partial(_require_unserved, group))
 
     def run(self) -> None:
         """Copy all rows. Raises CheckError and CheckStopped."""
-        for database in DATABASES:
+        for group in GROUPS:
             self._throttle.raise_if_stopped()
-            self._source.contents.read(database, functools.partial(self._replace, database))
+            self._source.rows.read(group, functools.partial(self._replace, group))
 
     def remove_orphans(self) -> None:
         """Remove bytes of drops at the target that are no longer available there."""
@@ -80,37 +70,33 @@ class DatabaseCopy:
                 page = []
         self._remove_without_row(page)
 
-    def _replace(self, database: str, reader: Reader) -> None:
-        def replace(writer: Writer) -> int:
-            _require_unserved(database, writer)
+    def _replace(self, group: RowGroup, reader: RowReader) -> None:
+        def replace(writer: RowWriter) -> int:
+            _require_unserved(group, writer)
             writer.clear()
-            if database == "drops":
-                writer.insert(DROPS, self._drops_to_copy(reader))
-            else:
-                for table in DATABASES[database]:
-                    writer.insert(table, self._attended(reader.rows(table)))
-            writer.record(fingerprint_of(writer, database))
-            return count_rows(writer, database)
+            for table in group.tables:
+                rows = self._attended(reader.rows(table))
+                writer.insert(table, self._drops_to_copy(rows) if table is DROP_TABLE else rows)
+            writer.record(fingerprint_of(writer, group))
+            return count_rows(writer, group)
 
-        setattr(self._totals, database, self._target.contents.write(database, replace))
+        setattr(self._totals, group.name, self._target.rows.write(group, replace))
 
     def _attended(self, rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:
             self._throttle.raise_if_stopped()
             yield row
 
-    def _drops_to_copy(self, reader: Reader) -> Iterator[Row]:
-        """The rows of drops that are gone, and of those that are available and whose bytes the target has."""
+    def _drops_to_copy(self, rows: Iterator[Row]) -> Iterator[Row]:
         self._totals.skipped_drops = 0
-        rows = (DropRow(*row) for row in self._attended(reader.rows(DROPS)))
         found = _BytesByID(self._target.drops)
         for row in rows:
-            is_in_use = row.owner is not None and self._source.contents.is_alive(row.owner)
-            if row.state == GONE and not is_in_use:
-                yield row._replace(owner=None)
-            elif row.state in (AVAILABLE, CLAIMED) and not is_in_use and found.has(row.id):
-                yield row._replace(state=AVAILABLE, owner=None)
-            elif row.state != ARRIVING or is_in_use:
+            drop = DropRow(*row)
+            is_in_use = drop.owner is not None and self._source.rows.is_alive(drop.owner)
+            copied = drop.copied(is_in_use, found.has)
+            if copied is not None:
+                yield copied
+            elif not drop.is_given_up(is_in_use):
                 self._totals.skipped_drops += 1
 
     def _remove_without_row(self, ids: list[str]) -> None:
@@ -118,7 +104,7 @@ class DatabaseCopy:
         if not ids:
             return
         self._throttle.raise_if_stopped()
-        with_bytes = self._target.contents.read("drops", lambda reader: _ids_with_bytes(reader, ids[0], ids[-1]))
+        with_bytes = self._target.rows.read(DROP_ROWS, lambda reader: _ids_with_bytes(reader, ids[0], ids[-1]))
         for id_ in ids:
             if id_ not in with_bytes:
                 try:
@@ -138,41 +124,39 @@ class DatabaseComparison:
 
     def findings(self) -> Iterator[Finding]:
         """One finding for each table and kind of difference, with the number of rows. Raises CheckError."""
-        for database in DATABASES:
+        for group in GROUPS:
             # An id that was used and given up is no difference.
-            for table in (each for each in DATABASES[database] if each != LOCK_IDS):
-                counts = self._compare(database, table)
-                if table == _COUNTED[database]:
-                    setattr(self._totals, database, counts.same)
+            for table in group.stored:
+                counts = self._compare(group, table)
+                if table is group.tables[0]:
+                    setattr(self._totals, group.name, counts.same)
                 for kind, number, what in (
                     (MISSING, counts.missing, "only the source has them"),
                     (DIFFERENT, counts.different, "they differ"),
                     (EXTRA, counts.extra, "only the target has them"),
                 ):
                     if number:
-                        yield Finding(kind, f"{database}/{table}", f"{number} rows: {what}")
+                        yield Finding(kind, f"{group.name}/{table.name}", f"{number} rows: {what}")
 
-    def _compare(self, database: str, table: str) -> _RowCounts:
-        def with_source(source: Reader) -> _RowCounts:
-            return self._target.contents.read(
-                database,
+    def _compare(self, group: RowGroup, table: Table) -> _RowCounts:
+        def with_source(source: RowReader) -> _RowCounts:
+            return self._target.rows.read(
+                group,
                 lambda target: _RowCounts.of(
                     self._rows(source, table, self._source), self._rows(target, table, self._target)
                 ),
             )
 
-        return self._source.contents.read(database, with_source)
+        return self._source.rows.read(group, with_source)
 
-    def _rows(self, reader: Reader, table: str, side: Side) -> Iterator[Row]:
+    def _rows(self, reader: RowReader, table: Table, side: Side) -> Iterator[Row]:
         for row in reader.rows(table):
             self._throttle.raise_if_stopped()
-            if table != DROPS:
+            if table is not DROP_TABLE:
                 yield row
-                continue
-            drop = DropRow(*row)
             # Those that are gone have nothing left to compare; a janitor deletes them after some time.
-            if is_available(drop, side.contents):
-                yield drop.id, drop.created, drop.name, drop.password
+            elif (drop := DropRow(*row)).is_available(side.rows.is_alive):
+                yield drop.contents
 
 
 class _RowCounts(NamedTuple):
@@ -199,32 +183,23 @@ class _RowCounts(NamedTuple):
         return _RowCounts(same, missing, different, extra)
 
 
-def is_available(row: DropRow, contents: Contents) -> bool:
-    """Whether a drop can be fetched: also one that a process had claimed which is dead."""
-    if row.state == CLAIMED:
-        return not contents.is_alive(row.owner)
-    return row.state == AVAILABLE
-
-
-def available_drops(contents: Contents) -> Iterator[str]:
+def available_drops(rows: RowStore) -> Iterator[str]:
     """The ids of drops that can be fetched, in ascending order."""
     after = ""
-    while True:
-        page = contents.read("drops", functools.partial(_drops_after, after))
-        if not page:
-            return
+    while page := rows.read(DROP_ROWS, functools.partial(_drops_after, after)):
         after = page[-1].id
-        yield from (row.id for row in page if is_available(row, contents))
+        yield from (drop.id for drop in page if drop.is_available(rows.is_alive))
 
 
-def _drops_after(id_: str, reader: Reader) -> list[DropRow]:
-    return reader.drops_after(id_, _PAGE)
+def _drops_after(id_: str, reader: RowReader) -> list[DropRow]:
+    return [DropRow(*row) for row in reader.page(DROP_TABLE, id_, _PAGE)]
 
 
-def count_rows(reader: Reader, database: str) -> int:
+def count_rows(reader: RowReader, group: RowGroup) -> int:
     """The number of keys, of drops that are available, or of locks."""
-    rows = reader.rows(_COUNTED[database])
-    return sum(1 for row in rows if database != "drops" or DropRow(*row).state == AVAILABLE)
+    table = group.tables[0]
+    rows = reader.rows(table)
+    return sum(1 for row in rows if table is not DROP_TABLE or DropRow(*row).is_available(_is_owned))
 
 
 class _BytesByID:
@@ -247,24 +222,39 @@ class _BytesByID:
         return self._next == id_
 
 
-def _require_unserved(database: str, writer: Writer) -> None:
+def _is_owned(owner: str | None) -> bool:
+    """No row that was copied has an owner."""
+    return owner is not None
+
+
+def fingerprint_of(reader: RowReader, group: RowGroup) -> str:
+    """A digest of all rows of a group."""
+    hash_ = hashlib.sha256()
+    for table in group.tables:
+        hash_.update(table.name.encode())
+        for row in reader.rows(table):
+            hash_.update(repr(row).encode("utf-8", "surrogatepass"))
+    return hash_.hexdigest()
+
+
+def _require_unserved(group: RowGroup, writer: RowWriter) -> None:
     recorded = writer.fingerprint()
-    if recorded is None and is_empty(writer, database):
+    if recorded is None and not any(True for table in group.tables for _ in writer.rows(table)):
         return
-    if recorded != fingerprint_of(writer, database):
+    if recorded != fingerprint_of(writer, group):
         raise CheckError(
-            f"the target has {database} that no migration has copied there: a daemon has served from it."
+            f"the target has {group.name} that no migration has copied there: a daemon has served from it."
             " Nothing is overwritten; to begin anew, give it empty databases"
         )
 
 
-def _ids_with_bytes(reader: Reader, first: str, last: str) -> set[str]:
+def _ids_with_bytes(reader: RowReader, first: str, last: str) -> set[str]:
     """The ids of drops between two, inclusive, whose bytes must stay."""
     found: set[str] = set()
-    page = reader.drops_after(first[:-1], _PAGE)
+    page = _drops_after(first[:-1], reader)
     while page:
-        found.update(row.id for row in page if row.state != GONE)
+        found.update(drop.id for drop in page if drop.may_have_bytes)
         if page[-1].id >= last:
             break
-        page = reader.drops_after(page[-1].id, _PAGE)
+        page = _drops_after(page[-1].id, reader)
     return found

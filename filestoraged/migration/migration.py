@@ -11,37 +11,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from filestoraged.check.findings import Finding
-from filestoraged.check.throttle import CheckStopped, Throttle
-from filestoraged.errors import CheckError, Error
+from filestoraged.check.runner import start_counting
+from filestoraged.check.throttle import Throttle
+from filestoraged.errors import CheckError
 from filestoraged.migration import databases
-from filestoraged.migration.contents import Contents
 from filestoraged.migration.databases import DatabaseComparison, DatabaseCopy, available_drops
 from filestoraged.migration.findings import MigrationTotals
 from filestoraged.migration.namespace_pairs import NamespacePair, Stores, drop_pair, object_pairs
 from filestoraged.migration.passes import ComparePass, CopyPasses
-
-# Seconds before the objects are counted for the progress display: a short migration ends without.
-_COUNT_DELAY = 1.0
+from filestoraged.store.rows import RowStore
 
 
 class Service(NamedTuple):
     """What one daemon keeps."""
 
     stores: Stores
-    contents: Contents
+    rows: RowStore
     # The one that names most objects of files.
     algorithm: str
 
     @property
     def side(self) -> databases.Side:
-        return databases.Side(self.contents, self.stores.drops)
+        return databases.Side(self.rows, self.stores.drops)
 
 
 class Parts(NamedTuple):
@@ -68,20 +64,12 @@ class _Run:
         if self._parts.objects:
             yield from object_pairs(source.stores, target.stores, source.algorithm)
         if self._parts.drops:
-            yield drop_pair(source.stores, target.stores, functools.partial(available_drops, source.contents))
+            yield drop_pair(source.stores, target.stores, functools.partial(available_drops, source.rows))
 
     def _start_counting(self) -> None:
         if self._parts.objects:
-            threading.Thread(target=self._count, name="count", daemon=True).start()
-
-    def _count(self) -> None:
-        """Count the objects to be copied, beside the threads that copy them."""
-        with contextlib.suppress(CheckStopped, Error, OSError):
-            self._throttle.sleep(_COUNT_DELAY)
-            usages = self._source.stores.objects.usage(self._throttle.raise_if_stopped).values()
-            counted = [usage for usage in usages if usage is not None]
-            self.totals.all_objects = sum(usage.objects for usage in counted)
-            self.totals.all_size = sum(usage.size for usage in counted)
+            store, throttle = self._source.stores.objects, self._throttle
+            start_counting(lambda: store.usage(throttle.raise_if_stopped).values(), self.totals, throttle)
 
 
 class Migration(_Run):

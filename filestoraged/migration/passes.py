@@ -18,8 +18,7 @@ from filestoraged.check.throttle import Throttle
 from filestoraged.digest import new_hash
 from filestoraged.errors import CorruptObject, Error, NotFound
 from filestoraged.migration.findings import DIFFERENT, EXTRA, MigrationTotals
-from filestoraged.migration.listing import Listed
-from filestoraged.migration.namespace_pairs import NamespacePair
+from filestoraged.migration.namespace_pairs import Listed, NamespacePair
 from filestoraged.migration.transfer import (
     SourceDamaged,
     TargetFailed,

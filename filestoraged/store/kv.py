@@ -14,6 +14,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import enum
+import hashlib
 import math
 import sqlite3
 import threading
@@ -22,8 +23,10 @@ from typing import Any, Literal, NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.future import Future
+from filestoraged.store import layout
 from filestoraged.store.batch_writer import URGENT
 from filestoraged.store.path_identity import PathIdentity
+from filestoraged.store.rows import RowGroup, Table
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import GroupCommitDatabase
@@ -43,6 +46,38 @@ KEYS_SCHEMA = Schema(
         "CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 1), is_visible INTEGER NOT NULL)",
         "INSERT OR IGNORE INTO state VALUES (1, 0)",
     ),
+)
+
+# Staged pairs that are visible are in front of the others; those that are not were queued before the rest of the queue.
+_ALL_PAIRS = """SELECT key, value FROM pairs WHERE NOT EXISTS (SELECT 1 FROM staged WHERE staged.key = pairs.key
+    AND (SELECT is_visible FROM state)) UNION ALL SELECT key, value FROM staged WHERE value IS NOT NULL
+    AND (SELECT is_visible FROM state) ORDER BY key"""
+_ALL_QUEUED = """SELECT row_number() OVER (ORDER BY id), key, value FROM (SELECT 0 AS id, key, value FROM staged
+    WHERE NOT (SELECT is_visible FROM state) UNION ALL SELECT id, key, value FROM queue) ORDER BY 1"""
+
+# PostgreSQL finds a key by its SHA-256, and numbers the queue itself.
+KEY_ROWS = RowGroup(
+    "keys",
+    (
+        Table(
+            "pairs",
+            "key, value",
+            sqlite_query=_ALL_PAIRS,
+            postgresql_columns="digest, key, value",
+            encode=lambda row: (hashlib.sha256(row[0]).digest(), *row),
+        ),
+        Table(
+            "queue",
+            "id, key, value",
+            sqlite_query=_ALL_QUEUED,
+            postgresql_query="SELECT row_number() OVER (ORDER BY id), key, value FROM queue ORDER BY id",
+            postgresql_columns="digest, key, value",
+            encode=lambda row: (hashlib.sha256(row[1]).digest(), *row[1:]),
+        ),
+    ),
+    layout.KEYS_DATABASE,
+    KEYS_SCHEMA,
+    sqlite_clear=("DELETE FROM staged", "UPDATE state SET is_visible = 0"),
 )
 
 # Above either, in rows and in bytes, a queue is committed by short transactions.

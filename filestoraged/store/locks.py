@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import NotFound
 from filestoraged.future import Future
+from filestoraged.store import layout
 from filestoraged.store.path_identity import PathIdentity
+from filestoraged.store.rows import Row, RowCheck, RowGroup, Table, decoded, encoded
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -31,6 +33,46 @@ LOCKS_SCHEMA = Schema(
             created INTEGER NOT NULL, UNIQUE (repository, path))""",
         "CREATE INDEX IF NOT EXISTS locks_by_repository ON locks (repository, id)",
     ),
+)
+
+POSTGRESQL_LOCKS = (
+    """CREATE TABLE locks (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, repository text COLLATE "C" NOT NULL, path bytea NOT NULL,
+        owner text NOT NULL, created bigint NOT NULL)""",
+    "CREATE UNIQUE INDEX locks_once ON locks (repository, sha256(path))",
+    "CREATE INDEX locks_by_path ON locks USING hash (path)",
+    "CREATE INDEX locks_by_repository ON locks (repository, id)",
+)
+
+POSTGRESQL_CHECK = RowCheck(
+    "locks",
+    "id",
+    -1,
+    "id::text",
+    "length(path) + octet_length(owner) + octet_length(repository)",
+    "id > 0 AND length(path) > 0 AND repository <> ''",
+    "it names no path of a repository",
+)
+
+
+def _encode(row: Row) -> Row:
+    id_, repository, path, owner, created = row
+    return id_, repository, encoded(path), owner, created
+
+
+def _decode(row: Row) -> Row:
+    id_, repository, path, owner, created = row
+    return id_, repository, decoded(path), owner, created
+
+
+LOCK_ROWS = RowGroup(
+    "locks",
+    (
+        Table("locks", "id, repository, path, owner, created", encode=_encode, decode=_decode),
+        Table("lock_ids", "", ids_of="locks"),
+    ),
+    layout.LOCKS_DATABASE,
+    LOCKS_SCHEMA,
 )
 
 _COLUMNS = "id, path, owner, created"

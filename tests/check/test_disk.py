@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from filestoraged.check.databases import SqliteRegistry, query
+from filestoraged.check.databases import SqliteRegistry
 from filestoraged.check.disk import CheckedDisk, check_disk
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inventory import Item, Kind
@@ -29,6 +29,7 @@ from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.locks import prepare_locks
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.sqlite.reading import query
 from filestoraged.store.system import LINUX
 from tests.support import PATIENCE, TempCase, read
 
@@ -755,6 +756,13 @@ class DatabasesTest(DiskCheckCase):
             self.assertEqual([f"damaged {name}"], self.found())
             (self.root / name).unlink()
 
+    def test_registry_of_another_program_is_damaged(self) -> None:
+        for name in ("drops.sqlite", "uploads.sqlite"):
+            prepare_keys(str(self.root / name))
+
+            self.assertEqual([f"damaged {name}"], self.found())
+            (self.root / name).unlink()
+
     def test_database_that_another_program_keeps_locked_is_unreadable_and_all_else_is_checked(self) -> None:
         for name, prepare in (("kv.sqlite", prepare_keys), ("drops.sqlite", prepare_drops)):
             prepare(str(self.root / name))
@@ -762,7 +770,7 @@ class DatabasesTest(DiskCheckCase):
         self.spoil(self.path(digest))
         DiskStore(self.root / "drops", within=self.store).put(TEA, name="ab" * 16)
 
-        at_once = mock.patch("filestoraged.check.databases._LOCK_TIMEOUT", 0.1)
+        at_once = mock.patch("filestoraged.store.sqlite.reading._LOCK_TIMEOUT", 0.1)
         with self.locked("kv.sqlite"), self.locked("drops.sqlite"), at_once:
             findings = self.check()
 

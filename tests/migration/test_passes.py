@@ -10,8 +10,7 @@ from unittest import mock
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StorageFull, StoreUnavailable
 from filestoraged.migration.findings import MigrationTotals
-from filestoraged.migration.listing import Listed, merged
-from filestoraged.migration.namespace_pairs import NamespacePair
+from filestoraged.migration.namespace_pairs import Listed, NamespacePair, merged
 from filestoraged.migration.passes import CopyPasses
 from filestoraged.migration.transfer import TargetFailed, Transfer
 from filestoraged.store.disk.store import DiskStore

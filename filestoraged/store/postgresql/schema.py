@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from filestoraged.errors import StoreFailed
-from filestoraged.store.drop_tables import AVAILABLE
+from filestoraged.store.drop_tables import POSTGRESQL_DROPS
+from filestoraged.store.locks import POSTGRESQL_LOCKS
+from filestoraged.store.rows import RowCheck
+from filestoraged.store.uploads.registry import POSTGRESQL_UPLOADS
 
 if TYPE_CHECKING:
     import psycopg
@@ -33,6 +36,27 @@ _UPLOAD_HOLDS = (
         size bigint NOT NULL, digest text NOT NULL, PRIMARY KEY (id, number))""",
 )
 
+KEY_CHECKS = (
+    RowCheck(
+        "pairs",
+        "digest",
+        b"",
+        "encode(digest, 'hex')",
+        "octet_length(md5(value)) - 32 + length(key) + length(value)",
+        "sha256(key) = digest",
+        "its digest is not that of its key",
+    ),
+    RowCheck(
+        "queue",
+        "id",
+        -1,
+        "id::text",
+        "coalesce(octet_length(md5(value)) - 32 + length(value), 0) + length(key)",
+        "sha256(key) = digest",
+        "its digest is not that of its key",
+    ),
+)
+
 _TABLES = (
     # `digest` is the SHA-256 of the key.
     "CREATE TABLE pairs (digest bytea PRIMARY KEY, key bytea NOT NULL, value bytea NOT NULL)",
@@ -40,16 +64,7 @@ _TABLES = (
     """CREATE TABLE queue (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, digest bytea NOT NULL, key bytea NOT NULL, value bytea)
         WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)""",
-    # As in SQLite; see `drop_tables`.
-    """CREATE TABLE drops (
-        id text COLLATE "C" PRIMARY KEY, state integer NOT NULL, changed float8 NOT NULL, created float8 NOT NULL,
-        owner text, name bytea, password bytea, breaks integer NOT NULL DEFAULT 0, removal float8)""",
-    "CREATE INDEX drops_by_state ON drops (state, changed)",
-    f"CREATE INDEX drops_by_creation ON drops (created) WHERE state = {AVAILABLE}",
-    "CREATE INDEX drops_by_removal ON drops (removal) WHERE removal IS NOT NULL",
-    "CREATE INDEX drops_with_removal ON drops (id) WHERE removal IS NOT NULL",
-    # Not a table as in SQLite: all transactions of all daemons would wait for its four rows.
-    "CREATE VIEW counts AS SELECT state, count(*) AS number FROM drops GROUP BY state",
+    *POSTGRESQL_DROPS,
     *(
         statement.format(table=table)
         for table in ("guesses", "judging")
@@ -67,18 +82,8 @@ _TABLES = (
     # Which process cleans up, and until when, if it does not renew that.
     "CREATE TABLE janitor (holder text, until float8 NOT NULL)",
     "INSERT INTO janitor VALUES (NULL, 0)",
-    """CREATE TABLE locks (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, repository text COLLATE "C" NOT NULL, path bytea NOT NULL,
-        owner text NOT NULL, created bigint NOT NULL)""",
-    "CREATE UNIQUE INDEX locks_once ON locks (repository, sha256(path))",
-    "CREATE INDEX locks_by_path ON locks USING hash (path)",
-    "CREATE INDEX locks_by_repository ON locks (repository, id)",
-    # As in SQLite; see `uploads.registry`.
-    """CREATE TABLE uploads (
-        id text COLLATE "C" PRIMARY KEY, state integer NOT NULL, target text NOT NULL, owner text NOT NULL,
-        length bigint, received bigint NOT NULL, expected text NOT NULL, note text NOT NULL, name bytea NOT NULL,
-        password bytea, digest text, object text, reuse text UNIQUE, expires float8 NOT NULL)""",
-    "CREATE INDEX uploads_by_expiry ON uploads (expires)",
+    *POSTGRESQL_LOCKS,
+    *POSTGRESQL_UPLOADS,
     *_UPLOAD_HOLDS,
 )
 

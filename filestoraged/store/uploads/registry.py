@@ -17,6 +17,7 @@ from filestoraged.digest import Expected
 from filestoraged.errors import Gone, NotFound
 from filestoraged.store import wall_clock
 from filestoraged.store.path_identity import PathIdentity
+from filestoraged.store.rows import RowCheck
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -55,6 +56,24 @@ _UPLOADS_SCHEMA = Schema(
         "CREATE INDEX IF NOT EXISTS uploads_by_expiry ON uploads (expires)",
         *wall_clock.clock_tables("NULL"),
     ),
+)
+
+POSTGRESQL_UPLOADS = (
+    """CREATE TABLE uploads (
+        id text COLLATE "C" PRIMARY KEY, state integer NOT NULL, target text NOT NULL, owner text NOT NULL,
+        length bigint, received bigint NOT NULL, expected text NOT NULL, note text NOT NULL, name bytea NOT NULL,
+        password bytea, digest text, object text, reuse text UNIQUE, expires float8 NOT NULL)""",
+    "CREATE INDEX uploads_by_expiry ON uploads (expires)",
+)
+
+POSTGRESQL_CHECK = RowCheck(
+    "uploads",
+    "id",
+    "",
+    "left(id, 4) || '…'",
+    "octet_length(target) + octet_length(note) + length(name)",
+    "state BETWEEN 0 AND 1 AND id ~ '^[0-9a-f]{32}$' AND received >= 0",
+    "its id or its state is not an upload's",
 )
 
 _COLUMNS = "id, state, target, owner, length, received, expected, note, name, password, digest, object, expires"

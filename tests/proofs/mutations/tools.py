@@ -24,6 +24,8 @@ _databases = in_file(
     "migration/databases.py", "tests.daemon.test_migrate.DatabasesTest", "tests.daemon.test_migrate.DropsTest"
 )
 
+_drop_tables = in_file("store/drop_tables.py", "tests.daemon.test_migrate.DropsTest")
+
 _watchdog = in_file("daemon/watchdog.py", "tests.daemon.test_watchdog")
 _cleanup_lock = in_file("daemon/cleanup_lock.py", "tests.daemon.test_janitor")
 _tokens_file = in_file("daemon/tokens_file.py", "tests.daemon.test_tokens_file")
@@ -95,11 +97,11 @@ MUTATIONS = (
     _migration("empty-source-deletes-all-of-the-target", "if self._delete and self.", "if self._delete and not self."),
     _databases(
         "database-that-was-served-is-replaced",
-        "            _require_unserved(database, writer)\n            writer.clear()\n",
+        "            _require_unserved(group, writer)\n            writer.clear()\n",
         "            writer.clear()\n",
         missed="the check before the copy finds it; here it guards against a daemon that starts during the copy",
     ),
-    _databases("drop-without-bytes-is-copied", "and not is_in_use and found.has(row.id):", "and not is_in_use:"),
+    _drop_tables("drop-without-bytes-is-copied", " and has_bytes(self.id):", ":"),
     _databases("drop-of-a-live-process-is-copied", "is not None and self._source", "is not None and not self._source"),
     # The daemon.
     _watchdog("worker-is-killed-after-a-stopped-machine", "_timeouts.silence / 2:", "_timeouts.silence * 2000:"),

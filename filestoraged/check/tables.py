@@ -7,19 +7,22 @@ is found. Rows that are written meanwhile may be checked or not.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 
 from filestoraged.check.findings import DAMAGED, CheckTotals, Finding
 from filestoraged.check.rows import DROPS, SEGMENTS, RegistryKind, RegistryUnreadable, RowRegistry, SegmentRegistry
+from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import Error
+from filestoraged.store import drop_tables, locks
 from filestoraged.store.postgresql.connection import Connector, Readers, translate
-from filestoraged.store.postgresql.schema import require_schema
+from filestoraged.store.postgresql.schema import KEY_CHECKS, require_schema
 from filestoraged.store.postgresql.url import DatabaseAddress
+from filestoraged.store.rows import RowCheck
+from filestoraged.store.uploads import registry
 
 # Rows of one query. Values have 1 MiB at most, but stay on the server.
 _PAGE = 500
@@ -28,44 +31,7 @@ _PAGE = 500
 _CORRUPT = "XX"
 
 
-class _Table(NamedTuple):
-    """How the rows of a table are read. `first` precedes all values of the column `key`."""
-
-    name: str
-    key: str
-    first: Any
-    # Names a row in a finding, without secrets.
-    label: str
-    # The bytes of a row, by an expression that reads all of them.
-    size: str
-    # A row for which this is false is damaged.
-    condition: str
-    reason: str
-
-
-_TABLES = (
-    _Table(
-        "pairs", "digest", b"", "encode(digest, 'hex')", "octet_length(md5(value)) - 32 + length(key) + length(value)",
-        "sha256(key) = digest", "its digest is not that of its key",
-    ),
-    _Table(
-        "queue", "id", -1, "id::text", "coalesce(octet_length(md5(value)) - 32 + length(value), 0) + length(key)",
-        "sha256(key) = digest", "its digest is not that of its key",
-    ),
-    _Table(
-        "drops", "id", "", "left(id, 4) || '…'", "coalesce(length(name), 0) + coalesce(length(password), 0)",
-        "state BETWEEN 0 AND 3 AND id ~ '^[0-9a-f]{32}$' AND (state <> 1 OR name IS NOT NULL)",
-        "its id or its state is not one of a drop",
-    ),
-    _Table(
-        "locks", "id", -1, "id::text", "length(path) + octet_length(owner) + octet_length(repository)",
-        "id > 0 AND length(path) > 0 AND repository <> ''", "it names no path of a repository",
-    ),
-    _Table(
-        "uploads", "id", "", "left(id, 4) || '…'", "octet_length(target) + octet_length(note) + length(name)",
-        "state BETWEEN 0 AND 1 AND id ~ '^[0-9a-f]{32}$' AND received >= 0", "its id or its state is not an upload's",
-    ),
-)  # fmt: skip
+_CHECKS = (*KEY_CHECKS, drop_tables.POSTGRESQL_CHECK, locks.POSTGRESQL_CHECK, registry.POSTGRESQL_CHECK)
 
 
 class PostgresCheck:
@@ -79,23 +45,17 @@ class PostgresCheck:
 
     def findings(self, pause: float) -> Iterator[Finding | None]:
         """All findings; and None after each `pause` seconds without one. Raises an Error and CheckStopped."""
-        due = time.monotonic() + pause
         with contextlib.closing(self._readers):
-            for table in _TABLES:
-                for finding in self._check(table):
-                    self._throttle.raise_if_stopped()
-                    if finding is not None or time.monotonic() >= due:
-                        due = time.monotonic() + pause
-                        yield finding
+            yield from Runner(iter(_CHECKS), [self._check], self._throttle).findings(pause)
 
-    def _check(self, table: _Table) -> Iterator[Finding | None]:
-        """A finding or None for each row."""
+    def _check(self, table: RowCheck) -> Iterator[Finding]:
         statement = (
-            f"SELECT {table.key}, {table.label}, {table.size}, {table.condition} FROM {table.name}"
-            f" WHERE {table.name}.{table.key} > %s ORDER BY {table.name}.{table.key} LIMIT {_PAGE}"
+            f"SELECT {table.key}, {table.label}, {table.size}, {table.condition} FROM {table.table}"
+            f" WHERE {table.table}.{table.key} > %s ORDER BY {table.table}.{table.key} LIMIT {_PAGE}"
         )
         after: Any = table.first
         while True:
+            self._throttle.raise_if_stopped()
             try:
                 rows = self._readers.all(statement, (after,))
             except Error as error:
@@ -106,7 +66,8 @@ class PostgresCheck:
                 after = key
                 self.totals.add_object()
                 self.totals.add_size(size)
-                yield None if is_sound else Finding(DAMAGED, f"database/{table.name}/{label}", table.reason)
+                if not is_sound:
+                    yield Finding(DAMAGED, f"database/{table.table}/{label}", table.reason)
             if len(rows) < _PAGE:
                 return
 
@@ -140,11 +101,11 @@ def _connect(address: DatabaseAddress) -> Readers:
     return Readers(connector, 2)
 
 
-def _damage(table: _Table, error: Error) -> Finding:
+def _damage(table: RowCheck, error: Error) -> Finding:
     """The finding for a table that cannot be read. Raises the error if it is not for damage."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith(_CORRUPT):
-            return Finding(DAMAGED, f"database/{table.name}", f"PostgreSQL reports: {' '.join(str(cause).split())}")
+            return Finding(DAMAGED, f"database/{table.table}", f"PostgreSQL reports: {' '.join(str(cause).split())}")
         cause = cause.__cause__
     raise error
