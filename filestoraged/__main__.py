@@ -1,5 +1,5 @@
 import sys
 
-from filestoraged.daemon.cli import main
+from filestoraged.cli.main import main
 
 sys.exit(main())

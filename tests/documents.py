@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from filestoraged.daemon.commands.completion import commands
+from filestoraged.cli.completion import commands
+from filestoraged.cli.main import make_parsers
 from tests.daemon.process import ROOT, clean_environment
 from tests.support import find_program
 
@@ -94,7 +95,7 @@ def prose(document: str) -> str:
 
 def options_of_commands() -> set[str]:
     """The options that the daemon and its subcommands have."""
-    return {f"--{option.name}" for command in commands() for option in command.options}
+    return {f"--{option.name}" for command in commands(make_parsers()) for option in command.options}
 
 
 def steps(text: str) -> Iterator[Step]:

@@ -10,9 +10,9 @@ import subprocess
 import unittest
 from collections.abc import Callable
 
-from filestoraged.daemon.cli import COMMANDS, main
-from filestoraged.daemon.commands.completion import commands
-from filestoraged.daemon.commands.shells import SHELLS
+from filestoraged.cli.completion import commands
+from filestoraged.cli.main import COMMANDS, main, make_parsers
+from filestoraged.cli.shells import SHELLS
 from filestoraged.daemon.config import CONFIG_FILE, FIELDS
 from tests.support import TempCase, find_program
 
@@ -62,10 +62,10 @@ print -r -- $seen
 
 class TableTest(unittest.TestCase):
     def test_table_has_every_command_in_order(self) -> None:
-        self.assertEqual(list(COMMANDS), [command.name for command in commands()])
+        self.assertEqual(list(COMMANDS), [command.name for command in commands(make_parsers())])
 
     def test_serve_has_every_option_and_no_other(self) -> None:
-        serve = commands()[0]
+        serve = commands(make_parsers())[0]
 
         names = [option.name for option in serve.options]
 
@@ -82,7 +82,7 @@ class TableTest(unittest.TestCase):
         with contextlib.redirect_stdout(printed):
             status = main(["completion", "fish"])
 
-        self.assertEqual((0, SHELLS["fish"](commands())), (status, printed.getvalue()))
+        self.assertEqual((0, SHELLS["fish"](commands(make_parsers()))), (status, printed.getvalue()))
 
     def test_unknown_shell_is_a_usage_error(self) -> None:
         printed = io.StringIO()
@@ -94,7 +94,7 @@ class TableTest(unittest.TestCase):
         self.assertIn("'csh'", printed.getvalue())
 
     def test_help_is_one_statement_without_its_default(self) -> None:
-        for command in commands():
+        for command in commands(make_parsers()):
             for option in command.options:
                 with self.subTest(command.name, option=option.name):
                     self.assertTrue(option.help)
@@ -125,7 +125,7 @@ class ShellsTest(TempCase):
 
     def script(self, shell: str) -> str:
         path = self.directory / f"completion.{shell}"
-        path.write_text(SHELLS[shell](commands()), encoding="utf-8")
+        path.write_text(SHELLS[shell](commands(make_parsers())), encoding="utf-8")
         return str(path)
 
     def assert_offered(self, offered: Callable[[str], set[str]], lines: dict[str, set[str]]) -> None:

@@ -10,8 +10,8 @@ import sys
 import unittest
 from collections.abc import Iterator
 
-from filestoraged.daemon.config import parse_arguments
-from filestoraged.daemon.values import parse_s3_url
+from filestoraged.cli.serve import parse_arguments
+from filestoraged.daemon.s3_backend import parse_s3_url
 from filestoraged.errors import ClientGone, Error
 from filestoraged.web.states import TABLE, Event
 from tests.bench.measures import MEASURES

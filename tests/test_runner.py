@@ -139,7 +139,7 @@ class FastTest(RunnerCase):
         done = self.run_tests(
             """
             import os
-            from filestoraged.daemon.cli import main
+            from filestoraged.cli.main import main
             from tests.runner.zygote import Zygote
             class Test(unittest.TestCase):
                 def test_starts(self): os.posix_spawn("/bin/true", ["true"], {})

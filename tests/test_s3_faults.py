@@ -19,6 +19,7 @@ from unittest import mock
 from urllib.parse import urlsplit
 
 from filestoraged.store import layout
+from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.connection import StoreConnection
 from filestoraged.store.s3.url import parse_url
@@ -270,7 +271,9 @@ class DropTest(S3ServerCase):
                 connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
                 self.assertLess(len(read_all(connection)), max(len(data), 1000))
                 # The server closes a connection after all else.
-                self.services.resources.janitors[0]._drops.flush()
+                janitor = self.services.resources.janitors[0]
+                assert isinstance(janitor, DropsJanitor)
+                janitor._drops.flush()
             self.proxy.mend()
 
             self.assertEqual(kinds, self.server_metrics.totals()["drops", "GET"].kinds)

@@ -20,7 +20,7 @@ import sys
 if sys.version_info < (3, 11):
     sys.exit("filestoraged: Python 3.11 or later is needed, this is " + sys.version.split()[0])
 
-from filestoraged.daemon.cli import main
+from filestoraged.cli.main import main
 
 sys.exit(main())
 """

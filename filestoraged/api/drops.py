@@ -6,23 +6,36 @@ import functools
 import json
 import logging
 import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from filestoraged.api import forms, objects
 from filestoraged.api.drop_form import DropForm
 from filestoraged.api.drop_pages import DropPages
+from filestoraged.api.interface import Data, Description, Interface, Resources
 from filestoraged.api.links import mount_url
+from filestoraged.api.metrics import Gauge
 from filestoraged.api.pages import Pages
+from filestoraged.api.upload_targets import DropTarget
 from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, Unauthorized
 from filestoraged.future import Future
-from filestoraged.store import passwords
+from filestoraged.store import layout, passwords
 from filestoraged.store.contract import Blob, Sink, Store
+from filestoraged.store.databases import Databases, SqliteDatabases
+from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Claim, Drop, Drops
+from filestoraged.store.janitors import DropsJanitor
+from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.passwords import Guard
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import JSON, Fields, Request, Response, RunsOn, result_of
 from filestoraged.web.router import READ, WRITE, Route, Router
 from filestoraged.wire.authorization import parse_basic
+from filestoraged.wire.exposition import Family, Sample
 from filestoraged.wire.multipart import form_boundary
+
+if TYPE_CHECKING:
+    from filestoraged.store.postgresql.databases import PostgresDatabases
 
 log = logging.getLogger(__name__)
 
@@ -286,3 +299,108 @@ def _refuse(error: Error) -> Response:
     response = refusal(error, _LABELS.get(error.status))
     response.fields += _NO_STORE
     return response
+
+
+def open_drops(databases: Databases, *, ttl: float) -> Drops:
+    """`ttl` is the time in seconds for which a drop can be fetched."""
+
+    def local(files: SqliteDatabases) -> Drops:
+        identity = files.identity(layout.DROPS_DATABASE)
+        owners = OwnerFiles(files.path(layout.DROP_OWNERS), files.root)
+        return Drops.open(identity.path, owners, ttl=ttl, identity=identity, clock=files.clock)
+
+    def remote(database: PostgresDatabases) -> Drops:
+        shared = database.share()
+        return Drops(shared, shared, ttl=ttl, clock=database.clock)
+
+    return databases.open(local, remote)
+
+
+def _build(resources: Resources) -> Router:
+    registry = open_drops(resources.databases, ttl=resources.drop_ttl)
+    janitor = DropsJanitor(registry, resources.drops, resources.databases.open_cleanup_lock(), resources.clock)
+    janitor.start()
+    resources.janitors.append(janitor)
+    resources.test("Drops", registry.probe)
+    resources.gauges["drops"] = _gauge(registry)
+    # Pending writes first: the janitor may be busy.
+    resources.closing.append((registry.flush, janitor.stop, registry.close))
+    resources.targets.drops = DropTarget(registry, resources.drops)
+    return routes(
+        registry,
+        resources.drops,
+        resources.guard,
+        public_url=resources.public_url,
+        accel=resources.accel,
+        pages=resources.pages,
+    )
+
+
+def _gauge(registry: Drops) -> Gauge:
+    def collect() -> Iterator[Family]:
+        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
+        yield Family("filestoraged_drops", "gauge", "Drops by state.", samples)
+
+    return collect
+
+
+def _describe() -> Description:
+    from filestoraged.api import openapi_terms as terms
+
+    drop_form = terms.body({"multipart/form-data": {"schema": terms.ref("schemas", "Drop")}})
+    password_form = terms.body(
+        {"application/x-www-form-urlencoded": {"schema": terms.ref("schemas", "Password")}}, required=False
+    )
+    return Description(
+        {
+            ("PUT", "/file"): {
+                "summary": "Make a drop: a file that can be fetched once.",
+                "requestBody": drop_form,
+                "responses": {
+                    "201": terms.answer("Made.", terms.json_content(terms.object_of(status=terms.TEXT, url=terms.TEXT)))
+                },
+            },
+            ("GET", "/file/{id}"): {
+                "summary": "Fetch a drop, once; where HTML is preferred, its landing page.",
+                "parameters": [terms.ref("parameters", "Password")],
+                "responses": {"200": terms.answer("The bytes.", terms.ANY)},
+            },
+            ("POST", "/drop"): {
+                "summary": "Make a drop by a form.",
+                "requestBody": drop_form,
+                "responses": {"201": terms.answer("A page that shows the link.", terms.PAGE)},
+                "error": "PageError",
+            },
+            ("GET", "/drop/{id}"): {
+                "summary": "The landing page of a drop, which takes nothing.",
+                "responses": {"200": terms.answer("The page.", terms.PAGE)},
+                "error": "PageError",
+            },
+            ("POST", "/drop/{id}"): {
+                "summary": "Fetch a drop by the form of its landing page, once.",
+                "requestBody": password_form,
+                "responses": {"200": terms.answer("The bytes.", terms.ANY)},
+                "error": "PageError",
+            },
+        },
+        {
+            "Drop": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+                    "password": terms.TEXT,
+                },
+            },
+            "Password": {"type": "object", "properties": {"password": terms.TEXT}},
+        },
+    )
+
+
+DROPS = Interface(
+    "drops",
+    _build,
+    _describe,
+    layout.DROPS,
+    Data(layout.DROPS_DATABASE, prepare_drops, "drops"),
+)

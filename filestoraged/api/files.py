@@ -5,15 +5,15 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 from filestoraged.api import forms, objects
+from filestoraged.api.interface import Description, Interface, Resources
 from filestoraged.api.objects import Delivery
-from filestoraged.api.pages import Pages
-from filestoraged.api.upload_page import UploadPage
+from filestoraged.api.pages import Pages, mount, mount_of, show, size_hint
 from filestoraged.digest import Digest
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
-from filestoraged.web.message import JSON, Request, Response, json_response
-from filestoraged.web.router import DELETE, READ, Route, Router
-from filestoraged.wire.accept import prefers_text
+from filestoraged.web.message import JSON, Request, Response, RunsOn, json_response
+from filestoraged.web.router import DELETE, PUBLIC, READ, WRITE, PageVariant, Route, Router
+from filestoraged.wire.accept import prefers_html, prefers_text
 from filestoraged.wire.expectations import expected_digests
 from filestoraged.wire.multipart import FormEvent, Part, form_boundary
 
@@ -31,7 +31,7 @@ def routes(store: Store, delivery: Delivery, pages: Pages | None = None) -> Rout
             Route("GET", "/{hash}", requests.download, READ, reads),
             Route("DELETE", "/{hash}", requests.remove, DELETE, changes),
         ],
-        variant=None if pages is None else UploadPage(pages, store).variant(),
+        variant=None if pages is None else _UploadPage(pages, store).variant(),
     )
 
 
@@ -109,3 +109,90 @@ def _the_hash(request: Request, segment: str | None) -> str:
     if len(hashes) != 1 or not hashes[0]:
         raise BadRequest(f"The request names {len(hashes)} files: expected one, as ?hash=HEX.")
     return hashes[0]
+
+
+class _UploadPage:
+    """Uploads files, shows their links, and what this browser stored before."""
+
+    def __init__(self, pages: Pages, store: Store) -> None:
+        self._pages = pages
+        self._store = store
+
+    def variant(self) -> PageVariant:
+        return PageVariant(Router("files", [Route("GET", "/", self.show, PUBLIC, RunsOn.INLINE)]), _wants_page)
+
+    def show(self, request: Request) -> Response:
+        limit = self._store.max_size
+        algorithm = self._store.algorithm
+        content = self._pages.fill(
+            "upload",
+            heading="Store files",
+            lead="Each file gets a link that never changes. The same bytes always get the same link.",
+            action=mount(request),
+            limit_hint=size_hint(limit),
+            options=self._pages.fill("hashing"),
+            noscript="The answer has the hash of the file. Its link is the address of this page, a slash and the hash.",
+        )
+        data = {
+            "kind": "files",
+            "limit": "" if limit is None else limit,
+            "algorithm": algorithm,
+            "link": self._pages.link_start(request),
+            # Empty where files are sent by one request each.
+            "uploads": mount_of(request, "uploads"),
+            "chunk": self._pages.chunk_size,
+        }
+        page = self._pages.page(request, "Store files", content, script="upload.js", data=data, needs=WRITE)
+        return show(request, page)
+
+
+def _wants_page(request: Request) -> bool:
+    """With a hash, the request is for the file, whoever sends it."""
+    return prefers_html(request.fields.get("accept")) and not request.parameters("hash", "file_hash")
+
+
+def _build(resources: Resources) -> Router:
+    return routes(resources.objects, resources.delivery, resources.pages)
+
+
+def _describe() -> Description:
+    from filestoraged.api import openapi_terms as terms
+
+    return Description(
+        {
+            ("POST", "/"): {
+                "summary": "Store a file under its digest.",
+                "parameters": terms.UPLOAD,
+                "requestBody": terms.RAW,
+                "responses": {
+                    "200": terms.answer(
+                        "Stored.",
+                        {**terms.json_content(terms.ref("schemas", "Stored")), "text/plain": {"schema": terms.TEXT}},
+                    )
+                },
+            },
+            ("GET", "/"): {
+                "summary": "Download a file; where HTML is preferred and no hash is given, the page that uploads"
+                " files.",
+                "parameters": [terms.ref("parameters", "Hash"), *terms.DOWNLOAD],
+                "responses": terms.DOWNLOADED,
+            },
+            ("GET", "/{hash}"): {
+                "summary": "Download a file.",
+                "parameters": terms.DOWNLOAD,
+                "responses": terms.DOWNLOADED,
+            },
+            ("DELETE", "/"): {
+                "summary": "Remove a file.",
+                "parameters": [terms.ref("parameters", "Hash")],
+                "responses": terms.REMOVED,
+            },
+            ("DELETE", "/{hash}"): {"summary": "Remove a file.", "responses": terms.REMOVED},
+        },
+        {
+            "Stored": terms.object_of(hash=terms.HEX, size=terms.COUNT),
+        },
+    )
+
+
+FILES = Interface("files", _build, _describe)

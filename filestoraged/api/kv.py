@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
+from filestoraged.api.interface import Data, Description, Interface, Resources
+from filestoraged.api.metrics import Gauge
 from filestoraged.api.payloads import Payloads
 from filestoraged.bounded_cache import BoundedCache
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound
 from filestoraged.future import Future
+from filestoraged.store import layout
+from filestoraged.store.databases import Databases, SqliteDatabases
+from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import JSON, NO_STORE, Answer, Request, Response, RunsOn, result_of
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
+from filestoraged.wire.exposition import Family
 from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
+
+if TYPE_CHECKING:
+    from filestoraged.store.postgresql.databases import PostgresDatabases
 
 # Not to be cached: a commit may change the value at any time.
 _FRESH_JSON = JSON + NO_STORE
@@ -207,3 +216,79 @@ def _refuse(error: Error) -> Response:
     response = refusal(NotFound("There is nothing at this path.") if isinstance(error, MethodNotAllowed) else error)
     response.fields += NO_STORE
     return response
+
+
+def open_keys(databases: Databases) -> Keys:
+    def local(files: SqliteDatabases) -> Keys:
+        identity = files.identity(layout.KEYS_DATABASE)
+        return KeyValues(identity.path, identity, clock=files.clock)
+
+    def remote(database: PostgresDatabases) -> Keys:
+        from filestoraged.store.postgresql.kv import PostgresKeys
+
+        return PostgresKeys(database.connector)
+
+    return databases.open(local, remote)
+
+
+def _build(resources: Resources) -> Router:
+    keys = open_keys(resources.databases)
+    resources.test("Keys", keys.probe)
+    resources.gauges["keys"] = _gauge(keys)
+    resources.closing.append((keys.close,))
+    return routes(keys)
+
+
+def _gauge(database: Keys) -> Gauge:
+    def collect() -> Iterator[Family]:
+        yield Family(
+            "filestoraged_queued_keys",
+            "gauge",
+            "Keys set or deleted since the last commit, each time.",
+            [({}, database.queued)],
+        )
+
+    return collect
+
+
+def _describe() -> Description:
+    from filestoraged.api import openapi_terms as terms
+
+    pair = {"type": "object", "minProperties": 1, "maxProperties": 1, "propertyNames": {"minLength": 1}}
+    answered = terms.json_content({"type": "object"})
+    return Description(
+        {
+            **{
+                ("GET", pattern): {
+                    "summary": "The committed value of a key.",
+                    "responses": {"200": terms.answer("The key and its value.", answered)},
+                }
+                for pattern in ("/{key}", "/set", "/commit")
+            },
+            ("POST", "/set"): {
+                "summary": "Queue a value.",
+                "requestBody": terms.body(terms.json_content(pair)),
+                "responses": {
+                    "200": terms.answer("Queued; the commit will update the key.", answered),
+                    "201": terms.answer("Queued; the commit will create the key.", answered),
+                },
+            },
+            ("DELETE", "/set"): {
+                "summary": "Queue a removal.",
+                "requestBody": terms.body(terms.json_content({"type": "string", "minLength": 1})),
+                "responses": {"200": terms.answer("Queued.", terms.json_content(terms.TEXT))},
+            },
+            ("POST", "/commit"): {
+                "summary": "Make all that is queued visible at once, and durable.",
+                "responses": {"204": terms.answer("Committed.")},
+            },
+        },
+    )
+
+
+KEYS = Interface(
+    "kv",
+    _build,
+    _describe,
+    data=Data(layout.KEYS_DATABASE, prepare_keys, "keys"),
+)

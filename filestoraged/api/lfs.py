@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from filestoraged.api import objects
+from filestoraged.api.interface import Json
 from filestoraged.api.links import listener_url, mount_url
+from filestoraged.api.objects import repository_name
 from filestoraged.api.payloads import Payloads
-from filestoraged.api.repositories import repository_name
 from filestoraged.api.upload_targets import REPOSITORIES
 from filestoraged.digest import Expected
 from filestoraged.errors import (
@@ -315,3 +316,76 @@ def _refuse(error: Error) -> Response:
     if isinstance(error, TokenRequired):
         response.fields += _LFS_AUTHENTICATE
     return response
+
+
+def describe() -> Mapping[tuple[str, str], Json]:
+    """Return the operations of the routes, for OpenAPI."""
+    from filestoraged.api import openapi_terms as terms
+
+    locks = {"type": "array", "items": describe_lock()}
+    batch = {
+        "type": "object",
+        "required": ["operation", "objects"],
+        "properties": {
+            "operation": {"enum": ["upload", "download"]},
+            "objects": {
+                "type": "array",
+                "maxItems": 1000,
+                "items": terms.object_of(oid=terms.TEXT, size={"type": "integer"}),
+            },
+        },
+    }
+    return {
+        ("POST", "/{repository}/objects/batch"): _operation(
+            "Git LFS: links to objects.",
+            "200",
+            terms.object_of(transfer=terms.TEXT, objects={"type": "array"}, hash_algo=terms.TEXT),
+            batch,
+        ),
+        ("GET", "/{repository}/locks"): _operation(
+            "Git LFS: list locks.",
+            "200",
+            terms.object_of(locks=locks),
+            parameters=[terms.query(name, f"The {name} of a lock.") for name in ("path", "id")]
+            + [
+                terms.query("cursor", "Of the page before."),
+                terms.query("limit", "Locks of a page.", {"type": "integer"}),
+            ],
+        ),
+        ("POST", "/{repository}/locks"): _operation(
+            "Git LFS: lock a path.", "201", terms.ref("schemas", "Lock"), terms.object_of(path=terms.TEXT)
+        ),
+        ("POST", "/{repository}/locks/verify"): _operation(
+            "Git LFS: list locks, one's own apart.",
+            "200",
+            terms.object_of(ours=locks, theirs=locks),
+            {"type": "object"},
+        ),
+        ("POST", "/{repository}/locks/{id}/unlock"): _operation(
+            "Git LFS: release a lock.",
+            "200",
+            terms.ref("schemas", "Lock"),
+            {"type": "object", "properties": {"force": {"type": "boolean"}}},
+        ),
+    }
+
+
+def describe_lock() -> Json:
+    from filestoraged.api import openapi_terms as terms
+
+    return terms.object_of(id=terms.TEXT, path=terms.TEXT, locked_at=terms.TEXT, owner=terms.object_of(name=terms.TEXT))
+
+
+def _operation(summary: str, status: str, schema: Json, request: Json | None = None, **rest: Any) -> Json:
+    from filestoraged.api import openapi_terms as terms
+
+    operation = {
+        "summary": summary,
+        "responses": {status: terms.answer("Done.", terms.json_content(schema, lfs.MEDIA_TYPE))},
+        "error": "LfsError",
+    }
+    return {
+        **operation,
+        **({"requestBody": terms.body(terms.json_content(request, lfs.MEDIA_TYPE))} if request else {}),
+        **rest,
+    }

@@ -9,13 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from filestoraged import __version__
 from filestoraged.api.bounded_call import BoundedCall
-from filestoraged.api.kv import Keys
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.contract import Store, Usage
-from filestoraged.store.drops import Drops
-from filestoraged.store.locks import Locks
 from filestoraged.store.shared_count import SharedCount
-from filestoraged.store.uploads.registry import Registry
 from filestoraged.web.message import Request, Response, RunsOn, field_lines
 from filestoraged.web.metrics import BOUNDS, Metrics, RequestTotals
 from filestoraged.web.router import READ, Route, Router
@@ -81,69 +77,6 @@ def objects(store: Store, shared: SharedCount) -> Gauge:
         yield Family("filestoraged_object_bytes", "gauge", "Bytes of the objects on disk.", sizes)
         help_ = "Time since the count of the objects on disk began."
         yield Family("filestoraged_objects_age_seconds", "gauge", help_, [({}, round(counted.age, 3))])
-
-    return collect
-
-
-def drops(registry: Drops) -> Gauge:
-    def collect() -> Iterator[Family]:
-        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
-        yield Family("filestoraged_drops", "gauge", "Drops by state.", samples)
-
-    return collect
-
-
-def keys(database: Keys) -> Gauge:
-    def collect() -> Iterator[Family]:
-        yield Family(
-            "filestoraged_queued_keys",
-            "gauge",
-            "Keys set or deleted since the last commit, each time.",
-            [({}, database.queued)],
-        )
-
-    return collect
-
-
-def locks(database: Locks) -> Gauge:
-    def collect() -> Iterator[Family]:
-        yield Family("filestoraged_locks", "gauge", "Locks of Git LFS in all repositories.", [({}, database.count())])
-
-    return collect
-
-
-def uploads(registry: Registry) -> Gauge:
-    def collect() -> Iterator[Family]:
-        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
-        yield Family("filestoraged_uploads", "gauge", "Resumable uploads by state.", samples)
-
-    return collect
-
-
-def memcached(store: Store) -> Gauge:
-    """Items and bytes of each memcached server."""
-
-    def collect() -> Iterator[Family]:
-        used = store.usage()
-        reached = {name: each for name, each in used.items() if each is not None}
-        up: list[Sample] = [({"server": name}, int(name in reached)) for name in used]
-        items: list[Sample] = [({"server": name}, each.objects) for name, each in reached.items()]
-        sizes: list[Sample] = [({"server": name}, each.size) for name, each in reached.items()]
-        yield Family("filestoraged_memcached_up", "gauge", "1 where the memcached server answers.", up)
-        yield Family("filestoraged_memcached_items", "gauge", "Items in memcached: manifests and chunks.", items)
-        yield Family("filestoraged_memcached_bytes", "gauge", "Bytes of these items.", sizes)
-
-    return collect
-
-
-def s3(traffic: Callable[[], Mapping[str, int]], idle_connections: Callable[[], int]) -> Gauge:
-    """Requests to an S3 store by result, and the connections that the asked worker keeps."""
-
-    def collect() -> Iterator[Family]:
-        attempts: list[Sample] = [({"result": result}, number) for result, number in traffic().items()]
-        yield Family("filestoraged_s3_requests_total", "counter", "Requests to the S3 store, by result.", attempts)
-        help_ = "Connections to the S3 store that the worker which was asked keeps for the next requests."
-        yield Family("filestoraged_s3_idle_connections", "gauge", help_, [({}, idle_connections())])
 
     return collect
 

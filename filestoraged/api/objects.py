@@ -7,9 +7,11 @@ import mimetypes
 import posixpath
 import re
 from collections.abc import Callable, Sequence
+from urllib.parse import unquote
 
 from filestoraged.digest import Digest, Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, CorruptObject, NotFound, PreconditionFailed
+from filestoraged.store import layout
 from filestoraged.store.contract import Blob, Staging, Store
 from filestoraged.web.message import Answer, Fields, Request, Response, RunsOn, field_lines, result_of
 from filestoraged.web.response_head import encode_fields
@@ -239,3 +241,13 @@ def _exists(store: Store, digest: str) -> bool:
         # Storing a damaged object again heals it.
         return False
     return True
+
+
+def repository_name(segment: str) -> str:
+    """Return the name of the repository that a segment of a path stands for. Raises BadRequest for an invalid one."""
+    name = unquote(segment)
+    if not layout.is_repository(name):
+        raise BadRequest(
+            f"Invalid repository name {name[:200]!r}: expected 1 to 128 of A-Z a-z 0-9 . _ - and neither . nor .."
+        )
+    return name

@@ -1,7 +1,7 @@
 """The document `/-/openapi.json`: every request of a listener's interfaces, as OpenAPI 3.1 describes them.
 
 Paths, methods and open segments come from the routers' tables, so that no request is missing. What tables do not know,
-parameters, bodies and responses, is declared in `openapi_operations`; a request without a declaration is described by
+parameters, bodies and responses, each interface declares; a request without a declaration is described by
 its path alone.
 """
 
@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from filestoraged import __version__
-from filestoraged.api.openapi_operations import OPERATIONS, PARAMETERS, SCHEMAS, SEGMENTS
+from filestoraged.api import openapi_terms as terms
+from filestoraged.api.interface import Description, Json
 from filestoraged.web.router import PUBLIC, Route, Router
-
-Json = dict[str, Any]
 
 _SEGMENT = re.compile(r"\{(\w+)\}")
 
@@ -32,8 +30,9 @@ _RESPONSES: Mapping[str, Json] = {
 }
 
 
-def document(mounts: Mapping[str, Router], *, has_tokens: bool) -> bytes:
-    """Describe the routers, which are by their prefixes."""
+def document(mounts: Mapping[str, Router], descriptions: Mapping[str, Description], *, has_tokens: bool) -> bytes:
+    """Describe the routers, which are by their prefixes. `descriptions` are those of the interfaces, by their names."""
+    known = {**descriptions, "operations": OPERATIONS}
     paths: dict[str, Json] = {}
     for prefix, router in mounts.items():
         served = list(router.list_routes())
@@ -41,15 +40,17 @@ def document(mounts: Mapping[str, Router], *, has_tokens: bool) -> bytes:
         is_root_bare = all(route.pattern for _, route in served)
         for owner, route in served:
             path = prefix if route.pattern == "/" and is_root_bare else prefix.rstrip("/") + route.pattern or "/"
-            operation = _operation(owner, route, path, has_tokens=has_tokens)
+            declared = known[owner.name].operations.get((route.method, route.pattern), {})
+            operation = _operation(owner, route, path, declared, has_tokens=has_tokens)
             paths.setdefault(path, {}).setdefault(route.method.lower(), operation)
+    schemas = {name: schema for each in known.values() for name, schema in each.schemas.items()}
     text: Json = {
         "openapi": "3.1.0",
         "info": {"title": "filestoraged", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
         # Relative to this document: a proxy may have all of it below a prefix.
         "servers": [{"url": "../"}],
         "paths": paths,
-        "components": {"schemas": SCHEMAS, "parameters": PARAMETERS, "responses": _RESPONSES},
+        "components": {"schemas": schemas, "parameters": terms.PARAMETERS, "responses": _RESPONSES},
     }
     if has_tokens:
         schemes = {"token": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
@@ -57,8 +58,7 @@ def document(mounts: Mapping[str, Router], *, has_tokens: bool) -> bytes:
     return json.dumps(text).encode() + b"\n"
 
 
-def _operation(router: Router, route: Route, path: str, *, has_tokens: bool) -> Json:
-    declared = OPERATIONS.get((router.name, route.method, route.pattern), {})
+def _operation(router: Router, route: Route, path: str, declared: Json, *, has_tokens: bool) -> Json:
     operation: Json = {"operationId": _id(router, route), "tags": [router.name], **declared}
     segments = [_segment(name) for name in _SEGMENT.findall(path)]
     parameters = [*segments, *operation.pop("parameters", [])]
@@ -74,9 +74,35 @@ def _operation(router: Router, route: Route, path: str, *, has_tokens: bool) -> 
 
 
 def _segment(name: str) -> Json:
-    return {"name": name, "in": "path", "required": True, "schema": SEGMENTS.get(name, {"type": "string"})}
+    return {"name": name, "in": "path", "required": True, "schema": terms.SEGMENTS.get(name, {"type": "string"})}
 
 
 def _id(router: Router, route: Route) -> str:
     words = re.findall(r"\w+", route.pattern) or ([] if route.pattern else ["mount"])
     return "_".join([router.name, route.method.lower(), *words])
+
+
+_STATUS = terms.object_of(status=terms.TEXT)
+
+# The paths of operations, and the pages' scripts and styles.
+OPERATIONS = Description(
+    {
+        ("GET", "/health"): {
+            "summary": "Whether the daemon is alive.",
+            "responses": {"200": terms.answer("It is.", terms.json_content(_STATUS))},
+        },
+        ("GET", "/ready"): {
+            "summary": "Whether the daemon can serve.",
+            "responses": {"200": terms.answer("It can.", terms.json_content(_STATUS))},
+        },
+        ("GET", "/"): {
+            "summary": "Metrics for Prometheus.",
+            "responses": {"200": terms.answer("The metrics.", terms.ANY)},
+        },
+        ("GET", "/{name}"): {
+            "summary": "A script, style or image of the pages.",
+            "responses": {"200": terms.answer("The file.", terms.ANY), "304": terms.answer("The client has it.")},
+        },
+    },
+    {"Error": terms.object_of(message=terms.TEXT)},
+)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
-from filestoraged.api import listing, objects
-from filestoraged.api.objects import Delivery
-from filestoraged.errors import BadRequest
+from filestoraged.api import lfs, listing, objects
+from filestoraged.api.interface import Data, Description, Interface, Resources
+from filestoraged.api.metrics import Gauge
+from filestoraged.api.objects import Delivery, repository_name
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
+from filestoraged.store.databases import Databases, SqliteDatabases
+from filestoraged.store.locks import Locks, prepare_locks
 from filestoraged.web.message import JSON, Request, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
+from filestoraged.wire.exposition import Family
 
 
 def routes(store: Store, delivery: Delivery, nested: Sequence[Router] = (), *, public_url: str | None = None) -> Router:
@@ -71,11 +75,95 @@ class _Repositories:
         return self._store.namespace(repository_name(repository))
 
 
-def repository_name(segment: str) -> str:
-    """Return the name of the repository that a segment of a path stands for. Raises BadRequest for an invalid one."""
-    name = unquote(segment)
-    if not layout.is_repository(name):
-        raise BadRequest(
-            f"Invalid repository name {name[:200]!r}: expected 1 to 128 of A-Z a-z 0-9 . _ - and neither . nor .."
-        )
-    return name
+def open_locks(databases: Databases) -> Locks:
+    def local(files: SqliteDatabases) -> Locks:
+        identity = files.identity(layout.LOCKS_DATABASE)
+        return Locks.open(identity.path, identity, clock=files.clock)
+
+    return databases.open(local, lambda database: Locks(database.share()))
+
+
+def _build(resources: Resources) -> Router:
+    # An oid is a SHA-256 digest, whatever --hash says.
+    store = resources.objects.namespace(layout.REPOSITORIES, algorithm="sha256")
+    locks = open_locks(resources.databases)
+    resources.test("Locks", locks.probe)
+    resources.gauges["locks"] = _gauge(locks)
+    resources.closing.append((locks.close,))
+    nested = lfs.routes(
+        store,
+        locks,
+        authorizer=resources.authorizer,
+        public_url=resources.public_url,
+        uploads=resources.uploads,
+    )
+    return routes(store, resources.delivery, [nested], public_url=resources.public_url)
+
+
+def _gauge(database: Locks) -> Gauge:
+    def collect() -> Iterator[Family]:
+        yield Family("filestoraged_locks", "gauge", "Locks of Git LFS in all repositories.", [({}, database.count())])
+
+    return collect
+
+
+def _describe() -> Description:
+    from filestoraged.api import openapi_terms as terms
+
+    return Description(
+        {
+            **{
+                ("GET", pattern): {
+                    "summary": "List the repositories.",
+                    "parameters": terms.LIST,
+                    "responses": terms.listed("repositories", terms.TEXT),
+                }
+                for pattern in ("", "/")
+            },
+            ("PUT", "/"): {
+                "summary": "Refused: the repository has no name.",
+                "requestBody": terms.RAW,
+                "responses": {"400": terms.ref("responses", "Error")},
+            },
+            ("PUT", "/{repository}"): {
+                "summary": "Store an object under its SHA-256.",
+                "parameters": terms.UPLOAD,
+                "requestBody": terms.RAW,
+                "responses": {
+                    "201": terms.answer(
+                        "Stored, or there already.", terms.json_content(terms.ref("schemas", "StoredObject"))
+                    )
+                },
+            },
+            ("GET", "/{repository}"): {
+                "summary": "List the objects of a repository.",
+                "parameters": terms.LIST,
+                "responses": terms.listed(
+                    "objects", terms.object_of(oid=terms.HEX, size=terms.COUNT, modified=terms.TEXT)
+                ),
+            },
+            ("GET", "/{repository}/{oid}"): {
+                "summary": "Download an object.",
+                "parameters": terms.DOWNLOAD,
+                "responses": terms.DOWNLOADED,
+            },
+            ("DELETE", "/{repository}/{oid}"): {
+                "summary": "Remove an object.",
+                "responses": {"200": terms.answer("Removed.")},
+            },
+            **lfs.describe(),
+        },
+        {
+            "StoredObject": terms.object_of(oid=terms.HEX, size=terms.COUNT),
+            "Lock": terms.object_of(lock=lfs.describe_lock()),
+        },
+    )
+
+
+REPOSITORIES = Interface(
+    "repositories",
+    _build,
+    _describe,
+    layout.REPOSITORIES,
+    Data(layout.LOCKS_DATABASE, prepare_locks, "locks"),
+)

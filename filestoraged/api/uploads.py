@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from filestoraged.api import drop_form
+from filestoraged.api.interface import Data, Description, Interface, Json, Resources
+from filestoraged.api.metrics import Gauge
 from filestoraged.api.objects import check_name
 from filestoraged.api.upload_targets import DROPS, FILES, Targets
 from filestoraged.digest import Expected, digest_length, parse_digest
@@ -20,9 +23,14 @@ from filestoraged.errors import (
     TooLarge,
     quoted,
 )
-from filestoraged.store import passwords
+from filestoraged.store import layout, passwords
+from filestoraged.store.cleanup_lock import CleanupLock, FileLock
+from filestoraged.store.databases import Databases, SqliteDatabases
+from filestoraged.store.janitors import UploadsJanitor
 from filestoraged.store.passwords import Guard
-from filestoraged.store.uploads.registry import Draft, Upload
+from filestoraged.store.uploads.local_storage import LocalStorage
+from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
+from filestoraged.store.uploads.storage import Storage
 from filestoraged.store.uploads.uploads import Uploads
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.message import NO_STORE, Fields, Request, Response, RunsOn, field_lines, json_response, result_of
@@ -30,8 +38,15 @@ from filestoraged.web.router import PUBLIC, WRITE, Authorizer, Route, Router
 from filestoraged.wire import tus
 from filestoraged.wire.dates import format_date
 from filestoraged.wire.expectations import expected_digests
+from filestoraged.wire.exposition import Family, Sample
 
 _RESUMABLE = field_lines(("Tus-Resumable", tus.VERSION))
+
+if TYPE_CHECKING:
+    from filestoraged.store.postgresql.databases import PostgresDatabases
+
+# Seconds after the last byte for which an upload can be continued.
+_TTL = 24 * 3600.0
 
 # The name of a drop without one.
 _UNNAMED = "file"
@@ -260,3 +275,148 @@ def _refuse(error: Error) -> Response:
     if isinstance(error, ProtocolVersionUnsupported):
         response.fields += field_lines(("Tus-Version", tus.VERSION))
     return response
+
+
+def open_uploads(resources: Resources) -> None:
+    """Open the resumable uploads, which `repositories` hands out to Git LFS as well."""
+    registry = _open_registry(resources.databases)
+    storage = _open_storage(resources, registry)
+    resources.uploads = Uploads(registry, storage, resources.targets.find, clock=resources.clock)
+    janitor = UploadsJanitor(resources.uploads, _cleanup_lock(resources, storage), resources.clock)
+    janitor.start()
+    resources.test("Uploads", registry.probe)
+    resources.gauges["uploads"] = _gauge(registry)
+    resources.closing.append((janitor.stop, registry.close))
+
+
+def _open_registry(databases: Databases) -> Registry:
+    def local(files: SqliteDatabases) -> Registry:
+        identity = files.identity(layout.UPLOADS_DATABASE)
+        return Registry.open(identity.path, ttl=_TTL, identity=identity, clock=files.clock)
+
+    return databases.open(local, lambda database: Registry(database.share(), ttl=_TTL, clock=database.clock))
+
+
+def _open_storage(resources: Resources, registry: Registry) -> Storage:
+    """Where unfinished uploads have their bytes: the directory, unless other machines share rows and segments."""
+
+    def local(_: SqliteDatabases) -> Storage:
+        return LocalStorage(resources.disk, registry)
+
+    def remote(database: PostgresDatabases) -> Storage:
+        if resources.segments is None:
+            return LocalStorage(resources.disk, registry)
+        from filestoraged.store.uploads.remote_storage import RemoteStorage
+
+        # Closed with the registry.
+        shared = database.shared
+        return RemoteStorage(shared, shared, resources.segments, registry, clock=database.clock)
+
+    return resources.databases.open(local, remote)
+
+
+def _cleanup_lock(resources: Resources, storage: Storage) -> CleanupLock:
+    """One janitor works for all who reach the same bytes."""
+    if storage.is_remote:
+        return resources.databases.open_cleanup_lock()
+    return FileLock(resources.path(layout.UPLOADS_JANITOR_LOCK), resources.disk.volume.identity)
+
+
+def _build(resources: Resources) -> Router:
+    assert resources.uploads is not None
+    return routes(
+        resources.uploads,
+        resources.targets,
+        resources.guard,
+        authorizer=resources.authorizer,
+        public_url=resources.public_url,
+        remote=resources.objects.remote or resources.databases.is_remote,
+    )
+
+
+def _gauge(registry: Registry) -> Gauge:
+    def collect() -> Iterator[Family]:
+        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
+        yield Family("filestoraged_uploads", "gauge", "Resumable uploads by state.", samples)
+
+    return collect
+
+
+def _describe() -> Description:
+    from filestoraged.api import openapi_terms as terms
+
+    def field(name: str, description: str, schema: Json) -> Json:
+        return {"name": name, "in": "header", "required": True, "description": description, "schema": schema}
+
+    version = field("Tus-Resumable", "The version of the protocol.", {"const": "1.0.0"})
+    number = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+    piece: Json = {"required": False, "content": {"application/offset+octet-stream": {}}}
+    result = {
+        "anyOf": [
+            {"type": "object", "required": required, "properties": {key: {} for key in required}}
+            for required in (["hash", "size"], ["oid", "size"], ["status", "url"])
+        ]
+    }
+
+    # Their pages ask for the token: which scope it needs is in the upload.
+    needs_token = {"needs_token": True}
+
+    def answered(status: str, description: str) -> Json:
+        return {status: {"description": description}}
+
+    return Description(
+        {
+            ("POST", "/"): {
+                **needs_token,
+                "summary": "Begin a resumable upload (tus 1.0.0).",
+                "parameters": [
+                    version,
+                    field("Upload-Length", "Bytes of the whole upload.", number),
+                    {**field("Upload-Metadata", "Keys with values in base64.", terms.TEXT), "required": False},
+                ],
+                "requestBody": piece,
+                "responses": answered("201", "Begun; Location is that of the upload."),
+            },
+            ("GET", "/{id}"): {
+                **needs_token,
+                "summary": "What the target of a complete upload has answered.",
+                "responses": {"200": {"description": "It.", "content": {"application/json": {"schema": result}}}},
+            },
+            ("HEAD", "/{id}"): {
+                **needs_token,
+                "summary": "How many bytes have been received.",
+                "parameters": [version],
+                "responses": answered("200", "Upload-Offset is their number."),
+            },
+            ("PATCH", "/{id}"): {
+                **needs_token,
+                "summary": "Send the next bytes.",
+                "parameters": [version, field("Upload-Offset", "Bytes that have been received.", number)],
+                "requestBody": piece,
+                "responses": answered("204", "Received; Upload-Offset is the new number."),
+            },
+            ("DELETE", "/{id}"): {
+                **needs_token,
+                "summary": "Give an upload up.",
+                "parameters": [version],
+                "responses": answered("204", "Removed."),
+            },
+            **{
+                ("OPTIONS", pattern): {
+                    "summary": "What of the protocol is supported.",
+                    "responses": answered("204", "Tus-Extension lists it."),
+                }
+                for pattern in ("/", "/{id}")
+            },
+        },
+    )
+
+
+UPLOADS = Interface(
+    "uploads",
+    _build,
+    _describe,
+    layout.UPLOADS,
+    Data(layout.UPLOADS_DATABASE, prepare_uploads, "uploads"),
+    open_uploads,
+)

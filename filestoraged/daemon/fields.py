@@ -6,7 +6,6 @@ This module reads texts into values by these declarations; it does not know whic
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -78,7 +77,8 @@ class Options:
     def __init_subclass__(cls) -> None:
         own = {name: each for name, each in vars(cls).items() if isinstance(each, ConfigField)}
         named = [each._replace(attribute=name, name=each.name or name.replace("_", "-")) for name, each in own.items()]
-        cls.fields = (*cls.fields, *named)
+        inherited = [field for base in cls.__bases__ for field in getattr(base, "fields", ())]
+        cls.fields = (*dict.fromkeys(inherited), *named)
 
     def __init__(self, **values: Any) -> None:
         """Fields without a value get their defaults. Raises TypeError for a value of no field."""
@@ -92,31 +92,6 @@ class Options:
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"the option {name!r} cannot be set: options are made once")
-
-
-class CommandParser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would end the program. Options cannot be abbreviated."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            word = unknown.split(" ")[0]
-            message = f"unknown option {word!r}" if word.startswith("-") else f"unexpected argument {word!r}"
-        raise UsageError(message)
-
-    def add_field(self, field: ConfigField) -> None:
-        """Add an option whose text is kept as it is: values are parsed when the file has been read, too."""
-        repeatable = "" if field.join is None else "; repeatable"
-        # argparse formats help by %.
-        help_ = f"{field.help}{repeatable} ({field.default})".replace("%", "%%")
-        if field.is_switch:
-            self.add_argument(f"--{field.name}", dest=field.name, action="store_const", const="yes", help=help_)
-            return
-        action = "store" if field.join is None else "append"
-        self.add_argument(f"--{field.name}", dest=field.name, metavar=field.metavar, action=action, help=help_)
 
 
 def parse_values(texts: Mapping[str, Any], fields: Collection[ConfigField]) -> dict[str, Any]:

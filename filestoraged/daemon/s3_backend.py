@@ -1,23 +1,31 @@
-"""The row of BACKENDS for S3. It is loaded where that is chosen."""
+"""S3 as a backend: it keeps the objects of files and repositories, and the bytes of drops."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from filestoraged.api import metrics
+from filestoraged.api.metrics import Gauge
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.daemon.backends import Check, OpenStore, StoreOptions, drop_registry
-from filestoraged.daemon.loading import load
+from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry
+from filestoraged.daemon.fields import declare
+from filestoraged.daemon.values import parse_path
 from filestoraged.errors import Error, StartError, StoreUnavailable, UsageError
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
-from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.connection import Connect, StoreConnection
-from filestoraged.store.s3.credentials import CredentialSource
-from filestoraged.store.s3.store import S3Store
-from filestoraged.store.s3.url import Location
+from filestoraged.wire.exposition import Family, Sample
+
+if TYPE_CHECKING:
+    from filestoraged.check.inventory import CheckedStore
+    from filestoraged.check.rows import RowRegistry
+    from filestoraged.check.throttle import Throttle
+    from filestoraged.store.s3.client import S3Client
+    from filestoraged.store.s3.connection import Connect
+    from filestoraged.store.s3.segment_objects import SegmentObjects
+    from filestoraged.store.s3.url import Location
 
 # Idle connections that a worker keeps. More requests at once open more, and close them afterwards.
 _CONNECTIONS = 32
@@ -27,14 +35,54 @@ _CHECK_CONNECTIONS = 8
 # Seconds. Requests wait longer for the store; a start does not depend on it.
 _START_TIMEOUT = 5.0
 
-
-def validate(options: StoreOptions) -> None:
-    if options.memcached:
-        raise UsageError("--s3 and --memcached cannot both keep the objects")
+_REGION = re.compile(r"[A-Za-z0-9_\-]{1,64}", re.ASCII)
 
 
-def open_store(options: StoreOptions, workers: int, disk: DiskStore, threads: HashThreads, clock: Clock) -> OpenStore:
-    client = make_client(options.s3, options, clock=clock)
+def parse_s3_url(text: str) -> Location:
+    """Return the location of an S3 store."""
+    from filestoraged.store.s3.url import parse_url
+
+    try:
+        return parse_url(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def parse_region(text: str) -> str:
+    if not _REGION.fullmatch(text):
+        raise UsageError(f"invalid region {text!r}: expected letters, digits and hyphens, such as us-east-1")
+    return text
+
+
+class S3Options(CommonOptions):
+    s3: Location | None = declare(
+        parse_s3_url,
+        "URL",
+        "S3 store that keeps the objects of files, repositories and drops: https://HOST[:PORT]/BUCKET[/PREFIX]",
+        shown="none",
+    )
+    s3_region: str = declare(
+        parse_region,
+        "NAME",
+        "region that requests to the S3 store are signed for",
+        default="us-east-1",
+    )
+    s3_credentials: str | None = declare(
+        parse_path,
+        "FILE",
+        "credentials for the S3 store, in AWS' INI format, section default; without it, the AWS_* variables",
+        shown="none",
+    )
+
+
+def _validate(options: S3Options) -> None:
+    """None of its options contradicts another one."""
+
+
+def _open(options: S3Options, workers: int, disk: DiskStore, threads: HashThreads, clock: Clock) -> OpenStore:
+    from filestoraged.store.s3.store import S3Store
+
+    client = make_client(options, clock=clock)
     store = S3Store(
         client,
         disk.volume.staging_area,
@@ -44,59 +92,81 @@ def open_store(options: StoreOptions, workers: int, disk: DiskStore, threads: Ha
     )
     return OpenStore(
         store,
-        {"s3": metrics.s3(client.traffic.totals, lambda: client.idle_connections)},
-        _warnings(options.s3, client),
+        {"s3": _gauge(client.traffic.totals, lambda: client.idle_connections)},
+        _warnings(client),
         store.named_namespace(layout.DROPS, max_size=options.drop_size),
         _open_segments(options, client, disk, threads),
     )
 
 
-def _open_segments(options: StoreOptions, client: S3Client, disk: DiskStore, threads: HashThreads) -> Any:
+def _open_segments(
+    options: S3Options, client: S3Client, disk: DiskStore, threads: HashThreads
+) -> SegmentObjects | None:
     """Where unfinished uploads have their bytes; None if only this daemon has their rows."""
     if options.database is None:
         return None
-    return load("store.s3.segment_objects", "SegmentObjects")(client, disk.volume.staging_area, threads)
+    from filestoraged.store.s3.segment_objects import SegmentObjects
+
+    return SegmentObjects(client, disk.volume.staging_area, threads)
 
 
-def open_check(options: StoreOptions, **settings: Any) -> Check:
+def _open_check(options: S3Options, *, throttle: Throttle, repair: bool, drops_elsewhere: bool) -> Check:
     """Without a directory among the options, drops are not compared with their registry."""
-    client = make_client(options.s3, options, connections=_CHECK_CONNECTIONS)
+    from filestoraged.check.s3 import check_s3
+
+    client = make_client(options, connections=_CHECK_CONNECTIONS)
     try:
         client.check_bucket()
     except Error as error:
         raise StartError(str(error.__cause__ or error)) from error
-    registry = drop_registry(options) or _local_registry(options, settings["throttle"])
-    segments = None if options.database is None else load("check.tables", "PostgresSegments")(options.database)
-    check: Check = load("check.s3", "check_s3")(
-        client, algorithm=options.hash, drops=registry, segments=segments, **settings
+    return check_s3(
+        client,
+        algorithm=options.hash,
+        drops=drop_registry(options) or _local_registry(options, throttle),
+        segments=_segment_registry(options),
+        throttle=throttle,
+        repair=repair,
     )
-    return check
 
 
-def _local_registry(options: StoreOptions, throttle: Any) -> Any:
+def _local_registry(options: S3Options, throttle: Throttle) -> RowRegistry | None:
+    from filestoraged.check.databases import SqliteRegistry
+
     path = os.path.join(options.store, layout.DROPS_DATABASE) if options.store else ""
-    return load("check.databases", "SqliteRegistry")(path, throttle) if os.path.exists(path) else None
+    return SqliteRegistry(path, throttle) if os.path.exists(path) else None
 
 
-def open_prune(options: StoreOptions, repository: str, throttle: Any, _: bool) -> Any:
-    """What `prune` reads. Raises StartError if the repository has no object."""
-    client = make_client(options.s3, options, connections=_CHECK_CONNECTIONS)
+def _segment_registry(options: S3Options) -> RowRegistry | None:
+    if options.database is None:
+        return None
+    from filestoraged.check.tables import PostgresSegments
+
+    return PostgresSegments(options.database)
+
+
+def _open_prune(options: S3Options, repository: str, throttle: Throttle, *, moves: bool) -> CheckedStore:
+    """Raises StartError if the repository has no object."""
+    from filestoraged.check.s3 import CheckedS3
+
+    client = make_client(options, connections=_CHECK_CONNECTIONS)
     try:
         has_objects = client.list(f"{layout.REPOSITORIES}/{repository}/", limit=1).objects
     except Error as error:
         raise StartError(str(error.__cause__ or error)) from error
     if not has_objects:
         raise StartError(f"there is no repository {repository!r} in the S3 store {options.s3}")
-    return load("check.s3", "CheckedS3")(client, throttle)
+    return CheckedS3(client, throttle)
 
 
-def make_client(
-    location: Location, options: StoreOptions, *, connections: int = _CONNECTIONS, clock: Clock = SYSTEM_CLOCK
-) -> S3Client:
+def make_client(options: S3Options, *, connections: int = _CONNECTIONS, clock: Clock = SYSTEM_CLOCK) -> S3Client:
     """`connections` is how many idle ones are kept.
 
     Raises StartError where the file of credentials that an option names cannot be used.
     """
+    from filestoraged.store.s3.client import S3Client
+    from filestoraged.store.s3.credentials import CredentialSource
+
+    assert options.s3 is not None
     credentials = CredentialSource(options.s3_credentials)
     if options.s3_credentials is not None:
         try:
@@ -104,9 +174,9 @@ def make_client(
         except StoreUnavailable as error:
             raise StartError(str(error.__cause__)) from error
     return S3Client(
-        location,
+        options.s3,
         credentials,
-        connect=connect_to(location),
+        connect=connect_to(options.s3),
         region=options.s3_region,
         connections=connections,
         clock=clock,
@@ -116,12 +186,16 @@ def make_client(
 def connect_to(location: Location) -> Connect:
     """Return what makes connections to a store. TLS is loaded where the URL asks for it."""
     if not location.is_encrypted:
+        from filestoraged.store.s3.connection import StoreConnection
+
         return StoreConnection
-    connector: Connect = load("store.s3.tls", "TLSConnector")()
-    return connector
+    from filestoraged.store.s3.tls import TLSConnector
+
+    return TLSConnector()
 
 
-def _warnings(location: Location, client: S3Client) -> tuple[str, ...]:
+def _warnings(client: S3Client) -> tuple[str, ...]:
+    location = client.location
     warnings = []
     if not location.is_encrypted and not location.is_loopback:
         warnings.append(f"objects are sent to {location} without encryption")
@@ -132,3 +206,26 @@ def _warnings(location: Location, client: S3Client) -> tuple[str, ...]:
     # Processes that are forked next must not inherit a connection.
     client.close()
     return tuple(warnings)
+
+
+def _gauge(traffic: Callable[[], Mapping[str, int]], idle_connections: Callable[[], int]) -> Gauge:
+    """Requests to an S3 store by result, and the connections that the asked worker keeps."""
+
+    def collect() -> Iterator[Family]:
+        attempts: list[Sample] = [({"result": result}, number) for result, number in traffic().items()]
+        yield Family("filestoraged_s3_requests_total", "counter", "Requests to the S3 store, by result.", attempts)
+        help_ = "Connections to the S3 store that the worker which was asked keeps for the next requests."
+        yield Family("filestoraged_s3_idle_connections", "gauge", help_, [({}, idle_connections())])
+
+    return collect
+
+
+S3: Backend[S3Options] = Backend(
+    "s3",
+    _validate,
+    _open,
+    lambda options: f"the S3 store {options.s3}",
+    _open_check,
+    _open_prune,
+    keeps_drops=True,
+)

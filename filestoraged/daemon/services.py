@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from filestoraged.api import metrics, operations, pages
+from filestoraged.api.interface import Data, Resources
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Readiness
 from filestoraged.api.pages import Pages
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.daemon.backends import OpenStore, drop_store, selected
+from filestoraged.daemon.backend import OpenStore, drop_store
+from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config, cache_shares
-from filestoraged.daemon.databases import open_databases
-from filestoraged.daemon.interfaces import INTERFACES, Interface, Resources
-from filestoraged.daemon.loading import deferred
+from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.tokens_file import read_tokens
 from filestoraged.errors import DISK_FULL, StartError, StorageFull, StoreDetached
 from filestoraged.store import layout
+from filestoraged.store.databases import open_databases
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.path_identity import PathIdentities
@@ -39,9 +39,6 @@ _STOP_TIMEOUT = 10.0
 
 # Seconds to read the log of a database at the start. A log of 64 MiB takes 0.2 s.
 _EXAMINATION_TIMEOUT = 2.5
-
-# Imported for its first request: few ask for it.
-_describe = deferred("api.openapi", "document")
 
 _HEALTH_ROUTERS = {operations.PREFIX: operations.health_routes()}
 
@@ -68,7 +65,8 @@ class Services:
         self._metrics = metrics
         self._clock = clock
         mounted = {name for each in mounts for name in each.values()}
-        self._interfaces = [interface for name, interface in INTERFACES.items() if name in mounted]
+        self._interfaces = [row.load() for name, row in INTERFACES.items() if name in mounted]
+        self._has_data = any(each.data is not None for each in self._interfaces)
         self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
         self._origins = Origins(public_url=config.public_url, allowed=config.allow_origin)
         self._hosts = self._loopback_hosts()
@@ -92,10 +90,10 @@ class Services:
         # Where files and repositories keep their objects.
         self.store = self._opened.store
         self._databases = open_databases(config.database, self.disk.volume.identity, self.identities, clock)
-        self._uses_disk = self.store is self.disk or any(each.database for each in self._interfaces)
+        self._uses_disk = self.store is self.disk or self._has_data
         if self._uses_disk:
             self._prepare_directory()
-        if any(each.database for each in self._interfaces):
+        if self._has_data:
             self._warnings += self._databases.prepare()
         # Last of what needs closing: nothing is left open where the start fails.
         self._usage = SharedCount()
@@ -214,7 +212,14 @@ class Services:
         if self._pages is not None:
             routers[pages.PREFIX] = self._pages.routes()
         served = {**routers, **shown}
-        describe = functools.partial(_describe, served, has_tokens=self._tokens is not None)
+
+        def describe() -> bytes:
+            # Imported for its first request: few ask for it.
+            from filestoraged.api.openapi import document
+
+            descriptions = {each.name: each.describe() for each in self._interfaces}
+            return document(served, descriptions, has_tokens=self._tokens is not None)
+
         described = {operations.DESCRIPTION: operations.description_routes(describe)}
         return Mounts({**served, **described}, self._tokens, self._origins, self._hosts)
 
@@ -253,7 +258,8 @@ class Services:
         self._test_renaming()
         if not self._databases.is_remote:
             for interface in self._interfaces:
-                self._prepare_database(interface)
+                if interface.data is not None:
+                    self._prepare_database(interface.data)
         warning = permission_warning(self._config.store, self._permissions)
         if warning is not None:
             self._warnings.append(warning)
@@ -280,12 +286,10 @@ class Services:
     def _directories(self) -> list[str]:
         """Return the directories below the store that objects are renamed to."""
         on_disk = self.store is self.disk
-        return [each.directory for each in self._interfaces if each.directory and (on_disk or each.database)]
+        return [each.directory for each in self._interfaces if each.directory and (on_disk or each.data is not None)]
 
-    def _prepare_database(self, interface: Interface) -> None:
-        if interface.prepare is None:
-            return
-        path = os.path.join(self.disk.root, interface.database)
+    def _prepare_database(self, data: Data) -> None:
+        path = os.path.join(self.disk.root, data.database)
         identity = self.identities.of_database(path)
         try:
             # One prepared before is not waited for: it may be locked, and the requests of this daemon would wait as
@@ -295,7 +299,7 @@ class Services:
                 for loss in find_losses(path, timeout=_EXAMINATION_TIMEOUT):
                     # Also if the start fails: the next one does not find it any more.
                     log.warning("%s: %s; restore a backup", loss.path, loss.reason)
-                interface.prepare(path)
+                data.prepare(path)
                 identity.fix()
         except StoreDetached as error:
             raise _not_opened(error) from error

@@ -20,6 +20,9 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 # Places that a scope may name whatever prefixes they are mounted on.
 PLACES = (*INTERFACES, OPERATIONS)
 
+# Interfaces whose areas a scope may name, as that of a repository.
+_WITH_AREAS = {name for name, row in INTERFACES.items() if row.has_areas}
+
 # In place of a hash: requests without a token have these scopes as well.
 _ANONYMOUS = "-"
 
@@ -75,8 +78,8 @@ def unknown_places(scopes: frozenset[Scope], mounts: Sequence[Mapping[str, str]]
 
 def _areas(mounts: Sequence[Mapping[str, str]]) -> set[str]:
     """Return the places that a repository's name may follow."""
-    prefixes = {prefix.strip("/") for each in mounts for prefix, name in each.items() if name == "repositories"}
-    return {"repositories", *prefixes}
+    prefixes = {prefix.strip("/") for each in mounts for prefix, name in each.items() if name in _WITH_AREAS}
+    return _WITH_AREAS | prefixes
 
 
 def _parse_grant(line: str) -> Grant:

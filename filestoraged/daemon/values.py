@@ -6,14 +6,16 @@ import ipaddress
 import re
 import socket
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from filestoraged.daemon.loading import load
 from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import UsageError
 from filestoraged.web.trusted_proxies import UNIX, IPNetwork
 from filestoraged.wire.origin import Origin, parse_origin
+
+if TYPE_CHECKING:
+    from filestoraged.store.postgresql.url import DatabaseAddress
 
 # More than any machine has processors for; each worker takes 20 MiB.
 MAX_WORKERS = 1024
@@ -30,7 +32,6 @@ _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _COUNT = re.compile(r"[0-9]{1,6}")
 # A prefix is compared with paths as clients send them, so it has only characters that clients never encode.
 _PREFIX = re.compile(r"/|(?:/[A-Za-z0-9._~\-]+)+/?")
-_REGION = re.compile(r"[A-Za-z0-9_\-]{1,64}", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*\.?", re.ASCII)
 # Browsers show no pages by these, so no request has such an origin.
 _SCHEMES_WITHOUT_ORIGIN = ("file", "ftp", "ws", "wss")
@@ -61,41 +62,17 @@ def parse_address(text: str) -> Address:
     return Address(matched.group(1) or matched.group(2), int(matched.group(3)))
 
 
-def parse_servers(text: str) -> tuple[str, ...]:
-    """Return the memcached servers of `HOST:PORT,…`."""
-    parse_server = load("store.memcached.pool", "parse_server")
-    servers = tuple(each.strip() for each in text.split(","))
-    for server in servers:
-        try:
-            parse_server(server)
-        except ValueError as error:
-            raise UsageError(f"invalid memcached server {server!r}: expected HOST:PORT, HOST or [::1]:PORT") from error
-    return servers
-
-
-def parse_database(text: str) -> Any:
+def parse_database(text: str) -> DatabaseAddress:
     """Return the address of a PostgreSQL database. No message repeats a part of the URL, which may have a password."""
     try:
-        return load("store.postgresql.url", "parse_url")(text)
+        from filestoraged.store.postgresql.url import parse_url
+
+        return parse_url(text)
     except ImportError as error:
         raise UsageError("psycopg is not installed: pip install 'psycopg[binary]>=3.2'") from error
     except ValueError as error:
         expected = "postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME[?PARAMETER=VALUE]"
         raise UsageError(f"invalid URL of a database: {error}; expected {expected}") from error
-
-
-def parse_s3_url(text: str) -> Any:
-    """Return the location of an S3 store."""
-    try:
-        return load("store.s3.url", "parse_url")(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def parse_region(text: str) -> str:
-    if not _REGION.fullmatch(text):
-        raise UsageError(f"invalid region {text!r}: expected letters, digits and hyphens, such as us-east-1")
-    return text
 
 
 def parse_prefix(text: str) -> str:

@@ -145,7 +145,7 @@ def wait_for_sigterm(flush_interval: float = _FLUSH_INTERVAL) -> None:
 
 def _require_descriptors(limit: int, config: Config, endpoints: Sequence[Endpoint]) -> None:
     mounted = {name for endpoint in endpoints for name in endpoint.mounts.values()}
-    databases = [name for name in mounted if INTERFACES[name].database]
+    databases = [name for name in mounted if INTERFACES[name].load().data is not None]
     descriptors.require(
         limit,
         workers=config.workers,

@@ -20,13 +20,13 @@ from typing import Any
 from unittest import mock
 from urllib.parse import quote, urlsplit
 
-from filestoraged.daemon.janitor import Janitor
 from filestoraged.daemon.values import Address
 from filestoraged.errors import Overloaded, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.contract import Staging
 from filestoraged.store.disk.store import DiskBlob, DiskStore
 from filestoraged.store.drops import Drops
+from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.passwords import FairQueue
 from filestoraged.store.system import LINUX
 from filestoraged.web.sender import Sender
@@ -63,8 +63,9 @@ class DropsCase(ServerCase):
         return self.janitor._drops
 
     @property
-    def janitor(self) -> Janitor:
+    def janitor(self) -> DropsJanitor:
         (janitor,) = self.services.resources.janitors
+        assert isinstance(janitor, DropsJanitor)
         return janitor
 
     def tidy_up(self) -> None:
@@ -106,7 +107,7 @@ class VirtualDropsCase(DropsCase):
         self.janitor.stop()
 
     def tidy_up(self) -> None:
-        Janitor(self.registry(), self.services.resources.drops, self.janitor._lock, self.clock).clean_up()
+        DropsJanitor(self.registry(), self.services.resources.drops, self.janitor._lock, self.clock).clean_up()
 
 
 class DropsTest(DropsCase):

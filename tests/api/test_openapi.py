@@ -10,7 +10,7 @@ from typing import Any
 
 from openapi_spec_validator import validate
 
-from filestoraged.api.openapi_operations import OPERATIONS
+from filestoraged.api.openapi import OPERATIONS
 from tests.api.test_tokens import TokensCase
 from tests.daemon.process import clean_environment, running
 from tests.support import ServerCase, TempCase
@@ -39,7 +39,13 @@ class OpenApiTest(ServerCase):
             for owner, route in router.list_routes()
         }
 
-        self.assertEqual(served, set(OPERATIONS))
+        described = {each.name: each.describe() for each in self.services._interfaces}
+        declared = {
+            (name, *request)
+            for name, each in {**described, "operations": OPERATIONS}.items()
+            for request in each.operations
+        }
+        self.assertEqual(served, declared)
 
     def test_paths_have_the_prefixes_of_their_mounts(self) -> None:
         paths = json.loads(self.get("/-/openapi.json").body)["paths"]

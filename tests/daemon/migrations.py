@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from filestoraged.api.kv import Keys
-from filestoraged.daemon.databases import Databases, open_databases
+from filestoraged.api.drops import open_drops
+from filestoraged.api.kv import Keys, open_keys
+from filestoraged.api.repositories import open_locks
 from filestoraged.daemon.values import parse_database
 from filestoraged.store import layout
+from filestoraged.store.databases import Databases, open_databases
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
@@ -76,19 +78,19 @@ class Side:
     def keys(self) -> KeyValues | PostgresKeys:
         if self._address is None:
             prepare_keys(self.path(layout.KEYS_DATABASE))
-        keys = self._closed_later(self._databases.open_keys())
+        keys = self._closed_later(open_keys(self._databases))
         assert isinstance(keys, KeyValues | PostgresKeys)
         return keys
 
     def drops(self) -> Drops:
         if self._address is None:
             prepare_drops(self.path(layout.DROPS_DATABASE))
-        return self._closed_later(self._databases.open_drops(ttl=DAY))
+        return self._closed_later(open_drops(self._databases, ttl=DAY))
 
     def locks(self) -> Locks:
         if self._address is None:
             prepare_locks(self.path(layout.LOCKS_DATABASE))
-        return self._closed_later(self._databases.open_locks())
+        return self._closed_later(open_locks(self._databases))
 
     @property
     def _databases(self) -> Databases:

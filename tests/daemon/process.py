@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from filestoraged.daemon import cli
+from filestoraged.cli import main as cli
 from tests.runner.judge import judge
 from tests.runner.zygote import ForkedProcess, Main, Zygote
 

@@ -18,9 +18,9 @@ from unittest import mock
 from filestoraged.check.disk import check_disk
 from filestoraged.check.findings import FINDING_KINDS, CheckTotals
 from filestoraged.check.throttle import Throttle
+from filestoraged.cli import check
+from filestoraged.cli.progress import Progress
 from filestoraged.daemon.backends import BACKENDS, StoreOptions
-from filestoraged.daemon.commands import check
-from filestoraged.daemon.commands.check_output import Progress
 from filestoraged.errors import CheckError, StartError
 from filestoraged.store.disk.store import DiskStore
 from tests.daemon.process import ROOT, clean_environment, fork_command, running

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from filestoraged.daemon.commands.client_output import named_line
+from filestoraged.cli.client_output import named_line
 from tests.client.scripted_server import ScriptedServer, answer
 from tests.cutting_proxy import CuttingProxy
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command

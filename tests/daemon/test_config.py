@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from filestoraged.daemon.config import FIELDS, Config, file_values, parse_arguments
+from filestoraged.cli.serve import parse_arguments
+from filestoraged.daemon.config import FIELDS, Config, file_values
 from filestoraged.daemon.fields import ConfigField, declare
 from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.values import parse_count

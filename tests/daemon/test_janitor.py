@@ -7,11 +7,11 @@ import os
 from unittest import mock
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.daemon.cleanup_lock import FileLock
-from filestoraged.daemon.janitor import Janitor
+from filestoraged.store.cleanup_lock import FileLock
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
+from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.system import LINUX
 from tests.clock import PassingClock
@@ -58,8 +58,8 @@ class JanitorCase(TempCase):
         self.drops.finish(self.drops.claim(id_).result()).result()
         return id_
 
-    def janitor(self, clock: Clock = SYSTEM_CLOCK, lock: FileLock | None = None) -> Janitor:
-        return Janitor(self.drops, self.bytes, lock or FileLock(self.path + ".janitor"), clock)
+    def janitor(self, clock: Clock = SYSTEM_CLOCK, lock: FileLock | None = None) -> DropsJanitor:
+        return DropsJanitor(self.drops, self.bytes, lock or FileLock(self.path + ".janitor"), clock)
 
 
 class JanitorTest(JanitorCase):
@@ -146,12 +146,12 @@ class JanitorTest(JanitorCase):
                 raise PermissionError(13, "Permission denied", f"drops/{id_[:2]}/{id_}")
             unlink(name, **settings)
 
-        with self.assertLogs("filestoraged.daemon.cleaner") as logged:
+        with self.assertLogs("filestoraged.store.janitors") as logged:
             with mock.patch.object(LINUX, "unlink", refuse_one):
                 for _ in range(3):
                     janitor._run_once()
             janitor._run_once()
-            logging.getLogger("filestoraged.daemon.cleaner").warning("over")
+            logging.getLogger("filestoraged.store.janitors").warning("over")
 
         self.assertEqual(2, len(logged.records), logged.output)
         self.assertIn("Permission denied", logged.output[0])

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from filestoraged.cli.main import hidden
 from filestoraged.daemon.backends import StoreOptions
-from filestoraged.daemon.loading import hidden
 from filestoraged.store.memcached.store import MEMORY
 from tests.daemon.process import COMMAND, PATIENCE, ROOT, clean_environment, running
 from tests.support import TempCase
@@ -37,7 +37,7 @@ UNWANTED = (
     "filestoraged.check",
     "filestoraged.client",
     "filestoraged.migration",
-    "filestoraged.daemon.config_file",
+    "configparser",
     "filestoraged.store.memcached",
     "filestoraged.store.postgresql",
     "filestoraged.store.s3",
@@ -48,8 +48,8 @@ UNWANTED = (
 LIST = """
 import sys
 before = set(sys.modules)
-from filestoraged.daemon import cli
-cli._load(sys.argv[1])
+from filestoraged.cli import main
+main.COMMANDS[sys.argv[1]]()
 print("\\n".join(set(sys.modules) - before))
 """
 
@@ -70,7 +70,7 @@ class LoadingTest(TempCase):
 
     def test_hidden_module_cannot_be_imported_until_the_block_ends(self) -> None:
         code = """
-from filestoraged.daemon.loading import hidden
+from filestoraged.cli.main import hidden
 try:
     with hidden("colorsys"):
         import colorsys

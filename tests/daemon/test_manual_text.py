@@ -10,8 +10,8 @@ import sys
 import unittest
 from pathlib import Path
 
-from filestoraged.daemon.commands.manual import PAGES
-from filestoraged.daemon.roff import render
+from filestoraged.cli.manual import PAGES
+from filestoraged.cli.roff import render
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
 from tests.support import TempCase, find_program
 

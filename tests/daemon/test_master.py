@@ -12,9 +12,9 @@ import socket
 import threading
 from unittest import mock
 
-from filestoraged.daemon.commands.serve import Master, serve
-from filestoraged.daemon.config import parse_arguments
+from filestoraged.cli.serve import parse_arguments, serve
 from filestoraged.daemon.endpoints import Endpoints
+from filestoraged.daemon.master import Master
 from filestoraged.daemon.processes import BLOCKED_SIGNALS
 from filestoraged.daemon.worker import HTTPWorkers
 from tests.daemon.process_table import Behaviour, ProcessTable
@@ -51,7 +51,7 @@ class MasterCase(TempCase):
 
     def make(self) -> Master:
         config = parse_arguments(self.arguments)
-        return Master(self.arguments, config, self.endpoints, self.table, self.manager)
+        return Master(lambda: parse_arguments(self.arguments), config, self.endpoints, self.table, self.manager)
 
     def started(self) -> Master:
         master = self.make()

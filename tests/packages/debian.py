@@ -90,7 +90,7 @@ class FirstContact(DebianCase):
 
     def test_service_runs_as_a_user_of_its_own_and_reads_compiled_modules(self) -> None:
         user = self.machine.shell("stat -c %u /proc/$(systemctl show --value -p MainPID filestoraged)")
-        compiled = self.machine.shell("find /usr/share/filestoraged -name 'cli.*.pyc' | wc -l")
+        compiled = self.machine.shell("find /usr/share/filestoraged -name 'main.*.pyc' | wc -l")
 
         self.assertIn(int(user), _DYNAMIC_USERS)
         self.assertEqual("1", compiled)

@@ -12,7 +12,7 @@ from pathlib import Path
 from bin.release.source import PARTS
 from filestoraged import __version__
 from filestoraged.api.pages import FILES
-from filestoraged.daemon.commands.manual import PAGES
+from filestoraged.cli.manual import PAGES
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
 from tests.release.packages import class_directory, package
 from tests.runner.marks import long

@@ -26,8 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from filestoraged.daemon.cli import COMMANDS
-from filestoraged.daemon.loading import load
+from filestoraged.cli.main import COMMANDS
 
 Main = Callable[[Sequence[str]], int]
 
@@ -162,9 +161,8 @@ def _forget_tests() -> None:
     sys.unraisablehook = sys.__unraisablehook__
     # As in an interpreter without options; the tests' own shows them.
     warnings.simplefilter("ignore")
-    for path in COMMANDS.values():
-        module, _, name = path.rpartition(".")
-        load(f"daemon.{module}", name)
+    for load in COMMANDS.values():
+        load()
     # What a test has lost is not collected in a child, whose descriptors have other numbers.
     gc.freeze()
 

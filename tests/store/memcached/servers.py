@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from pymemcache.client.base import Client
 
-from filestoraged.daemon.cli import main
+from filestoraged.cli.main import main
 from filestoraged.store.memcached.diagnose import examine
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.server_process import ServerProcess

@@ -1,0 +1,135 @@
+"""What an interface declares, and what it is built from.
+
+An interface is a module of this package with its routes, their scopes and descriptions, its metrics, and what it
+stores, and a row of the table INTERFACES in `daemon/interfaces.py`. The module is imported where it is mounted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filestoraged.api.metrics import Gauge
+from filestoraged.api.objects import Delivery
+from filestoraged.api.operations import Probe
+from filestoraged.api.pages import Pages
+from filestoraged.api.upload_targets import Targets
+from filestoraged.clock import Clock
+from filestoraged.errors import Error, StoreUnavailable
+from filestoraged.store.contract import Store
+from filestoraged.store.databases import Databases
+from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.janitors import Janitor
+from filestoraged.store.passwords import Guard
+from filestoraged.store.uploads.uploads import Uploads
+from filestoraged.web.router import Authorizer, Router
+
+if TYPE_CHECKING:
+    from filestoraged.store.s3.segment_objects import SegmentObjects
+
+# A part of `/-/openapi.json`.
+Json = dict[str, Any]
+
+
+class Description(NamedTuple):
+    """What the routers' tables do not know of each request: summaries, parameters, bodies and responses.
+
+    A row for each method and pattern. `api/openapi.py` has the vocabulary.
+    """
+
+    operations: Mapping[tuple[str, str], Json]
+    # Further schemas, by the names that operations refer to.
+    schemas: Mapping[str, Json] = {}
+
+
+class Data(NamedTuple):
+    """Rows that an interface keeps: in a SQLite database below the store, unless --database is given."""
+
+    database: str
+    # Creates the database at a path before the fork.
+    prepare: Callable[[str], None]
+    # What it is, for the log.
+    content: str
+
+
+class Interface(NamedTuple):
+    name: str
+    build: Callable[[Resources], Router]
+    # Called for the first request of `/-/openapi.json`.
+    describe: Callable[[], Description]
+    # The directory below the store that its objects are renamed to; "" for the store itself.
+    directory: str = ""
+    # Without --database, an interface with data uses the directory whatever backend keeps the objects.
+    data: Data | None = None
+    # Called before any router is built, for what others use as well.
+    open: Callable[[Resources], None] | None = None
+
+
+class Resources:
+    """What routers are built from in a worker; and what they add to for operations and for the worker's end."""
+
+    def __init__(
+        self,
+        *,
+        objects: Store,
+        drops: Store,
+        segments: SegmentObjects | None,
+        disk: DiskStore,
+        databases: Databases,
+        delivery: Delivery,
+        drop_ttl: int,
+        public_url: str | None,
+        accel: str | None,
+        authorizer: Authorizer | None,
+        gauges: Mapping[str, Gauge],
+        pages: Pages | None,
+        mounted: Collection[str],
+        clock: Clock,
+    ) -> None:
+        """`objects` is where files and repositories keep their objects; `drop_ttl` is in seconds.
+
+        `drops` has the bytes of drops, `segments` those of unfinished uploads, None for a part of the directory.
+
+        Without an `authorizer`, requests need no token. Without `pages`, there are none for people. `mounted` are the
+        interfaces of all listeners.
+        """
+        self.objects = objects
+        self.drops = drops
+        self.segments = segments
+        # The store's directory.
+        self.disk = disk
+        self.databases = databases
+        self.delivery = delivery
+        self.drop_ttl = drop_ttl
+        self.public_url = public_url
+        self.accel = accel
+        self.authorizer = authorizer
+        # What /-/ready tests, and what /-/metrics shows.
+        self.probes: list[Probe] = []
+        self.gauges = dict(gauges)
+        self.pages = pages
+        self.clock = clock
+        # Each is a sequence of steps; the sequences run side by side when the worker stops.
+        self.closing: list[Sequence[Callable[[], None]]] = []
+        self.janitors: list[Janitor] = []
+        # Of drops, which resumable uploads may become as well.
+        self.guard = Guard()
+        self.targets = Targets(objects, mounted=mounted, public_url=public_url)
+        # None unless they are served.
+        self.uploads: Uploads | None = None
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.disk.root, name)
+
+    def test(self, name: str, write: Probe) -> None:
+        """Let /-/ready test whether a database can be written, which messages call by that name."""
+
+        def probe() -> None:
+            try:
+                write()
+            except Error as error:
+                # With the cause of that error, which operators are shown.
+                raise StoreUnavailable(f"{name} cannot be written: {error}") from error.__cause__ or error
+
+        self.probes.append(probe)

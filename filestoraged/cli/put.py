@@ -1,0 +1,103 @@
+"""`filestoraged put`: uploads files to a daemon."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Sequence
+
+from filestoraged.cli.client_options import (
+    add_password_options,
+    client_parser,
+    make_client,
+    password_of,
+    run_client,
+)
+from filestoraged.cli.client_output import ClientOutput, named_line
+from filestoraged.cli.options import CommandParser
+from filestoraged.client.client import Client, Content
+from filestoraged.errors import BadRequest, UsageError
+
+
+def put(arguments: Sequence[str]) -> int:
+    """Print a line for each file: digest and name, or the link of a drop. Raises UsageError and StartError."""
+    given = make_parser().parse_args(arguments)
+    _check(given)
+    output = ClientOutput(json=given.json, quiet=given.quiet)
+    client = make_client(given, output)
+    if given.drop:
+        drops = _Drops(client, output, password_of(given), given.name)
+        return run_client(client, given.files, drops.put, output)
+    objects = _Objects(client, output, given.repository)
+    return run_client(client, given.files, objects.put, output)
+
+
+class _Objects:
+    def __init__(self, client: Client, output: ClientOutput, repository: str | None) -> None:
+        self._client = client
+        self._output = output
+        self._repository = repository
+
+    def put(self, name: str) -> None:
+        stored = self._client.put(_content(name), self._repository, progress=self._output.progress(name))
+        key = "hash" if self._repository is None else "oid"
+        fields = {"file": name, key: stored.digest, "size": stored.size, "url": stored.url}
+        if self._repository is not None:
+            fields["repository"] = self._repository
+        self._output.add(stored.digest if self._output.is_quiet else named_line(stored.digest, name), fields)
+
+
+class _Drops:
+    def __init__(self, client: Client, output: ClientOutput, password: str | None, name: str | None) -> None:
+        self._client = client
+        self._output = output
+        self._password = password
+        self._name = name
+
+    def put(self, name: str) -> None:
+        link = self._client.create_drop(
+            _content(name), name=self._name, password=self._password, progress=self._output.progress(name)
+        )
+        self._output.add(link, {"file": name, "url": link})
+
+
+def _content(name: str) -> Content:
+    """Return what to upload. Raises OSError and BadRequest."""
+    if name != "-":
+        if stat.S_ISDIR(os.stat(name).st_mode):
+            raise BadRequest("it is a directory: upload its files, or an archive of it")
+        return name
+    if sys.stdin is None:
+        raise BadRequest("standard input is closed")
+    return sys.stdin.buffer
+
+
+def _check(given: argparse.Namespace) -> None:
+    if given.files.count("-") > 1:
+        raise UsageError("standard input, -, can be uploaded once")
+    if given.drop and given.repository is not None:
+        raise UsageError("--drop and --repository exclude each other: a drop is in no repository")
+    if not given.drop and (given.password or given.password_file is not None or given.name is not None):
+        raise UsageError("--password, --password-file and --name need --drop")
+    if given.name is not None and len(given.files) > 1:
+        raise UsageError("--name is for one file")
+
+
+def make_parser() -> CommandParser:
+    parser = client_parser(
+        "put",
+        "Upload files, and print their digests as sha256sum does, or the links of drops. Large uploads go on where they"
+        " broke off, also when the same command is run again.",
+        "--to",
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+", help="a file; - is standard input")
+    parser.add_argument("--repository", metavar="NAME", help="store the files in this repository")
+    parser.add_argument("--drop", action="store_true", help="make drops: files that can be downloaded once")
+    parser.add_argument("--name", metavar="NAME", help="name that the downloaded drop gets (that of the file)")
+    add_password_options(parser)
+    parser.add_argument(
+        "--quiet", action="store_true", help="show no progress and no retries; print digests without names"
+    )
+    return parser

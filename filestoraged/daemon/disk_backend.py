@@ -1,0 +1,72 @@
+"""The directory of the store as a backend: it keeps the objects unless another one does."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from filestoraged.clock import Clock
+from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry
+from filestoraged.errors import StartError
+from filestoraged.store import layout
+from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.hashing import HashThreads
+
+if TYPE_CHECKING:
+    from filestoraged.check.inventory import CheckedStore
+    from filestoraged.check.rows import RowRegistry
+    from filestoraged.check.throttle import Throttle
+
+
+def _validate(options: CommonOptions) -> None:
+    """It has no option that another one contradicts."""
+
+
+def _open(options: CommonOptions, workers: int, disk: DiskStore, threads: HashThreads, clock: Clock) -> OpenStore:
+    return OpenStore(disk)
+
+
+def _describe(options: CommonOptions) -> str:
+    return os.path.abspath(options.store)
+
+
+def _open_check(options: CommonOptions, *, throttle: Throttle, repair: bool, drops_elsewhere: bool) -> Check:
+    from filestoraged.check.disk import check_disk
+
+    return check_disk(
+        options.store,
+        algorithm=options.hash,
+        has_drops=not drops_elsewhere,
+        drops=drop_registry(options),
+        has_uploads=not (drops_elsewhere and options.database),
+        uploads=_upload_registry(options),
+        throttle=throttle,
+        repair=repair,
+    )
+
+
+def _upload_registry(options: CommonOptions) -> RowRegistry | None:
+    """The registry of resumable uploads in the database; None for that in the directory."""
+    if options.database is None:
+        return None
+    from filestoraged.check.rows import UPLOADS
+    from filestoraged.check.tables import PostgresRegistry
+
+    return PostgresRegistry(options.database, UPLOADS)
+
+
+def _open_prune(options: CommonOptions, repository: str, throttle: Throttle, *, moves: bool) -> CheckedStore:
+    from filestoraged.check.disk import CheckedDisk
+
+    path = os.path.join(options.store, layout.REPOSITORIES, repository)
+    if not os.path.isdir(path):
+        raise StartError(f"there is no repository {repository!r} in the store {options.store!r}")
+    if os.path.islink(path):
+        # It may be another repository, whose objects the list does not name.
+        raise StartError(f"cannot prune the repository {repository!r}: its directory is a symbolic link")
+    if moves and not os.access(path, os.W_OK | os.X_OK):
+        raise StartError(f"cannot prune the repository {repository!r}: it cannot be written")
+    return CheckedDisk(options.store, throttle)
+
+
+DISK: Backend[CommonOptions] = Backend("store", _validate, _open, _describe, _open_check, _open_prune)

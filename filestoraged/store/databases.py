@@ -1,0 +1,80 @@
+"""Where interfaces keep their rows: SQLite files in the directory of the store, or one database of several machines.
+
+It does not know which interfaces there are. Each opens its own rows, by a function for either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.store import layout
+from filestoraged.store.cleanup_lock import CleanupLock, FileLock
+from filestoraged.store.path_identity import PathIdentities, PathIdentity
+
+if TYPE_CHECKING:
+    from filestoraged.store.postgresql.databases import PostgresDatabases
+    from filestoraged.store.postgresql.url import DatabaseAddress
+
+_Opened = TypeVar("_Opened")
+
+
+class Databases(Protocol):
+    """Opens each kind of rows once in a worker. Those who open one close it."""
+
+    # Whether queries wait for another machine.
+    is_remote: bool
+
+    def prepare(self) -> Sequence[str]:
+        """Make what is missing, in the master. Returns faults that the daemon starts with. Raises StartError."""
+
+    def open(
+        self, local: Callable[[SqliteDatabases], _Opened], remote: Callable[[PostgresDatabases], _Opened]
+    ) -> _Opened:
+        """Return what the one of the two functions opens that is for these databases."""
+
+    def open_cleanup_lock(self) -> CleanupLock:
+        """The lock of the janitors. Open the drops or the uploads first."""
+
+
+class SqliteDatabases:
+    """Files in the directory of the store, `root`. Interfaces prepare their own, and fix their `identities`."""
+
+    is_remote = False
+
+    def __init__(self, root: PathIdentity, identities: PathIdentities, clock: Clock) -> None:
+        self.root = root
+        self.clock = clock
+        self._identities = identities
+
+    def prepare(self) -> Sequence[str]:
+        return ()
+
+    def open(
+        self, local: Callable[[SqliteDatabases], _Opened], remote: Callable[[PostgresDatabases], _Opened]
+    ) -> _Opened:
+        return local(self)
+
+    def open_cleanup_lock(self) -> CleanupLock:
+        return FileLock(self.path(layout.JANITOR_LOCK), self.root)
+
+    def identity(self, name: str) -> PathIdentity:
+        """Return the identity of the file with that name. Queries that find another file there fail."""
+        return self._identities.of_database(self.path(name))
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.root.path, name)
+
+
+def open_databases(
+    address: DatabaseAddress | None, root: PathIdentity, identities: PathIdentities, clock: Clock = SYSTEM_CLOCK
+) -> Databases:
+    """The database at an address; without one, those in the directory `root`."""
+    if address is None:
+        return SqliteDatabases(root, identities, clock)
+    # The driver takes some megabytes.
+    from filestoraged.store.postgresql.databases import PostgresDatabases
+
+    return PostgresDatabases(address, clock)

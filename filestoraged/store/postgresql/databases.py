@@ -1,0 +1,79 @@
+"""A PostgreSQL database for the rows of all interfaces. It is loaded where --database is given."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from filestoraged.clock import Clock
+from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
+from filestoraged.store.cleanup_lock import CleanupLock
+from filestoraged.store.postgresql.connection import Connector
+from filestoraged.store.postgresql.lease import JanitorLease
+from filestoraged.store.postgresql.transactions import PostgresTransactions
+from filestoraged.store.postgresql.url import DatabaseAddress
+
+_Opened = TypeVar("_Opened")
+
+
+class PostgresDatabases:
+    """The database at an address. All but keys share their connections, which the last of them closes."""
+
+    is_remote = True
+
+    def __init__(self, address: DatabaseAddress, clock: Clock) -> None:
+        self._address = address
+        self.clock = clock
+        self.connector = Connector(address)
+        self._lock = threading.Lock()
+        self._shared: SharedTransactions | None = None
+
+    def prepare(self) -> Sequence[str]:
+        try:
+            with contextlib.closing(self.connector.connect()):
+                return ()
+        except (StoreUnavailable, StorageFull) as error:
+            cause = error.__cause__ or error
+            return (f"starting without the database {self._address.description}: {cause}",)
+        except StoreFailed as error:
+            cause = error.__cause__ or error
+            raise StartError(f"cannot use the database {self._address.description}: {cause}") from error
+
+    def open(self, local: Callable[..., _Opened], remote: Callable[[PostgresDatabases], _Opened]) -> _Opened:
+        return remote(self)
+
+    def open_cleanup_lock(self) -> CleanupLock:
+        # It ends with the drops or the uploads.
+        return JanitorLease(self.shared)
+
+    @property
+    def shared(self) -> SharedTransactions:
+        """What its users have in common: there is one, who closes it."""
+        assert self._shared is not None
+        return self._shared
+
+    def share(self) -> SharedTransactions:
+        """Count one more user of the connections, who closes what this returns."""
+        with self._lock:
+            if self._shared is None:
+                self._shared = SharedTransactions(self.connector)
+            self._shared.users += 1
+            return self._shared
+
+
+class SharedTransactions(PostgresTransactions):
+    """Closed by the last of its users. Several threads close it; the lock guards their number."""
+
+    def __init__(self, connector: Connector) -> None:
+        super().__init__(connector)
+        self.users = 0
+        self._users_lock = threading.Lock()
+
+    def close(self) -> None:
+        with self._users_lock:
+            self.users -= 1
+            is_last = self.users == 0
+        if is_last:
+            super().close()
