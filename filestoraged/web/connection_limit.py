@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import threading
+
+from filestoraged.shared_table import SharedTable
 
 # Connections by which workers may differ, beside a sixteenth.
 _SLACK = 2
@@ -19,7 +20,7 @@ class ConnectionLimit:
 
     def __init__(self, limit: int, workers: int = 1) -> None:
         self.limit = limit
-        self._counts = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
+        self._counts = SharedTable(workers, 1).column(0)
         # A pipe for each worker.
         self._pipes = [_pipe() for _ in range(workers)]
         self.slot = 0
