@@ -55,8 +55,9 @@ class Acceptor:
         self._accept = accept
         self._has_place = has_place
         self._reserved = {listener.fileno() for listener in reserved}
-        # Those whose connections are not left to others.
+        # Those whose connections are not left to others, and whether any are.
         self._watched: set[int] = set()
+        self._is_paused = True
         # Whether connections are left to others because this worker has no place, and for how many checks; then the
         # listeners whose connections are accepted, to be refused.
         self._is_full = False
@@ -157,10 +158,6 @@ class Acceptor:
     def resume(self) -> None:
         self._watch(set(self._listeners))
 
-    @property
-    def _is_paused(self) -> bool:
-        return len(self._watched) < len(self._listeners)
-
     def _watch_anew(self) -> None:
         """The kernel then reports connections that wait already, whichever worker it has woken for them."""
         self.pause()
@@ -172,6 +169,7 @@ class Acceptor:
         for descriptor in wanted - self._watched:
             self._poller.watch(descriptor, _CONNECT)
         self._watched = wanted
+        self._is_paused = len(wanted) < len(self._listeners)
 
     def _has_enough(self) -> bool:
         return self._limit.is_ahead and not self._helps
