@@ -25,14 +25,15 @@ FLOORS["digest"] = {"errors"}
 FLOORS["bounded_cache"] = set()
 FLOORS["clock"] = set()
 FLOORS["future"] = set()
+FLOORS["shared_table"] = set()
 FLOORS["resources"] = set()
 FLOORS["wire"] = {"errors", "digest"}
 FLOORS["net"] = {"errors", "digest", "clock", "wire"}
-FLOORS["store"] = {"errors", "digest", "clock", "bounded_cache", "future", "wire", "net"}
+FLOORS["store"] = {"errors", "digest", "clock", "bounded_cache", "future", "shared_table", "wire", "net"}
 FLOORS["check"] = {"errors", "digest", "clock", "wire", "net", "store"}
 FLOORS["migration"] = {"errors", "digest", "clock", "wire", "net", "store", "check"}
 FLOORS["client"] = {"errors", "digest", "clock", "wire", "net"}
-FLOORS["web"] = {"errors", "digest", "clock", "bounded_cache", "future", "wire"}
+FLOORS["web"] = {"errors", "digest", "clock", "bounded_cache", "future", "shared_table", "wire"}
 FLOORS["api"] = {"errors", "digest", "clock", "bounded_cache", "future", "resources", "wire", "net", "store", "web"}
 FLOORS["daemon"] = {
     *("errors", "digest", "clock", "future", "resources", "wire", "net", "store", "check", "migration", "client"),

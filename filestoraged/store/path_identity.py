@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import mmap
 import os
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from filestoraged.errors import StoreDetached
+from filestoraged.shared_table import SharedTable
 from filestoraged.store.system import LINUX, Files
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ class PathIdentity:
         self._opened: tuple[int, int] | None = None
         # What is kept open until the process ends: closing it would change what is at the path.
         self.kept: list[Any] = []
-        # Whether the loss was logged: one byte that all workers share, so that one of them logs it.
-        self._lost = mmap.mmap(-1, 1)
+        # Whether the loss was logged: one cell that all workers write, so that one of them logs it.
+        self._lost = SharedTable(1, 1).row(0)
 
     @property
     def is_fixed(self) -> bool:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from filestoraged.errors import Overloaded
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.eviction import Eviction
@@ -21,25 +22,29 @@ from filestoraged.web.trusted_proxies import TrustedProxies, parse_ip_address
 # one of these.
 _MAX_RESERVED = 64
 
-# Connections of each worker that wait for a place, and of those that got 503 and linger. The oldest gives way to a
-# further one: it gets its 503 sooner, or is closed. At 1,000 refused connections a second, a client still has 0.1 s for
-# reading. Each takes a descriptor.
-_MAX_WAITING = 64
+# Connections of each worker that got 503 and linger. The oldest gives way to a further one, and is closed. At 1,000
+# refused connections a second, a client still has 0.1 s for reading. Each takes a descriptor.
 _MAX_REFUSED = 128
 
 
-class AdmissionResult(enum.Enum):
-    """The decision about a new connection."""
+class Place(enum.Enum):
+    """What place the next connection gets."""
 
-    ADMITTED = enum.auto()
-    # It waits for a place, and gets 503 if none becomes free.
-    WAITING = enum.auto()
-    # Its client has too many connections: it gets 503.
-    REFUSED = enum.auto()
+    # One of those for operations.
+    RESERVED = enum.auto()
+    FREE = enum.auto()
+    # That of the connection that is idle longest.
+    IDLE = enum.auto()
+    # It gets 503.
+    NONE = enum.auto()
 
 
 class Admission:
-    """Counts connections. The server's loop calls `enter` and the `take_` methods; any thread calls `leave`."""
+    """Counts connections. The server's loop calls all methods but `leave` and those of clients, which any thread calls.
+
+    A place is counted before its connection is accepted, so that workers that accept at the same time do not refuse
+    connections for which another worker has a place.
+    """
 
     def __init__(
         self,
@@ -58,86 +63,67 @@ class Admission:
         self._eviction = eviction
         self._listeners = frozenset(reserved)
         self._reserved = apart
-        # Connections without a place: those that wait for one, and those that get or got 503, in their order.
-        self._waiting: set[socket.socket] = set()
+        # Connections that get or got 503, in their order: they have no place.
         self._refused: dict[socket.socket, None] = {}
         # The client limit's keys of the other connections.
         self._keys: dict[socket.socket, int] = {}
-
-    @property
-    def limit(self) -> int:
-        """Maximum number of connections of all workers."""
-        return self._connection_limit.limit
 
     @property
     def client_limit(self) -> int:
         """Maximum number of connections of one client."""
         return self._clients.limit
 
-    def enter(self, connection: socket.socket, address: str | None, listener: socket.socket) -> AdmissionResult:
-        """Decide about a connection. `address` is the client's, None on a Unix socket.
+    @property
+    def has_place(self) -> bool:
+        """Whether a connection to any listener would get a place of this worker."""
+        return self._connection_limit.count < self._connection_limit.limit or self._eviction.has_idle
+
+    def reserve(self, listener: socket.socket) -> Place:
+        """Count a place for the next connection of a listener. `enter` follows, or `give_back` where there is none."""
+        if listener in self._listeners and len(self._reserved) < _MAX_RESERVED:
+            return Place.RESERVED
+        if self._connection_limit.enter() <= 0:
+            return Place.FREE
+        if self._eviction.has_idle:
+            return Place.IDLE
+        self._connection_limit.leave()
+        return Place.NONE
+
+    def give_back(self, place: Place) -> None:
+        if place in (Place.FREE, Place.IDLE):
+            self._connection_limit.leave()
+
+    def enter(self, connection: socket.socket, address: str | None, place: Place) -> Overloaded | None:
+        """Admit a connection to its place, or return its refusal. `address` is the client's, None on a Unix socket.
 
         Call `leave` when the connection ends, whatever the result.
         """
-        if listener in self._listeners and len(self._reserved) < _MAX_RESERVED:
+        if place is Place.RESERVED:
             self._reserved.add(connection)
-            return AdmissionResult.ADMITTED
+            return None
         key = 0 if address is None else self.enter_client(address)
         if key is None:
-            self._refused[connection] = None
-            return AdmissionResult.REFUSED
-        if key:
-            self._keys[connection] = key
-        self._waiting.add(connection)
-        self._connection_limit.begin_waiting()
-        if self.take_place(connection):
-            return AdmissionResult.ADMITTED
-        self._eviction.request()
-        return AdmissionResult.WAITING
-
-    @property
-    def has_too_many_waiting(self) -> bool:
-        """Whether the connection that has waited longest gets its answer now."""
-        return len(self._waiting) > _MAX_WAITING
-
-    def refuse(self, connection: socket.socket) -> None:
-        """A connection that waits gets 503: it waits for no place any more."""
-        self._waiting.remove(connection)
-        self._connection_limit.end_waiting()
+            refusal = self.refusal_of_client()
+        elif place is Place.NONE or (place is Place.IDLE and not self._eviction.close_longest()):
+            self.leave_client(key)
+            limit = self._connection_limit.limit
+            refusal = Overloaded(f"All {limit} connections are in use, and none of them is idle.")
+        else:
+            if key:
+                self._keys[connection] = key
+            return None
+        self.give_back(place)
         self._refused[connection] = None
+        return refusal
+
+    def refusal_of_client(self) -> Overloaded:
+        """The answer to a client that has too many connections, or requests in flight behind a proxy."""
+        return Overloaded(f"This client has {self.client_limit} connections already.")
 
     def excess_refused(self) -> Sequence[socket.socket]:
         """Refused connections that are to be closed: the oldest ones, which had the most time to read their answer."""
         excess = len(self._refused) - _MAX_REFUSED
         return list(itertools.islice(self._refused, excess)) if excess > 0 else ()
-
-    def take_place(self, connection: socket.socket) -> bool:
-        """Give a connection a free place, or that of the longest idle connection if this worker has it.
-
-        Returns whether the connection has a place now.
-        """
-        excess = self._connection_limit.enter()
-        if excess > 0 and not self._eviction.close_longest():
-            self._connection_limit.leave()
-            return False
-        self._has_place(connection, excess)
-        return True
-
-    def take_any_place(self, connection: socket.socket) -> bool:
-        """Like `take_place`, but evict any idle connection of this worker: no other worker has freed a place."""
-        excess = self._connection_limit.enter()
-        if excess > 0 and not self._eviction.close_own():
-            self._connection_limit.leave()
-            return False
-        self._has_place(connection, excess)
-        return True
-
-    def _has_place(self, connection: socket.socket, excess: int) -> None:
-        self._waiting.discard(connection)
-        self._connection_limit.end_waiting()
-        if excess > -self._connection_limit.margin:
-            # The next connection may arrive at another worker.
-            self._eviction.publish_newcomer()
 
     def leave(self, connection: socket.socket) -> None:
         self.leave_client(self._keys.pop(connection, 0))
@@ -145,9 +131,6 @@ class Admission:
             self._reserved.remove(connection)
         elif connection in self._refused:
             del self._refused[connection]
-        elif connection in self._waiting:
-            self._waiting.remove(connection)
-            self._connection_limit.end_waiting()
         else:
             self._connection_limit.leave()
 

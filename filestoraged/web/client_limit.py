@@ -1,15 +1,15 @@
 """The limit of connections per client, over all workers: counts by address in shared memory.
 
-Each worker writes a table of its own. So no lock between processes is needed, which a stopped process could hold. A
-count is the sum over all tables; it may be off by one for a moment while other workers change theirs.
+Each worker has a row of its own. A count is the sum over all rows; it may be off by one for a moment while other
+workers change theirs.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 
+from filestoraged.shared_table import SharedTable, clear
 from filestoraged.web.trusted_proxies import IPAddress
 
 # A key can be in one of 16 entries, and there are four times as many entries as clients. All 16 are taken for less than
@@ -19,22 +19,17 @@ _SPARE = 4
 
 
 class ClientLimit:
-    """Make it before the fork; each worker then takes a slot. The lock guards the table of this worker.
+    """Make it before the fork; each worker then takes a slot. The lock guards the row of this worker.
 
-    A table is an array of buckets of _WAYS keys and as many counts. The key selects the bucket; 0 is not a key. An
-    entry with count 0 is free.
+    A row is an array of buckets of _WAYS keys and as many counts. The key selects the bucket; 0 is not a key. An entry
+    with count 0 is free. The last cell is 1 when a worker has taken the slot.
     """
 
     def __init__(self, limit: int, capacity: int, workers: int = 1) -> None:
-        """Allow `limit` connections per client. The table of each worker is for `capacity` clients."""
+        """Allow `limit` connections per client. The row of each worker is for `capacity` clients."""
         self.limit = limit
         self._buckets = -(-_SPARE * capacity // _WAYS)
-        self._length = self._buckets * 2 * _WAYS
-        # Memory pages that are never written take no memory.
-        self._cells = memoryview(mmap.mmap(-1, 8 * self._length * workers)).cast("q")
-        # 1 for a slot that a worker has taken before.
-        self._taken = memoryview(mmap.mmap(-1, workers))
-        self._workers = workers
+        self._table = SharedTable(workers, self._buckets * 2 * _WAYS + 1)
         self._slot = 0
         self._lock = threading.Lock()
         # Without a secret, a client could choose addresses that share a bucket.
@@ -43,10 +38,11 @@ class ClientLimit:
     def take_slot(self, slot: int) -> None:
         """Count in that slot from now on, from zero: a worker that died may have left counts in it."""
         self._slot = slot
-        if self._taken[slot]:
-            start, stop = slot * self._length, (slot + 1) * self._length
-            self._cells[start:stop] = memoryview(bytes(8 * self._length)).cast("q")
-        self._taken[slot] = 1
+        row = self._table.row(slot)
+        # Clearing a new one would make the kernel allocate it.
+        if row[-1]:
+            clear(row)
+        row[-1] = 1
 
     def key(self, address: IPAddress) -> int:
         """The key of a client: an IPv4 address, or the first 64 bits of an IPv6 address, which belong to one site."""
@@ -74,7 +70,7 @@ class ClientLimit:
 
     def count(self, key: int) -> int:
         total = 0
-        for slot in range(self._workers):
+        for slot in range(self._table.rows):
             bucket = self._bucket(slot, key)
             keys = bucket[:_WAYS].tolist()
             if key in keys:
@@ -82,5 +78,5 @@ class ClientLimit:
         return total
 
     def _bucket(self, slot: int, key: int) -> memoryview:
-        start = slot * self._length + key % self._buckets * 2 * _WAYS
-        return self._cells[start : start + 2 * _WAYS]
+        start = key % self._buckets * 2 * _WAYS
+        return self._table.row(slot)[start : start + 2 * _WAYS]

@@ -22,14 +22,13 @@ from filestoraged.web.message import Answer, Request
 from filestoraged.web.pool import Pool
 from filestoraged.web.receiver import DONT_WAIT
 from filestoraged.web.sites import Site
-from filestoraged.web.states import CLOSED, IDLE, LINGER, TABLE, Event, State, Wait
+from filestoraged.web.states import CLOSED, IDLE, INITIAL, LINGER, TABLE, Event, State, Wait
 from filestoraged.web.transport import LOOP, READABLE, RESULT, THREAD, WRITABLE, Transport
 
 log = logging.getLogger(__name__)
 
 _MASKS = {
     Wait.NOTHING: THREAD,
-    Wait.LOOP: LOOP,
     Wait.READABLE: READABLE,
     Wait.WRITABLE: WRITABLE,
     Wait.CHANGE: READABLE | select.EPOLLET,
@@ -84,9 +83,8 @@ class Connection:
         *,
         dispatcher: Dispatcher,
         site: Site,
-        state: State,
     ) -> None:
-        """`peer` is the address of the other side, UNIX for a Unix socket; `state` is one of `states.INITIAL`."""
+        """`peer` is the address of the other side, UNIX for a Unix socket."""
         self.context = context
         self.transport = transport
         self.peer = peer
@@ -98,17 +96,16 @@ class Connection:
         self.exchange = NO_EXCHANGE
         self.since = context.now()
         self.lingering_close = None
-        self.state = state
-        transport.awaits = _AWAITS[state]
+        self.state = INITIAL
+        transport.awaits = _AWAITS[INITIAL]
         transport.deadline = self.since + context.limits.idle
 
     # What the loop calls.
 
-    def admit(self) -> None:
-        """The connection limit has a place now."""
-        self.move(Event.ADMITTED)
-        self.transport.awaits = READABLE
-        self.on_event()
+    def on_refusal(self, error: Error) -> None:
+        """It has no place: the answer is the error."""
+        refuse = self.context.steps.refuse
+        self._run(lambda connection: refuse(connection, error))
 
     def on_event(self) -> None:
         """What was awaited has come."""

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Protocol
 
-from filestoraged.web.admission import AdmissionResult
+from filestoraged.errors import Error
 from filestoraged.web.connection import Connection
 from filestoraged.web.loop_context import LoopContext
 from filestoraged.web.message import Answer, App, Request
 from filestoraged.web.sites import Site
-from filestoraged.web.states import IDLE, PLACE
 from filestoraged.web.transport import Transport
 from filestoraged.web.trusted_proxies import UNIX
 
@@ -25,7 +24,7 @@ class ConnectionServer(Protocol):
     """What a handler needs of its server."""
 
     context: LoopContext[Connection]
-    admission_result: AdmissionResult
+    refusal: Error | None
     make_transport: Callable[[socket.socket], Transport]
 
     def find_site(self, connection: socket.socket) -> Site: ...
@@ -47,15 +46,12 @@ class Handler(BaseHTTPRequestHandler):
         site = self.server.find_site(self.request)
         self.app = site.app
         peer = self.client_address[0] if self.client_address else UNIX
-        context, admitted = self.server.context, self.server.admission_result
-        state = IDLE if admitted is AdmissionResult.ADMITTED else PLACE
-        connection = Connection(
-            context, self.server.make_transport(self.request), peer, dispatcher=self, site=site, state=state
-        )
-        if admitted is AdmissionResult.WAITING:
-            context.waiting.append(connection)
-        else:
+        transport = self.server.make_transport(self.request)
+        connection = Connection(self.server.context, transport, peer, dispatcher=self, site=site)
+        if self.server.refusal is None:
             connection.on_event()
+        else:
+            connection.on_refusal(self.server.refusal)
 
     def finish(self) -> None:
         """Leave the connection open: the loop continues it."""

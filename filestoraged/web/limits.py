@@ -24,12 +24,10 @@ class Limits(NamedTuple):
     confirm: float = 0.1
     # A connection may be idle this long between requests.
     idle: float = 60.0
-    # A new connection waits this long for a place where all are taken: nearly two times `notice`, so that most
-    # connections that have become idle in other workers are published. A refused client has its answer within 1 s.
-    place: float = 0.9
     # An idle connection is kept this long when a drain begins: a last request may be in transit.
     last_call: float = 1.0
-    # Interval of the checks for deadlines and drains: an idle daemon wakes this often.
+    # Interval of the checks for deadlines and drains: an idle daemon wakes this often. A connection for which no worker
+    # has a place is refused after one interval, and before the end of the next.
     notice: float = 0.5
     # A thread waits this long for a client before the connection goes to the poller: enough on one network.
     linger: float = 0.005

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from filestoraged.clock import Clock
+from filestoraged.errors import Error
 from filestoraged.web.access_log import AccessLog
 from filestoraged.web.admission import Admission
 from filestoraged.web.completion_queue import CompletionQueue
@@ -49,6 +50,8 @@ class Steps(NamedTuple, Generic[_C]):
 
     by_state: Mapping[State, Step[_C]]
     on_deadline: Mapping[State, Step[_C]]
+    # Refuses a connection without a place.
+    refuse: Callable[[_C, Error], bool]
     # Sends what a sender holds at the end of a round.
     flush: Step[_C]
     without_thread: Step[_C]
@@ -85,8 +88,6 @@ class LoopContext(Generic[_C]):
         self.scratch = memoryview(bytearray(_SCRATCH))
         # Connections with a response that is sent at the end of the round.
         self.unsent: list[_C] = []
-        # Connections that wait for a place in the connection limit, in their order.
-        self.waiting: deque[_C] = deque()
         # Exchanges that ended, for the next ones: to make one takes a twentieth of the time of a small request.
         self.spare: deque[Any] = deque(maxlen=_SPARE)
         self.is_draining = False

@@ -6,7 +6,6 @@ counts on from there, so that no counter ever decreases.
 
 from __future__ import annotations
 
-import mmap
 import threading
 from bisect import bisect_left
 from collections import defaultdict
@@ -16,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import ERROR_NAMES, ClientGone
+from filestoraged.shared_table import SharedTable, clear
 from filestoraged.web.message import METHODS, REASONS
 
 # Labels of methods that no page has, and of requests to no interface; a request that cannot be parsed has both.
@@ -152,10 +152,9 @@ class Metrics:
         self._places = {each: number * _SIZE for number, each in enumerate(labels)}
         # The loop and the threads of a worker have counters of their own.
         self._threads_place = len(labels) * _SIZE
-        self._length = 2 * self._threads_place
         # The kernel allocates pages when they are touched: the heads, which are all read, are together.
-        self._heads = memoryview(mmap.mmap(-1, 8 * _HEAD * slots)).cast("q")
-        self._cells = memoryview(mmap.mmap(-1, 8 * self._length * slots)).cast("q")
+        self._heads = SharedTable(slots, _HEAD)
+        self._counts = SharedTable(slots, 2 * self._threads_place)
         self._lock = threading.Lock()
         # Without a heartbeat, which the master would take for that of the first worker: it has yet to start.
         self._count_in(0)
@@ -167,16 +166,16 @@ class Metrics:
 
     def _count_in(self, slot: int) -> None:
         self.clear_slot(slot)
-        self._head = self._head_of(slot)
+        self._head = self._heads.row(slot)
         self._head[_EVER] = True
-        self._own = self._slot(slot)
+        self._own = self._counts.row(slot)
         self._loop_counters: dict[Labels, RequestCounter] = {}
         self._thread_counters: dict[Labels, RequestCounter] = {}
         self._unpublished: list[RequestCounter] = []
 
     def clear_slot(self, slot: int) -> None:
         """The worker in the slot has ended, with all its requests in flight."""
-        self._head_of(slot)[: len(_GAUGES)] = memoryview(bytes(8 * len(_GAUGES))).cast("q")
+        clear(self._heads.row(slot)[: len(_GAUGES)])
 
     # Called by a worker.
 
@@ -230,16 +229,15 @@ class Metrics:
 
     def last_beat(self, slot: int) -> float:
         """The time of the last heartbeat in the slot, on the clock; 0 before the first."""
-        return self._head_of(slot)[_BEAT] / 1000
+        return self._heads.row(slot)[_BEAT] / 1000
 
     def gauges(self) -> Gauges:
-        cells = [self._head_of(slot).tolist() for slot in range(self.slots)]
-        workers = sum(each[_BEAT] > 0 for each in cells)
-        return Gauges(workers, *(sum(each[place] for each in cells) for place in _GAUGES if place != _BEAT))
+        workers = sum(beat > 0 for beat in self._heads.column(_BEAT))
+        return Gauges(workers, *(sum(self._heads.column(place)) for place in _GAUGES if place != _BEAT))
 
     def totals(self) -> dict[Labels, RequestTotals]:
         """The totals since the daemon started, of each kind of requests that occurred or failed."""
-        whole = [sum(cells) for cells in zip(*(self._slot(slot).tolist() for slot in self._used()))]
+        whole = [sum(cells) for cells in zip(*(self._counts.row(slot).tolist() for slot in self._used()))]
         totals = {}
         for labels, place in self._places.items():
             other = place + self._threads_place
@@ -251,7 +249,7 @@ class Metrics:
 
     def _used(self) -> list[int]:
         """The slots that have ever been in use, and the first."""
-        return [slot for slot in range(self.slots) if not slot or self._head_of(slot)[_EVER]]
+        return [slot for slot in range(self.slots) if not slot or self._heads.row(slot)[_EVER]]
 
     def _counter(self, counters: dict[Labels, RequestCounter], labels: Labels, offset: int) -> RequestCounter:
         counted = counters.get(labels)
@@ -263,12 +261,6 @@ class Metrics:
     def _add_in_flight(self, number: int) -> None:
         with self._lock:
             self._head[_IN_FLIGHT] += number
-
-    def _head_of(self, slot: int) -> memoryview:
-        return self._heads[slot * _HEAD : (slot + 1) * _HEAD]
-
-    def _slot(self, slot: int) -> memoryview:
-        return self._cells[slot * self._length : (slot + 1) * self._length]
 
 
 def _read(cells: Sequence[int]) -> RequestTotals:

@@ -17,8 +17,9 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.errors import Error
 from filestoraged.web.acceptor import Acceptor, set_options, set_timeouts
-from filestoraged.web.admission import Admission, AdmissionResult
+from filestoraged.web.admission import Admission, Place
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection import Connection
 from filestoraged.web.connection_limit import ConnectionLimit
@@ -89,7 +90,7 @@ class Server(ThreadingHTTPServer):
         proxies = proxies or TrustedProxies()
         clients = clients or ClientLimit(connection_limit.limit, connection_limit.limit)
         poller: Poller[Connection] = Poller(epoll)
-        self._eviction = Eviction(poller, connection_limit, clock.now, idle=limits.idle, reserved=apart)
+        self._eviction = Eviction(poller, clock.now, reserved=apart)
         admission = Admission(connection_limit, clients, proxies, self._eviction, reserved=reserved, apart=apart)
         self.context: LoopContext[Connection] = LoopContext(
             clock=clock,
@@ -105,7 +106,7 @@ class Server(ThreadingHTTPServer):
         self._poll, self._find = poller.poll, poller.find
         self.make_transport = transport
         # Of the connection that was accepted last.
-        self.admission_result = AdmissionResult.ADMITTED
+        self.refusal: Error | None = None
         self._has_accepted = False
         self._drain_end = self._idle_end = math.inf
         self._is_drained = False
@@ -114,12 +115,12 @@ class Server(ThreadingHTTPServer):
         self._has_started = threading.Event()
         self._has_ended = threading.Event()
         self._next_check = 0.0
-        # Whether idle connections are published at the end of the round.
-        self._checks_idle = False
         self._warned = -_QUIET
         for listener in apps:
             set_options(listener, limits.linger)
-        self._acceptor = Acceptor(list(apps), poller, connection_limit, self._accept, self._eviction.answer_request)
+        self._acceptor = Acceptor(
+            list(apps), poller, connection_limit, self._accept, lambda: admission.has_place, reserved=reserved
+        )
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept and serve until drained. The interval is that of the limits."""
@@ -127,8 +128,8 @@ class Server(ThreadingHTTPServer):
         context = self.context
         try:
             while not self._must_stop:
-                self.run_round(self._until_answer() if context.waiting else self._limits.notice)
-            for connection in (*context.poller.all(), *context.waiting):
+                self.run_round(self._limits.notice)
+            for connection in context.poller.all():
                 connection.cut_off()
         finally:
             self._has_ended.set()
@@ -209,19 +210,20 @@ class Server(ThreadingHTTPServer):
         if context.is_draining:
             self._drain(now)
             return
-        self._checks_idle = True
-        for waiting in context.waiting:
-            # Not sooner: another worker was asked when it came, and two connections would be evicted for one.
-            if now - waiting.since >= self._limits.notice:
-                self._eviction.request()
+        self._eviction.forget()
         self._acceptor.check()
 
     # What `socketserver` calls for a new connection, in this order.
 
     def get_request(self) -> tuple[socket.socket, Any]:
+        admission = self.context.admission
+        place = admission.reserve(self.socket)
+        if place is Place.NONE and self._acceptor.leave_to_others(self.socket):
+            raise BlockingIOError
         try:
             connection, address = self.socket.accept()
         except OSError as error:
+            admission.give_back(place)
             if error.errno in _EXHAUSTED:
                 self._warn("cannot accept connections for now: %s", error.strerror)
                 self._acceptor.on_exhausted()
@@ -231,9 +233,11 @@ class Server(ThreadingHTTPServer):
             set_timeouts(connection, self._limits.linger)
         self._has_accepted = True
         client = address[0] if address else None
-        self.admission_result = self.context.admission.enter(connection, client, self.socket)
-        if self.admission_result is AdmissionResult.REFUSED:
-            self._warn("refusing connections of %s: it has %d", client, self.context.admission.client_limit)
+        self.refusal = admission.enter(connection, client, place)
+        if place is Place.NONE:
+            self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)
+        elif self.refusal is not None:
+            self._warn("refusing connections of %s: it has %d", client, admission.client_limit)
         return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -271,46 +275,12 @@ class Server(ThreadingHTTPServer):
         return self._has_accepted
 
     def _end_round(self) -> None:
-        if self.context.waiting:
-            self._admit_waiting()
         self.context.end_round()
         # Behind their responses.
         self._cut_off_refused()
         if not self.context.is_draining:
-            self._acceptor.end_round()
-        if self._checks_idle:
             # Behind the responses: a connection that has got one is idle.
-            self._checks_idle = False
-            self._eviction.prepare()
-
-    def _until_answer(self) -> float:
-        """Seconds until a waiting connection has waited for too long, or until the next check."""
-        left = self.context.waiting[0].since + self._limits.place - self.context.now()
-        return min(max(0.0, left), self._limits.notice)
-
-    def _admit_waiting(self) -> None:
-        """Give places that came free to those that wait; turn away those that have waited for too long.
-
-        Where too many wait, those that have waited longest make room.
-        """
-        context = self.context
-        overdue = self.context.now() - self._limits.place
-        while context.waiting:
-            first = context.waiting[0]
-            if not context.is_draining and context.admission.take_place(first.transport.socket):
-                context.waiting.popleft().admit()
-            elif context.is_draining or first.since <= overdue or context.admission.has_too_many_waiting:
-                self._admit_at_last(context.waiting.popleft())
-            else:
-                return
-
-    def _admit_at_last(self, waiting: Connection) -> None:
-        if not self.context.is_draining and self.context.admission.take_any_place(waiting.transport.socket):
-            waiting.admit()
-            return
-        self._warn("turning connections away: %d are open, and none is idle", self._connection_limit.count)
-        self.context.admission.refuse(waiting.transport.socket)
-        waiting.on_deadline()
+            self._acceptor.end_round()
 
     def _cut_off_refused(self) -> None:
         """Keep refused connections within their limit: a client that does not close may take 30 s."""

@@ -21,8 +21,6 @@ class State(enum.Enum):
     # What follows, by event.
     next: Mapping[Event, State]
 
-    # Not in use before a connection has its place in the connection limit: waits for one, or is refused one.
-    PLACE = enum.auto()
     # Between two requests. Empty lines before a request are no part of it.
     IDLE = enum.auto()
     # A part of a request head has been received.
@@ -52,8 +50,6 @@ class Event(enum.Enum):
 
     __hash__ = object.__hash__
 
-    # PLACE: the connection limit has a place; the client has too many connections.
-    ADMITTED = enum.auto()
     # IDLE, HEAD: the head is incomplete; complete; not a request.
     HEAD_STARTED = enum.auto()
     HEAD_COMPLETE = enum.auto()
@@ -90,8 +86,6 @@ class Wait(enum.Enum):
     __hash__ = object.__hash__
 
     NOTHING = enum.auto()
-    # The loop calls: at the end of the round, or with a place in the connection limit.
-    LOOP = enum.auto()
     # Input, or the end of it.
     READABLE = enum.auto()
     # Room in the send queue of the socket.
@@ -128,22 +122,10 @@ class UndeclaredEvent(Exception):
         self.event = event
 
 
-# In which states a connection may begin.
-INITIAL = (State.IDLE, State.PLACE)
+# In which state a connection begins.
+INITIAL = State.IDLE
 
 TABLE: Mapping[State, Row] = {
-    State.PLACE: Row(
-        Owner.LOOP,
-        Wait.LOOP,
-        "place",
-        {
-            Event.ADMITTED: State.IDLE,
-            # 503, and close.
-            Event.REFUSED: State.RESPOND,
-            Event.DEADLINE: State.RESPOND,
-            Event.ABORTED: State.CLOSED,
-        },
-    ),
     State.IDLE: Row(
         Owner.EITHER,
         Wait.READABLE,
@@ -151,7 +133,7 @@ TABLE: Mapping[State, Row] = {
         {
             Event.HEAD_STARTED: State.HEAD,
             Event.HEAD_COMPLETE: State.DISPATCH,
-            # 4xx, and close.
+            # 4xx, or 503 without a place in the connection limit, and close.
             Event.REFUSED: State.RESPOND,
             Event.DEADLINE: State.CLOSED,
             Event.EVICTED: State.CLOSED,
@@ -270,7 +252,7 @@ TABLE: Mapping[State, Row] = {
 
 # Looking a member up by its class costs as much as the transition (CPython 3.11): code that runs for each request binds
 # members by name once.
-PLACE, IDLE, HEAD, DISPATCH, BODY, WAIT, RESPOND, CONFIRM, NEXT, SKIP, LINGER, CLOSED = State
+IDLE, HEAD, DISPATCH, BODY, WAIT, RESPOND, CONFIRM, NEXT, SKIP, LINGER, CLOSED = State
 
 
 class _Transitions(dict[Event, State]):

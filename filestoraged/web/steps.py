@@ -34,7 +34,6 @@ from filestoraged.web.states import (
     IDLE,
     LINGER,
     NEXT,
-    PLACE,
     RESPOND,
     SKIP,
     WAIT,
@@ -224,16 +223,9 @@ def _refuse(connection: Connection, error: Error, event: Event = _REFUSED, *, is
     return respond(connection, response, event)
 
 
-def _refuse_place(connection: Connection) -> bool:
-    limit = connection.context.admission.limit
-    message = f"All {limit} connections are in use, and none of them is idle."
-    return _refuse(connection, Overloaded(message), Event.DEADLINE)
-
-
 def refuse_client(connection: Connection) -> bool:
-    """PLACE, and DISPATCH behind a proxy: the client has too many connections, or requests in flight."""
-    limit = connection.context.admission.client_limit
-    return _refuse(connection, Overloaded(f"This client has {limit} connections already."))
+    """DISPATCH behind a proxy: the client has too many requests in flight."""
+    return _refuse(connection, connection.context.admission.refusal_of_client())
 
 
 def refuse_without_thread(connection: Connection) -> bool:
@@ -283,7 +275,6 @@ def _too_slow(limits: Limits) -> RequestTimeout:
 
 STEPS: Steps[Connection] = Steps(
     by_state={
-        PLACE: refuse_client,
         IDLE: read_head,
         HEAD: read_head,
         DISPATCH: run_page,
@@ -296,7 +287,6 @@ STEPS: Steps[Connection] = Steps(
         LINGER: discard_input,
     },
     on_deadline={
-        PLACE: _refuse_place,
         IDLE: _time_out,
         HEAD: _time_out_head,
         BODY: _time_out_body,
@@ -305,6 +295,7 @@ STEPS: Steps[Connection] = Steps(
         SKIP: _time_out,
         LINGER: _time_out,
     },
+    refuse=_refuse,
     flush=flush,
     without_thread=refuse_without_thread,
 )

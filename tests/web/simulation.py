@@ -54,6 +54,9 @@ class Machine:
         server = make_server(clock=self.clock, epoll=epoll, transport=SimulatedTransport)
         # A test hands in one that is none.
         server.context.pool = server.context.remote_pool = self.pool  # type: ignore[assignment]
+        # The kernel does not know simulated listeners.
+        acceptor = server._acceptor
+        acceptor._waiting = lambda: {each for each in acceptor._listeners if self.sockets[each].events}  # type: ignore[method-assign]
         self.workers.append((server, epoll))
         return server
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,12 @@ class AcceptorTest(unittest.TestCase):
         self.addCleanup(self.limit.close)
         self.poller: Poller[Any] = Poller()
         self.addCleanup(self.poller.close)
-        self.evictions = 0
-        self.acceptor = Acceptor([self.listener], self.poller, self.limit, self.accept, self.evict)
+        self.places = 1000
+        self.acceptor = self.make_acceptor(self.poller)
 
     def accept(self, listener: socket.socket) -> bool:
+        if not self.places and self.acceptor.leave_to_others(listener):
+            return False
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
@@ -39,8 +43,24 @@ class AcceptorTest(unittest.TestCase):
         self.limit.enter()
         return True
 
-    def evict(self) -> None:
-        self.evictions += 1
+    def make_acceptor(self, poller: Poller[Any]) -> Acceptor:
+        return Acceptor([self.listener], poller, self.limit, self.accept, lambda: self.places > 0)
+
+    @contextlib.contextmanager
+    def waking_another_for_it(self) -> Iterator[Acceptor]:
+        """A block in which a connection comes, for which the kernel wakes another worker than this one."""
+        epoll = select.epoll()
+        other: Poller[Any] = Poller(epoll)
+        self.addCleanup(other.close)
+        # The kernel wakes the one that began first of those that wait.
+        self.acceptor.pause()
+        acceptor = self.make_acceptor(other)
+        self.acceptor.resume()
+        woken = threading.Thread(target=other.poll, args=(PATIENCE, 8))
+        woken.start()
+        wait_until("it waits", lambda: _is_in_a_call_for(epoll.fileno(), woken))
+        yield acceptor
+        woken.join()
 
     def connect(self, count: int) -> None:
         for _ in range(count):
@@ -118,18 +138,8 @@ class AcceptorTest(unittest.TestCase):
         self.assertEqual((1, False), (self.limit.own, self.has_waiting()))
 
     def test_worker_accepts_at_a_check_what_the_kernel_woke_another_for_that_lacks_descriptors(self) -> None:
-        epoll = select.epoll()
-        other: Poller[Any] = Poller(epoll)
-        self.addCleanup(other.close)
-        # The kernel wakes the one that began first of those that wait.
-        self.acceptor.pause()
-        exhausted = Acceptor([self.listener], other, self.limit, self.accept, self.evict)
-        self.acceptor.resume()
-        woken = threading.Thread(target=other.poll, args=(PATIENCE, 8))
-        woken.start()
-        wait_until("it waits", lambda: _is_in_a_call_for(epoll.fileno(), woken))
-        self.connect(1)
-        woken.join()
+        with self.waking_another_for_it() as exhausted:
+            self.connect(1)
         exhausted.on_exhausted()
 
         self.poll()
@@ -139,13 +149,61 @@ class AcceptorTest(unittest.TestCase):
 
         self.assertEqual((1, False), (self.limit.own, self.has_waiting()))
 
-    def test_each_request_of_another_worker_evicts_one_connection(self) -> None:
-        for _ in range(3):
-            self.limit.request_eviction(0)
+    def test_worker_without_a_place_leaves_connections_and_wakes_the_others(self) -> None:
+        self.places = 0
+        self.connect(1)
 
         self.poll()
+        self.acceptor.end_round()
+        self.poll()
 
-        self.assertEqual(3, self.evictions)
+        self.assertEqual((0, True), (self.limit.own, self.has_waiting()))
+        self.limit.slot = 1
+        self.assertTrue(select.select([self.limit.wake_descriptor], [], [], 0)[0])
+
+    def test_worker_that_has_a_place_again_accepts_what_it_left_to_others(self) -> None:
+        self.places = 0
+        self.connect(1)
+        self.poll()
+
+        self.places = 1
+        self.acceptor.end_round()
+        self.poll()
+
+        self.assertEqual((1, False), (self.limit.own, self.has_waiting()))
+
+    def test_connections_that_no_worker_has_accepted_by_the_second_check_are_accepted(self) -> None:
+        self.places = 0
+        self.connect(20)
+        accepted = []
+        for _ in range(2):
+            self.poll()
+            accepted.append(self.limit.own)
+            self.acceptor.check()
+
+        while self.has_waiting():
+            self.poll()
+        accepted.append(self.limit.own)
+        # A further one is left to the others again.
+        self.connect(1)
+        self.poll()
+
+        self.assertEqual([0, 0, 20, 20], [*accepted, self.limit.own])
+
+    def test_woken_worker_accepts_a_connection_that_the_kernel_woke_another_for(self) -> None:
+        with self.waking_another_for_it() as other:
+            self.connect(1)
+        other.leave_to_others(self.listener)
+        self.poll()
+        before = self.limit.own
+
+        self.limit.slot = 1
+        self.limit.wake_others()
+        self.limit.slot = 0
+        for _ in range(2):
+            self.poll()
+
+        self.assertEqual((0, 1, False), (before, self.limit.own, self.has_waiting()))
 
     def test_closed_acceptor_closes_its_listeners_and_takes_no_event(self) -> None:
         self.acceptor.close()

@@ -1,4 +1,4 @@
-"""Admission: limits by client, reserved places for operations, and eviction by other workers."""
+"""Admission: limits by client, reserved places for operations, and workers that share the connection limit."""
 
 from __future__ import annotations
 
@@ -140,35 +140,9 @@ class ReservedPlacesTest(SimulatedCase):
             self.assertEqual(100, read_answer(upload).status)
 
         crowd = [self.connect() for _ in range(200)]
-        self.pass_time(0.9)
 
         self.assertEqual({503}, {split_answer(read_all(connection))[0].status for connection in crowd})
         self.assertEqual(1, self.connection_limit.count)
-
-
-class EvictionRequestTest(SimulatedCase):
-    """Another worker requests an eviction, twice, because the first request took long."""
-
-    connections = 2
-
-    def test_idle_connection_stays_while_no_connection_waits_for_a_place(self) -> None:
-        guests = self.greeted(2)
-
-        self.connection_limit.request_eviction(self.connection_limit.slot)
-        self.machine.run()
-
-        self.assertEqual([False, False], [guest.is_closed for guest in guests])
-
-    def test_one_idle_connection_is_evicted_for_each_that_waits_for_a_place(self) -> None:
-        guests = self.greeted(2)
-
-        # As another worker does, for one connection.
-        self.connection_limit.begin_waiting()
-        self.connection_limit.request_eviction(self.connection_limit.slot)
-        self.connection_limit.request_eviction(self.connection_limit.slot)
-        self.machine.run()
-
-        self.assertEqual([True, False], [guest.is_closed for guest in guests])
 
 
 class WorkersTest(SimulatedCase):
@@ -191,20 +165,64 @@ class WorkersTest(SimulatedCase):
         # For the next one to be idle for less; more than the least interval of scans.
         self.pass_time(0.01)
 
-    def test_longest_idle_connection_of_all_workers_is_evicted(self) -> None:
+    def of_worker(self, number: int, clients: list[Client]) -> list[Client]:
+        server, _ = self.machine.workers[number]
+        own: set[Any] = {each.transport.socket for each in server.context.poller.all()}
+        return [client for client in clients if client.connection in own]
+
+    def test_longest_idle_connection_of_the_worker_that_accepts_is_evicted(self) -> None:
         guests = self.greeted(6)
-        # The second and the fourth are the longest idle ones now, and then the newcomers in their order.
-        for number in (0, 2, 4, 5):
-            self.ask(guests[number])
-        order = [guests[number] for number in (1, 3, 0, 2, 4, 5)]
+        by_idle_time = [guests[number] for number in (0, 2, 4, 5, 1, 3)]
+        for guest in by_idle_time:
+            self.ask(guest)
+        # The first accepts all further ones.
+        own = self.of_worker(0, by_idle_time)
+        others = [each for each in guests if each not in own]
 
         for _ in range(10):
-            # By then, each worker has published its longest idle connection.
-            self.pass_time(0.5)
-            order += self.greeted(1)
+            own += self.greeted(1)
 
-            self.assertEqual([True] + [False] * 6, [each.is_closed for each in order])
-            del order[0]
+            self.assertEqual([True] + [False] * 3, [each.is_closed for each in own])
+            del own[0]
+        self.assertEqual([False] * 3, [each.is_closed for each in others])
+
+    def begin_upload(self, connection: Client) -> None:
+        connection.sendall(UPLOAD)
+        self.assertEqual(100, read_answer(connection).status)
+
+    def test_worker_without_an_idle_connection_leaves_a_new_one_to_a_worker_that_has_one(self) -> None:
+        guests = self.greeted(6)
+        for guest in self.of_worker(0, guests):
+            self.begin_upload(guest)
+
+        newcomers = self.greeted(2)
+
+        self.assertEqual([False, False], [each.is_closed for each in newcomers])
+        self.assertEqual(2, sum(each.is_closed for each in guests))
+
+    def test_new_connection_is_served_when_one_becomes_idle_in_any_worker_and_else_gets_503(self) -> None:
+        guests = self.greeted(6)
+        for guest in guests:
+            self.begin_upload(guest)
+        for guest in guests:
+            newcomer = self.connect()
+            newcomer.sendall(HEALTH)
+            self.pass_time(0.5)
+            guest.sendall(b"complete")
+            self.assertEqual(200, read_answer(guest).status)
+            # More than the least interval between two scans for idle connections.
+            self.pass_time(0.01)
+
+            self.assertEqual((True, 200), (guest.is_closed, read_answer(newcomer).status))
+            self.begin_upload(newcomer)
+            # Each worker learns that none waits.
+            self.pass_time(0.5)
+
+        refused = self.connect()
+        self.pass_time(0.5)
+        before = bytes(refused.connection.output)
+        self.pass_time(0.5)
+        self.assertEqual((b"", 503), (before, split_answer(read_all(refused))[0].status))
 
     def test_connection_that_comes_while_a_worker_drains_is_accepted_by_another(self) -> None:
         for server, _ in self.machine.workers[:2]:

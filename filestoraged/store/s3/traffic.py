@@ -7,16 +7,14 @@ on from there. No lock is waited for.
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import threading
 from collections.abc import Mapping
 
+from filestoraged.shared_table import SharedTable
+
 # What has become of an attempt: it was answered, it is made again, or the request failed with it.
 RESULTS = ("answered", "repeated", "failed")
-
-_CELL = 8
-_ROW = len(RESULTS) * _CELL
 
 # Workers of two configurations, while one replaces the other. A process without a row is not counted.
 _ROWS = 2048
@@ -26,9 +24,9 @@ class Traffic:
     """Any thread calls it. The lock guards the cells of the process's own row."""
 
     def __init__(self) -> None:
+        self._table = SharedTable(_ROWS, len(RESULTS))
+        # For the locks alone: one byte for each row.
         self._file = os.memfd_create("s3-traffic", os.MFD_CLOEXEC)
-        os.ftruncate(self._file, _ROWS * _ROW)
-        self._cells = memoryview(mmap.mmap(self._file, _ROWS * _ROW)).cast("Q")
         self._lock = threading.Lock()
         self._owner = 0
         self._row: int | None = None
@@ -39,11 +37,11 @@ class Traffic:
             if self._owner != os.getpid():
                 self._owner, self._row = os.getpid(), self._take_row()
             if self._row is not None:
-                self._cells[self._row * len(RESULTS) + RESULTS.index(result)] += 1
+                self._table.row(self._row)[RESULTS.index(result)] += 1
 
     def totals(self) -> Mapping[str, int]:
         """The counts of all processes."""
-        return {result: sum(self._cells[place :: len(RESULTS)]) for place, result in enumerate(RESULTS)}
+        return {result: sum(self._table.column(place)) for place, result in enumerate(RESULTS)}
 
     def __del__(self) -> None:
         os.close(self._file)
@@ -51,7 +49,7 @@ class Traffic:
     def _take_row(self) -> int | None:
         for row in range(_ROWS):
             try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, _ROW, row * _ROW)
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, row)
             except OSError:
                 continue
             return row

@@ -116,11 +116,8 @@ MUTATIONS = (
     _response_steps("body-that-waits-for-100-is-waited-for", "return is_coming and framing.", "return framing."),
     _response_steps("refused-body-resets-the-connection", "if parsed.keep_alive or not", "if parsed.keep_alive and"),
     _response_steps("draining-connection-is-kept-alive", "        or connection.context.is_draining\n", ""),
-    _eviction(
-        "longest-idle-connection-of-one-worker-is-evicted",
-        "self._limit.longest_idle() == self._limit.slot and self.close_own()",
-        "self.close_own()",
-    ),
+    _eviction("any-idle-connection-is-evicted", "idle.sort(key=itemgetter(0))", "idle.reverse()"),
+    _acceptor("connections-without-a-place-are-refused-at-once", "_REFUSING_CHECK = 2", "_REFUSING_CHECK = 1"),
     _eviction("sent-request-does-not-keep-a-connection", "and _is_idle(connection):", "and True:"),
     _acceptor("worker-that-is-ahead-accepts", "return self._limit.is_ahead and not self._helps", "return False"),
     _admission("reserved-places-are-unlimited", "and len(self._reserved) < _MAX_RESERVED:", "and True:"),
