@@ -353,6 +353,19 @@ class StoreDetached(StoreUnavailable):
         super().__init__(f"{subject} was unmounted, moved or replaced, or its disk failed; retry later.")
 
 
+class JournalDamaged(StoreUnavailable):
+    """A segment of a journal cannot be understood, so that its store is not known to be whole.
+
+    `cause` is for the operator, and names the file.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__("The store's journal is damaged; it needs its operator.")
+        self.cause = (
+            f"cannot replay the journal {path!r}: {reason}; 'filestoraged check --repair' moves it to quarantine"
+        )
+
+
 class Overloaded(Unavailable):
     """The connection limit is reached."""
 

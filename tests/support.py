@@ -79,13 +79,12 @@ class TempCase(unittest.TestCase):
         wait_until(what, condition)
 
     def files_below(self, directory: Path) -> list[str]:
-        """Return the paths of all files below a directory, relative to it, except those of databases."""
+        """Return the paths of all files below a directory, relative to it, except those of databases and journals."""
         # `os.walk` skips directories that a running daemon removes meanwhile.
         found = [Path(where) / name for where, _, names in os.walk(directory) for name in names]
         paths = sorted(str(path.relative_to(directory)) for path in found if path.is_file())
-        return [
-            path for path in paths if not path.startswith((*layout.DATABASES, layout.DROP_OWNERS, layout.UPLOAD_OWNERS))
-        ]
+        skipped = (*layout.DATABASES, layout.DROP_OWNERS, layout.UPLOAD_OWNERS, layout.JOURNAL)
+        return [path for path in paths if not path.startswith(skipped) and not layout.is_segment(Path(path).name)]
 
 
 class Answer(NamedTuple):

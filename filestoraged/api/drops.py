@@ -113,7 +113,7 @@ class _Requests:
             # The id is registered before its bytes are stored, so that no bytes are ever without a row.
             id_ = await result_of(self._drops.announce())
             try:
-                await result_of(staging.commit_later(name=id_))
+                await result_of(staging.commit(name=id_))
                 drop = Drop(id_, name, kept)
                 await result_of(self._drops.publish(drop))
             except BaseException:

@@ -98,7 +98,7 @@ class _FirstFile:
     async def commit(self) -> tuple[Digest, int]:
         if self._staging is None:
             raise MalformedMultipart("The form has no file.")
-        return await objects.commit(self._request, self._staging, self._store), self._staging.size
+        return await objects.commit(self._request, self._staging), self._staging.size
 
 
 def _the_hash(request: Request, segment: str | None) -> str:

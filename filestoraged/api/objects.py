@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from filestoraged.digest import Digest, Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, CorruptObject, NotFound, PreconditionFailed
 from filestoraged.store import layout
-from filestoraged.store.contract import Blob, Staging, Store
+from filestoraged.store.contract import SMALL, Blob, Staging, Store
 from filestoraged.web.message import Answer, Fields, Request, Response, RunsOn, field_lines, result_of
 from filestoraged.web.response_head import encode_fields
 from filestoraged.web.router import WRITE, Route
@@ -54,10 +54,13 @@ _TYPES = dict(mimetypes.types_map)
 
 
 def runs_on(store: Store) -> tuple[RunsOn, RunsOn]:
-    """Where pages run that change a store, and where those run that read it. A local disk is read on the loop."""
+    """Where pages run that change a store, and where those run that read it.
+
+    A local disk is read on the loop. What changes it waits for another thread, and holds none.
+    """
     if store.remote:
         return RunsOn.REMOTE, RunsOn.REMOTE
-    return RunsOn.INLINE if store.unwaiting_size else RunsOn.THREAD, RunsOn.INLINE
+    return RunsOn.INLINE, RunsOn.INLINE
 
 
 def runs_waiting(store: Store) -> RunsOn:
@@ -67,14 +70,7 @@ def runs_waiting(store: Store) -> RunsOn:
 
 def upload_route(method: str, pattern: str, page: Callable[..., Answer], store: Store) -> Route:
     """The route of a page that stores a body. On the loop, it stages small ones in memory."""
-    changes, _ = runs_on(store)
-
-    def stays_inline(request: Request) -> bool:
-        # The only upload is done sooner by one thread. The size of a file in a form is not known before it is received.
-        is_form = "multipart" in request.fields.get("content-type", "")
-        return not is_form and store.is_crowded and store.has_room(request.size or 0)
-
-    return Route(method, pattern, page, WRITE, changes, inline_body=store.unwaiting_size, stays_inline=stays_inline)
+    return Route(method, pattern, page, WRITE, runs_on(store)[0], inline_body=0 if store.remote else SMALL)
 
 
 async def receive_object(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[Digest, int]:
@@ -82,7 +78,7 @@ async def receive_object(request: Request, store: Store, expected: Sequence[Expe
     with begin(request, store, size=request.size, expected=expected) as staging:
         async for piece in request.body:
             staging.write(piece)
-        return await commit(request, staging, store), staging.size
+        return await commit(request, staging), staging.size
 
 
 def begin(request: Request, store: Store, *, size: int | None, expected: Sequence[Expected]) -> Staging:
@@ -98,11 +94,8 @@ def begin(request: Request, store: Store, *, size: int | None, expected: Sequenc
     return store.stage_new(size, expected=expected)
 
 
-async def commit(request: Request, staging: Staging, store: Store) -> Digest:
-    if request.may_wait and not store.is_crowded:
-        return staging.commit_new() if conditions.forbids_overwrite(request.fields) else staging.commit()
-    commit_later = staging.commit_new_later if conditions.forbids_overwrite(request.fields) else staging.commit_later
-    return await result_of(commit_later())
+async def commit(request: Request, staging: Staging) -> Digest:
+    return await result_of(staging.commit(replace=not conditions.forbids_overwrite(request.fields)))
 
 
 def announced(request: Request, store: Store) -> Sequence[Expected]:

@@ -66,7 +66,6 @@ def prepare(target: Side, closing: ExitStack) -> None:
     try:
         disk.prepare()
         disk.sweep()
-        disk.group_commits()
     except OSError as error:
         raise StartError(f"cannot write the store {target.config.store!r}: {error.strerror or error}") from error
     closing.callback(disk.close)

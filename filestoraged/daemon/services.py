@@ -19,7 +19,7 @@ from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.tokens_file import read_tokens
-from filestoraged.errors import DISK_FULL, StartError, StorageFull, StoreDetached
+from filestoraged.errors import DISK_FULL, JournalDamaged, StartError, StorageFull, StoreDetached
 from filestoraged.store import layout
 from filestoraged.store.databases import open_databases
 from filestoraged.store.disk.store import DiskStore
@@ -186,8 +186,6 @@ class Services:
     def _build_routers(self) -> None:
         if self._operations:
             return
-        if self._uses_disk:
-            self._group_commits()
         for each in self._interfaces:
             if each.open is not None:
                 each.open(self.resources)
@@ -196,16 +194,6 @@ class Services:
         shown = {operations.METRICS: metrics.routes(self._metrics, self.resources.gauges, self._clock)}
         self._operations = {operations.PREFIX: operations.public_routes(readiness), **shown}
         self._admin_operations = {operations.PREFIX: operations.admin_routes(readiness), **shown}
-
-    def _group_commits(self) -> None:
-        """A worker starts on a disk that failed, too: /-/health and /-/ready answer, and what needs no disk."""
-        try:
-            self.disk.group_commits()
-        except StoreDetached:
-            # Logged by what found it. When it is back, this worker commits each change alone.
-            pass
-        except OSError as error:
-            log.warning("syncing each change alone: %s", error.strerror or error)
 
     def _mount(self, mounts: Mapping[str, str], shown: Mapping[str, Router]) -> Mounts:
         routers = {prefix: self._routers[name] for prefix, name in mounts.items()}
@@ -251,6 +239,8 @@ class Services:
             swept = self.disk.sweep()
         except StoreDetached as error:
             raise _not_opened(error) from error
+        except JournalDamaged as error:
+            raise StartError(error.cause) from error
         except OSError as error:
             raise self._not_writable(error) from error
         if swept:

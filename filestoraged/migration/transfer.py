@@ -125,7 +125,7 @@ class Transfer:
         try:
             with at_target():
                 # Later: small objects of several threads are synced together.
-                staging.commit_later(name=None if is_own_name else name).result()
+                staging.commit(name=None if is_own_name else name).result()
         except BaseException:
             self._totals.add_size(-staging.size)
             raise

@@ -17,6 +17,9 @@ from filestoraged.errors import Error, NotFound, TooLarge
 from filestoraged.future import Future
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 
+# In bytes. Smaller objects are staged in memory, and a local store commits them without that its caller waits.
+SMALL = 64 * 1024
+
 _Self = TypeVar("_Self", bound="_Closing")
 _Result = TypeVar("_Result")
 
@@ -86,31 +89,15 @@ class Staging(_Closing):
             raise TooLarge(self._limit)
         self._write(data)
 
-    def commit(self, *, name: str | None = None) -> Digest:
-        """Make the bytes visible and durable under `name`, or under their digest. Returns the digest.
+    def commit(self, *, name: str | None = None, replace: bool = True) -> Future[Digest]:
+        """Make the bytes visible and durable under `name`, or under their digest: then the future is done.
 
-        An existing object is replaced, which heals a damaged one. Raises DigestMismatch.
+        An existing object is replaced, which heals a damaged one; without `replace`, the future raises AlreadyExists.
+
+        Raises DigestMismatch and what else is known at once. The future has the digest, or raises.
         """
         digest = self._finish()
-        self._publish(name, digest)
-        return digest
-
-    def commit_new(self, *, name: str | None = None) -> Digest:
-        """Like `commit`, but raises AlreadyExists if an object of that name exists."""
-        digest = self._finish()
-        self._publish_new(name, digest)
-        return digest
-
-    def commit_later(self, *, name: str | None = None) -> Future[Digest]:
-        """Like `commit`, but may return before the object is durable: then the future is done.
-
-        Raises what is known at once; the future has the other exceptions of `commit`.
-        """
-        return completed(self.commit(name=name))
-
-    def commit_new_later(self, *, name: str | None = None) -> Future[Digest]:
-        """Like `commit_new`, as `commit_later` is like `commit`."""
-        return completed(self.commit_new(name=name))
+        return self._publish(name, digest, replace=replace)
 
     def close(self) -> None:
         try:
@@ -127,10 +114,7 @@ class Staging(_Closing):
         return self._hasher.finish()
 
     @abstractmethod
-    def _publish(self, name: str | None, digest: Digest) -> None: ...
-
-    @abstractmethod
-    def _publish_new(self, name: str | None, digest: Digest) -> None: ...
+    def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]: ...
 
     @abstractmethod
     def _discard(self) -> None:
@@ -167,9 +151,6 @@ class Store(_Closing):
     algorithm: str
     # Whether requests to it wait for other machines.
     remote = False
-    # Objects of at most this size, in bytes, are staged and committed later without waiting for anything, and all are
-    # removed later so. 0 if every change may wait.
-    unwaiting_size = 0
     # Whether `stage_file` may succeed, so that hashing a file while it arrives is of use.
     stages_files = False
     # Maximum size of an object, in bytes; None if only free space limits it.
@@ -189,7 +170,7 @@ class Store(_Closing):
         return None
 
     def stage_new(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
-        """Like `stage`, for an object that is committed by `commit_new`."""
+        """Like `stage`, for an object that is to replace no other one."""
         return self.stage(size, expected=expected)
 
     @abstractmethod
@@ -226,15 +207,6 @@ class Store(_Closing):
             except (Error, OSError) as error:
                 failures[name] = error
         return failures
-
-    def has_room(self, size: int) -> bool:
-        """Whether an object of `size` bytes, at most `unwaiting_size`, can be staged at present without waiting."""
-        return True
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether other changes are in flight, which one that is committed later would share a sync with."""
-        return True
 
     def place(self, name: str) -> str | None:
         """The path of an object's file below the outermost store's directory; None if no file holds its bytes."""
@@ -299,7 +271,7 @@ class Store(_Closing):
         with self.stage(size) as staging:
             for piece in _pieces(source):
                 staging.write(piece)
-            return staging.commit() if name is None else staging.commit_new(name=name)
+            return staging.commit(name=name, replace=name is None).result()
 
     @abstractmethod
     def get(self, name: str, /) -> BinaryIO:

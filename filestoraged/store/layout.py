@@ -4,6 +4,8 @@
     ROOT/repositories/NAME/ab/abcdef…     objects of a repository
     ROOT/drops/ab/abcdef…                 bytes of drops
     ROOT/staging/TOKEN/NUMBER             stagings, one directory for each process
+    ROOT/staging/TOKEN/journal.NUMBER     segments of its journal
+    ROOT/journal                          what the journals of all processes share
     ROOT/uploads/ID, ROOT/uploads/ID.lock bytes of an unfinished resumable upload, and who adds to it
     ROOT/uploads/ID/NUMBER                segments of one, in an S3 store alone
     ROOT/quarantine/…                     damaged and pruned files, under the paths that they had
@@ -25,6 +27,7 @@ import re
 REPOSITORIES = "repositories"
 DROPS = "drops"
 STAGING = "staging"
+JOURNAL = "journal"
 QUARANTINE = "quarantine"
 UPLOADS = "uploads"
 KEYS_DATABASE = "kv.sqlite"
@@ -42,9 +45,11 @@ DATABASES = (KEYS_DATABASE, DROPS_DATABASE, LOCKS_DATABASE, UPLOADS_DATABASE)
 # that to foreign files. An operator may make a link of `repositories` or of a shard, in which the daemon touches only
 # files that are named by a digest.
 OWN_DIRECTORIES = (STAGING, DROPS, DROP_OWNERS, UPLOADS, UPLOAD_OWNERS, QUARANTINE)
-OWN_FILES = (JANITOR_LOCK, UPLOADS_JANITOR_LOCK)
+OWN_FILES = (JANITOR_LOCK, UPLOADS_JANITOR_LOCK, JOURNAL)
 
 UPLOAD_LOCK_SUFFIX = ".lock"
+
+_SEGMENT = f"{JOURNAL}."
 
 # Made by mkfs in the root directory of a file system, which may be a store.
 LOST_AND_FOUND = "lost+found"
@@ -78,9 +83,23 @@ def object_path(name: str) -> str:
     return f"{name[:2]}/{name}"
 
 
+def segment_name(number: int) -> str:
+    """The name of a segment of a journal in the staging area of its process."""
+    return f"{_SEGMENT}{number}"
+
+
+def is_segment(name: str) -> bool:
+    return name.startswith(_SEGMENT)
+
+
 def drop_path(id_: str) -> str:
     """The path of a drop's bytes within the store."""
     return f"{DROPS}/{object_path(id_)}"
+
+
+def is_fetched_once(path: str) -> bool:
+    """Whether the bytes at a path within the store are to leave the disk once they were fetched, with all copies."""
+    return path.startswith(f"{DROPS}/")
 
 
 def upload_path(id_: str) -> str:

@@ -13,17 +13,24 @@ import fcntl
 import os
 import queue
 import stat
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from filestoraged.digest import Bytes
+from filestoraged.future import Future
 from filestoraged.store.serial_executor import Call, start_thread
+
+_Result = TypeVar("_Result")
 
 # Flags of `sync_file_range`, from linux/fs.h.
 WAIT_BEFORE, WRITE, WAIT_AFTER = 1, 2, 4
+
+# `struct flock`: type, whence, start, length, and a process, which is 0 for locks of open files; see fcntl(2).
+_FLOCK = struct.Struct("@hhqqi0q")
 
 
 class Entry(Protocol):
@@ -49,7 +56,7 @@ class Queue(Protocol):
 
     def put(self, item: Any, /) -> None: ...
 
-    def get(self, block: bool = True) -> Any: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> Any: ...
 
     def empty(self) -> bool: ...
 
@@ -104,6 +111,15 @@ class Files(Protocol):
 
     def flock(self, fd: int, operation: int, /) -> None: ...
 
+    def try_lock(self, fd: int, position: int) -> bool:
+        """Lock one byte of a file, which need not exist, for the open file `fd`. Returns False if another one has it.
+
+        The lock ends with `unlock`, and when the last copy of the descriptor is closed.
+        """
+
+    def unlock(self, fd: int, start: int, stop: int) -> None:
+        """Give up the locks that the open file `fd` has on the bytes of that range."""
+
     def read(self, fd: int, length: int, /) -> bytes: ...
 
     def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
@@ -145,6 +161,8 @@ class System(Files, Protocol):
 
     def monotonic(self) -> float: ...
 
+    def monotonic_ns(self) -> int: ...
+
     def sleep(self, seconds: float, /) -> None: ...
 
     def start_thread(self, run: Call, *, name: str) -> Thread | None:
@@ -154,6 +172,9 @@ class System(Files, Protocol):
         """A lock that may be held over a call of the system, as other locks may not: a simulation is to know of it."""
 
     def queue(self) -> Queue: ...
+
+    def result_of(self, future: Future[_Result]) -> _Result:
+        """Wait for a future, and return its result. Raises its error."""
 
 
 class Linux:
@@ -189,6 +210,7 @@ class Linux:
     urandom = staticmethod(os.urandom)
     time_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
     sleep = staticmethod(time.sleep)
     start_thread = staticmethod(start_thread)
     lock = staticmethod(threading.Lock)
@@ -204,11 +226,24 @@ class Linux:
     def queue(self) -> Queue:
         return queue.SimpleQueue()
 
+    def result_of(self, future: Future[_Result]) -> _Result:
+        return future.result()
+
     def release(self) -> str:
         return os.uname().release
 
     def fdopen(self, fd: int) -> BinaryIO:
         return os.fdopen(fd, "rb")
+
+    def try_lock(self, fd: int, position: int) -> bool:
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, position, 1, 0))
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self, fd: int, start: int, stop: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, stop - start, 0))
 
     def syncfs(self, fd: int) -> None:
         _call("syncfs", fd)
@@ -242,6 +277,16 @@ def read_file(system: Files, path: str) -> bytes:
         return b"".join(iter(lambda: system.read(descriptor, 65536), b""))
     finally:
         system.close(descriptor)
+
+
+def write_at(system: Files, descriptor: int, data: Bytes, position: int) -> None:
+    """Write all of the data at that position of a file. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        # A signal or a full disk may cut a write short. The next one raises the error, if there is one.
+        written = system.pwrite(descriptor, view, position)
+        position += written
+        view = view[written:]
 
 
 def is_directory(system: Files, path: str) -> bool:

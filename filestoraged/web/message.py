@@ -146,7 +146,6 @@ class Request:
         "is_plain",
         "labels",
         "match",
-        "may_wait",
         "memo",
         "method",
         "mount",
@@ -193,8 +192,6 @@ class Request:
         self._loggable: str | None = None
         # Where the server's loop counts it.
         self.counter: Any = None
-        # Whether its page runs on a thread, and may wait for a disk. False for a page that the loop runs.
-        self.may_wait = True
         # What its page has derived from the head alone, for the next request with this head; 100 bytes at most.
         self.memo: Any = None
 
@@ -224,7 +221,6 @@ class Request:
         own._loggable = self._loggable
         own.counter = self.counter
         own.memo = self.memo
-        own.may_wait = self.may_wait
         return own
 
     def parameters(self, *names: str) -> list[str]:
@@ -359,9 +355,6 @@ class App(Protocol):
     @property
     def on_loopback(self) -> App:
         """The app for connections that arrive on a loopback address, perhaps itself."""
-
-    def stays_inline(self, request: Request) -> bool:
-        """Whether the page of a request with a body, which the loop may run, is not to run on a thread at present."""
 
     def route(self, request: Request) -> RunsOn:
         """Find the request's page. Called first, and by the loop."""

@@ -42,8 +42,6 @@ class Route(NamedTuple):
     runs_on: RunsOn
     # An INLINE page with a larger body, in bytes, or one of unknown size, runs on a thread.
     inline_body: int = 0
-    # Asked before each run of an INLINE page that reads a body. If it returns False, the page runs on a thread.
-    stays_inline: Callable[[Request], bool] | None = None
     # Answers on the loop, in place of a page that runs on a thread, from memory alone; None where it cannot.
     recall: Callable[..., Response | None] | None = None
     # A scope that suffices instead of `scope`, for a page that requires one of both once it has read the body.
@@ -217,10 +215,6 @@ class Mounts:
         if request.match is None:
             self._route(request)
         return request.runs_on
-
-    def stays_inline(self, request: Request) -> bool:
-        route = request.match.route
-        return route is None or route.stays_inline is None or bool(route.stays_inline(request))
 
     def answer_early(self, request: Request) -> Response | None:
         match: Match = request.match

@@ -113,12 +113,11 @@ def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool
     runs_on = request.runs_on
     if parsed.fault is not None:
         return respond(connection, connection.app.refuse_body(request, parsed.fault))
-    if runs_on is _INLINE and (parsed.framing is NO_BODY or connection.app.stays_inline(request)):
+    if runs_on is _INLINE:
         exchange.is_inline = True
         connection.pool = context.pool
         if parsed.framing is not NO_BODY:
-            own = exchange.request = request.copy(client, body)
-            own.may_wait = connection.is_on_thread
+            exchange.request = request.copy(client, body)
         return run_page(connection)
     if not connection.is_on_thread:
         response = connection.app.answer_early(request)

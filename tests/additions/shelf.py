@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from filestoraged.clock import Clock
 from filestoraged.check.findings import CheckTotals, Finding
 from filestoraged.check.throttle import Throttle
 from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore
@@ -33,7 +34,7 @@ def _validate(options: ShelfOptions) -> None:
         raise UsageError("--shelf and --store are the same directory")
 
 
-def _open(options: ShelfOptions, workers: int, disk: DiskStore, threads: HashThreads) -> OpenStore:
+def _open(options: ShelfOptions, workers: int, disk: DiskStore, threads: HashThreads, _clock: Clock) -> OpenStore:
     store = DiskStore(options.shelf, algorithm=options.hash, hash_threads=threads, cache_size=0)
     store.prepare()
     return OpenStore(store, {"shelf": lambda: [Family("filestoraged_shelves", "gauge", "Shelves.", [({}, 1)])]})

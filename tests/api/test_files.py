@@ -10,7 +10,6 @@ import threading
 from unittest import mock
 
 from filestoraged.store.disk.staged_file import StagedFile
-from filestoraged.store.disk.store import DiskStore
 from tests.api import downloads
 from tests.support import ServerCase, in_threads
 
@@ -319,10 +318,8 @@ class MountTest(ServerCase):
 
 
 class SmallUploadTest(ServerCase):
-    def test_small_upload_runs_on_a_thread_without_others_or_while_no_memory_for_stagings_is_left(self) -> None:
+    def test_small_upload_is_staged_by_the_loop_and_written_by_the_thread_of_the_committer(self) -> None:
         volume = self.services.disk.volume
-        if volume.committer is None:
-            self.skipTest("the temporary directory is on neither ext4 nor XFS")
         threads: list[str] = []
         stage_file = volume.stage_file
 
@@ -331,14 +328,7 @@ class SmallUploadTest(ServerCase):
             return stage_file()
 
         with mock.patch.object(volume, "stage_file", record):
-            alone = [self.post("/", b"%d" % number).status for number in range(3)]
-            crowded = []
-            for left in (100, 3):
-                volume.staging_memory._left = left
-                # As if others were uploading.
-                with mock.patch.object(DiskStore, "is_crowded", True):
-                    crowded += [self.post("/", b"x" * size).status for size in (3, 50)]
+            answers = [self.post("/", b"x" * size).status for size in (3, 50)]
 
-        self.assertEqual([200] * 7, alone + crowded)
-        # The last one did not fit: it was staged and written by the thread of its request.
-        self.assertEqual(["request"] * 3 + ["committer"] * 3 + ["request"], threads)
+        self.assertEqual([200] * 2, answers)
+        self.assertEqual(["committer"] * 2, threads)

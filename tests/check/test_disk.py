@@ -314,7 +314,7 @@ class RepairTest(DiskCheckCase):
             staging.write(TEA)
 
             self.assertEqual([], self.check(repair=True))
-            self.assertEqual(sha256(TEA), staging.commit())
+            self.assertEqual(sha256(TEA), staging.commit().result(PATIENCE))
 
     def leave_a_staging(self) -> None:
         in_a_process_that_dies(lambda: DiskStore(self.root).stage(100_000).write(b"half of "))

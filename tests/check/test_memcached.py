@@ -139,7 +139,7 @@ class DamageTest(MemcachedCheckCase):
             staging.write(LARGE)
 
             self.assertEqual([], self.check(repair=True))
-            staging.commit()
+            staging.commit().result(PATIENCE)
         self.assertEqual([], self.check())
 
     def chunks_of(self, store: MemcachedStore, digest: str) -> set[str]:
@@ -199,7 +199,7 @@ class PoolRaceTest(MemcachedCheckCase):
             # The chunks are listed and permanent; the manifest is added now.
             found = list(manifests(listing))
             if staging._hidden:
-                staging._publish(None, Digest("0" * 64))
+                staging._publish(None, Digest("0" * 64), replace=True)
             return iter(found)
 
         with staging, mock.patch.object(Listing, "manifests", publish_late):

@@ -11,7 +11,7 @@ from filestoraged.store.drops import Drop
 from tests.daemon.process import fork_command
 from tests.store.postgresql.opened import OpenedCase
 from tests.store.s3.servers import Bucket, Rclone, shared
-from tests.support import ago
+from tests.support import PATIENCE, ago
 
 KEPT, LOST, STRAY, NEW = (f"{number:032x}" for number in range(4))
 
@@ -38,7 +38,7 @@ class PostgresCheckTest(OpenedCase):
         self.drop_id = drops.announce().result()
         with self.bytes.stage() as staging:
             staging.write(b"tea")
-            staging.commit(name=self.drop_id)
+            staging.commit(name=self.drop_id).result(PATIENCE)
         drops.publish(Drop(self.drop_id, "name", None)).result()
 
     def check(self, *options: str) -> tuple[int, list[str]]:

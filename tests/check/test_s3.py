@@ -284,7 +284,7 @@ class ChecksumTest(S3CheckCase):
             with store.stage(len(data), expected=expected) as staging:
                 staging.write(data[:-1])
                 staging.write(data[-1:])
-                staging.commit()
+                staging.commit().result(PATIENCE)
 
             digest = base64.b64encode(hashlib.sha256(data).digest())
             self.assertIn(b"x-amz-checksum-sha256: " + digest + b"\r\n", heads[-1])

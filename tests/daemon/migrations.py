@@ -104,7 +104,7 @@ class Side:
         id_ = drops.announce().result()
         with self.drop_bytes.stage(len(data)) as staging:
             staging.write(data)
-            staging.commit(name=id_)
+            staging.commit(name=id_).result(PATIENCE)
         drops.publish(Drop(id_, name, password)).result()
         return id_
 

@@ -15,7 +15,7 @@ from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.system import LINUX
 from tests.clock import PassingClock
-from tests.support import TempCase
+from tests.support import PATIENCE, TempCase
 
 
 class FileLockTest(TempCase):
@@ -49,7 +49,7 @@ class JanitorCase(TempCase):
         id_ = self.drops.announce().result()
         with self.bytes.stage() as staging:
             staging.write(b"tea")
-            staging.commit(name=id_)
+            staging.commit(name=id_).result(PATIENCE)
         self.drops.publish(Drop(id_, "name", None)).result()
         return id_
 

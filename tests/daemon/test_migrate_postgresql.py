@@ -21,6 +21,7 @@ from tests.daemon.migrated_databases import (
 from tests.daemon.migrations import MigrationCase
 from tests.postgresql import PostgresAccess, PostgresCase
 from tests.runner.marks import long
+from tests.support import PATIENCE
 
 # 100,000 keys with values of 1000 bytes.
 MANY_KEYS = """WITH RECURSIVE numbers (number) AS
@@ -92,7 +93,7 @@ class ToPostgresTest(DatabasesContract, DropsContract, PostgresSide, PostgresCas
         id_ = self.old.put_drop(self.drops, TEA)
         arriving = "0" * 32
         with self.old.drop_bytes.stage() as staging:
-            staging.commit(name=arriving)
+            staging.commit(name=arriving).result(PATIENCE)
 
         done = self.migrate()
 

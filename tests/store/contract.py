@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 from array import array
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import AlreadyExists, DigestMismatch, ListingUnsupported, NotFound, TooLarge
-from filestoraged.store.contract import Staging, Store
+from filestoraged.store.contract import Store
 from filestoraged.store.hashing import COPY_SIZE
 from tests.support import PATIENCE, TempCase, ago, in_threads
 
@@ -116,7 +115,7 @@ class StoreContract(TempCase):
                 buffer[:] = bytes([number]) * COPY_SIZE
                 expected.update(buffer)
                 staging.write(memoryview(buffer))
-            digest = staging.commit()
+            digest = staging.commit().result(PATIENCE)
 
         self.assertEqual(expected.hexdigest(), digest)
 
@@ -147,24 +146,19 @@ class StoreContract(TempCase):
         self.assertEqual(first, again)
         self.assertRaises(NotFound, self.store.open, first)
 
-    def test_commit_new_of_an_existing_object_raises_already_exists_at_once_or_later(self) -> None:
+    def test_commit_without_replace_of_an_existing_object_raises_already_exists(self) -> None:
         self.store.put(TEA)
 
-        commits: tuple[Callable[[Staging], object], ...] = (
-            lambda staging: staging.commit_new(),
-            lambda staging: staging.commit_new_later().result(PATIENCE),
-        )
-        for commit in commits:
-            with self.assertRaises(AlreadyExists), self.store.stage(len(TEA)) as staging:
-                staging.write(TEA)
-                commit(staging)
+        with self.assertRaises(AlreadyExists), self.store.stage(len(TEA)) as staging:
+            staging.write(TEA)
+            staging.commit(replace=False).result(PATIENCE)
 
-            self.assertEqual(TEA, self.stored(TEA_DIGEST))
+        self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
-    def test_commit_later_stores_the_object_when_its_future_is_done(self) -> None:
+    def test_commit_stores_the_object_when_its_future_is_done(self) -> None:
         with self.store.stage(len(TEA)) as staging:
             staging.write(TEA)
-            done = staging.commit_later()
+            done = staging.commit()
 
         self.assertEqual(TEA_DIGEST, done.result(PATIENCE))
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
@@ -176,12 +170,12 @@ class StoreContract(TempCase):
 
         self.assertRaises(NotFound, self.store.open, digest)
 
-    def test_one_of_many_simultaneous_commit_new_succeeds(self) -> None:
+    def test_one_of_many_simultaneous_commits_without_replace_succeeds(self) -> None:
         def attempt(_: int) -> bool:
             with self.store.stage() as staging:
                 staging.write(TEA)
                 try:
-                    staging.commit_new()
+                    staging.commit(replace=False).result(PATIENCE)
                 except AlreadyExists:
                     return False
                 return True
@@ -201,7 +195,7 @@ class StoreContract(TempCase):
 
         with self.assertRaises(DigestMismatch), self.store.stage(expected=expected) as staging:
             staging.write(TEA)
-            staging.commit()
+            staging.commit().result(PATIENCE)
 
         self.assertRaises(NotFound, self.store.open, TEA_DIGEST)
 
@@ -210,7 +204,7 @@ class StoreContract(TempCase):
 
         with self.store.stage(expected=expected) as staging:
             staging.write(TEA)
-            staging.commit()
+            staging.commit().result(PATIENCE)
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
@@ -346,7 +340,7 @@ class StoreContract(TempCase):
 
             self.assertEqual(0, self.store.sweep())
 
-            staging.commit()
+            staging.commit().result(PATIENCE)
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
     def test_closed_store_can_be_used_again(self) -> None:
@@ -354,7 +348,7 @@ class StoreContract(TempCase):
             staging.write(TEA)
             self.store.close()
             self.store.close()
-            staging.commit()
+            staging.commit().result(PATIENCE)
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
         self.assertEqual(TEA_DIGEST, self.store.put(TEA))

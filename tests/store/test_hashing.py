@@ -210,7 +210,7 @@ class HashThreadsTest(HasherCase):
                 for number, staging in enumerate(stagings):
                     staging.write(bytes([number]) * COPY_SIZE)
             running = threads()
-            digests = [staging.commit() for staging in stagings]
+            digests = [staging.commit().result(PATIENCE) for staging in stagings]
 
         expected = [hashlib.sha256(bytes([number]) * COPY_SIZE * 6).hexdigest() for number in range(40)]
         self.assertEqual(expected, digests)

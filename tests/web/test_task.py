@@ -22,9 +22,6 @@ class App:
 
     on_loopback: Any = None
 
-    def stays_inline(self, request: Request) -> bool:
-        return False
-
     def route(self, request: Request) -> RunsOn:
         return RunsOn.THREAD
 

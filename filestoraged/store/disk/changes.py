@@ -1,138 +1,214 @@
-"""The changes of a disk store: an upload in two steps, and a removal in one.
+"""The changes of a disk store: uploads, removals, and notes of what was changed without the journal.
 
-Each step is made durable before the next one is taken, by `sync` or by a sync of the whole file system.
+The invariant: a name in a shard leads to a whole object, at every moment and after every crash, and an object that was
+answered stays. With a journal, a change is recorded durably, then applied to the files without a sync. Without one, the
+bytes are synced before they get their name, and the directory behind it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import errno
+import stat
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
 
-from filestoraged.digest import Digest
+from filestoraged.digest import Bytes, Digest
 from filestoraged.errors import AlreadyExists, NotFound
+from filestoraged.future import Future
 from filestoraged.store import layout
-from filestoraged.store.disk.committer import Change
-from filestoraged.store.disk.directories import open_directory, sync
+from filestoraged.store.disk.directories import Directories, open_directory, sync
+from filestoraged.store.disk.records import Kind
 from filestoraged.store.disk.staged_file import StagedFile
-from filestoraged.store.disk.volume import MemoryStaging, Volume
-from filestoraged.store.system import Files
+from filestoraged.store.disk.staging_memory import MemoryStaging
+from filestoraged.store.system import System
 
 Source = MemoryStaging | StagedFile
 
-# Gives a file a name: `StagedFile.add` or `StagedFile.replace`.
-Move = Callable[[StagedFile, str], None]
+
+class Stagings(Protocol):
+    """Where files of uploads are made; see `Volume`."""
+
+    directories: Directories
+
+    def stage_file(self) -> StagedFile: ...
+
+
+class Change(ABC):
+    """A change of the object at `path`, which is below the store. One thread at a time calls it."""
+
+    kind: Kind
+    # Whether the committer is to lock the path. Otherwise its caller has.
+    is_locked_by_caller = False
+
+    def __init__(self, path: str, directories: Directories) -> None:
+        self.path = path
+        self.done: Future[Any] = Future()
+        self._directories = directories
+        self._system: System = directories.system
+        self._full = f"{directories.root}/{path}"
+        self._shard, _, self._name = self._full.rpartition("/")
+
+    # With a journal, in this order. The path is locked from before the first until the last.
+
+    def prepare(self) -> Bytes:
+        """Do all that may fail before the record. Returns its bytes. Raises OSError, and Error."""
+        return b""
+
+    @abstractmethod
+    def apply(self) -> None:
+        """The record is durable: apply it to the files. Raises OSError, and Error, if nothing was changed."""
+
+    # Without one.
+
+    @abstractmethod
+    def commit_alone(self) -> None:
+        """Make the change, and make it durable. Raises OSError, and Error."""
+
+    def take_back(self) -> None:
+        """Undo what `commit_alone` made, if it or what followed has failed, where it can be undone. Raises nothing."""
+        return
+
+    # In any case, one of these, last.
+
+    @abstractmethod
+    def finish(self) -> Any:
+        """The change is made. Returns the result of `done`. Raises an Error instead."""
+
+    def fail(self, error: BaseException) -> None:
+        self._release()
+        self.done.set_exception(error)
+
+    def _release(self) -> None:
+        """Release everything. Raises nothing."""
+        return
 
 
 class Upload(Change):
-    """Bytes that become an object: its file is written, and then named."""
+    """Bytes that become an object."""
 
-    def __init__(self, volume: Volume, source: Source, move: Move, *, root: str, name: str, digest: Digest) -> None:
-        """`root` is the directory of the namespace."""
-        super().__init__()
-        self._volume = volume
-        self._system = volume.system
+    kind = Kind.STORED
+
+    def __init__(
+        self,
+        path: str,
+        source: Source,
+        stagings: Stagings,
+        *,
+        digest: Digest,
+        replace: bool,
+    ) -> None:
+        super().__init__(path, stagings.directories)
         self._source: Source | None = source
-        self._move = move
-        self._root = root
-        self._shard = f"{root}/{layout.shard(name)}"
-        self._path = f"{self._shard}/{name}"
         self._digest = digest
-        self._file: StagedFile | None = None
+        self._replace = replace
+        self._stagings = stagings
+        self._file: StagedFile | None = source if isinstance(source, StagedFile) else None
         self._refusal: AlreadyExists | None = None
 
-    def advance(self) -> None:
-        if self._file is None:
-            self._write()
-            return
-        try:
-            self._volume.directories.place(self._shard, self._name)
-        except AlreadyExists as error:
-            # Answered behind the sync: a client that is told that the object exists does not send it again, and the
-            # upload that stored it may not have synced its name yet.
-            self._refusal = error
-        self.is_complete = True
-
-    def sync(self) -> None:
+    def prepare(self) -> Bytes:
+        if not self._replace:
+            self._refuse_existing()
+        if isinstance(self._source, MemoryStaging):
+            data: Bytes = self._source.data
+            self._write(data)
+            return data
         assert self._file is not None
-        if not self.is_complete:
-            self._file.sync()
-            return
+        return self._file.read()
+
+    def apply(self) -> None:
+        self._directories.place(self._shard, self._give_name)
+
+    def commit_alone(self) -> None:
+        if isinstance(self._source, MemoryStaging):
+            self._write(self._source.data)
+        assert self._file is not None
+        self._file.sync()
+        directory = self._directories.enter(self._shard, self._name, self._move)
         try:
-            directory = open_directory(self._shard, system=self._system)
-        except FileNotFoundError:
-            # A removal has removed the object again, and its directory: the removal came last.
-            sync(self._root, system=self._system)
-            return
-        try:
-            self._volume.directories.sync(self._shard, directory)
+            self._directories.sync(self._shard, directory)
         finally:
             self._system.close(directory)
 
+    def take_back(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.take_back(self._shard, self._full)
+
     def finish(self) -> Digest:
-        self._close()
+        self._release()
         if self._refusal is not None:
             raise self._refusal
         return self._digest
 
-    def undo(self) -> None:
-        if self.is_complete:
-            assert self._file is not None
-            with contextlib.suppress(OSError):
-                self._file.take_back(self._shard, self._path)
-        self._close()
+    def _write(self, data: Bytes) -> None:
+        self._file = self._stagings.stage_file()
+        self._file.write(data)
 
-    def _write(self) -> None:
-        if isinstance(self._source, StagedFile):
-            self._file = self._source
-        elif self._source is not None:
-            self._file = self._volume.stage_file()
-            self._file.write(self._source.data)
-        if self._move is StagedFile.replace:
-            self.stores = self._path
-        self._release_source()
+    def _move(self, name: str, directory: int) -> None:
+        """Give the file its name in an open directory, for a caller that syncs that."""
+        assert self._file is not None
+        if self._replace:
+            self._file.replace(name, directory)
+            return
+        try:
+            self._file.add(name, directory)
+        except AlreadyExists as error:
+            # Raised behind the sync: a client that is told that the object exists does not send it again, and the
+            # upload that stored it may not have synced its name yet.
+            self._refusal = error
 
-    def _release_source(self) -> None:
+    def _give_name(self) -> None:
+        assert self._file is not None
+        (self._file.rename if self._replace else self._file.add)(self._full)
+
+    def _refuse_existing(self) -> None:
+        """Raise AlreadyExists. What exists is durable: whoever stored it has the lock of its path until it is."""
+        try:
+            mode = self._system.lstat(self._full).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if not stat.S_ISREG(mode):
+            # A client that was told that the object exists would not send it again.
+            raise FileExistsError(errno.EEXIST, f"{self._full!r} is not a regular file")
+        raise AlreadyExists(self._name)
+
+    def _release(self) -> None:
         source, self._source = self._source, None
         if isinstance(source, MemoryStaging):
             source.release()
-
-    def _name(self) -> None:
-        assert self._file is not None
-        self._move(self._file, self._path)
-
-    def _close(self) -> None:
-        file = self._file or self._source
-        self._release_source()
-        if isinstance(file, StagedFile):
+        if self._file is not None:
             # It is an object or to be discarded; an error here changes neither.
             with contextlib.suppress(OSError):
-                file.discard()
+                self._file.discard()
 
 
 class Removal(Change):
-    """The removal of an object."""
+    """The removal of an object. That it is missing is recorded, too: its client may not have learnt why."""
 
-    def __init__(self, root: str, name: str, *, system: Files) -> None:
-        """`root` is the directory of the namespace."""
-        super().__init__()
-        self._system = system
-        self._root = root
-        self._name = name
-        self._shard = f"{root}/{layout.shard(name)}"
-        self._is_removed = False
-        self.is_complete = True
+    kind = Kind.REMOVED
+    _is_removed = False
 
-    def advance(self) -> None:
-        # A missing object is synced all the same: this may be the retry of a removal whose sync failed.
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            self._system.unlink(f"{self._shard}/{self._name}")
-            self._is_removed = True
+    def apply(self) -> None:
+        self._is_removed = self._unlink(self._full, None)
 
-    def sync(self) -> None:
-        for path in (self._shard, self._root):
+    def commit_alone(self) -> None:
+        # Open before the removal: a process without free descriptors removes nothing.
+        try:
+            directory = open_directory(self._shard, system=self._system)
+        except (FileNotFoundError, NotADirectoryError):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                sync(path, system=self._system)
-                return
+                sync(self._shard.rpartition("/")[0], system=self._system)
+            return
+        try:
+            self._is_removed = self._unlink(self._name, directory)
+            # Also if nothing was removed: this may be the retry of a removal whose sync failed.
+            self._system.fsync(directory)
+            if not self._system.fstat(directory).st_nlink:
+                # Another removal removed the directory, perhaps before that sync.
+                sync(self._shard.rpartition("/")[0], system=self._system)
+        finally:
+            self._system.close(directory)
 
     def finish(self) -> None:
         if not self._is_removed:
@@ -141,5 +217,30 @@ class Removal(Change):
         with contextlib.suppress(OSError):
             self._system.rmdir(self._shard)
 
-    def undo(self) -> None:
-        """A removal that may have happened cannot be undone; the caller repeats it."""
+    def _unlink(self, name: str, directory: int | None) -> bool:
+        try:
+            self._system.unlink(name, dir_fd=directory)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+        return True
+
+
+class Note(Change):
+    """The object at the path was changed without a record, and synced. The caller has locked the path."""
+
+    kind = Kind.SYNCED
+    is_locked_by_caller = True
+
+    def apply(self) -> None:
+        return
+
+    def commit_alone(self) -> None:
+        return
+
+    def finish(self) -> None:
+        pass
+
+
+def object_path(root: str, namespace: str, name: str) -> str:
+    """The path of an object below the directory `root` of the store; `namespace` is the directory that it is in."""
+    return f"{namespace[len(root) + 1 :]}/{layout.object_path(name)}".lstrip("/")

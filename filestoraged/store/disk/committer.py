@@ -1,14 +1,11 @@
-"""Group commit of small uploads and removals: one thread of each process makes all that waits durable together.
+"""Group commit: one thread of each process records in its journal all changes that wait, and applies them to the files.
 
-A round advances each change by one step, and then syncs the file system once. The first step of an upload writes its
-bytes to a staging, the second one names it; a removal has one step. So a change is answered behind the sync that
-follows its last step, the bytes of an upload are durable before they get their name, and the sync of one round serves
-the names of the earlier uploads and the bytes of the later ones.
+A round locks the paths of its changes, writes their files to stagings, appends one group to the journal, which makes
+all of them durable, gives the files their names, and answers. A change that fails before its record is not recorded.
+One that fails behind it is voided before it is answered. While one round waits for the disk, the next one gathers.
 
-If the sync fails, all changes of the round fail: the kernel reports the error once, and not of which file. A step that
-fails lets its change fail alone.
-
-While other programs write much to the file system, each change is synced apart, by threads of its own.
+A checkpoint, on a thread of its own, syncs the files themselves. It begins when a segment of the journal is full, and
+rounds wait for it only when all segments are.
 """
 
 from __future__ import annotations
@@ -16,276 +13,322 @@ from __future__ import annotations
 import logging
 import queue
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from filestoraged.errors import Error, StoreUnavailable
-from filestoraged.future import Future, set_results
-from filestoraged.store.disk.sync_choice import SyncChoice
-from filestoraged.store.disk.sync_threads import SyncThreads
-from filestoraged.store.system import LINUX, Queue, System, Thread
+from filestoraged.errors import DISK_FULL, Error, StoreUnavailable
+from filestoraged.future import set_results
+from filestoraged.store.disk.changes import Change
+from filestoraged.store.disk.epoch import LOCK_PAUSE, LOCK_TIMEOUT
+from filestoraged.store.disk.journal import Journal, Segment
+from filestoraged.store.disk.records import Kind, Record, size_of_record, void
+from filestoraged.store.disk.shared_journal import SharedJournal
+from filestoraged.store.system import Queue, System, Thread
 
 log = logging.getLogger(__name__)
 
-# Changes of one round. In a larger one, the first change would wait long for the last.
+# Changes and bytes of one round. In a larger one, the first change would wait long for the last.
 _MAX_ROUND = 256
+_MAX_ROUND_SIZE = 1024 * 1024
+
+# Threads of a committer without a journal: the file system serves simultaneous syncs by fewer writes of its own.
+_MAX_THREADS = 16
+
+# In `Journal.full`: the end of the thread.
+_END = object()
 
 
-class Change(ABC):
-    """A change of the store. The committer's thread calls all but the constructor."""
+class _Waiting(NamedTuple):
+    """A change, and the time of the monotonic clock at which it fails if its path is still locked."""
 
-    def __init__(self) -> None:
-        self.done: Future[Any] = Future()
-        # Whether the last step is taken.
-        self.is_complete = False
-        # The path of the object that the next step stores, whether there is one or not; empty for other steps.
-        self.stores = ""
-
-    @abstractmethod
-    def advance(self) -> None:
-        """Take the next step. Raises OSError, and errors for the caller of the change."""
-
-    @abstractmethod
-    def sync(self) -> None:
-        """Make the last step durable by syncing its own files. Raises OSError."""
-
-    @abstractmethod
-    def finish(self) -> Any:
-        """The last step is durable. Returns the result. Raises the Error that is the outcome instead."""
-
-    @abstractmethod
-    def undo(self) -> None:
-        """Release everything; nothing of the change stays visible. Raises nothing."""
-
-    def fail(self, error: Exception) -> None:
-        self.undo()
-        self.done.set_exception(error)
-
-    def commit_alone(self, check: Callable[[], None]) -> None:
-        """Take and sync each step, without a committer. Raises what fails, except in `finish`.
-
-        `check` raises OSError if the file system failed although a sync succeeded.
-        """
-        try:
-            self.advance()
-            self.sync()
-            while not self.is_complete:
-                self.advance()
-                self.sync()
-            check()
-        except Exception as error:
-            self.fail(error)
-            raise
-        _finish([self])
+    change: Change
+    until: float
 
 
-class SyncableFileSystem(Protocol):
-    """A file system that one call makes durable; see `FileSystem`."""
+class _Voided(NamedTuple):
+    """A change that failed behind its record, and the record that voids that."""
 
-    def sync(self) -> None: ...
-
-    @property
-    def is_busy(self) -> bool: ...
-
-    def close(self) -> None: ...
+    change: Change
+    error: Exception
+    record: Record
 
 
-class Committer:
-    """Any thread submits changes. Made after the fork; its thread starts with the first change."""
+class Committer(ABC):
+    """Any thread submits changes. Made after the fork; threads start with the first change."""
 
-    def __init__(
-        self,
-        file_system: SyncableFileSystem,
-        check: Callable[[], None],
-        choice: SyncChoice | None = None,
-        *,
-        check_root: Callable[[], None] = lambda: None,
-        system: System = LINUX,
-    ) -> None:
-        """`check` raises OSError or an Error if the file system failed although a sync succeeded.
-
-        `check_root` raises an Error if nothing may be changed. It is called once for each round, and for each failure.
-        """
-        self._file_system = file_system
-        self._check_changes = check
-        self._check_root = check_root
+    def __init__(self, *, system: System) -> None:
         self._system = system
-        self._choice = choice or SyncChoice(system=system)
-        self._sync_threads: SyncThreads[Change] = SyncThreads(lambda change: change.sync(), system=system)
-        # Changes; None ends the thread.
+        # Changes; None ends a thread.
         self._queue: Queue = system.queue()
-        self._lock = system.lock()
-        self._thread: Thread | None = None
-        # Owner of these: the thread. Changes with a step to take; and whether no more are submitted.
-        self._begun: list[Change] = []
-        self._is_closed = False
-        self._is_busy = False
+        self._starting = system.lock()
+        self._threads: list[Thread] = []
 
     def submit(self, change: Change) -> None:
         """Queue a change, or let it fail if no thread can be started."""
-        if self._thread is None and not self._start():
+        if not self._ensure_thread():
             change.fail(StoreUnavailable("The server cannot start a thread to write; retry later."))
         else:
             self._queue.put(change)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether it has changes to commit."""
-        return self._is_busy or not self._queue.empty()
-
     def close(self) -> None:
-        """Finish the queued changes, and end the thread. Nothing is submitted afterwards."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
+        """Finish the queued changes, and end the threads. Nothing is submitted afterwards."""
+        with self._starting:
+            threads, self._threads = self._threads, []
+        for _ in threads:
             self._queue.put(None)
+        for thread in threads:
             thread.join()
-        self._sync_threads.close()
-        self._file_system.close()
 
-    def _start(self) -> bool:
-        with self._lock:
-            if self._thread is None:
-                self._thread = self._system.start_thread(self._run, name="committer")
-            return self._thread is not None
+    @abstractmethod
+    def _ensure_thread(self) -> bool:
+        """Start a thread if one is needed. Returns False if there is none, and none can be started."""
+
+    @abstractmethod
+    def _run(self) -> None: ...
+
+    def _start(self, limit: int) -> bool:
+        with self._starting:
+            if len(self._threads) < limit:
+                thread = self._system.start_thread(self._run, name="committer")
+                if thread is not None:
+                    self._threads.append(thread)
+            return bool(self._threads)
+
+
+class ParallelCommitter(Committer):
+    """Commits each change alone, several at the same time."""
+
+    def __init__(self, commit: Callable[[Change], None], *, system: System) -> None:
+        super().__init__(system=system)
+        self._commit = commit
+
+    def _ensure_thread(self) -> bool:
+        return self._start(1 if self._queue.empty() else _MAX_THREADS)
 
     def _run(self) -> None:
-        while not self._is_closed or self._begun:
+        while self._run_one():
+            pass
+
+    def _run_one(self) -> bool:
+        # A function of its own, so that a thread that waits does not keep its last change in memory.
+        change: Change | None = self._queue.get()
+        if change is None:
+            return False
+        self._commit(change)
+        return True
+
+
+class JournalCommitter(Committer):
+    """Commits by the journal of the process."""
+
+    def __init__(self, shared: SharedJournal, check_root: Callable[[], None], *, size: int, system: System) -> None:
+        """`check_root` raises an Error if nothing may be changed. It is called once for each round, and for failures.
+
+        Segments of the journal have `size` bytes.
+        """
+        super().__init__(system=system)
+        self._shared = shared
+        self._check_root = check_root
+        self._size = size
+        self._checkpoints: Thread | None = None
+        # Owner of these: the committer's thread.
+        self._journal: Journal | None = None
+        # Changes that were too many for a round, or whose paths others have locked; and whether there are such.
+        self._deferred: list[_Waiting] = []
+        self._is_locked_out = False
+        self._is_ended = False
+        # Why the last checkpoint failed. Owner: the thread of checkpoints.
+        self.failure: Exception | None = None
+
+    def close(self) -> None:
+        """As above. The journal is removed if a last checkpoint succeeds; else it is replayed some day."""
+        super().close()
+        journal, thread = self._journal, self._checkpoints
+        if thread is not None:
+            assert journal is not None
+            journal.full.put(_END)
+            thread.join()
+        if journal is not None:
+            try:
+                self._shared.checkpoint()
+                journal.remove()
+            except (OSError, Error) as error:
+                log.warning("leaving a journal behind: %s", error)
+            journal.close()
+
+    def _ensure_thread(self) -> bool:
+        return bool(self._threads) or self._start(1)
+
+    def _run(self) -> None:
+        while not self._is_ended or self._deferred:
             self._run_round()
 
     def _run_round(self) -> None:
         # A function of its own, so that a thread that waits does not keep the changes of its last round in memory.
-        self._is_busy = bool(self._begun)
-        changes = self._take()
-        self._is_busy = True
+        waiting = self._take()
+        pending: list[tuple[Change, Record]] = []
         try:
-            self._commit(changes)
+            self._check_root()
+            journal = self._open()
+            pending = [*self._prepare(waiting)]
+            if pending:
+                self._commit(pending, journal)
+        except (Error, OSError) as error:
+            self._fail(_unfinished(waiting, self._deferred), error)
         except Exception as error:
             # The thread goes on: without it, all later changes would wait for ever.
             log.exception("a round of the committer failed")
-            self._begun = []
-            self._fail(changes, error)
+            self._fail(_unfinished(waiting, self._deferred), error)
+        finally:
+            self._shared.unlock_paths()
 
-    def _take(self) -> list[Change]:
-        """The changes of the next round. Waits for the first of them."""
-        changes, self._begun = self._begun, []
+    def _take(self) -> list[_Waiting]:
+        """The changes of the next round. Waits for the first of them, or shortly if paths are to be locked."""
+        waiting, self._deferred = self._deferred, []
+        until = self._system.monotonic() + LOCK_TIMEOUT
+        block, timeout = (True, LOCK_PAUSE) if self._is_locked_out else (not waiting, None)
+        if self._is_locked_out and self._is_ended:
+            self._system.sleep(LOCK_PAUSE)
+        self._is_locked_out = False
         try:
-            while len(changes) < _MAX_ROUND:
-                change: Change | None = self._queue.get(block=not changes)
+            while len(waiting) < _MAX_ROUND and not self._is_ended:
+                change: Change | None = self._queue.get(block=block, timeout=timeout)
                 if change is None:
-                    self._is_closed = True
-                    break
-                changes.append(change)
+                    self._is_ended = True
+                else:
+                    waiting.append(_Waiting(change, until))
+                block, timeout = False, None
         except queue.Empty:
             pass
-        return changes
+        return waiting
 
-    def _commit(self, changes: Sequence[Change]) -> None:
-        """Advance each change by one step, sync, and finish those whose last step that was."""
-        try:
-            self._check_root()
-        except Error as error:
-            self._fail(changes, error)
-            return
-        # Before this round has bytes to be written itself.
-        is_together = self._choice.is_together(len(changes)) and not self._file_system.is_busy
-        leaders, followers = _separate(changes)
-        advanced = self._advance(leaders)
-        synced = self._check(self._sync_together(advanced) if is_together else self._sync_apart(advanced))
-        self._begun = [change for change in synced if not change.is_complete]
-        _finish([change for change in synced if change.is_complete])
-        _follow(followers)
+    def _open(self) -> Journal:
+        """The journal, opened for the first round. Raises OSError, and Error."""
+        if self._journal is None:
+            self._journal = self._shared.open_journal(self._size)
+        if self._checkpoints is None:
+            self._checkpoints = self._system.start_thread(self._run_checkpoints, name="checkpoint")
+        if self._checkpoints is None:
+            raise StoreUnavailable("The server cannot start a thread to write; retry later.")
+        return self._journal
 
-    # Each returns the changes for which it succeeded. The others fail.
-
-    def _advance(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """Take a step of each change."""
-        advanced = []
-        for change in changes:
+    def _prepare(self, waiting: Sequence[_Waiting]) -> Iterator[tuple[Change, Record]]:
+        """Lock the paths, and prepare the changes of one group. Defers those that are locked, or too many."""
+        size = 0
+        for each in waiting:
+            change = each.change
+            if size > _MAX_ROUND_SIZE:
+                self._deferred.append(each)
+                continue
+            if not change.is_locked_by_caller and not self._shared.try_lock(change.path):
+                self._is_locked_out = True
+                self._defer(each)
+                continue
             try:
-                change.advance()
-            except Exception as error:
+                data = change.prepare()
+            except (Error, OSError) as error:
                 self._fail([change], error)
-            else:
-                advanced.append(change)
-        return advanced
+                continue
+            record = Record(change.kind, change.path, self._system.monotonic_ns(), data)
+            size += size_of_record(record)
+            yield change, record
 
-    def _check(self, changes: Sequence[Change]) -> Sequence[Change]:
-        try:
-            if changes:
-                self._check_changes()
-        except (Error, OSError) as error:
-            self._fail(changes, error)
-            return ()
-        return changes
+    def _defer(self, waiting: _Waiting) -> None:
+        if self._system.monotonic() < waiting.until:
+            self._deferred.append(waiting)
+        else:
+            self._fail([waiting.change], StoreUnavailable("Another process is changing this object; retry later."))
 
-    def _sync_together(self, changes: Sequence[Change]) -> Sequence[Change]:
-        if not changes:
-            return ()
-        started = self._system.monotonic()
+    def _commit(self, pending: Sequence[tuple[Change, Record]], journal: Journal) -> None:
         try:
-            self._file_system.sync()
+            sequence = journal.append([record for _, record in pending])
         except OSError as error:
-            self._fail(changes, error)
-            return ()
-        finally:
-            self._choice.record_together(len(changes), self._system.monotonic() - started)
-        return changes
+            if error.errno not in DISK_FULL:
+                raise
+            self._remove_alone([change for change, _ in pending if change.kind is Kind.REMOVED])
+            raise
+        applied, voids = self._apply(pending, sequence)
+        self._shared.mark(pending[-1][1].time)
+        finish(applied)
+        if voids:
+            try:
+                journal.append([each.record for each in voids])
+                self._shared.mark(voids[-1].record.time)
+            finally:
+                for each in voids:
+                    self._fail([each.change], each.error)
 
-    def _sync_apart(self, changes: Sequence[Change]) -> Sequence[Change]:
-        if not changes:
-            return ()
-        started = self._system.monotonic()
-        errors = self._sync_threads.call(changes)
-        self._choice.record_apart(len(changes), self._system.monotonic() - started)
-        for change, error in zip(changes, errors):
-            if error is not None:
-                self._fail([change], error)
-        return [change for change, error in zip(changes, errors) if error is None]
+    def _apply(self, pending: Sequence[tuple[Change, Record]], sequence: int) -> tuple[list[Change], list[_Voided]]:
+        """Apply the changes of a group to the files. Returns those that are applied, and those that failed."""
+        applied, voids = [], []
+        # Paths may have led elsewhere since the round began.
+        lost = self._lost()
+        for index, (change, _) in enumerate(pending):
+            try:
+                if lost is not None:
+                    raise lost
+                change.apply()
+                applied.append(change)
+            except (Error, OSError) as error:
+                voids.append(_Voided(change, error, void(sequence, index, self._system.monotonic_ns())))
+        return applied, voids
 
-    def _fail(self, changes: Sequence[Change], error: Exception) -> None:
+    def _remove_alone(self, changes: Sequence[Change]) -> None:
+        """Remove objects although the disk is too full for a journal: behind a checkpoint, no record is needed."""
+        for change in changes:
+            change.commit_alone()
+        if changes:
+            self._shared.checkpoint()
+            finish(changes)
+
+    def _fail(self, changes: Iterable[Change], error: Exception) -> None:
         """Let changes fail: because the root is lost, if it is, since another error is then a consequence of that."""
+        error = self._lost() or error
+        for change in changes:
+            change.fail(error)
+
+    def _lost(self) -> Error | None:
         try:
             self._check_root()
-        except Error as lost:
-            error = lost
-        for change in changes:
-            if not change.done.done():
-                change.fail(error)
-
-
-def _separate(changes: Sequence[Change]) -> tuple[list[Change], list[tuple[Change, Change]]]:
-    """Find the changes whose object another one of the round stores too. Returns the others, and these with those.
-
-    If both gave the name and the sync failed, neither could tell whether the name was there before.
-    """
-    leaders: dict[str, Change] = {}
-    own: list[Change] = []
-    followers: list[tuple[Change, Change]] = []
-    for change in changes:
-        leader = leaders.setdefault(change.stores, change) if change.stores else change
-        if leader is change:
-            own.append(change)
-        else:
-            followers.append((change, leader))
-    return own, followers
-
-
-def _follow(followers: Sequence[tuple[Change, Change]]) -> None:
-    """Give changes the outcome of those that they follow, and which are done."""
-    for follower, leader in followers:
-        error = leader.done.exception()
-        if isinstance(error, Exception):
-            follower.fail(error)
-    _finish([follower for follower, leader in followers if leader.done.exception() is None])
-
-
-def _finish(changes: Sequence[Change]) -> None:
-    results = []
-    for change in changes:
-        try:
-            results.append((change.done, change.finish()))
         except Error as error:
-            change.done.set_exception(error)
-    # All at once: the loop is woken once.
-    set_results(results)
+            return error
+        return None
+
+    def _run_checkpoints(self) -> None:
+        assert self._journal is not None
+        journal, full = self._journal, self._journal.full
+        waiting: list[Segment] = []
+        while (segment := full.get()) is not _END:
+            if segment is not None:
+                waiting.append(segment)
+            try:
+                covered = self._shared.checkpoint()
+            except (Error, OSError) as error:
+                log.error("a checkpoint of the journal failed; refusing small uploads when it is full: %s", error)
+                self.failure = error
+                journal.refuse(StoreUnavailable("The store cannot be synced; retry later."))
+                continue
+            self.failure = None
+            ready = [each for each in waiting if each.time <= covered]
+            waiting = [each for each in waiting if each.time > covered]
+            for each in ready:
+                journal.free(each)
+            if waiting and not ready:
+                journal.refuse(StoreUnavailable("The store's journal is full; retry later."))
+
+
+def _unfinished(waiting: Iterable[_Waiting], deferred: Sequence[_Waiting]) -> list[Change]:
+    return [each.change for each in waiting if each not in deferred and not each.change.done.done()]
+
+
+def finish(changes: Iterable[Change]) -> None:
+    """Answer changes that are made. All at once: the loop is woken once."""
+    set_results([(change.done, _outcome(change)) for change in changes])
+
+
+def _outcome(change: Change) -> object:
+    """The result of a change that is made, or the Error that it is."""
+    try:
+        return change.finish()
+    except Error as error:
+        return error

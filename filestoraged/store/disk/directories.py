@@ -189,10 +189,12 @@ class Directories:
         state = status.st_dev, status.st_ino, status.st_ctime_ns
         if self._durable.get(parent) == state:
             return
+        # Before the sync: a change during it must show another time.
+        is_stable = is_past(status.st_ctime_ns, system=self.system)
         self._sync_name(parent)
         sync(parent, system=self.system)
-        # Remember it only after a successful sync, and only if another change would show another time.
-        if is_past(status.st_ctime_ns, system=self.system):
+        # Remember it only after a successful sync.
+        if is_stable:
             self._durable.put(parent, state)
 
     def _sync_root(self) -> None:

@@ -1,8 +1,8 @@
 """The file system of a store: whether one call makes all of its files durable, and that call, syncfs(2).
 
-Since Linux 5.8, syncfs reports the failed writes of all files since the last call with the same open directory. ext4
-and XFS have one journal and write data before the sizes that lead to it, so that a file that was written before the
-call is whole behind it, and so is every name. Other file systems are not used in this way.
+Since Linux 5.8, syncfs reports the failed writes of all files since the last call with the same open directory. On
+ext4 and XFS, a file that was written before the call is whole behind it, and so is every name. Other file systems are
+not used in this way.
 """
 
 from __future__ import annotations
@@ -18,12 +18,7 @@ _REPORTS_ERRORS = (5, 8)
 
 _TYPES = ("ext4", "xfs")
 
-# Bytes on their way to the disks of the machine, of all programs. A sync waits for those of its file system.
-_MAX_DIRTY = 32 * 1024 * 1024
-
 _MOUNTS = "/proc/self/mountinfo"
-_MEMORY = "/proc/meminfo"
-_DIRTY_LINES = (b"\nDirty:", b"\nWriteback:")
 
 # An attribute that no directory has.
 _NO_ATTRIBUTE = "user.filestoraged.none"
@@ -41,7 +36,7 @@ _TAKES_CHANGES = (
 
 
 class FileSystem:
-    """Syncs the file system that contains the directory `root`. One thread calls it.
+    """Syncs the file system that contains the directory `root`. One thread at a time calls it.
 
     Open it in each process: the kernel reports an error once for each open directory.
     """
@@ -49,10 +44,6 @@ class FileSystem:
     def __init__(self, root: str, *, system: Files = LINUX) -> None:
         self._system = system
         self._descriptor = open_directory(root, system=system)
-        try:
-            self._memory = system.open(_MEMORY, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self._memory = -1
 
     def sync(self) -> None:
         """Make all files and names durable that were written before the call. Raises OSError."""
@@ -61,21 +52,8 @@ class FileSystem:
         if self._system.fstatvfs(self._descriptor).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a sync would wait for many bytes of others."""
-        return self._dirty() > _MAX_DIRTY
-
     def close(self) -> None:
         self._system.close(self._descriptor)
-        if self._memory >= 0:
-            self._system.close(self._memory)
-
-    def _dirty(self) -> int:
-        if self._memory < 0:
-            return 0
-        text = self._system.pread(self._memory, 4096, 0)
-        return sum(_kilobytes(text, line) for line in _DIRTY_LINES) * 1024
 
 
 def check_changes(root: str, *, system: Files = LINUX) -> None:
@@ -92,33 +70,26 @@ def check_changes(root: str, *, system: Files = LINUX) -> None:
             raise
 
 
-def open_file_system(root: str, *, system: System = LINUX) -> FileSystem | None:
-    """Open the file system of a directory, or return None if files there are to be synced one by one."""
-    if _numbers(system.release()) < _REPORTS_ERRORS or _type(system, root) not in _TYPES:
-        return None
-    return FileSystem(root, system=system)
+def has_journals(root: str, *, system: System = LINUX) -> bool:
+    """Whether small changes of a store in that directory go to a journal. Raises OSError."""
+    return _numbers(system.release()) >= _REPORTS_ERRORS and _type(system, root) in _TYPES
 
 
 def _type(system: Files, path: str) -> str:
-    """The type of the file system that contains a path; empty if it is not known."""
+    """The type of the file system that contains a path; empty if it is not known. Raises OSError."""
     device = system.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
-        # Fields by proc(5): the third is the device, the type is behind a single dash.
-        for line in os.fsdecode(read_file(system, _MOUNTS)).splitlines():
-            fields = line.split()
-            if fields[2] == number:
-                return fields[fields.index("-") + 1]
-    except (OSError, ValueError, IndexError):
-        pass
+        mounts = read_file(system, _MOUNTS)
+    except FileNotFoundError:
+        return ""
+    # Fields by proc(5): the third is the device, the type is behind a single dash.
+    for fields in map(str.split, os.fsdecode(mounts).splitlines()):
+        if fields[2:3] == [number] and "-" in fields[:-1]:
+            return fields[fields.index("-") + 1]
     return ""
 
 
 def _numbers(release: str) -> tuple[int, ...]:
     numbers = release.partition("-")[0].split(".")[:2]
     return tuple(int(number) for number in numbers if number.isdecimal())
-
-
-def _kilobytes(text: bytes, line: bytes) -> int:
-    number = text.partition(line)[2].split(None, 1)[:1]
-    return int(number[0]) if number and number[0].isdigit() else 0

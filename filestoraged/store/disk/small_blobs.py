@@ -13,9 +13,6 @@ from filestoraged.bounded_cache import ClockCache
 from filestoraged.store.contract import Blob, Sink
 from filestoraged.store.system import LINUX, Files
 
-# In bytes. A larger object takes longer to send than to open.
-SMALL = 64 * 1024
-
 # The memory of the cache where a store is opened without a daemon, in bytes.
 DEFAULT_CACHE_SIZE = 8 * 1024 * 1024
 

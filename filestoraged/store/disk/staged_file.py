@@ -1,7 +1,7 @@
 """A file in the staging area, from its first byte until it has a name among the objects.
 
-The invariant: the bytes are durable before the file gets that name. The caller of `add` or `replace` has made them so,
-by `sync` or by a sync of the whole file system.
+The invariant: the bytes are durable before the file gets that name. Its caller has made them so, by `sync` or by a
+record of the journal.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from filestoraged.digest import Bytes
 from filestoraged.errors import AlreadyExists
 from filestoraged.store.disk.directories import Directories, try_link
 from filestoraged.store.disk.staging_area import StagingArea
-from filestoraged.store.disk.write_behind import WINDOW, WriteBehind
+from filestoraged.store.system import read_file
 
 
 class StagedFile:
     """One thread at a time calls it. Paths of shard directories are absolute."""
 
-    __slots__ = ("_descriptor", "_directories", "_is_new", "_is_staged", "_path", "_size", "_system", "_write_behind")
+    __slots__ = ("_descriptor", "_directories", "_is_new", "_is_staged", "_path", "_system")
 
     def __init__(self, area: StagingArea, directories: Directories, *, source: str | None = None) -> None:
         """A new file; or another name of the file `source`, whose bytes are complete and synced.
@@ -30,31 +30,21 @@ class StagedFile:
         """
         self._directories = directories
         self._system = directories.system
-        self._size = 0
         # Whether this file gave the object its name, so that a failed commit may take it back.
         self._is_new = False
         self._path, self._descriptor = area.create() if source is None else area.link(source)
-        self._write_behind: WriteBehind | None = None
         # Whether the file still has that path.
         self._is_staged = True
 
     def write(self, data: Bytes) -> None:
         view = memoryview(data)
-        self._size += len(view)
         while view:
             # A signal or a full disk may cut a write short. The next write raises the error, if there is one.
             view = view[self._system.write(self._descriptor, view) :]
-        if self._size >= WINDOW:
-            self._advance_write_behind()
 
-    def _advance_write_behind(self) -> None:
-        behind = self._write_behind = self._write_behind or WriteBehind(self._descriptor, system=self._system)
-        try:
-            behind.advance(self._size)
-        except OSError:
-            # Discard: the kernel reports the error once, and a sync would succeed.
-            self.discard()
-            raise
+    def read(self) -> bytes:
+        """All of its bytes."""
+        return read_file(self._system, self._path)
 
     def sync(self) -> None:
         """Make the bytes durable. If that fails, they are discarded."""
@@ -96,6 +86,14 @@ class StagedFile:
             raise IsADirectoryError(errno.EISDIR, f"{name!r} is a directory") from None
         # Where both names are those of one file already, a rename changes nothing (POSIX, "rename").
         self._unlink()
+
+    def rename(self, path: str) -> None:
+        """Give the file a name, whether it is taken or not; for a caller that need not know."""
+        try:
+            self._system.rename(self._path, path)
+        except IsADirectoryError:
+            raise IsADirectoryError(errno.EISDIR, f"{path!r} is a directory") from None
+        self._is_staged = False
 
     def take_back(self, shard: str, path: str) -> None:
         """Remove the name of an object whose commit failed, if this file gave it that name.

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from filestoraged.digest import Bytes, Digest, Expected, parse_digest
 from filestoraged.future import Future
-from filestoraged.store.contract import Staging, Store
-from filestoraged.store.disk.changes import Move, Source, Upload
-from filestoraged.store.disk.small_blobs import SMALL
+from filestoraged.store import layout
+from filestoraged.store.contract import SMALL, Staging, Store
+from filestoraged.store.disk.changes import Source, Upload, object_path
 from filestoraged.store.disk.staged_file import StagedFile
-from filestoraged.store.disk.volume import MemoryStaging, Volume
+from filestoraged.store.disk.staging_memory import MemoryStaging
+from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import OverlappedHasher
 
 
@@ -32,12 +33,6 @@ class DiskStaging(Staging):
         self._root = root
         # None if the bytes were committed or discarded.
         self._source: Source | None = source or volume.stage_in_memory(size) or volume.stage_file()
-
-    def commit_later(self, *, name: str | None = None) -> Future[Digest]:
-        return self._submit(StagedFile.replace, name)
-
-    def commit_new_later(self, *, name: str | None = None) -> Future[Digest]:
-        return self._submit(StagedFile.add, name)
 
     def _write(self, data: Bytes) -> None:
         self._append(data)
@@ -63,32 +58,14 @@ class DiskStaging(Staging):
         self._source = file
         memory.release()
 
-    def _publish(self, name: str | None, digest: Digest) -> None:
-        self._volume.commit_alone(self._upload(StagedFile.replace, name or digest, digest))
-
-    def _publish_new(self, name: str | None, digest: Digest) -> None:
-        upload = self._upload(StagedFile.add, name or digest, digest)
-        self._volume.commit_alone(upload)
-        # Raises AlreadyExists.
-        upload.done.result()
-
-    def _submit(self, move: Move, name: str | None) -> Future[Digest]:
-        digest = self._finish()
-        upload = self._upload(move, name or digest, digest)
-        if self.size > SMALL:
-            self._volume.commit_alone(upload)
-        else:
-            self._volume.commit(upload)
-        return upload.done
-
-    def _upload(self, move: Move, name: str, digest: Digest) -> Upload:
-        """The upload of the bytes, which are its own from now on."""
-        source = self._source
-        if source is None:
+    def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
+        if self._source is None:
             raise OSError(errno.EBADF, "The staging was discarded")
-        checked = check_name(name)
-        self._source = None
-        return Upload(self._volume, source, move, root=self._root, name=checked, digest=digest)
+        path = object_path(self._volume.root, self._root, check_name(name or digest))
+        source, self._source = self._source, None
+        upload = Upload(path, source, self._volume, digest=digest, replace=replace)
+        self._volume.commit(upload, size=self.size, is_recorded=not layout.is_fetched_once(path))
+        return upload.done
 
     def _discard(self) -> None:
         source, self._source = self._source, None

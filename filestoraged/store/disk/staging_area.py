@@ -10,7 +10,7 @@ import fcntl
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
@@ -65,10 +65,45 @@ class StagingArea(OwnerLocks):
             self._system.unlink(path)
             raise
 
-    def sweep(self) -> int:
-        """Remove the stagings of dead processes. Returns their number. Raises OSError and StoreDetached."""
+    @property
+    def directory(self) -> str:
+        """That of the areas of all processes."""
+        return self._directory
+
+    def living(self) -> set[str]:
+        """The tokens of processes that are alive, this one's among them. Raises OSError."""
+        return {token for token in self.tokens() if self._is_alive(token)}
+
+    def sweep(self, make_superfluous: Callable[[], object] | None = None) -> int:
+        """Remove the stagings of dead processes. Returns their number. Raises OSError and StoreDetached.
+
+        `make_superfluous` is called if some of them have journals, which are removed as well: it syncs what they say,
+        or raises an exception. Without it, journals are left alone.
+        """
         self._directories.identity.check()
-        return sum(_sweep_or_warn(self.path(token), self._system) for token in self.tokens())
+        # Those that are dead by now: what others record until they die is not covered.
+        dead = [token for token in self.tokens() if not self._is_alive(token)]
+        if make_superfluous is None:
+            return sum(_sweep_or_warn(self.path(token), self._system, layout.is_segment) for token in dead)
+        if any(map(layout.is_segment, itertools.chain(*map(self._listed, dead)))):
+            make_superfluous()
+        return sum(_sweep_or_warn(self.path(token), self._system, _is_nothing) for token in dead)
+
+    def _is_alive(self, token: str) -> bool:
+        if self._own is not None and token == self._own.token:
+            return True
+        try:
+            descriptor = open_own_directory(self.path(token), system=self._system)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        with closed_after(descriptor, system=self._system):
+            return not lock_if_dead(descriptor, fcntl.LOCK_SH, system=self._system)
+
+    def _listed(self, token: str) -> Sequence[str]:
+        try:
+            return self._system.listdir(self.path(token))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
 
     def _create_in(self, area: str) -> tuple[str, int]:
         path = f"{area}/{next(self._numbers)}"
@@ -101,11 +136,12 @@ def list_abandoned(path: str) -> Sequence[str]:
         return []
     with closed_after(descriptor):
         # A shared lock: other checks may list it at the same time, and the owner's lock is exclusive.
-        return os.listdir(descriptor) if lock_if_dead(descriptor, fcntl.LOCK_SH) else []
+        names = os.listdir(descriptor) if lock_if_dead(descriptor, fcntl.LOCK_SH) else []
+        return [name for name in names if not layout.is_segment(name)]
 
 
-def sweep_area(path: str, *, system: Files = LINUX) -> int:
-    """Remove the area at `path` if its owner is dead. Returns how many stagings it had.
+def sweep_area(path: str, spares: Callable[[str], bool] = layout.is_segment, *, system: Files = LINUX) -> int:
+    """Remove the area at `path` if its owner is dead, but for files that it `spares`. Returns how many stagings it had.
 
     Raises OSError if one of them cannot be removed; all others are removed by then.
     """
@@ -115,30 +151,35 @@ def sweep_area(path: str, *, system: Files = LINUX) -> int:
         # Another process swept it since it was listed, or it is a foreign file.
         return 0
     with closed_after(descriptor, system=system):
-        return _remove_all(path, descriptor, system) if lock_if_dead(descriptor, system=system) else 0
+        return _remove_all(path, descriptor, spares, system) if lock_if_dead(descriptor, system=system) else 0
 
 
-def _remove_all(path: str, descriptor: int, system: Files) -> int:
+def _remove_all(path: str, descriptor: int, spares: Callable[[str], bool], system: Files) -> int:
     try:
         names = system.listdir(descriptor)
-        failures = [_removal_failure(name, descriptor, system) for name in names]
+        failures = [_removal_failure(name, descriptor, system) for name in names if not spares(name)]
         for failure in failures:
             if failure is not None:
                 raise failure
-        system.rmdir(path)
+        if len(failures) == len(names):
+            system.rmdir(path)
     except FileNotFoundError:
         # Another process swept it before it was locked here.
         return 0
-    return len(names)
+    return sum(not layout.is_segment(name) for name in names)
 
 
-def _sweep_or_warn(path: str, system: Files) -> int:
+def _sweep_or_warn(path: str, system: Files, spares: Callable[[str], bool]) -> int:
     """Sweep an area. A failure is logged: it must not keep a daemon from starting."""
     try:
-        return sweep_area(path, system=system)
+        return sweep_area(path, spares, system=system)
     except OSError as error:
         log.warning("cannot remove stagings of a crashed process in %s: %s", path, error)
         return 0
+
+
+def _is_nothing(_: str) -> bool:
+    return False
 
 
 def _removal_failure(name: str, directory: int, system: Files) -> OSError | None:

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 from filestoraged.digest import Expected, parse_digest
-from filestoraged.errors import Error, NotFound
+from filestoraged.errors import DISK_FULL, Error, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
-from filestoraged.store.contract import Blob, ObjectStatus, Sink, Store, Usage, never_pause
-from filestoraged.store.disk.changes import Removal
-from filestoraged.store.disk.directories import open_directory, sync
-from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SMALL, SmallBlob, SmallBlobCache, read_at_once
+from filestoraged.store.contract import SMALL, Blob, ObjectStatus, Sink, Store, Usage, never_pause
+from filestoraged.store.disk.changes import Removal, object_path
+from filestoraged.store.disk.journal import SEGMENT_SIZE
+from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SmallBlob, SmallBlobCache, read_at_once
 from filestoraged.store.disk.staging import DiskStaging, LinkedStaging, check_name
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.disk.volume import Volume
@@ -41,6 +41,9 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 # Errors of a file that cannot have a second name: on another file system, or one without hard links.
 _NOT_LINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+# Removals that wait at the same time.
+_MAX_REMOVALS = 1000
 
 # In bytes. A full disk may still have room for an empty file.
 _PROBE_SIZE = 4096
@@ -62,6 +65,7 @@ class DiskStore(Store):
         cache_size: int | None = None,
         identity: PathIdentity | None = None,
         within: DiskStore | None = None,
+        segment_size: int = SEGMENT_SIZE,
         system: System = LINUX,
     ) -> None:
         """`max_size` is in bytes, None for no limit; `cache_size` is the memory for small objects, in bytes.
@@ -69,14 +73,17 @@ class DiskStore(Store):
         A namespace lies `within` a store, and has its permissions, and its cache unless it has a `cache_size`.
 
         Without `hash_threads`, the store and its namespaces have a limit of their own. `identity` is that of the root,
-        which `prepare` fixes; until then, any directory will do. `system` is the system that the store runs on.
+        which `prepare` fixes; until then, any directory will do. `system` is the system that the store runs on,
+        and `segment_size` that of segments of its journal, in bytes.
         """
         self.root = os.path.abspath(root)
         self.algorithm = algorithm
         self.max_size = max_size
         self.hash_threads = within.hash_threads if within else hash_threads or HashThreads()
         self.volume: Volume = (
-            within.volume if within else Volume(self.root, permissions, identity=identity, system=system)
+            within.volume
+            if within
+            else Volume(self.root, permissions, identity=identity, segment_size=segment_size, system=system)
         )
         self._system = self.volume.system
         self._small_blobs: SmallBlobCache = (
@@ -86,29 +93,12 @@ class DiskStore(Store):
         )
         self._usage: DiskUsage | None = None
 
-    @property
-    def unwaiting_size(self) -> int:  # type: ignore[override]
-        return 0 if self.volume.committer is None else SMALL
-
-    def has_room(self, size: int) -> bool:
-        return self.volume.staging_memory.has(size)
-
-    @property
-    def is_crowded(self) -> bool:
-        return self.volume.is_crowded
-
-    def group_commits(self) -> None:
-        """Commit small uploads and removals in groups, if the file system allows it. Call it after the fork.
-
-        Raises OSError and StoreDetached; each change is then synced alone.
-        """
-        self.volume.group_commits()
-
     def prepare(self) -> None:
         """Make the directory, and check that it can be written. Call it before the fork.
 
         From then on the store is this directory, and no other one under its name. A symbolic link may lead to it, but
-        not to what the daemon keeps for itself in it. Raises OSError, but not for a full disk, and StoreDetached.
+        not to what the daemon keeps for itself in it. Replays journals. Raises OSError, but not for a full disk,
+        StoreDetached, and JournalDamaged.
         """
         self.volume.directories.make_root()
         if not is_directory(self._system, self.root):
@@ -123,10 +113,19 @@ class DiskStore(Store):
         if exists(self._system, repositories) and not is_directory(self._system, repositories):
             raise NotADirectoryError(errno.ENOTDIR, f"{repositories!r} is not a directory")
         self.volume.identity.fix()
+        try:
+            self.volume.join()
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
 
     def probe(self) -> None:
-        """Write a few bytes and remove them. Raises StoreDetached, and OSError, also if the directory is missing."""
+        """Write a few bytes and remove them. Raises StoreDetached, and OSError, also if the directory is missing.
+
+        While the journal cannot be written again, it raises why not.
+        """
         self.volume.identity.check()
+        self.volume.probe()
         self._system.stat(self.root)
         path, descriptor = self.volume.staging_area.create()
         try:
@@ -183,7 +182,7 @@ class DiskStore(Store):
             return self._usage.count(pause)
 
     def sweep(self) -> int:
-        return self.volume.staging_area.sweep()
+        return self.volume.sweep()
 
     def close(self) -> None:
         """Finish what is to be committed, and remove this process's staging area, unless it has stagings."""
@@ -251,62 +250,26 @@ class DiskStore(Store):
         return self._system.fdopen(self._open_file(name).detach())
 
     def remove(self, name: str) -> None:
-        removed, failed = self._remove_from(self.shard(check_name(name)), [name])
-        for error in failed.values():
-            raise error
-        if not removed:
-            raise NotFound(name=name)
+        self.volume.system.result_of(self.remove_later(name))
 
     def remove_later(self, name: str) -> Future[None]:
-        removal = Removal(self.root, check_name(name), system=self._system)
+        removal = Removal(object_path(self.volume.root, self.root, check_name(name)), self.volume.directories)
         self.volume.commit(removal)
         return removal.done
 
     def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
-        """As the contract says, with one sync for the objects of a directory."""
+        """As the contract says, in groups."""
         failures: dict[str, Exception] = {}
-        for shard, group in itertools.groupby(sorted(map(check_name, names)), self.shard):
-            tried = [*group]
-            try:
-                failures.update(self._remove_from(shard, tried)[1])
-            except (Error, OSError) as error:
-                failures.update(dict.fromkeys(tried, error))
-        return failures
-
-    def _remove_from(self, shard: str, names: Sequence[str]) -> tuple[int, dict[str, OSError]]:
-        """Remove files of one directory, durably. Returns how many it removed, and the errors of those that remain.
-
-        Raises OSError if no removal is known to be durable, and StoreDetached.
-        """
-        self.volume.identity.check()
-        self.volume.directories.refuse_link(shard)
-        # Open before the removal: a process without free descriptors removes nothing.
-        try:
-            directory = open_directory(shard, system=self._system)
-        except (FileNotFoundError, NotADirectoryError):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                sync(self.root, system=self._system)
-            self.volume.identity.check()
-            return 0, {}
-        removed, failed = 0, {}
-        try:
-            for name in names:
+        waiting = iter(names)
+        while group := [*itertools.islice(waiting, _MAX_REMOVALS)]:
+            for name, removal in [(name, self.remove_later(name)) for name in group]:
                 try:
-                    removed += _remove_name(self._system, name, directory)
-                except OSError as error:
-                    failed[name] = error
-            # Also if nothing was removed: this may be the retry of a removal whose sync failed.
-            self._system.fsync(directory)
-            if not self._system.fstat(directory).st_nlink:
-                # Another removal removed the directory, perhaps before that sync.
-                sync(self.root, system=self._system)
-            self.volume.check_changes()
-        finally:
-            self._system.close(directory)
-        # Fails if it is not empty. An upload that has it open makes it again when it names its object.
-        with contextlib.suppress(OSError):
-            self._system.rmdir(shard)
-        return removed, failed
+                    self.volume.system.result_of(removal)
+                except NotFound:
+                    pass
+                except (Error, OSError) as error:
+                    failures[name] = error
+        return failures
 
     def namespace(self, name: str, *, algorithm: str | None = None) -> DiskStore:
         root = os.path.join(self.root, name)
@@ -356,15 +319,6 @@ class DiskBlob(Blob):
         descriptor = self.detach()
         if descriptor >= 0:
             self._system.close(descriptor)
-
-
-def _remove_name(system: Files, name: str, directory: int) -> bool:
-    """Remove a file. Returns whether it existed."""
-    try:
-        system.unlink(name, dir_fd=directory)
-    except (FileNotFoundError, IsADirectoryError):
-        return False
-    return True
 
 
 def _listed(system: Files, path: str) -> Sequence[str]:

@@ -1,20 +1,25 @@
-"""What a disk store shares with its namespaces: directories, stagings, and group commit."""
+"""What a disk store shares with its namespaces: directories, stagings, and the way in which changes are committed."""
 
 from __future__ import annotations
 
-import threading
+import contextlib
+from collections.abc import Iterator
 
-from filestoraged.digest import Bytes
 from filestoraged.errors import Error
-from filestoraged.store.disk.committer import Change, Committer
+from filestoraged.store import layout
+from filestoraged.store.contract import SMALL
+from filestoraged.store.disk.changes import Change, Note
+from filestoraged.store.disk.committer import Committer, JournalCommitter, ParallelCommitter, finish
 from filestoraged.store.disk.directories import Directories
-from filestoraged.store.disk.file_system import check_changes, open_file_system
-from filestoraged.store.disk.small_blobs import SMALL
+from filestoraged.store.disk.file_system import check_changes, has_journals
+from filestoraged.store.disk.journal import SEGMENT_SIZE
+from filestoraged.store.disk.shared_journal import SharedJournal
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
+from filestoraged.store.disk.staging_memory import MemoryStaging, StagingMemory
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import Permissions
-from filestoraged.store.system import LINUX, System
+from filestoraged.store.system import LINUX, System, exists
 
 # In bytes: what the stagings of a process hold in memory. Slow clients can occupy all of it; other stagings are then
 # written to files from their first byte on.
@@ -25,8 +30,15 @@ class Volume:
     """One directory tree of one file system. Any thread calls it."""
 
     def __init__(
-        self, root: str, permissions: Permissions, *, identity: PathIdentity | None = None, system: System = LINUX
+        self,
+        root: str,
+        permissions: Permissions,
+        *,
+        identity: PathIdentity | None = None,
+        segment_size: int = SEGMENT_SIZE,
+        system: System = LINUX,
     ) -> None:
+        """`segment_size` is that of segments of the journal, in bytes."""
         self.root = root
         self.system = system
         self.permissions = permissions
@@ -34,65 +46,74 @@ class Volume:
         self.identity = self.directories.identity
         self.staging_area = StagingArea(self.directories, permissions)
         self.staging_memory = StagingMemory(_MAX_MEMORY)
-        # The number of changes that threads commit alone at present. The lock guards it.
-        self._alone = 0
-        self._lock = threading.Lock()
-        # None where each change is synced alone.
-        self.committer: Committer | None = None
+        self._segment_size = segment_size
+        self._lock = system.lock()
+        # The lock guards them. Made for the first change; the journal is None on a file system without journals.
+        self._alone: Committer | None = None
+        self._journal: JournalCommitter | None = None
+        self._shared: SharedJournal | None = None
+        # Whether its file system has journals; None before the first change.
+        self._is_journaled: bool | None = None
 
-    def group_commits(self) -> None:
-        """Commit small uploads and removals in groups, if the file system allows it. Call it after the fork.
+    def join(self) -> None:
+        """Replay the journals that a power cut has left. Call it before anything is read. Raises OSError and Error."""
+        if has_journals(self.root, system=self.system) or exists(self.system, f"{self.root}/{layout.JOURNAL}"):
+            self._share().join()
 
-        Raises OSError and StoreDetached; each change is then synced alone.
+    def sweep(self) -> int:
+        """Remove stagings and journals of dead processes. Returns the number of stagings. Raises OSError and Error."""
+        return self.staging_area.sweep(lambda: self._share().checkpoint())
+
+    def probe(self) -> None:
+        """Raise the error of the last checkpoint, if it failed."""
+        failure = None if self._journal is None else self._journal.failure
+        if failure is not None:
+            raise failure
+
+    def commit(self, change: Change, *, size: int = 0, is_recorded: bool = True) -> None:
+        """Commit a change of `size` bytes, which `change.done` tells. Large ones are committed by the calling thread.
+
+        A change that is not to be recorded, with its bytes, is synced by itself.
         """
-        self.identity.check()
-        file_system = open_file_system(self.root, system=self.system)
-        if file_system is not None:
-            self.committer = Committer(
-                file_system, self.check_changes, check_root=self.identity.check, system=self.system
-            )
-
-    def commit(self, change: Change) -> None:
-        """Commit a change, together with others if it can wait for them. Raises what is known at once."""
-        if self.committer is None:
+        if size > SMALL:
             self.commit_alone(change)
+            return
+        try:
+            committer = self._committer(is_recorded=is_recorded)
+        except (OSError, Error) as error:
+            change.fail(error)
         else:
-            self.committer.submit(change)
+            committer.submit(change)
 
     def commit_alone(self, change: Change) -> None:
-        """Commit a change by the calling thread. Raises what fails."""
-        self._count_alone(1)
-        try:
-            self._require_root(change)
-            change.commit_alone(self.check_changes)
-        except OSError:
-            # If the root is lost, the error is a consequence of that.
-            self.identity.check()
-            raise
-        finally:
-            self._count_alone(-1)
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether other changes are in flight."""
-        return self._alone > 0 or (self.committer is not None and self.committer.is_busy)
-
-    def _count_alone(self, difference: int) -> None:
-        with self._lock:
-            self._alone += difference
-
-    def _require_root(self, change: Change) -> None:
+        """Commit a change by the calling thread, without a record."""
         try:
             self.identity.check()
-        except Error as error:
-            change.fail(error)
-            raise
+            with self._locked(change.path):
+                try:
+                    change.commit_alone()
+                    self.check_changes()
+                    self._note(change.path)
+                except BaseException:
+                    change.take_back()
+                    raise
+        except Exception as error:
+            change.fail(self._cause(error))
+        else:
+            finish([change])
+
+    @contextlib.contextmanager
+    def changing(self, path: str) -> Iterator[None]:
+        """A block that changes the object at `path` without a record, and syncs it. Raises OSError and Error."""
+        with self._locked(path):
+            yield
+            self._note(path)
 
     def check_changes(self) -> None:
         """Raise OSError if the file system failed although a sync succeeded, and StoreDetached if the root is lost.
 
-        Paths may have led elsewhere since the root was checked before the change. With the check before, a group of
-        changes, or one alone, costs two calls of `stat`; the staging of an upload costs a third.
+        Paths may have led elsewhere since the root was checked before the change. With the check before, a change costs
+        two calls of `stat`; the staging of an upload costs a third.
         """
         self.identity.check()
         check_changes(self.root, system=self.system)
@@ -114,62 +135,56 @@ class Volume:
     def close(self) -> None:
         """Finish what is to be committed, and remove this process's staging area, unless it has stagings.
 
-        Later changes are committed alone.
+        A later change begins all anew.
         """
-        committer, self.committer = self.committer, None
-        if committer is not None:
-            committer.close()
+        with self._lock:
+            committers = [each for each in (self._journal, self._alone) if each is not None]
+            self._journal = self._alone = None
+            shared, self._shared = self._shared, None
+        for each in committers:
+            each.close()
+        if shared is not None:
+            shared.close()
         self.staging_area.release()
 
-
-class StagingMemory:
-    """The memory that the stagings of a process share. The lock guards the sum."""
-
-    def __init__(self, size: int) -> None:
-        """`size` is in bytes."""
-        self._left = size
-        self._lock = threading.Lock()
-
-    def has(self, size: int) -> bool:
-        """Whether so many bytes are left at present."""
-        return size <= self._left
-
-    def reserve(self, size: int) -> bool:
-        """Reserve memory. Returns False if there is not enough."""
+    def _committer(self, *, is_recorded: bool) -> Committer:
+        """Raises OSError."""
         with self._lock:
-            if size > self._left:
-                return False
-            self._left -= size
-            return True
+            if is_recorded and self._has_journals():
+                if self._journal is None:
+                    self._journal = JournalCommitter(
+                        self._share(), self.identity.check, size=self._segment_size, system=self.system
+                    )
+                return self._journal
+            if self._alone is None:
+                self._alone = ParallelCommitter(self.commit_alone, system=self.system)
+            return self._alone
 
-    def release(self, size: int) -> None:
-        with self._lock:
-            self._left += size
+    def _note(self, path: str) -> None:
+        """Record that an object is as it is now. Raises OSError and Error."""
+        if self._has_journals():
+            note = Note(path, self.directories)
+            self._committer(is_recorded=True).submit(note)
+            self.system.result_of(note.done)
 
+    def _locked(self, path: str) -> contextlib.AbstractContextManager[None]:
+        return self._share().locked(path) if self._has_journals() else contextlib.nullcontext()
 
-class MemoryStaging:
-    """Bytes in memory that is reserved for them. One thread at a time calls it."""
+    def _has_journals(self) -> bool:
+        if self._is_journaled is None:
+            self.identity.check()
+            self._is_journaled = has_journals(self.root, system=self.system)
+        return self._is_journaled
 
-    __slots__ = ("_memory", "_reserved", "data")
+    def _share(self) -> SharedJournal:
+        if self._shared is None:
+            self._shared = SharedJournal(self.directories, self.staging_area, system=self.system)
+        return self._shared
 
-    def __init__(self, memory: StagingMemory, reserved: int) -> None:
-        """`reserved` bytes are reserved already."""
-        self._memory = memory
-        self._reserved = reserved
-        self.data = bytearray()
-
-    def append(self, data: Bytes) -> bool:
-        """Returns False if no memory is left for the bytes."""
-        missing = len(self.data) + len(data) - self._reserved
-        if missing > 0:
-            if not self._memory.reserve(missing):
-                return False
-            self._reserved += missing
-        self.data += data
-        return True
-
-    def release(self) -> None:
-        """Forget the bytes, and give the memory back. A second call does nothing."""
-        reserved, self._reserved = self._reserved, 0
-        self.data = bytearray()
-        self._memory.release(reserved)
+    def _cause(self, error: Exception) -> Exception:
+        """The error of a change: if the root is lost, any other is a consequence of that."""
+        try:
+            self.identity.check()
+        except Error as lost:
+            return lost
+        return error

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import AlreadyExists, Error, StorageFull, StoreUnavailable
-from filestoraged.store.contract import Staging, Store
+from filestoraged.future import Future
+from filestoraged.store.contract import Staging, Store, completed
 from filestoraged.store.memcached.blob import is_whole
 from filestoraged.store.memcached.manifest import (
     CHUNK_SIZE,
@@ -85,7 +86,11 @@ class MemcachedStaging(Staging):
         self._require_chunks(STAGING_TTL)
         return super()._finish()
 
-    def _publish(self, name: str | None, digest: Digest) -> None:
+    def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
+        (self._replace if replace else self._add)(name, digest)
+        return completed(digest)
+
+    def _replace(self, name: str | None, digest: Digest) -> None:
         def may_stay(present: Manifest) -> bool:
             lasts = present.expires == 0 or 0 < sealed.expires <= present.expires
             return present.digest == digest and lasts
@@ -93,7 +98,7 @@ class MemcachedStaging(Staging):
         sealed = self._seal(digest)
         self._enter(self._key(digest, name=name), sealed, may_stay)
 
-    def _publish_new(self, name: str | None, digest: Digest) -> None:
+    def _add(self, name: str | None, digest: Digest) -> None:
         def may_stay(present: Manifest) -> bool:
             return name is not None or present.digest == digest
 

@@ -11,10 +11,11 @@ from typing import BinaryIO, NamedTuple
 
 from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import AlreadyExists, NotFound, PreconditionFailed
-from filestoraged.store.contract import Staging, Store
+from filestoraged.future import Future
+from filestoraged.store.contract import Staging, Store, completed
 from filestoraged.store.disk.staging import check_name
 from filestoraged.store.disk.staging_area import StagingArea
-from filestoraged.store.disk.volume import MemoryStaging, StagingMemory
+from filestoraged.store.disk.staging_memory import MemoryStaging, StagingMemory
 from filestoraged.store.hashing import OverlappedHasher
 from filestoraged.store.layout import object_path
 from filestoraged.store.s3.client import IF_NEW, SHA256_FIELD, S3Client, checksum_field
@@ -86,10 +87,14 @@ class S3Staging(Staging):
         self._memory = None
         memory.release()
 
-    def _publish(self, name: str | None, digest: Digest) -> None:
-        self._put(name or digest, digest, NO_FIELDS, self._client.deadline())
+    def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
+        if replace:
+            self._put(name or digest, digest, NO_FIELDS, self._client.deadline())
+        else:
+            self._put_new(name, digest)
+        return completed(digest)
 
-    def _publish_new(self, name: str | None, digest: Digest) -> None:
+    def _put_new(self, name: str | None, digest: Digest) -> None:
         until = self._client.deadline()
         check_missing(self._client, self._prefix, name or digest, until)
         try:

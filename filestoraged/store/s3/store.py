@@ -19,7 +19,7 @@ from filestoraged.store import layout
 from filestoraged.store.contract import ObjectStatus, Staging, Store, Usage, never_pause
 from filestoraged.store.disk.staging import check_name
 from filestoraged.store.disk.staging_area import StagingArea
-from filestoraged.store.disk.volume import StagingMemory
+from filestoraged.store.disk.staging_memory import StagingMemory
 from filestoraged.store.hashing import COPY_SIZE, HashThreads
 from filestoraged.store.s3 import listing
 from filestoraged.store.s3.blob import ParkedBlobs, S3Blob, Stream

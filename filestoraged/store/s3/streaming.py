@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from filestoraged.digest import Bytes, Digest, Expected
-from filestoraged.store.contract import Staging, Store
+from filestoraged.future import Future
+from filestoraged.store.contract import Staging, Store, completed
 from filestoraged.store.layout import object_path
 from filestoraged.store.s3.client import S3Client, checksum_field
 from filestoraged.store.s3.staging import check_missing
@@ -51,20 +52,16 @@ class StreamedStaging(Staging):
         else:
             self._upload.write(data)
 
-    def _publish(self, name: str | None, digest: Digest) -> None:
-        self._complete(name, digest)
-
-    def _publish_new(self, name: str | None, digest: Digest) -> None:
-        # The request has begun without a condition. `stage_new` is for uploads that need one.
-        check_missing(self._client, self._prefix, digest, self._client.deadline())
-        self._complete(name, digest)
-
-    def _complete(self, name: str | None, digest: Digest) -> None:
+    def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
+        if not replace:
+            # The request has begun without a condition. `stage_new` is for uploads that need one.
+            check_missing(self._client, self._prefix, digest, self._client.deadline())
         if name not in (None, digest):
             raise ValueError(f"an upload streamed to {digest!r} cannot be stored as {name!r}")
         if self._upload is None or self._last is None:
             raise ValueError(f"an upload of {self._declared} bytes has only {self.size}")
         self._upload.finish(self._last)
+        return completed(digest)
 
     def _discard(self) -> None:
         upload, self._upload = self._upload, None

@@ -11,7 +11,6 @@ from filestoraged.digest import Bytes
 from filestoraged.errors import Gone
 from filestoraged.store.contract import Staging, Store
 from filestoraged.store.disk.volume import Volume
-from filestoraged.store.disk.write_behind import WINDOW, WriteBehind
 from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
 from filestoraged.store.uploads.lock_files import FileHold
 from filestoraged.store.uploads.storage import Change
@@ -32,7 +31,6 @@ class UploadFile:
         # Bytes that are written, and that are durable.
         self.size = 0
         self._durable = 0
-        self._write_behind: WriteBehind | None = None
 
     def open(self, recorded: int) -> None:
         directory = self._volume.directories.open(os.path.dirname(self.path))
@@ -54,7 +52,6 @@ class UploadFile:
             raise Gone("Bytes of the upload were lost; begin it anew.")
         self._durable = recorded
         self.size = size if self._hold.has_tail else recorded
-        self._write_behind = WriteBehind(self._descriptor, recorded)
         if size > self.size:
             with self._hold.kept():
                 os.ftruncate(self._descriptor, self.size)
@@ -66,9 +63,6 @@ class UploadFile:
                 written = os.pwrite(self._descriptor, view, self.size)
                 view = view[written:]
                 self.size += written
-        if self.size - self._durable >= WINDOW and self._write_behind is not None:
-            with self._cut_if_failed():
-                self._write_behind.advance(self.size)
 
     def record(self, change: Change) -> None:
         if self._descriptor < 0:
@@ -115,7 +109,6 @@ class UploadFile:
             os.ftruncate(self._descriptor, size)
         self.size = size
         self._durable = min(self._durable, size)
-        self._write_behind = WriteBehind(self._descriptor, size)
 
     @contextlib.contextmanager
     def _cut_if_failed(self) -> Iterator[None]:

@@ -236,11 +236,11 @@ class Uploads:
         staging = reception.content.stage(store, reception.whole_hasher)
         if staging is not None:
             with staging:
-                return staging.commit(name=name)
+                return staging.commit(name=name).result()
         with store.stage(reception.content.size, expected=reception.upload.expected) as staging:
             for piece in reception.content.read(0):
                 staging.write(piece)
-            return staging.commit(name=name)
+            return staging.commit(name=name).result()
 
     def _require_bytes(self, upload: Upload) -> None:
         """Raises NotFound where recorded bytes are missing: an operator or a failing disk has removed them."""

@@ -1,4 +1,4 @@
-"""Group commit of a disk store: rounds, their one sync, failures of it, and file systems where each change is alone."""
+"""Group commit of a disk store: rounds, their one sync, failures of it, and disks where each change is alone."""
 
 from __future__ import annotations
 
@@ -6,352 +6,258 @@ import errno
 import os
 import threading
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from filestoraged.digest import Digest
 from filestoraged.errors import AlreadyExists, NotFound, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
+from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.changes import Removal
-from filestoraged.store.disk.committer import Change, Committer
-from filestoraged.store.disk.small_blobs import SMALL
-from filestoraged.store.disk.staging import DiskStaging
+from filestoraged.store.disk.committer import LOCK_TIMEOUT, JournalCommitter
+from filestoraged.store.disk.epoch import EpochFile
+from filestoraged.store.disk.records import BLOCK
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.disk.sync_choice import SyncChoice
 from filestoraged.store.system import Linux
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
+from tests.store.disk.journals import SMALL_SEGMENT, JournalCase
+from tests.store.disk.systems import FULL, Disk, PlainLinux
 from tests.support import PATIENCE, TempCase
 
 FAILURE = OSError(errno.EIO, "Input/output error")
 
-
-class FakeFileSystem:
-    """Counts its syncs. A test may hold them back, look at the store before each, or let the next one fail."""
-
-    def __init__(self) -> None:
-        self.is_busy = False
-        self.syncs = 0
-        self.failures: list[OSError] = []
-        # Of the checks behind syncs.
-        self.faults: list[OSError] = []
-        self.before: Callable[[], None] = lambda: None
-        self.is_open = threading.Event()
-        self.is_open.set()
-
-    def sync(self) -> None:
-        self.is_open.wait(PATIENCE)
-        self.before()
-        self.syncs += 1
-        if self.failures:
-            raise self.failures.pop()
-
-    def check(self) -> None:
-        if self.faults:
-            raise self.faults.pop()
-
-    def close(self) -> None:
-        pass
+MEMORY = 32 * 1024 * 1024
 
 
-class AlwaysTogether(SyncChoice):
-    def is_together(self, count: int) -> bool:
-        return True
-
-
-class LaterStaging(DiskStaging):
-    """Commits later, and waits."""
-
-    def commit(self, *, name: str | None = None) -> Digest:
-        return self.commit_later(name=name).result(PATIENCE)
-
-    def commit_new(self, *, name: str | None = None) -> Digest:
-        return self.commit_new_later(name=name).result(PATIENCE)
-
-
-class LaterStore(DiskStore):
-    """Makes all changes in groups."""
-
-    def stage(self, size: int | None = None, **settings: Any) -> LaterStaging:
-        return LaterStaging(self, size, settings.get("expected", ()), volume=self.volume, root=self.root)
-
-    def remove(self, name: str) -> None:
-        self.remove_later(name).result(PATIENCE)
-
-    def namespace(self, name: str, *, algorithm: str | None = None) -> LaterStore:
-        root = os.path.join(self.root, name)
-        return LaterStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
-
-
-class GroupedContractTest(contract.StoreContract):
+class JournalContractTest(contract.StoreContract):
     def make_store(self, **settings: Any) -> DiskStore:
-        store = LaterStore(self.directory / "store", **settings)
-        store.volume.committer = Committer(FakeFileSystem(), store.volume.check_changes, AlwaysTogether())
-        self.addCleanup(store.close)
-        return store
+        return prepared(
+            self, DiskStore(self.directory / "store", system=Disk(), segment_size=SMALL_SEGMENT, **settings)
+        )
 
 
-class BusyFileSystemContractTest(contract.StoreContract):
-    """Each change is synced apart."""
+class PlainContractTest(contract.StoreContract):
+    """Each change is synced alone."""
 
     def make_store(self, **settings: Any) -> DiskStore:
-        store = LaterStore(self.directory / "store", **settings)
-        busy = FakeFileSystem()
-        busy.is_busy = True
-        store.volume.committer = Committer(busy, store.volume.check_changes, AlwaysTogether())
-        self.addCleanup(store.close)
-        return store
+        return prepared(self, DiskStore(self.directory / "store", system=PlainLinux(), **settings))
 
 
-class WaitingThreadTest(TempCase):
+def prepared(case: TempCase, store: DiskStore) -> DiskStore:
+    case.addCleanup(store.close)
+    store.prepare()
+    return store
+
+
+class WaitingThreadTest(JournalCase):
     def test_committer_that_waits_does_not_keep_the_changes_of_its_last_round(self) -> None:
         kept: list[bool] = []
+        take = JournalCommitter._take
 
-        class Observed(Committer):
-            def _take(self) -> list[Change]:
-                kept.append(begun() is not None)
-                return super()._take()
+        def observe(committer: JournalCommitter) -> Any:
+            kept.append(begun() is not None)
+            return take(committer)
 
-        store, file_system = DiskStore(self.directory), FakeFileSystem()
-        store.put(TEA)
-        store.volume.committer = Observed(file_system, store.volume.check_changes, AlwaysTogether())
-        file_system.is_open.clear()
-        removal = Removal(store.root, TEA_DIGEST, system=store.volume.system)
+        self.store.put(TEA)
+        self.hold()
+        removal = Removal(f"{TEA_DIGEST[:2]}/{TEA_DIGEST}", self.store.volume.directories)
         begun, done = weakref.ref(removal), removal.done
-        store.volume.commit(removal)
-        del removal
-        file_system.is_open.set()
-        done.result(PATIENCE)
-        store.close()
+        with mock.patch.object(JournalCommitter, "_take", observe):
+            self.store.volume.commit(removal)
+            del removal
+            self.disk.go_on()
+            done.result(PATIENCE)
+            self.store.close()
 
         self.assertEqual([True, False], [kept[0], kept[-1]])
 
 
-class CommitterCase(TempCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.root = self.directory / "store"
-        self.system = Linux()
-        self.store = DiskStore(self.root, system=self.system)
-        self.store.prepare()
-        self.file_system = FakeFileSystem()
-        self.store.volume.committer = Committer(self.file_system, self.file_system.check, AlwaysTogether())
-        self.addCleanup(self.store.close)
-        self.addCleanup(self.file_system.is_open.set)
+class RoundTest(JournalCase):
+    def test_upload_is_recorded_and_synced_before_it_has_its_name_and_is_answered(self) -> None:
+        seen: list[tuple[bool, bool, bool]] = []
 
-    def upload(self, data: bytes, *, name: str | None = None) -> Future[Digest]:
-        with self.store.stage(len(data)) as staging:
-            staging.write(data)
-            return staging.commit_later(name=name)
+        def look() -> None:
+            (segment,) = self.segments()
+            seen.append((TEA in segment.read_bytes(), self.path(TEA_DIGEST).exists(), done.done()))
 
-    def hold(self) -> Future[Digest]:
-        """Keep the committer in the first round of an upload."""
-        reached = threading.Event()
-        self.file_system.before = reached.set
-        self.file_system.is_open.clear()
-        held = self.upload(b"held")
-        self.wait_until("it is written", lambda: len(self.files_below(self.root / "staging")) == 1)
-        return held
+        done: Future[Any] = Future()
+        self.disk.before = look
 
-    def go_on(self) -> None:
-        self.file_system.is_open.set()
+        done = self.upload(TEA)
+        done.result(PATIENCE)
 
-    def path(self, digest: str) -> Path:
-        return self.root / digest[:2] / digest
+        self.assertEqual([(True, False, False)], seen)
+        self.assertEqual(TEA, self.path(TEA_DIGEST).read_bytes())
 
-
-class RoundTest(CommitterCase):
-    def test_upload_is_written_synced_named_and_synced_before_it_is_answered(self) -> None:
-        seen: list[tuple[bool, bool]] = []
-        self.file_system.before = lambda: seen.append((self.path(TEA_DIGEST).exists(), future.done()))
-
-        future: Future[Digest] = Future()
-        future = self.upload(TEA)
-        future.result(PATIENCE)
-
-        self.assertEqual([(False, False), (True, False)], seen)
-
-    def test_changes_that_wait_share_the_syncs(self) -> None:
+    def test_changes_that_wait_share_one_sync(self) -> None:
         removed = self.store.put(b"old")
         held = self.hold()
         waiting = [self.upload(b"%d" % number) for number in range(20)]
         removal = self.store.remove_later(removed)
 
-        self.go_on()
+        self.disk.go_on()
         futures: list[Future[Any]] = [held, *waiting, removal]
         for future in futures:
             future.result(PATIENCE)
 
-        # The first round, the one that names the first upload and writes the others, and the one that names these.
-        self.assertEqual(3, self.file_system.syncs)
+        # The first upload, the held one, and all others.
+        self.assertEqual(3, self.disk.syncs)
         self.assertFalse(self.path(removed).exists())
         self.assertEqual([], self.files_below(self.root / "staging"))
 
-    def test_removal_is_not_answered_before_its_sync(self) -> None:
+    def test_no_change_syncs_its_own_file_or_directory(self) -> None:
+        self.store.put(b"first")
+
+        with mock.patch.object(self.disk, "fsync", side_effect=AssertionError):
+            self.upload(TEA).result(PATIENCE)
+            self.store.remove(TEA_DIGEST)
+
+        self.assertEqual(0, self.disk.checkpoints)
+
+    def test_removal_is_made_and_answered_behind_the_sync_of_its_record(self) -> None:
         digest = self.store.put(TEA)
-        self.file_system.is_open.clear()
+        self.disk.hold()
 
         removal = self.store.remove_later(digest)
-        self.wait_until("it is removed", lambda: not self.path(digest).exists())
-        answered_early = removal.done()
-        self.go_on()
+        self.assertTrue(self.disk.reached.wait(PATIENCE))
+        early = removal.done(), self.path(digest).exists()
+        self.disk.go_on()
         removal.result(PATIENCE)
 
-        self.assertFalse(answered_early)
+        self.assertEqual((False, True), early)
+        self.assertFalse(self.path(digest).exists())
 
-    def test_removal_of_a_missing_object_is_synced_too(self) -> None:
+    def test_removal_of_a_missing_object_is_recorded_too(self) -> None:
         self.assertIsInstance(self.store.remove_later(TEA_DIGEST).exception(PATIENCE), NotFound)
 
-        self.assertEqual(1, self.file_system.syncs)
+        self.assertEqual(1, self.disk.syncs)
 
-    def test_large_upload_is_committed_alone(self) -> None:
-        done = self.upload(bytes(SMALL + 1))
+    def test_object_that_exists_refuses_an_upload_without_replace_and_nothing_is_recorded(self) -> None:
+        self.store.put(TEA)
+
+        self.assertIsInstance(self.upload(TEA, replace=False).exception(PATIENCE), AlreadyExists)
+
+        self.assertEqual(1, self.disk.syncs)
+        self.assertEqual(MEMORY, self.store.volume.staging_memory._left)
+
+    def test_object_that_another_upload_has_stored_meanwhile_refuses_one_without_replace(self) -> None:
+        held = self.hold()
+        refused = self.upload(TEA, replace=False)
+        self.open_store(self.root, Disk()).put(TEA)
+
+        self.disk.go_on()
+
+        self.assertIsInstance(refused.exception(PATIENCE), AlreadyExists)
+        self.assertIsNone(held.exception(PATIENCE))
+
+    def test_large_upload_is_committed_by_its_thread_and_noted(self) -> None:
+        done = self.upload(b"x" * (SMALL + 1))
 
         self.assertTrue(done.done())
-        self.assertEqual(0, self.file_system.syncs)
+        self.assertEqual(1, self.disk.syncs)
+        # Its path, without its bytes.
+        self.assertGreater(BLOCK, len(self.segments()[0].read_bytes().rstrip(b"\0")))
 
     def test_close_finishes_what_waits(self) -> None:
         held = self.hold()
         waiting = self.upload(TEA)
 
-        threading.Timer(0.05, self.go_on).start()
-        self.store.close()
+        closing = threading.Thread(target=self.store.close)
+        closing.start()
+        self.disk.go_on()
+        closing.join(PATIENCE)
 
         self.assertTrue(held.done() and waiting.done())
         self.assertEqual(TEA, self.path(TEA_DIGEST).read_bytes())
 
+    def test_uploads_of_the_same_bytes_are_all_answered_and_leave_one_file(self) -> None:
+        held = self.hold()
+        uploads = [self.upload(TEA) for _ in range(50)]
 
-class FailureTest(CommitterCase):
-    def test_failed_sync_of_the_bytes_fails_all_of_the_round_and_leaves_nothing(self) -> None:
+        self.disk.go_on()
+
+        self.assertEqual([TEA_DIGEST] * 50, [each.result(PATIENCE) for each in uploads])
+        self.assertIsNone(held.exception(PATIENCE))
+        self.assertEqual(2, self.disk.syncs)
+        self.assertEqual(2, len(self.files_below(self.root)))
+
+
+class FailureTest(JournalCase):
+    def assert_recovered(self, *data: bytes) -> None:
+        """What is there, is there after a power cut that loses all files but the journals."""
+        root = self.cut_power()
+        names = self.recovered(root).list()
+        self.assertEqual(sorted(data), sorted(self.path(name, root).read_bytes() for name in names))
+
+    def test_failed_sync_fails_its_group_and_later_ones_are_in_another_segment(self) -> None:
         held = self.hold()
         waiting = [self.upload(b"%d" % number) for number in range(5)]
 
-        self.file_system.failures = [FAILURE]
-        self.go_on()
+        self.disk.failures = [FAILURE]
+        self.disk.go_on()
 
         self.assertIs(FAILURE, held.exception(PATIENCE))
-        # They came behind the sync that failed.
         self.assertEqual([None] * 5, [future.exception(PATIENCE) for future in waiting])
+        self.assertEqual(2, len(self.segments()))
         self.assertNotIn(b"held", [path.read_bytes() for path in self.root.glob("??/*")])
         self.assertEqual([], self.files_below(self.root / "staging"))
+        # The bytes of the failed group may be on the disk: it is void.
+        self.assert_recovered(*(b"%d" % number for number in range(5)))
 
-    def test_failed_sync_of_the_names_takes_them_back(self) -> None:
-        failures = iter([[], [FAILURE]])
-        self.file_system.before = lambda: self.file_system.failures.extend(next(failures, []))
+    def test_failed_sync_of_two_uploads_of_the_same_bytes_leaves_nothing(self) -> None:
+        held = self.hold()
+        uploads = [self.upload(TEA) for _ in range(2)]
+        syncs = iter([[], [FAILURE]])
+        self.disk.before = lambda: self.disk.failures.extend(next(syncs, []))
 
-        self.assertIs(FAILURE, self.upload(TEA).exception(PATIENCE))
+        self.disk.go_on()
 
-        self.assertEqual([], self.files_below(self.root))
-        self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
+        self.assertEqual([FAILURE] * 2, [each.exception(PATIENCE) for each in uploads])
+        self.assertIsNone(held.exception(PATIENCE))
+        self.assertFalse(self.path(TEA_DIGEST).exists())
+        self.assertEqual([], self.files_below(self.root / "staging"))
 
-    def test_sync_that_succeeds_on_a_failed_file_system_fails_all_of_the_round(self) -> None:
-        for is_busy in (False, True):
-            with self.subTest(is_busy=is_busy):
-                self.file_system.is_busy = is_busy
-                self.file_system.faults = [FAILURE]
+    def test_group_whose_void_fails_too_is_void_by_the_next_group(self) -> None:
+        self.disk.failures = [FAILURE, FAILURE]
 
-                self.assertIs(FAILURE, self.upload(TEA).exception(PATIENCE))
+        with self.assertLogs("filestoraged", "ERROR"):
+            self.assertIs(FAILURE, self.upload(TEA).exception(PATIENCE))
+        self.upload(b"coffee").result(PATIENCE)
 
-                self.assertEqual([], self.files_below(self.root))
-                self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
-                self.store.remove(TEA_DIGEST)
-
-    def test_round_that_finds_the_root_lost_fails_before_it_changes_anything(self) -> None:
-        stored = self.store.put(TEA)
-        detached = StoreDetached("The store's directory")
-        self.store.close()
-        self.store.volume.committer = Committer(
-            self.file_system, self.file_system.check, AlwaysTogether(), check_root=mock.Mock(side_effect=detached)
-        )
-
-        futures: list[Future[Any]] = [self.upload(b"coffee"), self.store.remove_later(stored)]
-
-        self.assertEqual([detached] * 2, [future.exception(PATIENCE) for future in futures])
-        self.assertEqual(0, self.file_system.syncs)
-        self.assertEqual([f"{stored[:2]}/{stored}"], self.files_below(self.root))
-
-    def test_root_that_is_lost_during_a_round_fails_its_changes(self) -> None:
-        away = self.directory / "away"
-        self.store.close()
-        volume = self.store.volume
-        volume.committer = Committer(
-            self.file_system, volume.check_changes, AlwaysTogether(), check_root=volume.identity.check
-        )
-        stored = self.store.put(TEA)
-        self.file_system.before = lambda: os.rename(self.root, away)
-
-        removal = self.store.remove_later(stored)
-
-        self.assertIsInstance(removal.exception(PATIENCE), StoreDetached)
-        self.assertFalse(self.root.exists())
-
-    def test_error_of_a_change_during_which_the_root_is_lost_is_that_loss(self) -> None:
-        """On the way of a name to the disk: the directory above the shard is missing when it is synced."""
-        away = self.directory / "away"
-        self.store.close()
-        volume = self.store.volume
-        apart = mock.Mock(**{"is_together.return_value": False})
-        real = os.fsync
-
-        def lose(descriptor: int) -> None:
-            real(descriptor)
-            if self.store.list():
-                os.rename(self.root, away)
-
-        for committer in (
-            Committer(self.file_system, volume.check_changes, apart, check_root=volume.identity.check),
-            None,
-        ):
-            volume.committer = committer
-            with self.subTest(is_grouped=committer is not None), mock.patch.object(self.system, "fsync", lose):
-                self.assertRaises(StoreDetached, lambda: self.upload(b"coffee").result(PATIENCE))
-            self.assertFalse(self.root.exists())
-            os.rename(away, self.root)
-            self.store.remove(self.store.list()[0])
-
-    def test_large_upload_and_removal_on_a_failed_file_system_fail(self) -> None:
-        stored = self.store.put(TEA)
-        refusal = mock.patch.object(self.store.volume, "check_changes", side_effect=FAILURE)
-
-        with refusal, self.assertRaises(OSError):
-            self.upload(bytes(SMALL + 1))
-        with refusal, self.assertRaises(OSError):
-            self.store.remove(stored)
-
-        self.assertEqual([], self.files_below(self.root))
+        self.assert_recovered(b"coffee")
 
     def test_failed_sync_leaves_an_object_that_was_there(self) -> None:
         self.store.put(TEA)
-        failures = iter([[], [FAILURE]])
-        self.file_system.before = lambda: self.file_system.failures.extend(next(failures, []))
+        self.disk.failures = [FAILURE]
 
         self.assertIs(FAILURE, self.upload(TEA).exception(PATIENCE))
 
         self.assertEqual(TEA, self.path(TEA_DIGEST).read_bytes())
+        self.assert_recovered(TEA)
 
-    def test_failed_sync_fails_a_removal_and_its_retry_syncs_again(self) -> None:
+    def test_failed_sync_fails_a_removal_which_is_not_made(self) -> None:
         digest = self.store.put(TEA)
-        self.file_system.failures = [FAILURE]
+        self.disk.failures = [FAILURE]
 
         self.assertIs(FAILURE, self.store.remove_later(digest).exception(PATIENCE))
-        self.assertIsInstance(self.store.remove_later(digest).exception(PATIENCE), NotFound)
 
-        self.assertEqual(2, self.file_system.syncs)
+        self.assertEqual(TEA, self.path(digest).read_bytes())
+        self.assert_recovered(TEA)
+        self.store.remove(digest)
 
-    def test_upload_that_cannot_be_named_fails_alone(self) -> None:
+    def test_upload_that_cannot_be_named_fails_alone_and_is_void_after_a_replay(self) -> None:
         held = self.hold()
-        link = os.link
+        rename = os.rename
 
         def refuse_one(source: str, target: str, **settings: Any) -> None:
             if target.endswith(TEA_DIGEST):
                 raise OSError(errno.ENOSPC, "No space left on device")
-            link(source, target, **settings)
+            rename(source, target, **settings)
 
         refused, other = self.upload(TEA), self.upload(b"coffee")
-        with mock.patch.object(self.system, "link", refuse_one):
-            self.go_on()
+        with mock.patch.object(self.disk, "rename", refuse_one):
+            self.disk.go_on()
             error = refused.exception(PATIENCE)
             other.result(PATIENCE)
 
@@ -360,6 +266,7 @@ class FailureTest(CommitterCase):
         self.assertIsNone(held.exception(PATIENCE))
         self.assertFalse(self.path(TEA_DIGEST).exists())
         self.assertEqual([], self.files_below(self.root / "staging"))
+        self.assert_recovered(b"held", b"coffee")
 
     def test_upload_that_cannot_be_written_fails_alone(self) -> None:
         held = self.hold()
@@ -371,31 +278,19 @@ class FailureTest(CommitterCase):
             return write(descriptor, data)
 
         refused, other = self.upload(TEA), self.upload(b"coffee")
-        with mock.patch.object(self.system, "write", refuse_one):
-            self.go_on()
+        with mock.patch.object(self.disk, "write", refuse_one):
+            self.disk.go_on()
             error = refused.exception(PATIENCE)
             other.result(PATIENCE)
 
         self.assertIsInstance(error, OSError)
         self.assertIsNone(held.exception(PATIENCE))
-        self.assertEqual(self.store.volume.staging_memory._left, 32 * 1024 * 1024)
-
-    def test_object_that_another_upload_has_stored_meanwhile_refuses_commit_new(self) -> None:
-        held = self.hold()
-        with self.store.stage(len(TEA)) as staging:
-            staging.write(TEA)
-            refused = staging.commit_new_later()
-        DiskStore(self.root).put(TEA)
-
-        self.go_on()
-
-        self.assertIsInstance(refused.exception(PATIENCE), AlreadyExists)
-        self.assertIsNone(held.exception(PATIENCE))
-        self.assertEqual(TEA, self.path(TEA_DIGEST).read_bytes())
+        self.assertEqual(MEMORY, self.store.volume.staging_memory._left)
+        self.assert_recovered(b"held", b"coffee")
 
     def test_unexpected_error_does_not_end_the_thread(self) -> None:
         with (
-            mock.patch.object(Committer, "_sync_together", side_effect=ZeroDivisionError),
+            mock.patch.object(JournalCommitter, "_commit", side_effect=ZeroDivisionError),
             self.assertLogs("filestoraged"),
         ):
             self.assertIsInstance(self.upload(TEA).exception(PATIENCE), ZeroDivisionError)
@@ -403,56 +298,394 @@ class FailureTest(CommitterCase):
         self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
 
     def test_change_without_a_thread_fails_and_leaves_nothing(self) -> None:
-        with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
+        with mock.patch.object(self.disk, "start_thread", return_value=None):
             error = self.upload(TEA).exception(PATIENCE)
 
         self.assertIsInstance(error, StoreUnavailable)
-        self.assertEqual(self.store.volume.staging_memory._left, 32 * 1024 * 1024)
+        self.assertEqual(MEMORY, self.store.volume.staging_memory._left)
         self.assertEqual([], self.files_below(self.root))
 
+    def test_change_without_a_thread_for_checkpoints_fails_and_later_ones_succeed(self) -> None:
+        start = Linux.start_thread
+        refused = mock.Mock(side_effect=lambda run, name: None if name == "checkpoint" else start(run, name=name))
+        with mock.patch.object(self.disk, "start_thread", refused):
+            self.assertIsInstance(self.upload(TEA).exception(PATIENCE), StoreUnavailable)
 
-class SameObjectTest(CommitterCase):
-    """Uploads of the same bytes in one round have one name, and one outcome."""
+        self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
 
-    def test_uploads_of_the_same_bytes_are_all_answered_and_leave_one_file(self) -> None:
-        held = self.hold()
-        uploads = [self.upload(TEA) for _ in range(50)]
 
-        self.go_on()
+class FullDiskTest(JournalCase):
+    def assert_full(self) -> None:
+        """Uploads are refused, and removals are made."""
+        stored = self.path(TEA_DIGEST)
+        stored.parent.mkdir(exist_ok=True)
+        stored.write_bytes(TEA)
+        synced = self.disk.checkpoints
+        error = self.upload(b"coffee").exception(PATIENCE)
 
-        self.assertEqual([TEA_DIGEST] * 50, [each.result(PATIENCE) for each in uploads])
-        self.assertIsNone(held.exception(PATIENCE))
-        self.assertEqual(3, self.file_system.syncs)
-        self.assertEqual(2, len(self.files_below(self.root)))
+        self.assertIs(FULL, error)
+        self.assertIsNone(self.store.remove_later(TEA_DIGEST).exception(PATIENCE))
+        self.assertFalse(stored.exists())
+        self.assertLess(synced, self.disk.checkpoints)
+        self.assertEqual([], self.files_below(self.root))
 
-    def test_failed_sync_of_two_uploads_of_the_same_bytes_leaves_nothing(self) -> None:
-        self.hold()
-        uploads = [self.upload(TEA) for _ in range(2)]
-        syncs = iter([[], [], [FAILURE]])
-        self.file_system.before = lambda: self.file_system.failures.extend(next(syncs, []))
+    def test_disk_that_is_full_at_first(self) -> None:
+        self.disk.is_full = True
 
-        self.go_on()
+        self.assert_full()
 
-        self.assertEqual([FAILURE] * 2, [each.exception(PATIENCE) for each in uploads])
+        self.disk.is_full = False
+        self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
+
+    def test_disk_that_becomes_full(self) -> None:
+        self.store.remove(self.store.put(b"first"))
+        self.disk.is_full = True
+
+        with self.assertLogs("filestoraged", "ERROR"):
+            self.assert_full()
+
+        self.disk.is_full = False
+        self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
+
+
+class LostRootTest(JournalCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.away = self.directory / "away"
+        self.stored = self.store.put(TEA)
+        self.addCleanup(self.find)
+
+    def lose(self) -> None:
+        os.rename(self.root, self.away)
+
+    def find(self) -> None:
+        if self.away.exists():
+            os.rename(self.away, self.root)
+
+    def test_round_that_finds_the_root_lost_changes_nothing(self) -> None:
+        with self.store.stage(6) as staging:
+            staging.write(b"coffee")
+            self.lose()
+            futures: list[Future[Any]] = [staging.commit(), self.store.remove_later(self.stored)]
+
+        errors = [future.exception(PATIENCE) for future in futures]
+
+        self.assertEqual([StoreDetached] * 2, [type(each) for each in errors])
+        self.assertEqual(1, self.disk.syncs)
+        self.assertFalse(self.root.exists())
+        self.find()
+        self.assertEqual([f"{self.stored[:2]}/{self.stored}"], self.files_below(self.root))
+
+    def test_root_that_is_lost_during_a_round_fails_its_changes_which_are_void(self) -> None:
+        self.disk.before = lambda: None if self.away.exists() else self.lose()
+
+        removal = self.store.remove_later(self.stored)
+
+        self.assertIsInstance(removal.exception(PATIENCE), StoreDetached)
+        self.assertFalse(self.root.exists())
+        self.disk.before = lambda: None
+        self.find()
+        copy = self.cut_power()
+        self.recovered(copy)
+        self.assertEqual(TEA, self.path(self.stored, copy).read_bytes())
+
+
+class LockedPathTest(JournalCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.store.put(b"first")
+        self.other = EpochFile(str(self.root), system=Linux())
+        self.addCleanup(self.other.close)
+        self.assertTrue(self.other.try_lock(f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"))
+
+    def test_change_of_a_path_that_another_process_has_locked_waits_alone(self) -> None:
+        waiting = self.upload(TEA)
+        self.upload(b"coffee").result(PATIENCE)
+        early = waiting.done()
+
+        self.other.close()
+
+        self.assertFalse(early)
+        self.assertEqual(TEA_DIGEST, waiting.result(PATIENCE))
+
+    def test_change_of_a_path_that_stays_locked_fails(self) -> None:
+        waiting = self.upload(TEA)
+        self.upload(b"coffee").result(PATIENCE)
+
+        self.disk.ahead = LOCK_TIMEOUT + 1
+
+        self.assertIsInstance(waiting.exception(PATIENCE), StoreUnavailable)
         self.assertFalse(self.path(TEA_DIGEST).exists())
         self.assertEqual([], self.files_below(self.root / "staging"))
 
+    def test_large_upload_to_a_path_that_stays_locked_fails(self) -> None:
+        pause = lambda _: setattr(self.disk, "ahead", self.disk.ahead + LOCK_TIMEOUT)  # noqa: E731
 
-class MemoryTest(CommitterCase):
+        with mock.patch.object(self.disk, "sleep", pause):
+            done = self.upload(bytes(SMALL + 1), name=TEA_DIGEST)
+
+        self.assertIsInstance(done.exception(PATIENCE), StoreUnavailable)
+        self.assertFalse(self.path(TEA_DIGEST).exists())
+
+    def test_path_is_unlocked_behind_its_change(self) -> None:
+        self.other.close()
+        self.upload(TEA).result(PATIENCE)
+        self.upload(b"coffee").result(PATIENCE)
+
+        other = EpochFile(str(self.root), system=Linux())
+        self.addCleanup(other.close)
+        self.assertTrue(other.try_lock(f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"))
+
+
+class CheckpointTest(JournalCase):
+    # Two groups of one small object.
+    segment_size = 2 * BLOCK
+
+    def inode(self, digest: str) -> int:
+        """Of a file that stays open: another one has another number."""
+        descriptor = os.open(self.path(digest), os.O_RDONLY)
+        self.addCleanup(os.close, descriptor)
+        return os.fstat(descriptor).st_ino
+
+    def test_segments_are_written_again_behind_checkpoints(self) -> None:
+        digests = [self.store.put(b"%d" % number) for number in range(30)]
+
+        self.assertLessEqual(len(self.segments()), 4)
+        self.assertLessEqual({path.name for path in self.segments()}, {f"journal.{number}" for number in range(4)})
+        self.assertEqual({self.segment_size}, {path.stat().st_size for path in self.segments()})
+        self.assertLess(0, self.disk.checkpoints)
+        root = self.cut_power()
+        self.recovered(root)
+        self.assertEqual(sorted(digests), sorted(path.name for path in root.glob("??/*")))
+
+    def test_segment_is_not_written_again_before_its_checkpoint(self) -> None:
+        reached, is_open = threading.Event(), threading.Event()
+        self.addCleanup(is_open.set)
+
+        def wait() -> None:
+            reached.set()
+            is_open.wait(PATIENCE)
+
+        self.disk.before_checkpoint = wait
+        # Four segments, the last of which is not full.
+        digests = [self.store.put(b"%d" % number) for number in range(7)]
+        self.assertTrue(reached.wait(PATIENCE))
+        last = [self.upload(b"a"), self.upload(b"b"), self.upload(b"c")]
+        last[0].result(PATIENCE)
+        root = self.cut_power()
+        for digest in digests:
+            os.truncate(self.path(digest, root), 0)
+
+        is_open.set()
+        for each in last:
+            each.result(PATIENCE)
+        self.recovered(root)
+
+        self.assertEqual([b"%d" % number for number in range(7)], [self.path(d, root).read_bytes() for d in digests])
+
+    def test_failed_checkpoint_makes_files_anew(self) -> None:
+        digest = self.store.put(TEA)
+        before = self.inode(digest)
+        self.disk.checkpoint_failures = [FAILURE]
+
+        with self.assertLogs("filestoraged", "ERROR"):
+            self.checkpoint()
+
+        again = self.inode(digest)
+        self.assertEqual(TEA, self.path(digest).read_bytes())
+        self.checkpoint()
+        self.assertNotEqual(before, again)
+        self.assertEqual(again, self.inode(digest))
+
+    def test_failed_checkpoint_does_not_bring_back_what_was_removed(self) -> None:
+        self.store.remove(self.store.put(TEA))
+        self.disk.checkpoint_failures = [FAILURE]
+
+        with self.assertLogs("filestoraged", "ERROR"):
+            self.checkpoint()
+
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_checkpoint_that_fails_twice_covers_nothing_and_a_later_one_makes_files_anew(self) -> None:
+        digest = self.store.put(TEA)
+        before = self.inode(digest)
+        self.disk.checkpoint_failures = [FAILURE, FAILURE]
+
+        with self.assertLogs("filestoraged", "ERROR"):
+            self.assertRaises(OSError, self.checkpoint)
+        failed = self.inode(digest)
+        root = self.cut_power()
+        os.truncate(self.path(digest, root), 0)
+        self.recovered(root)
+        self.checkpoint()
+
+        self.assertEqual(TEA, self.path(digest, root).read_bytes())
+        self.assertEqual(3, len({before, failed, self.inode(digest)}))
+
+    def test_uploads_are_refused_when_all_segments_are_full_and_checkpoints_fail(self) -> None:
+        self.disk.before_checkpoint = mock.Mock(side_effect=FAILURE)
+
+        with self.assertLogs("filestoraged", "ERROR"):
+            errors = [self.upload(b"%d" % number).exception(PATIENCE) for number in range(12)]
+            stored = self.store.list()
+            self.disk.before_checkpoint = lambda: None
+            self.wait_until("a checkpoint succeeds", lambda: self.upload(TEA).exception(PATIENCE) is None)
+
+        self.assertEqual([None] * 8, errors[:8])
+        self.assertEqual({StoreUnavailable}, {type(error) for error in errors[8:]})
+        self.assertEqual(8, len(stored))
+
+    def test_close_removes_the_journal(self) -> None:
+        self.store.put(TEA)
+        self.assertEqual(1, len(self.segments()))
+
+        self.store.close()
+
+        self.assertEqual(1, self.disk.checkpoints)
+        self.assertEqual([], os.listdir(self.root / "staging"))
+
+    def test_close_leaves_the_journal_if_its_checkpoint_fails(self) -> None:
+        self.store.put(TEA)
+        self.disk.before_checkpoint = mock.Mock(side_effect=FAILURE)
+
+        with self.assertLogs("filestoraged"):
+            self.store.close()
+        root = self.cut_power()
+        os.truncate(self.path(TEA_DIGEST, root), 0)
+        self.recovered(root)
+
+        self.assertEqual(TEA, self.path(TEA_DIGEST, root).read_bytes())
+
+    def test_closed_store_begins_a_journal_anew(self) -> None:
+        self.store.put(TEA)
+        self.store.close()
+
+        self.store.put(b"coffee")
+
+        self.assertEqual(1, len(self.segments()))
+
+
+class PlainTest(TempCase):
+    """Without a journal."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.directory / "store"
+        self.system = PlainLinux()
+        self.store = prepared(self, DiskStore(self.root, system=self.system))
+
+    def upload(self, data: bytes) -> Future[Any]:
+        with self.store.stage(len(data)) as staging:
+            staging.write(data)
+            return staging.commit()
+
+    def path(self, digest: str) -> Path:
+        return self.root / digest[:2] / digest
+
+    def test_upload_is_synced_named_and_synced_before_it_is_answered(self) -> None:
+        seen: list[tuple[bool, bool, bool]] = []
+        real = os.fsync
+
+        def sync(descriptor: int) -> None:
+            is_bytes = not os.path.isdir(f"/proc/self/fd/{descriptor}")
+            seen.append((is_bytes, self.path(TEA_DIGEST).exists(), done.done()))
+            real(descriptor)
+
+        done: Future[Any] = Future()
+        with mock.patch.object(self.system, "fsync", sync):
+            done = self.upload(TEA)
+            done.result(PATIENCE)
+
+        self.assertEqual((True, False, False), next(each for each in seen if each[0]))
+        self.assertEqual((False, True, False), seen[-1])
+        self.assertFalse((self.root / "journal").exists())
+
+    def test_several_changes_are_made_at_the_same_time(self) -> None:
+        both = threading.Barrier(2)
+        real = os.fsync
+
+        def meet(descriptor: int) -> None:
+            if not os.path.isdir(f"/proc/self/fd/{descriptor}"):
+                both.wait(PATIENCE)
+            real(descriptor)
+
+        with mock.patch.object(self.system, "fsync", meet):
+            uploads = [self.upload(TEA), self.upload(b"coffee")]
+            for each in uploads:
+                each.result(PATIENCE)
+
+    def test_failed_sync_of_the_name_takes_it_back(self) -> None:
+        real = os.fsync
+
+        def refuse(descriptor: int) -> None:
+            if self.path(TEA_DIGEST).exists():
+                raise FAILURE
+            real(descriptor)
+
+        with mock.patch.object(self.system, "fsync", refuse):
+            self.assertIs(FAILURE, self.upload(TEA).exception(PATIENCE))
+
+        self.assertEqual([], self.files_below(self.root))
+        self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
+
+    def test_sync_that_succeeds_on_a_failed_file_system_fails_the_change(self) -> None:
+        stored = self.store.put(b"stored")
+
+        with mock.patch.object(self.system, "removexattr", side_effect=FAILURE):
+            self.assertIs(FAILURE, self.upload(TEA).exception(PATIENCE))
+            self.assertIs(FAILURE, self.upload(bytes(SMALL + 1)).exception(PATIENCE))
+            self.assertIs(FAILURE, self.store.remove_later(stored).exception(PATIENCE))
+
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_error_of_a_change_during_which_the_root_is_lost_is_that_loss(self) -> None:
+        """On the way of a name to the disk: the directory above the shard is missing when it is synced."""
+        away = self.directory / "away"
+        real = os.fsync
+
+        def lose(descriptor: int) -> None:
+            real(descriptor)
+            if self.path(TEA_DIGEST).exists():
+                os.rename(self.root, away)
+
+        with mock.patch.object(self.system, "fsync", lose):
+            self.assertIsInstance(self.upload(TEA).exception(PATIENCE), StoreDetached)
+
+        self.assertFalse(self.root.exists())
+
+    def test_change_without_a_thread_fails_and_leaves_nothing(self) -> None:
+        with mock.patch.object(self.system, "start_thread", return_value=None):
+            error = self.upload(TEA).exception(PATIENCE)
+
+        self.assertIsInstance(error, StoreUnavailable)
+        self.assertEqual(MEMORY, self.store.volume.staging_memory._left)
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_thread_that_cannot_be_started_leaves_the_changes_to_others(self) -> None:
+        self.upload(TEA).result(PATIENCE)
+
+        with mock.patch.object(self.system, "start_thread", return_value=None):
+            uploads = [self.upload(b"%d" % number) for number in range(5)]
+
+            for each in uploads:
+                each.result(PATIENCE)
+
+
+class MemoryTest(JournalCase):
     def test_staging_beyond_the_memory_of_all_is_a_file(self) -> None:
-        self.store.volume.staging_memory.reserve(32 * 1024 * 1024 - 2)
+        self.store.volume.staging_memory.reserve(MEMORY - 2)
 
         with self.store.stage(len(TEA)) as staging:
             staging.write(TEA)
             self.assertEqual(1, len(self.files_below(self.root / "staging")))
-            staging.commit_later().result(PATIENCE)
+            staging.commit().result(PATIENCE)
 
         self.assertEqual(TEA, self.path(TEA_DIGEST).read_bytes())
         self.assertEqual(2, self.store.volume.staging_memory._left)
 
     def test_memory_of_a_declared_size_is_reserved_before_its_bytes_come(self) -> None:
         with self.store.stage(1000) as staging:
-            reserved = 32 * 1024 * 1024 - self.store.volume.staging_memory._left
+            reserved = MEMORY - self.store.volume.staging_memory._left
             staging.write(TEA)
 
         self.assertEqual(1000, reserved)
@@ -461,11 +694,11 @@ class MemoryTest(CommitterCase):
         with self.store.stage(len(TEA)) as staging:
             staging.write(TEA)
 
-        self.assertEqual(32 * 1024 * 1024, self.store.volume.staging_memory._left)
+        self.assertEqual(MEMORY, self.store.volume.staging_memory._left)
 
     def test_memory_is_released_by_a_staging_that_becomes_large(self) -> None:
         with self.store.stage() as staging:
             for _ in range(3):
                 staging.write(bytes(SMALL // 2))
-            self.assertEqual(32 * 1024 * 1024, self.store.volume.staging_memory._left)
-            staging.commit()
+            self.assertEqual(MEMORY, self.store.volume.staging_memory._left)
+            staging.commit().result(PATIENCE)

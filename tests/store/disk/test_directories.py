@@ -12,8 +12,8 @@ from unittest import mock
 
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.system import Linux
 from tests.store.contract import TEA, TEA_DIGEST
+from tests.store.disk.systems import PlainLinux, put
 from tests.store.simulation.machine import Machine
 from tests.store.simulation.process import Process
 from tests.support import TempCase, read
@@ -23,7 +23,7 @@ class DirectoriesTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        self.system = Linux()
+        self.system = PlainLinux()
         self.store = DiskStore(self.root, system=self.system)
         self.shard = TEA_DIGEST[:2]
         self.store.put(TEA)
@@ -159,14 +159,15 @@ class DirectoriesTest(TempCase):
 class DirectoryAboveTest(unittest.TestCase):
     def setUp(self) -> None:
         self.machine = Machine(1)
+        self.machine.release = "4.19.0"
         self.process = Process(self.machine)
         self.store = DiskStore("/store", system=self.process)
-        self.store.put(TEA)
+        put(self.store, TEA)
         self.shard = f"/store/{TEA_DIGEST[:2]}"
 
     def put_and_count_syncs_of_root(self, number: int) -> int:
         before = len(self.machine.calls)
-        self.store.put(TEA, name=f"{TEA_DIGEST[:2]}{number:062x}")
+        put(self.store, TEA, name=f"{TEA_DIGEST[:2]}{number:062x}")
         return sum(call.name == "open" and call.arguments[0] == "/store" for call in self.machine.calls[before:])
 
     def test_directory_above_is_synced_once_while_nothing_changes_in_it(self) -> None:

@@ -1,4 +1,4 @@
-"""The file system of a store: which ones are synced as a whole, and what is not taken for a success."""
+"""The file system of a store: which ones have journals, and what is not taken for a success."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 from unittest import mock
 
-from filestoraged.store.disk.file_system import FileSystem, check_changes, open_file_system
+from filestoraged.store.disk.file_system import FileSystem, check_changes, has_journals
 from filestoraged.store.system import Linux
 from tests.support import TempCase
 
@@ -38,26 +38,6 @@ class FileSystemTest(TempCase):
 
         self.assertEqual(errno.EROFS, raised.exception.errno)
 
-    def test_many_bytes_of_others_make_it_busy(self) -> None:
-        for dirty, writeback, is_busy in ((0, 0, False), (30_000, 0, False), (30_000, 10_000, True), (0, 40_000, True)):
-            text = f"MemTotal: 100 kB\nDirty: {dirty} kB\nWriteback: {writeback} kB\nMapped: 1 kB\n"
-            with self.subTest(text=text), mock.patch.object(self.system, "pread", return_value=text.encode()):
-                self.assertEqual(is_busy, self.file_system.is_busy)
-
-    def test_unreadable_memory_information_does_not_make_it_busy(self) -> None:
-        open_ = self.system.open
-
-        def refuse(path: str, flags: int) -> int:
-            if path == "/proc/meminfo":
-                raise PermissionError(errno.EACCES, "Permission denied")
-            return open_(path, flags)
-
-        with mock.patch.object(self.system, "open", refuse):
-            other = FileSystem(str(self.directory), system=self.system)
-        self.addCleanup(other.close)
-
-        self.assertFalse(other.is_busy)
-
 
 class CheckChangesTest(TempCase):
     def setUp(self) -> None:
@@ -88,33 +68,30 @@ class CheckChangesTest(TempCase):
                 check_changes(str(self.directory), system=self.system)
 
 
-class OpenFileSystemTest(TempCase):
-    def open(self, *, kind: str = "ext4", release: str = "6.1.0-18-amd64") -> bool:
-        """Whether the directory's file system is synced as a whole, if it has that type."""
+class HasJournalsTest(TempCase):
+    def has(self, *, kind: str = "ext4", release: str = "6.1.0-18-amd64") -> bool:
+        """Whether a store in the directory has journals, if its file system has that type."""
         device = os.stat(self.directory).st_dev
         line = f"36 35 {os.major(device)}:{os.minor(device)} / /mnt rw,noatime shared:1 - {kind} /dev/x rw\n"
-        return self.open_with("35 1 0:5 / / rw - proc proc rw\n" + line, release)
+        return self.has_with("35 1 0:5 / / rw - proc proc rw\n" + line, release)
 
-    def open_with(self, mounts: str, release: str = "6.1.0-18-amd64") -> bool:
+    def has_with(self, mounts: str, release: str = "6.1.0-18-amd64") -> bool:
         system = Linux()
         with (
             mock.patch("filestoraged.store.disk.file_system.read_file", return_value=mounts.encode()),
             mock.patch.object(system, "release", return_value=release),
         ):
-            opened = open_file_system(str(self.directory), system=system)
-        if opened is not None:
-            opened.close()
-        return opened is not None
+            return has_journals(str(self.directory), system=system)
 
-    def test_ext4_and_xfs_are_synced_as_a_whole_and_no_others(self) -> None:
-        seen = {kind: self.open(kind=kind) for kind in ("ext4", "xfs", "ext3", "btrfs", "overlay", "nfs4", "tmpfs")}
+    def test_stores_on_ext4_and_xfs_have_journals_and_no_others(self) -> None:
+        seen = {kind: self.has(kind=kind) for kind in ("ext4", "xfs", "ext3", "btrfs", "overlay", "nfs4", "tmpfs")}
 
         self.assertEqual({"ext4", "xfs"}, {kind for kind, is_used in seen.items() if is_used})
 
-    def test_kernel_that_reports_no_errors_of_syncfs_is_not_used(self) -> None:
-        seen = {release: self.open(release=release) for release in ("4.19.0", "5.4.0-100", "5.8.0", "5.10", "6.1-rc1")}
+    def test_stores_on_a_kernel_that_reports_no_errors_of_syncfs_have_none(self) -> None:
+        seen = {release: self.has(release=release) for release in ("4.19.0", "5.4.0-100", "5.8.0", "5.10", "6.1-rc1")}
 
         self.assertEqual({"5.8.0", "5.10", "6.1-rc1"}, {release for release, is_used in seen.items() if is_used})
 
-    def test_unknown_device_is_not_used(self) -> None:
-        self.assertFalse(self.open_with(""))
+    def test_store_on_an_unknown_device_has_none(self) -> None:
+        self.assertFalse(self.has_with(""))

@@ -7,7 +7,8 @@ import tracemalloc
 from unittest import mock
 
 from filestoraged.errors import NotFound
-from filestoraged.store.disk.small_blobs import SMALL, SmallBlob, SmallBlobCache
+from filestoraged.store.contract import SMALL
+from filestoraged.store.disk.small_blobs import SmallBlob, SmallBlobCache
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.store.contract import Gather

@@ -13,24 +13,28 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.errors import AlreadyExists, NotFound, StoreDetached
+from filestoraged.future import Future
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
+from tests.store.disk.systems import Disk, PlainLinux
 from tests.store.simulation.machine import Machine
 from tests.store.simulation.process import Process
-from tests.support import TempCase
+from tests.support import PATIENCE, TempCase
 
 
 class DiskStoreTest(contract.StoreContract):
     store: DiskStore
 
     def setUp(self) -> None:
-        self.system = Linux()
+        self.system = Disk()
         super().setUp()
 
     def make_store(self, **settings: Any) -> DiskStore:
-        return DiskStore(self.directory / "store", system=self.system, **settings)
+        store = DiskStore(self.directory / "store", system=self.system, **settings)
+        self.addCleanup(store.close)
+        return store
 
     @property
     def root(self) -> Path:
@@ -47,17 +51,28 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertEqual([f"repositories/pets/{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
 
-    def test_removal_of_many_syncs_each_directory_once(self) -> None:
+    def test_removal_of_many_shares_syncs(self) -> None:
         names = [f"{shard}{number:062x}" for shard in ("ab", "cd") for number in range(20)]
         for name in names:
             self.store.put(TEA, name=name)
 
-        with mock.patch.object(self.system, "fsync", wraps=os.fsync) as syncs:
+        before = self.system.syncs
+        remove_later = self.store.remove_later
+        # The first round waits until all others are submitted.
+        self.system.hold()
+
+        def remove(name: str) -> Future[None]:
+            removal = remove_later(name)
+            if name == "ef" * 32:
+                self.system.go_on()
+            return removal
+
+        with mock.patch.object(self.store, "remove_later", remove):
             failed = self.store.remove_all([*names[1:], "ef" * 32])
 
         self.assertEqual({}, failed)
         self.assertEqual([f"ab/{names[0]}"], self.files_below(self.root))
-        self.assertLessEqual(syncs.call_count, 3)
+        self.assertLessEqual(self.system.syncs - before, 3)
 
     def test_failed_removal_among_many_is_returned_and_others_succeed(self) -> None:
         names = [f"ab{number:062x}" for number in range(3)]
@@ -66,7 +81,7 @@ class DiskStoreTest(contract.StoreContract):
         unlink = os.unlink
 
         def refuse_one(name: str, **settings: Any) -> None:
-            if name == names[1]:
+            if name.endswith(names[1]):
                 raise PermissionError(errno.EPERM, "Operation not permitted")
             unlink(name, **settings)
 
@@ -76,12 +91,13 @@ class DiskStoreTest(contract.StoreContract):
         self.assertEqual([names[1]], list(failed))
         self.assertEqual([f"ab/{names[1]}"], self.files_below(self.root))
 
-    def test_removals_in_a_directory_that_cannot_be_synced_all_fail(self) -> None:
+    def test_removals_that_cannot_be_synced_all_fail(self) -> None:
         names = [f"ab{number:062x}" for number in range(3)]
         for name in names:
             self.store.put(TEA, name=name)
 
-        with mock.patch.object(self.system, "fsync", side_effect=OSError(errno.EIO, "Input/output error")):
+        failing = mock.patch.object(self.system, "fdatasync", side_effect=OSError(errno.EIO, "Input/output error"))
+        with failing, self.assertLogs("filestoraged", "ERROR"):
             failed = self.store.remove_all(names)
 
         self.assertEqual(set(names), set(failed))
@@ -105,14 +121,14 @@ class DiskStoreTest(contract.StoreContract):
 
         with self.assertRaises(AlreadyExists), self.store.stage() as staging:
             staging.write(TEA)
-            staging.commit_new()
+            staging.commit(replace=False).result(PATIENCE)
 
         self.assertEqual([f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
 
-    def test_commit_new_leaves_one_name(self) -> None:
+    def test_commit_without_replace_leaves_one_name(self) -> None:
         with self.store.stage() as staging:
             staging.write(TEA)
-            staging.commit_new()
+            staging.commit(replace=False).result(PATIENCE)
 
         self.assertEqual([f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
 
@@ -171,7 +187,8 @@ class DiskStoreTest(contract.StoreContract):
         store.namespace("repositories").namespace("pets").put(TEA)
 
         self.assertEqual(
-            [f"pets/pets/{TEA_DIGEST[:2]}/{TEA_DIGEST}", f"shard/{TEA_DIGEST}"], self.files_below(self.directory)
+            ["disk/journal", f"pets/pets/{TEA_DIGEST[:2]}/{TEA_DIGEST}", f"shard/{TEA_DIGEST}"],
+            self.files_below(self.directory),
         )
 
     def test_staging_area_that_becomes_a_symbolic_link_takes_no_uploads(self) -> None:
@@ -224,9 +241,9 @@ class FailedSyncTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        self.system = Linux()
+        self.system = PlainLinux()
         self.store = DiskStore(self.root, system=self.system)
-        self.other = DiskStore(self.root)
+        self.other = DiskStore(self.root, system=PlainLinux())
         self.path = self.root / TEA_DIGEST[:2] / TEA_DIGEST
 
     @contextlib.contextmanager
@@ -292,9 +309,9 @@ class FailedSyncTest(TempCase):
             with mock.patch.object(
                 self.system, "fsync", side_effect=[OSError(errno.EIO, "Input/output error"), None, None]
             ):
-                self.assertRaises(OSError, staging.commit)
+                self.assertRaises(OSError, lambda: staging.commit().result(PATIENCE))
 
-            self.assertRaises(OSError, staging.commit)
+            self.assertRaises(OSError, lambda: staging.commit().result(PATIENCE))
 
         self.assertEqual([], self.files_below(self.root))
 
@@ -312,7 +329,7 @@ class RemovalTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        self.system = Linux()
+        self.system = PlainLinux()
         self.store = DiskStore(self.root, system=self.system)
         self.store.put(TEA)
         self.shard = self.root / TEA_DIGEST[:2]
@@ -403,7 +420,7 @@ class RemovalTest(TempCase):
 
         def link_and_remove(*arguments: Any, **named: Any) -> None:
             link(*arguments, **named)
-            DiskStore(self.root).remove(coffee)
+            DiskStore(self.root, system=PlainLinux()).remove(coffee)
 
         digests: list[str] = []
         with mock.patch.object(self.system, "link", link_and_remove):
@@ -428,7 +445,7 @@ class TwoDaemonsTest(unittest.TestCase):
     def test_live_daemons_staging_is_not_swept(self) -> None:
         self.assertEqual(0, self.other.sweep())
 
-        self.assertEqual(TEA_DIGEST, self.staging.commit())
+        self.assertEqual(TEA_DIGEST, self.process.result_of(self.staging.commit()))
 
     def test_killed_daemons_staging_is_swept(self) -> None:
         self.process.kill()
@@ -439,11 +456,15 @@ class TwoDaemonsTest(unittest.TestCase):
 class LostRootTest(TempCase):
     """The directory of the store is moved away, as `umount --lazy` does, or another one is in its place."""
 
+    # How changes are synced.
+    system_type: type[Linux] = PlainLinux
+    sync = "fsync"
+
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
         self.away = self.directory / "away"
-        self.system = Linux()
+        self.system = self.system_type()
         self.store = DiskStore(self.root, system=self.system)
         self.store.prepare()
         self.addCleanup(self.store.close)
@@ -460,7 +481,7 @@ class LostRootTest(TempCase):
             "get": lambda: self.store.get(missing),
             "stat": lambda: self.store.stat(missing),
             "remove": lambda: self.store.remove(missing),
-            "remove later": lambda: self.store.remove_later(TEA_DIGEST),
+            "remove later": lambda: self.store.remove_later(TEA_DIGEST).result(PATIENCE),
             "list": self.store.list,
             "list namespaces": self.store.list_namespaces,
             "list of a repository": repository.list,
@@ -468,7 +489,6 @@ class LostRootTest(TempCase):
             "probe": self.store.probe,
             "prepare": self.store.prepare,
             "sweep": self.store.sweep,
-            "group commits": self.store.group_commits,
         }
         for name, action in actions.items():
             with self.subTest(name), self.assertRaises(StoreDetached):
@@ -484,7 +504,7 @@ class LostRootTest(TempCase):
 
         self.assert_all_refused()
         with staging, self.assertRaises(StoreDetached):
-            staging.commit()
+            staging.commit().result(PATIENCE)
 
         self.assertFalse(self.root.exists())
 
@@ -519,14 +539,19 @@ class LostRootTest(TempCase):
 
     def test_upload_during_which_the_root_is_lost_is_refused(self) -> None:
         """The bytes are synced; whatever the name leads to, a restart would not find it."""
-        real = os.fsync
+        real = getattr(os, self.sync)
 
         def lose(descriptor: int) -> None:
             real(descriptor)
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self.root, self.away)
 
-        with mock.patch.object(self.system, "fsync", lose), self.assertRaises(StoreDetached):
+        with mock.patch.object(self.system, self.sync, lose), self.assertRaises(StoreDetached):
             self.store.put(b"coffee")
 
         self.assertFalse(self.root.exists())
+
+
+class JournaledLostRootTest(LostRootTest):
+    system_type = Disk
+    sync = "fdatasync"

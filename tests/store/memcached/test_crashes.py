@@ -223,7 +223,7 @@ class ReplacementTest(CrashCase):
     def replace(self, store: MemcachedStore, data: bytes) -> None:
         with store.stage() as staging:
             staging.write(data)
-            staging.commit(name=data[:16].hex())
+            staging.commit(name=data[:16].hex()).result(PATIENCE)
 
     def put_former(self, store: MemcachedStore, data: bytes) -> None:
         store.put(self.former, name=data[:16].hex())
@@ -409,7 +409,7 @@ class RestartTest(TempCase):
             staging.write(bytes(3 * CHUNK_SIZE))
             memcached.kill()
             memcached.start()
-            staging.commit()
+            staging.commit().result(PATIENCE)
 
         self.assertEqual(503, caught.exception.status)
         self.assertEqual(memcached.address, caught.exception.node)
@@ -427,7 +427,7 @@ class RestartTest(TempCase):
             self.assertRaises(StorageFull, open_store(self, [memcached.address]).put, bytes(20 * MIB))
             # As if the upload had begun an hour ago.
             staging._first_sent -= 3600
-            staging.commit()
+            staging.commit().result(PATIENCE)
 
     def test_upload_that_has_lost_a_chunk_is_refused_before_it_is_visible(self) -> None:
         memcached = start_memcached(self)
@@ -435,6 +435,6 @@ class RestartTest(TempCase):
         with mock.patch.object(store.pool, "add") as add, self.assertRaises(Error), store.stage() as staging:
             staging.write(bytes(3 * CHUNK_SIZE))
             memcached.client.delete(memcached.chunk_keys()[0])
-            staging.commit()
+            staging.commit().result(PATIENCE)
 
         add.assert_not_called()

@@ -144,7 +144,7 @@ class DamageTest(MemcachedCase):
             self.assert_corrupt()
             with self.store.stage() as staging:
                 staging.write(self.data)
-                staging.commit_new()
+                staging.commit(replace=False).result(PATIENCE)
             self.assert_whole()
 
     def test_removal_of_a_damaged_object_leaves_nothing(self) -> None:

@@ -250,7 +250,7 @@ class NameTest(MemcachedCase):
         self.store.delete("report.pdf")
         self.assertRaises(NotFound, self.store.get, "report.pdf")
 
-    def test_commit_new_of_a_taken_name_raises_already_exists_with_the_name(self) -> None:
+    def test_commit_without_replace_of_a_taken_name_raises_already_exists_with_the_name(self) -> None:
         self.store.put(TEA, name="cup")
 
         with self.assertRaises(AlreadyExists) as caught:
@@ -273,7 +273,7 @@ class NameTest(MemcachedCase):
         for data in (bytes(3 * CHUNK_SIZE), TEA):
             with self.store.stage() as staging:
                 staging.write(data)
-                staging.commit(name="cup")
+                staging.commit(name="cup").result(PATIENCE)
 
         with self.store.get(name="cup") as stream:
             self.assertEqual(TEA, stream.read())

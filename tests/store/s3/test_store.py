@@ -22,7 +22,7 @@ from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST, Gather
 from tests.store.s3.proxy import close_after, cut_response, respond, start_proxy
 from tests.store.s3.servers import Bucket, Rclone, S3Server, Swift, shared
-from tests.support import TempCase, ago
+from tests.support import PATIENCE, TempCase, ago
 
 LARGE = 3 * 1024 * 1024
 
@@ -61,13 +61,13 @@ class RcloneContractTest(BucketCase, contract.StoreContract):
     def make_store(self, **settings: Any) -> S3Store:
         return BucketCase.make_store(self, **settings)
 
-    def test_one_of_many_simultaneous_commit_new_succeeds(self) -> None:
+    def test_one_of_many_simultaneous_commits_without_replace_succeeds(self) -> None:
         """rclone ignores `If-None-Match`, and old versions of Swift refuse it: commits in turn are told apart alone."""
         self.store.put(TEA)
 
         with self.assertRaises(AlreadyExists), self.store.stage_new() as staging:
             staging.write(TEA)
-            staging.commit_new()
+            staging.commit(replace=False).result(PATIENCE)
 
         self.assertEqual(TEA, self.stored(TEA_DIGEST))
 
@@ -85,7 +85,7 @@ class KeysTest(BucketCase):
         store.namespace("repositories").namespace("cats").put(TEA)
         with store.named_namespace("drops", max_size=None).stage() as staging:
             staging.write(TEA)
-            staging.commit(name="ab" * 16)
+            staging.commit(name="ab" * 16).result(PATIENCE)
 
         path = f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"
         expected = [f"a/b/{path}", f"a/b/repositories/cats/{path}", f"a/b/drops/ab/{'ab' * 16}"]
@@ -141,7 +141,7 @@ class UploadTest(BucketCase):
             for start in range(0, LARGE, COPY_SIZE):
                 staging.write(data[start : start + COPY_SIZE])
             staged = self.files_below(self.directory)
-            digest = staging.commit()
+            digest = staging.commit().result(PATIENCE)
 
         self.assertEqual([], staged)
         self.assertEqual(data, self.read(store, digest))
@@ -163,7 +163,7 @@ class UploadTest(BucketCase):
 
         with self.assertRaises(AlreadyExists), self.stage(store, data) as staging:
             staging.write(data)
-            staging.commit_new()
+            staging.commit(replace=False).result(PATIENCE)
 
     def test_large_upload_without_a_digest_is_staged_without_a_name(self) -> None:
         store, data = self.make_store(), os.urandom(LARGE)
@@ -171,7 +171,7 @@ class UploadTest(BucketCase):
         with store.stage() as staging:
             staging.write(data)
             staged = self.files_below(self.directory)
-            digest = staging.commit()
+            digest = staging.commit().result(PATIENCE)
 
         self.assertEqual([], staged)
         self.assertEqual(data, self.read(store, digest))
@@ -218,7 +218,7 @@ class PartsTest(BucketCase):
 
         with self.assertRaises(AlreadyExists), store.stage() as staging:
             staging.write(data)
-            staging.commit_new()
+            staging.commit(replace=False).result(PATIENCE)
 
     def test_completion_whose_answer_is_not_one_is_no_success(self) -> None:
         proxy = start_proxy(self, self.bucket.server)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from filestoraged.digest import Bytes
 from filestoraged.errors import AlreadyExists, Error, NotFound
 from filestoraged.store import layout
-from filestoraged.store.disk.small_blobs import SMALL
+from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.store import DiskStore
 from tests.store.simulation.machine import Machine
 from tests.store.simulation.oracle import ANSWERED, FAILED, Change, Impossible, Key, Oracle, Period
@@ -25,6 +25,9 @@ _NAMESPACES = ("", "repositories/pets", "drops")
 _NAMES = ("aa" + "0" * 62, "aa" + "1" * 62, "bb" + "2" * 62, "cc" + "3" * 62)
 _KEYS = [(namespace, name) for namespace in _NAMESPACES for name in _NAMES]
 
+# In bytes. A few rounds fill a segment.
+_SEGMENT_SIZE = 16 * 1024
+
 # Calls of a failed history that its message shows.
 _SHOWN = 400
 
@@ -35,6 +38,7 @@ class Plan(NamedTuple):
     """What happens in a history. `failures` and `aborts` are chances of a call; `None` lets the seed decide.
 
     `grouped` is the chance that a machine has one process, with more clients, whose changes are committed in groups.
+    `second_cuts` is that of a power cut while a process replays journals.
     """
 
     lives: int = 2
@@ -46,6 +50,7 @@ class Plan(NamedTuple):
     failures: float | None = None
     aborts: float | None = None
     grouped: float = 0.4
+    second_cuts: float = 0.3
     file_system: str | None = None
 
 
@@ -72,7 +77,6 @@ class Daemon:
         # Kept in any case: the end of a store closes a descriptor.
         self.store = store = history.make_store(self.process)
         if history.attempt(store.prepare) and history.attempt(store.sweep):
-            history.attempt(store.group_commits)
             clients = history.plan.group if history.is_grouped else history.plan.clients
             for number in range(history.machine.random.randint(1, clients)):
                 self.left += 1
@@ -169,7 +173,18 @@ class History:
         if not is_cut:
             self._end()
         machine.cut_power()
+        while random.random() < self.plan.second_cuts:
+            self._cut_replay()
         self._verify(is_cut=True)
+
+    def _cut_replay(self) -> None:
+        """Cut the power while a process replays what the last cut has left."""
+        process = Process(self.machine)
+        store = self.make_store(process)
+        process.start_thread(store.prepare, name="replay")
+        stop = self.now + self.machine.random.choice((10, 30, 100, 300))
+        self.machine.scheduler.run(lambda: self.now >= stop)
+        self.machine.cut_power()
 
     def _run_for(self, calls: int) -> None:
         stop = self.now + calls
@@ -218,7 +233,7 @@ class History:
                 self.oracle.know(key, is_present=is_present, now=self.now)
         store.sweep()
         staging = f"{ROOT}/{layout.STAGING}"
-        if store.volume.staging_area.tokens():
+        if set(store.volume.staging_area.tokens()) - store.volume.staging_area.living():
             raise Impossible(f"left behind by dead processes in {staging}: {process.listdir(staging)}")
         process.kill()
 
@@ -246,18 +261,8 @@ class Client:
 
     def remove(self, store: DiskStore, key: Key) -> None:
         change = self._begin(key, is_present=False)
-        with_group = self._history.is_grouped or self._random.random() < 0.7
-
-        def act() -> None:
-            if with_group:
-                future = store.remove_later(key[1])
-                self._history.machine.scheduler.wait(future.done)
-                future.result(0)
-            else:
-                store.remove(key[1])
-
         try:
-            self._finish(change, act)
+            self._finish(change, lambda: store.remove(key[1]))
         except NotFound:
             self._end(change, ANSWERED)
 
@@ -297,19 +302,14 @@ class Client:
     def _upload(self, store: DiskStore, key: Key, *, is_new: bool) -> None:
         data, change = content(key), self._begin(key, is_present=True)
         size = self._random.choice((None, len(data)))
-        with_group = self._history.is_grouped or self._random.random() < 0.7
 
         def act() -> None:
             with store.stage(size) as staging:
                 half = self._random.randrange(len(data))
                 staging.write(data[:half])
                 staging.write(data[half:])
-                if not with_group:
-                    (staging.commit_new if is_new else staging.commit)(name=key[1])
-                    return
-                future = (staging.commit_new_later if is_new else staging.commit_later)(name=key[1])
-            self._history.machine.scheduler.wait(future.done)
-            future.result(0)
+                future = staging.commit(name=key[1], replace=not is_new)
+            self._process.result_of(future)
 
         try:
             self._finish(change, act)
@@ -384,7 +384,7 @@ def open_namespace(store: DiskStore, path: str) -> DiskStore:
 
 
 def _make_store(process: Process) -> DiskStore:
-    return DiskStore(ROOT, system=process)
+    return DiskStore(ROOT, segment_size=_SEGMENT_SIZE, system=process)
 
 
 def _is_present(process: Process, store: DiskStore, key: Key) -> bool:

@@ -31,6 +31,8 @@ class Inode:
         self.errors = 0
         # Locks by the open files that hold them; see flock(2).
         self.locks: dict[object, int] = {}
+        # Locked bytes, by the open files that hold them; see F_OFD_SETLK in fcntl(2).
+        self.locked_bytes: dict[int, object] = {}
         # The number of its changes so far. A sync covers those before its beginning.
         self.changes = 0
 

@@ -144,6 +144,7 @@ class FileSystem:
             inode.crash(self._random, chance)
             inode.number, inode.links, inode.opened, inode.errors = self._new_number(), 1, 0, 0
             inode.locks.clear()
+            inode.locked_bytes.clear()
             if isinstance(inode, Directory):
                 pending += inode.entries.values()
         self.errors, self.is_aborted = 0, False

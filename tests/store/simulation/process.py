@@ -8,13 +8,17 @@ import io
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from filestoraged.digest import Bytes
+from filestoraged.future import Future
 from tests.store.simulation.inodes import Directory, File, Inode
 from tests.store.simulation.machine import Call, Machine, error
 from tests.store.simulation.open_files import OpenFile, SimulatedEntries, SimulatedEntry, status_of
 from tests.store.simulation.scheduler import Killed, SimulatedLock, SimulatedQueue, SimulatedThread
+
+
+_Result = TypeVar("_Result")
 
 
 class Process:
@@ -55,6 +59,9 @@ class Process:
     def monotonic(self) -> float:
         return self.machine.uptime
 
+    def monotonic_ns(self) -> int:
+        return self.machine.now
+
     def sleep(self, seconds: float, /) -> None:
         self.machine.pass_time(seconds)
         self._enter("sleep", seconds)
@@ -70,6 +77,10 @@ class Process:
 
     def queue(self) -> SimulatedQueue:
         return self.machine.scheduler.queue()
+
+    def result_of(self, future: Future[_Result]) -> _Result:
+        self.machine.scheduler.wait(future.done)
+        return future.result(0)
 
     # Calls on paths.
 
@@ -210,6 +221,15 @@ class Process:
                 raise error(errno.EWOULDBLOCK)
             self.machine.scheduler.wait(is_free)
         locks[file] = kind
+
+    def try_lock(self, fd: int, position: int) -> bool:
+        self._enter("try_lock", fd, position)
+        file = self._whole_file(fd)
+        return file.inode.locked_bytes.setdefault(position, file) is file
+
+    def unlock(self, fd: int, start: int, stop: int) -> None:
+        self._enter("unlock", fd, start, stop)
+        self._unlock(self._whole_file(fd), start, stop)
 
     def read(self, fd: int, length: int, /) -> bytes:
         self._enter("read", fd, length)
@@ -386,8 +406,14 @@ class Process:
     def _close(self, fd: int) -> None:
         file = self._opened.pop(fd)
         file.inode.locks.pop(file, None)
+        self._unlock(file, 0, 1 << 64)
         file.inode.opened -= 1
         self._files.forget(file.inode)
+
+    def _unlock(self, file: OpenFile, start: int, stop: int) -> None:
+        locked = file.inode.locked_bytes
+        for position in [each for each, owner in locked.items() if owner is file and start <= each < stop]:
+            del locked[position]
 
     def _write(self, file: OpenFile, data: Bytes, offset: int) -> int:
         size = self.machine.faults.length(len(data))

@@ -15,6 +15,10 @@ from typing import Any
 _Condition = Callable[[], bool]
 
 
+# Turns of others in which the timeout of a queue ends.
+_TIMEOUT = 5
+
+
 class Killed(BaseException):
     """The process of the thread was killed: it makes no more system calls."""
 
@@ -193,11 +197,13 @@ class SimulatedQueue:
     def put(self, item: Any, /) -> None:
         self._items.append(item)
 
-    def get(self, block: bool = True) -> Any:
-        if not self._items:
-            if not block:
-                raise queue.Empty
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if not self._items and block and timeout is None:
             self._scheduler.wait(lambda: bool(self._items))
+        if not self._items and block:
+            self._scheduler.rest(_TIMEOUT)
+        if not self._items:
+            raise queue.Empty
         return self._items.pop(0)
 
     def empty(self) -> bool:

@@ -6,27 +6,38 @@ import contextlib
 import logging
 import os
 import re
+import sys
 import unittest
-from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
-from filestoraged.store.disk import committer, staging_area
+from filestoraged.digest import Bytes
+from filestoraged.errors import AlreadyExists
+from filestoraged.store.disk import records, staging_area
 from filestoraged.store.disk.changes import Removal, Upload
-from filestoraged.store.disk.committer import Change, Committer
 from filestoraged.store.disk.directories import Directories
+from filestoraged.store.disk.epoch import Checkpoint, EpochFile
+from filestoraged.store.disk.journal import Segment
+from filestoraged.store.disk.shared_journal import SharedJournal
 from filestoraged.store.disk.staged_file import StagedFile
+from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.disk.volume import Volume
+from filestoraged.store.system import write_at
 from tests.store.simulation.history import History, Plan
 
 # FILESTORAGED_SEEDS=10000 tries as many, FILESTORAGED_SEEDS=71-71 one.
 _SEEDS = "300"
 
-# Nothing fails but the power; or a call as well.
+# Nothing fails but the power; or a call as well. Without journals, and with them; with much that is written again.
 _CALM = Plan(failures=0.0, aborts=0.0)
-_GROUPED = Plan(failures=0.0, aborts=0.0, grouped=1.0, file_system="ext4")
-_FAILING = Plan(failures=0.01, aborts=0.0, grouped=1.0, file_system="ext4")
-_ABORTING = Plan(failures=0.0, aborts=0.02)
+_ALONE = Plan(failures=0.0, aborts=0.0, file_system="btrfs")
+_JOURNALS = Plan(failures=0.0, aborts=0.0, changes=8, file_system="ext4")
+_FAILING = Plan(failures=0.01, aborts=0.0, changes=8, file_system="ext4")
+_STARTING = Plan(failures=0.02, aborts=0.0, lives=3, changes=4, grouped=0.0, file_system="ext4")
+_CONTENDED = Plan(failures=0.0, aborts=0.0, changes=24, grouped=0.0, file_system="ext4")
+_CROWDED_ALONE = Plan(failures=0.0, aborts=0.0, grouped=1.0, group=16, file_system="btrfs")
+_FAILING_ALONE = Plan(failures=0.01, aborts=0.0, file_system="btrfs")
+_ABORTING = Plan(failures=0.0, aborts=0.02, file_system="btrfs")
 
 # Histories in which a planted fault must be found, if the one of the known seed does not find it any more.
 _TRIES = 2000
@@ -59,61 +70,117 @@ class PlantedFaultsTest(SimulationCase):
     def assert_found(
         self, seed: int, plan: Plan, fault: contextlib.AbstractContextManager[object], *, symptom: str
     ) -> None:
-        """The history of that seed finds the fault, or the next one that does; without the fault it passes.
+        """A history finds the fault, and passes without it."""
+        History(self.find(seed, plan, fault, symptom=symptom), plan).run()
 
-        A change of the store changes all histories: another seed is searched then.
-        """
+    def find(self, seed: int, plan: Plan, fault: contextlib.AbstractContextManager[object], *, symptom: str) -> int:
+        """The seed, or the first one whose history finds the fault: a change of the store changes all histories."""
         with fault:
-            found = next(each for each in (seed, *range(1, _TRIES)) if _fails(each, plan, symptom))
-        History(found, plan).run()
+            return next(each for each in (seed, *range(1, _TRIES)) if _fails(each, plan, symptom))
+
+    # Changes that are recorded.
+
+    def test_name_that_is_given_before_the_record_is_synced(self) -> None:
+        def prepare(self: Upload) -> Bytes:
+            data = bytes(real(self))
+            apply(self)
+            return data
+
+        real, apply = Upload.prepare, Upload.apply
+        with mock.patch.object(Upload, "apply", lambda _: None):
+            fault = mock.patch.object(Upload, "prepare", prepare)
+            found = self.find(26, _JOURNALS, fault, symptom="not its own|is missing")
+        History(found, _JOURNALS).run()
+
+    def test_group_that_is_not_synced(self) -> None:
+        def write(self: Segment, data: bytes) -> None:
+            self._system.pwrite(self.descriptor, data, self._position)
+            self._position += len(data)
+
+        fault = mock.patch.object(Segment, "write", write)
+        self.assert_found(17, _JOURNALS, fault, symptom="is missing|is there")
+
+    def test_failed_sync_of_a_group_that_is_repeated_until_it_succeeds(self) -> None:
+        def write(self: Segment, data: bytes) -> None:
+            write_at(self._system, self.descriptor, data, self._position)
+            with contextlib.suppress(OSError):
+                self._system.fdatasync(self.descriptor)
+            self._system.fdatasync(self.descriptor)
+            self._position += len(data)
+
+        fault = mock.patch.object(Segment, "write", write)
+        self.assert_found(23, _FAILING, fault, symptom="is missing|is there|JournalDamaged|not its own")
+
+    def test_record_of_an_earlier_life_of_its_segment(self) -> None:
+        fault = mock.patch.object(Checkpoint, "covers", lambda *_: 0)
+        self.assert_found(3, _JOURNALS, fault, symptom="is there|is missing|JournalDamaged")
+
+    def test_removal_that_another_journal_undoes(self) -> None:
+        """Each process covers its own records alone: one forgets a removal before another one forgets the upload."""
+
+        def living(self: StagingArea) -> set[str]:
+            return {self.own().token}
+
+        def covers(self: Checkpoint, token: str) -> int:
+            return self.marks.get(token, 0)
+
+        with mock.patch.object(StagingArea, "living", living):
+            fault = mock.patch.object(Checkpoint, "covers", covers)
+            found = self.find(21, _CONTENDED, fault, symptom="is there")
+        History(found, _CONTENDED).run()
+
+    def test_checkpoint_that_is_saved_before_its_sync_has_ended(self) -> None:
+        fault = mock.patch.object(SharedJournal, "_sync", lambda *_: None)
+        self.assert_found(3, _JOURNALS, fault, symptom="is missing|is there|not its own")
+
+    def test_checkpoint_that_covers_what_is_not_applied_yet(self) -> None:
+        def marks(self: EpochFile) -> dict[str, int]:
+            return dict.fromkeys(real(self), 1 << 62)
+
+        real = EpochFile.marks
+        fault = mock.patch.object(EpochFile, "marks", marks)
+        self.assert_found(7, _JOURNALS, fault, symptom="is missing|is there|not its own")
+
+    def test_void_record_that_is_lost(self) -> None:
+        fault = mock.patch.object(records, "_voids", lambda _: set())
+        self.assert_found(18, _FAILING, fault, symptom="is there|JournalDamaged")
+
+    def test_object_whose_change_without_a_record_is_not_noted(self) -> None:
+        fault = mock.patch.object(Volume, "_note", lambda *_: None)
+        self.assert_found(9, _JOURNALS, fault, symptom="is missing")
+
+    def test_failed_sync_of_files_that_are_not_made_anew(self) -> None:
+        fault = mock.patch("filestoraged.store.disk.replay.Replay.remake", lambda *_: None)
+        self.assert_found(60, _FAILING, fault, symptom="not its own|is missing")
+
+    def test_epoch_that_is_believed_before_it_is_durable(self) -> None:
+        fault = mock.patch.object(EpochFile, "failures", lambda *_: 0)
+        self.assert_found(42, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
+
+    # Changes that are synced alone.
 
     def test_name_that_is_given_before_the_bytes_are_synced(self) -> None:
         fault = mock.patch.object(StagedFile, "sync", lambda _: None)
-        self.assert_found(1, _CALM, fault, symptom="bytes that are not its own")
-
-    def test_name_that_is_given_in_the_round_that_syncs_the_bytes(self) -> None:
-        def advance(upload: Upload) -> None:
-            upload._write()
-            upload._volume.directories.place(upload._shard, upload._name)
-            upload.is_complete = True
-
-        fault = mock.patch.object(Upload, "advance", advance)
-        self.assert_found(3, _CALM, fault, symptom="bytes that are not its own")
+        self.assert_found(1, _ALONE, fault, symptom="bytes that are not its own")
 
     def test_directory_that_is_not_synced(self) -> None:
         fault = mock.patch.object(Directories, "sync", lambda *_: None)
-        self.assert_found(8, _CALM, fault, symptom="is missing")
+        self.assert_found(8, _ALONE, fault, symptom="is missing")
 
     def test_new_directory_whose_own_name_is_not_synced(self) -> None:
         fault = mock.patch.object(Directories, "_sync_name", lambda *_: None)
-        self.assert_found(4, _CALM, fault, symptom="is missing")
+        self.assert_found(1, _ALONE, fault, symptom="is missing")
 
     def test_directory_that_is_taken_for_durable_although_it_has_just_changed(self) -> None:
         fault = mock.patch("filestoraged.store.disk.directories.is_past", lambda *_, **__: True)
-        self.assert_found(19, _CALM, fault, symptom="is missing")
+        self.assert_found(18, _ALONE, fault, symptom="is missing")
 
     def test_removal_that_is_not_synced(self) -> None:
-        fault = mock.patch.object(Removal, "sync", lambda _: None)
-        self.assert_found(35, _CALM, fault, symptom="is there")
+        def unlink(self: Removal) -> None:
+            self._is_removed = self._unlink(self._full, None)
 
-    def test_answer_before_the_sync_has_ended(self) -> None:
-        together = Committer._sync_together
-
-        def answer_early(self: Committer, changes: Sequence[Change]) -> Sequence[Change]:
-            committer._finish([change for change in changes if change.is_complete])
-            return together(self, changes)
-
-        fault = mock.patch.object(Committer, "_sync_together", answer_early)
-        self.assert_found(62, _GROUPED, fault, symptom="is missing|is there")
-
-    def test_failed_sync_of_a_group_that_is_taken_for_a_success(self) -> None:
-        def ignore(self: Committer, changes: Sequence[Change]) -> Sequence[Change]:
-            with contextlib.suppress(OSError):
-                self._file_system.sync()
-            return changes
-
-        fault = mock.patch.object(Committer, "_sync_together", ignore)
-        self.assert_found(23, _FAILING, fault, symptom="bytes that are not its own")
+        fault = mock.patch.object(Removal, "commit_alone", unlink)
+        self.assert_found(2, _ALONE, fault, symptom="is there")
 
     def test_failed_sync_that_is_repeated_until_it_succeeds(self) -> None:
         def repeat(self: StagedFile) -> None:
@@ -122,39 +189,38 @@ class PlantedFaultsTest(SimulationCase):
             self._system.fsync(self._descriptor)
 
         fault = mock.patch.object(StagedFile, "sync", repeat)
-        self.assert_found(41, _FAILING, fault, symptom="bytes that are not its own")
+        self.assert_found(82, _FAILING_ALONE, fault, symptom="bytes that are not its own")
 
     def test_success_of_a_sync_that_is_believed_on_a_file_system_that_failed(self) -> None:
         fault = mock.patch.object(Volume, "check_changes", lambda _: None)
-        self.assert_found(6, _ABORTING, fault, symptom="is missing|is there")
+        self.assert_found(20, _ABORTING, fault, symptom="is missing|is there")
 
     def test_name_of_a_failed_upload_that_stays(self) -> None:
         fault = mock.patch.object(StagedFile, "take_back", lambda *_: None)
-        self.assert_found(61, _FAILING, fault, symptom="is there")
+        self.assert_found(109, _FAILING_ALONE, fault, symptom="is there")
 
     def test_name_of_another_upload_that_a_failed_one_takes_back(self) -> None:
         def take_any(self: StagedFile, shard: str, path: str) -> None:
             self._system.rename(path, self._path)
 
         fault = mock.patch.object(StagedFile, "take_back", take_any)
-        self.assert_found(35, _FAILING, fault, symptom="is missing")
+        self.assert_found(59, _FAILING_ALONE, fault, symptom="is missing")
 
     def test_refusal_of_an_upload_before_the_object_that_exists_is_durable(self) -> None:
-        def advance(upload: Upload) -> None:
-            real(upload)
-            if upload._refusal is not None:
-                raise upload._refusal
+        def sync(self: Directories, path: str, descriptor: int) -> None:
+            if not isinstance(sys._getframe(1).f_locals["self"]._refusal, AlreadyExists):
+                real(self, path, descriptor)
 
-        real = Upload.advance
-        fault = mock.patch.object(Upload, "advance", advance)
-        self.assert_found(1411, _CALM, fault, symptom="is missing")
+        real = Directories.sync
+        fault = mock.patch.object(Directories, "sync", sync)
+        self.assert_found(141, _CROWDED_ALONE, fault, symptom="is missing")
 
     def test_staging_of_a_living_process_that_is_swept(self) -> None:
         def never_alive(*_: Any, **__: Any) -> bool:
             return True
 
         fault = mock.patch.object(staging_area, "lock_if_dead", never_alive)
-        self.assert_found(11, _CALM, fault, symptom="FileNotFoundError")
+        self.assert_found(18, _CALM, fault, symptom="FileNotFoundError|is missing")
 
 
 def _fails(seed: int, plan: Plan, symptom: str) -> bool:

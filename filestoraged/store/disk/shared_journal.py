@@ -1,0 +1,177 @@
+"""What a process has of the journals of a store: its part of the epoch, and the checkpoints that it makes for all."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from filestoraged.errors import StoreUnavailable
+from filestoraged.store.disk.directories import Directories
+from filestoraged.store.disk.epoch import LOCK_PAUSE, LOCK_TIMEOUT, Checkpoint, Epoch, EpochFile
+from filestoraged.store.disk.file_system import FileSystem
+from filestoraged.store.disk.journal import Journal
+from filestoraged.store.disk.records import Format
+from filestoraged.store.disk.replay import Replay, find_journals, read_journals
+from filestoraged.store.disk.staged_file import StagedFile
+from filestoraged.store.disk.staging_area import StagingArea
+from filestoraged.store.system import System
+
+log = logging.getLogger(__name__)
+
+
+class SharedJournal:
+    """Any thread calls it. The lock serializes checkpoints of the process, and joining."""
+
+    def __init__(self, directories: Directories, area: StagingArea, *, system: System) -> None:
+        self._directories = directories
+        self._area = area
+        self._system = system
+        self._lock = system.lock()
+        # The process that joined, and what it joined by. A forked child joins anew.
+        self._pid = 0
+        self._epoch: Epoch | None = None
+        self._file: EpochFile | None = None
+        self._file_system: FileSystem | None = None
+        # The token under which it has a mark; empty before its first record or checkpoint.
+        self._token = ""
+        # Failures of the epoch after which it has made the files of all journals anew.
+        self._remade = 0
+
+    def join(self) -> None:
+        """Have the store: replay the journals of the last epoch, if no other process has it.
+
+        Raises JournalDamaged, and OSError.
+        """
+        with self._lock:
+            self._join()
+
+    def open_journal(self, size: int) -> Journal:
+        """Make the journal of this process. Raises OSError, and Error."""
+        with self._lock:
+            epoch, _ = self._joined()
+            area = self._area.own()
+            format_ = Format(epoch.number, epoch.key, area.token)
+            return Journal(area.path, self._directories, format_, size=size, system=self._system)
+
+    def checkpoint(self) -> int:
+        """Sync all files, and save what that covers. Returns up to which time it covers the records of this process.
+
+        Raises OSError, and Error.
+        """
+        with self._lock:
+            epoch, file = self._joined()
+            time = self._system.monotonic_ns()
+            living = self._area.living()
+            marks = {token: mark for token, mark in file.marks().items() if token in living}
+            self._sync(epoch, file)
+            file.save(Checkpoint(time, marks), epoch)
+            return marks[self._token]
+
+    def mark(self, time: int) -> None:
+        """All that this process has recorded up to that time is applied."""
+        assert self._file is not None
+        # If it fails, a checkpoint covers less.
+        with contextlib.suppress(OSError):
+            self._file.mark(self._token, time)
+
+    # Locks of paths of the committer's thread, and of one other thread.
+
+    def try_lock(self, path: str) -> bool:
+        assert self._file is not None
+        return self._file.try_lock(path)
+
+    def unlock_paths(self) -> None:
+        if self._file is not None:
+            self._file.unlock_paths()
+
+    @contextlib.contextmanager
+    def locked(self, path: str) -> Iterator[None]:
+        """A block in which no other thread or process changes the object. Raises OSError, and StoreUnavailable."""
+        own = EpochFile(self._directories.root, system=self._system)
+        try:
+            until = self._system.monotonic() + LOCK_TIMEOUT
+            while not own.try_lock(path):
+                if self._system.monotonic() >= until:
+                    raise StoreUnavailable("Another process is changing this object; retry later.")
+                self._system.sleep(LOCK_PAUSE)
+            yield
+        finally:
+            own.close()
+
+    def close(self) -> None:
+        """Leave the store, if this process has joined."""
+        with self._lock:
+            file, self._file = self._file, None
+            if file is not None and self._pid == self._system.getpid():
+                file.close()
+            if self._file_system is not None:
+                self._file_system.close()
+            self._file_system, self._token = None, ""
+
+    def _joined(self) -> tuple[Epoch, EpochFile]:
+        """The epoch, in which this process has a mark from now on. Raises OSError, and JournalDamaged."""
+        self._join()
+        assert self._epoch is not None and self._file is not None
+        token = self._area.own().token
+        if token != self._token:
+            self._file.begin_marks(token, self._system.monotonic_ns())
+            self._token = token
+        return self._epoch, self._file
+
+    def _join(self) -> None:
+        if self._file is not None and self._pid == self._system.getpid():
+            return
+        file = EpochFile(self._directories.root, system=self._system)
+        try:
+            file_system = FileSystem(self._directories.root, system=self._system)
+            try:
+                self._epoch = file.join(lambda former: self._recover(former, file, file_system))
+            except BaseException:
+                file_system.close()
+                raise
+        except BaseException:
+            file.close()
+            raise
+        self._file, self._file_system, self._pid = file, file_system, self._system.getpid()
+        self._token, self._remade = "", 0
+
+    def _recover(self, former: Epoch | None, file: EpochFile, file_system: FileSystem) -> None:
+        journals = find_journals(self._area.directory, system=self._system)
+        if not journals:
+            return
+        records = read_journals(
+            journals, former, lambda: [] if former is None else file.checkpoints(former), system=self._system
+        )
+        replay = self._replay()
+        is_doubted = former is not None and file.failures(former) > 0
+        changed = replay.write_all(records) if is_doubted else replay.apply(records)
+        try:
+            file_system.sync()
+        except OSError:
+            if former is not None:
+                file.note_failure(former)
+            raise
+        if changed:
+            log.info("replayed %d records of journals: %d files were made or removed", len(records), changed)
+
+    def _sync(self, epoch: Epoch, file: EpochFile) -> None:
+        """Sync all files. Where bytes could not be written, make them anew, and sync once more. Raises OSError."""
+        assert self._file_system is not None
+        if file.failures(epoch) == self._remade:
+            try:
+                self._file_system.sync()
+                return
+            except OSError as error:
+                log.error("cannot sync the files of the journals; writing them once more: %s", error)
+                file.note_failure(epoch)
+        failures = file.failures(epoch)
+        journals = find_journals(self._area.directory, system=self._system)
+        records = read_journals(journals, epoch, lambda: file.checkpoints(epoch), system=self._system, are_written=True)
+        self._replay().remake(records, self.locked)
+        self._file_system.sync()
+        self._remade = failures
+
+    def _replay(self) -> Replay:
+        make = lambda: StagedFile(self._area, self._directories)  # noqa: E731
+        return Replay(self._directories, make, system=self._system)
