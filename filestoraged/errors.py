@@ -361,6 +361,8 @@ class JournalDamaged(StoreUnavailable):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__("The store's journal is damaged; it needs its operator.")
+        self.path = path
+        self.reason = reason
         self.cause = (
             f"cannot replay the journal {path!r}: {reason}; 'filestoraged check --repair' moves it to quarantine"
         )

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
@@ -26,12 +27,14 @@ from filestoraged.check.inventory import (
 from filestoraged.check.rows import DROP_BYTES, UPLOAD_BYTES, UPLOADS, ComparedRows, RegistryUnreadable, RowRegistry
 from filestoraged.check.store_check import StoreCheck
 from filestoraged.check.throttle import FileHasher, Throttle
-from filestoraged.errors import NotFound, StoreUnavailable
+from filestoraged.errors import CheckError, JournalDamaged, NotFound, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.contract import Usage
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.staging_area import list_abandoned, sweep_area
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.disk.volume import Volume
+from filestoraged.store.permissions import PRIVATE
 from filestoraged.store.sqlite.losses import find_losses
 from filestoraged.store.sqlite.reading import describe
 
@@ -76,8 +79,14 @@ def check_disk(
     rows = [ComparedRows(DROP_BYTES, drops or local[layout.DROPS_DATABASE], are_here=has_drops)]
     if has_uploads:
         rows.append(ComparedRows(UPLOAD_BYTES, uploads or local[layout.UPLOADS_DATABASE]))
+
+    def open_store() -> CheckedDisk:
+        store = CheckedDisk(root, throttle, local)
+        store.replay(repair=repair)
+        return store
+
     return StoreCheck(
-        lambda: CheckedDisk(root, throttle, local),
+        open_store,
         rows,
         algorithm=algorithm,
         throttle=throttle,
@@ -93,11 +102,52 @@ class CheckedDisk(CheckedStore):
         self._throttle = throttle
         self._registries = registries
         self._hasher = FileHasher(throttle)
-        self._quarantine = Quarantine(self._root)
+        self._volume = Volume(self._root, PRIVATE)
+        # It has a journal of its own if objects are moved.
+        weakref.finalize(self, self._volume.close)
+        self._quarantine = Quarantine(self._volume)
+        self._moved: list[Finding] = []
+
+    def replay(self, *, repair: bool) -> None:
+        """Replay the journals that a power cut has left, before anything is read. Raises CheckError.
+
+        A journal that is damaged is moved to the quarantine, if the store is to be repaired.
+        """
+        if not os.path.lexists(f"{self._root}/{layout.JOURNAL}"):
+            return
+        while True:
+            try:
+                self._volume.join()
+                return
+            except JournalDamaged as error:
+                if not repair:
+                    raise CheckError(error.cause) from error
+                self._move_journal(error)
+            except OSError as error:
+                if self._volume.has_dead_journals():
+                    raise CheckError(
+                        f"cannot replay the journals of the store {self._root!r} ({error.strerror}): run the check as the"
+                        " user that owns it, or start the daemon first"
+                    ) from error
+                return
+
+    def _move_journal(self, error: JournalDamaged) -> None:
+        path = os.path.relpath(error.path, self._root)
+        try:
+            descriptor = os.open(error.path, os.O_PATH | _OPEN_FLAGS)
+            try:
+                target = self._quarantine.move_unrecorded(path, descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as failure:
+            reason = failure.strerror or failure
+            raise CheckError(f"cannot move the journal {path!r} to the quarantine: {reason}") from failure
+        remedy = f"moved to {target}"
+        self._moved.append(Finding(DAMAGED, path, f"the journal cannot be replayed: {error.reason}", remedy))
 
     def losses(self) -> Sequence[Finding]:
         found = (loss for name in layout.DATABASES for loss in find_losses(f"{self._root}/{name}"))
-        return [Finding(DAMAGED, os.path.basename(loss.path), loss.reason) for loss in found]
+        return [*self._moved, *(Finding(DAMAGED, os.path.basename(loss.path), loss.reason) for loss in found)]
 
     def usages(self) -> Iterator[Usage]:
         for item in self.items():
@@ -163,7 +213,7 @@ class CheckedDisk(CheckedStore):
                     yield from self._enter(entry, name)
                 elif name in layout.DATABASES:
                     yield _file(entry, Kind.DATABASE, name)
-                elif not layout.is_beside_database(name):
+                elif name != layout.JOURNAL and not layout.is_beside_database(name):
                     yield Item(Kind.FOREIGN, name, UNKNOWN_NAME)
                 elif entry.is_symlink():
                     yield Item(Kind.FOREIGN, name, _IS_LINK)

@@ -66,7 +66,9 @@ def _open_prune(options: CommonOptions, repository: str, throttle: Throttle, *, 
         raise StartError(f"cannot prune the repository {repository!r}: its directory is a symbolic link")
     if moves and not os.access(path, os.W_OK | os.X_OK):
         raise StartError(f"cannot prune the repository {repository!r}: it cannot be written")
-    return CheckedDisk(options.store, throttle)
+    store = CheckedDisk(options.store, throttle)
+    store.replay(repair=False)
+    return store
 
 
 DISK: Backend[CommonOptions] = Backend("store", _validate, _open, _describe, _open_check, _open_prune)

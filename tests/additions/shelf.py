@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from filestoraged.clock import Clock
 from filestoraged.check.findings import CheckTotals, Finding
 from filestoraged.check.throttle import Throttle
+from filestoraged.clock import Clock
 from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore
 from filestoraged.daemon.fields import declare
 from filestoraged.daemon.values import parse_directory

@@ -16,23 +16,30 @@ import stat
 from contextlib import suppress
 
 from filestoraged.store import layout
-from filestoraged.store.disk.directories import Directories, sync, try_link
+from filestoraged.store.disk.directories import sync, try_link
+from filestoraged.store.disk.volume import Volume
 from filestoraged.store.permissions import PRIVATE, create_file, make_directory
 
 
 class Quarantine:
     """The quarantine of the store in `root`. Any thread calls it, and other processes may use it at the same time."""
 
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._directories = Directories(root)
+    def __init__(self, volume: Volume) -> None:
+        self._root = volume.root
+        self._volume = volume
+        self._directories = volume.directories
 
     def move(self, path: str, descriptor: int, suffix: str = "") -> str | None:
         """Move the file that is open as `descriptor`, if `path` still leads to it. Returns its new path, else None.
 
         Both paths are within the store; the new one gets the suffix. The open descriptor keeps its inode from being
-        reused. Raises OSError.
+        reused. Raises OSError, and StoreUnavailable.
         """
+        with self._volume.changing(path):
+            return self.move_unrecorded(path, descriptor, suffix)
+
+    def move_unrecorded(self, path: str, descriptor: int, suffix: str = "") -> str | None:
+        """Like `move`, for a file that no journal has records of."""
         checked = os.fstat(descriptor)
         into = os.path.dirname(f"{self._root}/{layout.quarantine_path(path)}")
         directory = self._directories.open(into)

@@ -13,6 +13,7 @@ from filestoraged.store.disk.committer import Committer, JournalCommitter, Paral
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.file_system import check_changes, has_journals
 from filestoraged.store.disk.journal import SEGMENT_SIZE
+from filestoraged.store.disk.replay import find_journals
 from filestoraged.store.disk.shared_journal import SharedJournal
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
@@ -60,6 +61,12 @@ class Volume:
         if has_journals(self.root, system=self.system) or exists(self.system, f"{self.root}/{layout.JOURNAL}"):
             self._share().join()
 
+    def has_dead_journals(self) -> bool:
+        """Whether journals of processes that are dead may have to be replayed. Raises OSError."""
+        living = self.staging_area.living()
+        journals = find_journals(self.staging_area.directory, system=self.system)
+        return any(each.token not in living for each in journals)
+
     def sweep(self) -> int:
         """Remove stagings and journals of dead processes. Returns the number of stagings. Raises OSError and Error."""
         return self.staging_area.sweep(lambda: self._share().checkpoint())
@@ -105,6 +112,10 @@ class Volume:
     @contextlib.contextmanager
     def changing(self, path: str) -> Iterator[None]:
         """A block that changes the object at `path` without a record, and syncs it. Raises OSError and Error."""
+        if not exists(self.system, f"{self.root}/{layout.JOURNAL}"):
+            # No process of the store has a journal.
+            yield
+            return
         with self._locked(path):
             yield
             self._note(path)

@@ -17,7 +17,6 @@ from tests.store.simulation.machine import Call, Machine, error
 from tests.store.simulation.open_files import OpenFile, SimulatedEntries, SimulatedEntry, status_of
 from tests.store.simulation.scheduler import Killed, SimulatedLock, SimulatedQueue, SimulatedThread
 
-
 _Result = TypeVar("_Result")
 
 
