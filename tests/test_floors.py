@@ -42,6 +42,9 @@ FLOORS["daemon"] = {
 # Modules on no floor: all import the first, and the second imports the top floor.
 OUTSIDE = (PACKAGE, f"{PACKAGE}.__main__")
 
+# Imports within functions: modules that take much memory, which most processes do not need.
+LATE = {"net.connection": {"ssl"}}
+
 REQUIREMENTS = ("psycopg", "pymemcache")
 
 # Packages: a name, the modules with their source, and the faults that must be found.
@@ -155,7 +158,7 @@ def module_faults(name: str, found: dict[str, list[Import]]) -> Iterator[str]:
     for each in found[name]:
         where = f"{short(name)}:{each.line}: imports"
         target = known(each.target, found)
-        if each.late:
+        if each.late and each.target not in LATE.get(short(name), ()):
             yield f"{where} {each.target} within a function"
         if target is not None:
             if target != PACKAGE and floor(target) not in FLOORS[floor(name)] | {floor(name)}:

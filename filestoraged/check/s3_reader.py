@@ -9,9 +9,9 @@ from typing import NamedTuple
 from filestoraged.check.throttle import Throttle
 from filestoraged.digest import new_hash
 from filestoraged.errors import StoreUnavailable
+from filestoraged.net.connection import FAILURES
 from filestoraged.store.s3.answers import error_of
 from filestoraged.store.s3.client import CHECKSUM_FIELD, Head, S3Client, parse_head
-from filestoraged.store.s3.retries import FAILURES
 from filestoraged.store.s3.transfers import Download
 from filestoraged.store.s3.transport import Request
 

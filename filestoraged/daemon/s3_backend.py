@@ -13,10 +13,9 @@ from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.connection import Connect, StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.store import S3Store
-from filestoraged.store.s3.url import Location
+from filestoraged.store.s3.url import StoreURL
 
 # Idle connections that a worker keeps. More requests at once open more, and close them afterwards.
 _CONNECTIONS = 32
@@ -91,7 +90,7 @@ def open_prune(options: StoreOptions, repository: str, *arguments: Any, **settin
     return run
 
 
-def make_client(location: Location, options: StoreOptions, *, connections: int = _CONNECTIONS) -> S3Client:
+def make_client(location: StoreURL, options: StoreOptions, *, connections: int = _CONNECTIONS) -> S3Client:
     """`connections` is how many idle ones are kept.
 
     Raises StartError where the file of credentials that an option names cannot be used.
@@ -105,23 +104,14 @@ def make_client(location: Location, options: StoreOptions, *, connections: int =
     return S3Client(
         location,
         credentials,
-        connect=connect_to(location),
         region=options.s3_region,
         connections=connections,
     )
 
 
-def connect_to(location: Location) -> Connect:
-    """Return what makes connections to a store. TLS is loaded where the URL asks for it."""
-    if not location.is_encrypted:
-        return StoreConnection
-    connector: Connect = load("store.s3.tls", "TLSConnector")()
-    return connector
-
-
-def _warnings(location: Location, client: S3Client) -> tuple[str, ...]:
+def _warnings(location: StoreURL, client: S3Client) -> tuple[str, ...]:
     warnings = []
-    if not location.is_encrypted and not location.is_loopback:
+    if not location.endpoint.is_encrypted and not location.is_loopback:
         warnings.append(f"objects are sent to {location} without encryption")
     try:
         client.check_bucket(until=client.deadline(_START_TIMEOUT))

@@ -13,10 +13,11 @@ from xml.sax.saxutils import escape
 
 from filestoraged.digest import new_hash
 from filestoraged.errors import Error, StoreFailed
+from filestoraged.net.connection import FilePart
 from filestoraged.store.hashing import COPY_SIZE
 from filestoraged.store.s3.answers import ListedUpload, check_completion, parse_upload_id
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.transport import FilePart, Request
+from filestoraged.store.s3.transport import Request
 from filestoraged.store.s3.unfinished_uploads import abort_upload, list_uploads
 
 log = logging.getLogger(__name__)
