@@ -107,7 +107,7 @@ class Connection(BoundedConnection):
         for name, value in fields.items():
             self.putheader(name, value)
         if size or method in _WITH_BODY:
-            self.putheader("content-length", str(size))
+            self.putheader("Content-Length", str(size))
         self.endheaders()
 
     def send_all(self, data: Bytes) -> None:
@@ -223,6 +223,11 @@ class Exchange:
         """Set when the last byte must have come, on the clock of the connection."""
         if self._connection is not None:
             self._connection.deadline = until
+
+    def limit_time(self, timeout: float) -> None:
+        """Set how many seconds from now on the last byte may take."""
+        if self._connection is not None:
+            self._connection.deadline = self._connection.clock() + timeout
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, none at the end. Raises one of FAILURES."""
