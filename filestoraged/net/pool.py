@@ -111,7 +111,7 @@ class Breaker:
         self._answered = self._clock.now()
         self.suspect = False
 
-    def note_failure(self, failure: BaseException, since: float) -> None:
+    def note_failure(self, failure: BaseException, since: float = math.inf) -> None:
         """Note how a call has failed that began at a time on the clock. Another one may have had an answer since."""
         self.suspect = isinstance(failure, TimeoutError) and self._answered < since
 
