@@ -26,7 +26,7 @@ from filestoraged.errors import Error, NotFound, StorageFull, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.s3.answers import ListedUpload, StoreRefusal
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.unfinished_uploads import abort_upload, list_uploads
+from filestoraged.store.s3.multipart import abort_upload, list_uploads
 
 # Requests at the same time: they wait for the network more than for the processor.
 _THREADS = 8

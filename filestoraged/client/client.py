@@ -18,8 +18,7 @@ from filestoraged.client.location import DaemonURL, parse_location
 from filestoraged.client.reference import DropReference, ObjectReference, parse_drop, parse_object
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.saving import Saved
-from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Progress, Source
-from filestoraged.client.streams import pieces
+from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Progress, Source, pieces
 from filestoraged.client.transport import TIMEOUT, Response, Transport
 from filestoraged.client.uploader import DEFAULT_MOUNTS, Stored, Uploader, spooled
 from filestoraged.digest import Bytes, Digest, parse_digest

@@ -22,8 +22,8 @@ from filestoraged.store.s3.blob import ParkedBlobs, S3Blob
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.listing import count, list_names, list_namespaces
+from filestoraged.store.s3.multipart import list_uploads
 from filestoraged.store.s3.transport import StoreConnection
-from filestoraged.store.s3.unfinished_uploads import list_uploads
 from filestoraged.store.s3.url import parse_url
 from tests.clock import PassingClock
 from tests.net.virtual_socket import Sent, VirtualSocket, at_once, endless
