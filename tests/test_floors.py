@@ -64,11 +64,12 @@ LATE["daemon.memcached_backend"] = {
     *("check.memcached", "store.memcached.manifest", "store.memcached.pool", "store.memcached.store"),
 }
 LATE["daemon.s3_backend"] = {
-    *("check.databases", "check.s3", "check.tables", "store.s3.client", "store.s3.connection"),
-    *("store.s3.credentials", "store.s3.segment_objects", "store.s3.store", "store.s3.tls", "store.s3.url"),
+    *("check.databases", "check.s3", "check.tables", "store.s3.client"),
+    *("store.s3.credentials", "store.s3.segment_objects", "store.s3.store", "store.s3.url"),
 }
 LATE["daemon.services"] = {"api.openapi"}
 LATE["daemon.values"] = {"store.postgresql.url"}
+LATE["net.connection"] = {"ssl"}
 LATE["store.databases"] = {"store.postgresql.databases"}
 
 # Modules on no floor: all import the first, and the second imports the top floor.

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from filestoraged.store import layout
 from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.connection import StoreConnection
+from filestoraged.store.s3.transport import StoreConnection
 from filestoraged.store.s3.url import parse_url
 from tests.clock import HastyClock
 from tests.daemon.process import Daemon, running

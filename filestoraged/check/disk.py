@@ -126,7 +126,7 @@ class CheckedDisk(CheckedStore):
             except OSError as error:
                 if self._volume.has_dead_journals():
                     raise CheckError(
-                        f"cannot replay the journals of the store {self._root!r} ({error.strerror}): run the check as the"
+                        f"cannot replay the journals of the store {self._root!r} ({error.strerror}): run this as the"
                         " user that owns it, or start the daemon first"
                     ) from error
                 return

@@ -30,14 +30,14 @@ from filestoraged.check.store_check import StoreCheck
 from filestoraged.check.throttle import Throttle
 from filestoraged.digest import new_hash
 from filestoraged.errors import Error, NotFound, PreconditionFailed, StorageFull, StoreUnavailable
+from filestoraged.net.connection import FAILURES
 from filestoraged.store import layout
 from filestoraged.store.s3.answers import Answer, ListedUpload, StoreRefusal, error_of
 from filestoraged.store.s3.client import CHECKSUM_FIELD, Head, S3Client, parse_head
 from filestoraged.store.s3.listing import list_objects
-from filestoraged.store.s3.retries import FAILURES
+from filestoraged.store.s3.multipart import abort_upload, list_uploads
 from filestoraged.store.s3.transfers import Download
 from filestoraged.store.s3.transport import Request
-from filestoraged.store.s3.unfinished_uploads import abort_upload, list_uploads
 
 # Requests at the same time: they wait for the network more than for the processor.
 _THREADS = 8

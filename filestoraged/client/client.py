@@ -14,16 +14,16 @@ from urllib.parse import quote
 from filestoraged.client import saving
 from filestoraged.client.download import Download
 from filestoraged.client.hashing import BackgroundHash, algorithms_of
-from filestoraged.client.location import Location, parse_location
+from filestoraged.client.location import DaemonURL, parse_location
 from filestoraged.client.reference import DropReference, ObjectReference, parse_drop, parse_object
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.saving import Saved
-from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Progress, Source
-from filestoraged.client.streams import pieces
+from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Progress, Source, pieces
 from filestoraged.client.transport import TIMEOUT, Response, Transport
 from filestoraged.client.uploader import DEFAULT_MOUNTS, Stored, Uploader, spooled
 from filestoraged.digest import Bytes, Digest, parse_digest
 from filestoraged.errors import Gone, NotFound, ServerUnreachable, UnexpectedResponse, UsageError, quoted
+from filestoraged.net.connection import Endpoint
 from filestoraged.wire.dates import parse_timestamp
 from filestoraged.wire.parameters import attachment
 from filestoraged.wire.tus import MAX_SIZE
@@ -83,8 +83,8 @@ class Client:
         self._uploader = Uploader(
             self._transport, self._retries, self._mounts, algorithm=algorithm, state_directory=state_directory
         )
-        # Transports by the origins of URLs that methods were given; the lock guards them.
-        self._others: dict[str, Transport] = {}
+        # Transports by the endpoints of URLs that methods were given; the lock guards them.
+        self._others: dict[Endpoint, Transport] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Client:
@@ -337,15 +337,15 @@ class Client:
             except PASSING as error:
                 attempts.wait(error)
 
-    def _at(self, location: Location) -> Transport:
+    def _at(self, location: DaemonURL) -> Transport:
         """Return the transport for the origin of a URL. Only the client's own daemon gets its token."""
         with self._lock:
-            if location.origin not in self._others:
-                is_own = location.origin == self._transport.location.origin
-                self._others[location.origin] = Transport(
+            if location.endpoint not in self._others:
+                is_own = location.endpoint == self._transport.location.endpoint
+                self._others[location.endpoint] = Transport(
                     location, token=self._token if is_own else None, timeout=self._timeout, cacert=self._cacert
                 )
-            return self._others[location.origin]
+            return self._others[location.endpoint]
 
 
 def _has_size(descriptor: int) -> bool:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from filestoraged.errors import UsageError, quoted
-
-_PORTS = {"http": 80, "https": 443}
+from filestoraged.net.connection import PORTS, Endpoint
 
 # Characters of a URL's path that are not encoded (RFC 3986, section 3.3), and the percent sign of those that are.
 _PATH_CHARS = "/%:@!$&'()*+,;=~"
@@ -18,43 +17,27 @@ _HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+")
 _EXPECTED = "expected http://HOST[:PORT][/PREFIX], https://... or unix:/path"
 
 
-class Location(NamedTuple):
+class DaemonURL(NamedTuple):
     """A daemon, and what precedes its paths: `prefix` is empty, or begins with a slash and does not end with one."""
 
-    scheme: str
-    host: str
-    port: int
+    endpoint: Endpoint
     prefix: str
-    # Of a Unix socket.
-    socket_path: str = ""
-
-    @property
-    def origin(self) -> str:
-        if self.socket_path:
-            return f"unix:{self.socket_path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}" + ("" if self.port == _PORTS[self.scheme] else f":{self.port}")
-
-    @property
-    def host_field(self) -> str:
-        """The Host of requests."""
-        return "localhost" if self.socket_path else self.origin.partition("://")[2]
 
     def __str__(self) -> str:
-        return self.origin + self.prefix
+        return f"{self.endpoint}{self.prefix}"
 
 
-def parse_location(text: str) -> Location:
+def parse_location(text: str) -> DaemonURL:
     """Read the URL of a daemon. Raises UsageError; its message repeats no user name and no password."""
     if text.startswith("unix:/"):
-        return Location("http", "localhost", 0, "", text.removeprefix("unix:"))
+        return DaemonURL(Endpoint("http", "localhost", 0, text.removeprefix("unix:")), "")
     location, query = split_url(text)
     if query:
         raise UsageError(f"invalid URL of a daemon {quoted(text)}: it has a query; {_EXPECTED}")
     return location
 
 
-def split_url(text: str) -> tuple[Location, str]:
+def split_url(text: str) -> tuple[DaemonURL, str]:
     """Read a URL. Returns the origin and path as a location, and the query. Raises UsageError."""
     if "@" in text.partition("?")[0].partition("//")[2].partition("/")[0]:
         raise UsageError(f"invalid URL with a user name: tokens are set by FILESTORAGED_TOKEN; {_EXPECTED}")
@@ -64,7 +47,8 @@ def split_url(text: str) -> tuple[Location, str]:
     except ValueError as error:
         raise UsageError(f"invalid URL {quoted(text)}: {error}; {_EXPECTED}") from error
     host = parts.hostname or ""
-    if not text.isprintable() or " " in text or parts.scheme not in _PORTS or not _HOST.fullmatch(host):
+    if not text.isprintable() or " " in text or parts.scheme not in PORTS or not _HOST.fullmatch(host):
         raise UsageError(f"invalid URL {quoted(text)}: {_EXPECTED}")
     path = quote(parts.path.rstrip("/"), safe=_PATH_CHARS)
-    return Location(parts.scheme, host, _PORTS[parts.scheme] if port is None else port, path), parts.query
+    endpoint = Endpoint(parts.scheme, host, PORTS[parts.scheme] if port is None else port)
+    return DaemonURL(endpoint, path), parts.query

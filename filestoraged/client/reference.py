@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
-from filestoraged.client.location import Location, split_url
+from filestoraged.client.location import DaemonURL, split_url
 from filestoraged.digest import Digest, parse_digest
 from filestoraged.errors import UsageError, quoted
 
@@ -19,7 +19,7 @@ class ObjectReference(NamedTuple):
     """`location` is the URL's origin, and None for a mere digest. `path` has the query, too."""
 
     digest: Digest
-    location: Location | None = None
+    location: DaemonURL | None = None
     path: str = ""
     # The `name` of the query.
     name: str | None = None
@@ -29,7 +29,7 @@ class DropReference(NamedTuple):
     """`location` is the URL's origin, and None for a mere id. `path` is the one for programs."""
 
     id: str
-    location: Location | None = None
+    location: DaemonURL | None = None
     path: str = ""
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 
 from filestoraged.errors import Error, ServerUnreachable, Unavailable, UploadLocked
+from filestoraged.net.pool import random_pause
 
 # Errors that may be over soon. All others would come again.
 PASSING = (ServerUnreachable, Unavailable, UploadLocked)
@@ -57,8 +57,8 @@ class Attempts:
         if isinstance(error, ServerUnreachable) and not error.may_retry:
             raise error
         longest = min(_MAX_PAUSE, _FIRST_PAUSE * 2**self.failed)
-        # Random, so that the clients of a server that comes back do not all ask at once; never less than it asked for.
-        pause = asked + random.uniform(longest / 2, longest)
+        # Never less than the server asked for.
+        pause = asked + random_pause(longest)
         self.failed += 1
         if self._retries.notify is not None:
             self._retries.notify(error, pause)

@@ -1,7 +1,8 @@
-"""What is uploaded: bytes, or a regular file; with its digest, which is computed while it is sent.
+"""What is uploaded: bytes, a regular file, or a stream; with its digest, which is computed while it is sent.
 
 A file is read once, into buffers that go from the socket to the hash and back: so the digest is that of the bytes sent.
 Sending a file by `sendfile` saves a copy here, costs the receiver more than that, and the hash would read it again.
+A stream has no known size, such as that of a pipe: it is read in pieces, each of which is in memory once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import queue
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from filestoraged.client.hashing import BLOCK_SIZE, MAX_WAITING, BackgroundHash
 from filestoraged.digest import Digest
@@ -18,6 +19,9 @@ from filestoraged.errors import SourceChanged
 
 # As many as wait, one that is hashed, and one that is sent.
 _BUFFERS = MAX_WAITING + 2
+
+# Bytes. A piece can be sent again after a lost connection; with fewer bytes, a daemon would sync more often.
+PIECE_SIZE = 8 * 1024 * 1024
 
 # Called with the bytes that are done, and with all of them; None where that is unknown.
 Progress = Callable[[int, int | None], None]
@@ -144,3 +148,32 @@ class HashedSource:
             self._made += 1
             return memoryview(bytearray(min(BLOCK_SIZE, max(self.size, 1))))
         return self._free.get()
+
+
+class Piece(NamedTuple):
+    """`start` is its offset in bytes."""
+
+    start: int
+    data: bytes
+    is_last: bool
+
+
+def pieces(stream: BinaryIO) -> Iterator[Piece]:
+    """Yield the pieces of a stream, at least one. Each is read before the one in front of it is yielded."""
+    start = 0
+    data = _read_piece(stream)
+    while True:
+        following = _read_piece(stream) if len(data) == PIECE_SIZE else b""
+        yield Piece(start, data, not following)
+        if not following:
+            return
+        start += len(data)
+        data = following
+
+
+def _read_piece(stream: BinaryIO) -> bytes:
+    """Return PIECE_SIZE bytes, fewer at the end alone: a pipe gives what it has."""
+    collected = bytearray()
+    while len(collected) < PIECE_SIZE and (data := stream.read(PIECE_SIZE - len(collected))):
+        collected += data
+    return bytes(collected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import socket
@@ -9,13 +10,14 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from filestoraged.client.connection import Connection, ConnectionPool
 from filestoraged.client.hashing import BLOCK_SIZE
-from filestoraged.client.location import Location
+from filestoraged.client.location import DaemonURL
 from filestoraged.client.refusals import refusal
 from filestoraged.digest import Bytes
 from filestoraged.errors import BadRequest, ServerUnreachable, UnexpectedResponse, UsageError, quoted
-from filestoraged.net.bounded_response import BoundedResponse, InvalidResponse
+from filestoraged.net.bounded_response import InvalidResponse
+from filestoraged.net.connection import FAILURES, Connection, ConnectionPool, Endpoint, Exchange, tls_context
+from filestoraged.net.pool import describe
 from filestoraged.wire.json_text import parse_object
 
 # Seconds that a server may be silent, in a response or while it takes a body.
@@ -36,24 +38,28 @@ _MAX_REFUSAL = 64 * 1024
 # The body of a response that has nothing to say.
 _MAX_IGNORED = 64 * 1024
 
+# Seconds after which a kept connection is not used again: the daemon closes it after 60 s, some proxies after 5 s.
+_MAX_IDLE = 4.0
+
+# Connections that are kept: as many threads find one at once.
+_MAX_KEPT = 8
+
+# Of every request.
+_FIELDS = {"User-Agent": "filestoraged", "Accept-Encoding": "identity"}
+
 _TOKEN = re.compile(r"[!-~]+")
 
 _BROKEN = "the connection broke"
 
 
-class Response:
-    """A response whose body is not read yet. One thread uses it; it is read to its end, or closed."""
+class DaemonConnection(Connection):
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, *, timeout: float) -> None:
+        self.connect_timeout = self.silence_timeout = timeout
+        super().__init__(endpoint, context)
 
-    def __init__(self, raw: BoundedResponse, connection: Connection, pool: ConnectionPool, *, whole: bool):
-        """`whole`: the request was sent to its end, so that the connection can be used again."""
-        self.status = raw.status
-        # By names in lower case.
-        self.fields = raw.fields
-        self._raw = raw
-        # None once another request may use it.
-        self._connection: Connection | None = connection
-        self._pool = pool
-        self._is_whole = whole
+
+class Response(Exchange):
+    """A response whose body is not read yet. Its errors are those of a client."""
 
     def __enter__(self) -> Response:
         return self
@@ -64,13 +70,9 @@ class Response:
     def read(self, size: int) -> bytes:
         """Return the next bytes, none at the end. Raises ServerUnreachable where the body breaks off."""
         try:
-            data = self._raw.read(size)
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
+            return super().read(size)
+        except FAILURES as error:
             raise _failure(error, f"{_BROKEN} within a response") from error
-        if self._raw.is_read:
-            self._release()
-        return data
 
     def blocks(self) -> Iterator[bytes]:
         while block := self.read(BLOCK_SIZE):
@@ -86,8 +88,7 @@ class Response:
 
     def body(self, limit: int) -> bytes:
         """Return the whole body. Raises UnexpectedResponse if it has more bytes than `limit`, or takes too long."""
-        if self._connection is not None:
-            self._connection.deadline = self._connection.clock() + _DOCUMENT_TIMEOUT
+        self.limit_time(_DOCUMENT_TIMEOUT)
         collected = bytearray()
         for block in self.blocks():
             collected += block
@@ -100,35 +101,23 @@ class Response:
         """Read the body, so that another request can use the connection."""
         self.body(_MAX_IGNORED)
 
-    def close(self) -> None:
-        """Close the connection, unless the body was read to its end and another request may use it."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def _release(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if self._is_whole and not self._raw.closes:
-            self._pool.release(connection)
-        else:
-            connection.close()
-
 
 class Transport:
     """Sends requests to one daemon. Any thread calls it."""
 
     def __init__(
-        self, location: Location, *, token: str | None = None, timeout: float = TIMEOUT, cacert: str | None = None
+        self, location: DaemonURL, *, token: str | None = None, timeout: float = TIMEOUT, cacert: str | None = None
     ) -> None:
         if token is not None and not _TOKEN.fullmatch(token):
             raise UsageError("invalid token: expected visible ASCII characters")
         self.location = location
         self.has_token = token is not None
-        self._fields = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._fields = _FIELDS if token is None else {**_FIELDS, "Authorization": f"Bearer {token}"}
         self._timeout = timeout
-        self._pool = ConnectionPool(location, timeout=timeout, cacert=cacert)
+        context = _make_context(cacert) if location.endpoint.is_encrypted else None
+        self._pool = ConnectionPool(
+            lambda: DaemonConnection(location.endpoint, context, timeout=timeout), size=_MAX_KEPT, max_idle=_MAX_IDLE
+        )
 
     def request(
         self,
@@ -159,60 +148,30 @@ class Transport:
         try:
             connection = self._pool.acquire()
         except OSError as error:
-            raise _unreachable(self.location, error) from error
+            raise _unreachable(self.location.endpoint, error) from error
         try:
-            _send_head(connection, method, self._target(path), self._host(fields), size)
-            whole = body is None or _send_body(connection, body)
+            fields = {"Host": self.location.endpoint.authority, **fields}
+            connection.send_head(method, self.location.prefix + path or "/", fields, size)
+            if body is not None:
+                _send_body(connection, body)
             if size:
                 connection.set_timeout(_UPLOAD_TIMEOUT)
             raw = connection.receive()
             connection.set_timeout(self._timeout)
-        except (OSError, http.client.HTTPException) as error:
+        except FAILURES as error:
             connection.close()
             raise _failure(error, _BROKEN) from error
         except BaseException:
             # The source failed, or the program is interrupted: the request is not complete, and nothing is stored.
             connection.close()
             raise
-        return Response(raw, connection, self._pool, whole=whole)
-
-    def _target(self, path: str) -> str:
-        return self.location.prefix + path or "/"
-
-    def _host(self, fields: Mapping[str, str]) -> Mapping[str, str]:
-        return {"Host": self.location.host_field, "User-Agent": "filestoraged", **fields}
+        return Response(connection, raw, self._pool)
 
 
-class _Tracked:
-    """Blocks of a body; knows whether all were handed over."""
-
-    def __init__(self, blocks: Iterable[Bytes]) -> None:
-        self._blocks = blocks
-        self.ended = False
-
-    def __iter__(self) -> Iterator[Bytes]:
-        yield from self._blocks
-        self.ended = True
-
-
-def _send_head(connection: Connection, method: str, target: str, fields: Mapping[str, str], size: int) -> None:
-    connection.putrequest(method, target, skip_host=True)
-    for name, value in fields.items():
-        connection.putheader(name, value)
-    if size or method in ("POST", "PUT", "PATCH"):
-        connection.putheader("Content-Length", str(size))
-    connection.endheaders()
-
-
-def _send_body(connection: Connection, body: Iterable[Bytes]) -> bool:
-    """Send a body. Returns whether all of it was sent: the server may answer before."""
-    tracked = _Tracked(body)
-    try:
-        connection.send_body(tracked)
-    except (BrokenPipeError, ConnectionResetError):
-        # The server has answered and closed the connection; the answer may still be there.
-        return False
-    return tracked.ended
+def _send_body(connection: Connection, body: Iterable[Bytes]) -> None:
+    # The server has answered and closed the connection; the response may still be there.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send_blocks(body)
 
 
 def _body_of(response: Response) -> bytes:
@@ -229,20 +188,24 @@ def _failure(error: OSError | http.client.HTTPException, broken: str) -> ServerU
         return UnexpectedResponse(f"the server is no filestoraged: {error}")
     if isinstance(error, http.client.IncompleteRead):
         return ServerUnreachable(f"{broken}: {error.expected or 'some'} bytes of the response are missing")
-    return ServerUnreachable(f"{broken}: {_described(error)}")
+    return ServerUnreachable(f"{broken}: {describe(error)}")
 
 
-def _unreachable(location: Location, error: OSError) -> ServerUnreachable:
+def _unreachable(endpoint: Endpoint, error: OSError) -> ServerUnreachable:
     reason = error.strerror or str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = f"its certificate is not valid: {error.verify_message}; --cacert names other certificates"
     missing = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
     may_retry = not missing and not isinstance(error, ssl.SSLCertVerificationError)
-    return ServerUnreachable(f"cannot connect to {location.origin}: {reason}", may_retry=may_retry)
+    return ServerUnreachable(f"cannot connect to {endpoint}: {reason}", may_retry=may_retry)
 
 
-def _described(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _make_context(cacert: str | None) -> ssl.SSLContext:
+    try:
+        return tls_context(cacert)
+    except OSError as error:
+        reason = error.strerror if isinstance(error, FileNotFoundError) else "it has no certificates in PEM"
+        raise UsageError(f"cannot read the certificates {cacert!r}: {reason or error}") from error
 
 
 def _shown(response: Response, body: bytes) -> str:

@@ -17,8 +17,7 @@ from filestoraged.client import resumable
 from filestoraged.client.hashing import algorithms_of
 from filestoraged.client.resumable import Announced, ResumableUpload, UploadLost
 from filestoraged.client.retries import PASSING, Retries
-from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Progress, Source
-from filestoraged.client.streams import Piece, pieces
+from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Piece, Progress, Source, pieces
 from filestoraged.client.transport import Transport
 from filestoraged.client.upload_state import UploadState
 from filestoraged.digest import ALGORITHMS, Bytes, Digest, new_hash, parse_digest

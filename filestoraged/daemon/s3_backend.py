@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from filestoraged.check.rows import RowRegistry
     from filestoraged.check.throttle import Throttle
     from filestoraged.store.s3.client import S3Client
-    from filestoraged.store.s3.connection import Connect
     from filestoraged.store.s3.segment_objects import SegmentObjects
-    from filestoraged.store.s3.url import Location
+    from filestoraged.store.s3.url import StoreURL
 
 # Idle connections that a worker keeps. More requests at once open more, and close them afterwards.
 _CONNECTIONS = 32
@@ -38,7 +37,7 @@ _START_TIMEOUT = 5.0
 _REGION = re.compile(r"[A-Za-z0-9_\-]{1,64}", re.ASCII)
 
 
-def parse_s3_url(text: str) -> Location:
+def parse_s3_url(text: str) -> StoreURL:
     """Return the location of an S3 store."""
     from filestoraged.store.s3.url import parse_url
 
@@ -55,7 +54,7 @@ def parse_region(text: str) -> str:
 
 
 class S3Options(CommonOptions):
-    s3: Location | None = declare(
+    s3: StoreURL | None = declare(
         parse_s3_url,
         "URL",
         "S3 store that keeps the objects of files, repositories and drops: https://HOST[:PORT]/BUCKET[/PREFIX]",
@@ -176,28 +175,16 @@ def make_client(options: S3Options, *, connections: int = _CONNECTIONS, clock: C
     return S3Client(
         options.s3,
         credentials,
-        connect=connect_to(options.s3),
         region=options.s3_region,
         connections=connections,
         clock=clock,
     )
 
 
-def connect_to(location: Location) -> Connect:
-    """Return what makes connections to a store. TLS is loaded where the URL asks for it."""
-    if not location.is_encrypted:
-        from filestoraged.store.s3.connection import StoreConnection
-
-        return StoreConnection
-    from filestoraged.store.s3.tls import TLSConnector
-
-    return TLSConnector()
-
-
 def _warnings(client: S3Client) -> tuple[str, ...]:
     location = client.location
     warnings = []
-    if not location.is_encrypted and not location.is_loopback:
+    if not location.endpoint.is_encrypted and not location.is_loopback:
         warnings.append(f"objects are sent to {location} without encryption")
     try:
         client.check_bucket(until=client.deadline(_START_TIMEOUT))

@@ -24,11 +24,13 @@ from filestoraged.digest import ALGORITHMS
 from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.disk.volume import Volume
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.locks import prepare_locks
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.permissions import PRIVATE
 from filestoraged.store.sqlite.reading import query
 from filestoraged.store.system import LINUX
 from tests.support import PATIENCE, TempCase, read
@@ -935,7 +937,7 @@ class QuarantineTest(DiskCheckCase):
         descriptor = os.open(self.root / path, os.O_PATH | os.O_NOFOLLOW)
         self.addCleanup(os.close, descriptor)
 
-        target = Quarantine(str(self.root)).move(path, descriptor)
+        target = Quarantine(Volume(str(self.root), PRIVATE)).move(path, descriptor)
 
         assert target is not None
         self.assertTrue(stat.S_ISFIFO((self.root / target).lstat().st_mode))
@@ -952,7 +954,7 @@ class QuarantineTest(DiskCheckCase):
             sync(directory)
 
         with mock.patch.object(LINUX, "fsync", noted_sync):
-            Quarantine(str(self.root)).move(f"{digest[:2]}/{digest}", descriptor)
+            Quarantine(Volume(str(self.root), PRIVATE)).move(f"{digest[:2]}/{digest}", descriptor)
 
         new, old = f"{self.root}/quarantine/{digest[:2]}", f"{self.root}/{digest[:2]}"
         self.assertLess(synced.index(new), synced.index(old))

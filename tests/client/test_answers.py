@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from filestoraged.client import Client, Retries
-from filestoraged.client.streams import PIECE_SIZE
+from filestoraged.client.sources import PIECE_SIZE
 from filestoraged.errors import (
     DigestMismatch,
     Error,

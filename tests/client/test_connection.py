@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import unittest
 
-from filestoraged.client.connection import Connection
 from filestoraged.client.location import parse_location
+from filestoraged.client.transport import DaemonConnection
 from tests.support import PATIENCE
 
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
@@ -17,7 +17,7 @@ class BodyTest(unittest.TestCase):
     def connect(self) -> None:
         ours, self.server = socket.socketpair()
         self.addCleanup(self.server.close)
-        self.connection = Connection(parse_location("http://localhost"), timeout=PATIENCE, context=None)
+        self.connection = DaemonConnection(parse_location("http://localhost").endpoint, None, timeout=PATIENCE)
         self.connection.sock = ours
         self.addCleanup(self.connection.close)
 
@@ -27,7 +27,7 @@ class BodyTest(unittest.TestCase):
             self.server.sendall(answered)
         else:
             self.server.shutdown(socket.SHUT_WR)
-        self.connection.send_body([b"te", b"a"])
+        self.connection.send_blocks([b"te", b"a"])
         self.connection.sock.shutdown(socket.SHUT_WR)
         return self.server.recv(100)
 

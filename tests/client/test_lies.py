@@ -13,9 +13,9 @@ from unittest import mock
 
 from filestoraged.cli.main import main
 from filestoraged.client import Client
-from filestoraged.client.connection import Connection
 from filestoraged.client.saving import MAX_DROP_SIZE
 from filestoraged.errors import Error, MethodNotAllowed, TooManyGuesses, Unavailable, UnexpectedResponse
+from filestoraged.net.connection import Connection
 from tests.client.scripted_server import answer, document
 from tests.client.test_answers import TEA, AnswersCase
 from tests.net.virtual_socket import Sent, VirtualSocket, at_once, dripping, endless

@@ -31,7 +31,8 @@ class LocationTest(unittest.TestCase):
             ("unix:/run/socket", "unix:/run/socket", "localhost"),
         ):
             with self.subTest(text):
-                self.assertEqual((shown, host), (str(parse_location(text)), parse_location(text).host_field))
+                location = parse_location(text)
+                self.assertEqual((shown, host), (str(location), location.endpoint.authority))
 
     def test_other_texts_are_refused(self) -> None:
         for text in ("", "localhost:8080", "http://", "file:///etc", "http://a\nb", "http://a:x", "http://a/?b"):

@@ -34,7 +34,7 @@ _MAX_ROUND_SIZE = 1024 * 1024
 # Threads of a committer without a journal: the file system serves simultaneous syncs by fewer writes of its own.
 _MAX_THREADS = 16
 
-# In `Journal.full`: the end of the thread.
+# In the queue of full segments: the end of the thread.
 _END = object()
 
 
@@ -130,6 +130,8 @@ class JournalCommitter(Committer):
         self._shared = shared
         self._check_root = check_root
         self._size = size
+        # Segments to be covered by a checkpoint, None if one is needed, and the end of the thread that makes them.
+        self._full: Queue = system.queue()
         self._checkpoints: Thread | None = None
         # Owner of these: the committer's thread.
         self._journal: Journal | None = None
@@ -145,10 +147,11 @@ class JournalCommitter(Committer):
         super().close()
         journal, thread = self._journal, self._checkpoints
         if thread is not None:
-            assert journal is not None
-            journal.full.put(_END)
+            self._full.put(_END)
             thread.join()
         if journal is not None:
+            while not self._full.empty():
+                self._full.get()
             try:
                 self._shared.checkpoint()
                 journal.remove()
@@ -205,7 +208,7 @@ class JournalCommitter(Committer):
     def _open(self) -> Journal:
         """The journal, opened for the first round. Raises OSError, and Error."""
         if self._journal is None:
-            self._journal = self._shared.open_journal(self._size)
+            self._journal = self._shared.open_journal(self._full, self._size)
         if self._checkpoints is None:
             self._checkpoints = self._system.start_thread(self._run_checkpoints, name="checkpoint")
         if self._checkpoints is None:
@@ -242,10 +245,14 @@ class JournalCommitter(Committer):
     def _commit(self, pending: Sequence[tuple[Change, Record]], journal: Journal) -> None:
         try:
             sequence = journal.append([record for _, record in pending])
+        except FileNotFoundError:
+            # An operator has removed the staging area: the next round begins another journal.
+            journal.close()
+            self._journal = None
+            raise
         except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            self._remove_alone([change for change, _ in pending if change.kind is Kind.REMOVED])
+            if error.errno in DISK_FULL:
+                self._remove_alone([change for change, _ in pending if change.kind is Kind.REMOVED])
             raise
         applied, voids = self._apply(pending, sequence)
         self._shared.mark(pending[-1][1].time)
@@ -295,10 +302,8 @@ class JournalCommitter(Committer):
         return None
 
     def _run_checkpoints(self) -> None:
-        assert self._journal is not None
-        journal, full = self._journal, self._journal.full
         waiting: list[Segment] = []
-        while (segment := full.get()) is not _END:
+        while (segment := self._full.get()) is not _END:
             if segment is not None:
                 waiting.append(segment)
             try:
@@ -306,15 +311,20 @@ class JournalCommitter(Committer):
             except (Error, OSError) as error:
                 log.error("a checkpoint of the journal failed; refusing small uploads when it is full: %s", error)
                 self.failure = error
-                journal.refuse(StoreUnavailable("The store cannot be synced; retry later."))
+                self._refuse("The store cannot be synced; retry later.")
                 continue
             self.failure = None
             ready = [each for each in waiting if each.time <= covered]
             waiting = [each for each in waiting if each.time > covered]
             for each in ready:
-                journal.free(each)
+                each.free.put(each)
             if waiting and not ready:
-                journal.refuse(StoreUnavailable("The store's journal is full; retry later."))
+                self._refuse("The store's journal is full; retry later.")
+
+    def _refuse(self, message: str) -> None:
+        journal = self._journal
+        if journal is not None:
+            journal.refuse(StoreUnavailable(message))
 
 
 def _unfinished(waiting: Iterable[_Waiting], deferred: Sequence[_Waiting]) -> list[Change]:

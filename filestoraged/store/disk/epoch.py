@@ -34,7 +34,7 @@ from typing import NamedTuple
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import sync
 from filestoraged.store.owner_locks import lock_if_dead
-from filestoraged.store.permissions import PRIVATE, create_file_as_allowed
+from filestoraged.store.permissions import PRIVATE, create_file
 from filestoraged.store.system import System, write_at
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -252,5 +252,5 @@ def _checksum(data: bytes, key: bytes) -> bytes:
 def _create(path: str, system: System) -> int:
     # It exists if another process has just made it.
     with contextlib.suppress(FileExistsError):
-        system.close(create_file_as_allowed(path, PRIVATE.file, system=system))
+        system.close(create_file(path, PRIVATE.file, system=system))
     return system.open(path, _FLAGS)

@@ -9,6 +9,7 @@ and the next sync would succeed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -35,10 +36,11 @@ _ZEROS = bytes(1024 * 1024)
 
 
 class Segment:
-    """A file of the journal, open. `time` is that of its last record."""
+    """A file of the journal, open. `time` is that of its last record, `free` is where it goes to be written again."""
 
-    def __init__(self, path: str, descriptor: int, *, size: int, system: System) -> None:
+    def __init__(self, path: str, descriptor: int, free: Queue, *, size: int, system: System) -> None:
         self.path = path
+        self.free = free
         self.descriptor = descriptor
         self.time = 0
         self.is_broken = False
@@ -54,6 +56,9 @@ class Segment:
         try:
             write_at(self._system, self.descriptor, data, self._position)
             self._system.fdatasync(self.descriptor)
+            if not self._system.fstat(self.descriptor).st_nlink:
+                # An operator has removed the staging area: no replay would find it.
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
         except BaseException:
             self.is_broken = True
             raise
@@ -67,9 +72,18 @@ class Journal:
     """One thread appends. Another one takes what is full, and gives it back; see `Committer`."""
 
     def __init__(
-        self, area: str, directories: Directories, format_: Format, *, size: int = SEGMENT_SIZE, system: System
+        self,
+        area: str,
+        directories: Directories,
+        format_: Format,
+        full: Queue,
+        *,
+        size: int = SEGMENT_SIZE,
+        system: System,
     ) -> None:
-        """`area` is the staging area of the process."""
+        """`area` is the staging area of the process. To `full` go segments that a checkpoint is to cover, and None where
+        one is needed.
+        """
         self._area = area
         self._directories = directories
         self._format = format_
@@ -78,8 +92,7 @@ class Journal:
         self._numbers = itertools.count()
         self._count = 0
         self._current: Segment | None = None
-        # Segments to be covered by a checkpoint. None asks for one; so does the end of the thread, see `Committer`.
-        self.full: Queue = system.queue()
+        self._full = full
         # Segments to be written, and exceptions: why there are none.
         self._free: Queue = system.queue()
         # The number and the time of the last group, and groups that failed and are not void yet.
@@ -99,10 +112,6 @@ class Journal:
                 self._void_failed()
             raise
 
-    def free(self, segment: Segment) -> None:
-        """Give back a segment that a checkpoint covers."""
-        self._free.put(segment)
-
     def refuse(self, error: Exception) -> None:
         """No segment can be written again. The next `append` that needs one raises the error."""
         self._free.put(error)
@@ -116,9 +125,8 @@ class Journal:
     def close(self) -> None:
         segments = [self._current] if self._current is not None else []
         self._current = None
-        for each in (self._free, self.full):
-            while not each.empty():
-                segments.append(each.get())
+        while not self._free.empty():
+            segments.append(self._free.get())
         for segment in segments:
             if isinstance(segment, Segment):
                 self._system.close(segment.descriptor)
@@ -154,7 +162,7 @@ class Journal:
             return current
         if current is not None:
             self._current = None
-            self.full.put(current)
+            self._full.put(current)
         self._current = segment = self._next()
         return segment
 
@@ -165,7 +173,7 @@ class Journal:
             except queue.Empty:
                 found = self._made() or self._free.get()
             if isinstance(found, Exception):
-                self.full.put(None)
+                self._full.put(None)
                 raise found
             segment: Segment = found
             if not segment.is_broken:
@@ -206,7 +214,7 @@ class Journal:
                 self._system.unlink(path)
             raise
         self._count += 1
-        return Segment(path, descriptor, size=self._size, system=self._system)
+        return Segment(path, descriptor, self._free, size=self._size, system=self._system)
 
     def _sync_area(self) -> None:
         directory = open_directory(self._area, system=self._system)

@@ -15,7 +15,7 @@ from filestoraged.store.disk.records import Format
 from filestoraged.store.disk.replay import Replay, find_journals, read_journals
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
-from filestoraged.store.system import System
+from filestoraged.store.system import Queue, System
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ class SharedJournal:
         with self._lock:
             self._join()
 
-    def open_journal(self, size: int) -> Journal:
-        """Make the journal of this process. Raises OSError, and Error."""
+    def open_journal(self, full: Queue, size: int) -> Journal:
+        """Make the journal of this process; see `Journal`. Raises OSError, and Error."""
         with self._lock:
             epoch, _ = self._joined()
             area = self._area.own()
             format_ = Format(epoch.number, epoch.key, area.token)
-            return Journal(area.path, self._directories, format_, size=size, system=self._system)
+            return Journal(area.path, self._directories, format_, full, size=size, system=self._system)
 
     def checkpoint(self) -> int:
         """Sync all files, and save what that covers. Returns up to which time it covers the records of this process.

@@ -72,7 +72,9 @@ class StagingArea(OwnerLocks):
 
     def living(self) -> set[str]:
         """The tokens of processes that are alive, this one's among them. Raises OSError."""
-        return {token for token in self.tokens() if self._is_alive(token)}
+        living = {token for token in self.tokens() if self._is_alive(token)}
+        # Whether an operator has removed its area or not.
+        return living if self._own is None else living | {self._own.token}
 
     def sweep(self, make_superfluous: Callable[[], object] | None = None) -> int:
         """Remove the stagings of dead processes. Returns their number. Raises OSError and StoreDetached.

@@ -183,7 +183,7 @@ class Volume:
 
     def _has_journals(self) -> bool:
         if self._is_journaled is None:
-            self.identity.check()
+            self.directories.make_root()
             self._is_journaled = has_journals(self.root, system=self.system)
         return self._is_journaled
 

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
-import socket
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import Error, StorageFull, StoreUnavailable
+from filestoraged.net.pool import Breaker, IdlePool, ServerSuspect, describe
 from filestoraged.store.memcached.client import ServerClient
 
 try:
@@ -47,12 +44,7 @@ class Versioned(NamedTuple):
 
 
 class PoolServer:
-    """One server. Many threads call it, each on a connection of its own.
-
-    A server whose last call timed out is suspect: until it answers again, one thread at a time waits for it, and calls
-    of other threads fail at once. So a server that hangs delays one thread, and the first request after its return
-    succeeds.
-    """
+    """One server. Many threads call it, each on a connection of its own. One that hangs delays one of them."""
 
     def __init__(self, server: str, *, timeout: float, connect_timeout: float) -> None:
         """Raises ValueError as `parse_server` does. Timeouts are in seconds."""
@@ -60,27 +52,19 @@ class PoolServer:
         self._address = parse_server(server)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._reset()
+        self._idle: IdlePool[ServerClient] = IdlePool()
+        self._breaker = Breaker(f"memcached {server}")
 
-    def _reset(self) -> None:
-        self._owner = os.getpid()
-        self._idle: deque[ServerClient] = deque()
-        self._probing = threading.Lock()
-        self.suspect = False
+    @property
+    def suspect(self) -> bool:
+        return self._breaker.suspect
 
     def call(self, function: Callable[[ServerClient], _Result]) -> _Result:
         """Call `function` with a connection. Raises StoreUnavailable if the server fails, StorageFull if it is full."""
-        if self._owner != os.getpid():
-            # A forked child must not use its parent's connections, nor wait for its parent's threads.
-            self._reset()
-        if not self.suspect:
-            return self._call(function)
-        if not self._probing.acquire(blocking=False):
-            raise StoreUnavailable(node=self.name) from TimeoutError(f"memcached {self.name} has not answered lately")
         try:
-            return self._call(function)
-        finally:
-            self._probing.release()
+            return self._breaker.call(lambda: self._call(function))
+        except ServerSuspect as error:
+            raise StoreUnavailable(node=self.name) from error
 
     def ping(self) -> BaseException | None:
         """Ask for the server's version. Returns the error if it does not answer, else None."""
@@ -93,24 +77,22 @@ class PoolServer:
 
     def close(self) -> None:
         """Close the idle connections. The next call opens one."""
-        while self._idle:
-            self._idle.pop().close()
+        self._idle.close()
 
     def _call(self, function: Callable[[ServerClient], _Result]) -> _Result:
-        try:
-            client = self._idle.pop()
-        except IndexError:
-            client = ServerClient(self._address, connect_timeout=self._connect_timeout, timeout=self._timeout)
+        client = self._idle.acquire() or ServerClient(
+            self._address, connect_timeout=self._connect_timeout, timeout=self._timeout
+        )
         try:
             answer = _call_twice(client, function)
         except (MemcacheError, OSError) as error:
             client.close()
-            self.suspect = isinstance(error, socket.timeout)
+            self._breaker.note_failure(error)
             if "out of memory" in str(error):
                 raise StorageFull("There is no room left to store this.") from error
-            raise StoreUnavailable(node=self.name) from ConnectionError(f"memcached {self.name}: {_describe(error)}")
-        self.suspect = False
-        self._idle.append(client)
+            raise StoreUnavailable(node=self.name) from ConnectionError(f"memcached {self.name}: {describe(error)}")
+        self._breaker.note_answer()
+        self._idle.release(client)
         return answer
 
 
@@ -247,10 +229,6 @@ def _call_twice(client: ServerClient, function: Callable[[ServerClient], _Result
     except (MemcacheError, OSError):
         # The server may have been restarted since the connection was last used. After a failure the client reconnects.
         return function(client)
-
-
-def _describe(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def figure(statistics: Mapping[bytes, object], name: bytes) -> int:

@@ -14,10 +14,10 @@ from typing import Any
 
 from filestoraged.digest import parse_digest
 from filestoraged.errors import CorruptObject, StoreUnavailable
+from filestoraged.net.connection import FAILURES
 from filestoraged.store.contract import Blob, Sink
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 from filestoraged.store.s3.client import S3Client, parse_head
-from filestoraged.store.s3.retries import FAILURES
 from filestoraged.store.s3.transfers import Download
 
 # Bytes of one `send`: some milliseconds' worth, so that others get the thread.

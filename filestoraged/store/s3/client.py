@@ -17,16 +17,23 @@ from typing import NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, NotFound
-from filestoraged.net.bounded_response import BoundedResponse
+from filestoraged.net.connection import Connection, Exchange, FilePart
 from filestoraged.store.s3.answers import Answer, Listing, error_of, parse_listing
-from filestoraged.store.s3.connection import Connect, StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
-from filestoraged.store.s3.retries import OPERATION_TIMEOUT, Attempts
+from filestoraged.store.s3.retries import OPERATION_TIMEOUT, StoreCalls
 from filestoraged.store.s3.signing import Credentials
 from filestoraged.store.s3.traffic import Traffic
 from filestoraged.store.s3.transfers import Download, Upload
-from filestoraged.store.s3.transport import NO_FIELDS, Body, Exchange, FilePart, Request, Transport
-from filestoraged.store.s3.url import Location
+from filestoraged.store.s3.transport import (
+    NO_FIELDS,
+    Body,
+    Connect,
+    Request,
+    SignedExchange,
+    SignedTransport,
+    StoreConnection,
+)
+from filestoraged.store.s3.url import StoreURL
 from filestoraged.wire.dates import parse_date
 from filestoraged.wire.grammar import parse_decimal
 
@@ -67,7 +74,7 @@ class S3Client:
 
     def __init__(
         self,
-        location: Location,
+        location: StoreURL,
         credentials: CredentialSource,
         *,
         connect: Connect = StoreConnection,
@@ -80,10 +87,10 @@ class S3Client:
         self.location = location
         self.traffic = traffic or Traffic()
         self.clock = clock
-        self.transport = Transport(
+        self._transport = SignedTransport(
             location, credentials, connect=connect, region=region, connections=connections, clock=clock
         )
-        self._attempts = Attempts(str(location), self.traffic, clock)
+        self._calls = StoreCalls(str(location), self.traffic, clock)
         self._bucket_seen = -math.inf
 
     def deadline(self, timeout: float = OPERATION_TIMEOUT) -> float:
@@ -114,7 +121,7 @@ class S3Client:
         if etag:
             fields["if-match"] = f'"{etag}"'
         request, end = Request("GET", key, fields=fields), until or self.deadline()
-        return self._attempts.call(lambda: self._download(self.transport.exchange(request, end), start, key), end)
+        return self._calls.call(lambda: self._download(self._transport.exchange(request, end), start, key), end)
 
     def put(
         self,
@@ -137,18 +144,18 @@ class S3Client:
 
     def begin_put(self, key: str, size: int, sha256: str, fields: Mapping[str, str] = NO_FIELDS) -> Upload:
         """Begin to store an object of `size` bytes, which are then written to the result as they come."""
-        if self._attempts.suspect:
+        if self._calls.breaker.suspect:
             # One thread finds out whether it answers again. A body that is begun has no answer for long.
             self.check_bucket()
-        request = Request("PUT", key, fields={**fields, "content-length": str(size)}, sha256=sha256)
-        connection, credentials = self._attempts.call(
-            lambda: self.transport.begin(request, max_idle=_MAX_IDLE_OF_STREAM), self.deadline(), answered=False
+        request = Request("PUT", key, fields=fields, sha256=sha256)
+        connection, credentials = self._calls.call(
+            lambda: self._transport.begin(request, size, max_idle=_MAX_IDLE_OF_STREAM), self.deadline(), answered=False
         )
         return Upload(
             connection,
             size,
             finish=lambda: self._finish_upload(connection, credentials, key),
-            note_silence=self._attempts.note_silence,
+            note_failure=self._calls.breaker.note_failure,
         )
 
     def delete(self, key: str, *, until: float | None = None) -> None:
@@ -188,15 +195,15 @@ class S3Client:
     def send(self, request: Request, *, until: float | None = None) -> Answer:
         """Send a request. Returns any answer, except one after which an equal request may succeed."""
         end = until or self.deadline()
-        return self._attempts.call(lambda: self.transport.answer_of(self.transport.exchange(request, end)), end)
+        return self._calls.call(lambda: self._transport.answer_of(self._transport.exchange(request, end)), end)
 
     @property
     def idle_connections(self) -> int:
-        return self.transport.pool.idle
+        return len(self._transport.pool)
 
     def close(self) -> None:
         """Close the idle connections."""
-        self.transport.pool.close()
+        self._transport.pool.close()
 
     def good(self, answer: Answer, key: str = "") -> Answer:
         """Return a good answer, else raise what it means for the object under a key."""
@@ -208,38 +215,32 @@ class S3Client:
             self._bucket_seen = self.clock.now()
         raise error
 
-    def _download(self, exchange: Exchange, start: int, key: str) -> Download:
-        connection, response, _ = exchange
-        if response.status not in (200, 206):
+    def _download(self, exchange: SignedExchange, start: int, key: str) -> Download:
+        if exchange.status not in (200, 206):
             raise self._error_of(exchange, key)
-        size = _whole_size(response, start)
-        if size is None or response.size is None:
-            connection.close()
+        size = _whole_size(exchange, start)
+        if size is None or exchange.size is None:
+            exchange.close()
             raise http.client.HTTPException("the store does not say which part of the object it sends")
         self._bucket_seen = self.clock.now()
-        return Download(connection, response, self.transport.pool, size=size, left=response.size)
+        return Download(exchange, size=size, left=exchange.size)
 
-    def _error_of(self, exchange: Exchange, key: str) -> Error:
+    def _error_of(self, exchange: SignedExchange, key: str) -> Error:
         """Read an answer that is none of an object."""
         try:
-            self.good(self.transport.answer_of(exchange), key)
+            self.good(self._transport.answer_of(exchange), key)
         except Error as error:
             return error
-        raise http.client.HTTPException(f"the store answers {exchange.response.status} where it sends an object")
+        raise http.client.HTTPException(f"the store answers {exchange.status} where it sends an object")
 
-    def _finish_upload(self, connection: StoreConnection, credentials: Credentials, key: str) -> Answer:
+    def _finish_upload(self, connection: Connection, credentials: Credentials, key: str) -> Answer:
         """Read the answer to an upload, or what the store has said before it closed the connection."""
 
         def answer() -> Answer:
             connection.deadline = self.deadline()
-            try:
-                response = connection.receive()
-            except BaseException:
-                connection.close()
-                raise
-            return self.transport.answer_of(Exchange(connection, response, credentials))
+            return self._transport.answer_of(self._transport.receive(connection, credentials))
 
-        return self.good(self._attempts.call_once(answer), key)
+        return self.good(self._calls.call_once(answer), key)
 
 
 def checksum_field(sha256: str) -> Mapping[str, str]:
@@ -257,14 +258,14 @@ def parse_head(fields: Mapping[str, str]) -> Head:
     )
 
 
-def _whole_size(response: BoundedResponse, start: int) -> int | None:
+def _whole_size(exchange: Exchange, start: int) -> int | None:
     """The size of the whole object; None where the answer is not the part from `start` on."""
     # rclone sends a part with the status 200.
-    field = response.fields.get("content-range")
+    field = exchange.fields.get("content-range")
     if field is None:
-        return None if start else response.size
+        return None if start else exchange.size
     matched = _CONTENT_RANGE.fullmatch(field)
     if matched is None:
         return None
     first, last, size = map(int, matched.groups())
-    return size if first == start and last - first + 1 == response.size and last < size else None
+    return size if first == start and last - first + 1 == exchange.size and last < size else None

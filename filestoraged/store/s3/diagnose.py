@@ -67,7 +67,7 @@ def _remove(probe: Probe) -> list[Diagnosis]:
 
 def _reach(client: S3Client, probe: Probe) -> Iterator[Diagnosis]:
     location = client.location
-    if not location.is_encrypted and not location.is_loopback:
+    if not location.endpoint.is_encrypted and not location.is_loopback:
         yield _note("is not encrypted: others on the network can read and change objects on their way")
     try:
         answer = probe.request("GET", query=(("list-type", "2"), ("max-keys", "1"), ("prefix", location.prefix)))

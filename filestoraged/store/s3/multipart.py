@@ -1,23 +1,24 @@
 """Objects that are larger than one PUT may be: uploaded in parts, each signed by its SHA-256, and completed at once.
 
-Nothing is visible before the completion. An upload that fails is aborted; one of a process that died is swept.
+Nothing is visible before the completion. An upload that fails is aborted; one of a process that died is swept: it is
+among those that the store lists as unfinished.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 from xml.sax.saxutils import escape
 
 from filestoraged.digest import new_hash
 from filestoraged.errors import Error, StoreFailed
+from filestoraged.net.connection import FilePart
 from filestoraged.store.hashing import COPY_SIZE
-from filestoraged.store.s3.answers import ListedUpload, check_completion, parse_upload_id
+from filestoraged.store.s3.answers import ListedUpload, check_completion, error_of, parse_upload_id, parse_uploads
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.transport import FilePart, Request
-from filestoraged.store.s3.unfinished_uploads import abort_upload, list_uploads
+from filestoraged.store.s3.transport import Request
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,38 @@ def sweep_uploads(client: S3Client, *, now: float, until: float) -> int:
         for each in list_uploads(client, until=until)
         if each.initiated < now - _ABANDONED_AFTER
     )
+
+
+def list_uploads(client: S3Client, *, until: float | None = None) -> Iterator[ListedUpload]:
+    """All such uploads below the location's prefix. Raises StoreUnavailable.
+
+    Each of its requests ends at `until` on the monotonic clock, or after the client's own time.
+    """
+    last: ListedUpload | None = None
+    page = _page(client, (), until)
+    # A store that ignores the markers repeats its first page, or another one.
+    while page and page[-1] != last and (last is None or page[-1].key >= last.key):
+        yield from page
+        last = page[-1]
+        markers = (("key-marker", client.location.prefix + last.key), ("upload-id-marker", last.upload_id))
+        page = _page(client, markers, until)
+
+
+def abort_upload(client: S3Client, upload: ListedUpload) -> None:
+    """Raises NotFound and StoreUnavailable."""
+    client.request(Request("DELETE", upload.key, (("uploadId", upload.upload_id),)))
+
+
+def _page(client: S3Client, markers: Sequence[tuple[str, str]], until: float | None) -> list[ListedUpload]:
+    prefix = client.location.prefix
+    query = [("uploads", ""), ("encoding-type", "url"), ("prefix", prefix), *markers]
+    answer = client.send(Request("GET", query=query), until=until)
+    if answer.code == "NoSuchUpload":
+        # rclone answers so where there is none.
+        return []
+    if answer.status >= 300:
+        raise error_of(answer)
+    return parse_uploads(answer, prefix)
 
 
 def _try_to_abort(client: S3Client, upload: ListedUpload) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from filestoraged.errors import NotFound
+from filestoraged.net.connection import FilePart
 from filestoraged.store import layout
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.hashing import COPY_SIZE, HashThreads
@@ -17,7 +18,6 @@ from filestoraged.store.s3.blob import ParkedBlobs, S3Blob
 from filestoraged.store.s3.client import S3Client, checksum_field
 from filestoraged.store.s3.listing import advance
 from filestoraged.store.s3.staging import create_file
-from filestoraged.store.s3.transport import FilePart
 
 
 class SegmentObjects:

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import AlreadyExists, NotFound, PreconditionFailed
 from filestoraged.future import Future
+from filestoraged.net.connection import FilePart
 from filestoraged.store.contract import Staging, Store, completed
 from filestoraged.store.disk.staging import check_name
 from filestoraged.store.disk.staging_area import StagingArea
@@ -20,7 +21,7 @@ from filestoraged.store.hashing import OverlappedHasher
 from filestoraged.store.layout import object_path
 from filestoraged.store.s3.client import IF_NEW, SHA256_FIELD, S3Client, checksum_field
 from filestoraged.store.s3.multipart import PartedUpload
-from filestoraged.store.s3.transport import NO_FIELDS, FilePart
+from filestoraged.store.s3.transport import NO_FIELDS
 
 # In bytes. Smaller objects are staged in memory, which costs less than a file.
 MEMORY_SIZE = 1024 * 1024

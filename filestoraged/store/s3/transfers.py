@@ -8,43 +8,30 @@ from collections.abc import Callable
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import StoreUnavailable
-from filestoraged.net.bounded_response import BoundedResponse
+from filestoraged.net.connection import FAILURES, Connection, Exchange
 from filestoraged.store.s3.answers import Answer
-from filestoraged.store.s3.connection import ConnectionPool, StoreConnection
-from filestoraged.store.s3.retries import FAILURES
 
 
 class Download:
     """An object as it is received. One thread at a time calls it."""
 
-    def __init__(
-        self,
-        connection: StoreConnection,
-        response: BoundedResponse,
-        pool: ConnectionPool,
-        *,
-        size: int,
-        left: int,
-    ) -> None:
+    def __init__(self, exchange: Exchange, *, size: int, left: int) -> None:
         """`size` is that of the whole object, and `left` is how many bytes come, which may be a part of it."""
-        self._connection = connection
-        self._response = response
-        self._pool = pool
+        self._exchange = exchange
         self._left = left
-        self._is_closed = False
         self.size = size
-        self.fields = response.fields
+        self.fields = exchange.fields
         # The client that reads them may be slow: only silence ends it.
-        connection.deadline = math.inf
+        self.limit(math.inf)
 
     def limit(self, until: float) -> None:
         """Set when the last byte must have come, on the monotonic clock."""
-        self._connection.deadline = until
+        self._exchange.limit(until)
 
     def read(self, size: int) -> bytes:
         """Read so many bytes, fewer only at the end. Raises one of FAILURES, also where the answer is cut."""
         wanted = min(size, self._left)
-        data = self._response.read(wanted)
+        data = self._exchange.read(wanted)
         if len(data) < wanted:
             raise http.client.IncompleteRead(data, self._left - len(data))
         self._left -= len(data)
@@ -52,9 +39,7 @@ class Download:
 
     def close(self) -> None:
         """Keep the connection if all was read. A second call does nothing."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._pool.finish(self._connection, self._response)
+        self._exchange.close()
 
 
 class Upload:
@@ -66,20 +51,20 @@ class Upload:
 
     def __init__(
         self,
-        connection: StoreConnection,
+        connection: Connection,
         size: int,
         *,
         finish: Callable[[], Answer],
-        note_silence: Callable[[float], None],
+        note_failure: Callable[[BaseException, float], None],
     ) -> None:
         """`finish` reads the answer. Raises what it means, and StoreUnavailable.
 
-        `note_silence` gets the time, on the monotonic clock, from which on the store took nothing.
+        `note_failure` gets a timeout, and the time, on the monotonic clock, from which on the store took nothing.
         """
-        self._connection: StoreConnection | None = connection
+        self._connection: Connection | None = connection
         self._left = size
         self._finish = finish
-        self._note_silence = note_silence
+        self._note_failure = note_failure
 
     def write(self, data: Bytes) -> None:
         """Send bytes, but not the last one. Raises what a refusal of the store means, and StoreUnavailable."""
@@ -110,7 +95,7 @@ class Upload:
         try:
             connection.send_all(data)
         except TimeoutError as failure:
-            self._note_silence(started)
+            self._note_failure(failure, started)
             self.abort()
             raise StoreUnavailable from failure
         except FAILURES as failure:

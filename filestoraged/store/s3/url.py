@@ -7,7 +7,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+from filestoraged.net.connection import PORTS, Endpoint
+
 _URL = re.compile(r"(https?)://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._\-]+))(?::([0-9]{1,5}))?/([^?#]+)", re.ASCII)
 # More than AWS allows: names of Ceph and of old buckets have capitals and underscores.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}", re.ASCII)
@@ -17,35 +18,24 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._\-]{1,128}", re.ASCII)
 UNRESERVED = "-_.~"
 
 
-class Location(NamedTuple):
+class StoreURL(NamedTuple):
     """Where the objects of a store are."""
 
-    scheme: str
-    host: str
-    port: int
+    endpoint: Endpoint
     bucket: str
     # Of all keys, with a slash at its end; empty for a store that has the bucket to itself.
     prefix: str
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}/{self.bucket}/{self.prefix}".rstrip("/")
-
-    @property
-    def authority(self) -> str:
-        """The Host field: without the port where that is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
-
-    @property
-    def is_encrypted(self) -> bool:
-        return self.scheme == "https"
+        return f"{self.endpoint}/{self.bucket}/{self.prefix}".rstrip("/")
 
     @property
     def is_loopback(self) -> bool:
-        if self.host == "localhost" or self.host.endswith(".localhost"):
+        host = self.endpoint.host
+        if host == "localhost" or host.endswith(".localhost"):
             return True
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
 
@@ -55,7 +45,7 @@ class Location(NamedTuple):
         return quote(path, safe=f"/{UNRESERVED}")
 
 
-def parse_url(text: str) -> Location:
+def parse_url(text: str) -> StoreURL:
     """Raises ValueError, whose message says what was expected. Secrets that a URL may have by mistake are not in it."""
     if set(text) & set("@?#"):
         raise ValueError(
@@ -63,7 +53,7 @@ def parse_url(text: str) -> Location:
             " without them"
         )
     matched = _URL.fullmatch(text)
-    port = int(matched.group(4) or _DEFAULT_PORTS[matched.group(1)]) if matched else 0
+    port = int(matched.group(4) or PORTS[matched.group(1)]) if matched else 0
     if matched is None or not 0 < port < 65536:
         raise ValueError(f"invalid S3 URL {text!r}: expected https://HOST[:PORT]/BUCKET[/PREFIX]")
     bucket, *segments = matched.group(5).rstrip("/").split("/")
@@ -75,4 +65,4 @@ def parse_url(text: str) -> Location:
                 f"invalid prefix segment {segment!r} in the S3 URL {text!r}: expected letters, digits and -._"
             )
     host = (matched.group(2) or matched.group(3)).lower()
-    return Location(matched.group(1), host, port, bucket, "".join(f"{segment}/" for segment in segments))
+    return StoreURL(Endpoint(matched.group(1), host, port), bucket, "".join(f"{segment}/" for segment in segments))

@@ -14,8 +14,8 @@ from filestoraged.errors import AlreadyExists, NotFound, StoreDetached, StoreUna
 from filestoraged.future import Future
 from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.changes import Removal
-from filestoraged.store.disk.committer import LOCK_TIMEOUT, JournalCommitter
-from filestoraged.store.disk.epoch import EpochFile
+from filestoraged.store.disk.committer import JournalCommitter
+from filestoraged.store.disk.epoch import LOCK_TIMEOUT, EpochFile
 from filestoraged.store.disk.records import BLOCK
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux

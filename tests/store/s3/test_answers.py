@@ -20,11 +20,11 @@ from filestoraged.store.s3.answers import (
 )
 from filestoraged.store.s3.blob import ParkedBlobs, S3Blob
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.connection import StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.listing import count, list_names, list_namespaces
-from filestoraged.store.s3.unfinished_uploads import list_uploads
-from filestoraged.store.s3.url import Location, parse_url
+from filestoraged.store.s3.multipart import list_uploads
+from filestoraged.store.s3.transport import StoreConnection
+from filestoraged.store.s3.url import parse_url
 from tests.clock import PassingClock
 from tests.net.virtual_socket import Sent, VirtualSocket, at_once, endless
 from tests.store.contract import Gather
@@ -149,11 +149,8 @@ class LyingStoreTest(unittest.TestCase):
                 self.sock = VirtualSocket(sent(len(case.sockets)))
                 case.sockets.append(self.sock)
 
-        def connect(location: Location) -> StoreConnection:
-            return Connection(location)
-
         credentials = CredentialSource(None, CREDENTIALS)
-        return S3Client(parse_url("http://localhost/cats"), credentials, connect=connect, clock=PassingClock())
+        return S3Client(parse_url("http://localhost/cats"), credentials, connect=Connection, clock=PassingClock())
 
     def answering(self, *responses: bytes) -> S3Client:
         """A client to which the responses come in turn, and the last one again and again."""

@@ -4,7 +4,7 @@ import socket
 import unittest
 
 from filestoraged.digest import Bytes
-from filestoraged.store.s3.connection import SILENCE_TIMEOUT, StoreConnection
+from filestoraged.store.s3.transport import StoreConnection
 from filestoraged.store.s3.url import parse_url
 from tests.clock import VirtualClock
 
@@ -17,7 +17,7 @@ class SlowSocket:
         self._clock = clock
 
     def send(self, data: Bytes) -> int:
-        self._clock.advance(0.9 * SILENCE_TIMEOUT)
+        self._clock.advance(0.9 * StoreConnection.silence_timeout)
         self.taken += data[:3]
         return len(data[:3])
 
@@ -28,7 +28,7 @@ class SlowSocket:
 class SendAllTest(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = VirtualClock()
-        self.connection = StoreConnection(parse_url("http://localhost/cats"))
+        self.connection = StoreConnection(parse_url("http://localhost/cats").endpoint)
         self.addCleanup(self.connection.close)
         self.connection.clock = self.clock.now
         self.slow = SlowSocket(self.clock)
@@ -48,7 +48,7 @@ class SendAllTest(unittest.TestCase):
             self.connection.send_all(bytes(10 * 1024 * 1024))
 
     def test_body_that_exceeds_the_deadline_is_given_up(self) -> None:
-        self.connection.deadline = self.clock.now() + SILENCE_TIMEOUT
+        self.connection.deadline = self.clock.now() + StoreConnection.silence_timeout
 
         with self.assertRaises(TimeoutError):
             self.connection.send_all(b"tea and milk")

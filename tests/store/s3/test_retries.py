@@ -7,19 +7,19 @@ import unittest
 from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
-from filestoraged.store.s3.retries import Attempts
+from filestoraged.store.s3.retries import StoreCalls
 from filestoraged.store.s3.traffic import Traffic
 from tests.clock import PassingClock
 
 
-class AttemptsTest(unittest.TestCase):
+class StoreCallsTest(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = PassingClock()
 
     def calls(self, failure: Exception, until: float) -> int:
         """How often a function is called that always fails so."""
         function = mock.Mock(side_effect=failure)
-        self.assertRaises(StoreUnavailable, Attempts("store", Traffic(), self.clock).call, function, until)
+        self.assertRaises(StoreUnavailable, StoreCalls("store", Traffic(), self.clock).call, function, until)
         return function.call_count
 
     def test_store_that_was_silent_for_the_whole_timeout_is_not_asked_again(self) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 from typing import Any, ClassVar
 
-from filestoraged.daemon.s3_backend import connect_to
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import AlreadyExists, NotFound, StoreUnavailable
 from filestoraged.store.contract import Staging
@@ -52,7 +51,7 @@ class BucketCase(TempCase):
     def make_client(self, url: str = "") -> S3Client:
         location = parse_url(url or self.bucket.url)
         credentials = CredentialSource(None, self.bucket.server.environment)
-        return S3Client(location, credentials, connect=connect_to(location), clock=PassingClock())
+        return S3Client(location, credentials, clock=PassingClock())
 
 
 class RcloneContractTest(BucketCase, contract.StoreContract):

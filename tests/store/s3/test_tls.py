@@ -10,7 +10,6 @@ import subprocess
 import threading
 from unittest import mock
 
-from filestoraged.daemon.s3_backend import connect_to
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.credentials import CredentialSource
@@ -56,10 +55,9 @@ class TLSTest(TempCase):
         self.assertEqual(1, len(self.bucket.keys()))
 
     def make_client(self, *, trusted: str) -> S3Client:
-        location = parse_url(self.url)
+        credentials = CredentialSource(None, self.server.environment)
         with mock.patch.dict(os.environ, SSL_CERT_FILE=trusted, SSL_CERT_DIR=str(self.directory)):
-            connect = connect_to(location)
-        client = S3Client(location, CredentialSource(None, self.server.environment), connect=connect)
+            client = S3Client(parse_url(self.url), credentials)
         self.addCleanup(client.close)
         return client
 

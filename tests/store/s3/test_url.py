@@ -16,7 +16,9 @@ class ParseUrlTest(unittest.TestCase):
             with self.subTest(url):
                 location = parse_url(url)
 
-                self.assertEqual((authority, bucket, prefix), (location.authority, location.bucket, location.prefix))
+                self.assertEqual(
+                    (authority, bucket, prefix), (location.endpoint.authority, location.bucket, location.prefix)
+                )
 
     def test_malformed_url_is_refused(self) -> None:
         for url in (

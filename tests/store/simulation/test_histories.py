@@ -75,8 +75,10 @@ class PlantedFaultsTest(SimulationCase):
 
     def find(self, seed: int, plan: Plan, fault: contextlib.AbstractContextManager[object], *, symptom: str) -> int:
         """The seed, or the first one whose history finds the fault: a change of the store changes all histories."""
+        found = 0
         with fault:
-            return next(each for each in (seed, *range(1, _TRIES)) if _fails(each, plan, symptom))
+            found = next(each for each in (seed, *range(1, _TRIES)) if _fails(each, plan, symptom))
+        return found
 
     # Changes that are recorded.
 
@@ -142,7 +144,8 @@ class PlantedFaultsTest(SimulationCase):
         self.assert_found(7, _JOURNALS, fault, symptom="is missing|is there|not its own")
 
     def test_void_record_that_is_lost(self) -> None:
-        fault = mock.patch.object(records, "_voids", lambda _: set())
+        nothing: set[tuple[int, int]] = set()
+        fault = mock.patch.object(records, "_voids", lambda _: nothing)
         self.assert_found(18, _FAILING, fault, symptom="is there|JournalDamaged")
 
     def test_object_whose_change_without_a_record_is_not_noted(self) -> None:

@@ -29,10 +29,10 @@ from filestoraged.store.postgresql import transactions
 from filestoraged.store.postgresql.connection import Connector
 from filestoraged.store.postgresql.transactions import PostgresTransactions
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.connection import StoreConnection
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.segment_objects import SegmentObjects
 from filestoraged.store.s3.store import S3Store
+from filestoraged.store.s3.transport import StoreConnection
 from filestoraged.store.s3.url import parse_url
 from filestoraged.store.uploads import hold_rows
 from filestoraged.store.uploads.reception import Reception
