@@ -21,7 +21,7 @@ from filestoraged.check.inventory import Item, Kind
 from filestoraged.check.store_check import ItemChecker
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.digest import ALGORITHMS
-from filestoraged.errors import NotFound, StoreUnavailable
+from filestoraged.errors import CheckError, NotFound, StoreUnavailable
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.disk.volume import Volume
@@ -33,6 +33,8 @@ from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.permissions import PRIVATE
 from filestoraged.store.sqlite.reading import query
 from filestoraged.store.system import LINUX
+from tests.store.disk.journals import JournalCase
+from tests.store.disk.systems import PlainLinux
 from tests.support import PATIENCE, TempCase, read
 
 TEA = b"tea" * 10
@@ -61,7 +63,8 @@ class DiskCheckCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        self.store = DiskStore(self.root)
+        # Without journals, so that other processes may change an object that is being moved.
+        self.store = DiskStore(self.root, system=PlainLinux())
         self.store.prepare()
         self.pets = self.store.namespace("repositories").namespace("pets")
 
@@ -92,6 +95,54 @@ class DiskCheckCase(TempCase):
 
     def snapshot(self) -> dict[str, int]:
         return {str(path): path.lstat().st_ino for path in self.root.rglob("*")}
+
+
+class JournalTest(JournalCase):
+    """What a power cut has left is replayed before anything is read."""
+
+    def check(self, root: Path, *, repair: bool = False) -> list[Finding]:
+        disk_check = check_disk(str(root), algorithm="sha256", throttle=Throttle(), threads=1, repair=repair)
+        return [finding for finding in disk_check.findings(PATIENCE) if finding is not None]
+
+    def test_object_whose_bytes_were_not_synced_is_whole_for_the_check(self) -> None:
+        digest = self.upload(TEA).result(PATIENCE)
+        copy = self.cut_power()
+        self.path(digest, copy).write_bytes(b"")
+
+        found = [finding for finding in self.check(copy) if finding.kind != HALF_MADE]
+
+        self.assertEqual([], found)
+        self.assertEqual(TEA, self.path(digest, copy).read_bytes())
+
+    def test_journal_that_is_damaged_ends_a_check_and_is_moved_by_a_repair(self) -> None:
+        for data in (TEA, POT):
+            self.upload(data).result(PATIENCE)
+        copy = self.cut_power()
+        (segment,) = self.segments(copy)
+        with segment.open("r+b") as stream:
+            stream.write(b"x")
+
+        with self.assertRaises(CheckError) as refused:
+            self.check(copy)
+        found = self.check(copy, repair=True)
+
+        path = str(segment.relative_to(copy))
+        self.assertIn(str(segment), str(refused.exception))
+        self.assertEqual(
+            (DAMAGED, path, f"moved to quarantine/{path}"), (found[0].kind, found[0].path, found[0].remedy)
+        )
+        self.assertEqual([], self.check(copy))
+
+    def test_object_that_a_check_moved_is_not_brought_back_by_a_replay(self) -> None:
+        digest = self.upload(TEA).result(PATIENCE)
+        self.path(digest).write_bytes(b"spoiled")
+
+        (moved,) = self.check(self.root, repair=True)
+
+        copy = self.cut_power()
+        self.recovered(copy)
+        self.assertEqual(DAMAGED, moved.kind)
+        self.assertFalse(self.path(digest, copy).exists())
 
 
 class ObjectsTest(DiskCheckCase):

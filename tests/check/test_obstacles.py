@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 from pathlib import Path
 
 from filestoraged.check.disk import check_disk
@@ -104,9 +105,7 @@ class ObstaclesTest(ServerCase):
         self.announce(r"answering 500: NotADirectoryError: \[Errno 20\] Not a directory: '/.*/staging/")
         staging = self.store_path / "staging"
         self.assertEqual(200, self.post("/", BODIES[1]).status)
-        for each in staging.iterdir():
-            each.rmdir()
-        staging.rmdir()
+        shutil.rmtree(staging)
         staging.write_text("mine")
         del self.logged[:]
 

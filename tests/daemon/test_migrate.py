@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -330,7 +331,7 @@ class UsageTest(MigrationCase):
         self.assertEqual("filestoraged: --from and --to keep everything in the same places\n", done.errors)
 
     def test_missing_store_and_missing_file_exit_2(self) -> None:
-        self.old.root.rmdir()
+        shutil.rmtree(self.old.root)
         self.assertIn("there is no store", self.migrate().errors)
         self.old.config.unlink()
 

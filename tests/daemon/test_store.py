@@ -271,7 +271,7 @@ class ModesTest(TempCase):
 
     def own(self, name: str) -> bool:
         """Whether only the daemon uses the file, whatever --accel says. SQLite makes the files of the databases."""
-        return name.startswith(("staging", "drops.owners"))
+        return name.startswith(("staging", "drops.owners", "journal"))
 
     def test_files_are_accessible_to_the_daemons_user_alone_with_any_umask(self) -> None:
         for umask in (0o000, 0o022, 0o077, 0o277):

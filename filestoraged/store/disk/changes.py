@@ -148,11 +148,11 @@ class Upload(Change):
     def _move(self, name: str, directory: int) -> None:
         """Give the file its name in an open directory, for a caller that syncs that."""
         assert self._file is not None
-        if self._replace:
-            self._file.replace(name, directory)
-            return
         try:
-            self._file.add(name, directory)
+            (self._file.replace if self._replace else self._file.add)(name, directory)
+        except (IsADirectoryError, FileExistsError) as error:
+            # The operator needs the whole path.
+            raise type(error)(error.errno, str(error.strerror).replace(name, self._full)) from None
         except AlreadyExists as error:
             # Raised behind the sync: a client that is told that the object exists does not send it again, and the
             # upload that stored it may not have synced its name yet.

@@ -244,12 +244,7 @@ class JournalCommitter(Committer):
 
     def _commit(self, pending: Sequence[tuple[Change, Record]], journal: Journal) -> None:
         try:
-            sequence = journal.append([record for _, record in pending])
-        except FileNotFoundError:
-            # An operator has removed the staging area: the next round begins another journal.
-            journal.close()
-            self._journal = None
-            raise
+            journal, sequence = self._append([record for _, record in pending], journal)
         except OSError as error:
             if error.errno in DISK_FULL:
                 self._remove_alone([change for change, _ in pending if change.kind is Kind.REMOVED])
@@ -264,6 +259,16 @@ class JournalCommitter(Committer):
             finally:
                 for each in voids:
                     self._fail([each.change], each.error)
+
+    def _append(self, records: Sequence[Record], journal: Journal) -> tuple[Journal, int]:
+        try:
+            return journal, journal.append(records)
+        except FileNotFoundError:
+            # An operator has removed the staging area, with the journal.
+            journal.close()
+            self._journal = None
+            journal = self._open()
+            return journal, journal.append(records)
 
     def _apply(self, pending: Sequence[tuple[Change, Record]], sequence: int) -> tuple[list[Change], list[_Voided]]:
         """Apply the changes of a group to the files. Returns those that are applied, and those that failed."""

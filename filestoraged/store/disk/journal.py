@@ -56,13 +56,15 @@ class Segment:
         try:
             write_at(self._system, self.descriptor, data, self._position)
             self._system.fdatasync(self.descriptor)
-            if not self._system.fstat(self.descriptor).st_nlink:
-                # An operator has removed the staging area: no replay would find it.
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
         except BaseException:
             self.is_broken = True
             raise
         self._position += len(data)
+
+    def check(self) -> None:
+        """Raise FileNotFoundError if an operator has removed the staging area: no replay would find it."""
+        if not self._system.fstat(self.descriptor).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
 
     def rewind(self) -> None:
         self._position = 0
@@ -81,8 +83,9 @@ class Journal:
         size: int = SEGMENT_SIZE,
         system: System,
     ) -> None:
-        """`area` is the staging area of the process. To `full` go segments that a checkpoint is to cover, and None where
-        one is needed.
+        """`area` is the staging area of the process.
+
+        To `full` go segments that a checkpoint is to cover, and None where one is needed.
         """
         self._area = area
         self._directories = directories
@@ -104,7 +107,10 @@ class Journal:
         """Make records durable, which are in the order of their times. Returns the number of their group.
 
         Raises OSError and Error: then they say nothing, unless the disk also fails to take the record that voids them.
+        FileNotFoundError means that another journal is to be made.
         """
+        if self._current is not None:
+            self._current.check()
         try:
             return self._append(records)
         except OSError:
@@ -204,6 +210,8 @@ class Journal:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = self._system.open(path, flags, PRIVATE.file)
         try:
+            # Whatever the umask.
+            self._system.fchmod(descriptor, PRIVATE.file)
             for position in range(0, self._size, len(_ZEROS)):
                 write_at(self._system, descriptor, _ZEROS[: self._size - position], position)
             self._system.fsync(descriptor)
