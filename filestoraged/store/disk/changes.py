@@ -53,6 +53,7 @@ class Change(ABC):
 
     def prepare(self) -> Bytes:
         """Do all that may fail before the record. Returns its bytes. Raises OSError, and Error."""
+        self._directories.refuse_link(self._full)
         return b""
 
     @abstractmethod
@@ -107,6 +108,7 @@ class Upload(Change):
         self._refusal: AlreadyExists | None = None
 
     def prepare(self) -> Bytes:
+        super().prepare()
         if not self._replace:
             self._refuse_existing()
         if isinstance(self._source, MemoryStaging):
@@ -193,6 +195,7 @@ class Removal(Change):
         self._is_removed = self._unlink(self._full, None)
 
     def commit_alone(self) -> None:
+        self._directories.refuse_link(self._full)
         # Open before the removal: a process without free descriptors removes nothing.
         try:
             directory = open_directory(self._shard, system=self._system)

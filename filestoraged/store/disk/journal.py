@@ -173,19 +173,27 @@ class Journal:
         return segment
 
     def _next(self) -> Segment:
+        """A segment that may be written, made if there is none. Waits for the checkpoint when all are full."""
+        error: Exception | None = None
         while True:
             try:
                 found = self._free.get(block=False)
             except queue.Empty:
-                found = self._made() or self._free.get()
+                made = self._made()
+                if made is not None:
+                    return made
+                if error is not None:
+                    self._full.put(None)
+                    raise error from None
+                found = self._free.get()
             if isinstance(found, Exception):
-                self._full.put(None)
-                raise found
-            segment: Segment = found
-            if not segment.is_broken:
+                error = found
+            elif found.is_broken:
+                self._discard(found)
+            else:
+                segment: Segment = found
                 segment.rewind()
                 return segment
-            self._discard(segment)
 
     def _discard(self, segment: Segment) -> None:
         self._count -= 1

@@ -20,7 +20,7 @@ from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.disk.staging_memory import MemoryStaging, StagingMemory
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import Permissions
-from filestoraged.store.system import LINUX, System, exists
+from filestoraged.store.system import LINUX, System, exists, is_directory
 
 # In bytes: what the stagings of a process hold in memory. Slow clients can occupy all of it; other stagings are then
 # written to files from their first byte on.
@@ -183,7 +183,9 @@ class Volume:
 
     def _has_journals(self) -> bool:
         if self._is_journaled is None:
-            self.directories.make_root()
+            self.identity.check()
+            if not is_directory(self.system, self.root):
+                self.directories.make_root()
             self._is_journaled = has_journals(self.root, system=self.system)
         return self._is_journaled
 

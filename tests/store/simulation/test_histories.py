@@ -77,9 +77,8 @@ class PlantedFaultsTest(SimulationCase):
 
     def find(self, seed: int, plan: Plan, fault: contextlib.AbstractContextManager[object], *, symptom: str) -> int:
         """The seed, or the first one whose history finds the fault: a change of the store changes all histories."""
-        seeds = (seed, *range(1, _TRIES))
         with fault:
-            found = [*itertools.islice((each for each in seeds if _fails(each, plan, symptom)), 1)]
+            found: list[int] = [*itertools.islice((each for each in _seeds(seed) if _fails(each, plan, symptom)), 1)]
         self.assertTrue(found, "no history finds the fault")
         return found[0]
 
@@ -227,6 +226,10 @@ class PlantedFaultsTest(SimulationCase):
 
         fault = mock.patch.object(staging_area, "lock_if_dead", never_alive)
         self.assert_found(18, _CALM, fault, symptom="FileNotFoundError|is missing")
+
+
+def _seeds(first: int) -> tuple[int, ...]:
+    return (first, *range(1, _TRIES))
 
 
 def _fails(seed: int, plan: Plan, symptom: str) -> bool:
