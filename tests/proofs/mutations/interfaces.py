@@ -33,8 +33,8 @@ MUTATIONS = (
     ),
     _objects(
         "stored-object-is-replaced-in-spite-of-if-none-match",
-        "return staging.commit_new() if conditions.forbids_overwrite(request.fields) else staging.commit()",
-        "return staging.commit()",
+        "staging.commit(replace=not conditions.forbids_overwrite(request.fields))",
+        "staging.commit()",
     ),
     _objects(
         "range-ignores-if-range",

@@ -5,12 +5,23 @@ from __future__ import annotations
 from tests.proofs.mutations.mutation import in_file
 
 _contract = in_file("store/contract.py", "tests.store.disk.test_store")
-_staged_file = in_file("store/disk/staged_file.py", "tests.store.disk.test_staged_file", "tests.store.disk.test_store")
+_staged_file = in_file(
+    "store/disk/staged_file.py",
+    "tests.store.disk.test_staged_file",
+    "tests.store.disk.test_store",
+    "tests.store.disk.test_committer",
+)
 _changes = in_file("store/disk/changes.py", "tests.store.disk.test_store", "tests.store.disk.test_committer")
-_committer = in_file("store/disk/committer.py", "tests.store.disk.test_committer", "tests.store.disk.test_store")
+_committer = in_file("store/disk/committer.py", "tests.store.disk.test_committer", "tests.store.disk.test_replay")
+_volume = in_file("store/disk/volume.py", "tests.store.disk.test_committer", "tests.store.disk.test_replay")
+_journal = in_file("store/disk/journal.py", "tests.store.disk.test_committer")
+_shared_journal = in_file(
+    "store/disk/shared_journal.py", "tests.store.disk.test_committer", "tests.store.disk.test_replay"
+)
+_replay = in_file("store/disk/replay.py", "tests.store.disk.test_replay", "tests.store.disk.test_committer")
+_records = in_file("store/disk/records.py", "tests.store.disk.test_records")
 _file_system = in_file("store/disk/file_system.py", "tests.store.disk.test_file_system")
-_disk_store = in_file("store/disk/store.py", "tests.store.disk.test_store")
-_staging_area = in_file("store/disk/staging_area.py", "tests.store.disk.test_store")
+_staging_area = in_file("store/disk/staging_area.py", "tests.store.disk.test_store", "tests.store.disk.test_replay")
 _small_blobs = in_file("store/disk/small_blobs.py", "tests.store.disk.test_small_blobs")
 _layout = in_file("store/layout.py", "tests.store.test_layout", "tests.api.test_repositories")
 
@@ -39,29 +50,101 @@ MUTATIONS = (
         "and the next sync would succeed.\n",
     ),
     _staged_file("failed-commit-takes-back-an-older-object", "        if not self._is_new:\n            return\n", ""),
-    _changes("name-of-an-object-is-not-synced", "self._volume.directories.sync(self._shard, directory)", "pass"),
-    _changes("removal-is-not-synced", "                sync(path, system=self._system)\n", ""),
+    _changes("name-of-an-object-is-not-synced", "self._directories.sync(self._shard, directory)", "pass"),
+    _changes(
+        "removal-is-not-synced",
+        "            self._system.fsync(directory)\n            if not self._system.fstat",
+        "            if not self._system.fstat",
+    ),
+    _changes(
+        "removal-from-a-missing-directory-is-not-synced",
+        'sync(self._shard.rpartition("/")[0], system=self._system)\n            return',
+        "pass\n            return",
+    ),
     _changes(
         "removed-object-is-not-found-without-a-sync",
         "        if not self._is_removed:\n            raise NotFound(name=self._name)\n",
         "",
     ),
-    _committer(
-        "name-comes-before-the-sync-of-the-bytes",
-        "            self.sync()\n            while not self.is_complete:",
-        "            while not self.is_complete:",
+    _changes("name-comes-before-the-sync-of-the-bytes", "        self._file.sync()\n", ""),
+    _changes(
+        "existing-object-is-replaced-in-spite-of-the-journal",
+        "        if not self._replace:\n            self._refuse_existing()\n",
+        "",
     ),
-    _committer("file-system-that-failed-is-not-noticed", "self._check_changes()", "pass"),
-    _committer("group-commit-does-not-sync", "            self._file_system.sync()\n", "            pass\n"),
-    _committer(
-        "object-of-a-round-has-two-leaders",
-        "leaders.setdefault(change.stores, change) if change.stores else change",
-        "change",
+    _volume("file-system-that-failed-is-not-noticed", "                    self.check_changes()\n", ""),
+    _volume("failed-change-is-not-taken-back", "                    change.take_back()\n", ""),
+    _volume("large-object-is-not-noted", "                    self._note(change.path)\n", ""),
+    _volume("change-without-a-record-locks-no-path", "if self._has_journals() else contextlib", "if 0 else contextlib"),
+    # The journal.
+    _journal("group-commit-does-not-sync", "            self._system.fdatasync(self.descriptor)\n", ""),
+    _journal("failed-segment-is-written-again", "            self.is_broken = True\n", ""),
+    _journal("failed-group-is-not-void", "            if self._failed:\n                self._void_failed()\n", ""),
+    _journal("failed-void-is-forgotten", "for number in self._failed]", "for number in self._failed[:0]]"),
+    _journal(
+        "segment-is-not-written-from-its-beginning", "        self._position = 0\n\n\nclass", "        pass\n\n\nclass"
     ),
-    _committer("upload-is-answered-after-its-first-step", "is_complete])", "is_complete or change.stores])"),
+    _committer(
+        "change-is-applied-before-its-record",
+        "        try:\n            sequence = journal.append(",
+        "        [change.apply() for change, _ in pending]\n        try:\n            sequence = journal.append(",
+    ),
+    _committer(
+        "change-that-failed-behind-its-record-is-not-void",
+        "                journal.append([each.record for each in voids])\n",
+        "                pass\n",
+    ),
+    _committer(
+        "root-lost-behind-the-record-is-not-noticed", "                if lost is not None:", "                if 0:"
+    ),
+    _committer(
+        "segment-is-written-again-before-it-is-covered", "in waiting if each.time <= covered]", "in waiting if covered]"
+    ),
+    _committer(
+        "segment-is-written-again-behind-a-failed-checkpoint",
+        "                self.failure = error\n",
+        "                self.failure = error\n                journal.free(waiting.pop())\n",
+    ),
+    _committer("locked-path-is-changed", "not self._shared.try_lock(change.path)", "not change.path"),
+    _committer("path-stays-locked", "            self._shared.unlock_paths()\n", "            pass\n"),
+    _committer(
+        "full-disk-removes-nothing", "            if error.errno not in DISK_FULL:", "            if error.errno:"
+    ),
+    _committer(
+        "removal-on-a-full-disk-is-not-synced",
+        "            self._shared.checkpoint()\n            finish(changes)",
+        "            finish(changes)",
+    ),
+    _shared_journal("marks-of-dead-processes-count", "if token in living}", "}"),
+    _shared_journal(
+        "checkpoint-covers-what-others-have-not-applied",
+        "file.save(Checkpoint(time, marks), epoch)",
+        "file.save(Checkpoint(time, {}), epoch)",
+    ),
+    _shared_journal("checkpoint-syncs-nothing", "            self._sync(epoch, file)\n", ""),
+    _shared_journal("failed-sync-makes-no-file-anew", "        self._replay().remake(records, self.locked)\n", ""),
+    _shared_journal("files-are-made-anew-at-each-checkpoint", "        self._remade = failures\n", ""),
+    _shared_journal(
+        "failed-sync-of-a-replay-is-forgotten", "                file.note_failure(former)\n", "                pass\n"
+    ),
+    _replay("last-record-of-an-object-does-not-count", "former.time <= record.time", "former.time > record.time"),
+    _replay("damaged-journal-is-replayed", "if not are_written and is_broken", "if 0 and is_broken"),
+    _replay("damaged-epoch-is-taken-for-a-new-store", "if any(map(has_groups, segments)):", "if 0:"),
+    _replay("removed-object-comes-back", "                changed += self._remove(full)\n", "                pass\n"),
+    _replay(
+        "removed-object-is-made-anew", "                    if exists(self._system, full):", "                    if 1:"
+    ),
+    _records("group-of-another-epoch-counts", "return body if epoch == self.epoch and", "return body if"),
+    _records("group-of-another-journal-counts", "person=self.token.encode()", 'person=b""'),
+    _records("void-record-counts", "and voids.isdisjoint(", "and not voids.issuperset("),
+    _records("gap-at-the-beginning-is-not-noticed", "sequence - (needed[0].previous > covered)", "sequence"),
+    _records("covered-record-is-replayed", "and record.time > covered", "and record.time > 0"),
+    _records("group-overwrites-a-synced-block", "-(_HEAD_SIZE + len(body)) % BLOCK", "-(_HEAD_SIZE + len(body)) % 512"),
     _file_system("read-only-file-system-is-synced", "f_flag & os.ST_RDONLY:", "f_flag & os.ST_NOSUID & os.ST_RDONLY:"),
-    _file_system("old-kernel-syncs-together", "or _type(system, root) not in", "and _type(system, root) not in"),
-    _disk_store("removal-by-a-thread-is-not-synced", "self._system.fsync(directory)", "pass"),
+    _file_system("old-kernel-has-journals", ">= _REPORTS_ERRORS and", ">= (0,) and"),
+    _staging_area(
+        "sweep-removes-journals-without-a-checkpoint", "            make_superfluous()\n", "            pass\n"
+    ),
     _staging_area("sweep-removes-live-uploads", "system) if lock_if_dead(descriptor, system=system) else 0", "system)"),
     _small_blobs("cache-ignores-what-is-on-disk", "if blob.is_of(self._lstat(path)):", "if self._lstat(path):"),
     _layout("repository-of-128-characters-is-refused", "{1,128}", "{1,127}"),

@@ -7,13 +7,17 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from filestoraged.digest import Digest
+from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
+from tests.store.simulation.process import Process
 from tests.support import PATIENCE
+
+_Result = TypeVar("_Result")
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -82,11 +86,17 @@ class Disk(Linux):
         self.is_open.set()
 
 
-def put(store: DiskStore, data: bytes, *, name: str | None = None) -> Digest:
-    """As `store.put`, also in a simulation."""
+def put(process: Process, store: DiskStore, data: bytes, *, name: str | None = None) -> Digest:
+    """As `store.put`, in a simulation, whose threads run meanwhile."""
     with store.stage(len(data)) as staging:
         staging.write(data)
-        return store.volume.system.result_of(staging.commit(name=name))
+        return finished(process, staging.commit(name=name))
+
+
+def finished(process: Process, future: Future[_Result]) -> _Result:
+    """The result of a future that threads of a simulation bring about."""
+    process.machine.scheduler.run(future.done)
+    return future.result(0)
 
 
 def _is_segment(descriptor: int) -> bool:

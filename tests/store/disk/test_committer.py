@@ -14,8 +14,8 @@ from filestoraged.errors import AlreadyExists, NotFound, StoreDetached, StoreUna
 from filestoraged.future import Future
 from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.changes import Removal
-from filestoraged.store.disk.committer import LOCK_TIMEOUT, JournalCommitter
-from filestoraged.store.disk.epoch import EpochFile
+from filestoraged.store.disk.committer import JournalCommitter
+from filestoraged.store.disk.epoch import LOCK_TIMEOUT, EpochFile
 from filestoraged.store.disk.records import BLOCK
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
@@ -226,6 +226,13 @@ class FailureTest(JournalCase):
         self.upload(b"coffee").result(PATIENCE)
 
         self.assert_recovered(b"coffee")
+        # As if neither the group nor its first void had reached the disk.
+        root = self.cut_power()
+        for segment in self.segments(root):
+            if b"coffee" not in segment.read_bytes():
+                segment.write_bytes(bytes(self.segment_size))
+        self.assertEqual(1, len([*self.recovered(root).list()]))
+        self.assertFalse(self.path(TEA_DIGEST, root).exists())
 
     def test_failed_sync_leaves_an_object_that_was_there(self) -> None:
         self.store.put(TEA)
@@ -491,11 +498,12 @@ class CheckpointTest(JournalCase):
         with self.assertLogs("filestoraged", "ERROR"):
             self.checkpoint()
 
-        again = self.inode(digest)
         self.assertEqual(TEA, self.path(digest).read_bytes())
+        self.assertNotEqual(before, self.inode(digest))
+        digests = [digest, self.store.put(b"coffee")]
+        again = [self.inode(each) for each in digests]
         self.checkpoint()
-        self.assertNotEqual(before, again)
-        self.assertEqual(again, self.inode(digest))
+        self.assertEqual(again, [self.inode(each) for each in digests])
 
     def test_failed_checkpoint_does_not_bring_back_what_was_removed(self) -> None:
         self.store.remove(self.store.put(TEA))
@@ -505,6 +513,35 @@ class CheckpointTest(JournalCase):
             self.checkpoint()
 
         self.assertEqual([], self.files_below(self.root))
+
+    def test_failed_checkpoint_does_not_bring_back_what_was_removed_without_a_record(self) -> None:
+        self.path(self.store.put(TEA)).unlink()
+        self.disk.checkpoint_failures = [FAILURE]
+
+        with self.assertLogs("filestoraged", "ERROR"):
+            self.checkpoint()
+
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_segment_whose_records_are_not_marked_as_applied_is_not_written_again(self) -> None:
+        digests = [self.store.put(b"0")]
+        pwrite = self.disk.pwrite
+
+        def refuse_marks(descriptor: int, data: Any, position: int) -> int:
+            if os.readlink(f"/proc/self/fd/{descriptor}") == str(self.root / "journal") and len(data) == 16:
+                raise FAILURE
+            return pwrite(descriptor, data, position)
+
+        with mock.patch.object(self.disk, "pwrite", refuse_marks):
+            digests += [self.store.put(b"%d" % number) for number in range(1, 8)]
+            self.assertIsInstance(self.upload(TEA).exception(PATIENCE), StoreUnavailable)
+        root = self.cut_power()
+        for digest in digests:
+            os.truncate(self.path(digest, root), 0)
+        self.recovered(root)
+
+        # A checkpoint covers the first one, which is marked.
+        self.assertEqual([0] + [1] * 7, [self.path(digest, root).stat().st_size for digest in digests])
 
     def test_checkpoint_that_fails_twice_covers_nothing_and_a_later_one_makes_files_anew(self) -> None:
         digest = self.store.put(TEA)
@@ -627,6 +664,20 @@ class PlainTest(TempCase):
 
         self.assertEqual([], self.files_below(self.root))
         self.assertEqual(TEA_DIGEST, self.upload(TEA).result(PATIENCE))
+
+    def test_failed_sync_of_the_name_leaves_an_object_that_was_there(self) -> None:
+        self.store.put(TEA)
+        real = os.fsync
+
+        def refuse(descriptor: int) -> None:
+            if os.readlink(f"/proc/self/fd/{descriptor}") == str(self.path(TEA_DIGEST).parent):
+                raise FAILURE
+            real(descriptor)
+
+        with mock.patch.object(self.system, "fsync", refuse):
+            self.assertIs(FAILURE, self.upload(TEA).exception(PATIENCE))
+
+        self.assertEqual(TEA, self.path(TEA_DIGEST).read_bytes())
 
     def test_sync_that_succeeds_on_a_failed_file_system_fails_the_change(self) -> None:
         stored = self.store.put(b"stored")

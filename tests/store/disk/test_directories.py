@@ -162,12 +162,12 @@ class DirectoryAboveTest(unittest.TestCase):
         self.machine.release = "4.19.0"
         self.process = Process(self.machine)
         self.store = DiskStore("/store", system=self.process)
-        put(self.store, TEA)
+        put(self.process, self.store, TEA)
         self.shard = f"/store/{TEA_DIGEST[:2]}"
 
     def put_and_count_syncs_of_root(self, number: int) -> int:
         before = len(self.machine.calls)
-        put(self.store, TEA, name=f"{TEA_DIGEST[:2]}{number:062x}")
+        put(self.process, self.store, TEA, name=f"{TEA_DIGEST[:2]}{number:062x}")
         return sum(call.name == "open" and call.arguments[0] == "/store" for call in self.machine.calls[before:])
 
     def test_directory_above_is_synced_once_while_nothing_changes_in_it(self) -> None:

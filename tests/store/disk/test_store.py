@@ -18,7 +18,7 @@ from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
-from tests.store.disk.systems import Disk, PlainLinux
+from tests.store.disk.systems import Disk, PlainLinux, finished
 from tests.store.simulation.machine import Machine
 from tests.store.simulation.process import Process
 from tests.support import PATIENCE, TempCase
@@ -445,7 +445,7 @@ class TwoDaemonsTest(unittest.TestCase):
     def test_live_daemons_staging_is_not_swept(self) -> None:
         self.assertEqual(0, self.other.sweep())
 
-        self.assertEqual(TEA_DIGEST, self.process.result_of(self.staging.commit()))
+        self.assertEqual(TEA_DIGEST, finished(self.process, self.staging.commit()))
 
     def test_killed_daemons_staging_is_swept(self) -> None:
         self.process.kill()

@@ -12,7 +12,7 @@ from filestoraged.store.contract import Usage
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.system import Linux
-from tests.store.disk.systems import put
+from tests.store.disk.systems import finished, put
 from tests.store.simulation.machine import Machine
 from tests.store.simulation.process import Process
 from tests.support import TempCase
@@ -93,27 +93,27 @@ class RememberedCountsTest(unittest.TestCase):
         return sum(len(os.path.basename(path)) == 2 for path in listed)
 
     def test_directories_that_did_not_change_are_not_listed_again(self) -> None:
-        digests = [put(self.store, bytes([number])) for number in range(10)]
+        digests = [put(self.process, self.store, bytes([number])) for number in range(10)]
         self.machine.pass_time(1)
         shards = len({digest[:2] for digest in digests})
         self.assertEqual([shards, 0], [self.scanned(), self.scanned()])
 
-        put(self.store, b"x", name=digests[0][:2] + "0" * 62)
+        put(self.process, self.store, b"x", name=digests[0][:2] + "0" * 62)
 
         self.assertEqual(1, self.scanned())
         self.assertEqual(11, self.usage.count(lambda: None)["files"].objects)
 
     def test_directories_that_have_just_changed_are_listed_again(self) -> None:
-        put(self.store, b"tea")
+        put(self.process, self.store, b"tea")
 
         self.assertEqual([1, 1], [self.scanned(), self.scanned()])
 
     def test_counts_of_removed_directories_are_forgotten(self) -> None:
-        digest = put(self.store, b"tea")
+        digest = put(self.process, self.store, b"tea")
         self.machine.pass_time(1)
         self.scanned()
         self.assertEqual(1, len(self.usage._counts))
-        self.store.remove(digest)
+        finished(self.process, self.store.remove_later(digest))
 
         self.scanned()
 
