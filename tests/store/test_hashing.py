@@ -252,6 +252,9 @@ class HashThreadsTest(HasherCase):
 
     def test_upload_is_stored_if_no_thread_can_be_started(self) -> None:
         store = DiskStore(self.directory)
+        self.addCleanup(store.close)
+        # The thread of the committer runs by then.
+        store.remove(store.put(b"first"))
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
             digest = store.put(PIECE * 6)
 
