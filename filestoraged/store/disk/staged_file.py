@@ -21,7 +21,7 @@ from filestoraged.store.system import read_file
 class StagedFile:
     """One thread at a time calls it. Paths of shard directories are absolute."""
 
-    __slots__ = ("_descriptor", "_directories", "_is_new", "_is_staged", "_path", "_system")
+    __slots__ = ("_descriptor", "_directories", "_is_link", "_is_new", "_is_staged", "_path", "_system")
 
     def __init__(self, area: StagingArea, directories: Directories, *, source: str | None = None) -> None:
         """A new file; or another name of the file `source`, whose bytes are complete and synced.
@@ -32,6 +32,8 @@ class StagedFile:
         self._system = directories.system
         # Whether this file gave the object its name, so that a failed commit may take it back.
         self._is_new = False
+        # Whether it has another name elsewhere, perhaps the one that it is to get.
+        self._is_link = source is not None
         self._path, self._descriptor = area.create() if source is None else area.link(source)
         # Whether the file still has that path.
         self._is_staged = True
@@ -94,6 +96,9 @@ class StagedFile:
         except IsADirectoryError:
             raise IsADirectoryError(errno.EISDIR, f"{path!r} is a directory") from None
         self._is_staged = False
+        if self._is_link:
+            # Where both names are those of one file already, a rename changes nothing (POSIX, "rename").
+            self._unlink()
 
     def take_back(self, shard: str, path: str) -> None:
         """Remove the name of an object whose commit failed, if this file gave it that name.
