@@ -10,7 +10,7 @@ from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.daemon.backend import drop_store
 from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config
-from filestoraged.errors import CheckError, Error, ListingUnsupported, StartError, UsageError
+from filestoraged.errors import CheckError, Error, JournalDamaged, ListingUnsupported, StartError, UsageError
 from filestoraged.migration.migration import Parts, Service
 from filestoraged.migration.namespace_pairs import Stores
 from filestoraged.migration.transfer import reason_of
@@ -66,6 +66,8 @@ def prepare(target: Side, closing: ExitStack) -> None:
     try:
         disk.prepare()
         disk.sweep()
+    except JournalDamaged as error:
+        raise StartError(error.cause) from error
     except OSError as error:
         raise StartError(f"cannot write the store {target.config.store!r}: {error.strerror or error}") from error
     closing.callback(disk.close)

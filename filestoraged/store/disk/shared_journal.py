@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class SharedJournal:
-    """Any thread calls it. The lock serializes checkpoints of the process, and joining."""
+    """Any thread calls it.
+
+    The lock serializes joining and checkpoints of the process, whose syncs report an error once. No round waits for it.
+    """
 
     def __init__(self, directories: Directories, area: StagingArea, *, system: System) -> None:
         self._directories = directories
@@ -66,7 +69,7 @@ class SharedJournal:
             marks = {token: mark for token, mark in file.marks().items() if token in living}
             self._sync(epoch, file)
             file.save(Checkpoint(time, marks), epoch)
-            return marks[self._token]
+            return marks.get(self._token, 0)
 
     def mark(self, time: int) -> None:
         """All that this process has recorded up to that time is applied."""

@@ -149,11 +149,15 @@ class Volume:
         A later change begins all anew.
         """
         with self._lock:
-            committers = [each for each in (self._journal, self._alone) if each is not None]
-            self._journal = self._alone = None
+            alone, self._alone = self._alone, None
+        if alone is not None:
+            # First: its changes are noted in the journal.
+            alone.close()
+        with self._lock:
+            journal, self._journal = self._journal, None
             shared, self._shared = self._shared, None
-        for each in committers:
-            each.close()
+        if journal is not None:
+            journal.close()
         if shared is not None:
             shared.close()
         self.staging_area.release()
