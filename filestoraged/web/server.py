@@ -115,7 +115,8 @@ class Server(ThreadingHTTPServer):
         self._has_started = threading.Event()
         self._has_ended = threading.Event()
         self._next_check = 0.0
-        self._warned = -_QUIET
+        # When each message was logged last.
+        self._warned: dict[str, float] = {}
         for listener in apps:
             set_options(listener, limits.linger)
         self._acceptor = Acceptor(
@@ -312,9 +313,9 @@ class Server(ThreadingHTTPServer):
 
     def _warn(self, message: str, *values: object) -> None:
         now = self.context.now()
-        if now - self._warned >= _QUIET:
+        if now - self._warned.get(message, -math.inf) >= _QUIET:
             log.warning(message, *values)
-            self._warned = now
+            self._warned[message] = now
 
     def _drain(self, now: float) -> None:
         """Close idle connections, and stop where no other is left."""

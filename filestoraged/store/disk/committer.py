@@ -140,7 +140,7 @@ class JournalCommitter(Committer):
         self._is_locked_out = False
         self._is_ended = False
         # Why the last checkpoint failed. Owner: the thread of checkpoints.
-        self.failure: Exception | None = None
+        self._failure: Exception | None = None
 
     def close(self) -> None:
         """As above. The journal is removed if a last checkpoint succeeds; else it is replayed some day."""
@@ -158,6 +158,13 @@ class JournalCommitter(Committer):
             except (OSError, Error) as error:
                 log.warning("leaving a journal behind: %s", error)
             journal.close()
+
+    def probe(self) -> None:
+        """Raise why the last checkpoint failed, and ask for another one; the next call tells whether that succeeded."""
+        failure = self._failure
+        if failure is not None:
+            self._full.put(None)
+            raise failure
 
     def _ensure_thread(self) -> bool:
         return bool(self._threads) or self._start(1)
@@ -315,10 +322,10 @@ class JournalCommitter(Committer):
                 covered = self._shared.checkpoint()
             except (Error, OSError) as error:
                 log.error("a checkpoint of the journal failed; refusing small uploads when it is full: %s", error)
-                self.failure = error
+                self._failure = error
                 self._refuse("The store cannot be synced; retry later.")
                 continue
-            self.failure = None
+            self._failure = None
             ready = [each for each in waiting if each.time <= covered]
             waiting = [each for each in waiting if each.time > covered]
             for each in ready:

@@ -73,9 +73,9 @@ class Volume:
 
     def probe(self) -> None:
         """Raise the error of the last checkpoint, if it failed."""
-        failure = None if self._journal is None else self._journal.failure
-        if failure is not None:
-            raise failure
+        journal = self._journal
+        if journal is not None:
+            journal.probe()
 
     def commit(self, change: Change, *, size: int = 0, is_recorded: bool = True) -> None:
         """Commit a change of `size` bytes, which `change.done` tells. Large ones are committed by the calling thread.
