@@ -34,7 +34,7 @@ _LIMIT = 120
 # A document says `sleep 1` after a command that starts a server. Under load that may be too short, so here it waits
 # until one more socket listens; and `kill` waits until the job has ended.
 _PREAMBLE = """
-set -eum
+set -eu
 trap 'echo "failed: $BASH_COMMAND" >&2' ERR
 ip link set lo up
 listening=0

@@ -155,16 +155,21 @@ class OutputTest(CommandsCase):
         (self.work / "large").write_bytes(bytes(24 * MIB))
         # A transfer that is over at once has no bar. The pause behind the cut is longer than the bar waits.
         with CuttingProxy(self.bound.port, every=12 * MIB, cuts=1) as proxy:
-            command = f"{sys.executable} -m filestoraged put large --to {proxy.url}"
-            script = [find_program("script"), "-qec", command, "/dev/null"]
-            done = subprocess.run(
-                script, cwd=self.work, env=self.environment(), stdout=subprocess.PIPE, check=True, timeout=2 * PATIENCE
-            )
+            terminal, other = pty.openpty()
+            self.addCleanup(os.close, terminal)
+            process = self.start("put", "large", "--to", proxy.url, stdout=other, terminal=other)
+            os.close(other)
+            shown = b""
+            # An error is the end of input: all that had the other side have closed it.
+            with contextlib.suppress(OSError):
+                while data := os.read(terminal, 1024):
+                    shown += data
 
-        self.assertIn(b"; retrying in ", done.stdout)
-        self.assertIn(b"\r\x1b[Klarge [", done.stdout)
-        self.assertIn(b" of 24.0 MiB", done.stdout)
-        self.assertIn(hashlib.sha256(bytes(24 * MIB)).hexdigest().encode(), done.stdout)
+            self.assertEqual(0, process.wait(PATIENCE))
+        self.assertIn(b"; retrying in ", shown)
+        self.assertIn(b"\r\x1b[Klarge [", shown)
+        self.assertIn(b" of 24.0 MiB", shown)
+        self.assertIn(hashlib.sha256(bytes(24 * MIB)).hexdigest().encode(), shown)
 
     def test_line_of_a_plain_name_has_no_escape(self) -> None:
         self.assertEqual("0  a b", named_line("0", "a b"))

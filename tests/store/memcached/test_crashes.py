@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 from pymemcache.exceptions import MemcacheServerError
@@ -172,6 +172,19 @@ class UploadTest(CrashCase):
         self.store.put(self.data)
 
         self.assertTrue(Inventory(self.servers).is_permanent(self.store.key(self.digest, name=None)))
+
+    def test_upload_whose_manifest_may_have_been_stored_keeps_its_chunks(self) -> None:
+        add = self.store.pool.add
+
+        def lose_the_answer(*arguments: Any, **settings: Any) -> bool:
+            add(*arguments, **settings)
+            raise StoreUnavailable
+
+        with mock.patch.object(self.store.pool, "add", lose_the_answer):
+            self.assertFalse(self.is_answered(lambda: self.store.put(self.data)))
+
+        with self.store.get(self.digest) as stream:
+            self.assertTrue(stream.read() == self.data)
 
     def test_retries_while_the_server_of_the_manifest_hangs_leave_no_chunks(self) -> None:
         data = self.data_at(self.servers[0])
