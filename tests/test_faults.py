@@ -122,6 +122,8 @@ class NoDescriptorsTest(TempCase):
             for connection in crowd[:20]:
                 connection.sendall(HEALTH[1:])
                 self.assertEqual(200, read_answer(connection).status)
+            # It waits in the queue of the listener until no worker has had a place for it.
+            self.assertEqual(503, read_answer(crowd[-1]).status)
             for connection in crowd:
                 connection.close()
             answer = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
