@@ -101,9 +101,20 @@ class ParallelCommitter(Committer):
     def __init__(self, commit: Callable[[Change], None], *, system: System) -> None:
         super().__init__(system=system)
         self._commit = commit
+        # Changes that are submitted and not done; the lock guards the number.
+        self._in_flight = 0
+        self._counting = system.lock()
 
     def _ensure_thread(self) -> bool:
-        return self._start(1 if self._queue.empty() else _MAX_THREADS)
+        self._count(1)
+        is_started = self._start(min(self._in_flight, _MAX_THREADS))
+        if not is_started:
+            self._count(-1)
+        return is_started
+
+    def _count(self, difference: int) -> None:
+        with self._counting:
+            self._in_flight += difference
 
     def _run(self) -> None:
         while self._run_one():
@@ -114,7 +125,10 @@ class ParallelCommitter(Committer):
         change: Change | None = self._queue.get()
         if change is None:
             return False
-        self._commit(change)
+        try:
+            self._commit(change)
+        finally:
+            self._count(-1)
         return True
 
 
@@ -179,11 +193,13 @@ class JournalCommitter(Committer):
         pending: list[tuple[Change, Record]] = []
         try:
             self._check_root()
+            self._shared.check()
             journal = self._open()
             pending = [*self._prepare(waiting)]
             if pending:
                 self._commit(pending, journal)
         except (Error, OSError) as error:
+            self._remove_on_full_disk(_unfinished(waiting, self._deferred), error)
             self._fail(_unfinished(waiting, self._deferred), error)
         except Exception as error:
             # The thread goes on: without it, all later changes would wait for ever.
@@ -250,12 +266,7 @@ class JournalCommitter(Committer):
             self._fail([waiting.change], StoreUnavailable("Another process is changing this object; retry later."))
 
     def _commit(self, pending: Sequence[tuple[Change, Record]], journal: Journal) -> None:
-        try:
-            journal, sequence = self._append([record for _, record in pending], journal)
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                self._remove_alone([change for change, _ in pending if change.kind is Kind.REMOVED])
-            raise
+        journal, sequence = self._append([record for _, record in pending], journal)
         applied, voids = self._apply(pending, sequence)
         self._shared.mark(pending[-1][1].time)
         finish(applied)
@@ -275,7 +286,10 @@ class JournalCommitter(Committer):
             journal.close()
             self._journal = None
             journal = self._open()
-            return journal, journal.append(records)
+            sequence = journal.append(records)
+            # No replay would find what the removed journal said.
+            self._shared.checkpoint()
+            return journal, sequence
 
     def _apply(self, pending: Sequence[tuple[Change, Record]], sequence: int) -> tuple[list[Change], list[_Voided]]:
         """Apply the changes of a group to the files. Returns those that are applied, and those that failed."""
@@ -292,13 +306,22 @@ class JournalCommitter(Committer):
                 voids.append(_Voided(change, error, void(sequence, index, self._system.monotonic_ns())))
         return applied, voids
 
-    def _remove_alone(self, changes: Sequence[Change]) -> None:
-        """Remove objects although the disk is too full for a journal: behind a checkpoint, no record is needed."""
-        for change in changes:
-            change.commit_alone()
-        if changes:
+    def _remove_on_full_disk(self, changes: Sequence[Change], error: Exception) -> None:
+        """Remove objects although the disk is too full for a journal: behind a checkpoint, no record is needed.
+
+        The first removal makes room for what the checkpoint needs.
+        """
+        removals = [change for change in changes if change.kind is Kind.REMOVED]
+        if not removals or not isinstance(error, OSError) or error.errno not in DISK_FULL:
+            return
+        try:
+            for change in removals:
+                change.commit_alone()
             self._shared.checkpoint()
-            finish(changes)
+        except (Error, OSError) as failure:
+            self._fail(removals, failure)
+        else:
+            finish(removals)
 
     def _fail(self, changes: Iterable[Change], error: Exception) -> None:
         """Let changes fail: because the root is lost, if it is, since another error is then a consequence of that."""

@@ -138,6 +138,11 @@ class EpochFile:
     def _state_of(self, epoch: Epoch) -> int:
         return epoch.number % 2 * _BLOCK + _EPOCH.size + _CHECKSUM_SIZE
 
+    @property
+    def exists(self) -> bool:
+        """Whether nobody has removed the file."""
+        return self._system.fstat(self._descriptor).st_nlink > 0
+
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:

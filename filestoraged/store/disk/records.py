@@ -53,11 +53,15 @@ class Record(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Records in the order of their times. `previous` is the time of the last record of the group before."""
+    """Records in the order of their times. `previous` is the time of the last record of the group before.
+
+    `position` is where it was found in its segment.
+    """
 
     sequence: int
     previous: int
     records: Sequence[Record]
+    position: int = 0
 
     @property
     def time(self) -> int:
@@ -87,7 +91,7 @@ class Format(NamedTuple):
                 position += BLOCK
                 continue
             _, _, sequence, previous, _, count = _GROUP.unpack_from(data, position)
-            yield Group(sequence, previous, [*_decoded(body, count)])
+            yield Group(sequence, previous, [*_decoded(body, count)], position)
             position += size_of_group(len(body))
 
     def _body(self, data: memoryview) -> memoryview | None:
@@ -124,19 +128,19 @@ def has_groups(data: memoryview) -> bool:
     return any(data[position : position + len(_MAGIC)] == _MAGIC for position in range(0, len(data), BLOCK))
 
 
-def is_broken(groups: Iterable[Group], covered: int) -> bool:
-    """Whether groups of a journal are missing that have records later than `covered`.
+def first_missing(groups: Iterable[Group], covered: int) -> int | None:
+    """The number of the first group of a journal that is missing and has records later than `covered`; None for none.
 
     A group is written when the one before is durable or void. So one that is missing before one that is there was
     damaged; a torn one is the last.
     """
     needed = sorted((group for group in groups if group.time > covered), key=lambda group: group.sequence)
     if not needed:
-        return False
+        return None
     begin = needed[0].sequence - (needed[0].previous > covered)
     missing = set(range(begin, needed[-1].sequence)).difference(group.sequence for group in needed)
     voids = _voids(needed)
-    return any((number, _WHOLE) not in voids for number in missing)
+    return next((number for number in sorted(missing) if (number, _WHOLE) not in voids), None)
 
 
 def valid_records(groups: Iterable[Group], covered: int) -> list[Record]:

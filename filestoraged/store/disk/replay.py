@@ -10,6 +10,7 @@ files of all journals are made anew, unless they were removed meanwhile.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from filestoraged.errors import JournalDamaged
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import Checkpoint, Epoch
-from filestoraged.store.disk.records import Format, Kind, Record, has_groups, is_broken, valid_records
+from filestoraged.store.disk.records import Format, Group, Kind, Record, first_missing, has_groups, valid_records
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.system import System, exists, read_file
 
@@ -69,14 +70,24 @@ def read_journals(
             continue
         format_ = Format(epoch.number, epoch.key, journal.token)
         covered = max((each.covers(journal.token) for each in checkpoints), default=0)
-        groups = [group for each in segments for group in format_.find(each)]
-        if not are_written and is_broken(groups, covered):
-            raise JournalDamaged(journal.paths[0], "records in its middle are missing")
+        found = [[*format_.find(each)] for each in segments]
+        groups = [*itertools.chain(*found)]
+        missing = None if are_written else first_missing(groups, covered)
+        if missing is not None:
+            raise JournalDamaged(_place_of(missing, journal, found), "records in its middle are missing")
         for record in valid_records(groups, covered):
             former = last.get(record.path)
             if former is None or former.time <= record.time:
                 last[record.path] = record
     return last
+
+
+def _place_of(missing: int, journal: JournalFiles, found: Sequence[Sequence[Group]]) -> str:
+    """The path of the segment in which a group is missing: that of the next one, unless that is its first."""
+    paths = {group.sequence: (path, group) for path, groups in zip(journal.paths, found) for group in groups}
+    path, following = paths[min(number for number in paths if number > missing)]
+    before = paths.get(missing - 1)
+    return path if following.position or before is None else before[0]
 
 
 class Replay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections.abc import Iterator
 
@@ -52,8 +53,8 @@ class SharedJournal:
     def open_journal(self, full: Queue, size: int) -> Journal:
         """Make the journal of this process; see `Journal`. Raises OSError, and Error."""
         with self._lock:
+            area = self._area.existing()
             epoch, _ = self._joined()
-            area = self._area.own()
             format_ = Format(epoch.number, epoch.key, area.token)
             return Journal(area.path, self._directories, format_, full, size=size, system=self._system)
 
@@ -70,6 +71,11 @@ class SharedJournal:
             self._sync(epoch, file)
             file.save(Checkpoint(time, marks), epoch)
             return marks.get(self._token, 0)
+
+    def check(self) -> None:
+        """Raise StoreUnavailable if `ROOT/journal` was removed: other processes would not know of this one."""
+        if self._file is not None and not self._file.exists:
+            raise StoreUnavailable("The store's journal was removed; it needs its operator.")
 
     def mark(self, time: int) -> None:
         """All that this process has recorded up to that time is applied."""
@@ -91,6 +97,7 @@ class SharedJournal:
     @contextlib.contextmanager
     def locked(self, path: str) -> Iterator[None]:
         """A block in which no other thread or process changes the object. Raises OSError, and StoreUnavailable."""
+        self.check()
         own = EpochFile(self._directories.root, system=self._system)
         try:
             until = self._system.monotonic() + LOCK_TIMEOUT
@@ -143,6 +150,9 @@ class SharedJournal:
         journals = find_journals(self._area.directory, system=self._system)
         if not journals:
             return
+        living = self._area.living()
+        if any(each.token in living for each in journals):
+            raise OSError(errno.EBUSY, "a daemon lives that had the store before its file 'journal' was removed")
         records = read_journals(
             journals, former, lambda: [] if former is None else file.checkpoints(former), system=self._system
         )

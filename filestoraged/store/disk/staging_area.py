@@ -23,7 +23,7 @@ from filestoraged.store.permissions import (
     is_allowed,
     open_own_directory,
 )
-from filestoraged.store.system import LINUX, Files
+from filestoraged.store.system import LINUX, Files, exists
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,11 @@ class StagingArea(OwnerLocks):
     def directory(self) -> str:
         """That of the areas of all processes."""
         return self._directory
+
+    def existing(self) -> LockOwner:
+        """This process's entry, made anew if an operator has removed it. Raises OSError."""
+        own = self.own()
+        return own if exists(self._system, own.path) else self.renew(own)
 
     def living(self) -> set[str]:
         """The tokens of processes that are alive, this one's among them. Raises OSError."""

@@ -116,7 +116,8 @@ class DiskStore(Store):
         try:
             self.volume.join()
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            # What a power cut has left is not to be served before it is replayed.
+            if error.errno not in DISK_FULL or self.volume.has_dead_journals():
                 raise
 
     def probe(self) -> None:

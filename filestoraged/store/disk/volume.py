@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
-from filestoraged.errors import Error
+from filestoraged.errors import DISK_FULL, Error
 from filestoraged.store import layout
 from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.changes import Change, Note
@@ -21,6 +22,8 @@ from filestoraged.store.disk.staging_memory import MemoryStaging, StagingMemory
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import Permissions
 from filestoraged.store.system import LINUX, System, exists, is_directory
+
+log = logging.getLogger(__name__)
 
 # In bytes: what the stagings of a process hold in memory. Slow clients can occupy all of it; other stagings are then
 # written to files from their first byte on.
@@ -69,7 +72,14 @@ class Volume:
 
     def sweep(self) -> int:
         """Remove stagings and journals of dead processes. Returns the number of stagings. Raises OSError and Error."""
-        return self.staging_area.sweep(lambda: self._share().checkpoint())
+        try:
+            return self.staging_area.sweep(lambda: self._share().checkpoint())
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            # The next start sweeps them. Until then, objects can be read and removed.
+            log.warning("cannot sweep the journals of dead processes: %s", error.strerror)
+            return 0
 
     def probe(self) -> None:
         """Raise the error of the last checkpoint, if it failed."""

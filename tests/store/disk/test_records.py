@@ -10,8 +10,8 @@ from filestoraged.store.disk.records import (
     Group,
     Kind,
     Record,
+    first_missing,
     has_groups,
-    is_broken,
     size_of_group,
     size_of_record,
     valid_records,
@@ -101,7 +101,7 @@ class FormatTest(unittest.TestCase):
 
 class GapTest(unittest.TestCase):
     def broken(self, *numbers: int, covered: int = 0) -> bool:
-        return is_broken([group(number) for number in numbers], covered)
+        return first_missing([group(number) for number in numbers], covered) is not None
 
     def test_journal_whose_end_is_missing_is_not_broken(self) -> None:
         self.assertFalse(self.broken())
@@ -124,10 +124,10 @@ class GapTest(unittest.TestCase):
     def test_missing_group_that_is_void_is_no_gap(self) -> None:
         third = group(3, void(2, None, 30))
 
-        self.assertFalse(is_broken([group(1), third], 0))
-        self.assertTrue(is_broken([group(1), group(4, void(2, None, 40))], 0))
+        self.assertFalse(first_missing([group(1), third], 0))
+        self.assertTrue(first_missing([group(1), group(4, void(2, None, 40))], 0))
         # One of its records alone is void.
-        self.assertTrue(is_broken([group(1), group(3, void(2, 0, 30))], 0))
+        self.assertTrue(first_missing([group(1), group(3, void(2, 0, 30))], 0))
 
 
 class ValidRecordsTest(unittest.TestCase):

@@ -352,3 +352,44 @@ class SweepTest(JournalCase):
         self.store.sweep()
 
         self.assertEqual(0, self.disk.checkpoints)
+
+
+class RemovedAreaTest(JournalCase):
+    """An operator has removed the staging area of a living process, and its journal with it."""
+
+    def test_objects_that_only_the_removed_journal_had_are_synced_before_the_next_answer(self) -> None:
+        before = self.upload(TEA).result(PATIENCE)
+        shutil.rmtree(self.root / "staging")
+
+        after = self.upload(b"after").result(PATIENCE)
+
+        self.assertEqual(1, self.disk.checkpoints)
+        self.assertEqual([TEA, b"after"], [self.read(self.store, name) for name in (before, after)])
+
+    def test_removal_makes_another_journal(self) -> None:
+        digest = self.upload(TEA).result(PATIENCE)
+        shutil.rmtree(self.root / "staging")
+
+        self.store.remove(digest)
+
+        self.assertEqual(1, len(self.segments()))
+
+
+class SeveralSegmentsTest(JournalCase):
+    def test_message_names_the_segment_that_is_damaged(self) -> None:
+        self.disk.before_checkpoint = mock.Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+        with self.assertLogs("filestoraged", "ERROR"):
+            for number in range(8):
+                self.upload(bytes([number]) * 60_000).result(PATIENCE)
+            copy = self.cut_power()
+            self.store.volume.close()
+        first, second = self.segments(copy)
+        with second.open("r+b") as stream:
+            stream.seek(70_000)
+            stream.write(b"!")
+
+        with self.assertRaises(JournalDamaged) as damaged:
+            self.recovered(copy)
+
+        self.assertEqual(str(second), damaged.exception.path)
+        self.assertTrue(first.exists())
