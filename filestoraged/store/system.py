@@ -26,9 +26,6 @@ from filestoraged.store.serial_executor import Call, start_thread
 
 _Result = TypeVar("_Result")
 
-# Flags of `sync_file_range`, from linux/fs.h.
-WAIT_BEFORE, WRITE, WAIT_AFTER = 1, 2, 4
-
 # `struct flock`: type, whence, start, length, and a process, which is 0 for locks of open files; see fcntl(2).
 _FLOCK = struct.Struct("@hhqqi0q")
 
@@ -138,13 +135,8 @@ class Files(Protocol):
 
     def fdatasync(self, fd: int) -> None: ...
 
-    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int, /) -> None: ...
-
     def syncfs(self, fd: int) -> None:
         """Write all that the file system of an open file has in memory, and wait for it; see syncfs(2)."""
-
-    def sync_file_range(self, fd: int, start: int, stop: int, flags: int) -> None:
-        """Begin to write a part of a file, or wait for it; see sync_file_range(2)."""
 
 
 class System(Files, Protocol):
@@ -205,7 +197,6 @@ class Linux:
     ftruncate = staticmethod(os.ftruncate)
     fsync = staticmethod(os.fsync)
     fdatasync = staticmethod(os.fdatasync)
-    posix_fadvise = staticmethod(os.posix_fadvise)
     getpid = staticmethod(os.getpid)
     urandom = staticmethod(os.urandom)
     time_ns = staticmethod(time.time_ns)
@@ -248,9 +239,6 @@ class Linux:
     def syncfs(self, fd: int) -> None:
         _call("syncfs", fd)
 
-    def sync_file_range(self, fd: int, start: int, stop: int, flags: int) -> None:
-        _call("sync_file_range", fd, ctypes.c_int64(start), ctypes.c_int64(stop - start), ctypes.c_uint(flags))
-
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -287,6 +275,14 @@ def write_at(system: Files, descriptor: int, data: Bytes, position: int) -> None
         written = system.pwrite(descriptor, view, position)
         position += written
         view = view[written:]
+
+
+def listed(system: Files, path: str) -> Sequence[str]:
+    """The names in a directory, none if it is missing. Raises other OSErrors."""
+    try:
+        return system.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
 
 
 def is_directory(system: Files, path: str) -> bool:

@@ -165,7 +165,7 @@ class Upload(Change):
         (self._file.rename if self._replace else self._file.add)(self._full)
 
     def _refuse_existing(self) -> None:
-        """Raise AlreadyExists. What exists is durable: whoever stored it has the lock of its path until it is."""
+        """Raise AlreadyExists. What exists is durable: the upload that stored it locks its path until it is."""
         try:
             mode = self._system.lstat(self._full).st_mode
         except (FileNotFoundError, NotADirectoryError):

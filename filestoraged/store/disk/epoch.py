@@ -140,7 +140,7 @@ class EpochFile:
 
     @property
     def exists(self) -> bool:
-        """Whether nobody has removed the file."""
+        """Whether the file still has its name."""
         return self._system.fstat(self._descriptor).st_nlink > 0
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import Checkpoint, Epoch
 from filestoraged.store.disk.records import Format, Group, Kind, Record, first_missing, has_groups, valid_records
 from filestoraged.store.disk.staged_file import StagedFile
-from filestoraged.store.system import System, exists, read_file
+from filestoraged.store.system import System, exists, listed, read_file
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class JournalFiles(NamedTuple):
 def find_journals(staging: str, *, system: System) -> list[JournalFiles]:
     """The journals in the directory of all staging areas. Raises OSError."""
     found = []
-    for token in sorted(_listed(staging, system)):
-        names = sorted(filter(layout.is_segment, _listed(f"{staging}/{token}", system)))
+    for token in sorted(listed(system, staging)):
+        names = sorted(filter(layout.is_segment, listed(system, f"{staging}/{token}")))
         if names:
             found.append(JournalFiles(token, [f"{staging}/{token}/{name}" for name in names]))
     return found
@@ -149,10 +149,3 @@ class Replay:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
         return True
-
-
-def _listed(path: str, system: System) -> Sequence[str]:
-    try:
-        return system.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return ()

@@ -84,7 +84,7 @@ class SharedJournal:
         with contextlib.suppress(OSError):
             self._file.mark(self._token, time)
 
-    # Locks of paths of the committer's thread, and of one other thread.
+    # Locks of paths: the first two are for the thread of the committer, the last one is for any other.
 
     def try_lock(self, path: str) -> bool:
         assert self._file is not None

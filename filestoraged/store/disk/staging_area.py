@@ -23,7 +23,7 @@ from filestoraged.store.permissions import (
     is_allowed,
     open_own_directory,
 )
-from filestoraged.store.system import LINUX, Files, exists
+from filestoraged.store.system import LINUX, Files, exists, listed
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +107,7 @@ class StagingArea(OwnerLocks):
             return not lock_if_dead(descriptor, fcntl.LOCK_SH, system=self._system)
 
     def _listed(self, token: str) -> Sequence[str]:
-        try:
-            return self._system.listdir(self.path(token))
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
+        return listed(self._system, self.path(token))
 
     def _create_in(self, area: str) -> tuple[str, int]:
         path = f"{area}/{next(self._numbers)}"

@@ -30,7 +30,7 @@ from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import PRIVATE, Permissions, require_directory, require_file
-from filestoraged.store.system import LINUX, Entry, Files, System, exists, is_directory
+from filestoraged.store.system import LINUX, Entry, Files, System, exists, is_directory, listed
 
 # O_NONBLOCK: opening a pipe under an object's name must not wait for its other end. O_NOFOLLOW: a symbolic link there
 # leads to a foreign file.
@@ -159,9 +159,9 @@ class DiskStore(Store):
         """As the contract says. Lists one shard directory after the other, and holds the names of one in memory."""
         names: builtins.list[str] = []
         with self.volume.identity.required():
-            for shard in sorted(filter(layout.is_shard, _listed(self._system, self.root))):
+            for shard in sorted(filter(layout.is_shard, listed(self._system, self.root))):
                 if shard >= layout.shard(after) and len(names) < limit:
-                    following = sorted(name for name in _listed(self._system, f"{self.root}/{shard}") if name > after)
+                    following = sorted(name for name in listed(self._system, f"{self.root}/{shard}") if name > after)
                     own = (name for name in following if _is_object(name, shard))
                     names += itertools.islice(own, limit - len(names))
         return names
@@ -320,13 +320,6 @@ class DiskBlob(Blob):
         descriptor = self.detach()
         if descriptor >= 0:
             self._system.close(descriptor)
-
-
-def _listed(system: Files, path: str) -> Sequence[str]:
-    try:
-        return system.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
 
 
 def _is_namespace(entry: Entry) -> bool:

@@ -296,13 +296,6 @@ class Process:
             file.all_errors = self._files.errors
             raise error(number or errno.EIO)
 
-    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int, /) -> None:
-        self._enter("posix_fadvise", fd)
-
-    def sync_file_range(self, fd: int, start: int, stop: int, flags: int) -> None:
-        """Promises nothing."""
-        self._enter("sync_file_range", fd, start, stop)
-
     # What they share.
 
     def _enter(self, call: str, *arguments: object) -> None:
