@@ -26,6 +26,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _MAPPED_BITS = 96
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+# In bytes: files and databases count no further.
+_MAX_SIZE = (1 << 63) - 1
 _SIZE_PATTERN = re.compile(r"([0-9]{1,18})([KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
@@ -87,7 +89,10 @@ def parse_size(text: str) -> int:
     matched = _SIZE_PATTERN.fullmatch(text)
     if matched is None:
         raise UsageError(f"invalid size {text!r}: expected a number of bytes such as 512, 10M or 1G")
-    return int(matched.group(1)) * _UNITS[matched.group(2).upper()]
+    size = int(matched.group(1)) * _UNITS[matched.group(2).upper()]
+    if size > _MAX_SIZE:
+        raise UsageError(f"invalid size {text!r}: expected at most {_MAX_SIZE} bytes")
+    return size
 
 
 def parse_max_size(text: str) -> int:

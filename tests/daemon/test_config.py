@@ -86,6 +86,10 @@ class MessageTest(TempCase):
             (["--nonsense"], "unknown option '--nonsense'"),
             (["--max-size", "5x"], "--max-size: invalid size '5x': expected a number of bytes such as 512, 10M or 1G"),
             (
+                ["--drop-size", "8388608T"],
+                "--drop-size: invalid size '8388608T': expected at most 9223372036854775807 bytes",
+            ),
+            (
                 ["--chunk-hint", "-1"],
                 "--chunk-hint: invalid size '-1': expected a number of bytes such as 512, 10M or 1G",
             ),
