@@ -13,7 +13,7 @@ from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.uploads.registry import Upload
-from filestoraged.store.uploads.uploads import Target
+from filestoraged.store.uploads.uploads import UploadTarget
 from filestoraged.web.message import Fields, Request, field_lines
 
 FILES, REPOSITORIES, DROPS = "files", "repositories", "drops"
@@ -78,7 +78,7 @@ class Targets:
         # None where the interface is not served.
         self.drops: DropTarget | None = None
 
-    def find(self, name: str) -> Target:
+    def find(self, name: str) -> UploadTarget:
         """Raises BadRequest for an unknown target, and for one that no listener serves."""
         interface, _, repository = name.partition("/")
         if interface in self._mounted:

@@ -17,8 +17,8 @@ from filestoraged.check.inventory import (
     UNKNOWN_NAME,
     CheckedStore,
     Item,
+    ItemKind,
     ItemStatus,
-    Kind,
     OpenItem,
     files_of,
     is_directory,
@@ -199,7 +199,7 @@ class CheckedDisk(CheckedStore):
         store = DiskStore(f"{self._root}/{path}")
         page = store.list(limit=_PAGE)
         while page:
-            yield from (Item(Kind.OID, f"{path}/{layout.object_path(name)}") for name in page if len(name) == 64)
+            yield from (Item(ItemKind.OID, f"{path}/{layout.object_path(name)}") for name in page if len(name) == 64)
             page = store.list(page[-1], _PAGE)
 
     def items(self) -> Iterator[Item]:
@@ -212,17 +212,17 @@ class CheckedDisk(CheckedStore):
                 if is_directory(name) or name in _UNCHECKED:
                     yield from self._enter(entry, name)
                 elif name in layout.DATABASES:
-                    yield _file(entry, Kind.DATABASE, name)
+                    yield _file(entry, ItemKind.DATABASE, name)
                 elif name != layout.JOURNAL and not layout.is_beside_database(name):
-                    yield Item(Kind.FOREIGN, name, UNKNOWN_NAME)
+                    yield Item(ItemKind.FOREIGN, name, UNKNOWN_NAME)
                 elif entry.is_symlink():
-                    yield Item(Kind.FOREIGN, name, _IS_LINK)
+                    yield Item(ItemKind.FOREIGN, name, _IS_LINK)
 
     def _enter(self, entry: os.DirEntry[str], path: str) -> Iterator[Item]:
         if not entry.is_dir(follow_symlinks=False):
             # A link may lead to a file system that is not mounted at present.
             is_link = entry.is_symlink()
-            yield Item(Kind.FOREIGN, path, _IS_LINK) if is_link else Item(Kind.OBSTACLE, path, _NOT_A_DIRECTORY)
+            yield Item(ItemKind.FOREIGN, path, _IS_LINK) if is_link else Item(ItemKind.OBSTACLE, path, _NOT_A_DIRECTORY)
         elif path == layout.STAGING:
             yield from self._list(path, _area)
         elif path not in _UNCHECKED:
@@ -242,7 +242,7 @@ class CheckedDisk(CheckedStore):
             if is_directory(path) and (entry.is_dir(follow_symlinks=False) or layout.is_repository(entry.name)):
                 yield from self._enter(entry, path)
             else:
-                yield Item(Kind.FOREIGN, path, UNKNOWN_NAME)
+                yield Item(ItemKind.FOREIGN, path, UNKNOWN_NAME)
 
     def _list(self, directory: str, classify: Callable[[os.DirEntry[str], str], Item]) -> Iterator[Item]:
         for entry in self._entries(directory):
@@ -256,12 +256,12 @@ class CheckedDisk(CheckedStore):
             # Removed since it was listed.
             pass
         except OSError as error:
-            yield Item(Kind.UNREADABLE, path, f"it cannot be listed: {error.strerror}")
+            yield Item(ItemKind.UNREADABLE, path, f"it cannot be listed: {error.strerror}")
 
     # What others do not have.
 
     def examine(self, item: Item, *, repair: bool) -> Iterator[Finding]:
-        if item.kind is Kind.DATABASE:
+        if item.kind is ItemKind.DATABASE:
             return self._examine_database(item.path)
         return self._examine_area(item.path, repair)
 
@@ -339,25 +339,25 @@ def _status(status: os.stat_result) -> ItemStatus:
     return ItemStatus(status.st_size, status.st_mtime, status.st_mode)
 
 
-def _named_file(entry: os.DirEntry[str], path: str, kind: Kind, name: re.Pattern[str]) -> Item:
+def _named_file(entry: os.DirEntry[str], path: str, kind: ItemKind, name: re.Pattern[str]) -> Item:
     if not name.fullmatch(entry.name):
-        return Item(Kind.FOREIGN, path, UNKNOWN_NAME)
+        return Item(ItemKind.FOREIGN, path, UNKNOWN_NAME)
     if not is_in_shard(os.path.dirname(path), entry.name):
-        return Item(Kind.FOREIGN, path, _WRONG_SHARD)
+        return Item(ItemKind.FOREIGN, path, _WRONG_SHARD)
     return _file(entry, kind, path)
 
 
-def _file(entry: os.DirEntry[str], kind: Kind, path: str) -> Item:
+def _file(entry: os.DirEntry[str], kind: ItemKind, path: str) -> Item:
     # A directory in place of an object is checked as one: no upload can replace it.
     if entry.is_file(follow_symlinks=False) or (kind in OBJECTS and entry.is_dir(follow_symlinks=False)):
         return Item(kind, path)
-    return Item(Kind.FOREIGN, path, _IS_LINK if entry.is_symlink() else _NOT_A_FILE)
+    return Item(ItemKind.FOREIGN, path, _IS_LINK if entry.is_symlink() else _NOT_A_FILE)
 
 
 def _area(entry: os.DirEntry[str], path: str) -> Item:
     if entry.is_dir(follow_symlinks=False):
-        return Item(Kind.STAGING, path)
-    return Item(Kind.FOREIGN, path, _IS_LINK if entry.is_symlink() else _NOT_A_DIRECTORY)
+        return Item(ItemKind.STAGING, path)
+    return Item(ItemKind.FOREIGN, path, _IS_LINK if entry.is_symlink() else _NOT_A_DIRECTORY)
 
 
 def _ignore(size: int) -> None:

@@ -19,7 +19,7 @@ from filestoraged.store import layout
 from filestoraged.store.contract import Usage
 
 
-class Kind(enum.Enum):
+class ItemKind(enum.Enum):
     OBJECT = "an object of files, named by any algorithm"
     OID = "an object of a repository"
     DROP = "the bytes of a drop"
@@ -32,7 +32,7 @@ class Kind(enum.Enum):
     UNREADABLE = "a directory that cannot be listed"
 
 
-OBJECTS = (Kind.OBJECT, Kind.OID)
+OBJECTS = (ItemKind.OBJECT, ItemKind.OID)
 
 UNKNOWN_NAME = "the store has no such name here"
 
@@ -51,7 +51,7 @@ class Item(NamedTuple):
     `status` is there if the listing tells it.
     """
 
-    kind: Kind
+    kind: ItemKind
     path: str
     reason: str = ""
     status: ItemStatus | None = None
@@ -137,7 +137,7 @@ class _Files(NamedTuple):
     """What the files of a directory are. In a shard, names begin with that of the directory."""
 
     directory: re.Pattern[str]
-    kind: Kind
+    kind: ItemKind
     name: re.Pattern[str]
 
 
@@ -145,12 +145,12 @@ _SHARD = "[0-9a-f]{2}"
 _GRAMMAR = tuple(
     _Files(re.compile(directory), kind, re.compile(name))
     for directory, kind, name in (
-        (_SHARD, Kind.OBJECT, "[0-9a-f]{32,128}"),
+        (_SHARD, ItemKind.OBJECT, "[0-9a-f]{32,128}"),
         # A repository's objects are named by their SHA-256, drops by a random number.
-        (f"{layout.REPOSITORIES}/[^/]+/{_SHARD}", Kind.OID, "[0-9a-f]{64}"),
-        (f"{layout.DROPS}/{_SHARD}", Kind.DROP, "[0-9a-f]{32}"),
-        (layout.UPLOADS, Kind.UPLOAD, rf"[0-9a-f]{{32}}(?:{re.escape(layout.UPLOAD_LOCK_SUFFIX)})?"),
-        (f"{layout.UPLOADS}/[0-9a-f]{{32}}", Kind.SEGMENT, "[0-9]{1,18}"),
+        (f"{layout.REPOSITORIES}/[^/]+/{_SHARD}", ItemKind.OID, "[0-9a-f]{64}"),
+        (f"{layout.DROPS}/{_SHARD}", ItemKind.DROP, "[0-9a-f]{32}"),
+        (layout.UPLOADS, ItemKind.UPLOAD, rf"[0-9a-f]{{32}}(?:{re.escape(layout.UPLOAD_LOCK_SUFFIX)})?"),
+        (f"{layout.UPLOADS}/[0-9a-f]{{32}}", ItemKind.SEGMENT, "[0-9]{1,18}"),
     )
 )
 _DIRECTORIES = re.compile(
@@ -159,7 +159,7 @@ _DIRECTORIES = re.compile(
 )
 
 
-def files_of(directory: str) -> tuple[Kind, re.Pattern[str]] | None:
+def files_of(directory: str) -> tuple[ItemKind, re.Pattern[str]] | None:
     """The kind and the names of the files that a directory has; None for one that has none."""
     for each in _GRAMMAR:
         if each.directory.fullmatch(directory):

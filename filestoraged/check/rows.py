@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from filestoraged.check.findings import UNREADABLE, Finding
-from filestoraged.check.inventory import Kind
+from filestoraged.check.inventory import ItemKind
 from filestoraged.store import drop_tables as drops
 from filestoraged.store import layout
 from filestoraged.store.uploads import registry as uploads
@@ -124,7 +124,7 @@ class SegmentRegistry(RowRegistry):
 class BytesKind(NamedTuple):
     """Bytes that rows name: which items they are, and how paths and findings name them."""
 
-    kind: Kind
+    kind: ItemKind
     plural: str
     path_of: Callable[[str], str]
     id_of: Callable[[str], str]
@@ -133,7 +133,7 @@ class BytesKind(NamedTuple):
 
 
 DROP_BYTES = BytesKind(
-    Kind.DROP,
+    ItemKind.DROP,
     "drops",
     layout.drop_path,
     os.path.basename,
@@ -141,7 +141,7 @@ DROP_BYTES = BytesKind(
     "its drop is available, but has no bytes",
 )
 UPLOAD_BYTES = BytesKind(
-    Kind.UPLOAD,
+    ItemKind.UPLOAD,
     "uploads",
     layout.upload_path,
     # A lock file has the id and a suffix.
@@ -150,7 +150,7 @@ UPLOAD_BYTES = BytesKind(
     "its upload has received bytes, but has none",
 )
 SEGMENT_BYTES = BytesKind(
-    Kind.SEGMENT,
+    ItemKind.SEGMENT,
     "uploads",
     layout.upload_path,
     lambda path: path.partition("/")[2],

@@ -19,8 +19,8 @@ from filestoraged.check.inventory import (
     UNKNOWN_NAME,
     CheckedStore,
     Item,
+    ItemKind,
     ItemStatus,
-    Kind,
     OpenItem,
     files_of,
     is_in_shard,
@@ -33,11 +33,11 @@ from filestoraged.errors import Error, NotFound, PreconditionFailed, StorageFull
 from filestoraged.net.connection import FAILURES
 from filestoraged.store import layout
 from filestoraged.store.s3.answers import Answer, ListedUpload, StoreRefusal, error_of
-from filestoraged.store.s3.client import CHECKSUM_FIELD, Head, S3Client, parse_head
+from filestoraged.store.s3.client import CHECKSUM_FIELD, ObjectHead, S3Client, parse_head
 from filestoraged.store.s3.listing import list_objects
 from filestoraged.store.s3.multipart import abort_upload, list_uploads
-from filestoraged.store.s3.transfers import Download
-from filestoraged.store.s3.transport import Request
+from filestoraged.store.s3.transfers import GetTransfer
+from filestoraged.store.s3.transport import S3Request
 
 # Requests at the same time: they wait for the network more than for the processor.
 _THREADS = 8
@@ -91,16 +91,16 @@ class CheckedS3(CheckedStore):
 
     def items(self) -> Iterator[Item]:
         """The uploads in parts together, and all objects in the order of their keys."""
-        yield Item(Kind.STAGING, "")
+        yield Item(ItemKind.STAGING, "")
         for listed in list_objects(self.client):
             kind = classify(listed.key)
             if kind is not None:
-                yield Item(kind, listed.key, UNKNOWN_NAME if kind is Kind.FOREIGN else "")
+                yield Item(kind, listed.key, UNKNOWN_NAME if kind is ItemKind.FOREIGN else "")
 
     def objects_of(self, repository: str) -> Iterator[Item]:
         for listed in list_objects(self.client, f"{layout.REPOSITORIES}/{repository}/"):
-            if classify(listed.key) is Kind.OID:
-                yield Item(Kind.OID, listed.key, status=ItemStatus(listed.size, listed.modified))
+            if classify(listed.key) is ItemKind.OID:
+                yield Item(ItemKind.OID, listed.key, status=ItemStatus(listed.size, listed.modified))
 
     def status(self, path: str) -> ItemStatus:
         head = self.client.head(path)
@@ -137,7 +137,7 @@ class _Measured(NamedTuple):
     """What an object was when its digests, by algorithm, were computed."""
 
     digests: Mapping[str, str]
-    head: Head
+    head: ObjectHead
 
 
 class S3Item(OpenItem):
@@ -204,7 +204,7 @@ class S3Item(OpenItem):
                 download.close()
         raise StoreUnavailable from failure
 
-    def _hash(self, download: Download, algorithms: Sequence[str], count: Callable[[int], None]) -> _Measured:
+    def _hash(self, download: GetTransfer, algorithms: Sequence[str], count: Callable[[int], None]) -> _Measured:
         hashes = {algorithm: new_hash(algorithm) for algorithm in algorithms}
         while data := download.read(self._throttle.read_size(_READ_SIZE)):
             for each in hashes.values():
@@ -232,7 +232,7 @@ class S3Item(OpenItem):
         location = self._client.location
         source = quote(f"/{location.bucket}/{location.prefix}{self._key}", safe="/-_.~")
         fields = {"x-amz-copy-source": source, "x-amz-copy-source-if-match": f'"{self._found.head.etag}"'}
-        answer = self._client.send(Request("PUT", target, fields=fields))
+        answer = self._client.send(S3Request("PUT", target, fields=fields))
         # An error may follow a head that says 200, since the store takes long and keeps the connection alive.
         if answer.status >= 300 or answer.code:
             raise error_of(answer, name=self._key)
@@ -249,30 +249,30 @@ class S3Item(OpenItem):
     def _is_deleted(self, target: str) -> bool:
         """Delete the object. If that fails without an answer, both it and its copy may be there."""
         try:
-            self._client.request(Request("DELETE", self._key, fields={"if-match": f'"{self._found.head.etag}"'}))
+            self._client.request(S3Request("DELETE", self._key, fields={"if-match": f'"{self._found.head.etag}"'}))
         except (NotFound, PreconditionFailed):
             self._client.delete(target)
             return False
         return True
 
 
-def classify(key: str) -> Kind | None:
+def classify(key: str) -> ItemKind | None:
     """What the object under a key is; None for what is not checked."""
     top, separator, _ = key.partition("/")
     directory, _, name = key.rpartition("/")
-    kind, names = files_of(directory) or (Kind.FOREIGN, None)
+    kind, names = files_of(directory) or (ItemKind.FOREIGN, None)
     if names is None or not names.fullmatch(name) or not is_in_shard(directory, name):
-        kind = Kind.FOREIGN
+        kind = ItemKind.FOREIGN
     if top in _UNCHECKED and separator:
-        return kind if kind is Kind.SEGMENT else None
-    if kind is Kind.OID and not layout.is_repository(directory.split("/")[1]):
-        return Kind.FOREIGN
+        return kind if kind is ItemKind.SEGMENT else None
+    if kind is ItemKind.OID and not layout.is_repository(directory.split("/")[1]):
+        return ItemKind.FOREIGN
     return kind
 
 
 def _head(client: S3Client, key: str) -> Answer:
     """The answer to a HEAD with the store's own digest. Raises NotFound and StoreUnavailable."""
-    answer = client.send(Request("HEAD", key, fields={"x-amz-checksum-mode": "ENABLED"}))
+    answer = client.send(S3Request("HEAD", key, fields={"x-amz-checksum-mode": "ENABLED"}))
     if answer.status >= 300:
         raise error_of(answer, name=key)
     return answer

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from filestoraged.check.findings import DAMAGED, FOREIGN, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
-from filestoraged.check.inventory import OBJECTS, CheckedStore, Item, Kind, OpenItem
+from filestoraged.check.inventory import OBJECTS, CheckedStore, Item, ItemKind, OpenItem
 from filestoraged.check.rows import IDS_PER_QUERY, ComparedRows, RegistryUnreadable
 from filestoraged.check.runner import Runner, start_counting
 from filestoraged.check.throttle import Throttle
@@ -84,7 +84,7 @@ class StoreCheck:
             if rows.are_here:
                 yield functools.partial(_find_missing, rows)
         checker = self._checker()
-        batches: dict[Kind, list[str]] = {kind: [] for kind in self._rows}
+        batches: dict[ItemKind, list[str]] = {kind: [] for kind in self._rows}
         for item in self._store.items():
             if item.kind in OBJECTS and checker.is_small_and_whole(item):
                 continue
@@ -101,7 +101,7 @@ class StoreCheck:
 
 
 def _check_item(item: Item, checker: ItemChecker) -> Iterator[Finding]:
-    if item.kind in (Kind.STAGING, Kind.DATABASE):
+    if item.kind in (ItemKind.STAGING, ItemKind.DATABASE):
         yield from checker.examine(item)
         return
     finding = checker.check(item)
@@ -173,7 +173,7 @@ class ItemChecker:
 
     def is_small_and_whole(self, item: Item) -> bool:
         """Whether it takes no time to see that an object is whole. False means that it must be checked."""
-        algorithms = ["sha256"] if item.kind is Kind.OID else self._algorithms.get(len(os.path.basename(item.path)))
+        algorithms = ["sha256"] if item.kind is ItemKind.OID else self._algorithms.get(len(os.path.basename(item.path)))
         if algorithms is None or not self._store.is_small_and_whole(item.path, algorithms[0], self._totals.add_size):
             return False
         self._totals.add_object()
@@ -273,11 +273,11 @@ class ItemChecker:
 
 
 _CHECKS = {
-    Kind.OBJECT: ItemChecker._check_object,
-    Kind.OID: ItemChecker._check_oid,
-    Kind.OBSTACLE: ItemChecker._check_obstacle,
-    Kind.FOREIGN: ItemChecker._check_foreign,
-    Kind.UNREADABLE: ItemChecker._check_unreadable,
+    ItemKind.OBJECT: ItemChecker._check_object,
+    ItemKind.OID: ItemChecker._check_oid,
+    ItemKind.OBSTACLE: ItemChecker._check_obstacle,
+    ItemKind.FOREIGN: ItemChecker._check_foreign,
+    ItemKind.UNREADABLE: ItemChecker._check_unreadable,
 }
 
 

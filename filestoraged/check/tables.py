@@ -18,7 +18,7 @@ from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import Error
 from filestoraged.store import drop_tables, locks
-from filestoraged.store.postgresql.connection import Connector, Readers, translate
+from filestoraged.store.postgresql.connection import Connector, ReadSessions, translate
 from filestoraged.store.postgresql.schema import KEY_CHECKS, require_schema
 from filestoraged.store.postgresql.url import DatabaseAddress
 from filestoraged.store.rows import RowCheck
@@ -94,11 +94,11 @@ class PostgresSegments(SegmentRegistry, PostgresRegistry):
         super().__init__(address, SEGMENTS)
 
 
-def _connect(address: DatabaseAddress) -> Readers:
+def _connect(address: DatabaseAddress) -> ReadSessions:
     connector = Connector(address, require_schema)
     # At once, so that the check fails before it has read anything else.
     connector.connect().close()
-    return Readers(connector, 2)
+    return ReadSessions(connector, 2)
 
 
 def _damage(table: RowCheck, error: Error) -> Finding:

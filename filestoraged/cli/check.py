@@ -14,9 +14,9 @@ from filestoraged.check.throttle import Throttle
 from filestoraged.cli.options import CommandParser
 from filestoraged.cli.progress import Progress
 from filestoraged.cli.report import (
-    Entry,
     JsonReport,
     Report,
+    ReportEntry,
     finding_text,
     found_text,
     report_all,
@@ -78,7 +78,7 @@ def _run(checks: Sequence[Check], report: Report, ignored: Sequence[str]) -> int
                     found[finding.kind] = found.get(finding.kind, 0) + 1
                     yield finding
 
-    def summarize(complete: bool) -> Entry:
+    def summarize(complete: bool) -> ReportEntry:
         objects, size = sum(each.totals.objects for each in checks), sum(each.totals.size for each in checks)
         return _totals(objects, size, progress.seconds, found, complete=complete)
 
@@ -87,11 +87,11 @@ def _run(checks: Sequence[Check], report: Report, ignored: Sequence[str]) -> int
     return _FOUND if found else _CLEAN
 
 
-def _entry(finding: Finding) -> Entry:
-    return Entry(finding_text(finding), {**finding._asdict(), "repaired": finding.remedy is not None})
+def _entry(finding: Finding) -> ReportEntry:
+    return ReportEntry(finding_text(finding), {**finding._asdict(), "repaired": finding.remedy is not None})
 
 
-def _totals(objects: int, size: int, seconds: float, found: Mapping[str, int], *, complete: bool) -> Entry:
+def _totals(objects: int, size: int, seconds: float, found: Mapping[str, int], *, complete: bool) -> ReportEntry:
     """`size` is in bytes."""
     text = (
         f"{'checked' if complete else 'stopped after'} {objects} objects, {speed_text(size, seconds)};"
@@ -99,7 +99,7 @@ def _totals(objects: int, size: int, seconds: float, found: Mapping[str, int], *
     )
     by_kind = {kind: found.get(kind, 0) for kind in FINDING_KINDS}
     fields = {"objects": objects, **speed_fields(size, seconds), "found": by_kind, "complete": complete}
-    return Entry(text, fields)
+    return ReportEntry(text, fields)
 
 
 def _findings(check_: Check) -> Iterator[Finding | None]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from filestoraged.cli.options import CommandParser
-from filestoraged.cli.shells import SHELLS, Command, Option, Words
+from filestoraged.cli.shells import SHELLS, CommandSyntax, Option, Words
 from filestoraged.daemon.values import LOG_LEVELS
 from filestoraged.digest import ALGORITHMS
 
@@ -38,16 +38,16 @@ def make_parser() -> CommandParser:
     return parser
 
 
-def commands(parsers: Mapping[str, argparse.ArgumentParser]) -> list[Command]:
+def commands(parsers: Mapping[str, argparse.ArgumentParser]) -> list[CommandSyntax]:
     """Return the subcommands, which are by their names, with the options of their parsers."""
     return [_command(name, parser) for name, parser in parsers.items()]
 
 
-def _command(name: str, parser: argparse.ArgumentParser) -> Command:
+def _command(name: str, parser: argparse.ArgumentParser) -> CommandSyntax:
     actions = parser._actions
     options = [option for action in actions for option in _options(action)]
     arguments = [_words(action, action.dest) for action in actions if not action.option_strings]
-    return Command(name, _brief(parser.description or ""), options, arguments)
+    return CommandSyntax(name, _brief(parser.description or ""), options, arguments)
 
 
 def _options(action: argparse.Action) -> list[Option]:

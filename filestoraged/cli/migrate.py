@@ -15,9 +15,9 @@ from filestoraged.cli.migrate_sides import open_sides, prepare, require
 from filestoraged.cli.options import CommandParser
 from filestoraged.cli.progress import Progress
 from filestoraged.cli.report import (
-    Entry,
     JsonReport,
     Report,
+    ReportEntry,
     finding_text,
     found_text,
     report_all,
@@ -78,7 +78,7 @@ def _run(run: Migration | Comparison, report: Report) -> int:
                 found[finding.kind] = found.get(finding.kind, 0) + 1
                 yield finding
 
-    def summarize(complete: bool) -> Entry:
+    def summarize(complete: bool) -> ReportEntry:
         return _totals(_Summary(run.totals, progress.seconds, found, complete, isinstance(run, Comparison)))
 
     if not report_all(report, findings(), _entry, summarize, progress):
@@ -117,12 +117,12 @@ class _Summary(NamedTuple):
         return self.totals.size if self.is_comparison else self.totals.copied_size
 
 
-def _entry(finding: Finding) -> Entry:
+def _entry(finding: Finding) -> ReportEntry:
     fields = {"kind": finding.kind, "path": finding.path, "reason": finding.reason}
-    return Entry(finding_text(finding), fields)
+    return ReportEntry(finding_text(finding), fields)
 
 
-def _totals(summary: _Summary) -> Entry:
+def _totals(summary: _Summary) -> ReportEntry:
     totals = summary.totals
     fields = {
         "objects": totals.objects,
@@ -138,7 +138,7 @@ def _totals(summary: _Summary) -> Entry:
         "found": {kind: summary.found.get(kind, 0) for kind in MIGRATION_KINDS},
         "complete": summary.complete,
     }
-    return Entry(f"{_objects_text(summary)}\n{_rows_text(summary)}", fields)
+    return ReportEntry(f"{_objects_text(summary)}\n{_rows_text(summary)}", fields)
 
 
 def _objects_text(summary: _Summary) -> str:

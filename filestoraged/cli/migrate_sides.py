@@ -21,7 +21,7 @@ from filestoraged.store.rows import RowStore
 from filestoraged.store.sqlite.rows import SqliteRowStore
 
 
-class Side(NamedTuple):
+class ConfiguredSide(NamedTuple):
     """One configuration. `places` says where each of the parts is: two sides with the same place share it."""
 
     config: Config
@@ -35,8 +35,8 @@ class Side(NamedTuple):
 
 
 class Sides(NamedTuple):
-    source: Side
-    target: Side
+    source: ConfiguredSide
+    target: ConfiguredSide
     parts: Parts
 
 
@@ -51,13 +51,13 @@ def open_sides(source: Config, target: Config, closing: ExitStack) -> Sides:
     return Sides(ours, theirs, parts)
 
 
-def require(side: Side) -> None:
+def require(side: ConfiguredSide) -> None:
     """Check that what is to be read is there. Raises StartError."""
     if side.directory in side.places and not os.path.isdir(side.config.store):
         raise StartError(f"there is no store {side.config.store!r}")
 
 
-def prepare(target: Side, closing: ExitStack) -> None:
+def prepare(target: ConfiguredSide, closing: ExitStack) -> None:
     """Make the directory of a side that is to be written, in which all backends stage. Raises StartError, CheckError.
 
     Databases are made when they are written.
@@ -77,7 +77,7 @@ def prepare(target: Side, closing: ExitStack) -> None:
         raise CheckError(f"cannot write the target: {reason_of(error)}") from error
 
 
-def _open(config: Config, closing: ExitStack) -> Side:
+def _open(config: Config, closing: ExitStack) -> ConfiguredSide:
     disk = DiskStore(
         config.store,
         algorithm=config.hash,
@@ -100,7 +100,7 @@ def _open(config: Config, closing: ExitStack) -> Side:
         directory if config.database is None else config.database.description,
     )
     service = Service(Stores(opened.store, drop_store(config, opened, disk)), rows, config.hash)
-    return Side(config, disk, service, places)
+    return ConfiguredSide(config, disk, service, places)
 
 
 def _place_of_directory(path: str) -> str:
@@ -120,7 +120,7 @@ def _open_rows(config: Config) -> RowStore:
     return PostgresRowStore(config.database)
 
 
-def _require_listing(source: Side) -> None:
+def _require_listing(source: ConfiguredSide) -> None:
     try:
         source.service.stores.objects.list("", 1)
     except ListingUnsupported as error:

@@ -13,7 +13,7 @@ from filestoraged.check.prune import Prune, Pruned, PruneTotals, read_keep_list
 from filestoraged.check.throttle import Throttle
 from filestoraged.cli.options import CommandParser
 from filestoraged.cli.progress import size_text
-from filestoraged.cli.report import Entry, JsonReport, Report, report_all
+from filestoraged.cli.report import JsonReport, Report, ReportEntry, report_all
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
 from filestoraged.daemon.backend import default_store
 from filestoraged.daemon.backends import StoreOptions, selected
@@ -56,7 +56,7 @@ def _run(run: Prune, given: argparse.Namespace) -> int:
     report = JsonReport(sys.stdout, "objects", fields) if given.json else Report(sys.stdout)
     verb = "would move" if given.dry_run else "moved"
 
-    def summarize(complete: bool) -> Entry:
+    def summarize(complete: bool) -> ReportEntry:
         return _totals(run.totals, verb, complete=complete)
 
     if not report_all(report, _pruned(run, is_dry=given.dry_run), lambda pruned: _entry(pruned, verb), summarize):
@@ -74,20 +74,20 @@ def _pruned(run: Prune, *, is_dry: bool) -> Iterator[Pruned]:
         raise CheckError(f"cannot move objects: {error.__cause__ or error}") from error
 
 
-def _entry(pruned: Pruned, verb: str) -> Entry:
+def _entry(pruned: Pruned, verb: str) -> ReportEntry:
     to = "" if pruned.path is None else f" to {pruned.path}"
     stored = format_timestamp(pruned.modified)
     fields = {"oid": pruned.oid, "size": pruned.size, "modified": stored, "path": pruned.path}
-    return Entry(f"{verb} {pruned.oid}, {size_text(pruned.size)}, stored {stored}{to}", fields)
+    return ReportEntry(f"{verb} {pruned.oid}, {size_text(pruned.size)}, stored {stored}{to}", fields)
 
 
-def _totals(totals: PruneTotals, verb: str, *, complete: bool) -> Entry:
+def _totals(totals: PruneTotals, verb: str, *, complete: bool) -> ReportEntry:
     text = (
         f"{verb} {totals.pruned} objects, {size_text(totals.size)}; kept {totals.named} that the list names"
         f" and {totals.recent} that are recent{'' if complete else '; not complete'}"
     )
     counted = {"pruned": totals.pruned, "bytes": totals.size, "kept": totals.named, "recent": totals.recent}
-    return Entry(text, {**counted, "complete": complete})
+    return ReportEntry(text, {**counted, "complete": complete})
 
 
 def _open_run(given: argparse.Namespace, throttle: Throttle, *, before: float) -> Prune:

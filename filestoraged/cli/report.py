@@ -13,7 +13,7 @@ from filestoraged.cli.progress import Progress, size_text
 _Item = TypeVar("_Item")
 
 
-class Entry(NamedTuple):
+class ReportEntry(NamedTuple):
     """An item, or the totals: as text, without the last line break, and as a JSON object."""
 
     text: str
@@ -26,10 +26,10 @@ class Report:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ReportEntry) -> None:
         self._write(entry.text + "\n")
 
-    def end(self, totals: Entry) -> None:
+    def end(self, totals: ReportEntry) -> None:
         self._write(totals.text + "\n")
 
     def _write(self, text: str) -> None:
@@ -47,19 +47,19 @@ class JsonReport(Report):
         self._write("{" + "".join(f"{json.dumps(name)}: {json.dumps(each)}, " for name, each in fields.items()))
         self._write(f"{json.dumps(items)}: [")
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ReportEntry) -> None:
         self._write(self._separator + json.dumps(entry.fields))
         self._separator = ",\n"
 
-    def end(self, totals: Entry) -> None:
+    def end(self, totals: ReportEntry) -> None:
         self._write(f"\n], {json.dumps(totals.fields)[1:]}\n")
 
 
 def report_all(
     report: Report,
     items: Iterable[_Item],
-    describe: Callable[[_Item], Entry],
-    summarize: Callable[[bool], Entry],
+    describe: Callable[[_Item], ReportEntry],
+    summarize: Callable[[bool], ReportEntry],
     progress: Progress | None = None,
 ) -> bool:
     """Report the items as they come, and the totals, whatever happens. Returns False where a signal stopped the run.

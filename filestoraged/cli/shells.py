@@ -34,14 +34,14 @@ class Option(NamedTuple):
     repeatable: bool
 
 
-class Command(NamedTuple):
+class CommandSyntax(NamedTuple):
     name: str
     help: str
     options: Sequence[Option]
     arguments: Sequence[Words]
 
 
-def write_bash(commands: Sequence[Command]) -> str:
+def write_bash(commands: Sequence[CommandSyntax]) -> str:
     """bash >= 4; the package bash-completion is not needed."""
     return _BASH % {
         "names": " ".join(command.name for command in commands),
@@ -49,7 +49,7 @@ def write_bash(commands: Sequence[Command]) -> str:
     }
 
 
-def _bash_command(command: Command) -> str:
+def _bash_command(command: CommandSyntax) -> str:
     valued = [option for option in command.options if option.value is not None]
     branches = "".join(f"                --{each.name}) {_bash_words(each.words)} ;;\n" for each in valued)
     options = " ".join(f"--{each.name}" for each in command.options)
@@ -103,7 +103,7 @@ complete -F _filestoraged filestoraged
 """
 
 
-def write_zsh(commands: Sequence[Command]) -> str:
+def write_zsh(commands: Sequence[CommandSyntax]) -> str:
     """For a file of $fpath; `eval` defines the same function."""
     return _ZSH % {
         "names": "".join(f"    {_quote(_zsh_escape(each.name) + ':' + each.help)}\n" for each in commands),
@@ -111,7 +111,7 @@ def write_zsh(commands: Sequence[Command]) -> str:
     }
 
 
-def _zsh_command(command: Command) -> str:
+def _zsh_command(command: CommandSyntax) -> str:
     specs = [_zsh_option(option) for option in command.options]
     specs += [f":value:{_zsh_words(words)}" for words in command.arguments]
     lines = "".join(f" \\\n        {_quote(spec)}" for spec in specs)
@@ -168,7 +168,7 @@ fi
 """
 
 
-def write_fish(commands: Sequence[Command]) -> str:
+def write_fish(commands: Sequence[CommandSyntax]) -> str:
     names = (
         f"complete -c filestoraged -n __filestoraged_is_first -a {each.name} -d {_fish_quote(each.help)}\n"
         for each in commands
@@ -176,7 +176,7 @@ def write_fish(commands: Sequence[Command]) -> str:
     return _FISH + "".join(names) + "".join(map(_fish_command, commands))
 
 
-def _fish_command(command: Command) -> str:
+def _fish_command(command: CommandSyntax) -> str:
     condition = f"complete -c filestoraged -n '__filestoraged_is {command.name}'"
     options = [
         f"{condition} -l {option.name}{_fish_words(option)} -d {_fish_quote(option.help)}\n"
@@ -233,7 +233,7 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-SHELLS: Mapping[str, Callable[[Sequence[Command]], str]] = {
+SHELLS: Mapping[str, Callable[[Sequence[CommandSyntax]], str]] = {
     "bash": write_bash,
     "zsh": write_zsh,
     "fish": write_fish,

@@ -19,11 +19,11 @@ from filestoraged.client.reference import DropReference, ObjectReference, parse_
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.saving import Saved
 from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Progress, Source, pieces
-from filestoraged.client.transport import TIMEOUT, Response, Transport
+from filestoraged.client.transport import TIMEOUT, ClientResponse, ClientTransport
 from filestoraged.client.uploader import DEFAULT_MOUNTS, Stored, Uploader, spooled
 from filestoraged.digest import Bytes, Digest, parse_digest
 from filestoraged.errors import Gone, NotFound, ServerUnreachable, UnexpectedResponse, UsageError, quoted
-from filestoraged.net.connection import Endpoint
+from filestoraged.net.connection import ServerAddress
 from filestoraged.wire.dates import parse_timestamp
 from filestoraged.wire.parameters import attachment
 from filestoraged.wire.tus import MAX_SIZE
@@ -79,12 +79,12 @@ class Client:
         self._mounts = {**DEFAULT_MOUNTS, **(mounts or {})}
         self._retries = retries or Retries()
         self._token, self._timeout, self._cacert = token, timeout, cacert
-        self._transport = Transport(parse_location(url), token=token, timeout=timeout, cacert=cacert)
+        self._transport = ClientTransport(parse_location(url), token=token, timeout=timeout, cacert=cacert)
         self._uploader = Uploader(
             self._transport, self._retries, self._mounts, algorithm=algorithm, state_directory=state_directory
         )
         # Transports by the endpoints of URLs that methods were given; the lock guards them.
-        self._others: dict[Endpoint, Transport] = {}
+        self._others: dict[ServerAddress, ClientTransport] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Client:
@@ -270,7 +270,7 @@ class Client:
             raise UnexpectedResponse("the server is no filestoraged: its answer to a drop has no url")
         return _line(link)
 
-    def _ask_drop(self, reference: DropReference, password: str | None) -> Response:
+    def _ask_drop(self, reference: DropReference, password: str | None) -> ClientResponse:
         if reference.location is None:
             transport, path = self._transport, f"{self._mounts['drops'].rstrip('/')}/file/{reference.id}"
         else:
@@ -293,13 +293,13 @@ class Client:
     ) -> Download:
         transport, path = self._place(reference, repository)
 
-        def ask(start: int) -> Response:
+        def ask(start: int) -> ClientResponse:
             fields = {"Range": f"bytes={start}-", "If-Range": f'"{reference.digest}"'} if start else {}
             return transport.request("GET", path, fields)
 
         return Download(ask, self._retries, digest=reference.digest, algorithms=algorithms, hashed=known)
 
-    def _place(self, reference: ObjectReference, repository: str | None) -> tuple[Transport, str]:
+    def _place(self, reference: ObjectReference, repository: str | None) -> tuple[ClientTransport, str]:
         """Return where an object is."""
         if reference.location is not None:
             return self._at(reference.location), reference.path
@@ -337,12 +337,12 @@ class Client:
             except PASSING as error:
                 attempts.wait(error)
 
-    def _at(self, location: DaemonURL) -> Transport:
+    def _at(self, location: DaemonURL) -> ClientTransport:
         """Return the transport for the origin of a URL. Only the client's own daemon gets its token."""
         with self._lock:
             if location.endpoint not in self._others:
                 is_own = location.endpoint == self._transport.location.endpoint
-                self._others[location.endpoint] = Transport(
+                self._others[location.endpoint] = ClientTransport(
                     location, token=self._token if is_own else None, timeout=self._timeout, cacert=self._cacert
                 )
             return self._others[location.endpoint]

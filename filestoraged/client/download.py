@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from filestoraged.client.hashing import BLOCK_SIZE, BackgroundHash
 from filestoraged.client.retries import PASSING, Retries
-from filestoraged.client.transport import Response
+from filestoraged.client.transport import ClientResponse
 from filestoraged.digest import Digest
 from filestoraged.errors import BadRequest, DigestMismatch, RangeNotSatisfiable, ServerUnreachable, UnexpectedResponse
 from filestoraged.wire.grammar import parse_decimal
@@ -16,7 +16,7 @@ from filestoraged.wire.parameters import decode_extended, parse_parameters
 _CONTENT_RANGE = re.compile(r"bytes (\*|([0-9]{1,19})-[0-9]{1,19})/([0-9]{1,19})")
 
 # Asks for the bytes from an offset on.
-Ask = Callable[[int], Response]
+Ask = Callable[[int], ClientResponse]
 
 
 class Download:
@@ -45,7 +45,7 @@ class Download:
         self._expected = digest
         self._hash = hashed or BackgroundHash(algorithms)
         self._limit = limit
-        self._response: Response | None = None
+        self._response: ClientResponse | None = None
         try:
             self._response = self._open(self._hash.position)
         except RangeNotSatisfiable as error:
@@ -110,7 +110,7 @@ class Download:
             self.close()
             raise UnexpectedResponse(f"the server sends {size} bytes or more; expected at most {limit}")
 
-    def _open(self, start: int) -> Response:
+    def _open(self, start: int) -> ClientResponse:
         """Ask, and skip what is known if the server answers with the whole. Raises RangeNotSatisfiable."""
         attempts = self._retries.begin()
         while True:
@@ -125,14 +125,14 @@ class Download:
                 attempts.wait(error)
 
 
-def _check_start(response: Response, start: int) -> None:
+def _check_start(response: ClientResponse, start: int) -> None:
     matched = _CONTENT_RANGE.fullmatch(response.fields.get("content-range", ""))
     if matched is None or matched.group(2) is None or int(matched.group(2)) != start:
         response.close()
         raise UnexpectedResponse(f"the server answered another range than that from {start} on")
 
 
-def _skip(response: Response, size: int) -> None:
+def _skip(response: ClientResponse, size: int) -> None:
     """Read on to `size` bytes: the object has the same bytes each time."""
     while size:
         block = response.read(min(size, BLOCK_SIZE))
@@ -142,18 +142,18 @@ def _skip(response: Response, size: int) -> None:
         size -= len(block)
 
 
-def _whole_size(response: Response) -> int | None:
+def _whole_size(response: ClientResponse) -> int | None:
     if response.status == 206:
         matched = _CONTENT_RANGE.fullmatch(response.fields.get("content-range", ""))
         return None if matched is None else int(matched.group(3))
     return _length_field(response)
 
 
-def _length_field(response: Response) -> int | None:
+def _length_field(response: ClientResponse) -> int | None:
     return parse_decimal(response.fields.get("content-length", ""))
 
 
-def _name(response: Response) -> str | None:
+def _name(response: ClientResponse) -> str | None:
     """The file's name by Content-Disposition (RFC 6266), None without a valid one."""
     try:
         parameters = parse_parameters(response.fields.get("content-disposition", ""))[1]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from filestoraged.errors import UsageError, quoted
-from filestoraged.net.connection import PORTS, Endpoint
+from filestoraged.net.connection import PORTS, ServerAddress
 
 # Characters of a URL's path that are not encoded (RFC 3986, section 3.3), and the percent sign of those that are.
 _PATH_CHARS = "/%:@!$&'()*+,;=~"
@@ -20,7 +20,7 @@ _EXPECTED = "expected http://HOST[:PORT][/PREFIX], https://... or unix:/path"
 class DaemonURL(NamedTuple):
     """A daemon, and what precedes its paths: `prefix` is empty, or begins with a slash and does not end with one."""
 
-    endpoint: Endpoint
+    endpoint: ServerAddress
     prefix: str
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class DaemonURL(NamedTuple):
 def parse_location(text: str) -> DaemonURL:
     """Read the URL of a daemon. Raises UsageError; its message repeats no user name and no password."""
     if text.startswith("unix:/"):
-        return DaemonURL(Endpoint("http", "localhost", 0, text.removeprefix("unix:")), "")
+        return DaemonURL(ServerAddress("http", "localhost", 0, text.removeprefix("unix:")), "")
     location, query = split_url(text)
     if query:
         raise UsageError(f"invalid URL of a daemon {quoted(text)}: it has a query; {_EXPECTED}")
@@ -50,5 +50,5 @@ def split_url(text: str) -> tuple[DaemonURL, str]:
     if not text.isprintable() or " " in text or parts.scheme not in PORTS or not _HOST.fullmatch(host):
         raise UsageError(f"invalid URL {quoted(text)}: {_EXPECTED}")
     path = quote(parts.path.rstrip("/"), safe=_PATH_CHARS)
-    endpoint = Endpoint(parts.scheme, host, PORTS[parts.scheme] if port is None else port)
+    endpoint = ServerAddress(parts.scheme, host, PORTS[parts.scheme] if port is None else port)
     return DaemonURL(endpoint, path), parts.query

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.sources import HashedSource
-from filestoraged.client.transport import Response, Transport
+from filestoraged.client.transport import ClientResponse, ClientTransport
 from filestoraged.digest import Bytes
 from filestoraged.errors import (
     Conflict,
@@ -58,7 +58,7 @@ class Announced(NamedTuple):
 class ResumableUpload:
     """An upload at the daemon. One thread uses it."""
 
-    def __init__(self, transport: Transport, retries: Retries, path: str) -> None:
+    def __init__(self, transport: ClientTransport, retries: Retries, path: str) -> None:
         """`path` is that of the upload, below the location."""
         self.path = path
         # Set by the response that completes the upload.
@@ -136,12 +136,12 @@ class ResumableUpload:
 
     def _request(
         self, method: str, fields: Mapping[str, str], *, body: Iterable[Bytes] | None = None, size: int = 0
-    ) -> Response:
+    ) -> ClientResponse:
         return self._transport.request(
             method, self.path, {"Tus-Resumable": tus.VERSION, **fields}, body=body, size=size
         )
 
-    def _take_offset(self, response: Response) -> int:
+    def _take_offset(self, response: ClientResponse) -> int:
         with response:
             response.discard()
             text = response.fields.get("upload-offset", "")
@@ -152,7 +152,7 @@ class ResumableUpload:
 
 
 def create(
-    transport: Transport, retries: Retries, mount: str, length: int | None, metadata: Mapping[str, str]
+    transport: ClientTransport, retries: Retries, mount: str, length: int | None, metadata: Mapping[str, str]
 ) -> ResumableUpload | None:
     """Create an upload at the interface `mount`; without a length it is told later. Returns None if it is not there."""
     about = {"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}
@@ -171,7 +171,7 @@ def create(
             raise UnexpectedResponse("the server has another version of tus than 1.0.0") from error
 
 
-def _path(response: Response, mount: str) -> str:
+def _path(response: ClientResponse, mount: str) -> str:
     """Return the path of a new upload.
 
     Only its id is used: behind a proxy, a daemon may name its own host, to which no token must go.

@@ -16,7 +16,14 @@ from filestoraged.client.refusals import refusal
 from filestoraged.digest import Bytes
 from filestoraged.errors import BadRequest, ServerUnreachable, UnexpectedResponse, UsageError, quoted
 from filestoraged.net.bounded_response import InvalidResponse
-from filestoraged.net.connection import FAILURES, Connection, ConnectionPool, Endpoint, Exchange, tls_context
+from filestoraged.net.connection import (
+    FAILURES,
+    ConnectionPool,
+    HttpConnection,
+    HttpExchange,
+    ServerAddress,
+    tls_context,
+)
 from filestoraged.net.pool import describe
 from filestoraged.wire.json_text import parse_object
 
@@ -52,16 +59,16 @@ _TOKEN = re.compile(r"[!-~]+")
 _BROKEN = "the connection broke"
 
 
-class DaemonConnection(Connection):
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, *, timeout: float) -> None:
+class DaemonConnection(HttpConnection):
+    def __init__(self, endpoint: ServerAddress, context: ssl.SSLContext | None, *, timeout: float) -> None:
         self.connect_timeout = self.silence_timeout = timeout
         super().__init__(endpoint, context)
 
 
-class Response(Exchange):
+class ClientResponse(HttpExchange):
     """A response whose body is not read yet. Its errors are those of a client."""
 
-    def __enter__(self) -> Response:
+    def __enter__(self) -> ClientResponse:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,7 +109,7 @@ class Response(Exchange):
         self.body(_MAX_IGNORED)
 
 
-class Transport:
+class ClientTransport:
     """Sends requests to one daemon. Any thread calls it."""
 
     def __init__(
@@ -127,7 +134,7 @@ class Transport:
         *,
         body: Iterable[Bytes] | None = None,
         size: int = 0,
-    ) -> Response:
+    ) -> ClientResponse:
         """Send a request with a body of `size` bytes, and return the response, of a status below 300.
 
         `path` follows the prefix of the location, and is percent-encoded. Raises ServerUnreachable, UnexpectedResponse,
@@ -144,7 +151,7 @@ class Transport:
 
     def _exchange(
         self, method: str, path: str, fields: Mapping[str, str], body: Iterable[Bytes] | None, size: int
-    ) -> Response:
+    ) -> ClientResponse:
         try:
             connection = self._pool.acquire()
         except OSError as error:
@@ -165,16 +172,16 @@ class Transport:
             # The source failed, or the program is interrupted: the request is not complete, and nothing is stored.
             connection.close()
             raise
-        return Response(connection, raw, self._pool)
+        return ClientResponse(connection, raw, self._pool)
 
 
-def _send_body(connection: Connection, body: Iterable[Bytes]) -> None:
+def _send_body(connection: HttpConnection, body: Iterable[Bytes]) -> None:
     # The server has answered and closed the connection; the response may still be there.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.send_blocks(body)
 
 
-def _body_of(response: Response) -> bytes:
+def _body_of(response: ClientResponse) -> bytes:
     """Return the body of a refusal, nothing where it is none of the daemon."""
     try:
         return response.body(_MAX_REFUSAL)
@@ -191,7 +198,7 @@ def _failure(error: OSError | http.client.HTTPException, broken: str) -> ServerU
     return ServerUnreachable(f"{broken}: {describe(error)}")
 
 
-def _unreachable(endpoint: Endpoint, error: OSError) -> ServerUnreachable:
+def _unreachable(endpoint: ServerAddress, error: OSError) -> ServerUnreachable:
     reason = error.strerror or str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = f"its certificate is not valid: {error.verify_message}; --cacert names other certificates"
@@ -208,6 +215,6 @@ def _make_context(cacert: str | None) -> ssl.SSLContext:
         raise UsageError(f"cannot read the certificates {cacert!r}: {reason or error}") from error
 
 
-def _shown(response: Response, body: bytes) -> str:
+def _shown(response: ClientResponse, body: bytes) -> str:
     kind = response.fields.get("content-type", "no type")
     return f"{response.status} with {quoted(body[:40].decode('latin-1'))} ({quoted(kind)})"

@@ -18,7 +18,7 @@ from filestoraged.client.hashing import algorithms_of
 from filestoraged.client.resumable import Announced, ResumableUpload, UploadLost
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Piece, Progress, Source, pieces
-from filestoraged.client.transport import Transport
+from filestoraged.client.transport import ClientTransport
 from filestoraged.client.upload_state import UploadState
 from filestoraged.digest import ALGORITHMS, Bytes, Digest, new_hash, parse_digest
 from filestoraged.errors import DigestMismatch, Gone, UnexpectedResponse, UsageError, quoted
@@ -43,7 +43,7 @@ class Stored(NamedTuple):
     repository: str | None = None
 
 
-class Target(NamedTuple):
+class Destination(NamedTuple):
     """Where objects go. `name` is the target of a resumable upload, `key` that of the digest in the answer."""
 
     name: str
@@ -58,7 +58,7 @@ class Uploader:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: ClientTransport,
         retries: Retries,
         mounts: Mapping[str, str],
         *,
@@ -97,16 +97,16 @@ class Uploader:
                 return self.put(source, repository, progress=progress)
         return self._put_pieces(upload, everything, target, progress)
 
-    def target(self, repository: str | None) -> Target:
+    def target(self, repository: str | None) -> Destination:
         """Raises UsageError for a name that no repository has."""
         if repository is None:
-            return Target("files", "POST", self._mounts["files"], "hash", None)
+            return Destination("files", "POST", self._mounts["files"], "hash", None)
         if not _REPOSITORY.fullmatch(repository):
             raise UsageError(
                 f"invalid repository {quoted(repository)}: expected 1 to 128 letters, digits and . _ -, not . or .."
             )
         path = f"{self._mounts['repositories'].rstrip('/')}/{repository}"
-        return Target(f"repositories/{repository}", "PUT", path, "oid", repository)
+        return Destination(f"repositories/{repository}", "PUT", path, "oid", repository)
 
     def send(
         self, method: str, path: str, fields: Mapping[str, str], body: Callable[[], Iterable[Bytes]], size: int
@@ -120,11 +120,11 @@ class Uploader:
             except PASSING as error:
                 attempts.wait(error)
 
-    def _put_plain(self, source: HashedSource, target: Target) -> Mapping[str, Any]:
+    def _put_plain(self, source: HashedSource, target: Destination) -> Mapping[str, Any]:
         return self.send(target.method, target.path, _OCTETS, lambda: source.blocks(0), source.size)
 
     def _put_resumable(
-        self, source: HashedSource, target: Target, key: Sequence[str | int]
+        self, source: HashedSource, target: Destination, key: Sequence[str | int]
     ) -> tuple[Mapping[str, Any], Announced | None] | None:
         """Returns the answer, and the digest in the daemon's words; None where the interface is not mounted."""
         directory = self._state_directory if key else None
@@ -155,7 +155,7 @@ class Uploader:
         return answer, upload.announced
 
     def _put_pieces(
-        self, upload: ResumableUpload, parts: Iterator[Piece], target: Target, progress: Progress | None
+        self, upload: ResumableUpload, parts: Iterator[Piece], target: Destination, progress: Progress | None
     ) -> Stored:
         algorithm = self._expected_algorithm(target)
         hashed = new_hash(algorithm)
@@ -175,15 +175,15 @@ class Uploader:
             _require_equal(algorithm, Digest(hashed.hexdigest()), digest)
         return self._stored(digest, size, target)
 
-    def _create(self, target: Target, length: int | None) -> ResumableUpload | None:
+    def _create(self, target: Destination, length: int | None) -> ResumableUpload | None:
         mount = self._mounts["uploads"].rstrip("/")
         return resumable.create(self._transport, self._retries, mount, length, {"target": target.name})
 
-    def _expected_algorithm(self, target: Target) -> str:
+    def _expected_algorithm(self, target: Destination) -> str:
         return "sha256" if target.repository is not None else self.algorithm or "sha256"
 
     def _checked(
-        self, source: HashedSource, target: Target, answer: Mapping[str, Any], announced: Announced | None
+        self, source: HashedSource, target: Destination, answer: Mapping[str, Any], announced: Announced | None
     ) -> Stored:
         """Compare the digests. Raises DigestMismatch."""
         digest = _digest_of(answer, target)
@@ -196,7 +196,7 @@ class Uploader:
         source.check()
         raise DigestMismatch(candidates[0], source.digest(candidates[0]), digest)
 
-    def _candidates(self, target: Target, digest: Digest, announced: Announced | None) -> Sequence[str]:
+    def _candidates(self, target: Destination, digest: Digest, announced: Announced | None) -> Sequence[str]:
         """Return the algorithms that may have made a digest, at least one."""
         if target.repository is not None:
             return ["sha256"]
@@ -204,7 +204,7 @@ class Uploader:
             return [announced.algorithm]
         return [self.algorithm] if self.algorithm is not None else algorithms_of(digest) or ["sha256"]
 
-    def _stored(self, digest: Digest, size: int, target: Target) -> Stored:
+    def _stored(self, digest: Digest, size: int, target: Destination) -> Stored:
         return Stored(digest, size, f"{self._transport.location}{target.path.rstrip('/')}/{digest}", target.repository)
 
 
@@ -218,7 +218,7 @@ def spooled(blocks: Iterable[bytes]) -> Iterator[FileSource]:
         yield FileSource(file.fileno())
 
 
-def _digest_of(answer: Mapping[str, Any], target: Target) -> Digest:
+def _digest_of(answer: Mapping[str, Any], target: Destination) -> Digest:
     text = answer.get(target.key)
     digest = parse_digest(text) if isinstance(text, str) else None
     if digest is None:

@@ -31,7 +31,7 @@ GROUPS = (KEY_ROWS, DROP_ROWS, LOCK_ROWS)
 _PAGE = 1000
 
 
-class Side(NamedTuple):
+class DatabaseSide(NamedTuple):
     rows: RowStore
     # The bytes of drops.
     drops: Store
@@ -40,7 +40,7 @@ class Side(NamedTuple):
 class DatabaseCopy:
     """Copies all databases from one side to another. One thread uses it."""
 
-    def __init__(self, source: Side, target: Side, throttle: Throttle, totals: MigrationTotals) -> None:
+    def __init__(self, source: DatabaseSide, target: DatabaseSide, throttle: Throttle, totals: MigrationTotals) -> None:
         self._source = source
         self._target = target
         self._throttle = throttle
@@ -116,7 +116,7 @@ class DatabaseCopy:
 class DatabaseComparison:
     """Compares all databases of two sides. One thread uses it."""
 
-    def __init__(self, source: Side, target: Side, throttle: Throttle, totals: MigrationTotals) -> None:
+    def __init__(self, source: DatabaseSide, target: DatabaseSide, throttle: Throttle, totals: MigrationTotals) -> None:
         self._source = source
         self._target = target
         self._throttle = throttle
@@ -149,7 +149,7 @@ class DatabaseComparison:
 
         return self._source.rows.read(group, with_source)
 
-    def _rows(self, reader: RowReader, table: Table, side: Side) -> Iterator[Row]:
+    def _rows(self, reader: RowReader, table: Table, side: DatabaseSide) -> Iterator[Row]:
         for row in reader.rows(table):
             self._throttle.raise_if_stopped()
             if table is not DROP_TABLE:

@@ -36,8 +36,8 @@ class Service(NamedTuple):
     algorithm: str
 
     @property
-    def side(self) -> databases.Side:
-        return databases.Side(self.rows, self.stores.drops)
+    def side(self) -> databases.DatabaseSide:
+        return databases.DatabaseSide(self.rows, self.stores.drops)
 
 
 class Parts(NamedTuple):

@@ -33,7 +33,7 @@ _INTERIM = re.compile(rb"(?:HTTP/1\.[01] 1[0-9]{2}[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\
 _WITH_BODY = ("POST", "PUT", "PATCH")
 
 
-class Endpoint(NamedTuple):
+class ServerAddress(NamedTuple):
     """Where a server listens. `host` may be an address, without brackets."""
 
     scheme: str
@@ -64,13 +64,13 @@ class FilePart(NamedTuple):
     size: int
 
 
-class Connection(BoundedConnection):
+class HttpConnection(BoundedConnection):
     """One thread at a time uses it. Its deadline is for responses and bodies: a server may send a byte a second."""
 
     # Seconds in which the host must answer.
     connect_timeout: float
 
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, endpoint: ServerAddress, context: ssl.SSLContext | None = None) -> None:
         """`context` is for TLS. It is not that of `http.client`, which has none where `ssl` was hidden from it."""
         super().__init__(endpoint.host, endpoint.port, timeout=self.connect_timeout)
         self._socket_path = endpoint.socket_path
@@ -160,18 +160,18 @@ class ConnectionPool:
     """Connections to one server. Any thread calls it."""
 
     def __init__(
-        self, make: Callable[[], Connection], *, size: int, max_idle: float, clock: Clock = SYSTEM_CLOCK
+        self, make: Callable[[], HttpConnection], *, size: int, max_idle: float, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         """`size` is how many idle ones are kept, each for `max_idle` seconds at most."""
         self._make = make
         self._max_idle = max_idle
         self._clock = clock
-        self._idle: IdlePool[Connection] = IdlePool(size)
+        self._idle: IdlePool[HttpConnection] = IdlePool(size)
 
     def __len__(self) -> int:
         return len(self._idle)
 
-    def acquire(self, *, max_idle: float = math.inf) -> Connection:
+    def acquire(self, *, max_idle: float = math.inf) -> HttpConnection:
         """Return a connection. Raises OSError where none can be made.
 
         One that was idle for longer than `max_idle` seconds is not used; a negative number asks for a new one.
@@ -191,7 +191,7 @@ class ConnectionPool:
             raise
         return made
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: HttpConnection) -> None:
         """Keep a connection whose last response was read to its end."""
         connection.idle_since = self._clock.now()
         connection.deadline = math.inf
@@ -202,13 +202,13 @@ class ConnectionPool:
         self._idle.close()
 
 
-class Exchange:
+class HttpExchange:
     """A request that was sent, and its response, whose body is not read yet. One thread at a time uses it.
 
     It is read to its end, or closed.
     """
 
-    def __init__(self, connection: Connection, response: BoundedResponse, pool: ConnectionPool) -> None:
+    def __init__(self, connection: HttpConnection, response: BoundedResponse, pool: ConnectionPool) -> None:
         self.status = response.status
         # By names in lower case.
         self.fields = response.fields
@@ -216,7 +216,7 @@ class Exchange:
         self.size = response.size
         self._response = response
         # None once another request may use it.
-        self._connection: Connection | None = connection
+        self._connection: HttpConnection | None = connection
         self._pool = pool
 
     def limit(self, until: float) -> None:

@@ -30,7 +30,7 @@ _Result = TypeVar("_Result")
 _FLOCK = struct.Struct("@hhqqi0q")
 
 
-class Entry(Protocol):
+class DirectoryEntry(Protocol):
     """An entry of a directory, as `os.scandir` lists it."""
 
     @property
@@ -45,7 +45,7 @@ class Entry(Protocol):
 
 
 class Entries(AbstractContextManager["Entries"], Protocol):
-    def __iter__(self) -> Iterator[Entry]: ...
+    def __iter__(self) -> Iterator[DirectoryEntry]: ...
 
 
 class Queue(Protocol):

@@ -17,7 +17,7 @@ from unittest import mock
 from filestoraged.check.databases import SqliteRegistry
 from filestoraged.check.disk import CheckedDisk, check_disk
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, CheckTotals, Finding
-from filestoraged.check.inventory import Item, Kind
+from filestoraged.check.inventory import Item, ItemKind
 from filestoraged.check.store_check import ItemChecker
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.digest import ALGORITHMS
@@ -452,8 +452,8 @@ class ObstacleTest(DiskCheckCase):
         checker = self.checker(repair=True)
         digest = self.store.put(TEA)
 
-        self.assertIsNone(checker.check(Item(Kind.OBSTACLE, digest[:2], "it is not a directory")))
-        self.assertIsNone(checker.check(Item(Kind.OBSTACLE, "fe", "it is not a directory")))
+        self.assertIsNone(checker.check(Item(ItemKind.OBSTACLE, digest[:2], "it is not a directory")))
+        self.assertIsNone(checker.check(Item(ItemKind.OBSTACLE, "fe", "it is not a directory")))
         self.assertTrue(self.path(digest).exists())
 
 
@@ -479,7 +479,7 @@ class RaceTest(DiskCheckCase):
         path.rename(self.directory / "elsewhere")
         path.symlink_to(self.directory / "elsewhere")
 
-        finding = checker.check(Item(Kind.OBJECT, f"{self.digest[:2]}/{self.digest}"))
+        finding = checker.check(Item(ItemKind.OBJECT, f"{self.digest[:2]}/{self.digest}"))
 
         assert finding is not None
         self.assertEqual((FOREIGN, "it is a symbolic link"), (finding.kind, finding.reason))
@@ -492,7 +492,7 @@ class RaceTest(DiskCheckCase):
         checker = self.checker()
         self.store.remove(self.digest)
 
-        self.assertIsNone(checker.check(Item(Kind.OBJECT, f"{self.digest[:2]}/{self.digest}")))
+        self.assertIsNone(checker.check(Item(ItemKind.OBJECT, f"{self.digest[:2]}/{self.digest}")))
 
     def test_whole_upload_just_before_the_move_keeps_its_name(self) -> None:
         with self.replaced_before_the_move():

@@ -15,7 +15,7 @@ from filestoraged.cli.main import main
 from filestoraged.client import Client
 from filestoraged.client.saving import MAX_DROP_SIZE
 from filestoraged.errors import Error, MethodNotAllowed, TooManyGuesses, Unavailable, UnexpectedResponse
-from filestoraged.net.connection import Connection
+from filestoraged.net.connection import HttpConnection
 from tests.client.scripted_server import answer, document
 from tests.client.test_answers import TEA, AnswersCase
 from tests.net.virtual_socket import Sent, VirtualSocket, at_once, dripping, endless
@@ -137,12 +137,12 @@ class BoundsTest(AnswersCase):
     def client_of(self, sent: Callable[[], Iterable[Sent]]) -> Client:
         case = self
 
-        def connect(connection: Connection) -> None:
+        def connect(connection: HttpConnection) -> None:
             case.socket = VirtualSocket(sent())
             connection.sock = case.socket
             connection.clock = case.socket.clock
 
-        patch = mock.patch.object(Connection, "connect", connect)
+        patch = mock.patch.object(HttpConnection, "connect", connect)
         patch.start()
         self.addCleanup(patch.stop)
         return self.client("http://localhost")

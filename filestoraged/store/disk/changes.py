@@ -18,7 +18,7 @@ from filestoraged.errors import AlreadyExists, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories, open_directory, sync
-from filestoraged.store.disk.records import Kind
+from filestoraged.store.disk.records import RecordKind
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_memory import MemoryStaging
 from filestoraged.store.system import System
@@ -37,7 +37,7 @@ class Stagings(Protocol):
 class Change(ABC):
     """A change of the object at `path`, which is below the store. One thread at a time calls it."""
 
-    kind: Kind
+    kind: RecordKind
     # Whether the committer is to lock the path. Otherwise its caller has.
     is_locked_by_caller = False
 
@@ -85,10 +85,10 @@ class Change(ABC):
         return
 
 
-class Upload(Change):
+class SmallUpload(Change):
     """Bytes that become an object."""
 
-    kind = Kind.STORED
+    kind = RecordKind.STORED
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class Upload(Change):
 class Removal(Change):
     """The removal of an object. That it is missing is recorded, too: its client may not have learnt why."""
 
-    kind = Kind.REMOVED
+    kind = RecordKind.REMOVED
     _is_removed = False
 
     def apply(self) -> None:
@@ -231,7 +231,7 @@ class Removal(Change):
 class Note(Change):
     """The object at the path was changed without a record, and synced. The caller has locked the path."""
 
-    kind = Kind.SYNCED
+    kind = RecordKind.SYNCED
     is_locked_by_caller = True
 
     def apply(self) -> None:

@@ -20,8 +20,8 @@ from filestoraged.errors import DISK_FULL, Error, StoreUnavailable
 from filestoraged.future import set_results
 from filestoraged.store.disk.changes import Change
 from filestoraged.store.disk.epoch import LOCK_PAUSE, LOCK_TIMEOUT
-from filestoraged.store.disk.journal import Journal, Segment
-from filestoraged.store.disk.records import Kind, Record, size_of_record, void
+from filestoraged.store.disk.journal import Journal, JournalSegment
+from filestoraged.store.disk.records import Record, RecordKind, size_of_record, void
 from filestoraged.store.disk.shared_journal import SharedJournal
 from filestoraged.store.system import Queue, System, Thread
 
@@ -311,7 +311,7 @@ class JournalCommitter(Committer):
 
         The first removal makes room for what the checkpoint needs.
         """
-        removals = [change for change in changes if change.kind is Kind.REMOVED]
+        removals = [change for change in changes if change.kind is RecordKind.REMOVED]
         if not removals or not isinstance(error, OSError) or error.errno not in DISK_FULL:
             return
         try:
@@ -337,7 +337,7 @@ class JournalCommitter(Committer):
         return None
 
     def _run_checkpoints(self) -> None:
-        waiting: list[Segment] = []
+        waiting: list[JournalSegment] = []
         while (segment := self._full.get()) is not _END:
             if segment is not None:
                 waiting.append(segment)

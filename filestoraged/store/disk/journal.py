@@ -35,7 +35,7 @@ _MAX_SEGMENTS = 4
 _ZEROS = bytes(1024 * 1024)
 
 
-class Segment:
+class JournalSegment:
     """A file of the journal, open. `time` is that of its last record, `free` is where it goes to be written again."""
 
     def __init__(self, path: str, descriptor: int, free: Queue, *, size: int, system: System) -> None:
@@ -94,7 +94,7 @@ class Journal:
         self._system = system
         self._numbers = itertools.count()
         self._count = 0
-        self._current: Segment | None = None
+        self._current: JournalSegment | None = None
         self._full = full
         # Segments to be written, and exceptions: why there are none.
         self._free: Queue = system.queue()
@@ -134,7 +134,7 @@ class Journal:
         while not self._free.empty():
             segments.append(self._free.get())
         for segment in segments:
-            if isinstance(segment, Segment):
+            if isinstance(segment, JournalSegment):
                 self._system.close(segment.descriptor)
 
     def _append(self, records: Sequence[Record]) -> int:
@@ -161,7 +161,7 @@ class Journal:
                 "cannot void a group of the journal that failed; until that succeeds, its outcome is open: %s", error
             )
 
-    def _segment(self, size: int) -> Segment:
+    def _segment(self, size: int) -> JournalSegment:
         """A segment that has room. Raises OSError and Error."""
         current = self._current
         if current is not None and current.has_room(size):
@@ -172,7 +172,7 @@ class Journal:
         self._current = segment = self._next()
         return segment
 
-    def _next(self) -> Segment:
+    def _next(self) -> JournalSegment:
         """A segment that may be written, made if there is none. Waits for the checkpoint when all are full."""
         error: Exception | None = None
         while True:
@@ -191,17 +191,17 @@ class Journal:
             elif found.is_broken:
                 self._discard(found)
             else:
-                segment: Segment = found
+                segment: JournalSegment = found
                 segment.rewind()
                 return segment
 
-    def _discard(self, segment: Segment) -> None:
+    def _discard(self, segment: JournalSegment) -> None:
         self._count -= 1
         self._system.close(segment.descriptor)
         with contextlib.suppress(OSError):
             self._system.unlink(segment.path)
 
-    def _made(self) -> Segment | None:
+    def _made(self) -> JournalSegment | None:
         """Another segment; None where one of those that are full has to be waited for."""
         if self._count >= _MAX_SEGMENTS:
             return None
@@ -213,7 +213,7 @@ class Journal:
                 return None
             raise
 
-    def _make(self) -> Segment:
+    def _make(self) -> JournalSegment:
         path = f"{self._area}/{layout.segment_name(next(self._numbers))}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = self._system.open(path, flags, PRIVATE.file)
@@ -230,7 +230,7 @@ class Journal:
                 self._system.unlink(path)
             raise
         self._count += 1
-        return Segment(path, descriptor, self._free, size=self._size, system=self._system)
+        return JournalSegment(path, descriptor, self._free, size=self._size, system=self._system)
 
     def _sync_area(self) -> None:
         directory = open_directory(self._area, system=self._system)

@@ -32,7 +32,7 @@ _VOID = struct.Struct("<Qq")
 _WHOLE = -1
 
 
-class Kind(IntEnum):
+class RecordKind(IntEnum):
     # An object has the record's bytes from then on.
     STORED = 1
     # It is removed.
@@ -46,7 +46,7 @@ class Kind(IntEnum):
 class Record(NamedTuple):
     """An operation on the object at `path`, below the store. `time` is of the monotonic clock, in nanoseconds."""
 
-    kind: Kind
+    kind: RecordKind
     path: str
     time: int
     data: Bytes = b""
@@ -111,7 +111,7 @@ class Format(NamedTuple):
 
 def void(sequence: int, index: int | None, time: int) -> Record:
     """A record that voids one of a group, or the whole group."""
-    return Record(Kind.VOID, "", time, _VOID.pack(sequence, _WHOLE if index is None else index))
+    return Record(RecordKind.VOID, "", time, _VOID.pack(sequence, _WHOLE if index is None else index))
 
 
 def size_of_group(size: int) -> int:
@@ -151,7 +151,7 @@ def valid_records(groups: Iterable[Group], covered: int) -> list[Record]:
         record
         for group in found
         for index, record in enumerate(group.records)
-        if record.kind is not Kind.VOID
+        if record.kind is not RecordKind.VOID
         and record.time > covered
         and voids.isdisjoint({(group.sequence, _WHOLE), (group.sequence, index)})
     ]
@@ -159,7 +159,7 @@ def valid_records(groups: Iterable[Group], covered: int) -> list[Record]:
 
 def _voids(groups: Iterable[Group]) -> set[tuple[int, int]]:
     """The numbers of groups with the index of the record that is void."""
-    return {_VOID.unpack(each.data) for group in groups for each in group.records if each.kind is Kind.VOID}
+    return {_VOID.unpack(each.data) for group in groups for each in group.records if each.kind is RecordKind.VOID}
 
 
 def _encoded(records: Iterable[Record]) -> Iterator[Bytes]:
@@ -176,4 +176,6 @@ def _decoded(body: memoryview, count: int) -> Iterator[Record]:
         kind, length, size, time = _RECORD.unpack_from(body, position)
         start = position + _RECORD.size
         position = start + length + size
-        yield Record(Kind(kind), str(body[start : start + length], "utf-8"), time, body[start + length : position])
+        yield Record(
+            RecordKind(kind), str(body[start : start + length], "utf-8"), time, body[start + length : position]
+        )

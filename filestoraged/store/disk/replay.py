@@ -21,7 +21,7 @@ from filestoraged.errors import JournalDamaged
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import Checkpoint, Epoch
-from filestoraged.store.disk.records import Format, Group, Kind, Record, first_missing, has_groups, valid_records
+from filestoraged.store.disk.records import Format, Group, Record, RecordKind, first_missing, has_groups, valid_records
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.system import System, exists, listed, read_file
 
@@ -107,9 +107,9 @@ class Replay:
         changed = 0
         for path, record in records.items():
             full = self._full(path)
-            if record.kind is Kind.REMOVED:
+            if record.kind is RecordKind.REMOVED:
                 changed += self._remove(full)
-            elif record.kind is Kind.STORED:
+            elif record.kind is RecordKind.STORED:
                 self._write(full, record)
                 changed += 1
         return changed
@@ -117,7 +117,7 @@ class Replay:
     def remake(self, records: dict[str, Record], lock: Callable[[str], AbstractContextManager[None]]) -> None:
         """Make the files anew that are still there. Raises OSError, and what `lock` raises, which locks a path."""
         for path, record in records.items():
-            if record.kind is Kind.STORED:
+            if record.kind is RecordKind.STORED:
                 full = self._full(path)
                 with lock(path):
                     if exists(self._system, full):
@@ -128,7 +128,7 @@ class Replay:
 
     def _is_applied(self, path: str, record: Record) -> bool:
         """Whether the file has the bytes of the record: a process that was killed has not cost what the kernel has."""
-        if record.kind is not Kind.STORED:
+        if record.kind is not RecordKind.STORED:
             return False
         full = self._full(path)
         with contextlib.suppress(OSError):

@@ -30,7 +30,7 @@ from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import PRIVATE, Permissions, require_directory, require_file
-from filestoraged.store.system import LINUX, Entry, Files, System, exists, is_directory, listed
+from filestoraged.store.system import LINUX, DirectoryEntry, Files, System, exists, is_directory, listed
 
 # O_NONBLOCK: opening a pipe under an object's name must not wait for its other end. O_NOFOLLOW: a symbolic link there
 # leads to a foreign file.
@@ -322,7 +322,7 @@ class DiskBlob(Blob):
             self._system.close(descriptor)
 
 
-def _is_namespace(entry: Entry) -> bool:
+def _is_namespace(entry: DirectoryEntry) -> bool:
     return layout.is_repository(entry.name) and entry.is_dir()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from filestoraged.store import layout
 from filestoraged.store.contract import Usage
 from filestoraged.store.disk.directories import is_past
-from filestoraged.store.system import LINUX, Entry, System
+from filestoraged.store.system import LINUX, DirectoryEntry, System
 
 # Shard directories whose counts are remembered, in 8 MiB at most. Others are listed at each count.
 _MAX_COUNTED = 16_384
@@ -91,10 +91,10 @@ def _count_files(system: System, path: str, pause: Callable[[], None]) -> Usage:
     return Usage(objects, size)
 
 
-def _directories(system: System, path: str) -> Iterator[Entry]:
+def _directories(system: System, path: str) -> Iterator[DirectoryEntry]:
     return (entry for entry in _entries(system, path) if entry.is_dir(follow_symlinks=False))
 
 
-def _entries(system: System, path: str) -> Iterator[Entry]:
+def _entries(system: System, path: str) -> Iterator[DirectoryEntry]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), system.scandir(path) as entries:
         yield from entries

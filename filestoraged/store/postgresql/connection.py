@@ -66,7 +66,7 @@ def translate(statement: str) -> str:
     return statement
 
 
-class Connection(psycopg.Connection[Any]):
+class DeadlineConnection(psycopg.Connection[Any]):
     """A connection that is closed when an answer does not come before `deadline`, on the monotonic clock.
 
     The server ends statements that take too long. This is for a server, or a network, that does not answer at all.
@@ -113,7 +113,9 @@ def _ready(events: int) -> Ready:
 class Connector:
     """Makes connections. Any thread calls it. The lock guards the last failure and whether the schema was checked."""
 
-    def __init__(self, address: DatabaseAddress, prepare: Callable[[Connection], None] = prepare_schema) -> None:
+    def __init__(
+        self, address: DatabaseAddress, prepare: Callable[[DeadlineConnection], None] = prepare_schema
+    ) -> None:
         """`prepare` is called with the first connection, and others until it has succeeded once."""
         self.address = address
         self._prepare = prepare
@@ -126,7 +128,7 @@ class Connector:
         """Seconds for the statements of a transaction, at most `longest`: the URL may set less."""
         return min(longest, self.address.statement_timeout or longest)
 
-    def connect(self, timeout: float = TRANSACTION_TIMEOUT) -> Connection:
+    def connect(self, timeout: float = TRANSACTION_TIMEOUT) -> DeadlineConnection:
         """Make a connection, whose statements the server ends after `timeout` seconds. Raises an Error."""
         with self._lock:
             if self._failure is not None and time.monotonic() - self._failed_at < _FAILURE_TTL:
@@ -143,8 +145,8 @@ class Connector:
             self._failure = None
         return connection
 
-    def _make(self, timeout: float) -> Connection:
-        connection = Connection.connect(make_conninfo(**self.address.parameters), autocommit=True)
+    def _make(self, timeout: float) -> DeadlineConnection:
+        connection = DeadlineConnection.connect(make_conninfo(**self.address.parameters), autocommit=True)
         try:
             connection.deadline = time.monotonic() + timeout + _GRACE
             milliseconds = round(timeout * _MILLISECONDS)
@@ -172,12 +174,12 @@ class Session:
         connector: Connector,
         *,
         timeout: float = TRANSACTION_TIMEOUT,
-        on_connect: Callable[[Connection], None] | None = None,
+        on_connect: Callable[[DeadlineConnection], None] | None = None,
     ) -> None:
         self._connector = connector
         self._timeout = connector.timeout(timeout)
         self._on_connect = on_connect
-        self._connection: Connection | None = None
+        self._connection: DeadlineConnection | None = None
         # When a statement began on a connection that was kept, on the monotonic clock.
         self._reused_at = -math.inf
 
@@ -185,7 +187,7 @@ class Session:
     def is_open(self) -> bool:
         return self._connection is not None and not self._connection.closed
 
-    def begin(self) -> Connection:
+    def begin(self) -> DeadlineConnection:
         """The connection, for statements that take `timeout` seconds together at most. Raises an Error."""
         connection = self._connection
         if connection is None or connection.is_stale:
@@ -196,7 +198,7 @@ class Session:
         connection.deadline = time.monotonic() + self._timeout + _GRACE
         return connection
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> DeadlineConnection:
         self._reused_at = -math.inf
         connection = self._connector.connect(self._timeout)
         try:
@@ -231,7 +233,7 @@ class Session:
             connection.close()
 
 
-class Readers:
+class ReadSessions:
     """Sessions for queries, as many as threads query at once, up to `size`. Any thread calls it."""
 
     def __init__(self, connector: Connector, size: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from filestoraged.future import Future, set_results
 from filestoraged.store.batch_writer import BatchWriter
-from filestoraged.store.postgresql.connection import Connection, Connector, Readers, Session
+from filestoraged.store.postgresql.connection import Connector, DeadlineConnection, ReadSessions, Session
 from filestoraged.store.postgresql.failures import CONFLICTS, failure
 from filestoraged.store.postgresql.schema import COMMIT_LOCK
 from filestoraged.store.postgresql.transactions import PROBE, wait_for_probe
@@ -98,7 +98,7 @@ class PostgresKeys:
     def __init__(self, connector: Connector) -> None:
         self._writing = _Writing(Session(connector, timeout=_BATCH_TIMEOUT))
         self._reading = _Reading(Session(connector))
-        self._counting = Readers(connector, 1)
+        self._counting = ReadSessions(connector, 1)
         none = contextlib.nullcontext()
         self._writer: BatchWriter[_Change] = BatchWriter(none, self._writing, timeout=_JOB_TIMEOUT)
         self._reader: BatchWriter[_Read] = BatchWriter(none, self._reading, timeout=_JOB_TIMEOUT, max_batch=_MAX_READS)
@@ -236,7 +236,7 @@ class _Writing(_Target):
             self.session.recover()
             raise
 
-    def _queue_and_commit(self, connection: Connection, changes: Sequence[_Change]) -> set[bytes]:
+    def _queue_and_commit(self, connection: DeadlineConnection, changes: Sequence[_Change]) -> set[bytes]:
         """One transaction, whose statements are sent together."""
         with connection.pipeline():
             connection.execute("BEGIN")
@@ -247,7 +247,7 @@ class _Writing(_Target):
         return {bytes(digest) for (digest,) in found.fetchall()}
 
 
-def _queue(connection: Connection, changes: Sequence[_Change]) -> set[bytes]:
+def _queue(connection: DeadlineConnection, changes: Sequence[_Change]) -> set[bytes]:
     return {bytes(digest) for (digest,) in connection.execute(_QUEUE, _arrays(changes), binary=True).fetchall()}
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import psycopg
 
 from filestoraged.errors import CheckError, Error, StorageFull, StoreUnavailable
-from filestoraged.store.postgresql.connection import Connection, Connector, Readers, translate
+from filestoraged.store.postgresql.connection import Connector, DeadlineConnection, ReadSessions, translate
 from filestoraged.store.postgresql.failures import failure
 from filestoraged.store.postgresql.transactions import lock_number
 from filestoraged.store.postgresql.url import DatabaseAddress
@@ -34,7 +34,7 @@ class PostgresRowStore(RowStore):
     def __init__(self, address: DatabaseAddress) -> None:
         self._description = address.description
         self._connector = Connector(address)
-        self._readers = Readers(self._connector, 1)
+        self._readers = ReadSessions(self._connector, 1)
 
     def read(self, group: RowGroup, function: Callable[[RowReader], _Result]) -> _Result:
         with self._failures("read"), self._connection() as connection, connection.transaction():
@@ -59,7 +59,7 @@ class PostgresRowStore(RowStore):
         self._readers.close()
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[Connection]:
+    def _connection(self) -> Iterator[DeadlineConnection]:
         with contextlib.closing(self._connector.connect(_TIMEOUT)) as connection:
             connection.deadline = time.monotonic() + _TIMEOUT
             connection.execute(_SETTINGS)
@@ -81,7 +81,7 @@ class PostgresRowStore(RowStore):
 
 
 class _PostgresReader(RowReader):
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: DeadlineConnection) -> None:
         self._connection = connection
 
     def rows(self, table: Table) -> Iterator[Row]:
@@ -99,7 +99,7 @@ class _PostgresReader(RowReader):
 
 
 class _PostgresWriter(_PostgresReader, RowWriter):
-    def __init__(self, connection: Connection, group: RowGroup) -> None:
+    def __init__(self, connection: DeadlineConnection, group: RowGroup) -> None:
         super().__init__(connection)
         self._group = group
 

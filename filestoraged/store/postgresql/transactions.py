@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.future import Future, set_results
 from filestoraged.store.batch_writer import BatchWriter
-from filestoraged.store.postgresql.connection import Connection, Connector, Readers, Session, translate
+from filestoraged.store.postgresql.connection import Connector, DeadlineConnection, ReadSessions, Session, translate
 from filestoraged.store.postgresql.failures import CONFLICTS, failure
 from filestoraged.store.postgresql.schema import SCHEMA
 from filestoraged.store.transactions import Cursor, Transaction
@@ -56,7 +56,7 @@ class _Transaction:
 
     skip_locked = " FOR UPDATE SKIP LOCKED"
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: DeadlineConnection) -> None:
         self._connection = connection
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> Cursor:
@@ -81,7 +81,7 @@ class PostgresTransactions:
     is_remote = True
 
     def __init__(self, connector: Connector) -> None:
-        self._readers = Readers(connector, _READERS)
+        self._readers = ReadSessions(connector, _READERS)
         # Used by the writer's thread alone.
         self._session = Session(connector, on_connect=self._own)
         self._token = ""
@@ -150,7 +150,7 @@ class PostgresTransactions:
     def refuse(self, jobs: Sequence[_Job], error: Exception) -> None:
         set_results([(job, failure(error)) for job in jobs])
 
-    def _own(self, connection: Connection) -> None:
+    def _own(self, connection: DeadlineConnection) -> None:
         number = secrets.randbits(_TOKEN_BITS)
         connection.execute("SELECT pg_advisory_lock(%s)", (number,))
         self._token = f"{number:016x}"

@@ -131,7 +131,7 @@ class ListedObject(NamedTuple):
     etag: str
 
 
-class Listing(NamedTuple):
+class ListingPage(NamedTuple):
     """A page of a listing. Keys and prefixes are without the location's own prefix."""
 
     objects: list[ListedObject]
@@ -147,7 +147,7 @@ class ListedUpload(NamedTuple):
     initiated: int
 
 
-def parse_listing(answer: Answer, prefix: str) -> Listing:
+def parse_listing(answer: Answer, prefix: str) -> ListingPage:
     """Raises StoreUnavailable for what is no listing."""
     root = _parsed(answer)
     decode = unquote_plus if _text(root, "EncodingType") == "url" else str
@@ -159,7 +159,7 @@ def parse_listing(answer: Answer, prefix: str) -> Listing:
             raise _malformed(answer)
         objects.append(ListedObject(key.removeprefix(prefix), size, modified, _text(each, "ETag").strip('"')))
     common = [decode(_text(each, "Prefix")) for each in _children(root, "CommonPrefixes")]
-    return Listing(objects, [each.removeprefix(prefix) for each in common], _text(root, "IsTruncated") != "true")
+    return ListingPage(objects, [each.removeprefix(prefix) for each in common], _text(root, "IsTruncated") != "true")
 
 
 def parse_uploads(answer: Answer, prefix: str) -> list[ListedUpload]:

@@ -18,7 +18,7 @@ from filestoraged.net.connection import FAILURES
 from filestoraged.store.contract import Blob, Sink
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 from filestoraged.store.s3.client import S3Client, parse_head
-from filestoraged.store.s3.transfers import Download
+from filestoraged.store.s3.transfers import GetTransfer
 
 # Bytes of one `send`: some milliseconds' worth, so that others get the thread.
 _SEND_SIZE = 16 * 1024 * 1024
@@ -67,7 +67,7 @@ class S3Blob(Blob):
         self._parked = parked
         # Until when a small object must have come, on the monotonic clock: its reader does not wait for longer.
         self._until = client.deadline()
-        self._download: Download | None = client.get(key, until=self._until)
+        self._download: GetTransfer | None = client.get(key, until=self._until)
         head = parse_head(self._download.fields)
         self._etag = head.etag
         self.digest = name
@@ -163,7 +163,7 @@ class S3Blob(Blob):
                 if not attempts or self._client.clock.now() > self._until:
                     raise StoreUnavailable from failure
 
-    def _ask_again(self, stop: int) -> Download:
+    def _ask_again(self, stop: int) -> GetTransfer:
         until = min(self._until, self._client.deadline())
         download = self._client.get(self._key, self._stop, stop, etag=self._etag, until=until)
         download.limit(self._until)

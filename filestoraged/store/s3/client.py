@@ -17,18 +17,18 @@ from typing import NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, NotFound
-from filestoraged.net.connection import Connection, Exchange, FilePart
-from filestoraged.store.s3.answers import Answer, Listing, error_of, parse_listing
+from filestoraged.net.connection import FilePart, HttpConnection, HttpExchange
+from filestoraged.store.s3.answers import Answer, ListingPage, error_of, parse_listing
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.retries import OPERATION_TIMEOUT, StoreCalls
 from filestoraged.store.s3.signing import Credentials
 from filestoraged.store.s3.traffic import Traffic
-from filestoraged.store.s3.transfers import Download, Upload
+from filestoraged.store.s3.transfers import GetTransfer, PutTransfer
 from filestoraged.store.s3.transport import (
     NO_FIELDS,
     Body,
     Connect,
-    Request,
+    S3Request,
     SignedExchange,
     SignedTransport,
     StoreConnection,
@@ -56,7 +56,7 @@ _BUCKET_TTL = 10.0
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
-class Head(NamedTuple):
+class ObjectHead(NamedTuple):
     """What a store says of an object. `modified` is in seconds since 1970; `sha256` is empty if it keeps none."""
 
     size: int
@@ -99,10 +99,10 @@ class S3Client:
 
     # Objects.
 
-    def head(self, key: str, *, until: float | None = None) -> Head:
+    def head(self, key: str, *, until: float | None = None) -> ObjectHead:
         """Raises NotFound."""
         until = until or self.deadline()
-        answer = self.send(Request("HEAD", key), until=until)
+        answer = self.send(S3Request("HEAD", key), until=until)
         if answer.status == 404 and self.clock.now() - self._bucket_seen > _BUCKET_TTL:
             # The answer has no body, so the bucket may be missing as well.
             self.check_bucket(until=until)
@@ -110,7 +110,7 @@ class S3Client:
 
     def get(
         self, key: str, start: int = 0, stop: int | None = None, *, etag: str = "", until: float | None = None
-    ) -> Download:
+    ) -> GetTransfer:
         """Begin to read an object from `start` on, up to `stop` if that is given. Raises NotFound.
 
         With an `etag`, raises PreconditionFailed where the store has another object under the key by now.
@@ -120,7 +120,7 @@ class S3Client:
             fields["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         if etag:
             fields["if-match"] = f'"{etag}"'
-        request, end = Request("GET", key, fields=fields), until or self.deadline()
+        request, end = S3Request("GET", key, fields=fields), until or self.deadline()
         return self._calls.call(lambda: self._download(self._transport.exchange(request, end), start, key), end)
 
     def put(
@@ -140,18 +140,18 @@ class S3Client:
         if sha256 is None:
             assert not isinstance(body, FilePart)
             sha256 = hashlib.sha256(body).hexdigest()
-        return self.request(Request("PUT", key, query, fields, body, sha256), until=until)
+        return self.request(S3Request("PUT", key, query, fields, body, sha256), until=until)
 
-    def begin_put(self, key: str, size: int, sha256: str, fields: Mapping[str, str] = NO_FIELDS) -> Upload:
+    def begin_put(self, key: str, size: int, sha256: str, fields: Mapping[str, str] = NO_FIELDS) -> PutTransfer:
         """Begin to store an object of `size` bytes, which are then written to the result as they come."""
         if self._calls.breaker.suspect:
             # One thread finds out whether it answers again. A body that is begun has no answer for long.
             self.check_bucket()
-        request = Request("PUT", key, fields=fields, sha256=sha256)
+        request = S3Request("PUT", key, fields=fields, sha256=sha256)
         connection, credentials = self._calls.call(
             lambda: self._transport.begin(request, size, max_idle=_MAX_IDLE_OF_STREAM), self.deadline(), answered=False
         )
-        return Upload(
+        return PutTransfer(
             connection,
             size,
             finish=lambda: self._finish_upload(connection, credentials, key),
@@ -161,13 +161,13 @@ class S3Client:
     def delete(self, key: str, *, until: float | None = None) -> None:
         """Delete an object, if there is one."""
         with contextlib.suppress(NotFound):
-            self.request(Request("DELETE", key), until=until)
+            self.request(S3Request("DELETE", key), until=until)
 
     # The bucket.
 
     def list(
         self, prefix: str = "", *, after: str = "", delimiter: str = "", limit: int = 1000, until: float | None = None
-    ) -> Listing:
+    ) -> ListingPage:
         """A page of the objects whose keys begin with `prefix` and sort after `after`."""
         own = self.location.prefix
         query = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", str(limit)), ("prefix", own + prefix)]
@@ -175,7 +175,7 @@ class S3Client:
             query.append(("start-after", own + after))
         if delimiter:
             query.append(("delimiter", delimiter))
-        return parse_listing(self.request(Request("GET", query=query), until=until), own)
+        return parse_listing(self.request(S3Request("GET", query=query), until=until), own)
 
     def check_bucket(self, *, until: float | None = None) -> None:
         """Check that the bucket exists, and that the store accepts the credentials."""
@@ -183,7 +183,7 @@ class S3Client:
 
     # Any request.
 
-    def request(self, request: Request, *, until: float | None = None) -> Answer:
+    def request(self, request: S3Request, *, until: float | None = None) -> Answer:
         """Send a request. Returns a good answer, else raises what the answer means."""
         answer = self.send(request, until=until)
         if answer.status == 501 and IF_NEW.items() <= request.fields.items():
@@ -192,7 +192,7 @@ class S3Client:
             answer = self.send(request._replace(fields=unconditional), until=until)
         return self.good(answer, request.key)
 
-    def send(self, request: Request, *, until: float | None = None) -> Answer:
+    def send(self, request: S3Request, *, until: float | None = None) -> Answer:
         """Send a request. Returns any answer, except one after which an equal request may succeed."""
         end = until or self.deadline()
         return self._calls.call(lambda: self._transport.answer_of(self._transport.exchange(request, end)), end)
@@ -215,7 +215,7 @@ class S3Client:
             self._bucket_seen = self.clock.now()
         raise error
 
-    def _download(self, exchange: SignedExchange, start: int, key: str) -> Download:
+    def _download(self, exchange: SignedExchange, start: int, key: str) -> GetTransfer:
         if exchange.status not in (200, 206):
             raise self._error_of(exchange, key)
         size = _whole_size(exchange, start)
@@ -223,7 +223,7 @@ class S3Client:
             exchange.close()
             raise http.client.HTTPException("the store does not say which part of the object it sends")
         self._bucket_seen = self.clock.now()
-        return Download(exchange, size=size, left=exchange.size)
+        return GetTransfer(exchange, size=size, left=exchange.size)
 
     def _error_of(self, exchange: SignedExchange, key: str) -> Error:
         """Read an answer that is none of an object."""
@@ -233,7 +233,7 @@ class S3Client:
             return error
         raise http.client.HTTPException(f"the store answers {exchange.status} where it sends an object")
 
-    def _finish_upload(self, connection: Connection, credentials: Credentials, key: str) -> Answer:
+    def _finish_upload(self, connection: HttpConnection, credentials: Credentials, key: str) -> Answer:
         """Read the answer to an upload, or what the store has said before it closed the connection."""
 
         def answer() -> Answer:
@@ -248,9 +248,9 @@ def checksum_field(sha256: str) -> Mapping[str, str]:
     return {CHECKSUM_FIELD: base64.b64encode(bytes.fromhex(sha256)).decode()}
 
 
-def parse_head(fields: Mapping[str, str]) -> Head:
+def parse_head(fields: Mapping[str, str]) -> ObjectHead:
     """Read what the header fields of an answer say of an object."""
-    return Head(
+    return ObjectHead(
         parse_decimal(fields.get("content-length", "")) or 0,
         parse_date(fields.get("last-modified", "")) or 0,
         fields.get("etag", "").strip('"'),
@@ -258,7 +258,7 @@ def parse_head(fields: Mapping[str, str]) -> Head:
     )
 
 
-def _whole_size(exchange: Exchange, start: int) -> int | None:
+def _whole_size(exchange: HttpExchange, start: int) -> int | None:
     """The size of the whole object; None where the answer is not the part from `start` on."""
     # rclone sends a part with the status 200.
     field = exchange.fields.get("content-range")

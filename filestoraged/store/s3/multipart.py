@@ -18,7 +18,7 @@ from filestoraged.net.connection import FilePart
 from filestoraged.store.hashing import COPY_SIZE
 from filestoraged.store.s3.answers import ListedUpload, check_completion, error_of, parse_upload_id, parse_uploads
 from filestoraged.store.s3.client import S3Client
-from filestoraged.store.s3.transport import Request
+from filestoraged.store.s3.transport import S3Request
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class PartedUpload:
         """Begin it, with the header fields of the object."""
         self._client = client
         self._key = key
-        begun = client.request(Request("POST", key, [("uploads", "")], fields))
+        begun = client.request(S3Request("POST", key, [("uploads", "")], fields))
         self._upload_id = parse_upload_id(begun)
         self._upload = [("uploadId", self._upload_id)]
 
@@ -75,7 +75,7 @@ class PartedUpload:
         )
         body = f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{parts}</CompleteMultipartUpload>'.encode()
         digest = hashlib.sha256(body).hexdigest()
-        request = Request("POST", self._key, self._upload, condition, body, digest)
+        request = S3Request("POST", self._key, self._upload, condition, body, digest)
         check_completion(self._client.request(request, until=self._client.deadline(_COMPLETION_TIMEOUT)))
 
     def abort(self) -> None:
@@ -112,13 +112,13 @@ def list_uploads(client: S3Client, *, until: float | None = None) -> Iterator[Li
 
 def abort_upload(client: S3Client, upload: ListedUpload) -> None:
     """Raises NotFound and StoreUnavailable."""
-    client.request(Request("DELETE", upload.key, (("uploadId", upload.upload_id),)))
+    client.request(S3Request("DELETE", upload.key, (("uploadId", upload.upload_id),)))
 
 
 def _page(client: S3Client, markers: Sequence[tuple[str, str]], until: float | None) -> list[ListedUpload]:
     prefix = client.location.prefix
     query = [("uploads", ""), ("encoding-type", "url"), ("prefix", prefix), *markers]
-    answer = client.send(Request("GET", query=query), until=until)
+    answer = client.send(S3Request("GET", query=query), until=until)
     if answer.code == "NoSuchUpload":
         # rclone answers so where there is none.
         return []

@@ -9,10 +9,17 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from filestoraged.errors import Error
-from filestoraged.store.s3.answers import Answer, ListedUpload, Listing, StoreRefusal, parse_upload_id, parse_uploads
+from filestoraged.store.s3.answers import (
+    Answer,
+    ListedUpload,
+    ListingPage,
+    StoreRefusal,
+    parse_upload_id,
+    parse_uploads,
+)
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.signing import EMPTY_SHA256
-from filestoraged.store.s3.transport import NO_FIELDS, Body, Request
+from filestoraged.store.s3.transport import NO_FIELDS, Body, S3Request
 
 # Seconds for one request, with its repetitions. A store that answers later makes clients of filestoraged wait as long.
 _TIMEOUT = 8.0
@@ -42,9 +49,9 @@ class Probe:
         """Return what the store answers, also if it refuses. `name` is that of an object of the probe."""
         self._raise_if_stopped()
         key = self._prefix + name if name else ""
-        return self._answer(Request(method, key, query, fields, body, sha256))
+        return self._answer(S3Request(method, key, query, fields, body, sha256))
 
-    def listing(self, prefix: str, *, after: str = "", delimiter: str = "", limit: int = 1000) -> Listing:
+    def listing(self, prefix: str, *, after: str = "", delimiter: str = "", limit: int = 1000) -> ListingPage:
         """Names that begin with `prefix`. Raises the error of a refusal."""
         self._raise_if_stopped()
         after = self._prefix + after if after else ""
@@ -71,9 +78,9 @@ class Probe:
     def remove_all(self) -> list[str]:
         """Remove everything that the probe has made. Returns the keys that are left."""
         for upload in self._uploads() or ():
-            self._answer(Request("DELETE", upload.key, (("uploadId", upload.upload_id),)))
+            self._answer(S3Request("DELETE", upload.key, (("uploadId", upload.upload_id),)))
         for key in self._keys():
-            self._answer(Request("DELETE", key))
+            self._answer(S3Request("DELETE", key))
         return [*self._keys(), *(upload.key for upload in self._uploads() or ())]
 
     def _keys(self) -> list[str]:
@@ -84,13 +91,13 @@ class Probe:
     def _uploads(self) -> list[ListedUpload] | None:
         prefix = self._client.location.prefix
         query = (("prefix", prefix + self._prefix), ("uploads", ""))
-        answer = self._answer(Request("GET", query=query))
+        answer = self._answer(S3Request("GET", query=query))
         if answer.status != 200:
             # rclone answers so if there is none.
             return [] if answer.code == "NoSuchUpload" else None
         return [each for each in parse_uploads(answer, prefix) if each.key.startswith(self._prefix)]
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: S3Request) -> Answer:
         try:
             return self._client.send(request, until=self._client.deadline(_TIMEOUT))
         except Error as error:

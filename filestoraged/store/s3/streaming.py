@@ -14,7 +14,7 @@ from filestoraged.store.contract import Staging, Store, completed
 from filestoraged.store.layout import object_path
 from filestoraged.store.s3.client import S3Client, checksum_field
 from filestoraged.store.s3.staging import check_missing
-from filestoraged.store.s3.transfers import Upload
+from filestoraged.store.s3.transfers import PutTransfer
 
 
 class StreamedStaging(Staging):
@@ -36,7 +36,7 @@ class StreamedStaging(Staging):
         self._prefix = prefix
         self._sha256 = sha256
         self._declared = size
-        self._upload: Upload | None = None
+        self._upload: PutTransfer | None = None
         # The last bytes, once all have come.
         self._last: bytes | None = None
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import StoreUnavailable
-from filestoraged.net.connection import FAILURES, Connection, Exchange
+from filestoraged.net.connection import FAILURES, HttpConnection, HttpExchange
 from filestoraged.store.s3.answers import Answer
 
 
-class Download:
+class GetTransfer:
     """An object as it is received. One thread at a time calls it."""
 
-    def __init__(self, exchange: Exchange, *, size: int, left: int) -> None:
+    def __init__(self, exchange: HttpExchange, *, size: int, left: int) -> None:
         """`size` is that of the whole object, and `left` is how many bytes come, which may be a part of it."""
         self._exchange = exchange
         self._left = left
@@ -42,7 +42,7 @@ class Download:
         self._exchange.close()
 
 
-class Upload:
+class PutTransfer:
     """The body of a PUT as it is sent. One thread at a time calls it.
 
     The store makes nothing visible before the last byte, which `finish` sends: by then the caller has compared what it
@@ -51,7 +51,7 @@ class Upload:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: HttpConnection,
         size: int,
         *,
         finish: Callable[[], Answer],
@@ -61,7 +61,7 @@ class Upload:
 
         `note_failure` gets a timeout, and the time, on the monotonic clock, from which on the store took nothing.
         """
-        self._connection: Connection | None = connection
+        self._connection: HttpConnection | None = connection
         self._left = size
         self._finish = finish
         self._note_failure = note_failure

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Bytes
 from filestoraged.net.bounded_response import BoundedResponse
-from filestoraged.net.connection import FAILURES, Connection, ConnectionPool, Endpoint, Exchange, FilePart, tls_context
+from filestoraged.net.connection import (
+    FAILURES,
+    ConnectionPool,
+    FilePart,
+    HttpConnection,
+    HttpExchange,
+    ServerAddress,
+    tls_context,
+)
 from filestoraged.store.s3.answers import MAX_BODY_SIZE, REFUSED_CREDENTIALS, Answer, error_of
 from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.retries import Retryable
@@ -33,7 +41,7 @@ _NEVER_USED = -1.0
 Body = Bytes | FilePart
 
 
-class StoreConnection(Connection):
+class StoreConnection(HttpConnection):
     # A host that does not answer within that is not reached; a SYN is sent again after 1 s and 3 s.
     connect_timeout = 4.0
 
@@ -41,10 +49,10 @@ class StoreConnection(Connection):
 
 
 # How a connection is made: `StoreConnection` itself, or one of a test. The context is None without TLS.
-Connect = Callable[[Endpoint, "ssl.SSLContext | None"], StoreConnection]
+Connect = Callable[[ServerAddress, "ssl.SSLContext | None"], StoreConnection]
 
 
-class Request(NamedTuple):
+class S3Request(NamedTuple):
     """A request that is not signed yet. Names of header fields are in lower case."""
 
     method: str
@@ -59,11 +67,11 @@ class Request(NamedTuple):
         return self.body.size if isinstance(self.body, FilePart) else len(self.body)
 
 
-class SignedExchange(Exchange):
+class SignedExchange(HttpExchange):
     """A request that was sent, with the head of its answer. The credentials are those that signed it."""
 
     def __init__(
-        self, connection: Connection, response: BoundedResponse, pool: ConnectionPool, credentials: Credentials
+        self, connection: HttpConnection, response: BoundedResponse, pool: ConnectionPool, credentials: Credentials
     ) -> None:
         super().__init__(connection, response, pool)
         self.credentials = credentials
@@ -91,7 +99,7 @@ class SignedTransport:
         self._credentials = credentials
         self._region = region
 
-    def exchange(self, request: Request, until: float) -> SignedExchange:
+    def exchange(self, request: S3Request, until: float) -> SignedExchange:
         """Send a request. Its answer must be complete `until` then, on the monotonic clock.
 
         The store may have closed a kept connection meanwhile; then a new one is used at once.
@@ -114,7 +122,7 @@ class SignedTransport:
                 connection.close()
                 raise
 
-    def begin(self, request: Request, size: int, *, max_idle: float) -> tuple[Connection, Credentials]:
+    def begin(self, request: S3Request, size: int, *, max_idle: float) -> tuple[HttpConnection, Credentials]:
         """Send the head of a request, whose body of `size` bytes follows on the connection."""
         credentials = self._credentials.current()
         connection = self.pool.acquire(max_idle=max_idle)
@@ -125,7 +133,7 @@ class SignedTransport:
             raise
         return connection, credentials
 
-    def receive(self, connection: Connection, credentials: Credentials) -> SignedExchange:
+    def receive(self, connection: HttpConnection, credentials: Credentials) -> SignedExchange:
         """Receive the head of the answer to a request that was sent."""
         try:
             return SignedExchange(connection, connection.receive(), self.pool, credentials)
@@ -140,7 +148,7 @@ class SignedTransport:
             raise Retryable(error_of(answer))
         return answer
 
-    def _send_head(self, connection: Connection, request: Request, size: int, credentials: Credentials) -> None:
+    def _send_head(self, connection: HttpConnection, request: S3Request, size: int, credentials: Credentials) -> None:
         path, query = self.location.path(request.key), encode_query(request.query)
         fields = signed_fields(
             request.method,
@@ -155,7 +163,7 @@ class SignedTransport:
         connection.send_head(request.method, f"{path}?{query}" if query else path, fields, size)
 
 
-def _send_body(connection: Connection, request: Request) -> None:
+def _send_body(connection: HttpConnection, request: S3Request) -> None:
     try:
         if isinstance(request.body, FilePart):
             connection.send_file(request.body)

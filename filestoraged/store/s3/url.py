@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote
 
-from filestoraged.net.connection import PORTS, Endpoint
+from filestoraged.net.connection import PORTS, ServerAddress
 
 _URL = re.compile(r"(https?)://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._\-]+))(?::([0-9]{1,5}))?/([^?#]+)", re.ASCII)
 # More than AWS allows: names of Ceph and of old buckets have capitals and underscores.
@@ -21,7 +21,7 @@ UNRESERVED = "-_.~"
 class StoreURL(NamedTuple):
     """Where the objects of a store are."""
 
-    endpoint: Endpoint
+    endpoint: ServerAddress
     bucket: str
     # Of all keys, with a slash at its end; empty for a store that has the bucket to itself.
     prefix: str
@@ -65,4 +65,4 @@ def parse_url(text: str) -> StoreURL:
                 f"invalid prefix segment {segment!r} in the S3 URL {text!r}: expected letters, digits and -._"
             )
     host = (matched.group(2) or matched.group(3)).lower()
-    return StoreURL(Endpoint(matched.group(1), host, port), bucket, "".join(f"{segment}/" for segment in segments))
+    return StoreURL(ServerAddress(matched.group(1), host, port), bucket, "".join(f"{segment}/" for segment in segments))

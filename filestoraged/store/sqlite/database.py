@@ -151,7 +151,7 @@ def begin_log_anew(connection: sqlite3.Connection) -> bool:
     return not is_busy
 
 
-class Readers:
+class ReadConnections:
     """Connections for reading, as many as threads read at once."""
 
     def __init__(self, identity: PathIdentity, clock: Clock) -> None:

@@ -28,7 +28,7 @@ from filestoraged.store import layout
 from filestoraged.store.batch_writer import BatchWriter
 from filestoraged.store.path_identity import PathIdentity, database_identity
 from filestoraged.store.sqlite import database
-from filestoraged.store.sqlite.database import Readers, Schema
+from filestoraged.store.sqlite.database import ReadConnections, Schema
 from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.transactions import Transaction
 
@@ -78,7 +78,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         self._clock = clock
         self._checkpoint_pages = checkpoint_pages
         self._write_lock = WriteLock(path, self._identity, clock)
-        self._readers = Readers(self._identity, clock)
+        self._readers = ReadConnections(self._identity, clock)
         self._connection: sqlite3.Connection | None = None
         # Of the log and its index, which SQLite has open behind the connection.
         self._log: Sequence[PathIdentity] = ()

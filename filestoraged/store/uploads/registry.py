@@ -28,7 +28,7 @@ from filestoraged.store.wall_clock import JUDGED_TIME, WallClock
 _Result = TypeVar("_Result")
 
 
-class State(enum.IntEnum):
+class UploadPhase(enum.IntEnum):
     """Of an upload, as its row has it."""
 
     RECEIVING = 0
@@ -36,7 +36,7 @@ class State(enum.IntEnum):
 
 
 # Selects the uploads that have bytes of their own, by their ids.
-WITH_BYTES = f"received > 0 AND state <> {State.COMPLETE:d} AND expires > 0"
+WITH_BYTES = f"received > 0 AND state <> {UploadPhase.COMPLETE:d} AND expires > 0"
 
 # The application id in the header of the SQLite file: "fsup".
 APPLICATION = 0x66737570
@@ -108,7 +108,7 @@ class Upload(NamedTuple):
     """A row."""
 
     id: str
-    state: State
+    state: UploadPhase
     target: str
     owner: str
     length: int | None
@@ -125,7 +125,7 @@ class Upload(NamedTuple):
 
     @property
     def is_complete(self) -> bool:
-        return self.state is State.COMPLETE
+        return self.state is UploadPhase.COMPLETE
 
     @property
     def is_whole(self) -> bool:
@@ -213,7 +213,7 @@ class Registry:
         """The object is visible. The upload can no longer be reused."""
         return _change(
             "UPDATE uploads SET state = ?, digest = ?, object = ?, reuse = NULL WHERE id = ?",
-            *(int(State.COMPLETE), digest, object_, id_),
+            *(int(UploadPhase.COMPLETE), digest, object_, id_),
         )
 
     def retirement(self, id_: str) -> Change:
@@ -239,7 +239,7 @@ class Registry:
     def count(self) -> Mapping[str, int]:
         """The number of uploads in each state."""
         rows = self._transactions.read("SELECT state, count(*) FROM uploads GROUP BY state")
-        return {state.name.lower(): dict(rows).get(int(state), 0) for state in State}
+        return {state.name.lower(): dict(rows).get(int(state), 0) for state in UploadPhase}
 
     def probe(self) -> None:
         """Check that the database can be written. Raises an Error or OSError."""
@@ -256,7 +256,7 @@ class Registry:
     def _new(self, draft: Draft, expires: float) -> Upload:
         return Upload(
             id=secrets.token_hex(16),
-            state=State.RECEIVING,
+            state=UploadPhase.RECEIVING,
             target=draft.target,
             owner=draft.owner,
             length=draft.length,
@@ -280,7 +280,7 @@ class Registry:
     def _upload(self, row: Sequence[Any]) -> Upload:
         upload = Upload(*row)
         return upload._replace(
-            state=State(upload.state),
+            state=UploadPhase(upload.state),
             expected=[Expected(*each) for each in json.loads(row[6])],
             name=self._transactions.decode(upload.name),
         )

@@ -55,7 +55,7 @@ class Hold(Protocol):
         """Release the hold, unless another request has it by now. A second call does nothing."""
 
 
-class Content(Protocol):
+class UploadContent(Protocol):
     """The bytes of an upload, as its holder sees them. One thread at a time calls it.
 
     The invariant: no byte is promised before it is durable, and none that was promised is changed.
@@ -98,7 +98,7 @@ class Held(NamedTuple):
     """An upload that this request may add to."""
 
     hold: Hold
-    content: Content
+    content: UploadContent
 
 
 class Storage(Protocol):

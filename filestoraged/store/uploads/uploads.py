@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _REMOVAL_TIME = 5.0
 
 
-class Target(Protocol):
+class UploadTarget(Protocol):
     """What gets the object."""
 
     store: Store
@@ -41,7 +41,7 @@ class Target(Protocol):
 
 
 # Finds the target by its name in the row. Raises BadRequest where it is not served any more.
-FindTarget = Callable[[str], Target]
+FindTarget = Callable[[str], UploadTarget]
 
 
 class Uploads:

@@ -8,8 +8,8 @@ from filestoraged.store.disk.records import (
     BLOCK,
     Format,
     Group,
-    Kind,
     Record,
+    RecordKind,
     first_missing,
     has_groups,
     size_of_group,
@@ -19,13 +19,13 @@ from filestoraged.store.disk.records import (
 )
 
 FORMAT = Format(7, b"k" * 32, "0123456789abcdef")
-TEA = Record(Kind.STORED, "ab/abc", 10, b"tea")
+TEA = Record(RecordKind.STORED, "ab/abc", 10, b"tea")
 
 
 def group(sequence: int, *records: Record) -> Group:
     """A group whose time is ten times its number, behind the one before."""
     time = 10 * sequence
-    return Group(sequence, time - 10, records or [Record(Kind.STORED, f"ab/{sequence}", time, b"tea")])
+    return Group(sequence, time - 10, records or [Record(RecordKind.STORED, f"ab/{sequence}", time, b"tea")])
 
 
 def found(data: bytes, format_: Format = FORMAT) -> list[Group]:
@@ -34,7 +34,7 @@ def found(data: bytes, format_: Format = FORMAT) -> list[Group]:
 
 class FormatTest(unittest.TestCase):
     def test_records_are_read_back(self) -> None:
-        records = [TEA, Record(Kind.REMOVED, "d\u00e4/x", 11), Record(Kind.SYNCED, "y", 12), void(1, 2, 13)]
+        records = [TEA, Record(RecordKind.REMOVED, "d\u00e4/x", 11), Record(RecordKind.SYNCED, "y", 12), void(1, 2, 13)]
 
         (read,) = found(FORMAT.encode(Group(3, 9, records)))
 

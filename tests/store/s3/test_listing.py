@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from filestoraged.store import layout
-from filestoraged.store.s3.answers import ListedObject, Listing
+from filestoraged.store.s3.answers import ListedObject, ListingPage
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.listing import list_names
 
@@ -20,17 +20,17 @@ class PagingStore:
     def deadline(self) -> float:
         return 0.0
 
-    def list(self, prefix: str, *, after: str = "", **_: Any) -> Listing:
+    def list(self, prefix: str, *, after: str = "", **_: Any) -> ListingPage:
         found = [key for key in (prefix + layout.object_path(name) for name in NAMES) if key > after]
-        return Listing([ListedObject(key, 3, 0, "") for key in found[:2]], [], len(found) <= 2)
+        return ListingPage([ListedObject(key, 3, 0, "") for key in found[:2]], [], len(found) <= 2)
 
 
 class RepeatingStore(PagingStore):
     """Begins a page with the key that it is to begin behind."""
 
-    def list(self, prefix: str, *, after: str = "", **_: Any) -> Listing:
+    def list(self, prefix: str, *, after: str = "", **_: Any) -> ListingPage:
         found = [key for key in (prefix + layout.object_path(name) for name in NAMES) if key >= after]
-        return Listing([ListedObject(key, 3, 0, "") for key in found], [], True)
+        return ListingPage([ListedObject(key, 3, 0, "") for key in found], [], True)
 
 
 class NamesTest(unittest.TestCase):

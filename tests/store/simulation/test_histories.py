@@ -15,10 +15,10 @@ from unittest import mock
 from filestoraged.digest import Bytes
 from filestoraged.errors import AlreadyExists
 from filestoraged.store.disk import records, staging_area
-from filestoraged.store.disk.changes import Removal, Upload
+from filestoraged.store.disk.changes import Removal, SmallUpload
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import Checkpoint, EpochFile
-from filestoraged.store.disk.journal import Segment
+from filestoraged.store.disk.journal import JournalSegment
 from filestoraged.store.disk.shared_journal import SharedJournal
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
@@ -85,34 +85,34 @@ class PlantedFaultsTest(SimulationCase):
     # Changes that are recorded.
 
     def test_name_that_is_given_before_the_record_is_synced(self) -> None:
-        def prepare(self: Upload) -> Bytes:
+        def prepare(self: SmallUpload) -> Bytes:
             data = bytes(real(self))
             apply(self)
             return data
 
-        real, apply = Upload.prepare, Upload.apply
-        with mock.patch.object(Upload, "apply", lambda _: None):
-            fault = mock.patch.object(Upload, "prepare", prepare)
+        real, apply = SmallUpload.prepare, SmallUpload.apply
+        with mock.patch.object(SmallUpload, "apply", lambda _: None):
+            fault = mock.patch.object(SmallUpload, "prepare", prepare)
             found = self.find(76, _JOURNALS, fault, symptom="not its own|is missing")
         History(found, _JOURNALS).run()
 
     def test_group_that_is_not_synced(self) -> None:
-        def write(self: Segment, data: bytes) -> None:
+        def write(self: JournalSegment, data: bytes) -> None:
             self._system.pwrite(self.descriptor, data, self._position)
             self._position += len(data)
 
-        fault = mock.patch.object(Segment, "write", write)
+        fault = mock.patch.object(JournalSegment, "write", write)
         self.assert_found(4, _JOURNALS, fault, symptom="is missing|is there")
 
     def test_failed_sync_of_a_group_that_is_repeated_until_it_succeeds(self) -> None:
-        def write(self: Segment, data: bytes) -> None:
+        def write(self: JournalSegment, data: bytes) -> None:
             write_at(self._system, self.descriptor, data, self._position)
             with contextlib.suppress(OSError):
                 self._system.fdatasync(self.descriptor)
             self._system.fdatasync(self.descriptor)
             self._position += len(data)
 
-        fault = mock.patch.object(Segment, "write", write)
+        fault = mock.patch.object(JournalSegment, "write", write)
         self.assert_found(258, _FAILING, fault, symptom="is missing|is there|JournalDamaged|not its own")
 
     def test_record_of_an_earlier_life_of_its_segment(self) -> None:
