@@ -6,11 +6,12 @@ threads use a `Store`.
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar, cast
 
 from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import Error, NotFound, TooLarge
@@ -68,6 +69,36 @@ class Blob(_Closing):
 
         Returns the position after the last byte passed, where the next call continues.
         """
+
+
+class CopiedBlob(Blob):
+    """An object whose bytes another machine has: they can be copied, and are in no file."""
+
+    @abstractmethod
+    def read_into(self, target: memoryview, start: int) -> int:
+        """Copy bytes from `start` on. Returns how many, 0 at the end."""
+
+    def buffered(self) -> BinaryIO:
+        """Return a stream of the bytes, with lines and small reads. Closing it closes the blob."""
+        return cast(BinaryIO, io.BufferedReader(_RawStream(self), COPY_SIZE))
+
+
+class _RawStream(io.RawIOBase):
+    def __init__(self, blob: CopiedBlob) -> None:
+        self._blob = blob
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._blob.read_into(memoryview(buffer).cast("B"), self._position)
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._blob.close()
+        super().close()
 
 
 class Staging(_Closing):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from contextlib import closing
-from typing import Any
 
 from filestoraged.errors import CorruptObject
-from filestoraged.store.contract import Blob, Sink
+from filestoraged.store.contract import CopiedBlob, Sink
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
 from filestoraged.store.memcached.buffers import ReservedBuffer
 from filestoraged.store.memcached.client import LINE_END
@@ -15,7 +13,7 @@ from filestoraged.store.memcached.manifest import Manifest
 from filestoraged.store.memcached.pool import ServerPool
 
 
-class MemcachedBlob(Blob):
+class MemcachedBlob(CopiedBlob):
     """Read once, from front to back: memory of bytes that were passed on is given back.
 
     All bytes are in memory, so `send` does not wait for a server.
@@ -34,7 +32,6 @@ class MemcachedBlob(Blob):
         return start
 
     def read_into(self, target: memoryview, start: int) -> int:
-        """Copy bytes from `start` on. Returns how many, 0 at the end."""
         data = self._buffer.view[start : min(start + len(target), self.size)]
         target[: len(data)] = data
         self._buffer.drop_before(start + len(data))
@@ -42,26 +39,6 @@ class MemcachedBlob(Blob):
 
     def close(self) -> None:
         self._buffer.close()
-
-
-class Stream(io.RawIOBase):
-    """A blob as a raw stream, for `io.BufferedReader`, which adds lines and small reads."""
-
-    def __init__(self, blob: MemcachedBlob) -> None:
-        self._blob = blob
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._blob.read_into(buffer, self._position)
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        self._blob.close()
-        super().close()
 
 
 def fetch(pool: ServerPool, manifest: Manifest, threads: HashThreads, view: memoryview | None = None) -> None:

@@ -33,17 +33,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import CorruptObject, ListingUnsupported, NotFound, StorageFull, StoreUnavailable
 from filestoraged.store.contract import ObjectStatus, Store, Usage, never_pause
-from filestoraged.store.hashing import COPY_SIZE, HashThreads
-from filestoraged.store.memcached.blob import MemcachedBlob, Stream, fetch
+from filestoraged.store.hashing import HashThreads
+from filestoraged.store.memcached.blob import MemcachedBlob, fetch
 from filestoraged.store.memcached.buffers import BufferBudget, ReservedBuffer
 from filestoraged.store.memcached.client import LINE_END
 from filestoraged.store.memcached.manifest import (
@@ -123,7 +122,7 @@ class MemcachedStore(Store):
         return ObjectStatus(name or oid, manifest.size, manifest.modified)
 
     def get(self, oid: str = "", *, name: str | None = None) -> BinaryIO:
-        return cast(BinaryIO, io.BufferedReader(Stream(self.open(oid, name=name)), COPY_SIZE))
+        return self.open(oid, name=name).buffered()
 
     def remove(self, oid: str = "", *, name: str | None = None) -> None:
         key, mark = self.key(oid, name=name), b""

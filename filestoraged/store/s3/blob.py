@@ -7,15 +7,13 @@ never fewer than the size says.
 from __future__ import annotations
 
 import http.client
-import io
 import math
 import threading
-from typing import Any
 
 from filestoraged.digest import parse_digest
 from filestoraged.errors import CorruptObject, StoreUnavailable
 from filestoraged.net.connection import FAILURES
-from filestoraged.store.contract import Blob, Sink
+from filestoraged.store.contract import CopiedBlob, Sink
 from filestoraged.store.hashing import COPY_SIZE, HashThreads, OverlappedHasher
 from filestoraged.store.s3.client import S3Client, parse_head
 from filestoraged.store.s3.transfers import GetTransfer
@@ -55,7 +53,7 @@ class ParkedBlobs:
             self._parked.pop(blob, None)
 
 
-class S3Blob(Blob):
+class S3Blob(CopiedBlob):
     """One thread at a time calls it; small objects are received and checked when it is made."""
 
     may_wait = True
@@ -109,7 +107,6 @@ class S3Blob(Blob):
         return start
 
     def read_into(self, target: memoryview, start: int) -> int:
-        """Copy bytes from `start` on. Returns how many, 0 at the end."""
         if start >= self.size:
             return 0
         view = self._view(start, self.size)[: len(target)]
@@ -202,23 +199,3 @@ class S3Blob(Blob):
         download, self._download = self._download, None
         if download is not None:
             download.close()
-
-
-class Stream(io.RawIOBase):
-    """A blob as a raw stream, for `io.BufferedReader`."""
-
-    def __init__(self, blob: S3Blob) -> None:
-        self._blob = blob
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._blob.read_into(memoryview(buffer).cast("B"), self._position)
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        self._blob.close()
-        super().close()

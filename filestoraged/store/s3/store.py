@@ -7,11 +7,10 @@ an upload in parts. Equal names are equal bytes, so a request whose answer was l
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from filestoraged.digest import Expected, digest_length
 from filestoraged.errors import Error, NotFound
@@ -20,9 +19,9 @@ from filestoraged.store.contract import ObjectStatus, Staging, Store, Usage, nev
 from filestoraged.store.disk.staging import check_name
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.disk.staging_memory import StagingMemory
-from filestoraged.store.hashing import COPY_SIZE, HashThreads
+from filestoraged.store.hashing import HashThreads
 from filestoraged.store.s3 import listing
-from filestoraged.store.s3.blob import ParkedBlobs, S3Blob, Stream
+from filestoraged.store.s3.blob import ParkedBlobs, S3Blob
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.multipart import MAX_PUT_SIZE, PART_SIZE, sweep_uploads
 from filestoraged.store.s3.staging import MEMORY_SIZE, S3Staging, StagingSpace
@@ -100,7 +99,7 @@ class S3Store(Store):
         return ObjectStatus(name, head.size, head.modified)
 
     def get(self, name: str) -> BinaryIO:
-        return cast(BinaryIO, io.BufferedReader(Stream(self.open(name)), COPY_SIZE))
+        return self.open(name).buffered()
 
     def remove(self, name: str) -> None:
         """As the contract says; two removals at once may both find the object."""
