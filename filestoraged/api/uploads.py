@@ -310,7 +310,7 @@ def _open_storage(resources: Resources, registry: Registry) -> Storage:
 
         # Closed with the registry.
         shared = database.shared
-        return RemoteStorage(shared, shared, resources.segments, registry, clock=database.clock)
+        return RemoteStorage(shared, shared, resources.segments, clock=database.clock)
 
     return resources.databases.open(local, remote)
 

@@ -32,10 +32,11 @@ _NOTE_INTERVAL = 1.0
 # a segment every 2 s, a request of 23 days would use them up.
 _NUMBERS = 1_000_000
 
-# Succeeds while the hold is the holder's own. The token anew: the session may be another one since it was acquired.
-_IF_HELD = "holder = ? WHERE id = ? AND generation = ? AND holder IS NOT NULL"
-_KEEP = f"UPDATE upload_holds SET {_IF_HELD}"
-_NOTE = f"UPDATE upload_holds SET touched = epoch(), {_IF_HELD}"
+# Succeeds while the hold is the holder's own.
+_NOTE = (
+    "UPDATE upload_holds SET touched = epoch(), holder = ?, has_bytes = ?"
+    " WHERE id = ? AND generation = ? AND holder IS NOT NULL"
+)
 
 
 class Segment(NamedTuple):
@@ -64,27 +65,27 @@ class RowHold:
         self._id = id_
         self._generation = generation
         self._clock = clock
-        self.tail = Tail.CUT_OFF
-        self._numbers = iter(range(generation * _NUMBERS, (generation + 1) * _NUMBERS))
+        # How many numbers of segments were used.
+        self._numbered = 0
         self._noted = self._clock.now()
         self._noting: Future[None] | None = None
         # Set when the upload has become an object, or has not.
         self._is_over = threading.Event()
         self._is_closed = False
 
-    def change(self, change: Change) -> None:
-        self._change(_NOTE, change).result()
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is the first hold of the upload, and has numbered no segment."""
+        return self._generation == 1 and not self._numbered
 
-    def change_in_silence(self, change: Change) -> None:
-        """Like `change`, but it is no sign that the client is there."""
-        self._change(_KEEP, change).result()
+    def change(self, change: Change) -> None:
+        self._change(change).result()
 
     def confirm(self) -> None:
-        self._change(_NOTE, _nothing).result()
+        self._change(_nothing).result()
 
     def set_tail(self, tail: Tail) -> None:
-        """What is not recorded is in a file of this process. So it is recorded before others may take the hold over."""
-        self.tail = tail
+        """What is not recorded is in a file of this process, where no other holder can read it."""
         if tail is Tail.NONE:
             self._start_noting(self._is_over)
 
@@ -100,7 +101,7 @@ class RowHold:
         if noting is not None and isinstance(noting.exception(), UploadLocked):
             raise UploadLocked
         # Not waited for. A database that cannot be reached is noticed when bytes are recorded.
-        self._noting = self._change(_NOTE, _nothing)
+        self._noting = self._change(_nothing)
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
@@ -114,17 +115,20 @@ class RowHold:
 
     def next_number(self) -> int:
         """The number of a new segment."""
-        number = next(self._numbers, None)
-        if number is None:
+        if self._numbered == _NUMBERS:
             raise StoreUnavailable("The request has taken too long; retry with the next bytes.")
-        return number
+        self._numbered += 1
+        return self._generation * _NUMBERS + self._numbered - 1
 
-    def end(self) -> None:
-        # A row that is gone needs no change.
-        with contextlib.suppress(UploadLocked):
-            self.change(lambda transaction: transaction.execute(
-                "UPDATE upload_holds SET has_bytes = 0 WHERE id = ?", (self._id,)
-            ))  # fmt: skip
+    def end(self, change: Change | None = None) -> None:
+        self._is_over.set()
+        try:
+            self._change_if_held(change or _nothing, is_last=True).result()
+        except UploadLocked:
+            # A row that is gone needs no change.
+            if change is not None:
+                raise
+        self._is_closed = True
 
     def close(self) -> None:
         self._is_over.set()
@@ -137,9 +141,14 @@ class RowHold:
             # Others take it over when it was silent for long enough.
             log.debug("cannot release an upload: %s", error)
 
-    def _change(self, condition: str, change: Change) -> Future[None]:
+    def _change(self, change: Change) -> Future[None]:
+        return self._change_if_held(change, is_last=False)
+
+    def _change_if_held(self, change: Change, *, is_last: bool) -> Future[None]:
         def change_if_held(transaction: Transaction) -> None:
-            if transaction.execute(condition, (self._owners.token, self._id, self._generation)).rowcount != 1:
+            # The token anew: the session may be another one since it was acquired.
+            holder, has_bytes = (None, 0) if is_last else (self._owners.token, 1)
+            if transaction.execute(_NOTE, (holder, has_bytes, self._id, self._generation)).rowcount != 1:
                 raise UploadLocked
             change(transaction)
 
@@ -174,15 +183,16 @@ class HoldRows:
         self._silence = silence
         self._clock = clock
 
-    def acquire(self, id_: str) -> RowHold:
-        """Raises UploadLocked, and NotFound without an upload."""
+    def acquire(self, id_: str) -> tuple[RowHold, Sequence[Segment]]:
+        """Hold an upload. Returns its segments, too, in their order. Raises UploadLocked, and NotFound without one."""
         found = self._acquire(id_, _NOBODY)
         if isinstance(found, _Holder) and not self._is_alive(found):
             # Asked outside of the transaction, which others wait for.
             found = self._acquire(id_, found)
         if isinstance(found, _Holder):
             raise UploadLocked
-        return RowHold(self._transactions, self._owners, id_, found, self._clock)
+        generation, segments = found
+        return RowHold(self._transactions, self._owners, id_, generation, self._clock), segments
 
     def is_held(self, id_: str) -> bool:
         statement = "SELECT holder FROM upload_holds WHERE id = ? AND holder IS NOT NULL"
@@ -199,15 +209,10 @@ class HoldRows:
         )
         return bool(self._transactions.read(statement, id_))
 
-    def segments(self, id_: str) -> list[Segment]:
-        """The segments of an upload in their order."""
-        statement = "SELECT number, start, size, digest FROM upload_segments WHERE id = ? ORDER BY start"
-        return list(itertools.starmap(Segment, self._transactions.read(statement, id_)))
+    def _acquire(self, id_: str, dead: _Holder) -> tuple[int, Sequence[Segment]] | _Holder:
+        """Returns the generation of a new hold, and the segments; else who has it. The process of `dead` has ended."""
 
-    def _acquire(self, id_: str, dead: _Holder) -> int | _Holder:
-        """Returns the generation of a new hold; else who has it. The process of `dead` has ended."""
-
-        def acquire(transaction: Transaction) -> int | _Holder:
+        def acquire(transaction: Transaction) -> tuple[int, Sequence[Segment]] | _Holder:
             token = self._owners.token
             taken = transaction.execute(
                 "UPDATE upload_holds SET generation = generation + 1, holder = ?, touched = epoch(), has_bytes = 1"
@@ -224,7 +229,11 @@ class HoldRows:
             row = transaction.execute("SELECT generation, holder FROM upload_holds WHERE id = ?", (id_,)).fetchone()
             if row is None:
                 raise NotFound("There is no upload with this id.")
-            return int(row[0]) if taken.rowcount or made else _Holder(int(row[0]), row[1] or "")
+            generation = int(row[0])
+            if not taken.rowcount and not made:
+                return _Holder(generation, row[1] or "")
+            statement = "SELECT number, start, size, digest FROM upload_segments WHERE id = ? ORDER BY start"
+            return generation, list(itertools.starmap(Segment, transaction.execute(statement, (id_,))))
 
         return self._transactions.write(acquire).result()
 

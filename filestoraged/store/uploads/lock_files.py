@@ -95,7 +95,9 @@ class FileHold:
             self._noted = now
             os.utime(self._descriptor)
 
-    def end(self) -> None:
+    def end(self, change: Change | None = None) -> None:
+        if change is not None:
+            self.change(change)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
 
 from filestoraged.clock import Clock
 from filestoraged.digest import Bytes, Expected, Hasher
 from filestoraged.errors import ChecksumMismatch, DigestMismatch, Error, OffsetConflict, TooLarge, UploadLocked
 from filestoraged.store.contract import Store
 from filestoraged.store.hashing import OverlappedHasher
-from filestoraged.store.transactions import Transaction
 from filestoraged.store.uploads.hashers import Hashers, PositionedHasher
 from filestoraged.store.uploads.registry import Registry, Upload
-from filestoraged.store.uploads.storage import Change, Held, Tail
+from filestoraged.store.uploads.storage import Held, Tail, joined
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +72,11 @@ class Reception:
         """Bytes that are durable and recorded."""
         return self._recorded
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all bytes have arrived."""
+        return self.content.size == self.upload.length
+
     def open(self) -> None:
         """Open the content, and record what a silent holder had received beyond the last record. Raises Gone."""
         self.content.open(self._recorded)
@@ -131,7 +134,9 @@ class Reception:
                 raise ChecksumMismatch(str(error)) from error
             # From now on the piece counts, whatever becomes of the record.
             self._checksum = None
-        self.record()
+        # With a record, a later request could make the object where this one fails. Its client sends all bytes again.
+        if not (self.is_whole and self.content.holds_all):
+            self.record()
         self._is_open = False
 
     def record(self) -> None:
@@ -144,7 +149,7 @@ class Reception:
         self.upload = self.upload._replace(received=self._recorded)
 
     def become_object(self) -> None:
-        """All bytes are recorded, and do not change any more. From now on no other request takes the upload over."""
+        """The bytes do not change any more. From now on no other request takes the upload over."""
         self._hold.set_tail(Tail.NONE)
 
     def whole_hasher(self) -> OverlappedHasher:
@@ -188,7 +193,7 @@ class Reception:
         changes = [self._registry.promise(self.upload.id, self._start)]
         if self._told_length:
             changes.append(self._registry.untelling(self.upload.id))
-        self.content.cut(self._start, _joined(changes))
+        self.content.cut(self._start, joined(changes))
         self._recorded = self._start
 
     def _check_size(self, size: int) -> None:
@@ -223,11 +228,3 @@ class Reception:
         if hasher is not None and hasher.position == self._recorded:
             with contextlib.suppress(Exception):
                 self._hashers.put(self.upload.id, hasher)
-
-
-def _joined(changes: Sequence[Change]) -> Change:
-    def change(transaction: Transaction) -> None:
-        for each in changes:
-            each(transaction)
-
-    return change

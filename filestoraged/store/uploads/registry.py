@@ -209,11 +209,12 @@ class Registry:
         statement = "UPDATE uploads SET received = ?, expires = epoch() + ? WHERE id = ? AND expires > 0"
         return _change(statement, received, self._ttl, id_)
 
-    def completion(self, id_: str, *, digest: str, object_: str | None) -> Change:
-        """The object is visible. The upload can no longer be reused."""
+    def completion(self, upload: Upload) -> Change:
+        """The object is visible, and has all bytes. The upload can no longer be reused."""
         return _change(
-            "UPDATE uploads SET state = ?, digest = ?, object = ?, reuse = NULL WHERE id = ?",
-            *(int(UploadPhase.COMPLETE), digest, object_, id_),
+            "UPDATE uploads SET expires = CASE WHEN received < ? THEN epoch() + ? ELSE expires END, received = ?,"
+            " state = ?, digest = ?, object = ?, reuse = NULL WHERE id = ?",
+            *(upload.received, self._ttl, upload.received, int(upload.state), upload.digest, upload.object, upload.id),
         )
 
     def retirement(self, id_: str) -> Change:

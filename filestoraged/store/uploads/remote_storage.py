@@ -9,8 +9,6 @@ from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.s3.segment_objects import SegmentObjects
 from filestoraged.store.transactions import Owners, Transactions
 from filestoraged.store.uploads.hold_rows import HoldRows
-from filestoraged.store.uploads.idle_recorder import IdleRecorder
-from filestoraged.store.uploads.registry import Registry
 from filestoraged.store.uploads.segments import MAX_SEGMENT, Segments
 from filestoraged.store.uploads.storage import SILENCE, Held
 
@@ -25,33 +23,19 @@ class RemoteStorage:
         transactions: Transactions,
         owners: Owners,
         objects: SegmentObjects,
-        registry: Registry,
         *,
         silence: float = SILENCE,
         max_segment: int = MAX_SEGMENT,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`owners` are the processes that share the database of the `registry`."""
+        """`owners` are the processes that share the database."""
         self._rows = HoldRows(transactions, owners, silence=silence, clock=clock)
         self._objects = objects
-        self._registry = registry
-        self._recorder = IdleRecorder(clock)
         self._max_segment = max_segment
-        self._clock = clock
 
     def acquire(self, id_: str) -> Held:
-        hold = self._rows.acquire(id_)
-        content = Segments(
-            id_,
-            hold,
-            rows=self._rows,
-            objects=self._objects,
-            recorder=self._recorder,
-            promise=lambda size: self._registry.promise(id_, size),
-            clock=self._clock,
-            max_size=self._max_segment,
-        )
-        return Held(hold, content)
+        hold, segments = self._rows.acquire(id_)
+        return Held(hold, Segments(id_, hold, segments, objects=self._objects, max_size=self._max_segment))
 
     def is_held(self, id_: str) -> bool:
         return self._rows.is_held(id_)

@@ -3,73 +3,64 @@
 What arrives is collected in a file without a name, which counts for nothing. To record it, it becomes a segment; then
 one transaction names the segment and promises its bytes, if the hold is still the holder's own. An object that no row
 names is a leftover, and is removed with its upload at the latest.
+
+A last segment that is small is written anew with the bytes that follow, so that a client of small requests does not
+leave an object for each: every request reads the rows of all segments, and the removal takes a request for each.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
-from filestoraged.clock import Clock
 from filestoraged.digest import Bytes, new_hash
 from filestoraged.errors import CorruptObject, Error, Gone, NotFound, UploadLocked
 from filestoraged.store import layout
 from filestoraged.store.contract import Staging, Store
-from filestoraged.store.hashing import OverlappedHasher
+from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
 from filestoraged.store.s3.segment_objects import SegmentObjects
-from filestoraged.store.transactions import Transaction
-from filestoraged.store.uploads.compaction import count_to_join
-from filestoraged.store.uploads.hold_rows import HoldRows, RowHold, Segment, deletion, insertion
-from filestoraged.store.uploads.idle_recorder import IdleRecorder
-from filestoraged.store.uploads.storage import Change, Tail
+from filestoraged.store.uploads.hold_rows import RowHold, Segment, deletion, insertion
+from filestoraged.store.uploads.storage import Change, joined
 
 # In bytes. Only bytes with a checksum for all of them, which are recorded together, come to more than one segment. Its
 # request can be repeated as a whole, and takes no longer than others wait for a store.
 MAX_SEGMENT = 64 * 1024 * 1024
 
-# Seconds without a byte after which what arrived is recorded: well before SILENCE.
-_IDLE = 2.0
+# In bytes. A smaller segment is written anew: a request reads and stores as much besides its own bytes, and an upload
+# has one segment for each MiB at most.
+SMALL_SEGMENT = 1024 * 1024
 
 
 class Segments:
-    """A `Content`. The thread of the recorder calls `record_if_idle`; the lock guards what that one changes."""
+    """A `Content`."""
 
     def __init__(
         self,
         id_: str,
         hold: RowHold,
+        segments: Sequence[Segment],
         *,
-        rows: HoldRows,
         objects: SegmentObjects,
-        recorder: IdleRecorder,
-        promise: Callable[[int], Change],
-        clock: Clock,
         max_size: int,
     ) -> None:
-        """`promise` is the change that promises so many bytes. No segment has more than `max_size` bytes."""
+        """`segments` are those that rows name. No new one has more than `max_size` bytes."""
         self._id = id_
         self._hold = hold
-        self._rows = rows
+        self._segments = list(segments)
         self._objects = objects
-        self._recorder = recorder
-        self._promise = promise
-        self._clock = clock
         self._max_size = max_size
-        self._lock = threading.Lock()
         self.size = 0
-        # When the last byte arrived, on the monotonic clock.
-        self._arrived = 0.0
-        self._segments: list[Segment] = []
-        # Made for the first byte.
+        # Made for the first byte. Its own first byte is the one at `_start` of the upload.
         self._file: BinaryIO | None = None
+        self._start = 0
         self._slices: list[_Slice] = []
+        # The last segment of the requests before, if its bytes are in the file to be written anew.
+        self._small: Segment | None = None
         # Why nothing more can be added.
         self._failure: Exception | None = None
 
     def open(self, recorded: int) -> None:
-        self._segments = self._rows.segments(self._id)
         end = 0
         for segment in self._segments:
             if segment.start != end:
@@ -80,43 +71,48 @@ class Segments:
         self.size = recorded
 
     def append(self, data: Bytes) -> None:
-        with self._lock:
+        with self._failing():
+            self._hold.note_activity()
+        if self._file is None:
+            self._file = self._objects.create_file()
+            self._start = self.size
             with self._failing():
-                self._hold.note_activity()
-            if self._file is None:
-                self._file = self._objects.create_file()
-                with self._failing():
-                    self._compact(self._file)
-            if not self._slices:
-                self._recorder.add(self)
-            view = memoryview(data).cast("B")
-            while view:
-                written = self._last_slice().write(self._file, view)
-                view = view[written:]
-                self.size += written
-            self._arrived = self._clock.now()
+                self._copy_small(self._file)
+        self._stage(self._file, data)
 
     def record(self, change: Change) -> None:
-        with self._lock, self._failing(), self._hold.busy():
-            self._record(change, self._hold.change)
-
-    def record_if_idle(self) -> None:
-        """Record what arrived if nothing followed for a while. A failure is told to the request, if it goes on."""
-        with self._lock, contextlib.suppress(Error, OSError):
-            is_idle = self._clock.now() - self._arrived >= _IDLE
-            if is_idle and self._slices and self._hold.tail is Tail.COUNTS:
-                with self._failing():
-                    self._record(self._promise(self.size), self._hold.change_in_silence)
+        with self._failing(), self._hold.busy():
+            stored: list[Segment] = []
+            start = self._start
+            for each in self._slices:
+                stored.append(self._store(each, start))
+                start += each.size
+            kept = [segment for segment in self._segments if segment.start < self._start]
+            replacing = [deletion(self._id, self._start)] if len(kept) < len(self._segments) else []
+            try:
+                self._hold.change(joined([*replacing, insertion(self._id, stored), change]))
+            except UploadLocked:
+                # After another error the transaction may have been made all the same.
+                self._remove_objects(stored)
+                raise
+            self._segments = [*kept, *stored]
+            self._forget_staged()
 
     def cut(self, size: int, change: Change) -> None:
-        with self._lock:
-            kept = [segment for segment in self._segments if segment.start < size]
-            removed = self._segments[len(kept) :]
-            self._hold.change(_both(deletion(self._id, size), change))
-            self._segments = kept
-            self.size = size
-            self._forget_staged()
+        # The last segment of the requests before ends where this one began, at `size`.
+        before = [self._small] if self._small is not None else []
+        start = self._small.start if self._small is not None else size
+        kept = [segment for segment in self._segments if segment.start < start]
+        removed = [segment for segment in self._segments[len(kept) :] if segment not in before]
+        self._hold.change(joined([deletion(self._id, start), insertion(self._id, before), change]))
+        self._segments = [*kept, *before]
+        self.size = size
+        self._forget_staged()
         self._remove_objects(removed)
+
+    @property
+    def holds_all(self) -> bool:
+        return not self._segments
 
     def read(self, start: int) -> Iterator[bytes]:
         for segment in self._segments:
@@ -127,71 +123,55 @@ class Segments:
                 yield from self._objects.read(self._key(segment), segment.size, segment.digest, skipped)
             except NotFound as error:
                 raise Gone("Bytes of the upload were lost; begin it anew.") from error
+        if self._file is not None and self._slices:
+            self._file.seek(max(0, start - self._start))
+            while piece := self._file.read(COPY_SIZE):
+                yield piece
 
     def stage(self, store: Store, hasher: Callable[[], OverlappedHasher]) -> Staging | None:
         return None
 
-    def remove(self) -> None:
+    @property
+    def is_empty(self) -> bool:
+        return not self._segments and self._hold.is_fresh
+
+    def remove(self) -> Change:
         """Remove all objects, those of requests that died before they recorded them included."""
-        keys = {self._key(segment) for segment in self._rows.segments(self._id)}
+        keys = {self._key(segment) for segment in self._segments}
         with self._hold.busy():
             for key in keys.union(self._objects.list(self._id)):
                 self._objects.remove(key)
-        self._hold.change(deletion(self._id, 0))
+        self._small = None
+        return deletion(self._id, 0)
 
     def close(self) -> None:
-        with self._lock:
-            self._forget_staged()
-            file, self._file = self._file, None
+        self._forget_staged()
+        file, self._file = self._file, None
         if file is not None:
             file.close()
+        small, self._small = self._small, None
+        if small is not None and small not in self._segments:
+            # Not before: `cut` would have needed it.
+            self._remove_objects([small])
 
-    def _compact(self, file: BinaryIO) -> None:
-        """Join small segments at the end, all of which were recorded by requests before this one.
-
-        `cut` needs no part of such a segment: it keeps at least what was recorded when this request began.
-        """
-        count = count_to_join([each.size for each in self._segments])
-        if not count:
+    def _copy_small(self, file: BinaryIO) -> None:
+        """Copy the last segment to the file, if it is small."""
+        last = self._segments[-1] if self._segments else None
+        if last is None or last.size >= SMALL_SEGMENT:
             return
-        kept, small = self._segments[:-count], self._segments[-count:]
-        # A segment that is damaged or missing is reported when the object is made.
+        # One that is damaged or missing is reported when the object is made.
         with self._hold.busy(), contextlib.suppress(CorruptObject, NotFound):
-            joined = self._join(small, file)
-            naming = _both(deletion(self._id, joined.start), insertion(self._id, [joined]))
-            self._name([joined], naming, self._hold.change)
-            self._segments = [*kept, joined]
-            self._remove_objects(small)
-        self._forget_staged()
+            data = b"".join(self._objects.read(self._key(last), last.size, last.digest, 0))
+            self._small = last
+            self.size = self._start = last.start
+            self._stage(file, data)
 
-    def _join(self, segments: list[Segment], file: BinaryIO) -> Segment:
-        """Store segments as one."""
-        joined = _Slice(0, self._max_size)
-        for each in segments:
-            for piece in self._objects.read(self._key(each), each.size, each.digest, 0):
-                view = memoryview(piece)
-                while view:
-                    view = view[joined.write(file, view) :]
-        return self._store(joined, segments[0].start)
-
-    def _name(self, stored: list[Segment], change: Change, apply: Callable[[Change], None]) -> None:
-        """Name objects that were stored, by a change that does so."""
-        try:
-            apply(change)
-        except UploadLocked:
-            # After another error the transaction may have been made all the same.
-            self._remove_objects(stored)
-            raise
-
-    def _record(self, change: Change, apply: Callable[[Change], None]) -> None:
-        stored: list[Segment] = []
-        start = sum(segment.size for segment in self._segments)
-        for each in self._slices:
-            stored.append(self._store(each, start))
-            start += each.size
-        self._name(stored, _both(insertion(self._id, stored), change), apply)
-        self._segments += stored
-        self._forget_staged()
+    def _stage(self, file: BinaryIO, data: Bytes) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            written = self._last_slice().write(file, view)
+            view = view[written:]
+            self.size += written
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -218,13 +198,13 @@ class Segments:
         return segment
 
     def _forget_staged(self) -> None:
-        self._recorder.discard(self)
+        self._start = self.size
         self._slices = []
         if self._file is not None:
             self._file.truncate(0)
             self._file.seek(0)
 
-    def _remove_objects(self, segments: list[Segment]) -> None:
+    def _remove_objects(self, segments: Sequence[Segment]) -> None:
         """Remove objects that no row names any more. What fails is removed with the upload."""
         for segment in segments:
             with contextlib.suppress(Error):
@@ -250,11 +230,3 @@ class _Slice:
         self.hash.update(memoryview(data)[:written])
         self.size += written
         return written
-
-
-def _both(first: Change, second: Change) -> Change:
-    def change(transaction: Transaction) -> None:
-        first(transaction)
-        second(transaction)
-
-    return change

@@ -7,7 +7,7 @@ of several machines. Which one it is, is chosen where the daemon is wired; nothi
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from filestoraged.digest import Bytes
@@ -20,6 +20,16 @@ SILENCE = 5.0
 
 # A change of an upload's row, within a transaction.
 Change = Callable[[Transaction], object]
+
+
+def joined(changes: Sequence[Change]) -> Change:
+    """All of the changes, in their order."""
+
+    def change(transaction: Transaction) -> None:
+        for each in changes:
+            each(transaction)
+
+    return change
 
 
 class Tail(enum.IntEnum):
@@ -48,8 +58,8 @@ class Hold(Protocol):
 
     def set_tail(self, tail: Tail, /) -> None: ...
 
-    def end(self) -> None:
-        """The upload has come to its end, and has no bytes: no hold follows."""
+    def end(self, change: Change | None = None, /) -> None:
+        """The upload has come to its end, and has no bytes: make a last change. No hold follows."""
 
     def close(self) -> None:
         """Release the hold, unless another request has it by now. A second call does nothing."""
@@ -79,6 +89,10 @@ class UploadContent(Protocol):
     def cut(self, size: int, change: Change, /) -> None:
         """Forget the bytes behind the first `size`, after `change` has taken back what the row promised of them."""
 
+    @property
+    def holds_all(self) -> bool:
+        """Whether an object can be made of the bytes before they are recorded: all have arrived in this hold."""
+
     def read(self, start: int, /) -> Iterator[bytes]:
         """The bytes from `start` on, in pieces. Raises Gone where some are missing."""
 
@@ -88,8 +102,15 @@ class UploadContent(Protocol):
         Returns None where they have to be copied.
         """
 
-    def remove(self) -> None:
-        """Remove the bytes, not durably: a row that is removed later leads to them until then."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left of the bytes when this request has ended, so that nothing is to be removed."""
+
+    def remove(self) -> Change | None:
+        """Remove the bytes, not durably: a row that is removed later leads to them until then.
+
+        Returns the last change, for the end of the hold.
+        """
 
     def close(self) -> None: ...
 

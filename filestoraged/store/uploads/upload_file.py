@@ -23,6 +23,10 @@ class UploadFile:
     cut off: the kernel reports the error once, and the next sync would succeed without them.
     """
 
+    # The file becomes the object, and is synced before.
+    holds_all = False
+    is_empty = False
+
     def __init__(self, path: str, hold: FileHold, volume: Volume) -> None:
         self.path = path
         self._hold = hold

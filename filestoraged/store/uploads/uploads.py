@@ -16,8 +16,8 @@ from filestoraged.errors import ChecksumMismatch, DigestMismatch, Error, Gone, N
 from filestoraged.store.contract import Store
 from filestoraged.store.uploads.hashers import MAX_HASHERS, Hashers
 from filestoraged.store.uploads.reception import RECORD_SIZE, Reception
-from filestoraged.store.uploads.registry import Draft, Registry, Upload
-from filestoraged.store.uploads.storage import Held, Storage
+from filestoraged.store.uploads.registry import Draft, Registry, Upload, UploadPhase
+from filestoraged.store.uploads.storage import Change, Held, Storage
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +97,10 @@ class Uploads:
             return self.complete_if_whole(reception)
 
     def receive(self, id_: str) -> Reception:
-        """Hold an upload to add to it; close the result. Raises NotFound, Gone and UploadLocked."""
-        # Before anything is made for it.
-        self._registry.get(id_)
+        """Hold an upload that was looked up, to add to it; close the result. Raises NotFound, Gone and UploadLocked."""
         held = self._storage.acquire(id_)
         try:
-            # Again: the one who held it may have recorded more.
+            # As it is now: the one who held it may have recorded more since it was looked up.
             upload = self._registry.get(id_)
             store = self._find_target(upload.target).store
             reception = Reception(
@@ -141,7 +139,7 @@ class Uploads:
         error a later request tries again.
         """
         upload = reception.upload
-        if upload.is_complete or not upload.is_whole:
+        if upload.is_complete or not reception.is_whole:
             return upload
         reception.become_object()
         target = self._find_target(upload.target)
@@ -158,9 +156,11 @@ class Uploads:
         except BaseException:
             target.retract(name)
             raise
-        reception.held.hold.change(self._registry.completion(upload.id, digest=digest, object_=name))
-        self._remove_content(reception.held)
-        return self._registry.get(upload.id)
+        complete = upload._replace(
+            state=UploadPhase.COMPLETE, received=reception.content.size, digest=digest, object=name
+        )
+        self._end(reception.held, self._registry.completion(complete))
+        return complete
 
     def terminate(self, id_: str) -> None:
         """Remove an upload, but not the object that it has become. Raises NotFound, Gone and UploadLocked."""
@@ -204,17 +204,15 @@ class Uploads:
             # The one who held it may have recorded more, and so begun its time anew.
             if not self._registry.is_expired(id_):
                 return False
-            held.content.remove()
-            held.hold.end()
+            held.hold.end(held.content.remove())
         finally:
             held.hold.close()
         return True
 
     def _remove(self, id_: str, held: Held) -> None:
         """Remove the row of an upload last: after a crash the janitor finds the rest by it."""
-        held.hold.change(self._registry.retirement(id_))
         self._hashers.take(id_)
-        if not self._remove_content(held):
+        if not self._end(held, self._registry.retirement(id_)):
             return
         try:
             self._registry.delete([id_])
@@ -222,14 +220,20 @@ class Uploads:
             # On a full disk: the bytes are gone, but count until the file is closed.
             log.warning("the row of a removed upload is left to the janitor: %s", error)
 
-    def _remove_content(self, held: Held) -> bool:
-        """Remove the bytes of an upload that needs them no more. Returns False if that is left to the janitor."""
+    def _end(self, held: Held, change: Change) -> bool:
+        """Make the change by which an upload needs its bytes no more, and remove them.
+
+        Returns False if the removal is left to the janitor.
+        """
+        if held.content.is_empty:
+            held.hold.end(change)
+            return True
+        held.hold.change(change)
         try:
-            held.content.remove()
+            held.hold.end(held.content.remove())
         except Error as error:
             log.warning("bytes of an upload are left to the janitor: %s", error.__cause__ or error)
             return False
-        held.hold.end()
         return True
 
     def _store_object(self, reception: Reception, store: Store, name: str | None) -> Digest:

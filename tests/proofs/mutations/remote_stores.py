@@ -148,4 +148,9 @@ MUTATIONS = (
     _lock_files("tail-of-a-dead-process-counts", "has_tail = is_alive and holder.tail is", "has_tail = holder.tail is"),
     _registry("expired-upload-is-continued", "expires <= {JUDGED_TIME}, {_COLUMNS}", "expires <= 0, {_COLUMNS}"),
     _segments("missing-segment-is-overlooked", "        if end != recorded:\n", "        if end > recorded:\n"),
+    _segments(
+        "small-segment-goes-before-it-is-replaced", "small is not None and small not in self._segments:", "small:"
+    ),
+    _segments("segment-written-anew-cannot-be-taken-back", "insertion(self._id, before), ", ""),
+    _segments("leftovers-of-crashed-requests-stay", " and self._hold.is_fresh", ""),
 )

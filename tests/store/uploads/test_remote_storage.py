@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -35,7 +36,7 @@ from filestoraged.store.s3.segment_objects import SegmentObjects
 from filestoraged.store.s3.store import S3Store
 from filestoraged.store.s3.transport import StoreConnection
 from filestoraged.store.s3.url import parse_url
-from filestoraged.store.uploads import hold_rows
+from filestoraged.store.uploads import hold_rows, segments
 from filestoraged.store.uploads.reception import Reception
 from filestoraged.store.uploads.registry import Draft, Registry, Upload
 from filestoraged.store.uploads.remote_storage import RemoteStorage
@@ -118,7 +119,6 @@ class RemoteCase(PostgresCase):
             transactions,
             transactions,
             objects,
-            registry,
             silence=_SILENCE,
             max_segment=max_segment,
             clock=self.clock,
@@ -179,10 +179,11 @@ class HoldTest(RemoteCase):
 
     def test_segments_are_recorded_while_they_arrive_and_numbers_are_used_once(self) -> None:
         uploads = self.open("three", record_size=2)
-        held = self.begin(uploads, TEA[:2])
-        held.write(TEA[2:4])
-        held.close()
-        self.append(TEA[4:6], self.other)
+        with mock.patch.object(segments, "SMALL_SEGMENT", 0):
+            held = self.begin(uploads, TEA[:2])
+            held.write(TEA[2:4])
+            held.close()
+            self.append(TEA[4:6], self.other)
 
         numbers = [number for (number,) in self.query("SELECT number FROM upload_segments ORDER BY start")]
         self.assertEqual([1_000_000, 1_000_001, 2_000_000], numbers)
@@ -198,34 +199,45 @@ class HoldTest(RemoteCase):
         self.append(TEA[10:], self.other)
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
-    def test_segments_of_many_small_requests_are_joined(self) -> None:
+    def test_last_small_segment_is_written_anew_with_the_bytes_that_follow(self) -> None:
         data = os.urandom(40)
         self.upload = self.uploads.create(Draft("files", len(data))).id
-        most = 0
         for position in range(len(data) - 1):
             self.append(data[position : position + 1], (self.uploads, self.other)[position % 2])
-            most = max(most, len(self.keys()))
 
-        numbers = [number for (number,) in self.query("SELECT number FROM upload_segments ORDER BY start")]
-        self.assertEqual(sorted(f"uploads/{self.upload}/{number}" for number in numbers), sorted(self.keys()))
-        self.assertLess(most, 16)
+            ((number, start, size),) = self.query("SELECT number, start, size FROM upload_segments")
+            self.assertEqual((0, position + 1), (start, size))
+            self.assertEqual([f"uploads/{self.upload}/{number}"], self.keys())
         self.assertEqual(39, self.received())
         digest = self.append(data[39:]).digest or ""
         self.assertEqual((hashlib.sha256(data).hexdigest(), data), (digest, self.bucket.get(f"{digest[:2]}/{digest}")))
 
-    def test_request_that_joined_segments_takes_back_only_its_own_bytes(self) -> None:
-        self.append_singly(8)
+    def test_segment_that_is_not_small_stays(self) -> None:
+        with mock.patch.object(segments, "SMALL_SEGMENT", 4):
+            for start, stop in ((0, 3), (3, 6), (6, 8), (8, 10)):
+                self.append(TEA[start:stop])
 
-        with self.begin(self.other, TEA[8:10]) as held, self.assertRaises(TooLarge):
-            held.write(TEA)
+        rows = self.query("SELECT start, size FROM upload_segments ORDER BY start")
+        self.assertEqual([(0, 6), (6, 4)], rows)
+        self.append(TEA[10:])
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
+    def test_request_that_wrote_a_segment_anew_takes_back_only_its_own_bytes(self) -> None:
+        self.append(TEA[:8])
+        before = self.keys()
+
+        with self.begin(self.open("three", record_size=2), TEA[8:10]) as held:
+            self.assertEqual([(0, 10)], self.query("SELECT start, size FROM upload_segments"))
+            with self.assertRaises(TooLarge):
+                held.write(TEA)
 
         self.assertEqual([(0, 8)], self.query("SELECT start, size FROM upload_segments"))
-        self.assertEqual(8, self.received())
+        self.assertEqual((8, before), (self.received(), self.keys()))
         self.append(TEA[8:])
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
-    def test_segments_that_cannot_be_joined_stay(self) -> None:
-        self.append_singly(8)
+    def test_small_segment_that_cannot_be_read_stays(self) -> None:
+        self.append(TEA[:8])
         before = self.keys()
 
         self.proxy.fail(refuse(503, "SlowDown"), method="GET", target="uploads/")
@@ -243,25 +255,89 @@ class HoldTest(RemoteCase):
         self.append(TEA[9:])
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
-    def test_holder_that_was_taken_over_joins_nothing(self) -> None:
-        self.append_singly(8)
-        stopped = self.uploads.receive(self.upload)
-        self.addCleanup(stopped.close)
-        stopped.begin(8, length=None, size=None, checksum=None)
+    def test_holder_that_was_taken_over_replaces_no_segment(self) -> None:
+        self.append(TEA[:8])
         before = self.keys()
-        self.silence()
-        self.other.receive(self.upload).close()
+        for record in (False, True):
+            with self.subTest(record=record):
+                stopped = self.begin(self.uploads, TEA[8:9])
+                self.silence()
+                self.other.receive(self.upload).close()
+                with self.assertRaises(UploadLocked):
+                    stopped.record() if record else stopped.finish()
+                stopped.close()
 
-        with self.assertRaises(UploadLocked):
-            stopped.write(b"?")
-
-        self.assertEqual(before, self.keys())
+                self.assertEqual(before, self.keys())
         self.append(TEA[8:])
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
-    def append_singly(self, count: int) -> None:
-        for position in range(count):
-            self.append(TEA[position : position + 1])
+    # Uploads that arrive in one request.
+
+    def test_upload_in_one_request_is_sent_once_and_takes_five_round_trips_to_the_database(self) -> None:
+        for checksum in (None, Expected("sha256", TEA_HASH)):
+            with self.subTest(checksum=checksum):
+                self.upload = self.uploads.create(Draft("files", len(TEA))).id
+                self.proxy.requests.clear()
+
+                with self.round_trips() as calls:
+                    # The interface looks it up.
+                    self.uploads.get(self.upload)
+                    complete = self.append(TEA, checksum=checksum)
+
+                self.assertEqual((TEA_HASH, len(TEA)), (complete.digest, complete.received))
+                self.assertEqual([f"PUT /{self.bucket.name}/{TEA_KEY}"], self.proxy.requests)
+                self.assertEqual(5, len(calls))
+                self.assertEqual(complete._replace(expires=0), self.other.get(self.upload)._replace(expires=0))
+                self.assertEqual([(None, 0)], self.query(
+                    "SELECT holder, has_bytes FROM upload_holds WHERE id = %s", self.upload
+                ))  # fmt: skip
+
+    def test_upload_that_arrived_in_one_request_expires_after_its_last_byte(self) -> None:
+        self.query("UPDATE uploads SET expires = expires - 1000")
+        ((before,),) = self.query("SELECT expires FROM uploads")
+
+        self.append(TEA)
+
+        ((after,),) = self.query("SELECT expires FROM uploads")
+        self.assertLess(before + 999, after)
+
+    def test_upload_in_one_request_whose_object_is_not_stored_acknowledges_nothing(self) -> None:
+        self.proxy.fail(refuse(503, "SlowDown"), method="PUT")
+        with self.assertRaises(StoreUnavailable):
+            self.append(TEA)
+        self.proxy.mend()
+
+        self.assertEqual((0, []), (self.received(), self.keys()))
+        self.append(TEA, self.other)
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    def test_upload_in_one_request_removes_what_a_crashed_one_left(self) -> None:
+        self.begin(self.uploads, TEA[:4]).close()
+        self.query("UPDATE uploads SET received = 0")
+        self.query("DELETE FROM upload_segments")
+        self.assertEqual(1, len(self.keys()))
+
+        self.append(TEA, self.other)
+
+        self.assertEqual([TEA_KEY], self.bucket.keys())
+
+    @contextlib.contextmanager
+    def round_trips(self) -> Iterator[list[str]]:
+        """Records the queries and the transactions of all engines within the block."""
+        calls: list[str] = []
+        real = PostgresTransactions
+
+        def recording(name: str) -> Any:
+            call = getattr(real, name)
+
+            def record(*values: Any) -> Any:
+                calls.append(name)
+                return call(*values)
+
+            return record
+
+        with mock.patch.multiple(real, read=recording("read"), write=recording("write")):
+            yield calls
 
     def test_empty_upload_becomes_an_object_without_segments(self) -> None:
         self.upload = self.uploads.create(Draft("files", 0)).id
@@ -321,11 +397,9 @@ class HoldTest(RemoteCase):
         self.append(TEA[6:])
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
-    def test_bytes_of_a_request_that_fell_silent_count_for_the_one_that_takes_over(self) -> None:
-        held = self.begin(self.uploads, TEA[:4])
-        self.pass_time(1.9)
-        self.assertEqual([], self.keys())
-        self.pass_time(0.5)
+    def test_bytes_that_a_silent_request_has_recorded_count_for_the_one_that_takes_over(self) -> None:
+        held = self.begin(self.open("three", record_size=4), TEA[:4])
+        held.write(TEA[4:6])
         self.silence()
         self.assertEqual(4, self.received())
         self.append(TEA[4:], self.other)
@@ -336,33 +410,20 @@ class HoldTest(RemoteCase):
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
         self.assertEqual([TEA_KEY], self.bucket.keys())
 
-    def test_request_that_fell_silent_goes_on(self) -> None:
-        held = self.begin(self.uploads, TEA[:4])
-        self.pass_time(2)
+    def test_bytes_of_a_slow_request_are_recorded_after_5_s(self) -> None:
+        held = self.begin(self.uploads, TEA[:2])
+        self.clock.advance(4.9)
+        held.write(TEA[2:4])
+        self.assertEqual([], self.keys())
+        self.clock.advance(0.1)
+        held.write(TEA[4:6])
         self.assertEqual(1, len(self.keys()))
-        held.write(TEA[4:])
+        held.write(TEA[6:])
         held.finish()
         self.uploads.complete_if_whole(held)
         held.close()
 
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
-
-    def test_bytes_with_a_checksum_do_not_count_before_their_end(self) -> None:
-        checksum = Expected("sha256", TEA_HASH)
-        self.begin(self.uploads, TEA[:4], checksum=checksum)
-        self.pass_time(2)
-
-        self.assertEqual([], self.keys())
-
-    def test_silent_bytes_that_were_recorded_go_with_the_request_that_is_too_large(self) -> None:
-        self.append(TEA[:2])
-        held = self.begin(self.uploads, TEA[2:4])
-        self.pass_time(2)
-        with self.assertRaises(TooLarge):
-            held.write(bytes(100))
-        held.close()
-
-        self.assertEqual((2, 1), (self.received(), len(self.keys())))
 
     def test_hold_of_a_process_whose_session_ended_is_free_at_once(self) -> None:
         self.begin(self.uploads, TEA[:4])
@@ -420,12 +481,14 @@ class HoldTest(RemoteCase):
         self.assertLess(execute.call_count + executemany.call_count, 10)
 
     def test_bytes_whose_hold_gets_no_thread_are_unavailable_and_arrive_later(self) -> None:
-        held = self.begin(self.uploads, TEA)
-        with mock.patch.object(hold_rows, "start_thread", return_value=None), self.assertRaises(StoreUnavailable):
-            held.finish()
-        held.close()
+        for data in (TEA[:4], TEA):
+            held = self.begin(self.uploads, data)
+            with mock.patch.object(hold_rows, "start_thread", return_value=None), self.assertRaises(StoreUnavailable):
+                held.finish()
+                self.uploads.complete_if_whole(held)
+            held.close()
 
-        self.assertEqual(0, self.received())
+            self.assertEqual(0, self.received())
         self.append(TEA)
         self.assertEqual(TEA, self.bucket.get(TEA_KEY))
 
@@ -525,10 +588,12 @@ class EndTest(RemoteCase):
             self.assertEqual([], self.query("SELECT * FROM uploads WHERE id = %s", self.upload))
 
     def test_segments_of_a_complete_upload_that_were_left_go_when_it_expires(self) -> None:
+        self.append(TEA[:4])
         self.proxy.fail(refuse(503, "SlowDown"), method="DELETE")
-        self.append(TEA)
+        self.append(TEA[4:])
         self.proxy.mend()
-        self.assertEqual(2, len(self.bucket.keys()))
+        # The segment of the first request, the one that replaced it, and the object.
+        self.assertEqual(3, len(self.bucket.keys()))
 
         self.expire()
 
@@ -643,9 +708,10 @@ class EndTest(RemoteCase):
         return False
 
     def test_all_bytes_without_an_object_become_one_by_the_next_request(self) -> None:
+        self.append(TEA[:4])
         self.proxy.fail(refuse(503, "SlowDown"), method="PUT", target=TEA_HASH[:2] + "/")
         with self.assertRaises(StoreUnavailable):
-            self.append(TEA)
+            self.append(TEA[4:])
         self.proxy.mend()
 
         settled = self.other.settle(self.upload)
