@@ -112,6 +112,7 @@ class Staging(_Closing):
         self.size = 0
         self._limit = limit
         self._hasher = OverlappedHasher(store.algorithm, expected, store.hash_threads)
+        self._digest: Digest | None = None
 
     def write(self, data: Bytes) -> None:
         """Append bytes. The buffer may be reused afterwards. Raises TooLarge when the maximum is exceeded."""
@@ -127,8 +128,13 @@ class Staging(_Closing):
 
         Raises DigestMismatch and what else is known at once. The future has the digest, or raises.
         """
-        digest = self._finish()
-        return self._publish(name, digest, replace=replace)
+        return self._publish(name, self.finish(), replace=replace)
+
+    def finish(self) -> Digest:
+        """The digest of the bytes, after the last of them. Raises DigestMismatch."""
+        if self._digest is None:
+            self._digest = self._finish()
+        return self._digest
 
     def close(self) -> None:
         try:
