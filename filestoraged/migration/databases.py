@@ -77,6 +77,7 @@ class DatabaseCopy:
             for table in group.tables:
                 rows = self._attended(reader.rows(table))
                 writer.insert(table, self._drops_to_copy(rows) if table is DROP_TABLE else rows)
+            writer.derive()
             writer.record(fingerprint_of(writer, group))
             return count_rows(writer, group)
 

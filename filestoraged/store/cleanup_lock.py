@@ -32,14 +32,23 @@ class CleanupLock(Protocol):
 class FileLock:
     """A lock on a file, created where it is missing. The time of its last change is the heartbeat."""
 
-    def __init__(self, path: str, root: PathIdentity | None = None, *, date: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: str,
+        root: PathIdentity | None = None,
+        *,
+        date: Callable[[], float] = time.time,
+        timeout: float = _JANITOR_TIMEOUT,
+    ) -> None:
         """Without `root`, the directory that it is in, the file is created in whatever is there.
 
-        `date` is that of the file system, in seconds since 1970.
+        `date` is that of the file system, in seconds since 1970. With an infinite `timeout`, no other process works
+        while one that is stopped has the lock.
         """
         self._path = path
         self._root = root
         self._date = date
+        self._timeout = timeout
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[bool]:
@@ -61,5 +70,5 @@ class FileLock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return abs(self._date() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT
+            return abs(self._date() - os.fstat(lock).st_mtime) < self._timeout
         return False

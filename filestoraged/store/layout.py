@@ -2,6 +2,7 @@
 
     ROOT/ab/abcdef…                       objects of the files interface, in shards
     ROOT/repositories/NAME/ab/abcdef…     objects of a repository
+    ROOT/names/SPACE/ab/abcdef…           objects that the names of a space lead to
     ROOT/drops/ab/abcdef…                 bytes of drops
     ROOT/staging/TOKEN/NUMBER             stagings, one directory for each process
     ROOT/staging/TOKEN/journal.NUMBER     segments of its journal
@@ -10,9 +11,11 @@
     ROOT/uploads/ID/NUMBER                segments of one, in an S3 store alone
     ROOT/quarantine/…                     damaged and pruned files, under the paths that they had
     ROOT/kv.sqlite, ROOT/drops.sqlite,    databases, with their -wal, -shm and .turn files
-    ROOT/locks.sqlite, ROOT/uploads.sqlite
+    ROOT/locks.sqlite, ROOT/uploads.sqlite,
+    ROOT/names.sqlite
     ROOT/drops.sqlite.janitor             the lock of the janitor
     ROOT/uploads.sqlite.janitor           the same, for expired uploads
+    ROOT/names.sqlite.janitor             the same, for expired names and objects without a name
     ROOT/drops.owners/TOKEN               owner locks of processes that upload or send drops
     ROOT/uploads.owners/TOKEN             owner locks of processes that add to resumable uploads
 
@@ -25,6 +28,7 @@ from __future__ import annotations
 import re
 
 REPOSITORIES = "repositories"
+NAMES = "names"
 DROPS = "drops"
 STAGING = "staging"
 JOURNAL = "journal"
@@ -34,18 +38,20 @@ KEYS_DATABASE = "kv.sqlite"
 DROPS_DATABASE = "drops.sqlite"
 LOCKS_DATABASE = "locks.sqlite"
 UPLOADS_DATABASE = "uploads.sqlite"
+NAMES_DATABASE = "names.sqlite"
 JANITOR_LOCK = f"{DROPS_DATABASE}.janitor"
 DROP_OWNERS = "drops.owners"
 UPLOADS_JANITOR_LOCK = f"{UPLOADS_DATABASE}.janitor"
 UPLOAD_OWNERS = "uploads.owners"
+NAMES_JANITOR_LOCK = f"{NAMES_DATABASE}.janitor"
 
-DATABASES = (KEYS_DATABASE, DROPS_DATABASE, LOCKS_DATABASE, UPLOADS_DATABASE)
+DATABASES = (KEYS_DATABASE, DROPS_DATABASE, LOCKS_DATABASE, UPLOADS_DATABASE, NAMES_DATABASE)
 
 # Where the daemon writes, locks and removes files whatever their names and contents: a symbolic link would lead all of
 # that to foreign files. An operator may make a link of `repositories` or of a shard, in which the daemon touches only
 # files that are named by a digest.
 OWN_DIRECTORIES = (STAGING, DROPS, DROP_OWNERS, UPLOADS, UPLOAD_OWNERS, QUARANTINE)
-OWN_FILES = (JANITOR_LOCK, UPLOADS_JANITOR_LOCK, JOURNAL)
+OWN_FILES = (JANITOR_LOCK, UPLOADS_JANITOR_LOCK, NAMES_JANITOR_LOCK, JOURNAL)
 
 UPLOAD_LOCK_SUFFIX = ".lock"
 

@@ -58,6 +58,9 @@ class RowGroup(NamedTuple):
     schema: Schema
     # Statements that remove what other tables of the SQLite database have of the rows.
     sqlite_clear: Sequence[str] = ()
+    # The same of either database; and statements that fill such tables from the rows, once those are inserted.
+    clear: Sequence[str] = ()
+    derive: Sequence[str] = ()
 
     @property
     def stored(self) -> Sequence[Table]:
@@ -87,6 +90,10 @@ class RowWriter(RowReader):
     @abstractmethod
     def insert(self, table: Table, rows: Iterable[Row]) -> None:
         """Insert rows, after `clear`."""
+
+    @abstractmethod
+    def derive(self) -> None:
+        """Fill what follows from the rows, after `insert`."""
 
     @abstractmethod
     def fingerprint(self) -> str | None:

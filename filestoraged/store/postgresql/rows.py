@@ -104,8 +104,8 @@ class _PostgresWriter(_PostgresReader, RowWriter):
         self._group = group
 
     def clear(self) -> None:
-        for table in self._group.stored:
-            self._connection.execute(f"DELETE FROM {table.name}")
+        for statement in (*(f"DELETE FROM {each.name}" for each in self._group.stored), *self._group.clear):
+            self._connection.execute(statement)
 
     def insert(self, table: Table, rows: Iterable[Row]) -> None:
         if table.ids_of:
@@ -118,6 +118,10 @@ class _PostgresWriter(_PostgresReader, RowWriter):
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             for row in rows:
                 copy.write_row(table.encode(row))
+
+    def derive(self) -> None:
+        for statement in self._group.derive:
+            self._connection.execute(statement)
 
     def fingerprint(self) -> str | None:
         self._connection.execute(_MAKE_RECORD)

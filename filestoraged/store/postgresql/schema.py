@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filestoraged.errors import StoreFailed
 from filestoraged.store.drop_tables import POSTGRESQL_DROPS
 from filestoraged.store.locks import POSTGRESQL_LOCKS
+from filestoraged.store.name_tables import POSTGRESQL_NAMES
 from filestoraged.store.rows import RowCheck
 from filestoraged.store.uploads.registry import POSTGRESQL_UPLOADS
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SCHEMA = "filestoraged"
 
 # Of the tables below. Older ones are upgraded; newer ones are refused.
-_VERSION = 2
+_VERSION = 3
 
 # Names of advisory locks, which all programs that use the database share: "fs" and a number.
 MAKING_LOCK = 0x6673_0001
@@ -85,10 +86,11 @@ _TABLES = (
     *POSTGRESQL_LOCKS,
     *POSTGRESQL_UPLOADS,
     *_UPLOAD_HOLDS,
+    *POSTGRESQL_NAMES,
 )
 
 # What each older version lacks.
-_UPGRADES = {1: _UPLOAD_HOLDS}
+_UPGRADES = {1: _UPLOAD_HOLDS, 2: POSTGRESQL_NAMES}
 
 
 def prepare_schema(connection: psycopg.Connection[Any]) -> None:

@@ -112,7 +112,8 @@ class _SqliteWriter(_SqliteReader, RowWriter):
         self._group = group
 
     def clear(self) -> None:
-        for statement in (*(f"DELETE FROM {table.name}" for table in self._group.stored), *self._group.sqlite_clear):
+        group = self._group
+        for statement in (*(f"DELETE FROM {each.name}" for each in group.stored), *group.sqlite_clear, *group.clear):
             self._connection.execute(statement)
 
     def insert(self, table: Table, rows: Iterable[Row]) -> None:
@@ -124,6 +125,10 @@ class _SqliteWriter(_SqliteReader, RowWriter):
         iterator = iter(rows)
         while batch := list(itertools.islice(iterator, _BATCH)):
             self._connection.executemany(f"INSERT INTO {table.name} ({table.columns}) VALUES ({marks})", batch)
+
+    def derive(self) -> None:
+        for statement in self._group.derive:
+            self._connection.execute(statement)
 
     def fingerprint(self) -> str | None:
         self._connection.execute(_MAKE_RECORD)

@@ -1,0 +1,111 @@
+"""The tables of names, and of the objects that they lead to: their columns, and the schemas in SQLite and PostgreSQL.
+
+| table | one row for each |
+|---|---|
+| `names` | name of a space; one that has expired stays until the janitor removes it |
+| `stored` | object of an area, with the number of names that lead to it |
+| `areas` | area: the sums of its objects that names lead to |
+| `collections` | one row: numbers what the collection of objects does; see `name_collection` |
+"""
+
+from __future__ import annotations
+
+from filestoraged.store import layout, wall_clock
+from filestoraged.store.rows import Row, RowCheck, RowGroup, Table
+from filestoraged.store.sqlite import database
+from filestoraged.store.sqlite.database import Schema
+
+# In place of a number of names: the object is being removed; it was removed.
+CONDEMNED, REMOVED = -1, -2
+
+# The application id in the header of the SQLite file: "fsnm".
+APPLICATION = 0x66736E6D
+
+_COLLECTIONS = (
+    # `number` is that of the last collection, `forgotten` the highest in a row of `stored` that was deleted.
+    "CREATE TABLE IF NOT EXISTS collections (number BIGINT NOT NULL, forgotten BIGINT NOT NULL)",
+    "INSERT INTO collections (number, forgotten) SELECT 0, 0 WHERE NOT EXISTS (SELECT * FROM collections)",
+)
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS names_by_expiry ON names (expires) WHERE expires IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS names_by_use ON names (space, used)",
+    "CREATE INDEX IF NOT EXISTS stored_by_time ON stored (area, at)",
+    "CREATE INDEX IF NOT EXISTS stored_unnamed ON stored (names, since) WHERE names < 1",
+)
+
+NAMES_SCHEMA = Schema(
+    application=APPLICATION,
+    version=1,
+    tables=(
+        # `path` is the space, a slash and the name in UTF-8. `fields` are further header fields of downloads. Times are
+        # whole seconds since 1970; `expires` is NULL for a name that does not expire.
+        """CREATE TABLE IF NOT EXISTS names (
+            path BLOB PRIMARY KEY, space TEXT NOT NULL, oid TEXT NOT NULL, size BIGINT NOT NULL, type TEXT NOT NULL,
+            fields TEXT NOT NULL, modified BIGINT NOT NULL, expires BIGINT, used BIGINT NOT NULL) WITHOUT ROWID""",
+        # `since` is when the last name left, or when the row became CONDEMNED or REMOVED, in seconds since 1970.
+        # `condemned` is the number of the collection that last did either.
+        """CREATE TABLE IF NOT EXISTS stored (
+            area TEXT NOT NULL, key TEXT NOT NULL, size BIGINT NOT NULL, at BIGINT NOT NULL, names BIGINT NOT NULL,
+            since REAL, condemned BIGINT NOT NULL DEFAULT 0, PRIMARY KEY (area, key)) WITHOUT ROWID""",
+        """CREATE TABLE IF NOT EXISTS areas (
+            area TEXT PRIMARY KEY, bytes BIGINT NOT NULL, objects BIGINT NOT NULL, last_upload BIGINT NOT NULL,
+            complete INTEGER NOT NULL) WITHOUT ROWID""",
+        *_COLLECTIONS,
+        *_INDEXES,
+        *wall_clock.clock_tables("NULL"),
+    ),
+)
+
+POSTGRESQL_NAMES = (
+    """CREATE TABLE names (
+        path bytea PRIMARY KEY, space text COLLATE "C" NOT NULL, oid text NOT NULL, size bigint NOT NULL,
+        type text NOT NULL, fields text NOT NULL, modified bigint NOT NULL, expires bigint, used bigint NOT NULL)""",
+    """CREATE TABLE stored (
+        area text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, size bigint NOT NULL, at bigint NOT NULL,
+        names bigint NOT NULL, since float8, condemned bigint NOT NULL DEFAULT 0, PRIMARY KEY (area, key))""",
+    """CREATE TABLE areas (
+        area text COLLATE "C" PRIMARY KEY, bytes bigint NOT NULL, objects bigint NOT NULL, last_upload bigint NOT NULL,
+        complete integer NOT NULL)""",
+    *_COLLECTIONS,
+    *_INDEXES,
+)
+
+POSTGRESQL_CHECK = RowCheck(
+    "names",
+    "path",
+    b"",
+    "encode(path, 'escape')",
+    "length(path) + octet_length(type) + octet_length(fields)",
+    "oid ~ '^[0-9a-f]{64}$' AND size >= 0 AND position((space || '/')::bytea IN path) = 1",
+    "it leads to no object of its space",
+)
+
+
+def _decode(row: Row) -> Row:
+    path, *others = row
+    return (bytes(path), *others)
+
+
+# The other tables follow from the names: a copy has none of what is being removed.
+NAME_ROWS = RowGroup(
+    "names",
+    (Table("names", "path, space, oid, size, type, fields, modified, expires, used", decode=_decode),),
+    layout.NAMES_DATABASE,
+    NAMES_SCHEMA,
+    clear=("DELETE FROM stored WHERE area LIKE 'names/%'", "DELETE FROM areas WHERE area LIKE 'names/%'"),
+    derive=(
+        """INSERT INTO stored (area, key, size, at, names)
+            SELECT 'names/' || space, oid, max(size), min(modified), count(*) FROM names GROUP BY space, oid""",
+        """INSERT INTO areas (area, bytes, objects, last_upload, complete)
+            SELECT area, sum(size), count(*), max(at), 1 FROM stored WHERE area LIKE 'names/%' GROUP BY area""",
+    ),
+)
+
+
+def area_of(space: str) -> str:
+    return f"{layout.NAMES}/{space}"
+
+
+def prepare_names(path: str) -> None:
+    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
+    database.prepare(path, NAMES_SCHEMA)

@@ -1,0 +1,394 @@
+"""Names of objects: which object each name of a space leads to, and how many names lead to each. It holds no bytes.
+
+A change of a name is one transaction, which judges the condition of the change as well: of simultaneous ones that
+require the same former object, one succeeds. Who stores the object that a name is to lead to does it in this order:
+
+1. `secure`: returns the number of the last collection, once the object is not being removed.
+2. Store the object, durably.
+3. `put`: fails if the object was condemned or removed since step 1; see `name_collection`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.errors import Error, NotFound, StoreUnavailable
+from filestoraged.future import Future
+from filestoraged.store.name_tables import CONDEMNED, NAMES_SCHEMA, REMOVED, area_of
+from filestoraged.store.path_identity import PathIdentity
+from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.transactions import Transaction, Transactions
+from filestoraged.store.wall_clock import JUDGED_TIME
+
+# Seconds that an upload waits for the removal of the same object by the janitor, which takes milliseconds.
+_REMOVAL_TIMEOUT = 10.0
+
+_COLUMNS = "oid, size, type, fields, modified, expires"
+_UNEXPIRED = f"(expires IS NULL OR expires > {JUDGED_TIME})"
+
+# Rows of the first query of a listing with a delimiter; see `_Listing`.
+_FIRST_ROWS = 16
+
+
+class Name(NamedTuple):
+    """What a name leads to. Times are seconds since 1970; `expires` is None for a name that does not expire."""
+
+    name: str
+    oid: str
+    # In bytes.
+    size: int
+    # The media type of the upload, "" for none; and further header fields of a download, each a line with its end.
+    type: str
+    fields: str
+    modified: int
+    expires: int | None
+
+
+class Link(NamedTuple):
+    """What a name is to lead to. `ttl` is in seconds, None for a name that does not expire."""
+
+    oid: str
+    size: int
+    type: str = ""
+    fields: str = ""
+    ttl: int | None = None
+
+
+class PutResult(NamedTuple):
+    name: Name
+    is_new: bool
+
+
+class Page(NamedTuple):
+    """A part of a listing. `next` is what the next one comes after, None at the end."""
+
+    names: Sequence[Name]
+    prefixes: Sequence[str]
+    next: str | None
+
+
+# Raises an Error where a name may not be changed: it gets what the name leads to now, None for nothing.
+Condition = Callable[[Name | None], None]
+
+
+def unconditional(_: Name | None) -> None:
+    """The condition that always holds."""
+
+
+class Names:
+    """Make it after the fork. Any thread calls it.
+
+    Methods that return a future raise StoreUnavailable if the job cannot be queued.
+    """
+
+    def __init__(self, transactions: Transactions, clock: Clock = SYSTEM_CLOCK) -> None:
+        """The database has the tables of NAMES_SCHEMA."""
+        self.transactions = transactions
+        self._clock = clock
+        # Uploads that wait for a removal. Appended to by any thread, and emptied by the janitor's.
+        self._waiting: deque[_Waiting] = deque()
+
+    @classmethod
+    def open(cls, path: str, identity: PathIdentity | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Names:
+        """The SQLite database at `path`, which exists."""
+        return cls(TransactionQueue(path, NAMES_SCHEMA, identity, clock=clock), clock)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether queries wait for another machine."""
+        return self.transactions.is_remote
+
+    def get(self, space: str, name: str) -> Name:
+        """Look up a name. Raises NotFound, also for one that has expired."""
+        statement = f"SELECT {_COLUMNS} FROM names WHERE path = ? AND {_UNEXPIRED}"
+        for row in self.transactions.read(statement, _path(space, name)):
+            return Name(name, *row)
+        raise not_found()
+
+    def list(self, space: str, *, prefix: str = "", by_folder: bool = False, after: str = "", limit: int) -> Page:
+        """At most `limit` names that begin with `prefix` and sort after `after`, in the order of their bytes.
+
+        With `by_folder`, names that have a slash behind the prefix are one entry for each text up to that slash.
+        """
+        return _Listing(self.transactions, space, prefix, by_folder=by_folder).page(after, limit)
+
+    def list_spaces(self, after: str, limit: int) -> Sequence[str]:
+        """At most `limit` spaces that have names and sort after `after`, in their order."""
+        first = area_of(after)
+        # A zero is the character behind the slash.
+        statement = "SELECT area FROM areas WHERE area > ? AND area < ? AND objects > 0 ORDER BY area LIMIT ?"
+        rows = self.transactions.read(statement, first, f"{area_of('')[:-1]}0", limit)
+        return [area.partition("/")[2] for (area,) in rows]
+
+    def count(self) -> int:
+        """The number of objects in all spaces that names lead to."""
+        ((number,),) = self.transactions.read("SELECT coalesce(sum(objects), 0) FROM areas WHERE area LIKE 'names/%'")
+        return int(number)
+
+    def secure(self, space: str, oid: str) -> Future[int]:
+        """Return the number of the last collection, once the object is not being removed, nor about to be.
+
+        The future raises StoreUnavailable if a removal takes too long.
+        """
+        secured: Future[int] = Future()
+        statement = """SELECT number, names FROM collections
+            LEFT JOIN stored ON area = ? AND key = ?"""
+        ((number, names),) = self.transactions.read(statement, area_of(space), oid)
+        if names is None or names > 0 or names == REMOVED:
+            secured.set_result(number)
+        else:
+            self._renew(_Waiting(area_of(space), oid, secured, self._clock.now() + _REMOVAL_TIMEOUT))
+        return secured
+
+    def put(
+        self, space: str, name: str, link: Link, *, number: int, condition: Condition = unconditional
+    ) -> Future[PutResult]:
+        """Let a name lead to an object that was stored since `secure` has returned `number`.
+
+        The future raises what the condition raises; the object is then collected unless other names lead to it. It
+        raises StoreUnavailable if the object may have been removed.
+        """
+        result: Future[Any] = self.transactions.write(
+            functools.partial(_put, space, name, link, number=number, condition=condition)
+        )
+        return result
+
+    def remove(self, space: str, name: str, condition: Condition = unconditional) -> Future[None]:
+        """Remove a name. The future raises NotFound, and what the condition raises."""
+        return self.transactions.write(functools.partial(_remove, space, name, condition))
+
+    def retry(self) -> None:
+        """Let uploads go on that wait for a removal which has ended. The janitor calls it."""
+        for _ in range(len(self._waiting)):
+            each = self._waiting.popleft()
+            if self._clock.now() < each.deadline:
+                self._renew(each)
+            else:
+                each.secured.set_exception(_unavailable())
+
+    def probe(self) -> None:
+        """Check that the database can be written. Raises an Error or OSError."""
+        self.transactions.probe()
+
+    def close(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().secured.set_exception(_unavailable())
+        self.transactions.close()
+
+    def _renew(self, waiting: _Waiting) -> None:
+        """Begin the time anew after which an object without a name is condemned."""
+        try:
+            renewed = self.transactions.write(functools.partial(_renew, waiting.area, waiting.oid))
+        except Error as error:
+            waiting.secured.set_exception(error)
+            return
+        renewed.add_done_callback(functools.partial(self._on_renewed, waiting))
+
+    def _on_renewed(self, waiting: _Waiting, renewed: Future[int | None]) -> None:
+        error = renewed.exception()
+        if error is not None:
+            waiting.secured.set_exception(error)
+            return
+        number = renewed.result()
+        if number is None:
+            self._waiting.append(waiting)
+        else:
+            waiting.secured.set_result(number)
+
+
+class _Waiting(NamedTuple):
+    """An upload that waits for the removal of the same object, until `deadline` on the monotonic clock."""
+
+    area: str
+    oid: str
+    secured: Future[int]
+    deadline: float
+
+
+class _Listing:
+    """The entries of a listing, which are names, and texts that end with a slash. One thread uses it."""
+
+    def __init__(self, transactions: Transactions, space: str, prefix: str, *, by_folder: bool) -> None:
+        self._transactions = transactions
+        self._space = _path(space, "")
+        self._prefix = self._space + prefix.encode()
+        self._by_folder = by_folder
+
+    def page(self, after: str, limit: int) -> Page:
+        """One entry more is read than the page has, to know whether another page follows."""
+        names: list[Name] = []
+        prefixes: list[str] = []
+        last: bytes | None = None
+        start = self._start(self._space + after.encode())
+        # A folder may have any number of names, which need not be read: few rows are read until names prove to follow
+        # each other, and behind a folder the next query begins.
+        size = _FIRST_ROWS if self._by_folder else limit + 1
+        while True:
+            rows = self._rows(start, size)
+            folder = None
+            for path, *columns in rows:
+                if folder is not None and path.startswith(folder):
+                    continue
+                folder = self._folder(path)
+                if len(names) + len(prefixes) == limit:
+                    return Page(names, prefixes, self._text(last or b""))
+                last = folder or path
+                if folder is None:
+                    names.append(Name(self._text(path), *columns))
+                else:
+                    prefixes.append(self._text(folder))
+            if len(rows) < size:
+                return Page(names, prefixes, None)
+            assert last is not None
+            start = self._start(last)
+            size = 2 if folder is not None else min(size * 2, limit + 1)
+
+    def _start(self, after: bytes) -> bytes:
+        """The path that the first entry after another one has at least."""
+        folder = self._folder(after) if after.startswith(self._prefix) else None
+        # No byte of UTF-8 is 0xFF.
+        return folder + b"\xff" if folder is not None else max(after + b"\0", self._prefix)
+
+    def _rows(self, start: bytes, size: int) -> list[Any]:
+        statement = f"""SELECT path, {_COLUMNS} FROM names WHERE path >= ? AND path < ? AND {_UNEXPIRED}
+            ORDER BY path LIMIT ?"""
+        rows = self._transactions.read(statement, start, self._prefix + b"\xff", size)
+        return [(bytes(path), *columns) for path, *columns in rows]
+
+    def _folder(self, path: bytes) -> bytes | None:
+        end = path.find(b"/", len(self._prefix)) if self._by_folder else -1
+        return None if end < 0 else path[: end + 1]
+
+    def _text(self, path: bytes) -> str:
+        return path[len(self._space) :].decode()
+
+
+def _put(
+    space: str, name: str, link: Link, transaction: Transaction, *, number: int, condition: Condition
+) -> PutResult | Error:
+    transaction.serialize("names")
+    path, area = _path(space, name), area_of(space)
+    _require_kept(transaction, area, link.oid, number)
+    ((now, judged),) = transaction.execute(f"SELECT epoch_second(), {JUDGED_TIME}")
+    former = _find(transaction, path, name)
+    current = former if former is not None and (former.expires is None or former.expires > judged) else None
+    try:
+        condition(current)
+    except Error as error:
+        _keep_unnamed(transaction, area, link)
+        # If it were raised, that would not be written.
+        return error
+    expires = None if link.ttl is None else now + link.ttl
+    transaction.execute(
+        f"""INSERT INTO names (path, space, {_COLUMNS}, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (path) DO UPDATE SET oid = excluded.oid, size = excluded.size, type = excluded.type,
+            fields = excluded.fields, modified = excluded.modified, expires = excluded.expires,
+            used = excluded.used""",
+        (path, space, link.oid, link.size, link.type, link.fields, now, expires, now),
+    )
+    if former is None or former.oid != link.oid:
+        add_name(transaction, area, link)
+        if former is not None:
+            remove_name(transaction, area, former.oid)
+    transaction.execute("UPDATE areas SET last_upload = ? WHERE area = ?", (now, area))
+    stored = Name(name, link.oid, link.size, link.type, link.fields, now, expires)
+    return PutResult(stored, current is None)
+
+
+def _remove(space: str, name: str, condition: Condition, transaction: Transaction) -> None:
+    transaction.serialize("names")
+    path = _path(space, name)
+    current = _find(transaction, path, name, f" AND {_UNEXPIRED}")
+    condition(current)
+    if current is None:
+        raise not_found()
+    transaction.execute("DELETE FROM names WHERE path = ?", (path,))
+    remove_name(transaction, area_of(space), current.oid)
+
+
+def _renew(area: str, oid: str, transaction: Transaction) -> int | None:
+    """Return the number of the last collection, None if the object is being removed."""
+    transaction.serialize("names")
+    transaction.execute("UPDATE stored SET since = epoch() WHERE area = ? AND key = ? AND names = 0", (area, oid))
+    names, _, number, _ = _state(transaction, area, oid)
+    return None if names == CONDEMNED else number
+
+
+def _require_kept(transaction: Transaction, area: str, oid: str, number: int) -> None:
+    """Raise StoreUnavailable if an object was condemned or removed since the collection `number`."""
+    names, condemned, _, forgotten = _state(transaction, area, oid)
+    # Without a row, it may have had one that was deleted since.
+    is_kept = forgotten <= number if names is None else names != CONDEMNED and condemned <= number
+    if not is_kept:
+        raise _unavailable()
+
+
+def _state(transaction: Transaction, area: str, oid: str) -> Any:
+    """The columns `names` and `condemned` of an object, None without a row, and those of `collections`."""
+    statement = """SELECT names, condemned, number, forgotten FROM collections
+        LEFT JOIN stored ON area = ? AND key = ?"""
+    return transaction.execute(statement, (area, oid)).fetchone()
+
+
+def _find(transaction: Transaction, path: bytes, name: str, condition: str = "") -> Name | None:
+    row = transaction.execute(f"SELECT {_COLUMNS} FROM names WHERE path = ?{condition}", (path,)).fetchone()
+    return None if row is None else Name(name, *row)
+
+
+def add_name(transaction: Transaction, area: str, link: Link) -> None:
+    """Count one name more that leads to an object, and the object in the sums of its area if that is the first."""
+    found = transaction.execute("SELECT names FROM stored WHERE area = ? AND key = ?", (area, link.oid)).fetchone()
+    if found is not None and found[0] > 0:
+        statement = "UPDATE stored SET names = names + 1 WHERE area = ? AND key = ?"
+        transaction.execute(statement, (area, link.oid))
+        return
+    transaction.execute(
+        """INSERT INTO stored (area, key, size, at, names) VALUES (?, ?, ?, epoch_second(), 1)
+            ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, names = 1, since = NULL""",
+        (area, link.oid, link.size),
+    )
+    transaction.execute(
+        """INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, ?, 1, epoch_second(), 1)
+            ON CONFLICT (area) DO UPDATE SET bytes = areas.bytes + excluded.bytes, objects = areas.objects + 1""",
+        (area, link.size),
+    )
+
+
+def remove_name(transaction: Transaction, area: str, oid: str) -> None:
+    """Count one name less. Without any, the object leaves the sums of its area, and is collected later."""
+    transaction.execute(
+        """UPDATE stored SET names = names - 1, since = CASE WHEN names = 1 THEN epoch() END
+            WHERE area = ? AND key = ? AND names > 0""",
+        (area, oid),
+    )
+    statement = "SELECT size FROM stored WHERE area = ? AND key = ? AND names = 0"
+    for (size,) in transaction.execute(statement, (area, oid)).fetchall():
+        transaction.execute(
+            "UPDATE areas SET bytes = bytes - ?, objects = objects - 1 WHERE area = ?",
+            (size, area),
+        )
+
+
+def _keep_unnamed(transaction: Transaction, area: str, link: Link) -> None:
+    """Have an object collected that was stored in vain."""
+    transaction.execute(
+        """INSERT INTO stored (area, key, size, at, names, since) VALUES (?, ?, ?, epoch_second(), 0, epoch())
+            ON CONFLICT (area, key) DO UPDATE SET names = 0, since = excluded.since WHERE stored.names < 0""",
+        (area, link.oid, link.size),
+    )
+
+
+def not_found() -> NotFound:
+    return NotFound("There is no such name.")
+
+
+def _unavailable() -> StoreUnavailable:
+    return StoreUnavailable("These bytes are being removed; upload them again.")
+
+
+def _path(space: str, name: str) -> bytes:
+    return f"{space}/{name}".encode()
