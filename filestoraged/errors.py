@@ -387,6 +387,18 @@ class StorageFull(Error):
     status = 507
 
 
+class QuotaExceeded(Error):
+    """The operator's quota of an area has no room for an upload. All numbers are bytes."""
+
+    status = 507
+
+    def __init__(self, area: str, quota: int, *, stored: int, added: int) -> None:
+        super().__init__(
+            f"The quota of {area} is {quota} bytes, of which {stored} are used: there is no room for {added} more."
+        )
+        self.quota = quota
+
+
 class StoreFailed(Error):
     """The store cannot be read or written for a reason outside of this program: EIO, EACCES, a damaged database."""
 

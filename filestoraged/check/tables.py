@@ -17,7 +17,7 @@ from filestoraged.check.rows import DROPS, SEGMENTS, RegistryKind, RegistryUnrea
 from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import Error
-from filestoraged.store import drop_tables, locks
+from filestoraged.store import area_tables, drop_tables, locks
 from filestoraged.store.postgresql.connection import Connector, ReadSessions, translate
 from filestoraged.store.postgresql.schema import KEY_CHECKS, require_schema
 from filestoraged.store.postgresql.url import DatabaseAddress
@@ -31,7 +31,13 @@ _PAGE = 500
 _CORRUPT = "XX"
 
 
-_CHECKS = (*KEY_CHECKS, drop_tables.POSTGRESQL_CHECK, locks.POSTGRESQL_CHECK, registry.POSTGRESQL_CHECK)
+_CHECKS = (
+    *KEY_CHECKS,
+    drop_tables.POSTGRESQL_CHECK,
+    locks.POSTGRESQL_CHECK,
+    registry.POSTGRESQL_CHECK,
+    area_tables.POSTGRESQL_CHECK,
+)
 
 
 class PostgresCheck:

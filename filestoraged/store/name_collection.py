@@ -28,11 +28,12 @@ from typing import Any, NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import ListingUnsupported, NotFound
+from filestoraged.store.areas import remove_name
 from filestoraged.store.cleanup_lock import CleanupLock
 from filestoraged.store.contract import Store
 from filestoraged.store.janitors import Janitor
 from filestoraged.store.name_tables import CONDEMNED, REMOVED, area_of
-from filestoraged.store.names import Names, remove_name
+from filestoraged.store.names import Names
 from filestoraged.store.transactions import Transaction
 from filestoraged.store.wall_clock import WallClock
 

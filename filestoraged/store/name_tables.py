@@ -3,14 +3,14 @@
 | table | one row for each |
 |---|---|
 | `names` | name of a space; one that has expired stays until the janitor removes it |
-| `stored` | object of an area, with the number of names that lead to it |
-| `areas` | area: the sums of its objects that names lead to |
+| `stored`, `areas` | object of an area, and area; see `area_tables` |
 | `collections` | one row: numbers what the collection of objects does; see `name_collection` |
 """
 
 from __future__ import annotations
 
 from filestoraged.store import layout, wall_clock
+from filestoraged.store.area_tables import POSTGRESQL_AREAS, SQLITE_AREAS
 from filestoraged.store.rows import Row, RowCheck, RowGroup, Table
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
@@ -29,8 +29,6 @@ _COLLECTIONS = (
 _INDEXES = (
     "CREATE INDEX IF NOT EXISTS names_by_expiry ON names (expires) WHERE expires IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS names_by_use ON names (space, used)",
-    "CREATE INDEX IF NOT EXISTS stored_by_time ON stored (area, at)",
-    "CREATE INDEX IF NOT EXISTS stored_unnamed ON stored (names, since) WHERE names < 1",
 )
 
 NAMES_SCHEMA = Schema(
@@ -42,14 +40,7 @@ NAMES_SCHEMA = Schema(
         """CREATE TABLE IF NOT EXISTS names (
             path BLOB PRIMARY KEY, space TEXT NOT NULL, oid TEXT NOT NULL, size BIGINT NOT NULL, type TEXT NOT NULL,
             fields TEXT NOT NULL, modified BIGINT NOT NULL, expires BIGINT, used BIGINT NOT NULL) WITHOUT ROWID""",
-        # `since` is when the last name left, or when the row became CONDEMNED or REMOVED, in seconds since 1970.
-        # `condemned` is the number of the collection that last did either.
-        """CREATE TABLE IF NOT EXISTS stored (
-            area TEXT NOT NULL, key TEXT NOT NULL, size BIGINT NOT NULL, at BIGINT NOT NULL, names BIGINT NOT NULL,
-            since REAL, condemned BIGINT NOT NULL DEFAULT 0, PRIMARY KEY (area, key)) WITHOUT ROWID""",
-        """CREATE TABLE IF NOT EXISTS areas (
-            area TEXT PRIMARY KEY, bytes BIGINT NOT NULL, objects BIGINT NOT NULL, last_upload BIGINT NOT NULL,
-            complete INTEGER NOT NULL) WITHOUT ROWID""",
+        *SQLITE_AREAS,
         *_COLLECTIONS,
         *_INDEXES,
         *wall_clock.clock_tables("NULL"),
@@ -60,12 +51,7 @@ POSTGRESQL_NAMES = (
     """CREATE TABLE names (
         path bytea PRIMARY KEY, space text COLLATE "C" NOT NULL, oid text NOT NULL, size bigint NOT NULL,
         type text NOT NULL, fields text NOT NULL, modified bigint NOT NULL, expires bigint, used bigint NOT NULL)""",
-    """CREATE TABLE stored (
-        area text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, size bigint NOT NULL, at bigint NOT NULL,
-        names bigint NOT NULL, since float8, condemned bigint NOT NULL DEFAULT 0, PRIMARY KEY (area, key))""",
-    """CREATE TABLE areas (
-        area text COLLATE "C" PRIMARY KEY, bytes bigint NOT NULL, objects bigint NOT NULL, last_upload bigint NOT NULL,
-        complete integer NOT NULL)""",
+    *POSTGRESQL_AREAS,
     *_COLLECTIONS,
     *_INDEXES,
 )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, NotFound, StoreUnavailable
 from filestoraged.future import Future
+from filestoraged.store.areas import add_name, remove_name
 from filestoraged.store.name_tables import CONDEMNED, NAMES_SCHEMA, REMOVED, area_of
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -291,7 +292,7 @@ def _put(
         (path, space, link.oid, link.size, link.type, link.fields, now, expires, now),
     )
     if former is None or former.oid != link.oid:
-        add_name(transaction, area, link)
+        add_name(transaction, area, link.oid, link.size)
         if former is not None:
             remove_name(transaction, area, former.oid)
     transaction.execute("UPDATE areas SET last_upload = ? WHERE area = ?", (now, area))
@@ -337,40 +338,6 @@ def _state(transaction: Transaction, area: str, oid: str) -> Any:
 def _find(transaction: Transaction, path: bytes, name: str, condition: str = "") -> Name | None:
     row = transaction.execute(f"SELECT {_COLUMNS} FROM names WHERE path = ?{condition}", (path,)).fetchone()
     return None if row is None else Name(name, *row)
-
-
-def add_name(transaction: Transaction, area: str, link: Link) -> None:
-    """Count one name more that leads to an object, and the object in the sums of its area if that is the first."""
-    found = transaction.execute("SELECT names FROM stored WHERE area = ? AND key = ?", (area, link.oid)).fetchone()
-    if found is not None and found[0] > 0:
-        statement = "UPDATE stored SET names = names + 1 WHERE area = ? AND key = ?"
-        transaction.execute(statement, (area, link.oid))
-        return
-    transaction.execute(
-        """INSERT INTO stored (area, key, size, at, names) VALUES (?, ?, ?, epoch_second(), 1)
-            ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, names = 1, since = NULL""",
-        (area, link.oid, link.size),
-    )
-    transaction.execute(
-        """INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, ?, 1, epoch_second(), 1)
-            ON CONFLICT (area) DO UPDATE SET bytes = areas.bytes + excluded.bytes, objects = areas.objects + 1""",
-        (area, link.size),
-    )
-
-
-def remove_name(transaction: Transaction, area: str, oid: str) -> None:
-    """Count one name less. Without any, the object leaves the sums of its area, and is collected later."""
-    transaction.execute(
-        """UPDATE stored SET names = names - 1, since = CASE WHEN names = 1 THEN epoch() END
-            WHERE area = ? AND key = ? AND names > 0""",
-        (area, oid),
-    )
-    statement = "SELECT size FROM stored WHERE area = ? AND key = ? AND names = 0"
-    for (size,) in transaction.execute(statement, (area, oid)).fetchall():
-        transaction.execute(
-            "UPDATE areas SET bytes = bytes - ?, objects = objects - 1 WHERE area = ?",
-            (size, area),
-        )
 
 
 def _keep_unnamed(transaction: Transaction, area: str, link: Link) -> None:

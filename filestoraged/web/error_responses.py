@@ -11,6 +11,7 @@ from filestoraged.errors import (
     CorruptObject,
     Error,
     InternalError,
+    QuotaExceeded,
     StorageFull,
     StoreDetached,
     StoreFailed,
@@ -37,7 +38,7 @@ def meaning(error: Exception) -> Error:
         log.error("answering 500: %s", _in_one_line(error), exc_info=error)
     elif known.status == 500:
         log.error("answering 500: %s", _in_one_line(error))
-    elif known.status in (503, 507) and not isinstance(known, StoreDetached):
+    elif known.status in (503, 507) and not isinstance(known, (QuotaExceeded, StoreDetached)):
         log.warning("answering %d: %s", known.status, _in_one_line(error))
     return known
 

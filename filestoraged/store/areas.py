@@ -1,0 +1,164 @@
+"""What is stored in each area, and how much: functions that run within a transaction and keep the sums right.
+
+An object of a space of names counts while a name leads to it. All other objects count from before their bytes are
+visible until after they were removed, so that what is stored never exceeds what is counted:
+
+| step | of an upload | of a removal |
+|---|---|---|
+| 1 | `reserve`: the row, with `since`, unless that exceeds the quota | `begin_removal`: `since` |
+| 2 | the object becomes visible | the object is removed |
+| 3 | nothing | `end_removal`: deletes the row, unless another step 1 came between |
+
+A crash, or an upload that fails, leaves a row with `since`. The janitor looks for the object of each such row, after a
+time, and confirms the row or deletes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from filestoraged.errors import QuotaExceeded, StoreUnavailable
+from filestoraged.store.transactions import Transaction
+
+# All transactions that change sums wait for each other, also those of names: with a lock for each area, two
+# transactions that several jobs share could wait for each other.
+_LOCK = "names"
+
+
+def serialize(transaction: Transaction) -> None:
+    """Wait for other transactions that change sums. Call it before what is read to decide about a change."""
+    transaction.serialize(_LOCK)
+
+
+# Names. The caller has called `serialize`.
+
+
+def require_room(
+    transaction: Transaction, area: str, quota: int, *, key: str, size: int, replaced: str | None = None
+) -> None:
+    """Raise QuotaExceeded if one name more for an object is too much, where the object `replaced` loses a name."""
+    if _names(transaction, area, key) > 0:
+        return
+    freed = 0
+    if replaced is not None:
+        statement = "SELECT size FROM stored WHERE area = ? AND key = ? AND names = 1"
+        freed = sum(found for (found,) in transaction.execute(statement, (area, replaced)).fetchall())
+    _judge(area, quota, stored=_sum(transaction, area), added=size - freed)
+
+
+def add_name(transaction: Transaction, area: str, key: str, size: int) -> None:
+    """Count one name more that leads to an object, and the object in the sums of its area if that is the first."""
+    if _names(transaction, area, key) > 0:
+        transaction.execute("UPDATE stored SET names = names + 1 WHERE area = ? AND key = ?", (area, key))
+        return
+    transaction.execute(
+        """INSERT INTO stored (area, key, size, at, names) VALUES (?, ?, ?, epoch_second(), 1)
+            ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, names = 1, since = NULL""",
+        (area, key, size),
+    )
+    transaction.execute(
+        """INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, ?, 1, epoch_second(), 1)
+            ON CONFLICT (area) DO UPDATE SET bytes = areas.bytes + excluded.bytes, objects = areas.objects + 1""",
+        (area, size),
+    )
+
+
+def remove_name(transaction: Transaction, area: str, key: str) -> None:
+    """Count one name less. Without any, the object leaves the sums of its area, and is collected later."""
+    row = transaction.execute("SELECT size, names FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
+    if row is None or row[1] < 1:
+        return
+    transaction.execute(
+        """UPDATE stored SET names = names - 1, since = CASE WHEN names = 1 THEN epoch() END
+            WHERE area = ? AND key = ?""",
+        (area, key),
+    )
+    if row[1] == 1:
+        _add(transaction, area, -row[0], -1)
+
+
+# Objects without names.
+
+
+def reserve(transaction: Transaction, area: str, key: str, size: int, quota: int | None) -> int:
+    """Count an object that is about to be stored. Returns the version of its row. Without `quota`, there is none.
+
+    Raises QuotaExceeded, and StoreUnavailable where the size of the area is not known yet.
+    """
+    serialize(transaction)
+    row = transaction.execute("SELECT size, version FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
+    # One that is damaged is replaced by one of another size.
+    added = size if row is None else size - row[0]
+    if quota is not None and added > 0:
+        _judge(area, quota, stored=_complete_sum(transaction, area), added=added)
+    transaction.execute(
+        """INSERT INTO stored (area, key, size, at, names, since) VALUES (?, ?, ?, epoch_second(), 1, epoch())
+            ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, since = excluded.since,
+            version = stored.version + 1""",
+        (area, key, size),
+    )
+    if not _add(transaction, area, added, 1 if row is None else 0):
+        # Not complete: the janitor enters the objects that are there.
+        statement = "INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, ?, 1, 0, 0)"
+        transaction.execute(statement, (area, size))
+    transaction.execute("UPDATE areas SET last_upload = epoch_second() WHERE area = ?", (area,))
+    return 0 if row is None else int(row[1]) + 1
+
+
+def begin_removal(transaction: Transaction, area: str, key: str) -> int | None:
+    """Called before an object is removed. Returns the version of its row, None without a row."""
+    serialize(transaction)
+    statement = "UPDATE stored SET since = epoch(), version = version + 1 WHERE area = ? AND key = ?"
+    transaction.execute(statement, (area, key))
+    row = transaction.execute("SELECT version FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def end_removal(transaction: Transaction, area: str, key: str, version: int) -> bool:
+    """Delete the row of an object that is not there. Returns False where an upload or a removal has begun since."""
+    serialize(transaction)
+    row = transaction.execute("SELECT size, version FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
+    if row is None or row[1] != version:
+        return False
+    transaction.execute("DELETE FROM stored WHERE area = ? AND key = ?", (area, key))
+    _add(transaction, area, -row[0], -1)
+    return True
+
+
+def confirm(transaction: Transaction, area: str, key: str, version: int) -> None:
+    """The object of a row is there, as of a time at which the row had that version."""
+    transaction.execute(
+        "UPDATE stored SET since = NULL WHERE area = ? AND key = ? AND version = ?", (area, key, version)
+    )
+
+
+def _names(transaction: Transaction, area: str, key: str) -> int:
+    row = transaction.execute("SELECT names FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _sum(transaction: Transaction, area: str) -> int:
+    row = transaction.execute("SELECT bytes FROM areas WHERE area = ?", (area,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _complete_sum(transaction: Transaction, area: str) -> int:
+    row: Any = transaction.execute("SELECT bytes, complete FROM areas WHERE area = ?", (area,)).fetchone()
+    if row is None or not row[1]:
+        raise not_counted(area)
+    return int(row[0])
+
+
+def not_counted(area: str) -> StoreUnavailable:
+    return StoreUnavailable(f"What {area} has stored is still being counted; retry later.")
+
+
+def _judge(area: str, quota: int, *, stored: int, added: int) -> None:
+    if added > 0 and stored + added > quota:
+        raise QuotaExceeded(area, quota, stored=stored, added=added)
+
+
+def _add(transaction: Transaction, area: str, size: int, objects: int) -> bool:
+    """Returns False if the area has no row."""
+    statement = "UPDATE areas SET bytes = bytes + ?, objects = objects + ? WHERE area = ?"
+    return transaction.execute(statement, (size, objects, area)).rowcount > 0

@@ -1,0 +1,148 @@
+"""What the accounts of areas promise in every database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from filestoraged.errors import QuotaExceeded, StoreUnavailable
+from filestoraged.store import areas
+from filestoraged.store.transactions import Transaction, Transactions
+from tests.support import TempCase, in_threads
+
+
+class AreasContract(TempCase):
+    """A subclass sets `transactions`, and opens the database again."""
+
+    transactions: Transactions
+
+    def open(self) -> Transactions:
+        raise NotImplementedError
+
+    def write(self, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+        return self.transactions.write(lambda transaction: function(transaction, *values, **named)).result()
+
+    def sums(self, area: str) -> tuple[int, int]:
+        """Bytes and objects, which are those of the rows."""
+        ((size, objects),) = self.transactions.read("SELECT bytes, objects FROM areas WHERE area = ?", area)
+        rows = self.transactions.read(
+            "SELECT coalesce(sum(size), 0), count(*) FROM stored WHERE area = ? AND names > 0", area
+        )
+        self.assertEqual([(size, objects)], [tuple(row) for row in rows])
+        return int(size), int(objects)
+
+    def complete(self, area: str) -> None:
+        def insert(transaction: Transaction) -> None:
+            transaction.execute("INSERT INTO areas VALUES (?, 0, 0, 0, 1)", (area,))
+
+        self.transactions.write(insert).result()
+
+    def test_object_counts_while_a_name_leads_to_it(self) -> None:
+        self.write(areas.add_name, "names/pets", "a", 5)
+        self.write(areas.add_name, "names/pets", "a", 5)
+        self.write(areas.add_name, "names/pets", "b", 7)
+        self.assertEqual((12, 2), self.sums("names/pets"))
+
+        self.write(areas.remove_name, "names/pets", "a")
+        self.assertEqual((12, 2), self.sums("names/pets"))
+
+        self.write(areas.remove_name, "names/pets", "a")
+        self.assertEqual((7, 1), self.sums("names/pets"))
+
+        self.write(areas.remove_name, "names/pets", "a")
+        self.assertEqual((7, 1), self.sums("names/pets"))
+
+        self.write(areas.add_name, "names/pets", "a", 5)
+        self.assertEqual((12, 2), self.sums("names/pets"))
+
+    def test_new_name_that_exceeds_the_quota_is_refused_unless_it_replaces_enough(self) -> None:
+        self.write(areas.add_name, "names/pets", "a", 5)
+        self.write(areas.add_name, "names/pets", "b", 3)
+        self.write(areas.add_name, "names/pets", "b", 3)
+
+        self.write(areas.require_room, "names/pets", 10, key="c", size=2)
+        self.write(areas.require_room, "names/pets", 10, key="a", size=5)
+        self.write(areas.require_room, "names/pets", 10, key="c", size=7, replaced="a")
+        with self.assertRaisesRegex(QuotaExceeded, "The quota of names/pets is 10 bytes, of which 8 are used"):
+            self.write(areas.require_room, "names/pets", 10, key="c", size=3)
+        # Another name leads to b.
+        self.assertRaises(
+            QuotaExceeded, self.write, areas.require_room, "names/pets", 10, key="c", size=3, replaced="b"
+        )
+
+    def test_area_above_its_quota_takes_what_makes_it_smaller(self) -> None:
+        self.write(areas.add_name, "names/pets", "a", 50)
+
+        self.write(areas.require_room, "names/pets", 10, key="b", size=20, replaced="a")
+        self.assertRaises(QuotaExceeded, self.write, areas.require_room, "names/pets", 10, key="b", size=1)
+
+    def test_reservation_counts_an_object_once(self) -> None:
+        self.complete("files")
+
+        versions = [self.write(areas.reserve, "files", "a", 5, 10) for _ in range(3)]
+
+        self.assertEqual([0, 1, 2], versions)
+        self.assertEqual((5, 1), self.sums("files"))
+
+    def test_reservation_of_a_damaged_object_counts_the_size_that_it_gets(self) -> None:
+        self.complete("files")
+        self.write(areas.reserve, "files", "a", 3, 10)
+
+        self.write(areas.reserve, "files", "a", 9, 10)
+
+        self.assertEqual((9, 1), self.sums("files"))
+
+    def test_reservation_above_the_quota_changes_nothing(self) -> None:
+        self.complete("files")
+        self.write(areas.reserve, "files", "a", 5, 10)
+
+        with self.assertRaises(QuotaExceeded) as caught:
+            self.write(areas.reserve, "files", "b", 6, 10)
+
+        self.assertEqual(507, caught.exception.status)
+        self.assertEqual((5, 1), self.sums("files"))
+
+    def test_area_that_was_not_counted_refuses_uploads_only_where_there_is_a_quota(self) -> None:
+        self.assertRaises(StoreUnavailable, self.write, areas.reserve, "files", "a", 5, 10)
+
+        self.write(areas.reserve, "files", "a", 5, None)
+
+        self.assertEqual((5, 1), self.sums("files"))
+        self.assertRaises(StoreUnavailable, self.write, areas.reserve, "files", "b", 5, 10)
+
+    def test_simultaneous_reservations_fill_the_quota_and_exceed_it_never(self) -> None:
+        self.complete("files")
+        processes = [self.transactions, self.open()]
+
+        def reserve(number: int) -> bool:
+            job = processes[number % 2].write(lambda each: areas.reserve(each, "files", f"{number}", 3, 20))
+            try:
+                job.result()
+            except QuotaExceeded:
+                return False
+            return True
+
+        self.assertEqual(6, sum(in_threads(24, reserve)))
+        self.assertEqual((18, 6), self.sums("files"))
+
+    def test_removed_object_does_not_count(self) -> None:
+        self.complete("files")
+        self.write(areas.reserve, "files", "a", 5, 10)
+
+        version = self.write(areas.begin_removal, "files", "a")
+        self.assertEqual((5, 1), self.sums("files"))
+
+        self.assertTrue(self.write(areas.end_removal, "files", "a", version))
+        self.assertEqual((0, 0), self.sums("files"))
+        self.assertIsNone(self.write(areas.begin_removal, "files", "a"))
+        self.assertFalse(self.write(areas.end_removal, "files", "a", version))
+
+    def test_object_that_is_uploaded_while_it_is_removed_counts(self) -> None:
+        self.complete("files")
+        self.write(areas.reserve, "files", "a", 5, 10)
+        version = self.write(areas.begin_removal, "files", "a")
+
+        self.write(areas.reserve, "files", "a", 5, 10)
+
+        self.assertFalse(self.write(areas.end_removal, "files", "a", version))
+        self.assertEqual((5, 1), self.sums("files"))
