@@ -1,4 +1,4 @@
-"""Marks of tests: those that need the machine for themselves, and those of the long tier."""
+"""Marks of tests: those that need the machine for themselves, or a disk, and those of the long tier."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 _ALONE = "runs_alone"
+_ON_DISK = "runs_on_disk"
 _LONG = "is_of_the_long_tier"
 
 Marked = TypeVar("Marked", bound=Callable[..., object])
@@ -15,6 +16,12 @@ Marked = TypeVar("Marked", bound=Callable[..., object])
 def alone(test: Marked) -> Marked:
     """Mark a test, or a class with its subclasses, that measures CPU time or memory: it runs last, beside no other."""
     setattr(test, _ALONE, True)
+    return test
+
+
+def on_disk(test: Marked) -> Marked:
+    """Mark a test, or a class with its subclasses, of what a file system in memory does otherwise than a disk."""
+    setattr(test, _ON_DISK, True)
     return test
 
 
@@ -35,6 +42,10 @@ def long(reason: str) -> Callable[[Marked], Marked]:
 
 def is_alone(test: unittest.TestCase) -> bool:
     return _is_marked(test, _ALONE)
+
+
+def is_on_disk(test: unittest.TestCase) -> bool:
+    return _is_marked(test, _ON_DISK)
 
 
 def is_long(test: unittest.TestCase) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.runner.marks import is_on_disk
 from tests.runner.process import run_unit
 from tests.runner.progress import Problem, Progress
 from tests.runner.shared import end_shared, share_servers
@@ -31,6 +32,9 @@ _GRACE = 5.0
 _REFRESH = 0.25
 # Characters of a process's output that are printed at most.
 _MAX_OUTPUT = 20_000
+# A file system in memory, and the bytes that must be free there.
+_MEMORY = "/dev/shm"
+_NEEDED_MEMORY = 1 << 30
 
 
 class _Running:
@@ -100,6 +104,8 @@ class Scheduler:
         self._selector = selectors.DefaultSelector()
         self._directory = Path(tempfile.mkdtemp(prefix="tests-"))
         self._directory.chmod(0o711)
+        # Where the tests of this process alone write: nothing waits for a disk there, and a sync costs nothing.
+        self._memory = _directory_in_memory() if refuse_programs else None
         self._started = 0
 
     def run(self, units: Sequence[Unit]) -> None:
@@ -115,7 +121,8 @@ class Scheduler:
             for running in self._running.values():
                 running.reap()
             end_shared(self._directory / "shared")
-            shutil.rmtree(self._directory, ignore_errors=True)
+            for directory in filter(None, (self._directory, self._memory)):
+                shutil.rmtree(directory, ignore_errors=True)
 
     def _run_at_most(self, jobs: int, units: Sequence[Unit]) -> None:
         self._waiting.extend(units)
@@ -130,7 +137,9 @@ class Scheduler:
 
     def _start(self, unit: Unit) -> None:
         self._started += 1
-        directory = self._directory / str(self._started)
+        needs_disk = any(is_on_disk(test) for test in unit.tests)
+        parent = self._directory if needs_disk or self._memory is None else self._memory
+        directory = parent / str(self._started)
         directory.mkdir()
         # Daemons that run as another user pass through to what is theirs, as in /tmp.
         directory.chmod(0o711)
@@ -197,6 +206,14 @@ class Scheduler:
         elif now - running.last_event > self._limit:
             running.aborted = now
             running.signal(signal.SIGABRT)
+
+
+def _directory_in_memory() -> Path | None:
+    with contextlib.suppress(OSError):
+        room = os.statvfs(_MEMORY)
+        if room.f_bavail * room.f_frsize >= _NEEDED_MEMORY:
+            return Path(tempfile.mkdtemp(prefix="tests-", dir=_MEMORY))
+    return None
 
 
 def _describe(status: int) -> str:

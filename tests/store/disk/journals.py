@@ -10,6 +10,7 @@ from filestoraged.digest import Digest
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
+from tests.runner.marks import on_disk
 from tests.store.disk.systems import Disk
 from tests.support import PATIENCE, TempCase
 
@@ -17,6 +18,7 @@ from tests.support import PATIENCE, TempCase
 SMALL_SEGMENT = 256 * 1024
 
 
+@on_disk
 class JournalCase(TempCase):
     segment_size = SMALL_SEGMENT
 

@@ -11,12 +11,15 @@ from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.small_blobs import SmallBlob, SmallBlobCache
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
+from tests.runner.marks import on_disk
 from tests.store.contract import Gather
 from tests.support import TempCase
 
 TEA = b"tea"
 
 
+# A file system in memory does not support RWF_NOWAIT before Linux 6.13.
+@on_disk
 class SmallBlobCacheTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
