@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import filestoraged
+from tests.runner.marks import on_disk
 from tests.support import PATIENCE, read_answer
 from tests.web.simulation import SimulatedCase
 
@@ -65,6 +66,8 @@ class Trace:
             self.waits.release()
 
 
+# A file system in memory does not tell whether a file is in the page cache, so small objects are not cached.
+@on_disk
 class RequestPathTest(SimulatedCase):
     """One connection, kept alive, on which such a request was answered before."""
 
