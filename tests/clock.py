@@ -116,6 +116,18 @@ class PassingClock(VirtualClock):
         return event.is_set()
 
 
+class StoppedClock(VirtualClock):
+    """Keeps no thread waiting, and no time passes. `waits` are the seconds of each."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        super().__init__(now)
+        self.waits: list[float] = []
+
+    def wait(self, event: threading.Event, timeout: float | None = None, /) -> bool:
+        self.waits.append(math.inf if timeout is None else timeout)
+        return event.is_set()
+
+
 class HastyClock:
     """That of the machine, but pauses are short: for retries beside what has real deadlines."""
 

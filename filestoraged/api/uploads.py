@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -237,7 +236,8 @@ class _Pages:
         fields = _RESUMABLE + field_lines(("Upload-Offset", str(upload.received)))
         if upload.is_complete:
             return fields + self._targets.result_fields(request, upload)
-        return fields + field_lines(("Upload-Expires", format_date(int(max(upload.expires, time.time())))))
+        expires = max(upload.expires, self._uploads.clock.date())
+        return fields + field_lines(("Upload-Expires", format_date(int(expires))))
 
 
 def _check_fits(size: int | None, length: int | None) -> None:
@@ -301,11 +301,11 @@ def _open_storage(resources: Resources, registry: Registry) -> Storage:
     """Where unfinished uploads have their bytes: the directory, unless other machines share rows and segments."""
 
     def local(_: SqliteDatabases) -> Storage:
-        return LocalStorage(resources.disk, registry)
+        return LocalStorage(resources.disk, registry, resources.clock)
 
     def remote(database: PostgresDatabases) -> Storage:
         if resources.segments is None:
-            return LocalStorage(resources.disk, registry)
+            return LocalStorage(resources.disk, registry, resources.clock)
         from filestoraged.store.uploads.remote_storage import RemoteStorage
 
         # Closed with the registry.

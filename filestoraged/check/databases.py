@@ -42,7 +42,9 @@ class SqliteRegistry(RowRegistry):
         with self._lock:
             if not self._is_examined:
                 with contextlib.suppress(FileNotFoundError), self._failures():
-                    self._damage = integrity_failure(self.path, self._throttle) or query(self.path, self._foreign)
+                    self._damage = integrity_failure(self.path, self._throttle) or query(
+                        self.path, self._foreign, self._throttle.clock
+                    )
                 self._is_examined = True
             return self._damage
 
@@ -63,7 +65,7 @@ class SqliteRegistry(RowRegistry):
             return []
         try:
             with self._failures():
-                return query(self.path, rows)
+                return query(self.path, rows, self._throttle.clock)
         except FileNotFoundError:
             return []
 
@@ -100,7 +102,7 @@ def integrity_failure(path: str, throttle: Throttle) -> str | None:
         return " ".join(found.split())
 
     try:
-        found = query(path, examine)
+        found = query(path, examine, throttle.clock)
     except sqlite3.OperationalError as error:
         throttle.raise_if_stopped()
         if database.result_code(error) == sqlite3.SQLITE_IOERR:

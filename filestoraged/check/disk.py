@@ -96,8 +96,14 @@ def check_disk(
 
 
 class CheckedDisk(CheckedStore):
-    def __init__(self, root: str, throttle: Throttle, registries: Mapping[str, SqliteRegistry] = {}) -> None:
-        """`registries` are databases in the directory `root`, by their names, that others examine as well."""
+    def __init__(
+        self, root: str, throttle: Throttle, registries: Mapping[str, SqliteRegistry] = {}, *, page: int = _PAGE
+    ) -> None:
+        """`registries` are databases in the directory `root`, by their names, that others examine as well.
+
+        A repository is listed in pages of so many names.
+        """
+        self._page = page
         self._root = os.path.abspath(root)
         self._throttle = throttle
         self._registries = registries
@@ -197,10 +203,10 @@ class CheckedDisk(CheckedStore):
     def objects_of(self, repository: str) -> Iterator[Item]:
         path = f"{layout.REPOSITORIES}/{repository}"
         store = DiskStore(f"{self._root}/{path}")
-        page = store.list(limit=_PAGE)
+        page = store.list(limit=self._page)
         while page:
             yield from (Item(ItemKind.OID, f"{path}/{layout.object_path(name)}") for name in page if len(name) == 64)
-            page = store.list(page[-1], _PAGE)
+            page = store.list(page[-1], self._page)
 
     def items(self) -> Iterator[Item]:
         """All items. Raises OSError if the store itself cannot be listed."""

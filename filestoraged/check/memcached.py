@@ -10,7 +10,6 @@ import os
 import re
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -263,9 +262,9 @@ class Listing:
             self._connection.close()
 
     def _fill_from(self, server: PoolServer, throttle: Throttle) -> None:
-        deadline = time.monotonic() + _LISTING_TIMEOUT
+        deadline = throttle.clock.now() + _LISTING_TIMEOUT
         while not server.call(lambda client: client.list_items(self._add_item)):
-            if time.monotonic() > deadline:
+            if throttle.clock.now() > deadline:
                 cause = TimeoutError(f"memcached {server.name} lists its items for another client")
                 raise StoreUnavailable(node=server.name) from cause
             throttle.sleep(_LISTING_PAUSE)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -95,9 +94,10 @@ class Runner(Generic[_Task]):
                 yield received
 
     def _join(self) -> None:
-        deadline = time.monotonic() + _JOIN_TIMEOUT
+        clock = self._throttle.clock
+        deadline = clock.now() + _JOIN_TIMEOUT
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - clock.now()))
 
     def _run(self, function: Callable[[_Task], Iterable[Finding]]) -> None:
         reason: BaseException | None = None

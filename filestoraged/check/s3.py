@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
@@ -115,7 +114,7 @@ class CheckedS3(CheckedStore):
         raise error
 
     def examine(self, item: Item, *, repair: bool) -> Iterator[Finding]:
-        before = time.time() - self._forgotten_after
+        before = self._throttle.clock.date() - self._forgotten_after
         for upload in list_uploads(self.client):
             if upload.initiated < before:
                 yield self._forgotten(upload, repair)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
@@ -193,7 +192,7 @@ class ItemChecker:
         except OSError:
             # It cannot be looked up, which does not mean that it is missing.
             return True
-        return size in (None, status.size) and (not grace or status.modified < time.time() - grace)
+        return size in (None, status.size) and (not grace or status.modified < self._throttle.clock.date() - grace)
 
     def move_aside(self, finding: Finding) -> Finding | None:
         """Move the item of a finding to the quarantine. Returns the finding, without `repair` as it was."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import new_hash
 
 # A read is limited to what the rate allows in an eighth of a second, and to 4 KiB at least.
@@ -34,8 +34,10 @@ class CheckStopped(Exception):
 class Throttle:
     """Any thread calls it. The lock guards the time until which all reads are paid for."""
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
         """`limit` is in bytes per second, None for no limit."""
+        # Of all that the check waits for.
+        self.clock = clock
         self._limit = limit
         self._paid_until = 0.0
         self._lock = threading.Lock()
@@ -49,16 +51,16 @@ class Throttle:
         """Wait as long as the limit demands after a read of `size` bytes. Raises CheckStopped."""
         if self._limit is not None:
             with self._lock:
-                now = time.monotonic()
+                now = self.clock.now()
                 self._paid_until = max(self._paid_until, now - _MAX_LAG) + size / self._limit
                 wait = self._paid_until - now
             if wait > 0:
-                self._stopped.wait(wait)
+                self.clock.wait(self._stopped, wait)
         self.raise_if_stopped()
 
     def sleep(self, seconds: float) -> None:
         """Wait for `seconds`. Raises CheckStopped."""
-        self._stopped.wait(seconds)
+        self.clock.wait(self._stopped, seconds)
         self.raise_if_stopped()
 
     def raise_if_stopped(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import (
     BadRequest,
     ChecksumMismatch,
@@ -48,7 +48,7 @@ _GUESSING_PAUSE = 60
 _MAX_MESSAGE = 300
 
 
-def refusal(method: str, status: int, fields: Fields, body: bytes) -> Error:
+def refusal(method: str, status: int, fields: Fields, body: bytes, clock: Clock = SYSTEM_CLOCK) -> Error:
     """Return the error that a response of the status 300 or more is."""
     label, message = _parse(body)
     if label is None:
@@ -63,16 +63,16 @@ def refusal(method: str, status: int, fields: Fields, body: bytes) -> Error:
     make = _MADE.get(status)
     if make is None:
         return UnexpectedResponse(message if label is None else f"the server answered {status}: {message}")
-    return make(message, fields)
+    return make(message, fields, clock)
 
 
-def retry_after(fields: Fields) -> float | None:
+def retry_after(fields: Fields, clock: Clock) -> float | None:
     """Return the seconds that a response asks to wait; None if it does not say (RFC 9110, section 10.2.3)."""
     text = fields.get("retry-after", "")
     if _SECONDS.fullmatch(text):
         return float(text)
     date = parse_date(text)
-    return None if date is None else max(0.0, date - time.time())
+    return None if date is None else max(0.0, date - clock.date())
 
 
 def _parse(body: bytes) -> tuple[str | None, str]:
@@ -92,17 +92,17 @@ def _printable(message: str) -> str:
     return text + "..." if len(message) > _MAX_MESSAGE else text
 
 
-def _unauthorized(message: str, fields: Fields) -> Error:
+def _unauthorized(message: str, fields: Fields, _: Clock) -> Error:
     if 'realm="drop"' in fields.get("www-authenticate", ""):
         return Unauthorized(message)
     return TokenRequired(message)
 
 
-def _too_many(message: str, fields: Fields) -> Error:
+def _too_many(message: str, fields: Fields, clock: Clock) -> Error:
     """The daemon's own answer means a drop's password; others have limits of requests, which pass."""
     if "wrong passwords" in message:
-        return TooManyGuesses(int(retry_after(fields) or _GUESSING_PAUSE))
-    return _unavailable(message, fields)
+        return TooManyGuesses(int(retry_after(fields, clock) or _GUESSING_PAUSE))
+    return _unavailable(message, fields, clock)
 
 
 def _whole_size(fields: Fields) -> int:
@@ -111,31 +111,31 @@ def _whole_size(fields: Fields) -> int:
     return int(text) if _SIZE.fullmatch(text) else 0
 
 
-def _unavailable(message: str, fields: Fields) -> Unavailable:
+def _unavailable(message: str, fields: Fields, clock: Clock) -> Unavailable:
     error = Unavailable(message)
-    error.retry_after = retry_after(fields) or 0.0
+    error.retry_after = retry_after(fields, clock) or 0.0
     return error
 
 
-_MADE: dict[int, Callable[[str, Fields], Error]] = {
-    400: lambda message, _: BadRequest(message),
+_MADE: dict[int, Callable[[str, Fields, Clock], Error]] = {
+    400: lambda message, *_: BadRequest(message),
     401: _unauthorized,
-    403: lambda message, _: Forbidden(message),
-    404: lambda message, _: NotFound(message),
-    408: lambda message, _: RequestTimeout(message),
-    409: lambda message, _: Conflict(message),
-    410: lambda message, _: Gone(message),
-    412: lambda message, _: PreconditionFailed(message),
-    413: lambda message, _: TooLarge(None, message=message),
-    415: lambda message, _: UnsupportedMediaType(message),
-    416: lambda _, fields: RangeNotSatisfiable("", _whole_size(fields)),
-    423: lambda _, __: UploadLocked(),
+    403: lambda message, *_: Forbidden(message),
+    404: lambda message, *_: NotFound(message),
+    408: lambda message, *_: RequestTimeout(message),
+    409: lambda message, *_: Conflict(message),
+    410: lambda message, *_: Gone(message),
+    412: lambda message, *_: PreconditionFailed(message),
+    413: lambda message, *_: TooLarge(None, message=message),
+    415: lambda message, *_: UnsupportedMediaType(message),
+    416: lambda _, fields, __: RangeNotSatisfiable("", _whole_size(fields)),
+    423: lambda *_: UploadLocked(),
     429: _too_many,
-    460: lambda message, _: ChecksumMismatch(message),
-    500: lambda message, _: StoreFailed(message),
-    501: lambda message, _: ListingUnsupported(message),
+    460: lambda message, *_: ChecksumMismatch(message),
+    500: lambda message, *_: StoreFailed(message),
+    501: lambda message, *_: ListingUnsupported(message),
     502: _unavailable,
     503: _unavailable,
     504: _unavailable,
-    507: lambda message, _: StorageFull(message),
+    507: lambda message, *_: StorageFull(message),
 }

@@ -14,8 +14,9 @@ import json
 import os
 import re
 import stat
-import time
 from collections.abc import Sequence
+
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 
 # Seconds. A daemon keeps an upload for 24 hours after its last byte.
 _MAX_AGE = 2 * 24 * 3600
@@ -27,12 +28,13 @@ _PATH = re.compile(r"(?:/[A-Za-z0-9._~%\-]+)+")
 class UploadState:
     """The state of one upload. Leaving the with-block lets other processes have it; one process at a time does."""
 
-    def __init__(self, directory: str | None, key: Sequence[str | int]) -> None:
+    def __init__(self, directory: str | None, key: Sequence[str | int], clock: Clock = SYSTEM_CLOCK) -> None:
         """Without a `directory`, or where it cannot be used, nothing is kept."""
         self._descriptor: int | None = None
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
         self._file = None if directory is None else os.path.join(directory, name)
         self._directory = directory
+        self._clock = clock
 
     def __enter__(self) -> UploadState:
         if self._file is None or self._directory is None:
@@ -41,7 +43,7 @@ class UploadState:
         with contextlib.suppress(OSError):
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
             _require_own(self._directory)
-            _remove_old(self._directory)
+            _remove_old(self._directory, self._clock.date())
             self._descriptor = _lock(self._file)
         return self
 
@@ -103,8 +105,8 @@ def _lock(file: str) -> int | None:
     return None
 
 
-def _remove_old(directory: str) -> None:
-    oldest = time.time() - _MAX_AGE
+def _remove_old(directory: str, now: float) -> None:
+    oldest = now - _MAX_AGE
     with os.scandir(directory) as entries:
         for entry in entries:
             if _NAME.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < oldest:

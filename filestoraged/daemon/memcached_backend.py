@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from filestoraged.api.metrics import Gauge
-from filestoraged.clock import Clock
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore
 from filestoraged.daemon.fields import declare
 from filestoraged.daemon.values import parse_size
@@ -61,8 +61,8 @@ def _validate(options: MemcachedOptions) -> None:
         raise UsageError(f"--max-size {options.max_size} exceeds the {MAX_SIZE} bytes that --memcached accepts at most")
 
 
-def _open(options: MemcachedOptions, workers: int, _: DiskStore, threads: HashThreads, __: Clock) -> OpenStore:
-    store = _connect(options, memory=options.memory // workers, hash_threads=threads)
+def _open(options: MemcachedOptions, workers: int, _: DiskStore, threads: HashThreads, clock: Clock) -> OpenStore:
+    store = _connect(options, memory=options.memory // workers, hash_threads=threads, clock=clock)
     warnings = tuple(f"starting without {cause}; each request tries it again" for cause in store.unreachable_servers())
     return OpenStore(store, {"memcached": _gauge(store)}, warnings)
 
@@ -77,7 +77,11 @@ def _open_check(options: MemcachedOptions, *, throttle: Throttle, repair: bool, 
 
 
 def _connect(
-    options: MemcachedOptions, *, memory: int = _MEMORY, hash_threads: HashThreads | None = None
+    options: MemcachedOptions,
+    *,
+    memory: int = _MEMORY,
+    hash_threads: HashThreads | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> MemcachedStore:
     from filestoraged.store.memcached.manifest import MAX_SIZE
     from filestoraged.store.memcached.store import MemcachedStore
@@ -85,7 +89,12 @@ def _connect(
     max_size = MAX_SIZE if options.max_size is None else options.max_size
     try:
         return MemcachedStore(
-            options.memcached, algorithm=options.hash, max_size=max_size, memory=memory, hash_threads=hash_threads
+            options.memcached,
+            algorithm=options.hash,
+            max_size=max_size,
+            memory=memory,
+            hash_threads=hash_threads,
+            clock=clock,
         )
     except ImportError as error:
         # Where pymemcache is not installed; the message names it.

@@ -96,7 +96,7 @@ class Services:
         if self._has_data:
             self._warnings += self._databases.prepare()
         # Last of what needs closing: nothing is left open where the start fails.
-        self._usage = SharedCount()
+        self._usage = SharedCount(clock)
         self.resources = self._make_resources(self._opened)
         # By the interface's name; and those of operations by their paths.
         self._routers: dict[str, Router] = {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.path_identity import PathIdentity
 
 # A janitor that has the lock and has done nothing for so many seconds is stopped, or its disk hangs: another one then
@@ -37,17 +37,17 @@ class FileLock:
         path: str,
         root: PathIdentity | None = None,
         *,
-        date: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
         timeout: float = _JANITOR_TIMEOUT,
     ) -> None:
         """Without `root`, the directory that it is in, the file is created in whatever is there.
 
-        `date` is that of the file system, in seconds since 1970. With an infinite `timeout`, no other process works
+        The date of the clock is that of the file system. With an infinite `timeout`, no other process works
         while one that is stopped has the lock.
         """
         self._path = path
         self._root = root
-        self._date = date
+        self._clock = clock
         self._timeout = timeout
 
     @contextlib.contextmanager
@@ -70,5 +70,5 @@ class FileLock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return abs(self._date() - os.fstat(lock).st_mtime) < self._timeout
+            return abs(self._clock.date() - os.fstat(lock).st_mtime) < self._timeout
         return False

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class _LastCount(NamedTuple):
 class SharedCount:
     """Make it before the fork. Any thread of any worker calls it; the lock guards the start of the counting thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._record = os.memfd_create("count")
         os.pwrite(self._record, bytes(_IN_PROGRESS.size + _RECORD_HEAD.size), 0)
         self._request_reader, self._request_writer = os.pipe()
@@ -85,20 +87,20 @@ class SharedCount:
 
         Raises StoreUnavailable if the last count failed.
         """
-        requested = time.monotonic()
+        requested = self._clock.now()
         self._start(count)
         with contextlib.suppress(BlockingIOError):
             # A full pipe contains requests already.
             os.write(self._request_writer, b"!")
         last = self._read()
-        while self._is_due(last, requested) and time.monotonic() - requested < _RESULT_TIMEOUT:
-            time.sleep(_RESULT_POLL)
+        while self._is_due(last, requested) and self._clock.now() - requested < _RESULT_TIMEOUT:
+            self._clock.sleep(_RESULT_POLL)
             last = self._read()
         if last.value is None:
             return None
         if "failed" in last.value:
             raise StoreUnavailable(last.value["failed"])
-        return Counted(last.value["counted"], time.monotonic() - last.began)
+        return Counted(last.value["counted"], self._clock.now() - last.began)
 
     def _is_due(self, last: _LastCount, requested: float) -> bool:
         """Whether a count that is newer than the request may be complete in a moment."""
@@ -148,22 +150,22 @@ class SharedCount:
             os.read(self._request_reader, _MAX_RESULT_SIZE)
             if self._stopping.is_set():
                 return
-            began, worked = time.monotonic(), time.thread_time()
+            began, worked = self._clock.now(), time.thread_time()
             os.pwrite(self._record, _IN_PROGRESS.pack(began), 0)
             try:
-                self._write(began, {"counted": count(_Pauses(self._stopping))})
+                self._write(began, {"counted": count(_Pauses(self._stopping, self._clock))})
             except CountStopped:
                 return
             except Exception as error:
                 self._write(began, {"failed": str(error)[:1000]})
             os.pwrite(self._record, _IN_PROGRESS.pack(0.0), 0)
-            self._stopping.wait(_pause_after(time.monotonic() - began, time.thread_time() - worked))
+            self._clock.wait(self._stopping, _pause_after(self._clock.now() - began, time.thread_time() - worked))
 
     def _write(self, began: float, value: Any) -> None:
         data = json.dumps(value).encode()
         if len(data) > _MAX_RESULT_SIZE:
             raise ValueError(f"count result has {len(data)} bytes, which exceeds {_MAX_RESULT_SIZE}")
-        head = _RECORD_HEAD.pack(began, time.monotonic() - began, len(data), zlib.crc32(data))
+        head = _RECORD_HEAD.pack(began, self._clock.now() - began, len(data), zlib.crc32(data))
         os.pwrite(self._record, head + data, _IN_PROGRESS.size)
 
     def _read(self) -> _LastCount:
@@ -186,15 +188,16 @@ def _pause_after(took: float, worked: float) -> float:
 class _Pauses:
     """Waits, when it is called, as long as the share of the core demands."""
 
-    def __init__(self, stopping: threading.Event) -> None:
+    def __init__(self, stopping: threading.Event, clock: Clock) -> None:
         self._stopping = stopping
+        self._clock = clock
         self._since = time.thread_time()
 
     def __call__(self) -> None:
         # Processor time: time in which the thread waits for a core is not work.
         worked = time.thread_time() - self._since
         if worked >= _WORK_SLICE:
-            self._stopping.wait(worked * (1 / _CORE_SHARE - 1))
+            self._clock.wait(self._stopping, worked * (1 / _CORE_SHARE - 1))
             self._since = time.thread_time()
         if self._stopping.is_set():
             raise CountStopped

@@ -18,6 +18,7 @@ from filestoraged.check.databases import SqliteRegistry
 from filestoraged.check.disk import CheckedDisk, check_disk
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inventory import Item, ItemKind
+from filestoraged.check.rows import IDS_PER_QUERY
 from filestoraged.check.store_check import ItemChecker
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.digest import ALGORITHMS
@@ -33,6 +34,7 @@ from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.permissions import PRIVATE
 from filestoraged.store.sqlite.reading import query
 from filestoraged.store.system import LINUX
+from tests.clock import PassingClock
 from tests.store.disk.journals import JournalCase
 from tests.store.disk.systems import PlainLinux
 from tests.support import PATIENCE, TempCase, read
@@ -823,9 +825,8 @@ class DatabasesTest(DiskCheckCase):
         self.spoil(self.path(digest))
         DiskStore(self.root / "drops", within=self.store).put(TEA, name="ab" * 16)
 
-        at_once = mock.patch("filestoraged.store.sqlite.reading._LOCK_TIMEOUT", 0.1)
-        with self.locked("kv.sqlite"), self.locked("drops.sqlite"), at_once:
-            findings = self.check()
+        with self.locked("kv.sqlite"), self.locked("drops.sqlite"):
+            findings = self.check(throttle=Throttle(clock=PassingClock()))
 
         self.assertEqual(
             ["damaged " + digest[:2] + "/" + digest, "unreadable drops.sqlite", "unreadable kv.sqlite"],
@@ -836,8 +837,10 @@ class DatabasesTest(DiskCheckCase):
     def test_registry_that_is_locked_after_it_was_examined_is_unreadable(self) -> None:
         prepare_drops(str(self.root / "drops.sqlite"))
         drops = DiskStore(self.root / "drops", within=self.store)
-        for number in range(3):
-            drops.put(TEA, name=f"{number:032x}")
+        drops.put(TEA, name="0" * 32)
+        # More than one query has.
+        for number in range(1, 2 * IDS_PER_QUERY):
+            self.path(f"{number:032x}", within="drops").write_bytes(TEA)
 
         def refuse(*_: Any) -> Any:
             raise StoreUnavailable("The database is busy.")
@@ -845,7 +848,6 @@ class DatabasesTest(DiskCheckCase):
         locked = mock.patch("filestoraged.check.databases.query", refuse)
         with (
             locked,
-            mock.patch("filestoraged.check.store_check.IDS_PER_QUERY", 1),
             mock.patch.object(SqliteRegistry, "damage", None),
         ):
             findings = [finding for finding in self.check() if finding.kind == UNREADABLE]

@@ -149,8 +149,10 @@ class PruneTest(PruneCase):
         oids = {self.stored(str(number).encode(), days=20) for number in range(100)}
         kept = sorted(oids)[::7]
 
-        with mock.patch("filestoraged.check.disk._PAGE", 9):
-            moved = [each.oid for each in self.prune(*kept).run()]
+        store = CheckedDisk(str(self.root), Throttle(), page=9)
+        keep = frozenset(map(bytes.fromhex, kept))
+        prune = Prune(store, "pets", keep, before=ago(14 * DAY), throttle=Throttle())
+        moved = [each.oid for each in prune.run()]
 
         self.assertEqual(sorted(oids - set(kept)), moved)
 

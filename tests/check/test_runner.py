@@ -10,6 +10,7 @@ from unittest import mock
 from filestoraged.check.findings import FOREIGN, Finding
 from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import CheckStopped, Throttle
+from tests.clock import StoppedClock
 from tests.support import PATIENCE
 
 
@@ -73,22 +74,20 @@ class ThrottleTest(unittest.TestCase):
         self.assertEqual(4096, Throttle(10).read_size(262144))
 
     def test_all_threads_share_the_limit(self) -> None:
-        throttle, waits = Throttle(1000), []
+        clock = StoppedClock()
+        throttle = Throttle(1000, clock=clock)
 
-        def wait(seconds: float) -> None:
-            waits.append(round(seconds, 1))
+        for size in (500, 1000, 500):
+            throttle.pay(size)
 
-        with mock.patch.object(throttle._stopped, "wait", wait), mock.patch("time.monotonic", return_value=5.0):
-            for size in (500, 1000, 500):
-                throttle.pay(size)
-
-        self.assertEqual([0.4, 1.4, 1.9], waits)
+        self.assertEqual([0.4, 1.4, 1.9], [round(each, 1) for each in clock.waits])
 
     def test_reader_behind_its_limit_does_not_wait(self) -> None:
-        throttle = Throttle(1000)
+        clock = StoppedClock()
 
-        with mock.patch.object(throttle._stopped, "wait", side_effect=AssertionError):
-            throttle.pay(100)
+        Throttle(1000, clock=clock).pay(100)
+
+        self.assertEqual([], clock.waits)
 
     def test_stop_ends_a_wait(self) -> None:
         throttle = Throttle(1)

@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 from unittest import mock
@@ -23,6 +22,7 @@ from filestoraged.cli.progress import Progress
 from filestoraged.daemon.backends import BACKENDS, StoreOptions
 from filestoraged.errors import CheckError, StartError
 from filestoraged.store.disk.store import DiskStore
+from tests.clock import StoppedClock
 from tests.daemon.process import ROOT, clean_environment, fork_command, running
 from tests.store.memcached.servers import open_store, start_memcached
 from tests.support import PATIENCE, TempCase
@@ -237,26 +237,13 @@ class StatusTest(CheckCase):
                 process.kill()
 
 
-class StoppedClock(threading.Event):
-    """A throttle's event that keeps no thread waiting, and the waits that were asked of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[float] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout or 0.0)
-        return False
-
-
 class LimitTest(CheckCase):
     def test_limit_holds_for_all_threads_together(self) -> None:
         size = sum(len(POT) + len(self.store.put(POT + bytes([number]))[:1]) for number in range(8))
-        throttle = Throttle(2**20)
-        throttle._stopped = clock = StoppedClock()
+        clock = StoppedClock()
+        throttle = Throttle(2**20, clock=clock)
 
-        with mock.patch("filestoraged.check.throttle.time.monotonic", lambda: 1000.0):
-            found = list(check_disk(str(self.root), algorithm="sha256", throttle=throttle).findings(PATIENCE))
+        found = list(check_disk(str(self.root), algorithm="sha256", throttle=throttle).findings(PATIENCE))
 
         self.assertEqual([], [each for each in found if each is not None])
         # Time stands still, so the last to read waits for as long as all bytes take; 0.1 s are credit.

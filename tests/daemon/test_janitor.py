@@ -14,7 +14,7 @@ from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.system import LINUX
-from tests.clock import PassingClock
+from tests.clock import PassingClock, VirtualClock
 from tests.support import PATIENCE, TempCase
 
 
@@ -92,11 +92,11 @@ class JanitorTest(JanitorCase):
     def test_lock_of_a_stopped_janitor_holds_for_a_minute(self) -> None:
         id_ = self.fetch()
         path = self.path + ".janitor"
-        kept = []
+        kept, clock = [], VirtualClock()
         with FileLock(path).hold():
             for silent in (50, 70, -50, -70):
-                now = os.stat(path).st_mtime + silent
-                self.janitor(lock=FileLock(path, date=lambda now=now: now))._run_once()  # type: ignore[misc]
+                clock.set_date(os.stat(path).st_mtime + silent)
+                self.janitor(lock=FileLock(path, clock=clock))._run_once()
                 kept.append((self.directory / "drops" / id_[:2] / id_).exists())
                 id_ = id_ if kept[-1] else self.fetch()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StorageFull, StoreUnavailable
@@ -14,6 +13,7 @@ from filestoraged.migration.namespace_pairs import Listed, NamespacePair, merged
 from filestoraged.migration.passes import CopyPasses
 from filestoraged.migration.transfer import TargetFailed, Transfer
 from filestoraged.store.disk.store import DiskStore
+from tests.clock import PassingClock
 from tests.support import TempCase
 
 TEA = b"tea" * 10
@@ -93,7 +93,8 @@ class PassesTest(TempCase):
 
 class PatienceTest(TempCase):
     def test_server_that_is_out_of_reach_is_tried_again(self) -> None:
-        transfer = Transfer(Throttle(), MigrationTotals())
+        clock = PassingClock()
+        transfer = Transfer(Throttle(clock=clock), MigrationTotals())
         answers = iter([StoreUnavailable(), TargetFailed()])
 
         def attempt() -> str:
@@ -104,8 +105,8 @@ class PatienceTest(TempCase):
                 raise error from StoreUnavailable()
             raise error
 
-        with mock.patch("filestoraged.migration.transfer._RETRY_PAUSES", (0.0, 0.0)):
-            self.assertEqual("done", transfer.patiently(attempt))
+        self.assertEqual("done", transfer.patiently(attempt))
+        self.assertEqual([1.0, 2.0], clock.waits)
 
     def test_full_target_is_not_tried_again(self) -> None:
         transfer = Transfer(Throttle(), MigrationTotals())

@@ -14,6 +14,7 @@ from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.shared_count import Counted, Pause, SharedCount, _pause_after, _Pauses
+from tests.clock import StoppedClock
 from tests.support import PATIENCE, wait_until
 
 
@@ -97,15 +98,10 @@ class SharedCountTest(unittest.TestCase):
 
     def test_count_waits_four_times_as_long_as_it_has_worked(self) -> None:
         now = [5.0]
-        waits: list[float] = []
-
-        class Stopping(threading.Event):
-            def wait(self, timeout: float | None = None) -> bool:
-                waits.append(timeout or 0.0)
-                return False
+        clock = StoppedClock()
 
         with mock.patch("time.thread_time", lambda: now[0]):
-            pause = _Pauses(Stopping())
+            pause = _Pauses(threading.Event(), clock)
             # Too short a slice to wait for.
             now[0] += 0.0005
             pause()
@@ -114,7 +110,7 @@ class SharedCountTest(unittest.TestCase):
             now[0] += 0.003
             pause()
 
-        self.assertEqual([0.008, 0.012], [round(seconds, 6) for seconds in waits])
+        self.assertEqual([0.008, 0.012], [round(seconds, 6) for seconds in clock.waits])
 
     def test_next_count_waits_49_times_the_cpu_time_of_a_long_one_and_not_for_a_short_one(self) -> None:
         self.assertEqual([0.0, 196.0], [_pause_after(0.001, 0.001), round(_pause_after(20.0, 4.0))])

@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Bytes
 from filestoraged.errors import Error, StorageFull, StoreUnavailable
 from filestoraged.net.pool import Breaker, IdlePool, ServerSuspect, describe
@@ -99,7 +99,9 @@ class PoolServer:
 class ServerPool:
     """All servers of a pool as one. Rendezvous hashing spreads the keys: the server with the best score has a key."""
 
-    def __init__(self, servers: Sequence[str], *, timeout: float, connect_timeout: float) -> None:
+    def __init__(
+        self, servers: Sequence[str], *, timeout: float, connect_timeout: float, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         """`servers` are HOST:PORT each. Timeouts are in seconds: to connect, and for each reply. Raises ValueError."""
         if MemcacheError is None:
             raise ImportError(
@@ -107,6 +109,7 @@ class ServerPool:
             )
         if isinstance(servers, (str, bytes)):
             raise ValueError(f"invalid servers {servers!r}: expected a list such as [{servers!r}], not a string")
+        self.clock = clock
         # A server that is named twice is used once.
         names = dict.fromkeys(servers)
         if not names:
@@ -137,15 +140,15 @@ class ServerPool:
 
     def set(self, key: str, data: Bytes, *, ttl: int) -> None:
         """`ttl` is in seconds, 0 for no expiry, here and below."""
-        self._server_of(key).call(lambda client: client.set_unserialized(key, data, _expiry(ttl)))
+        self._server_of(key).call(lambda client: client.set_unserialized(key, data, _expiry(ttl, self.clock)))
 
     def add(self, key: str, data: bytes, *, ttl: int) -> bool:
         """Set a key that is missing. Returns whether it was."""
-        return bool(self._server_of(key).call(lambda client: client.add(key, data, _expiry(ttl))))
+        return bool(self._server_of(key).call(lambda client: client.add(key, data, _expiry(ttl, self.clock))))
 
     def cas(self, key: str, data: bytes, version: bytes, *, ttl: int) -> bool:
         """Set a key that still has that version. Returns whether it had."""
-        return bool(self._server_of(key).call(lambda client: client.cas(key, data, version, _expiry(ttl))))
+        return bool(self._server_of(key).call(lambda client: client.cas(key, data, version, _expiry(ttl, self.clock))))
 
     def delete_version(self, key: str, version: bytes) -> bool:
         """Delete a key that still has that version. Returns whether it had.
@@ -174,7 +177,8 @@ class ServerPool:
         """
         missing: list[str] = []
         for server, keys in self._by_server(ttls).items():
-            present = server.call(functools.partial(_touch_all, [(key, _expiry(ttls[key])) for key in keys]))
+            expiries = [(key, _expiry(ttls[key], self.clock)) for key in keys]
+            present = server.call(functools.partial(_touch_all, expiries))
             missing += [key for key, is_present in zip(keys, present) if not is_present]
         return missing
 
@@ -252,8 +256,8 @@ def _delete_all(keys: Sequence[str], client: ServerClient) -> None:
     client.delete_all(keys)
 
 
-def _expiry(ttl: int) -> int:
-    return ttl if ttl <= _MAX_RELATIVE_TTL else int(time.time()) + ttl
+def _expiry(ttl: int, clock: Clock) -> int:
+    return ttl if ttl <= _MAX_RELATIVE_TTL else int(clock.date()) + ttl
 
 
 def parse_server(server: str) -> tuple[str, int]:

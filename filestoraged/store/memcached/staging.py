@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Sequence
 
 from filestoraged.digest import Bytes, Digest, Expected
@@ -112,7 +111,7 @@ class MemcachedStaging(Staging):
 
     def _send_chunk(self) -> None:
         if not self._keys:
-            self._first_sent = time.monotonic()
+            self._first_sent = self._pool.clock.now()
         chunk, self._chunk = self._chunk, bytearray()
         self._hasher.update_marked(chunk)
         key = chunk_key(self._token, len(self._keys))
@@ -121,7 +120,7 @@ class MemcachedStaging(Staging):
         self._pool.set(key, chunk, ttl=STAGING_TTL)
 
     def _seal(self, digest: Digest) -> Manifest:
-        now = int(time.time())
+        now = int(self._pool.clock.date())
         return Manifest(
             size=self.size,
             algorithm=self._algorithm,
@@ -227,7 +226,7 @@ class MemcachedStaging(Staging):
         chunks = [chunk.key for chunk in manifest.chunks]
         if not chunks:
             return []
-        ttl = _ttl(manifest)
+        ttl = self._ttl_of(manifest)
         return self._pool.touch_all({key: ttl, **dict.fromkeys(chunks, ttl and ttl + _CHUNK_MARGIN)})
 
     def _withdraw(self, key: str, data: bytes) -> bool:
@@ -248,9 +247,8 @@ class MemcachedStaging(Staging):
             raise self._loss(missing)
 
     def _loss(self, missing: Sequence[str]) -> Error:
-        return self._pool.explain_loss(missing[0], time.monotonic() - self._first_sent)
+        return self._pool.explain_loss(missing[0], self._pool.clock.now() - self._first_sent)
 
-
-def _ttl(manifest: Manifest) -> int:
-    """Seconds until the object expires; 0 for never."""
-    return manifest.expires and max(1, manifest.expires - int(time.time()))
+    def _ttl_of(self, manifest: Manifest) -> int:
+        """Seconds until the object expires; 0 for never."""
+        return manifest.expires and max(1, manifest.expires - int(self._pool.clock.date()))

@@ -38,6 +38,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import CorruptObject, ListingUnsupported, NotFound, StorageFull, StoreUnavailable
 from filestoraged.store.contract import ObjectStatus, Store, Usage, never_pause
@@ -80,6 +81,7 @@ class MemcachedStore(Store):
         timeout: float = 2.0,
         connect_timeout: float = 2.0,
         hash_threads: HashThreads | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`servers` are HOST:PORT each. `max_size`, and `memory` for all downloads together, are in bytes.
 
@@ -93,8 +95,8 @@ class MemcachedStore(Store):
         self.max_size = max_size
         self.ttl = ttl
         self.hash_threads = hash_threads or HashThreads()
-        self.pool = ServerPool(servers, timeout=timeout, connect_timeout=connect_timeout)
-        self._budget = BufferBudget(memory)
+        self.pool = ServerPool(servers, timeout=timeout, connect_timeout=connect_timeout, clock=clock)
+        self._budget = BufferBudget(memory, clock=clock)
         self._path: tuple[str, ...] = ()
 
     def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> MemcachedStaging:

@@ -11,7 +11,6 @@ import math
 import re
 import select
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
 from psycopg.waiting import Ready, Wait
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store.postgresql.failures import failure
 from filestoraged.store.postgresql.schema import SCHEMA, prepare_schema
@@ -67,12 +67,13 @@ def translate(statement: str) -> str:
 
 
 class DeadlineConnection(psycopg.Connection[Any]):
-    """A connection that is closed when an answer does not come before `deadline`, on the monotonic clock.
+    """A connection that is closed when an answer does not come before `deadline`, on its clock.
 
     The server ends statements that take too long. This is for a server, or a network, that does not answer at all.
     """
 
     deadline = 0.0
+    clock: Clock = SYSTEM_CLOCK
 
     def wait(self, gen: PQGen[Any], interval: float = 0.0, timeout: float | None = None) -> Any:
         descriptor = self.pgconn.socket
@@ -81,7 +82,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
             events = _EVENTS[next(gen)]
             while True:
                 poller.register(descriptor, events)
-                left = self.deadline - time.monotonic()
+                left = self.deadline - self.clock.now()
                 ready = poller.poll(max(0, left) * _MILLISECONDS)
                 if not ready:
                     self.pgconn.finish()
@@ -114,10 +115,15 @@ class Connector:
     """Makes connections. Any thread calls it. The lock guards the last failure and whether the schema was checked."""
 
     def __init__(
-        self, address: DatabaseAddress, prepare: Callable[[DeadlineConnection], None] = prepare_schema
+        self,
+        address: DatabaseAddress,
+        prepare: Callable[[DeadlineConnection], None] = prepare_schema,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`prepare` is called with the first connection, and others until it has succeeded once."""
         self.address = address
+        self.clock = clock
         self._prepare = prepare
         self._lock = threading.Lock()
         self._failure: Error | None = None
@@ -131,7 +137,7 @@ class Connector:
     def connect(self, timeout: float = TRANSACTION_TIMEOUT) -> DeadlineConnection:
         """Make a connection, whose statements the server ends after `timeout` seconds. Raises an Error."""
         with self._lock:
-            if self._failure is not None and time.monotonic() - self._failed_at < _FAILURE_TTL:
+            if self._failure is not None and self.clock.now() - self._failed_at < _FAILURE_TTL:
                 # Not the same one: many threads would add to its traceback.
                 raise type(self._failure)(str(self._failure)) from self._failure.__cause__
         try:
@@ -139,7 +145,7 @@ class Connector:
         except Exception as error:
             known = failure(error)
             with self._lock:
-                self._failure, self._failed_at = known, time.monotonic()
+                self._failure, self._failed_at = known, self.clock.now()
             raise known from known.__cause__
         with self._lock:
             self._failure = None
@@ -148,7 +154,8 @@ class Connector:
     def _make(self, timeout: float) -> DeadlineConnection:
         connection = DeadlineConnection.connect(make_conninfo(**self.address.parameters), autocommit=True)
         try:
-            connection.deadline = time.monotonic() + timeout + _GRACE
+            connection.clock = self.clock
+            connection.deadline = self.clock.now() + timeout + _GRACE
             milliseconds = round(timeout * _MILLISECONDS)
             # The server ends what waits for a lock first: its message says so.
             connection.execute(
@@ -177,10 +184,11 @@ class Session:
         on_connect: Callable[[DeadlineConnection], None] | None = None,
     ) -> None:
         self._connector = connector
+        self._clock = connector.clock
         self._timeout = connector.timeout(timeout)
         self._on_connect = on_connect
         self._connection: DeadlineConnection | None = None
-        # When a statement began on a connection that was kept, on the monotonic clock.
+        # When a statement began on a connection that was kept.
         self._reused_at = -math.inf
 
     @property
@@ -194,8 +202,8 @@ class Session:
             self.close()
             connection = self._connect()
         else:
-            self._reused_at = time.monotonic()
-        connection.deadline = time.monotonic() + self._timeout + _GRACE
+            self._reused_at = self._clock.now()
+        connection.deadline = self._clock.now() + self._timeout + _GRACE
         return connection
 
     def _connect(self) -> DeadlineConnection:
@@ -219,9 +227,9 @@ class Session:
         connection = self._connection
         if connection is None or connection.closed:
             self.close()
-            return time.monotonic() - self._reused_at < _SOON
+            return self._clock.now() - self._reused_at < _SOON
         try:
-            connection.deadline = time.monotonic() + _GRACE
+            connection.deadline = self._clock.now() + _GRACE
             connection.execute("ROLLBACK")
         except psycopg.Error:
             self.close()

@@ -26,7 +26,7 @@ class PostgresDatabases:
     def __init__(self, address: DatabaseAddress, clock: Clock) -> None:
         self._address = address
         self.clock = clock
-        self.connector = Connector(address)
+        self.connector = Connector(address, clock=clock)
         self._lock = threading.Lock()
         self._shared: SharedTransactions | None = None
 

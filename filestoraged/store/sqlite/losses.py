@@ -24,10 +24,10 @@ import math
 import os
 import stat
 import struct
-import time
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store import layout
 from filestoraged.store.sqlite.write_lock import is_of_this_boot
 
@@ -91,11 +91,11 @@ def find_losses(path: str, *, timeout: float = math.inf) -> list[Loss]:
     return []
 
 
-def count_lost_frames(path: str, *, timeout: float = math.inf) -> int:
+def count_lost_frames(path: str, *, timeout: float = math.inf, clock: Clock = SYSTEM_CLOCK) -> int:
     """The frames that SQLite would skip although their transactions had ended. Raises OSError."""
     index = _read_index(path)
     is_complete = is_of_this_boot(path)
-    scan = _scan(layout.write_ahead_log(path), time.monotonic() + timeout)
+    scan = _scan(layout.write_ahead_log(path), clock.now() + timeout, clock)
     if scan is None or index != _read_index(path):
         # It takes too long, or another process writes to the log, which it opened before.
         return 0
@@ -162,7 +162,7 @@ def _read_index(path: str) -> _Index | None:
     return _Index(frames, copied, salts, data)
 
 
-def _scan(path: str, deadline: float) -> _Scan | None:
+def _scan(path: str, deadline: float, clock: Clock) -> _Scan | None:
     """None if it was not read before the deadline, or begun anew meanwhile. Raises OSError."""
     salts, recovered, acknowledged, last = b"", 0, 0, 0
     with contextlib.suppress(FileNotFoundError), _open(path) as file:
@@ -170,7 +170,7 @@ def _scan(path: str, deadline: float) -> _Scan | None:
         generation = salts = header.salts
         is_valid, is_after_commit = bool(salts), False
         for number, frame in enumerate(_frames(file, header), 1):
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 return None
             if frame.continues and not generation:
                 generation = frame.salts

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.sqlite import database
@@ -24,8 +25,10 @@ _Result = TypeVar("_Result")
 # How often a query is repeated because another process opened or closed the database meanwhile.
 _QUERY_ATTEMPTS = 10
 
-# Seconds to wait for a lock of another process, such as one that recovers the database after a crash.
+# Seconds to wait for a lock of another process, such as one that recovers the database after a crash; and between two
+# attempts.
 _LOCK_TIMEOUT = 30.0
+_LOCK_PAUSE = 0.02
 
 
 class _FileState(NamedTuple):
@@ -34,12 +37,13 @@ class _FileState(NamedTuple):
     changed: int
 
 
-def query(path: str, function: Callable[[sqlite3.Connection], _Result]) -> _Result:
+def query(path: str, function: Callable[[sqlite3.Connection], _Result], clock: Clock = SYSTEM_CLOCK) -> _Result:
     """Call `function` with a connection to a database, which it does not change.
 
     Raises sqlite3.Error, FileNotFoundError, and StoreUnavailable if other processes keep it from being read.
     """
-    for _ in range(_QUERY_ATTEMPTS):
+    attempts, deadline = 0, clock.now() + _LOCK_TIMEOUT
+    while attempts < _QUERY_ATTEMPTS:
         before = _state(path)
         in_use = _is_in_use(path)
         result: _Result | None = None
@@ -51,12 +55,16 @@ def query(path: str, function: Callable[[sqlite3.Connection], _Result]) -> _Resu
         except sqlite3.Error as error:
             failure = error
         # If a log appeared or vanished meanwhile, that may be the only cause of an error.
-        if in_use == _is_in_use(path) and (in_use or before == _state(path)):
-            if failure is not None:
-                if "locked" in str(failure):
-                    raise StoreUnavailable("The database is locked by another process.") from failure
-                raise failure
+        if in_use != _is_in_use(path) or not (in_use or before == _state(path)):
+            attempts += 1
+            continue
+        if failure is None:
             return result  # type: ignore[return-value]
+        if "locked" not in str(failure):
+            raise failure
+        if clock.now() >= deadline:
+            raise StoreUnavailable("The database is locked by another process.") from failure
+        clock.sleep(_LOCK_PAUSE)
     raise StoreUnavailable("Other processes keep opening and closing the database.")
 
 
@@ -68,7 +76,7 @@ def describe(error: Exception) -> str:
 def _open(path: str, in_use: bool) -> sqlite3.Connection:
     mode = "mode=ro" if in_use else "mode=ro&immutable=1"
     name = quote(os.path.abspath(path))
-    return sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=_LOCK_TIMEOUT, isolation_level=None)
+    return sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=0, isolation_level=None)
 
 
 def _is_in_use(path: str) -> bool:

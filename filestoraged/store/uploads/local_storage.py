@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.owner_locks import OwnerFiles
@@ -21,14 +22,14 @@ class LocalStorage:
 
     is_remote = False
 
-    def __init__(self, disk: DiskStore, registry: Registry) -> None:
+    def __init__(self, disk: DiskStore, registry: Registry, clock: Clock = SYSTEM_CLOCK) -> None:
         """`disk` is the store's directory, wherever the objects go."""
         self._volume = disk.volume
         self._identity = disk.volume.identity
         self._root = disk.root
         # Beside the bytes: who can lock a file is alive.
         self._owners = OwnerFiles(self._path(layout.UPLOAD_OWNERS), self._identity)
-        self._holds = FileHolds(disk.volume.directories, self._owners, registry.apply)
+        self._holds = FileHolds(disk.volume.directories, self._owners, registry.apply, clock=clock)
 
     def acquire(self, id_: str) -> Held:
         hold = self._holds.acquire(self._path(layout.upload_lock_path(id_)))

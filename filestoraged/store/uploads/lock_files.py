@@ -11,10 +11,10 @@ import contextlib
 import fcntl
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import StoreUnavailable, UploadLocked
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.owner_locks import OwnerFiles, closed_after
@@ -54,6 +54,7 @@ class FileHold:
         *,
         has_tail: bool,
         apply: Callable[[Change], None],
+        clock: Clock,
     ) -> None:
         """`apply` makes a change in a transaction."""
         self._apply = apply
@@ -61,7 +62,8 @@ class FileHold:
         self._descriptor = descriptor
         self._generation = generation
         self._token = token
-        self._noted = time.monotonic()
+        self._clock = clock
+        self._noted = clock.now()
         # Whether it was taken over from a holder whose bytes beyond the recorded ones are to be counted.
         self.has_tail = has_tail
 
@@ -80,7 +82,7 @@ class FileHold:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """A block in which no other request takes the hold over. Raises UploadLocked where one has."""
-        _lock(self._descriptor)
+        _lock(self._descriptor, self._clock)
         try:
             if _read(self._descriptor).generation != self._generation:
                 raise UploadLocked
@@ -90,7 +92,7 @@ class FileHold:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def note_activity(self) -> None:
-        now = time.monotonic()
+        now = self._clock.now()
         if now - self._noted >= _NOTE_INTERVAL:
             self._noted = now
             os.utime(self._descriptor)
@@ -106,7 +108,7 @@ class FileHold:
         if descriptor < 0:
             return
         try:
-            _lock(descriptor)
+            _lock(descriptor, self._clock)
             if _read(descriptor).generation == self._generation:
                 # The next generation: a thread that was forgotten with this hold must not write any more.
                 _write(descriptor, _Holder(self._generation + 1, "", Tail.CUT_OFF))
@@ -124,12 +126,14 @@ class FileHolds:
         apply: Callable[[Change], None],
         *,
         silence: float = SILENCE,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`apply` makes a change of a row in a transaction."""
         self._directories = directories
         self._owners = owners
         self._apply = apply
         self._silence = silence
+        self._clock = clock
 
     def is_held(self, path: str) -> bool:
         """Whether a living process holds the upload with that lock file, silent or not."""
@@ -169,7 +173,7 @@ class FileHolds:
             return None
         holder = _read(descriptor)
         is_alive = self._is_alive(holder)
-        is_silent = abs(time.time() - os.fstat(descriptor).st_mtime) >= self._silence
+        is_silent = abs(self._clock.date() - os.fstat(descriptor).st_mtime) >= self._silence
         if is_alive and (not is_silent or holder.tail is Tail.NONE):
             raise UploadLocked
         generation = holder.generation + 1
@@ -178,7 +182,7 @@ class FileHolds:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         # Of a dead process, the last write or sync may have failed without anyone who knows.
         has_tail = is_alive and holder.tail is Tail.COUNTS
-        return FileHold(path, descriptor, generation, token, has_tail=has_tail, apply=self._apply)
+        return FileHold(path, descriptor, generation, token, has_tail=has_tail, apply=self._apply, clock=self._clock)
 
     def _open(self, path: str) -> int:
         above, name = os.path.split(path)
@@ -189,17 +193,17 @@ class FileHolds:
         return holder.token != "" and self._owners.is_alive(holder.token)
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int, clock: Clock) -> None:
     """Lock the file. Raises StoreUnavailable where a process that was stopped has it."""
-    deadline = time.monotonic() + _LOCK_TIMEOUT
+    deadline = clock.now() + _LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
-            if time.monotonic() >= deadline:
+            if clock.now() >= deadline:
                 raise StoreUnavailable("The upload is locked by another process; retry later.") from error
-        time.sleep(_LOCK_PAUSE)
+        clock.sleep(_LOCK_PAUSE)
 
 
 def _read(descriptor: int) -> _Holder:

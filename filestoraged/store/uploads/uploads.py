@@ -61,7 +61,7 @@ class Uploads:
         self._storage = storage
         self._hashers = Hashers(max_hashers)
         self._find_target = find_target
-        self._clock = clock
+        self.clock = clock
         self._record_size = record_size
         # Where the next step of the janitor begins.
         self._after = ""
@@ -109,7 +109,7 @@ class Uploads:
                 registry=self._registry,
                 hashers=self._hashers,
                 store=store,
-                clock=self._clock,
+                clock=self.clock,
                 record_size=self._record_size,
             )
         except NotFound:
@@ -170,7 +170,7 @@ class Uploads:
     def expire(self) -> int:
         """A step of the janitor: remove some uploads that have expired. Returns how many."""
         ids = self._registry.expired(self._after)
-        deadline = self._clock.now() + _REMOVAL_TIME
+        deadline = self.clock.now() + _REMOVAL_TIME
         self._after = ""
         removed: list[str] = []
         failure: Exception | None = None
@@ -182,7 +182,7 @@ class Uploads:
                     removed.append(id_)
             except (Error, OSError) as error:
                 failure = error
-            if self._clock.now() > deadline:
+            if self.clock.now() > deadline:
                 break
         self._registry.delete(removed)
         if not ids:

@@ -16,6 +16,7 @@ from filestoraged.errors import AlreadyExists, NotFound, StoreUnavailable, TooLa
 from filestoraged.store.memcached.manifest import CHUNK_SIZE, MAX_SIZE, TAIL_SIZE
 from filestoraged.store.memcached.staging import MemcachedStaging
 from filestoraged.store.memcached.store import MemcachedStore
+from tests.clock import VirtualClock
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
 from tests.store.memcached.servers import Memcached, open_store, start_memcached
@@ -385,9 +386,9 @@ class TimeToLiveTest(MemcachedCase):
 
     def test_time_to_live_above_a_month_is_exact(self) -> None:
         year = 365 * 24 * 3600
-        store = self.make_store(ttl=year)
-        with mock.patch("time.time", return_value=2_000_000_000):
-            store.put(TEA)
+        clock = VirtualClock()
+        clock.set_date(2_000_000_000)
+        self.make_store(ttl=year, clock=clock).put(TEA)
 
         self.assertEqual([2_000_000_000 + year], [item.expires for item in self.memcached.items()])
 

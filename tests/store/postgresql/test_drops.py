@@ -6,13 +6,13 @@ import contextlib
 import random
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 from filestoraged.errors import Gone, NotFound, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.postgresql.lease import JanitorLease
 from filestoraged.store.transactions import Transaction
+from tests.clock import VirtualClock
 from tests.store import drops_contract
 from tests.store.postgresql.opened import OpenedCase, after_statement
 from tests.support import ago, in_threads
@@ -69,13 +69,17 @@ class PostgresDropsTest(RegistryCase, drops_contract.DropsContract):
         self.assertEqual([(True,)], self.query(lock, drop.id))
 
     def test_clock_of_a_daemon_that_is_off_ends_no_drop(self) -> None:
-        with mock.patch("time.time", lambda: 0.0):
-            id_ = self.make()
-        ahead = ago(-20 * 24 * 3600)
-        with mock.patch("time.time", lambda: ahead):
-            self.assertEqual(id_, self.drops.get(id_).id)
-            self.assertEqual(0, self.drops.expire())
-            self.assertEqual(0, self.drops.remove(self.take))
+        clock = VirtualClock()
+        self.drops = Drops(self.transactions, self.transactions, ttl=100, clock=clock)
+        clock.set_date(0)
+        id_ = self.make()
+
+        # Half a century later, by this daemon.
+        clock.set_date(ago(-20 * 24 * 3600))
+
+        self.assertEqual(id_, self.drops.get(id_).id)
+        self.assertEqual(0, self.drops.expire())
+        self.assertEqual(0, self.drops.remove(self.take))
 
     def test_jump_of_the_clock_of_the_server_ends_no_drop(self) -> None:
         id_ = self.make()
