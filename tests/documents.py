@@ -88,6 +88,12 @@ def blocks(document: str) -> list[Block]:
     return [Block(document, language, text) for language, text in _FENCE.findall(read(document))]
 
 
+def section(document: str, heading: str) -> list[Block]:
+    """The blocks below a heading of the second level."""
+    text = read(document).partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [Block(document, language, block) for language, block in _FENCE.findall(text)]
+
+
 def prose(document: str) -> str:
     """The text of a document without its blocks."""
     return _FENCE.sub("", read(document))
@@ -120,8 +126,10 @@ class Machine:
     def __init__(self, directory: Path, python: str) -> None:
         self._results = directory / "results"
         self._programs = directory / "programs"
-        self._home = directory / "home"
-        for each in (self._results, self._programs, self._home):
+        self.home = directory / "home"
+        # What the last run printed to standard error: the logs of daemons, too.
+        self.errors = ""
+        for each in (self._results, self._programs, self.home):
             each.mkdir()
         self._write_program("python3", f'exec {python} "$@"')
         self._write_program("filestoraged", f'exec {python} -m filestoraged "$@"')
@@ -131,7 +139,7 @@ class Machine:
         done: list[Step] = [step for block in to_run for step in self._steps(block)]
         if document in _IN_CHECKOUT:
             self._clone()
-        script = self._home.parent / "script"
+        script = self.home.parent / "script"
         parts = [f'{{\n{step.commands}\n}} >"{self._results}/{number}"' for number, step in enumerate(done)]
         script.write_text("\n".join([_PREAMBLE, *parts]), encoding="utf-8")
         self._execute(script)
@@ -141,32 +149,33 @@ class Machine:
         if block.language == "sh":
             yield from steps(block.text)
         else:
-            program = self._home.parent / "program.py"
+            program = self.home.parent / "program.py"
             program.write_text(block.text, encoding="utf-8")
             yield Step(f"python3 {program}")
 
     def _clone(self) -> None:
         for part in _CHECKOUT:
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, self._home / part, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / part, self.home / part, ignore=shutil.ignore_patterns("__pycache__"))
             else:
-                shutil.copy(ROOT / part, self._home / part)
+                shutil.copy(ROOT / part, self.home / part)
 
     def _execute(self, script: Path) -> None:
         # With the last process of the shell's, everything that it has started ends.
         alone = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         whose = [] if os.getuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
-        environment = {**clean_environment(), "HOME": str(self._home)}
+        environment = {**clean_environment(), "HOME": str(self.home)}
         environment["PATH"] = f"{self._programs}:{environment['PATH']}:/usr/sbin:/sbin"
         done = subprocess.run(
             [find_program("unshare"), *whose, *alone, "bash", str(script)],
-            cwd=self._home,
+            cwd=self.home,
             env=environment,
             capture_output=True,
             text=True,
             timeout=_LIMIT,
             check=False,
         )
+        self.errors = done.stderr
         assert not done.returncode, done.stderr
 
     def _write_program(self, name: str, command: str) -> None:
