@@ -12,7 +12,7 @@ from tests.runner.durations import read_durations, write_durations
 from tests.runner.progress import Progress
 from tests.runner.real_time import sleeps
 from tests.runner.scheduler import Scheduler
-from tests.runner.units import group, in_process_only, load_tests_named, shuffled, without_long
+from tests.runner.units import fast_only, group, load_tests_named, shuffled, without_long
 
 # More than the cores, as most tests wait for others most of the time. With three for each core, ten processes wanted a
 # core at a time, and now and then a test met something that happens only on a machine so busy.
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     if not given.long:
         tests = without_long(tests)
     if given.fast:
-        tests = in_process_only(tests)
+        tests = fast_only(tests)
     durations = read_durations()
     units = group(tests, durations)
     if given.shuffle is not None:
@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="print the name and the seconds of each test")
     parser.add_argument(
-        "--fast", action="store_true", help="run only the tests that start no program such as the daemon or nginx"
+        "--fast",
+        action="store_true",
+        help="run only the tests that start no program such as the daemon or nginx, and try no thousands of inputs",
     )
     parser.add_argument(
         "--long",

@@ -9,16 +9,17 @@ import subprocess
 import sys
 import textwrap
 import threading
+import unittest
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
 from tests.daemon.process import ROOT, clean_environment
 from tests.runner import real_time
-from tests.runner.marks import alone
+from tests.runner.marks import alone, thorough
 from tests.runner.programs import may_start_programs
 from tests.runner.real_time import LIST, Stopwatch, _stalled_seconds, is_listed
-from tests.runner.units import Unit, group, in_process_only, load_tests_named, shuffled
+from tests.runner.units import Unit, fast_only, group, load_tests_named, shuffled
 from tests.runner.zygote import ForkedProcess, Main, Zygote
 from tests.support import PATIENCE, TempCase
 
@@ -130,7 +131,7 @@ class FastTest(RunnerCase):
         harmless = self.some_test(Lone)
 
         self.assertEqual([True, False], [may_start_programs(test) for test in (starting, harmless)])
-        self.assertEqual([harmless], in_process_only([starting, harmless]))
+        self.assertEqual([harmless], fast_only([starting, harmless]))
 
     def some_test(self, case: type[TempCase]) -> TempCase:
         return case(next(name for name in dir(case) if name.startswith("test_")))
@@ -165,6 +166,17 @@ class LongTierTest(RunnerCase):
         class LongTest(unittest.TestCase):
             def test_long(self): sleep(0)
         """
+
+    def test_thorough_tests_are_left_out_of_the_fast_tier(self) -> None:
+        class Both(unittest.TestCase):
+            @thorough("many inputs")
+            def test_thorough(self) -> None: ...
+
+            def test_brief(self) -> None: ...
+
+        tests = [Both("test_thorough"), Both("test_brief")]
+
+        self.assertEqual(tests[1:], fast_only(tests))
 
     def test_long_tests_run_and_may_sleep_where_they_are_asked_for_and_are_left_out_elsewhere(self) -> None:
         short, both = self.run_tests(self.SOURCE, status=0), self.run_tests(self.SOURCE, "--long", status=0)

@@ -1,4 +1,4 @@
-"""Marks of tests: those that need the machine for themselves, or a disk, and those of the long tier."""
+"""Marks of tests: those that need the machine for themselves, or a disk, and those that a tier leaves out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 
 _ALONE = "runs_alone"
 _ON_DISK = "runs_on_disk"
+_THOROUGH = "is_thorough"
 _LONG = "is_of_the_long_tier"
 
 Marked = TypeVar("Marked", bound=Callable[..., object])
@@ -23,6 +24,20 @@ def on_disk(test: Marked) -> Marked:
     """Mark a test, or a class with its subclasses, of what a file system in memory does otherwise than a disk."""
     setattr(test, _ON_DISK, True)
     return test
+
+
+def thorough(reason: str) -> Callable[[Marked], Marked]:
+    """Mark a test, or a class with its subclasses, that `bin/test --fast` leaves out, although it starts no program.
+
+    It tries very many inputs or histories, or measures; others show the behaviour with a few.
+    """
+    assert reason
+
+    def mark(test: Marked) -> Marked:
+        setattr(test, _THOROUGH, reason)
+        return test
+
+    return mark
 
 
 def long(reason: str) -> Callable[[Marked], Marked]:
@@ -46,6 +61,10 @@ def is_alone(test: unittest.TestCase) -> bool:
 
 def is_on_disk(test: unittest.TestCase) -> bool:
     return _is_marked(test, _ON_DISK)
+
+
+def is_thorough(test: unittest.TestCase) -> bool:
+    return _is_marked(test, _THOROUGH)
 
 
 def is_long(test: unittest.TestCase) -> bool:

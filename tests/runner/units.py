@@ -11,7 +11,7 @@ import unittest
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tests.runner.marks import is_alone, is_long
+from tests.runner.marks import is_alone, is_long, is_thorough
 from tests.runner.programs import may_start_programs
 
 # Seconds. Classes that take no longer share the process of their module.
@@ -50,8 +50,8 @@ def load_tests_named(names: Iterable[str]) -> list[unittest.TestCase]:
     return list(tests.values())
 
 
-def in_process_only(tests: Iterable[unittest.TestCase]) -> list[unittest.TestCase]:
-    return [test for test in tests if not may_start_programs(test)]
+def fast_only(tests: Iterable[unittest.TestCase]) -> list[unittest.TestCase]:
+    return [test for test in tests if not is_thorough(test) and not may_start_programs(test)]
 
 
 def without_long(tests: Iterable[unittest.TestCase]) -> list[unittest.TestCase]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies
 
 from filestoraged.errors import BadRequest
 from filestoraged.wire.json_text import encode_pair, parse_object, parse_pair, parse_string
+from tests.runner.marks import thorough
 
 GOOD_VALUES = (
     *(b"1.0", b"1", b"-0", b"0.10", b"1e999", b"1E+2", b"1" * 5000, b"0." + b"1" * 5000, b"true", b"null"),
@@ -63,6 +64,7 @@ class PairTest(unittest.TestCase):
         self.assertRaises(BadRequest, parse_pair, b'{"\\ud800": 1}')
         self.assertRaises(BadRequest, parse_pair, b'{"\\udc00\\ud800": 1}')
 
+    @thorough("random documents")
     @settings(database=None, deadline=None)  # type: ignore[untyped-decorator]
     @given(  # type: ignore[untyped-decorator]
         strategies.text(),

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from multipart import PushMultipartParser
 
 from filestoraged.wire.multipart import Multipart, Part, form_boundary
+from tests.runner.marks import thorough
 
 FORMS = 3000
 
@@ -169,6 +170,7 @@ def _quoted(text: str) -> str:
 
 
 class SecondOpinionTest(unittest.TestCase):
+    @thorough("600 random forms, each cut anywhere")
     def test_both_parsers_return_the_form_in_any_cut(self) -> None:
         generator = FormGenerator(seed=7578)
 

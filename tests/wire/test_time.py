@@ -32,6 +32,7 @@ from filestoraged.wire.origin import parse_host, parse_origin
 from filestoraged.wire.parameters import attachment, decode_extended, parse_parameters
 from filestoraged.wire.ranges import parse_range
 from filestoraged.wire.redaction import redact_target
+from tests.runner.marks import thorough
 from tests.wire.heads import parse
 
 KIB = 1024
@@ -303,6 +304,7 @@ PARSERS: dict[str, Case] = {
 }
 
 
+@thorough("it measures")
 class TimeTest(unittest.TestCase):
     def test_parse_of_twice_the_input_takes_at_most_twice_the_time(self) -> None:
         for name, case in PARSERS.items():

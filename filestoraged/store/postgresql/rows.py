@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -61,7 +60,7 @@ class PostgresRowStore(RowStore):
     @contextlib.contextmanager
     def _connection(self) -> Iterator[DeadlineConnection]:
         with contextlib.closing(self._connector.connect(_TIMEOUT)) as connection:
-            connection.deadline = time.monotonic() + _TIMEOUT
+            connection.deadline = self._connector.clock.now() + _TIMEOUT
             connection.execute(_SETTINGS)
             yield connection
 

@@ -24,6 +24,7 @@ from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.system import write_at
+from tests.runner.marks import thorough
 from tests.store.simulation.history import History, Plan
 
 # FILESTORAGED_SEEDS=10000 tries as many, FILESTORAGED_SEEDS=71-71 one.
@@ -68,6 +69,7 @@ class HistoriesTest(SimulationCase):
         self.assertEqual(first, second)
 
 
+@thorough("hundreds of histories, which show that the simulation finds faults of the store")
 class PlantedFaultsTest(SimulationCase):
     def assert_found(
         self, seed: int, plan: Plan, fault: contextlib.AbstractContextManager[object], *, symptom: str

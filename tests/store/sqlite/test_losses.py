@@ -18,6 +18,7 @@ from filestoraged.store.sqlite import losses
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.sqlite.losses import _frames, count_lost_frames, find_losses
 from filestoraged.store.sqlite.write_lock import is_of_this_boot
+from tests.runner.marks import thorough
 from tests.support import PATIENCE, TempCase
 
 SUFFIXES = ("", "-wal", "-shm", ".turn")
@@ -238,6 +239,7 @@ class KilledTest(LossesCase):
 class PowerCutTest(LossesCase):
     """The machine has been booted since the last transaction. What was not synced may be there or not."""
 
+    @thorough("each of hundreds of states of a disk")
     def test_any_sectors_of_the_last_transaction_may_be_missing(self) -> None:
         self.lock("first")
         restarts = 0
