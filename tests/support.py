@@ -87,6 +87,26 @@ class TempCase(unittest.TestCase):
         return [path for path in paths if not path.startswith(skipped) and not layout.is_segment(Path(path).name)]
 
 
+class RecordingHandler(logging.Handler):
+    """Keeps all records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self._changed = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._changed:
+            self.records.append(record)
+            self._changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Return when the condition holds, which depends on the records alone."""
+        with self._changed:
+            if not self._changed.wait_for(condition, PATIENCE):
+                raise AssertionError(f"not logged in {PATIENCE:.0f} s: {what}")
+
+
 class Answer(NamedTuple):
     status: int
     fields: dict[str, str]
@@ -112,7 +132,9 @@ class ServerCase(TempCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.logged = self.capture_log()
+        self._record = RecordingHandler()
+        self.logged = self._record.records
+        self.capture_log()
         self.store_path = self.directory / "store"
         # Tests of other things may send any Host.
         config = Config(**{"store": str(self.store_path), "workers": 1, "host": ("*",), **self.config})
@@ -154,20 +176,20 @@ class ServerCase(TempCase):
     def address(self) -> Address:
         return Address("127.0.0.1", 0)
 
-    def capture_log(self) -> list[logging.LogRecord]:
-        """Return a list that gets the records that the server logs during the test."""
-        records: list[logging.LogRecord] = []
-        handler = logging.Handler()
-        handler.emit = records.append  # type: ignore[assignment, method-assign]
+    def capture_log(self) -> None:
+        """Let `logged` have the records that the server logs during the test."""
         logger = logging.getLogger("filestoraged")
         level = logger.level
-        logger.addHandler(handler)
+        logger.addHandler(self._record)
         logger.setLevel(logging.DEBUG)
         logger.propagate = False
         self.addCleanup(logger.setLevel, level)
         self.addCleanup(setattr, logger, "propagate", True)
-        self.addCleanup(logger.removeHandler, handler)
-        return records
+        self.addCleanup(logger.removeHandler, self._record)
+
+    def wait_for_lines(self, text: str, count: int = 1) -> None:
+        """Return when the text was logged so often. Access lines are written behind the response."""
+        self._record.wait_for(lambda: "\n".join(self.log_lines()).count(text) >= count, f"{count} times {text!r}")
 
     def log_lines(self, level: int = logging.INFO) -> list[str]:
         return [record.getMessage() for record in list(self.logged) if record.levelno >= level]

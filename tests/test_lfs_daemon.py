@@ -191,7 +191,7 @@ class KilledTest(GitCase):
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
-                self.wait_until("uploads", lambda: sum("PUT /data/game" in line for line in daemon.lines()) >= 5)
+                daemon.lines_with("PUT /data/game", 5)
                 daemon.kill()
             self.assertNotEqual(0, pushing.wait(_LIMIT))
         before = len(self.stored())

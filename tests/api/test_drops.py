@@ -553,7 +553,7 @@ class BrokenDatabaseTest(DropsCase):
         self.break_ends()
 
         fetched = self.get(path)
-        self.wait_until("it failed", lambda: any("cannot record" in line for line in self.log_lines(logging.WARNING)))
+        self.wait_for_lines("cannot record")
         again = [self.get(path).status for _ in range(3)]
         self.tidy_up()
         self.mend()
@@ -568,7 +568,7 @@ class BrokenDatabaseTest(DropsCase):
         path = self.drop(b"tea")
         self.break_ends()
         self.get(path)
-        self.wait_until("it failed", lambda: bool(self.registry()._deferred.unwritten))
+        self.wait_for_lines("cannot record")
         self.janitor.retry()
         self.assertEqual([], self.bytes_kept())
         # As the next process does that finds its owner dead.
@@ -715,7 +715,7 @@ class PasswordTest(VirtualDropsCase):
         self.request("BREW", f"{path}?password=open+sesame")
         self.raw(f"GET {path}?password=open+sesame HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n".encode())
         # Requests that are answered in one round are one record.
-        self.wait_until("all is logged", lambda: "\n".join(self.log_lines()).count("127.0.0.1 GET") >= 5)
+        self.wait_for_lines("127.0.0.1 GET", 5)
 
         logged = "\n".join(self.log_lines(logging.NOTSET))
         kept = b"".join(each.read_bytes() for each in self.store_path.rglob("*") if each.is_file())

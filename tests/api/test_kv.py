@@ -255,7 +255,7 @@ class BodiesInFlightTest(KvCase):
         for connection in connections:
             connection.sendall(head + body[:-1])
 
-        self.wait_until("one is told", lambda: any("answering 503" in line for line in self.log_lines()))
+        self.wait_for_lines("answering 503")
         self.assertEqual(200, self.get("/-/health").status)
         for connection in connections:
             connection.close()

@@ -239,7 +239,7 @@ class MetricsOfWorkersTest(TempCase):
             for pid in daemon.workers():
                 # What it has counted stays.
                 os.kill(pid, signal.SIGKILL)
-            self.wait_until("replaced", lambda: sum("died after" in line for line in daemon.lines()) == 3)
+            daemon.lines_with("died after", 3)
             in_threads(60, ask)
             self.assertEqual([120] * 10, counted())
 

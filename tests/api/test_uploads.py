@@ -493,7 +493,7 @@ class TargetTest(UploadsCase):
         self.assertIn('filestoraged_requests_total{interface="uploads",method="PATCH",status="204"} 1', shown)
         self.assertIn('filestoraged_uploads{state="complete"} 1', shown)
         self.assertIn('filestoraged_uploads{state="receiving"} 1', shown)
-        self.wait_until("the request is logged", lambda: any("PATCH" in line for line in self.log_lines()))
+        self.wait_for_lines("PATCH")
         self.assertFalse([line for line in self.log_lines() if path[-32:] in line])
 
     def test_upload_whose_target_is_not_served_any_more_answers_400_and_goes_on_when_it_is_again(self) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from filestoraged.cli import main as cli
 from tests.runner.judge import judge
 from tests.runner.zygote import ForkedProcess, Main, Zygote
+from tests.watch import wait_for_change
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -101,10 +102,13 @@ class Daemon:
 
     def lines_with(self, text: str, count: int = 1) -> list[str]:
         """The lines that have a text, `count` at least: access lines are written behind the response."""
-        deadline = time.monotonic() + PATIENCE
-        pause = threading.Event()
-        while len(found := [line for line in self.lines() if text in line]) < count and time.monotonic() < deadline:
-            pause.wait(0.02)
+        found: list[str] = []
+
+        def is_logged() -> bool:
+            found[:] = [line for line in self.lines() if text in line]
+            return len(found) >= count
+
+        wait_for_change(f"{count} lines with {text!r}", Path(self.log.name), is_logged)
         return found
 
     def stop(self, number: int = signal.SIGTERM) -> int:

@@ -105,7 +105,7 @@ class WorkersTest(TempCase):
 
             for pid in [*daemon.workers(), daemon.process.pid]:
                 os.kill(pid, signal.SIGINT)
-            self.wait_until("draining", lambda: any("draining" in line for line in daemon.lines()))
+            daemon.lines_with("draining")
             upload.sendall(b"tea")
             answer = read_answer(upload)
 

@@ -54,7 +54,7 @@ class PyzTest(TempCase):
             self.assert_pages(daemon.url)
 
             daemon.process.send_signal(signal.SIGHUP)
-            self.wait_until("reloaded", lambda: any("reloaded with 2 workers" in line for line in daemon.lines()))
+            daemon.lines_with("reloaded with 2 workers")
 
             self.assertEqual(b"tea", self.get(f"{daemon.url}/{stored.json()['hash']}"))
             self.assert_pages(daemon.url)
