@@ -21,7 +21,7 @@ from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.store import DiskStore
 from tests.daemon.process import PATIENCE, ROOT, Daemon, clean_environment, running, traced
 from tests.daemon.uploads import upload_until_killed
-from tests.support import TempCase, find_program, in_threads, read_answer
+from tests.support import TempCase, find_program, in_threads, read_all, read_answer
 
 HEALTH = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -125,7 +125,10 @@ class NoDescriptorsTest(TempCase):
             # It waits in the queue of the listener until no worker has had a place for it.
             self.assertEqual(503, read_answer(crowd[-1]).status)
             for connection in crowd:
-                connection.close()
+                with connection, contextlib.suppress(ConnectionError):
+                    connection.shutdown(socket.SHUT_WR)
+                    # To the end: the daemon has closed it, and has a place again.
+                    read_all(connection)
             answer = requests.post(daemon.url, data=b"tea", timeout=PATIENCE)
             # The connection limit fits the descriptors, so that they suffice for refusals.
             warnings = daemon.lines_with("WARNING turning connections away")
