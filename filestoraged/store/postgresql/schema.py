@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 SCHEMA = "filestoraged"
 
-# Of the tables below. Older ones are upgraded; newer ones are refused.
+# Of the tables below. Those of older releases are upgraded; others are refused.
 _VERSION = 3
 
 # Names of advisory locks, which all programs that use the database share: "fs" and a number.
 MAKING_LOCK = 0x6673_0001
 COMMIT_LOCK = 0x6673_0002
 
-# Version 2: who adds to resumable uploads, and which objects have their bytes; see `uploads.hold_rows`. The rows of an
-# upload go with it, so that its generations are never used twice.
+# Who adds to resumable uploads, and which objects have their bytes; see `uploads.hold_rows`. The rows of an upload go
+# with it, so that its generations are never used twice.
 _UPLOAD_HOLDS = (
     """CREATE TABLE upload_holds (
         id text COLLATE "C" PRIMARY KEY REFERENCES uploads ON DELETE CASCADE, generation bigint NOT NULL, holder text,
@@ -90,11 +90,11 @@ _TABLES = (
 )
 
 # What each older version lacks.
-_UPGRADES = {1: _UPLOAD_HOLDS, 2: POSTGRESQL_NAMES}
+_UPGRADES = {2: POSTGRESQL_NAMES}
 
 
 def prepare_schema(connection: psycopg.Connection[Any]) -> None:
-    """Make the tables where they are missing. Raises StoreFailed where they are those of a newer version."""
+    """Make the tables where they are missing. Raises StoreFailed where they are those of no release, or a newer one."""
     if _version(connection) == _VERSION:
         return
     with connection.transaction():
@@ -102,11 +102,12 @@ def prepare_schema(connection: psycopg.Connection[Any]) -> None:
         version = _version(connection)
         if version is None:
             _make(connection)
-        elif version < _VERSION:
+        elif version in _UPGRADES:
             _upgrade(connection, version)
-        elif version > _VERSION:
+        elif version != _VERSION:
+            age = "newer" if version > _VERSION else "older"
             raise StoreFailed(
-                f"The database has tables of version {version}, which is newer than this program's {_VERSION}."
+                f"The database has tables of version {version}, which is {age} than this program's {_VERSION}."
             )
 
 

@@ -745,18 +745,3 @@ class EndTest(RemoteCase):
             self.received()
         with self.assertRaises(Gone):
             self.append(TEA[4:])
-
-    # The tables.
-
-    def test_database_of_version_1_gets_the_new_tables_and_keeps_its_rows(self) -> None:
-        self.query("DROP TABLE upload_segments")
-        self.query("DROP TABLE upload_holds")
-        self.query("DROP TABLE names, collections, areas, stored, removals")
-        self.query("UPDATE version SET version = 1")
-        self.query("INSERT INTO pairs VALUES (sha256('a'), 'a', 'b')")
-
-        Connector(parse_database(self.url)).connect().close()
-
-        self.assertEqual([(3,)], self.query("SELECT version FROM version"))
-        self.assertEqual([], self.query("SELECT * FROM upload_holds CROSS JOIN upload_segments"))
-        self.assertEqual(1, len(self.query("SELECT * FROM pairs")))
