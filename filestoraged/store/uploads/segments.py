@@ -4,8 +4,8 @@ What arrives is collected in a file without a name, which counts for nothing. To
 one transaction names the segment and promises its bytes, if the hold is still the holder's own. An object that no row
 names is a leftover, and is removed with its upload at the latest.
 
-A last segment that is small is written anew with the bytes that follow, so that a client of small requests does not
-leave an object for each: every request reads the rows of all segments, and the removal takes a request for each.
+A last segment that is small is written anew with the bytes that follow, so that neither a client of small requests nor
+a slow one leaves many: every request reads the rows of all segments, and the removal takes a request for each.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Segments:
         self._objects = objects
         self._max_size = max_size
         self.size = 0
-        # Made for the first byte. Its own first byte is the one at `_start` of the upload.
+        # Made for the first byte. Its own first byte is the one at `_start` of the upload: the first that is not
+        # recorded, or that of a last segment which is small.
         self._file: BinaryIO | None = None
         self._start = 0
         self._slices: list[_Slice] = []
@@ -88,7 +89,8 @@ class Segments:
                 stored.append(self._store(each, start))
                 start += each.size
             kept = [segment for segment in self._segments if segment.start < self._start]
-            replacing = [deletion(self._id, self._start)] if len(kept) < len(self._segments) else []
+            replaced = self._segments[len(kept) :]
+            replacing = [deletion(self._id, self._start)] if replaced else []
             try:
                 self._hold.change(joined([*replacing, insertion(self._id, stored), change]))
             except UploadLocked:
@@ -96,7 +98,10 @@ class Segments:
                 self._remove_objects(stored)
                 raise
             self._segments = [*kept, *stored]
-            self._forget_staged()
+            # `cut` may need that of the requests before.
+            self._remove_objects([segment for segment in replaced if segment != self._small])
+            if len(stored) != 1 or stored[0].size >= SMALL_SEGMENT:
+                self._forget_staged()
 
     def cut(self, size: int, change: Change) -> None:
         # The last segment of the requests before ends where this one began, at `size`.
@@ -115,7 +120,9 @@ class Segments:
         return not self._segments
 
     def read(self, start: int) -> Iterator[bytes]:
+        end = 0
         for segment in self._segments:
+            end += segment.size
             skipped = max(0, start - segment.start)
             if skipped >= segment.size:
                 continue
@@ -123,8 +130,8 @@ class Segments:
                 yield from self._objects.read(self._key(segment), segment.size, segment.digest, skipped)
             except NotFound as error:
                 raise Gone("Bytes of the upload were lost; begin it anew.") from error
-        if self._file is not None and self._slices:
-            self._file.seek(max(0, start - self._start))
+        if self._file is not None and end < self.size:
+            self._file.seek(max(start, end) - self._start)
             while piece := self._file.read(COPY_SIZE):
                 yield piece
 

@@ -212,6 +212,19 @@ class HoldTest(RemoteCase):
         digest = self.append(data[39:]).digest or ""
         self.assertEqual((hashlib.sha256(data).hexdigest(), data), (digest, self.bucket.get(f"{digest[:2]}/{digest}")))
 
+    def test_slow_request_writes_its_own_small_segment_anew(self) -> None:
+        with self.begin(self.open("three", record_size=2), TEA[:2]) as held:
+            for position in (2, 4, 6):
+                held.write(TEA[position : position + 2])
+                self.assertEqual([(0, position + 2)], self.query("SELECT start, size FROM upload_segments"))
+                self.assertEqual(1, len(self.keys()))
+            with self.assertRaises(TooLarge):
+                held.write(TEA)
+
+        self.assertEqual((0, []), (self.received(), self.keys()))
+        self.append(TEA)
+        self.assertEqual(TEA, self.bucket.get(TEA_KEY))
+
     def test_segment_that_is_not_small_stays(self) -> None:
         with mock.patch.object(segments, "SMALL_SEGMENT", 4):
             for start, stop in ((0, 3), (3, 6), (6, 8), (8, 10)):
