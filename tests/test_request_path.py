@@ -28,6 +28,9 @@ UPLOAD = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n"
 # Functions in which a thread of the committer waits for its next change.
 _WAITS = ("_take", "_run_one")
 
+# Threads that work whatever is requested: the first step of a janitor may come while a request is traced.
+_BACKGROUND = ("janitor", "writer", "overdue")
+
 
 class Trace:
     """What the threads that run during `recording` call. `waits` is released whenever a committer is done."""
@@ -58,7 +61,7 @@ class Trace:
     def on_event(self, frame: FrameType, event: str, _: Any) -> None:
         if event != "call" or not frame.f_code.co_filename.startswith(ROOT):
             return
-        if self._is_recording:
+        if self._is_recording and threading.current_thread().name not in _BACKGROUND:
             callee, caller = frame.f_code.co_filename, _caller(frame)
             if caller is not None and caller != callee:
                 self.calls[caller.removeprefix(ROOT), callee.removeprefix(ROOT)] += 1
