@@ -1,4 +1,4 @@
-"""Lists the objects of a repository and the names of repositories, a page at a time."""
+"""Lists the objects of a repository and the names of repositories, a page at a time; and what all listings share."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _OID = re.compile(r"[0-9a-f]{64}")
 
 def objects(request: Request, store: Store) -> Response:
     """Answer with a page of the objects of a repository, in the order of their oids."""
-    limit, after = _limit(request), _after_oid(request)
+    limit, after = limit_of(request), _after_oid(request)
     # One more than the page has, to know whether another page follows.
     names = store.list(after, limit + 1)
     page = ", ".join(map(_encoded, _statuses(store, names[:limit])))
-    body = f'{{"objects": [{page}], "next": {json.dumps(_next(names, limit))}}}\n'
+    body = f'{{"objects": [{page}], "next": {json.dumps(next_of(names, limit))}}}\n'
     return Response(200, JSON + NO_STORE, body.encode())
 
 
 def repositories(request: Request, store: Store) -> Response:
     """Answer with a page of the names of repositories, in the order of their bytes."""
-    limit, after = _limit(request), _after_repository(request)
+    limit, after = limit_of(request), after_repository(request)
     names = store.list_namespaces(after, limit + 1)
-    return json_response(200, {"repositories": names[:limit], "next": _next(names, limit)}, NO_STORE)
+    return json_response(200, {"repositories": names[:limit], "next": next_of(names, limit)}, NO_STORE)
 
 
 def _statuses(store: Store, names: Sequence[str]) -> list[ObjectStatus]:
@@ -56,13 +56,14 @@ def _encoded(status: ObjectStatus) -> str:
     return f'{{"oid": "{status.name}", "size": {status.size}, "modified": "{modified}"}}'
 
 
-def _next(names: Sequence[str], limit: int) -> str | None:
+def next_of(names: Sequence[str], limit: int) -> str | None:
     """Return the last name of a page if another page follows. The object may have been removed meanwhile."""
     return names[limit - 1] if len(names) > limit else None
 
 
-def _limit(request: Request) -> int:
-    text = _parameter(request, "limit")
+def limit_of(request: Request) -> int:
+    """The number of entries of a page that a request wants. Raises BadRequest."""
+    text = parameter(request, "limit")
     if text is None:
         return _DEFAULT_LIMIT
     if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= _MAX_LIMIT:
@@ -71,7 +72,7 @@ def _limit(request: Request) -> int:
 
 
 def _after_oid(request: Request) -> str:
-    text = _parameter(request, "after")
+    text = parameter(request, "after")
     if text is None:
         return ""
     digest = parse_digest(text)
@@ -80,16 +81,18 @@ def _after_oid(request: Request) -> str:
     return digest
 
 
-def _after_repository(request: Request) -> str:
-    text = _parameter(request, "after")
+def after_repository(request: Request) -> str:
+    """The name that a page of repositories or spaces comes after. Raises BadRequest."""
+    text = parameter(request, "after")
     if text is None:
         return ""
     if not layout.is_repository(text):
-        raise BadRequest(f"Invalid after {quoted(text)}: expected the name of a repository.")
+        raise BadRequest(f"Invalid after {quoted(text)}: expected the name of a repository or space.")
     return text
 
 
-def _parameter(request: Request, name: str) -> str | None:
+def parameter(request: Request, name: str) -> str | None:
+    """The only value of a parameter of the query. Raises BadRequest."""
     values = request.parameters(name)
     if len(values) > 1:
         raise BadRequest(f"The query has {len(values)} values of {name}: expected one at most.")

@@ -7,6 +7,7 @@ import mimetypes
 import posixpath
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from filestoraged.digest import Digest, Expected, digest_length, parse_digest
@@ -42,8 +43,8 @@ class Delivery:
         self.fields = field_lines(("Accept-Ranges", "bytes")) + self.handed_over
 
 
-_OCTETS = "application/octet-stream"
-_TYPE_OF_OCTETS = field_lines(("Content-Type", _OCTETS))
+OCTETS = "application/octet-stream"
+_TYPE_OF_OCTETS = field_lines(("Content-Type", OCTETS))
 # Header fields that make a response depend on the request. Most requests have none.
 _CONDITIONS = frozenset(("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "range"))
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -83,15 +84,25 @@ async def receive_object(request: Request, store: Store, expected: Sequence[Expe
 
 def begin(request: Request, store: Store, *, size: int | None, expected: Sequence[Expected]) -> Staging:
     """Begin an upload. Raises AlreadyExists if If-None-Match forbids it, and BadRequest for a partial one."""
-    if "content-range" in request.fields:
-        # `curl -C -` sends the rest of a file so. It must not be stored as a whole (RFC 9110, section 14.5).
-        raise BadRequest("Content-Range is not supported: send the whole object.")
+    _refuse_partial(request)
     if not conditions.forbids_overwrite(request.fields):
         return store.stage(size, expected=expected)
     for algorithm, digest in expected:
         if algorithm == store.algorithm and _exists(store, digest):
             raise AlreadyExists(digest)
     return store.stage_new(size, expected=expected)
+
+
+def begin_replacing(request: Request, store: Store, expected: Sequence[Expected]) -> Staging:
+    """Begin an upload that heals an object of the same bytes, whatever If-None-Match says."""
+    _refuse_partial(request)
+    return store.stage(request.size, expected=expected)
+
+
+def _refuse_partial(request: Request) -> None:
+    if "content-range" in request.fields:
+        # `curl -C -` sends the rest of a file so. It must not be stored as a whole (RFC 9110, section 14.5).
+        raise BadRequest("Content-Range is not supported: send the whole object.")
 
 
 async def commit(request: Request, staging: Staging) -> Digest:
@@ -135,8 +146,11 @@ def download(request: Request, store: Store, name: str, delivery: Delivery) -> R
     blob = store.open(digest)
     try:
         accel = accelerated(store, digest, delivery.accel)
-        if accel or not _CONDITIONS.isdisjoint(request.fields):
-            return _represent(request, blob, delivery.handed_over if accel else delivery.fields, accel)
+        if accel or not is_unconditional(request):
+            fixed = delivery.handed_over if accel else delivery.fields
+            fields = _fields(blob, fixed)
+            found = Representation(digest, blob.modified, fields, _description(request), accel)
+            return represent(request, blob, found)
         response = Response(200, _fields(blob, delivery.fields) + _description(request), content=blob, stop=blob.size)
         if blob.is_shared and request.is_plain and not request.parameters("name"):
             encode_fields(response)
@@ -171,17 +185,32 @@ def _fields(blob: Blob, fixed: Fields) -> Fields:
     return f'ETag: "{blob.digest}"\r\nLast-Modified: {format_date(blob.modified)}\r\n{fixed}'
 
 
-def _represent(request: Request, blob: Blob, fixed: Fields, accel: Fields) -> Response:
+class Representation(NamedTuple):
+    """What is answered with: `fields` in each case, `description` with the bytes. `accel` makes a proxy send them."""
+
+    tag: str
+    modified: int
+    fields: Fields
+    description: Fields
+    accel: Fields
+
+
+def is_unconditional(request: Request) -> bool:
+    """Whether the answer is the whole object."""
+    return _CONDITIONS.isdisjoint(request.fields)
+
+
+def represent(request: Request, blob: Blob, found: Representation) -> Response:
     """Answer a request with conditions, or leave the bytes to a proxy."""
-    fields = _fields(blob, fixed)
-    if not conditions.must_send(request.fields, blob.digest, blob.modified):
+    if not conditions.must_send(request.fields, found.tag, found.modified):
         blob.close()
-        return Response(304, fields)
-    fields += _description(request)
-    if accel:
-        return _hand_over(blob, fields + accel)
-    wanted = request.fields.get("range")
-    if wanted is not None and conditions.if_range_holds(request.fields, blob.digest, blob.modified):
+        return Response(304, found.fields)
+    fields = found.fields + found.description
+    if found.accel:
+        return _hand_over(blob, fields + found.accel)
+    # Of other methods, a range is ignored (RFC 9110, section 14.2).
+    wanted = request.fields.get("range") if request.method == "GET" else None
+    if wanted is not None and conditions.if_range_holds(request.fields, found.tag, found.modified):
         part = parse_range(wanted, blob.size)
         if part is not None:
             start, stop = part
@@ -217,7 +246,7 @@ def saved_as(name: str) -> Fields:
 
 def content_type(name: str) -> str:
     """The media type for the extension of a file name."""
-    return _TYPES.get(posixpath.splitext(name)[1].lower(), _OCTETS)
+    return _TYPES.get(posixpath.splitext(name)[1].lower(), OCTETS)
 
 
 def _digest(name: str) -> Digest:

@@ -17,6 +17,8 @@ from filestoraged.api.interface import Description, Json
 from filestoraged.web.router import PUBLIC, Route, Router
 
 _SEGMENT = re.compile(r"\{(\w+)\}")
+# OpenAPI has no templates for several segments.
+_REST, _SEGMENT_END = "...}", "}"
 
 _ERROR = {"schema": {"$ref": "#/components/schemas/Error"}}
 # Errors of each request, in the form of its interface; a page has those as pages that its script does not read.
@@ -41,6 +43,7 @@ def document(mounts: Mapping[str, Router], descriptions: Mapping[str, Descriptio
         for owner, route in served:
             path = prefix if route.pattern == "/" and is_root_bare else prefix.rstrip("/") + route.pattern or "/"
             declared = known[owner.name].operations.get((route.method, route.pattern), {})
+            path = path.replace(_REST, _SEGMENT_END)
             operation = _operation(owner, route, path, declared, has_tokens=has_tokens)
             paths.setdefault(path, {}).setdefault(route.method.lower(), operation)
     schemas = {name: schema for each in known.values() for name, schema in each.schemas.items()}

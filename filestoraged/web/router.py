@@ -21,6 +21,9 @@ from filestoraged.wire.grammar import TOKEN
 
 _METHOD = re.compile(TOKEN)
 
+# At the end of a pattern that stands for any number of segments.
+_REST = "...}"
+
 # The actions of scopes.
 READ, WRITE, DELETE = "read", "write", "delete"
 
@@ -31,7 +34,8 @@ PUBLIC = "public"
 class Route(NamedTuple):
     """A page: what it answers, where it runs, and which scope it needs.
 
-    A pattern is a path whose segments in braces stand for any one segment: `/{repository}/{oid}`.
+    A pattern is a path whose segments in braces stand for any one segment: `/{repository}/{oid}`. A last one with dots,
+    `{name...}`, stands for the rest of the path.
     """
 
     method: str
@@ -101,8 +105,10 @@ class Router:
             self._routes.setdefault(route.pattern, {})[route.method] = route
         # By the number of slashes: most paths are compared with one pattern or two.
         self._patterns: dict[int, list[_Pattern]] = {}
+        self._open_ended: list[_Pattern] = []
         for each in (*(found for router in nested for found in router._own_patterns()), *self._own_patterns()):
-            self._patterns.setdefault(each.slashes, []).append(each)
+            same = self._open_ended if each.slashes is None else self._patterns.setdefault(each.slashes, [])
+            same.append(each)
 
     def find_for(self, request: Request, path: str) -> Match:
         """Find the page for people if the request is for one, else what programs get. See `find`."""
@@ -120,7 +126,7 @@ class Router:
             exact = self._routes.get("/")
         if exact is not None:
             return Match(self, exact, exact.get(method), ())
-        for pattern in self._patterns.get(path.count("/"), ()):
+        for pattern in (*self._patterns.get(path.count("/"), ()), *self._open_ended):
             found = pattern.compiled.fullmatch(path)
             if found is not None:
                 return Match(pattern.router, pattern.routes, pattern.routes.get(method), found.groups())
@@ -133,7 +139,7 @@ class Router:
 
     def _own_patterns(self) -> list[_Pattern]:
         return [
-            _Pattern(self, _compiled(pattern), pattern.count("/"), routes)
+            _Pattern(self, _compiled(pattern), None if _REST in pattern else pattern.count("/"), routes)
             for pattern, routes in self._routes.items()
             if "{" in pattern
         ]
@@ -151,7 +157,8 @@ class _Pattern(NamedTuple):
 
     router: Router
     compiled: Pattern[str]
-    slashes: int
+    # None for any number.
+    slashes: int | None
     routes: Mapping[str, Route]
 
 
@@ -357,5 +364,10 @@ def _no_page(method: str, routes: Mapping[str, Route]) -> Error:
 
 
 def _compiled(pattern: str) -> Pattern[str]:
-    segments = ["([^/]*)" if segment.startswith("{") else re.escape(segment) for segment in pattern.split("/")]
-    return re.compile("/".join(segments))
+    return re.compile("/".join(map(_segment_pattern, pattern.split("/"))))
+
+
+def _segment_pattern(segment: str) -> str:
+    if segment.endswith(_REST):
+        return "(.*)"
+    return "([^/]*)" if segment.startswith("{") else re.escape(segment)
