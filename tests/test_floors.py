@@ -47,6 +47,7 @@ LATE["api.drops"] = {"api.openapi_terms"}
 LATE["api.files"] = {"api.openapi_terms"}
 LATE["api.kv"] = {"api.openapi_terms", "store.postgresql.kv"}
 LATE["api.lfs"] = {"api.openapi_terms"}
+LATE["api.names"] = {"api.openapi_terms"}
 LATE["api.repositories"] = {"api.openapi_terms"}
 LATE["api.uploads"] = {"api.openapi_terms", "store.uploads.remote_storage"}
 LATE["cli.main"] = {
@@ -59,7 +60,7 @@ LATE["cli.serve"] = {"cli.manual"}
 LATE["daemon.backend"] = {"check.tables"}
 LATE["daemon.config"] = {"configparser"}
 LATE["daemon.disk_backend"] = {"check.disk", "check.rows", "check.tables"}
-LATE["daemon.interfaces"] = {"api.drops", "api.files", "api.kv", "api.repositories", "api.uploads"}
+LATE["daemon.interfaces"] = {f"api.{name}" for name in ("drops", "files", "kv", "names", "repositories", "uploads")}
 LATE["daemon.memcached_backend"] = {
     *("check.memcached", "store.memcached.manifest", "store.memcached.pool", "store.memcached.store"),
 }

@@ -60,6 +60,7 @@ SEGMENTS: Mapping[str, Json] = {
     "oid": TEXT,
     # In a path, `.` and `..` are resolved by clients.
     "repository": {"type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"},
+    "space": {"type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"},
 }
 
 UPLOAD = [ref("parameters", "Expected"), ref("parameters", "ContentDigest"), ref("parameters", "IfNoneMatch")]

@@ -26,6 +26,8 @@ _DIRECTORY = "pages"
 FILES = (
     "common.js",
     "created.html",
+    "entries.html",
+    "entry.html",
     "hashing.html",
     "history.js",
     "icon.svg",

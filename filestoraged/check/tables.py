@@ -17,7 +17,7 @@ from filestoraged.check.rows import DROPS, SEGMENTS, RegistryKind, RegistryUnrea
 from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import Error
-from filestoraged.store import area_tables, drop_tables, locks
+from filestoraged.store import area_tables, drop_tables, locks, name_tables
 from filestoraged.store.postgresql.connection import Connector, ReadSessions, translate
 from filestoraged.store.postgresql.schema import KEY_CHECKS, require_schema
 from filestoraged.store.postgresql.url import DatabaseAddress
@@ -37,6 +37,7 @@ _CHECKS = (
     locks.POSTGRESQL_CHECK,
     registry.POSTGRESQL_CHECK,
     area_tables.POSTGRESQL_CHECK,
+    name_tables.POSTGRESQL_CHECK,
 )
 
 

@@ -135,6 +135,7 @@ def _totals(summary: _Summary) -> ReportEntry:
         "drops": totals.drops,
         "skipped_drops": totals.skipped_drops,
         "locks": totals.locks,
+        "names": totals.names,
         "found": {kind: summary.found.get(kind, 0) for kind in MIGRATION_KINDS},
         "complete": summary.complete,
     }
@@ -160,7 +161,7 @@ def _objects_text(summary: _Summary) -> str:
 def _rows_text(summary: _Summary) -> str:
     totals = summary.totals
     verb = "equal" if summary.is_comparison else "copied"
-    text = f"{verb} {totals.keys} keys, {totals.drops} drops, {totals.locks} locks"
+    text = f"{verb} {totals.keys} keys, {totals.drops} drops, {totals.locks} locks, {totals.names} names"
     if totals.skipped_drops:
         text += f"; skipped {totals.skipped_drops} drops in use or new: run this again when the old daemon has stopped"
     return text

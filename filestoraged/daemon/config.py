@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from filestoraged.daemon.backends import StoreOptions
+from filestoraged.daemon.backends import StoreOptions, selected
 from filestoraged.daemon.fields import ConfigField, declare, parse_values, read_text
 from filestoraged.daemon.interfaces import INTERFACES, default_mounts, join_mounts, parse_mount
 from filestoraged.daemon.values import (
@@ -171,6 +171,11 @@ class Config(StoreOptions):
         f"least severe level that is logged, one of {' '.join(LOG_LEVELS)}; access lines have the level info",
         default="info",
     )
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        if "mounts" not in values:
+            self.__dict__["mounts"] = default_mounts(can_list=selected(self).prune is not None)
 
 
 class CacheShares(NamedTuple):

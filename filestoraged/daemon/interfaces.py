@@ -28,6 +28,8 @@ class InterfaceRow(NamedTuple):
     load: Callable[[], Interface]
     # Whether scopes may name its areas: the first open segments of its paths.
     has_areas: bool = False
+    # Whether it needs a backend that lists objects.
+    needs_listing: bool = False
 
 
 def _files() -> Interface:
@@ -54,6 +56,12 @@ def _keys() -> Interface:
     return KEYS
 
 
+def _names() -> Interface:
+    from filestoraged.api.names import NAMES
+
+    return NAMES
+
+
 def _uploads() -> Interface:
     from filestoraged.api.uploads import UPLOADS
 
@@ -66,12 +74,13 @@ INTERFACES: Mapping[str, InterfaceRow] = {
     "drops": InterfaceRow("/vimeo/api/v1.0", _drops),
     "kv": InterfaceRow("/kv", _keys),
     "uploads": InterfaceRow("/uploads", _uploads),
+    "names": InterfaceRow("/names", _names, has_areas=True, needs_listing=True),
 }
 
 
-def default_mounts() -> dict[str, str]:
-    """Return the interfaces by their default prefixes."""
-    return {row.prefix: name for name, row in INTERFACES.items()}
+def default_mounts(*, can_list: bool = True) -> dict[str, str]:
+    """Return the interfaces by their default prefixes, for a backend that can or cannot list objects."""
+    return {row.prefix: name for name, row in INTERFACES.items() if can_list or not row.needs_listing}
 
 
 def parse_mount(text: str) -> tuple[str, str]:

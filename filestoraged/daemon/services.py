@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from filestoraged.api import metrics, operations, pages
 from filestoraged.api.interface import Data, Resources
@@ -19,7 +19,7 @@ from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.tokens_file import read_tokens
-from filestoraged.errors import DISK_FULL, JournalDamaged, StartError, StorageFull, StoreDetached
+from filestoraged.errors import DISK_FULL, JournalDamaged, StartError, StorageFull, StoreDetached, UsageError
 from filestoraged.store import layout
 from filestoraged.store.databases import open_databases
 from filestoraged.store.disk.store import DiskStore
@@ -65,6 +65,7 @@ class Services:
         self._metrics = metrics
         self._clock = clock
         mounted = {name for each in mounts for name in each.values()}
+        _require_listing(config, mounted)
         self._interfaces = [row.load() for name, row in INTERFACES.items() if name in mounted]
         self._has_data = any(each.data is not None for each in self._interfaces)
         self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
@@ -306,6 +307,13 @@ class Services:
             return self._not_writable(error)
         staging = os.path.join(self._config.store, layout.STAGING)
         return StartError(f"cannot rename files from {staging!r} to {str(part.root)!r}: they are on two file systems")
+
+
+def _require_listing(config: Config, mounted: Collection[str]) -> None:
+    backend = selected(config)
+    for name in sorted(mounted):
+        if INTERFACES[name].needs_listing and backend.prune is None:
+            raise UsageError(f"--mount {name} and --{backend.option} contradict each other: that cannot list objects")
 
 
 def _not_opened(error: StoreDetached) -> StartError:

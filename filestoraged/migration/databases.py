@@ -23,9 +23,10 @@ from filestoraged.store.contract import Store
 from filestoraged.store.drop_tables import DROP_ROWS, DROP_TABLE, DropRow
 from filestoraged.store.kv import KEY_ROWS
 from filestoraged.store.locks import LOCK_ROWS
+from filestoraged.store.name_tables import NAME_ROWS
 from filestoraged.store.rows import Row, RowGroup, RowReader, RowStore, RowWriter, Table
 
-GROUPS = (KEY_ROWS, DROP_ROWS, LOCK_ROWS)
+GROUPS = (KEY_ROWS, DROP_ROWS, LOCK_ROWS, NAME_ROWS)
 
 # Rows of drops that are read at once, and bytes without a drop that are looked up at once.
 _PAGE = 1000

@@ -29,7 +29,7 @@ class MigrationTotals(CheckTotals):
         # Objects at the target alone, and those of them that were removed.
         self.extra = self.removed = 0
         # Rows that were copied or compared, by what they are.
-        self.keys = self.drops = self.locks = 0
+        self.keys = self.drops = self.locks = self.names = 0
         # Drops that were being uploaded or fetched, or were uploaded after the last pass over their bytes.
         self.skipped_drops = 0
 

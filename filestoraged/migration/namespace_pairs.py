@@ -67,17 +67,17 @@ class NamespacePair(NamedTuple):
 
 
 def object_pairs(source: Stores, target: Stores, algorithm: str) -> Iterator[NamespacePair]:
-    """Files, and each repository. `algorithm` names most objects of files.
+    """Files, each repository, and each space of names. `algorithm` names most objects of files.
 
     Raises ListingUnsupported if the source keeps no index.
     """
     algorithms = (algorithm, *(each for each in ALGORITHMS if each != algorithm))
     yield _pair("", source.objects, target.objects, algorithms)
     # An oid is a SHA-256 digest, whatever names the objects of files.
-    ours, theirs = (side.objects.namespace(layout.REPOSITORIES, algorithm="sha256") for side in (source, target))
-    for name in _repositories(ours, theirs):
-        path = f"{layout.REPOSITORIES}/{name}/"
-        yield _pair(path, ours.namespace(name), theirs.namespace(name), ["sha256"])
+    for directory in (layout.REPOSITORIES, layout.NAMES):
+        ours, theirs = (side.objects.namespace(directory, algorithm="sha256") for side in (source, target))
+        for name in _repositories(ours, theirs):
+            yield _pair(f"{directory}/{name}/", ours.namespace(name), theirs.namespace(name), ["sha256"])
 
 
 def drop_pair(source: Stores, target: Stores, ids: Callable[[], Iterator[str]]) -> NamespacePair:

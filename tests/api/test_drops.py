@@ -64,8 +64,7 @@ class DropsCase(ServerCase):
 
     @property
     def janitor(self) -> DropsJanitor:
-        (janitor,) = self.services.resources.janitors
-        assert isinstance(janitor, DropsJanitor)
+        (janitor,) = [each for each in self.services.resources.janitors if isinstance(each, DropsJanitor)]
         return janitor
 
     def tidy_up(self) -> None:

@@ -109,9 +109,9 @@ class DiskStore(Store):
             require_directory(f"{self.root}/{name}", system=self._system)
         for name in layout.OWN_FILES:
             require_file(f"{self.root}/{name}", system=self._system)
-        repositories = f"{self.root}/{layout.REPOSITORIES}"
-        if exists(self._system, repositories) and not is_directory(self._system, repositories):
-            raise NotADirectoryError(errno.ENOTDIR, f"{repositories!r} is not a directory")
+        for directory in (f"{self.root}/{layout.REPOSITORIES}", f"{self.root}/{layout.NAMES}"):
+            if exists(self._system, directory) and not is_directory(self._system, directory):
+                raise NotADirectoryError(errno.ENOTDIR, f"{directory!r} is not a directory")
         self.volume.identity.fix()
         try:
             self.volume.join()

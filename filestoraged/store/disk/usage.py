@@ -36,16 +36,17 @@ class DiskUsage:
 
     def count(self, pause: Callable[[], None]) -> dict[str, Usage]:
         """Count the objects of each interface. `pause` is called often; an exception of it ends the count."""
-        repositories = os.path.join(self._root, layout.REPOSITORIES)
         # Counts of directories that were removed are forgotten.
         before, self._counts = self._counts, {}
         return {
             "files": self._sum([self._root], before, pause),
-            "repositories": self._sum(
-                (entry.path for entry in _directories(self._system, repositories)), before, pause
-            ),
+            "repositories": self._sum(self._namespaces(layout.REPOSITORIES), before, pause),
+            "names": self._sum(self._namespaces(layout.NAMES), before, pause),
             "drops": self._sum([os.path.join(self._root, layout.DROPS)], before, pause),
         }
+
+    def _namespaces(self, directory: str) -> Iterator[str]:
+        return (entry.path for entry in _directories(self._system, os.path.join(self._root, directory)))
 
     def _sum(self, namespaces: Iterable[str], before: _Counts, pause: Callable[[], None]) -> Usage:
         usage = Usage()

@@ -53,7 +53,7 @@ def list_namespaces(client: S3Client, prefix: str, after: str, limit: int) -> Se
 
 def count(client: S3Client, pause: Callable[[], None]) -> Mapping[str, Usage]:
     """What each interface holds, by its name. Lists all keys."""
-    totals = {name: Usage() for name in ("files", layout.REPOSITORIES, layout.DROPS)}
+    totals = {name: Usage() for name in ("files", layout.REPOSITORIES, layout.NAMES, layout.DROPS)}
     for each in list_objects(client):
         pause()
         first = each.key.partition(_SEPARATOR)[0]

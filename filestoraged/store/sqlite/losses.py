@@ -268,8 +268,8 @@ def _has_contents(root: str) -> bool:
     """Whether a store has another database, an object, or the bytes of a drop."""
     if any(_size(f"{root}/{name}") for name in layout.DATABASES):
         return True
-    repositories = f"{root}/{layout.REPOSITORIES}"
-    directories = (root, f"{root}/{layout.DROPS}", *(f"{repositories}/{name}" for name in _names(repositories)))
+    above = (f"{root}/{layout.REPOSITORIES}", f"{root}/{layout.NAMES}")
+    directories = (root, f"{root}/{layout.DROPS}", *(f"{each}/{name}" for each in above for name in _names(each)))
     shards = (f"{each}/{name}" for each in directories for name in _names(each) if layout.is_shard(name))
     return any(_names(shard) for shard in shards)
 
