@@ -16,6 +16,7 @@ from filestoraged.cli.client_output import ClientOutput, named_line
 from filestoraged.cli.options import CommandParser
 from filestoraged.client.client import Client
 from filestoraged.client.download import Download
+from filestoraged.client.names import is_name, parse_name
 from filestoraged.client.reference import is_drop, parse_object
 from filestoraged.client.saving import Saved, safe_name
 from filestoraged.errors import UnexpectedResponse, UsageError, quoted
@@ -56,6 +57,8 @@ class _Downloads:
     def _begin(self, name: str) -> Download:
         if is_drop(name):
             return self._client.fetch_drop(name, password=self._password)
+        if is_name(name):
+            return self._client.get_name(*parse_name(name))
         return self._client.get(name, self._given.repository)
 
     def _save(self, name: str) -> Saved:
@@ -63,6 +66,10 @@ class _Downloads:
         if is_drop(name):
             progress = self._output.progress(path or "drop")
             return self._client.save_drop(name, path, password=self._password, overwrite=overwrite, progress=progress)
+        if is_name(name):
+            named = parse_name(name)
+            path = path or safe_name(named.name.rpartition("/")[2], "file")
+            return self._client.save_name(*named, path, overwrite=overwrite, progress=self._output.progress(path))
         if path is None:
             reference = parse_object(name)
             path = safe_name(reference.name, reference.digest)
@@ -85,18 +92,22 @@ def _check(given: argparse.Namespace) -> None:
     if given.output == _STANDARD_OUTPUT and given.json:
         raise UsageError("--json and --output - exclude each other: both are on standard output")
     for name in given.names:
-        if not is_drop(name):
+        if is_name(name):
+            parse_name(name)
+        elif not is_drop(name):
             parse_object(name)
 
 
 def make_parser() -> CommandParser:
     parser = client_parser(
         "get",
-        "Download objects by their digests or URLs, and drops by their links. A file appears when it is complete and"
-        " has its digest; a download that broke off is continued.",
+        "Download objects by their digests, URLs or names, and drops by their links. A file appears when it is complete"
+        " and has its digest; a download that broke off is continued.",
         "--from",
     )
-    parser.add_argument("names", metavar="NAME", nargs="+", help="a digest, the URL of an object, or a drop's link")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="+", help="a digest, the URL of an object, SPACE/NAME, or a drop's link"
+    )
     parser.add_argument("--repository", metavar="NAME", help="the repository that has the objects")
     parser.add_argument("--output", metavar="FILE", help="file to make; - is standard output (named by the digest)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")

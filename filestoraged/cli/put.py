@@ -18,6 +18,8 @@ from filestoraged.cli.client_options import (
 from filestoraged.cli.client_output import ClientOutput, named_line
 from filestoraged.cli.options import CommandParser
 from filestoraged.client.client import Client, Content
+from filestoraged.client.names import parse_name
+from filestoraged.daemon.values import parse_duration
 from filestoraged.errors import BadRequest, UsageError
 
 
@@ -30,6 +32,8 @@ def put(arguments: Sequence[str]) -> int:
     if given.drop:
         drops = _Drops(client, output, password_of(given), given.name)
         return run_client(client, given.files, drops.put, output)
+    if given.name is not None:
+        return run_client(client, given.files, _Named(client, output, given).put, output)
     objects = _Objects(client, output, given.repository)
     return run_client(client, given.files, objects.put, output)
 
@@ -47,6 +51,27 @@ class _Objects:
         if self._repository is not None:
             fields["repository"] = self._repository
         self._output.add(stored.digest if self._output.is_quiet else named_line(stored.digest, name), fields)
+
+
+class _Named:
+    def __init__(self, client: Client, output: ClientOutput, given: argparse.Namespace) -> None:
+        self._client = client
+        self._output = output
+        self._given = given
+        self._ttl = None if given.ttl is None else parse_duration(given.ttl)
+
+    def put(self, file: str) -> None:
+        given, reference = self._given, parse_name(self._given.name)
+        stored = self._client.put_name(
+            *reference,
+            _content(file),
+            ttl=self._ttl,
+            if_new=given.if_new,
+            if_oid=given.if_oid,
+            progress=self._output.progress(file),
+        )
+        fields = {"file": file, "space": reference.space, **stored._asdict()}
+        self._output.add(stored.oid if self._output.is_quiet else named_line(stored.oid, given.name), fields)
 
 
 class _Drops:
@@ -79,10 +104,19 @@ def _check(given: argparse.Namespace) -> None:
         raise UsageError("standard input, -, can be uploaded once")
     if given.drop and given.repository is not None:
         raise UsageError("--drop and --repository exclude each other: a drop is in no repository")
-    if not given.drop and (given.password or given.password_file is not None or given.name is not None):
-        raise UsageError("--password, --password-file and --name need --drop")
+    if not given.drop and (given.password or given.password_file is not None):
+        raise UsageError("--password and --password-file need --drop")
     if given.name is not None and len(given.files) > 1:
         raise UsageError("--name is for one file")
+    if given.drop or given.name is None:
+        if given.if_new or given.if_oid is not None or given.ttl is not None:
+            raise UsageError("--if-new, --if-oid and --ttl need --name SPACE/NAME")
+        return
+    parse_name(given.name)
+    if given.repository is not None:
+        raise UsageError("--name and --repository exclude each other: a name is in a space")
+    if given.if_new and given.if_oid is not None:
+        raise UsageError("--if-new and --if-oid exclude each other")
 
 
 def make_parser() -> CommandParser:
@@ -95,7 +129,12 @@ def make_parser() -> CommandParser:
     parser.add_argument("files", metavar="FILE", nargs="+", help="a file; - is standard input")
     parser.add_argument("--repository", metavar="NAME", help="store the files in this repository")
     parser.add_argument("--drop", action="store_true", help="make drops: files that can be downloaded once")
-    parser.add_argument("--name", metavar="NAME", help="name that the downloaded drop gets (that of the file)")
+    parser.add_argument(
+        "--name", metavar="NAME", help="SPACE/NAME that is to lead to the file; with --drop, its name when it is saved"
+    )
+    parser.add_argument("--if-new", action="store_true", help="only if the name does not exist")
+    parser.add_argument("--if-oid", metavar="OID", help="only if the name leads to the object with this oid")
+    parser.add_argument("--ttl", metavar="TIME", help="time until the name expires, in seconds or such as 12h or 7d")
     add_password_options(parser)
     parser.add_argument(
         "--quiet", action="store_true", help="show no progress and no retries; print digests without names"

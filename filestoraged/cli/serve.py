@@ -28,10 +28,10 @@ _USAGE = """filestoraged [serve] [OPTION ...]
        filestoraged token NAME SCOPE [--tokens FILE] [--config FILE | --mount NAME=PREFIX ...]
        filestoraged memcached-check HOST:PORT[,...] [--size BYTES]
        filestoraged s3-check URL [--s3-region NAME] [--s3-credentials FILE]
-       filestoraged put FILE ... [--to URL] [--repository NAME | --drop] [OPTION ...]
+       filestoraged put FILE ... [--to URL] [--repository NAME | --name SPACE/NAME | --drop] [OPTION ...]
        filestoraged get NAME ... [--from URL] [--repository NAME] [--output FILE] [OPTION ...]
        filestoraged rm NAME ... [--from URL] [--repository NAME] [OPTION ...]
-       filestoraged list [REPOSITORY] [--from URL] [OPTION ...]
+       filestoraged list [REPOSITORY | SPACE/] [--from URL] [OPTION ...]
        filestoraged completion bash|zsh|fish"""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import stat
 import threading
@@ -15,6 +16,7 @@ from filestoraged.client import saving
 from filestoraged.client.download import Download
 from filestoraged.client.hashing import BackgroundHash, algorithms_of
 from filestoraged.client.location import DaemonURL, parse_location
+from filestoraged.client.names import Condition, NamedObject, NameReference, NameRequests, parse_name
 from filestoraged.client.reference import DropReference, ObjectReference, parse_drop, parse_object
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.saving import Saved
@@ -83,6 +85,7 @@ class Client:
         self._uploader = Uploader(
             self._transport, self._retries, self._mounts, algorithm=algorithm, state_directory=state_directory
         )
+        self._names = NameRequests(self._transport, self._retries, self._mounts["names"], self._pages)
         # Transports by the endpoints of URLs that methods were given; the lock guards them.
         self._others: dict[ServerAddress, ClientTransport] = {}
         self._lock = threading.Lock()
@@ -177,6 +180,64 @@ class Client:
         for page in self._pages(self._uploader.target(repository).path, "objects"):
             for each in page:
                 yield _entry(each)
+
+    def put_name(
+        self,
+        space: str,
+        name: str,
+        content: Content,
+        *,
+        ttl: int | None = None,
+        content_type: str | None = None,
+        if_new: bool = False,
+        if_oid: str | None = None,
+        progress: Progress | None = None,
+    ) -> NamedObject:
+        """Let a name of a space lead to content. It expires after `ttl` seconds, if that is given.
+
+        With `if_new` the name must not exist; with `if_oid` it must lead to the object with that oid. Raises
+        PreconditionFailed otherwise: of several clients that require the same, one succeeds.
+        """
+        reference, condition = parse_name(f"{space}/{name}"), Condition.of(if_new=if_new, if_oid=if_oid)
+        with _sent(content) as source:
+            return self._names.put(
+                source, reference, ttl=ttl, type_=content_type, condition=condition, progress=progress
+            )
+
+    def get_name(self, space: str, name: str) -> Download:
+        """Begin the download of what a name leads to. Raises PreconditionFailed where the name is changed meanwhile."""
+        reference = parse_name(f"{space}/{name}")
+        return self._begin_name(reference, self._names.find(reference), None)
+
+    def save_name(
+        self,
+        space: str,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> Saved:
+        """Download what a name leads to into a file, as `save` does."""
+        reference = parse_name(f"{space}/{name}")
+        oid = self._names.find(reference)
+
+        def begin(known: BackgroundHash | None) -> Download:
+            return self._begin_name(reference, oid, known)
+
+        return saving.save_object(begin, os.fspath(path), oid, ["sha256"], overwrite=overwrite, progress=progress)
+
+    def delete_name(self, space: str, name: str, *, if_oid: str | None = None) -> None:
+        """Remove a name; with `if_oid`, if it leads to that object. Raises NotFound and PreconditionFailed."""
+        self._names.remove(parse_name(f"{space}/{name}"), Condition.of(if_oid=if_oid))
+
+    def names(self, space: str, prefix: str = "") -> Iterator[NamedObject]:
+        """Yield the names of a space that begin with a prefix, in the order of their bytes."""
+        return self._names.list(space, prefix)
+
+    def spaces(self) -> Iterator[str]:
+        """Yield the spaces that have names, in order."""
+        return self._names.spaces()
 
     def create_drop(
         self,
@@ -299,6 +360,16 @@ class Client:
 
         return Download(ask, self._retries, digest=reference.digest, algorithms=algorithms, hashed=known)
 
+    def _begin_name(self, reference: NameReference, oid: Digest, known: BackgroundHash | None) -> Download:
+        path = self._names.path(reference)
+
+        def ask(start: int) -> ClientResponse:
+            # The bytes that were received before are of this object.
+            fields = {"If-Match": f'"{oid}"', **({"Range": f"bytes={start}-"} if start else {})}
+            return self._transport.request("GET", path, fields)
+
+        return Download(ask, self._retries, digest=oid, algorithms=["sha256"], hashed=known)
+
     def _place(self, reference: ObjectReference, repository: str | None) -> tuple[ClientTransport, str]:
         """Return where an object is."""
         if reference.location is not None:
@@ -316,7 +387,8 @@ class Client:
     def _pages(self, path: str, key: str) -> Iterator[builtins.list[Any]]:
         after, empty = "", 0
         while True:
-            page = self._page(path + (f"?after={quote(after, safe='')}" if after else ""))
+            separator = "&" if "?" in path else "?"
+            page = self._page(path + (f"{separator}after={quote(after, safe='')}" if after else ""))
             entries, following = page.get(key), page.get("next")
             if not isinstance(entries, builtins.list) or not (following is None or isinstance(following, str)):
                 raise UnexpectedResponse(f"the server is no filestoraged: its listing has no {key}")
@@ -324,7 +396,7 @@ class Client:
             if following is None:
                 return
             empty = 0 if entries else empty + 1
-            if following <= after or empty > _MAX_EMPTY_PAGES:
+            if following.encode() <= after.encode() or empty > _MAX_EMPTY_PAGES:
                 raise UnexpectedResponse("the server is no filestoraged: its listing does not end")
             after = following
 
@@ -346,6 +418,23 @@ class Client:
                     location, token=self._token if is_own else None, timeout=self._timeout, cacert=self._cacert
                 )
             return self._others[location.endpoint]
+
+
+@contextlib.contextmanager
+def _sent(content: Content) -> Iterator[Source]:
+    """A source for one request, for the length of a with-block. A stream is copied to a temporary file."""
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        yield BytesSource(bytes(content))
+    elif not isinstance(content, (str, os.PathLike)):
+        with spooled(piece.data for piece in pieces(content)) as source:
+            yield source
+    else:
+        with open(content, "rb", buffering=0) as file:
+            if _has_size(file.fileno()):
+                yield FileSource(file.fileno())
+            else:
+                with _sent(file) as copied:
+                    yield copied
 
 
 def _has_size(descriptor: int) -> bool:

@@ -24,7 +24,13 @@ from filestoraged.digest import ALGORITHMS, Bytes, Digest, new_hash, parse_diges
 from filestoraged.errors import DigestMismatch, Gone, UnexpectedResponse, UsageError, quoted
 
 # Prefixes of the interfaces at a daemon that has no `--mount`.
-DEFAULT_MOUNTS = {"files": "/", "repositories": "/data", "drops": "/vimeo/api/v1.0", "uploads": "/uploads"}
+DEFAULT_MOUNTS = {
+    "files": "/",
+    "repositories": "/data",
+    "drops": "/vimeo/api/v1.0",
+    "uploads": "/uploads",
+    "names": "/names",
+}
 
 # Bytes. Below, sending again what a broken connection has lost takes less time than the two more requests.
 RESUMABLE_SIZE = 16 * 1024 * 1024

@@ -305,3 +305,47 @@ class _PausingProxy(CuttingProxy):
             return False
         self.paused.set()
         return self.goes_on.wait(PATIENCE)
+
+
+class NamesTest(CommandsCase):
+    def test_name_is_put_fetched_listed_and_removed(self) -> None:
+        self.assertEqual(f"{TEA}  s/a/tea\n", self.done("put", "tea", "--name", "s/a/tea", "--retries", "0"))
+
+        self.assertEqual("s\n", self.done("list", "--names"))
+        for arguments in (("s/",), ("s/a",), ("s", "--names")):
+            oid, _, size, name = self.done("list", *arguments).split()
+            self.assertEqual((TEA, "3", "a/tea"), (oid, size, name))
+        self.assertEqual("tea", self.done("get", "s/a/tea", "--output", "-"))
+        self.assertEqual(f"{TEA}  tea\n", self.done("get", "s/a/tea", "--force"))
+        self.assertEqual("", self.done("rm", "s/a/tea"))
+        self.assertEqual("s/a/tea: There is no such name.", self.failed(1, "rm", "s/a/tea"))
+        self.assertEqual("", self.done("rm", "s/a/tea", "--ignore-missing"))
+
+    def test_conditions_are_a_compare_and_swap(self) -> None:
+        self.done("put", "tea", "--name", "s/a", "--if-new", "--ttl", "1h")
+
+        self.assertIn("tea: ", self.failed(1, "put", "tea", "--name", "s/a", "--if-new"))
+        self.assertIn("tea: ", self.failed(1, "put", "tea", "--name", "s/a", "--if-oid", "0" * 64))
+        self.assertIn("s/a: ", self.failed(1, "rm", "s/a", "--if-oid", "0" * 64))
+        shown = json.loads(self.done("put", "tea", "--name", "s/a", "--if-oid", TEA, "--json"))
+        shown.pop("modified")
+        expected = {"file": "tea", "space": "s", "name": "a", "oid": TEA, "size": 3, "expires": None}
+        self.assertEqual(expected, shown)
+
+    def test_options_that_contradict_each_other_are_usage_errors(self) -> None:
+        for arguments in (
+            ("put", "tea", "--name", "s"),
+            ("put", "tea", "--name", "s/a", "--repository", "r"),
+            ("put", "tea", "tea", "--name", "s/a"),
+            ("put", "tea", "--name", "s/a", "--if-new", "--if-oid", TEA),
+            ("put", "tea", "--name", "s/a", "--if-oid", "x"),
+            ("put", "tea", "--name", "s/a", "--ttl", "x"),
+            ("put", "tea", "--if-new"),
+            ("put", "tea", "--drop", "--name", "a", "--ttl", "5"),
+            ("rm", TEA, "--if-oid", TEA),
+            ("rm", "s//a"),
+            ("get", "s/"),
+            ("list", "a b/"),
+        ):
+            with self.subTest(arguments=arguments):
+                self.failed(2, *arguments)

@@ -1,0 +1,222 @@
+"""Names of objects at a daemon: changed by compare-and-swap, downloaded, listed and removed."""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from filestoraged.client.retries import PASSING, Retries
+from filestoraged.client.sources import HashedSource, Progress, Source
+from filestoraged.client.transport import ClientTransport
+from filestoraged.digest import Digest, parse_digest
+from filestoraged.errors import (
+    DigestMismatch,
+    NotFound,
+    PreconditionFailed,
+    ServerUnreachable,
+    UnexpectedResponse,
+    UsageError,
+    quoted,
+)
+from filestoraged.wire.tus import MAX_SIZE
+
+_SPACE = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._\-]{1,128}")
+
+# Hexadecimal digits.
+_OID_LENGTH = 64
+
+_OCTETS = "application/octet-stream"
+
+# Characters that mean themselves in a path, besides those that `quote` never encodes.
+_PATH_CHARS = "/!$&'()*+,;=:@"
+
+
+class NameReference(NamedTuple):
+    """A name, and the space that it is in."""
+
+    space: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.space}/{self.name}"
+
+
+class NamedObject(NamedTuple):
+    """What a name leads to. `size` is in bytes; times are such as 2026-11-22T10:00:00Z, `expires` None for never."""
+
+    name: str
+    oid: Digest
+    size: int
+    modified: str
+    expires: str | None
+
+
+class Condition(NamedTuple):
+    """What a change of a name requires: that the name does not exist, or that it leads to `oid`."""
+
+    if_new: bool = False
+    if_oid: Digest | None = None
+
+    @staticmethod
+    def of(*, if_new: bool = False, if_oid: str | None = None) -> Condition:
+        """Raises UsageError for what is no oid."""
+        digest = None if if_oid is None else parse_digest(if_oid)
+        if if_oid is not None and (digest is None or len(digest) != _OID_LENGTH):
+            raise UsageError(f"invalid oid {quoted(if_oid)}: expected {_OID_LENGTH} hexadecimal digits")
+        return Condition(if_new, digest)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        if self.if_new:
+            return {"If-None-Match": "*"}
+        return {} if self.if_oid is None else {"If-Match": f'"{self.if_oid}"'}
+
+
+def parse_name(text: str) -> NameReference:
+    """Read `SPACE/NAME`. Raises UsageError."""
+    space, separator, name = text.partition("/")
+    if not separator or not _SPACE.fullmatch(space):
+        raise UsageError(f"invalid name {quoted(text)}: expected SPACE/NAME")
+    if not name.isprintable() or any(segment in ("", ".", "..") for segment in name.split("/")):
+        raise UsageError(f"invalid name {quoted(text)}: expected segments that are neither empty nor . nor ..")
+    return NameReference(space, name)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is a name in a space, and neither a digest nor a URL."""
+    return "/" in text and "://" not in text
+
+
+class NameRequests:
+    """Any thread calls it. `pages` yields the pages of a listing at a path, by the key of its entries."""
+
+    def __init__(
+        self,
+        transport: ClientTransport,
+        retries: Retries,
+        mount: str,
+        pages: Callable[[str, str], Iterator[builtins.list[Any]]],
+    ) -> None:
+        self._transport = transport
+        self._retries = retries
+        self._mount = mount.rstrip("/")
+        self._pages = pages
+
+    def path(self, reference: NameReference) -> str:
+        return f"{self._mount}/{reference.space}/{quote(reference.name, safe=_PATH_CHARS)}"
+
+    def put(
+        self,
+        source: Source,
+        reference: NameReference,
+        *,
+        ttl: int | None,
+        type_: str | None,
+        condition: Condition,
+        progress: Progress | None,
+    ) -> NamedObject:
+        """Raises PreconditionFailed, also for a name that another client has changed."""
+        path = self.path(reference) + ("" if ttl is None else f"?ttl={ttl}")
+        fields = {"Content-Type": type_ or _OCTETS, **condition.fields}
+        with HashedSource(source, "sha256", progress) as hashed:
+            stored = self._send(path, fields, hashed)
+            if hashed.digest("sha256") != stored.oid:
+                hashed.check()
+                raise DigestMismatch("sha256", hashed.digest("sha256"), stored.oid)
+            return stored
+
+    def find(self, reference: NameReference) -> Digest:
+        """The oid of what a name leads to. Raises NotFound."""
+        attempts = self._retries.begin()
+        while True:
+            try:
+                with self._transport.request("HEAD", self.path(reference)) as response:
+                    response.discard()
+                    return _oid(response.fields.get("etag", "").strip('"'))
+            except PASSING as error:
+                attempts.wait(error)
+
+    def remove(self, reference: NameReference, condition: Condition) -> None:
+        """Raises NotFound and PreconditionFailed."""
+        attempts = self._retries.begin()
+        while True:
+            try:
+                with self._transport.request("DELETE", self.path(reference), condition.fields) as response:
+                    response.discard()
+                return
+            except PASSING as error:
+                attempts.wait(error)
+                lost = isinstance(error, ServerUnreachable)
+            except (NotFound, PreconditionFailed):
+                # The answer to the last attempt was lost, and that one has removed it.
+                if attempts.failed and lost and self._is_missing(reference):
+                    return
+                raise
+
+    def list(self, space: str, prefix: str) -> Iterator[NamedObject]:
+        """Yield the names that begin with a prefix. The request for a page is sent when it is needed."""
+        if not _SPACE.fullmatch(space):
+            raise UsageError(f"invalid space {quoted(space)}: expected 1 to 128 letters, digits and . _ -, not . or ..")
+        query = f"?{urlencode({'prefix': prefix})}" if prefix else ""
+        for page in self._pages(f"{self._mount}/{space}{query}", "names"):
+            for each in page:
+                yield _named(each)
+
+    def spaces(self) -> Iterator[str]:
+        for page in self._pages(self._mount, "spaces"):
+            for each in page:
+                yield _text(each)
+
+    def _send(self, path: str, fields: Mapping[str, str], source: HashedSource) -> NamedObject:
+        attempts = self._retries.begin()
+        lost = False
+        while True:
+            try:
+                with self._transport.request("PUT", path, fields, body=source.blocks(0), size=source.size) as response:
+                    return _named(response.document())
+            except PASSING as error:
+                attempts.wait(error)
+                lost = lost or isinstance(error, ServerUnreachable)
+            except PreconditionFailed:
+                # The answer to an attempt was lost, and that one may have changed the name: then a change without
+                # condition to the same bytes changes nothing more, and says what there is.
+                same = {**fields, "If-Match": f'"{source.digest("sha256")}"'}
+                if not lost or fields.get("If-Match") == same["If-Match"]:
+                    raise
+                same.pop("If-None-Match", None)
+                fields, lost = same, False
+
+    def _is_missing(self, reference: NameReference) -> bool:
+        try:
+            self.find(reference)
+        except NotFound:
+            return True
+        return False
+
+
+def _named(value: object) -> NamedObject:
+    """Return an entry of a listing, or the answer to an upload. Raises UnexpectedResponse."""
+    fields = value if isinstance(value, dict) else {}
+    size, expires = fields.get("size"), fields.get("expires")
+    # A boolean is an integer, too.
+    if type(size) is not int or not 0 <= size <= MAX_SIZE:
+        raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
+    times = _text(fields.get("modified")), None if expires is None else _text(expires)
+    return NamedObject(_text(fields.get("name")), _oid(fields.get("oid")), size, *times)
+
+
+def _oid(value: object) -> Digest:
+    digest = parse_digest(value) if isinstance(value, str) else None
+    if digest is None or len(digest) != _OID_LENGTH:
+        raise UnexpectedResponse("the server is no filestoraged: its answer has no oid")
+    return digest
+
+
+def _text(value: object) -> str:
+    """Return a text that programs print in a line: without what a terminal acts on, and no other type."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
+    return value
