@@ -154,6 +154,18 @@ KEYS = (
     Row("GET /kv/cup", 200, b'{"cup": 1}\n'),
     Row("POST /kv/set", 200, body=b'{"cup": 2}'),
 )
+NAMED = f"names/pets/{path(CAT)}"
+NAMES = (
+    Row("PUT /names/pets/a/b", 201, rf'.*"oid": "{digest(CAT)}".*', body=CAT, fields={"If_None_Match": "*"}),
+    Row("PUT /names/pets/a/b", 412, JSON_ERROR, body=TEA, fields={"If_None_Match": "*"}),
+    Row("PUT /names/pets/c", 201, body=CAT, fields={"Content_Type": "text/plain"}),
+    Row("GET /names/pets/c", 200, CAT, {"content-type": "text/plain", "etag": f'"{digest(CAT)}"'}),
+    Row("HEAD /names/pets/a/b", 200, b"", {"content-length": "5"}),
+    Row("GET /names/pets?delimiter=/", 200, r'.*"name": "c".*"prefixes": \["a/"\], "next": null.*'),
+    Row("GET /names", 200, r'.*"spaces": \["pets"\].*'),
+    Row("DELETE /names/pets/c", 204, b""),
+    Row("GET /names/pets/c", 404, JSON_ERROR),
+)
 OPERATIONS = (
     Row("GET /-/ready", 200),
     Row("GET /-/metrics", 200, r".*filestoraged_requests_total\{.*"),
@@ -161,16 +173,26 @@ OPERATIONS = (
 
 
 class DiskTest(ServerCase):
-    rows: Sequence[Row] = (*FILES, *REPOSITORIES, *LISTINGS, *REMOVALS, *DROP_ROWS, *UPLOADS, *KEYS, *OPERATIONS)
+    rows: Sequence[Row] = (
+        *FILES,
+        *REPOSITORIES,
+        *LISTINGS,
+        *REMOVALS,
+        *DROP_ROWS,
+        *UPLOADS,
+        *KEYS,
+        *NAMES,
+        *OPERATIONS,
+    )
 
     def test_each_request_gets_the_same_answer_and_leaves_one_object(self) -> None:
         told: dict[str, str] = {}
         for row in self.rows:
             with self.subTest(row.request, status=row.status):
                 self.assert_answered(row, told)
-        (janitor,) = self.services.resources.janitors
 
-        janitor.clean_up()
+        for janitor in self.services.resources.janitors:
+            janitor.clean_up()
 
         self.assert_left()
 
@@ -190,8 +212,8 @@ class DiskTest(ServerCase):
             told.update(found.groupdict())
 
     def assert_left(self) -> None:
-        """Assert that the object of the first row is all that the backend has."""
-        self.assertEqual([path(TEA)], self.files_below(self.store_path))
+        """Assert that the object of the first row, and that of a name, are all that the backend has."""
+        self.assertEqual(sorted([path(TEA), NAMED]), self.files_below(self.store_path))
 
 
 class MemcachedTest(DiskTest):
@@ -236,7 +258,7 @@ class S3Test(DiskTest):
         super().setUp()
 
     def assert_left(self) -> None:
-        self.assertEqual([f"part/{path(TEA)}"], self.bucket.keys())
+        self.assertEqual(sorted([f"part/{path(TEA)}", f"part/{NAMED}"]), self.bucket.keys())
         self.assert_stored(0)
 
 

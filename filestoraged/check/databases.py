@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from filestoraged.check.rows import DROPS, RegistryKind, RegistryUnreadable, RowRegistry
+from filestoraged.check.rows import DROPS, STORED, RegistryKind, RegistryUnreadable, RowRegistry, StoredRegistry
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.sqlite import database
@@ -88,6 +88,13 @@ class SqliteRegistry(RowRegistry):
         except (sqlite3.OperationalError, OSError, StoreUnavailable) as error:
             self._failure = describe(error)
             raise RegistryUnreadable(self._failure) from error
+
+
+class SqliteStored(SqliteRegistry, StoredRegistry):
+    """The rows of objects that names lead to."""
+
+    def __init__(self, path: str, throttle: Throttle) -> None:
+        super().__init__(path, throttle, STORED)
 
 
 def integrity_failure(path: str, throttle: Throttle) -> str | None:

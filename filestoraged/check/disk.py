@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from filestoraged.check.databases import SqliteRegistry, integrity_failure
+from filestoraged.check.databases import SqliteRegistry, SqliteStored, integrity_failure
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, read_failure
 from filestoraged.check.inventory import (
     OBJECTS,
@@ -24,7 +24,16 @@ from filestoraged.check.inventory import (
     is_directory,
     is_in_shard,
 )
-from filestoraged.check.rows import DROP_BYTES, UPLOAD_BYTES, UPLOADS, ComparedRows, RegistryUnreadable, RowRegistry
+from filestoraged.check.rows import (
+    DROP_BYTES,
+    NAMED_BYTES,
+    NAMED_GRACE,
+    UPLOAD_BYTES,
+    UPLOADS,
+    ComparedRows,
+    RegistryUnreadable,
+    RowRegistry,
+)
 from filestoraged.check.store_check import StoreCheck
 from filestoraged.check.throttle import FileHasher, Throttle
 from filestoraged.errors import CheckError, JournalDamaged, NotFound, StoreUnavailable
@@ -63,6 +72,8 @@ def check_disk(
     has_drops: bool = True,
     uploads: RowRegistry | None = None,
     has_uploads: bool = True,
+    names: RowRegistry | None = None,
+    has_names: bool = True,
     algorithm: str,
     repair: bool = False,
     threads: int | None = None,
@@ -70,15 +81,19 @@ def check_disk(
     """The check of the store in the directory `root`. Without `has_drops`, another store has the drops' bytes.
 
     `drops` is the registry of drops, None for the one in `root`; `has_uploads` and `uploads` say the same of unfinished
-    uploads.
+    uploads, `has_names` and `names` of objects that names lead to.
     """
     local = {
         layout.DROPS_DATABASE: SqliteRegistry(f"{root}/{layout.DROPS_DATABASE}", throttle),
         layout.UPLOADS_DATABASE: SqliteRegistry(f"{root}/{layout.UPLOADS_DATABASE}", throttle, UPLOADS),
+        layout.NAMES_DATABASE: SqliteStored(f"{root}/{layout.NAMES_DATABASE}", throttle),
     }
     rows = [ComparedRows(DROP_BYTES, drops or local[layout.DROPS_DATABASE], are_here=has_drops)]
     if has_uploads:
         rows.append(ComparedRows(UPLOAD_BYTES, uploads or local[layout.UPLOADS_DATABASE]))
+
+    if has_names:
+        rows.append(ComparedRows(NAMED_BYTES, names or local[layout.NAMES_DATABASE], grace=NAMED_GRACE))
 
     def open_store() -> CheckedDisk:
         store = CheckedDisk(root, throttle, local)

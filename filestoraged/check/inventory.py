@@ -21,7 +21,8 @@ from filestoraged.store.contract import Usage
 
 class ItemKind(enum.Enum):
     OBJECT = "an object of files, named by any algorithm"
-    OID = "an object of a repository, or one that names lead to"
+    OID = "an object of a repository"
+    NAMED = "an object that names lead to"
     DROP = "the bytes of a drop"
     UPLOAD = "the bytes of an unfinished upload, or its lock file"
     SEGMENT = "a segment of an unfinished upload in an S3 store"
@@ -32,7 +33,7 @@ class ItemKind(enum.Enum):
     UNREADABLE = "a directory that cannot be listed"
 
 
-OBJECTS = (ItemKind.OBJECT, ItemKind.OID)
+OBJECTS = (ItemKind.OBJECT, ItemKind.OID, ItemKind.NAMED)
 
 UNKNOWN_NAME = "the store has no such name here"
 
@@ -147,7 +148,8 @@ _GRAMMAR = tuple(
     for directory, kind, name in (
         (_SHARD, ItemKind.OBJECT, "[0-9a-f]{32,128}"),
         # A repository's objects, and those of names, are named by their SHA-256, drops by a random number.
-        (f"(?:{layout.REPOSITORIES}|{layout.NAMES})/[^/]+/{_SHARD}", ItemKind.OID, "[0-9a-f]{64}"),
+        (f"{layout.REPOSITORIES}/[^/]+/{_SHARD}", ItemKind.OID, "[0-9a-f]{64}"),
+        (f"{layout.NAMES}/[^/]+/{_SHARD}", ItemKind.NAMED, "[0-9a-f]{64}"),
         (f"{layout.DROPS}/{_SHARD}", ItemKind.DROP, "[0-9a-f]{32}"),
         (layout.UPLOADS, ItemKind.UPLOAD, rf"[0-9a-f]{{32}}(?:{re.escape(layout.UPLOAD_LOCK_SUFFIX)})?"),
         (f"{layout.UPLOADS}/[0-9a-f]{{32}}", ItemKind.SEGMENT, "[0-9]{1,18}"),

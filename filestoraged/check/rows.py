@@ -19,6 +19,7 @@ from filestoraged.check.findings import UNREADABLE, Finding
 from filestoraged.check.inventory import ItemKind
 from filestoraged.store import drop_tables as drops
 from filestoraged.store import layout
+from filestoraged.store import name_tables as names
 from filestoraged.store.uploads import registry as uploads
 
 # Ids in one query: SQLite accepts 999 values.
@@ -41,6 +42,9 @@ class RegistryKind(NamedTuple):
 DROPS = RegistryKind("drops", drops.APPLICATION, drops.MAY_HAVE_BYTES, drops.HAS_BYTES)
 UPLOADS = RegistryKind("uploads", uploads.APPLICATION, "1 = 1", uploads.WITH_BYTES)
 SEGMENTS = RegistryKind("upload_segments", uploads.APPLICATION, "1 = 1", "1 = 1")
+
+
+STORED = RegistryKind("stored", names.APPLICATION, f"names <> {names.REMOVED}", "names > 0")
 
 
 class RowRegistry(ABC):
@@ -121,6 +125,36 @@ class SegmentRegistry(RowRegistry):
             page = self._query(self._INCOMPLETE, page[-1][0], IDS_PER_QUERY)
 
 
+class StoredRegistry(RowRegistry):
+    """The rows of objects that names lead to. The id of one is its space, and its oid."""
+
+    # A zero is the character behind the slash.
+    _PAGE = (
+        f"SELECT area, key, size FROM stored WHERE (area, key) > (?, ?) AND area < '{layout.NAMES}0'"
+        f" AND {STORED.needs_bytes} ORDER BY area, key LIMIT ?"
+    )
+
+    def without_row(self, ids: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for space in sorted({id_.partition("/")[0] for id_ in ids}):
+            oids = [id_.partition("/")[2] for id_ in ids if id_.startswith(f"{space}/")]
+            marks = ", ".join("?" * len(oids))
+            statement = f"SELECT key FROM stored WHERE area = ? AND key IN ({marks}) AND {STORED.may_have_bytes}"
+            found.update(f"{space}/{oid}" for (oid,) in self._query(statement, names.area_of(space), *oids))
+        return set(ids).difference(found)
+
+    def needs_bytes(self, id_: str) -> bool:
+        space, _, oid = id_.partition("/")
+        statement = f"SELECT key FROM stored WHERE area = ? AND key = ? AND {STORED.needs_bytes}"
+        return bool(self._query(statement, names.area_of(space), oid))
+
+    def all_with_bytes(self) -> Iterator[tuple[str, int | None]]:
+        page = self._query(self._PAGE, names.area_of(""), "", IDS_PER_QUERY)
+        while page:
+            yield from ((f"{area.partition('/')[2]}/{oid}", size) for area, oid, size in page)
+            page = self._query(self._PAGE, *page[-1][:2], IDS_PER_QUERY)
+
+
 class BytesKind(NamedTuple):
     """Bytes that rows name: which items they are, and how paths and findings name them."""
 
@@ -157,6 +191,17 @@ SEGMENT_BYTES = BytesKind(
     "no upload has recorded it",
     "its upload has received these bytes",
 )
+NAMED_BYTES = BytesKind(
+    ItemKind.NAMED,
+    "names",
+    layout.named_path,
+    lambda path: f"{path.split('/')[1]}/{os.path.basename(path)}",
+    "no name leads to it",
+    "names lead to it, but it has no bytes, or others",
+)
+
+# Seconds. The row of an object comes behind it, and a daemon looks for those without one once a day.
+NAMED_GRACE = 25 * 3600.0
 
 
 class ComparedRows:

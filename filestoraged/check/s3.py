@@ -24,7 +24,7 @@ from filestoraged.check.inventory import (
     files_of,
     is_in_shard,
 )
-from filestoraged.check.rows import DROP_BYTES, SEGMENT_BYTES, ComparedRows, RowRegistry
+from filestoraged.check.rows import DROP_BYTES, NAMED_BYTES, NAMED_GRACE, SEGMENT_BYTES, ComparedRows, RowRegistry
 from filestoraged.check.store_check import StoreCheck
 from filestoraged.check.throttle import Throttle
 from filestoraged.digest import new_hash
@@ -60,6 +60,7 @@ def check_s3(
     throttle: Throttle,
     drops: RowRegistry | None = None,
     segments: RowRegistry | None = None,
+    names: RowRegistry | None = None,
     forgotten_after: float = _FORGOTTEN_AFTER,
     algorithm: str,
     repair: bool = False,
@@ -69,6 +70,8 @@ def check_s3(
     rows = [] if drops is None else [ComparedRows(DROP_BYTES, drops)]
     if segments is not None:
         rows.append(ComparedRows(SEGMENT_BYTES, segments, grace=forgotten_after))
+    if names is not None:
+        rows.append(ComparedRows(NAMED_BYTES, names, grace=NAMED_GRACE))
     return StoreCheck(
         lambda: CheckedS3(client, throttle, forgotten_after),
         rows,
@@ -264,7 +267,7 @@ def classify(key: str) -> ItemKind | None:
         kind = ItemKind.FOREIGN
     if top in _UNCHECKED and separator:
         return kind if kind is ItemKind.SEGMENT else None
-    if kind is ItemKind.OID and not layout.is_repository(directory.split("/")[1]):
+    if kind in (ItemKind.OID, ItemKind.NAMED) and not layout.is_repository(directory.split("/")[1]):
         return ItemKind.FOREIGN
     return kind
 

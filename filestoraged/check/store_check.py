@@ -21,6 +21,8 @@ from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import Error, NotFound
 from filestoraged.store.sqlite.reading import describe
 
+_NAMED_BY_SHA256 = (ItemKind.OID, ItemKind.NAMED)
+
 # Of a file in the quarantine that was in place of a directory. No name in a store ends with it.
 _FILE_SUFFIX = "~"
 
@@ -85,10 +87,12 @@ class StoreCheck:
         checker = self._checker()
         batches: dict[ItemKind, list[str]] = {kind: [] for kind in self._rows}
         for item in self._store.items():
-            if item.kind in OBJECTS and checker.is_small_and_whole(item):
-                continue
-            if item.kind not in batches:
+            if item.kind in OBJECTS:
+                if not checker.is_small_and_whole(item):
+                    yield functools.partial(_check_item, item)
+            elif item.kind not in batches:
                 yield functools.partial(_check_item, item)
+            if item.kind not in batches:
                 continue
             batches[item.kind].append(item.path)
             if len(batches[item.kind]) == IDS_PER_QUERY:
@@ -172,7 +176,9 @@ class ItemChecker:
 
     def is_small_and_whole(self, item: Item) -> bool:
         """Whether it takes no time to see that an object is whole. False means that it must be checked."""
-        algorithms = ["sha256"] if item.kind is ItemKind.OID else self._algorithms.get(len(os.path.basename(item.path)))
+        algorithms = (
+            ["sha256"] if item.kind in _NAMED_BY_SHA256 else self._algorithms.get(len(os.path.basename(item.path)))
+        )
         if algorithms is None or not self._store.is_small_and_whole(item.path, algorithms[0], self._totals.add_size):
             return False
         self._totals.add_object()
@@ -274,6 +280,7 @@ class ItemChecker:
 _CHECKS = {
     ItemKind.OBJECT: ItemChecker._check_object,
     ItemKind.OID: ItemChecker._check_oid,
+    ItemKind.NAMED: ItemChecker._check_oid,
     ItemKind.OBSTACLE: ItemChecker._check_obstacle,
     ItemKind.FOREIGN: ItemChecker._check_foreign,
     ItemKind.UNREADABLE: ItemChecker._check_unreadable,

@@ -13,7 +13,16 @@ from typing import Any
 import psycopg
 
 from filestoraged.check.findings import DAMAGED, CheckTotals, Finding
-from filestoraged.check.rows import DROPS, SEGMENTS, RegistryKind, RegistryUnreadable, RowRegistry, SegmentRegistry
+from filestoraged.check.rows import (
+    DROPS,
+    SEGMENTS,
+    STORED,
+    RegistryKind,
+    RegistryUnreadable,
+    RowRegistry,
+    SegmentRegistry,
+    StoredRegistry,
+)
 from filestoraged.check.runner import Runner
 from filestoraged.check.throttle import Throttle
 from filestoraged.errors import Error
@@ -99,6 +108,13 @@ class PostgresSegments(SegmentRegistry, PostgresRegistry):
 
     def __init__(self, address: DatabaseAddress) -> None:
         super().__init__(address, SEGMENTS)
+
+
+class PostgresStored(StoredRegistry, PostgresRegistry):
+    """The rows of objects that names lead to."""
+
+    def __init__(self, address: DatabaseAddress) -> None:
+        super().__init__(address, STORED)
 
 
 def _connect(address: DatabaseAddress) -> ReadSessions:

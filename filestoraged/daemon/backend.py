@@ -140,6 +140,15 @@ def drop_store(options: CommonOptions, opened: OpenStore, disk: DiskStore) -> St
     return opened.drops or DiskStore(root, max_size=options.drop_size, cache_size=0, within=disk)
 
 
+def name_registry(options: CommonOptions) -> RowRegistry | None:
+    """The rows of objects that names lead to in the database; None for those in the directory."""
+    if options.database is None:
+        return None
+    from filestoraged.check.tables import PostgresStored
+
+    return PostgresStored(options.database)
+
+
 def drop_registry(options: CommonOptions) -> RowRegistry | None:
     """The registry of drops in the database; None for that in the directory."""
     if options.database is None:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from filestoraged.clock import Clock
-from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry
+from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry, name_registry
 from filestoraged.errors import StartError
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
@@ -40,6 +40,8 @@ def _open_check(options: CommonOptions, *, throttle: Throttle, repair: bool, dro
         drops=drop_registry(options),
         has_uploads=not (drops_elsewhere and options.database),
         uploads=_upload_registry(options),
+        has_names=not drops_elsewhere,
+        names=name_registry(options),
         throttle=throttle,
         repair=repair,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from filestoraged.api.metrics import Gauge
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry
+from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry, name_registry
 from filestoraged.daemon.fields import declare
 from filestoraged.daemon.values import parse_path
 from filestoraged.errors import Error, StartError, StoreUnavailable, UsageError
@@ -123,6 +123,7 @@ def _open_check(options: S3Options, *, throttle: Throttle, repair: bool, drops_e
         algorithm=options.hash,
         drops=drop_registry(options) or _local_registry(options, throttle),
         segments=_segment_registry(options),
+        names=name_registry(options) or _local_names(options, throttle),
         throttle=throttle,
         repair=repair,
     )
@@ -133,6 +134,13 @@ def _local_registry(options: S3Options, throttle: Throttle) -> RowRegistry | Non
 
     path = os.path.join(options.store, layout.DROPS_DATABASE) if options.store else ""
     return SqliteRegistry(path, throttle) if os.path.exists(path) else None
+
+
+def _local_names(options: S3Options, throttle: Throttle) -> RowRegistry | None:
+    from filestoraged.check.databases import SqliteStored
+
+    path = os.path.join(options.store, layout.NAMES_DATABASE) if options.store else ""
+    return SqliteStored(path, throttle) if os.path.exists(path) else None
 
 
 def _segment_registry(options: S3Options) -> RowRegistry | None:

@@ -103,6 +103,12 @@ def drop_path(id_: str) -> str:
     return f"{DROPS}/{object_path(id_)}"
 
 
+def named_path(id_: str) -> str:
+    """The path within the store of an object that names lead to, by its space, a slash and its oid."""
+    space, _, oid = id_.partition("/")
+    return f"{NAMES}/{space}/{object_path(oid)}"
+
+
 def is_fetched_once(path: str) -> bool:
     """Whether the bytes at a path within the store are to leave the disk once they were fetched, with all copies."""
     return path.startswith(f"{DROPS}/")

@@ -46,7 +46,8 @@ _TOMBSTONE_TTL = 3600.0
 # Seconds. An object without a row that is younger may be that of an upload in progress.
 _UNKNOWN_AGE = 3600.0
 
-# Seconds between two scans for objects without a row.
+# Seconds between two scans for objects without a row, of all processes. One that starts waits for _UNKNOWN_AGE: what
+# another one has left is younger.
 _SCAN_INTERVAL = 24 * 3600.0
 
 # Rows in one step: other writers wait for it, about 10 ms.
@@ -95,7 +96,7 @@ class Collector:
         self._clock = clock
         self._wall_clock = WallClock(names.transactions, clock)
         self._scan: Iterator[int] = iter(())
-        self._next_scan = clock.now()
+        self._next_scan = clock.now() + _UNKNOWN_AGE
 
     def expire(self) -> int:
         """Remove names that have expired."""
@@ -130,8 +131,9 @@ class Collector:
     def scan(self) -> int:
         """Look for objects without a row, a page of a space at a time, once a day. Others wait for nothing."""
         if self._clock.now() >= self._next_scan:
-            self._next_scan = self._clock.now() + _SCAN_INTERVAL
-            self._scan = self._scan_pages()
+            self._next_scan = self._clock.now() + _UNKNOWN_AGE
+            if self._transactions.write(_begin_scan).result():
+                self._scan = self._scan_pages()
         return next(self._scan, 0)
 
     def _remove(self, condemned: Sequence[Condemned], deadline: float) -> int:
@@ -254,6 +256,14 @@ def _enter(area: str, oid: str, size: int, transaction: Transaction) -> None:
             ON CONFLICT (area, key) DO UPDATE SET names = 0, since = excluded.since WHERE stored.names = {REMOVED}""",
         (area, oid, size),
     )
+
+
+def _begin_scan(transaction: Transaction) -> bool:
+    """Returns False if a process has begun one within a day. A time in the future is from before the clock was set."""
+    transaction.serialize("names")
+    statement = f"""UPDATE collections SET scanned = epoch()
+        WHERE scanned <= epoch() - {_SCAN_INTERVAL} OR scanned > epoch() + {_AHEAD}"""
+    return transaction.execute(statement).rowcount == 1
 
 
 def _objects(rows: Sequence[Sequence[str]]) -> list[Condemned]:

@@ -22,9 +22,12 @@ CONDEMNED, REMOVED = -1, -2
 APPLICATION = 0x66736E6D
 
 _COLLECTIONS = (
-    # `number` is that of the last collection, `forgotten` the highest in a row of `stored` that was deleted.
-    "CREATE TABLE IF NOT EXISTS collections (number BIGINT NOT NULL, forgotten BIGINT NOT NULL)",
-    "INSERT INTO collections (number, forgotten) SELECT 0, 0 WHERE NOT EXISTS (SELECT * FROM collections)",
+    # `number` is that of the last collection, `forgotten` the highest in a row of `stored` that was deleted. `scanned`
+    # is when the last scan for objects without a row began, in seconds since 1970.
+    """CREATE TABLE IF NOT EXISTS collections (
+        number BIGINT NOT NULL, forgotten BIGINT NOT NULL, scanned DOUBLE PRECISION NOT NULL)""",
+    """INSERT INTO collections (number, forgotten, scanned)
+        SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT * FROM collections)""",
 )
 _INDEXES = (
     "CREATE INDEX IF NOT EXISTS names_by_expiry ON names (expires) WHERE expires IS NOT NULL",

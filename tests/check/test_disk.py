@@ -30,6 +30,8 @@ from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.locks import prepare_locks
+from filestoraged.store.name_tables import prepare_names
+from filestoraged.store.names import Link, Names
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.permissions import PRIVATE
 from filestoraged.store.sqlite.reading import query
@@ -37,7 +39,7 @@ from filestoraged.store.system import LINUX
 from tests.clock import PassingClock
 from tests.store.disk.journals import JournalCase
 from tests.store.disk.systems import PlainLinux
-from tests.support import PATIENCE, TempCase, read
+from tests.support import PATIENCE, TempCase, ago, read
 
 TEA = b"tea" * 10
 # Larger than a small file, so that threads hash it.
@@ -1011,3 +1013,69 @@ class QuarantineTest(DiskCheckCase):
 
         new, old = f"{self.root}/quarantine/{digest[:2]}", f"{self.root}/{digest[:2]}"
         self.assertLess(synced.index(new), synced.index(old))
+
+
+class NamesTest(DiskCheckCase):
+    """Objects that names lead to, beside the names."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.space = self.store.namespace("names").namespace("s")
+        path = str(self.root / "names.sqlite")
+        prepare_names(path)
+        self.names = Names.open(path)
+        self.addCleanup(self.names.close)
+
+    def put(self, name: str, data: bytes) -> str:
+        oid = self.space.put(data)
+        self.names.put("s", name, Link(oid, len(data)), number=0).result()
+        return oid
+
+    def path_of(self, oid: str) -> str:
+        return f"names/s/{oid[:2]}/{oid}"
+
+    def test_names_with_bytes_are_sound(self) -> None:
+        for number in range(3):
+            self.put(f"a/{number}", b"%d" % number)
+        self.put("b", b"0")
+        self.names.remove("s", "a/2").result()
+
+        self.assertEqual([], self.check())
+        self.assertEqual(3, self.disk_check.totals.objects)
+
+    def test_name_without_bytes_is_missing(self) -> None:
+        lost, short = self.put("a", TEA), self.put("b", POT)
+        self.space.remove(lost)
+        os.truncate(self.space.path(short), 5)
+
+        found = self.found()
+
+        expected = [f"missing {self.path_of(lost)}", f"missing {self.path_of(short)}", f"damaged {self.path_of(short)}"]
+        self.assertEqual(sorted(expected), found)
+
+    def test_bytes_without_a_name_are_orphaned_after_a_day_and_moved_aside(self) -> None:
+        young, old = self.space.put(b"young"), self.space.put(b"old")
+        os.utime(self.space.path(old), (ago(26 * 3600), ago(26 * 3600)))
+
+        self.assertEqual([f"orphaned {self.path_of(old)}"], self.found())
+        self.check(repair=True)
+
+        self.assertEqual([young], self.space.list())
+        self.assertTrue((self.root / "quarantine" / self.path_of(old)).exists())
+
+    def test_damaged_object_is_reported_and_an_upload_heals_it(self) -> None:
+        oid = self.put("a", POT)
+        Path(self.space.path(oid)).write_bytes(bytes(len(POT)))
+
+        self.assertEqual([f"damaged {self.path_of(oid)}"], self.found())
+        self.put("a", POT)
+        self.assertEqual([], self.found())
+
+    def test_missing_database_is_reported_and_nothing_is_moved(self) -> None:
+        oid = self.put("a", TEA)
+        os.utime(self.space.path(oid), (0, 0))
+        self.names.close()
+        (self.root / "names.sqlite").unlink()
+
+        self.assertEqual(["unreadable names.sqlite"], self.found(repair=True))
+        self.assertEqual([oid], self.space.list())

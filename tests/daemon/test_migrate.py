@@ -278,7 +278,7 @@ class VerifyTest(MigrationCase):
         first, second = done.out.splitlines()
         self.assertEqual((0, ""), (done.status, done.errors))
         self.assertRegex(first, r"^compared 3 objects, .*; nothing found$")
-        self.assertEqual("equal 2 keys, 1 drops, 1 locks", second)
+        self.assertEqual("equal 2 keys, 1 drops, 1 locks, 0 names", second)
         self.assertEqual(before, self.files_below(self.new.root))
 
     def test_differences_of_objects_are_reported(self) -> None:

@@ -355,16 +355,28 @@ class NamesContract(TempCase):
     def test_scan_finds_old_objects_without_a_row(self) -> None:
         ((now,),) = self.names.transactions.read("SELECT epoch()")
         self.put("a")
-        for data, age in ((b"tea", HOUR), (b"coffee", HOUR), (b"milk", HOUR - 60)):
+        for data, age in ((b"tea", HOUR), (b"coffee", HOUR), (b"milk", -60)):
             path = self.store.namespace("s").path(self.upload(data).oid)
             os.utime(path, (now - age, now - age))
         collector = self.collector()
 
+        self.assertEqual(0, collector.scan())
+        self.clock.advance(HOUR)
         self.assertEqual(3, collector.scan())
         self.assertEqual(0, collector.scan())
         self.pass_time(GRACE)
         self.assertEqual(1, self.collect(collector))
         self.assertEqual(2, self.stored())
         self.assertEqual(0, collector.scan())
+
+    def test_scan_is_repeated_after_a_day(self) -> None:
+        self.put("a")
+        first, second = self.collector(), self.collector()
+        self.pass_time(HOUR)
+        self.clock.advance(HOUR)
+
+        self.assertEqual([1, 0], [first.scan(), second.scan()])
+        self.assertEqual([0, 0], [first.scan(), second.scan()])
+        self.pass_time(25 * 3600)
         self.clock.advance(25 * 3600)
-        self.assertEqual(2, collector.scan())
+        self.assertEqual([1, 0], [second.scan(), first.scan()])

@@ -37,7 +37,9 @@ class DiskUsageTest(TempCase):
 
         counted = self.count()
 
-        self.assertEqual({"files": Usage(2, 9), "repositories": Usage(2, 6), "drops": Usage(1, 1)}, counted)
+        self.assertEqual(
+            {"files": Usage(2, 9), "repositories": Usage(2, 6), "names": Usage(), "drops": Usage(1, 1)}, counted
+        )
 
     def test_count_of_a_large_directory_pauses_often(self) -> None:
         folder = self.directory / "store" / "ab"

@@ -21,4 +21,5 @@ class PostgresNamesTest(OpenedCase, names_contract.NamesContract):
         """Make all times in the database that much older."""
         with contextlib.closing(self.server.connect(self.database)) as connection:
             connection.execute("UPDATE filestoraged.stored SET since = since - %s", (seconds,))
+            connection.execute("UPDATE filestoraged.collections SET scanned = scanned - %s", (seconds,))
             connection.execute("UPDATE filestoraged.names SET expires = expires - %s", (seconds,))
