@@ -29,6 +29,9 @@ from filestoraged.store.wall_clock import JUDGED_TIME
 _REMOVAL_TIMEOUT = 10.0
 
 _COLUMNS = "oid, size, type, fields, modified, expires"
+# What decides whether an object may have been removed; see `_require_kept`.
+_STATE = "names, condemned, number, forgotten"
+_FORMER = "n.oid, n.size, n.type, n.fields, n.modified, n.expires"
 _UNEXPIRED = f"(expires IS NULL OR expires > {JUDGED_TIME})"
 
 # Rows of the first query of a listing with a delimiter; see `_Listing`.
@@ -273,9 +276,13 @@ def _put(
 ) -> PutResult | Error:
     transaction.serialize("names")
     path, area = _path(space, name), area_of(space)
-    _require_kept(transaction, area, link.oid, number)
-    ((now, judged),) = transaction.execute(f"SELECT epoch_second(), {JUDGED_TIME}")
-    former = _find(transaction, path, name)
+    # All that decides, by one statement: four would take a third of the time of a change.
+    statement = f"""SELECT {_STATE}, epoch_second(), {JUDGED_TIME}, {_FORMER} FROM collections
+        LEFT JOIN stored ON area = ? AND key = ? LEFT JOIN names AS n ON path = ?"""
+    row = transaction.execute(statement, (area, link.oid, path)).fetchone()
+    _require_kept(row[:4], number)
+    now, judged = row[4:6]
+    former = None if row[6] is None else Name(name, *row[6:])
     current = former if former is not None and (former.expires is None or former.expires > judged) else None
     try:
         condition(current)
@@ -315,24 +322,18 @@ def _renew(area: str, oid: str, transaction: Transaction) -> int | None:
     """Return the number of the last collection, None if the object is being removed."""
     transaction.serialize("names")
     transaction.execute("UPDATE stored SET since = epoch() WHERE area = ? AND key = ? AND names = 0", (area, oid))
-    names, _, number, _ = _state(transaction, area, oid)
+    statement = f"SELECT {_STATE} FROM collections LEFT JOIN stored ON area = ? AND key = ?"
+    names, _, number, _ = transaction.execute(statement, (area, oid)).fetchone()
     return None if names == CONDEMNED else number
 
 
-def _require_kept(transaction: Transaction, area: str, oid: str, number: int) -> None:
+def _require_kept(state: Sequence[Any], number: int) -> None:
     """Raise StoreUnavailable if an object was condemned or removed since the collection `number`."""
-    names, condemned, _, forgotten = _state(transaction, area, oid)
+    names, condemned, _, forgotten = state
     # Without a row, it may have had one that was deleted since.
     is_kept = forgotten <= number if names is None else names != CONDEMNED and condemned <= number
     if not is_kept:
         raise _unavailable()
-
-
-def _state(transaction: Transaction, area: str, oid: str) -> Any:
-    """The columns `names` and `condemned` of an object, None without a row, and those of `collections`."""
-    statement = """SELECT names, condemned, number, forgotten FROM collections
-        LEFT JOIN stored ON area = ? AND key = ?"""
-    return transaction.execute(statement, (area, oid)).fetchone()
 
 
 def _find(transaction: Transaction, path: bytes, name: str, condition: str = "") -> Name | None:
