@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from filestoraged.api import listing, objects
@@ -14,13 +15,15 @@ from filestoraged.api.metrics import Gauge
 from filestoraged.api.name_pages import NamePages
 from filestoraged.api.objects import repository_name
 from filestoraged.api.pages import Pages
+from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import BadRequest, CorruptObject, NotFound, PreconditionFailed, quoted
 from filestoraged.store import layout
 from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.contract import SMALL, Blob, Store
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.name_collection import SUCCESSION_TIME, Collector, NamesJanitor
-from filestoraged.store.name_tables import prepare_names
+from filestoraged.store.name_limits import FindRules, no_rules, require_unwritten
+from filestoraged.store.name_tables import area_of, prepare_names
 from filestoraged.store.names import Condition, Link, Name, Names, unconditional
 from filestoraged.web.message import JSON, NO_STORE, Fields, Request, Response, RunsOn, field_lines, result_of
 from filestoraged.web.response_head import encode_fields
@@ -29,8 +32,15 @@ from filestoraged.wire import conditions
 from filestoraged.wire.dates import format_date, format_timestamp
 from filestoraged.wire.exposition import Family
 
+if TYPE_CHECKING:
+    from filestoraged.store.postgresql.databases import PostgresDatabases
+
 # In bytes of UTF-8. A path of S3 and an index of PostgreSQL have room for more.
 _MAX_NAME = 1024
+
+# Hexadecimal digits.
+_OID_LENGTH = 64
+
 # Of unreserved characters, and others that mean themselves in a path: most names need no decoding.
 _PLAIN_NAME = re.compile(r"(?:(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+(?:/|$)(?<!/$))+")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -105,6 +115,7 @@ class _Requests:
     def download(self, request: Request, segment: str, name_segment: str) -> Response:
         space, store = self._open(segment)
         name, blob = self._find(space, store, parse_name(name_segment))
+        self._names.note_use(space, name.name)
         try:
             accel = objects.accelerated(store, name.oid, self._accel)
             if accel or not objects.is_unconditional(request):
@@ -123,10 +134,12 @@ class _Requests:
         if condition is not unconditional:
             # Before the body is read. The binding judgement is that of the transaction.
             condition(self._current(space, name))
-        with objects.begin_replacing(request, store, objects.announced(request, store)) as staging:
+        announced = self._announced(request, space, store, name)
+        with objects.begin_replacing(request, store, announced) as staging:
             async for piece in request.body:
                 staging.write(piece)
             oid = staging.finish()
+            self._require_unwritten(space, name, oid)
             number = await result_of(self._names.secure(space, oid))
             await result_of(staging.commit())
             link = link._replace(oid=oid, size=staging.size)
@@ -138,6 +151,27 @@ class _Requests:
         space, _ = self._open(segment)
         await result_of(self._names.remove(space, parse_name(name_segment), _condition(request)))
         return Response(204)
+
+    def _announced(self, request: Request, space: str, store: Store, name: str) -> Sequence[Expected]:
+        """The digests that the body must have. Raises QuotaExceeded where its length exceeds the quota already."""
+        expected = list(objects.announced(request, store))
+        rules = self._names.find_rules(area_of(space))
+        if rules is None:
+            return expected
+        last = parse_digest(name.rpartition("/")[2])
+        if rules.digest_names is not None and name.startswith(rules.digest_names) and last and len(last) == _OID_LENGTH:
+            expected.append(Expected(store.algorithm, last))
+        if request.size is not None:
+            known = [each.digest for each in expected if each.algorithm == store.algorithm]
+            self._names.require_room(space, request.size, known[0] if known else None)
+        return expected
+
+    def _require_unwritten(self, space: str, name: str, oid: str) -> None:
+        """Raise Conflict before bytes are stored that a name cannot lead to. The transaction judges again."""
+        rules = self._names.find_rules(area_of(space))
+        if rules is not None and rules.write_once:
+            current = self._current(space, name)
+            require_unwritten(name, None if current is None else current.oid, oid)
 
     def _find(self, space: str, store: Store, name: str) -> tuple[Name, Blob]:
         """Look up a name, and open what it leads to. Raises NotFound, and CorruptObject if the bytes are missing."""
@@ -259,12 +293,15 @@ def _encoded(name: Name, *, with_type: bool = False) -> str:
     )
 
 
-def open_names(databases: Databases) -> Names:
+def open_names(databases: Databases, find_rules: FindRules = no_rules) -> Names:
     def local(files: SqliteDatabases) -> Names:
         identity = files.identity(layout.NAMES_DATABASE)
-        return Names.open(identity.path, identity, clock=files.clock)
+        return Names.open(identity.path, identity, clock=files.clock, find_rules=find_rules)
 
-    return databases.open(local, lambda database: Names(database.share(), database.clock))
+    def remote(database: PostgresDatabases) -> Names:
+        return Names(database.share(), database.clock, find_rules=find_rules)
+
+    return databases.open(local, remote)
 
 
 def open_cleanup_lock(databases: Databases) -> CleanupLock:

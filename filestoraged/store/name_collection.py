@@ -32,6 +32,7 @@ from filestoraged.store.areas import remove_name
 from filestoraged.store.cleanup_lock import CleanupLock
 from filestoraged.store.contract import Store
 from filestoraged.store.janitors import Janitor
+from filestoraged.store.name_limits import Eviction
 from filestoraged.store.name_tables import CONDEMNED, REMOVED, area_of
 from filestoraged.store.names import Names
 from filestoraged.store.transactions import Transaction
@@ -185,22 +186,35 @@ class Collector:
 
 
 class NamesJanitor(Janitor):
-    """Names that have expired, and objects that no name leads to."""
+    """Names that have expired or are beyond the limits of their spaces, and objects that no name leads to."""
 
     def __init__(self, names: Names, collector: Collector, lock: CleanupLock, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__("names", lock, clock)
         self._names = names
         self._collector = collector
+        self._eviction = Eviction(names.transactions, names.find_rules, clock)
 
     def retry(self) -> None:
+        self._try(self._retry)
+
+    def stop(self) -> None:
+        super().stop()
+        self._try(self._flush)
+
+    def _retry(self) -> int:
         self._names.retry()
+        return 0
+
+    def _flush(self) -> int:
+        self._names.flush()
+        return 0
 
     def _take_step(self) -> int:
         collector = self._collector
-        found = self._try(collector.expire)
+        found = self._try(collector.expire) + self._try(self._eviction.step)
         found += self._try(collector.collect)
         # Those of this process that wait for what was removed.
-        self._names.retry()
+        self.retry()
         return found + self._try(collector.forget) + self._try(collector.scan)
 
 

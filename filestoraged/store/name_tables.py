@@ -32,6 +32,7 @@ _COLLECTIONS = (
 _INDEXES = (
     "CREATE INDEX IF NOT EXISTS names_by_expiry ON names (expires) WHERE expires IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS names_by_use ON names (space, used)",
+    "CREATE INDEX IF NOT EXISTS names_by_time ON names (space, modified)",
 )
 
 NAMES_SCHEMA = Schema(

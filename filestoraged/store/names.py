@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, NotFound, StoreUnavailable
 from filestoraged.future import Future
+from filestoraged.store import areas
 from filestoraged.store.areas import add_name, remove_name
+from filestoraged.store.name_limits import (
+    FindRules,
+    NameRules,
+    Uses,
+    no_rules,
+    require_room,
+    require_unwritten,
+)
 from filestoraged.store.name_tables import CONDEMNED, NAMES_SCHEMA, REMOVED, area_of
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -89,17 +98,28 @@ class Names:
     Methods that return a future raise StoreUnavailable if the job cannot be queued.
     """
 
-    def __init__(self, transactions: Transactions, clock: Clock = SYSTEM_CLOCK) -> None:
-        """The database has the tables of NAMES_SCHEMA."""
+    def __init__(
+        self, transactions: Transactions, clock: Clock = SYSTEM_CLOCK, *, find_rules: FindRules = no_rules
+    ) -> None:
+        """The database has the tables of NAMES_SCHEMA. `find_rules` has the limits of areas."""
         self.transactions = transactions
+        self.find_rules = find_rules
         self._clock = clock
+        self._uses = Uses(transactions, clock)
         # Uploads that wait for a removal. Appended to by any thread, and emptied by the janitor's.
         self._waiting: deque[_Waiting] = deque()
 
     @classmethod
-    def open(cls, path: str, identity: PathIdentity | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Names:
+    def open(
+        cls,
+        path: str,
+        identity: PathIdentity | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        find_rules: FindRules = no_rules,
+    ) -> Names:
         """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, NAMES_SCHEMA, identity, clock=clock), clock)
+        return cls(TransactionQueue(path, NAMES_SCHEMA, identity, clock=clock), clock, find_rules=find_rules)
 
     @property
     def is_remote(self) -> bool:
@@ -112,6 +132,18 @@ class Names:
         for row in self.transactions.read(statement, _path(space, name)):
             return Name(name, *row)
         raise not_found()
+
+    def note_use(self, space: str, name: str) -> None:
+        """Remember that a name was read, if its space has a limit for which that counts."""
+        rules = self.find_rules(area_of(space))
+        if rules is not None:
+            self._uses.note(_path(space, name), rules)
+
+    def require_room(self, space: str, size: int, oid: str | None) -> None:
+        """Judge an upload of `size` bytes before its body. Raises QuotaExceeded. `put` judges it again."""
+        rules = self.find_rules(area_of(space))
+        if rules is not None:
+            require_room(self.transactions, space, rules, size, oid)
 
     def list(self, space: str, *, prefix: str = "", by_folder: bool = False, after: str = "", limit: int) -> Page:
         """At most `limit` names that begin with `prefix` and sort after `after`, in the order of their bytes.
@@ -156,8 +188,9 @@ class Names:
         The future raises what the condition raises; the object is then collected unless other names lead to it. It
         raises StoreUnavailable if the object may have been removed.
         """
+        rules = self.find_rules(area_of(space))
         result: Future[Any] = self.transactions.write(
-            functools.partial(_put, space, name, link, number=number, condition=condition)
+            functools.partial(_put, space, name, link, number=number, condition=condition, rules=rules)
         )
         return result
 
@@ -166,7 +199,9 @@ class Names:
         return self.transactions.write(functools.partial(_remove, space, name, condition))
 
     def retry(self) -> None:
-        """Let uploads go on that wait for a removal which has ended. The janitor calls it."""
+        """Let uploads go on that wait for a removal which has ended, and write uses. The janitor calls it."""
+        if self._uses.is_due:
+            self._uses.write()
         for _ in range(len(self._waiting)):
             each = self._waiting.popleft()
             if self._clock.now() < each.deadline:
@@ -177,6 +212,10 @@ class Names:
     def probe(self) -> None:
         """Check that the database can be written. Raises an Error or OSError."""
         self.transactions.probe()
+
+    def flush(self) -> None:
+        """Write all uses."""
+        self._uses.write()
 
     def close(self) -> None:
         while self._waiting:
@@ -272,7 +311,14 @@ class _Listing:
 
 
 def _put(
-    space: str, name: str, link: Link, transaction: Transaction, *, number: int, condition: Condition
+    space: str,
+    name: str,
+    link: Link,
+    transaction: Transaction,
+    *,
+    number: int,
+    condition: Condition,
+    rules: NameRules | None,
 ) -> PutResult | Error:
     transaction.serialize("names")
     path, area = _path(space, name), area_of(space)
@@ -286,6 +332,8 @@ def _put(
     current = former if former is not None and (former.expires is None or former.expires > judged) else None
     try:
         condition(current)
+        if rules is not None:
+            _require_allowed(transaction, area, link, rules, former=former, current=current)
     except Error as error:
         _keep_unnamed(transaction, area, link)
         # If it were raised, that would not be written.
@@ -305,6 +353,17 @@ def _put(
     transaction.execute("UPDATE areas SET last_upload = ? WHERE area = ?", (now, area))
     stored = Name(name, link.oid, link.size, link.type, link.fields, now, expires)
     return PutResult(stored, current is None)
+
+
+def _require_allowed(
+    transaction: Transaction, area: str, link: Link, rules: NameRules, *, former: Name | None, current: Name | None
+) -> None:
+    """Raise Conflict and QuotaExceeded where the limits of a space forbid a change."""
+    if rules.write_once and current is not None:
+        require_unwritten(current.name, current.oid, link.oid)
+    if rules.quota is not None:
+        replaced = None if former is None or former.oid == link.oid else former.oid
+        areas.require_room(transaction, area, rules.quota, key=link.oid, size=link.size, replaced=replaced)
 
 
 def _remove(space: str, name: str, condition: Condition, transaction: Transaction) -> None:

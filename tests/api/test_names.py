@@ -7,7 +7,9 @@ import json
 from typing import Any
 
 from filestoraged.store import layout
+from filestoraged.store.name_collection import NamesJanitor
 from tests.clock import VirtualClock
+from tests.store.names_contract import Rules
 from tests.support import Answer, ServerCase, in_threads
 
 TEA, COFFEE = b"tea", b"coffee"
@@ -387,6 +389,67 @@ class LimitedNamesTest(ServerCase):
             self.assertEqual(413, self.put("/names/s/a", body).status)
         self.assertEqual(404, self.get("/names/s/a").status)
         self.assert_stored(0)
+
+
+class RulesTest(ServerCase):
+    """Requests that the limits of a space refuse, with declared and with chunked bodies."""
+
+    def limit(self, rules: Rules) -> None:
+        (janitor,) = [each for each in self.services.resources.janitors if isinstance(each, NamesJanitor)]
+        janitor._names.find_rules = lambda area: rules if area == "names/s" else None
+
+    def statuses(self, target: str, data: bytes) -> list[int]:
+        return [self.put(target, body).status for body in (data, iter([data]))]
+
+    def test_upload_beyond_the_quota_answers_507_and_stores_nothing(self) -> None:
+        self.limit(Rules(quota=5))
+        self.put("/names/s/a", TEA)
+
+        self.assertEqual([507, 507], self.statuses("/names/s/b", COFFEE))
+        self.assertEqual([507, 507], self.statuses("/names/s/a", COFFEE))
+        self.assertIn("names/s is 5 bytes", self.put("/names/s/b", COFFEE).body.decode())
+        self.assertEqual(200, self.put(f"/names/s/a?hash={TEA_OID}", TEA).status)
+        self.assertEqual(201, self.put(f"/names/s/b?hash={TEA_OID}", TEA).status)
+        self.assertEqual([201, 200], self.statuses("/names/t/a", COFFEE))
+        self.delete("/names/s/a")
+        self.delete("/names/s/b")
+        self.assertEqual([201, 200], self.statuses("/names/s/b", b"12345"[:2]))
+
+    def test_refusal_of_a_declared_length_costs_no_body(self) -> None:
+        self.limit(Rules(quota=5))
+        fields = b"Host: x\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n"
+
+        (answer,) = self.raw(b"PUT /names/s/a HTTP/1.1\r\n" + fields)
+
+        self.assertEqual(507, answer.status)
+
+    def test_other_bytes_under_a_name_that_is_written_once_answer_409(self) -> None:
+        self.limit(Rules(write_once=True))
+
+        self.assertEqual([201, 200], self.statuses("/names/s/a", TEA))
+        self.assertEqual([409, 409], self.statuses("/names/s/a", COFFEE))
+        self.assertEqual(TEA, self.get("/names/s/a").body)
+        self.assert_stored(1)
+        self.assertEqual(204, self.delete("/names/s/a").status)
+        self.assertEqual([201, 200], self.statuses("/names/s/a", COFFEE))
+
+    def test_name_that_must_be_the_digest_of_its_bytes_answers_400_for_others(self) -> None:
+        self.limit(Rules(digest_names="cas/"))
+
+        self.assertEqual([400, 400], self.statuses(f"/names/s/cas/{COFFEE_OID}", TEA))
+        self.assert_stored(0)
+        for name in (f"cas/{TEA_OID}", f"cas/x/{TEA_OID.upper()}", "cas/short", f"ac/{COFFEE_OID}", COFFEE_OID):
+            self.assertEqual([201, 200], self.statuses(f"/names/s/{name}", TEA))
+
+    def test_downloads_are_noted_as_uses(self) -> None:
+        self.limit(Rules(max_unused=100))
+        self.put("/names/s/a", TEA)
+        (janitor,) = [each for each in self.services.resources.janitors if isinstance(each, NamesJanitor)]
+
+        self.get("/names/s/a")
+        self.get("/names/s/missing")
+
+        self.assertEqual([b"s/a"], list(janitor._names._uses._times))
 
 
 class NamesBehindAProxyTest(ServerCase):

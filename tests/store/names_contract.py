@@ -6,17 +6,34 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
-from filestoraged.errors import AlreadyExists, NotFound, PreconditionFailed, StoreUnavailable
+from filestoraged.errors import (
+    AlreadyExists,
+    Conflict,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    StoreUnavailable,
+)
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.name_collection import Collector
+from filestoraged.store.name_limits import Eviction
 from filestoraged.store.names import Link, Name, Names, Page, PutResult, unconditional
 from tests.clock import VirtualClock
 from tests.support import TempCase, in_threads
 
 GRACE, HOUR = 31.0, 3601.0
+
+
+class Rules(NamedTuple):
+    quota: int | None = None
+    max_size: int | None = None
+    max_age: int | None = None
+    max_unused: int | None = None
+    write_once: bool = False
+    digest_names: str | None = None
 
 
 def unless_there(name: Name | None) -> None:
@@ -380,3 +397,133 @@ class NamesContract(TempCase):
         self.pass_time(25 * 3600)
         self.clock.advance(25 * 3600)
         self.assertEqual([1, 0], [second.scan(), first.scan()])
+
+    def limit(self, rules: Rules) -> None:
+        self.names.find_rules = lambda area: rules if area == "names/s" else None
+
+    def evict(self) -> int:
+        eviction = Eviction(self.names.transactions, self.names.find_rules, self.clock)
+        return sum(iter(eviction.step, 0))
+
+    def removals(self) -> dict[str, int]:
+        return dict(self.names.transactions.read("SELECT reason, number FROM removals WHERE area = 'names/s'"))
+
+    def left(self) -> list[str]:
+        return [each.name for each in self.listed().names]
+
+    def test_name_that_exceeds_the_quota_is_refused_and_its_bytes_are_collected(self) -> None:
+        self.limit(Rules(quota=10))
+        self.put("a", b"12345")
+        self.put("b", b"67890")
+        self.put("c", b"12345")
+
+        for name, data in (("d", b"1"), ("a", b"123456")):
+            with self.assertRaises(QuotaExceeded):
+                self.put(name, data)
+        self.put("b", b"abcde")
+        self.put("d", b"x" * 100, space="t")
+        self.pass_time(GRACE)
+        self.collect()
+
+        self.assertEqual(["a", "b", "c"], self.left())
+        self.assertEqual(2, self.stored())
+
+    def test_removed_name_makes_room_at_once(self) -> None:
+        self.limit(Rules(quota=5))
+        self.put("a", b"12345")
+        self.names.remove("s", "a").result()
+
+        self.put("b", b"67890")
+
+        self.assertRaises(QuotaExceeded, self.names.require_room, "s", 1, None)
+        self.names.require_room("s", 0, None)
+        self.names.require_room("s", 5, self.names.get("s", "b").oid)
+        self.names.require_room("t", 100, None)
+
+    def test_quota_is_never_exceeded_by_simultaneous_uploads(self) -> None:
+        self.limit(Rules(quota=50))
+        other = self.open_names()
+        other.find_rules = self.names.find_rules
+        links = [self.upload(b"%010d" % number) for number in range(16)]
+
+        def put(number: int) -> bool:
+            names = other if number % 2 else self.names
+            with contextlib.suppress(QuotaExceeded):
+                return names.put("s", str(number), links[number], number=0).result().is_new
+            return False
+
+        self.assertEqual(5, sum(in_threads(16, put)))
+        self.assertEqual(5, len(self.left()))
+
+    def test_name_that_is_written_once_refuses_other_bytes(self) -> None:
+        self.limit(Rules(write_once=True))
+        self.put("a")
+
+        with self.assertRaises(Conflict):
+            self.put("a", b"coffee")
+        self.assertFalse(self.put("a").is_new)
+        self.names.remove("s", "a").result()
+        self.assertTrue(self.put("a", b"coffee").is_new)
+
+    def test_space_above_its_maximum_loses_the_names_that_were_used_least_recently(self) -> None:
+        for number in range(20):
+            self.put(f"{number:02}", b"%010d" % number)
+            self.age(f"{number:02}", 100 - number)
+        self.put("same", b"%010d" % 0)
+        self.limit(Rules(max_size=200))
+        self.assertEqual(0, self.evict())
+        self.names.note_use("s", "01")
+        self.names.flush()
+        self.limit(Rules(max_size=100))
+
+        removed = self.evict()
+
+        # The object of the first one has another name.
+        self.assertEqual(["01", "13", "14", "15", "16", "17", "18", "19", "same"], self.left())
+        self.assertEqual({"max-size": removed}, self.removals())
+        self.assertEqual(0, self.evict())
+
+    def age(self, name: str, seconds: int) -> None:
+        """Make a name so much older."""
+        statement = "UPDATE names SET used = used - ?, modified = modified - ? WHERE path = ?"
+        self.names.transactions.write_rows(statement, [(seconds, seconds, f"s/{name}".encode())]).result()
+
+    def test_names_that_are_too_old_or_were_not_used_are_removed(self) -> None:
+        for name, age in (("old", 200), ("read", 200), ("new", 50)):
+            self.put(name)
+            self.age(name, age)
+        self.limit(Rules(max_unused=100))
+        self.note_use_now("read")
+
+        self.assertEqual(1, self.evict())
+        self.assertEqual(["new", "read"], self.left())
+        self.assertEqual({"max-unused": 1}, self.removals())
+        self.limit(Rules(max_age=100))
+        self.assertEqual(1, self.evict())
+        self.assertEqual(["new"], self.left())
+
+    def note_use_now(self, name: str) -> None:
+        self.names.note_use("s", name)
+        self.names.flush()
+
+    def test_uses_are_written_within_an_hour_or_a_tenth_of_the_limit(self) -> None:
+        self.put("a")
+        for rules, interval in ((Rules(max_size=1), 3600), (Rules(max_unused=1000), 100)):
+            self.age("a", 1_000_000_000)
+            self.limit(rules)
+            before = self.used("a")
+            self.names.note_use("s", "a")
+            self.clock.advance(interval - 1)
+            self.names.retry()
+            self.assertEqual(before, self.used("a"))
+            self.clock.advance(1)
+            self.names.retry()
+            self.assertLess(before, self.used("a"))
+        before = self.used("a")
+        self.limit(Rules(quota=1000))
+        self.note_use_now("a")
+        self.assertEqual(before, self.used("a"))
+
+    def used(self, name: str) -> int:
+        ((used,),) = self.names.transactions.read("SELECT used FROM names WHERE path = ?", f"s/{name}".encode())
+        return int(used)
