@@ -21,6 +21,7 @@ from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.janitors import Janitor
+from filestoraged.store.name_limits import FindRules, no_rules
 from filestoraged.store.passwords import Guard
 from filestoraged.store.uploads.uploads import Uploads
 from filestoraged.web.router import Authorizer, Router
@@ -116,6 +117,8 @@ class Resources:
         # Of drops, which resumable uploads may become as well.
         self.guard = Guard()
         self.targets = Targets(objects, mounted=mounted, public_url=public_url)
+        # The limits of areas; None for those without.
+        self.find_rules: FindRules = no_rules
         # None unless they are served.
         self.uploads: Uploads | None = None
 

@@ -141,9 +141,12 @@ class _Requests:
             oid = staging.finish()
             self._require_unwritten(space, name, oid)
             number = await result_of(self._names.secure(space, oid))
-            await result_of(staging.commit())
+            stored = staging.commit()
+            if staging.size > SMALL or store.remote or self._names.is_remote:
+                await result_of(stored)
             link = link._replace(oid=oid, size=staging.size)
-            put = await result_of(self._names.put(space, name, link, number=number, condition=condition))
+            putting = self._names.put(space, name, link, number=number, condition=condition, stored=stored)
+            put = await result_of(putting)
         fields = f'{JSON}ETag: "{oid}"\r\n'
         return Response(201 if put.is_new else 200, fields, f"{_encoded(put.name)}\n".encode())
 
@@ -316,7 +319,7 @@ def open_cleanup_lock(databases: Databases) -> CleanupLock:
 def _build(resources: Resources) -> Router:
     # An oid is a SHA-256 digest, whatever --hash says.
     store = resources.objects.namespace(layout.NAMES, algorithm="sha256")
-    names = open_names(resources.databases)
+    names = open_names(resources.databases, resources.find_rules)
     is_remote = store.remote or names.is_remote
     collector = Collector(names, store, succession_time=SUCCESSION_TIME if is_remote else 0.0, clock=resources.clock)
     janitor = NamesJanitor(names, collector, open_cleanup_lock(resources.databases), resources.clock)

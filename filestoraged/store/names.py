@@ -37,6 +37,9 @@ from filestoraged.store.wall_clock import JUDGED_TIME
 # Seconds that an upload waits for the removal of the same object by the janitor, which takes milliseconds.
 _REMOVAL_TIMEOUT = 10.0
 
+# Seconds that a transaction waits for an object that is being stored.
+_STORE_TIMEOUT = 5.0
+
 _COLUMNS = "oid, size, type, fields, modified, expires"
 # What decides whether an object may have been removed; see `_require_kept`.
 _STATE = "names, condemned, number, forgotten"
@@ -181,17 +184,26 @@ class Names:
         return secured
 
     def put(
-        self, space: str, name: str, link: Link, *, number: int, condition: Condition = unconditional
+        self,
+        space: str,
+        name: str,
+        link: Link,
+        *,
+        number: int,
+        condition: Condition = unconditional,
+        stored: Future[Any] | None = None,
     ) -> Future[PutResult]:
         """Let a name lead to an object that was stored since `secure` has returned `number`.
+
+        With `stored`, the object is being stored, and becomes durable within milliseconds: the transaction waits for
+        that, so that both are queued together. Without it, the object is durable.
 
         The future raises what the condition raises; the object is then collected unless other names lead to it. It
         raises StoreUnavailable if the object may have been removed.
         """
         rules = self.find_rules(area_of(space))
-        result: Future[Any] = self.transactions.write(
-            functools.partial(_put, space, name, link, number=number, condition=condition, rules=rules)
-        )
+        put = functools.partial(_put, space, name, link, number=number, condition=condition, rules=rules)
+        result: Future[Any] = self.transactions.write(put if stored is None else functools.partial(_after, stored, put))
         return result
 
     def remove(self, space: str, name: str, condition: Condition = unconditional) -> Future[None]:
@@ -308,6 +320,18 @@ class _Listing:
 
     def _text(self, path: bytes) -> str:
         return path[len(self._space) :].decode()
+
+
+def _after(
+    stored: Future[Any], put: Callable[[Transaction], PutResult | Error], transaction: Transaction
+) -> PutResult | BaseException:
+    """Let a name lead to an object once that is durable. An error of storing it is the result."""
+    try:
+        error = stored.exception(_STORE_TIMEOUT)
+    except TimeoutError:
+        # A disk that hangs must not keep the writer from other names.
+        return StoreUnavailable("The object could not be stored in time; retry later.")
+    return error or put(transaction)
 
 
 def _put(

@@ -17,6 +17,7 @@ from filestoraged.errors import (
     QuotaExceeded,
     StoreUnavailable,
 )
+from filestoraged.future import Future
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.name_collection import Collector
 from filestoraged.store.name_limits import Eviction
@@ -527,3 +528,18 @@ class NamesContract(TempCase):
     def used(self, name: str) -> int:
         ((used,),) = self.names.transactions.read("SELECT used FROM names WHERE path = ?", f"s/{name}".encode())
         return int(used)
+
+    def test_name_is_put_once_its_object_is_stored_and_not_if_that_fails(self) -> None:
+        link = self.upload(b"tea")
+        stored: list[Future[None]] = [Future(), Future()]
+        putting = [
+            self.names.put("s", name, link, number=0, stored=each) for name, each in zip("ab", stored, strict=True)
+        ]
+        self.assertRaises(NotFound, self.names.get, "s", "a")
+
+        stored[0].set_result(None)
+        stored[1].set_exception(OSError(errno.EIO, "Input/output error"))
+
+        self.assertTrue(putting[0].result().is_new)
+        self.assertRaises(OSError, putting[1].result)
+        self.assertEqual(["a"], self.left())
