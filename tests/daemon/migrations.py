@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from filestoraged.api.drops import open_drops
 from filestoraged.api.kv import Keys, open_keys
+from filestoraged.api.names import open_names
 from filestoraged.api.repositories import open_locks
 from filestoraged.daemon.values import parse_database
 from filestoraged.store import layout
@@ -21,6 +22,8 @@ from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.locks import Locks, prepare_locks
+from filestoraged.store.name_tables import prepare_names
+from filestoraged.store.names import Link, Names
 from filestoraged.store.path_identity import PathIdentities, root_identity
 from filestoraged.store.postgresql.kv import PostgresKeys
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command
@@ -30,7 +33,7 @@ COMMAND = (sys.executable, "-m", "filestoraged", "migrate")
 
 DAY = 24 * 3600
 
-_Opened = TypeVar("_Opened", Keys, Drops, Locks)
+_Opened = TypeVar("_Opened", Keys, Drops, Locks, Names)
 
 
 class Done(NamedTuple):
@@ -91,6 +94,19 @@ class Side:
         if self._address is None:
             prepare_locks(self.path(layout.LOCKS_DATABASE))
         return self._closed_later(open_locks(self._databases))
+
+    def names(self) -> Names:
+        if self._address is None:
+            prepare_names(self.path(layout.NAMES_DATABASE))
+        return self._closed_later(open_names(self._databases))
+
+    def space(self, name: str) -> DiskStore:
+        return self.disk.namespace(layout.NAMES).namespace(name)
+
+    def put_name(self, names: Names, space: str, name: str, data: bytes) -> str:
+        oid = self.space(space).put(data)
+        names.put(space, name, Link(oid, len(data)), number=0).result()
+        return oid
 
     @property
     def _databases(self) -> Databases:

@@ -72,6 +72,29 @@ class FromPostgresTest(PostgresSide, PostgresCase, MigrationCase):
         self.assertEqual([lock], list(self.new.locks().list("pets", 0, 10)))
         self.assertEqual(3, self.new.locks().lock("pets", "c.bin", "ann").result().lock.id)
 
+    def test_names_are_copied_with_their_bytes_and_counts(self) -> None:
+        names = self.old.names()
+        oid = self.old.put_name(names, "s", "a/\u00e9", TEA)
+        self.old.put_name(names, "s", "b", TEA)
+        self.old.put_name(names, "t", "c", POT)
+        names.remove("t", "c").result()
+        kept = names.list("s", limit=10)
+
+        done = self.migrate()
+        verified = self.migrate("--verify")
+
+        self.assertEqual([0, 0], [done.status, verified.status], (done, verified))
+        self.assertIn("equal 0 keys, 0 drops, 0 locks, 2 names", verified.out)
+        copied = self.new.names()
+        self.assertEqual(kept, copied.list("s", limit=10))
+        self.assertEqual((["s"], 1), (list(copied.list_spaces("", 10)), copied.count()))
+        with self.new.space("s").get(oid) as stream:
+            self.assertEqual(TEA, stream.read())
+        for name in ("a/\u00e9", "b"):
+            self.assertEqual([(1,)], copied.transactions.read("SELECT objects FROM areas WHERE objects > 0"))
+            copied.remove("s", name).result()
+        self.assertEqual(0, copied.count())
+
     def test_drop_in_use_is_skipped_and_copied_when_its_session_is_gone(self) -> None:
         drops = self.old.drops()
         claimed = self.old.put_drop(drops, TEA)
@@ -86,6 +109,29 @@ class FromPostgresTest(PostgresSide, PostgresCase, MigrationCase):
 
 class ToPostgresTest(DatabasesContract, DropsContract, PostgresSide, PostgresCase, MigrationCase):
     remote = "new"
+
+    def test_names_are_copied_with_their_bytes_and_counts(self) -> None:
+        names = self.old.names()
+        oid = self.old.put_name(names, "s", "a/\u00e9", TEA)
+        self.old.put_name(names, "s", "b", TEA)
+        self.old.put_name(names, "t", "c", POT)
+        names.remove("t", "c").result()
+        kept = names.list("s", limit=10)
+
+        done = self.migrate()
+        verified = self.migrate("--verify")
+
+        self.assertEqual([0, 0], [done.status, verified.status], (done, verified))
+        self.assertIn("equal 0 keys, 0 drops, 0 locks, 2 names", verified.out)
+        copied = self.new.names()
+        self.assertEqual(kept, copied.list("s", limit=10))
+        self.assertEqual((["s"], 1), (list(copied.list_spaces("", 10)), copied.count()))
+        with self.new.space("s").get(oid) as stream:
+            self.assertEqual(TEA, stream.read())
+        for name in ("a/\u00e9", "b"):
+            self.assertEqual([(1,)], copied.transactions.read("SELECT objects FROM areas WHERE objects > 0"))
+            copied.remove("s", name).result()
+        self.assertEqual(0, copied.count())
 
     def test_databases_alone_are_copied_where_both_share_a_directory(self) -> None:
         self.new.config.write_text(self.new.config.read_text().replace(str(self.new.root), str(self.old.root)))

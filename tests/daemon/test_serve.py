@@ -78,6 +78,8 @@ class CommandTest(TempCase):
         cases += [["--nonsense"], ["nonsense"], ["--stor", "x"], ["--store"]]
         cases += [["--allow-origin", "https://*.example.org"], ["--mount", "files=/", "--mount", "repositories=/"]]
         cases += [["--mount", "files=/x", "--mount", "repositories=/x/"]]
+        # memcached cannot list objects. Nothing is connected to.
+        cases += [["--memcached", "127.0.0.1:1", "--mount", "names=/names", "--store", "unused"]]
 
         for arguments in cases:
             with self.subTest(arguments=arguments):
