@@ -346,10 +346,11 @@ class NamesTest(ServerCase):
         self.delete("/names/s/a")
         self.assert_stored(2)
 
-        self.clock.wait_for_waiting()
-        for _ in range(12):
-            self.clock.advance(3)
-        self.wait_until("the bytes are removed", lambda: len(self.files_below(self.store_path)) == 1)
+        (janitor,) = [each for each in self.services.resources.janitors if isinstance(each, NamesJanitor)]
+        janitor.stop()
+        self.clock.advance(31)
+        self.assertEqual(1, janitor._collector.collect())
+        self.assert_stored(1)
 
         self.assertEqual(COFFEE, self.get("/names/s/b").body)
         self.assertEqual(201, self.put("/names/s/a", TEA).status)
