@@ -7,7 +7,7 @@ makes a condition, and acquires its lock in each method. Here the methods rely o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
 _Result = TypeVar("_Result")
@@ -33,6 +33,11 @@ class Future(Generic[_Result]):
 
     def set_exception(self, error: BaseException) -> None:
         set_results([(self, error)])
+
+    def __await__(self) -> Generator[Future[_Result], Any, _Result]:
+        if not self._is_done:
+            yield self
+        return self.result()
 
     def done(self) -> bool:
         return self._is_done

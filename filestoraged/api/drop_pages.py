@@ -17,7 +17,8 @@ from filestoraged.api.payloads import Payloads
 from filestoraged.errors import BadRequest, ClientGone, Error, TooManyGuesses, Unauthorized
 from filestoraged.store.drops import Drop
 from filestoraged.web.error_responses import meaning
-from filestoraged.web.message import REASONS, Request, Response, RunsOn, field_lines
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import REASONS, Response, field_lines
 from filestoraged.web.router import PUBLIC, READ, WRITE, PageVariant, Route, Router
 from filestoraged.wire.accept import prefers_html
 from filestoraged.wire.multipart import FormEvent, Part, form_boundary

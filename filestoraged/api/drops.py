@@ -28,7 +28,8 @@ from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.passwords import Guard
 from filestoraged.web.error_responses import refusal
-from filestoraged.web.message import JSON, Fields, Request, Response, RunsOn, result_of
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import JSON, Fields, Response
 from filestoraged.web.router import READ, WRITE, Route, Router
 from filestoraged.wire.authorization import parse_basic
 from filestoraged.wire.exposition import Family, Sample
@@ -109,13 +110,13 @@ class _Requests:
             name, staging, password = form.whole()
             kept: bytes | None = None
             if password:
-                kept = await result_of(self._hash(request, password))
+                kept = await self._hash(request, password)
             # The id is registered before its bytes are stored, so that no bytes are ever without a row.
-            id_ = await result_of(self._drops.announce())
+            id_ = await self._drops.announce()
             try:
-                await result_of(staging.commit(name=id_))
+                await staging.commit(name=id_)
                 drop = Drop(id_, name, kept)
-                await result_of(self._drops.publish(drop))
+                await self._drops.publish(drop)
             except BaseException:
                 self._drops.retract(id_)
                 raise
@@ -133,11 +134,11 @@ class _Requests:
             if password is None:
                 raise Unauthorized("A password is required.")
             check = functools.partial(self._drops.check, drop, password)
-            await result_of(self._guard.guesses.submit(request.client, check))
+            await self._guard.guesses.submit(request.client, check)
         self._require_store(drop)
         claiming = self._drops.claim(drop.id)
         try:
-            claim = await result_of(claiming)
+            claim = await claiming
         except BaseException:
             # The claim may have been made all the same: no thread was left for this page, or its server ends.
             claiming.add_done_callback(self._give_back_unused)
@@ -155,7 +156,7 @@ class _Requests:
         # Record this before the response: from then on the proxy sends the bytes, even if this process dies.
         blob.close()
         try:
-            await result_of(self._drops.hand_over(claim, keep=_PROXY_TIMEOUT))
+            await self._drops.hand_over(claim, keep=_PROXY_TIMEOUT)
         except BaseException:
             # Nothing was sent, even if the hand-over was recorded in spite of the error.
             self._drops.give_back(claim)
@@ -216,7 +217,7 @@ class _Requests:
 
     async def _seal(self, content: _Claimed) -> None:
         try:
-            await result_of(content.seal())
+            await content.seal()
         except BaseException:
             # Nothing was sent.
             content.fail()

@@ -11,7 +11,8 @@ from filestoraged.api.pages import Pages, mount, mount_of, show, size_hint
 from filestoraged.digest import Digest
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
-from filestoraged.web.message import JSON, Request, Response, RunsOn, json_response
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import JSON, Response, json_response
 from filestoraged.web.router import DELETE, PUBLIC, READ, WRITE, PageVariant, Route, Router
 from filestoraged.wire.accept import prefers_html, prefers_text
 from filestoraged.wire.expectations import expected_digests

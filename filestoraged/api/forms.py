@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from filestoraged.digest import Expected, Hasher
 from filestoraged.errors import TooLarge
-from filestoraged.web.message import Request
+from filestoraged.web.request import Request
 from filestoraged.wire.multipart import FormEvent, Multipart
 
 # Maximum size of all else in a form than the file, in bytes: fields, heads and delimiters.

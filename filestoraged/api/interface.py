@@ -24,7 +24,8 @@ from filestoraged.store.janitors import Janitor
 from filestoraged.store.name_limits import FindRules, no_rules
 from filestoraged.store.passwords import Guard
 from filestoraged.store.uploads.uploads import Uploads
-from filestoraged.web.router import Authorizer, Router
+from filestoraged.web.auth import Tokens
+from filestoraged.web.router import Router
 
 if TYPE_CHECKING:
     from filestoraged.store.s3.segment_objects import SegmentObjects
@@ -82,7 +83,7 @@ class Resources:
         drop_ttl: int,
         public_url: str | None,
         accel: str | None,
-        authorizer: Authorizer | None,
+        authorizer: Tokens | None,
         gauges: Mapping[str, Gauge],
         pages: Pages | None,
         mounted: Collection[str],

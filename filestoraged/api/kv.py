@@ -16,7 +16,8 @@ from filestoraged.store import layout
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.web.error_responses import refusal
-from filestoraged.web.message import JSON, NO_STORE, Answer, Request, Response, RunsOn, result_of
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import JSON, NO_STORE, Answer, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.exposition import Family
 from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
@@ -136,7 +137,7 @@ class _RemoteReads:
 
     async def read(self, request: Request, *_: str) -> Response:
         key = _key(request)
-        return Response(200, _FRESH_JSON, _encode(key, await result_of(self._keys.get_later(key))))
+        return Response(200, _FRESH_JSON, _encode(key, await self._keys.get_later(key)))
 
 
 class _Changes:
@@ -156,7 +157,7 @@ class _Changes:
         key, value = parse_pair(body)
         if not key:
             raise BadRequest("Invalid key '': expected at least 1 character.")
-        is_new = await result_of(self._keys.set_later(key, value))
+        is_new = await self._keys.set_later(key, value)
         return Response(201 if is_new else 200, JSON, body)
 
     async def delete(self, request: Request) -> Response:
@@ -165,11 +166,11 @@ class _Changes:
             key = parse_string(body)
             if not key:
                 raise BadRequest("Invalid key '': expected at least 1 character.")
-            await result_of(self._keys.delete_later(key))
+            await self._keys.delete_later(key)
         return Response(200, JSON, body)
 
     async def commit(self, request: Request) -> Response:
-        await result_of(self._keys.commit_later())
+        await self._keys.commit_later()
         return Response(204)
 
 

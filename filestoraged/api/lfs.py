@@ -32,10 +32,11 @@ from filestoraged.store.contract import ObjectStatus, Store
 from filestoraged.store.locks import Lock, Locks
 from filestoraged.store.uploads.registry import Draft
 from filestoraged.store.uploads.uploads import Uploads
-from filestoraged.web.auth import ANYBODY
+from filestoraged.web.auth import ANYBODY, Tokens
 from filestoraged.web.error_responses import refusal
-from filestoraged.web.message import NO_STORE, Request, Response, RunsOn, field_lines, result_of
-from filestoraged.web.router import DELETE, READ, WRITE, Authorizer, Route, Router
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import NO_STORE, Response, field_lines
+from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire import lfs
 from filestoraged.wire.authorization import parse_user
 from filestoraged.wire.dates import format_timestamp
@@ -60,7 +61,7 @@ def routes(
     store: Store,
     locks: Locks,
     *,
-    authorizer: Authorizer | None = None,
+    authorizer: Tokens | None = None,
     public_url: str | None = None,
     uploads: Uploads | None = None,
 ) -> Router:
@@ -91,7 +92,7 @@ class _Batches:
         self,
         store: Store,
         payloads: Payloads,
-        authorizer: Authorizer | None,
+        authorizer: Tokens | None,
         public_url: str | None,
         uploads: Uploads | None,
     ) -> None:
@@ -202,7 +203,7 @@ def _described(wanted: BatchObject, error: Error | None) -> dict[str, Any]:
 
 
 class _LockPages:
-    def __init__(self, locks: Locks, payloads: Payloads, authorizer: Authorizer | None) -> None:
+    def __init__(self, locks: Locks, payloads: Payloads, authorizer: Tokens | None) -> None:
         self._locks = locks
         self._payloads = payloads
         self._authorizer = authorizer
@@ -210,7 +211,7 @@ class _LockPages:
     async def create(self, request: Request, repository: str) -> Response:
         name, owner = repository_name(repository), owner_of(request, self._authorizer)
         path = lfs.parse_lock(await self._payloads.gather(request))
-        result = await result_of(self._locks.lock(name, path, owner))
+        result = await self._locks.lock(name, path, owner)
         shown = {"lock": _shown(result.lock)}
         if result.is_new:
             return _response(201, shown)
@@ -252,7 +253,7 @@ class _LockPages:
             self._authorizer.require(request, DELETE if is_foreign and force else WRITE)
         if is_foreign and not force:
             raise Forbidden(f"The lock belongs to {lock.owner}; force releases it.")
-        return _response(200, {"lock": _shown(await result_of(self._locks.release(name, number)))})
+        return _response(200, {"lock": _shown(await self._locks.release(name, number))})
 
     def _page(self, repository: str, page: LockPage) -> tuple[Sequence[Lock], dict[str, str]]:
         """Return the locks of a page, and the cursor of the next one if there is one."""
@@ -272,7 +273,7 @@ class _LockPages:
             return []
 
 
-def owner_of(request: Request, authorizer: Authorizer | None) -> str:
+def owner_of(request: Request, authorizer: Tokens | None) -> str:
     """Return the name of the request's token; without tokens, that of the user."""
     if authorizer is not None:
         return authorizer.name_of(request) or ANYBODY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filestoraged.web.message import Request
+from filestoraged.web.request import Request
 
 
 def mount_url(request: Request, public_url: str | None) -> str:

@@ -10,7 +10,8 @@ from filestoraged.digest import parse_digest
 from filestoraged.errors import BadRequest, CorruptObject, NotFound, quoted
 from filestoraged.store import layout
 from filestoraged.store.contract import ObjectStatus, Store
-from filestoraged.web.message import JSON, NO_STORE, Request, Response, json_response
+from filestoraged.web.request import Request
+from filestoraged.web.response import JSON, NO_STORE, Response, json_response
 from filestoraged.wire.dates import format_timestamp
 
 # Objects or repositories of a page, by default and at most.

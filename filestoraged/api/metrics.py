@@ -12,8 +12,9 @@ from filestoraged.api.bounded_call import BoundedCall
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.contract import Store, Usage
 from filestoraged.store.shared_count import SharedCount
-from filestoraged.web.message import Request, Response, RunsOn, field_lines
 from filestoraged.web.metrics import BOUNDS, Metrics, RequestTotals
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import Response, field_lines
 from filestoraged.web.router import READ, Route, Router
 from filestoraged.wire.exposition import CONTENT_TYPE, Family, Histogram, Sample, exposition
 

@@ -10,7 +10,8 @@ from filestoraged.api import listing
 from filestoraged.api.objects import repository_name
 from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show_once
 from filestoraged.store.names import Names
-from filestoraged.web.message import Request, Response, RunsOn
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import Response
 from filestoraged.web.router import READ, PageVariant, Route, Router
 from filestoraged.wire.accept import prefers_html
 from filestoraged.wire.dates import format_timestamp

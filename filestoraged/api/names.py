@@ -25,8 +25,8 @@ from filestoraged.store.name_collection import SUCCESSION_TIME, Collector, Names
 from filestoraged.store.name_limits import FindRules, no_rules, require_unwritten
 from filestoraged.store.name_tables import area_of, prepare_names
 from filestoraged.store.names import Condition, Link, Name, Names, unconditional
-from filestoraged.web.message import JSON, NO_STORE, Fields, Request, Response, RunsOn, field_lines, result_of
-from filestoraged.web.response_head import encode_fields
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import JSON, NO_STORE, Fields, Response, encode_fields, field_lines
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire import conditions
 from filestoraged.wire.dates import format_date, format_timestamp
@@ -140,19 +140,19 @@ class _Requests:
                 staging.write(piece)
             oid = staging.finish()
             self._require_unwritten(space, name, oid)
-            number = await result_of(self._names.secure(space, oid))
+            number = await self._names.secure(space, oid)
             stored = staging.commit()
             if staging.size > SMALL or store.remote or self._names.is_remote:
-                await result_of(stored)
+                await stored
             link = link._replace(oid=oid, size=staging.size)
             putting = self._names.put(space, name, link, number=number, condition=condition, stored=stored)
-            put = await result_of(putting)
+            put = await putting
         fields = f'{JSON}ETag: "{oid}"\r\n'
         return Response(201 if put.is_new else 200, fields, f"{_encoded(put.name)}\n".encode())
 
     async def remove(self, request: Request, segment: str, name_segment: str) -> Response:
         space, _ = self._open(segment)
-        await result_of(self._names.remove(space, parse_name(name_segment), _condition(request)))
+        await self._names.remove(space, parse_name(name_segment), _condition(request))
         return Response(204)
 
     def _announced(self, request: Request, space: str, store: Store, name: str) -> Sequence[Expected]:

@@ -14,8 +14,8 @@ from filestoraged.digest import Digest, Expected, digest_length, parse_digest
 from filestoraged.errors import AlreadyExists, BadRequest, CorruptObject, NotFound, PreconditionFailed
 from filestoraged.store import layout
 from filestoraged.store.contract import SMALL, Blob, Staging, Store
-from filestoraged.web.message import Answer, Fields, Request, Response, RunsOn, field_lines, result_of
-from filestoraged.web.response_head import encode_fields
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import Answer, Fields, Response, encode_fields, field_lines
 from filestoraged.web.router import WRITE, Route
 from filestoraged.wire import conditions
 from filestoraged.wire.dates import format_date
@@ -106,7 +106,7 @@ def _refuse_partial(request: Request) -> None:
 
 
 async def commit(request: Request, staging: Staging) -> Digest:
-    return await result_of(staging.commit(replace=not conditions.forbids_overwrite(request.fields)))
+    return await staging.commit(replace=not conditions.forbids_overwrite(request.fields))
 
 
 def announced(request: Request, store: Store) -> Sequence[Expected]:
@@ -171,7 +171,7 @@ async def remove(request: Request, store: Store, name: str) -> str:
             conditions.check_preconditions(request.fields, digest, blob.modified)
             if conditions.matches_if_none_match(request.fields, digest):
                 raise PreconditionFailed("The object is one that If-None-Match names.")
-    await result_of(store.remove_later(digest))
+    await store.remove_later(digest)
     return digest
 
 

@@ -10,7 +10,8 @@ from filestoraged.api.bounded_call import BoundedCall
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.web.error_responses import refusal
-from filestoraged.web.message import JSON, NO_STORE, Fields, Request, Response, RunsOn, json_response
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import JSON, NO_STORE, Fields, Response, json_response
 from filestoraged.web.router import PUBLIC, READ, Route, Router
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 
 from filestoraged.errors import Error, NotFound
 from filestoraged.resources import read_resource
-from filestoraged.web.message import Fields, Request, Response, RunsOn, field_lines
-from filestoraged.web.router import PUBLIC, Authorizer, Route, Router
+from filestoraged.web.auth import Tokens
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import Fields, Response, field_lines
+from filestoraged.web.router import PUBLIC, Route, Router
 from filestoraged.wire.conditions import matches_if_none_match
 
 # The path of the assets.
@@ -81,9 +83,7 @@ class Markup(str):
 class Pages:
     """The templates, and what all pages have. Made before the fork; any thread calls it."""
 
-    def __init__(
-        self, *, authorizer: Authorizer | None = None, public_url: str | None = None, chunk_size: int = 0
-    ) -> None:
+    def __init__(self, *, authorizer: Tokens | None = None, public_url: str | None = None, chunk_size: int = 0) -> None:
         """`chunk_size` is what they send in one request at most, in bytes; 0 for any size.
 
         Raises OSError where they are not installed.

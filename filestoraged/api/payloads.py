@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from filestoraged.errors import TooLarge, Unavailable
-from filestoraged.web.message import Request
+from filestoraged.web.request import Request
 
 # Maximum size of all request bodies in flight for one interface in a worker, in bytes. The first bytes of each do not
 # count, so that slow large bodies do not cause the refusal of small ones.

@@ -13,7 +13,8 @@ from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.locks import Locks, prepare_locks
-from filestoraged.web.message import JSON, Request, Response
+from filestoraged.web.request import Request
+from filestoraged.web.response import JSON, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.exposition import Family
 

@@ -14,7 +14,8 @@ from filestoraged.store.contract import Store
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.uploads.registry import Upload
 from filestoraged.store.uploads.uploads import UploadTarget
-from filestoraged.web.message import Fields, Request, field_lines
+from filestoraged.web.request import Request
+from filestoraged.web.response import Fields, field_lines
 
 FILES, REPOSITORIES, DROPS = "files", "repositories", "drops"
 

@@ -31,9 +31,11 @@ from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
 from filestoraged.store.uploads.storage import Storage
 from filestoraged.store.uploads.uploads import Uploads
+from filestoraged.web.auth import Tokens
 from filestoraged.web.error_responses import refusal
-from filestoraged.web.message import NO_STORE, Fields, Request, Response, RunsOn, field_lines, json_response, result_of
-from filestoraged.web.router import PUBLIC, WRITE, Authorizer, Route, Router
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import NO_STORE, Fields, Response, field_lines, json_response
+from filestoraged.web.router import PUBLIC, WRITE, Route, Router
 from filestoraged.wire import tus
 from filestoraged.wire.dates import format_date
 from filestoraged.wire.expectations import expected_digests
@@ -56,7 +58,7 @@ def routes(
     targets: Targets,
     guard: Guard,
     *,
-    authorizer: Authorizer | None = None,
+    authorizer: Tokens | None = None,
     public_url: str | None = None,
     remote: bool,
 ) -> Router:
@@ -88,7 +90,7 @@ class _Pages:
         uploads: Uploads,
         targets: Targets,
         guard: Guard,
-        authorizer: Authorizer | None,
+        authorizer: Tokens | None,
         public_url: str | None,
     ) -> None:
         self._uploads = uploads
@@ -127,9 +129,7 @@ class _Pages:
         password = metadata.pop("password", "")
         if password and target == DROPS:
             drop_form.check_password_size(len(password.encode()))
-            kept = await result_of(
-                self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))
-            )
+            kept = await self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))
             draft = draft._replace(password=kept)
         upload = self._uploads.create(draft._replace(note=tus.format_metadata(metadata)))
         if has_body or length == 0:

@@ -30,7 +30,8 @@ from filestoraged.store.shared_count import SharedCount
 from filestoraged.store.sqlite.losses import find_losses
 from filestoraged.web.cross_site import ANY, Hosts, Origins
 from filestoraged.web.metrics import Metrics
-from filestoraged.web.router import Mounts, Router
+from filestoraged.web.mounts import Mounts
+from filestoraged.web.router import Router
 
 log = logging.getLogger(__name__)
 

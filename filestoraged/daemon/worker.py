@@ -20,9 +20,9 @@ from filestoraged.store.path_identity import PathIdentities
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
-from filestoraged.web.message import App
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.server import Server
+from filestoraged.web.sites import App
 from filestoraged.web.trusted_proxies import TrustedProxies
 
 log = logging.getLogger(__name__)

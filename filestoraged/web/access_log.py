@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from filestoraged.web.message import Request
+from filestoraged.web.request import Request
 
 access = logging.getLogger("filestoraged.access")
 

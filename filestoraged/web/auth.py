@@ -10,8 +10,8 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from filestoraged.errors import Forbidden, TokenRequired
-from filestoraged.web.message import Request
 from filestoraged.web.metrics import NO_INTERFACE
+from filestoraged.web.request import Request
 from filestoraged.web.router import DELETE, PUBLIC, READ, WRITE, Match
 
 # What a method that a path does not have would need: a token without that scope gets 403, and with it 405.
@@ -59,6 +59,7 @@ class Tokens:
         self._anybodys = frozenset(scope for grant in grants if grant.digest is None for scope in grant.scopes)
 
     def lets_anybody(self, request: Request, match: Match) -> bool:
+        """Whether the request needs no token."""
         if match.router.public or (match.route is not None and match.route.scope == PUBLIC):
             return True
         return not self._anybodys.isdisjoint(self._wanted(request, match))
@@ -68,22 +69,27 @@ class Tokens:
         self._check(request, self._wanted(request, match))
 
     def require(self, request: Request, action: str) -> None:
-        """As `check` does, for a further action of a request with a page. What anybody may do needs no token."""
+        """As `check` does, for a further action at the place that the request's path names.
+
+        For pages that know what a request needs once they have read its body. What anybody may do needs no token.
+        """
         wanted = self._scopes_of(request, request.match, action)
         if self._anybodys.isdisjoint(wanted):
             self._check(request, wanted)
 
     def require_at(self, request: Request, action: str, interface: str, area: str) -> None:
-        """As `require` does, for a place that the request's path does not name."""
+        """As `require` does, for another interface, and an area of it, "" for none."""
         wanted = self._scopes_at(action, interface, request.mounts.get(interface, ""), area)
         if self._anybodys.isdisjoint(wanted):
             self._check(request, wanted)
 
     def require_token(self, request: Request, action: str) -> None:
+        """Raises TokenRequired without a known token, unless anybody may do `action` somewhere."""
         if all(scope.action != action for scope in self._anybodys):
             self._find(request.token_hash)
 
     def name_of(self, request: Request) -> str | None:
+        """The name of the request's token, None without a known one."""
         return self._names.get(self._key(request.token_hash)) if request.token_hash else None
 
     def _check(self, request: Request, wanted: Sequence[Scope]) -> None:

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from filestoraged.errors import CrossSite, Error, MisdirectedRequest
-from filestoraged.web.message import COMMON_METHODS, Fields, Request, field_lines
+from filestoraged.web.request import COMMON_METHODS, Request
+from filestoraged.web.response import Fields, field_lines
 from filestoraged.wire.origin import Host, Origin, origin_at, parse_host, parse_origin
 
 # A value of --allow-origin or --host.

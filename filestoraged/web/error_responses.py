@@ -17,7 +17,7 @@ from filestoraged.errors import (
     StoreFailed,
     printable,
 )
-from filestoraged.web.message import REASONS, Response, field_lines, json_response
+from filestoraged.web.response import REASONS, Response, field_lines, json_response
 from filestoraged.wire.redaction import redact_text
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,10 @@ from typing import Any
 
 from filestoraged.errors import ClientGone, Error
 from filestoraged.web.loop_context import LoopContext
-from filestoraged.web.message import Request, Response
 from filestoraged.web.metrics import FAST, NO_INTERFACE, OTHER
+from filestoraged.web.request import Request
 from filestoraged.web.request_cache import ParsedRequest
+from filestoraged.web.response import Response
 from filestoraged.web.sender import Confirmation
 from filestoraged.web.task import Task
 from filestoraged.wire.body import NO_BODY

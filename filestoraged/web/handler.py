@@ -14,8 +14,9 @@ from typing import Protocol
 from filestoraged.errors import Error
 from filestoraged.web.connection import Connection
 from filestoraged.web.loop_context import LoopContext
-from filestoraged.web.message import Answer, App, Request
-from filestoraged.web.sites import Site
+from filestoraged.web.request import Request
+from filestoraged.web.response import Answer
+from filestoraged.web.sites import App, Site
 from filestoraged.web.transport import Transport
 from filestoraged.web.trusted_proxies import UNIX
 

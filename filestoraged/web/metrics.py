@@ -16,7 +16,8 @@ from typing import NamedTuple, TypeVar
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import ERROR_NAMES, ClientGone
 from filestoraged.shared_table import SharedTable, clear
-from filestoraged.web.message import METHODS, REASONS
+from filestoraged.web.request import METHODS
+from filestoraged.web.response import REASONS
 
 # Labels of methods that no page has, and of requests to no interface; a request that cannot be parsed has both.
 OTHER = "other"

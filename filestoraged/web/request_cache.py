@@ -15,7 +15,7 @@ from typing import TypeVar
 from filestoraged.bounded_cache import BoundedCache, ClockCache
 from filestoraged.errors import Error
 from filestoraged.web.auth import hashed
-from filestoraged.web.message import Request, has_secret_field
+from filestoraged.web.request import Request, has_secret_field
 from filestoraged.wire.authorization import is_bearer, parse_token
 from filestoraged.wire.body import NO_BODY, Framing, Received, Sized, body_framing
 from filestoraged.wire.head import parse_fields, parse_head

@@ -27,10 +27,9 @@ from filestoraged.web.eviction import Eviction
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.loop_context import LoopContext
-from filestoraged.web.message import App
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.poller import Epoll, Poller
-from filestoraged.web.sites import Site, Sites
+from filestoraged.web.sites import App, Site, Sites
 from filestoraged.web.steps import STEPS
 from filestoraged.web.transport import Transport
 from filestoraged.web.trusted_proxies import TrustedProxies

@@ -1,13 +1,44 @@
-"""The app of a connection, chosen by its listener and by whether its local address is a loopback address."""
+"""The app of a connection, chosen by its listener and by whether its local address is a loopback address.
+
+`App` is the one seam between this floor and the pages above it.
+"""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from filestoraged.web.message import App
+from filestoraged.errors import Error
+from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.request_cache import RequestCache
+from filestoraged.web.response import Answer, Response
+
+
+class App(Protocol):
+    """What answers the requests of a listener."""
+
+    @property
+    def on_loopback(self) -> App:
+        """The app for connections that arrive on a loopback address, perhaps itself."""
+
+    def route(self, request: Request) -> RunsOn:
+        """Find the request's page. Called first, and by the loop."""
+
+    def answer_early(self, request: Request) -> Response | None:
+        """Answer on the loop a request that is refused, or answered from memory, although its page runs on a thread."""
+
+    def answer(self, request: Request) -> Answer:
+        """Raises nothing but ClientGone."""
+
+    def complete(self, request: Request, response: Response) -> Response:
+        """Return the response of a page that was a coroutine, with the fields that every response has."""
+
+    def refuse(self, request: Request, error: Exception) -> Response:
+        """Return the response for an error that such a page has raised, or was interrupted by."""
+
+    def refuse_body(self, request: Request, fault: Error) -> Response:
+        """Return the response to a request whose body cannot be received, because of what its head says of it."""
 
 
 class Site(NamedTuple):

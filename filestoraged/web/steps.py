@@ -13,10 +13,10 @@ from filestoraged.web.error_responses import refusal
 from filestoraged.web.exchange import NO_EXCHANGE, UNPARSED, Exchange
 from filestoraged.web.limits import Limits
 from filestoraged.web.loop_context import Steps
-from filestoraged.web.message import EMPTY_BODY, Body, ReceivedBody, Response, RunsOn
+from filestoraged.web.request import EMPTY_BODY, Body, ReceivedBody, RunsOn
 from filestoraged.web.request_body import RequestBody
 from filestoraged.web.request_cache import ParsedRequest
-from filestoraged.web.response_head import CONTINUE
+from filestoraged.web.response import CONTINUE, Response
 from filestoraged.web.response_steps import (
     confirm,
     continue_response,

@@ -7,8 +7,10 @@ from typing import Any
 from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone
 from filestoraged.future import Future
-from filestoraged.web.message import App, Page, Request, Response
+from filestoraged.web.request import Request
 from filestoraged.web.request_body import RequestBody
+from filestoraged.web.response import Page, Response
+from filestoraged.web.sites import App
 
 
 class Task:

@@ -10,7 +10,8 @@ from filestoraged.api.interface import Data, Description, Interface, Resources
 from filestoraged.errors import NotFound
 from filestoraged.store.databases import SqliteDatabases
 from filestoraged.store.postgresql.databases import PostgresDatabases
-from filestoraged.web.message import Request, Response, RunsOn
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import Response
 from filestoraged.web.router import READ, WRITE, Route, Router
 from filestoraged.wire.exposition import Family
 

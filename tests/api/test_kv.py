@@ -16,8 +16,8 @@ from filestoraged.api.payloads import Payloads
 from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.future import Future
 from filestoraged.store.kv import KeyValues
-from filestoraged.web.message import Request
 from filestoraged.web.receiver import Receiver
+from filestoraged.web.request import Request
 from filestoraged.web.request_body import RequestBody
 from filestoraged.wire.body import Sized
 from filestoraged.wire.head import Head

@@ -16,8 +16,8 @@ from filestoraged.api import metrics
 from filestoraged.store.contract import Usage
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.shared_count import Pause
-from filestoraged.web.message import Response
 from filestoraged.web.metrics import Metrics
+from filestoraged.web.response import Response
 from filestoraged.wire.exposition import Family
 from tests.clock import VirtualClock
 from tests.daemon.process import KILLED_WORKER, PATIENCE, running

@@ -12,7 +12,7 @@ from typing import Any
 from filestoraged.daemon.values import Address
 from filestoraged.web.auth import hashed
 from filestoraged.web.cross_site import Hosts, Origins
-from filestoraged.web.message import Request
+from filestoraged.web.request import Request
 from filestoraged.web.request_cache import RequestCache
 from filestoraged.web.sites import Sites, arrives_on_loopback
 from tests.support import Answer, ServerCase

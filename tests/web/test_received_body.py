@@ -6,7 +6,7 @@ import unittest
 from collections.abc import Coroutine
 from typing import Any
 
-from filestoraged.web.message import ReceivedBody
+from filestoraged.web.request import ReceivedBody
 
 
 async def gather(body: ReceivedBody) -> list[bytes]:

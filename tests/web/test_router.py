@@ -8,8 +8,10 @@ from typing import Any
 from filestoraged.errors import ClientGone, Forbidden, NotFound
 from filestoraged.web.auth import Tokens
 from filestoraged.web.cross_site import Hosts, Origins
-from filestoraged.web.message import Request, Response, RunsOn
-from filestoraged.web.router import DELETE, READ, WRITE, Match, Mounts, PageVariant, Route, Router
+from filestoraged.web.mounts import Mounts
+from filestoraged.web.request import Request, RunsOn
+from filestoraged.web.response import Response
+from filestoraged.web.router import DELETE, READ, WRITE, Match, PageVariant, Route, Router
 from filestoraged.wire.head import Head
 
 

@@ -18,9 +18,10 @@ from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.cross_site import Origins
 from filestoraged.web.exchange import Exchange
 from filestoraged.web.limits import Limits
-from filestoraged.web.message import Answer, Request, Response, result_of
 from filestoraged.web.metrics import Metrics
-from filestoraged.web.router import Mounts
+from filestoraged.web.mounts import Mounts
+from filestoraged.web.request import Request
+from filestoraged.web.response import Answer, Response
 from filestoraged.web.sender import Sender
 from filestoraged.web.server import Server
 from filestoraged.web.states import State
@@ -351,7 +352,7 @@ class ResultTest(LoopCase):
         routes["POST"] = routes["POST"]._replace(page=self.page)
 
     async def page(self, request: Request) -> Response:
-        await result_of(self.future)
+        await self.future
         return Response(204)
 
     def test_result_and_next_request_in_one_round_are_answered_in_order(self) -> None:
@@ -396,7 +397,7 @@ class ContinueTest(LoopCase):
         routes["POST"] = routes["POST"]._replace(page=self.page)
 
     async def page(self, request: Request) -> Response:
-        if not await result_of(self.future):
+        if not await self.future:
             return Response(403)
         size = 0
         async for piece in request.body:

@@ -8,9 +8,10 @@ from typing import Any
 
 from filestoraged.errors import ClientGone, Error, RequestTimeout
 from filestoraged.future import Future
-from filestoraged.web.message import Page, Request, Response, RunsOn, result_of
 from filestoraged.web.receiver import Receiver
+from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.request_body import RequestBody
+from filestoraged.web.response import Page, Response
 from filestoraged.web.task import Task
 from filestoraged.wire.body import Chunked, Framing, Sized
 from filestoraged.wire.head import Head
@@ -86,7 +87,7 @@ class TaskTest(unittest.TestCase):
         future: Future[str] = Future()
 
         async def page(_: Request) -> Response:
-            return Response(200, body=(await result_of(future)).encode())
+            return Response(200, body=(await future).encode())
 
         task, _ = self.task(page)
         self.assertIsNone(task.start())
@@ -101,7 +102,7 @@ class TaskTest(unittest.TestCase):
         future: Future[None] = Future()
 
         async def page(_: Request) -> Response:
-            await result_of(future)
+            await future
             raise AssertionError("not reached")
 
         task, _ = self.task(page)
@@ -119,7 +120,7 @@ class TaskTest(unittest.TestCase):
             async for piece in request.body:
                 self.log.append(bytes(piece))
                 if len(self.log) == 1:
-                    self.log.append(await result_of(future))
+                    self.log.append(await future)
             return Response(200)
 
         task, body = self.task(page, Chunked())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import unittest
 
-from filestoraged.web.message import Answer, Request
+from filestoraged.web.request import Request
+from filestoraged.web.response import Answer
 from filestoraged.web.trusted_proxies import UNIX, IPNetwork, TrustedProxies
 from tests.web.simulation import SimulatedCase
 

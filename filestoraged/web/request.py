@@ -1,57 +1,15 @@
-"""A request and a response, as pages see them: neither knows of a socket.
-
-`App` is the one seam between this floor and the pages above it.
-"""
+"""A request, as pages see it: it knows of no socket."""
 
 from __future__ import annotations
 
 import enum
-import json
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
 from filestoraged.digest import Bytes
-from filestoraged.errors import Error
-from filestoraged.future import Future
 from filestoraged.wire.head import Head
 from filestoraged.wire.redaction import HIDDEN, may_show, redact_target
-
-# Reason phrases of RFC 9110 and its extensions; the standard library's table lags behind.
-REASONS = {
-    200: "OK",
-    201: "Created",
-    204: "No Content",
-    206: "Partial Content",
-    304: "Not Modified",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    409: "Conflict",
-    410: "Gone",
-    412: "Precondition Failed",
-    413: "Content Too Large",
-    414: "URI Too Long",
-    415: "Unsupported Media Type",
-    416: "Range Not Satisfiable",
-    417: "Expectation Failed",
-    421: "Misdirected Request",
-    422: "Unprocessable Content",
-    423: "Locked",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    # Of the tus protocol, for its interface alone.
-    460: "Checksum Mismatch",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    503: "Service Unavailable",
-    505: "HTTP Version Not Supported",
-    507: "Insufficient Storage",
-}
 
 # The methods that pages have, and those of them that most interfaces have.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -59,12 +17,6 @@ COMMON_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 # Header fields of a request that may hold a secret: a token, or the password of a drop.
 _SECRET_FIELDS = frozenset(("authorization", "upload-metadata"))
-
-# The header fields of a response in their order, as they are sent: each a line with its end.
-Fields = str
-
-
-_Result = TypeVar("_Result")
 
 
 class Body(Protocol):
@@ -253,144 +205,9 @@ class Request:
         return self.query == "" or may_show(f"?{self.query}")
 
 
-class ContentSink(Protocol):
-    """Takes the bytes of a content, and returns how many. `store.contract.Sink` is the same protocol."""
-
-    def write(self, data: Bytes) -> int: ...
-
-    def sendfile(self, descriptor: int, start: int, stop: int) -> int: ...
-
-
-class Content(Protocol):
-    """Bytes that are sent from where they are stored."""
-
-    @property
-    def may_wait(self) -> bool:
-        """Whether `send` may wait for another machine."""
-
-    def send(self, sink: ContentSink, start: int, stop: int) -> int:
-        """Send from `start` on, as much as the sink takes. Returns the end of what was sent."""
-
-    def close(self) -> None: ...
-
-
-class Response:
-    """A response. Its bytes are `body`, or those of `content` from `start` up to `stop`.
-
-    One with a content that many threads may send is given again for equal requests, once its head is encoded; see
-    `response_head.encode_fields`. It does not change any more.
-    """
-
-    __slots__ = (
-        "body",
-        "closes",
-        "content",
-        "encoded_fields",
-        "fields",
-        "kind",
-        "on_failure",
-        "on_received",
-        "size",
-        "start",
-        "status",
-        "stop",
-    )
-
-    def __init__(
-        self,
-        status: int,
-        fields: Fields = "",
-        body: bytes = b"",
-        *,
-        content: Content | None = None,
-        start: int = 0,
-        stop: int = 0,
-    ) -> None:
-        self.status = status
-        self.fields = fields
-        # The fields, and Content-Length, as they are sent; None where they are encoded when they are sent.
-        self.encoded_fields: bytes | None = None
-        self.body = body
-        self.content = content
-        self.start = start
-        self.stop = len(body) if content is None else stop
-        # Bytes behind the head.
-        self.size = self.stop - start
-        # The class of the error that it reports, "" for none.
-        self.kind = ""
-        # Whether the connection cannot carry another request.
-        self.closes = False
-        # Called when the client's kernel has acknowledged the last byte, before `close`. It must not block.
-        self.on_received: Callable[[], object] | None = None
-        # Called before `close` if the server, and not the client, is why the last byte is not sent. It must not block.
-        self.on_failure: Callable[[], object] | None = None
-
-    def send(self, sink: ContentSink, start: int) -> int:
-        """Send from `start` on, as much as the sink takes. Returns the end of what was sent."""
-        if self.content is None:
-            return start + sink.write(memoryview(self.body)[start:])
-        return self.content.send(sink, start, self.stop)
-
-    def close(self) -> None:
-        if self.content is not None:
-            self.content.close()
-
-
-# A page that reads the body or awaits results, as it runs. It yields None for a piece of the body, else a future, and
-# holds no thread in between. When the client leaves, it is closed.
-Page = Coroutine["Future[Any] | None", Any, Response]
-
-Answer = Response | Page
-
-
-@types.coroutine
-def result_of(future: Future[_Result]) -> Generator[Future[_Result], _Result, _Result]:
-    """Await a future: `value = await result_of(future)`. Raises what it raises."""
-    return future.result() if future.done() else (yield future)
-
-
-class App(Protocol):
-    """What answers the requests of a listener."""
-
-    @property
-    def on_loopback(self) -> App:
-        """The app for connections that arrive on a loopback address, perhaps itself."""
-
-    def route(self, request: Request) -> RunsOn:
-        """Find the request's page. Called first, and by the loop."""
-
-    def answer_early(self, request: Request) -> Response | None:
-        """Answer on the loop a request that is refused, or answered from memory, although its page runs on a thread."""
-
-    def answer(self, request: Request) -> Answer:
-        """Raises nothing but ClientGone."""
-
-    def complete(self, request: Request, response: Response) -> Response:
-        """Return the response of a page that was a coroutine, with the fields that every response has."""
-
-    def refuse(self, request: Request, error: Exception) -> Response:
-        """Return the response for an error that such a page has raised, or was interrupted by."""
-
-    def refuse_body(self, request: Request, fault: Error) -> Response:
-        """Return the response to a request whose body cannot be received, because of what its head says of it."""
-
-
-JSON: Fields = "Content-Type: application/json\r\n"
-NO_STORE: Fields = "Cache-Control: no-store\r\n"
-
-
 def has_secret_field(fields: Mapping[str, str]) -> bool:
     """Whether a header field holds a secret, by its name, or by its value as the link of a page in `Referer` does."""
     return not _SECRET_FIELDS.isdisjoint(fields) or not may_show("\n".join(fields.values()))
-
-
-def field_lines(*fields: tuple[str, str]) -> Fields:
-    return "".join([f"{name}: {value}\r\n" for name, value in fields])
-
-
-def json_response(status: int, value: object, fields: Fields = "") -> Response:
-    """A JSON body ends with a newline, for reading it in a terminal."""
-    return Response(status, JSON + fields, json.dumps(value).encode() + b"\n")
 
 
 def _decoded(text: str) -> str:
