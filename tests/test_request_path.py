@@ -106,14 +106,14 @@ class RequestPathTest(SimulatedCase):
         return "\n".join(["", *calls, *sorted(self.trace.files)])
 
     def test_upload_of_1_kib(self) -> None:
-        self.check(UPLOAD, files=48, crossings=142, commits=True)
+        self.check(UPLOAD, files=44, crossings=132, commits=True)
 
     def test_cached_get_of_1_kib(self) -> None:
         client = self.connect()
         client.sendall(UPLOAD)
         oid = json.loads(read_answer(client).body)["hash"]
 
-        self.check(f"GET /{oid} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), files=22, crossings=35)
+        self.check(f"GET /{oid} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), files=17, crossings=29)
 
 
 def _caller(frame: FrameType) -> str | None:

@@ -57,10 +57,10 @@ class Acceptor:
         self._reserved = {listener.fileno() for listener in reserved}
         # Those whose connections are not left to others, and whether any are.
         self._watched: set[int] = set()
-        self._is_paused = True
+        self.is_paused = True
         # Whether connections are left to others because this worker has no place, and for how many checks; then the
         # listeners whose connections are accepted, to be refused.
-        self._is_full = False
+        self.is_full = False
         self._full_checks = 0
         self._refusing: set[int] = set()
         # Whether this worker accepts although it is ahead, because no other does.
@@ -74,7 +74,7 @@ class Acceptor:
         """Handle an event of a descriptor that is no connection's."""
         if descriptor == self._limit.wake_descriptor:
             self._limit.take_wakes()
-            if not self._is_paused:
+            if not self.is_paused:
                 self._watch_anew()
             return
         listener = self._listeners.get(descriptor)
@@ -99,8 +99,8 @@ class Acceptor:
         if listener.fileno() in self._reserved | self._refusing:
             return False
         self._watch(self._reserved & self._watched)
-        if not self._is_full:
-            self._is_full = True
+        if not self.is_full:
+            self.is_full = True
             self._full_checks = 0
             self._limit.wake_others()
         return True
@@ -116,20 +116,20 @@ class Acceptor:
     def end_round(self) -> None:
         if self._exhausted_at is not None and self._limit.own < self._exhausted_at:
             self._exhausted_at = None
-        if self._is_full:
-            self._is_full = not self._has_place()
-        if self._is_paused and self._exhausted_at is None and not self._limit.is_ahead and not self._is_full:
+        if self.is_full:
+            self.is_full = not self._has_place()
+        if self.is_paused and self._exhausted_at is None and not self._limit.is_ahead and not self.is_full:
             self.resume()
 
     def check(self) -> None:
         """Accept, even if ahead, connections that no other worker accepts. Called at intervals."""
         self._exhausted_at = None
         waiting = self._waiting()
-        self._helps = self._is_paused and bool(waiting)
-        self._is_full = self._is_full and bool(waiting)
+        self._helps = self.is_paused and bool(waiting)
+        self.is_full = self.is_full and bool(waiting)
         self._full_checks += 1
         self._refusing = set()
-        if self._is_full and self._full_checks >= _REFUSING_CHECK:
+        if self.is_full and self._full_checks >= _REFUSING_CHECK:
             self._full_checks = 0
             self._refusing = waiting
         if waiting:
@@ -169,7 +169,7 @@ class Acceptor:
         for descriptor in wanted - self._watched:
             self._poller.watch(descriptor, _CONNECT)
         self._watched = wanted
-        self._is_paused = len(wanted) < len(self._listeners)
+        self.is_paused = len(wanted) < len(self._listeners)
 
     def _has_enough(self) -> bool:
         return self._limit.is_ahead and not self._helps

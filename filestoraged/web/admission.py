@@ -64,7 +64,7 @@ class Admission:
         self._listeners = frozenset(reserved)
         self._reserved = apart
         # Connections that get or got 503, in their order: they have no place.
-        self._refused: dict[socket.socket, None] = {}
+        self.refused: dict[socket.socket, None] = {}
         # The client limit's keys of the other connections.
         self._keys: dict[socket.socket, int] = {}
 
@@ -113,7 +113,7 @@ class Admission:
                 self._keys[connection] = key
             return None
         self.give_back(place)
-        self._refused[connection] = None
+        self.refused[connection] = None
         return refusal
 
     def refusal_of_client(self) -> Overloaded:
@@ -122,15 +122,15 @@ class Admission:
 
     def excess_refused(self) -> Sequence[socket.socket]:
         """Refused connections that are to be closed: the oldest ones, which had the most time to read their answer."""
-        excess = len(self._refused) - _MAX_REFUSED
-        return list(itertools.islice(self._refused, excess)) if excess > 0 else ()
+        excess = len(self.refused) - _MAX_REFUSED
+        return list(itertools.islice(self.refused, excess)) if excess > 0 else ()
 
     def leave(self, connection: socket.socket) -> None:
         self.leave_client(self._keys.pop(connection, 0))
         if connection in self._reserved:
             self._reserved.remove(connection)
-        elif connection in self._refused:
-            del self._refused[connection]
+        elif connection in self.refused:
+            del self.refused[connection]
         else:
             self._connection_limit.leave()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import select
-from typing import Protocol
 
 from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone, Error
@@ -20,8 +19,6 @@ from filestoraged.web.lingering_close import LingeringClose
 from filestoraged.web.loop_context import LoopContext, Step
 from filestoraged.web.pool import Pool
 from filestoraged.web.receiver import DONT_WAIT
-from filestoraged.web.request import Request
-from filestoraged.web.response import Answer
 from filestoraged.web.sites import Site
 from filestoraged.web.states import CLOSED, IDLE, INITIAL, LINGER, TABLE, Event, State, Wait
 from filestoraged.web.transport import LOOP, READABLE, RESULT, THREAD, WRITABLE, Transport
@@ -38,12 +35,6 @@ _MASKS = {
 _AWAITS = {state: _MASKS[row.waits_for] for state, row in TABLE.items()}
 
 
-class Dispatcher(Protocol):
-    """Calls the page that a request is for."""
-
-    def answer(self, request: Request) -> Answer: ...
-
-
 class Connection:
     """Made and started by the loop; see `Handler`. Its owner, the loop or a thread, has its transport and exchange."""
 
@@ -52,7 +43,6 @@ class Connection:
         "app",
         "cache",
         "context",
-        "dispatcher",
         "exchange",
         "is_on_thread",
         "is_proxied",
@@ -82,7 +72,6 @@ class Connection:
         transport: Transport,
         peer: str,
         *,
-        dispatcher: Dispatcher,
         site: Site,
     ) -> None:
         """`peer` is the address of the other side, UNIX for a Unix socket."""
@@ -90,7 +79,6 @@ class Connection:
         self.transport = transport
         self.peer = peer
         self.is_proxied = context.proxies.trust(peer)
-        self.dispatcher = dispatcher
         self.app, self.cache = site
         self.pool = context.pool
         self.is_on_thread = False

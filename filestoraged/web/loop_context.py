@@ -100,12 +100,3 @@ class LoopContext(Generic[_C]):
             log.exception("cannot close a connection")
         finally:
             self.admission.leave(connection)
-
-    def end_round(self) -> None:
-        """Send the responses of a round as one batch: clients that share a process are woken once."""
-        # Before they are sent: a client that has a response finds it counted.
-        self.metrics.publish()
-        unsent, self.unsent = self.unsent, []
-        for connection in unsent:
-            connection.flush()
-        self.access_log.flush()

@@ -85,7 +85,6 @@ class Request:
     """
 
     __slots__ = (
-        "_loggable",
         "body",
         "client",
         "counter",
@@ -97,6 +96,7 @@ class Request:
         "is_path_secret",
         "is_plain",
         "labels",
+        "loggable",
         "match",
         "memo",
         "method",
@@ -140,8 +140,8 @@ class Request:
         self.is_plain = False
         # What it is counted as: an interface, and a method.
         self.labels: tuple[str, str] | None = None
-        # Its target as it may be logged, once that is known.
-        self._loggable: str | None = None
+        # Its target as it may be logged; `set_loggable` sets it, when it is routed.
+        self.loggable = "-"
         # Where the server's loop counts it.
         self.counter: Any = None
         # What its page has derived from the head alone, for the next request with this head; 100 bytes at most.
@@ -170,7 +170,7 @@ class Request:
         own.cross_site = self.cross_site
         own.is_plain = self.is_plain
         own.labels = self.labels
-        own._loggable = self._loggable
+        own.loggable = self.loggable
         own.counter = self.counter
         own.memo = self.memo
         return own
@@ -182,20 +182,13 @@ class Request:
         pairs = [pair.partition("=") for pair in self.query.split("&")]
         return [_decoded(value) for name, _, value in pairs if _decoded(name) in names]
 
-    @property
-    def loggable(self) -> str:
-        """The target as the client sent it, without secrets."""
-        if self._loggable is not None:
-            return self._loggable
+    def set_loggable(self) -> None:
+        """Let the log have the target as the client sent it, without secrets. Called once it is known which path is."""
         query = f"?{self.query}" if self.query else ""
         if self.is_path_secret:
-            text = f"{self.mount}/{HIDDEN}{redact_target(query)}"
+            self.loggable = f"{self.mount}/{HIDDEN}{redact_target(query)}"
         else:
-            text = redact_target(self.path + query)
-        if self.match is not None:
-            # The same for each request with this head.
-            self._loggable = text
-        return text
+            self.loggable = redact_target(self.path + query)
 
     @property
     def may_be_kept(self) -> bool:

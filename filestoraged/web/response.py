@@ -131,12 +131,6 @@ class Response:
         # Called before `close` if the server, and not the client, is why the last byte is not sent. It must not block.
         self.on_failure: Callable[[], object] | None = None
 
-    def send(self, sink: ContentSink, start: int) -> int:
-        """Send from `start` on, as much as the sink takes. Returns the end of what was sent."""
-        if self.content is None:
-            return start + sink.write(memoryview(self.body)[start:])
-        return self.content.send(sink, start, self.stop)
-
     def close(self) -> None:
         if self.content is not None:
             self.content.close()

@@ -79,7 +79,10 @@ def send(connection: Connection) -> bool:
     before = exchange.position
     if before < response.stop:
         try:
-            exchange.position = response.send(sender, before)
+            if content is None:
+                exchange.position = before + sender.write(memoryview(response.body)[before:])
+            else:
+                exchange.position = content.send(sender, before, response.stop)
         except WouldWait:
             return connection.hand_over()
         if exchange.position < response.stop:

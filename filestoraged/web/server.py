@@ -275,12 +275,21 @@ class Server(ThreadingHTTPServer):
         return self._has_accepted
 
     def _end_round(self) -> None:
-        self.context.end_round()
-        # Behind their responses.
-        self._cut_off_refused()
-        if not self.context.is_draining:
+        """Send the responses of a round as one batch: clients that share a process are woken once."""
+        context = self.context
+        # Before they are sent: a client that has a response finds it counted.
+        context.metrics.publish()
+        unsent, context.unsent = context.unsent, []
+        for connection in unsent:
+            connection.flush()
+        context.access_log.flush()
+        if context.admission.refused:
+            # Behind their responses.
+            self._cut_off_refused()
+        acceptor = self._acceptor
+        if (acceptor.is_paused or acceptor.is_full) and not context.is_draining:
             # Behind the responses: a connection that has got one is idle.
-            self._acceptor.end_round()
+            acceptor.end_round()
 
     def _cut_off_refused(self) -> None:
         """Keep refused connections within their limit: a client that does not close may take 30 s."""

@@ -108,6 +108,7 @@ def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool
     connection.move(_HEAD_COMPLETE)
     if request.match is None:
         connection.app.route(request)
+        request.set_loggable()
         # Not before: the route tells whether the path is secret. Shared requests are routed once.
         connection.cache.keep(parsed)
     runs_on = request.runs_on
@@ -143,7 +144,7 @@ def run_page(connection: Connection) -> bool:
     if task is not None:
         return _follow_page(connection, task, task.resume())
     assert request is not None
-    answer = connection.dispatcher.answer(request)
+    answer = connection.app.answer(request)
     if isinstance(answer, Response):
         return respond(connection, answer)
     task = exchange.task = Task(connection.app, request, answer)

@@ -36,7 +36,7 @@ _eviction = in_file("web/eviction.py", "tests.web.test_admission", "tests.web.te
 _acceptor = in_file("web/acceptor.py", "tests.web.test_admission")
 _admission = in_file("web/admission.py", "tests.web.test_admission", "tests.web.test_slow_clients")
 _server = in_file("web/server.py", "tests.web.test_admission", "tests.web.test_slow_clients", "tests.web.test_server")
-_router = in_file("web/router.py", "tests.web.test_router", "tests.api.test_kv")
+_router = in_file("web/mounts.py", "tests.web.test_router", "tests.api.test_kv")
 _error_responses = in_file("web/error_responses.py", "tests.web.test_error_responses")
 _exchange = in_file("web/exchange.py", "tests.web.test_connection", "tests.api.test_drops.BrokenDownloadTest")
 
