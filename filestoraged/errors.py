@@ -1,6 +1,7 @@
-"""Every error of the package as one table: a class per meaning, with its HTTP status.
+"""The errors that a daemon answers, as one table: a class per meaning, with its HTTP status.
 
-Storage raises these classes and `OSError`; one module, `web.error_responses`, maps both to responses.
+Storage raises these classes and `OSError`; one module, `web.error_responses`, maps both to responses. The errors that
+end a command are in `command_errors`, and those of clients alone in `client.refusals`.
 A message is one sentence for the client and contains no path, no secret and no traceback. The cause travels with
 `raise ... from` and goes to the log.
 """
@@ -414,48 +415,6 @@ class InternalError(Error):
     status = 500
 
 
-# Errors of clients, which `filestoraged.client` raises besides those that the server answers.
-
-
-class ServerUnreachable(Error):
-    """No connection can be made, or it broke. `may_retry` is False where a retry would fail in the same way."""
-
-    def __init__(self, message: str, *, may_retry: bool = True) -> None:
-        super().__init__(message)
-        self.may_retry = may_retry
-
-
-class UnexpectedResponse(Error):
-    """The response is not one of filestoraged: another program, or a proxy, answers at that URL."""
-
-
-class SourceChanged(Error):
-    """The file was changed while it was uploaded."""
-
-
-class TargetExists(Error):
-    """A download would replace a file."""
-
-
-class TargetBusy(Error):
-    """Another process downloads the same object to the same file."""
-
-
-# The operator's errors: they end the command, and have no HTTP status.
-
-
-class UsageError(Error):
-    """Invalid option or configuration value. Exit status 2."""
-
-
-class StartError(Error):
-    """The environment, not the configuration, prevents the daemon's start. Exit status 1."""
-
-
-class CheckError(Error):
-    """The environment, not the configuration, prevents a check. Exit status 2: 1 means that findings exist."""
-
-
 def quoted(value: str) -> str:
     """Return `value` as a message quotes it: by `repr`, which escapes control characters, and cut to MAX_QUOTED."""
     return repr(value) if len(value) <= MAX_QUOTED else f"{value[:MAX_QUOTED]!r}..."
@@ -470,5 +429,5 @@ def _names(family: type[Error]) -> tuple[str, ...]:
     return tuple(name for each in family.__subclasses__() for name in (each.__name__, *_names(each)))
 
 
-# Names of all classes: values of the label by which metrics count errors.
+# Names of these classes: values of the label by which metrics count errors.
 ERROR_NAMES = _names(Error)

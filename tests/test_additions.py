@@ -18,12 +18,12 @@ from openapi_spec_validator import validate
 from filestoraged.api.interface import Interface
 from filestoraged.check.throttle import Throttle
 from filestoraged.cli.options import CommandParser
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon import backends
 from filestoraged.daemon.backends import BACKENDS
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.fields import parse_values
 from filestoraged.daemon.interfaces import INTERFACES, InterfaceRow
-from filestoraged.errors import UsageError
 from filestoraged.web.auth import hashed
 from tests.additions.notes import NOTES
 from tests.additions.shelf import SHELF, ShelfOptions

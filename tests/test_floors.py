@@ -21,6 +21,7 @@ PACKAGE = "filestoraged"
 # The floors beneath each floor. `store` and `web` stand side by side, on the same floors.
 FLOORS: dict[str, set[str]] = {}
 FLOORS["errors"] = set()
+FLOORS["command_errors"] = {"errors"}
 FLOORS["digest"] = {"errors"}
 FLOORS["bounded_cache"] = set()
 FLOORS["clock"] = set()
@@ -29,15 +30,25 @@ FLOORS["shared_table"] = set()
 FLOORS["resources"] = set()
 FLOORS["wire"] = {"errors", "digest"}
 FLOORS["net"] = {"errors", "digest", "clock", "wire"}
-FLOORS["store"] = {"errors", "digest", "clock", "bounded_cache", "future", "shared_table", "wire", "net"}
-FLOORS["check"] = {"errors", "digest", "clock", "wire", "net", "store"}
-FLOORS["migration"] = {"errors", "digest", "clock", "wire", "net", "store", "check"}
-FLOORS["client"] = {"errors", "digest", "clock", "wire", "net"}
-FLOORS["web"] = {"errors", "digest", "clock", "bounded_cache", "future", "shared_table", "wire"}
+FLOORS["store"] = {
+    "errors",
+    "command_errors",
+    "digest",
+    "clock",
+    "bounded_cache",
+    "future",
+    "shared_table",
+    "wire",
+    "net",
+}
+FLOORS["check"] = {"errors", "command_errors", "digest", "clock", "wire", "net", "store"}
+FLOORS["migration"] = {"errors", "command_errors", "digest", "clock", "wire", "net", "store", "check"}
+FLOORS["client"] = {"errors", "command_errors", "digest", "clock", "wire", "net"}
+FLOORS["web"] = {"errors", "command_errors", "digest", "clock", "bounded_cache", "future", "shared_table", "wire"}
 FLOORS["api"] = {"errors", "digest", "clock", "bounded_cache", "future", "resources", "wire", "net", "store", "web"}
 FLOORS["daemon"] = {
-    *("errors", "digest", "clock", "future", "resources", "wire", "net", "store", "check", "migration", "client"),
-    *("web", "api"),
+    *("errors", "command_errors", "digest", "clock", "future", "resources", "wire", "net", "store", "check"),
+    *("migration", "client", "web", "api"),
 }
 FLOORS["cli"] = FLOORS["daemon"] | {"daemon"}
 

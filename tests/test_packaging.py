@@ -11,9 +11,9 @@ from pathlib import Path
 from bin.release.source import PARTS
 from filestoraged.api.pages import FILES
 from filestoraged.cli.serve import parse_arguments
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.config import FIELDS
 from filestoraged.daemon.worker import DRAIN_TIMEOUT
-from filestoraged.errors import UsageError
 from tests.support import TempCase, find_program
 
 ROOT = Path(__file__).resolve().parent.parent

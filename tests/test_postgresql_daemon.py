@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import psycopg
 import requests
 
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.values import parse_database
-from filestoraged.errors import UsageError
 from tests.daemon.process import PATIENCE, Daemon, fork_command, running, traced_processes
 from tests.postgresql import PASSWORD, PostgresCase, PostgresServer, start_postgres
 from tests.support import Answer, ServerCase, TempCase, free_port, in_threads

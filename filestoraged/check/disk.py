@@ -36,7 +36,8 @@ from filestoraged.check.rows import (
 )
 from filestoraged.check.store_check import StoreCheck
 from filestoraged.check.throttle import FileHasher, Throttle
-from filestoraged.errors import CheckError, JournalDamaged, NotFound, StoreUnavailable
+from filestoraged.command_errors import CheckError
+from filestoraged.errors import JournalDamaged, NotFound, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.contract import Usage
 from filestoraged.store.disk.quarantine import Quarantine

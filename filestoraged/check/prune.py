@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from filestoraged.check.inventory import CheckedStore, ItemStatus
 from filestoraged.check.throttle import Throttle
-from filestoraged.errors import CheckError, NotFound
+from filestoraged.command_errors import CheckError
+from filestoraged.errors import NotFound
 
 # The oid at the beginning of a line, as `git lfs ls-files --long` prints it.
 _OID = re.compile(rb"[0-9a-fA-F]{64}")

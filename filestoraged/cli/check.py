@@ -24,11 +24,12 @@ from filestoraged.cli.report import (
     speed_text,
 )
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
+from filestoraged.command_errors import CheckError, StartError, UsageError
 from filestoraged.daemon.backend import Check, default_store
 from filestoraged.daemon.backends import BACKENDS, StoreOptions
 from filestoraged.daemon.config import file_values
 from filestoraged.daemon.values import parse_size
-from filestoraged.errors import CheckError, StartError, StoreFailed, StoreUnavailable, UsageError
+from filestoraged.errors import StoreFailed, StoreUnavailable
 
 # Seconds between two updates of the progress while nothing is found.
 _PROGRESS_INTERVAL = 0.1

@@ -13,11 +13,13 @@ from filestoraged.cli.client_output import ClientOutput, OutputFailed
 from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import run_with_output
 from filestoraged.client.client import Client
+from filestoraged.client.refusals import ServerUnreachable
 from filestoraged.client.retries import Retries
 from filestoraged.client.upload_state import default_directory
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.fields import read_text
 from filestoraged.daemon.values import parse_count, parse_prefix
-from filestoraged.errors import Error, ServerUnreachable, UsageError
+from filestoraged.errors import Error
 
 # Exit statuses; the last one is that of shells for a program that SIGINT has ended.
 _DONE, _FAILED = range(2)

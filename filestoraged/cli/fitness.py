@@ -9,10 +9,10 @@ from contextlib import closing
 from filestoraged.check.throttle import CheckStopped, Throttle
 from filestoraged.cli.options import CommandParser
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
+from filestoraged.command_errors import StartError
 from filestoraged.daemon.memcached_backend import parse_servers
 from filestoraged.daemon.s3_backend import S3Options, make_client, parse_region, parse_s3_url
 from filestoraged.daemon.values import parse_path, parse_size
-from filestoraged.errors import StartError
 from filestoraged.store.diagnosis import BAD, Diagnosis
 from filestoraged.store.memcached.diagnose import examine as examine_servers
 from filestoraged.store.memcached.manifest import MAX_SIZE

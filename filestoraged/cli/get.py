@@ -18,8 +18,10 @@ from filestoraged.client.client import Client
 from filestoraged.client.download import Download
 from filestoraged.client.names import is_name, parse_name
 from filestoraged.client.reference import is_drop, parse_object
+from filestoraged.client.refusals import UnexpectedResponse
 from filestoraged.client.saving import Saved, safe_name
-from filestoraged.errors import UnexpectedResponse, UsageError, quoted
+from filestoraged.command_errors import UsageError
+from filestoraged.errors import quoted
 
 _STANDARD_OUTPUT = "-"
 

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from filestoraged.errors import CheckError, StartError, UsageError, printable
+from filestoraged.command_errors import CheckError, StartError, UsageError
+from filestoraged.errors import printable
 
 if TYPE_CHECKING:
     from filestoraged.cli.options import CommandParser

@@ -9,7 +9,8 @@ from filestoraged.cli.client_output import ClientOutput
 from filestoraged.cli.options import CommandParser
 from filestoraged.client.names import is_name, parse_name
 from filestoraged.client.reference import parse_object
-from filestoraged.errors import NotFound, UsageError
+from filestoraged.command_errors import UsageError
+from filestoraged.errors import NotFound
 
 
 def rm(arguments: Sequence[str]) -> int:

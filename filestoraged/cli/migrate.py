@@ -26,8 +26,9 @@ from filestoraged.cli.report import (
 )
 from filestoraged.cli.serve import parse_arguments
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
+from filestoraged.command_errors import CheckError, UsageError
 from filestoraged.daemon.config import Config
-from filestoraged.errors import CheckError, Error, UsageError
+from filestoraged.errors import Error
 from filestoraged.migration.findings import MIGRATION_KINDS, MigrationTotals
 from filestoraged.migration.migration import Comparison, Migration
 from filestoraged.migration.transfer import reason_of

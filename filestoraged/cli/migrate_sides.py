@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK
+from filestoraged.command_errors import CheckError, StartError, UsageError
 from filestoraged.daemon.backend import drop_store
 from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config
-from filestoraged.errors import CheckError, Error, JournalDamaged, ListingUnsupported, StartError, UsageError
+from filestoraged.errors import Error, JournalDamaged, ListingUnsupported
 from filestoraged.migration.migration import Parts, Service
 from filestoraged.migration.namespace_pairs import Stores
 from filestoraged.migration.transfer import reason_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.fields import ConfigField
-from filestoraged.errors import UsageError
 
 
 class CommandParser(argparse.ArgumentParser):

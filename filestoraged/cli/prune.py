@@ -15,11 +15,12 @@ from filestoraged.cli.options import CommandParser
 from filestoraged.cli.progress import size_text
 from filestoraged.cli.report import JsonReport, Report, ReportEntry, report_all
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
+from filestoraged.command_errors import CheckError, StartError, UsageError
 from filestoraged.daemon.backend import default_store
 from filestoraged.daemon.backends import StoreOptions, selected
 from filestoraged.daemon.config import file_values
 from filestoraged.daemon.values import parse_duration
-from filestoraged.errors import CheckError, StartError, StorageFull, StoreUnavailable, UsageError
+from filestoraged.errors import StorageFull, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.wire.dates import format_timestamp
 

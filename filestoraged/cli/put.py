@@ -19,8 +19,9 @@ from filestoraged.cli.client_output import ClientOutput, named_line
 from filestoraged.cli.options import CommandParser
 from filestoraged.client.client import Client, Content
 from filestoraged.client.names import parse_name
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.values import parse_duration
-from filestoraged.errors import BadRequest, UsageError
+from filestoraged.errors import BadRequest
 
 
 def put(arguments: Sequence[str]) -> int:

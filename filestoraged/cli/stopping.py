@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from filestoraged.check.throttle import Throttle
-from filestoraged.errors import CheckError, StartError
+from filestoraged.command_errors import CheckError, StartError
 
 # The exit status of a command that was stopped.
 STOPPED = 2

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from filestoraged.cli.options import CommandParser
+from filestoraged.command_errors import StartError, UsageError
 from filestoraged.daemon.config import file_values
 from filestoraged.daemon.interfaces import default_mounts, join_mounts, parse_mount
 from filestoraged.daemon.tokens_file import PLACES, check_token_name, parse_scopes, unknown_places
-from filestoraged.errors import StartError, UsageError
 from filestoraged.web.auth import Scope, hashed
 
 # The beginning of every token, by which people and secret scanners recognize one.

@@ -18,13 +18,15 @@ from filestoraged.client.hashing import BackgroundHash, algorithms_of
 from filestoraged.client.location import DaemonURL, parse_location
 from filestoraged.client.names import Condition, NamedObject, NameReference, NameRequests, parse_name
 from filestoraged.client.reference import DropReference, ObjectReference, parse_drop, parse_object
+from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.saving import Saved
 from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Progress, Source, pieces
 from filestoraged.client.transport import TIMEOUT, ClientResponse, ClientTransport
 from filestoraged.client.uploader import DEFAULT_MOUNTS, Stored, Uploader, spooled
+from filestoraged.command_errors import UsageError
 from filestoraged.digest import Bytes, Digest, parse_digest
-from filestoraged.errors import Gone, NotFound, ServerUnreachable, UnexpectedResponse, UsageError, quoted
+from filestoraged.errors import Gone, NotFound, quoted
 from filestoraged.net.connection import ServerAddress
 from filestoraged.wire.dates import parse_timestamp
 from filestoraged.wire.parameters import attachment

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from filestoraged.client.hashing import BLOCK_SIZE, BackgroundHash
+from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.transport import ClientResponse
 from filestoraged.digest import Digest
-from filestoraged.errors import BadRequest, DigestMismatch, RangeNotSatisfiable, ServerUnreachable, UnexpectedResponse
+from filestoraged.errors import BadRequest, DigestMismatch, RangeNotSatisfiable
 from filestoraged.wire.grammar import parse_decimal
 from filestoraged.wire.parameters import decode_extended, parse_parameters
 

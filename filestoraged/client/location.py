@@ -6,7 +6,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from filestoraged.errors import UsageError, quoted
+from filestoraged.command_errors import UsageError
+from filestoraged.errors import quoted
 from filestoraged.net.connection import PORTS, ServerAddress
 
 # Characters of a URL's path that are not encoded (RFC 3986, section 3.3), and the percent sign of those that are.

@@ -8,19 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
+from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.sources import HashedSource, Progress, Source
 from filestoraged.client.transport import ClientTransport
+from filestoraged.command_errors import UsageError
 from filestoraged.digest import Digest, parse_digest
-from filestoraged.errors import (
-    DigestMismatch,
-    NotFound,
-    PreconditionFailed,
-    ServerUnreachable,
-    UnexpectedResponse,
-    UsageError,
-    quoted,
-)
+from filestoraged.errors import DigestMismatch, NotFound, PreconditionFailed, quoted
 from filestoraged.wire.tus import MAX_SIZE
 
 _SPACE = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._\-]{1,128}")

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from filestoraged.client.location import DaemonURL, split_url
+from filestoraged.command_errors import UsageError
 from filestoraged.digest import Digest, parse_digest
-from filestoraged.errors import UsageError, quoted
+from filestoraged.errors import quoted
 
 # A drop's link, for programs and for people.
 _DROP = re.compile(r"(/.*)?/(?:file|drop)/([0-9a-f]{32})")

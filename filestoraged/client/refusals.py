@@ -1,4 +1,7 @@
-"""The errors that responses stand for: a status becomes the class that the daemon has raised, with its message."""
+"""The errors of a client: its own, and those that responses stand for.
+
+A status becomes the class that the daemon has raised, with its message.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,6 @@ from filestoraged.errors import (
     TooManyGuesses,
     Unauthorized,
     Unavailable,
-    UnexpectedResponse,
     UnsupportedMediaType,
     UploadLocked,
     quoted,
@@ -46,6 +48,30 @@ _GUESSING_PAUSE = 60
 
 # A message is shown on a terminal, and one of another program may be long.
 _MAX_MESSAGE = 300
+
+
+class ServerUnreachable(Error):
+    """No connection can be made, or it broke. `may_retry` is False where a retry would fail in the same way."""
+
+    def __init__(self, message: str, *, may_retry: bool = True) -> None:
+        super().__init__(message)
+        self.may_retry = may_retry
+
+
+class UnexpectedResponse(Error):
+    """The response is not one of filestoraged: another program, or a proxy, answers at that URL."""
+
+
+class SourceChanged(Error):
+    """The file was changed while it was uploaded."""
+
+
+class TargetExists(Error):
+    """A download would replace a file."""
+
+
+class TargetBusy(Error):
+    """Another process downloads the same object to the same file."""
 
 
 def refusal(method: str, status: int, fields: Fields, body: bytes, clock: Clock = SYSTEM_CLOCK) -> Error:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from filestoraged.client.refusals import UnexpectedResponse
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.sources import HashedSource
 from filestoraged.client.transport import ClientResponse, ClientTransport
@@ -25,7 +26,6 @@ from filestoraged.errors import (
     NotFound,
     PreconditionFailed,
     Unavailable,
-    UnexpectedResponse,
     quoted,
 )
 from filestoraged.wire import tus

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from filestoraged.errors import Error, ServerUnreachable, Unavailable, UploadLocked
+from filestoraged.client.refusals import ServerUnreachable
+from filestoraged.errors import Error, Unavailable, UploadLocked
 from filestoraged.net.pool import random_pause
 
 # Errors that may be over soon. All others would come again.

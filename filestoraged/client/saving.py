@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from filestoraged.client.download import Download
 from filestoraged.client.hashing import BLOCK_SIZE, BackgroundHash
+from filestoraged.client.refusals import TargetBusy, TargetExists
 from filestoraged.client.sources import Progress
 from filestoraged.digest import Digest, new_hash
-from filestoraged.errors import DISK_FULL, DigestMismatch, StorageFull, TargetBusy, TargetExists
+from filestoraged.errors import DISK_FULL, DigestMismatch, StorageFull
 
 # The largest drop, in bytes, of a daemon that has no other --drop-size; of one that tells no size, the largest at all.
 MAX_DROP_SIZE = 16 * 1024 * 1024

@@ -14,8 +14,8 @@ from functools import partial
 from typing import BinaryIO, NamedTuple, Protocol
 
 from filestoraged.client.hashing import BLOCK_SIZE, MAX_WAITING, BackgroundHash
+from filestoraged.client.refusals import SourceChanged
 from filestoraged.digest import Digest
-from filestoraged.errors import SourceChanged
 
 # As many as wait, one that is hashed, and one that is sent.
 _BUFFERS = MAX_WAITING + 2

@@ -12,9 +12,10 @@ from typing import Any
 
 from filestoraged.client.hashing import BLOCK_SIZE
 from filestoraged.client.location import DaemonURL
-from filestoraged.client.refusals import refusal
+from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse, refusal
+from filestoraged.command_errors import UsageError
 from filestoraged.digest import Bytes
-from filestoraged.errors import BadRequest, ServerUnreachable, UnexpectedResponse, UsageError, quoted
+from filestoraged.errors import BadRequest, quoted
 from filestoraged.net.bounded_response import InvalidResponse
 from filestoraged.net.connection import (
     FAILURES,

@@ -15,13 +15,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 from filestoraged.client import resumable
 from filestoraged.client.hashing import algorithms_of
+from filestoraged.client.refusals import UnexpectedResponse
 from filestoraged.client.resumable import Announced, ResumableUpload, UploadLost
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Piece, Progress, Source, pieces
 from filestoraged.client.transport import ClientTransport
 from filestoraged.client.upload_state import UploadState
+from filestoraged.command_errors import UsageError
 from filestoraged.digest import ALGORITHMS, Bytes, Digest, new_hash, parse_digest
-from filestoraged.errors import DigestMismatch, Gone, UnexpectedResponse, UsageError, quoted
+from filestoraged.errors import DigestMismatch, Gone, quoted
 
 # Prefixes of the interfaces at a daemon that has no `--mount`.
 DEFAULT_MOUNTS = {

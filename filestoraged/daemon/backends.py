@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.backend import Backend
 from filestoraged.daemon.disk_backend import DISK
 from filestoraged.daemon.memcached_backend import MEMCACHED, MemcachedOptions
 from filestoraged.daemon.s3_backend import S3, S3Options
-from filestoraged.errors import UsageError
 
 
 class StoreOptions(MemcachedOptions, S3Options):

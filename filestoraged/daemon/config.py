@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.backends import StoreOptions, selected
 from filestoraged.daemon.fields import ConfigField, declare, parse_values, read_text
 from filestoraged.daemon.interfaces import INTERFACES, default_mounts, join_mounts, parse_mount
@@ -31,7 +32,6 @@ from filestoraged.daemon.values import (
     parse_switch,
     parse_workers,
 )
-from filestoraged.errors import UsageError
 from filestoraged.web.request_cache import DEFAULT_CACHE_SIZE
 from filestoraged.web.trusted_proxies import IPNetwork
 

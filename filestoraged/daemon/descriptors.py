@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 
-from filestoraged.errors import StartError
+from filestoraged.command_errors import StartError
 
 # Descriptors for listeners, the log, databases, and files that threads open for a moment. Where there are few, a
 # quarter of them.

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from filestoraged.clock import Clock
+from filestoraged.command_errors import StartError
 from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry, name_registry
-from filestoraged.errors import StartError
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads

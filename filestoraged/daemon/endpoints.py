@@ -10,11 +10,11 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from filestoraged.command_errors import StartError
 from filestoraged.daemon import sockets
 from filestoraged.daemon.config import DEFAULT_LISTEN, Config
 from filestoraged.daemon.interfaces import OPERATIONS, parse_socket_name
 from filestoraged.daemon.values import Address
-from filestoraged.errors import StartError
 
 
 class Endpoint(NamedTuple):

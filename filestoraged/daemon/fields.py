@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
-from filestoraged.errors import StartError, UsageError
+from filestoraged.command_errors import StartError, UsageError
 from filestoraged.store.permissions import write_fault, write_warning
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from filestoraged.api import operations
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.values import parse_prefix
-from filestoraged.errors import UsageError
 
 if TYPE_CHECKING:
     from filestoraged.api.interface import Interface

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from filestoraged import __version__
+from filestoraged.command_errors import StartError, UsageError
 from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.endpoints import Endpoints
@@ -20,7 +21,6 @@ from filestoraged.daemon.supervisor import StopRequested, Supervisor, raise_if_s
 from filestoraged.daemon.systemd import ServiceManager
 from filestoraged.daemon.watchdog import Watchdog
 from filestoraged.daemon.worker import DRAIN_TIMEOUT, HTTPWorkers
-from filestoraged.errors import StartError, UsageError
 from filestoraged.future import Future
 from filestoraged.store.path_identity import PathIdentities
 from filestoraged.web.metrics import Metrics

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from filestoraged.api.metrics import Gauge
 from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.command_errors import StartError, UsageError
 from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore
 from filestoraged.daemon.fields import declare
 from filestoraged.daemon.values import parse_size
-from filestoraged.errors import StartError, UsageError
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from filestoraged.api.metrics import Gauge
 from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.command_errors import StartError, UsageError
 from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry, name_registry
 from filestoraged.daemon.fields import declare
 from filestoraged.daemon.values import parse_path
-from filestoraged.errors import Error, StartError, StoreUnavailable, UsageError
+from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads

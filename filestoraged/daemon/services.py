@@ -14,12 +14,13 @@ from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Readiness
 from filestoraged.api.pages import Pages
 from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.command_errors import StartError, UsageError
 from filestoraged.daemon.backend import OpenStore, drop_store
 from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config, cache_shares
 from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.tokens_file import read_tokens
-from filestoraged.errors import DISK_FULL, JournalDamaged, StartError, StorageFull, StoreDetached, UsageError
+from filestoraged.errors import DISK_FULL, JournalDamaged, StorageFull, StoreDetached
 from filestoraged.store import layout
 from filestoraged.store.databases import open_databases
 from filestoraged.store.disk.store import DiskStore

@@ -15,8 +15,8 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from filestoraged.command_errors import StartError
 from filestoraged.daemon.values import Address
-from filestoraged.errors import StartError
 
 # Connections that may wait to be accepted: a burst of clients is not refused while the loop is busy.
 LISTEN_BACKLOG = 1024

@@ -6,9 +6,9 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.fields import read_text
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
-from filestoraged.errors import UsageError
 from filestoraged.web.auth import ACTIONS, ANYBODY, Grant, Scope, Tokens
 
 log = logging.getLogger(__name__)

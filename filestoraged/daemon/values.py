@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from filestoraged.command_errors import UsageError
 from filestoraged.digest import ALGORITHMS
-from filestoraged.errors import UsageError
 from filestoraged.web.trusted_proxies import UNIX, IPNetwork
 from filestoraged.wire.origin import Origin, parse_origin
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from filestoraged.check.findings import MISSING, Finding
 from filestoraged.check.throttle import Throttle
-from filestoraged.errors import CheckError, NotFound
+from filestoraged.command_errors import CheckError
+from filestoraged.errors import NotFound
 from filestoraged.migration.findings import DIFFERENT, EXTRA, MigrationTotals
 from filestoraged.migration.namespace_pairs import can_list, names
 from filestoraged.store.contract import Store

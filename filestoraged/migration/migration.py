@@ -18,7 +18,7 @@ from typing import NamedTuple
 from filestoraged.check.findings import Finding
 from filestoraged.check.runner import start_counting
 from filestoraged.check.throttle import Throttle
-from filestoraged.errors import CheckError
+from filestoraged.command_errors import CheckError
 from filestoraged.migration import databases
 from filestoraged.migration.databases import DatabaseComparison, DatabaseCopy, available_drops
 from filestoraged.migration.findings import MigrationTotals

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from filestoraged.check.findings import DAMAGED, FOREIGN, Finding, read_failure
 from filestoraged.check.throttle import Throttle
+from filestoraged.command_errors import CheckError
 from filestoraged.digest import Bytes, Expected
 from filestoraged.errors import (
     DISK_FULL,
-    CheckError,
     CorruptObject,
     DigestMismatch,
     Error,

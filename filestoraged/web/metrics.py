@@ -14,6 +14,7 @@ from itertools import count, product
 from typing import NamedTuple, TypeVar
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.command_errors import StartError
 from filestoraged.errors import ERROR_NAMES, ClientGone
 from filestoraged.shared_table import SharedTable, clear
 from filestoraged.web.request import METHODS
@@ -35,7 +36,8 @@ _cell = count()
 _RECEIVED, _SENT, _MICROSECONDS = next(_cell), next(_cell), next(_cell)
 _TIMES = [next(_cell) for _ in range(len(BOUNDS) + 1)]
 _STATUSES = {status: next(_cell) for status in (*REASONS, ClientGone.status)}
-_KINDS = {kind: next(_cell) for kind in ERROR_NAMES}
+# A database that was replaced may be refused by a worker, as at the start.
+_KINDS = {kind: next(_cell) for kind in (*ERROR_NAMES, StartError.__name__)}
 
 # Cells of a counter, 64 bits each.
 _SIZE = next(_cell)

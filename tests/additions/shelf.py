@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from filestoraged.check.findings import CheckTotals, Finding
 from filestoraged.check.throttle import Throttle
 from filestoraged.clock import Clock
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore
 from filestoraged.daemon.fields import declare
 from filestoraged.daemon.values import parse_directory
-from filestoraged.errors import UsageError
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 from filestoraged.wire.exposition import Family

@@ -21,8 +21,9 @@ from filestoraged.check.inventory import Item, ItemKind
 from filestoraged.check.rows import IDS_PER_QUERY
 from filestoraged.check.store_check import ItemChecker
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
+from filestoraged.command_errors import CheckError
 from filestoraged.digest import ALGORITHMS
-from filestoraged.errors import CheckError, NotFound, StoreUnavailable
+from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.disk.volume import Volume

@@ -10,7 +10,8 @@ from unittest import mock
 from filestoraged.check.disk import CheckedDisk
 from filestoraged.check.prune import Prune, Pruned, read_keep_list
 from filestoraged.check.throttle import CheckStopped, Throttle
-from filestoraged.errors import CheckError, NotFound
+from filestoraged.command_errors import CheckError
+from filestoraged.errors import NotFound
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import LINUX

@@ -7,17 +7,9 @@ from io import BytesIO
 from typing import Any
 
 from filestoraged.client import Client, Retries
+from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse
 from filestoraged.client.sources import PIECE_SIZE
-from filestoraged.errors import (
-    DigestMismatch,
-    Error,
-    Forbidden,
-    ServerUnreachable,
-    StorageFull,
-    TooLarge,
-    Unavailable,
-    UnexpectedResponse,
-)
+from filestoraged.errors import DigestMismatch, Error, Forbidden, StorageFull, TooLarge, Unavailable
 from tests.client.scripted_server import Received, Script, ScriptedServer, answer, document
 from tests.support import TempCase, free_port
 

@@ -13,24 +13,21 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.client import Client, Retries
+from filestoraged.client.refusals import ServerUnreachable, SourceChanged, TargetBusy, TargetExists
 from filestoraged.client.saving import PartFile
 from filestoraged.client.uploader import RESUMABLE_SIZE
+from filestoraged.command_errors import UsageError
 from filestoraged.errors import (
     DigestMismatch,
     Forbidden,
     Gone,
     MethodNotAllowed,
     NotFound,
-    ServerUnreachable,
-    SourceChanged,
     StorageFull,
-    TargetBusy,
-    TargetExists,
     TokenRequired,
     TooLarge,
     TooManyGuesses,
     Unauthorized,
-    UsageError,
 )
 from filestoraged.web.auth import hashed
 from tests.cutting_proxy import CuttingProxy

@@ -13,8 +13,9 @@ from unittest import mock
 
 from filestoraged.cli.main import main
 from filestoraged.client import Client
+from filestoraged.client.refusals import UnexpectedResponse
 from filestoraged.client.saving import MAX_DROP_SIZE
-from filestoraged.errors import Error, MethodNotAllowed, TooManyGuesses, Unavailable, UnexpectedResponse
+from filestoraged.errors import Error, MethodNotAllowed, TooManyGuesses, Unavailable
 from filestoraged.net.connection import HttpConnection
 from tests.client.scripted_server import answer, document
 from tests.client.test_answers import TEA, AnswersCase

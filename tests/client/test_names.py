@@ -8,15 +8,9 @@ from typing import Any
 
 from filestoraged.client import Client, Retries
 from filestoraged.client.names import NameReference, is_name, parse_name
-from filestoraged.errors import (
-    DigestMismatch,
-    NotFound,
-    PreconditionFailed,
-    ServerUnreachable,
-    TargetExists,
-    UnexpectedResponse,
-    UsageError,
-)
+from filestoraged.client.refusals import ServerUnreachable, TargetExists, UnexpectedResponse
+from filestoraged.command_errors import UsageError
+from filestoraged.errors import DigestMismatch, NotFound, PreconditionFailed
 from tests.client.scripted_server import ScriptedServer, answer, document
 from tests.support import ServerCase
 

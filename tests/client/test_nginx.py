@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from filestoraged.client import Client, Retries
-from filestoraged.errors import ServerUnreachable, TooLarge, Unavailable
+from filestoraged.client.refusals import ServerUnreachable
+from filestoraged.errors import TooLarge, Unavailable
 from tests.nginx import running_nginx
 from tests.support import ServerCase, find_program, free_port
 

@@ -11,11 +11,13 @@ from unittest import mock
 from filestoraged.client.hashing import BLOCK_SIZE, BackgroundHash, algorithms_of
 from filestoraged.client.location import parse_location
 from filestoraged.client.reference import is_drop, parse_drop, parse_object
+from filestoraged.client.refusals import ServerUnreachable
 from filestoraged.client.retries import Retries
 from filestoraged.client.saving import PartFile, safe_name
 from filestoraged.client.upload_state import UploadState, default_directory
+from filestoraged.command_errors import UsageError
 from filestoraged.digest import new_hash
-from filestoraged.errors import ServerUnreachable, Unavailable, UsageError
+from filestoraged.errors import Unavailable
 from tests.support import TempCase
 
 OID = "0123456789abcdef" * 4

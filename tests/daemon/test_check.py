@@ -19,8 +19,8 @@ from filestoraged.check.findings import FINDING_KINDS, CheckTotals
 from filestoraged.check.throttle import Throttle
 from filestoraged.cli import check
 from filestoraged.cli.progress import Progress
+from filestoraged.command_errors import CheckError, StartError
 from filestoraged.daemon.backends import BACKENDS, StoreOptions
-from filestoraged.errors import CheckError, StartError
 from filestoraged.store.disk.store import DiskStore
 from tests.clock import StoppedClock
 from tests.daemon.process import ROOT, clean_environment, fork_command, running

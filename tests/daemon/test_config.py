@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from filestoraged.cli.serve import parse_arguments
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.config import FIELDS, Config, file_values
 from filestoraged.daemon.fields import ConfigField, declare
 from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.values import parse_count
-from filestoraged.errors import UsageError
 from tests.support import TempCase
 
 # Shown in words, since they depend on the machine or on other options.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from unittest import mock
 
+from filestoraged.command_errors import StartError
 from filestoraged.daemon import descriptors
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.descriptors import connections, require
@@ -12,7 +13,6 @@ from filestoraged.daemon.endpoints import Endpoints
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.daemon.values import Address
 from filestoraged.daemon.worker import HTTPWorkers
-from filestoraged.errors import StartError
 from filestoraged.store.path_identity import PathIdentities
 from filestoraged.web.metrics import Metrics
 from tests.support import TempCase

@@ -10,10 +10,10 @@ import subprocess
 
 import requests
 
+from filestoraged.command_errors import StartError
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.daemon.services import Services
-from filestoraged.errors import StartError
 from filestoraged.web.metrics import Metrics
 from tests.daemon.process import PATIENCE, Daemon, running
 from tests.support import TempCase, find_program

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import unittest
 
+from filestoraged.command_errors import UsageError
 from filestoraged.daemon.values import parse_allowed_origin, parse_host_name, parse_proxy, parse_public_url
-from filestoraged.errors import UsageError
 from filestoraged.web.cross_site import Origins
 from tests.web.test_cross_site import request
 

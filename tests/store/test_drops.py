@@ -11,15 +11,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from unittest import mock
 
-from filestoraged.errors import (
-    Gone,
-    NotFound,
-    StartError,
-    StoreFailed,
-    StoreUnavailable,
-    TooManyGuesses,
-    Unavailable,
-)
+from filestoraged.command_errors import StartError
+from filestoraged.errors import Gone, NotFound, StoreFailed, StoreUnavailable, TooManyGuesses, Unavailable
 from filestoraged.store import passwords
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops

@@ -15,7 +15,8 @@ from typing import Any
 from unittest import mock
 
 from filestoraged.clock import Clock
-from filestoraged.errors import StartError, StorageFull, StoreDetached, StoreFailed, StoreUnavailable
+from filestoraged.command_errors import StartError
+from filestoraged.errors import StorageFull, StoreDetached, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
 from filestoraged.store.batch_writer import URGENT
 from filestoraged.store.kv import KeyValues, prepare_keys

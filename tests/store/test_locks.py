@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from filestoraged.errors import StartError
+from filestoraged.command_errors import StartError
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.locks import Lock, LockResult, Locks, prepare_locks
 from tests.clock import VirtualClock

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from filestoraged.clock import Clock
-from filestoraged.errors import StartError, StorageFull, StoreFailed, StoreUnavailable
+from filestoraged.command_errors import StartError
+from filestoraged.errors import StorageFull, StoreFailed, StoreUnavailable
 from filestoraged.store.cleanup_lock import CleanupLock
 from filestoraged.store.postgresql.connection import Connector
 from filestoraged.store.postgresql.lease import JanitorLease

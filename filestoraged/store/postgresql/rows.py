@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import psycopg
 
-from filestoraged.errors import CheckError, Error, StorageFull, StoreUnavailable
+from filestoraged.command_errors import CheckError
+from filestoraged.errors import Error, StorageFull, StoreUnavailable
 from filestoraged.store.postgresql.connection import Connector, DeadlineConnection, ReadSessions, translate
 from filestoraged.store.postgresql.failures import failure
 from filestoraged.store.postgresql.transactions import lock_number

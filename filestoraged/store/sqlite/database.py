@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.errors import DISK_FULL, Error, StartError, StorageFull, StoreDetached, StoreFailed, StoreUnavailable
+from filestoraged.command_errors import StartError
+from filestoraged.errors import DISK_FULL, Error, StorageFull, StoreDetached, StoreFailed, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import sync
 from filestoraged.store.path_identity import PathIdentity, database_identity

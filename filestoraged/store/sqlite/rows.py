@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from filestoraged.errors import CheckError, Error, StorageFull
+from filestoraged.command_errors import CheckError
+from filestoraged.errors import Error, StorageFull
 from filestoraged.store import layout
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.rows import EmptyReader, Row, RowGroup, RowReader, RowStore, RowWriter, Table

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from filestoraged.errors import StartError, StoreFailed
+from filestoraged.command_errors import StartError
+from filestoraged.errors import StoreFailed
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.sqlite import database
 from tests.support import TempCase
