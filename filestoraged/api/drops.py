@@ -349,52 +349,41 @@ def _describe() -> Description:
     from filestoraged.api import openapi_terms as terms
 
     drop_form = terms.body({"multipart/form-data": {"schema": terms.ref("schemas", "Drop")}})
-    password_form = terms.body(
-        {"application/x-www-form-urlencoded": {"schema": terms.ref("schemas", "Password")}}, required=False
-    )
+    password = {"application/x-www-form-urlencoded": {"schema": terms.ref("schemas", "Password")}}
+    made = terms.json_content(terms.object_of(status=terms.TEXT, url=terms.TEXT))
+    bytes_ = terms.answered("200", "The bytes.", terms.ANY)
+    operation = terms.operation
+    operations = {
+        ("PUT", "/file"): operation(
+            "Make a drop: a file that can be fetched once.", terms.answered("201", "Made.", made), body=drop_form
+        ),
+        ("GET", "/file/{id}"): operation(
+            "Fetch a drop, once; where HTML is preferred, its landing page.",
+            bytes_,
+            parameters=[terms.ref("parameters", "Password")],
+        ),
+        ("POST", "/drop"): operation(
+            "Make a drop by a form.",
+            terms.answered("201", "A page that shows the link.", terms.PAGE),
+            body=drop_form,
+            error="PageError",
+        ),
+        ("GET", "/drop/{id}"): operation(
+            "The landing page of a drop, which takes nothing.",
+            terms.answered("200", "The page.", terms.PAGE),
+            error="PageError",
+        ),
+        ("POST", "/drop/{id}"): operation(
+            "Fetch a drop by the form of its landing page, once.",
+            bytes_,
+            body=terms.body(password, required=False),
+            error="PageError",
+        ),
+    }
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    drop = {"type": "object", "required": ["file"], "properties": {"file": file, "password": terms.TEXT}}
     return Description(
-        {
-            ("PUT", "/file"): {
-                "summary": "Make a drop: a file that can be fetched once.",
-                "requestBody": drop_form,
-                "responses": {
-                    "201": terms.answer("Made.", terms.json_content(terms.object_of(status=terms.TEXT, url=terms.TEXT)))
-                },
-            },
-            ("GET", "/file/{id}"): {
-                "summary": "Fetch a drop, once; where HTML is preferred, its landing page.",
-                "parameters": [terms.ref("parameters", "Password")],
-                "responses": {"200": terms.answer("The bytes.", terms.ANY)},
-            },
-            ("POST", "/drop"): {
-                "summary": "Make a drop by a form.",
-                "requestBody": drop_form,
-                "responses": {"201": terms.answer("A page that shows the link.", terms.PAGE)},
-                "error": "PageError",
-            },
-            ("GET", "/drop/{id}"): {
-                "summary": "The landing page of a drop, which takes nothing.",
-                "responses": {"200": terms.answer("The page.", terms.PAGE)},
-                "error": "PageError",
-            },
-            ("POST", "/drop/{id}"): {
-                "summary": "Fetch a drop by the form of its landing page, once.",
-                "requestBody": password_form,
-                "responses": {"200": terms.answer("The bytes.", terms.ANY)},
-                "error": "PageError",
-            },
-        },
-        {
-            "Drop": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {
-                    "file": {"type": "string", "contentMediaType": "application/octet-stream"},
-                    "password": terms.TEXT,
-                },
-            },
-            "Password": {"type": "object", "properties": {"password": terms.TEXT}},
-        },
+        operations, {"Drop": drop, "Password": {"type": "object", "properties": {"password": terms.TEXT}}}
     )
 
 

@@ -159,40 +159,24 @@ def _build(resources: Resources) -> Router:
 def _describe() -> Description:
     from filestoraged.api import openapi_terms as terms
 
+    stored = {**terms.json_content(terms.ref("schemas", "Stored")), "text/plain": {"schema": terms.TEXT}}
+    hash_ = terms.ref("parameters", "Hash")
+    summary = "Download a file; where HTML is preferred and no hash is given, the page that uploads files."
+    operation = terms.operation
     return Description(
         {
-            ("POST", "/"): {
-                "summary": "Store a file under its digest.",
-                "parameters": terms.UPLOAD,
-                "requestBody": terms.RAW,
-                "responses": {
-                    "200": terms.answer(
-                        "Stored.",
-                        {**terms.json_content(terms.ref("schemas", "Stored")), "text/plain": {"schema": terms.TEXT}},
-                    )
-                },
-            },
-            ("GET", "/"): {
-                "summary": "Download a file; where HTML is preferred and no hash is given, the page that uploads"
-                " files.",
-                "parameters": [terms.ref("parameters", "Hash"), *terms.DOWNLOAD],
-                "responses": terms.DOWNLOADED,
-            },
-            ("GET", "/{hash}"): {
-                "summary": "Download a file.",
-                "parameters": terms.DOWNLOAD,
-                "responses": terms.DOWNLOADED,
-            },
-            ("DELETE", "/"): {
-                "summary": "Remove a file.",
-                "parameters": [terms.ref("parameters", "Hash")],
-                "responses": terms.REMOVED,
-            },
-            ("DELETE", "/{hash}"): {"summary": "Remove a file.", "responses": terms.REMOVED},
+            ("POST", "/"): operation(
+                "Store a file under its digest.",
+                terms.answered("200", "Stored.", stored),
+                parameters=terms.UPLOAD,
+                body=terms.RAW,
+            ),
+            ("GET", "/"): operation(summary, terms.DOWNLOADED, parameters=[hash_, *terms.DOWNLOAD]),
+            ("GET", "/{hash}"): operation("Download a file.", terms.DOWNLOADED, parameters=terms.DOWNLOAD),
+            ("DELETE", "/"): operation("Remove a file.", terms.REMOVED, parameters=[hash_]),
+            ("DELETE", "/{hash}"): operation("Remove a file.", terms.REMOVED),
         },
-        {
-            "Stored": terms.object_of(hash=terms.HEX, size=terms.COUNT),
-        },
+        {"Stored": terms.object_of(hash=terms.HEX, size=terms.COUNT)},
     )
 
 

@@ -256,33 +256,23 @@ def _describe() -> Description:
     from filestoraged.api import openapi_terms as terms
 
     pair = {"type": "object", "minProperties": 1, "maxProperties": 1, "propertyNames": {"minLength": 1}}
-    answered = terms.json_content({"type": "object"})
+    key = {"type": "string", "minLength": 1}
+    content = terms.json_content({"type": "object"})
+    queued = {
+        **terms.answered("200", "Queued; the commit will update the key.", content),
+        **terms.answered("201", "Queued; the commit will create the key.", content),
+    }
+    removed = terms.answered("200", "Queued.", terms.json_content(terms.TEXT))
+    operation = terms.operation
+    read = operation("The committed value of a key.", terms.answered("200", "The key and its value.", content))
     return Description(
         {
-            **{
-                ("GET", pattern): {
-                    "summary": "The committed value of a key.",
-                    "responses": {"200": terms.answer("The key and its value.", answered)},
-                }
-                for pattern in ("/{key}", "/set", "/commit")
-            },
-            ("POST", "/set"): {
-                "summary": "Queue a value.",
-                "requestBody": terms.body(terms.json_content(pair)),
-                "responses": {
-                    "200": terms.answer("Queued; the commit will update the key.", answered),
-                    "201": terms.answer("Queued; the commit will create the key.", answered),
-                },
-            },
-            ("DELETE", "/set"): {
-                "summary": "Queue a removal.",
-                "requestBody": terms.body(terms.json_content({"type": "string", "minLength": 1})),
-                "responses": {"200": terms.answer("Queued.", terms.json_content(terms.TEXT))},
-            },
-            ("POST", "/commit"): {
-                "summary": "Make all that is queued visible at once, and durable.",
-                "responses": {"204": terms.answer("Committed.")},
-            },
+            **{("GET", pattern): read for pattern in ("/{key}", "/set", "/commit")},
+            ("POST", "/set"): operation("Queue a value.", queued, body=terms.body(terms.json_content(pair))),
+            ("DELETE", "/set"): operation("Queue a removal.", removed, body=terms.body(terms.json_content(key))),
+            ("POST", "/commit"): operation(
+                "Make all that is queued visible at once, and durable.", terms.answered("204", "Committed.")
+            ),
         },
     )
 

@@ -323,51 +323,30 @@ def describe() -> Mapping[tuple[str, str], Json]:
     """Return the operations of the routes, for OpenAPI."""
     from filestoraged.api import openapi_terms as terms
 
-    locks = {"type": "array", "items": describe_lock()}
-    batch = {
-        "type": "object",
-        "required": ["operation", "objects"],
-        "properties": {
-            "operation": {"enum": ["upload", "download"]},
-            "objects": {
-                "type": "array",
-                "maxItems": 1000,
-                "items": terms.object_of(oid=terms.TEXT, size={"type": "integer"}),
-            },
-        },
-    }
+    wanted = {"type": "array", "maxItems": 1000, "items": terms.object_of(oid=terms.TEXT, size={"type": "integer"})}
+    batch = terms.object_of(operation={"enum": ["upload", "download"]}, objects=wanted)
+    links = terms.object_of(transfer=terms.TEXT, objects={"type": "array"}, hash_algo=terms.TEXT)
+    lock, locks = terms.ref("schemas", "Lock"), {"type": "array", "items": describe_lock()}
+    force = {"type": "object", "properties": {"force": {"type": "boolean"}}}
     return {
-        ("POST", "/{repository}/objects/batch"): _operation(
-            "Git LFS: links to objects.",
-            "200",
-            terms.object_of(transfer=terms.TEXT, objects={"type": "array"}, hash_algo=terms.TEXT),
-            batch,
-        ),
+        ("POST", "/{repository}/objects/batch"): _operation("Git LFS: links to objects.", links, batch),
         ("GET", "/{repository}/locks"): _operation(
             "Git LFS: list locks.",
-            "200",
             terms.object_of(locks=locks),
-            parameters=[terms.query(name, f"The {name} of a lock.") for name in ("path", "id")]
-            + [
+            parameters=[
+                terms.query("path", "The path of a lock."),
+                terms.query("id", "The id of a lock."),
                 terms.query("cursor", "Of the page before."),
                 terms.query("limit", "Locks of a page.", {"type": "integer"}),
             ],
         ),
         ("POST", "/{repository}/locks"): _operation(
-            "Git LFS: lock a path.", "201", terms.ref("schemas", "Lock"), terms.object_of(path=terms.TEXT)
+            "Git LFS: lock a path.", lock, terms.object_of(path=terms.TEXT), status="201"
         ),
         ("POST", "/{repository}/locks/verify"): _operation(
-            "Git LFS: list locks, one's own apart.",
-            "200",
-            terms.object_of(ours=locks, theirs=locks),
-            {"type": "object"},
+            "Git LFS: list locks, one's own apart.", terms.object_of(ours=locks, theirs=locks), {"type": "object"}
         ),
-        ("POST", "/{repository}/locks/{id}/unlock"): _operation(
-            "Git LFS: release a lock.",
-            "200",
-            terms.ref("schemas", "Lock"),
-            {"type": "object", "properties": {"force": {"type": "boolean"}}},
-        ),
+        ("POST", "/{repository}/locks/{id}/unlock"): _operation("Git LFS: release a lock.", lock, force),
     }
 
 
@@ -377,16 +356,15 @@ def describe_lock() -> Json:
     return terms.object_of(id=terms.TEXT, path=terms.TEXT, locked_at=terms.TEXT, owner=terms.object_of(name=terms.TEXT))
 
 
-def _operation(summary: str, status: str, schema: Json, request: Json | None = None, **rest: Any) -> Json:
+def _operation(
+    summary: str, schema: Json, request: Json | None = None, *, status: str = "200", parameters: Sequence[Json] = ()
+) -> Json:
     from filestoraged.api import openapi_terms as terms
 
-    operation = {
-        "summary": summary,
-        "responses": {status: terms.answer("Done.", terms.json_content(schema, lfs.MEDIA_TYPE))},
-        "error": "LfsError",
-    }
-    return {
-        **operation,
-        **({"requestBody": terms.body(terms.json_content(request, lfs.MEDIA_TYPE))} if request else {}),
-        **rest,
-    }
+    return terms.operation(
+        summary,
+        terms.answered(status, "Done.", terms.json_content(schema, lfs.MEDIA_TYPE)),
+        parameters=parameters,
+        body=None if request is None else terms.body(terms.json_content(request, lfs.MEDIA_TYPE)),
+        error="LfsError",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Json = dict[str, Any]
@@ -29,6 +29,23 @@ def json_content(schema: Any, media_type: str = "application/json") -> Json:
 
 def answer(description: str, content: Json | None = None) -> Json:
     return {"description": description} if content is None else {"description": description, "content": content}
+
+
+def answered(status: str, description: str, content: Json | None = None) -> Json:
+    """The responses of a request that is answered in one way."""
+    return {status: answer(description, content)}
+
+
+def operation(
+    summary: str, responses: Json, *, parameters: Sequence[Json] = (), body: Json | None = None, **rest: Any
+) -> Json:
+    """A request. `rest` is for `openapi`: the form of its errors, and whether it needs a token."""
+    described: Json = {"summary": summary, "responses": responses, **rest}
+    if parameters:
+        described["parameters"] = parameters
+    if body is not None:
+        described["requestBody"] = body
+    return described
 
 
 def body(content: Json, *, required: bool = True) -> Json:

@@ -111,47 +111,30 @@ def _gauge(database: Locks) -> Gauge:
 def _describe() -> Description:
     from filestoraged.api import openapi_terms as terms
 
+    operation = terms.operation
+    entry = terms.object_of(oid=terms.HEX, size=terms.COUNT, modified=terms.TEXT)
+    stored = terms.json_content(terms.ref("schemas", "StoredObject"))
+    repositories = operation("List the repositories.", terms.listed("repositories", terms.TEXT), parameters=terms.LIST)
     return Description(
         {
-            **{
-                ("GET", pattern): {
-                    "summary": "List the repositories.",
-                    "parameters": terms.LIST,
-                    "responses": terms.listed("repositories", terms.TEXT),
-                }
-                for pattern in ("", "/")
-            },
-            ("PUT", "/"): {
-                "summary": "Refused: the repository has no name.",
-                "requestBody": terms.RAW,
-                "responses": {"400": terms.ref("responses", "Error")},
-            },
-            ("PUT", "/{repository}"): {
-                "summary": "Store an object under its SHA-256.",
-                "parameters": terms.UPLOAD,
-                "requestBody": terms.RAW,
-                "responses": {
-                    "201": terms.answer(
-                        "Stored, or there already.", terms.json_content(terms.ref("schemas", "StoredObject"))
-                    )
-                },
-            },
-            ("GET", "/{repository}"): {
-                "summary": "List the objects of a repository.",
-                "parameters": terms.LIST,
-                "responses": terms.listed(
-                    "objects", terms.object_of(oid=terms.HEX, size=terms.COUNT, modified=terms.TEXT)
-                ),
-            },
-            ("GET", "/{repository}/{oid}"): {
-                "summary": "Download an object.",
-                "parameters": terms.DOWNLOAD,
-                "responses": terms.DOWNLOADED,
-            },
-            ("DELETE", "/{repository}/{oid}"): {
-                "summary": "Remove an object.",
-                "responses": {"200": terms.answer("Removed.")},
-            },
+            ("GET", ""): repositories,
+            ("GET", "/"): repositories,
+            ("PUT", "/"): operation(
+                "Refused: the repository has no name.", {"400": terms.ref("responses", "Error")}, body=terms.RAW
+            ),
+            ("PUT", "/{repository}"): operation(
+                "Store an object under its SHA-256.",
+                terms.answered("201", "Stored, or there already.", stored),
+                parameters=terms.UPLOAD,
+                body=terms.RAW,
+            ),
+            ("GET", "/{repository}"): operation(
+                "List the objects of a repository.", terms.listed("objects", entry), parameters=terms.LIST
+            ),
+            ("GET", "/{repository}/{oid}"): operation(
+                "Download an object.", terms.DOWNLOADED, parameters=terms.DOWNLOAD
+            ),
+            ("DELETE", "/{repository}/{oid}"): operation("Remove an object.", terms.answered("200", "Removed.")),
             **lfs.describe(),
         },
         {

@@ -345,69 +345,50 @@ def _gauge(registry: Registry) -> Gauge:
 def _describe() -> Description:
     from filestoraged.api import openapi_terms as terms
 
-    def field(name: str, description: str, schema: Json) -> Json:
-        return {"name": name, "in": "header", "required": True, "description": description, "schema": schema}
+    def field(name: str, description: str, schema: Json, *, required: bool = True) -> Json:
+        return {**terms.header(name, description), "required": required, "schema": schema}
 
     version = field("Tus-Resumable", "The version of the protocol.", {"const": "1.0.0"})
     number = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
-    piece: Json = {"required": False, "content": {"application/offset+octet-stream": {}}}
+    length = field("Upload-Length", "Bytes of the whole upload.", number)
+    offset = field("Upload-Offset", "Bytes that have been received.", number)
+    metadata = field("Upload-Metadata", "Keys with values in base64.", terms.TEXT, required=False)
+    piece = terms.body({"application/offset+octet-stream": {}}, required=False)
     result = {
         "anyOf": [
             {"type": "object", "required": required, "properties": {key: {} for key in required}}
             for required in (["hash", "size"], ["oid", "size"], ["status", "url"])
         ]
     }
-
     # Their pages ask for the token: which scope it needs is in the upload.
-    needs_token = {"needs_token": True}
-
-    def answered(status: str, description: str) -> Json:
-        return {status: {"description": description}}
-
+    operation, answered = functools.partial(terms.operation, needs_token=True), terms.answered
+    options = terms.operation("What of the protocol is supported.", answered("204", "Tus-Extension lists it."))
     return Description(
         {
-            ("POST", "/"): {
-                **needs_token,
-                "summary": "Begin a resumable upload (tus 1.0.0).",
-                "parameters": [
-                    version,
-                    field("Upload-Length", "Bytes of the whole upload.", number),
-                    {**field("Upload-Metadata", "Keys with values in base64.", terms.TEXT), "required": False},
-                ],
-                "requestBody": piece,
-                "responses": answered("201", "Begun; Location is that of the upload."),
-            },
-            ("GET", "/{id}"): {
-                **needs_token,
-                "summary": "What the target of a complete upload has answered.",
-                "responses": {"200": {"description": "It.", "content": {"application/json": {"schema": result}}}},
-            },
-            ("HEAD", "/{id}"): {
-                **needs_token,
-                "summary": "How many bytes have been received.",
-                "parameters": [version],
-                "responses": answered("200", "Upload-Offset is their number."),
-            },
-            ("PATCH", "/{id}"): {
-                **needs_token,
-                "summary": "Send the next bytes.",
-                "parameters": [version, field("Upload-Offset", "Bytes that have been received.", number)],
-                "requestBody": piece,
-                "responses": answered("204", "Received; Upload-Offset is the new number."),
-            },
-            ("DELETE", "/{id}"): {
-                **needs_token,
-                "summary": "Give an upload up.",
-                "parameters": [version],
-                "responses": answered("204", "Removed."),
-            },
-            **{
-                ("OPTIONS", pattern): {
-                    "summary": "What of the protocol is supported.",
-                    "responses": answered("204", "Tus-Extension lists it."),
-                }
-                for pattern in ("/", "/{id}")
-            },
+            ("POST", "/"): operation(
+                "Begin a resumable upload (tus 1.0.0).",
+                answered("201", "Begun; Location is that of the upload."),
+                parameters=[version, length, metadata],
+                body=piece,
+            ),
+            ("GET", "/{id}"): operation(
+                "What the target of a complete upload has answered.",
+                answered("200", "It.", terms.json_content(result)),
+            ),
+            ("HEAD", "/{id}"): operation(
+                "How many bytes have been received.",
+                answered("200", "Upload-Offset is their number."),
+                parameters=[version],
+            ),
+            ("PATCH", "/{id}"): operation(
+                "Send the next bytes.",
+                answered("204", "Received; Upload-Offset is the new number."),
+                parameters=[version, offset],
+                body=piece,
+            ),
+            ("DELETE", "/{id}"): operation("Give an upload up.", answered("204", "Removed."), parameters=[version]),
+            ("OPTIONS", "/"): options,
+            ("OPTIONS", "/{id}"): options,
         },
     )
 
