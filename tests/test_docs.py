@@ -232,6 +232,14 @@ class ListsTest(ServerCase):
             named = set(re.findall(r"`(--[a-z][a-z0-9-]*)", prose(document)))
             self.assertLessEqual(named, known | _NOT_OURS, document)
 
+    def test_modules_of_the_design_exist(self) -> None:
+        named = set(re.findall(r"(?<![\w/])(?:api|store|web|wire)/[a-z_/0-9]*[a-z_0-9]\b", read("docs/design.md")))
+
+        self.assertTrue(named)
+        for name in named:
+            path = ROOT / "filestoraged" / name
+            self.assertTrue(path.is_dir() or path.with_suffix(".py").is_file(), name)
+
     def exposed(self) -> set[str]:
         self.wait_until("counted", lambda: b"filestoraged_objects_age" in self.get("/-/metrics").body)
         return set(re.findall(r"^# TYPE (\w+)", self.get("/-/metrics").body.decode(), re.M))
