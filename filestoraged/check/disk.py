@@ -285,7 +285,7 @@ class CheckedDisk(CheckedStore):
     def examine(self, item: Item, *, repair: bool) -> Iterator[Finding]:
         if item.kind is ItemKind.DATABASE:
             return self._examine_database(item.path)
-        return self._examine_area(item.path, repair)
+        return self._examine_area(item.path, repair=repair)
 
     def _examine_database(self, name: str) -> Iterator[Finding]:
         try:
@@ -299,7 +299,7 @@ class CheckedDisk(CheckedStore):
         if failure is not None:
             yield Finding(DAMAGED, name, f"SQLite reports: {failure}")
 
-    def _examine_area(self, area: str, repair: bool) -> Iterator[Finding]:
+    def _examine_area(self, area: str, *, repair: bool) -> Iterator[Finding]:
         path = f"{self._root}/{area}"
         try:
             names = list_abandoned(path)

@@ -120,9 +120,9 @@ class CheckedS3(CheckedStore):
         before = self._throttle.clock.date() - self._forgotten_after
         for upload in list_uploads(self.client):
             if upload.initiated < before:
-                yield self._forgotten(upload, repair)
+                yield self._forgotten(upload, repair=repair)
 
-    def _forgotten(self, upload: ListedUpload, repair: bool) -> Finding:
+    def _forgotten(self, upload: ListedUpload, *, repair: bool) -> Finding:
         finding = Finding(
             HALF_MADE, upload.key, f"its upload in parts {upload.upload_id} was neither completed nor aborted"
         )

@@ -79,7 +79,7 @@ def _run(checks: Sequence[Check], report: Report, ignored: Sequence[str]) -> int
                     found[finding.kind] = found.get(finding.kind, 0) + 1
                     yield finding
 
-    def summarize(complete: bool) -> ReportEntry:
+    def summarize(*, complete: bool) -> ReportEntry:
         objects, size = sum(each.totals.objects for each in checks), sum(each.totals.size for each in checks)
         return _totals(objects, size, progress.seconds, found, complete=complete)
 

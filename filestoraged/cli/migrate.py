@@ -79,7 +79,7 @@ def _run(run: Migration | Comparison, report: Report) -> int:
                 found[finding.kind] = found.get(finding.kind, 0) + 1
                 yield finding
 
-    def summarize(complete: bool) -> ReportEntry:
+    def summarize(*, complete: bool) -> ReportEntry:
         return _totals(_Summary(run.totals, progress.seconds, found, complete, isinstance(run, Comparison)))
 
     if not report_all(report, findings(), _entry, summarize, progress):

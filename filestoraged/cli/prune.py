@@ -57,7 +57,7 @@ def _run(run: Prune, given: argparse.Namespace) -> int:
     report = JsonReport(sys.stdout, "objects", fields) if given.json else Report(sys.stdout)
     verb = "would move" if given.dry_run else "moved"
 
-    def summarize(complete: bool) -> ReportEntry:
+    def summarize(*, complete: bool) -> ReportEntry:
         return _totals(run.totals, verb, complete=complete)
 
     if not report_all(report, _pruned(run, is_dry=given.dry_run), lambda pruned: _entry(pruned, verb), summarize):

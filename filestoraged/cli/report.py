@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import Any, NamedTuple, Protocol, TextIO, TypeVar
 
 from filestoraged.check.findings import Finding
 from filestoraged.check.throttle import CheckStopped
@@ -55,17 +55,20 @@ class JsonReport(Report):
         self._write(f"\n], {json.dumps(totals.fields)[1:]}\n")
 
 
+class Summary(Protocol):
+    """Makes the totals of a run, which is complete or was stopped."""
+
+    def __call__(self, *, complete: bool) -> ReportEntry: ...
+
+
 def report_all(
     report: Report,
     items: Iterable[_Item],
     describe: Callable[[_Item], ReportEntry],
-    summarize: Callable[[bool], ReportEntry],
+    summarize: Summary,
     progress: Progress | None = None,
 ) -> bool:
-    """Report the items as they come, and the totals, whatever happens. Returns False where a signal stopped the run.
-
-    `summarize` is told whether the run is complete.
-    """
+    """Report the items as they come, and the totals, whatever happens. Returns False where a signal stopped the run."""
     complete = False
     try:
         for item in items:
@@ -79,7 +82,7 @@ def report_all(
     finally:
         if progress is not None:
             progress.clear()
-        report.end(summarize(complete))
+        report.end(summarize(complete=complete))
     return complete
 
 

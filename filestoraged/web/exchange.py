@@ -100,14 +100,14 @@ class Exchange:
 
         `fault` is the failure of the server that ends it, None where the client does; `sent` is as in `record`.
         """
-        close_response = functools.partial(self._close_response, context, fault, sent, is_on_thread)
+        close_response = functools.partial(self._close_response, context, fault, sent, is_on_thread=is_on_thread)
         for undo in (self.close_task, close_response, functools.partial(self.end_in_flight, context)):
             try:
                 undo()
             except Exception:
                 log.exception("undoing a request of client %s failed", self.client)
 
-    def _close_response(self, context: LoopContext[Any], fault: Error | None, sent: int, is_on_thread: bool) -> None:
+    def _close_response(self, context: LoopContext[Any], fault: Error | None, sent: int, *, is_on_thread: bool) -> None:
         request, response, self.response = self.request, self.response, None
         if response is not None:
             # Behind the last byte, the client may have the whole.
@@ -116,18 +116,18 @@ class Exchange:
             response.close()
             if response.content is not None:
                 kind = response.kind if fault is None else type(fault).__name__
-                self.record(context, response.status, kind, sent, is_on_thread)
+                self.record(context, response.status, kind, sent, is_on_thread=is_on_thread)
                 fault = None
         elif request is not None:
             cause = ClientGone if fault is None else type(fault)
-            self.record(context, cause.status, cause.__name__, 0, is_on_thread)
+            self.record(context, cause.status, cause.__name__, 0, is_on_thread=is_on_thread)
             fault = None
         if fault is not None:
             # The request was counted when its response was begun.
             context.metrics.count_error(type(fault).__name__)
         self.request = None
 
-    def record(self, context: LoopContext[Any], status: int, kind: str, sent: int, is_on_thread: bool) -> None:
+    def record(self, context: LoopContext[Any], status: int, kind: str, sent: int, *, is_on_thread: bool) -> None:
         """Log and count the response, or that the client left without one. `sent` is bytes of its body."""
         request = self.request
         seconds = context.now() - self.started

@@ -33,7 +33,7 @@ def respond(connection: Connection, response: Response, event: Event = _RESPONSE
     if response.content is None:
         # Before it is sent: a client that has a response finds it counted.
         sent = response.stop - position
-        exchange.record(connection.context, response.status, response.kind, sent, connection.is_on_thread)
+        exchange.record(connection.context, response.status, response.kind, sent, is_on_thread=connection.is_on_thread)
     exchange.is_closing = (
         response.closes
         or not parsed.keep_alive
@@ -113,7 +113,7 @@ def _end_request(connection: Connection, response: Response, event: Event) -> bo
     if response.content is not None:
         response.content.close()
         sent = transport.sender.sent
-        exchange.record(context, response.status, response.kind, sent, connection.is_on_thread)
+        exchange.record(context, response.status, response.kind, sent, is_on_thread=connection.is_on_thread)
     if exchange.is_in_flight:
         exchange.end_in_flight(context)
     # A client that stores objects stores the next one soon. Other requests are the loop's.

@@ -90,7 +90,7 @@ class Sender:
             raise WouldWait
         if self._head:
             # Until the end, the kernel makes full packets alone: a third less work for it than with TCP_NODELAY.
-            self._cork(True)
+            self._set_cork(1)
             self._behind_head(self._send([self._head]))
             if self._head:
                 return 0
@@ -106,7 +106,7 @@ class Sender:
             raise ContentCut("a file ended before its size")
         self.sent += sent
         if start + sent == stop:
-            self._cork(False)
+            self._set_cork(0)
         return sent
 
     def flush(self) -> bool:
@@ -150,9 +150,9 @@ class Sender:
         if self._send([data]) < len(data):
             raise ClientGone("The client takes nothing any more.")
 
-    def _cork(self, corked: bool) -> None:
+    def _set_cork(self, value: int) -> None:
         if self._connection.family != socket.AF_UNIX:
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
 
     def _behind_head(self, taken: int) -> int:
         """How many of the bytes `taken` were no longer the head's."""

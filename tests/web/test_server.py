@@ -61,8 +61,8 @@ class FailingTest(LoopCase):
                 raise RuntimeError("on purpose")
             return push(sender)
 
-        def fail(*arguments: Any) -> None:
-            undo(*arguments)
+        def fail(*arguments: Any, is_on_thread: bool) -> None:
+            undo(*arguments, is_on_thread=is_on_thread)
             raise RuntimeError("on purpose, again")
 
         with patch.object(Sender, "push", fail_once), patch.object(Exchange, "_close_response", fail):
