@@ -34,7 +34,7 @@ class DropForm:
         if self._staging is not None:
             self._staging.close()
 
-    def take(self, event: FormEvent) -> None:
+    def receive(self, event: FormEvent) -> None:
         if isinstance(event, Part):
             self._begin(event)
         elif self._part == "file" and self._staging is not None:

@@ -157,7 +157,7 @@ class DropPages:
         if boundary is None:
             return _password_of(await self._payloads.gather(request))
         collected = _PasswordPart()
-        await forms.receive_form(request, boundary, collected.take, limit=_MAX_FORM_SIZE)
+        await forms.receive_form(request, boundary, collected.receive, limit=_MAX_FORM_SIZE)
         return _decoded(bytes(collected.value)) or None
 
 
@@ -168,7 +168,7 @@ class _PasswordPart:
         self.value = bytearray()
         self._is_open = False
 
-    def take(self, event: FormEvent) -> None:
+    def receive(self, event: FormEvent) -> None:
         if isinstance(event, Part):
             self._is_open = event.name == "password"
         elif self._is_open:

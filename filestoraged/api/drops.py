@@ -106,7 +106,7 @@ class _Requests:
         if boundary is None:
             raise BadRequest("Invalid Content-Type: expected multipart/form-data with a part named 'file'.")
         with DropForm(self._store) as form:
-            await forms.receive_form(request, boundary, form.take, limit=self._store.max_size)
+            await forms.receive_form(request, boundary, form.receive, limit=self._store.max_size)
             name, staging, password = form.whole()
             kept: bytes | None = None
             if password:

@@ -65,7 +65,7 @@ class _Files:
         # The digests in the head are of the whole body (RFC 9530, section 2); the hash in the query is of the file.
         expected = expected_digests(request.fields)
         with _FirstFile(request, self._store) as file:
-            await forms.receive_form(request, boundary, file.take, limit=self._store.max_size, expected=expected)
+            await forms.receive_form(request, boundary, file.receive, limit=self._store.max_size, expected=expected)
             return await file.commit()
 
 
@@ -85,7 +85,7 @@ class _FirstFile:
         if self._staging is not None:
             self._staging.close()
 
-    def take(self, event: FormEvent) -> None:
+    def receive(self, event: FormEvent) -> None:
         if not isinstance(event, Part):
             if self._staging is not None and not self._whole:
                 self._staging.write(event)

@@ -16,12 +16,12 @@ _OVERHEAD = 1024 * 1024
 async def receive_form(
     request: Request,
     boundary: str,
-    take: Callable[[FormEvent], None],
+    receive: Callable[[FormEvent], None],
     *,
     limit: int | None,
     expected: Sequence[Expected] = (),
 ) -> None:
-    """Pass the parts and bytes of a form to `take`. `limit` is the maximum size of the file, in bytes.
+    """Pass the parts and bytes of a form to `receive`. `limit` is the maximum size of the file, in bytes.
 
     `expected` are the announced digests of the whole body.
 
@@ -37,7 +37,7 @@ async def receive_form(
         if whole is not None:
             whole.update(piece)
         for event in form.feed(piece):
-            take(event)
+            receive(event)
             if isinstance(event, memoryview):
                 # The view would keep a copy of the piece in memory while the client pauses.
                 event.release()

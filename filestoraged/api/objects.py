@@ -177,8 +177,8 @@ async def remove(request: Request, store: Store, name: str) -> str:
 
 def accelerated(store: Store, name: str, accel: str | None) -> Fields:
     """The header field that makes a proxy send an object from the disk; empty if it cannot."""
-    place = None if accel is None else store.place(name)
-    return "" if place is None else f"X-Accel-Redirect: {accel}/{place}\r\n"
+    path = None if accel is None else store.relative_path(name)
+    return "" if path is None else f"X-Accel-Redirect: {accel}/{path}\r\n"
 
 
 def _fields(blob: Blob, fixed: Fields) -> Fields:

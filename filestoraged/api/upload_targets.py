@@ -79,7 +79,7 @@ class Targets:
         # None where the interface is not served.
         self.drops: DropTarget | None = None
 
-    def find(self, name: str) -> UploadTarget:
+    def target_of(self, name: str) -> UploadTarget:
         """Raises BadRequest for an unknown target, and for one that no listener serves."""
         interface, _, repository = name.partition("/")
         if interface in self._mounted:
@@ -108,7 +108,7 @@ class Targets:
     def result_fields(self, request: Request, upload: Upload) -> Fields:
         """The header fields of the answer that completes an upload."""
         assert upload.digest is not None
-        algorithm = self.find(upload.target).store.algorithm
+        algorithm = self.target_of(upload.target).store.algorithm
         encoded = base64.b64encode(bytes.fromhex(upload.digest)).decode()
         fields = field_lines(("Repr-Digest", f"{_DIGEST_NAMES.get(algorithm, algorithm)}=:{encoded}:"))
         interface, _, repository = upload.target.partition("/")

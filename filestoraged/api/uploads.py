@@ -215,7 +215,7 @@ class _Pages:
             self._authorizer.require_token(request, WRITE)
 
     def _require(self, request: Request, target: str) -> None:
-        self._targets.find(target)
+        self._targets.target_of(target)
         if self._authorizer is not None:
             interface, _, area = target.partition("/")
             self._authorizer.require_at(request, WRITE, interface, area)
@@ -225,7 +225,7 @@ class _Pages:
         representation = {name: value for name, value in request.fields.items() if name == "repr-digest"}
         expected = list(expected_digests(representation))
         if announced is not None:
-            algorithm = self._targets.find(target).store.algorithm
+            algorithm = self._targets.target_of(target).store.algorithm
             digest = parse_digest(announced)
             if digest is None or len(digest) != digest_length(algorithm):
                 raise BadRequest(f"Invalid hash {quoted(announced)}: expected a {algorithm} in hexadecimal.")
@@ -281,7 +281,7 @@ def open_uploads(resources: Resources) -> None:
     """Open the resumable uploads, which `repositories` hands out to Git LFS as well."""
     registry = _open_registry(resources.databases)
     storage = _open_storage(resources, registry)
-    resources.uploads = Uploads(registry, storage, resources.targets.find, clock=resources.clock)
+    resources.uploads = Uploads(registry, storage, resources.targets.target_of, clock=resources.clock)
     janitor = UploadsJanitor(resources.uploads, _cleanup_lock(resources, storage), resources.clock)
     janitor.start()
     resources.test("Uploads", registry.probe)

@@ -245,7 +245,7 @@ class Store(_Closing):
                 failures[name] = error
         return failures
 
-    def place(self, name: str) -> str | None:
+    def relative_path(self, name: str) -> str | None:
         """The path of an object's file below the outermost store's directory; None if no file holds its bytes."""
         return None
 

@@ -36,7 +36,7 @@ class CompletionQueue(Generic[_Connection]):
         # Futures that become done together wake the loop once, which then finds all of them.
         future.add_done_callback(self._completed.append, self.wake)
 
-    def take(self) -> list[_Connection]:
+    def pop_completed(self) -> list[_Connection]:
         """The connections whose futures are done. Called by the loop."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.descriptor, 64)

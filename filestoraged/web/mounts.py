@@ -156,7 +156,7 @@ class Mounts:
                 request.is_path_secret = router.secret
                 if router.overrides_method:
                     request.method = _overridden(request)
-                return router.find_for(request, path[len(below) - 1 :])
+                return router.match_for(request, path[len(below) - 1 :])
         return Match(_NO_ROUTER, {}, None, ())
 
 

@@ -104,15 +104,15 @@ class Router:
             same = self._open_ended if each.slashes is None else self._patterns.setdefault(each.slashes, [])
             same.append(each)
 
-    def find_for(self, request: Request, path: str) -> Match:
-        """Find the page for people if the request is for one, else what programs get. See `find`."""
+    def match_for(self, request: Request, path: str) -> Match:
+        """Find the page for people if the request is for one, else what programs get. See `match`."""
         if self._variant is not None and self._variant.wants_page(request):
-            match = self._variant.router.find(request.method, path)
+            match = self._variant.router.match(request.method, path)
             if match.route is not None:
                 return match
-        return self.find(request.method, path)
+        return self.match(request.method, path)
 
-    def find(self, method: str, path: str) -> Match:
+    def match(self, method: str, path: str) -> Match:
         """`path` begins behind the mount's prefix."""
         exact = self._routes.get(path)
         if exact is None and not path:

@@ -252,7 +252,7 @@ class Server(ThreadingHTTPServer):
 
     def find_site(self, connection: socket.socket) -> Site:
         """The site of the connection that was accepted last."""
-        return self._sites.find(self.socket, connection)
+        return self._sites.site_of(self.socket, connection)
 
     # The rest is called by the loop alone.
 
@@ -263,7 +263,7 @@ class Server(ThreadingHTTPServer):
             self._acceptor.on_event(descriptor)
 
     def _complete(self) -> None:
-        for connection in self.context.completions.take():
+        for connection in self.context.completions.pop_completed():
             connection.on_result()
 
     def _accept(self, listener: socket.socket) -> bool:

@@ -49,7 +49,7 @@ class Site(NamedTuple):
 
 
 class Sites:
-    """The sites of all listeners. The loop calls `find` once for each connection."""
+    """The sites of all listeners. The loop calls `site_of` once for each connection."""
 
     def __init__(self, apps: Mapping[socket.socket, App], cache_size: int) -> None:
         """`cache_size` is the memory for the requests of all apps, in bytes."""
@@ -68,7 +68,7 @@ class Sites:
         self._fixed = {listener: sites[app] for listener, app in fixed.items()}
         self._mixed = {listener: (sites[local], sites[app]) for listener, (local, app) in mixed.items()}
 
-    def find(self, listener: socket.socket, connection: socket.socket) -> Site:
+    def site_of(self, listener: socket.socket, connection: socket.socket) -> Site:
         """Return the site of a connection that `listener` has accepted."""
         site = self._fixed.get(listener)
         if site is not None:

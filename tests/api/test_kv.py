@@ -364,7 +364,7 @@ class RecallTest(unittest.TestCase):
     def setUp(self) -> None:
         self.keys = mock.Mock(is_remote=False, commits=2)
         self.keys.get.return_value = b"1"
-        route = kv.routes(self.keys).find("GET", "/cup").route
+        route = kv.routes(self.keys).match("GET", "/cup").route
         assert route is not None and route.recall is not None
         self.read, self.recall = route.page, route.recall
         self.request = Request(Head("GET", "/cup", "", (1, 1), {}), 0)

@@ -276,7 +276,7 @@ class HangingTest(TempCase):
             return []
 
         gauges: dict[str, metrics.Gauge] = {"first": list, "second": hang, "third": list, "fourth": hang}
-        route = metrics.routes(Metrics(()), gauges, clock).find("GET", "/").route
+        route = metrics.routes(Metrics(()), gauges, clock).match("GET", "/").route
         assert route is not None
 
         def show() -> dict[str, float]:

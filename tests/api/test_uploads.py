@@ -578,9 +578,9 @@ class OtherMountTest(UploadsCase):
         self.addCleanup(services.close)
         targets = services.resources.targets
 
-        self.assertEqual("sha256", targets.find("repositories/r").store.algorithm)
+        self.assertEqual("sha256", targets.target_of("repositories/r").store.algorithm)
         with self.assertRaisesRegex(BadRequest, "expected repositories/NAME"):
-            targets.find("files")
+            targets.target_of("files")
 
 
 class HolderTest(PiecesCase):

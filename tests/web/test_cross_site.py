@@ -407,9 +407,9 @@ class ArrivalTest(unittest.TestCase):
             sites = Sites({everywhere: app, local: app}, 0)
 
             found = [
-                sites.find(everywhere, _Connection("127.0.0.1")),
-                sites.find(everywhere, _Connection("192.0.2.7")),
-                sites.find(local, _Connection("127.0.0.1")),
+                sites.site_of(everywhere, _Connection("127.0.0.1")),
+                sites.site_of(everywhere, _Connection("192.0.2.7")),
+                sites.site_of(local, _Connection("127.0.0.1")),
             ]
 
         self.assertEqual([app.on_loopback, app, app.on_loopback], [site.app for site in found])

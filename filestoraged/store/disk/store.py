@@ -214,12 +214,12 @@ class DiskStore(Store):
         if small is None:
             return blob
         blob.close()
-        self._small_blobs.put(self._place(name), small)
+        self._small_blobs.put(self._full_path(name), small)
         return small
 
     def recall(self, name: str) -> SmallBlob | None:
         # The name of a cached object was checked when it was first opened.
-        return self._small_blobs.get(self._place(name))
+        return self._small_blobs.get(self._full_path(name))
 
     def _open_file(self, name: str) -> DiskBlob:
         path = self.path(name)
@@ -277,16 +277,16 @@ class DiskStore(Store):
         return DiskStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
 
     def path(self, name: str) -> str:
-        return self._place(check_name(name))
+        return self._full_path(check_name(name))
 
-    def place(self, name: str) -> str | None:
+    def relative_path(self, name: str) -> str | None:
         return os.path.relpath(self.path(name), self.volume.root)
 
     def shard(self, name: str) -> str:
         """The directory of an object with that name."""
         return f"{self.root}/{layout.shard(name)}"
 
-    def _place(self, name: str) -> str:
+    def _full_path(self, name: str) -> str:
         return f"{self.root}/{layout.object_path(name)}"
 
 

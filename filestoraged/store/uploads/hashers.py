@@ -30,7 +30,7 @@ class Hashers:
         self._kept: OrderedDict[str, PositionedHasher] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, id_: str) -> PositionedHasher | None:
+    def pop(self, id_: str) -> PositionedHasher | None:
         """Return the hasher of an upload to its holder, who puts it back or not."""
         with self._lock:
             return self._kept.pop(id_, None)

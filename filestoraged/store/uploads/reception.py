@@ -154,7 +154,7 @@ class Reception:
 
     def whole_hasher(self) -> OverlappedHasher:
         """The hasher of all bytes; reads those that it has not hashed yet."""
-        hasher = self._hasher or self._hashers.take(self.upload.id) or self._new_hasher()
+        hasher = self._hasher or self._hashers.pop(self.upload.id) or self._new_hasher()
         self._hasher = None
         self._catch_up(hasher)
         return hasher.hasher
@@ -211,7 +211,7 @@ class Reception:
         """A hasher that has hashed all bytes so far; None where that is left to the end, or to the store."""
         if not self._store.stages_files:
             return None
-        hasher = self._hashers.take(self.upload.id) or self._new_hasher()
+        hasher = self._hashers.pop(self.upload.id) or self._new_hasher()
         if self.content.size - hasher.position <= _MAX_CATCH_UP:
             self._catch_up(hasher)
             return hasher

@@ -211,7 +211,7 @@ class Uploads:
 
     def _remove(self, id_: str, held: Held) -> None:
         """Remove the row of an upload last: after a crash the janitor finds the rest by it."""
-        self._hashers.take(id_)
+        self._hashers.pop(id_)
         if not self._end(held, self._registry.retirement(id_)):
             return
         try:
