@@ -11,7 +11,6 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 from filestoraged.api import forms
-from filestoraged.api.links import mount_url
 from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show, show_once, size_hint
 from filestoraged.api.payloads import Payloads
 from filestoraged.errors import BadRequest, ClientGone, Error, TooManyGuesses, Unauthorized
@@ -106,7 +105,7 @@ class DropPages:
         except Exception as error:
             return self._refused(request, meaning(error))
         note = " to those who know the password" if drop.password is not None else ""
-        link = f"{mount_url(request, self._public_url)}/drop/{drop.id}"
+        link = f"{request.mount_url(self._public_url)}/drop/{drop.id}"
         content = self._pages.fill("created", name=drop.name, password_note=note, link=link, mount=mount(request))
         return show_once(self._pages.page(request, "Ready to share", content, script="landing.js"), status=201)
 

@@ -6,15 +6,13 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from filestoraged.api import forms, objects
 from filestoraged.api.drop_form import DropForm
 from filestoraged.api.drop_pages import DropPages
 from filestoraged.api.interface import Data, Description, Interface, Resources
-from filestoraged.api.links import mount_url
-from filestoraged.api.metrics import Gauge
+from filestoraged.api.metrics import numbers_by_state
 from filestoraged.api.pages import Pages
 from filestoraged.api.upload_targets import DropTarget
 from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, Unauthorized
@@ -32,7 +30,6 @@ from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, Fields, Response
 from filestoraged.web.router import READ, WRITE, Route, Router
 from filestoraged.wire.authorization import parse_basic
-from filestoraged.wire.exposition import Family, Sample
 from filestoraged.wire.multipart import form_boundary
 
 if TYPE_CHECKING:
@@ -226,7 +223,7 @@ class _Requests:
         content.is_sealed = True
 
     def _link(self, request: Request, id_: str) -> str:
-        return f"{mount_url(request, self._public_url)}/file/{id_}"
+        return f"{request.mount_url(self._public_url)}/file/{id_}"
 
 
 class _Claimed:
@@ -323,7 +320,7 @@ def _build(resources: Resources) -> Router:
     janitor.start()
     resources.janitors.append(janitor)
     resources.test("Drops", registry.probe)
-    resources.gauges["drops"] = _gauge(registry)
+    resources.gauges["drops"] = numbers_by_state("filestoraged_drops", "Drops by state.", registry.count)
     # Pending writes first: the janitor may be busy.
     resources.closing.append((registry.flush, janitor.stop, registry.close))
     resources.targets.drops = DropTarget(registry, resources.drops)
@@ -335,14 +332,6 @@ def _build(resources: Resources) -> Router:
         accel=resources.accel,
         pages=resources.pages,
     )
-
-
-def _gauge(registry: Drops) -> Gauge:
-    def collect() -> Iterator[Family]:
-        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
-        yield Family("filestoraged_drops", "gauge", "Drops by state.", samples)
-
-    return collect
 
 
 def _describe() -> Description:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
 from filestoraged.api.interface import Data, Description, Interface, Resources
-from filestoraged.api.metrics import Gauge
+from filestoraged.api.metrics import number_of
 from filestoraged.api.payloads import Payloads
 from filestoraged.bounded_cache import BoundedCache
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound
@@ -19,7 +19,6 @@ from filestoraged.web.error_responses import refusal
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, NO_STORE, Answer, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
-from filestoraged.wire.exposition import Family
 from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 
 if TYPE_CHECKING:
@@ -235,21 +234,11 @@ def open_keys(databases: Databases) -> Keys:
 def _build(resources: Resources) -> Router:
     keys = open_keys(resources.databases)
     resources.test("Keys", keys.probe)
-    resources.gauges["keys"] = _gauge(keys)
+    resources.gauges["keys"] = number_of(
+        "filestoraged_queued_keys", "Keys set or deleted since the last commit, each time.", lambda: keys.queued
+    )
     resources.closing.append((keys.close,))
     return routes(keys)
-
-
-def _gauge(database: Keys) -> Gauge:
-    def collect() -> Iterator[Family]:
-        yield Family(
-            "filestoraged_queued_keys",
-            "gauge",
-            "Keys set or deleted since the last commit, each time.",
-            [({}, database.queued)],
-        )
-
-    return collect
 
 
 def _describe() -> Description:

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 from filestoraged.api import objects
 from filestoraged.api.interface import Json
-from filestoraged.api.links import listener_url, mount_url
 from filestoraged.api.objects import repository_name
 from filestoraged.api.payloads import Payloads
 from filestoraged.api.upload_targets import REPOSITORIES
@@ -110,7 +109,7 @@ class _Batches:
         batch = lfs.parse_batch(await self._payloads.gather(request), uploads=transfers)
         if self._authorizer is not None:
             self._authorizer.require(request, WRITE if batch.operation == lfs.UPLOAD else READ)
-        links = _Links(f"{mount_url(request, self._public_url)}/{name}")
+        links = _Links(f"{request.mount_url(self._public_url)}/{name}")
         lookup = _Lookup(self._store.namespace(name))
         describe = lookup.upload if batch.operation == lfs.UPLOAD else lookup.download
         described = [describe(each, links) for each in batch.objects]
@@ -125,7 +124,7 @@ class _Batches:
         owner = owner_of(request, self._authorizer)
         wanted = [each for each in described if "actions" in each]
         ids = self._uploads.find_or_create([_draft(owner, repository, each["oid"], each["size"]) for each in wanted])
-        start = f"{listener_url(request, self._public_url)}{request.mounts[_UPLOADS]}"
+        start = f"{request.listener_url(self._public_url)}{request.mounts[_UPLOADS]}"
         for each, id_ in zip(wanted, ids):
             each["actions"] = {"upload": {"href": f"{start}/{id_}"}}
 

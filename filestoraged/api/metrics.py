@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from filestoraged import __version__
@@ -16,7 +17,7 @@ from filestoraged.web.metrics import BOUNDS, Metrics, RequestTotals
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import Response, field_lines
 from filestoraged.web.router import READ, Route, Router
-from filestoraged.wire.exposition import CONTENT_TYPE, Family, Histogram, Sample, exposition
+from filestoraged.wire.exposition import CONTENT_TYPE, Family, Histogram, Sample, exposition, labelled
 
 _FIELDS = field_lines(("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"))
 
@@ -48,16 +49,21 @@ def routes(metrics: Metrics, gauges: Mapping[str, Gauge], clock: Clock = SYSTEM_
                 # A failed gauge must not hide the others, which an operator needs to find the cause.
                 log.warning("cannot count %s: %s", name, error.__cause__ or error)
                 failed_parts[name] = 1
-        failed: list[Sample] = [({"part": name}, failed_parts.get(name, 0)) for name in gauges]
-        families.append(
-            Family(
-                "filestoraged_scrape_errors", "gauge", "1 where a part of the metrics could not be collected.", failed
-            )
-        )
+        failed = labelled("part", {name: failed_parts.get(name, 0) for name in gauges})
+        help_ = "1 where a part of the metrics could not be collected."
+        families.append(Family("filestoraged_scrape_errors", "gauge", help_, failed))
         return Response(200, _FIELDS, exposition(families).encode())
 
     # Some gauges wait for another machine. Not on the threads for that, which all wait where one of these hangs.
     return Router("operations", [Route("GET", "/", show, READ, RunsOn.THREAD)])
+
+
+def number_of(name: str, help_: str, count: Callable[[], int]) -> Gauge:
+    return lambda: [Family(name, "gauge", help_, [({}, count())])]
+
+
+def numbers_by_state(name: str, help_: str, count: Callable[[], Mapping[str, int]]) -> Gauge:
+    return lambda: [Family(name, "gauge", help_, labelled("state", count()))]
 
 
 def _bounded(gauge: Gauge, clock: Clock) -> BoundedCall[list[Family]]:
@@ -72,8 +78,8 @@ def objects(store: Store, shared: SharedCount) -> Gauge:
         if counted is None:
             return
         totals = {name: Usage(*each) for name, each in counted.value.items()}
-        numbers: list[Sample] = [({"interface": name}, each.objects) for name, each in totals.items()]
-        sizes: list[Sample] = [({"interface": name}, each.size) for name, each in totals.items()]
+        numbers = labelled("interface", {name: each.objects for name, each in totals.items()})
+        sizes = labelled("interface", {name: each.size for name, each in totals.items()})
         yield Family("filestoraged_objects", "gauge", "Objects on disk.", numbers)
         yield Family("filestoraged_object_bytes", "gauge", "Bytes of the objects on disk.", sizes)
         help_ = "Time since the count of the objects on disk began."
@@ -87,25 +93,18 @@ def _workers(metrics: Metrics) -> Iterator[Family]:
     build = {"version": __version__, "python": sys.version.partition(" ")[0]}
     yield Family("filestoraged_build_info", "gauge", "Always 1; the labels name the version.", [(build, 1)])
     yield Family("filestoraged_workers", "gauge", "Workers that serve or drain.", [({}, now.workers)])
-    connections: list[Sample] = [
-        ({"state": "idle"}, now.idle),
-        ({"state": "active"}, max(0, now.connections - now.idle)),
-    ]
-    yield Family(
-        "filestoraged_connections", "gauge", "Open connections, idle while they wait for the client.", connections
-    )
-    in_flight: list[Sample] = [({}, now.in_flight)]
-    yield Family(
-        "filestoraged_requests_in_flight", "gauge", "Requests that the loop could not answer at once.", in_flight
-    )
+    connections = labelled("state", {"idle": now.idle, "active": max(0, now.connections - now.idle)})
+    help_ = "Open connections, idle while they wait for the client."
+    yield Family("filestoraged_connections", "gauge", help_, connections)
+    help_ = "Requests that the loop could not answer at once."
+    yield Family("filestoraged_requests_in_flight", "gauge", help_, [({}, now.in_flight)])
 
 
 def _requests(metrics: Metrics) -> Iterator[Family]:
     figures = metrics.totals()
-    kinds: dict[str, int] = {}
+    kinds: Counter[str] = Counter()
     for each in figures.values():
-        for kind, number in each.kinds.items():
-            kinds[kind] = kinds.get(kind, 0) + number
+        kinds.update(each.kinds)
 
     def samples(of: Callable[[RequestTotals], int | Histogram]) -> list[Sample]:
         return [({"interface": name, "method": method}, of(each)) for (name, method), each in figures.items()]
@@ -138,9 +137,5 @@ def _requests(metrics: Metrics) -> Iterator[Family]:
         "Bytes of response bodies that were sent.",
         samples(lambda each: each.sent),
     )
-    yield Family(
-        "filestoraged_errors_total",
-        "counter",
-        "Requests that were answered with an error, or broken off by one of the server, by its class.",
-        [({"kind": kind}, number) for kind, number in sorted(kinds.items())],
-    )
+    help_ = "Requests that were answered with an error, or broken off by one of the server, by its class."
+    yield Family("filestoraged_errors_total", "counter", help_, labelled("kind", dict(sorted(kinds.items()))))

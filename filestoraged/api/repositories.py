@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 from filestoraged.api import lfs, listing, objects
 from filestoraged.api.interface import Data, Description, Interface, Resources
-from filestoraged.api.metrics import Gauge
+from filestoraged.api.metrics import number_of
 from filestoraged.api.objects import Delivery, repository_name
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
@@ -16,7 +16,6 @@ from filestoraged.store.locks import Locks, prepare_locks
 from filestoraged.web.request import Request
 from filestoraged.web.response import JSON, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
-from filestoraged.wire.exposition import Family
 
 
 def routes(store: Store, delivery: Delivery, nested: Sequence[Router] = (), *, public_url: str | None = None) -> Router:
@@ -89,7 +88,7 @@ def _build(resources: Resources) -> Router:
     store = resources.objects.namespace(layout.REPOSITORIES, algorithm="sha256")
     locks = open_locks(resources.databases)
     resources.test("Locks", locks.probe)
-    resources.gauges["locks"] = _gauge(locks)
+    resources.gauges["locks"] = number_of("filestoraged_locks", "Locks of Git LFS in all repositories.", locks.count)
     resources.closing.append((locks.close,))
     nested = lfs.routes(
         store,
@@ -99,13 +98,6 @@ def _build(resources: Resources) -> Router:
         uploads=resources.uploads,
     )
     return routes(store, resources.delivery, [nested], public_url=resources.public_url)
-
-
-def _gauge(database: Locks) -> Gauge:
-    def collect() -> Iterator[Family]:
-        yield Family("filestoraged_locks", "gauge", "Locks of Git LFS in all repositories.", [({}, database.count())])
-
-    return collect
 
 
 def _describe() -> Description:

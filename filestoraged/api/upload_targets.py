@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from filestoraged.api.links import listener_url
 from filestoraged.errors import BadRequest, quoted
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
@@ -102,7 +101,7 @@ class Targets:
             return {"hash": upload.digest, "size": upload.received}
         if upload.target != DROPS:
             return {"oid": upload.digest, "size": upload.received}
-        url = f"{listener_url(request, self._public_url)}{request.mounts.get(DROPS, '')}/file/{upload.object}"
+        url = f"{request.listener_url(self._public_url)}{request.mounts.get(DROPS, '')}/file/{upload.object}"
         return {"status": "File Uploaded Successfully", "url": url}
 
     def result_fields(self, request: Request, upload: Upload) -> Fields:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from filestoraged.api import drop_form
 from filestoraged.api.interface import Data, Description, Interface, Json, Resources
-from filestoraged.api.metrics import Gauge
+from filestoraged.api.metrics import numbers_by_state
 from filestoraged.api.objects import check_name
 from filestoraged.api.upload_targets import DROPS, FILES, Targets
 from filestoraged.digest import Expected, digest_length, parse_digest
@@ -39,7 +39,6 @@ from filestoraged.web.router import PUBLIC, WRITE, Route, Router
 from filestoraged.wire import tus
 from filestoraged.wire.dates import format_date
 from filestoraged.wire.expectations import expected_digests
-from filestoraged.wire.exposition import Family, Sample
 
 _RESUMABLE = field_lines(("Tus-Resumable", tus.VERSION))
 
@@ -285,7 +284,9 @@ def open_uploads(resources: Resources) -> None:
     janitor = UploadsJanitor(resources.uploads, _cleanup_lock(resources, storage), resources.clock)
     janitor.start()
     resources.test("Uploads", registry.probe)
-    resources.gauges["uploads"] = _gauge(registry)
+    resources.gauges["uploads"] = numbers_by_state(
+        "filestoraged_uploads", "Resumable uploads by state.", registry.count
+    )
     resources.closing.append((janitor.stop, registry.close))
 
 
@@ -332,14 +333,6 @@ def _build(resources: Resources) -> Router:
         public_url=resources.public_url,
         remote=resources.objects.remote or resources.databases.is_remote,
     )
-
-
-def _gauge(registry: Registry) -> Gauge:
-    def collect() -> Iterator[Family]:
-        samples: list[Sample] = [({"state": state}, number) for state, number in registry.count().items()]
-        yield Family("filestoraged_uploads", "gauge", "Resumable uploads by state.", samples)
-
-    return collect
 
 
 def _describe() -> Description:

@@ -14,7 +14,7 @@ from filestoraged.daemon.values import parse_size
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
-from filestoraged.wire.exposition import Family, Sample
+from filestoraged.wire.exposition import Family, labelled
 
 if TYPE_CHECKING:
     from filestoraged.check.throttle import Throttle
@@ -107,9 +107,9 @@ def _gauge(store: Store) -> Gauge:
     def collect() -> Iterator[Family]:
         used = store.usage()
         reached = {name: each for name, each in used.items() if each is not None}
-        up: list[Sample] = [({"server": name}, int(name in reached)) for name in used]
-        items: list[Sample] = [({"server": name}, each.objects) for name, each in reached.items()]
-        sizes: list[Sample] = [({"server": name}, each.size) for name, each in reached.items()]
+        up = labelled("server", {name: int(name in reached) for name in used})
+        items = labelled("server", {name: each.objects for name, each in reached.items()})
+        sizes = labelled("server", {name: each.size for name, each in reached.items()})
         yield Family("filestoraged_memcached_up", "gauge", "1 where the memcached server answers.", up)
         yield Family("filestoraged_memcached_items", "gauge", "Items in memcached: manifests and chunks.", items)
         yield Family("filestoraged_memcached_bytes", "gauge", "Bytes of these items.", sizes)

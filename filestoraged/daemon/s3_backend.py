@@ -17,7 +17,7 @@ from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
-from filestoraged.wire.exposition import Family, Sample
+from filestoraged.wire.exposition import Family, labelled
 
 if TYPE_CHECKING:
     from filestoraged.check.inventory import CheckedStore
@@ -208,7 +208,7 @@ def _gauge(traffic: Callable[[], Mapping[str, int]], idle_connections: Callable[
     """Requests to an S3 store by result, and the connections that the asked worker keeps."""
 
     def collect() -> Iterator[Family]:
-        attempts: list[Sample] = [({"result": result}, number) for result, number in traffic().items()]
+        attempts = labelled("result", traffic())
         yield Family("filestoraged_s3_requests_total", "counter", "Requests to the S3 store, by result.", attempts)
         help_ = "Connections to the S3 store that the worker which was asked keeps for the next requests."
         yield Family("filestoraged_s3_idle_connections", "gauge", help_, [({}, idle_connections())])

@@ -190,6 +190,18 @@ class Request:
         else:
             self.loggable = redact_target(self.path + query)
 
+    def mount_url(self, public_url: str | None) -> str:
+        """Return the URL of the interface that is asked, without a slash at its end."""
+        return self.listener_url(public_url) + self.mount
+
+    def listener_url(self, public_url: str | None) -> str:
+        """Return the URL that the prefixes of interfaces follow.
+
+        It is `public_url`, the value of --public-url, or has the host that the client has asked for.
+        """
+        # Only HTTP/1.0 may omit Host.
+        return public_url or f"http://{self.fields.get('host', 'localhost')}"
+
     @property
     def may_be_kept(self) -> bool:
         """Whether it may be cached: it is routed, and holds no secret."""

@@ -33,6 +33,11 @@ class Family(NamedTuple):
     samples: Sequence[Sample]
 
 
+def labelled(label: str, values: Mapping[str, int]) -> list[Sample]:
+    """A sample for each value of a label."""
+    return [({label: name}, value) for name, value in values.items()]
+
+
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
