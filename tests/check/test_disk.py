@@ -68,7 +68,7 @@ class DiskCheckCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.directory / "store"
-        # Without journals, so that other processes may change an object that is being moved.
+        # Without journals, so that files are what the tests make them.
         self.store = DiskStore(self.root, system=PlainLinux())
         self.store.prepare()
         self.pets = self.store.namespace("repositories").namespace("pets")
@@ -440,13 +440,12 @@ class ObstacleTest(DiskCheckCase):
         self.path(digest).mkdir(parents=True)
         rename = os.rename
 
-        def upload_first(*arguments: Any, **named: Any) -> None:
+        def replace_first(*arguments: Any, **named: Any) -> None:
             self.path(digest).rmdir()
-            with mock.patch("os.rename", rename):
-                self.store.put(TEA)
+            self.path(digest).write_bytes(TEA)
             rename(*arguments, **named)
 
-        with mock.patch("os.rename", upload_first):
+        with mock.patch("os.rename", replace_first):
             self.assertEqual([], self.check(repair=True, threads=1))
 
         self.assertEqual([], os.listdir(self.root / "quarantine" / digest[:2]))
@@ -499,62 +498,21 @@ class RaceTest(DiskCheckCase):
 
         self.assertIsNone(checker.check(Item(ItemKind.OBJECT, f"{self.digest[:2]}/{self.digest}")))
 
-    def test_whole_upload_just_before_the_move_keeps_its_name(self) -> None:
-        with self.replaced_before_the_move():
-            self.assertEqual([], self.check(repair=True))
+    def test_whole_upload_during_the_move_waits_for_it_and_keeps_its_name(self) -> None:
+        rename = os.rename
+        upload = threading.Thread(target=self.store.put, args=(POT,))
+
+        def upload_first(*arguments: Any, **named: Any) -> None:
+            if "quarantine" in arguments[1]:
+                upload.start()
+            rename(*arguments, **named)
+
+        with mock.patch("os.rename", upload_first):
+            self.assertEqual([DAMAGED], [each.kind for each in self.check(repair=True)])
+        upload.join()
 
         self.assertEqual(POT, read(self.store.get(self.digest)))
-        self.assertEqual([], self.quarantined())
-
-    def test_two_whole_uploads_around_the_move_leave_one(self) -> None:
-        link = LINUX.link
-
-        def put_again(*arguments: Any, **named: Any) -> None:
-            with mock.patch.object(LINUX, "link", link):
-                self.store.put(POT)
-            link(*arguments, **named)
-
-        with self.replaced_before_the_move(), mock.patch.object(LINUX, "link", put_again):
-            self.assertEqual([], self.check(repair=True))
-
-        self.assertEqual(POT, read(self.store.get(self.digest)))
-
-    def test_whole_upload_keeps_its_name_without_hard_links(self) -> None:
-        denied = PermissionError(errno.EPERM, "Operation not permitted")
-
-        with self.replaced_before_the_move(), mock.patch.object(LINUX, "link", side_effect=denied):
-            self.assertEqual([], self.check(repair=True))
-
-        self.assertEqual(POT, read(self.store.get(self.digest)))
-        self.assertEqual([], self.quarantined())
-
-    def test_whole_upload_keeps_its_name_if_its_directory_was_removed(self) -> None:
-        link, path = LINUX.link, self.path(self.digest)
-        removals = iter([True])
-
-        def remove_directory(*arguments: Any, **named: Any) -> None:
-            if next(removals, False):
-                path.parent.rmdir()
-            link(*arguments, **named)
-
-        with self.replaced_before_the_move(), mock.patch.object(LINUX, "link", remove_directory):
-            self.assertEqual([], self.check(repair=True))
-
-        self.assertEqual(POT, path.read_bytes())
-
-    @contextlib.contextmanager
-    def replaced_before_the_move(self) -> Iterator[None]:
-        """Upload the object between the last `stat` of a damaged one and its move."""
-        rename, link = os.rename, LINUX.link
-
-        def replace_first(source: str, target: str, **named: Any) -> None:
-            if "quarantine" in target:
-                with mock.patch.object(LINUX, "link", link):
-                    self.store.put(POT)
-            rename(source, target, **named)
-
-        with mock.patch("os.rename", replace_first):
-            yield
+        self.assertEqual([self.digest], [path.name for path in self.quarantined()])
 
     def test_two_repairs_at_once_move_it_once(self) -> None:
         with self.after_reading(lambda: self.check(repair=True)):

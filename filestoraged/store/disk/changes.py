@@ -2,7 +2,8 @@
 
 The invariant: a name in a shard leads to a whole object, at every moment and after every crash, and an object that was
 answered stays. With a journal, a change is recorded durably, then applied to the files without a sync. Without one, the
-bytes are synced before they get their name, and the directory behind it.
+bytes are synced before they get their name, and the directory behind it. In both cases the path is locked meanwhile, so
+that no other thread or process changes the same object.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Change(ABC):
         self._full = f"{directories.root}/{path}"
         self._shard, _, self._name = self._full.rpartition("/")
 
-    # With a journal, in this order. The path is locked from before the first until the last.
+    # With a journal, in this order.
 
     def prepare(self) -> Bytes:
         """Do all that may fail before the record. Returns its bytes. Raises OSError, and Error."""
@@ -105,12 +106,15 @@ class SmallUpload(Change):
         self._replace = replace
         self._stagings = stagings
         self._file: StagedFile | None = source if isinstance(source, StagedFile) else None
-        self._refusal: AlreadyExists | None = None
+        # Whether the object existed before, and was not to be replaced; and whether this upload gave it its name.
+        self._is_refused = False
+        self._is_new = False
 
     def prepare(self) -> Bytes:
         super().prepare()
-        if not self._replace:
-            self._refuse_existing()
+        # What exists is durable: the upload that stored it locked its path until it was.
+        if not self._replace and self._exists():
+            raise AlreadyExists(self._name)
         if isinstance(self._source, MemoryStaging):
             data: Bytes = self._source.data
             self._write(data)
@@ -119,61 +123,61 @@ class SmallUpload(Change):
         return self._file.read()
 
     def apply(self) -> None:
-        self._directories.place(self._shard, self._give_name)
+        # Another upload of the same round may have stored it.
+        if not self._replace and self._exists():
+            raise AlreadyExists(self._name)
+        self._give_name()
 
     def commit_alone(self) -> None:
-        if isinstance(self._source, MemoryStaging):
-            self._write(self._source.data)
-        assert self._file is not None
-        self._file.sync()
-        directory = self._directories.enter(self._shard, self._name, self._move)
+        super().prepare()
+        exists = self._exists()
+        self._is_refused = exists and not self._replace
+        if not self._is_refused:
+            if isinstance(self._source, MemoryStaging):
+                self._write(self._source.data)
+            assert self._file is not None
+            self._file.sync()
+            self._give_name()
+            self._is_new = not exists
+        # Of one that exists, too: a client that is told so does not send it again, and a process that was killed may
+        # not have synced its name.
+        directory = open_directory(self._shard, system=self._system)
         try:
             self._directories.sync(self._shard, directory)
         finally:
             self._system.close(directory)
 
     def take_back(self) -> None:
-        if self._file is not None:
+        if self._is_new:
             with contextlib.suppress(OSError):
-                self._file.take_back(self._shard, self._full)
+                self._system.unlink(self._full)
+                self._system.rmdir(self._shard)
 
     def finish(self) -> Digest:
         self._release()
-        if self._refusal is not None:
-            raise self._refusal
+        if self._is_refused:
+            raise AlreadyExists(self._name)
         return self._digest
 
     def _write(self, data: Bytes) -> None:
         self._file = self._stagings.stage_file()
         self._file.write(data)
 
-    def _move(self, name: str, directory: int) -> None:
-        """Give the file its name in an open directory, for a caller that syncs that."""
-        assert self._file is not None
-        try:
-            (self._file.replace if self._replace else self._file.add)(name, directory)
-        except (IsADirectoryError, FileExistsError) as error:
-            # The operator needs the whole path.
-            raise type(error)(error.errno, str(error.strerror).replace(name, self._full)) from None
-        except AlreadyExists as error:
-            # Raised behind the sync: a client that is told that the object exists does not send it again, and the
-            # upload that stored it may not have synced its name yet.
-            self._refusal = error
-
     def _give_name(self) -> None:
         assert self._file is not None
-        (self._file.rename if self._replace else self._file.add)(self._full)
+        file = self._file
+        self._directories.place(self._shard, lambda: file.rename(self._full))
 
-    def _refuse_existing(self) -> None:
-        """Raise AlreadyExists. What exists is durable: the upload that stored it locks its path until it is."""
+    def _exists(self) -> bool:
+        """Whether anything has the name. Raises OSError if it is no object, and not to be replaced."""
         try:
             mode = self._system.lstat(self._full).st_mode
         except (FileNotFoundError, NotADirectoryError):
-            return
-        if not stat.S_ISREG(mode):
+            return False
+        if not self._replace and not stat.S_ISREG(mode):
             # A client that was told that the object exists would not send it again.
             raise FileExistsError(errno.EEXIST, f"{self._full!r} is not a regular file")
-        raise AlreadyExists(self._name)
+        return True
 
     def _release(self) -> None:
         source, self._source = self._source, None

@@ -18,12 +18,6 @@ from filestoraged.store.system import LINUX, Files, System, is_directory
 # Forgetting one costs a sync.
 _MAX_DURABLE = 16_384
 
-# Seconds during which `enter` makes a directory again before it raises an error. Each time, another process has removed
-# the directory's last file; that process may have lost its processor before it removes the directory, so `enter` waits
-# between attempts.
-_ENTER_TIMEOUT = 5.0
-_ENTER_PAUSE = 0.001
-
 # Times that `place` makes a directory again: without pauses, since others wait for its caller.
 _PLACE_ATTEMPTS = 100
 
@@ -36,9 +30,6 @@ _COARSE_TICK = 2 * _SECOND
 
 # A directory that may not be read or synced by this user, because systemd or an installer made it.
 _NOT_SYNCABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL)
-
-# Errors of file systems without hard links, and of a file that has the maximum number of links.
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 # The state of a directory: device, inode and time of change.
 _State = tuple[int, int, int]
@@ -115,30 +106,8 @@ class Directories:
             self._refuse_file(path)
             raise
 
-    def enter(self, path: str, name: str, move: Callable[[str, int], None]) -> int:
-        """Call `move` with `name` and a descriptor of the directory `path`, to put the name there.
-
-        Returns the descriptor, which the caller syncs and closes. If a removal empties and removes the directory
-        meanwhile, `enter` makes it again. With a path instead of the descriptor, the name could get into another
-        directory than the one that is synced. Raises OSError, and the exceptions of `move`.
-        """
-        deadline = self.system.monotonic() + _ENTER_TIMEOUT
-        while True:
-            descriptor = -1
-            try:
-                # Open before the move: a process without free descriptors leaves nothing visible.
-                descriptor = self.open(path)
-                move(name, descriptor)
-                return descriptor
-            except BaseException as error:
-                if descriptor >= 0:
-                    self.system.close(descriptor)
-                if not isinstance(error, FileNotFoundError) or self.system.monotonic() >= deadline:
-                    raise
-            self.system.sleep(_ENTER_PAUSE)
-
     def place(self, path: str, move: Callable[[], None]) -> None:
-        """Call `move` to put a name into the directory `path`, for a caller that syncs the whole file system next.
+        """Call `move` to put a name into the directory `path`, for a caller that syncs it next.
 
         If the directory is missing, or a removal removes it meanwhile, `place` makes it. Raises what `move` raises.
         """
@@ -217,22 +186,6 @@ class Directories:
 def is_past(changed: int, *, system: System = LINUX) -> bool:
     """Whether a change at present would show another time than `changed`, in nanoseconds since 1970."""
     return system.time_ns() - changed > (_TICK if changed % _SECOND else _COARSE_TICK)
-
-
-def try_link(path: str, name: str, directory: int | None = None, *, system: Files = LINUX) -> bool:
-    """Give the file at `path` a second name, relative to an open directory if one is given.
-
-    Unlike a rename, this never replaces another file.
-
-    Returns False if the file system cannot link it. Raises FileExistsError if the name is taken, and other OSErrors.
-    """
-    try:
-        system.link(path, name, dst_dir_fd=directory, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return False
-    return True
 
 
 def sync(path: str, *, system: Files = LINUX) -> None:

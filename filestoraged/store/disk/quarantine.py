@@ -3,20 +3,18 @@
 A directory that was in place of an object is kept in the same way, a file that was in place of a directory with a
 suffix: objects of that directory may be moved, too.
 
-The invariant: the file that is moved is the one that was checked. A whole upload that takes its name meanwhile keeps
-the name.
+The invariant: the file that is moved is the one that was checked. An upload of the same name waits meanwhile.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import stat
 from contextlib import suppress
 
 from filestoraged.store import layout
-from filestoraged.store.disk.directories import sync, try_link
+from filestoraged.store.disk.directories import sync
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.permissions import PRIVATE, create_file, make_directory
 
@@ -67,19 +65,7 @@ class Quarantine:
             if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
                 return False
             raise
-        if os.path.samestat(os.stat(destination, follow_symlinks=False), checked):
-            return True
-        # A whole upload took the name between `stat` and `rename`.
-        self._give_back(source, destination)
-        return False
-
-    def _give_back(self, source: str, destination: str) -> None:
-        parent, name = os.path.split(source)
-        directory = self._directories.enter(parent, name, functools.partial(_restore, destination))
-        try:
-            self._directories.sync(parent, directory)
-        finally:
-            os.close(directory)
+        return True
 
     def _reserve(self, wanted: str, checked: os.stat_result) -> str:
         """Make an empty file or directory to rename over, since a rename replaces an existing one."""
@@ -92,16 +78,3 @@ class Quarantine:
                     os.close(create_file(f"{self._root}/{target}", PRIVATE.file))
                 return target
         raise AssertionError("itertools.count() ended")
-
-
-def _restore(path: str, name: str, directory: int) -> None:
-    """Give the file at `path` its name back. If another upload has the name by now, remove the file."""
-    try:
-        is_linked = try_link(path, name, directory)
-    except FileExistsError:
-        is_linked = True
-    if is_linked:
-        os.unlink(path)
-    else:
-        # Without hard links. The rename may replace an upload that took the name since, by the same bytes.
-        os.rename(path, name, dst_dir_fd=directory)

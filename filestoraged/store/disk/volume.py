@@ -122,10 +122,6 @@ class Volume:
     @contextlib.contextmanager
     def changing(self, path: str) -> Iterator[None]:
         """A block that changes the object at `path` without a record, and syncs it. Raises OSError and Error."""
-        if not exists(self.system, f"{self.root}/{layout.JOURNAL}"):
-            # No process of the store has a journal.
-            yield
-            return
         with self._locked(path):
             yield
             self._note(path)
@@ -193,18 +189,22 @@ class Volume:
             self.system.result_of(note.done)
 
     def _locked(self, path: str) -> contextlib.AbstractContextManager[None]:
-        return self._share().locked(path) if self._has_journals() else contextlib.nullcontext()
+        return self._share().locked(path)
 
     def _has_journals(self) -> bool:
         if self._is_journaled is None:
-            self.identity.check()
-            if not is_directory(self.system, self.root):
-                self.directories.make_root()
+            self._make_root()
             self._is_journaled = has_journals(self.root, system=self.system)
         return self._is_journaled
 
+    def _make_root(self) -> None:
+        self.identity.check()
+        if not is_directory(self.system, self.root):
+            self.directories.make_root()
+
     def _share(self) -> SharedJournal:
         if self._shared is None:
+            self._make_root()
             self._shared = SharedJournal(self.directories, self.staging_area, system=self.system)
         return self._shared
 

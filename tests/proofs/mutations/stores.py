@@ -69,13 +69,13 @@ MUTATIONS = (
     _changes("name-comes-before-the-sync-of-the-bytes", "        self._file.sync()\n", ""),
     _changes(
         "existing-object-is-replaced-in-spite-of-the-journal",
-        "        if not self._replace:\n            self._refuse_existing()\n",
-        "",
+        "            raise AlreadyExists(self._name)\n        if isinstance",
+        "            pass\n        if isinstance",
     ),
     _volume("file-system-that-failed-is-not-noticed", "                    self.check_changes()\n", ""),
     _volume("failed-change-is-not-taken-back", "                    change.take_back()\n", ""),
     _volume("large-object-is-not-noted", "                    self._note(change.path)\n", ""),
-    _volume("change-without-a-record-locks-no-path", "if self._has_journals() else contextlib", "if 0 else contextlib"),
+    _volume("change-without-a-record-locks-no-path", "self._share().locked(path)", "contextlib.nullcontext()"),
     # The journal.
     _journal("group-commit-does-not-sync", "            self._system.fdatasync(self.descriptor)\n", ""),
     _journal("failed-segment-is-written-again", "            self.is_broken = True\n", ""),

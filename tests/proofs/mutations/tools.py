@@ -50,7 +50,7 @@ MUTATIONS = (
         "            self._directories.sync(into, directory)\n        finally:",
     ),
     _quarantine("move-to-the-quarantine-is-not-synced", '        sync(os.path.dirname(f"{self._root}/{path}"))\n', ""),
-    _quarantine("whole-upload-is-quarantined", "        self._give_back(source, destination)\n", ""),
+    _quarantine("whole-upload-is-quarantined", "        with self._volume.changing(path):\n", "        if True:\n"),
     _prune("object-of-the-very-second-is-pruned", "status.modified < self._before", "status.modified <= self._before"),
     _prune("line-without-an-oid-is-skipped", "if not _OID.fullmatch(words[0]):", "if not _OID.match(words[0]):"),
     _throttle("thread-may-catch-up-for-ever", "max(self._paid_until, now - _MAX_LAG) +", "self._paid_until +"),

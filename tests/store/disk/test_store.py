@@ -279,29 +279,27 @@ class FailedSyncTest(TempCase):
 
         self.assertEqual(TEA_DIGEST, self.store.put(TEA))
 
-    def test_refused_upload_leaves_an_object_that_another_one_stored_meanwhile(self) -> None:
+    def test_refused_upload_leaves_the_object_of_another_one_which_waits_for_it(self) -> None:
         self.store.prepare()
+        others: list[Future[Any]] = []
 
-        self.refuse(first=lambda: self.other.put(TEA))
+        def put() -> None:
+            with self.other.stage(len(TEA)) as staging:
+                staging.write(TEA)
+                others.append(staging.commit())
+
+        self.refuse(first=put)
+        others[0].result(PATIENCE)
 
         self.assertEqual(TEA, self.path.read_bytes())
         self.assertEqual(1, len(self.files_below(self.root)))
 
-    def test_refused_upload_gives_back_what_another_one_stored_at_the_last_moment(self) -> None:
+    def test_upload_that_fails_after_its_staging_area_was_removed_leaves_nothing(self) -> None:
         self.store.prepare()
-        rename = os.rename
 
-        def put_first(source: str, target: str, **named: Any) -> None:
-            if source == str(self.path):
-                with mock.patch.object(self.system, "rename", rename):
-                    self.other.put(TEA)
-            rename(source, target, **named)
+        self.refuse(first=lambda: shutil.rmtree(self.root / "staging"))
 
-        with mock.patch.object(self.system, "rename", put_first):
-            self.refuse()
-
-        self.assertEqual(TEA, self.path.read_bytes())
-        self.assertEqual(1, len(self.files_below(self.root)))
+        self.assertEqual([], self.files_below(self.root))
 
     def test_bytes_whose_sync_failed_once_are_never_stored_by_a_second_commit(self) -> None:
         with self.store.stage() as staging:
@@ -413,22 +411,21 @@ class RemovalTest(TempCase):
 
         self.assertEqual([other], os.listdir(self.shard))
 
-    def test_upload_that_is_removed_with_its_shard_directory_before_that_is_synced_succeeds(self) -> None:
+    def test_removal_of_an_object_waits_until_its_upload_is_synced(self) -> None:
         coffee = TEA_DIGEST[:2] + "0" * 62
         self.store.remove(TEA_DIGEST)
-        link = os.link
+        rename, removals = os.rename, list[Future[None]]()
 
-        def link_and_remove(*arguments: Any, **named: Any) -> None:
-            link(*arguments, **named)
-            DiskStore(self.root, system=PlainLinux()).remove(coffee)
+        def rename_and_remove(*arguments: Any, **named: Any) -> None:
+            rename(*arguments, **named)
+            removals.append(DiskStore(self.root, system=PlainLinux()).remove_later(coffee))
 
-        digests: list[str] = []
-        with mock.patch.object(self.system, "link", link_and_remove):
-            synced = self.synced(lambda: digests.append(self.store.put(b"coffee", name=coffee)))
+        with mock.patch.object(self.system, "rename", rename_and_remove):
+            synced = self.synced(lambda: self.store.put(b"coffee", name=coffee))
+        removals[0].result(PATIENCE)
 
-        self.assertEqual(1, len(digests))
+        self.assertEqual([str(self.shard), str(self.root)], synced[-2:])
         self.assertFalse(self.shard.exists())
-        self.assertEqual(str(self.root), synced[-1])
         self.assertEqual([], self.files_below(self.root))
 
 
