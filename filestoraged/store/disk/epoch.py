@@ -50,7 +50,9 @@ _SLOTS = 2 * _BLOCK
 _MARK = struct.Struct("<8sq")
 _CHECKPOINT = struct.Struct("<8sQQqI")
 _CHECKPOINT_MAGIC = b"fscheck1"
-_COPY_SIZE = 2 * _BLOCK
+# Of a checkpoint: it has the marks of twice as many processes as workers are allowed, which a reload needs, and more.
+# Only what is written of it takes space.
+_COPY_SIZE = 10 * _BLOCK
 _SLOT_SIZE = _BLOCK + 2 * _COPY_SIZE
 # Processes that may have one store.
 _MAX_MARKS = (_COPY_SIZE - _CHECKPOINT.size - _CHECKSUM_SIZE) // _MARK.size

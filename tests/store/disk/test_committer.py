@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from filestoraged.daemon.values import MAX_WORKERS
 from filestoraged.errors import AlreadyExists, NotFound, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.changes import Removal
 from filestoraged.store.disk.committer import JournalCommitter
-from filestoraged.store.disk.epoch import LOCK_TIMEOUT, EpochFile
+from filestoraged.store.disk.epoch import LOCK_TIMEOUT, Checkpoint, EpochFile
 from filestoraged.store.disk.records import BLOCK
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
@@ -453,6 +454,17 @@ class CheckpointTest(JournalCase):
         descriptor = os.open(self.path(digest), os.O_RDONLY)
         self.addCleanup(os.close, descriptor)
         return os.fstat(descriptor).st_ino
+
+    def test_checkpoint_has_the_marks_of_twice_as_many_processes_as_workers_are_allowed(self) -> None:
+        file = EpochFile(str(self.directory), system=Linux())
+        self.addCleanup(file.close)
+        epoch = file.join(lambda _: None)
+        file.begin_marks(f"{0:016x}", 0)
+        checkpoint = Checkpoint(1, {f"{number:016x}": number for number in range(2 * MAX_WORKERS + 100)})
+
+        file.save(checkpoint, epoch)
+
+        self.assertEqual([checkpoint], file.checkpoints(epoch))
 
     def test_segments_are_written_again_behind_checkpoints(self) -> None:
         digests = [self.store.put(b"%d" % number) for number in range(30)]
