@@ -235,7 +235,7 @@ class BrokenSyscallTest(TempCase):
             ("fsync:error=EIO:when=1", 100_000, 500),
             # The second one is the directory's.
             ("fsync:error=ENOSPC:when=2", 100_000, 507),
-            ("linkat:error=EDQUOT:when=1", 100_000, 507),
+            ("rename:error=EDQUOT:when=1", 100_000, 507),
             # Of the journal, and of an upload behind its record.
             ("fdatasync:error=EIO:when=1", 3, 500),
             ("rename:error=EDQUOT:when=1", 3, 507),

@@ -183,7 +183,7 @@ class KilledTest(GitCase):
             first.commit(**files)
             first.git("lfs", "lock", "file0.bin")
             # Each object takes half a second or more, so that most are missing when the daemon is killed.
-            with traced_processes(daemon.workers(), "-o", "/dev/null", "-e", "inject=linkat:delay_enter=500000"):
+            with traced_processes(daemon.workers(), "-o", "/dev/null", "-e", "inject=rename:delay_enter=500000"):
                 pushing = subprocess.Popen(
                     ["git", "push", "--quiet", "origin", "main"],
                     cwd=first.path,
