@@ -21,13 +21,13 @@ from filestoraged.future import set_results
 from filestoraged.store.disk.changes import Change
 from filestoraged.store.disk.epoch import LOCK_PAUSE, LOCK_TIMEOUT
 from filestoraged.store.disk.journal import Journal, JournalSegment
-from filestoraged.store.disk.records import Record, RecordKind, size_of_record, void
+from filestoraged.store.disk.records import Record, RecordKind, void
 from filestoraged.store.disk.shared_journal import SharedJournal
 from filestoraged.store.system import Queue, System, Thread
 
 log = logging.getLogger(__name__)
 
-# Changes and bytes of one round. In a larger one, the first change would wait long for the last.
+# Changes and bytes of objects of one round. In a larger one, the first change would wait long for the last.
 _MAX_ROUND = 256
 _MAX_ROUND_SIZE = 1024 * 1024
 
@@ -256,7 +256,7 @@ class JournalCommitter(Committer):
                 self._fail([change], error)
                 continue
             record = Record(change.kind, change.path, self._system.monotonic_ns(), data)
-            size += size_of_record(record)
+            size += len(data)
             yield change, record
 
     def _defer(self, waiting: _Waiting) -> None:

@@ -111,7 +111,6 @@ class Directories:
 
         If the directory is missing, or a removal removes it meanwhile, `place` makes it. Raises what `move` raises.
         """
-        self.refuse_link(path)
         for _ in range(_PLACE_ATTEMPTS):
             try:
                 move()

@@ -28,6 +28,7 @@ import hashlib
 import itertools
 import os
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -154,8 +155,8 @@ class EpochFile:
 
     def try_lock(self, path: str) -> bool:
         """Lock a path against the open files of others. Returns False if one of them has it."""
-        number = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=7).digest(), "little")
-        return self._system.try_lock(self._descriptor, _PATH_LOCKS + number)
+        # Paths that have the same checksum wait for each other.
+        return self._system.try_lock(self._descriptor, _PATH_LOCKS + zlib.crc32(path.encode()))
 
     def unlock_paths(self) -> None:
         self._system.unlock(self._descriptor, _PATH_LOCKS, 2 * _PATH_LOCKS)

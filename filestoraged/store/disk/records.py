@@ -119,10 +119,6 @@ def size_of_group(size: int) -> int:
     return -(-(_HEAD_SIZE + size) // BLOCK) * BLOCK
 
 
-def size_of_record(record: Record) -> int:
-    return _RECORD.size + len(record.path.encode()) + len(record.data)
-
-
 def has_groups(data: memoryview) -> bool:
     """Whether a segment has the beginning of a group, of any epoch."""
     return any(data[position : position + len(_MAGIC)] == _MAGIC for position in range(0, len(data), BLOCK))
