@@ -49,7 +49,7 @@ MUTATIONS = (
         "and the next sync would succeed.\n            self.discard()\n",
         "and the next sync would succeed.\n",
     ),
-    _staged_file("failed-commit-takes-back-an-older-object", "        if not self._is_new:\n            return\n", ""),
+    _changes("failed-commit-takes-back-an-older-object", "self._is_new = not exists", "self._is_new = True"),
     _changes("name-of-an-object-is-not-synced", "self._directories.sync(self._shard, directory)", "pass"),
     _changes(
         "removal-is-not-synced",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from unittest import mock
 
-from filestoraged.errors import AlreadyExists
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
@@ -26,18 +25,3 @@ class StagedFileTest(TempCase):
         self.assertEqual([], self.files_below(self.directory))
         # The kernel has reported the error once: this sync would succeed without the bytes.
         self.assertRaises(OSError, file.sync)
-
-    def test_failed_commit_of_a_link_leaves_the_object_that_it_is_a_link_to(self) -> None:
-        directories = Directories(str(self.directory))
-        area = StagingArea(directories, PRIVATE)
-        stored = str(self.directory / "tea")
-        file = StagedFile(area, directories)
-        file.add(stored)
-        link = StagedFile(area, directories, source=stored)
-        self.assertRaises(AlreadyExists, link.add, stored)
-
-        link.take_back(str(self.directory), stored)
-        link.discard()
-        file.discard()
-
-        self.assertIn("tea", self.files_below(self.directory))

@@ -279,6 +279,13 @@ class FailedSyncTest(TempCase):
 
         self.assertEqual(TEA_DIGEST, self.store.put(TEA))
 
+    def test_refused_upload_leaves_the_object_of_an_earlier_one(self) -> None:
+        self.store.put(TEA)
+
+        self.refuse()
+
+        self.assertEqual(TEA, self.path.read_bytes())
+
     def test_refused_upload_leaves_the_object_of_another_one_which_waits_for_it(self) -> None:
         self.store.prepare()
         others: list[Future[Any]] = []
