@@ -315,7 +315,7 @@ class BrokenDownloadTest(DropsCase):
         self.wait_until("nothing is kept", lambda: not self.files_below(self.store_path))
 
     def test_upload_that_cannot_be_stored_leaves_nothing(self) -> None:
-        with mock.patch.object(LINUX, "link", side_effect=OSError(28, "No space left on device")):
+        with mock.patch.object(LINUX, "rename", side_effect=OSError(28, "No space left on device")):
             self.assertEqual(507, self.send_form(file_part(b"tea")).status)
 
         def is_tidy() -> bool:
