@@ -66,7 +66,7 @@ MUTATIONS = (
         "        if not self._is_removed:\n            raise NotFound(name=self._name)\n",
         "",
     ),
-    _changes("name-comes-before-the-sync-of-the-bytes", "        self._file.sync()\n", ""),
+    _changes("name-comes-before-the-sync-of-the-bytes", "            self._file.sync()\n", ""),
     _changes(
         "existing-object-is-replaced-in-spite-of-the-journal",
         "            raise AlreadyExists(self._name)\n        if isinstance",
@@ -86,8 +86,8 @@ MUTATIONS = (
     ),
     _committer(
         "change-is-applied-before-its-record",
-        "        try:\n            sequence = journal.append(",
-        "        [change.apply() for change, _ in pending]\n        try:\n            sequence = journal.append(",
+        "        journal, sequence = self._append(",
+        "        [change.apply() for change, _ in pending]\n        journal, sequence = self._append(",
     ),
     _committer(
         "change-that-failed-behind-its-record-is-not-void",
@@ -102,18 +102,16 @@ MUTATIONS = (
     ),
     _committer(
         "segment-is-written-again-behind-a-failed-checkpoint",
-        "                self.failure = error\n",
-        "                self.failure = error\n                journal.free(waiting.pop())\n",
+        "                self._failure = error\n",
+        "                self._failure = error\n                [each.free.put(each) for each in waiting]\n",
     ),
     _committer("locked-path-is-changed", "not self._shared.try_lock(change.path)", "not change.path"),
     _committer("path-stays-locked", "            self._shared.unlock_paths()\n", "            pass\n"),
-    _committer(
-        "full-disk-removes-nothing", "            if error.errno not in DISK_FULL:", "            if error.errno:"
-    ),
+    _committer("full-disk-removes-nothing", "error.errno not in DISK_FULL:", "error.errno:"),
     _committer(
         "removal-on-a-full-disk-is-not-synced",
-        "            self._shared.checkpoint()\n            finish(changes)",
-        "            finish(changes)",
+        "                change.commit_alone()\n            self._shared.checkpoint()\n",
+        "                change.commit_alone()\n",
     ),
     _shared_journal("marks-of-dead-processes-count", "if token in living}", "}"),
     _shared_journal(
@@ -128,7 +126,7 @@ MUTATIONS = (
         "failed-sync-of-a-replay-is-forgotten", "                file.note_failure(former)\n", "                pass\n"
     ),
     _replay("last-record-of-an-object-does-not-count", "former.time <= record.time", "former.time > record.time"),
-    _replay("damaged-journal-is-replayed", "if not are_written and is_broken", "if 0 and is_broken"),
+    _replay("damaged-journal-is-replayed", "if missing is not None:", "if 0:"),
     _replay("damaged-epoch-is-taken-for-a-new-store", "if any(map(has_groups, segments)):", "if 0:"),
     _replay("removed-object-comes-back", "                changed += self._remove(full)\n", "                pass\n"),
     _replay(
