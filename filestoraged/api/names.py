@@ -4,60 +4,38 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
 
 from filestoraged.api import listing, objects
 from filestoraged.api.interface import Data, Description, Interface, Resources
 from filestoraged.api.metrics import Gauge
 from filestoraged.api.name_pages import NamePages
+from filestoraged.api.name_requests import by_folder, condition_of, media_type, parse_name, returned_fields, ttl_of
 from filestoraged.api.objects import repository_name
 from filestoraged.api.pages import Pages
 from filestoraged.digest import Expected, parse_digest
-from filestoraged.errors import BadRequest, CorruptObject, NotFound, PreconditionFailed, quoted
+from filestoraged.errors import CorruptObject, NotFound
 from filestoraged.store import layout
 from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.contract import SMALL, Blob, Store
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.name_collection import SUCCESSION_TIME, Collector, NamesJanitor
 from filestoraged.store.name_limits import FindRules, no_rules, require_unwritten
+from filestoraged.store.name_listing import Name
 from filestoraged.store.name_tables import area_of, prepare_names
-from filestoraged.store.names import Condition, Link, Name, Names, unconditional
+from filestoraged.store.names import Link, Names, unconditional
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, NO_STORE, Fields, Response, encode_fields, field_lines
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
-from filestoraged.wire import conditions
 from filestoraged.wire.dates import format_date, format_timestamp
 from filestoraged.wire.exposition import Family
 
 if TYPE_CHECKING:
     from filestoraged.store.postgresql.databases import PostgresDatabases
 
-# In bytes of UTF-8. A path of S3 and an index of PostgreSQL have room for more.
-_MAX_NAME = 1024
-
 # Hexadecimal digits.
 _OID_LENGTH = 64
-
-# Of unreserved characters, and others that mean themselves in a path: most names need no decoding.
-_PLAIN_NAME = re.compile(r"(?:(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+(?:/|$)(?<!/$))+")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-# Seconds, a hundred years.
-_MAX_TTL = 3_153_600_000
-_TTL = re.compile(r"[0-9]{1,10}")
-
-# Characters of a media type, and of a field of an upload that comes back. They are in memory for a whole page.
-_MAX_TYPE = 255
-_MAX_FIELD = 600
-
-# Fields of Turborepo: a signature of the bytes, and how long the task took.
-_RETURNED_FIELDS = ("x-artifact-tag", "x-artifact-duration")
-
-# Fields that make a change depend on what the name leads to.
-_CONDITIONS = frozenset(("if-match", "if-none-match", "if-unmodified-since"))
 
 _NO_CACHE = field_lines(("Cache-Control", "no-cache"))
 
@@ -107,7 +85,7 @@ class _Requests:
         space, _ = self._open(segment)
         limit = listing.limit_of(request)
         prefix, after = listing.parameter(request, "prefix") or "", listing.parameter(request, "after") or ""
-        page = self._names.list(space, prefix=prefix, by_folder=_by_folder(request), after=after, limit=limit)
+        page = self._names.list(space, prefix=prefix, by_folder=by_folder(request), after=after, limit=limit)
         entries = ", ".join([_encoded(name, with_type=True) for name in page.names])
         rest = f'"prefixes": {json.dumps(page.prefixes)}, "next": {json.dumps(page.next)}'
         return Response(200, JSON + NO_STORE, f'{{"names": [{entries}], {rest}}}\n'.encode())
@@ -129,8 +107,14 @@ class _Requests:
     async def upload(self, request: Request, segment: str, name_segment: str) -> Response:
         space, store = self._open(segment)
         name = parse_name(name_segment)
-        link = Link("", 0, _media_type(request), _returned_fields(request), _ttl(request))
-        condition = _condition(request)
+        link = Link(
+            "",
+            0,
+            media_type(request),
+            returned_fields(request),
+            ttl_of(request),
+        )
+        condition = condition_of(request)
         if condition is not unconditional:
             # Before the body is read. The binding judgement is that of the transaction.
             condition(self._current(space, name))
@@ -152,7 +136,7 @@ class _Requests:
 
     async def remove(self, request: Request, segment: str, name_segment: str) -> Response:
         space, _ = self._open(segment)
-        await self._names.remove(space, parse_name(name_segment), _condition(request))
+        await self._names.remove(space, parse_name(name_segment), condition_of(request))
         return Response(204)
 
     def _announced(self, request: Request, space: str, store: Store, name: str) -> Sequence[Expected]:
@@ -211,75 +195,6 @@ class _Requests:
     def _open_space(self, segment: str) -> tuple[str, Store]:
         space = repository_name(segment)
         return space, self._store.namespace(space)
-
-
-def parse_name(segments: str) -> str:
-    """Return the name that the rest of a path stands for. Raises BadRequest for an invalid one."""
-    if len(segments) <= _MAX_NAME and _PLAIN_NAME.fullmatch(segments):
-        return segments
-    try:
-        name = unquote_to_bytes(segments).decode()
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"Invalid name {quoted(segments)}: expected UTF-8.") from error
-    if len(name.encode()) > _MAX_NAME:
-        raise BadRequest(f"Invalid name {quoted(name)}: it has more than {_MAX_NAME} bytes.")
-    if _CONTROLS.search(name):
-        raise BadRequest(f"Invalid name {quoted(name)}: control characters are not allowed.")
-    for segment in name.split("/"):
-        if segment in ("", ".", ".."):
-            raise BadRequest(f"Invalid name {quoted(name)}: expected segments that are neither empty nor . nor ..")
-    return name
-
-
-def _media_type(request: Request) -> str:
-    type_ = request.fields.get("content-type", "")
-    if len(type_) > _MAX_TYPE:
-        raise BadRequest(f"Invalid Content-Type {quoted(type_)}: expected {_MAX_TYPE} characters at most.")
-    return type_
-
-
-def _returned_fields(request: Request) -> Fields:
-    fields = ""
-    for name in _RETURNED_FIELDS:
-        value = request.fields.get(name)
-        if value is not None:
-            if len(value) > _MAX_FIELD:
-                raise BadRequest(f"Invalid {name} {quoted(value)}: expected {_MAX_FIELD} characters at most.")
-            fields += f"{name}: {value}\r\n"
-    return fields
-
-
-def _ttl(request: Request) -> int | None:
-    text = listing.parameter(request, "ttl")
-    if text is None:
-        return None
-    if not _TTL.fullmatch(text) or not 1 <= int(text) <= _MAX_TTL:
-        raise BadRequest(f"Invalid ttl {quoted(text)}: expected 1 to {_MAX_TTL} seconds.")
-    return int(text)
-
-
-def _by_folder(request: Request) -> bool:
-    delimiter = listing.parameter(request, "delimiter")
-    if delimiter not in (None, "/"):
-        raise BadRequest(f"Invalid delimiter {quoted(delimiter)}: expected /.")
-    return delimiter is not None
-
-
-def _condition(request: Request) -> Condition:
-    if _CONDITIONS.isdisjoint(request.fields):
-        return unconditional
-    return functools.partial(_require, request.fields)
-
-
-def _require(fields: Mapping[str, str], current: Name | None) -> None:
-    """Raise PreconditionFailed where a name that leads to `current` must not be changed."""
-    if current is None:
-        if "if-match" in fields:
-            raise PreconditionFailed("If-Match requires a name that exists.")
-        return
-    conditions.check_preconditions(fields, current.oid, current.modified)
-    if conditions.matches_if_none_match(fields, current.oid):
-        raise PreconditionFailed(f'If-None-Match names the object that the name leads to: "{current.oid}".')
 
 
 def _type_fields(name: Name) -> Fields:

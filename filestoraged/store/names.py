@@ -28,6 +28,7 @@ from filestoraged.store.name_limits import (
     require_room,
     require_unwritten,
 )
+from filestoraged.store.name_listing import COLUMNS, UNEXPIRED, Name, NameListing, Page, path_of
 from filestoraged.store.name_tables import CONDEMNED, NAMES_SCHEMA, REMOVED, area_of
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -40,28 +41,9 @@ _REMOVAL_TIMEOUT = 10.0
 # Seconds that a transaction waits for an object that is being stored.
 _STORE_TIMEOUT = 5.0
 
-_COLUMNS = "oid, size, type, fields, modified, expires"
 # What decides whether an object may have been removed; see `_require_kept`.
 _STATE = "names, condemned, number, forgotten"
 _FORMER = "n.oid, n.size, n.type, n.fields, n.modified, n.expires"
-_UNEXPIRED = f"(expires IS NULL OR expires > {JUDGED_TIME})"
-
-# Rows of the first query of a listing with a delimiter; see `_Listing`.
-_FIRST_ROWS = 16
-
-
-class Name(NamedTuple):
-    """What a name leads to. Times are seconds since 1970; `expires` is None for a name that does not expire."""
-
-    name: str
-    oid: str
-    # In bytes.
-    size: int
-    # The media type of the upload, "" for none; and further header fields of a download, each a line with its end.
-    type: str
-    fields: str
-    modified: int
-    expires: int | None
 
 
 class Link(NamedTuple):
@@ -77,14 +59,6 @@ class Link(NamedTuple):
 class PutResult(NamedTuple):
     name: Name
     is_new: bool
-
-
-class Page(NamedTuple):
-    """A part of a listing. `next` is what the next one comes after, None at the end."""
-
-    names: Sequence[Name]
-    prefixes: Sequence[str]
-    next: str | None
 
 
 # Raises an Error where a name may not be changed: it gets what the name leads to now, None for nothing.
@@ -131,8 +105,8 @@ class Names:
 
     def get(self, space: str, name: str) -> Name:
         """Look up a name. Raises NotFound, also for one that has expired."""
-        statement = f"SELECT {_COLUMNS} FROM names WHERE path = ? AND {_UNEXPIRED}"
-        for row in self.transactions.read(statement, _path(space, name)):
+        statement = f"SELECT {COLUMNS} FROM names WHERE path = ? AND {UNEXPIRED}"
+        for row in self.transactions.read(statement, path_of(space, name)):
             return Name(name, *row)
         raise not_found()
 
@@ -140,7 +114,7 @@ class Names:
         """Remember that a name was read, if its space has a limit for which that counts."""
         rules = self.find_rules(area_of(space))
         if rules is not None:
-            self._uses.note(_path(space, name), rules)
+            self._uses.note(path_of(space, name), rules)
 
     def require_room(self, space: str, size: int, oid: str | None) -> None:
         """Judge an upload of `size` bytes before its body. Raises QuotaExceeded. `put` judges it again."""
@@ -153,7 +127,7 @@ class Names:
 
         With `by_folder`, names that have a slash behind the prefix are one entry for each text up to that slash.
         """
-        return _Listing(self.transactions, space, prefix, by_folder=by_folder).page(after, limit)
+        return NameListing(self.transactions, space, prefix, by_folder=by_folder).page(after, limit)
 
     def list_spaces(self, after: str, limit: int) -> Sequence[str]:
         """At most `limit` spaces that have names and sort after `after`, in their order."""
@@ -264,64 +238,6 @@ class _Waiting(NamedTuple):
     deadline: float
 
 
-class _Listing:
-    """The entries of a listing, which are names, and texts that end with a slash. One thread uses it."""
-
-    def __init__(self, transactions: Transactions, space: str, prefix: str, *, by_folder: bool) -> None:
-        self._transactions = transactions
-        self._space = _path(space, "")
-        self._prefix = self._space + prefix.encode()
-        self._by_folder = by_folder
-
-    def page(self, after: str, limit: int) -> Page:
-        """One entry more is read than the page has, to know whether another page follows."""
-        names: list[Name] = []
-        prefixes: list[str] = []
-        last: bytes | None = None
-        start = self._start(self._space + after.encode())
-        # A folder may have any number of names, which need not be read: few rows are read until names prove to follow
-        # each other, and behind a folder the next query begins.
-        size = _FIRST_ROWS if self._by_folder else limit + 1
-        while True:
-            rows = self._rows(start, size)
-            folder = None
-            for path, *columns in rows:
-                if folder is not None and path.startswith(folder):
-                    continue
-                folder = self._folder(path)
-                if len(names) + len(prefixes) == limit:
-                    return Page(names, prefixes, self._text(last or b""))
-                last = folder or path
-                if folder is None:
-                    names.append(Name(self._text(path), *columns))
-                else:
-                    prefixes.append(self._text(folder))
-            if len(rows) < size:
-                return Page(names, prefixes, None)
-            assert last is not None
-            start = self._start(last)
-            size = 2 if folder is not None else min(size * 2, limit + 1)
-
-    def _start(self, after: bytes) -> bytes:
-        """The path that the first entry after another one has at least."""
-        folder = self._folder(after) if after.startswith(self._prefix) else None
-        # No byte of UTF-8 is 0xFF.
-        return folder + b"\xff" if folder is not None else max(after + b"\0", self._prefix)
-
-    def _rows(self, start: bytes, size: int) -> list[Any]:
-        statement = f"""SELECT path, {_COLUMNS} FROM names WHERE path >= ? AND path < ? AND {_UNEXPIRED}
-            ORDER BY path LIMIT ?"""
-        rows = self._transactions.read(statement, start, self._prefix + b"\xff", size)
-        return [(bytes(path), *columns) for path, *columns in rows]
-
-    def _folder(self, path: bytes) -> bytes | None:
-        end = path.find(b"/", len(self._prefix)) if self._by_folder else -1
-        return None if end < 0 else path[: end + 1]
-
-    def _text(self, path: bytes) -> str:
-        return path[len(self._space) :].decode()
-
-
 def _after(
     stored: Future[Any], put: Callable[[Transaction], PutResult | Error], transaction: Transaction
 ) -> PutResult | BaseException:
@@ -345,7 +261,7 @@ def _put(
     rules: NameRules | None,
 ) -> PutResult | Error:
     transaction.serialize("names")
-    path, area = _path(space, name), area_of(space)
+    path, area = path_of(space, name), area_of(space)
     # All that decides, by one statement: four would take a third of the time of a change.
     statement = f"""SELECT {_STATE}, epoch_second(), {JUDGED_TIME}, {_FORMER} FROM collections
         LEFT JOIN stored ON area = ? AND key = ? LEFT JOIN names AS n ON path = ?"""
@@ -364,7 +280,7 @@ def _put(
         return error
     expires = None if link.ttl is None else now + link.ttl
     transaction.execute(
-        f"""INSERT INTO names (path, space, {_COLUMNS}, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        f"""INSERT INTO names (path, space, {COLUMNS}, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (path) DO UPDATE SET oid = excluded.oid, size = excluded.size, type = excluded.type,
             fields = excluded.fields, modified = excluded.modified, expires = excluded.expires,
             used = excluded.used""",
@@ -392,8 +308,8 @@ def _require_allowed(
 
 def _remove(space: str, name: str, condition: Condition, transaction: Transaction) -> None:
     transaction.serialize("names")
-    path = _path(space, name)
-    current = _find(transaction, path, name, f" AND {_UNEXPIRED}")
+    path = path_of(space, name)
+    current = _find(transaction, path, name, f" AND {UNEXPIRED}")
     condition(current)
     if current is None:
         raise not_found()
@@ -420,7 +336,7 @@ def _require_kept(state: Sequence[Any], number: int) -> None:
 
 
 def _find(transaction: Transaction, path: bytes, name: str, condition: str = "") -> Name | None:
-    row = transaction.execute(f"SELECT {_COLUMNS} FROM names WHERE path = ?{condition}", (path,)).fetchone()
+    row = transaction.execute(f"SELECT {COLUMNS} FROM names WHERE path = ?{condition}", (path,)).fetchone()
     return None if row is None else Name(name, *row)
 
 
@@ -439,7 +355,3 @@ def not_found() -> NotFound:
 
 def _unavailable() -> StoreUnavailable:
     return StoreUnavailable("These bytes are being removed; upload them again.")
-
-
-def _path(space: str, name: str) -> bytes:
-    return f"{space}/{name}".encode()

@@ -21,7 +21,8 @@ from filestoraged.future import Future
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.name_collection import Collector
 from filestoraged.store.name_limits import Eviction
-from filestoraged.store.names import Link, Name, Names, Page, PutResult, unconditional
+from filestoraged.store.name_listing import Name, Page
+from filestoraged.store.names import Link, Names, PutResult, unconditional
 from tests.clock import VirtualClock
 from tests.support import TempCase, in_threads
 

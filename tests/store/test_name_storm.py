@@ -18,8 +18,9 @@ from filestoraged.errors import Error, NotFound, StoreUnavailable
 from filestoraged.store import name_collection
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.name_collection import Collector
+from filestoraged.store.name_listing import Name
 from filestoraged.store.name_tables import prepare_names
-from filestoraged.store.names import Link, Name, Names
+from filestoraged.store.names import Link, Names
 from tests.clock import VirtualClock
 from tests.support import TempCase
 
