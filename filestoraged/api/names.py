@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from filestoraged.api import listing, objects
 from filestoraged.api.interface import Data, Description, Interface, Resources
@@ -16,15 +16,16 @@ from filestoraged.api.objects import repository_name
 from filestoraged.api.pages import Pages
 from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import CorruptObject, NotFound
+from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.cleanup_lock import CleanupLock, FileLock
-from filestoraged.store.contract import SMALL, Blob, Store
+from filestoraged.store.contract import SMALL, Blob, Staging, Store
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.name_collection import SUCCESSION_TIME, Collector, NamesJanitor
 from filestoraged.store.name_limits import FindRules, no_rules, require_unwritten
 from filestoraged.store.name_listing import Name
 from filestoraged.store.name_tables import area_of, prepare_names
-from filestoraged.store.names import Link, Names, unconditional
+from filestoraged.store.names import Link, Names, PutResult, unconditional
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, NO_STORE, Fields, Response, encode_fields, field_lines
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
@@ -107,13 +108,7 @@ class _Requests:
     async def upload(self, request: Request, segment: str, name_segment: str) -> Response:
         space, store = self._open(segment)
         name = parse_name(name_segment)
-        link = Link(
-            "",
-            0,
-            media_type(request),
-            returned_fields(request),
-            ttl_of(request),
-        )
+        link = Link("", 0, media_type(request), returned_fields(request), ttl_of(request))
         condition = condition_of(request)
         if condition is not unconditional:
             # Before the body is read. The binding judgement is that of the transaction.
@@ -125,12 +120,15 @@ class _Requests:
             oid = staging.finish()
             self._require_unwritten(space, name, oid)
             number = await self._names.secure(space, oid)
-            stored = staging.commit()
-            if staging.size > SMALL or store.remote or self._names.is_remote:
-                await stored
-            link = link._replace(oid=oid, size=staging.size)
-            putting = self._names.put(space, name, link, number=number, condition=condition, stored=stored)
-            put = await putting
+            change = (space, name, link._replace(oid=oid, size=staging.size))
+            is_quick = staging.size <= SMALL and not store.remote and not self._names.is_remote
+            put = await _commit(
+                staging,
+                functools.partial(self._names.put, *change, number=number, condition=condition),
+                functools.partial(self._names.put_when, *change, number=number, condition=condition)
+                if is_quick
+                else None,
+            )
         fields = f'{JSON}ETag: "{oid}"\r\n'
         return Response(201 if put.is_new else 200, fields, f"{_encoded(put.name)}\n".encode())
 
@@ -195,6 +193,20 @@ class _Requests:
     def _open_space(self, segment: str) -> tuple[str, Store]:
         space = repository_name(segment)
         return space, self._store.namespace(space)
+
+
+async def _commit(
+    staging: Staging,
+    put: Callable[[], Future[PutResult]],
+    put_when: Callable[[Future[Any]], Future[PutResult | None]] | None,
+) -> PutResult:
+    """Store the bytes, and let the name lead to them: at once with `put_when`, unless that takes too long."""
+    stored = staging.commit()
+    result = None if put_when is None else await put_when(stored)
+    if result is not None:
+        return result
+    await stored
+    return await put()
 
 
 def _type_fields(name: Name) -> Fields:

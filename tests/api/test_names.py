@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
+from unittest import mock
 
+from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.name_collection import NamesJanitor
+from filestoraged.store.names import Link
 from tests.clock import VirtualClock
 from tests.store.names_contract import Rules
 from tests.support import Answer, ServerCase, in_threads
@@ -272,6 +275,20 @@ class NamesTest(ServerCase):
             received += data
         self.assertEqual(old, received.partition(b"\r\n\r\n")[2])
         self.assertEqual(new, self.get("/names/s/a").body)
+
+    def test_object_that_takes_long_to_be_stored_gets_its_name_afterwards(self) -> None:
+        (janitor,) = [each for each in self.services.resources.janitors if isinstance(each, NamesJanitor)]
+        put_when = janitor._names.put_when
+
+        def late(space: str, name: str, link: Link, _: Any, **settings: Any) -> Any:
+            """As if it were stored only after the transaction has given up."""
+            return put_when(space, name, link, Future(), **settings)
+
+        with mock.patch.object(janitor._names, "put_when", late):
+            answer = self.put("/names/s/a", TEA)
+
+        self.assertEqual(201, answer.status)
+        self.assertEqual(TEA, self.get("/names/s/a").body)
 
     def test_names_are_listed_with_all_that_is_known_of_them(self) -> None:
         self.put("/names/s/a", TEA, Content_Type="text/plain")

