@@ -112,7 +112,7 @@ class NoDescriptorsTest(TempCase):
     """`tests/web/test_admission.py` shows that such a daemon is not kept busy, and does not fill its log."""
 
     def test_daemon_without_descriptors_refuses_or_delays_clients_and_recovers(self) -> None:
-        limit = ["prlimit", "--nofile=80:80"]
+        limit = ["prlimit", "--nofile=88:88"]
         with running("--workers", "1", "--store", str(self.directory / "store"), before=limit) as daemon:
             crowd = []
             for _ in range(100):
@@ -138,7 +138,7 @@ class NoDescriptorsTest(TempCase):
 
     def test_daemon_with_as_many_descriptors_as_it_needs_serves_each_interface_and_with_one_less_exits_1(self) -> None:
         store = ("--workers", "1", "--store", str(self.directory / "store"))
-        for limit in (40, 78):
+        for limit in (40, 86):
             command = ["prlimit", f"--nofile={limit}:{limit}", sys.executable, "-m", "filestoraged", *store]
             done = subprocess.run(
                 [*command, "--listen", "127.0.0.1:0"],
@@ -149,10 +149,10 @@ class NoDescriptorsTest(TempCase):
                 timeout=PATIENCE,
                 check=False,
             )
-            why = f"the limit of open descriptors is {limit}, and this configuration needs 79 at least"
+            why = f"the limit of open descriptors is {limit}, and this configuration needs 87 at least"
             self.assertEqual((1, f"filestoraged: {why}\n"), (done.returncode, done.stderr))
 
-        with running(*store, before=["prlimit", "--nofile=79:79"]) as daemon:
+        with running(*store, before=["prlimit", "--nofile=87:87"]) as daemon:
             drops, locks = f"{daemon.url}/vimeo/api/v1.0/file", f"{daemon.url}/data/r/locks"
             upload = {"Tus-Resumable": "1.0.0", "Upload-Length": "3", "Content-Type": "application/offset+octet-stream"}
             answers = [
@@ -161,6 +161,8 @@ class NoDescriptorsTest(TempCase):
                 requests.post(f"{daemon.url}/kv/set", json={"tea": 1}, timeout=PATIENCE),
                 requests.post(f"{daemon.url}/kv/commit", timeout=PATIENCE),
                 requests.get(f"{daemon.url}/kv/tea", timeout=PATIENCE),
+                requests.put(f"{daemon.url}/names/s/a", data=bytes(1 << 20), timeout=PATIENCE),
+                requests.get(f"{daemon.url}/names/s/a", timeout=PATIENCE),
                 dropped := requests.put(drops, files={"file": ("tea", bytes(1 << 20))}, timeout=PATIENCE),
                 requests.get(dropped.json()["url"], timeout=PATIENCE),
                 requests.post(f"{daemon.url}/uploads", b"tea", headers=upload, timeout=PATIENCE),
@@ -170,7 +172,7 @@ class NoDescriptorsTest(TempCase):
             ]
 
         self.assertEqual(
-            [200, 201, 201, 204, 200, 201, 200, 201, 201, 200, 200], [each.status_code for each in answers]
+            [200, 201, 201, 204, 200, 201, 200, 201, 200, 201, 201, 200, 200], [each.status_code for each in answers]
         )
 
     def test_descriptors_suffice_for_as_many_resumable_uploads_as_connections(self) -> None:
