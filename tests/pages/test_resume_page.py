@@ -36,12 +36,14 @@ new MutationObserver(records => {
 """
 
 _IS_GOING = "document.querySelector('#list progress')?.value > %f"
+# The first piece is acknowledged: more of the file than that is sent.
+_FIRST = 0.05
 _PREFIX = "'filestoraged upload /uploads/ '"
 _KEPT = "Object.keys(localStorage).filter(key => key.startsWith('filestoraged upload'))"
 
 
 class ResumeCase(PagesCase):
-    options: ClassVar[tuple[str, ...]] = ("--chunk-hint", "2M")
+    options: ClassVar[tuple[str, ...]] = ("--chunk-hint", "512K")
 
     def setUp(self) -> None:
         super().setUp()
@@ -74,8 +76,7 @@ class ResumeCase(PagesCase):
         """Send a part of the file, and load the page anew."""
         self.slow_down(tab, SLOW)
         tab.choose("#file", self.film)
-        # The first piece of 2 MiB is acknowledged.
-        tab.wait_for(_IS_GOING % 0.2)
+        tab.wait_for(_IS_GOING % _FIRST)
         tab.open(self.url + "/")
         self.slow_down(tab, -1)
         tab.evaluate(_RECORD)
@@ -147,7 +148,7 @@ class ResumeTest(ResumeCase):
         tab = self.recording_tab()
         self.slow_down(tab, SLOW)
         tab.choose("#file", self.film)
-        tab.wait_for(_IS_GOING % 0.2)
+        tab.wait_for(_IS_GOING % _FIRST)
 
         self.of_row(tab, "film", "row.querySelector('.cancel').click()")
 
@@ -184,12 +185,13 @@ class ResumeTest(ResumeCase):
 
     def test_same_file_in_two_tabs_is_stored_by_both(self) -> None:
         first = self.recording_tab()
-        self.slow_down(first, 2 * SLOW)
+        self.slow_down(first, SLOW)
         first.choose("#file", self.film)
-        first.wait_for(_IS_GOING % 0.2)
+        first.wait_for(_IS_GOING % _FIRST)
         second = self.tab(beside=first)
 
         second.choose("#file", self.film)
+        self.slow_down(first, -1)
 
         # Until both are done, one may note anew what the other has forgotten.
         for tab in (first, second):
@@ -252,11 +254,11 @@ class ResumeTest(ResumeCase):
         tab = self.tab()
         patched, posted = (len(self.daemon.lines_with(text, count=0)) for text in (" PATCH /uploads/", " POST / "))
 
-        tab.choose("#file", self.film, self.large_file("small", 2 * MIB))
+        tab.choose("#file", self.film, self.file("small", os.urandom(MIB // 2)))
 
         for name in ("film", "small"):
             self.wait_for_state(tab, name, "done")
-        self.assertEqual(patched + 6, len(self.daemon.lines_with(" PATCH /uploads/", patched + 6)))
+        self.assertEqual(patched + 24, len(self.daemon.lines_with(" PATCH /uploads/", patched + 24)))
         self.assertEqual(posted + 1, len(self.daemon.lines_with(" POST / ", posted + 1)))
 
     def test_file_is_sent_by_one_request_where_a_proxy_does_not_pass_pieces(self) -> None:
@@ -326,7 +328,7 @@ class KilledTest(ResumeCase):
                 tab = self.recording_tab()
                 self.slow_down(tab, SLOW)
                 tab.choose("#file", self.film)
-                tab.wait_for(_IS_GOING % 0.2)
+                tab.wait_for(_IS_GOING % _FIRST)
 
                 first.kill()
                 tab.wait_for_text("The connection to the server was lost. Trying again in")
@@ -372,7 +374,7 @@ class TokenTest(ResumeCase):
         self.give(tab, "first")
         self.slow_down(tab, SLOW)
         tab.choose("#file", self.film)
-        tab.wait_for(_IS_GOING % 0.2)
+        tab.wait_for(_IS_GOING % _FIRST)
 
         self.admit("second")
         self.daemon.process.send_signal(signal.SIGHUP)
