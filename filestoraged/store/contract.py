@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar, cast
 
@@ -260,6 +260,20 @@ class Store(_Closing):
         An empty result is the end. Objects that are stored or removed meanwhile may be in it or not. Raises
         ListingUnsupported if the backend keeps no index of names.
         """
+
+    def scan(self) -> Generator[ObjectStatus, None, None]:
+        """All objects of this namespace in any order, a few in memory at a time. What `list` says of changes holds.
+
+        To be closed if it is not read to its end. Raises ListingUnsupported.
+        """
+        names = self.list()
+        while names:
+            for name in names:
+                try:
+                    yield self.stat(name)
+                except NotFound:
+                    continue
+            names = self.list(names[-1])
 
     @abstractmethod
     def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:

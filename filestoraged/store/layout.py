@@ -3,6 +3,8 @@
     ROOT/ab/abcdef…                       objects of the files interface, in shards
     ROOT/repositories/NAME/ab/abcdef…     objects of a repository
     ROOT/names/SPACE/ab/abcdef…           objects that the names of a space lead to
+    ROOT/restic/NAME/config, …/data/ab/…  a repository of restic, as restic itself has it in a directory
+    ROOT/restic/NAME/index/abcdef…        the same for keys, locks and snapshots: not in shards
     ROOT/drops/ab/abcdef…                 bytes of drops
     ROOT/staging/TOKEN/NUMBER             stagings, one directory for each process
     ROOT/staging/TOKEN/journal.NUMBER     segments of its journal
@@ -29,6 +31,7 @@ import re
 
 REPOSITORIES = "repositories"
 NAMES = "names"
+RESTIC = "restic"
 DROPS = "drops"
 STAGING = "staging"
 JOURNAL = "journal"
@@ -47,9 +50,13 @@ NAMES_JANITOR_LOCK = f"{NAMES_DATABASE}.janitor"
 
 DATABASES = (KEYS_DATABASE, DROPS_DATABASE, LOCKS_DATABASE, UPLOADS_DATABASE, NAMES_DATABASE)
 
+# The directories of a repository of restic, and its only file besides, whose name is no digest.
+RESTIC_DIRECTORIES = ("data", "index", "keys", "locks", "snapshots")
+RESTIC_CONFIG = "config"
+
 # Where the daemon writes, locks and removes files whatever their names and contents: a symbolic link would lead all of
-# that to foreign files. An operator may make a link of `repositories` or of a shard, in which the daemon touches only
-# files that are named by a digest.
+# that to foreign files. An operator may make a link of `repositories`, `restic` or a shard, in which the daemon touches
+# only files that are named by a digest, or the config of a repository of restic.
 OWN_DIRECTORIES = (STAGING, DROPS, DROP_OWNERS, UPLOADS, UPLOAD_OWNERS, QUARANTINE)
 OWN_FILES = (JANITOR_LOCK, UPLOADS_JANITOR_LOCK, NAMES_JANITOR_LOCK, JOURNAL)
 
@@ -65,6 +72,12 @@ LOST_AND_FOUND = "lost+found"
 TRIAL = ".trial"
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
+# From the 32 digits of MD5 to the 128 of SHA-512.
+_DIGEST = re.compile(r"(?:[0-9a-f]{2}){16,64}")
+_CONFIG = re.compile(RESTIC_CONFIG)
+_RESTIC_REPOSITORY = re.compile(rf"{RESTIC}/[^/]+")
+# Namespaces whose objects lie in the directory itself: restic has shards for its data alone.
+_FLAT = re.compile(rf"{RESTIC}/[^/]+(?:/(?:index|keys|locks|snapshots))?")
 _REPOSITORY = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 # Database files have suffixes such as -wal, -shm, -journal, .turn and .janitor.
 _BESIDE_DATABASE = re.compile(rf"(?:{'|'.join(map(re.escape, DATABASES))})[.-].+")
@@ -84,9 +97,31 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None and name not in (".", "..")
 
 
-def object_path(name: str) -> str:
-    """The path of an object within its namespace."""
-    return f"{name[:2]}/{name}"
+def is_flat(namespace: str) -> bool:
+    """Whether the namespace at that path within the store has no shards."""
+    return _FLAT.fullmatch(namespace) is not None
+
+
+def object_names(namespace: str) -> re.Pattern[str]:
+    """The names that objects of the namespace at that path within the store can have."""
+    return _CONFIG if namespace and _RESTIC_REPOSITORY.fullmatch(namespace) else _DIGEST
+
+
+def is_object_name(name: str, namespace: str = "") -> bool:
+    """Whether an object of the namespace can have that name."""
+    return object_names(namespace).fullmatch(name) is not None
+
+
+def object_path(name: str, namespace: str = "") -> str:
+    """The path of an object within its namespace, which is at the path `namespace` within the store."""
+    return name if namespace and is_flat(namespace) else f"{name[:2]}/{name}"
+
+
+def checked_path(name: str, namespace: str = "") -> str:
+    """As `object_path`. Raises ValueError if no object of the namespace can have that name."""
+    if not is_object_name(name, namespace):
+        raise ValueError(f"invalid name {name!r}: objects on disk are named by 32 to 128 lower-case hex digits")
+    return object_path(name, namespace)
 
 
 def segment_name(number: int) -> str:

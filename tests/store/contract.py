@@ -317,6 +317,42 @@ class StoreContract(TempCase):
         self.assertEqual([], list(within.list_namespaces("c")))
         self.assertEqual([], list(within.namespace("missing").list_namespaces()))
 
+    def test_scan_returns_all_objects_or_says_that_it_cannot(self) -> None:
+        expected = {self.store.put(bytes(size)): size for size in range(40)}
+        self.store.namespace("other").put(TEA)
+
+        if not self.lists:
+            self.assertRaises(ListingUnsupported, list, self.store.scan())
+            return
+        self.assertEqual(expected, {each.name: each.size for each in self.store.scan()})
+        self.assertEqual([], list(self.store.namespace("missing").scan()))
+
+    def test_repository_of_restic_keeps_a_config_and_each_type_by_itself(self) -> None:
+        repository = self.store.namespace("restic/laptop")
+        types = [repository.namespace(name) for name in ("data", "index", "keys", "locks", "snapshots")]
+        if not self.lists:
+            return
+        self.assertEqual([[]] * 6, [list(each.list()) for each in (repository, *types)])
+
+        repository.put(TEA, name="config")
+        for number, each in enumerate(types):
+            each.put(bytes(number))
+            each.put(TEA)
+
+        self.assertEqual(["config"], list(repository.list()))
+        self.assertEqual([("config", 3)], [(each.name, each.size) for each in repository.scan()])
+        self.assertRaises(AlreadyExists, repository.put, b"coffee", name="config")
+        for number, each in enumerate(types):
+            digests = sorted((hashlib.sha256(bytes(number)).hexdigest(), TEA_DIGEST))
+            self.assertEqual(digests, list(each.list()))
+            self.assertEqual(digests, [*each.list(limit=1), *each.list(after=digests[0])])
+            self.assertEqual({*digests}, {each.name for each in each.scan()})
+        for each, name in ((repository, "config"), (types[1], TEA_DIGEST)):
+            with each.get(name) as stream:
+                self.assertEqual(TEA, stream.read())
+            each.remove(name)
+            self.assertRaises(NotFound, each.open, name)
+
     def test_stat_returns_size_and_time_without_the_bytes(self) -> None:
         # File systems take times from a clock that ticks every few milliseconds.
         before = int(ago(1))

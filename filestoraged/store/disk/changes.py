@@ -249,5 +249,9 @@ class Note(Change):
 
 
 def object_path(root: str, namespace: str, name: str) -> str:
-    """The path of an object below the directory `root` of the store; `namespace` is the directory that it is in."""
-    return f"{namespace[len(root) + 1 :]}/{layout.object_path(name)}".lstrip("/")
+    """The path of an object below the directory `root` of the store; `namespace` is the directory that it is in.
+
+    Raises ValueError if no object can have that name.
+    """
+    within = namespace[len(root) + 1 :]
+    return f"{within}/{layout.checked_path(name, within)}".lstrip("/")

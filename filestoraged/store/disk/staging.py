@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-from filestoraged.digest import Bytes, Digest, Expected, parse_digest
+from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.contract import SMALL, Staging, Store
@@ -61,7 +61,7 @@ class DiskStaging(Staging):
     def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
         if self._source is None:
             raise OSError(errno.EBADF, "The staging was discarded")
-        path = object_path(self._volume.root, self._root, check_name(name or digest))
+        path = object_path(self._volume.root, self._root, name or digest)
         source, self._source = self._source, None
         upload = SmallUpload(path, source, self._volume, digest=digest, replace=replace)
         self._volume.commit(upload, size=self.size, is_recorded=not layout.is_fetched_once(path))
@@ -85,10 +85,3 @@ class LinkedStaging(DiskStaging):
         super().__init__(store, size, (), volume=volume, root=root, source=file)
         self.size = size
         self._hasher = hasher
-
-
-def check_name(name: str) -> str:
-    """Return `name`. Raises ValueError if it is not a digest."""
-    if parse_digest(name) != name:
-        raise ValueError(f"invalid name {name!r}: objects on disk are named by 32 to 128 lower-case hex digits")
-    return name

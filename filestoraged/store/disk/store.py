@@ -13,10 +13,10 @@ import heapq
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
-from filestoraged.digest import Expected, parse_digest
+from filestoraged.digest import Expected
 from filestoraged.errors import DISK_FULL, Error, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
@@ -24,7 +24,7 @@ from filestoraged.store.contract import SMALL, Blob, ObjectStatus, Sink, Store, 
 from filestoraged.store.disk.changes import Removal, object_path
 from filestoraged.store.disk.journal import SEGMENT_SIZE
 from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SmallBlob, SmallBlobCache, read_at_once
-from filestoraged.store.disk.staging import DiskStaging, LinkedStaging, check_name
+from filestoraged.store.disk.staging import DiskStaging, LinkedStaging
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
@@ -86,6 +86,10 @@ class DiskStore(Store):
             else Volume(self.root, permissions, identity=identity, segment_size=segment_size, system=system)
         )
         self._system = self.volume.system
+        # Within the outermost store; and whether objects lie in the directory itself.
+        self._path = self.root[len(self.volume.root) + 1 :]
+        self._is_flat = layout.is_flat(self._path)
+        self._names = layout.object_names(self._path)
         self._small_blobs: SmallBlobCache = (
             within._small_blobs
             if within is not None and cache_size is None
@@ -109,7 +113,8 @@ class DiskStore(Store):
             require_directory(f"{self.root}/{name}", system=self._system)
         for name in layout.OWN_FILES:
             require_file(f"{self.root}/{name}", system=self._system)
-        for directory in (f"{self.root}/{layout.REPOSITORIES}", f"{self.root}/{layout.NAMES}"):
+        for name in (layout.REPOSITORIES, layout.NAMES, layout.RESTIC):
+            directory = f"{self.root}/{name}"
             if exists(self._system, directory) and not is_directory(self._system, directory):
                 raise NotADirectoryError(errno.ENOTDIR, f"{directory!r} is not a directory")
         self.volume.identity.fix()
@@ -159,12 +164,47 @@ class DiskStore(Store):
         """As the contract says. Lists one shard directory after the other, and holds the names of one in memory."""
         names: builtins.list[str] = []
         with self.volume.identity.required():
-            for shard in sorted(filter(layout.is_shard, listed(self._system, self.root))):
-                if shard >= layout.shard(after) and len(names) < limit:
-                    following = sorted(name for name in listed(self._system, f"{self.root}/{shard}") if name > after)
-                    own = (name for name in following if _is_object(name, shard))
+            for shard in self._shards():
+                if (shard >= layout.shard(after) or self._is_flat) and len(names) < limit:
+                    following = sorted(name for name in listed(self._system, self._directory(shard)) if name > after)
+                    own = (name for name in following if self._is_object(name, shard))
                     names += itertools.islice(own, limit - len(names))
         return names
+
+    def scan(self) -> Generator[ObjectStatus, None, None]:
+        """As the contract says. Reads directories piece by piece, so that a large one takes no memory."""
+        with self.volume.identity.required():
+            for shard in self._shards():
+                yield from self._scan(shard)
+
+    def _scan(self, shard: str) -> Iterator[ObjectStatus]:
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            self._system.scandir(self._directory(shard)) as entries,
+        ):
+            is_name = self._names.fullmatch
+            for entry in entries:
+                # Not by `_is_object`: restic lists hundreds of thousands at once.
+                name = entry.name
+                if not name.startswith(shard) or is_name(name) is None:
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    # Removed since it was listed.
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    yield ObjectStatus(name, status.st_size, int(status.st_mtime))
+
+    def _shards(self) -> Sequence[str]:
+        """The shards in their order; "" for the directory itself if it is flat."""
+        return ("",) if self._is_flat else sorted(filter(layout.is_shard, listed(self._system, self.root)))
+
+    def _directory(self, shard: str) -> str:
+        return f"{self.root}/{shard}" if shard else self.root
+
+    def _is_object(self, name: str, shard: str) -> bool:
+        return name.startswith(shard) and self._names.fullmatch(name) is not None
 
     def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
         """As the contract says. Lists the whole directory, and holds `limit` of its names in memory."""
@@ -254,7 +294,7 @@ class DiskStore(Store):
         self.volume.system.result_of(self.remove_later(name))
 
     def remove_later(self, name: str) -> Future[None]:
-        removal = Removal(object_path(self.volume.root, self.root, check_name(name)), self.volume.directories)
+        removal = Removal(object_path(self.volume.root, self.root, name), self.volume.directories)
         self.volume.commit(removal)
         return removal.done
 
@@ -277,7 +317,7 @@ class DiskStore(Store):
         return DiskStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
 
     def path(self, name: str) -> str:
-        return self._full_path(check_name(name))
+        return f"{self.root}/{layout.checked_path(name, self._path)}"
 
     def relative_path(self, name: str) -> str | None:
         return os.path.relpath(self.path(name), self.volume.root)
@@ -287,7 +327,7 @@ class DiskStore(Store):
         return f"{self.root}/{layout.shard(name)}"
 
     def _full_path(self, name: str) -> str:
-        return f"{self.root}/{layout.object_path(name)}"
+        return f"{self.root}/{name}" if self._is_flat else f"{self.root}/{layout.object_path(name)}"
 
 
 class DiskBlob(Blob):
@@ -324,7 +364,3 @@ class DiskBlob(Blob):
 
 def _is_namespace(entry: DirectoryEntry) -> bool:
     return layout.is_repository(entry.name) and entry.is_dir()
-
-
-def _is_object(name: str, shard: str) -> bool:
-    return layout.shard(name) == shard and parse_digest(name) == name

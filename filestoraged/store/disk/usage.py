@@ -42,6 +42,7 @@ class DiskUsage:
             "files": self._sum([self._root], before, pause),
             "repositories": self._sum(self._namespaces(layout.REPOSITORIES), before, pause),
             "names": self._sum(self._namespaces(layout.NAMES), before, pause),
+            "restic": self._restic(before, pause),
             "drops": self._sum([os.path.join(self._root, layout.DROPS)], before, pause),
         }
 
@@ -55,6 +56,17 @@ class DiskUsage:
                 if layout.is_shard(entry.name):
                     usage = usage.plus(self._shard(entry.path, before, pause))
                     pause()
+        return usage
+
+    def _restic(self, before: _Counts, pause: Callable[[], None]) -> Usage:
+        usage = Usage()
+        for repository in _directories(self._system, os.path.join(self._root, layout.RESTIC)):
+            usage = usage.plus(self._shard(repository.path, before, pause))
+            for name in layout.RESTIC_DIRECTORIES:
+                path = f"{repository.path}/{name}"
+                is_flat = layout.is_flat(path[len(self._root) + 1 :])
+                usage = usage.plus(self._shard(path, before, pause) if is_flat else self._sum([path], before, pause))
+                pause()
         return usage
 
     def _shard(self, path: str, before: _Counts, pause: Callable[[], None]) -> Usage:

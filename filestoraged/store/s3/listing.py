@@ -6,12 +6,11 @@ Every page is asked for by the last key of the one before, so a listing needs no
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-from filestoraged.digest import parse_digest
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
-from filestoraged.store.contract import Usage
+from filestoraged.store.contract import ObjectStatus, Usage
 from filestoraged.store.s3.answers import ListedObject
 from filestoraged.store.s3.client import S3Client
 
@@ -26,14 +25,22 @@ _SEPARATOR = "/"
 def list_names(client: S3Client, prefix: str, after: str, limit: int) -> Sequence[str]:
     """The names of at most `limit` objects of a namespace, whose keys have that prefix."""
     names: list[str] = []
-    first = layout.object_path(after) if after else ""
+    first = layout.object_path(after, prefix.rstrip(_SEPARATOR)) if after else ""
     for listed in list_objects(client, prefix, after=first, skip_others=True, until=client.deadline()):
-        name = _name_of(listed.key.removeprefix(prefix))
+        name = _name_of(listed.key.removeprefix(prefix), prefix)
         if name is not None and name > after:
             names.append(name)
             if len(names) == limit:
                 break
     return names
+
+
+def scan(client: S3Client, prefix: str) -> Generator[ObjectStatus, None, None]:
+    """The objects of a namespace, whose keys have that prefix. A page is in memory at a time."""
+    for listed in list_objects(client, prefix, skip_others=True):
+        name = _name_of(listed.key.removeprefix(prefix), prefix)
+        if name is not None:
+            yield ObjectStatus(name, listed.size, listed.modified)
 
 
 def list_namespaces(client: S3Client, prefix: str, after: str, limit: int) -> Sequence[str]:
@@ -53,7 +60,8 @@ def list_namespaces(client: S3Client, prefix: str, after: str, limit: int) -> Se
 
 def count(client: S3Client, pause: Callable[[], None]) -> Mapping[str, Usage]:
     """What each interface holds, by its name. Lists all keys."""
-    totals = {name: Usage() for name in ("files", layout.REPOSITORIES, layout.NAMES, layout.DROPS)}
+    interfaces = ("files", layout.REPOSITORIES, layout.NAMES, layout.RESTIC, layout.DROPS)
+    totals = {name: Usage() for name in interfaces}
     for each in list_objects(client):
         pause()
         first = each.key.partition(_SEPARATOR)[0]
@@ -66,17 +74,18 @@ def count(client: S3Client, pause: Callable[[], None]) -> Mapping[str, Usage]:
 def list_objects(
     client: S3Client, prefix: str = "", *, after: str = "", skip_others: bool = False, until: float | None = None
 ) -> Iterator[ListedObject]:
-    """The keys with a prefix; with `skip_others`, those in shards alone, without listing what else is there.
+    """The keys with a prefix; with `skip_others`, those where the namespace can have objects, without listing others.
 
     The listing ends at `until` on the monotonic clock, if that is given: a store may have any number of other keys.
     """
+    is_flat = layout.is_flat(prefix.rstrip(_SEPARATOR))
     while True:
         page = client.list(prefix, after=prefix + after if after else "", limit=_PAGE, until=until)
         last = ""
         for each in page.objects:
             last = each.key.removeprefix(prefix)
-            directory = last.partition(_SEPARATOR)[0]
-            if skip_others and not layout.is_shard(directory):
+            directory, separator, _ = last.partition(_SEPARATOR)
+            if skip_others and (separator if is_flat else not layout.is_shard(directory)):
                 last = directory + _PAST
                 break
             yield each
@@ -108,9 +117,11 @@ def advance(after: str, last: str) -> str:
     return last
 
 
-def _name_of(path: str) -> str | None:
-    name = path.rpartition(_SEPARATOR)[2]
-    return name if parse_digest(name) == name and layout.object_path(name) == path else None
+def _name_of(path: str, prefix: str) -> str | None:
+    """The name of the object at a path within the namespace whose keys have that prefix; None for another key."""
+    name, namespace = path.rpartition(_SEPARATOR)[2], prefix.rstrip(_SEPARATOR)
+    is_own = layout.is_object_name(name, namespace) and layout.object_path(name, namespace) == path
+    return name if is_own else None
 
 
 def _last_of_shorter(names: Sequence[str]) -> str:

@@ -13,12 +13,11 @@ from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import AlreadyExists, NotFound, PreconditionFailed
 from filestoraged.future import Future
 from filestoraged.net.connection import FilePart
+from filestoraged.store import layout
 from filestoraged.store.contract import Staging, Store, completed
-from filestoraged.store.disk.staging import check_name
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.disk.staging_memory import MemoryStaging, StagingMemory
 from filestoraged.store.hashing import OverlappedHasher
-from filestoraged.store.layout import object_path
 from filestoraged.store.s3.client import IF_NEW, SHA256_FIELD, S3Client, checksum_field
 from filestoraged.store.s3.multipart import PartedUpload
 from filestoraged.store.s3.transport import NO_FIELDS
@@ -104,7 +103,7 @@ class S3Staging(Staging):
             raise AlreadyExists(name or digest) from error
 
     def _put(self, name: str, digest: Digest, condition: Mapping[str, str], until: float) -> None:
-        key = self._prefix + object_path(check_name(name))
+        key = object_key(self._prefix, name)
         sha256 = digest if self._sha256 is None else self._sha256.finish()
         fields = NO_FIELDS if name == sha256 else {SHA256_FIELD: sha256}
         whole = {**fields, **checksum_field(sha256), **condition}
@@ -145,10 +144,15 @@ def write_all(file: BinaryIO, data: Bytes) -> None:
         view = view[file.write(view) :]
 
 
+def object_key(prefix: str, name: str) -> str:
+    """The key of an object of the namespace whose keys have that prefix. Raises ValueError for an impossible name."""
+    return prefix + layout.checked_path(name, prefix.rstrip("/"))
+
+
 def check_missing(client: S3Client, prefix: str, name: str, until: float) -> None:
     """Raise AlreadyExists if there is an object of that name: some stores ignore `If-None-Match`."""
     try:
-        client.head(prefix + object_path(check_name(name)), until=until)
+        client.head(object_key(prefix, name), until=until)
     except NotFound:
         return
     raise AlreadyExists(name)

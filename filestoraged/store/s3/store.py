@@ -9,14 +9,12 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 from filestoraged.digest import Expected, digest_length
 from filestoraged.errors import Error, NotFound
-from filestoraged.store import layout
 from filestoraged.store.contract import ObjectStatus, Staging, Store, Usage, never_pause
-from filestoraged.store.disk.staging import check_name
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.disk.staging_memory import StagingMemory
 from filestoraged.store.hashing import HashThreads
@@ -24,7 +22,7 @@ from filestoraged.store.s3 import listing
 from filestoraged.store.s3.blob import ParkedBlobs, S3Blob
 from filestoraged.store.s3.client import S3Client
 from filestoraged.store.s3.multipart import MAX_PUT_SIZE, PART_SIZE, sweep_uploads
-from filestoraged.store.s3.staging import MEMORY_SIZE, S3Staging, StagingSpace
+from filestoraged.store.s3.staging import MEMORY_SIZE, S3Staging, StagingSpace, object_key
 from filestoraged.store.s3.streaming import StreamedStaging
 
 log = logging.getLogger(__name__)
@@ -134,6 +132,9 @@ class S3Store(Store):
     def list(self, after: str = "", limit: int = 1000) -> Sequence[str]:
         return listing.list_names(self.client, self._prefix, after, limit)
 
+    def scan(self) -> Generator[ObjectStatus, None, None]:
+        return listing.scan(self.client, self._prefix)
+
     def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
         return listing.list_namespaces(self.client, self._prefix, after, limit)
 
@@ -159,6 +160,6 @@ class S3Store(Store):
     def key(self, name: str) -> str:
         """The key of an object, within the client's prefix. Raises NotFound for what cannot be a name."""
         try:
-            return self._prefix + layout.object_path(check_name(name))
+            return object_key(self._prefix, name)
         except ValueError:
             raise NotFound(name=name) from None

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.future import Future
 from filestoraged.store.contract import Staging, Store, completed
-from filestoraged.store.layout import object_path
 from filestoraged.store.s3.client import S3Client, checksum_field
-from filestoraged.store.s3.staging import check_missing
+from filestoraged.store.s3.staging import check_missing, object_key
 from filestoraged.store.s3.transfers import PutTransfer
 
 
@@ -44,7 +43,7 @@ class StreamedStaging(Staging):
         if self.size > self._declared:
             raise ValueError(f"an upload of {self._declared} bytes has more")
         if self._upload is None:
-            key = self._prefix + object_path(self._sha256)
+            key = object_key(self._prefix, self._sha256)
             self._upload = self._client.begin_put(key, self._declared, self._sha256, checksum_field(self._sha256))
         self._hasher.update(data)
         if self.size == self._declared:

@@ -79,6 +79,22 @@ class ReplayTest(JournalCase):
         copied = store.namespace("repositories").namespace("pets")
         self.assertEqual([b"coffee"], [self.read(copied, name) for name in copied.list()])
 
+    def test_repository_of_restic_is_as_it_was_answered(self) -> None:
+        laptop = self.store.namespace("restic/laptop")
+        laptop.put(TEA, name="config")
+        digests = {name: laptop.namespace(name).put(b"coffee") for name in ("data", "index", "locks")}
+        laptop.namespace("locks").remove(digests.pop("locks"))
+        root = self.cut_power()
+        shutil.rmtree(root / "restic" / "laptop")
+        (root / "restic" / "laptop" / "index").mkdir(parents=True)
+        (root / "restic" / "laptop" / "index" / digests["index"]).touch()
+
+        store = self.recovered(root).namespace("restic/laptop")
+
+        self.assertEqual(TEA, self.read(store, "config"))
+        self.assertEqual([b"coffee"] * 2, [self.read(store.namespace(name), digests[name]) for name in digests])
+        self.assertEqual([], list(store.namespace("locks").list()))
+
     def test_removals_are_made_again(self) -> None:
         self.store.put(TEA)
         self.store.remove(TEA_DIGEST)

@@ -34,12 +34,21 @@ class DiskUsageTest(TempCase):
         for name in ("pets", "others"):
             self.store.namespace("repositories").namespace(name).put(b"cat")
         self.store.namespace("drops").put(b"x", name="ab" * 16)
+        laptop = self.store.namespace("restic/laptop")
+        laptop.put(b"config", name="config")
+        for type_ in ("data", "index", "locks"):
+            laptop.namespace(type_).put(b"pack")
 
         counted = self.count()
 
-        self.assertEqual(
-            {"files": Usage(2, 9), "repositories": Usage(2, 6), "names": Usage(), "drops": Usage(1, 1)}, counted
-        )
+        expected = {
+            "files": Usage(2, 9),
+            "repositories": Usage(2, 6),
+            "names": Usage(),
+            "restic": Usage(4, 18),
+            "drops": Usage(1, 1),
+        }
+        self.assertEqual(expected, counted)
 
     def test_count_of_a_large_directory_pauses_often(self) -> None:
         folder = self.directory / "store" / "ab"
