@@ -106,6 +106,7 @@ class Request:
         "query",
         "runs_on",
         "size",
+        "speaks_1_1",
         "token_hash",
     )
 
@@ -118,6 +119,8 @@ class Request:
         self.query = head.query
         self.fields: Mapping[str, str] = head.fields
         self.size = size
+        # Whether its client understands chunks. HTTP/1.0 has none.
+        self.speaks_1_1 = head.version >= (1, 1)
         self.body = EMPTY_BODY
         # Of the token in its Authorization field, see `auth.hashed`; empty without one.
         self.token_hash = b""
@@ -157,6 +160,7 @@ class Request:
         own.query = self.query
         own.fields = self.fields
         own.size = self.size
+        own.speaks_1_1 = self.speaks_1_1
         own.token_hash = self.token_hash
         own.body = body
         own.client = client

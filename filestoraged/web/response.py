@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -49,6 +50,9 @@ REASONS = {
 
 # These have no body, and so no length (RFC 9110, section 8.6).
 _BODILESS = (204, 304)
+
+# The end of a content whose size is not known: `send` returns it behind the last byte.
+UNKNOWN_STOP = sys.maxsize
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -168,7 +172,8 @@ def encode_fields(response: Response) -> None:
 
 
 def _encode(response: Response) -> bytes:
-    length = "" if response.status in _BODILESS else f"Content-Length: {response.size}\r\n"
+    has_length = response.status not in _BODILESS and response.stop != UNKNOWN_STOP
+    length = f"Content-Length: {response.size}\r\n" if has_length else ""
     return f"{response.fields}{length}".encode("latin-1")
 
 
