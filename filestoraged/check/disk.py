@@ -249,12 +249,14 @@ class CheckedDisk(CheckedStore):
             yield from self._list(path, _area)
         elif path not in _UNCHECKED:
             files = files_of(path)
-            if files is None:
+            if files is None or files[0] is ItemKind.CONFIG:
                 yield from self._list_directories(path)
             else:
                 yield from self._list(path, lambda entry, path: _named_file(entry, path, *files))
 
     def _list_directories(self, directory: str) -> Iterator[Item]:
+        """The items in a directory that has directories, and perhaps files beside them."""
+        files = files_of(directory)
         for entry in self._entries(directory):
             if isinstance(entry, Item):
                 yield entry
@@ -263,8 +265,10 @@ class CheckedDisk(CheckedStore):
             # A file in place of a repository has the name of one.
             if is_directory(path) and (entry.is_dir(follow_symlinks=False) or layout.is_repository(entry.name)):
                 yield from self._enter(entry, path)
-            else:
+            elif files is None:
                 yield Item(ItemKind.FOREIGN, path, UNKNOWN_NAME)
+            else:
+                yield _named_file(entry, path, *files)
 
     def _list(self, directory: str, classify: Callable[[os.DirEntry[str], str], Item]) -> Iterator[Item]:
         for entry in self._entries(directory):

@@ -21,8 +21,9 @@ from filestoraged.store.contract import Usage
 
 class ItemKind(enum.Enum):
     OBJECT = "an object of files, named by any algorithm"
-    OID = "an object of a repository"
+    OID = "an object of a repository, or a file of restic"
     NAMED = "an object that names lead to"
+    CONFIG = "the config of a repository of restic, which no digest names"
     DROP = "the bytes of a drop"
     UPLOAD = "the bytes of an unfinished upload, or its lock file"
     SEGMENT = "a segment of an unfinished upload in an S3 store"
@@ -143,6 +144,8 @@ class _Files(NamedTuple):
 
 
 _SHARD = "[0-9a-f]{2}"
+_RESTIC = f"{layout.RESTIC}/[^/]+"
+_RESTIC_FLAT = f"(?:{'|'.join(name for name in layout.RESTIC_DIRECTORIES if name != 'data')})"
 _GRAMMAR = tuple(
     _Files(re.compile(directory), kind, re.compile(name))
     for directory, kind, name in (
@@ -150,6 +153,8 @@ _GRAMMAR = tuple(
         # A repository's objects, and those of names, are named by their SHA-256, drops by a random number.
         (f"{layout.REPOSITORIES}/[^/]+/{_SHARD}", ItemKind.OID, "[0-9a-f]{64}"),
         (f"{layout.NAMES}/[^/]+/{_SHARD}", ItemKind.NAMED, "[0-9a-f]{64}"),
+        (f"{_RESTIC}/data/{_SHARD}|{_RESTIC}/{_RESTIC_FLAT}", ItemKind.OID, "[0-9a-f]{64}"),
+        (_RESTIC, ItemKind.CONFIG, layout.RESTIC_CONFIG),
         (f"{layout.DROPS}/{_SHARD}", ItemKind.DROP, "[0-9a-f]{32}"),
         (layout.UPLOADS, ItemKind.UPLOAD, rf"[0-9a-f]{{32}}(?:{re.escape(layout.UPLOAD_LOCK_SUFFIX)})?"),
         (f"{layout.UPLOADS}/[0-9a-f]{{32}}", ItemKind.SEGMENT, "[0-9]{1,18}"),
@@ -157,7 +162,7 @@ _GRAMMAR = tuple(
 )
 _DIRECTORIES = re.compile(
     f"{_SHARD}|(?:{layout.REPOSITORIES}|{layout.NAMES})(?:/[^/]+(?:/{_SHARD})?)?|{layout.DROPS}(?:/{_SHARD})?|{layout.UPLOADS}"
-    f"|{layout.STAGING}"
+    f"|{layout.RESTIC}|{_RESTIC}(?:/{_RESTIC_FLAT}|/data(?:/{_SHARD})?)?|{layout.STAGING}"
 )
 
 

@@ -267,7 +267,8 @@ def classify(key: str) -> ItemKind | None:
         kind = ItemKind.FOREIGN
     if top in _UNCHECKED and separator:
         return kind if kind is ItemKind.SEGMENT else None
-    if kind in (ItemKind.OID, ItemKind.NAMED) and not layout.is_repository(directory.split("/")[1]):
+    in_repositories = (ItemKind.OID, ItemKind.NAMED, ItemKind.CONFIG)
+    if kind in in_repositories and not layout.is_repository(directory.split("/")[1]):
         return ItemKind.FOREIGN
     return kind
 

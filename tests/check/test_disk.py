@@ -196,6 +196,45 @@ class ObjectsTest(DiskCheckCase):
 
         self.assertEqual([f"damaged repositories/pets/{digest[:2]}/{digest}"], self.found(algorithm="blake2s"))
 
+    def test_damaged_file_of_restic_is_reported_and_moved_aside(self) -> None:
+        repository = self.store.namespace("restic/laptop")
+        repository.put(b"any bytes", name="config")
+        names = ("data", "index", "keys", "locks", "snapshots")
+        digest = sha256(TEA)
+        for name in names:
+            repository.namespace(name).put(TEA)
+            repository.namespace(name).put(POT)
+        # As restic makes it.
+        (self.root / "restic" / "laptop" / "data" / "ff").mkdir()
+        self.assertEqual([], self.check())
+        self.assertEqual(10, self.disk_check.totals.objects)
+        paths = [f"restic/laptop/data/{digest[:2]}/{digest}", *(f"restic/laptop/{each}/{digest}" for each in names[1:])]
+        for path in paths:
+            self.spoil(self.root / path)
+
+        self.assertEqual([f"{DAMAGED} {path}" for path in paths], self.found(repair=True))
+
+        self.assertEqual(sorted(self.root / "quarantine" / path for path in paths), sorted(self.quarantined()))
+        self.assertEqual([], self.check())
+        repository.namespace("data").put(TEA)
+        self.assertEqual(TEA, read(repository.namespace("data").get(digest)))
+
+    def test_foreign_files_in_a_repository_of_restic_are_reported(self) -> None:
+        repository = self.store.namespace("restic/laptop")
+        repository.put(b"any bytes", name="config")
+        digest = repository.namespace("data").put(TEA)
+        laptop = self.root / "restic" / "laptop"
+        for path in ("notes", digest, "data/notes", f"data/{digest}", f"data/{digest[:2]}/notes", "locks/tmp/notes"):
+            (laptop / path).parent.mkdir(parents=True, exist_ok=True)
+            (laptop / path).touch()
+        (laptop / "keys").touch()
+
+        expected = ["notes", digest, "data/notes", f"data/{digest}", f"data/{digest[:2]}/notes", "locks/tmp"]
+
+        found = self.found()
+        self.assertEqual(sorted(f"{FOREIGN} restic/laptop/{path}" for path in expected), [*found[1:]])
+        self.assertEqual(f"{DAMAGED} restic/laptop/keys", found[0])
+
     def test_read_error_of_the_disk_is_damage(self) -> None:
         digest = self.store.put(POT)
 
