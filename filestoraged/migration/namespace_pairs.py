@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from filestoraged.command_errors import CheckError
 from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import ListingUnsupported
 from filestoraged.store import layout
@@ -63,13 +64,13 @@ class NamespacePair(NamedTuple):
 
     def object_path(self, name: str) -> str:
         """As the check names an object: its path within a store's directory."""
-        return f"{self.path}{layout.object_path(name)}"
+        return f"{self.path}{layout.object_path(name, self.path.rstrip('/'))}"
 
 
 def object_pairs(source: Stores, target: Stores, algorithm: str) -> Iterator[NamespacePair]:
-    """Files, each repository, and each space of names. `algorithm` names most objects of files.
+    """Files, each repository, each space of names, and repositories of restic. `algorithm` names most objects of files.
 
-    Raises ListingUnsupported if the source keeps no index.
+    Raises ListingUnsupported if the source keeps no index, and CheckError for what the target cannot keep.
     """
     algorithms = (algorithm, *(each for each in ALGORITHMS if each != algorithm))
     yield _pair("", source.objects, target.objects, algorithms)
@@ -78,6 +79,22 @@ def object_pairs(source: Stores, target: Stores, algorithm: str) -> Iterator[Nam
         ours, theirs = (side.objects.namespace(directory, algorithm="sha256") for side in (source, target))
         for name in _repositories(ours, theirs):
             yield _pair(f"{directory}/{name}/", ours.namespace(name), theirs.namespace(name), ["sha256"])
+    yield from _restic_pairs(source, target)
+
+
+def _restic_pairs(source: Stores, target: Stores) -> Iterator[NamespacePair]:
+    ours, theirs = (side.objects.namespace(layout.RESTIC, algorithm="sha256") for side in (source, target))
+    # As the interface has it.
+    theirs.max_size = None
+    for name in _repositories(ours, theirs):
+        if not can_list(target.objects):
+            raise CheckError(f"the target cannot keep {layout.RESTIC}/{name}: it keeps no index of names")
+        for type_ in layout.RESTIC_DIRECTORIES:
+            within = f"{name}/{type_}"
+            yield _pair(f"{layout.RESTIC}/{within}/", ours.namespace(within), theirs.namespace(within), ["sha256"])
+        # Last: with a config, it is a repository.
+        config = ours.namespace(name), theirs.namespace(name)
+        yield _pair(f"{layout.RESTIC}/{name}/", *config, ())._replace(is_named_by_digest=False)
 
 
 def drop_pair(source: Stores, target: Stores, ids: Callable[[], Iterator[str]]) -> NamespacePair:

@@ -71,6 +71,14 @@ class Side:
     def repository(self, name: str) -> DiskStore:
         return self.disk.namespace(layout.REPOSITORIES).namespace(name)
 
+    def make_restic(self, name: str, *files: bytes) -> None:
+        """Make a repository of restic that has the files in each directory."""
+        repository = self.disk.namespace(layout.RESTIC).namespace(name)
+        repository.put(b"config", name=layout.RESTIC_CONFIG)
+        for type_ in layout.RESTIC_DIRECTORIES:
+            for data in files:
+                repository.namespace(type_).put(data)
+
     @property
     def drop_bytes(self) -> DiskStore:
         return self.disk.namespace(layout.DROPS)

@@ -41,6 +41,30 @@ class ObjectsTest(MigrationCase):
         self.assert_same_objects()
         self.assertEqual(5, len(self.objects(self.new.root)))
 
+    def test_repositories_of_restic_are_copied_with_their_configs(self) -> None:
+        for name in ("laptop", "desktop"):
+            self.old.make_restic(name, TEA, POT)
+
+        done = self.migrate("--json")
+        again = self.migrate("--json")
+        verified = self.migrate("--verify")
+
+        self.assertEqual((0, 22), (done.status, done.document["copied"]), done)
+        self.assertEqual((0, 22), (again.document["copied"], again.document["existing"]))
+        self.assertEqual(0, verified.status, verified)
+        old, new = (self.files_below(side.root / "restic") for side in (self.old, self.new))
+        self.assertEqual((22, old), (len(old), new))
+
+    def test_damaged_config_of_restic_is_found_by_verify(self) -> None:
+        self.old.make_restic("laptop", TEA)
+        self.migrate()
+        (self.new.root / "restic/laptop/config").write_bytes(b"CONFIG")
+
+        verified = self.migrate("--verify", "--json")
+
+        self.assertEqual(1, verified.status)
+        self.assertEqual(["restic/laptop/config"], [each["path"] for each in verified.document["findings"]])
+
     def test_second_run_copies_what_is_new_alone(self) -> None:
         self.old.disk.put(TEA)
         self.old.repository("pets").put(POT)
@@ -376,6 +400,17 @@ class MemcachedTargetTest(MigrationCase):
         self.assertEqual((3, 0), (first["copied"], second["copied"]))
         self.assertEqual(0, verified.status, verified)
         self.assertEqual([f"drops/{layout.object_path(id_)}"], list(self.objects(self.new.root)))
+
+    def test_repository_of_restic_cannot_be_kept_in_memcached(self) -> None:
+        server = start_memcached(self)
+        with self.new.config.open("a") as config:
+            config.write(f"memcached = {server.address}\n")
+        self.old.make_restic("laptop", TEA)
+
+        done = self.migrate()
+
+        self.assertEqual(2, done.status, done)
+        self.assertIn("the target cannot keep restic/laptop", done.errors)
 
     def test_other_hash_is_refused_where_names_could_not_be_found_again(self) -> None:
         server = start_memcached(self)

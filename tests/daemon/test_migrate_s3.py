@@ -53,15 +53,18 @@ class ToS3Test(S3Side, MigrationCase):
         self.old.disk.put(TEA, name=hashlib.md5(TEA).hexdigest())
         self.old.repository("pets").put(POT)
         self.old.put_drop(self.old.drops(), POT)
+        self.old.make_restic("laptop", TEA)
 
         done = self.migrate("--json")
         again = self.migrate("--json")
         verified = self.migrate("--verify")
 
-        self.assertEqual((0, 5), (done.status, done.document["copied"]), done)
-        self.assertEqual((0, 0, 5), (again.status, again.document["copied"], again.document["existing"]))
+        self.assertEqual((0, 11), (done.status, done.document["copied"]), done)
+        self.assertEqual((0, 0, 11), (again.status, again.document["copied"], again.document["existing"]))
         self.assertEqual(0, verified.status, verified)
-        self.assertEqual(self.objects(self.old.root), self.stored())
+        files = self.files_below(self.old.root / "restic")
+        restic = {f"restic/{path}": (self.old.root / "restic" / path).read_bytes() for path in files}
+        self.assertEqual({**self.objects(self.old.root), **restic}, self.stored())
 
     def test_damaged_object_is_reported_and_not_copied(self) -> None:
         path = self.old.spoil(self.old.disk.put(CUPS))
