@@ -27,6 +27,16 @@ http {{
 """
 
 
+def make_certificate(directory: Path) -> Path:
+    """Make `certificate.pem` for 127.0.0.1, which is its own authority, and `key.pem`."""
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    subject = ["-subj", "/CN=nginx", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    command = [find_program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    subprocess.run([*command, *subject, *files], check=True, capture_output=True)
+    return certificate
+
+
 @contextlib.contextmanager
 def running_nginx(directory: Path, port: int, configuration: str) -> Iterator[None]:
     """nginx, for the length of a block. `configuration` is that of its context `http`, and listens on `port`."""

@@ -166,6 +166,47 @@ NAMES = (
     Row("DELETE /names/pets/c", 204, b""),
     Row("GET /names/pets/c", 404, JSON_ERROR),
 )
+# What the config is named by is not its digest.
+RESTIC = (
+    Row("POST /restic/laptop/?create=true", 200, b"", body=b""),
+    Row("GET /restic/laptop/data/", 200, b"[]"),
+    Row("HEAD /restic/laptop/config", 404, b""),
+    Row("GET /restic/laptop/config", 404, JSON_ERROR),
+    *(Row("POST /restic/laptop/config", 200, b"", body=TEA) for _ in range(2)),
+    Row("POST /restic/laptop/config", 403, JSON_ERROR, body=CAT),
+    Row("HEAD /restic/laptop/config", 200, b"", {"content-length": "3"}),
+    Row("GET /restic/laptop/config", 206, b"ea", fields={"Range": "bytes=1-"}),
+    Row(f"POST /restic/laptop/data/{digest(LARGE)}", 400, JSON_ERROR, body=LARGE[:-1] + bytes([LARGE[-1] ^ 1])),
+    Row(f"POST /restic/laptop/data/{MISSING}", 400, JSON_ERROR, body=TEA),
+    *(
+        Row(f"POST /restic/laptop/{type_}/{digest(data)}", 200, b"", body=data)
+        for type_ in ("data", "index", "locks")
+        for data in (LARGE, CAT, LARGE)
+    ),
+    *(
+        Row(f"GET /restic/laptop/{type_}/", 200, rf'\[("({digest(LARGE)}|{digest(CAT)})",?){{2}}\]')
+        for type_ in ("data", "index", "locks")
+    ),
+    Row(
+        "GET /restic/laptop/index/",
+        200,
+        rf'\[.*{{"name":"{digest(CAT)}","size":5}}.*\]',
+        {"content-type": r"application/vnd\.x\.restic\.rest\.v2"},
+        fields={"Accept": "application/vnd.x.restic.rest.v2"},
+    ),
+    Row(f"HEAD /restic/laptop/data/{digest(LARGE)}", 200, b"", {"content-length": str(len(LARGE))}),
+    Row(f"GET /restic/laptop/data/{digest(LARGE)}", 200, LARGE),
+    Row(f"GET /restic/laptop/index/{digest(LARGE)}", 206, LARGE[5:8], fields={"Range": "bytes=5-7"}),
+    Row(f"GET /restic/laptop/keys/{digest(CAT)}", 404, JSON_ERROR),
+    *(
+        Row(f"DELETE /restic/laptop/{type_}/{digest(data)}", 200, b"")
+        for type_ in ("data", "index", "locks")
+        for data in (LARGE, CAT, CAT)
+    ),
+    Row(f"HEAD /restic/laptop/data/{digest(LARGE)}", 404, b""),
+    Row("DELETE /restic/laptop/config", 200, b""),
+    Row("GET /restic/laptop/locks/", 200, b"[]"),
+)
 OPERATIONS = (
     Row("GET /-/ready", 200),
     Row("GET /-/metrics", 200, r".*filestoraged_requests_total\{.*"),
@@ -182,6 +223,7 @@ class DiskTest(ServerCase):
         *UPLOADS,
         *KEYS,
         *NAMES,
+        *RESTIC,
         *OPERATIONS,
     )
 

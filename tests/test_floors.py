@@ -60,6 +60,7 @@ LATE["api.kv"] = {"api.openapi_terms", "store.postgresql.kv"}
 LATE["api.lfs"] = {"api.openapi_terms"}
 LATE["api.names"] = {"api.openapi_terms"}
 LATE["api.repositories"] = {"api.openapi_terms"}
+LATE["api.restic"] = {"api.openapi_terms"}
 LATE["api.uploads"] = {"api.openapi_terms", "store.uploads.remote_storage"}
 LATE["cli.main"] = {
     *("cli.check", "cli.completion", "cli.fitness", "cli.get", "cli.manage", "cli.migrate", "cli.prune", "cli.put"),
@@ -71,7 +72,9 @@ LATE["cli.serve"] = {"cli.manual"}
 LATE["daemon.backend"] = {"check.tables"}
 LATE["daemon.config"] = {"configparser"}
 LATE["daemon.disk_backend"] = {"check.disk", "check.rows", "check.tables"}
-LATE["daemon.interfaces"] = {f"api.{name}" for name in ("drops", "files", "kv", "names", "repositories", "uploads")}
+LATE["daemon.interfaces"] = {
+    f"api.{name}" for name in ("drops", "files", "kv", "names", "repositories", "restic", "uploads")
+}
 LATE["daemon.memcached_backend"] = {
     *("check.memcached", "store.memcached.manifest", "store.memcached.pool", "store.memcached.store"),
 }

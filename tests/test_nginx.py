@@ -16,13 +16,23 @@ from tests.support import TempCase, free_port
 
 
 @contextlib.contextmanager
-def running_as_shipped(directory: Path, upstream: str, store: Path) -> Iterator[str]:
-    """nginx with systemd/nginx.conf in front of a daemon at `upstream`, for the length of a block. Yields its URL."""
+def running_as_shipped(
+    directory: Path, upstream: str, store: Path, *, certificate: Path | None = None
+) -> Iterator[str]:
+    """nginx with systemd/nginx.conf in front of a daemon at `upstream`, for the length of a block. Yields its URL.
+
+    With a `certificate`, beside whose file is `key.pem`, it speaks TLS.
+    """
     port = free_port()
+    tls = (
+        ""
+        if certificate is None
+        else f"ssl_certificate {certificate}; ssl_certificate_key {certificate.parent}/key.pem;"
+    )
     configuration = (ROOT / "systemd" / "nginx.conf").read_text()
     for shown, here in (
         ("server 127.0.0.1:8080;", f"server {upstream};"),
-        ("listen 80;", f"listen 127.0.0.1:{port};"),
+        ("listen 80;", f"listen 127.0.0.1:{port} {'ssl' if tls else ''}; {tls}"),
         ("listen [::]:80;", ""),
         ("access_log /var/log/nginx/filestoraged.log", f"access_log {directory}/filestoraged.log"),
         ("alias /var/lib/filestoraged/;", f"alias {store}/;"),
@@ -30,7 +40,7 @@ def running_as_shipped(directory: Path, upstream: str, store: Path) -> Iterator[
         assert configuration.count(shown) == 1, shown
         configuration = configuration.replace(shown, here)
     with running_nginx(directory, port, configuration):
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
 
 
 class NginxTest(TempCase):

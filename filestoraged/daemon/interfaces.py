@@ -68,6 +68,12 @@ def _uploads() -> Interface:
     return UPLOADS
 
 
+def _restic() -> Interface:
+    from filestoraged.api.restic import RESTIC
+
+    return RESTIC
+
+
 INTERFACES: Mapping[str, InterfaceRow] = {
     "files": InterfaceRow("/", _files),
     "repositories": InterfaceRow("/data", _repositories, has_areas=True),
@@ -75,6 +81,7 @@ INTERFACES: Mapping[str, InterfaceRow] = {
     "kv": InterfaceRow("/kv", _keys),
     "uploads": InterfaceRow("/uploads", _uploads),
     "names": InterfaceRow("/names", _names, has_areas=True, needs_listing=True),
+    "restic": InterfaceRow("/restic", _restic, has_areas=True, needs_listing=True),
 }
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from filestoraged.client import Client, Retries
 from filestoraged.client.refusals import ServerUnreachable
 from filestoraged.errors import TooLarge, Unavailable
-from tests.nginx import running_nginx
-from tests.support import ServerCase, find_program, free_port
+from tests.nginx import make_certificate, running_nginx
+from tests.support import ServerCase, free_port
 
 MIB = 1024 * 1024
 
@@ -39,7 +38,7 @@ class NginxTest(ServerCase):
     def setUp(self) -> None:
         super().setUp()
         self.pauses: list[float] = []
-        self.certificate = self.make_certificate()
+        self.certificate = make_certificate(self.directory)
         self.url = self.start_nginx()
 
     def client(self, path: str = "", **settings: Any) -> Client:
@@ -85,14 +84,6 @@ class NginxTest(ServerCase):
         path = self.directory / "file"
         path.write_bytes(data)
         return path
-
-    def make_certificate(self) -> Path:
-        certificate, key = self.directory / "certificate.pem", self.directory / "key.pem"
-        subject = ["-subj", "/CN=nginx", "-addext", "subjectAltName=IP:127.0.0.1"]
-        files = ["-keyout", str(key), "-out", str(certificate)]
-        command = [find_program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        subprocess.run([*command, *subject, *files], check=True, capture_output=True)
-        return certificate
 
     def start_nginx(self) -> str:
         port = free_port()

@@ -75,10 +75,10 @@ class PrecedenceTest(TempCase):
         with self.assertRaisesRegex(UsageError, r"filestoraged\.conf': unknown option 'colour'\Z"):
             parse_arguments(["--config", str(self.file)])
 
-    def test_names_are_mounted_by_default_unless_objects_cannot_be_listed(self) -> None:
+    def test_names_and_restic_are_mounted_by_default_unless_objects_cannot_be_listed(self) -> None:
         mounted = [set(parse_arguments(options).mounts.values()) for options in ([], ["--memcached", "localhost"])]
 
-        self.assertEqual({"names"}, mounted[0] - mounted[1])
+        self.assertEqual({"names", "restic"}, mounted[0] - mounted[1])
 
     def test_max_size_over_the_maximum_of_memcached_names_both_options(self) -> None:
         with self.assertRaisesRegex(UsageError, r"--max-size 52428801 exceeds the 52428800 bytes that --memcached"):
