@@ -8,7 +8,7 @@ _files = in_file("api/files.py", "tests.api.test_files")
 _objects = in_file("api/objects.py", "tests.api.test_files", "tests.api.test_repositories")
 _forms = in_file("api/forms.py", "tests.api.test_files")
 _listing = in_file("api/listing.py", "tests.api.test_repositories")
-_backends = in_file("daemon/backends.py", "tests.api.test_drops")
+_backends = in_file("daemon/backend.py", "tests.api.test_drops")
 _drops = in_file("api/drops.py", "tests.api.test_drops", "tests.api.test_tokens")
 _drop_form = in_file("api/drop_form.py", "tests.api.test_drops.DropsTest", "tests.api.test_drops.PasswordTest")
 _drop_pages = in_file("api/drop_pages.py", "tests.api.test_drop_pages")
@@ -38,7 +38,7 @@ MUTATIONS = (
     ),
     _objects(
         "range-ignores-if-range",
-        "if wanted is not None and conditions.if_range_holds(request.fields, blob.digest, blob.modified):",
+        "if wanted is not None and conditions.if_range_holds(request.fields, found.tag, found.modified):",
         "if wanted is not None:",
     ),
     _forms("digest-of-a-form-is-not-checked", "        whole.check()\n", "        whole.digest()\n"),
@@ -79,7 +79,11 @@ MUTATIONS = (
     _payloads("declared-mib-is-refused", "if (request.size or 0) > self.", "if (request.size or 0) >= self."),
     _payloads("received-mib-is-refused", "if len(body) + len(piece) > limit:", "if len(body) + len(piece) >= limit:"),
     _payloads("bodies-in-flight-are-not-released", "            self._size -= size\n", "            pass\n"),
-    _payloads("bodies-in-flight-are-unlimited", "size and self._size + size > _MAX_IN_FLIGHT", "size > _MAX_IN_FLIGHT"),
+    _payloads(
+        "bodies-in-flight-are-unlimited",
+        "size and self._size + size > self._max_in_flight",
+        "size > self._max_in_flight",
+    ),
     # Git LFS.
     _lfs("batch-for-upload-needs-read-alone", "WRITE if batch.operation == lfs.UPLOAD else READ", "READ"),
     _lfs("lock-of-another-is-released-without-force", "if is_foreign and not force", "if is_foreign and force is None"),

@@ -27,7 +27,7 @@ _databases = in_file(
 _drop_tables = in_file("store/drop_tables.py", "tests.daemon.test_migrate.DropsTest")
 
 _watchdog = in_file("daemon/watchdog.py", "tests.daemon.test_watchdog")
-_cleanup_lock = in_file("daemon/cleanup_lock.py", "tests.daemon.test_janitor")
+_cleanup_lock = in_file("store/cleanup_lock.py", "tests.daemon.test_janitor")
 _tokens_file = in_file("daemon/tokens_file.py", "tests.daemon.test_tokens_file")
 _sockets = in_file("daemon/sockets.py", "tests.daemon.test_activation", "tests.daemon.test_serve")
 _supervisor = in_file("daemon/supervisor.py", "tests.daemon.test_supervisor", "tests.daemon.test_watchdog")
@@ -113,7 +113,7 @@ MUTATIONS = (
     ),
     _cleanup_lock(
         "stopped-janitor-keeps-the-lock",
-        "return abs(self._date() - os.fstat(lock).st_mtime) < _JANITOR_TIMEOUT",
+        "return abs(self._clock.date() - os.fstat(lock).st_mtime) < self._timeout",
         "return True",
     ),
     _tokens_file("token-may-be-named-anybody", "    if digest != _ANONYMOUS:\n        _check_not_anybody(name)\n", ""),

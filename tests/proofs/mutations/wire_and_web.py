@@ -121,11 +121,9 @@ MUTATIONS = (
     _eviction("sent-request-does-not-keep-a-connection", "and _is_idle(connection):", "and True:"),
     _acceptor("worker-that-is-ahead-accepts", "return self._limit.is_ahead and not self._helps", "return False"),
     _admission("reserved-places-are-unlimited", "and len(self._reserved) < _MAX_RESERVED:", "and True:"),
-    _admission(
-        "refused-connections-are-unlimited", "return list(itertools.islice(self._refused, excess))", "return []"
-    ),
+    _admission("refused-connections-are-unlimited", "return list(itertools.islice(self.refused, excess))", "return []"),
     _server("lack-of-descriptors-keeps-the-loop-busy", "                self._acceptor.on_exhausted()\n", ""),
-    _server("each-refusal-is-logged", "if now - self._warned >= _QUIET:", "if now >= self._warned:"),
+    _server("each-refusal-is-logged", "-math.inf) >= _QUIET:", "-math.inf) >= 0:"),
     _server(
         "idle-connections-are-closed-when-a-drain-begins",
         "if connection.is_idle and now >= self._idle_end:",
