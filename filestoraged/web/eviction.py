@@ -1,16 +1,18 @@
-"""Eviction of idle connections for new ones: the connection of this worker that is idle longest is closed first.
+"""Which connections are closed for the sake of others: idle ones for new ones, and slow readers for memory.
 
-It is found by a scan of all connections, sorted once and used up one by one: requests cost nothing for it.
+The connection of this worker that is idle longest is evicted first. It is found by a scan of all connections, sorted
+once and used up one by one: requests cost nothing for it.
 """
 
 from __future__ import annotations
 
 import socket
-from collections import deque
-from collections.abc import Callable, Container
+from collections import Counter, deque
+from collections.abc import Callable, Container, Sequence
 from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
+from filestoraged.digest import Bytes
 from filestoraged.web.poller import Poller, Watched
 from filestoraged.web.receiver import DONT_WAIT
 
@@ -104,3 +106,32 @@ def _is_idle(connection: Evictable) -> bool:
     except OSError:
         # Reset; the loop gets an event for it.
         return True
+
+
+class Reader(Protocol):
+    """A connection whose client reads a response: `unread` is in memory, and was asked for at `since`."""
+
+    since: float
+
+    @property
+    def unread(self) -> Bytes: ...
+
+
+_Reader = TypeVar("_Reader", bound=Reader)
+
+
+def excess_readers(readers: Sequence[_Reader], limit: int) -> list[_Reader]:
+    """Those to cut off so that no more than `limit` bytes are unread. The first had the most time to read."""
+    # Responses from a cache share their bytes.
+    sharing = Counter(id(each.unread) for each in readers)
+    excess = sum({id(each.unread): len(each.unread) for each in readers}.values()) - limit
+    chosen = []
+    # Those that share bytes last: only the end of all of them gains something.
+    for each in sorted(readers, key=lambda each: (sharing[id(each.unread)] > 1, each.since)):
+        if excess <= 0:
+            break
+        sharing[id(each.unread)] -= 1
+        if not sharing[id(each.unread)]:
+            excess -= len(each.unread)
+        chosen.append(each)
+    return chosen

@@ -5,7 +5,6 @@ The loop accepts, reads heads and answers what cannot block; see `connection`. I
 
 from __future__ import annotations
 
-import collections
 import errno
 import logging
 import math
@@ -23,7 +22,8 @@ from filestoraged.web.admission import Admission, Place
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection import Connection
 from filestoraged.web.connection_limit import ConnectionLimit
-from filestoraged.web.eviction import Eviction
+from filestoraged.web.drain import Drain
+from filestoraged.web.eviction import Eviction, excess_readers
 from filestoraged.web.handler import Handler
 from filestoraged.web.limits import Limits
 from filestoraged.web.loop_context import LoopContext
@@ -41,9 +41,6 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 # Seconds between two warnings about either in the log.
 _QUIET = 10.0
-
-# How long lingering closes may last when all else is drained, in seconds.
-_FAREWELL = 1.0
 
 # Seconds after which a thread has given a connection that waits to the poller.
 _SETTLED = 0.01
@@ -107,9 +104,7 @@ class Server(ThreadingHTTPServer):
         # Of the connection that was accepted last.
         self.refusal: Error | None = None
         self._has_accepted = False
-        self._drain_end = self._idle_end = math.inf
-        self._is_drained = False
-        self._on_not_accepting: Callable[[], None] = lambda: None
+        self._drain = Drain(self.context)
         self._must_stop = False
         self._has_started = threading.Event()
         self._has_ended = threading.Event()
@@ -162,15 +157,11 @@ class Server(ThreadingHTTPServer):
         """
         self.begin_drain(timeout, on_not_accepting)
         self._has_ended.wait()
-        return self._is_drained
+        return self._drain.is_complete
 
     def begin_drain(self, timeout: float, on_not_accepting: Callable[[], None] = lambda: None) -> None:
         """Let the loop do what `drain` waits for."""
-        self._on_not_accepting = on_not_accepting
-        now = self.context.now()
-        self._drain_end = now + timeout
-        self._idle_end = now + self._limits.last_call
-        self.context.is_draining = True
+        self._drain.begin(timeout, on_not_accepting)
         self._next_check = 0.0
         self.context.completions.wake()
 
@@ -208,7 +199,8 @@ class Server(ThreadingHTTPServer):
             for connection in pool.check(now):
                 connection.on_no_thread()
         if context.is_draining:
-            self._drain(now)
+            self._acceptor.close()
+            self._must_stop = self._drain.is_over(now)
             return
         self._eviction.forget()
         self._acceptor.check()
@@ -299,24 +291,15 @@ class Server(ThreadingHTTPServer):
                 connection.cut_off()
 
     def _cut_off_slow_readers(self, now: float) -> None:
-        """Keep responses in memory within their limit: those asked for first have had the most time to be read."""
+        """Keep responses in memory within their limit."""
         # Not those that a thread is giving to the poller at this moment.
-        latest = now + self.context.limits.send - _SETTLED
+        latest = now + self._limits.send - _SETTLED
         waiting = [each for each in self.context.poller.all() if each.unread and each.transport.deadline < latest]
-        # Responses from a cache share their bytes.
-        readers = collections.Counter(id(connection.unread) for connection in waiting)
-        excess = sum({id(connection.unread): len(connection.unread) for connection in waiting}.values())
-        excess -= self._limits.unread_bytes
-        if excess <= 0:
-            return
-        self._warn("cutting slow clients off: more than %d bytes of responses are unread", self._limits.unread_bytes)
-        # Those that share bytes last: only the end of all of them gains something.
-        for connection in sorted(waiting, key=lambda each: (readers[id(each.unread)] > 1, each.since)):
-            if excess <= 0:
-                return
-            readers[id(connection.unread)] -= 1
-            if not readers[id(connection.unread)]:
-                excess -= len(connection.unread)
+        slow = excess_readers(waiting, self._limits.unread_bytes)
+        if slow:
+            size = self._limits.unread_bytes
+            self._warn("cutting slow clients off: more than %d bytes of responses are unread", size)
+        for connection in slow:
             connection.cut_off()
 
     def _warn(self, message: str, *values: object) -> None:
@@ -324,21 +307,3 @@ class Server(ThreadingHTTPServer):
         if now - self._warned.get(message, -math.inf) >= _QUIET:
             log.warning(message, *values)
             self._warned[message] = now
-
-    def _drain(self, now: float) -> None:
-        """Close idle connections, and stop where no other is left."""
-        context = self.context
-        self._acceptor.close()
-        on_not_accepting, self._on_not_accepting = self._on_not_accepting, lambda: None
-        on_not_accepting()
-        for connection in context.poller.all():
-            if connection.is_idle and now >= self._idle_end:
-                connection.evict()
-        left = context.poller.all()
-        busy = context.pool.busy or context.remote_pool.busy or context.completions.expected
-        if busy or not all(connection.is_lingering for connection in left):
-            self._must_stop = now >= self._drain_end
-            return
-        self._is_drained = True
-        self._drain_end = min(self._drain_end, now + _FAREWELL)
-        self._must_stop = not left or now >= self._drain_end

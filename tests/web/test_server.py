@@ -228,7 +228,7 @@ class DrainTest(LoopCase):
 
         self.assertEqual((False, False, False), before)
         self.assertEqual((200, "close"), (answer.status, answer.fields["connection"]))
-        self.assertEqual((True, True), (idle.is_closed, self.server._is_drained))
+        self.assertEqual((True, True), (idle.is_closed, self.server._drain.is_complete))
         # A client that does not close is given a moment for reading its response.
         self.pass_time(1.0)
         self.assertTrue(self.server._must_stop)
@@ -252,7 +252,7 @@ class DrainTest(LoopCase):
             self.pass_time(seconds)
             stops.append(self.server._must_stop)
 
-        self.assertEqual(([False, True], False), (stops, self.server._is_drained))
+        self.assertEqual(([False, True], False), (stops, self.server._drain.is_complete))
 
 
 class ShutdownTest(unittest.TestCase):

@@ -36,6 +36,7 @@ _eviction = in_file("web/eviction.py", "tests.web.test_admission", "tests.web.te
 _acceptor = in_file("web/acceptor.py", "tests.web.test_admission")
 _admission = in_file("web/admission.py", "tests.web.test_admission", "tests.web.test_slow_clients")
 _server = in_file("web/server.py", "tests.web.test_admission", "tests.web.test_slow_clients", "tests.web.test_server")
+_drain = in_file("web/drain.py", "tests.web.test_server")
 _router = in_file("web/mounts.py", "tests.web.test_router", "tests.api.test_kv")
 _error_responses = in_file("web/error_responses.py", "tests.web.test_error_responses")
 _exchange = in_file("web/exchange.py", "tests.web.test_connection", "tests.api.test_drops.BrokenDownloadTest")
@@ -124,13 +125,13 @@ MUTATIONS = (
     _admission("refused-connections-are-unlimited", "return list(itertools.islice(self.refused, excess))", "return []"),
     _server("lack-of-descriptors-keeps-the-loop-busy", "                self._acceptor.on_exhausted()\n", ""),
     _server("each-refusal-is-logged", "-math.inf) >= _QUIET:", "-math.inf) >= 0:"),
-    _server(
+    _drain(
         "idle-connections-are-closed-when-a-drain-begins",
         "if connection.is_idle and now >= self._idle_end:",
         "if connection.is_idle:",
     ),
     _server("unread-responses-are-unlimited", "        self._cut_off_slow_readers(now)\n", ""),
-    _server("drain-lasts-without-end", "self._must_stop = now >= self._drain_end\n            return", "return"),
+    _drain("drain-lasts-without-end", "return now >= self._end\n        self", "return False\n        self"),
     _router("mount-matches-within-a-segment", "path.startswith(below) or path", "path.startswith(below[:-1]) or path"),
     _router("body-of-unknown-size-is-read-on-the-loop", "is None or size > route.", "is not None and size > route."),
     _error_responses("full-quota-answers-500", "if error.errno in DISK_FULL:", "if error.errno == errno.ENOSPC:"),
