@@ -32,7 +32,7 @@ from filestoraged.store.areas import remove_name
 from filestoraged.store.cleanup_lock import CleanupLock
 from filestoraged.store.contract import Store
 from filestoraged.store.janitors import Janitor
-from filestoraged.store.name_limits import Eviction
+from filestoraged.store.name_limits import NameEviction
 from filestoraged.store.name_tables import CONDEMNED, REMOVED, area_of
 from filestoraged.store.names import Names
 from filestoraged.store.transactions import Transaction
@@ -192,7 +192,7 @@ class NamesJanitor(Janitor):
         super().__init__("names", lock, clock)
         self._names = names
         self._collector = collector
-        self._eviction = Eviction(names.transactions, names.find_rules, clock)
+        self._eviction = NameEviction(names.transactions, names.find_rules, clock)
 
     def retry(self) -> None:
         self._try(self._retry)

@@ -97,7 +97,7 @@ class Uses:
             self._transactions.write_rows("UPDATE names SET used = ? WHERE path = ? AND used < ?", rows).result()
 
 
-class Eviction:
+class NameEviction:
     """A step of the janitor. One thread calls it."""
 
     def __init__(self, transactions: Transactions, find_rules: FindRules, clock: Clock = SYSTEM_CLOCK) -> None:

@@ -20,7 +20,7 @@ from filestoraged.errors import (
 from filestoraged.future import Future
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.name_collection import Collector
-from filestoraged.store.name_limits import Eviction
+from filestoraged.store.name_limits import NameEviction
 from filestoraged.store.name_listing import Name, Page
 from filestoraged.store.names import Link, Names, PutResult, unconditional
 from tests.clock import VirtualClock
@@ -404,7 +404,7 @@ class NamesContract(TempCase):
         self.names.find_rules = lambda area: rules if area == "names/s" else None
 
     def evict(self) -> int:
-        eviction = Eviction(self.names.transactions, self.names.find_rules, self.clock)
+        eviction = NameEviction(self.names.transactions, self.names.find_rules, self.clock)
         return sum(iter(eviction.step, 0))
 
     def removals(self) -> dict[str, int]:
