@@ -347,12 +347,8 @@ def _describe() -> Description:
     offset = field("Upload-Offset", "Bytes that have been received.", number)
     metadata = field("Upload-Metadata", "Keys with values in base64.", terms.TEXT, required=False)
     piece = terms.body({"application/offset+octet-stream": {}}, required=False)
-    result = {
-        "anyOf": [
-            {"type": "object", "required": required, "properties": {key: {} for key in required}}
-            for required in (["hash", "size"], ["oid", "size"], ["status", "url"])
-        ]
-    }
+    answers = (["hash", "size"], ["oid", "size"], ["status", "url"])
+    result = {"anyOf": [terms.object_of(**{key: {} for key in keys}) for keys in answers]}
     # Their pages ask for the token: which scope it needs is in the upload.
     operation, answered = functools.partial(terms.operation, needs_token=True), terms.answered
     options = terms.operation("What of the protocol is supported.", answered("204", "Tus-Extension lists it."))

@@ -79,15 +79,7 @@ class Services:
         self._permissions = GROUP_READABLE if config.accel else PRIVATE
         self._warnings: list[str] = []
         threads = HashThreads()
-        self.disk = DiskStore(
-            config.store,
-            algorithm=config.hash,
-            max_size=config.max_size,
-            permissions=self._permissions,
-            hash_threads=threads,
-            cache_size=cache_shares(config.cache, config.workers).objects,
-            identity=self.identities.of_root(os.path.abspath(config.store)),
-        )
+        self.disk = self._make_disk(threads)
         self._pages = self._read_pages()
         self._opened = selected(config).open(config, config.workers, self.disk, threads, clock)
         # Where files and repositories keep their objects.
@@ -108,6 +100,18 @@ class Services:
         # A start that fails logs nothing but the reason.
         for warning in (*self._opened.warnings, *self._warnings):
             log.warning("%s", warning)
+
+    def _make_disk(self, threads: HashThreads) -> DiskStore:
+        config = self._config
+        return DiskStore(
+            config.store,
+            algorithm=config.hash,
+            max_size=config.max_size,
+            permissions=self._permissions,
+            hash_threads=threads,
+            cache_size=cache_shares(config.cache, config.workers).objects,
+            identity=self.identities.of_root(os.path.abspath(config.store)),
+        )
 
     def build_app(self, mounts: Mapping[str, str]) -> Mounts:
         """Return the routers of the interfaces that are mounted, and those of operations.
