@@ -106,7 +106,7 @@ class RequestPathTest(SimulatedCase):
         return "\n".join(["", *calls, *sorted(self.trace.files)])
 
     def test_upload_of_1_kib(self) -> None:
-        self.check(UPLOAD, files=44, crossings=132, commits=True)
+        self.check(UPLOAD, files=41, crossings=127, commits=True)
 
     def test_cached_get_of_1_kib(self) -> None:
         client = self.connect()

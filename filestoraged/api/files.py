@@ -42,12 +42,13 @@ class _Files:
         self._delivery = delivery
 
     async def upload(self, request: Request) -> Response:
-        boundary = form_boundary(request.fields.get("content-type", ""))
+        type_, accept = request.fields.get("content-type"), request.fields.get("accept")
+        boundary = None if type_ is None else form_boundary(type_)
         if boundary is None:
             digest, size = await objects.receive_object(request, self._store, objects.announced(request, self._store))
         else:
             digest, size = await self._receive_form(request, boundary)
-        if prefers_text(request.fields.get("accept")):
+        if accept is not None and prefers_text(accept):
             return Response(200, "Content-Type: text/plain\r\n", f"{digest}\n".encode())
         return Response(200, JSON, objects.receipt("hash", digest, size))
 

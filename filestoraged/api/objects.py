@@ -77,8 +77,12 @@ def upload_route(method: str, pattern: str, page: Callable[..., Answer], store: 
 async def receive_object(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[Digest, int]:
     """Store the body of a request, which must have the digests `expected`. Returns the digest and the size."""
     with begin(request, store, size=request.size, expected=expected) as staging:
-        async for piece in request.body:
-            staging.write(piece)
+        whole = request.body.take_buffered()
+        if whole is None:
+            async for piece in request.body:
+                staging.write(piece)
+        elif whole:
+            staging.write(whole)
         return await commit(request, staging), staging.size
 
 
