@@ -143,7 +143,12 @@ MUTATIONS = (
     _staging_area(
         "sweep-removes-journals-without-a-checkpoint", "            make_superfluous()\n", "            pass\n"
     ),
-    _staging_area("sweep-removes-live-uploads", "system) if lock_if_dead(descriptor, system=system) else 0", "system)"),
+    _staging_area(
+        "sweep-removes-live-uploads",
+        "system) if lock_if_dead(descriptor, system=system) else 0",
+        "system)",
+        missed="a sweep asks before, too, which owners are dead; a simulated history finds it where neither does",
+    ),
     _small_blobs("cache-ignores-what-is-on-disk", "if blob.is_of(self._lstat(path)):", "if self._lstat(path):"),
     _layout("repository-of-128-characters-is-refused", "{1,128}", "{1,127}"),
     # Drops.
