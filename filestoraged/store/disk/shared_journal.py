@@ -7,7 +7,8 @@ import errno
 import logging
 from collections.abc import Iterator
 
-from filestoraged.errors import StoreUnavailable
+from filestoraged.errors import DISK_FULL, StoreUnavailable
+from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import LOCK_PAUSE, LOCK_TIMEOUT, Checkpoint, Epoch, EpochFile
 from filestoraged.store.disk.file_system import FileSystem
@@ -16,7 +17,7 @@ from filestoraged.store.disk.records import Format
 from filestoraged.store.disk.replay import Replay, find_journals, read_journals
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
-from filestoraged.store.system import Queue, System
+from filestoraged.store.system import Queue, System, exists
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,14 @@ class SharedJournal:
     def locked(self, path: str) -> Iterator[None]:
         """A block in which no other thread or process changes the object. Raises OSError, and StoreUnavailable."""
         self.check()
-        own = EpochFile(self._directories.root, system=self._system)
+        try:
+            own = EpochFile(self._directories.root, system=self._system)
+        except OSError as error:
+            if error.errno not in DISK_FULL or exists(self._system, f"{self._directories.root}/{layout.JOURNAL}"):
+                raise
+            # On a full disk, a file that cannot be made is locked by no process, and objects can be removed.
+            yield
+            return
         try:
             until = self._system.monotonic() + LOCK_TIMEOUT
             while not own.try_lock(path):
