@@ -26,8 +26,10 @@ _EVICTED_TO = 0.9
 # Names in one step: other writers wait for it, about 10 ms.
 _NAMES_PER_STEP = 200
 
-# Seconds after which uses are written, or a tenth of the shortest `max-unused`; and how many are kept: 3 MiB.
+# Seconds after which uses are written at the latest, or a tenth of the shortest `max-unused`. Where the names that were
+# used least recently give way, well before the next look at what is to be evicted. And how many are kept: 3 MiB.
 _USE_INTERVAL = 3600.0
+_USE_INTERVAL_OF_EVICTION = _EVICTION_INTERVAL / 2
 _MAX_USES = 10_000
 
 
@@ -71,17 +73,19 @@ class Uses:
         self._clock = clock
         self._lock = threading.Lock()
         # By their paths, the time in seconds since 1970.
-        self._times: dict[bytes, int] = {}
+        self._times: dict[bytes, float] = {}
         self._due = float("inf")
 
     def note(self, path: bytes, rules: NameRules) -> None:
         """Note that a name was read, if its space has a limit for which that counts."""
         if rules.max_size is None and rules.max_unused is None:
             return
-        interval = min(_USE_INTERVAL, (rules.max_unused or _USE_INTERVAL * 10) / 10)
+        interval = _USE_INTERVAL if rules.max_size is None else _USE_INTERVAL_OF_EVICTION
+        if rules.max_unused is not None:
+            interval = min(interval, rules.max_unused / 10)
         # Setting an item is atomic; `write` replaces the dictionary within the lock.
         with self._lock:
-            self._times[path] = int(self._clock.date())
+            self._times[path] = self._clock.date()
             self._due = min(self._due, self._clock.now() + interval)
 
     @property
@@ -92,9 +96,10 @@ class Uses:
         """Write all uses. Those that cannot be written are forgotten, which makes their names older than they are."""
         with self._lock:
             times, self._times, self._due = self._times, {}, float("inf")
-        if times:
-            rows = [(time, path, time) for path, time in times.items()]
-            self._transactions.write_rows("UPDATE names SET used = ? WHERE path = ? AND used < ?", rows).result()
+        rows = [(time, path, time) for path, time in times.items()]
+        statement = "UPDATE names SET used = ? WHERE path = ? AND used < ?"
+        for start in range(0, len(rows), _NAMES_PER_STEP):
+            self._transactions.write_rows(statement, rows[start : start + _NAMES_PER_STEP]).result()
 
 
 class NameEviction:
@@ -106,6 +111,8 @@ class NameEviction:
         self._clock = clock
         self._wall_clock = WallClock(transactions, clock)
         self._next = clock.now()
+        # Those that were too large at the last look.
+        self._exceeding: set[str] = set()
         self._work: Iterator[int] = iter(())
 
     def step(self) -> int:
@@ -122,6 +129,7 @@ class NameEviction:
         rows = self._transactions.read(
             "SELECT area, bytes FROM areas WHERE area > ? AND area < ? AND objects > 0", area_of(""), "names0"
         )
+        exceeding, self._exceeding = self._exceeding, set()
         for area, size in rows:
             rules = self._find_rules(area)
             if rules is None:
@@ -134,6 +142,10 @@ class NameEviction:
                 if age is not None and now is not None:
                     yield from self._repeat(functools.partial(_remove_old, space, column, int(now) - age, reason))
             if rules.max_size is not None and size > rules.max_size:
+                self._exceeding.add(area)
+                # At the second look: until then, all processes have written their uses.
+                if area not in exceeding:
+                    continue
                 yield from self._repeat(functools.partial(_shrink, space, int(rules.max_size * _EVICTED_TO)))
 
     def _repeat(self, step: Callable[[Transaction], int]) -> Iterator[int]:

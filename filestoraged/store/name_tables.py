@@ -43,7 +43,7 @@ NAMES_SCHEMA = Schema(
         # whole seconds since 1970; `expires` is NULL for a name that does not expire.
         """CREATE TABLE IF NOT EXISTS names (
             path BLOB PRIMARY KEY, space TEXT NOT NULL, oid TEXT NOT NULL, size BIGINT NOT NULL, type TEXT NOT NULL,
-            fields TEXT NOT NULL, modified BIGINT NOT NULL, expires BIGINT, used BIGINT NOT NULL) WITHOUT ROWID""",
+            fields TEXT NOT NULL, modified BIGINT NOT NULL, expires BIGINT, used REAL NOT NULL) WITHOUT ROWID""",
         *SQLITE_AREAS,
         *_COLLECTIONS,
         *_INDEXES,
@@ -54,7 +54,7 @@ NAMES_SCHEMA = Schema(
 POSTGRESQL_NAMES = (
     """CREATE TABLE names (
         path bytea PRIMARY KEY, space text COLLATE "C" NOT NULL, oid text NOT NULL, size bigint NOT NULL,
-        type text NOT NULL, fields text NOT NULL, modified bigint NOT NULL, expires bigint, used bigint NOT NULL)""",
+        type text NOT NULL, fields text NOT NULL, modified bigint NOT NULL, expires bigint, used float8 NOT NULL)""",
     *POSTGRESQL_AREAS,
     *_COLLECTIONS,
     *_INDEXES,

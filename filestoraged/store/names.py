@@ -290,11 +290,11 @@ def _put(
         return error
     expires = None if link.ttl is None else now + link.ttl
     transaction.execute(
-        f"""INSERT INTO names (path, space, {COLUMNS}, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        f"""INSERT INTO names (path, space, {COLUMNS}, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, epoch())
             ON CONFLICT (path) DO UPDATE SET oid = excluded.oid, size = excluded.size, type = excluded.type,
             fields = excluded.fields, modified = excluded.modified, expires = excluded.expires,
             used = excluded.used""",
-        (path, space, link.oid, link.size, link.type, link.fields, now, expires, now),
+        (path, space, link.oid, link.size, link.type, link.fields, now, expires),
     )
     if former is None or former.oid != link.oid:
         add_name(transaction, area, link.oid, link.size)

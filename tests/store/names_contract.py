@@ -405,7 +405,9 @@ class NamesContract(TempCase):
 
     def evict(self) -> int:
         eviction = NameEviction(self.names.transactions, self.names.find_rules, self.clock)
-        return sum(iter(eviction.step, 0))
+        removed = sum(iter(eviction.step, 0))
+        self.clock.advance(10)
+        return removed + sum(iter(eviction.step, 0))
 
     def removals(self) -> dict[str, int]:
         return dict(self.names.transactions.read("SELECT reason, number FROM removals WHERE area = 'names/s'"))
@@ -485,6 +487,19 @@ class NamesContract(TempCase):
         self.assertEqual({"max-size": removed}, self.removals())
         self.assertEqual(0, self.evict())
 
+    def test_space_is_made_smaller_at_the_second_look_and_loses_the_first_of_a_second(self) -> None:
+        for name in "bca":
+            self.put(name, name.encode())
+            self.clock.advance(0.01)
+        self.limit(Rules(max_size=2))
+        eviction = NameEviction(self.names.transactions, self.names.find_rules, self.clock)
+
+        self.assertEqual(0, sum(iter(eviction.step, 0)))
+        self.assertEqual(["a", "b", "c"], self.left())
+        self.clock.advance(10)
+        self.assertEqual(2, sum(iter(eviction.step, 0)))
+        self.assertEqual(["a"], self.left())
+
     def age(self, name: str, seconds: int) -> None:
         """Make a name so much older."""
         statement = "UPDATE names SET used = used - ?, modified = modified - ? WHERE path = ?"
@@ -510,7 +525,11 @@ class NamesContract(TempCase):
 
     def test_uses_are_written_within_an_hour_or_a_tenth_of_the_limit(self) -> None:
         self.put("a")
-        for rules, interval in ((Rules(max_size=1), 3600), (Rules(max_unused=1000), 100)):
+        for rules, interval in (
+            (Rules(max_unused=100_000), 3600),
+            (Rules(max_unused=1000), 100),
+            (Rules(max_size=1), 5),
+        ):
             self.age("a", 1_000_000_000)
             self.limit(rules)
             before = self.used("a")
