@@ -249,8 +249,10 @@ class InterruptedTest(ResticCase):
     def test_daemon_that_is_killed_every_second_gets_the_whole_backup(self) -> None:
         client = self.client(f"http://127.0.0.1:{self.port}")
         stop = threading.Event()
-        process = client.start("--limit-upload", "20000", "backup", str(self.source))
-        kills = 0
+        # restic does not try again to open a repository.
+        with self.serving() as daemon:
+            process = self.begin_backup(daemon, client)
+        kills = 1
         while process.poll() is None:
             with self.serving():
                 stop.wait(1.5)
