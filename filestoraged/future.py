@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
 _Result = TypeVar("_Result")
+_First = TypeVar("_First")
 
 _Callback = Callable[[Any], object]
 _Wake = Callable[[], object]
@@ -104,6 +105,28 @@ def set_results(results: Iterable[tuple[Future[Any], Any]]) -> None:
             future._call(wakes)
     for wake in wakes:
         wake()
+
+
+def then(first: Future[_First], step: Callable[[_First], Future[_Result]]) -> Future[_Result]:
+    """The outcome of two steps, one after the other. Whatever sets the first result calls `step`, which must not wait.
+
+    An error of the first step is that of both.
+    """
+    both: Future[_Result] = Future()
+
+    def end(second: Future[_Result]) -> None:
+        set_results([(both, second.exception() or second.result())])
+
+    def go_on(done: Future[_First]) -> None:
+        try:
+            second = step(done.result())
+        except Exception as error:
+            both.set_exception(error)
+        else:
+            second.add_done_callback(end)
+
+    first.add_done_callback(go_on)
+    return both
 
 
 def _nothing(*_: object) -> None:

@@ -11,6 +11,7 @@ import unittest
 from collections.abc import Iterator
 
 from filestoraged.cli.serve import parse_arguments
+from filestoraged.daemon.limits import parse_limit
 from filestoraged.daemon.s3_backend import parse_s3_url
 from filestoraged.errors import ClientGone, Error
 from filestoraged.web.states import TABLE, Event
@@ -149,7 +150,8 @@ class ListsTest(ServerCase):
     def test_operations_lists_every_metric(self) -> None:
         config: dict[str, object] = {"memcached": ("127.0.0.1:1",), "store": str(self.store_path), "host": ("*",)}
         on_s3 = {**config, "memcached": (), "s3": parse_s3_url("http://127.0.0.1:1/bucket")}
-        exposed = self.exposed() | self.exposed_with(config) | self.exposed_with(on_s3)
+        limited = {**config, "memcached": (), "limits": (parse_limit("files=quota:1G"),)}
+        exposed = self.exposed().union(*map(self.exposed_with, (config, on_s3, limited)))
 
         self.assertEqual(exposed, set(re.findall(r"^\| `(filestoraged_\w+)`", prose("docs/operations.md"), re.M)))
         for document in DOCUMENTS:

@@ -64,7 +64,7 @@ LATE["api.restic"] = {"api.openapi_terms"}
 LATE["api.uploads"] = {"api.openapi_terms", "store.uploads.remote_storage"}
 LATE["cli.main"] = {
     *("cli.check", "cli.completion", "cli.fitness", "cli.get", "cli.manage", "cli.migrate", "cli.prune", "cli.put"),
-    *("cli.serve", "cli.token"),
+    *("cli.serve", "cli.token", "cli.usage"),
 }
 LATE["cli.check"] = {"check.tables"}
 LATE["cli.migrate_sides"] = {"store.postgresql.rows"}

@@ -102,6 +102,7 @@ class _Requests:
         boundary = form_boundary(request.fields.get("content-type", ""))
         if boundary is None:
             raise BadRequest("Invalid Content-Type: expected multipart/form-data with a part named 'file'.")
+        self._store.require_room(forms.least_size(request))
         with DropForm(self._store) as form:
             await forms.receive_form(request, boundary, form.receive, limit=self._store.max_size)
             name, staging, password = form.whole()
@@ -111,6 +112,7 @@ class _Requests:
             # The id is registered before its bytes are stored, so that no bytes are ever without a row.
             id_ = await self._drops.announce()
             try:
+                await objects.reserve(staging, id_)
                 await staging.commit(name=id_)
                 drop = Drop(id_, name, kept)
                 await self._drops.publish(drop)
@@ -323,6 +325,7 @@ def _build(resources: Resources) -> Router:
     resources.gauges["drops"] = numbers_by_state("filestoraged_drops", "Drops by state.", registry.count)
     # Pending writes first: the janitor may be busy.
     resources.closing.append((registry.flush, janitor.stop, registry.close))
+    resources.drop_registry = registry
     resources.targets.drops = DropTarget(registry, resources.drops)
     return routes(
         registry,

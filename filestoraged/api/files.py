@@ -65,6 +65,9 @@ class _Files:
         """Store the first file of the form. Reads the whole form first: of an incomplete form, nothing is stored."""
         # The digests in the head are of the whole body (RFC 9530, section 2); the hash in the query is of the file.
         expected = expected_digests(request.fields)
+        self._store.require_room(
+            forms.least_size(request), [each.digest for each in objects.announced_in_query(request, self._store)]
+        )
         with _FirstFile(request, self._store) as file:
             await forms.receive_form(request, boundary, file.receive, limit=self._store.max_size, expected=expected)
             return await file.commit()

@@ -46,6 +46,11 @@ async def receive_form(
         whole.check()
 
 
+def least_size(request: Request) -> int:
+    """The bytes that the file of a form has at least, as far as they are declared."""
+    return max(0, (request.size or 0) - _OVERHEAD)
+
+
 def _check_size(size: int, limit: int | None) -> None:
     if limit is not None and size > limit + _OVERHEAD:
         raise TooLarge(limit)

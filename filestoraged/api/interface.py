@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from filestoraged.api import areas
 from filestoraged.api.metrics import Gauge
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Probe
@@ -17,11 +18,18 @@ from filestoraged.api.pages import Pages
 from filestoraged.api.upload_targets import Targets
 from filestoraged.clock import Clock
 from filestoraged.errors import Error, StoreUnavailable
+from filestoraged.store import layout
+from filestoraged.store.accounts import Accounts, open_cleanup_lock, open_transactions
+from filestoraged.store.area_janitor import AreasJanitor
 from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.drops import Drops
 from filestoraged.store.janitors import Janitor
+from filestoraged.store.limited_store import limit_drops, limit_objects
+from filestoraged.store.limits import Limits
 from filestoraged.store.name_limits import FindRules, no_rules
+from filestoraged.store.name_tables import prepare_names
 from filestoraged.store.passwords import Guard
 from filestoraged.store.uploads.uploads import Uploads
 from filestoraged.web.auth import Tokens
@@ -53,6 +61,10 @@ class Data(NamedTuple):
     prepare: Callable[[str], None]
     # What it is, for the log.
     content: str
+
+
+# That of the accounts of limited areas, whichever interfaces are mounted.
+LIMITS_DATA = Data(layout.NAMES_DATABASE, prepare_names, "limits")
 
 
 class Interface(NamedTuple):
@@ -120,8 +132,31 @@ class Resources:
         self.targets = Targets(objects, mounted=mounted, public_url=public_url)
         # The limits of areas; None for those without.
         self.find_rules: FindRules = no_rules
+        # None where no area has a limit.
+        self.accounts: Accounts | None = None
+        # None unless they are served.
+        self.drop_registry: Drops | None = None
         # None unless they are served.
         self.uploads: Uploads | None = None
+
+    def limit(self, limits: Limits) -> None:
+        """Count what areas store. Called before anything else uses the stores."""
+        transactions = open_transactions(self.databases)
+        self.accounts = Accounts(transactions, limits, self.objects, self.drops, self.clock)
+        self.find_rules = limits.find
+        self.objects, self.drops = limit_objects(self.accounts), limit_drops(self.accounts)
+        self.targets.limit(self.objects)
+        self.test("Limits", transactions.probe)
+        self.gauges["areas"] = areas.gauge(self.accounts)
+
+    def enforce_limits(self) -> None:
+        """Start what removes objects beyond the limits, once all interfaces are built."""
+        assert self.accounts is not None
+        lock = open_cleanup_lock(self.databases)
+        janitor = AreasJanitor(self.accounts, lock, self.drop_registry, self.clock)
+        janitor.start()
+        self.janitors.append(janitor)
+        self.closing.append((janitor.stop, self.accounts.close))
 
     def path(self, name: str) -> str:
         return os.path.join(self.disk.root, name)

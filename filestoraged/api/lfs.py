@@ -147,6 +147,9 @@ class _Lookup:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._found: dict[str, ObjectStatus | NotFound | CorruptObject] = {}
+        # Objects that are to be uploaded, and the sum of their sizes.
+        self._wanted: set[str] = set()
+        self._wanted_size = 0
 
     def upload(self, wanted: BatchObject, links: _Links) -> dict[str, Any]:
         """An object that is stored has no link: the client then sends nothing."""
@@ -159,6 +162,7 @@ class _Lookup:
         excess = self._excess(wanted)
         if excess is not None:
             return _described(wanted, excess)
+        self._require_room(wanted)
         return {**_described(wanted, None), "actions": links.upload(wanted.oid)}
 
     def download(self, wanted: BatchObject, links: _Links) -> dict[str, Any]:
@@ -178,6 +182,13 @@ class _Lookup:
         if limit is None or wanted.size <= limit:
             return None
         return Unprocessable(str(TooLarge(limit, size=wanted.size)))
+
+    def _require_room(self, wanted: BatchObject) -> None:
+        """Raise QuotaExceeded if the objects of the batch have no room together: the API has no such error of one."""
+        if wanted.oid not in self._wanted:
+            self._store.require_room(self._wanted_size + wanted.size)
+            self._wanted.add(wanted.oid)
+            self._wanted_size += wanted.size
 
     def _find(self, oid: str) -> ObjectStatus | NotFound | CorruptObject:
         if oid not in self._found:

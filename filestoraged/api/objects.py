@@ -109,7 +109,15 @@ def _refuse_partial(request: Request) -> None:
         raise BadRequest("Content-Range is not supported: send the whole object.")
 
 
+async def reserve(staging: Staging, name: str | None = None) -> None:
+    """Await what `staging.commit` would wait for."""
+    reservation = staging.reserve(name)
+    if reservation is not None:
+        await reservation
+
+
 async def commit(request: Request, staging: Staging) -> Digest:
+    await reserve(staging)
     return await staging.commit(replace=not conditions.forbids_overwrite(request.fields))
 
 

@@ -68,15 +68,19 @@ class Targets:
 
         `mounted` are the interfaces of all listeners: what an upload becomes may be served on another one.
         """
-        self._objects = objects
         self._mounted = mounted
-        # An oid is a SHA-256 digest, whatever --hash says.
-        self._repositories = objects.namespace(layout.REPOSITORIES, algorithm="sha256")
         self._public_url = public_url
         # What a proxy in front has before the paths of the daemon.
         self._start = urlsplit(public_url or "").path
         # None where the interface is not served.
         self.drops: DropTarget | None = None
+        self.limit(objects)
+
+    def limit(self, objects: Store) -> None:
+        """Have the stores be those of `objects`, which has limits."""
+        self._objects = objects
+        # An oid is a SHA-256 digest, whatever --hash says.
+        self._repositories = objects.namespace(layout.REPOSITORIES, algorithm="sha256")
 
     def target_of(self, name: str) -> UploadTarget:
         """Raises BadRequest for an unknown target, and for one that no listener serves."""

@@ -76,6 +76,12 @@ def _prune() -> Command:
     return Command(prune, make_parser)
 
 
+def _usage() -> Command:
+    from filestoraged.cli.usage import make_parser, usage
+
+    return Command(usage, make_parser)
+
+
 def _token() -> Command:
     from filestoraged.cli.token import make_parser, token
 
@@ -157,6 +163,7 @@ COMMANDS: Mapping[str, Callable[[], Command]] = {
     "serve": _serve,
     "check": _check,
     "prune": _prune,
+    "usage": _usage,
     "token": _token,
     "memcached-check": _memcached_check,
     "s3-check": _s3_check,

@@ -43,7 +43,7 @@ class Sides(NamedTuple):
 
 def open_sides(source: Config, target: Config, closing: ExitStack) -> Sides:
     """Open both, and make nothing. `closing` closes them. Raises StartError, UsageError and CheckError."""
-    ours, theirs = _open(source, closing), _open(target, closing)
+    ours, theirs = open_side(source, closing), open_side(target, closing)
     parts = Parts(*(one != other for one, other in zip(ours.places, theirs.places, strict=True)))
     if not any(parts):
         raise UsageError("--from and --to keep everything in the same places")
@@ -78,7 +78,8 @@ def prepare(target: ConfiguredSide, closing: ExitStack) -> None:
         raise CheckError(f"cannot write the target: {reason_of(error)}") from error
 
 
-def _open(config: Config, closing: ExitStack) -> ConfiguredSide:
+def open_side(config: Config, closing: ExitStack) -> ConfiguredSide:
+    """Open what a configuration keeps, and make nothing. `closing` closes it. Raises StartError."""
     disk = DiskStore(
         config.store,
         algorithm=config.hash,

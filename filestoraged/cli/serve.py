@@ -13,6 +13,7 @@ from filestoraged.daemon.backends import validate
 from filestoraged.daemon.config import CONFIG_FILE, FIELDS, Config, read_file
 from filestoraged.daemon.endpoints import Endpoints
 from filestoraged.daemon.fields import parse_values
+from filestoraged.daemon.limits import validate_limits
 from filestoraged.daemon.logs import start_logging
 from filestoraged.daemon.master import Master
 from filestoraged.daemon.processes import BLOCKED_SIGNALS, SystemProcesses
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _USAGE = """filestoraged [serve] [OPTION ...]
        filestoraged check [OPTION ...]
        filestoraged prune REPOSITORY --keep FILE [OPTION ...]
+       filestoraged usage [AREA ...] [OPTION ...]
        filestoraged migrate --from FILE --to FILE [OPTION ...]
        filestoraged token NAME SCOPE [--tokens FILE] [--config FILE | --mount NAME=PREFIX ...]
        filestoraged memcached-check HOST:PORT[,...] [--size BYTES]
@@ -63,6 +65,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     texts = {**({} if path is None else read_file(path)), **flags}
     config = Config(**parse_values(texts, FIELDS))
     validate(config)
+    validate_limits(config.limits, config)
     return config
 
 

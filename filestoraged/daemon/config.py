@@ -14,6 +14,7 @@ from filestoraged.command_errors import UsageError
 from filestoraged.daemon.backends import StoreOptions, selected
 from filestoraged.daemon.fields import ConfigField, declare, parse_values, read_text
 from filestoraged.daemon.interfaces import INTERFACES, default_mounts, join_mounts, parse_mount
+from filestoraged.daemon.limits import parse_limit
 from filestoraged.daemon.values import (
     LOG_LEVELS,
     MAX_WORKERS,
@@ -32,6 +33,7 @@ from filestoraged.daemon.values import (
     parse_switch,
     parse_workers,
 )
+from filestoraged.store.limits import Limit
 from filestoraged.web.request_cache import DEFAULT_CACHE_SIZE
 from filestoraged.web.trusted_proxies import IPNetwork
 
@@ -145,6 +147,17 @@ class Config(StoreOptions):
         " 0 for the whole file",
         default=64 * 1024 * 1024,
         shown="64M",
+    )
+    limits: tuple[Limit, ...] = declare(
+        parse_limit,
+        "AREA=RULES",
+        "limits of files, data/REPOSITORY, names/SPACE, restic/REPOSITORY or drops, with * for any characters; the"
+        " first that fits decides, for each area by itself; rules: quota:SIZE, max-size:SIZE, max-age:TIME, of names"
+        " also max-unused:TIME, write-once and digest-names:PREFIX, of restic quota alone",
+        default=(),
+        shown="none",
+        name="limit",
+        join=tuple,
     )
     drop_ttl: int = declare(
         parse_duration,

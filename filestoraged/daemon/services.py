@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from filestoraged.api import metrics, operations, pages
-from filestoraged.api.interface import Data, Resources
+from filestoraged.api.interface import LIMITS_DATA, Data, Resources
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Readiness
 from filestoraged.api.pages import Pages
@@ -25,6 +25,7 @@ from filestoraged.store import layout
 from filestoraged.store.databases import open_databases
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
+from filestoraged.store.limits import Limits
 from filestoraged.store.path_identity import PathIdentities
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.shared_count import SharedCount
@@ -69,7 +70,11 @@ class Services:
         mounted = {name for each in mounts for name in each.values()}
         _require_listing(config, mounted)
         self._interfaces = [row.load() for name, row in INTERFACES.items() if name in mounted]
-        self._has_data = any(each.data is not None for each in self._interfaces)
+        # What is kept in databases, by their names.
+        self._data = {each.data.database: each.data for each in self._interfaces if each.data is not None}
+        if config.limits:
+            self._data.setdefault(layout.NAMES_DATABASE, LIMITS_DATA)
+        self._has_data = bool(self._data)
         self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
         self._origins = Origins(public_url=config.public_url, allowed=config.allow_origin)
         self._hosts = self._loopback_hosts()
@@ -193,10 +198,14 @@ class Services:
     def _build_routers(self) -> None:
         if self._operations:
             return
+        if self._config.limits:
+            self.resources.limit(Limits(self._config.limits))
         for each in self._interfaces:
             if each.open is not None:
                 each.open(self.resources)
         self._routers = {each.name: each.build(self.resources) for each in self._interfaces}
+        if self._config.limits:
+            self.resources.enforce_limits()
         readiness = Readiness(self.resources.probes, clock=self._clock)
         shown = {operations.METRICS: metrics.routes(self._metrics, self.resources.gauges, self._clock)}
         self._operations = {operations.PREFIX: operations.public_routes(readiness), **shown}
@@ -254,9 +263,8 @@ class Services:
             log.info("swept %d stagings of dead processes", swept)
         self._test_renaming()
         if not self._databases.is_remote:
-            for interface in self._interfaces:
-                if interface.data is not None:
-                    self._prepare_database(interface.data)
+            for data in self._data.values():
+                self._prepare_database(data)
         warning = permission_warning(self._config.store, self._permissions)
         if warning is not None:
             self._warnings.append(warning)

@@ -15,9 +15,11 @@ time, and confirms the row or deletes it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from filestoraged.errors import QuotaExceeded, StoreUnavailable
+from filestoraged.store.contract import ObjectStatus
 from filestoraged.store.transactions import Transaction
 
 # All transactions that change sums wait for each other, also those of names: with a lock for each area, two
@@ -80,6 +82,12 @@ def remove_name(transaction: Transaction, area: str, key: str) -> None:
 # Objects without names.
 
 
+def enter(transaction: Transaction, area: str, complete: int = 0) -> None:
+    """Have an area counted by the janitor, unless it is known; with `complete`, the time at which it was empty."""
+    statement = "INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, 0, 0, 0, ?)"
+    transaction.execute(f"{statement} ON CONFLICT (area) DO NOTHING", (area, complete))
+
+
 def reserve(transaction: Transaction, area: str, key: str, size: int, quota: int | None) -> int:
     """Count an object that is about to be stored. Returns the version of its row. Without `quota`, there is none.
 
@@ -97,12 +105,21 @@ def reserve(transaction: Transaction, area: str, key: str, size: int, quota: int
             version = stored.version + 1""",
         (area, key, size),
     )
-    if not _add(transaction, area, added, 1 if row is None else 0):
-        # Not complete: the janitor enters the objects that are there.
-        statement = "INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, ?, 1, 0, 0)"
-        transaction.execute(statement, (area, size))
+    enter(transaction, area)
+    _add(transaction, area, added, 1 if row is None else 0)
     transaction.execute("UPDATE areas SET last_upload = epoch_second() WHERE area = ?", (area,))
     return 0 if row is None else int(row[1]) + 1
+
+
+def reserve_first(transaction: Transaction, area: str, key: str, size: int, quota: int | None) -> int:
+    """Like `reserve`, for an area that has had no objects; others may have stored some since."""
+    serialize(transaction)
+    ((now,),) = transaction.execute("SELECT epoch_second()").fetchall()
+    if quota is not None and not transaction.execute("SELECT 1 FROM areas WHERE area = ?", (area,)).fetchone():
+        # An error must not follow a change.
+        _judge(area, quota, stored=0, added=size)
+    enter(transaction, area, now)
+    return reserve(transaction, area, key, size, quota)
 
 
 def begin_removal(transaction: Transaction, area: str, key: str) -> int | None:
@@ -127,8 +144,65 @@ def end_removal(transaction: Transaction, area: str, key: str, version: int) -> 
 
 def confirm(transaction: Transaction, area: str, key: str, version: int) -> None:
     """The object of a row is there, as of a time at which the row had that version."""
+    statement = "UPDATE stored SET since = NULL WHERE area = ? AND key = ? AND version = ?"
+    transaction.execute(statement, (area, key, version))
+
+
+def count(
+    transaction: Transaction,
+    area: str,
+    found: Sequence[ObjectStatus],
+    *,
+    after: str,
+    last: str,
+    complete: int = 0,
+) -> None:
+    """Make the rows of an area those of its objects, as far as their keys are above `after` and at most `last`.
+
+    With `complete`, that is the last part of them: all objects that the area had at that time have rows. Objects may
+    have been stored or removed since they were found. A row without an object is left to the janitor, as that of an
+    upload that failed.
+    """
+    serialize(transaction)
+    rows = transaction.execute(
+        "SELECT key, since FROM stored WHERE area = ? AND key > ? AND key <= ?", (area, after, last)
+    ).fetchall()
+    known = {key for key, _ in rows}
+    new = [each for each in found if each.name not in known]
+    transaction.executemany(
+        "INSERT INTO stored (area, key, size, at, names) VALUES (?, ?, ?, ?, 1)",
+        [(area, each.name, each.size, each.modified) for each in new],
+    )
+    names = {each.name for each in found}
+    transaction.executemany(
+        "UPDATE stored SET since = epoch(), version = version + 1 WHERE area = ? AND key = ?",
+        [(area, key) for key, since in rows if since is None and key not in names],
+    )
+    enter(transaction, area)
+    _add(transaction, area, sum(each.size for each in new), len(new))
+    latest = max((each.modified for each in new), default=0)
+    transaction.execute("UPDATE areas SET last_upload = ? WHERE area = ? AND last_upload < ?", (latest, area, latest))
+    if complete:
+        transaction.execute("UPDATE areas SET complete = ? WHERE area = ?", (complete, area))
+
+
+def forget(transaction: Transaction, area: str, limit: int) -> int:
+    """Delete some rows of an area that has no limits any more. Returns how many."""
+    serialize(transaction)
+    transaction.execute("UPDATE areas SET complete = 0 WHERE area = ?", (area,))
+    rows = transaction.execute("SELECT key, size FROM stored WHERE area = ? LIMIT ?", (area, limit)).fetchall()
+    transaction.executemany("DELETE FROM stored WHERE area = ? AND key = ?", [(area, key) for key, _ in rows])
+    _add(transaction, area, -sum(size for _, size in rows), -len(rows))
+    if len(rows) < limit:
+        transaction.execute("DELETE FROM areas WHERE area = ?", (area,))
+    return len(rows)
+
+
+def count_removals(transaction: Transaction, area: str, reason: str, number: int) -> None:
     transaction.execute(
-        "UPDATE stored SET since = NULL WHERE area = ? AND key = ? AND version = ?", (area, key, version)
+        """INSERT INTO removals (area, reason, number) VALUES (?, ?, ?)
+            ON CONFLICT (area, reason) DO UPDATE SET number = removals.number + excluded.number""",
+        (area, reason, number),
     )
 
 
@@ -158,7 +232,6 @@ def _judge(area: str, quota: int, *, stored: int, added: int) -> None:
         raise QuotaExceeded(area, quota, stored=stored, added=added)
 
 
-def _add(transaction: Transaction, area: str, size: int, objects: int) -> bool:
-    """Returns False if the area has no row."""
+def _add(transaction: Transaction, area: str, size: int, objects: int) -> None:
     statement = "UPDATE areas SET bytes = bytes + ?, objects = objects + ? WHERE area = ?"
-    return transaction.execute(statement, (size, objects, area)).rowcount > 0
+    transaction.execute(statement, (size, objects, area))

@@ -136,6 +136,14 @@ class Staging(_Closing):
             self._digest = self._finish()
         return self._digest
 
+    def reserve(self, name: str | None = None) -> Future[int] | None:
+        """Count the object, which `commit` does as well. None where that is not counted, or has no limit.
+
+        For callers that must not wait: they await this before they call `commit`, with the same name. The future raises
+        QuotaExceeded.
+        """
+        return None
+
     def close(self) -> None:
         try:
             self._hasher.close()
@@ -209,6 +217,12 @@ class Store(_Closing):
     def stage_new(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
         """Like `stage`, for an object that is to replace no other one."""
         return self.stage(size, expected=expected)
+
+    def require_room(self, size: int, names: Sequence[str] = ()) -> None:
+        """Raise QuotaExceeded where an object of `size` bytes has no room; if it has one of the names, it may be there.
+
+        The binding judgement is that of the commit.
+        """
 
     @abstractmethod
     def open(self, name: str, /) -> Blob:

@@ -249,6 +249,16 @@ class Drops:
             changed = epoch(), owner = NULL, breaks = (breaks + {_GIVEN_BACK}) & {_ALL_BITS}"""
         return self._deferred.submit(functools.partial(_execute, statement + _BY_CLAIM, claim))
 
+    def end(self, ids: Sequence[str]) -> list[str]:
+        """End drops that nobody fetches at present. Returns their ids; their bytes may be removed at once."""
+        statement = f"""UPDATE drops SET state = {GONE}, changed = epoch(), removal = epoch()
+            WHERE id = ? AND state = {AVAILABLE}"""
+
+        def update(transaction: Transaction) -> list[str]:
+            return [id_ for id_ in ids if transaction.execute(statement, (id_,)).rowcount]
+
+        return self._transactions.write(update).result()
+
     def count(self) -> dict[str, int]:
         """The number of drops in each state."""
         numbers = dict(self._transactions.read("SELECT state, number FROM counts"))

@@ -33,6 +33,9 @@ _ENVIRONMENT_ERRORS = (Error, OSError, sqlite3.Error)
 class Janitor(ABC):
     """A thread of each worker. A lock lets one of all processes clean up at a time; two at once would do no harm."""
 
+    # Less where a step is waited for.
+    pause_factor = _PAUSE_FACTOR
+
     def __init__(self, subject: str, lock: CleanupLock, clock: Clock) -> None:
         """`subject` is what it cleans up, for the log."""
         self._subject = subject
@@ -67,7 +70,7 @@ class Janitor(ABC):
             self._lock.renew()
             if not self._take_step():
                 return
-            self._clock.wait(self._stopping, min(_PAUSE_FACTOR * (self._clock.now() - started), _INTERVAL))
+            self._clock.wait(self._stopping, min(self.pause_factor * (self._clock.now() - started), _INTERVAL))
             self.retry()
 
     def _try(self, step: Callable[[], int]) -> int:

@@ -18,6 +18,7 @@
     ROOT/drops.sqlite.janitor             the lock of the janitor
     ROOT/uploads.sqlite.janitor           the same, for expired uploads
     ROOT/names.sqlite.janitor             the same, for expired names and objects without a name
+    ROOT/names.sqlite.limits              the same, for what limits of areas remove
     ROOT/drops.owners/TOKEN               owner locks of processes that upload or send drops
     ROOT/uploads.owners/TOKEN             owner locks of processes that add to resumable uploads
 
@@ -47,6 +48,7 @@ DROP_OWNERS = "drops.owners"
 UPLOADS_JANITOR_LOCK = f"{UPLOADS_DATABASE}.janitor"
 UPLOAD_OWNERS = "uploads.owners"
 NAMES_JANITOR_LOCK = f"{NAMES_DATABASE}.janitor"
+LIMITS_JANITOR_LOCK = f"{NAMES_DATABASE}.limits"
 
 DATABASES = (KEYS_DATABASE, DROPS_DATABASE, LOCKS_DATABASE, UPLOADS_DATABASE, NAMES_DATABASE)
 
@@ -58,7 +60,7 @@ RESTIC_CONFIG = "config"
 # that to foreign files. An operator may make a link of `repositories`, `restic` or a shard, in which the daemon touches
 # only files that are named by a digest, or the config of a repository of restic.
 OWN_DIRECTORIES = (STAGING, DROPS, DROP_OWNERS, UPLOADS, UPLOAD_OWNERS, QUARANTINE)
-OWN_FILES = (JANITOR_LOCK, UPLOADS_JANITOR_LOCK, NAMES_JANITOR_LOCK, JOURNAL)
+OWN_FILES = (JANITOR_LOCK, UPLOADS_JANITOR_LOCK, NAMES_JANITOR_LOCK, LIMITS_JANITOR_LOCK, JOURNAL)
 
 UPLOAD_LOCK_SUFFIX = ".lock"
 

@@ -91,6 +91,9 @@ NAME_ROWS = RowGroup(
     ),
 )
 
+# Not to be copied either: of other areas, the rows follow from what their stores have.
+AREA_ROWS = RowGroup("areas", (Table("areas", "area, bytes, objects"),), layout.NAMES_DATABASE, NAMES_SCHEMA)
+
 
 def area_of(space: str) -> str:
     return f"{layout.NAMES}/{space}"

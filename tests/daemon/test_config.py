@@ -8,6 +8,7 @@ from filestoraged.daemon.config import FIELDS, Config, file_values
 from filestoraged.daemon.fields import ConfigField, declare
 from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.values import parse_count
+from filestoraged.store.limits import Limit, Rules
 from tests.support import TempCase
 
 # Shown in words, since they depend on the machine or on other options.
@@ -84,6 +85,26 @@ class PrecedenceTest(TempCase):
         with self.assertRaisesRegex(UsageError, r"--max-size 52428801 exceeds the 52428800 bytes that --memcached"):
             parse_arguments(["--memcached", "localhost", "--max-size", "52428801"])
 
+    def test_limits_are_read_from_flags_and_from_the_file(self) -> None:
+        self.file.write_text(
+            "[filestoraged]\nlimit =\n  files=quota:1G\n"
+            "  names/ci=max-size:2K,max-unused:7d,write-once,digest-names:cas/\n"
+        )
+        ci = Rules(max_size=2048, max_unused=7 * 24 * 3600, write_once=True, digest_names="cas/")
+
+        read = parse_arguments(["--config", str(self.file)]).limits
+        given = parse_arguments(["--config", str(self.file), "--limit", "data/*=max-age:12h"]).limits
+
+        self.assertEqual((Limit("files", Rules(quota=1 << 30)), Limit("names/ci", ci)), read)
+        self.assertEqual((Limit("data/*", Rules(max_age=12 * 3600)),), given)
+
+    def test_limits_of_drops_alone_go_with_memcached(self) -> None:
+        self.assertEqual(1, len(parse_arguments(["--memcached", "localhost", "--limit", "drops=quota:1G"]).limits))
+
+        for area in ("files", "data/pets", "names/*", "restic/*", "*"):
+            with self.subTest(area), self.assertRaisesRegex(UsageError, r"--limit .* --memcached keeps its objects"):
+                parse_arguments(["--memcached", "localhost", "--limit", f"{area}=quota:1"])
+
 
 class MessageTest(TempCase):
     def test_message_quotes_the_value_and_says_what_was_expected(self) -> None:
@@ -103,6 +124,32 @@ class MessageTest(TempCase):
             (
                 ["--drop-ttl", "7w"],
                 "--drop-ttl: invalid duration '7w': expected 1 second or more, such as 90, 30m, 12h or 7d",
+            ),
+            (
+                ["--limit", "files"],
+                "--limit: invalid limit 'files': expected AREA=RULES, such as data/*=quota:10G,max-age:90d",
+            ),
+            (
+                ["--limit", "kv=quota:1"],
+                "--limit: invalid area 'kv': expected files, data/REPOSITORY, names/SPACE, restic/REPOSITORY or drops,"
+                " with * for any characters",
+            ),
+            (
+                ["--limit", "files=quota:1,write-once"],
+                "--limit: unknown rule 'write-once' of 'files': files can have quota, max-size, max-age",
+            ),
+            (["--limit", "*=max-age:1d"], "--limit: unknown rule 'max-age:1d' of '*': restic can have quota"),
+            (["--limit", "files=quota"], "--limit: invalid rule 'quota': expected quota:SIZE"),
+            (["--limit", "files=quota:1,quota:2"], "--limit: 'files' has the rule quota twice"),
+            (["--limit", "names/x=write-once:1"], "--limit: invalid rule 'write-once:1': write-once has no value"),
+            (["--limit", "files=max-size:0"], "--limit: invalid size '0': expected 1 byte or more"),
+            (
+                ["--limit", "files=max-age:5w"],
+                "--limit: invalid duration '5w': expected 1 second or more, such as 90, 30m, 12h or 7d",
+            ),
+            (
+                ["--limit", "names/x=digest-names:/cas"],
+                "--limit: invalid prefix '/cas': expected the beginning of names, such as cas/",
             ),
             (["--mount", "tea=/"], f"--mount: unknown interface 'tea': expected one of {', '.join(INTERFACES)}"),
         ):

@@ -65,6 +65,7 @@ class CommandTest(TempCase):
             "--hash": ["crc32"],
             "--max-size": ["50X", "-1", "0", "0K"],
             "--drop-size": ["0", "-1"],
+            "--limit": ["files", "pets=quota:1", "restic/x=max-age:1d", "files=write-once", "files=quota:5x", "files="],
             "--workers": ["0", "1025", "999999"],
             "--threads": ["many"],
             "--max-connections-per-client": ["0"],
@@ -80,6 +81,7 @@ class CommandTest(TempCase):
         cases += [["--mount", "files=/x", "--mount", "repositories=/x/"]]
         # memcached cannot list objects. Nothing is connected to.
         cases += [["--memcached", "127.0.0.1:1", "--mount", "names=/names", "--store", "unused"]]
+        cases += [["--memcached", "localhost", "--limit", "data/*=quota:1"]]
 
         for arguments in cases:
             with self.subTest(arguments=arguments):

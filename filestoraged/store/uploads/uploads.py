@@ -67,10 +67,13 @@ class Uploads:
         self._after = ""
 
     def create(self, draft: Draft) -> Upload:
-        """Raises TooLarge for a length that the target does not accept."""
-        limit = self._find_target(draft.target).store.max_size
+        """Raises TooLarge for a length that the target does not accept, and QuotaExceeded."""
+        store = self._find_target(draft.target).store
+        limit = store.max_size
         if limit is not None and draft.length is not None and draft.length > limit:
             raise TooLarge(limit, size=draft.length)
+        names = [each.digest for each in draft.expected if each.algorithm == store.algorithm]
+        store.require_room(draft.length or 0, names)
         return self._registry.create(draft)
 
     def find_or_create(self, drafts: Sequence[Draft]) -> list[str]:

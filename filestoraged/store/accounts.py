@@ -1,0 +1,156 @@
+"""The accounts of limited areas, as the stores that are limited and the janitor use them. It holds no bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from filestoraged.clock import Clock
+from filestoraged.errors import QuotaExceeded
+from filestoraged.future import Future
+from filestoraged.store import areas, layout
+from filestoraged.store.area_stores import AreaStores, Part
+from filestoraged.store.cleanup_lock import CleanupLock, FileLock
+from filestoraged.store.contract import Store
+from filestoraged.store.databases import Databases, SqliteDatabases
+from filestoraged.store.limits import KINDS, NAMES, Limits, Rules
+from filestoraged.store.name_tables import NAMES_SCHEMA
+from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.transactions import Transaction, Transactions
+
+_Result = TypeVar("_Result")
+
+# Seconds after which the janitor looks for an object whose upload or removal has begun.
+GRACE = 300.0
+
+
+class Accounts:
+    """Make it after the fork. Any thread calls it."""
+
+    def __init__(self, transactions: Transactions, limits: Limits, objects: Store, drops: Store, clock: Clock) -> None:
+        """The database has the tables of areas. `objects` and `drops` are the stores without limits."""
+        self.transactions = transactions
+        self.limits = limits
+        self.clock = clock
+        self.stores = AreaStores(objects, drops)
+
+    def account(self, area: str, part: Part) -> Account | None:
+        """None for an area without limits."""
+        rules = self.limits.find(area)
+        return None if rules is None else Account(self, area, rules, part)
+
+    def areas(self) -> Iterator[str]:
+        """The areas with limits that may have objects, but for those of names. May list many."""
+        kinds = [kind for kind in KINDS if kind in self.limits.kinds and kind != NAMES]
+        return (area for kind in kinds for area in self.stores.areas(kind) if self.limits.find(area))
+
+    def write(self, function: Callable[..., _Result], *values: object, **named: object) -> Future[_Result]:
+        """Call a function with a transaction and the values."""
+
+        def call(transaction: Transaction) -> _Result:
+            return function(transaction, *values, **named)
+
+        return self.transactions.write(call)
+
+    def close(self) -> None:
+        self.transactions.close()
+
+
+class Account:
+    """What one part of a limited area has. Any thread calls it."""
+
+    def __init__(self, accounts: Accounts, area: str, rules: Rules, part: Part) -> None:
+        self._accounts = accounts
+        self._area = area
+        self._quota = rules.quota
+        self._part = part
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a lookup waits for another machine."""
+        return self._accounts.transactions.is_remote
+
+    def require_room(self, size: int, names: Sequence[str] = ()) -> int | None:
+        """Return the room that there is for an object of `size` bytes, None if there is no quota.
+
+        One of the names is that of the object, if any is known: what is there takes no room. Raises QuotaExceeded. The
+        binding judgement is that of `reserve`.
+        """
+        if self._quota is None or size <= self._part.free:
+            return None
+        read = self._accounts.transactions.read
+        rows = read("SELECT bytes, complete FROM areas WHERE area = ?", self._area)
+        stored, complete = rows[0] if rows else (0, 0)
+        if complete and stored + size <= self._quota:
+            return int(self._quota - stored)
+        statement = "SELECT 1 FROM stored WHERE area = ? AND key = ?"
+        if any(read(statement, self._area, self._key(name)) for name in names):
+            return None
+        if complete:
+            raise QuotaExceeded(self._area, self._quota, stored=stored, added=size)
+        self._require_empty()
+        if size > self._quota:
+            raise QuotaExceeded(self._area, self._quota, stored=0, added=size)
+        return self._quota
+
+    def reserve(self, name: str, size: int) -> Future[int] | None:
+        """Count an object that is about to be stored. The future has the version of its row. None if it is free."""
+        if size <= self._part.free:
+            return None
+        is_known = self._accounts.transactions.read("SELECT 1 FROM areas WHERE area = ?", self._area)
+        function = areas.reserve if is_known or not self._is_empty() else areas.reserve_first
+        return self._write(function, self._key(name), size, self._quota)
+
+    def begin_removal(self, name: str) -> Future[int | None]:
+        return self._write(areas.begin_removal, self._key(name))
+
+    def end_removal(self, name: str, version: int) -> Future[bool]:
+        return self._write(areas.end_removal, self._key(name), version)
+
+    def begin_removals(self, names: Sequence[str]) -> Future[list[int | None]]:
+        def begin(transaction: Transaction) -> list[int | None]:
+            return [areas.begin_removal(transaction, self._area, self._key(name)) for name in names]
+
+        return self._accounts.write(begin)
+
+    def end_removals(self, removed: Sequence[tuple[str, int]]) -> Future[None]:
+        def end(transaction: Transaction) -> None:
+            for name, version in removed:
+                areas.end_removal(transaction, self._area, self._key(name), version)
+
+        return self._accounts.write(end)
+
+    def now(self) -> float:
+        return self._accounts.clock.now()
+
+    def _write(self, function: Callable[..., _Result], *values: object) -> Future[_Result]:
+        return self._accounts.write(function, self._area, *values)
+
+    def _key(self, name: str) -> str:
+        return f"{self._part.prefix}{name}"
+
+    def _require_empty(self) -> None:
+        """Raise StoreUnavailable where an area that was not counted has objects. The janitor then counts it."""
+        if not self._is_empty():
+            self._write(areas.enter)
+            raise areas.not_counted(self._area)
+
+    def _is_empty(self) -> bool:
+        return not any(part.store.list(limit=1) for part in self._accounts.stores.parts(self._area))
+
+
+def open_transactions(databases: Databases) -> Transactions:
+    """Those of the database of areas, which names have, too."""
+
+    def local(files: SqliteDatabases) -> Transactions:
+        identity = files.identity(layout.NAMES_DATABASE)
+        return TransactionQueue(identity.path, NAMES_SCHEMA, identity, clock=files.clock)
+
+    return databases.open(local, lambda database: database.share())
+
+
+def open_cleanup_lock(databases: Databases) -> CleanupLock:
+    def local(files: SqliteDatabases) -> CleanupLock:
+        return FileLock(files.path(layout.LIMITS_JANITOR_LOCK), files.root)
+
+    return databases.open(local, lambda database: database.open_cleanup_lock())

@@ -1,0 +1,268 @@
+"""Stores whose objects are counted, and judged against the quota of their area. The stores within know nothing of it.
+
+Where an area has no limits, its store is the one within: uploads cost nothing more.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import BinaryIO
+
+from filestoraged.digest import Bytes, Digest, Expected
+from filestoraged.errors import NotFound
+from filestoraged.future import Future, then
+from filestoraged.store import layout
+from filestoraged.store.accounts import GRACE, Account, Accounts
+from filestoraged.store.area_stores import Part, restic_part
+from filestoraged.store.contract import Blob, ObjectStatus, Staging, Store, Usage, completed, never_pause
+from filestoraged.store.hashing import OverlappedHasher
+from filestoraged.store.limits import DATA, DROPS, FILES, RESTIC
+
+
+def limit_objects(accounts: Accounts) -> Store:
+    """The store of files, and within it those of repositories, with their limits."""
+    files = limit_part(accounts, FILES, Part(accounts.stores.objects))
+    kinds = {
+        name: kind for name, kind in ((layout.REPOSITORIES, DATA), (RESTIC, RESTIC)) if kind in accounts.limits.kinds
+    }
+
+    def namespace(name: str, store: Store) -> Store:
+        if name not in kinds:
+            return store
+        within = _Parent(store, functools.partial(_limit_within, accounts, kinds[name]))
+        # Which of the namespaces have limits is not known when routes are made.
+        within.remote = store.remote or accounts.transactions.is_remote
+        return within
+
+    return _Parent(files, namespace) if kinds else files
+
+
+def limit_drops(accounts: Accounts) -> Store:
+    return limit_part(accounts, DROPS, Part(accounts.stores.drops))
+
+
+def _limit_within(accounts: Accounts, kind: str, name: str, store: Store) -> Store:
+    area = f"{kind}/{name.partition('/')[0]}"
+    return limit_part(accounts, area, restic_part(store, name) if kind == RESTIC else Part(store))
+
+
+def limit_part(accounts: Accounts, area: str, part: Part) -> Store:
+    account = accounts.account(area, part)
+    return part.store if account is None else LimitedStore(part.store, account)
+
+
+class _Within(Store):
+    """Does what the store within does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.algorithm = store.algorithm
+        self.remote = store.remote
+        self.stages_files = store.stages_files
+        self.hash_threads = store.hash_threads
+
+    @property
+    def max_size(self) -> int | None:
+        return self._store.max_size
+
+    @max_size.setter
+    def max_size(self, size: int | None) -> None:
+        self._store.max_size = size
+
+    def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
+        return self._store.stage(size, expected=expected)
+
+    def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> Staging | None:
+        return self._store.stage_file(path, size, hasher)
+
+    def stage_new(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
+        return self._store.stage_new(size, expected=expected)
+
+    def require_room(self, size: int, names: Sequence[str] = ()) -> None:
+        self._store.require_room(size, names)
+
+    def open(self, name: str) -> Blob:
+        return self._store.open(name)
+
+    def recall(self, name: str) -> Blob | None:
+        return self._store.recall(name)
+
+    def stat(self, name: str) -> ObjectStatus:
+        return self._store.stat(name)
+
+    def get(self, name: str) -> BinaryIO:
+        return self._store.get(name)
+
+    def relative_path(self, name: str) -> str | None:
+        return self._store.relative_path(name)
+
+    def remove(self, name: str) -> None:
+        self._store.remove(name)
+
+    def remove_later(self, name: str) -> Future[None]:
+        return self._store.remove_later(name)
+
+    def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
+        return self._store.remove_all(names)
+
+    def namespace(self, name: str, *, algorithm: str | None = None) -> Store:
+        return self._store.namespace(name, algorithm=algorithm)
+
+    def list(self, after: str = "", limit: int = 1000) -> Sequence[str]:
+        return self._store.list(after, limit)
+
+    def scan(self) -> Generator[ObjectStatus, None, None]:
+        return self._store.scan()
+
+    def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
+        return self._store.list_namespaces(after, limit)
+
+    def probe(self) -> None:
+        self._store.probe()
+
+    def usage(self, pause: Callable[[], None] = never_pause) -> Mapping[str, Usage | None]:
+        return self._store.usage(pause)
+
+    def sweep(self) -> int:
+        return self._store.sweep()
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class _Parent(_Within):
+    """A store whose namespaces are limited."""
+
+    def __init__(self, store: Store, limit: Callable[[str, Store], Store]) -> None:
+        super().__init__(store)
+        self._limit = limit
+
+    def namespace(self, name: str, *, algorithm: str | None = None) -> Store:
+        return self._limit(name, self._store.namespace(name, algorithm=algorithm))
+
+
+class LimitedStore(_Within):
+    """A store of one area. Its requests wait for the database as well."""
+
+    def __init__(self, store: Store, account: Account) -> None:
+        super().__init__(store)
+        self.remote = store.remote or account.is_remote
+        self._account = account
+
+    def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
+        # Not `stage`: a streamed object could be visible before it is counted.
+        return self.stage_new(size, expected=expected)
+
+    def stage_new(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
+        names = [each.digest for each in expected if each.algorithm == self.algorithm]
+        room = self._account.require_room(size or 0, names)
+        return LimitedStaging(self._store.stage_new(size, expected=expected), self._account, room, names)
+
+    def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> Staging | None:
+        staging = self._store.stage_file(path, size, hasher)
+        return None if staging is None else LimitedStaging(staging, self._account)
+
+    def require_room(self, size: int, names: Sequence[str] = ()) -> None:
+        self._account.require_room(size, names)
+
+    def remove(self, name: str) -> None:
+        version = self._account.begin_removal(name).result()
+        try:
+            self._store.remove(name)
+        except NotFound:
+            # Another removal was faster, and leaves the row to this one, which began later.
+            self._end_removal(name, version)
+            raise
+        self._end_removal(name, version)
+
+    def remove_later(self, name: str) -> Future[None]:
+        if self.remote:
+            self.remove(name)
+            return completed(None)
+        return then(self._account.begin_removal(name), functools.partial(self._remove_counted, name))
+
+    def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
+        names = list(names)
+        versions = self._account.begin_removals(names).result()
+        failures = self._store.remove_all(names)
+        removed = [(name, version) for name, version in zip(names, versions) if version is not None]
+        self._account.end_removals([each for each in removed if each[0] not in failures]).result()
+        return failures
+
+    def _end_removal(self, name: str, version: int | None) -> None:
+        if version is not None:
+            self._account.end_removal(name, version).result()
+
+    def _remove_counted(self, name: str, version: int | None) -> Future[None]:
+        removal = self._store.remove_later(name)
+        if version is None:
+            return removal
+        removal.add_done_callback(functools.partial(self._forget_missing, name, version))
+        return then(removal, lambda _: then(self._account.end_removal(name, version), lambda _: completed(None)))
+
+    def _forget_missing(self, name: str, version: int, removed: Future[None]) -> None:
+        if isinstance(removed.exception(), NotFound):
+            self._account.end_removal(name, version)
+
+
+class LimitedStaging(Staging):
+    """Counted by `reserve`, which `commit` calls, or before it who must not wait."""
+
+    def __init__(self, staging: Staging, account: Account, room: int | None = None, names: Sequence[str] = ()) -> None:
+        """`room` is what there was for it, in bytes, None for any; its name is one of `names`, if that is known."""
+        self.size = staging.size
+        self._staging = staging
+        self._account = account
+        self._room = room
+        self._names = names
+        self._name = ""
+        self._reservation: Future[int] | None = None
+        self._is_committed = False
+
+    def write(self, data: Bytes) -> None:
+        self._write(data)
+        self.size = self._staging.size
+        if self._room is not None and self.size > self._room:
+            # An upload that did not declare its size ends where the room does.
+            self._room = self._account.require_room(self.size, self._names)
+
+    def reserve(self, name: str | None = None) -> Future[int] | None:
+        if self._reservation is None:
+            self._name = name or self.finish()
+            self._reservation = self._account.reserve(self._name, self.size)
+        return self._reservation
+
+    def finish(self) -> Digest:
+        return self._staging.finish()
+
+    def close(self) -> None:
+        self._discard()
+        if self._reservation is not None and not self._is_committed:
+            self._reservation.add_done_callback(self._release)
+
+    def _write(self, data: Bytes) -> None:
+        self._staging.write(data)
+
+    def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
+        reserved = self.reserve(name)
+        if reserved is not None:
+            reserved.result()
+        self._is_committed = True
+        began = self._account.now()
+        committing = self._staging.commit(name=name, replace=replace)
+        committing.add_done_callback(functools.partial(self._confirm, began))
+        return committing
+
+    def _discard(self) -> None:
+        self._staging.close()
+
+    def _release(self, reserved: Future[int]) -> None:
+        """Give the room back. The row is that of this upload alone if it is the first one of it."""
+        if reserved.exception() is None and reserved.result() == 0:
+            self._account.end_removal(self._name, 0)
+
+    def _confirm(self, began: float, committed: Future[Digest]) -> None:
+        """Count the object again if that took so long that the janitor may have found none."""
+        if committed.exception() is None and self._account.now() - began > GRACE / 2:
+            self._account.reserve(self._name, self.size)
