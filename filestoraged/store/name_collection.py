@@ -95,13 +95,13 @@ class Collector:
         self._store = store
         self._succession_time = succession_time
         self._clock = clock
-        self._wall_clock = WallClock(names.transactions, clock)
+        self.wall_clock = WallClock(names.transactions, clock)
         self._scan: Iterator[int] = iter(())
         self._next_scan = clock.now() + _UNKNOWN_AGE
 
     def expire(self) -> int:
         """Remove names that have expired."""
-        now = self._wall_clock.settled()
+        now = self.wall_clock.settled()
         if now is None:
             return 0
         statement = "SELECT path FROM names WHERE expires <= ? LIMIT ?"
@@ -192,7 +192,7 @@ class NamesJanitor(Janitor):
         super().__init__("names", lock, clock)
         self._names = names
         self._collector = collector
-        self._eviction = NameEviction(names.transactions, names.find_rules, clock)
+        self._eviction = NameEviction(names.transactions, names.find_rules, clock, wall_clock=collector.wall_clock)
 
     def retry(self) -> None:
         self._try(self._retry)

@@ -105,11 +105,19 @@ class Uses:
 class NameEviction:
     """A step of the janitor. One thread calls it."""
 
-    def __init__(self, transactions: Transactions, find_rules: FindRules, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        find_rules: FindRules,
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        wall_clock: WallClock | None = None,
+    ) -> None:
+        """`wall_clock` is that of the other steps of the janitor: two would count a grace period twice."""
         self._transactions = transactions
         self._find_rules = find_rules
         self._clock = clock
-        self._wall_clock = WallClock(transactions, clock)
+        self._wall_clock = wall_clock or WallClock(transactions, clock)
         self._next = clock.now()
         # Those that were too large at the last look.
         self._exceeding: set[str] = set()
