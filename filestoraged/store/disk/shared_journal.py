@@ -40,7 +40,7 @@ class SharedJournal:
         self._file_system: FileSystem | None = None
         # The token under which it has a mark; empty before its first record or checkpoint.
         self._token = ""
-        # Failures of the epoch after which it has made the files of all journals anew.
+        # Failures of the epoch after which it has made the files of all journals anew; -1 where it has to.
         self._remade = 0
 
     def join(self) -> None:
@@ -185,6 +185,8 @@ class SharedJournal:
                 return
             except OSError as error:
                 log.error("cannot sync the files of the journals; writing them once more: %s", error)
+                # If that cannot be noted, the next checkpoint makes them anew: the kernel reports a failure once.
+                self._remade = -1
                 file.note_failure(epoch)
         failures = file.failures(epoch)
         journals = find_journals(self._area.directory, system=self._system)

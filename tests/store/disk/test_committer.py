@@ -571,6 +571,19 @@ class CheckpointTest(JournalCase):
         self.assertEqual(TEA, self.path(digest, root).read_bytes())
         self.assertEqual(3, len({before, failed, self.inode(digest)}))
 
+    def test_failure_that_cannot_be_noted_makes_files_anew_at_the_next_checkpoint(self) -> None:
+        digest = self.store.put(TEA)
+        before = self.inode(digest)
+        self.disk.checkpoint_failures = [FAILURE]
+
+        cannot_note = mock.patch.object(EpochFile, "note_failure", side_effect=FAILURE)
+        with cannot_note, self.assertLogs("filestoraged", "ERROR"):
+            self.assertRaises(OSError, self.checkpoint)
+        self.assertEqual(before, self.inode(digest))
+        self.checkpoint()
+
+        self.assertNotEqual(before, self.inode(digest))
+
     def test_uploads_are_refused_when_all_segments_are_full_and_checkpoints_fail(self) -> None:
         self.disk.before_checkpoint = mock.Mock(side_effect=FAILURE)
 
