@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Collection
 from typing import Any, Generic, TypeVar
@@ -23,7 +24,9 @@ class CompletionQueue(Generic[_Connection]):
         # Connections whose futures are not done, or not taken yet.
         self._expected: dict[Future[Any], _Connection] = {}
         self._completed: deque[Future[Any]] = deque()
+        # Set within the lock: the queue may be closed meanwhile, and its descriptor be that of a database by then.
         self._is_signalled = False
+        self._lock = threading.Lock()
         self.descriptor, self._write_end = os.pipe()
         os.set_blocking(self.descriptor, False)
 
@@ -56,7 +59,11 @@ class CompletionQueue(Generic[_Connection]):
 
     def wake(self) -> None:
         """Wake the loop. Any thread may call it. If it fails, the loop wakes within `limits.notice`."""
-        if not self._is_signalled:
+        if self._is_signalled:
+            return
+        with self._lock:
+            if self._is_signalled:
+                return
             self._is_signalled = True
             try:
                 os.write(self._write_end, b"!")
@@ -66,6 +73,7 @@ class CompletionQueue(Generic[_Connection]):
 
     def close(self) -> None:
         # A future may still be done later, and must not write to a descriptor that is something else by then.
-        self._is_signalled = True
-        os.close(self.descriptor)
-        os.close(self._write_end)
+        with self._lock:
+            self._is_signalled = True
+            os.close(self.descriptor)
+            os.close(self._write_end)
