@@ -92,7 +92,7 @@ class CommandTest(TempCase):
             (["help"], "did you mean --help?"),
             (["serv"], "did you mean serve?"),
             (["chekc"], "did you mean check?"),
-            (["nonsense"], "expected one of serve, check, prune, token, memcached-check"),
+            (["nonsense"], "expected one of serve, check, prune, usage, token, memcached-check"),
             (["--mount", "files"], "such as files=/"),
             (["--mount", "kv"], "such as kv=/kv"),
         ):
