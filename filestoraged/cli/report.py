@@ -52,7 +52,8 @@ class JsonReport(Report):
         self._separator = ",\n"
 
     def end(self, totals: ReportEntry) -> None:
-        self._write(f"\n], {json.dumps(totals.fields)[1:]}\n")
+        comma = ", " if totals.fields else ""
+        self._write(f"\n]{comma}{json.dumps(totals.fields)[1:]}\n")
 
 
 class Summary(Protocol):

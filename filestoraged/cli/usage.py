@@ -47,7 +47,7 @@ def _print(areas: Iterator[tuple[str, Usage]], *, is_json: bool) -> None:
         fields = {"area": area, "bytes": held.size, "objects": held.objects}
         report.add(ReportEntry(f"{area}: {_text(held)}", fields))
         total = total.plus(held)
-    report.end(ReportEntry(f"in all: {_text(total)}", {"bytes": total.size, "objects": total.objects}))
+    report.end(ReportEntry(f"in all: {_text(total)}", {}))
 
 
 def _text(held: Usage) -> str:

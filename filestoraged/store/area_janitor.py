@@ -51,7 +51,7 @@ _OTHERS = "area NOT LIKE 'names/%'"
 class _Row(NamedTuple):
     key: str
     size: int
-    at: int
+    at: float
 
 
 class AreasJanitor(Janitor):

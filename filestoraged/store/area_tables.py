@@ -31,7 +31,7 @@ _REMOVALS = """CREATE TABLE IF NOT EXISTS removals (
 
 SQLITE_AREAS = (
     """CREATE TABLE IF NOT EXISTS stored (
-        area TEXT NOT NULL, key TEXT NOT NULL, size BIGINT NOT NULL, at BIGINT NOT NULL, names BIGINT NOT NULL,
+        area TEXT NOT NULL, key TEXT NOT NULL, size BIGINT NOT NULL, at REAL NOT NULL, names BIGINT NOT NULL,
         since REAL, version BIGINT NOT NULL DEFAULT 0, condemned BIGINT NOT NULL DEFAULT 0,
         PRIMARY KEY (area, key)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS areas (
@@ -43,7 +43,7 @@ SQLITE_AREAS = (
 
 POSTGRESQL_AREAS = (
     """CREATE TABLE stored (
-        area text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, size bigint NOT NULL, at bigint NOT NULL,
+        area text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, size bigint NOT NULL, at float8 NOT NULL,
         names bigint NOT NULL, since float8, version bigint NOT NULL DEFAULT 0, condemned bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (area, key))""",
     """CREATE TABLE areas (

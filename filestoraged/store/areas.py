@@ -54,7 +54,7 @@ def add_name(transaction: Transaction, area: str, key: str, size: int) -> None:
         transaction.execute("UPDATE stored SET names = names + 1 WHERE area = ? AND key = ?", (area, key))
         return
     transaction.execute(
-        """INSERT INTO stored (area, key, size, at, names) VALUES (?, ?, ?, epoch_second(), 1)
+        """INSERT INTO stored (area, key, size, at, names) VALUES (?, ?, ?, epoch(), 1)
             ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, names = 1, since = NULL""",
         (area, key, size),
     )
@@ -100,7 +100,7 @@ def reserve(transaction: Transaction, area: str, key: str, size: int, quota: int
     if quota is not None and added > 0:
         _judge(area, quota, stored=_complete_sum(transaction, area), added=added)
     transaction.execute(
-        """INSERT INTO stored (area, key, size, at, names, since) VALUES (?, ?, ?, epoch_second(), 1, epoch())
+        """INSERT INTO stored (area, key, size, at, names, since) VALUES (?, ?, ?, epoch(), 1, epoch())
             ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, since = excluded.since,
             version = stored.version + 1""",
         (area, key, size),

@@ -353,7 +353,7 @@ def _find(transaction: Transaction, path: bytes, name: str, condition: str = "")
 def _keep_unnamed(transaction: Transaction, area: str, link: Link) -> None:
     """Have an object collected that was stored in vain."""
     transaction.execute(
-        """INSERT INTO stored (area, key, size, at, names, since) VALUES (?, ?, ?, epoch_second(), 0, epoch())
+        """INSERT INTO stored (area, key, size, at, names, since) VALUES (?, ?, ?, epoch(), 0, epoch())
             ON CONFLICT (area, key) DO UPDATE SET names = 0, since = excluded.since WHERE stored.names < 0""",
         (area, link.oid, link.size),
     )

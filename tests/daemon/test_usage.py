@@ -57,8 +57,13 @@ class UsageCommandTest(TempCase):
 
         self.assertEqual((0, ""), (status, errors))
         self.assertEqual(
-            [{"area": "data/pets", "bytes": 7, "objects": 2}, {"area": "names/ci", "bytes": 7, "objects": 1}],
-            json.loads(output)["areas"],
+            {
+                "areas": [
+                    {"area": "data/pets", "bytes": 7, "objects": 2},
+                    {"area": "names/ci", "bytes": 7, "objects": 1},
+                ]
+            },
+            json.loads(output),
         )
 
     def test_what_is_no_area_or_no_store_is_refused(self) -> None:
