@@ -65,7 +65,7 @@ class TokenCommandTest(TempCase):
 
                 self.assertEqual((2, ""), (refused.returncode, refused.stdout))
                 self.assertEqual(1, refused.stderr.count("\n"))
-                self.assertIn("(files, repositories, drops, kv, uploads, names, operations)", refused.stderr)
+                self.assertIn("(files, repositories, drops, kv, uploads, names, restic, operations)", refused.stderr)
 
     def test_scope_for_an_interface_a_prefix_or_a_repository_is_accepted(self) -> None:
         scope = "read:files,read:kv,read:operations,read:data,read:vimeo/api/v1.0,write:data/pets,delete:repositories/a"
