@@ -25,11 +25,10 @@ from filestoraged.store.contract import ObjectStatus
 from filestoraged.store.drops import Drops
 from filestoraged.store.janitors import Janitor
 from filestoraged.store.limited_store import limit_part
-from filestoraged.store.limits import DROPS, Rules
+from filestoraged.store.limits import DROPS, EVICTED_TO, EVICTION_INTERVAL, Rules
 from filestoraged.store.wall_clock import WallClock
 
-# Seconds between two looks at what is to be removed; and between two counts of an area.
-_EVICTION_INTERVAL = 10.0
+# Seconds between two counts of an area.
 _COUNT_INTERVAL = 24 * 3600.0
 
 # Uploads to an area that was never counted wait for that: a million objects take 30 s of work.
@@ -41,9 +40,6 @@ _DRAIN_TIME = 60.0
 # Rows in one step: other writers wait for it, about 10 ms; and objects in one step of a count.
 _ROWS_PER_STEP = 400
 _COUNTED_PER_STEP = 2000
-
-# An area is made smaller to so much of its maximum, so that it is not done again by the next upload.
-_EVICTED_TO = 0.9
 
 _OTHERS = "area NOT LIKE 'names/%'"
 
@@ -193,7 +189,7 @@ class AreasJanitor(Janitor):
             if rules is not None:
                 removed += self._evict_from(area, size, rules, now)
         if not removed:
-            self._next_eviction = self._clock.now() + _EVICTION_INTERVAL
+            self._next_eviction = self._clock.now() + EVICTION_INTERVAL
         return removed
 
     def _evict_from(self, area: str, size: int, rules: Rules, now: float | None) -> int:
@@ -206,7 +202,7 @@ class AreasJanitor(Janitor):
         if rules.max_size is not None and size > rules.max_size:
             statement = "SELECT key, size, at FROM stored WHERE area = ? ORDER BY at, key LIMIT ?"
             rows = self._transactions.read(statement, area, _ROWS_PER_STEP)
-            excess = size - int(rules.max_size * _EVICTED_TO)
+            excess = size - int(rules.max_size * EVICTED_TO)
             removed += self._remove(area, _oldest(rows, excess), "max-size")
         return removed
 

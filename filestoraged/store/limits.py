@@ -17,6 +17,11 @@ DATA, NAMES, RESTIC = "data", "names", "restic"
 KINDS = (FILES, DATA, NAMES, RESTIC, DROPS)
 NAMED_KINDS = (DATA, NAMES, RESTIC)
 
+# Seconds between two looks at what is to be removed; and the part of its maximum to which an area is made smaller, so
+# that it is not done again by the next upload.
+EVICTION_INTERVAL = 10.0
+EVICTED_TO = 0.9
+
 # Areas whose rules are remembered: a name that a client makes up takes 200 bytes.
 _MAX_REMEMBERED = 1000
 

@@ -8,20 +8,14 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Conflict, QuotaExceeded
 from filestoraged.store import areas
+from filestoraged.store.limits import EVICTED_TO, EVICTION_INTERVAL, Rules
 from filestoraged.store.name_tables import area_of
 from filestoraged.store.transactions import Transaction, Transactions
 from filestoraged.store.wall_clock import WallClock
-
-# Seconds between two looks at what is to be evicted.
-_EVICTION_INTERVAL = 10.0
-
-# A space is made smaller to so much of its maximum, so that it is not done again by the next upload.
-_EVICTED_TO = 0.9
 
 # Names in one step: other writers wait for it, about 10 ms.
 _NAMES_PER_STEP = 200
@@ -29,32 +23,15 @@ _NAMES_PER_STEP = 200
 # Seconds after which uses are written at the latest, or a tenth of the shortest `max-unused`. Where the names that were
 # used least recently give way, well before the next look at what is to be evicted. And how many are kept: 3 MiB.
 _USE_INTERVAL = 3600.0
-_USE_INTERVAL_OF_EVICTION = _EVICTION_INTERVAL / 2
+_USE_INTERVAL_OF_EVICTION = EVICTION_INTERVAL / 2
 _MAX_USES = 10_000
 
 
-class NameRules(Protocol):
-    """The limits of a space, None for those that it does not have. Sizes are bytes, times seconds."""
-
-    @property
-    def quota(self) -> int | None: ...
-    @property
-    def max_size(self) -> int | None: ...
-    @property
-    def max_age(self) -> int | None: ...
-    @property
-    def max_unused(self) -> int | None: ...
-    @property
-    def write_once(self) -> bool: ...
-    @property
-    def digest_names(self) -> str | None: ...
-
-
 # The limits of an area; None where it has none.
-FindRules = Callable[[str], NameRules | None]
+FindRules = Callable[[str], Rules | None]
 
 
-def no_rules(_: str) -> NameRules | None:
+def no_rules(_: str) -> Rules | None:
     """Without limits."""
     return None
 
@@ -76,7 +53,7 @@ class Uses:
         self._times: dict[bytes, float] = {}
         self._due = float("inf")
 
-    def note(self, path: bytes, rules: NameRules) -> None:
+    def note(self, path: bytes, rules: Rules) -> None:
         """Note that a name was read, if its space has a limit for which that counts."""
         if rules.max_size is None and rules.max_unused is None:
             return
@@ -127,7 +104,7 @@ class NameEviction:
         """Remove some names beyond the limits of their spaces. Returns how many."""
         removed = next(self._work, 0)
         if not removed and self._clock.now() >= self._next:
-            self._next = self._clock.now() + _EVICTION_INTERVAL
+            self._next = self._clock.now() + EVICTION_INTERVAL
             self._work = filter(None, self._evict_all())
             removed = next(self._work, 0)
         return removed
@@ -154,14 +131,14 @@ class NameEviction:
                 # At the second look: until then, all processes have written their uses.
                 if area not in exceeding:
                     continue
-                yield from self._repeat(functools.partial(_shrink, space, int(rules.max_size * _EVICTED_TO)))
+                yield from self._repeat(functools.partial(_shrink, space, int(rules.max_size * EVICTED_TO)))
 
     def _repeat(self, step: Callable[[Transaction], int]) -> Iterator[int]:
         while removed := self._transactions.write(step).result():
             yield removed
 
 
-def require_room(transactions: Transactions, space: str, rules: NameRules, size: int, oid: str | None) -> None:
+def require_room(transactions: Transactions, space: str, rules: Rules, size: int, oid: str | None) -> None:
     """Judge an upload before its body: `oid` is that of the bytes, None if it is not known. Raises QuotaExceeded."""
     area = area_of(space)
     if rules.quota is None:

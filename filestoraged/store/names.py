@@ -20,9 +20,9 @@ from filestoraged.errors import Error, NotFound, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store import areas
 from filestoraged.store.areas import add_name, remove_name
+from filestoraged.store.limits import Rules
 from filestoraged.store.name_limits import (
     FindRules,
-    NameRules,
     Uses,
     no_rules,
     require_room,
@@ -268,7 +268,7 @@ def _put(
     *,
     number: int,
     condition: Condition,
-    rules: NameRules | None,
+    rules: Rules | None,
 ) -> PutResult | Error:
     transaction.serialize("names")
     path, area = path_of(space, name), area_of(space)
@@ -306,7 +306,7 @@ def _put(
 
 
 def _require_allowed(
-    transaction: Transaction, area: str, link: Link, rules: NameRules, *, former: Name | None, current: Name | None
+    transaction: Transaction, area: str, link: Link, rules: Rules, *, former: Name | None, current: Name | None
 ) -> None:
     """Raise Conflict and QuotaExceeded where the limits of a space forbid a change."""
     if rules.write_once and current is not None:

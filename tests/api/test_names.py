@@ -9,10 +9,10 @@ from unittest import mock
 
 from filestoraged.future import Future
 from filestoraged.store import layout
+from filestoraged.store.limits import Rules
 from filestoraged.store.name_collection import NamesJanitor
 from filestoraged.store.names import Link
 from tests.clock import VirtualClock
-from tests.store.names_contract import Rules
 from tests.support import Answer, ServerCase, in_threads
 
 TEA, COFFEE = b"tea", b"coffee"

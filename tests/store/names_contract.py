@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 from filestoraged.errors import (
@@ -19,6 +19,7 @@ from filestoraged.errors import (
 )
 from filestoraged.future import Future
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.limits import Rules
 from filestoraged.store.name_collection import Collector
 from filestoraged.store.name_limits import NameEviction
 from filestoraged.store.name_listing import Name, Page
@@ -27,15 +28,6 @@ from tests.clock import VirtualClock
 from tests.support import TempCase, in_threads
 
 GRACE, HOUR = 31.0, 3601.0
-
-
-class Rules(NamedTuple):
-    quota: int | None = None
-    max_size: int | None = None
-    max_age: int | None = None
-    max_unused: int | None = None
-    write_once: bool = False
-    digest_names: str | None = None
 
 
 def unless_there(name: Name | None) -> None:
