@@ -86,7 +86,7 @@ class Change(ABC):
         return
 
 
-class SmallUpload(Change):
+class ObjectUpload(Change):
     """Bytes that become an object."""
 
     kind = RecordKind.STORED

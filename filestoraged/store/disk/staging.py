@@ -9,7 +9,7 @@ from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.contract import SMALL, Staging, Store
-from filestoraged.store.disk.changes import SmallUpload, Source, object_path
+from filestoraged.store.disk.changes import ObjectUpload, Source, object_path
 from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_memory import MemoryStaging
 from filestoraged.store.disk.volume import Volume
@@ -63,7 +63,7 @@ class DiskStaging(Staging):
             raise OSError(errno.EBADF, "The staging was discarded")
         path = object_path(self._volume.root, self._root, name or digest)
         source, self._source = self._source, None
-        upload = SmallUpload(path, source, self._volume, digest=digest, replace=replace)
+        upload = ObjectUpload(path, source, self._volume, digest=digest, replace=replace)
         self._volume.commit(upload, size=self.size, is_recorded=not layout.is_fetched_once(path))
         return upload.done
 

@@ -14,7 +14,7 @@ from unittest import mock
 
 from filestoraged.digest import Bytes
 from filestoraged.store.disk import records, staging_area
-from filestoraged.store.disk.changes import Removal, SmallUpload
+from filestoraged.store.disk.changes import ObjectUpload, Removal
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import Checkpoint, EpochFile
 from filestoraged.store.disk.journal import JournalSegment
@@ -86,14 +86,14 @@ class PlantedFaultsTest(SimulationCase):
     # Changes that are recorded.
 
     def test_name_that_is_given_before_the_record_is_synced(self) -> None:
-        def prepare(self: SmallUpload) -> Bytes:
+        def prepare(self: ObjectUpload) -> Bytes:
             data = bytes(real(self))
             apply(self)
             return data
 
-        real, apply = SmallUpload.prepare, SmallUpload.apply
-        with mock.patch.object(SmallUpload, "apply", lambda _: None):
-            fault = mock.patch.object(SmallUpload, "prepare", prepare)
+        real, apply = ObjectUpload.prepare, ObjectUpload.apply
+        with mock.patch.object(ObjectUpload, "apply", lambda _: None):
+            fault = mock.patch.object(ObjectUpload, "prepare", prepare)
             found = self.find(17, _JOURNALS, fault, symptom="not its own|is missing")
         History(found, _JOURNALS).run()
 
@@ -202,14 +202,14 @@ class PlantedFaultsTest(SimulationCase):
         self.assert_found(13, _ABORTING, fault, symptom="is missing|is there")
 
     def test_name_of_a_failed_upload_that_stays(self) -> None:
-        fault = mock.patch.object(SmallUpload, "take_back", lambda _: None)
+        fault = mock.patch.object(ObjectUpload, "take_back", lambda _: None)
         self.assert_found(181, _FAILING_ALONE, fault, symptom="is there")
 
     def test_name_of_an_earlier_upload_that_a_failed_one_takes_back(self) -> None:
-        def take_any(self: SmallUpload) -> None:
+        def take_any(self: ObjectUpload) -> None:
             self._system.unlink(self._full)
 
-        fault = mock.patch.object(SmallUpload, "take_back", take_any)
+        fault = mock.patch.object(ObjectUpload, "take_back", take_any)
         self.assert_found(29, _FAILING_ALONE, fault, symptom="is missing")
 
     def test_refusal_of_an_upload_before_the_object_that_exists_is_durable(self) -> None:
