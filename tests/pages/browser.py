@@ -69,7 +69,8 @@ class Browser:
         self._reader.start()
 
     def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
+        # The browser ends the connection: what it sends meanwhile would be answered by a reset if this side had.
+        self._write_frame(_CLOSE)
         self._reader.join(PATIENCE)
         self._socket.close()
         if self._stop:
@@ -99,8 +100,11 @@ class Browser:
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if session is not None:
             message["sessionId"] = session
+        self._write_frame(_text_frame(json.dumps(message).encode()))
+
+    def _write_frame(self, frame: bytes) -> None:
         with self._lock:
-            self._socket.sendall(_text_frame(json.dumps(message).encode()))
+            self._socket.sendall(frame)
 
     def listen(self, session: str, listener: Callable[[str, dict[str, Any]], None]) -> None:
         self._listeners[session] = listener
@@ -375,6 +379,10 @@ def _open_web_socket(url: str) -> socket.socket:
     return opened
 
 
+# RFC 6455, section 5.5.1, masked with zeros, without a reason.
+_CLOSE = b"\x88\x80\0\0\0\0"
+
+
 def _text_frame(text: bytes) -> bytes:
     """RFC 6455, section 5.2: one frame, masked with zeros, which changes nothing."""
     size = len(text)
@@ -386,7 +394,7 @@ def _text_frame(text: bytes) -> bytes:
 
 
 def _read_frames(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the texts of frames, none of which Chromium masks or divides, until the connection is closed."""
+    """Yield the texts of frames, none of which Chromium masks or divides, until it closes the connection."""
     while head := stream.read(2):
         size = head[1]
         if size > 125:
