@@ -6,13 +6,17 @@ journals of the last epoch, and begins another one, in which they say nothing. A
 the kernel has the files as all of its processes left them.
 
     block 0, 1   the number and the key of the epoch; written in turns
-    slots        one for each process: its token and its mark, and two places for checkpoints, written in turns
+    slots        one for each process: its token, its mark and its doubt; and two places for checkpoints, written in
+                 turns
 
 A *mark* is a time: all records of the process up to it are applied to the files. Others read it while the process
 lives; it is not durable. A *checkpoint* is durable: what of each journal the files had, synced, at its time. It has
 the marks of the processes that lived at that time; of all others it covers whatever was recorded before. So a stopped
 process, whose mark stands still, does not keep others from checkpoints. Where two processes changed one object in
 turns, a checkpoint that covers the later change covers the earlier.
+
+A slot is in *doubt* while a sync of the file system has begun and not yet succeeded: the kernel reports once that it
+could not write, and the process that was told may be killed before it has written the files anew.
 
 Locks: a process has a shared lock on the file while it has the store, and a lock on the byte of its slot. A thread that
 changes an object locks the byte that stands for its path, from before the time that it records until the change is
@@ -43,12 +47,14 @@ _CHECKSUM_SIZE = 16
 
 _EPOCH = struct.Struct("<8sQ32s")
 _EPOCH_MAGIC = b"fsepoch1"
-# The byte behind the epoch: whether it was durable when others may have read it, and how often a sync has failed in it.
-_SHUT, _OPEN = 0, 1
+# The byte behind the epoch: whether it was durable when others may have read it.
+_SHUT, _OPEN = b"\0", b"\1"
 
 _BLOCK = 4096
 _SLOTS = 2 * _BLOCK
 _MARK = struct.Struct("<8sq")
+# The byte behind the mark.
+_SURE, _IN_DOUBT = b"\0", b"\1"
 _CHECKPOINT = struct.Struct("<8sQQqI")
 _CHECKPOINT_MAGIC = b"fscheck1"
 # Of a checkpoint: it has the marks of twice as many processes as workers are allowed, which a reload needs, and more.
@@ -100,7 +106,8 @@ class EpochFile:
             self._descriptor = system.open(path, _FLAGS)
         except FileNotFoundError:
             self._descriptor = _create(path, system)
-        self._slot = -1
+        # Until the process has one, the first: who recovers has the store alone.
+        self._slot = 0
         self._generation = 0
 
     def join(self, recover: Callable[[Epoch | None], None]) -> Epoch:
@@ -116,7 +123,7 @@ class EpochFile:
             # Not in one step: another process may recover in between, from nothing.
             self._system.flock(self._descriptor, fcntl.LOCK_SH)
             epoch = self._read()
-            if epoch is not None and self.failures(epoch) >= 0:
+            if epoch is not None and self._is_open(epoch):
                 return epoch
             # The process that recovered has failed to begin an epoch.
             self._system.flock(self._descriptor, fcntl.LOCK_UN)
@@ -125,21 +132,6 @@ class EpochFile:
         """The last epoch; None if the file has none, whole."""
         found = [self._read_epoch(number) for number in range(2)]
         return max((each for each in found if each is not None), default=None)
-
-    def failures(self, epoch: Epoch) -> int:
-        """How often bytes of files could not be written in the epoch, as far as is known; -1 before it is durable.
-
-        A process that is killed behind such a failure has not made them anew, and the kernel reports it no more.
-        """
-        state = self._system.pread(self._descriptor, 1, self._state_of(epoch))
-        return state[0] - _OPEN if state else -1
-
-    def note_failure(self, epoch: Epoch) -> None:
-        state = min(self.failures(epoch) + 1 + _OPEN, 255)
-        write_at(self._system, self._descriptor, bytes([state]), self._state_of(epoch))
-
-    def _state_of(self, epoch: Epoch) -> int:
-        return epoch.number % 2 * _BLOCK + _EPOCH.size + _CHECKSUM_SIZE
 
     @property
     def exists(self) -> bool:
@@ -161,7 +153,20 @@ class EpochFile:
     def unlock_paths(self) -> None:
         self._system.unlock(self._descriptor, _PATH_LOCKS, 2 * _PATH_LOCKS)
 
-    # Marks and checkpoints.
+    # Doubts, marks and checkpoints.
+
+    def begin_doubt(self) -> None:
+        """Call it before a sync of the file system: a process that dies by a failed one has told. Raises OSError."""
+        write_at(self._system, self._descriptor, _IN_DOUBT, self._position() + _MARK.size)
+
+    def end_doubt(self) -> None:
+        # If it fails, the files are made anew once more than they need to be.
+        with contextlib.suppress(OSError):
+            write_at(self._system, self._descriptor, _SURE, self._position() + _MARK.size)
+
+    def is_in_doubt(self) -> bool:
+        """Whether bytes of files may be lost although they are read: the slot of any process is in doubt."""
+        return _IN_DOUBT in (self._doubt(slot) for slot in range(self._count()))
 
     def begin_marks(self, token: str, time: int) -> None:
         """Take a slot, before the process records anything."""
@@ -205,15 +210,15 @@ class EpochFile:
         return [each for each in found if each is not None]
 
     def _begin(self, former: Epoch | None) -> None:
-        """Make another epoch durable."""
+        """Make another epoch durable. What the last one left in doubt is synced."""
+        for slot in range(self._count()):
+            write_at(self._system, self._descriptor, _SURE, _SLOTS + slot * _SLOT_SIZE + _MARK.size)
         epoch = Epoch(1 if former is None else former.number + 1, self._system.urandom(32))
         data = _EPOCH.pack(_EPOCH_MAGIC, *epoch)
-        write_at(
-            self._system, self._descriptor, data + _checksum(data, b"") + bytes([_SHUT]), epoch.number % 2 * _BLOCK
-        )
+        write_at(self._system, self._descriptor, data + _checksum(data, b"") + _SHUT, epoch.number % 2 * _BLOCK)
         self._system.fsync(self._descriptor)
         sync(self._root, system=self._system)
-        write_at(self._system, self._descriptor, bytes([_OPEN]), self._state_of(epoch))
+        write_at(self._system, self._descriptor, _OPEN, self._state_of(epoch))
 
     def _read_epoch(self, number: int) -> Epoch | None:
         data = self._system.pread(self._descriptor, _EPOCH.size + _CHECKSUM_SIZE, number % 2 * _BLOCK)
@@ -222,6 +227,15 @@ class EpochFile:
             return None
         _, number, key = _EPOCH.unpack(head)
         return Epoch(number, key)
+
+    def _is_open(self, epoch: Epoch) -> bool:
+        return self._system.pread(self._descriptor, 1, self._state_of(epoch)) == _OPEN
+
+    def _state_of(self, epoch: Epoch) -> int:
+        return epoch.number % 2 * _BLOCK + _EPOCH.size + _CHECKSUM_SIZE
+
+    def _doubt(self, slot: int) -> bytes:
+        return self._system.pread(self._descriptor, 1, _SLOTS + slot * _SLOT_SIZE + _MARK.size)
 
     def _try_slot(self, slot: int) -> bool:
         return self._system.try_lock(self._descriptor, _SLOT_LOCKS + slot)

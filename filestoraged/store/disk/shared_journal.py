@@ -40,8 +40,9 @@ class SharedJournal:
         self._file_system: FileSystem | None = None
         # The token under which it has a mark; empty before its first record or checkpoint.
         self._token = ""
-        # Failures of the epoch after which it has made the files of all journals anew; -1 where it has to.
-        self._remade = 0
+        # Whether it has to make the files of all journals anew: a sync failed, or another process may have been told of
+        # a failure before this one opened the file system.
+        self._is_doubted = False
 
     def join(self) -> None:
         """Have the store: replay the journals of the last epoch, if no other process has it.
@@ -152,7 +153,7 @@ class SharedJournal:
             file.close()
             raise
         self._file, self._file_system, self._pid = file, file_system, self._system.getpid()
-        self._token, self._remade = "", 0
+        self._token, self._is_doubted = "", file.is_in_doubt()
 
     def _recover(self, former: Epoch | None, file: EpochFile, file_system: FileSystem) -> None:
         journals = find_journals(self._area.directory, system=self._system)
@@ -165,35 +166,32 @@ class SharedJournal:
             journals, former, lambda: [] if former is None else file.checkpoints(former), system=self._system
         )
         replay = self._replay()
-        is_doubted = former is not None and file.failures(former) > 0
-        changed = replay.write_all(records) if is_doubted else replay.apply(records)
-        try:
-            file_system.sync()
-        except OSError:
-            if former is not None:
-                file.note_failure(former)
-            raise
+        changed = replay.write_all(records) if file.is_in_doubt() else replay.apply(records)
+        file.begin_doubt()
+        file_system.sync()
         if changed:
             log.info("replayed %d records of journals: %d files were made or removed", len(records), changed)
 
     def _sync(self, epoch: Epoch, file: EpochFile) -> None:
         """Sync all files. Where bytes could not be written, make them anew, and sync once more. Raises OSError."""
         assert self._file_system is not None
-        if file.failures(epoch) == self._remade:
+        file.begin_doubt()
+        if not self._is_doubted:
             try:
                 self._file_system.sync()
-                return
             except OSError as error:
                 log.error("cannot sync the files of the journals; writing them once more: %s", error)
-                # If that cannot be noted, the next checkpoint makes them anew: the kernel reports a failure once.
-                self._remade = -1
-                file.note_failure(epoch)
-        failures = file.failures(epoch)
+                self._is_doubted = True
+        if self._is_doubted:
+            self._remake(epoch, file)
+            self._file_system.sync()
+            self._is_doubted = False
+        file.end_doubt()
+
+    def _remake(self, epoch: Epoch, file: EpochFile) -> None:
         journals = find_journals(self._area.directory, system=self._system)
         records = read_journals(journals, epoch, lambda: file.checkpoints(epoch), system=self._system, are_written=True)
         self._replay().remake(records, self.locked)
-        self._file_system.sync()
-        self._remade = failures
 
     def _replay(self) -> Replay:
         make = lambda: StagedFile(self._area, self._directories)  # noqa: E731

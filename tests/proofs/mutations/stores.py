@@ -121,9 +121,12 @@ MUTATIONS = (
     ),
     _shared_journal("checkpoint-syncs-nothing", "            self._sync(epoch, file)\n", ""),
     _shared_journal("failed-sync-makes-no-file-anew", "        self._replay().remake(records, self.locked)\n", ""),
-    _shared_journal("files-are-made-anew-at-each-checkpoint", "        self._remade = failures\n", ""),
+    _shared_journal("files-are-made-anew-at-each-checkpoint", "            self._is_doubted = False\n", ""),
+    _shared_journal("failed-sync-of-a-dead-process-is-forgotten", "if file.is_in_doubt() else", "if 0 else"),
     _shared_journal(
-        "failed-sync-of-a-replay-is-forgotten", "                file.note_failure(former)\n", "                pass\n"
+        "failed-sync-of-a-replay-is-forgotten",
+        "        file.begin_doubt()\n        file_system.sync()\n",
+        "        file_system.sync()\n",
     ),
     _replay("last-record-of-an-object-does-not-count", "former.time <= record.time", "former.time > record.time"),
     _replay("damaged-journal-is-replayed", "if missing is not None:", "if 0:"),

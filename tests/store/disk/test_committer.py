@@ -449,9 +449,9 @@ class CheckpointTest(JournalCase):
     # Two groups of one small object.
     segment_size = 2 * BLOCK
 
-    def inode(self, digest: str) -> int:
+    def inode(self, digest: str, root: Path | None = None) -> int:
         """Of a file that stays open: another one has another number."""
-        descriptor = os.open(self.path(digest), os.O_RDONLY)
+        descriptor = os.open(self.path(digest, root), os.O_RDONLY)
         self.addCleanup(os.close, descriptor)
         return os.fstat(descriptor).st_ino
 
@@ -571,18 +571,37 @@ class CheckpointTest(JournalCase):
         self.assertEqual(TEA, self.path(digest, root).read_bytes())
         self.assertEqual(3, len({before, failed, self.inode(digest)}))
 
-    def test_failure_that_cannot_be_noted_makes_files_anew_at_the_next_checkpoint(self) -> None:
+    def test_process_that_dies_behind_a_failed_checkpoint_leaves_its_files_to_be_made_anew(self) -> None:
         digest = self.store.put(TEA)
-        before = self.inode(digest)
-        self.disk.checkpoint_failures = [FAILURE]
-
-        cannot_note = mock.patch.object(EpochFile, "note_failure", side_effect=FAILURE)
-        with cannot_note, self.assertLogs("filestoraged", "ERROR"):
+        self.disk.checkpoint_failures = [FAILURE, FAILURE]
+        with self.assertLogs("filestoraged", "ERROR"):
             self.assertRaises(OSError, self.checkpoint)
-        self.assertEqual(before, self.inode(digest))
-        self.checkpoint()
+        root = self.cut_power()
+        # The bytes are read as they should be, from memory.
+        before = self.inode(digest, root)
 
-        self.assertNotEqual(before, self.inode(digest))
+        self.recovered(root)
+
+        self.assertNotEqual(before, self.inode(digest, root))
+
+    def test_whole_file_of_a_process_that_dies_is_not_made_anew(self) -> None:
+        self.store.put(TEA)
+        self.checkpoint()
+        digest = self.store.put(b"coffee")
+        root = self.cut_power()
+        before = self.inode(digest, root)
+
+        self.recovered(root)
+
+        self.assertEqual(before, self.inode(digest, root))
+
+    def test_checkpoint_that_cannot_be_put_in_doubt_syncs_nothing(self) -> None:
+        self.store.put(TEA)
+
+        with mock.patch.object(EpochFile, "begin_doubt", side_effect=FAILURE):
+            self.assertRaises(OSError, self.checkpoint)
+
+        self.assertEqual(0, self.disk.checkpoints)
 
     def test_uploads_are_refused_when_all_segments_are_full_and_checkpoints_fail(self) -> None:
         self.disk.before_checkpoint = mock.Mock(side_effect=FAILURE)

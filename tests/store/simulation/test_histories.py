@@ -157,11 +157,15 @@ class PlantedFaultsTest(SimulationCase):
 
     def test_failed_sync_of_files_that_are_not_made_anew(self) -> None:
         fault = mock.patch("filestoraged.store.disk.replay.Replay.remake", lambda *_: None)
-        self.assert_found(610, _FAILING_OFTEN, fault, symptom="not its own|is missing")
+        self.assert_found(520, _FAILING_OFTEN, fault, symptom="not its own|is missing")
+
+    def test_failed_sync_that_dies_with_its_process(self) -> None:
+        fault = mock.patch.object(EpochFile, "is_in_doubt", lambda *_: False)
+        self.assert_found(2053, _FAILING_OFTEN, fault, symptom="not its own|is missing")
 
     def test_epoch_that_is_believed_before_it_is_durable(self) -> None:
-        fault = mock.patch.object(EpochFile, "failures", lambda *_: 0)
-        self.assert_found(625, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
+        fault = mock.patch.object(EpochFile, "_is_open", lambda *_: True)
+        self.assert_found(112, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
 
     # Changes that are synced alone.
 
