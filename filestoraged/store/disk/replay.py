@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ def read_journals(
 
     Raises JournalDamaged, and OSError.
     """
-    contents = [(each, [memoryview(read_file(system, path)) for path in each.paths]) for each in journals]
+    contents = [(each, [*_read_segments(each, system)]) for each in journals]
     checkpoints = read_checkpoints()
     last: dict[str, Record] = {}
     for journal, segments in contents:
@@ -80,6 +80,15 @@ def read_journals(
             if former is None or former.time <= record.time:
                 last[record.path] = record
     return last
+
+
+def _read_segments(journal: JournalFiles, system: System) -> Iterator[memoryview]:
+    for path in journal.paths:
+        try:
+            yield memoryview(read_file(system, path))
+        except FileNotFoundError:
+            # Another process has removed it, behind a checkpoint.
+            yield memoryview(b"")
 
 
 def _place_of(missing: int, journal: JournalFiles, found: Sequence[Sequence[Group]]) -> str:

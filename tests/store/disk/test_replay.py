@@ -14,7 +14,10 @@ from unittest import mock
 
 from filestoraged.errors import JournalDamaged, NotFound
 from filestoraged.store.contract import SMALL
+from filestoraged.store.disk.epoch import Epoch
 from filestoraged.store.disk.records import BLOCK
+from filestoraged.store.disk.replay import JournalFiles, read_journals
+from filestoraged.store.system import Linux
 from tests.store.contract import TEA, TEA_DIGEST
 from tests.store.disk.journals import JournalCase
 from tests.store.disk.systems import Disk
@@ -252,6 +255,13 @@ class ProcessesTest(JournalCase):
             done.result(PATIENCE)
 
         self.assertEqual(TEA, self.read(self.recovered(root), NAME))
+
+    def test_journal_that_another_process_removes_meanwhile_says_nothing(self) -> None:
+        gone = JournalFiles("0" * 16, [str(self.root / "staging" / "0000000000000000" / "journal.0")])
+
+        records = read_journals([gone], Epoch(1, bytes(32)), list, system=Linux(), are_written=True)
+
+        self.assertEqual({}, records)
 
 
 class DamageTest(JournalCase):
