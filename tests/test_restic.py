@@ -110,6 +110,21 @@ class ResticCase(TempCase):
     def locks(self) -> list[str]:
         return os.listdir(self.repository / "locks") if (self.repository / "locks").is_dir() else []
 
+    def begin_backup(self, daemon: Daemon, client: Client, *, kib_per_second: int) -> subprocess.Popen[str]:
+        """Begin a slow one, and return when a part of it is stored."""
+        process = client.start("--limit-upload", str(kib_per_second), "backup", str(self.source))
+        daemon.lines_with("POST /restic/laptop/data/", count=2)
+        self.assertIsNone(process.poll())
+        return process
+
+    def run_until_refused(self, status: str, client: Client, *arguments: str) -> None:
+        """Run restic until it prints the status, and interrupt it: it would try again for 45 seconds."""
+        process = client.start(*arguments)
+        assert process.stdout is not None
+        self.assertTrue(any(status in line for line in process.stdout))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=_LIMIT)
+
     def make_repository(self) -> None:
         """Move a repository to the store that restic has made in a directory."""
         made = self.directory / "made"
@@ -166,12 +181,7 @@ class AppendOnlyTest(ResticCase):
             machine.run("backup", str(self.source))
             (snapshot,) = os.listdir(self.repository / "snapshots")
 
-            # It would try for 45 seconds.
-            process = machine.start("forget", snapshot, "--prune")
-            assert process.stdout is not None
-            self.assertTrue(any("403 Forbidden" in line for line in process.stdout))
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=_LIMIT)
+            self.run_until_refused("403 Forbidden", machine, "forget", snapshot, "--prune")
 
             self.assertEqual([snapshot], os.listdir(self.repository / "snapshots"))
             self.assertEqual([], self.locks())
@@ -179,7 +189,64 @@ class AppendOnlyTest(ResticCase):
             self.assertEqual(0, self.packs())
 
 
-@long("restic derives keys for half a second at each start; tests.api.test_restic has the requests")
+class ClientsTest(ResticCase):
+    """Clients share a repository with others, and with what a killed one has left."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.make_repository()
+        self.write_files(1, size=5 * MIB)
+
+    def test_two_clients_share_a_repository(self) -> None:
+        with running("--store", str(self.store), "--workers", "2") as daemon:
+            clients = [self.client(daemon.url, name=name) for name in ("first", "second")]
+
+            in_threads(2, lambda number: clients[number].run("backup", str(self.source), "--host", str(number)))
+
+            self.assertEqual(2, len(os.listdir(self.repository / "snapshots")))
+            self.assert_whole(clients[0])
+            self.assert_restored(clients[1])
+
+    def test_client_that_is_killed_leaves_a_lock_which_it_can_remove(self) -> None:
+        with running("--store", str(self.store), "--workers", "2") as daemon:
+            client = self.client(daemon.url, "--pack-size", "4")
+            process = self.begin_backup(daemon, client, kib_per_second=5000)
+
+            process.kill()
+            process.communicate()
+            self.assertEqual(1, len(self.locks()))
+            client.run("unlock")
+
+            self.assertEqual([], self.locks())
+            self.assert_whole(client)
+            client.run("backup", str(self.source))
+            self.assert_restored(client)
+
+
+class QuotaTest(ResticCase):
+    def test_backup_that_reaches_the_quota_says_507_and_the_next_one_passes_once_there_is_room(self) -> None:
+        self.make_repository()
+        with running("--store", str(self.store), "--limit", "restic/*=quota:8M") as daemon:
+            client = self.client(daemon.url, "--pack-size", "4")
+            self.write_files(1)
+            client.run("backup", str(self.source))
+            (snapshot,) = os.listdir(self.repository / "snapshots")
+            before = self.packs()
+            self.write_files(2, size=2 * MIB)
+
+            self.run_until_refused("507 Insufficient Storage", client, "backup", str(self.source))
+
+            self.assertGreater(self.packs(), before)
+            self.assertEqual([snapshot], os.listdir(self.repository / "snapshots"))
+            self.assert_whole(client)
+            client.run("forget", snapshot, "--prune")
+            shutil.rmtree(self.source / "1")
+            client.run("backup", str(self.source))
+            self.assert_whole(client)
+            self.assert_restored(client)
+
+
+@long("restic waits for seconds before it tries again; tests.test_faults kills a daemon that takes uploads")
 class InterruptedTest(ResticCase):
     """Each interruption leaves a repository that is whole, and the next backup passes."""
 
@@ -199,33 +266,10 @@ class InterruptedTest(ResticCase):
             daemon.kill()
             daemon.log.close()
 
-    def begin_backup(self, daemon: Daemon, client: Client) -> subprocess.Popen[str]:
-        """Begin a slow one, and return when a part of it is stored."""
-        # In KiB for each second.
-        process = client.start("--limit-upload", "20000", "backup", str(self.source))
-        daemon.lines_with("POST /restic/laptop/data/", count=2)
-        self.assertIsNone(process.poll())
-        return process
-
-    def test_client_that_is_killed_leaves_a_lock_which_it_can_remove(self) -> None:
-        with self.serving() as daemon:
-            client = self.client(daemon.url)
-            process = self.begin_backup(daemon, client)
-
-            process.kill()
-            process.communicate()
-            self.assertEqual(1, len(self.locks()))
-            client.run("unlock")
-
-            self.assertEqual([], self.locks())
-            self.assert_whole(client)
-            client.run("backup", str(self.source))
-            self.assert_restored(client)
-
     def test_daemon_that_is_killed_and_started_again_gets_the_rest_of_the_backup(self) -> None:
         with self.serving() as daemon:
             client = self.client(daemon.url)
-            process = self.begin_backup(daemon, client)
+            process = self.begin_backup(daemon, client, kib_per_second=20_000)
         stored = self.packs()
 
         with self.serving():
@@ -236,22 +280,12 @@ class InterruptedTest(ResticCase):
             self.assert_whole(client)
             self.assert_restored(client)
 
-    def test_two_clients_share_a_repository(self) -> None:
-        with self.serving() as daemon:
-            clients = [self.client(daemon.url, name=name) for name in ("first", "second")]
-
-            in_threads(2, lambda number: clients[number].run("backup", str(self.source), "--host", str(number)))
-
-            self.assertEqual(2, len(os.listdir(self.repository / "snapshots")))
-            self.assert_whole(clients[0])
-            self.assert_restored(clients[1])
-
     def test_daemon_that_is_killed_every_second_gets_the_whole_backup(self) -> None:
         client = self.client(f"http://127.0.0.1:{self.port}")
         stop = threading.Event()
         # restic does not try again to open a repository.
         with self.serving() as daemon:
-            process = self.begin_backup(daemon, client)
+            process = self.begin_backup(daemon, client, kib_per_second=20_000)
         kills = 1
         while process.poll() is None:
             with self.serving():
@@ -273,14 +307,9 @@ class FullDiskTest(ResticCase, PrivateDiskCase):
         client = self.client(self.daemon.url)
         client.run("init")
         self.write_files(1, size=25 * MIB, count=4)
-        process = client.start("backup", str(self.source))
-        assert process.stdout is not None
 
-        said = next(line for line in process.stdout if "507" in line)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=_LIMIT)
+        self.run_until_refused("507 Insufficient Storage", client, "backup", str(self.source))
 
-        self.assertIn("Insufficient Storage", said)
         client.run("unlock", "--remove-all")
         self.assertIn("no errors were found", client.run("check", "--read-data"))
         self.remount("size=300M")
