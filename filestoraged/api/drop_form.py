@@ -7,7 +7,7 @@ import re
 from filestoraged.api import objects
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
-from filestoraged.wire.multipart import FormEvent, Part
+from filestoraged.wire.multipart import FormEvent, FormPart
 
 _DRIVE_AND_DIRECTORIES = re.compile(r"\A[A-Za-z]:\\(?:.*\\)?", re.DOTALL)
 
@@ -35,7 +35,7 @@ class DropForm:
             self._staging.close()
 
     def receive(self, event: FormEvent) -> None:
-        if isinstance(event, Part):
+        if isinstance(event, FormPart):
             self._begin(event)
         elif self._part == "file" and self._staging is not None:
             self._staging.write(event)
@@ -52,7 +52,7 @@ class DropForm:
         except UnicodeDecodeError as error:
             raise BadRequest("The password is not UTF-8.") from error
 
-    def _begin(self, part: Part) -> None:
+    def _begin(self, part: FormPart) -> None:
         self._part = part.name or ""
         if self._part == "file":
             if self._staging is not None:

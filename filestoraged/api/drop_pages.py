@@ -20,7 +20,7 @@ from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import REASONS, Response, field_lines
 from filestoraged.web.router import PUBLIC, READ, WRITE, PageVariant, Route, Router
 from filestoraged.wire.accept import prefers_html
-from filestoraged.wire.multipart import FormEvent, Part, form_boundary
+from filestoraged.wire.multipart import FormEvent, FormPart, form_boundary
 
 # Maximum size of the form that fetches a drop, in bytes: a password of 1,024 bytes, each percent-encoded.
 _MAX_FORM_SIZE = 8 * 1024
@@ -168,7 +168,7 @@ class _PasswordPart:
         self._is_open = False
 
     def receive(self, event: FormEvent) -> None:
-        if isinstance(event, Part):
+        if isinstance(event, FormPart):
             self._is_open = event.name == "password"
         elif self._is_open:
             if len(self.value) + len(event) > _MAX_FORM_SIZE:

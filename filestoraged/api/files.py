@@ -16,7 +16,7 @@ from filestoraged.web.response import JSON, Response, json_response
 from filestoraged.web.router import DELETE, PUBLIC, READ, WRITE, PageVariant, Route, Router
 from filestoraged.wire.accept import prefers_html, prefers_text
 from filestoraged.wire.expectations import expected_digests
-from filestoraged.wire.multipart import FormEvent, Part, form_boundary
+from filestoraged.wire.multipart import FormEvent, FormPart, form_boundary
 
 
 def routes(store: Store, delivery: Delivery, pages: Pages | None = None) -> Router:
@@ -90,7 +90,7 @@ class _FirstFile:
             self._staging.close()
 
     def receive(self, event: FormEvent) -> None:
-        if not isinstance(event, Part):
+        if not isinstance(event, FormPart):
             if self._staging is not None and not self._whole:
                 self._staging.write(event)
         elif self._staging is not None:

@@ -27,7 +27,7 @@ from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drops
 from filestoraged.store.janitors import Janitor
 from filestoraged.store.limited_store import limit_drops, limit_objects
-from filestoraged.store.limits import Limits
+from filestoraged.store.limits import AreaLimits
 from filestoraged.store.name_limits import FindRules, no_rules
 from filestoraged.store.name_tables import prepare_names
 from filestoraged.store.passwords import Guard
@@ -139,7 +139,7 @@ class Resources:
         # None unless they are served.
         self.uploads: Uploads | None = None
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, limits: AreaLimits) -> None:
         """Count what areas store. Called before anything else uses the stores."""
         transactions = open_transactions(self.databases)
         self.accounts = Accounts(transactions, limits, self.objects, self.drops, self.clock)

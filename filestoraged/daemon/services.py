@@ -25,7 +25,7 @@ from filestoraged.store import layout
 from filestoraged.store.databases import open_databases
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
-from filestoraged.store.limits import Limits
+from filestoraged.store.limits import AreaLimits
 from filestoraged.store.path_identity import PathIdentities
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.shared_count import SharedCount
@@ -199,7 +199,7 @@ class Services:
         if self._operations:
             return
         if self._config.limits:
-            self.resources.limit(Limits(self._config.limits))
+            self.resources.limit(AreaLimits(self._config.limits))
         for each in self._interfaces:
             if each.open is not None:
                 each.open(self.resources)

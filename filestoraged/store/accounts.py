@@ -13,7 +13,7 @@ from filestoraged.store.area_stores import AreaStores, Part
 from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases, SqliteDatabases
-from filestoraged.store.limits import KINDS, NAMES, Limits, Rules
+from filestoraged.store.limits import KINDS, NAMES, AreaLimits, Rules
 from filestoraged.store.name_tables import NAMES_SCHEMA
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Transaction, Transactions
@@ -27,7 +27,9 @@ GRACE = 300.0
 class Accounts:
     """Make it after the fork. Any thread calls it."""
 
-    def __init__(self, transactions: Transactions, limits: Limits, objects: Store, drops: Store, clock: Clock) -> None:
+    def __init__(
+        self, transactions: Transactions, limits: AreaLimits, objects: Store, drops: Store, clock: Clock
+    ) -> None:
         """The database has the tables of areas. `objects` and `drops` are the stores without limits."""
         self.transactions = transactions
         self.limits = limits

@@ -48,7 +48,7 @@ class Limit(NamedTuple):
     rules: Rules
 
 
-class Limits:
+class AreaLimits:
     """The limits of a configuration, in their order. Any thread calls it."""
 
     def __init__(self, limits: Sequence[Limit] = ()) -> None:

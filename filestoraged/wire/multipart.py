@@ -1,7 +1,7 @@
 """An incremental parser of form bodies (multipart/form-data, RFC 7578 and RFC 2046).
 
-`feed` takes received bytes, cut anywhere, and yields a `Part` where one begins, then its content as views. The parser
-buffers only bytes that may be part of a delimiter or of a part's head, so a form may be of any size.
+`feed` takes received bytes, cut anywhere, and yields a `FormPart` where one begins, then its content as views. The
+parser buffers only bytes that may be part of a delimiter or of a part's head, so a form may be of any size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]
 _MAX_PADDING = 256
 
 
-class Part(NamedTuple):
+class FormPart(NamedTuple):
     """The start of a part. `filename` is decoded, and None where the part is not a file."""
 
     name: str | None
@@ -32,7 +32,7 @@ class Part(NamedTuple):
     fields: dict[str, str]
 
 
-FormEvent = Part | memoryview
+FormEvent = FormPart | memoryview
 
 
 def form_boundary(content_type: str) -> str | None:
@@ -145,7 +145,7 @@ class Multipart:
         return end
 
 
-def _parse_part(head: bytes) -> Part:
+def _parse_part(head: bytes) -> FormPart:
     try:
         fields = _unique_fields(head)
         kind, parameters = parse_parameters(_utf8(fields.get("content-disposition", "form-data")))
@@ -158,7 +158,7 @@ def _parse_part(head: bytes) -> Part:
         # RFC 7578, section 4.7, deprecates other encodings; undecoded, their bytes would be stored encoded.
         shown = quoted(encoding)
         raise MalformedMultipart(f"Unknown Content-Transfer-Encoding {shown} of a part: expected binary.")
-    return Part(parameters.get("name"), _filename(parameters), fields)
+    return FormPart(parameters.get("name"), _filename(parameters), fields)
 
 
 def _unique_fields(head: bytes) -> dict[str, str]:

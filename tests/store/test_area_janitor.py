@@ -16,7 +16,7 @@ from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.limited_store import limit_drops, limit_objects
-from filestoraged.store.limits import Limits
+from filestoraged.store.limits import AreaLimits
 from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -42,7 +42,7 @@ class AreasCase(TempCase):
         transactions = TransactionQueue(self.path, NAMES_SCHEMA, clock=self.clock)
         self.addCleanup(transactions.close)
         stores = (self.disk, self.disk.namespace("drops"))
-        self.accounts = Accounts(transactions, Limits(tuple(map(parse_limit, limits))), *stores, self.clock)
+        self.accounts = Accounts(transactions, AreaLimits(tuple(map(parse_limit, limits))), *stores, self.clock)
         self.objects, self.drop_store = limit_objects(self.accounts), limit_drops(self.accounts)
         lock = FileLock(f"{self.path}.limits")
         self.janitor = AreasJanitor(self.accounts, lock, self.drops, self.clock, page=20)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import unittest
 
-from filestoraged.store.limits import KINDS, Limit, Limits, Rules, is_area, kinds_of
+from filestoraged.store.limits import KINDS, AreaLimits, Limit, Rules, is_area, kinds_of
 
 
 class LimitsTest(unittest.TestCase):
     def test_first_limit_that_fits_decides(self) -> None:
-        limits = Limits(
+        limits = AreaLimits(
             [
                 Limit("data/pets", Rules(quota=1)),
                 Limit("data/p*s", Rules(quota=2)),
@@ -23,7 +23,7 @@ class LimitsTest(unittest.TestCase):
         self.assertEqual([1, 2, 3, 3, 4, None], [None if each is None else each.quota for each in found])
 
     def test_more_areas_than_are_remembered_have_their_limits(self) -> None:
-        limits = Limits([Limit("data/1*", Rules(quota=1))])
+        limits = AreaLimits([Limit("data/1*", Rules(quota=1))])
 
         for _ in range(2):
             found = [limits.find(f"data/{number}") is not None for number in range(3000)]

@@ -6,7 +6,7 @@ import unittest
 from collections.abc import Iterable
 
 from filestoraged.errors import MalformedMultipart
-from filestoraged.wire.multipart import Multipart, Part, form_boundary
+from filestoraged.wire.multipart import FormPart, Multipart, form_boundary
 from tests.wire.cuts import cuts, one_by_one
 
 BOUNDARY = "boundary"
@@ -35,19 +35,19 @@ FORM = (
     b"--boundary\r\nThe end."
 )
 FORM_PARTS = [
-    (Part("title", None, {"content-disposition": 'form-data; name="title"'}), b"A cat"),
+    (FormPart("title", None, {"content-disposition": 'form-data; name="title"'}), b"A cat"),
     (
-        Part(
+        FormPart(
             "file",
             "cat.jpg",
             {"content-disposition": 'form-data; name="file"; filename="cat.jpg"', "content-type": "image/jpeg"},
         ),
         b"\r\n--boundar\r\r\n-\r\n\r\n--\xff",
     ),
-    (Part(None, None, {}), b""),
+    (FormPart(None, None, {}), b""),
 ]
 
-Parts = list[tuple[Part, bytes]]
+Parts = list[tuple[FormPart, bytes]]
 
 
 def parse_form(pieces: Iterable[bytes], boundary: str = BOUNDARY) -> Parts:
@@ -56,7 +56,7 @@ def parse_form(pieces: Iterable[bytes], boundary: str = BOUNDARY) -> Parts:
     parts: Parts = []
     for piece in pieces:
         for event in form.feed(piece):
-            if isinstance(event, Part):
+            if isinstance(event, FormPart):
                 parts.append((event, b""))
             else:
                 parts[-1] = parts[-1][0], parts[-1][1] + bytes(event)
@@ -69,7 +69,7 @@ def form_of(content: bytes, head: bytes = FIELD) -> bytes:
     return b"--boundary\r\n" + head + b"\r\n\r\n" + content + b"\r\n--boundary--\r\n"
 
 
-def part_of(head: bytes) -> Part:
+def part_of(head: bytes) -> FormPart:
     return parse_form([form_of(b"", head)])[0][0]
 
 
@@ -132,9 +132,13 @@ class PartsTest(MultipartCase):
         form = Multipart(BOUNDARY)
         head = b"--boundary\r\n" + FIELD + b"\r\n\r\n"
 
-        events = [event if isinstance(event, Part) else bytes(event) for event in form.feed(head + b"some\r\nbytes")]
+        events = [
+            event if isinstance(event, FormPart) else bytes(event) for event in form.feed(head + b"some\r\nbytes")
+        ]
 
-        self.assertEqual([Part("a", None, {"content-disposition": 'form-data; name="a"'}), b"some\r\nbytes"], events)
+        self.assertEqual(
+            [FormPart("a", None, {"content-disposition": 'form-data; name="a"'}), b"some\r\nbytes"], events
+        )
 
     def test_epilogue_is_discarded(self) -> None:
         for epilogue in (b"", b"\r\n", b"x", b"--", b"\r\n--boundary\r\n\r\nx\r\n--boundary--", b"\x00" * 100):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from multipart import PushMultipartParser
 
-from filestoraged.wire.multipart import Multipart, Part, form_boundary
+from filestoraged.wire.multipart import FormPart, Multipart, form_boundary
 from tests.runner.marks import thorough
 
 FORMS = 3000
@@ -52,7 +52,7 @@ def ours(boundary: str, pieces: Iterable[bytes]) -> list[ParsedPart]:
     parts: list[ParsedPart] = []
     for piece in pieces:
         for event in form.feed(piece):
-            if isinstance(event, Part):
+            if isinstance(event, FormPart):
                 # The other parser decodes every field as UTF-8.
                 fields = {name: value.encode("latin-1").decode() for name, value in event.fields.items()}
                 parts.append(ParsedPart(event.name, event.filename, fields, b""))
