@@ -269,54 +269,37 @@ def _gauge(names: Names) -> Gauge:
 def _describe() -> Description:
     from filestoraged.api import openapi_terms as terms
 
+    operation, answered = terms.operation, terms.answered
     name = {"name": terms.TEXT, "oid": terms.HEX, "size": terms.COUNT, "modified": terms.TEXT, "expires": terms.NEXT}
     stored = terms.json_content(terms.object_of(**name))
-    downloaded = {"parameters": [terms.ref("parameters", "Range"), terms.ref("parameters", "IfNoneMatch")]}
+    entry = terms.object_of(**name, type=terms.TEXT)
+    prefix = terms.query("prefix", "What the names begin with.")
+    delimiter = terms.query("delimiter", "Makes names below the next slash one prefix.", {"const": "/"})
+    ranges = [terms.ref("parameters", "Range"), terms.ref("parameters", "IfNoneMatch")]
     if_match = terms.header("If-Match", "What the name must lead to now.")
+    ttl = terms.query("ttl", "Seconds after which it expires.", {"type": "integer", "minimum": 1})
     path = "/{space}/{name...}"
-    spaces = {
-        "summary": "List the spaces; where HTML is preferred, a page.",
-        "parameters": terms.LIST,
-        "responses": terms.listed("spaces", terms.TEXT),
+    summary = "List the spaces; where HTML is preferred, a page."
+    spaces = operation(summary, terms.listed("spaces", terms.TEXT), parameters=terms.LIST)
+    operations = {
+        ("GET", ""): spaces,
+        ("GET", "/"): spaces,
+        ("GET", "/{space}"): operation(
+            "List the names of a space; where HTML is preferred, a page.",
+            terms.listed("names", entry),
+            parameters=[*terms.LIST, prefix, delimiter],
+        ),
+        ("GET", path): operation("Download what a name leads to.", terms.DOWNLOADED, parameters=ranges),
+        ("HEAD", path): operation("What a name leads to, without the bytes.", answered("200", "It exists.")),
+        ("PUT", path): operation(
+            "Let a name lead to the bytes of the body.",
+            {**answered("200", "The name existed.", stored), **answered("201", "The name is new.", stored)},
+            parameters=[*terms.UPLOAD, if_match, ttl],
+            body=terms.RAW,
+        ),
+        ("DELETE", path): operation("Remove a name.", answered("204", "Removed."), parameters=[if_match]),
     }
-    return Description(
-        {
-            ("GET", ""): spaces,
-            ("GET", "/"): spaces,
-            ("GET", "/{space}"): {
-                "summary": "List the names of a space; where HTML is preferred, a page.",
-                "parameters": [
-                    *terms.LIST,
-                    terms.query("prefix", "What the names begin with."),
-                    terms.query("delimiter", "Makes names below the next slash one prefix.", {"const": "/"}),
-                ],
-                "responses": terms.listed("names", terms.object_of(**name, type=terms.TEXT)),
-            },
-            ("GET", path): {"summary": "Download what a name leads to.", **downloaded, "responses": terms.DOWNLOADED},
-            ("HEAD", path): {
-                "summary": "What a name leads to, without the bytes.",
-                "responses": {"200": terms.answer("It exists.")},
-            },
-            ("PUT", path): {
-                "summary": "Let a name lead to the bytes of the body.",
-                "parameters": [
-                    *terms.UPLOAD,
-                    if_match,
-                    terms.query("ttl", "Seconds after which it expires.", {"type": "integer", "minimum": 1}),
-                ],
-                "requestBody": terms.RAW,
-                "responses": {
-                    "200": terms.answer("The name existed.", stored),
-                    "201": terms.answer("The name is new.", stored),
-                },
-            },
-            ("DELETE", path): {
-                "summary": "Remove a name.",
-                "parameters": [if_match],
-                "responses": {"204": terms.answer("Removed.")},
-            },
-        }
-    )
+    return Description(operations)
 
 
 NAMES = Interface(

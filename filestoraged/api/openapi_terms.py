@@ -56,8 +56,8 @@ def query(name: str, description: str, schema: Json = TEXT) -> Json:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def header(name: str, description: str) -> Json:
-    return {"name": name, "in": "header", "description": description, "schema": TEXT}
+def header(name: str, description: str, schema: Json = TEXT, **rest: Any) -> Json:
+    return {"name": name, "in": "header", "description": description, "schema": schema, **rest}
 
 
 PARAMETERS: Mapping[str, Json] = {

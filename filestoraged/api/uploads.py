@@ -338,48 +338,47 @@ def _build(resources: Resources) -> Router:
 def _describe() -> Description:
     from filestoraged.api import openapi_terms as terms
 
-    def field(name: str, description: str, schema: Json, *, required: bool = True) -> Json:
-        return {**terms.header(name, description), "required": required, "schema": schema}
-
-    version = field("Tus-Resumable", "The version of the protocol.", {"const": "1.0.0"})
     number = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
-    length = field("Upload-Length", "Bytes of the whole upload.", number)
-    offset = field("Upload-Offset", "Bytes that have been received.", number)
-    metadata = field("Upload-Metadata", "Keys with values in base64.", terms.TEXT, required=False)
+    version = terms.header("Tus-Resumable", "The version of the protocol.", {"const": "1.0.0"}, required=True)
+    length = terms.header("Upload-Length", "Bytes of the whole upload.", number, required=True)
+    offset = terms.header("Upload-Offset", "Bytes that have been received.", number, required=True)
+    metadata = terms.header("Upload-Metadata", "Keys with values in base64.", required=False)
     piece = terms.body({"application/offset+octet-stream": {}}, required=False)
-    answers = (["hash", "size"], ["oid", "size"], ["status", "url"])
-    result = {"anyOf": [terms.object_of(**{key: {} for key in keys}) for keys in answers]}
+    result = {"anyOf": [terms.object_of(**{key: {} for key in keys}) for keys in _RESULTS]}
     # Their pages ask for the token: which scope it needs is in the upload.
     operation, answered = functools.partial(terms.operation, needs_token=True), terms.answered
     options = terms.operation("What of the protocol is supported.", answered("204", "Tus-Extension lists it."))
-    return Description(
-        {
-            ("POST", "/"): operation(
-                "Begin a resumable upload (tus 1.0.0).",
-                answered("201", "Begun; Location is that of the upload."),
-                parameters=[version, length, metadata],
-                body=piece,
-            ),
-            ("GET", "/{id}"): operation(
-                "What the target of a complete upload has answered.",
-                answered("200", "It.", terms.json_content(result)),
-            ),
-            ("HEAD", "/{id}"): operation(
-                "How many bytes have been received.",
-                answered("200", "Upload-Offset is their number."),
-                parameters=[version],
-            ),
-            ("PATCH", "/{id}"): operation(
-                "Send the next bytes.",
-                answered("204", "Received; Upload-Offset is the new number."),
-                parameters=[version, offset],
-                body=piece,
-            ),
-            ("DELETE", "/{id}"): operation("Give an upload up.", answered("204", "Removed."), parameters=[version]),
-            ("OPTIONS", "/"): options,
-            ("OPTIONS", "/{id}"): options,
-        },
-    )
+    operations = {
+        ("POST", "/"): operation(
+            "Begin a resumable upload (tus 1.0.0).",
+            answered("201", "Begun; Location is that of the upload."),
+            parameters=[version, length, metadata],
+            body=piece,
+        ),
+        ("GET", "/{id}"): operation(
+            "What the target of a complete upload has answered.",
+            answered("200", "It.", terms.json_content(result)),
+        ),
+        ("HEAD", "/{id}"): operation(
+            "How many bytes have been received.",
+            answered("200", "Upload-Offset is their number."),
+            parameters=[version],
+        ),
+        ("PATCH", "/{id}"): operation(
+            "Send the next bytes.",
+            answered("204", "Received; Upload-Offset is the new number."),
+            parameters=[version, offset],
+            body=piece,
+        ),
+        ("DELETE", "/{id}"): operation("Give an upload up.", answered("204", "Removed."), parameters=[version]),
+        ("OPTIONS", "/"): options,
+        ("OPTIONS", "/{id}"): options,
+    }
+    return Description(operations)
+
+
+# The members of what targets answer, in OpenAPI.
+_RESULTS = (("hash", "size"), ("oid", "size"), ("status", "url"))
 
 
 UPLOADS = Interface(
