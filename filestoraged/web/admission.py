@@ -49,20 +49,20 @@ class Admission:
     def __init__(
         self,
         connection_limit: ConnectionLimit,
-        clients: ClientLimit,
-        proxies: TrustedProxies,
+        clients: ClientLimit | None,
+        proxies: TrustedProxies | None,
         eviction: Eviction[Any],
         *,
         reserved: Collection[socket.socket],
-        apart: set[socket.socket],
     ) -> None:
-        """`reserved` are the listeners with reserved places; `apart` receives the connections to them."""
+        """`reserved` are the listeners with reserved places. Without `clients`, one client may have all others."""
         self._connection_limit = connection_limit
-        self._clients = clients
-        self._proxies = proxies
-        self._eviction = eviction
+        self._clients = clients or ClientLimit(connection_limit.limit, connection_limit.limit)
+        self.proxies = proxies or TrustedProxies()
+        self.eviction = eviction
         self._listeners = frozenset(reserved)
-        self._reserved = apart
+        # Connections with reserved places.
+        self._reserved = eviction.reserved
         # Connections that get or got 503, in their order: they have no place.
         self.refused: dict[socket.socket, None] = {}
         # The client limit's keys of the other connections.
@@ -76,7 +76,7 @@ class Admission:
     @property
     def has_place(self) -> bool:
         """Whether a connection to any listener would get a place of this worker."""
-        return self._connection_limit.count < self._connection_limit.limit or self._eviction.has_idle
+        return self._connection_limit.count < self._connection_limit.limit or self.eviction.has_idle
 
     def reserve(self, listener: socket.socket) -> Place:
         """Count a place for the next connection of a listener. `enter` follows, or `give_back` where there is none."""
@@ -84,7 +84,7 @@ class Admission:
             return Place.RESERVED
         if self._connection_limit.enter() <= 0:
             return Place.FREE
-        if self._eviction.has_idle:
+        if self.eviction.has_idle:
             return Place.IDLE
         self._connection_limit.leave()
         return Place.NONE
@@ -104,7 +104,7 @@ class Admission:
         key = 0 if address is None else self.enter_client(address)
         if key is None:
             refusal = self.refusal_of_client()
-        elif place is Place.NONE or (place is Place.IDLE and not self._eviction.close_longest()):
+        elif place is Place.NONE or (place is Place.IDLE and not self.eviction.close_longest()):
             self.leave_client(key)
             limit = self._connection_limit.limit
             refusal = Overloaded(f"All {limit} connections are in use, and none of them is idle.")
@@ -141,7 +141,7 @@ class Admission:
         a client with too many.
         """
         parsed = parse_ip_address(address)
-        if parsed is None or parsed.is_loopback or self._proxies.trust(address):
+        if parsed is None or parsed.is_loopback or self.proxies.trust(address):
             return 0
         key = self._clients.key(parsed)
         excess = self._clients.enter(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -36,20 +36,13 @@ _Evictable = TypeVar("_Evictable", bound=Evictable)
 
 
 class Eviction(Generic[_Evictable]):
-    """Used by the server's loop alone. `reserved` are the connections with places of their own: to close one gives no
-    place to others.
-    """
+    """Used by the server's loop alone."""
 
-    def __init__(
-        self,
-        poller: Poller[_Evictable],
-        now: Callable[[], float],
-        *,
-        reserved: Container[socket.socket],
-    ) -> None:
+    def __init__(self, poller: Poller[_Evictable], now: Callable[[], float]) -> None:
         self._poller = poller
         self._now = now
-        self._reserved = reserved
+        # Connections with places of their own: to close one gives no place to others.
+        self.reserved: set[socket.socket] = set()
         # Connections that were idle at the last scan and their deadlines then, in the order of these.
         self._candidates: deque[tuple[float, _Evictable]] = deque()
         self._next_scan = 0.0
@@ -88,7 +81,7 @@ class Eviction(Generic[_Evictable]):
             return False
         connections = self._poller.all()
         self._next_scan = now + _PAUSE * len(connections)
-        free = [each for each in connections if each.is_idle and each.transport.socket not in self._reserved]
+        free = [each for each in connections if each.is_idle and each.transport.socket not in self.reserved]
         idle = [(each.transport.deadline, each) for each in free]
         idle.sort(key=itemgetter(0))
         self._candidates.extend(idle)

@@ -6,6 +6,7 @@ A connection gets all of it as one LoopContext, and nothing else of the server.
 from __future__ import annotations
 
 import logging
+import select
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,7 +22,6 @@ from filestoraged.web.metrics import Metrics
 from filestoraged.web.poller import Poller, Watched
 from filestoraged.web.pool import Job, Pool
 from filestoraged.web.states import State
-from filestoraged.web.trusted_proxies import TrustedProxies
 
 log = logging.getLogger(__name__)
 
@@ -62,24 +62,24 @@ class LoopContext(Generic[_C]):
 
     def __init__(
         self,
-        *,
-        clock: Clock,
         steps: Steps[_C],
         limits: Limits,
-        threads: int,
-        metrics: Metrics,
-        admission: Admission,
-        proxies: TrustedProxies,
         poller: Poller[_C],
+        admission: Admission,
+        *,
+        metrics: Metrics,
+        clock: Clock,
+        threads: int,
     ) -> None:
         self.now = clock.now
         self.steps = steps
         self.limits = limits
         self.metrics = metrics
         self.admission = admission
-        self.proxies = proxies
+        self.proxies = admission.proxies
         self.poller = poller
         self.completions: CompletionQueue[_C] = CompletionQueue()
+        poller.watch(self.completions.descriptor, select.EPOLLIN)
         self.pool: Pool[_C] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
         # For pages that wait for other machines.
         self.remote_pool: Pool[_C] = Pool(threads, idle=limits.thread, patience=limits.no_thread)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import select
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -55,6 +54,12 @@ class Server(ThreadingHTTPServer):
     `serve_forever` runs on one thread; `drain` and `shutdown` are called by another, and `server_close` behind them.
     """
 
+    # Of the connection that was accepted last.
+    refusal: Error | None = None
+    _has_accepted = False
+    _must_stop = False
+    _next_check = 0.0
+
     def __init__(
         self,
         apps: Mapping[socket.socket, App],
@@ -70,10 +75,7 @@ class Server(ThreadingHTTPServer):
         epoll: Epoll | None = None,
         transport: Callable[[socket.socket], Transport] = Transport,
     ) -> None:
-        """`apps` are what answers, by listener.
-
-        Connections to `reserved` listeners have places of their own. Without `clients`, one client may have all others.
-        """
+        """`apps` are what answers, by listener. Connections to `reserved` listeners have places of their own."""
         super().__init__(("", 0), Handler, bind_and_activate=False)
         self.socket.close()
         # The listener that has a connection to accept; `socketserver` accepts from here.
@@ -81,38 +83,18 @@ class Server(ThreadingHTTPServer):
         self._sites = Sites(apps, limits.request_cache_bytes)
         self._limits = limits
         self._connection_limit = connection_limit
-        # Connections to reserved listeners.
-        apart: set[socket.socket] = set()
-        proxies = proxies or TrustedProxies()
-        clients = clients or ClientLimit(connection_limit.limit, connection_limit.limit)
         poller: Poller[Connection] = Poller(epoll)
-        self._eviction = Eviction(poller, clock.now, reserved=apart)
-        admission = Admission(connection_limit, clients, proxies, self._eviction, reserved=reserved, apart=apart)
-        self.context: LoopContext[Connection] = LoopContext(
-            clock=clock,
-            steps=STEPS,
-            limits=limits,
-            threads=threads,
-            metrics=metrics,
-            admission=admission,
-            proxies=proxies,
-            poller=poller,
-        )
-        poller.watch(self.context.completions.descriptor, select.EPOLLIN)
-        self._poll, self._find = poller.poll, poller.find
-        self.make_transport = transport
-        # Of the connection that was accepted last.
-        self.refusal: Error | None = None
-        self._has_accepted = False
-        self._drain = Drain(self.context)
-        self._must_stop = False
-        self._has_started = threading.Event()
-        self._has_ended = threading.Event()
-        self._next_check = 0.0
-        # When each message was logged last.
-        self._warned: dict[str, float] = {}
+        admission = Admission(connection_limit, clients, proxies, Eviction(poller, clock.now), reserved=reserved)
+        self.context = LoopContext(STEPS, limits, poller, admission, metrics=metrics, clock=clock, threads=threads)
         for listener in apps:
             set_options(listener, limits.linger)
+        self._poll, self._find = poller.poll, poller.find
+        self.make_transport = transport
+        self._drain = Drain(self.context)
+        self._has_started = threading.Event()
+        self._has_ended = threading.Event()
+        # When each message was logged last.
+        self._warned: dict[str, float] = {}
         self._acceptor = Acceptor(
             list(apps), poller, connection_limit, self._accept, lambda: admission.has_place, reserved=reserved
         )
@@ -202,7 +184,7 @@ class Server(ThreadingHTTPServer):
             self._acceptor.close()
             self._must_stop = self._drain.is_over(now)
             return
-        self._eviction.forget()
+        context.admission.eviction.forget()
         self._acceptor.check()
 
     # What `socketserver` calls for a new connection, in this order.

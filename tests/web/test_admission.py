@@ -63,7 +63,7 @@ class ClientLimitTest(SimulatedCase):
         self.greeted(1)
 
     def test_loopback_and_trusted_proxies_have_no_limit(self) -> None:
-        self.context.admission._proxies = TrustedProxies([ipaddress.ip_network("203.0.113.8")])
+        self.context.admission.proxies = TrustedProxies([ipaddress.ip_network("203.0.113.8")])
         for self.address_of_clients in ("127.0.0.1", "::1", "203.0.113.8"):
             self.greeted(self.limit + 1)
 
