@@ -332,7 +332,7 @@ def _build(resources: Resources) -> Router:
         resources.drops,
         resources.guard,
         public_url=resources.public_url,
-        accel=resources.accel,
+        accel=resources.delivery.accel,
         pages=resources.pages,
     )
 

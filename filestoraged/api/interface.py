@@ -7,7 +7,7 @@ stores, and a row of the table INTERFACES in `daemon/interfaces.py`. The module 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filestoraged.api import areas
@@ -80,8 +80,38 @@ class Interface(NamedTuple):
     open: Callable[[Resources], None] | None = None
 
 
-class Resources:
-    """What routers are built from in a worker; and what they add to for operations and for the worker's end."""
+class Additions:
+    """What those who build routers add to: for operations, and for the worker's end."""
+
+    def __init__(self, gauges: Mapping[str, Gauge]) -> None:
+        # What /-/ready tests, and what /-/metrics shows.
+        self.probes: list[Probe] = []
+        self.gauges = dict(gauges)
+        # Each is a sequence of steps; the sequences run side by side when the worker stops.
+        self.closing: list[Sequence[Callable[[], None]]] = []
+        self.janitors: list[Janitor] = []
+
+    def test(self, name: str, write: Probe) -> None:
+        """Let /-/ready test whether a database can be written, which messages call by that name."""
+
+        def probe() -> None:
+            try:
+                write()
+            except Error as error:
+                # With the cause of that error, which operators are shown.
+                raise StoreUnavailable(f"{name} cannot be written: {error}") from error.__cause__ or error
+
+        self.probes.append(probe)
+
+
+class Resources(Additions):
+    """What routers are built from in a worker."""
+
+    # None where no area has a limit.
+    accounts: Accounts | None = None
+    # None unless they are served.
+    drop_registry: Drops | None = None
+    uploads: Uploads | None = None
 
     def __init__(
         self,
@@ -94,20 +124,18 @@ class Resources:
         delivery: Delivery,
         drop_ttl: int,
         public_url: str | None,
-        accel: str | None,
         authorizer: Tokens | None,
         gauges: Mapping[str, Gauge],
         pages: Pages | None,
-        mounted: Collection[str],
+        targets: Targets,
         clock: Clock,
     ) -> None:
         """`objects` is where files and repositories keep their objects; `drop_ttl` is in seconds.
 
         `drops` has the bytes of drops, `segments` those of unfinished uploads, None for a part of the directory.
-
-        Without an `authorizer`, requests need no token. Without `pages`, there are none for people. `mounted` are the
-        interfaces of all listeners.
+        Without an `authorizer`, requests need no token. Without `pages`, there are none for people.
         """
+        super().__init__(gauges)
         self.objects = objects
         self.drops = drops
         self.segments = segments
@@ -117,27 +145,14 @@ class Resources:
         self.delivery = delivery
         self.drop_ttl = drop_ttl
         self.public_url = public_url
-        self.accel = accel
         self.authorizer = authorizer
-        # What /-/ready tests, and what /-/metrics shows.
-        self.probes: list[Probe] = []
-        self.gauges = dict(gauges)
         self.pages = pages
+        self.targets = targets
         self.clock = clock
-        # Each is a sequence of steps; the sequences run side by side when the worker stops.
-        self.closing: list[Sequence[Callable[[], None]]] = []
-        self.janitors: list[Janitor] = []
         # Of drops, which resumable uploads may become as well.
         self.guard = Guard()
-        self.targets = Targets(objects, mounted=mounted, public_url=public_url)
         # The limits of areas; None for those without.
         self.find_rules: FindRules = no_rules
-        # None where no area has a limit.
-        self.accounts: Accounts | None = None
-        # None unless they are served.
-        self.drop_registry: Drops | None = None
-        # None unless they are served.
-        self.uploads: Uploads | None = None
 
     def limit(self, limits: AreaLimits) -> None:
         """Count what areas store. Called before anything else uses the stores."""
@@ -160,15 +175,3 @@ class Resources:
 
     def path(self, name: str) -> str:
         return os.path.join(self.disk.root, name)
-
-    def test(self, name: str, write: Probe) -> None:
-        """Let /-/ready test whether a database can be written, which messages call by that name."""
-
-        def probe() -> None:
-            try:
-                write()
-            except Error as error:
-                # With the cause of that error, which operators are shown.
-                raise StoreUnavailable(f"{name} cannot be written: {error}") from error.__cause__ or error
-
-        self.probes.append(probe)

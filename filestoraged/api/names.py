@@ -255,7 +255,7 @@ def _build(resources: Resources) -> Router:
     resources.test("Names", names.probe)
     resources.gauges["names"] = _gauge(names)
     resources.closing.append((janitor.stop, names.close))
-    return routes(store, names, accel=resources.accel, pages=resources.pages)
+    return routes(store, names, accel=resources.delivery.accel, pages=resources.pages)
 
 
 def _gauge(names: Names) -> Gauge:

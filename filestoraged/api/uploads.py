@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from filestoraged.api import drop_form
-from filestoraged.api.interface import Data, Description, Interface, Json, Resources
+from filestoraged.api.interface import Data, Description, Interface, Resources
 from filestoraged.api.metrics import numbers_by_state
 from filestoraged.api.objects import check_name
 from filestoraged.api.upload_targets import DROPS, FILES, Targets

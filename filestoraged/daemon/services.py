@@ -13,6 +13,7 @@ from filestoraged.api.interface import LIMITS_DATA, Data, Resources
 from filestoraged.api.objects import Delivery
 from filestoraged.api.operations import Readiness
 from filestoraged.api.pages import Pages
+from filestoraged.api.upload_targets import Targets
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.command_errors import StartError, UsageError
 from filestoraged.daemon.backend import OpenStore, drop_store
@@ -67,17 +68,7 @@ class Services:
         self._config = config
         self._metrics = metrics
         self._clock = clock
-        mounted = {name for each in mounts for name in each.values()}
-        _require_listing(config, mounted)
-        self._interfaces = [row.load() for name, row in INTERFACES.items() if name in mounted]
-        # What is kept in databases, by their names.
-        self._data = {each.data.database: each.data for each in self._interfaces if each.data is not None}
-        if config.limits:
-            self._data.setdefault(layout.NAMES_DATABASE, LIMITS_DATA)
-        self._has_data = bool(self._data)
-        self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
-        self._origins = Origins(public_url=config.public_url, allowed=config.allow_origin)
-        self._hosts = self._loopback_hosts()
+        self._read(config, mounts)
         # Of the store's directory and of the databases.
         self.identities = PathIdentities(former)
         # nginx runs as another user, and reads what --accel hands over to it.
@@ -85,26 +76,49 @@ class Services:
         self._warnings: list[str] = []
         threads = HashThreads()
         self.disk = self._make_disk(threads)
-        self._pages = self._read_pages()
-        self._opened = selected(config).open(config, config.workers, self.disk, threads, clock)
+        opened = selected(config).open(config, config.workers, self.disk, threads, clock)
         # Where files and repositories keep their objects.
-        self.store = self._opened.store
+        self.store = opened.store
         self._databases = open_databases(config.database, self.disk.volume.identity, self.identities, clock)
-        self._uses_disk = self.store is self.disk or self._has_data
-        if self._uses_disk:
-            self._prepare_directory()
-        if self._has_data:
-            self._warnings += self._databases.prepare()
+        self._prepare()
         # Last of what needs closing: nothing is left open where the start fails.
         self._usage = SharedCount(clock)
-        self.resources = self._make_resources(self._opened)
+        self.resources = self._make_resources(opened)
         # By the interface's name; and those of operations by their paths.
         self._routers: dict[str, Router] = {}
         self._operations: dict[str, Router] = {}
         self._admin_operations: dict[str, Router] = {}
         # A start that fails logs nothing but the reason.
-        for warning in (*self._opened.warnings, *self._warnings):
+        for warning in (*opened.warnings, *self._warnings):
             log.warning("%s", warning)
+
+    def _read(self, config: Config, mounts: Sequence[Mapping[str, str]]) -> None:
+        """Load what is served, and who may request it."""
+        mounted = {name for each in mounts for name in each.values()}
+        _require_listing(config, mounted)
+        self._interfaces = [row.load() for name, row in INTERFACES.items() if name in mounted]
+        self._data = self._data_by_database()
+        self._tokens = None if config.tokens is None else read_tokens(config.tokens, mounts)
+        self._origins = Origins(public_url=config.public_url, allowed=config.allow_origin)
+        self._hosts = self._loopback_hosts()
+        self._pages = self._read_pages()
+
+    @property
+    def _uses_disk(self) -> bool:
+        return self.store is self.disk or bool(self._data)
+
+    def _data_by_database(self) -> Mapping[str, Data]:
+        """What is kept in databases, by their names."""
+        data = {each.data.database: each.data for each in self._interfaces if each.data is not None}
+        if self._config.limits:
+            data.setdefault(layout.NAMES_DATABASE, LIMITS_DATA)
+        return data
+
+    def _prepare(self) -> None:
+        if self._uses_disk:
+            self._prepare_directory()
+        if self._data:
+            self._warnings += self._databases.prepare()
 
     def _make_disk(self, threads: HashThreads) -> DiskStore:
         config = self._config
@@ -169,6 +183,7 @@ class Services:
 
     def _make_resources(self, opened: OpenStore) -> Resources:
         config = self._config
+        mounted = [interface.name for interface in self._interfaces]
         resources = Resources(
             objects=opened.store,
             drops=drop_store(config, opened, self.disk),
@@ -178,11 +193,10 @@ class Services:
             delivery=Delivery(config.accel, "public" if self._tokens is None else "private"),
             drop_ttl=config.drop_ttl,
             public_url=config.public_url,
-            accel=config.accel,
             authorizer=self._tokens,
             gauges=opened.gauges,
             pages=self._pages,
-            mounted=[interface.name for interface in self._interfaces],
+            targets=Targets(opened.store, mounted=mounted, public_url=config.public_url),
             clock=self._clock,
         )
         if opened.store is not self.disk:
