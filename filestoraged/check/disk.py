@@ -92,7 +92,6 @@ def check_disk(
     rows = [ComparedRows(DROP_BYTES, drops or local[layout.DROPS_DATABASE], are_here=has_drops)]
     if has_uploads:
         rows.append(ComparedRows(UPLOAD_BYTES, uploads or local[layout.UPLOADS_DATABASE]))
-
     if has_names:
         rows.append(ComparedRows(NAMED_BYTES, names or local[layout.NAMES_DATABASE], grace=NAMED_GRACE))
 
@@ -101,14 +100,7 @@ def check_disk(
         store.replay(repair=repair)
         return store
 
-    return StoreCheck(
-        open_store,
-        rows,
-        algorithm=algorithm,
-        throttle=throttle,
-        repair=repair,
-        threads=threads,
-    )
+    return StoreCheck(open_store, rows, algorithm=algorithm, throttle=throttle, repair=repair, threads=threads)
 
 
 class CheckedDisk(CheckedStore):

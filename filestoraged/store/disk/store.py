@@ -90,12 +90,13 @@ class DiskStore(Store):
         self._path = self.root[len(self.volume.root) + 1 :]
         self._is_flat = layout.is_flat(self._path)
         self._names = layout.object_names(self._path)
-        self._small_blobs: SmallBlobCache = (
-            within._small_blobs
-            if within is not None and cache_size is None
-            else SmallBlobCache(DEFAULT_CACHE_SIZE if cache_size is None else cache_size, system=self._system)
-        )
+        self._small_blobs = self._choose_cache(within, cache_size)
         self._usage: DiskUsage | None = None
+
+    def _choose_cache(self, within: DiskStore | None, size: int | None) -> SmallBlobCache:
+        if within is not None and size is None:
+            return within._small_blobs
+        return SmallBlobCache(DEFAULT_CACHE_SIZE if size is None else size, system=self._system)
 
     def prepare(self) -> None:
         """Make the directory, and check that it can be written. Call it before the fork.
