@@ -10,7 +10,7 @@ from filestoraged.cli.options import CommandParser
 from filestoraged.client.names import is_name, parse_name
 from filestoraged.client.reference import parse_object
 from filestoraged.command_errors import UsageError
-from filestoraged.errors import NotFound
+from filestoraged.errors import NotFound, printable
 
 
 def rm(arguments: Sequence[str]) -> int:
@@ -71,7 +71,7 @@ def list_(arguments: Sequence[str]) -> int:
     def list_names(place: str) -> None:
         space, _, prefix = place.partition("/")
         for each in client.names(space, prefix):
-            output.add(f"{each.oid} {each.modified} {each.size} {each.name}", each._asdict())
+            output.add(f"{each.oid} {each.modified} {each.size} {printable(each.name)}", each._asdict())
 
     def list_spaces(_: str) -> None:
         for name in client.spaces():

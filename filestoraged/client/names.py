@@ -19,10 +19,18 @@ from filestoraged.wire.tus import MAX_SIZE
 
 _SPACE = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._\-]{1,128}")
 
+# What no name has: control characters, and what is no UTF-8 in an argument of a command. A name may have other
+# characters that a terminal acts on, such as the spaces of file names.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
 # Hexadecimal digits.
 _OID_LENGTH = 64
 
 _OCTETS = "application/octet-stream"
+
+# Names of a page, of up to 5 KB each: JSON has three characters for each of the 1,024 bytes of a name, and six for each
+# of the 255 characters of its type. A document has 4 MiB at most.
+_PAGE = 800
 
 # Characters that mean themselves in a path, besides those that `quote` never encodes.
 _PATH_CHARS = "/!$&'()*+,;=:@"
@@ -74,9 +82,15 @@ def parse_name(text: str) -> NameReference:
     space, separator, name = text.partition("/")
     if not separator or not _SPACE.fullmatch(space):
         raise UsageError(f"invalid name {quoted(text)}: expected SPACE/NAME")
-    if not name.isprintable() or any(segment in ("", ".", "..") for segment in name.split("/")):
+    _check_characters(name)
+    if any(segment in ("", ".", "..") for segment in name.split("/")):
         raise UsageError(f"invalid name {quoted(text)}: expected segments that are neither empty nor . nor ..")
     return NameReference(space, name)
+
+
+def _check_characters(text: str) -> None:
+    if _FORBIDDEN.search(text):
+        raise UsageError(f"invalid name {quoted(text)}: expected UTF-8 without control characters")
 
 
 def is_name(text: str) -> bool:
@@ -154,8 +168,9 @@ class NameRequests:
         """Yield the names that begin with a prefix. The request for a page is sent when it is needed."""
         if not _SPACE.fullmatch(space):
             raise UsageError(f"invalid space {quoted(space)}: expected 1 to 128 letters, digits and . _ -, not . or ..")
-        query = f"?{urlencode({'prefix': prefix})}" if prefix else ""
-        for page in self._pages(f"{self._mount}/{space}{query}", "names"):
+        _check_characters(prefix)
+        query = urlencode({"limit": _PAGE, **({"prefix": prefix} if prefix else {})})
+        for page in self._pages(f"{self._mount}/{space}?{query}", "names"):
             for each in page:
                 yield _named(each)
 
@@ -199,7 +214,7 @@ def _named(value: object) -> NamedObject:
     if type(size) is not int or not 0 <= size <= MAX_SIZE:
         raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
     times = _text(fields.get("modified")), None if expires is None else _text(expires)
-    return NamedObject(_text(fields.get("name")), _oid(fields.get("oid")), size, *times)
+    return NamedObject(_name(fields.get("name")), _oid(fields.get("oid")), size, *times)
 
 
 def _oid(value: object) -> Digest:
@@ -207,6 +222,13 @@ def _oid(value: object) -> Digest:
     if digest is None or len(digest) != _OID_LENGTH:
         raise UnexpectedResponse("the server is no filestoraged: its answer has no oid")
     return digest
+
+
+def _name(value: object) -> str:
+    """Return a name. Programs that print it escape what a terminal acts on."""
+    if not isinstance(value, str) or _FORBIDDEN.search(value):
+        raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
+    return value
 
 
 def _text(value: object) -> str:

@@ -78,6 +78,15 @@ class CommandsTest(AnswersCase):
             with self.subTest(name):
                 self.assertEqual(b"", self.assert_fails(["list", "kitchen", "--from", url]))
 
+    def test_names_in_a_list_have_what_a_terminal_acts_on_escaped(self) -> None:
+        entry = {**ENTRY, "name": "a\u202eb\u2028", "expires": None}
+        url = self.serve(answer(200, json.dumps({"names": [entry], "next": None}).encode())).url
+
+        status, output, complaint = self.run_command(["list", "s/", "--from", url])
+
+        self.assertEqual((0, ""), (status, complaint))
+        self.assertEqual(f"{TEA} 2026-11-22T10:00:00Z 3 a\\u202eb\\u2028\n".encode(), output)
+
     def test_drop_without_a_size_or_without_room_is_refused_beyond_the_limit_and_leaves_nothing(self) -> None:
         for response in (
             answer(200, b"x" * MAX_DROP_SIZE, length=10**17),

@@ -34,12 +34,12 @@ class ClientNamesTest(ServerCase):
         path = self.directory / "tea"
         path.write_bytes(TEA)
 
-        for name, content in (("a b/é", TEA), ("b%2F?#", path), ("c", io.BytesIO(TEA))):
+        for name, content in (("a b/é", TEA), ("b%2F?#", path), ("c\u202fd\u3000", io.BytesIO(TEA))):
             stored = self.client.put_name("s", name, content)
             self.assertEqual((name, TEA_OID, 3, None), (stored.name, stored.oid, stored.size, stored.expires))
             self.assertEqual(TEA, self.read(name))
 
-        self.assertEqual(["a b/é", "b%2F?#", "c"], [each.name for each in self.client.names("s")])
+        self.assertEqual(["a b/é", "b%2F?#", "c\u202fd\u3000"], [each.name for each in self.client.names("s")])
         self.assertEqual(["b%2F?#"], [each.name for each in self.client.names("s", "b%")])
         self.assertEqual(["s"], list(self.client.spaces()))
 
@@ -80,17 +80,25 @@ class ClientNamesTest(ServerCase):
 
     def test_names_of_several_pages_are_listed(self) -> None:
         names = [f"{number:04}" for number in range(1001)]
-        registry = next(each for each in self.services.resources.janitors if hasattr(each, "_names"))._names
-        self.client.put_name("s", names[0], TEA)
-        link = registry.get("s", names[0])
-        registry.transactions.write_rows(
-            """INSERT INTO names (path, space, oid, size, type, fields, modified, used)
-                VALUES (?, 's', ?, 3, '', '', 0, 0)""",
-            [(f"s/{name}".encode(), link.oid) for name in names[1:]],
-        ).result()
+        self.make_names(names)
 
         self.assertEqual(names, [each.name for each in self.client.names("s")])
         self.assertEqual(names[10:20], [each.name for each in self.client.names("s", "001")])
+
+    def test_longest_names_and_types_are_listed(self) -> None:
+        names = [f"{number:04}" + "\xe9" * 510 for number in range(1000)]
+        self.make_names(names, type_="\xff" * 255)
+
+        self.assertEqual(names, [each.name for each in self.client.names("s")])
+
+    def make_names(self, names: list[str], *, type_: str = "") -> None:
+        registry = next(each for each in self.services.resources.janitors if hasattr(each, "_names"))._names
+        self.client.put_name("s", names[0], TEA)
+        registry.transactions.write_rows(
+            """INSERT INTO names (path, space, oid, size, type, fields, modified, used)
+                VALUES (?, 's', ?, 3, ?, '', 0, 0)""",
+            [(f"s/{name}".encode(), TEA_OID, type_) for name in names[1:]],
+        ).result()
 
     def test_invalid_names_spaces_and_oids_are_usage_errors(self) -> None:
         for space, name in (
@@ -101,6 +109,8 @@ class ClientNamesTest(ServerCase):
             ("..", "a"),
             ("a b", "c"),
             ("s", "\n"),
+            ("s", "\x9b"),
+            ("s", "\udcff"),
         ):
             with self.assertRaises(UsageError):
                 self.client.put_name(space, name, TEA)
@@ -108,6 +118,8 @@ class ClientNamesTest(ServerCase):
             self.client.put_name("s", "a", TEA, if_oid="x\r\n")
         with self.assertRaises(UsageError):
             list(self.client.names("a/b"))
+        with self.assertRaises(UsageError):
+            list(self.client.names("s", "\udcff"))
         self.assertEqual(NameReference("s", "a/b"), parse_name("s/a/b"))
         self.assertEqual([True, False, False], [is_name(each) for each in ("s/a", TEA_OID, "http://x/s/a")])
 
@@ -150,6 +162,7 @@ class LostAnswerTest(ServerCase):
             {**ENTRY, "size": -1},
             {**ENTRY, "size": True},
             {**ENTRY, "name": "\n"},
+            {**ENTRY, "name": "\x9b"},
         ):
             with self.assertRaises(UnexpectedResponse):
                 self.client(document(201, value)).put_name("s", "a", TEA)
