@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import math
 import os
 import stat
@@ -271,7 +272,10 @@ def _has_contents(root: str) -> bool:
     above = (f"{root}/{layout.REPOSITORIES}", f"{root}/{layout.NAMES}")
     directories = (root, f"{root}/{layout.DROPS}", *(f"{each}/{name}" for each in above for name in _names(each)))
     shards = (f"{each}/{name}" for each in directories for name in _names(each) if layout.is_shard(name))
-    return any(_names(shard) for shard in shards)
+    # What restic makes first in a repository has no shards: its config and its key.
+    made = f"{root}/{layout.RESTIC}"
+    flat = (f"{made}/{name}/{each}" for name in _names(made) for each in layout.RESTIC_DIRECTORIES)
+    return any(map(_names, itertools.chain(shards, flat)))
 
 
 def _names(directory: str) -> list[str]:

@@ -364,11 +364,11 @@ class EmptiedTest(LossesCase):
         self.assertEqual(self.path("kv.sqlite"), loss.path)
 
     def test_empty_database_beside_objects_has_lost_its_contents(self) -> None:
-        for directory in ("ab", "repositories/pets/ab", "drops/ab"):
+        for each in ("ab", "repositories/pets/ab", "names/pets/ab", "drops/ab", "restic/pets/keys"):
             path = self.restore({"": b""}, "kv.sqlite")
-            shard = Path(path).parent / directory
-            shard.mkdir(parents=True)
+            directory = Path(path).parent / each
+            directory.mkdir(parents=True)
             self.assertEqual([], find_losses(path))
-            (shard / ("ab" * 32)).write_bytes(b"tea")
+            (directory / ("ab" * 32)).write_bytes(b"tea")
 
             self.assertEqual([path], [loss.path for loss in find_losses(path)])
