@@ -99,9 +99,11 @@ class PostgresKeys:
         self._writing = _Writing(Session(connector, timeout=_BATCH_TIMEOUT))
         self._reading = _Reading(Session(connector))
         self._counting = ReadSessions(connector, 1)
-        none = contextlib.nullcontext()
-        self._writer: BatchWriter[_Change] = BatchWriter(none, self._writing, timeout=_JOB_TIMEOUT)
-        self._reader: BatchWriter[_Read] = BatchWriter(none, self._reading, timeout=_JOB_TIMEOUT, max_batch=_MAX_READS)
+        none, clock = contextlib.nullcontext(), connector.clock
+        self._writer: BatchWriter[_Change] = BatchWriter(none, self._writing, timeout=_JOB_TIMEOUT, clock=clock)
+        self._reader: BatchWriter[_Read] = BatchWriter(
+            none, self._reading, timeout=_JOB_TIMEOUT, max_batch=_MAX_READS, clock=clock
+        )
 
     @property
     def queued(self) -> int:

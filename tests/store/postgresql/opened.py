@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.drops import Drops
 from filestoraged.store.locks import Locks
 from filestoraged.store.postgresql import transactions
@@ -40,11 +41,11 @@ def after_statement(text: str, function: Callable[[], object]) -> Iterator[None]
 class OpenedCase(PostgresCase):
     """Opens each database as often as a test wants: each time is another process."""
 
-    def connector(self, more: str = "") -> Connector:
-        return Connector(parse_url(self.url + more))
+    def connector(self, clock: Clock = SYSTEM_CLOCK) -> Connector:
+        return Connector(parse_url(self.url), clock=clock)
 
-    def open_keys(self) -> PostgresKeys:
-        keys = PostgresKeys(self.connector())
+    def open_keys(self, clock: Clock = SYSTEM_CLOCK) -> PostgresKeys:
+        keys = PostgresKeys(self.connector(clock))
         self.addCleanup(keys.close)
         return keys
 
