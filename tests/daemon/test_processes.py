@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import gc
 import logging
 import math
 import os
@@ -189,6 +190,8 @@ class SystemProcessesTest(ProcessesContract, unittest.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        # A fork thaws what the runner has frozen, all of which the judges of this and later tests would visit.
+        self.addCleanup(gc.freeze)
         # A thread that does not block the signals of the master would die of them, and this process with it. Here is
         # none: `bin/test` runs a module in a process of its own.
         self.assertEqual([threading.current_thread()], threading.enumerate())

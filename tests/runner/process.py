@@ -7,6 +7,7 @@ an output file of its own.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import signal
@@ -26,6 +27,9 @@ from tests.runner.zygote import FORK_EVENT, Zygote
 
 # Audit events of a program's start.
 _STARTS = ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system", FORK_EVENT)
+
+# New objects at which the collector runs. At Python's own 700, it takes 4 % of the CPU time of `bin/test --fast`.
+_COLLECTED = 20_000
 
 
 class Reporter(unittest.TestResult):
@@ -94,6 +98,8 @@ def run_unit(unit: Unit, channel: int, directory: Path, *, refuse_programs: bool
             sys.addaudithook(_refuse_programs)
         elif any(may_start_programs(test) for test in unit.tests):
             Zygote.start()
+        # The judge of each test collects what that has left, so the collector seldom needs to run by itself.
+        gc.set_threshold(_COLLECTED)
         result = Reporter(channel)
         with warnings.catch_warnings():
             if not sys.warnoptions:
