@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -120,9 +120,11 @@ class Answer(NamedTuple):
 class ServerCase(TempCase):
     """Gives each test a server on a free port, in this process, with a store.
 
-    A subclass may set `config`, `threads`, `connections` and `limits`.
+    A subclass may set `interfaces`, `config`, `threads`, `connections` and `limits`.
     """
 
+    # Those at their default prefixes; all by default, which take twice as long to start and stop as one.
+    interfaces: Collection[str] = ()
     config: dict[str, Any] = {}
     threads = 8
     connections = 1000
@@ -137,7 +139,10 @@ class ServerCase(TempCase):
         self.capture_log()
         self.store_path = self.directory / "store"
         # Tests of other things may send any Host.
-        config = Config(**{"store": str(self.store_path), "workers": 1, "host": ("*",), **self.config})
+        given: dict[str, Any] = {"store": str(self.store_path), "workers": 1, "host": ("*",)}
+        if self.interfaces:
+            given["mounts"] = {INTERFACES[name].prefix: name for name in self.interfaces}
+        config = Config(**{**given, **self.config})
         self.server_metrics = Metrics((*INTERFACES, OPERATIONS))
         self.services = Services(config, self.server_metrics, [config.mounts], clock=self.clock)
         self.before_worker()

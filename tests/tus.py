@@ -19,6 +19,8 @@ def metadata(**values: str) -> str:
 class UploadsCase(ServerCase):
     """A server with resumable uploads. Names of fields are those of `ServerCase.request`."""
 
+    interfaces = ("files", "repositories", "drops", "uploads")
+
     def tus(self, method: str, path: str, body: Any = None, **fields: Any) -> Answer:
         answer = self.request(method, path, body, **{"Tus_Resumable": VERSION, **fields})
         self.assertEqual(VERSION, answer.fields["tus-resumable"], answer)

@@ -38,6 +38,8 @@ def b64(digest: bytes) -> str:
 
 
 class UploadToFiles(ServerCase):
+    interfaces = ("files",)
+
     def upload(self, data: bytes) -> tuple[str, str]:
         digest = json.loads(self.post("/", data).body)["hash"]
         return f"/?hash={digest}", digest
@@ -48,6 +50,8 @@ class FilesDownloadTest(UploadToFiles, downloads.FromDiskContract):
 
 
 class FilesTest(ServerCase):
+    interfaces = ("files",)
+
     def test_upload_answers_hash_and_size_however_it_is_sent(self) -> None:
         file, fields = form(text_part(b"note", b"hello"), file_part(TEA), file_part(b"second"))
         for what, body, given in (
@@ -158,6 +162,8 @@ class FilesTest(ServerCase):
 
 
 class AnnouncedDigestTest(ServerCase):
+    interfaces = ("files",)
+
     def test_upload_is_stored_with_a_correct_digest_alone(self) -> None:
         def md5(data: bytes) -> str:
             return b64(hashlib.md5(data).digest())
@@ -200,6 +206,8 @@ class AnnouncedDigestTest(ServerCase):
 
 
 class FormTest(ServerCase):
+    interfaces = ("files",)
+
     def test_form_without_a_file_or_a_valid_boundary_answers_400(self) -> None:
         nobody_chose = file_part(b"", name=b"")
         kind = "multipart/form-data"
@@ -243,6 +251,7 @@ class FormTest(ServerCase):
 
 
 class LimitTest(ServerCase):
+    interfaces = ("files", "repositories")
     config = {"max_size": 1000}
 
     def test_file_over_the_maximum_size_answers_413_and_is_not_stored(self) -> None:
@@ -288,6 +297,7 @@ class LimitTest(ServerCase):
 
 
 class OtherHashTest(ServerCase):
+    interfaces = ("files", "repositories")
     config = {"hash": "md5"}
 
     def test_files_are_named_by_the_configured_hash(self) -> None:
@@ -318,6 +328,8 @@ class MountTest(ServerCase):
 
 
 class SmallUploadTest(ServerCase):
+    interfaces = ("files",)
+
     def test_small_upload_is_staged_by_the_loop_and_written_by_the_thread_of_the_committer(self) -> None:
         volume = self.services.disk.volume
         threads: list[str] = []

@@ -30,6 +30,8 @@ def wanted(oid: Any, size: Any) -> dict[str, Any]:
 
 
 class LfsCase(ServerCase):
+    interfaces = ("repositories",)
+
     def ask(self, method: str, path: str, body: Any = None, **fields: str) -> Answer:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         answer = self.request(method, path, data, **{"Accept": MEDIA_TYPE, "Content_Type": MEDIA_TYPE, **fields})

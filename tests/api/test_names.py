@@ -21,6 +21,7 @@ LARGE = b"x" * 100_000
 
 
 class NamesTest(ServerCase):
+    interfaces = ("names",)
     clock: VirtualClock
 
     def setUp(self) -> None:
@@ -400,6 +401,7 @@ class NamesTest(ServerCase):
 
 
 class LimitedNamesTest(ServerCase):
+    interfaces = ("names",)
     config = {"max_size": 10}
 
     def test_upload_over_max_size_answers_413_and_stores_nothing(self) -> None:
@@ -411,6 +413,8 @@ class LimitedNamesTest(ServerCase):
 
 class RulesTest(ServerCase):
     """Requests that the limits of a space refuse, with declared and with chunked bodies."""
+
+    interfaces = ("names",)
 
     def limit(self, rules: Rules) -> None:
         (janitor,) = [each for each in self.services.resources.janitors if isinstance(each, NamesJanitor)]
@@ -471,6 +475,7 @@ class RulesTest(ServerCase):
 
 
 class NamesBehindAProxyTest(ServerCase):
+    interfaces = ("names",)
     config = {"accel": "/internal"}
 
     def test_download_is_handed_over(self) -> None:

@@ -15,6 +15,8 @@ TEA_OID = hashlib.sha256(TEA).hexdigest()
 
 
 class UploadToRepository(ServerCase):
+    interfaces = ("repositories",)
+
     def upload(self, data: bytes) -> tuple[str, str]:
         oid = json.loads(self.put("/data/pets", data).body)["oid"]
         return f"/data/pets/{oid}", oid
@@ -25,6 +27,8 @@ class RepositoriesDownloadTest(UploadToRepository, downloads.FromDiskContract):
 
 
 class RepositoriesTest(ServerCase):
+    interfaces = ("files", "repositories")
+
     def test_upload_answers_oid_and_size_each_time(self) -> None:
         # A form is stored as raw bytes.
         for fields in ({}, {}, {"Content_Type": "multipart/form-data; boundary=x"}):
@@ -105,6 +109,8 @@ class RepositoriesTest(ServerCase):
 
 
 class ListingTest(ServerCase):
+    interfaces = ("repositories",)
+
     def listed(self, target: str, **fields: str) -> Any:
         answer = self.get(target, **fields)
         self.assertEqual((200, "application/json"), (answer.status, answer.fields["content-type"]))
@@ -219,6 +225,7 @@ class ListingAtTheRootTest(ServerCase):
 
 
 class PublicUrlTest(ServerCase):
+    interfaces = ("repositories",)
     config = {"public_url": "https://files.example.org/base"}
 
     def test_location_begins_with_the_public_url(self) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Collection
 from typing import Any
 from unittest import mock
 
@@ -25,6 +26,8 @@ TYPES = ("data", "index", "keys", "locks", "snapshots")
 
 
 class ResticCase(ServerCase):
+    interfaces: Collection[str] = ("restic",)
+
     def store_file(self, type_: str, data: bytes, repository: str = "laptop") -> str:
         """Store a file, and return its path."""
         path = f"/restic/{repository}/{type_}/{hashlib.sha256(data).hexdigest()}"
@@ -140,6 +143,7 @@ class FilesTest(ResticCase):
 
 
 class MaxSizeTest(ResticCase):
+    interfaces = ("files", "restic")
     config: dict[str, Any] = {"max_size": 100}
 
     def test_files_of_restic_may_be_larger(self) -> None:

@@ -41,6 +41,8 @@ def sha256(data: bytes) -> str:
 
 
 class ClientCase(ServerCase):
+    interfaces = ("files", "repositories", "drops", "uploads")
+
     def setUp(self) -> None:
         super().setUp()
         self.url = f"http://127.0.0.1:{self.bound.port}"

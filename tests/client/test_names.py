@@ -21,6 +21,8 @@ LOST = b""
 
 
 class ClientNamesTest(ServerCase):
+    interfaces = ("names",)
+
     def setUp(self) -> None:
         super().setUp()
         self.client = Client(f"http://127.0.0.1:{self.bound.port}")
@@ -126,6 +128,8 @@ class ClientNamesTest(ServerCase):
 
 class LostAnswerTest(ServerCase):
     """What the client makes of answers that are lost, and of other servers."""
+
+    interfaces = ("names",)
 
     def client(self, *scripts: Any) -> Client:
         server = self.enterContext(ScriptedServer(scripts))

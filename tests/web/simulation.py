@@ -9,7 +9,7 @@ import io
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from filestoraged.web.limits import Limits
@@ -336,6 +336,7 @@ class SimulatedTransport(Transport):
 class SimulatedCase(ServerCase):
     """The tests of ServerCase over simulated connections, with the limits of the contract in virtual time."""
 
+    interfaces: Collection[str] = ("files",)
     limits = Limits()
 
     def open_listeners(self) -> list[Any]:

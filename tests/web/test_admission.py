@@ -78,6 +78,7 @@ class ClientLimitTest(SimulatedCase):
 
 
 class ProxiedClientTest(SimulatedCase):
+    interfaces = ("files", "kv")
     limit = 2
 
     def make_server(self, **options: Any) -> Server:

@@ -260,6 +260,7 @@ class RequestTest(SimulatedCase):
 class TcpTest(ServerCase):
     """What the kernel and threads do, over TCP; `UnixSocketTest` runs the same over a Unix socket."""
 
+    interfaces = ("files",)
     threads = 2
 
     def assert_serving(self) -> None:
@@ -363,6 +364,8 @@ class UnixSocketTest(TcpTest):
 
 
 class Ipv6Test(ServerCase):
+    interfaces = ("files",)
+
     def address(self) -> Address:
         return Address("::1", 0)
 
@@ -422,6 +425,8 @@ class IdleTest(SimulatedCase):
 
 
 class AccessLogTest(SimulatedCase):
+    interfaces = ("files", "drops")
+
     def test_request_is_logged_as_one_line(self) -> None:
         self.post("/", TEA)
         self.get(f"/?hash={TEA_HASH}")

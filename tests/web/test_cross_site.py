@@ -9,6 +9,7 @@ import tempfile
 import unittest
 from typing import Any
 
+from filestoraged.daemon.interfaces import INTERFACES
 from filestoraged.daemon.values import Address
 from filestoraged.web.auth import hashed
 from filestoraged.web.cross_site import Hosts, Origins
@@ -43,6 +44,7 @@ CHANGES: list[tuple[str, str, bytes]] = [
 class BrowserCase(SimulatedCase):
     """A server that checks hosts, which is the default."""
 
+    interfaces = tuple(INTERFACES)
     config: dict[str, Any] = {"host": ()}
     host = "127.0.0.1:8080"
 

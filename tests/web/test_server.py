@@ -343,6 +343,8 @@ class WaitTest(LoopCase):
 class ResultTest(LoopCase):
     """A page on the loop that awaits a result, and a client that sends or leaves meanwhile."""
 
+    interfaces = ("files", "kv")
+
     def setUp(self) -> None:
         super().setUp()
         self.machine.has_store = False

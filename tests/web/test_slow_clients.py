@@ -106,6 +106,8 @@ def read_response(received: io.BufferedReader) -> tuple[int, bytes]:
 
 
 class CutOffTest(SimulatedCase):
+    interfaces = ("files", "kv")
+
     def store(self, size: int) -> tuple[bytes, str]:
         data = os.urandom(size)
         return data, self.post("/", data, Accept="text/plain").body.decode().strip()
@@ -288,6 +290,7 @@ def drip(client: Client, goes_on: Any) -> None:
 
 
 class UnreadTest(SimulatedCase):
+    interfaces = ("files", "kv")
     limits = Limits(unread_bytes=3_500_000)
     value = "x" * 1_000_000
 
