@@ -172,11 +172,11 @@ class _Requests:
 
     def _whole(self, name: Name, blob: Blob) -> Response:
         """The answer without conditions, which a small object keeps for the next request by the same name."""
-        if blob.is_shared and blob.memo is not None and blob.memo[0] == name:
+        if blob.memo is not None and blob.memo[0] == name:
             kept: Response = blob.memo[1]
             return kept
         response = Response(200, self._fields(name) + _type_fields(name), content=blob, stop=blob.size)
-        if blob.is_shared:
+        if blob.cache is not None:
             encode_fields(response)
             blob.memo = name, response
         return response

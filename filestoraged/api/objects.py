@@ -147,8 +147,8 @@ def download_again(request: Request) -> Response | None:
     """Answer as the last request with this head was answered, if the object is in memory and unchanged."""
     if request.memo is None:
         return None
-    store, digest = request.memo
-    blob = store.recall(digest)
+    cache, key = request.memo
+    blob = cache.get(key)
     return None if blob is None else blob.memo
 
 
@@ -164,10 +164,10 @@ def download(request: Request, store: Store, name: str, delivery: Delivery) -> R
             found = Representation(digest, blob.modified, fields, _description(request), accel)
             return represent(request, blob, found)
         response = Response(200, _fields(blob, delivery.fields) + _description(request), content=blob, stop=blob.size)
-        if blob.is_shared and request.is_plain and not request.parameters("name"):
+        if blob.cache is not None and request.is_plain and not request.parameters("name"):
             encode_fields(response)
             blob.memo = response
-            request.memo = store, digest
+            request.memo = blob.cache, blob.key
         return response
     except Exception:
         blob.close()

@@ -49,6 +49,12 @@ class Sink(Protocol):
     def sendfile(self, descriptor: int, start: int, stop: int) -> int: ...
 
 
+class BlobCache(Protocol):
+    """Blobs in memory. It gives none whose object was removed or replaced."""
+
+    def get(self, key: str) -> Blob | None: ...
+
+
 class Blob(_Closing):
     """An object opened for reading. It stays readable until closed, even if the object is removed meanwhile."""
 
@@ -58,8 +64,9 @@ class Blob(_Closing):
     modified: int
     # Whether `send` may wait for another machine before it hands over bytes.
     may_wait = False
-    # Whether it is in memory, and later callers get this same blob.
-    is_shared = False
+    # The cache in memory in which later callers find this same blob, and its key there; None for none.
+    cache: BlobCache | None = None
+    key = ""
     # What a caller keeps with a shared blob for later callers, 600 bytes at most.
     memo: Any = None
 
@@ -227,10 +234,6 @@ class Store(_Closing):
     @abstractmethod
     def open(self, name: str, /) -> Blob:
         """Open an object. Raises NotFound or CorruptObject."""
-
-    def recall(self, name: str, /) -> Blob | None:
-        """Open an object that is in memory, a shared blob. Returns None for all others, and for those removed."""
-        return None
 
     @abstractmethod
     def stat(self, name: str, /) -> ObjectStatus:

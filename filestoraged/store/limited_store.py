@@ -85,9 +85,6 @@ class _Within(Store):
     def open(self, name: str) -> Blob:
         return self._store.open(name)
 
-    def recall(self, name: str) -> Blob | None:
-        return self._store.recall(name)
-
     def stat(self, name: str) -> ObjectStatus:
         return self._store.stat(name)
 

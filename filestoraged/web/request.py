@@ -147,7 +147,7 @@ class Request:
         self.loggable = "-"
         # Where the server's loop counts it.
         self.counter: Any = None
-        # What its page has derived from the head alone, for the next request with this head; 100 bytes at most.
+        # What its page has derived from the head alone, for the next request with this head; a path at most.
         self.memo: Any = None
 
     def copy(self, client: str, body: Body) -> Request:

@@ -26,9 +26,7 @@ _Identity = tuple[int, int, int, int]
 class SmallBlob(Blob):
     """A whole object in memory. Many threads may send it at once. Closing it does nothing."""
 
-    __slots__ = ("_data", "_identity", "digest", "is_used", "memo", "modified", "size")
-
-    is_shared = True
+    __slots__ = ("_data", "_identity", "cache", "digest", "is_used", "key", "memo", "modified", "size")
 
     def __init__(self, digest: str, data: bytes, status: os.stat_result) -> None:
         self.digest = digest
@@ -37,6 +35,8 @@ class SmallBlob(Blob):
         self._data = data
         self._identity: _Identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         self.memo = None
+        self.cache: SmallBlobCache | None = None
+        self.key = ""
         # Whether it was requested since the cache considered it last.
         self.is_used = False
 
@@ -75,6 +75,7 @@ class SmallBlobCache:
         return None
 
     def put(self, path: str, blob: SmallBlob) -> None:
+        blob.cache, blob.key = self, path
         self._blobs.put(path, blob)
 
 

@@ -247,7 +247,9 @@ class DiskStore(Store):
             raise
 
     def open(self, name: str) -> Blob:
-        cached = self.recall(name)
+        # The name of a cached object was checked when it was first opened.
+        path = self._full_path(name)
+        cached = self._small_blobs.get(path)
         if cached is not None:
             return cached
         blob = self._open_file(name)
@@ -255,12 +257,8 @@ class DiskStore(Store):
         if small is None:
             return blob
         blob.close()
-        self._small_blobs.put(self._full_path(name), small)
+        self._small_blobs.put(path, small)
         return small
-
-    def recall(self, name: str) -> SmallBlob | None:
-        # The name of a cached object was checked when it was first opened.
-        return self._small_blobs.get(self._full_path(name))
 
     def _open_file(self, name: str) -> DiskBlob:
         path = self.path(name)
