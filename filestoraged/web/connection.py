@@ -254,6 +254,3 @@ class Connection:
     def client(self) -> str:
         """On whose behalf it is; between two requests, the peer."""
         return self.exchange.client or self.peer
-
-    def begin_in_flight(self) -> bool:
-        return self.exchange.begin_in_flight(self.context, is_proxied=self.is_proxied)

@@ -126,7 +126,7 @@ def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool
             return respond(connection, response)
     # Other connections may share the request.
     exchange.request = request.copy(client, body)
-    if not connection.begin_in_flight():
+    if not exchange.begin_in_flight(context, is_proxied=connection.is_proxied):
         return refuse_client(connection)
     pool = context.remote_pool if runs_on is _REMOTE else context.pool
     if connection.is_on_thread and pool is connection.pool:
@@ -141,23 +141,23 @@ def run_page(connection: Connection) -> bool:
     if not exchange.is_inline and not connection.is_on_thread:
         return connection.hand_over()
     task, request = exchange.task, exchange.request
-    if task is not None:
-        return _follow_page(connection, task, task.resume())
-    assert request is not None
-    answer = connection.app.answer(request)
-    if isinstance(answer, Response):
-        return respond(connection, answer)
-    task = exchange.task = Task(connection.app, request, answer)
-    return _follow_page(connection, task, task.start())
+    if task is None:
+        assert request is not None
+        answer = connection.app.answer(request)
+        if isinstance(answer, Response):
+            return respond(connection, answer)
+        task = exchange.task = Task(connection.app, request, answer)
+    return _follow_page(connection, task, task.run())
 
 
 def _follow_page(connection: Connection, task: Task, response: Response | None) -> bool:
     """Do what the page wants next."""
+    exchange = connection.exchange
     if response is not None:
-        connection.exchange.task = None
+        exchange.task = None
         return respond(connection, response)
-    if not connection.begin_in_flight():
-        connection.exchange.close_task()
+    if not exchange.begin_in_flight(connection.context, is_proxied=connection.is_proxied):
+        exchange.close_task()
         return refuse_client(connection)
     if task.future is not None:
         connection.move(_RESULT_WANTED)
@@ -166,7 +166,7 @@ def _follow_page(connection: Connection, task: Task, response: Response | None) 
     if connection.state is not BODY:
         connection.move(_BODY_WANTED)
     body = _body(connection)
-    if not body.is_wanted and body.open() and connection.exchange.parsed.expects_continue:
+    if not body.is_wanted and body.open() and exchange.parsed.expects_continue:
         connection.transport.sender.send_now(CONTINUE)
     return True
 

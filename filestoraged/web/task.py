@@ -29,19 +29,9 @@ class Task:
         self._response: Response | None = None
         self.future: Future[Any] | None = None
 
-    def start(self) -> Response | None:
+    def run(self) -> Response | None:
+        """The page is new, or its future is done: it asks that for the result, or gets its error."""
         self._feed(None)
-        return self._response
-
-    def resume(self) -> Response | None:
-        """The future is done."""
-        assert self.future is not None
-        future, self.future = self.future, None
-        try:
-            result = future.result()
-        except Exception as error:
-            return self.fail(error)
-        self._feed(result)
         return self._response
 
     def receive(self, body: RequestBody) -> Response | None:

@@ -68,13 +68,13 @@ class TaskTest(unittest.TestCase):
     def test_page_runs_until_it_wants_a_piece(self) -> None:
         task, _ = self.task(self.gather)
 
-        self.assertIsNone(task.start())
+        self.assertIsNone(task.run())
         self.assertIsNone(task.future)
         task.close()
 
     def test_page_that_has_its_body_returns_a_completed_response(self) -> None:
         task, body = self.task(self.gather)
-        task.start()
+        task.run()
         self.client.sendall(b"teapot")
 
         response = task.receive(body)
@@ -90,11 +90,11 @@ class TaskTest(unittest.TestCase):
             return Response(200, body=(await future).encode())
 
         task, _ = self.task(page)
-        self.assertIsNone(task.start())
+        self.assertIsNone(task.run())
         self.assertIs(future, task.future)
         future.set_result("tea")
 
-        response = task.resume()
+        response = task.run()
 
         self.assertEqual(b"tea", response and response.body)
 
@@ -106,10 +106,10 @@ class TaskTest(unittest.TestCase):
             raise AssertionError("not reached")
 
         task, _ = self.task(page)
-        task.start()
+        task.run()
         future.set_exception(OSError("broken"))
 
-        response = task.resume()
+        response = task.run()
 
         self.assertEqual(b"OSError", response and response.body)
 
@@ -124,14 +124,14 @@ class TaskTest(unittest.TestCase):
             return Response(200)
 
         task, body = self.task(page, Chunked())
-        task.start()
+        task.run()
         # Chunks so long that they are not joined.
         tea, pot = b"t" * 5000, b"p" * 5000
         self.client.sendall(b"1388\r\n%b\r\n1388\r\n%b\r\n0\r\n\r\n" % (tea, pot))
         self.assertIsNone(task.receive(body))
         self.assertIs(future, task.future)
         future.set_result("result")
-        self.assertIsNone(task.resume())
+        self.assertIsNone(task.run())
 
         response = task.receive(body)
 
@@ -142,11 +142,11 @@ class TaskTest(unittest.TestCase):
         async def page(_: Request) -> Response:
             raise ValueError("a defect")
 
-        self.assertEqual(b"ValueError", (self.task(page)[0].start() or Response(0)).body)
+        self.assertEqual(b"ValueError", (self.task(page)[0].run() or Response(0)).body)
 
     def test_failed_wait_raises_in_the_page_and_is_answered(self) -> None:
         task, _ = self.task(self.gather)
-        task.start()
+        task.run()
 
         response = task.fail(RequestTimeout("too slow"))
 
@@ -161,14 +161,14 @@ class TaskTest(unittest.TestCase):
                     continue
 
         task, _ = self.task(page)
-        task.start()
+        task.run()
 
         self.assertRaises(AssertionError, task.fail, RequestTimeout("too slow"))
         task.close()
 
     def test_client_that_leaves_raises_client_gone_and_closes_the_page(self) -> None:
         task, body = self.task(self.gather)
-        task.start()
+        task.run()
         self.client.close()
 
         self.assertRaises(ClientGone, task.receive, body)
