@@ -72,6 +72,8 @@ class Hasher:
             each.update(data)
 
     def digest(self) -> Digest:
+        """Return the digest of the bytes. Raises as `check` does."""
+        self.check()
         return Digest(self._hashes[self.algorithm].hexdigest())
 
     def mark(self) -> bytes:

@@ -123,7 +123,6 @@ class OverlappedHasher:
         Raises DigestMismatch if they are not the expected ones, and any exception of the hash thread.
         """
         self.pause()
-        self._hasher.check()
         return self._hasher.digest()
 
     def pause(self) -> None:
