@@ -9,7 +9,7 @@ import os
 import threading
 from unittest import mock
 
-from filestoraged.store.disk.staged_file import StagedFile
+from filestoraged.store.disk.staging_area import StagedFile
 from tests.api import downloads
 from tests.support import ServerCase, in_threads
 
@@ -331,15 +331,15 @@ class SmallUploadTest(ServerCase):
     interfaces = ("files",)
 
     def test_small_upload_is_staged_by_the_loop_and_written_by_the_thread_of_the_committer(self) -> None:
-        volume = self.services.disk.volume
+        area = self.services.disk.volume.staging_area
         threads: list[str] = []
-        stage_file = volume.stage_file
+        stage = area.stage
 
         def record() -> StagedFile:
             threads.append(threading.current_thread().name)
-            return stage_file()
+            return stage()
 
-        with mock.patch.object(volume, "stage_file", record):
+        with mock.patch.object(area, "stage", record):
             answers = [self.post("/", b"x" * size).status for size in (3, 50)]
 
         self.assertEqual([200] * 2, answers)

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import stat
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any
 
 from filestoraged.digest import Bytes, Digest
 from filestoraged.errors import AlreadyExists, NotFound
@@ -20,19 +20,11 @@ from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories, open_directory, sync
 from filestoraged.store.disk.records import RecordKind
-from filestoraged.store.disk.staged_file import StagedFile
+from filestoraged.store.disk.staging_area import StagedFile, StagingArea
 from filestoraged.store.disk.staging_memory import MemoryStaging
 from filestoraged.store.system import System
 
 Source = MemoryStaging | StagedFile
-
-
-class Stagings(Protocol):
-    """Where files of uploads are made; see `Volume`."""
-
-    directories: Directories
-
-    def stage_file(self) -> StagedFile: ...
 
 
 class Change(ABC):
@@ -95,16 +87,17 @@ class ObjectUpload(Change):
         self,
         path: str,
         source: Source,
-        stagings: Stagings,
+        directories: Directories,
+        area: StagingArea,
         *,
         digest: Digest,
         replace: bool,
     ) -> None:
-        super().__init__(path, stagings.directories)
+        super().__init__(path, directories)
         self._source: Source | None = source
         self._digest = digest
         self._replace = replace
-        self._stagings = stagings
+        self._area = area
         self._file: StagedFile | None = source if isinstance(source, StagedFile) else None
         # Whether the object existed before, and was not to be replaced; and whether this upload gave it its name.
         self._is_refused = False
@@ -160,13 +153,12 @@ class ObjectUpload(Change):
         return self._digest
 
     def _write(self, data: Bytes) -> None:
-        self._file = self._stagings.stage_file()
+        self._file = self._area.stage()
         self._file.write(data)
 
     def _give_name(self) -> None:
         assert self._file is not None
-        file = self._file
-        self._directories.place(self._shard, lambda: file.rename(self._full))
+        self._directories.place(self._shard, self._file.rename, self._full)
 
     def _exists(self) -> bool:
         """Whether anything has the name. Raises OSError if it is no object, and not to be replaced."""

@@ -106,23 +106,23 @@ class Directories:
             self._refuse_file(path)
             raise
 
-    def place(self, path: str, move: Callable[[], None]) -> None:
-        """Call `move` to put a name into the directory `path`, for a caller that syncs it next.
+    def place(self, path: str, rename: Callable[[str], None], name: str) -> None:
+        """Let `rename` put `name` into the directory `path`, for a caller that syncs it next.
 
-        If the directory is missing, or a removal removes it meanwhile, `place` makes it. Raises what `move` raises.
+        If the directory is missing, or a removal removes it meanwhile, `place` makes it. Raises what `rename` raises.
         """
         for _ in range(_PLACE_ATTEMPTS):
             try:
-                move()
+                rename(name)
                 return
             except FileNotFoundError:
-                # Where it is removed again at once, `move` tells.
+                # Where it is removed again at once, `rename` tells.
                 with contextlib.suppress(FileNotFoundError):
                     self.make(path, self._permissions.directory)
             except NotADirectoryError:
                 self._refuse_file(path)
                 raise
-        move()
+        rename(name)
 
     def refuse_link(self, path: str) -> None:
         """Raise OSError if `path` leads through a symbolic link in place of a directory of the daemon's own."""

@@ -139,18 +139,18 @@ class Journal:
 
     def _append(self, records: Sequence[Record]) -> int:
         voids = [void(number, None, records[0].time) for number in self._failed]
-        group = Group(self._sequence + 1, self._time, [*voids, *records])
-        data = self._format.encode(group)
+        sequence, time = self._sequence + 1, records[-1].time
+        data = self._format.encode(Group(sequence, self._time, [*voids, *records]))
         segment = self._segment(len(data))
-        self._sequence, self._time = group.sequence, group.time
+        self._sequence, self._time = sequence, time
         try:
             segment.write(data)
         except OSError:
-            self._failed.append(group.sequence)
+            self._failed.append(sequence)
             raise
-        segment.time = group.time
+        segment.time = time
         self._failed.clear()
-        return group.sequence
+        return sequence
 
     def _void_failed(self) -> None:
         """Void the group that failed, in another segment, before its clients learn that it has failed."""

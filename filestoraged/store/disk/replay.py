@@ -22,7 +22,7 @@ from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import Checkpoint, Epoch
 from filestoraged.store.disk.records import Format, Group, Record, RecordKind, first_missing, has_groups, valid_records
-from filestoraged.store.disk.staged_file import StagedFile
+from filestoraged.store.disk.staging_area import StagedFile
 from filestoraged.store.system import System, exists, listed, read_file
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class Replay:
         file = self._make_staging()
         try:
             file.write(record.data)
-            self._directories.place(os.path.dirname(path), lambda: file.rename(path))
+            self._directories.place(os.path.dirname(path), file.rename, path)
         finally:
             file.discard()
 

@@ -15,7 +15,6 @@ from filestoraged.store.disk.file_system import FileSystem
 from filestoraged.store.disk.journal import Journal
 from filestoraged.store.disk.records import Format
 from filestoraged.store.disk.replay import Replay, find_journals, read_journals
-from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.system import Queue, System, exists
 
@@ -194,5 +193,4 @@ class SharedJournal:
         self._replay().remake(records, self.locked)
 
     def _replay(self) -> Replay:
-        make = lambda: StagedFile(self._area, self._directories)  # noqa: E731
-        return Replay(self._directories, make, system=self._system)
+        return Replay(self._directories, self._area.stage, system=self._system)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.future import Future
 from filestoraged.store import layout
-from filestoraged.store.contract import SMALL, Staging, Store
+from filestoraged.store.contract import Staging, Store
 from filestoraged.store.disk.changes import ObjectUpload, Source, object_path
-from filestoraged.store.disk.staged_file import StagedFile
+from filestoraged.store.disk.staging_area import StagedFile
 from filestoraged.store.disk.staging_memory import MemoryStaging
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import OverlappedHasher
@@ -32,7 +32,7 @@ class DiskStaging(Staging):
         self._volume = volume
         self._root = root
         # None if the bytes were committed or discarded.
-        self._source: Source | None = source or volume.stage_in_memory(size) or volume.stage_file()
+        self._source: Source | None = source or volume.staging_memory.stage(size) or volume.staging_area.stage()
 
     def _write(self, data: Bytes) -> None:
         self._append(data)
@@ -41,7 +41,7 @@ class DiskStaging(Staging):
 
     def _append(self, data: Bytes) -> None:
         if isinstance(self._source, MemoryStaging):
-            if self.size <= SMALL and self._source.append(data):
+            if self._source.append(data):
                 return
             self._spill(self._source)
         assert isinstance(self._source, StagedFile)
@@ -49,7 +49,7 @@ class DiskStaging(Staging):
 
     def _spill(self, memory: MemoryStaging) -> None:
         """Write the bytes so far to a file."""
-        file = self._volume.stage_file()
+        file = self._volume.staging_area.stage()
         try:
             file.write(memory.data)
         except BaseException:
@@ -63,8 +63,9 @@ class DiskStaging(Staging):
             raise OSError(errno.EBADF, "The staging was discarded")
         path = object_path(self._volume.root, self._root, name or digest)
         source, self._source = self._source, None
-        upload = ObjectUpload(path, source, self._volume, digest=digest, replace=replace)
-        self._volume.commit(upload, size=self.size, is_recorded=not layout.is_fetched_once(path))
+        volume = self._volume
+        upload = ObjectUpload(path, source, volume.directories, volume.staging_area, digest=digest, replace=replace)
+        volume.commit(upload, size=self.size, is_recorded=not layout.is_fetched_once(path))
         return upload.done
 
     def _discard(self) -> None:

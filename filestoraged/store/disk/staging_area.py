@@ -1,17 +1,21 @@
-"""The staging areas of a disk store, one for each process, and their sweep after a crash.
+"""The staging areas of a disk store, one for each process, their files, and their sweep after a crash.
 
 A process stages files in a directory that it holds an owner lock on. An area whose lock can be taken belongs to a dead
-process, so a sweep never touches the area of a running daemon.
+process, so a sweep never touches the area of a running daemon. A file gets a name among the objects when its bytes are
+durable: its caller has made them so, by `sync` or by a record of the journal.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
 
+from filestoraged.digest import Bytes
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.owner_locks import LockOwner, OwnerLocks, closed_after, lock_if_dead
@@ -23,7 +27,7 @@ from filestoraged.store.permissions import (
     is_allowed,
     open_own_directory,
 )
-from filestoraged.store.system import LINUX, Files, exists, listed
+from filestoraged.store.system import LINUX, Files, System, exists, listed, read_file
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +55,25 @@ class StagingArea(OwnerLocks):
             # Another process or an operator removed the area.
             return self._create_in(self.renew(area).path)
 
-    def link(self, source: str) -> tuple[str, int]:
-        """Give an existing file a name in the area. Returns its path, and a descriptor.
+    def stage(self) -> StagedFile:
+        """A new file, as by `create`."""
+        path, descriptor = self.create()
+        return StagedFile(path, descriptor, system=self._system)
 
-        Raises OSError and StoreDetached.
+    def stage_link(self, source: str) -> StagedFile:
+        """Another name of an existing file, whose bytes are complete and synced.
+
+        Raises StoreDetached and OSError; EXDEV, EPERM and the like where a file cannot have a name here.
         """
         self._directories.identity.check()
         path = f"{self.own().path}/{next(self._numbers)}"
         self._system.link(source, path, follow_symlinks=False)
         try:
-            return path, self._system.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = self._system.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except BaseException:
             self._system.unlink(path)
             raise
+        return StagedFile(path, descriptor, system=self._system, is_link=True)
 
     @property
     def directory(self) -> str:
@@ -130,6 +140,70 @@ class StagingArea(OwnerLocks):
             self._system.close(area.descriptor)
             raise
         return area
+
+
+class StagedFile:
+    """A file in the staging area, until it has a name among the objects. One thread at a time calls it."""
+
+    __slots__ = ("_descriptor", "_is_link", "_is_staged", "_path", "_system")
+
+    def __init__(self, path: str, descriptor: int, *, system: System, is_link: bool = False) -> None:
+        """`is_link` says that it has another name elsewhere, perhaps the one that it is to get."""
+        self._path = path
+        self._descriptor = descriptor
+        self._system = system
+        self._is_link = is_link
+        # Whether the file still has that path.
+        self._is_staged = True
+
+    def write(self, data: Bytes) -> None:
+        view = memoryview(data)
+        while view:
+            # A signal or a full disk may cut a write short. The next write raises the error, if there is one.
+            view = view[self._system.write(self._descriptor, view) :]
+
+    def read(self) -> bytes:
+        """All of its bytes."""
+        return read_file(self._system, self._path)
+
+    def sync(self) -> None:
+        """Make the bytes durable. If that fails, they are discarded."""
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, "The staging was discarded")
+        try:
+            self._system.fsync(self._descriptor)
+        except OSError:
+            # Discard: the kernel reports the error once, marks the pages as clean, and the next sync would succeed.
+            self.discard()
+            raise
+
+    def rename(self, path: str) -> None:
+        """Give the file a name, whether it is taken or not."""
+        try:
+            self._system.rename(self._path, path)
+        except IsADirectoryError:
+            raise IsADirectoryError(errno.EISDIR, f"{path!r} is a directory") from None
+        self._is_staged = False
+        if self._is_link:
+            # Where both names are those of one file already, a rename changes nothing (POSIX, "rename").
+            self._unlink()
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it has become an object. A second call does nothing."""
+        if self._descriptor < 0:
+            return
+        descriptor, self._descriptor = self._descriptor, -1
+        try:
+            self._system.close(descriptor)
+        finally:
+            if self._is_staged:
+                self._unlink()
+
+    def _unlink(self) -> None:
+        self._is_staged = False
+        # An operator may have removed it. An earlier error is the one to report.
+        with contextlib.suppress(FileNotFoundError):
+            self._system.unlink(self._path)
 
 
 def list_abandoned(path: str) -> Sequence[str]:

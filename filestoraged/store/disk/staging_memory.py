@@ -10,10 +10,18 @@ from filestoraged.digest import Bytes
 class StagingMemory:
     """The lock guards the sum."""
 
-    def __init__(self, size: int) -> None:
-        """`size` is in bytes."""
+    def __init__(self, size: int, *, most: int) -> None:
+        """`size` is in bytes; `most` is what one staging may have of it."""
+        self.most = most
         self._left = size
         self._lock = threading.Lock()
+
+    def stage(self, size: int | None) -> MemoryStaging | None:
+        """Reserve memory for `size` bytes, if that is known. Returns None if that is too much, or none is left."""
+        reserved = size or 0
+        if reserved > self.most or not self.reserve(reserved):
+            return None
+        return MemoryStaging(self, reserved)
 
     def reserve(self, size: int) -> bool:
         """Reserve memory. Returns False if there is not enough."""
@@ -40,10 +48,11 @@ class MemoryStaging:
         self.data = bytearray()
 
     def append(self, data: Bytes) -> bool:
-        """Returns False if no memory is left for the bytes."""
-        missing = len(self.data) + len(data) - self._reserved
+        """Returns False if there would be too many bytes, or no memory is left for them."""
+        size = len(self.data) + len(data)
+        missing = size - self._reserved
         if missing > 0:
-            if not self._memory.reserve(missing):
+            if size > self._memory.most or not self._memory.reserve(missing):
                 return False
             self._reserved += missing
         self.data += data

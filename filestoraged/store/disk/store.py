@@ -235,7 +235,7 @@ class DiskStore(Store):
 
     def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> DiskStaging | None:
         try:
-            file = self.volume.stage_link(path)
+            file = self.volume.staging_area.stage_link(path)
         except OSError as error:
             if error.errno in _NOT_LINKABLE:
                 return None

@@ -16,9 +16,8 @@ from filestoraged.store.disk.file_system import check_changes, has_journals
 from filestoraged.store.disk.journal import SEGMENT_SIZE
 from filestoraged.store.disk.replay import find_journals
 from filestoraged.store.disk.shared_journal import SharedJournal
-from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
-from filestoraged.store.disk.staging_memory import MemoryStaging, StagingMemory
+from filestoraged.store.disk.staging_memory import StagingMemory
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import Permissions
 from filestoraged.store.system import LINUX, System, exists, is_directory
@@ -49,7 +48,7 @@ class Volume:
         self.directories = Directories(root, permissions, identity=identity, system=system)
         self.identity = self.directories.identity
         self.staging_area = StagingArea(self.directories, permissions)
-        self.staging_memory = StagingMemory(_MAX_MEMORY)
+        self.staging_memory = StagingMemory(_MAX_MEMORY, most=SMALL)
         self._segment_size = segment_size
         self._lock = system.lock()
         # The lock guards them. Made for the first change; the journal is None on a file system without journals.
@@ -134,20 +133,6 @@ class Volume:
         """
         self.identity.check()
         check_changes(self.root, system=self.system)
-
-    def stage_in_memory(self, size: int | None) -> MemoryStaging | None:
-        """Reserve memory for `size` bytes, if that is known. Returns None if that is too much, or none is left."""
-        reserved = size or 0
-        if reserved > SMALL or not self.staging_memory.reserve(reserved):
-            return None
-        return MemoryStaging(self.staging_memory, reserved)
-
-    def stage_file(self) -> StagedFile:
-        return StagedFile(self.staging_area, self.directories)
-
-    def stage_link(self, source: str) -> StagedFile:
-        """Stage another name of an existing file. Raises OSError."""
-        return StagedFile(self.staging_area, self.directories, source=source)
 
     def close(self) -> None:
         """Finish what is to be committed, and remove this process's staging area, unless it has stagings.

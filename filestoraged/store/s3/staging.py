@@ -55,7 +55,7 @@ class S3Staging(Staging):
         # The digest that a request is signed by, where objects are named by another.
         self._sha256 = None if store.algorithm == "sha256" else OverlappedHasher("sha256", (), store.hash_threads)
         # One of the two, or none where the bytes were discarded.
-        self._memory = _reserve(space.memory, size)
+        self._memory = space.memory.stage(size)
         self._file: BinaryIO | None = None
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class S3Staging(Staging):
 
     def _append(self, data: Bytes) -> None:
         if self._memory is not None:
-            if self.size <= MEMORY_SIZE and self._memory.append(data):
+            if self._memory.append(data):
                 return
             self._spill(self._memory)
         if self._file is None:
@@ -156,13 +156,6 @@ def check_missing(client: S3Client, prefix: str, name: str, until: float) -> Non
     except NotFound:
         return
     raise AlreadyExists(name)
-
-
-def _reserve(memory: StagingMemory, size: int | None) -> MemoryStaging | None:
-    reserved = size or 0
-    if reserved > MEMORY_SIZE or not memory.reserve(reserved):
-        return None
-    return MemoryStaging(memory, reserved)
 
 
 def create_file(area: StagingArea) -> BinaryIO:

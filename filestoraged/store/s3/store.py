@@ -55,7 +55,7 @@ class S3Store(Store):
         self.max_size = max_size
         self.hash_threads = hash_threads or HashThreads()
         self.client = client
-        self._space = StagingSpace(area, StagingMemory(_STAGING_MEMORY), max_put_size, part_size)
+        self._space = StagingSpace(area, StagingMemory(_STAGING_MEMORY, most=MEMORY_SIZE), max_put_size, part_size)
         self._parked = ParkedBlobs()
         self._prefix = ""
         # Whether objects are named by their digests, so that an announced digest is the name.

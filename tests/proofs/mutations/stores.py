@@ -6,7 +6,7 @@ from tests.proofs.mutations.mutation import in_file
 
 _contract = in_file("store/contract.py", "tests.store.disk.test_store")
 _staged_file = in_file(
-    "store/disk/staged_file.py",
+    "store/disk/staging_area.py",
     "tests.store.disk.test_staged_file",
     "tests.store.disk.test_store",
     "tests.store.disk.test_committer",

@@ -6,7 +6,6 @@ import errno
 from unittest import mock
 
 from filestoraged.store.disk.directories import Directories
-from filestoraged.store.disk.staged_file import StagedFile
 from filestoraged.store.disk.staging_area import StagingArea
 from filestoraged.store.permissions import PRIVATE
 from filestoraged.store.system import LINUX
@@ -16,7 +15,7 @@ from tests.support import TempCase
 class StagedFileTest(TempCase):
     def test_file_whose_sync_failed_is_removed_and_cannot_be_synced_again(self) -> None:
         directories = Directories(str(self.directory))
-        file = StagedFile(StagingArea(directories, PRIVATE), directories)
+        file = StagingArea(directories, PRIVATE).stage()
         file.write(b"tea")
 
         with mock.patch.object(LINUX, "fsync", side_effect=OSError(errno.EIO, "Input/output error")):

@@ -19,8 +19,7 @@ from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import Checkpoint, EpochFile
 from filestoraged.store.disk.journal import JournalSegment
 from filestoraged.store.disk.shared_journal import SharedJournal
-from filestoraged.store.disk.staged_file import StagedFile
-from filestoraged.store.disk.staging_area import StagingArea
+from filestoraged.store.disk.staging_area import StagedFile, StagingArea
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.system import write_at
 from tests.runner.marks import thorough
