@@ -114,14 +114,14 @@ class RequestPathTest(SimulatedCase):
         return "\n".join(["", *calls, *sorted(self.trace.files)])
 
     def test_upload_of_1_kib(self) -> None:
-        self.check(UPLOAD, files=41, crossings=127, commits=True)
+        self.check(UPLOAD, files=40, crossings=116, commits=True)
 
     def test_cached_get_of_1_kib(self) -> None:
         client = self.connect()
         client.sendall(UPLOAD)
         oid = json.loads(read_answer(client).body)["hash"]
 
-        self.check(f"GET /{oid} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), files=17, crossings=29)
+        self.check(f"GET /{oid} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), files=15, crossings=27)
 
 
 def _caller(frame: FrameType) -> str | None:
