@@ -13,6 +13,7 @@ from contextlib import suppress
 from filestoraged.check.databases import SqliteRegistry, SqliteStored, integrity_failure
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, Finding, read_failure
 from filestoraged.check.inventory import (
+    DIRECTORY_IN_PLACE,
     OBJECTS,
     UNKNOWN_NAME,
     CheckedStore,
@@ -369,6 +370,8 @@ def _file(entry: os.DirEntry[str], kind: ItemKind, path: str) -> Item:
     # A directory in place of an object is checked as one: no upload can replace it.
     if entry.is_file(follow_symlinks=False) or (kind in OBJECTS and entry.is_dir(follow_symlinks=False)):
         return Item(kind, path)
+    if kind is ItemKind.CONFIG and entry.is_dir(follow_symlinks=False):
+        return Item(kind, path, DIRECTORY_IN_PLACE)
     return Item(ItemKind.FOREIGN, path, _IS_LINK if entry.is_symlink() else _NOT_A_FILE)
 
 

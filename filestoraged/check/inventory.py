@@ -36,6 +36,7 @@ class ItemKind(enum.Enum):
 
 OBJECTS = (ItemKind.OBJECT, ItemKind.OID, ItemKind.NAMED)
 
+DIRECTORY_IN_PLACE = "a directory is in place of the object"
 UNKNOWN_NAME = "the store has no such name here"
 
 
@@ -48,7 +49,8 @@ class ItemStatus(NamedTuple):
 
 
 class Item(NamedTuple):
-    """`path` is within the store. `reason` explains one that is FOREIGN, UNREADABLE or an OBSTACLE.
+    """`path` is within the store. `reason` explains one that is FOREIGN, UNREADABLE or an OBSTACLE, and a directory in
+    place of a CONFIG.
 
     `status` is there if the listing tells it.
     """

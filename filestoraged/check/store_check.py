@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from filestoraged.check.findings import DAMAGED, FOREIGN, MISSING, ORPHANED, UNREADABLE, CheckTotals, Finding
-from filestoraged.check.inventory import OBJECTS, CheckedStore, Item, ItemKind, OpenItem
+from filestoraged.check.inventory import DIRECTORY_IN_PLACE, OBJECTS, CheckedStore, Item, ItemKind, OpenItem
 from filestoraged.check.rows import IDS_PER_QUERY, ComparedRows, RegistryUnreadable
 from filestoraged.check.runner import Runner, start_counting
 from filestoraged.check.throttle import Throttle
@@ -219,6 +219,14 @@ class ItemChecker:
     def _check_oid(self, item: Item) -> Finding | None:
         return self._compare(item.path, ["sha256"])
 
+    def _check_config(self, item: Item) -> Finding | None:
+        """What its bytes should be only restic knows."""
+        if not item.reason:
+            return None
+        with closing(self._store.locate(item.path)) as found:
+            is_directory = stat.S_ISDIR(found.status.mode)
+            return self._moved(Finding(DAMAGED, item.path, item.reason), found) if is_directory else None
+
     def _check_obstacle(self, item: Item) -> Finding | None:
         with closing(self._store.locate(item.path)) as found:
             if stat.S_ISDIR(found.status.mode) or stat.S_ISLNK(found.status.mode):
@@ -252,7 +260,7 @@ class ItemChecker:
         self, path: str, found: OpenItem, algorithms: list[str], count: Callable[[int], None]
     ) -> Finding | None:
         if stat.S_ISDIR(found.status.mode):
-            return Finding(DAMAGED, path, "a directory is in place of the object")
+            return Finding(DAMAGED, path, DIRECTORY_IN_PLACE)
         if not stat.S_ISREG(found.status.mode):
             return Finding(FOREIGN, path, "it is not a regular file")
         try:
@@ -281,6 +289,7 @@ _CHECKS = {
     ItemKind.OBJECT: ItemChecker._check_object,
     ItemKind.OID: ItemChecker._check_oid,
     ItemKind.NAMED: ItemChecker._check_oid,
+    ItemKind.CONFIG: ItemChecker._check_config,
     ItemKind.OBSTACLE: ItemChecker._check_obstacle,
     ItemKind.FOREIGN: ItemChecker._check_foreign,
     ItemKind.UNREADABLE: ItemChecker._check_unreadable,

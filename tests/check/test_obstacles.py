@@ -57,6 +57,19 @@ class ObstaclesTest(ServerCase):
                     self.assert_healed(body, target, named)
                     self.assertEqual(body, self.get(shown).body)
 
+    def test_directory_in_place_of_the_config_of_a_repository_of_restic_is_named_and_moved(self) -> None:
+        self.announce(r"answering 500: FileExistsError: \[Errno 17\] '/.*/restic/pets/config' is not a regular file")
+        named = self.store_path / "restic" / "pets" / "config"
+        (named / "notes").mkdir(parents=True)
+
+        self.assertEqual(500, self.post("/restic/pets/config", b"tea").status)
+        (finding,) = self.check()
+
+        self.assertEqual(("damaged", "restic/pets/config"), (finding.kind, finding.path))
+        self.assertTrue((self.store_path / "quarantine" / finding.path / "notes").is_dir())
+        self.assertEqual(200, self.post("/restic/pets/config", b"tea").status)
+        self.assertEqual([], self.check())
+
     def test_upload_of_a_new_object_over_a_directory_is_not_told_that_it_exists(self) -> None:
         self.announce(r"answering 500: FileExistsError: \[Errno 17\] '/.*/[0-9a-f]{64}' is not a regular file")
         for body in BODIES:
