@@ -116,6 +116,15 @@ class PassingClock(VirtualClock):
         return event.is_set()
 
 
+class DatedClock(PassingClock):
+    """Its date is that of the machine, or `off` by so many seconds: for a server that compares it with its own."""
+
+    off = 0.0
+
+    def date(self) -> float:
+        return SYSTEM_CLOCK.date() + self.off
+
+
 class StoppedClock(VirtualClock):
     """Keeps no thread waiting, and no time passes. `waits` are the seconds of each."""
 

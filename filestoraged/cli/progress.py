@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from typing import TextIO
 
 from filestoraged.check.findings import CheckTotals
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 
 # Seconds between two updates of the bar of a check, between two lines, and between two updates of that of a transfer.
 _BAR_INTERVAL = 0.2
@@ -55,22 +54,22 @@ class TerminalLine:
 class Progress:
     """Of a check: a bar where the stream is a terminal, else a line a minute. One thread uses it."""
 
-    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._stream = stream
         self._clock = clock
         self._line = TerminalLine(stream) if stream.isatty() else None
-        self._started = self._shown = clock()
+        self._started = self._shown = clock.now()
 
     @property
     def seconds(self) -> float:
-        return self._clock() - self._started
+        return self._clock.now() - self._started
 
     def show(self, totals: CheckTotals) -> None:
         """Update the bar, or print a line, if that is due."""
         interval = _LINE_INTERVAL if self._line is None else _BAR_INTERVAL
-        if self._clock() - self._shown < interval:
+        if self._clock.now() - self._shown < interval:
             return
-        self._shown = self._clock()
+        self._shown = self._clock.now()
         text = _check_text(totals, self.seconds)
         if self._line is None:
             self._stream.write(f"filestoraged: {text}\n")
@@ -88,7 +87,8 @@ class Progress:
 class TransferBar:
     """Of one transfer after the other, on a terminal."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._line = TerminalLine(stream)
         self.clear = self._line.clear
         self._name = ""
@@ -98,11 +98,11 @@ class TransferBar:
 
     def begin(self, name: str) -> None:
         self._name = name if len(name) <= _NAME_WIDTH else "..." + name[3 - _NAME_WIDTH :]
-        self._started = self._shown = time.monotonic()
+        self._started = self._shown = self._clock.now()
         self._first = None
 
     def show(self, done: int, size: int | None) -> None:
-        now = time.monotonic()
+        now = self._clock.now()
         if self._first is None:
             self._first = done
         if now - self._shown < _TRANSFER_INTERVAL:

@@ -22,7 +22,7 @@ from filestoraged.cli.progress import Progress
 from filestoraged.command_errors import CheckError, StartError
 from filestoraged.daemon.backends import BACKENDS, StoreOptions
 from filestoraged.store.disk.store import DiskStore
-from tests.clock import StoppedClock
+from tests.clock import StoppedClock, VirtualClock
 from tests.daemon.process import ROOT, clean_environment, fork_command, running
 from tests.store.memcached.servers import open_store, start_memcached
 from tests.support import PATIENCE, TempCase
@@ -285,10 +285,10 @@ class TerminalTest(CheckCase):
 
     def test_bar_is_removed_before_a_finding(self) -> None:
         tally = CheckTotals()
-        stream, now = Screen(), [0.0]
-        progress = Progress(stream, clock=lambda: now[0])  # type: ignore[arg-type]
+        stream, clock = Screen(), VirtualClock()
+        progress = Progress(stream, clock=clock)  # type: ignore[arg-type]
 
-        now[0] = 1.0
+        clock.advance(1)
         progress.show(tally)
         progress.clear()
         progress.clear()
@@ -298,10 +298,10 @@ class TerminalTest(CheckCase):
     def test_output_to_a_file_has_a_line_of_progress_a_minute(self) -> None:
         tally = CheckTotals()
         tally.all_objects, tally.all_size = 8, 8 * 2**30
-        stream, now = Screen(terminal=False), [0.0]
-        progress = Progress(stream, clock=lambda: now[0])  # type: ignore[arg-type]
-        for second in range(1, 200):
-            now[0] = float(second)
+        stream, clock = Screen(terminal=False), VirtualClock()
+        progress = Progress(stream, clock=clock)  # type: ignore[arg-type]
+        for _ in range(1, 200):
+            clock.advance(1)
             tally.add_size(2**24)
             progress.show(tally)
         progress.clear()

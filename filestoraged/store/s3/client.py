@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import math
 import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -210,7 +209,7 @@ class S3Client:
         if answer.status < 300:
             self._bucket_seen = self.clock.now()
             return answer
-        error = error_of(answer, name=key.rpartition("/")[2], now=time.time())
+        error = error_of(answer, name=key.rpartition("/")[2], now=self.clock.date())
         if isinstance(error, NotFound) and answer.code:
             self._bucket_seen = self.clock.now()
         raise error

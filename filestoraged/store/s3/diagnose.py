@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -77,7 +76,7 @@ def _reach(client: S3Client, probe: Probe) -> Iterator[Diagnosis]:
         yield _bad(str(cause) if isinstance(cause, ValueError) else f"cannot be reached: {cause}")
         return
     yield _good(f"is reachable at {location}")
-    clocks = list(_compare_clocks(answer))
+    clocks = list(_compare_clocks(answer, client.clock.date()))
     if answer.status != 200:
         yield _refusal(answer)
         yield from (each for each in clocks if each.verdict != GOOD)
@@ -98,12 +97,12 @@ def _refusal(answer: Answer) -> Diagnosis:
     return _bad(f"does not list the bucket: {reason}")
 
 
-def _compare_clocks(answer: Answer) -> Iterator[Diagnosis]:
+def _compare_clocks(answer: Answer, ours: float) -> Iterator[Diagnosis]:
     theirs = parse_date(answer.fields.get("date", ""))
     if theirs is None:
         yield _note("does not say what its time is, so the clocks cannot be compared")
         return
-    skew = round(time.time() - theirs)
+    skew = round(ours - theirs)
     text = f"its clock and this machine's are {abs(skew)} s apart"
     if abs(skew) > _MAX_SKEW:
         yield _bad(f"{text}: signatures are valid for {_MAX_SKEW} s")

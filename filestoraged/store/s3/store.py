@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
@@ -149,7 +148,7 @@ class S3Store(Store):
     def sweep(self) -> int:
         """Abort the multipart uploads of dead processes, a day after they began. Returns their number."""
         try:
-            return sweep_uploads(self.client, now=time.time(), until=self.client.deadline(_SWEEP_TIMEOUT))
+            return sweep_uploads(self.client, now=self.client.clock.date(), until=self.client.deadline(_SWEEP_TIMEOUT))
         except Error as error:
             log.warning("cannot sweep uploads in parts: %s", error.__cause__ or error)
             return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -98,6 +97,7 @@ class SignedTransport:
         )
         self._credentials = credentials
         self._region = region
+        self._clock = clock
 
     def exchange(self, request: S3Request, until: float) -> SignedExchange:
         """Send a request. Its answer must be complete `until` then, on the monotonic clock.
@@ -158,7 +158,7 @@ class SignedTransport:
             sha256=request.sha256,
             credentials=credentials,
             region=self._region,
-            now=time.time(),
+            now=self._clock.date(),
         )
         connection.send_head(request.method, f"{path}?{query}" if query else path, fields, size)
 

@@ -16,7 +16,7 @@ from filestoraged.store.s3.credentials import CredentialSource
 from filestoraged.store.s3.multipart import PartedUpload, sweep_uploads
 from filestoraged.store.s3.store import S3Store
 from filestoraged.store.s3.url import parse_url
-from tests.clock import PassingClock
+from tests.clock import DatedClock
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST, Gather
 from tests.store.s3.proxy import close_after, cut_response, respond, start_proxy
@@ -51,7 +51,7 @@ class BucketCase(TempCase):
     def make_client(self, url: str = "") -> S3Client:
         location = parse_url(url or self.bucket.url)
         credentials = CredentialSource(None, self.bucket.server.environment)
-        return S3Client(location, credentials, clock=PassingClock())
+        return S3Client(location, credentials, clock=DatedClock())
 
 
 class RcloneContractTest(BucketCase, contract.StoreContract):

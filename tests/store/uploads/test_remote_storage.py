@@ -42,7 +42,7 @@ from filestoraged.store.uploads.registry import Draft, Registry, Upload
 from filestoraged.store.uploads.remote_storage import RemoteStorage
 from filestoraged.store.uploads.segments import MAX_SEGMENT
 from filestoraged.store.uploads.uploads import Uploads
-from tests.clock import PassingClock, VirtualClock
+from tests.clock import DatedClock, VirtualClock
 from tests.postgresql import PostgresCase
 from tests.store.postgresql.opened import after_statement
 from tests.store.s3.proxy import Fault, flip_bit, hang, leave_unanswered, refuse, start_proxy
@@ -86,6 +86,7 @@ class RemoteCase(PostgresCase):
         self.bucket = self.rclone.make_bucket()
         self.proxy = start_proxy(self, self.rclone)
         self.clock = VirtualClock()
+        self.store_clock = DatedClock()
         self.target: Target
         self.uploads = self.open("one")
         self.other = self.open("two")
@@ -108,7 +109,7 @@ class RemoteCase(PostgresCase):
         self.addCleanup(disk.close)
         credentials = CredentialSource(None, self.rclone.environment)
         location = parse_url(self.proxy.url(self.bucket.name))
-        client = S3Client(location, credentials, connect=connect, clock=PassingClock())
+        client = S3Client(location, credentials, connect=connect, clock=self.store_clock)
         self.addCleanup(client.close)
         self.target = target = Target(S3Store(client, disk.volume.staging_area))
         transactions = PostgresTransactions(Connector(parse_database(url or self.url)))
@@ -613,18 +614,19 @@ class EndTest(RemoteCase):
         self.assertEqual([TEA_KEY], self.bucket.keys())
 
     def test_clock_of_a_daemon_that_is_off_ends_no_upload(self) -> None:
-        now = ago(0)
         # The S3 store refuses requests that are 15 minutes off.
         self.uploads._registry._ttl = 300
         for off in (-600, 600):
-            with self.subTest(off=off), mock.patch("time.time", lambda off=off: now + off):
+            with self.subTest(off=off):
+                self.set_clock(off)
                 self.upload = self.uploads.create(Draft("files", len(TEA))).id
                 self.append(TEA[:4])
             # By a daemon whose clock is right.
+            self.set_clock(0)
             self.other.expire()
 
-            with mock.patch("time.time", lambda off=off: now - off):
-                self.assertEqual(4, self.received())
+            self.set_clock(-off)
+            self.assertEqual(4, self.received())
 
     def test_upload_that_is_held_does_not_expire(self) -> None:
         self.begin(self.uploads, TEA[:4])
@@ -646,6 +648,11 @@ class EndTest(RemoteCase):
         self.assertEqual([], self.bucket.keys())
         with self.assertRaises(NotFound):
             self.uploads.get(self.upload)
+
+    def set_clock(self, off: float) -> None:
+        """Let the clock of the daemons be off by so many seconds."""
+        self.store_clock.off = off
+        self.clock.set_date(ago(-off))
 
     def terminate(self) -> None:
         self.other.terminate(self.upload)
