@@ -23,6 +23,7 @@ from filestoraged.daemon.sockets import address_of, close, listen
 from filestoraged.daemon.values import Address
 from filestoraged.daemon.worker import ServerThread
 from filestoraged.store import layout
+from filestoraged.store.passwords import Passwords
 from filestoraged.web.access_log import access
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
@@ -32,6 +33,9 @@ from tests.runner.judge import judge
 
 # Seconds that a test waits for something at most. Nothing takes that long, not even on a busy machine.
 PATIENCE = 20.0
+
+# Made and compared in microseconds.
+CHEAP_PASSWORDS = Passwords(cost=2)
 
 _PAUSE = 0.02
 
@@ -144,7 +148,9 @@ class ServerCase(TempCase):
             given["mounts"] = {INTERFACES[name].prefix: name for name in self.interfaces}
         config = Config(**{**given, **self.config})
         self.server_metrics = Metrics((*INTERFACES, OPERATIONS))
-        self.services = Services(config, self.server_metrics, [config.mounts], clock=self.clock)
+        self.services = Services(
+            config, self.server_metrics, [config.mounts], passwords=CHEAP_PASSWORDS, clock=self.clock
+        )
         self.before_worker()
         self.listeners = self.open_listeners()
         self.app = self.services.build_app(config.mounts)

@@ -17,14 +17,14 @@ from filestoraged.api.pages import Pages
 from filestoraged.api.upload_targets import DropTarget
 from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, Unauthorized
 from filestoraged.future import Future
-from filestoraged.store import layout, passwords
+from filestoraged.store import layout
 from filestoraged.store.contract import Blob, Sink, Store
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.owner_locks import OwnerFiles
-from filestoraged.store.passwords import Guard
+from filestoraged.store.passwords import PASSWORDS, Guard, Passwords
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, Fields, Response
@@ -212,7 +212,7 @@ class _Requests:
             self._drops.give_back(claiming.result())
 
     def _hash(self, request: Request, password: str) -> Future[bytes]:
-        return self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))
+        return self._guard.keep(request.client, password)
 
     async def _seal(self, content: _Claimed) -> None:
         try:
@@ -301,23 +301,23 @@ def _refuse(error: Error) -> Response:
     return response
 
 
-def open_drops(databases: Databases, *, ttl: float) -> Drops:
+def open_drops(databases: Databases, *, ttl: float, passwords: Passwords = PASSWORDS) -> Drops:
     """`ttl` is the time in seconds for which a drop can be fetched."""
 
     def local(files: SqliteDatabases) -> Drops:
         identity = files.identity(layout.DROPS_DATABASE)
         owners = OwnerFiles(files.path(layout.DROP_OWNERS), files.root)
-        return Drops.open(identity.path, owners, ttl=ttl, identity=identity, clock=files.clock)
+        return Drops.open(identity.path, owners, ttl=ttl, identity=identity, passwords=passwords, clock=files.clock)
 
     def remote(database: PostgresDatabases) -> Drops:
         shared = database.share()
-        return Drops(shared, shared, ttl=ttl, clock=database.clock)
+        return Drops(shared, shared, ttl=ttl, passwords=passwords, clock=database.clock)
 
     return databases.open(local, remote)
 
 
 def _build(resources: Resources) -> Router:
-    registry = open_drops(resources.databases, ttl=resources.drop_ttl)
+    registry = open_drops(resources.databases, ttl=resources.drop_ttl, passwords=resources.guard.passwords)
     janitor = DropsJanitor(registry, resources.drops, resources.databases.open_cleanup_lock(), resources.clock)
     janitor.start()
     resources.janitors.append(janitor)

@@ -30,7 +30,7 @@ from filestoraged.store.limited_store import limit_drops, limit_objects
 from filestoraged.store.limits import AreaLimits
 from filestoraged.store.name_limits import FindRules, no_rules
 from filestoraged.store.name_tables import prepare_names
-from filestoraged.store.passwords import Guard
+from filestoraged.store.passwords import Guard, Passwords
 from filestoraged.store.uploads.uploads import Uploads
 from filestoraged.web.auth import Tokens
 from filestoraged.web.router import Router
@@ -128,6 +128,7 @@ class Resources(Additions):
         gauges: Mapping[str, Gauge],
         pages: Pages | None,
         targets: Targets,
+        passwords: Passwords,
         clock: Clock,
     ) -> None:
         """`objects` is where files and repositories keep their objects; `drop_ttl` is in seconds.
@@ -150,7 +151,7 @@ class Resources(Additions):
         self.targets = targets
         self.clock = clock
         # Of drops, which resumable uploads may become as well.
-        self.guard = Guard()
+        self.guard = Guard(passwords)
         # The limits of areas; None for those without.
         self.find_rules: FindRules = no_rules
 

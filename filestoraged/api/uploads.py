@@ -22,7 +22,7 @@ from filestoraged.errors import (
     TooLarge,
     quoted,
 )
-from filestoraged.store import layout, passwords
+from filestoraged.store import layout
 from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.janitors import UploadsJanitor
@@ -128,7 +128,7 @@ class _Pages:
         password = metadata.pop("password", "")
         if password and target == DROPS:
             drop_form.check_password_size(len(password.encode()))
-            kept = await self._guard.uploads.submit(request.client, functools.partial(passwords.kept, password))
+            kept = await self._guard.keep(request.client, password)
             draft = draft._replace(password=kept)
         upload = self._uploads.create(draft._replace(note=tus.format_metadata(metadata)))
         if has_body or length == 0:

@@ -27,6 +27,7 @@ from filestoraged.store.databases import open_databases
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 from filestoraged.store.limits import AreaLimits
+from filestoraged.store.passwords import PASSWORDS, Passwords
 from filestoraged.store.path_identity import PathIdentities
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.shared_count import SharedCount
@@ -59,6 +60,8 @@ class Services:
         metrics: Metrics,
         mounts: Sequence[Mapping[str, str]],
         former: PathIdentities | None = None,
+        *,
+        passwords: Passwords = PASSWORDS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`mounts` are those of all endpoints. `former` has what the former configuration has opened, for a reload.
@@ -67,6 +70,7 @@ class Services:
         """
         self._config = config
         self._metrics = metrics
+        self._passwords = passwords
         self._clock = clock
         self._read(config, mounts)
         # Of the store's directory and of the databases.
@@ -197,6 +201,7 @@ class Services:
             gauges=opened.gauges,
             pages=self._pages,
             targets=Targets(opened.store, mounted=mounted, public_url=config.public_url),
+            passwords=self._passwords,
             clock=self._clock,
         )
         if opened.store is not self.disk:

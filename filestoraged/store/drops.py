@@ -17,10 +17,11 @@ from typing import NamedTuple
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, Gone, NotFound, StoreUnavailable, TooManyGuesses, Unauthorized
 from filestoraged.future import Future
-from filestoraged.store import guess_limit, layout, passwords
+from filestoraged.store import guess_limit, layout
 from filestoraged.store.deferred_writes import DeferredWrites
 from filestoraged.store.drop_tables import ARRIVING, AVAILABLE, CLAIMED, DROPS_SCHEMA, GONE, STATE_NAMES
 from filestoraged.store.guess_limit import Guess
+from filestoraged.store.passwords import PASSWORDS, Passwords
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Owners, Transaction, Transactions
@@ -78,7 +79,7 @@ RemoveAll = Callable[[Iterable[str]], Mapping[str, Exception]]
 class Drop(NamedTuple):
     id: str
     name: str
-    # In the form of `passwords.kept`; None without a password.
+    # In the form of `Passwords.kept`; None without a password.
     password: bytes | None
 
 
@@ -96,11 +97,20 @@ class Drops:
     Methods that return a future raise Unavailable if the job cannot be queued.
     """
 
-    def __init__(self, transactions: Transactions, owners: Owners, *, ttl: float, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        owners: Owners,
+        *,
+        ttl: float,
+        passwords: Passwords = PASSWORDS,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """Drops expire `ttl` seconds after their upload. The database has the tables of DROPS_SCHEMA."""
         self._transactions = transactions
         self._owners = owners
         self._ttl = ttl
+        self._passwords = passwords
         self._clock = clock
         self._wall_clock = WallClock(transactions, clock)
         # The id at which the next step of `remove` continues.
@@ -116,10 +126,12 @@ class Drops:
         *,
         ttl: float,
         identity: PathIdentity | None = None,
+        passwords: Passwords = PASSWORDS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> Drops:
         """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, DROPS_SCHEMA, identity, clock=clock), owners, ttl=ttl, clock=clock)
+        transactions = TransactionQueue(path, DROPS_SCHEMA, identity, clock=clock)
+        return cls(transactions, owners, ttl=ttl, passwords=passwords, clock=clock)
 
     @property
     def is_remote(self) -> bool:
@@ -181,7 +193,7 @@ class Drops:
     def check(self, drop: Drop, password: str) -> None:
         """Compare a password, which takes 50 ms. Raises Unauthorized, TooManyGuesses and Gone."""
         guess = self._record_guess(drop.id)
-        if drop.password is None or passwords.matches(password, drop.password):
+        if drop.password is None or self._passwords.matches(password, drop.password):
             # Not waited for: if this fails, the guess counts for a minute.
             self._transactions.write(functools.partial(guess_limit.settle_right, guess=guess))
         else:

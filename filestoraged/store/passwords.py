@@ -36,15 +36,25 @@ _NICE = 10
 _PASSWORD_IDLE_TIMEOUT = 5.0
 
 
-def kept(password: str) -> bytes:
-    """The form in which a password is stored: a salt, and the hash."""
-    salt = secrets.token_bytes(_SALT_SIZE)
-    return salt + _hash(password, salt)
+class Passwords:
+    """The form in which passwords are stored: a salt, and the hash. `cost` is that of scrypt, and not stored."""
+
+    def __init__(self, *, cost: int = _COST) -> None:
+        self._cost = cost
+
+    def kept(self, password: str) -> bytes:
+        salt = secrets.token_bytes(_SALT_SIZE)
+        return salt + self._hash(password, salt)
+
+    def matches(self, password: str, kept: bytes) -> bool:
+        salt, hash_ = kept[:_SALT_SIZE], kept[_SALT_SIZE:]
+        return hmac.compare_digest(self._hash(password, salt), hash_)
+
+    def _hash(self, password: str, salt: bytes) -> bytes:
+        return hashlib.scrypt(password.encode(), salt=salt, n=self._cost, r=_BLOCK, p=1, maxmem=_SCRYPT_MEMORY)
 
 
-def matches(password: str, kept_: bytes) -> bool:
-    salt, hash_ = kept_[:_SALT_SIZE], kept_[_SALT_SIZE:]
-    return hmac.compare_digest(_hash(password, salt), hash_)
+PASSWORDS = Passwords()
 
 
 class Guard:
@@ -53,9 +63,14 @@ class Guard:
     More threads would take the processors, and 16 MiB each, from all other requests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, passwords: Passwords) -> None:
+        self.passwords = passwords
         self.uploads = FairQueue()
         self.guesses = FairQueue()
+
+    def keep(self, client: str, password: str) -> Future[bytes]:
+        """Queue the making of the form in which a password is stored."""
+        return self.uploads.submit(client, functools.partial(self.passwords.kept, password))
 
 
 class FairQueue(SerialExecutor):
@@ -125,7 +140,3 @@ def _run(work: Callable[[], _Result], done: Future[_Result]) -> None:
         done.set_result(work())
     except BaseException as error:
         done.set_exception(error)
-
-
-def _hash(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=_COST, r=_BLOCK, p=1, maxmem=_SCRYPT_MEMORY)

@@ -34,7 +34,7 @@ from filestoraged.web.task import Task
 from tests.api.memory import find_holders
 from tests.api.test_files import form, text_part
 from tests.clock import VirtualClock
-from tests.support import PATIENCE, Answer, ServerCase, in_threads, read_all, read_answer, split_answer
+from tests.support import CHEAP_PASSWORDS, PATIENCE, Answer, ServerCase, in_threads, read_all, read_answer, split_answer
 
 PATH = "/vimeo/api/v1.0/file"
 MIB = 1024 * 1024
@@ -689,7 +689,7 @@ class PasswordTest(VirtualDropsCase):
             return (len(submitted), len(judged)) == (count, 1)
 
         with (
-            mock.patch("filestoraged.store.passwords.matches", matches),
+            mock.patch.object(CHEAP_PASSWORDS, "matches", matches),
             mock.patch.object(FairQueue, "submit", submit_and_note),
         ):
             for number, path in enumerate(drops):

@@ -7,9 +7,8 @@ from contextlib import AbstractContextManager
 from unittest import mock
 
 from filestoraged.errors import Error, Gone, NotFound, StoreUnavailable, TooManyGuesses, Unauthorized
-from filestoraged.store import passwords
 from filestoraged.store.drops import Drop, Drops
-from tests.support import TempCase, in_threads
+from tests.support import CHEAP_PASSWORDS, TempCase, in_threads
 
 
 class RegistryCase(TempCase):
@@ -34,7 +33,7 @@ class RegistryCase(TempCase):
 
     def make(self, password: str = "") -> str:
         id_ = self.drops.announce().result()
-        self.drops.publish(Drop(id_, "name", passwords.kept(password) if password else None)).result()
+        self.drops.publish(Drop(id_, "name", CHEAP_PASSWORDS.kept(password) if password else None)).result()
         return id_
 
 
@@ -200,7 +199,7 @@ class DropsContract(RegistryCase):
                 return type(error).__name__
             return "right"
 
-        with mock.patch("filestoraged.store.passwords.matches", matches):
+        with mock.patch.object(CHEAP_PASSWORDS, "matches", matches):
             outcomes = in_threads(40, guess)
 
         self.assertEqual(10, len(judged))

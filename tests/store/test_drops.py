@@ -21,7 +21,7 @@ from filestoraged.store.owner_locks import OwnerFiles
 from tests.clock import PassingClock, VirtualClock
 from tests.daemon.process import ROOT
 from tests.store import drops_contract
-from tests.support import PATIENCE, TempCase
+from tests.support import CHEAP_PASSWORDS, PATIENCE, TempCase
 
 # A process that claims a drop, announces another, prints its id, and waits to be killed.
 _CLAIM = """
@@ -58,7 +58,8 @@ class DropsCase(drops_contract.RegistryCase):
         return VirtualClock()
 
     def open_drops(self) -> Drops:
-        drops = Drops.open(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100, clock=self.clock)
+        owners = OwnerFiles(str(self.directory / "owners"))
+        drops = Drops.open(self.path, owners, ttl=100, passwords=CHEAP_PASSWORDS, clock=self.clock)
         self.addCleanup(drops.close)
         return drops
 
@@ -274,7 +275,7 @@ class GuessTest(DropsCase):
             begun.release()
             return not goes_on.wait(PATIENCE)
 
-        patch = mock.patch("filestoraged.store.passwords.matches", matches)
+        patch = mock.patch.object(CHEAP_PASSWORDS, "matches", matches)
         patch.start()
         self.addCleanup(patch.stop)
         threads = [threading.Thread(target=self.outcome, args=(drop, "x")) for _ in range(number)]
@@ -578,7 +579,7 @@ class GuardTest(TempCase):
         self.assertEqual(["flood", "other", "flood", "other", "flood"], order[:5])
 
     def test_many_guesses_do_not_delay_uploads(self) -> None:
-        guard = passwords.Guard()
+        guard = passwords.Guard(CHEAP_PASSWORDS)
         self.hold(guard.guesses)
 
         self.assertEqual(7, guard.uploads.submit("flood", lambda: 7).result(PATIENCE))
@@ -616,8 +617,8 @@ class GuardTest(TempCase):
 
 class PasswordTest(TempCase):
     def test_password_matches_only_itself(self) -> None:
-        kept = passwords.kept("hello wörld")
+        kept = passwords.PASSWORDS.kept("hello wörld")
 
-        self.assertTrue(passwords.matches("hello wörld", kept))
+        self.assertTrue(passwords.PASSWORDS.matches("hello wörld", kept))
         for other in ("", "hello world", "hello wörld ", "Hello wörld"):
-            self.assertFalse(passwords.matches(other, kept))
+            self.assertFalse(passwords.PASSWORDS.matches(other, kept))

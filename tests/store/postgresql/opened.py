@@ -16,6 +16,7 @@ from filestoraged.store.postgresql.kv import PostgresKeys
 from filestoraged.store.postgresql.transactions import PostgresTransactions
 from filestoraged.store.postgresql.url import parse_url
 from tests.postgresql import PostgresCase
+from tests.support import CHEAP_PASSWORDS
 
 
 @contextlib.contextmanager
@@ -56,7 +57,7 @@ class OpenedCase(PostgresCase):
 
     def open_drops(self) -> Drops:
         transactions = self.open_transactions()
-        return Drops(transactions, transactions, ttl=100)
+        return Drops(transactions, transactions, ttl=100, passwords=CHEAP_PASSWORDS)
 
     def open_locks(self) -> Locks:
         return Locks(self.open_transactions())

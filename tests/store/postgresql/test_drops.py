@@ -15,14 +15,14 @@ from filestoraged.store.transactions import Transaction
 from tests.clock import VirtualClock
 from tests.store import drops_contract
 from tests.store.postgresql.opened import OpenedCase, after_statement
-from tests.support import ago, in_threads
+from tests.support import CHEAP_PASSWORDS, ago, in_threads
 
 
 class RegistryCase(OpenedCase, drops_contract.RegistryCase):
     def setUp(self) -> None:
         super().setUp()
         self.transactions = self.open_transactions()
-        self.drops = Drops(self.transactions, self.transactions, ttl=100)
+        self.drops = Drops(self.transactions, self.transactions, ttl=100, passwords=CHEAP_PASSWORDS)
 
     @contextlib.contextmanager
     def later(self, seconds: float) -> Iterator[None]:
@@ -70,7 +70,7 @@ class PostgresDropsTest(RegistryCase, drops_contract.DropsContract):
 
     def test_clock_of_a_daemon_that_is_off_ends_no_drop(self) -> None:
         clock = VirtualClock()
-        self.drops = Drops(self.transactions, self.transactions, ttl=100, clock=clock)
+        self.drops = Drops(self.transactions, self.transactions, ttl=100, passwords=CHEAP_PASSWORDS, clock=clock)
         clock.set_date(0)
         id_ = self.make()
 
