@@ -217,7 +217,7 @@ def running_with_fault(what: str, *arguments: str) -> Iterator[Daemon]:
 # Of a change, of a checkpoint, and of the record that voids what failed.
 BROKEN_DISK = (
     r"answering 500: OSError: \[Errno 5\] Input/output error"
-    r"|a checkpoint of the journal failed|cannot sync the files of the journals|cannot void a failed group"
+    r"|a checkpoint of the journal failed|cannot sync the files of the journals|cannot void a group of the journal"
 )
 
 
