@@ -44,9 +44,9 @@ class BoundedCallTest(TempCase):
         self.assertEqual(1, len(calls))
 
         may_end.set()
-        self.wait_until(
-            "it has ended", lambda: not [each for each in threading.enumerate() if each.name == "bounded call"]
-        )
+        for each in threading.enumerate():
+            if each.name == "bounded call":
+                each.join(PATIENCE)
         self.assertEqual(2, call.result())
 
     def test_threads_that_ask_at_once_share_a_call(self) -> None:

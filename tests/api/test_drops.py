@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import errno
 import fcntl
-import functools
 import json
 import logging
 import os
@@ -312,7 +311,8 @@ class BrokenDownloadTest(DropsCase):
         connection.sendall(head.encode() + body[: 4 * MIB])
         connection.close()
 
-        self.wait_until("nothing is kept", lambda: not self.files_below(self.store_path))
+        self.wait_for_lines(" 499 ")
+        self.assertEqual([], self.files_below(self.store_path))
 
     def test_upload_that_cannot_be_stored_leaves_nothing(self) -> None:
         with mock.patch.object(LINUX, "rename", side_effect=OSError(28, "No space left on device")):
@@ -675,18 +675,24 @@ class PasswordTest(VirtualDropsCase):
         judged: list[str] = []
         goes_on = threading.Event()
         submit, submitted = FairQueue.submit, []
+        changed = threading.Condition()
 
         def submit_and_note(*given: Any, **named: Any) -> Any:
             result = submit(*given, **named)
-            submitted.append(result)
+            with changed:
+                submitted.append(result)
+                changed.notify()
             return result
 
         def matches(password: str, _: bytes) -> bool:
-            judged.append(password)
+            with changed:
+                judged.append(password)
+                changed.notify()
             return not goes_on.wait(PATIENCE)
 
-        def waits(count: int) -> bool:
-            return (len(submitted), len(judged)) == (count, 1)
+        def wait_for(numbers: tuple[int, int]) -> None:
+            with changed:
+                self.assertTrue(changed.wait_for(lambda: (len(submitted), len(judged)) == numbers, PATIENCE))
 
         with (
             mock.patch.object(CHEAP_PASSWORDS, "matches", matches),
@@ -701,9 +707,9 @@ class PasswordTest(VirtualDropsCase):
                 password = "other" if other else "flood"
                 connection.sendall(f"GET {path}?password={password} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 # The first one is being judged, and all others are queued behind it.
-                self.wait_until("it waits", functools.partial(waits, number + 1))
+                wait_for((number + 1, 1))
             goes_on.set()
-            self.wait_until("all are judged", lambda: len(judged) == 8)
+            wait_for((8, 8))
 
         self.assertEqual(["flood", "flood", "other"], judged[:3])
 

@@ -59,7 +59,9 @@ class ReadinessTest(TempCase):
         self.assertEqual(1, len(calls))
         may_end.set()
         # Its result is reused for a second only, so that is not what is waited for.
-        self.wait_until("the check has ended", lambda: readiness._call._running is None)
+        for each in threading.enumerate():
+            if each.name == "bounded call":
+                each.join(PATIENCE)
         self.assertIsNone(readiness.check().fault)
 
     def test_result_is_reused_for_a_second(self) -> None:

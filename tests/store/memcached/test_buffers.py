@@ -6,7 +6,7 @@ import threading
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.memcached.buffers import BufferBudget, ReservedBuffer
-from tests.clock import PassingClock
+from tests.clock import PassingClock, VirtualClock
 from tests.support import PATIENCE, TempCase
 
 MIB = 1024 * 1024
@@ -22,7 +22,8 @@ class BudgetTest(TempCase):
         budget.reserve(10)
 
     def test_small_reservation_does_not_overtake_a_large_one(self) -> None:
-        budget = BufferBudget(10, timeout=PATIENCE)
+        clock = VirtualClock()
+        budget = BufferBudget(10, clock=clock)
         budget.reserve(8)
         order: list[int] = []
 
@@ -33,10 +34,10 @@ class BudgetTest(TempCase):
 
         large = threading.Thread(target=wait_for, args=(9,))
         large.start()
-        self.wait_until("the large one waits", lambda: len(budget._queue) == 1)
+        clock.wait_for_waiting(1)
         small = threading.Thread(target=wait_for, args=(1,))
         small.start()
-        self.wait_until("the small one waits", lambda: len(budget._queue) == 2)
+        clock.wait_for_waiting(2)
         budget.release(8)
         large.join(PATIENCE)
         small.join(PATIENCE)
