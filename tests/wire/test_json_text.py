@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import unittest
 
-from hypothesis import given, settings, strategies
+from hypothesis import HealthCheck, given, settings, strategies
 
 from filestoraged.errors import BadRequest
 from filestoraged.wire.json_text import encode_pair, parse_object, parse_pair, parse_string
 from tests.runner.marks import thorough
+
+# Hypothesis measures how long it takes to make examples, and would fail a test on a machine that stops it meanwhile.
+_UNHURRIED = settings(database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 GOOD_VALUES = (
     *(b"1.0", b"1", b"-0", b"0.10", b"1e999", b"1E+2", b"1" * 5000, b"0." + b"1" * 5000, b"true", b"null"),
@@ -65,7 +68,7 @@ class PairTest(unittest.TestCase):
         self.assertRaises(BadRequest, parse_pair, b'{"\\udc00\\ud800": 1}')
 
     @thorough("random documents")
-    @settings(database=None, deadline=None)  # type: ignore[untyped-decorator]
+    @_UNHURRIED  # type: ignore[untyped-decorator]
     @given(  # type: ignore[untyped-decorator]
         strategies.text(),
         strategies.recursive(
@@ -93,7 +96,7 @@ class PairTest(unittest.TestCase):
         self.assertEqual((name, value), (read, json.loads(raw)))
         self.assertEqual({name: value}, json.loads(encode_pair(read, raw)))
 
-    @settings(database=None, deadline=None)  # type: ignore[untyped-decorator]
+    @_UNHURRIED  # type: ignore[untyped-decorator]
     @given(strategies.binary())  # type: ignore[untyped-decorator]
     def test_random_bytes_are_refused_or_parsed_as_python_does(self, data: bytes) -> None:
         try:
