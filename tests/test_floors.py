@@ -7,6 +7,7 @@ Without circles, each module can be imported first.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import sys
 from collections.abc import Container, Iterator
@@ -196,7 +197,7 @@ class FloorsTest(TempCase):
 
 def faults(root: Path) -> list[str]:
     """The faults of the package in the directory `root`, a sentence each."""
-    found = {name: list(imports(path, name)) for name, path in modules(root).items()}
+    found = {name: imports(path, name) for name, path in modules(root).items()}
     found_faults = [fault for name in found for fault in module_faults(name, found)]
     graph = {name: {known(each.target, found) or name for each in found[name]} for name in found}
     return found_faults + [
@@ -233,10 +234,11 @@ def modules(root: Path) -> dict[str, Path]:
     return named
 
 
-def imports(path: Path, name: str) -> Iterator[Import]:
+@functools.cache
+def imports(path: Path, name: str) -> list[Import]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    yield from _imports(tree, package, late=False)
+    return list(_imports(tree, package, late=False))
 
 
 def _imports(node: ast.AST, package: str, *, late: bool) -> Iterator[Import]:
