@@ -11,9 +11,7 @@ transaction makes these visible, in front of the older pairs, which is the commi
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import enum
 import hashlib
 import math
 import sqlite3
@@ -22,9 +20,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.batch_writer import URGENT
+from filestoraged.store.key_jobs import JobKind, KeyChanges, KeyJob
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.rows import RowGroup, Table
 from filestoraged.store.sqlite import database
@@ -127,31 +125,6 @@ _STAGED_TO_PAIRS = (
 )
 
 
-class _Kind(enum.Enum):
-    SET = "set"
-    DELETE = "delete"
-    COMMIT = "commit"
-    PROBE = "probe"
-
-
-_COMMIT, _PROBE = _Kind.COMMIT, _Kind.PROBE
-
-
-class _KeyJob(Future[bool]):
-    """A change of one caller. A set has a key and a value, a deletion a key.
-
-    The result of a set is whether the commit will create the key.
-    """
-
-    __slots__ = ("key", "kind", "value")
-
-    def __init__(self, kind: _Kind, key: bytes = b"", value: bytes | None = None) -> None:
-        super().__init__()
-        self.kind = kind
-        self.key = key
-        self.value = value
-
-
 class _Queue(NamedTuple):
     """The queue: the ids of its first and last row, 0 if it is empty, and its size in bytes."""
 
@@ -167,7 +140,7 @@ class _PendingCommit(NamedTuple):
     """A commit by several transactions, of all rows up to `last`."""
 
     last: int
-    job: _KeyJob
+    job: KeyJob
 
 
 def prepare_keys(path: str, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -175,11 +148,8 @@ def prepare_keys(path: str, clock: Clock = SYSTEM_CLOCK) -> None:
     database.prepare(path, KEYS_SCHEMA, clock)
 
 
-class KeyValues(GroupCommitDatabase[_KeyJob]):
-    """The database at `path`. Keys are strings that UTF-8 can encode, values are bytes.
-
-    Make it after the fork. Any thread calls it.
-    """
+class KeyValues(KeyChanges, GroupCommitDatabase[KeyJob]):
+    """The database at `path`. Make it after the fork."""
 
     is_remote: Literal[False] = False
 
@@ -229,31 +199,8 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
         rows = self._readers.all(_GET_PAIR, key.encode()) or self._readers.all(_GET, key.encode())
         return None if not rows or rows[0][0] is None else bytes(rows[0][0])
 
-    def set(self, key: str, value: bytes) -> bool:
-        """Queue a value. Returns whether the commit will create the key."""
-        return self.set_later(key, value).result()
-
-    def delete(self, key: str) -> None:
-        """Queue a deletion. The key may be missing."""
-        self.delete_later(key).result()
-
-    def commit(self) -> None:
-        """Make all queued changes visible, in their order."""
-        self.commit_later().result()
-
-    # The same, for callers that do not wait. Raises StoreUnavailable if the job cannot be queued.
-    def set_later(self, key: str, value: bytes) -> Future[bool]:
-        return self._submit(_KeyJob(_Kind.SET, key.encode(), value))
-
-    def delete_later(self, key: str) -> Future[bool]:
-        return self._submit(_KeyJob(_Kind.DELETE, key.encode()))
-
-    def commit_later(self) -> Future[bool]:
-        return self._submit(_KeyJob(_COMMIT))
-
-    def _submit(self, job: _KeyJob) -> Future[bool]:
+    def _submit(self, job: KeyJob) -> None:
         self._writer.submit(job)
-        return job
 
     # The rest runs on the writer's threads.
 
@@ -267,20 +214,20 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
         super().maintain()
         return pause
 
-    def refuse(self, jobs: Sequence[_KeyJob], error: Exception) -> None:
+    def refuse(self, jobs: Sequence[KeyJob], error: Exception) -> None:
         super().refuse(jobs, error)
         if not jobs:
             # The next commit includes the pairs that they have staged.
             pending = self._remove_pending(math.inf)
             super().refuse([each.job for each in pending], error)
 
-    def _probe_job(self) -> _KeyJob:
-        return _KeyJob(_PROBE)
+    def _probe_job(self) -> KeyJob:
+        return KeyJob(JobKind.PROBE)
 
-    def _transact(self, jobs: Sequence[_KeyJob]) -> list[tuple[_KeyJob, bool]]:
+    def _transact(self, jobs: Sequence[KeyJob]) -> list[tuple[KeyJob, bool]]:
         """Write all jobs. Their callers wait at the same time, so commits may come last."""
-        commits = [job for job in jobs if job.kind is _COMMIT]
-        changes = [job for job in jobs if job.kind is not _COMMIT and job.kind is not _PROBE]
+        commits = [job for job in jobs if job.kind is JobKind.COMMIT]
+        changes = [job for job in jobs if job.kind is not JobKind.COMMIT and job.kind is not JobKind.PROBE]
         rows = [field for job in changes for field in (job.key, job.value)]
         self._sync_commits("FULL" if commits else "NORMAL")
         last: int | None = None
@@ -297,7 +244,7 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
         if last is not None:
             with self._pending_lock:
                 self._pending += [_PendingCommit(last, job) for job in commits]
-            jobs = [job for job in jobs if job.kind is not _COMMIT]
+            jobs = [job for job in jobs if job.kind is not JobKind.COMMIT]
         return [(job, job.value is not None and job.key not in existing) for job in jobs]
 
     def _sync_commits(self, synchronous: str) -> None:
@@ -307,7 +254,7 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._synchronous = synchronous
 
-    def _existing(self, connection: sqlite3.Connection, keys: Collection[bytes]) -> builtins.set[bytes]:
+    def _existing(self, connection: sqlite3.Connection, keys: Collection[bytes]) -> set[bytes]:
         """Those of the keys that are committed."""
         if not keys:
             return set()
@@ -319,7 +266,7 @@ class KeyValues(GroupCommitDatabase[_KeyJob]):
                 (existing.discard if is_deleted else existing.add)(key)
         return existing
 
-    def _commit_changes(self, connection: sqlite3.Connection, changes: Sequence[_KeyJob]) -> bool:
+    def _commit_changes(self, connection: sqlite3.Connection, changes: Sequence[KeyJob]) -> bool:
         """Commit changes that need not be queued: nothing is queued before them. Returns False if something is."""
         if _has_rows(connection, "queue") or (not self._is_visible and _has_rows(connection, "staged")):
             return False

@@ -10,7 +10,6 @@ time.
 from __future__ import annotations
 
 import contextlib
-import enum
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from filestoraged.future import Future, set_results
 from filestoraged.store.batch_writer import BatchWriter
+from filestoraged.store.key_jobs import JobKind, KeyChanges, KeyJob
 from filestoraged.store.postgresql.connection import Connector, DeadlineConnection, ReadSessions, Session
 from filestoraged.store.postgresql.failures import CONFLICTS, failure
 from filestoraged.store.postgresql.schema import COMMIT_LOCK
@@ -59,39 +59,16 @@ ON CONFLICT (digest) DO UPDATE SET value = excluded.value"""
 _GET = "SELECT digest, value FROM pairs WHERE digest = ANY(%b::bytea[])"
 
 
-class _Kind(enum.Enum):
-    SET = "set"
-    DELETE = "delete"
-    COMMIT = "commit"
-    PROBE = "probe"
-
-
-class _Change(Future[bool]):
-    """A change of one caller. The result of a set is whether the commit will create the key."""
-
-    __slots__ = ("digest", "key", "kind", "value")
-
-    def __init__(self, kind: _Kind, key: str = "", value: bytes | None = None) -> None:
-        super().__init__()
-        self.kind = kind
-        self.key = key.encode()
-        self.digest = _digest(key)
-        self.value = value
-
-
 class _Read(Future["bytes | None"]):
     __slots__ = ("digest",)
 
     def __init__(self, key: str) -> None:
         super().__init__()
-        self.digest = _digest(key)
+        self.digest = _digest(key.encode())
 
 
-class PostgresKeys:
-    """Keys are strings that UTF-8 can encode, values are bytes. Make it after the fork. Any thread calls it.
-
-    Methods that return a future raise StoreUnavailable if the job cannot be queued.
-    """
+class PostgresKeys(KeyChanges):
+    """Make it after the fork."""
 
     is_remote: Literal[True] = True
 
@@ -100,7 +77,7 @@ class PostgresKeys:
         self._reading = _Reading(Session(connector))
         self._counting = ReadSessions(connector, 1)
         none, clock = contextlib.nullcontext(), connector.clock
-        self._writer: BatchWriter[_Change] = BatchWriter(none, self._writing, timeout=_JOB_TIMEOUT, clock=clock)
+        self._writer: BatchWriter[KeyJob] = BatchWriter(none, self._writing, timeout=_JOB_TIMEOUT, clock=clock)
         self._reader: BatchWriter[_Read] = BatchWriter(
             none, self._reading, timeout=_JOB_TIMEOUT, max_batch=_MAX_READS, clock=clock
         )
@@ -115,37 +92,14 @@ class PostgresKeys:
         """The committed value, None for a missing key."""
         return self.get_later(key).result()
 
-    def set(self, key: str, value: bytes) -> bool:
-        """Queue a value. Returns whether the commit will create the key."""
-        return self.set_later(key, value).result()
-
-    def delete(self, key: str) -> None:
-        """Queue a deletion. The key may be missing."""
-        self.delete_later(key).result()
-
-    def commit(self) -> None:
-        """Make all queued changes visible, in their order."""
-        self.commit_later().result()
-
-    # The same, for callers that do not wait.
-
     def get_later(self, key: str) -> Future[bytes | None]:
         job = _Read(key)
         self._reader.submit(job)
         return job
 
-    def set_later(self, key: str, value: bytes) -> Future[bool]:
-        return self._submit(_Change(_Kind.SET, key, value))
-
-    def delete_later(self, key: str) -> Future[bool]:
-        return self._submit(_Change(_Kind.DELETE, key))
-
-    def commit_later(self) -> Future[bool]:
-        return self._submit(_Change(_Kind.COMMIT))
-
     def probe(self) -> None:
         """Check that the database can be written. Raises an Error."""
-        wait_for_probe(self._submit(_Change(_Kind.PROBE)))
+        wait_for_probe(self._queued(KeyJob(JobKind.PROBE)))
 
     def close(self) -> None:
         for writer, session in (
@@ -158,9 +112,8 @@ class PostgresKeys:
                 log.error("closed while the database does not answer")
         self._counting.close()
 
-    def _submit(self, job: _Change) -> Future[bool]:
+    def _submit(self, job: KeyJob) -> None:
         self._writer.submit(job)
-        return job
 
 
 class _Target:
@@ -200,15 +153,15 @@ class _Reading(_Target):
 class _Writing(_Target):
     """Queues and commits the changes of many callers."""
 
-    def write_batch(self, jobs: Sequence[_Change]) -> None:
+    def write_batch(self, jobs: Sequence[KeyJob]) -> None:
         try:
             existing = self._repeat(jobs)
         except Exception as error:
             self.refuse(jobs, error)
             return
-        set_results([(job, job.kind is _Kind.SET and job.digest not in existing) for job in jobs])
+        set_results([(job, job.kind is JobKind.SET and _digest(job.key) not in existing) for job in jobs])
 
-    def _repeat(self, jobs: Sequence[_Change]) -> set[bytes]:
+    def _repeat(self, jobs: Sequence[KeyJob]) -> set[bytes]:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._transact(jobs)
@@ -217,17 +170,17 @@ class _Writing(_Target):
                     raise
         raise AssertionError("unreachable")
 
-    def _transact(self, jobs: Sequence[_Change]) -> set[bytes]:
+    def _transact(self, jobs: Sequence[KeyJob]) -> set[bytes]:
         """Write all jobs. Returns the digests of their keys that are committed.
 
         Their callers wait at the same time, so commits may come last.
         """
-        changes = [job for job in jobs if job.kind in (_Kind.SET, _Kind.DELETE)]
+        changes = [job for job in jobs if job.kind in (JobKind.SET, JobKind.DELETE)]
         connection = self.session.begin()
         try:
-            if any(job.kind is _Kind.PROBE for job in jobs):
+            if any(job.kind is JobKind.PROBE for job in jobs):
                 connection.execute(PROBE)
-            if not any(job.kind is _Kind.COMMIT for job in jobs):
+            if not any(job.kind is JobKind.COMMIT for job in jobs):
                 return _queue(connection, changes) if changes else set()
             if not changes:
                 # One message: the server makes one transaction of both statements.
@@ -238,7 +191,7 @@ class _Writing(_Target):
             self.session.recover()
             raise
 
-    def _queue_and_commit(self, connection: DeadlineConnection, changes: Sequence[_Change]) -> set[bytes]:
+    def _queue_and_commit(self, connection: DeadlineConnection, changes: Sequence[KeyJob]) -> set[bytes]:
         """One transaction, whose statements are sent together."""
         with connection.pipeline():
             connection.execute("BEGIN")
@@ -249,15 +202,15 @@ class _Writing(_Target):
         return {bytes(digest) for (digest,) in found.fetchall()}
 
 
-def _queue(connection: DeadlineConnection, changes: Sequence[_Change]) -> set[bytes]:
+def _queue(connection: DeadlineConnection, changes: Sequence[KeyJob]) -> set[bytes]:
     return {bytes(digest) for (digest,) in connection.execute(_QUEUE, _arrays(changes), binary=True).fetchall()}
 
 
-def _arrays(changes: Sequence[_Change]) -> tuple[Any, ...]:
-    digests = [job.digest for job in changes]
-    sets = [job.digest for job in changes if job.kind is _Kind.SET]
+def _arrays(changes: Sequence[KeyJob]) -> tuple[Any, ...]:
+    digests = [_digest(job.key) for job in changes]
+    sets = [digest for digest, job in zip(digests, changes) if job.kind is JobKind.SET]
     return digests, [job.key for job in changes], [job.value for job in changes], sets
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
