@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from filestoraged.api import listing, objects
 from filestoraged.api.interface import Data, Description, Interface, Resources
-from filestoraged.api.metrics import Gauge
+from filestoraged.api.metrics import number_of
 from filestoraged.api.name_pages import NamePages
 from filestoraged.api.name_requests import by_folder, condition_of, media_type, parse_name, returned_fields, ttl_of
 from filestoraged.api.objects import repository_name
@@ -30,7 +30,6 @@ from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, NO_STORE, Fields, Response, encode_fields, field_lines
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.dates import format_date, format_timestamp
-from filestoraged.wire.exposition import Family
 
 if TYPE_CHECKING:
     from filestoraged.store.postgresql.databases import PostgresDatabases
@@ -253,17 +252,10 @@ def _build(resources: Resources) -> Router:
     janitor.start()
     resources.janitors.append(janitor)
     resources.test("Names", names.probe)
-    resources.gauges["names"] = _gauge(names)
+    help_ = "Objects that names lead to, in all spaces."
+    resources.gauges["names"] = number_of("filestoraged_named_objects", help_, names.count)
     resources.closing.append((janitor.stop, names.close))
     return routes(store, names, accel=resources.delivery.accel, pages=resources.pages)
-
-
-def _gauge(names: Names) -> Gauge:
-    def collect() -> Iterator[Family]:
-        text = "Objects that names lead to, in all spaces."
-        yield Family("filestoraged_named_objects", "gauge", text, [({}, names.count())])
-
-    return collect
 
 
 def _describe() -> Description:
