@@ -19,7 +19,7 @@ from typing import NamedTuple
 from filestoraged.errors import DISK_FULL, Error, StoreUnavailable
 from filestoraged.future import set_results
 from filestoraged.store.disk.changes import Change
-from filestoraged.store.disk.epoch import LOCK_PAUSE, LOCK_TIMEOUT
+from filestoraged.store.disk.epoch import LOCK_PAUSE, LOCK_TIMEOUT, EpochFile
 from filestoraged.store.disk.journal import Journal, JournalSegment
 from filestoraged.store.disk.records import Record, RecordKind, void
 from filestoraged.store.disk.shared_journal import SharedJournal
@@ -149,6 +149,7 @@ class JournalCommitter(Committer):
         self._checkpoints: Thread | None = None
         # Owner of these: the committer's thread.
         self._journal: Journal | None = None
+        self._epoch_file: EpochFile | None = None
         # Changes that were too many for a round, or whose paths others have locked; and whether there are such.
         self._deferred: list[_Waiting] = []
         self._is_locked_out = False
@@ -193,11 +194,11 @@ class JournalCommitter(Committer):
         pending: list[tuple[Change, Record]] = []
         try:
             self._check_root()
-            self._shared.check()
-            journal = self._open()
-            pending = [*self._prepare(waiting)]
+            journal, file = self._open()
+            file.check()
+            pending = [*self._prepare(waiting, file)]
             if pending:
-                self._commit(pending, journal)
+                self._commit(pending, journal, file)
         except (Error, OSError) as error:
             self._remove_on_full_disk(_unfinished(waiting, self._deferred), error)
             self._fail(_unfinished(waiting, self._deferred), error)
@@ -206,7 +207,8 @@ class JournalCommitter(Committer):
             log.exception("a round of the committer failed")
             self._fail(_unfinished(waiting, self._deferred), error)
         finally:
-            self._shared.unlock_paths()
+            if self._epoch_file is not None:
+                self._epoch_file.unlock_paths()
 
     def _take(self) -> list[_Waiting]:
         """The changes of the next round. Waits for the first of them, or shortly if paths are to be locked."""
@@ -228,17 +230,17 @@ class JournalCommitter(Committer):
             pass
         return waiting
 
-    def _open(self) -> Journal:
-        """The journal, opened for the first round. Raises OSError, and Error."""
-        if self._journal is None:
-            self._journal = self._shared.open_journal(self._full, self._size)
+    def _open(self) -> tuple[Journal, EpochFile]:
+        """The journal, opened for the first round, and the file of its epoch. Raises OSError, and Error."""
+        if self._journal is None or self._epoch_file is None:
+            self._journal, self._epoch_file = self._shared.open_journal(self._full, self._size)
         if self._checkpoints is None:
             self._checkpoints = self._system.start_thread(self._run_checkpoints, name="checkpoint")
         if self._checkpoints is None:
             raise StoreUnavailable("The server cannot start a thread to write; retry later.")
-        return self._journal
+        return self._journal, self._epoch_file
 
-    def _prepare(self, waiting: Sequence[_Waiting]) -> Iterator[tuple[Change, Record]]:
+    def _prepare(self, waiting: Sequence[_Waiting], file: EpochFile) -> Iterator[tuple[Change, Record]]:
         """Lock the paths, and prepare the changes of one group. Defers those that are locked, or too many."""
         size = 0
         for each in waiting:
@@ -246,7 +248,7 @@ class JournalCommitter(Committer):
             if size > _MAX_ROUND_SIZE:
                 self._deferred.append(each)
                 continue
-            if not change.is_locked_by_caller and not self._shared.try_lock(change.path):
+            if not change.is_locked_by_caller and not file.try_lock(change.path):
                 self._is_locked_out = True
                 self._defer(each)
                 continue
@@ -265,15 +267,15 @@ class JournalCommitter(Committer):
         else:
             self._fail([waiting.change], StoreUnavailable("Another process is changing this object; retry later."))
 
-    def _commit(self, pending: Sequence[tuple[Change, Record]], journal: Journal) -> None:
+    def _commit(self, pending: Sequence[tuple[Change, Record]], journal: Journal, file: EpochFile) -> None:
         journal, sequence = self._append([record for _, record in pending], journal)
         applied, voids = self._apply(pending, sequence)
-        self._shared.mark(pending[-1][1].time)
+        file.mark(pending[-1][1].time)
         finish(applied)
         if voids:
             try:
                 journal.append([each.record for each in voids])
-                self._shared.mark(voids[-1].record.time)
+                file.mark(voids[-1].record.time)
             finally:
                 for each in voids:
                     self._fail([each.change], each.error)
@@ -285,7 +287,7 @@ class JournalCommitter(Committer):
             # An operator has removed the staging area, with the journal.
             journal.close()
             self._journal = None
-            journal = self._open()
+            journal, _ = self._open()
             sequence = journal.append(records)
             # No replay would find what the removed journal said.
             self._shared.checkpoint()

@@ -36,6 +36,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from filestoraged.errors import StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import sync
 from filestoraged.store.owner_locks import lock_if_dead
@@ -108,6 +109,7 @@ class EpochFile:
             self._descriptor = _create(path, system)
         # Until the process has one, the first: who recovers has the store alone.
         self._slot = 0
+        self._token = b""
         self._generation = 0
 
     def join(self, recover: Callable[[Epoch | None], None]) -> Epoch:
@@ -133,10 +135,10 @@ class EpochFile:
         found = [self._read_epoch(number) for number in range(2)]
         return max((each for each in found if each is not None), default=None)
 
-    @property
-    def exists(self) -> bool:
-        """Whether the file still has its name."""
-        return self._system.fstat(self._descriptor).st_nlink > 0
+    def check(self) -> None:
+        """Raise StoreUnavailable if the file was removed: other processes would not know of this one."""
+        if not self._system.fstat(self._descriptor).st_nlink:
+            raise StoreUnavailable("The store's journal was removed; it needs its operator.")
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -173,11 +175,14 @@ class EpochFile:
         self._slot = next(each for each in itertools.count() if self._try_slot(each))
         # The last checkpoint of the process that had the slot stays until this one has made another.
         self._generation = max((self._generation_of(copy) for copy in range(2)), default=0)
-        self.mark(token, time)
+        self._token = bytes.fromhex(token)
+        self._mark(time)
 
-    def mark(self, token: str, time: int) -> None:
+    def mark(self, time: int) -> None:
         """All that the process has recorded up to that time is applied."""
-        write_at(self._system, self._descriptor, _MARK.pack(bytes.fromhex(token), time), self._position())
+        # If it fails, a checkpoint covers less.
+        with contextlib.suppress(OSError):
+            self._mark(time)
 
     def marks(self) -> dict[str, int]:
         """The marks of all slots, also of processes that are dead."""
@@ -244,6 +249,9 @@ class EpochFile:
         data = self._system.pread(self._descriptor, _CHECKPOINT.size, self._copy(copy))
         is_there = len(data) == _CHECKPOINT.size and data.startswith(_CHECKPOINT_MAGIC)
         return _CHECKPOINT.unpack(data)[2] % _MAX_GENERATION if is_there else 0
+
+    def _mark(self, time: int) -> None:
+        write_at(self._system, self._descriptor, _MARK.pack(self._token, time), self._position())
 
     def _position(self) -> int:
         return _SLOTS + self._slot * _SLOT_SIZE

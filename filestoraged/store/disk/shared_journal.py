@@ -51,13 +51,17 @@ class SharedJournal:
         with self._lock:
             self._join()
 
-    def open_journal(self, full: Queue, size: int) -> Journal:
-        """Make the journal of this process; see `Journal`. Raises OSError, and Error."""
+    def open_journal(self, full: Queue, size: int) -> tuple[Journal, EpochFile]:
+        """Make the journal of this process; see `Journal`. Raises OSError, and Error.
+
+        The thread of the committer locks paths by the file, and marks what is applied.
+        """
         with self._lock:
+            self.check()
             area = self._area.existing()
-            epoch, _ = self._joined()
+            epoch, file = self._joined()
             format_ = Format(epoch.number, epoch.key, area.token)
-            return Journal(area.path, self._directories, format_, full, size=size, system=self._system)
+            return Journal(area.path, self._directories, format_, full, size=size, system=self._system), file
 
     def checkpoint(self) -> int:
         """Sync all files, and save what that covers. Returns up to which time it covers the records of this process.
@@ -74,26 +78,9 @@ class SharedJournal:
             return marks.get(self._token, 0)
 
     def check(self) -> None:
-        """Raise StoreUnavailable if `ROOT/journal` was removed: other processes would not know of this one."""
-        if self._file is not None and not self._file.exists:
-            raise StoreUnavailable("The store's journal was removed; it needs its operator.")
-
-    def mark(self, time: int) -> None:
-        """All that this process has recorded up to that time is applied."""
-        assert self._file is not None
-        # If it fails, a checkpoint covers less.
-        with contextlib.suppress(OSError):
-            self._file.mark(self._token, time)
-
-    # Locks of paths: the first two are for the thread of the committer, the last one is for any other.
-
-    def try_lock(self, path: str) -> bool:
-        assert self._file is not None
-        return self._file.try_lock(path)
-
-    def unlock_paths(self) -> None:
+        """Raise StoreUnavailable if the file of the epoch was removed."""
         if self._file is not None:
-            self._file.unlock_paths()
+            self._file.check()
 
     @contextlib.contextmanager
     def locked(self, path: str) -> Iterator[None]:

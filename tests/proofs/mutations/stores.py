@@ -105,8 +105,8 @@ MUTATIONS = (
         "                self._failure = error\n",
         "                self._failure = error\n                [each.free.put(each) for each in waiting]\n",
     ),
-    _committer("locked-path-is-changed", "not self._shared.try_lock(change.path)", "not change.path"),
-    _committer("path-stays-locked", "            self._shared.unlock_paths()\n", "            pass\n"),
+    _committer("locked-path-is-changed", "not file.try_lock(change.path)", "not change.path"),
+    _committer("path-stays-locked", "self._epoch_file.unlock_paths()", "pass"),
     _committer("full-disk-removes-nothing", "error.errno not in DISK_FULL:", "error.errno:"),
     _committer(
         "removal-on-a-full-disk-is-not-synced",
