@@ -18,7 +18,7 @@ from filestoraged.client.hashing import BackgroundHash, algorithms_of
 from filestoraged.client.location import DaemonURL, parse_location
 from filestoraged.client.names import Condition, NamedObject, NameReference, NameRequests, parse_name
 from filestoraged.client.reference import DropReference, ObjectReference, parse_drop, parse_object
-from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse
+from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse, line_of
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.saving import Saved
 from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Progress, Source, pieces
@@ -175,7 +175,7 @@ class Client:
         """Yield the names of all repositories, in order. The request for a page is sent when it is needed."""
         for page in self._pages(self._mounts["repositories"], "repositories"):
             for each in page:
-                yield _line(each)
+                yield line_of(each)
 
     def list(self, repository: str) -> Iterator[Entry]:
         """Yield the objects of a repository by oid. The request for a page is sent when it is needed."""
@@ -253,16 +253,9 @@ class Client:
 
         Raises TooLarge for more than the daemon's --drop-size, 16 MiB unless it says otherwise.
         """
-        if isinstance(content, (bytes, bytearray, memoryview)):
-            return self._create_drop(BytesSource(bytes(content)), name or "file", password, progress)
-        if not isinstance(content, (str, os.PathLike)):
-            with spooled(piece.data for piece in pieces(content)) as source:
-                return self._create_drop(source, name or "file", password, progress)
-        with open(content, "rb", buffering=0) as file:
-            name = name or os.path.basename(content)
-            if not _has_size(file.fileno()):
-                return self.create_drop(file, name=name, password=password, progress=progress)
-            return self._create_drop(FileSource(file.fileno()), name, password, progress)
+        default = os.path.basename(content) if isinstance(content, (str, os.PathLike)) else "file"
+        with _sent(content) as source:
+            return self._create_drop(source, name or default, password, progress)
 
     def fetch_drop(self, link: str, *, password: str | None = None) -> Download:
         """Begin the download of a drop by its link or id. It can be downloaded once.
@@ -331,7 +324,7 @@ class Client:
             link = self._uploader.send("PUT", path, fields, lambda: body(hashed), size).get("url")
         if link is None:
             raise UnexpectedResponse("the server is no filestoraged: its answer to a drop has no url")
-        return _line(link)
+        return line_of(link)
 
     def _ask_drop(self, reference: DropReference, password: str | None) -> ClientResponse:
         if reference.location is None:
@@ -403,13 +396,11 @@ class Client:
             after = following
 
     def _page(self, path: str) -> dict[str, Any]:
-        attempts = self._retries.begin()
-        while True:
-            try:
-                with self._transport.request("GET", path, {"Accept": "application/json"}) as response:
-                    return response.document()
-            except PASSING as error:
-                attempts.wait(error)
+        def ask() -> dict[str, Any]:
+            with self._transport.request("GET", path, {"Accept": "application/json"}) as response:
+                return response.document()
+
+        return self._retries.run(ask)
 
     def _at(self, location: DaemonURL) -> ClientTransport:
         """Return the transport for the origin of a URL. Only the client's own daemon gets its token."""
@@ -448,19 +439,12 @@ def _has_size(descriptor: int) -> bool:
 def _entry(value: object) -> Entry:
     """Return an object of a listing. Raises UnexpectedResponse."""
     fields = value if isinstance(value, dict) else {}
-    oid, size, modified = _line(fields.get("oid")), fields.get("size"), _line(fields.get("modified"))
+    oid, size, modified = line_of(fields.get("oid")), fields.get("size"), line_of(fields.get("modified"))
     # A boolean is an integer, too.
     is_size = type(size) is int and 0 <= size <= MAX_SIZE
     if parse_digest(oid) != oid or not is_size or parse_timestamp(modified) is None:
         raise UnexpectedResponse(f"the server is no filestoraged: its listing has {quoted(str(value))}")
     return Entry(Digest(oid), cast(int, size), modified)
-
-
-def _line(value: object) -> str:
-    """Return a text that programs print in a line: without what a terminal acts on, and no other type."""
-    if not isinstance(value, str) or not value.isprintable():
-        raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
-    return value
 
 
 def _form(boundary: str, name: str, password: str | None) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from filestoraged.client.hashing import BLOCK_SIZE, BackgroundHash
 from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse
-from filestoraged.client.retries import PASSING, Retries
+from filestoraged.client.retries import Retries
 from filestoraged.client.transport import ClientResponse
 from filestoraged.digest import Digest
 from filestoraged.errors import BadRequest, DigestMismatch, RangeNotSatisfiable
@@ -113,17 +113,16 @@ class Download:
 
     def _open(self, start: int) -> ClientResponse:
         """Ask, and skip what is known if the server answers with the whole. Raises RangeNotSatisfiable."""
-        attempts = self._retries.begin()
-        while True:
-            try:
-                response = self._ask(start)
-                if start and response.status == 206:
-                    _check_start(response, start)
-                elif start:
-                    _skip(response, start)
-                return response
-            except PASSING as error:
-                attempts.wait(error)
+
+        def ask() -> ClientResponse:
+            response = self._ask(start)
+            if start and response.status == 206:
+                _check_start(response, start)
+            elif start:
+                _skip(response, start)
+            return response
+
+        return self._retries.run(ask)
 
 
 def _check_start(response: ClientResponse, start: int) -> None:

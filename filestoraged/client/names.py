@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse
+from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse, line_of
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.sources import HashedSource, Progress, Source
 from filestoraged.client.transport import ClientTransport
@@ -138,14 +138,13 @@ class NameRequests:
 
     def find(self, reference: NameReference) -> Digest:
         """The oid of what a name leads to. Raises NotFound."""
-        attempts = self._retries.begin()
-        while True:
-            try:
-                with self._transport.request("HEAD", self.path(reference)) as response:
-                    response.discard()
-                    return _oid(response.fields.get("etag", "").strip('"'))
-            except PASSING as error:
-                attempts.wait(error)
+
+        def ask() -> Digest:
+            with self._transport.request("HEAD", self.path(reference)) as response:
+                response.discard()
+                return _oid(response.fields.get("etag", "").strip('"'))
+
+        return self._retries.run(ask)
 
     def remove(self, reference: NameReference, condition: Condition) -> None:
         """Raises NotFound and PreconditionFailed."""
@@ -177,7 +176,7 @@ class NameRequests:
     def spaces(self) -> Iterator[str]:
         for page in self._pages(self._mount, "spaces"):
             for each in page:
-                yield _text(each)
+                yield line_of(each)
 
     def _send(self, path: str, fields: Mapping[str, str], source: HashedSource) -> NamedObject:
         attempts = self._retries.begin()
@@ -213,7 +212,7 @@ def _named(value: object) -> NamedObject:
     # A boolean is an integer, too.
     if type(size) is not int or not 0 <= size <= MAX_SIZE:
         raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
-    times = _text(fields.get("modified")), None if expires is None else _text(expires)
+    times = line_of(fields.get("modified")), None if expires is None else line_of(expires)
     return NamedObject(_name(fields.get("name")), _oid(fields.get("oid")), size, *times)
 
 
@@ -227,12 +226,5 @@ def _oid(value: object) -> Digest:
 def _name(value: object) -> str:
     """Return a name. Programs that print it escape what a terminal acts on."""
     if not isinstance(value, str) or _FORBIDDEN.search(value):
-        raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
-    return value
-
-
-def _text(value: object) -> str:
-    """Return a text that programs print in a line: without what a terminal acts on, and no other type."""
-    if not isinstance(value, str) or not value.isprintable():
         raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
     return value

@@ -165,3 +165,10 @@ _MADE: dict[int, Callable[[str, Fields, Clock], Error]] = {
     504: _unavailable,
     507: lambda message, *_: StorageFull(message),
 }
+
+
+def line_of(value: object) -> str:
+    """Return a text that programs print in a line: without what a terminal acts on, and no other type."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise UnexpectedResponse(f"the server is no filestoraged: it answered {quoted(str(value))}")
+    return value

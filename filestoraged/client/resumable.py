@@ -81,23 +81,14 @@ class ResumableUpload:
 
     def find_offset(self) -> int:
         """Ask how many bytes the daemon has. Raises UploadLost."""
-        attempts = self._retries.begin()
-        while True:
-            try:
-                return self._take_offset(self._request("HEAD", {}))
-            except PASSING as error:
-                attempts.wait(error)
-            except _LOST as error:
-                raise UploadLost from error
+        try:
+            return self._retries.run(lambda: self._take_offset(self._request("HEAD", {})))
+        except _LOST as error:
+            raise UploadLost from error
 
     def result(self) -> Mapping[str, Any]:
         """Return what the target has answered."""
-        attempts = self._retries.begin()
-        while True:
-            try:
-                return self._request("GET", {}).document()
-            except PASSING as error:
-                attempts.wait(error)
+        return self._retries.run(lambda: self._request("GET", {}).document())
 
     def _send(
         self,
@@ -157,18 +148,18 @@ def create(
     """Create an upload at the interface `mount`; without a length it is told later. Returns None if it is not there."""
     about = {"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}
     fields = {"Tus-Resumable": tus.VERSION, "Upload-Metadata": tus.format_metadata(metadata), **about}
-    attempts = retries.begin()
-    while True:
-        try:
-            with transport.request("POST", mount, fields) as response:
-                response.discard()
-                return ResumableUpload(transport, retries, _path(response, mount))
-        except PASSING as error:
-            attempts.wait(error)
-        except _NOT_MOUNTED:
-            return None
-        except PreconditionFailed as error:
-            raise UnexpectedResponse("the server has another version of tus than 1.0.0") from error
+
+    def ask() -> ResumableUpload:
+        with transport.request("POST", mount, fields) as response:
+            response.discard()
+            return ResumableUpload(transport, retries, _path(response, mount))
+
+    try:
+        return retries.run(ask)
+    except _NOT_MOUNTED:
+        return None
+    except PreconditionFailed as error:
+        raise UnexpectedResponse("the server has another version of tus than 1.0.0") from error
 
 
 def _path(response: ClientResponse, mount: str) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from filestoraged.client.refusals import ServerUnreachable
 from filestoraged.errors import Error, Unavailable, UploadLocked
 from filestoraged.net.pool import random_pause
+
+_Result = TypeVar("_Result")
 
 # Errors that may be over soon. All others would come again.
 PASSING = (ServerUnreachable, Unavailable, UploadLocked)
@@ -37,6 +40,15 @@ class Retries:
 
     def begin(self) -> Attempts:
         return Attempts(self)
+
+    def run(self, attempt: Callable[[], _Result]) -> _Result:
+        """The result of the first attempt that succeeds. Raises the error of the last one, and those that last."""
+        attempts = self.begin()
+        while True:
+            try:
+                return attempt()
+            except PASSING as error:
+                attempts.wait(error)
 
 
 class Attempts:

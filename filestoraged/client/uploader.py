@@ -17,7 +17,7 @@ from filestoraged.client import resumable
 from filestoraged.client.hashing import algorithms_of
 from filestoraged.client.refusals import UnexpectedResponse
 from filestoraged.client.resumable import Announced, ResumableUpload, UploadLost
-from filestoraged.client.retries import PASSING, Retries
+from filestoraged.client.retries import Retries
 from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Piece, Progress, Source, pieces
 from filestoraged.client.transport import ClientTransport
 from filestoraged.client.upload_state import UploadState
@@ -120,13 +120,12 @@ class Uploader:
         self, method: str, path: str, fields: Mapping[str, str], body: Callable[[], Iterable[Bytes]], size: int
     ) -> Mapping[str, Any]:
         """Send a body by one request, again after a lost connection. Returns the answer."""
-        attempts = self._retries.begin()
-        while True:
-            try:
-                with self._transport.request(method, path, fields, body=body(), size=size) as response:
-                    return response.document()
-            except PASSING as error:
-                attempts.wait(error)
+
+        def ask() -> Mapping[str, Any]:
+            with self._transport.request(method, path, fields, body=body(), size=size) as response:
+                return response.document()
+
+        return self._retries.run(ask)
 
     def _put_plain(self, source: HashedSource, target: Destination) -> Mapping[str, Any]:
         return self.send(target.method, target.path, _OCTETS, lambda: source.blocks(0), source.size)
