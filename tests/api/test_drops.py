@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import quote, urlsplit
 
+from filestoraged.daemon.limits import parse_limit
 from filestoraged.daemon.values import Address
 from filestoraged.errors import Overloaded, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
@@ -505,6 +506,10 @@ class MemoryTest(DropsCase):
 
 class UncachedMemoryTest(MemoryTest):
     config: dict[str, Any] = {**MemoryTest.config, "cache": 0}
+
+
+class LimitedMemoryTest(MemoryTest):
+    config: dict[str, Any] = {**MemoryTest.config, "limits": (parse_limit("drops=quota:1M"),)}
 
 
 class LostThreadTest(DropsCase):

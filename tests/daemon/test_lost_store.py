@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from filestoraged.daemon.limits import parse_limit
 from filestoraged.store import layout
 from filestoraged.store.system import LINUX
 from tests.clock import VirtualClock
@@ -29,7 +30,7 @@ FORM_TYPE = "multipart/form-data; boundary=B"
 LFS = "application/vnd.git-lfs+json"
 TUS = {"Tus_Resumable": "1.0.0"}
 
-TEA = hashlib.sha256(b"tea").hexdigest()
+TEA, COFFEE, ZEROS = (hashlib.sha256(data).hexdigest() for data in (b"tea", b"coffee", bytes(100_000)))
 MISSING = "ab" * 32
 
 
@@ -53,7 +54,31 @@ KEYS = [
     _Request("GET", "/kv/b"),
 ]
 LOCKS = [_lock("b.psd"), _Request("GET", "/data/pets/locks", None, {"Accept": LFS})]
+NAMES = [
+    _Request("PUT", "/names/pets/a", b"tea"),
+    _Request("PUT", "/names/pets/b", bytes(100_000)),
+    _Request("PUT", "/names/pets/a", b"coffee", {"If_None_Match": "*"}),
+    _Request("GET", "/names/pets/a"),
+    _Request("GET", "/names/pets/missing"),
+    _Request("DELETE", "/names/pets/a"),
+    _Request("GET", "/names"),
+    _Request("GET", "/names/pets"),
+    _Request("GET", "/names/pets", None, {"Accept": "text/html"}),
+]
+RESTIC = [
+    _Request("POST", f"/restic/pets/keys/{COFFEE}", b"coffee"),
+    _Request("POST", f"/restic/pets/data/{ZEROS}", bytes(100_000)),
+    _Request("POST", "/restic/cats/config", b"coffee"),
+    _Request("GET", f"/restic/pets/data/{MISSING}"),
+    _Request("GET", "/restic/cats/config"),
+    _Request("DELETE", f"/restic/pets/data/{TEA}"),
+    _Request("DELETE", f"/restic/pets/data/{MISSING}"),
+    _Request("DELETE", "/restic/cats/config"),
+    _Request("GET", "/restic/pets/data/"),
+    _Request("GET", "/restic/cats/snapshots/"),
+]
 OBJECTS = [
+    *RESTIC,
     _Request("POST", "/", b"coffee"),
     _Request("POST", "/", bytes(100_000)),
     _Request("PUT", "/data/pets", b"coffee"),
@@ -84,6 +109,8 @@ class LostStoreCase(RequestCase):
         super().setUp()
         self.away = self.directory / "away"
         self.expect(200, "POST", "/", b"tea")
+        self.expect(201, "PUT", "/names/pets/a", b"tea")
+        self.expect(200, "POST", f"/restic/pets/data/{TEA}", b"tea")
         self.expect(201, "POST", "/kv/set", b'{"a": 1}')
         self.expect(204, "POST", "/kv/commit")
         self.expect_of(201, _lock("a.psd"))
@@ -136,7 +163,7 @@ class LostStoreTest(LostStoreCase):
     def test_store_that_is_moved_away_refuses_all_that_needs_it_and_goes_on_when_it_is_back(self) -> None:
         os.rename(self.store_path, self.away)
 
-        self.assert_refused(*OBJECTS, *KEYS, *LOCKS, *self.drops, *self.uploads)
+        self.assert_refused(*OBJECTS, *NAMES, *KEYS, *LOCKS, *self.drops, *self.uploads)
         self.assert_not_ready()
         exists = self.store_path.exists()
         os.rename(self.away, self.store_path)
@@ -146,6 +173,9 @@ class LostStoreTest(LostStoreCase):
         self.expect(200, "GET", f"/{TEA}")
         self.expect(404, "GET", f"/{MISSING}")
         self.expect(200, "POST", "/", b"coffee")
+        self.expect(200, "GET", "/names/pets/a")
+        self.expect(201, "PUT", "/names/pets/b", b"coffee")
+        self.expect(200, "POST", f"/restic/pets/keys/{COFFEE}", b"coffee")
         self.expect(200, "GET", "/kv/a")
         self.expect(404, "GET", "/kv/b")
         self.expect(201, "POST", "/kv/set", b'{"b": 2}')
@@ -161,7 +191,7 @@ class LostStoreTest(LostStoreCase):
         shutil.copytree(self.away, self.store_path)
         before = {path: path.is_file() and path.read_bytes() for path in self.store_path.rglob("*")}
 
-        self.assert_refused(*OBJECTS, *KEYS, *LOCKS, *self.drops, *self.uploads)
+        self.assert_refused(*OBJECTS, *NAMES, *KEYS, *LOCKS, *self.drops, *self.uploads)
         self.assert_not_ready()
         for janitor in self.services.resources.janitors:
             janitor.retry()
@@ -176,6 +206,7 @@ class LostStoreTest(LostStoreCase):
             layout.LOCKS_DATABASE: LOCKS,
             layout.DROPS_DATABASE: self.drops,
             layout.UPLOADS_DATABASE: self.uploads,
+            layout.NAMES_DATABASE: NAMES,
         }
         for name, sent in needs.items():
             os.rename(self.store_path / name, self.away)
@@ -201,6 +232,25 @@ class LostStoreTest(LostStoreCase):
         self.assertEqual(f"not ready: '{self.store_path / layout.KEYS_DATABASE}' is missing.", line)
 
 
+class LimitedAreasTest(LostStoreCase):
+    """What has limits needs the database of areas."""
+
+    areas = ("files", "data/*", "restic/*", "drops")
+    config: dict[str, Any] = {"limits": tuple(parse_limit(f"{area}=quota:1M") for area in areas)}
+
+    def test_removed_database_of_areas_refuses_what_changes_them(self) -> None:
+        changes = [each for each in OBJECTS if each.method != "GET"]
+        os.rename(self.store_path / layout.NAMES_DATABASE, self.away)
+
+        self.assert_refused(*changes, *NAMES, self.drops[0])
+        self.assert_not_ready()
+        self.expect(200, "GET", f"/{TEA}")
+        os.rename(self.away, self.store_path / layout.NAMES_DATABASE)
+
+        self.assert_ready()
+        self.expect(200, "POST", "/", b"coffee")
+
+
 class DeadDiskTest(RequestCase):
     """A worker starts when every system call on the disk fails, as on XFS that has shut down."""
 
@@ -220,7 +270,7 @@ class DeadDiskTest(RequestCase):
         self.expect(200, "GET", "/-/health")
         created = _Request("POST", "/uploads", b"", {"Upload_Length": "6", **TUS})
         drop = _Request("PUT", DROPS, FORM, {"Content_Type": FORM_TYPE})
-        for each in (*OBJECTS, *KEYS, *LOCKS, created, drop, _Request("GET", f"/{TEA}")):
+        for each in (*OBJECTS, *NAMES, *KEYS, *LOCKS, created, drop, _Request("GET", f"/{TEA}")):
             self.assertIn("retry-after", self.expect_of(503, each).fields)
         self.expect(503, "GET", "/-/ready")
 
@@ -228,6 +278,10 @@ class DeadDiskTest(RequestCase):
         line, reason = [line for line in self.log_lines() if f"'{self.store_path}'" in line]
         self.assertTrue(line.startswith(f"'{self.store_path}' cannot be reached: Input/output error; refusing"), line)
         self.assertEqual(f"not ready: '{self.store_path}' cannot be reached: Input/output error.", reason)
+
+
+def _digest(number: int) -> str:
+    return hashlib.sha256(b"%d" % number).hexdigest()
 
 
 def _failing(real: Callable[..., Any], root: str) -> Callable[..., Any]:
@@ -259,7 +313,7 @@ class UnmountedStoreTest(TempCase):
         subprocess.run([*enter, "--mount", "sh", "-ec", script], check=True)
 
     def statuses(self) -> set[int]:
-        """Of 20 keys, locks, drops and uploads."""
+        """Of 20 keys, locks, drops, names, keys of restic and uploads."""
         url, statuses = self.daemon.url, []
         with requests.Session() as session:
             for number in range(20):
@@ -269,6 +323,8 @@ class UnmountedStoreTest(TempCase):
                     session.post(f"{url}/kv/commit", timeout=PATIENCE),
                     session.post(f"{url}/data/pets/locks", timeout=PATIENCE, **lock),
                     session.put(url + DROPS, files={"file": ("name", b"tea")}, timeout=PATIENCE),
+                    session.put(f"{url}/names/pets/{number}", data=b"%d" % number, timeout=PATIENCE),
+                    session.post(f"{url}/restic/pets/keys/{_digest(number)}", data=b"%d" % number, timeout=PATIENCE),
                     session.post(url, data=b"%d" % number, timeout=PATIENCE),
                     session.post(url, data=b"%d" % number * 100_000, timeout=PATIENCE),
                 ]
