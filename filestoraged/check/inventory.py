@@ -182,6 +182,9 @@ def is_directory(path: str) -> bool:
 
 
 def is_in_shard(directory: str, name: str) -> bool:
-    """Whether the directory is the shard of that name, if it is one."""
+    """Whether the directory is the shard of that name, if it is one.
+
+    A repository of restic may have the name of a shard, and its config is in none.
+    """
     shard = directory.rpartition("/")[2]
-    return not layout.is_shard(shard) or layout.shard(name) == shard
+    return not layout.is_shard(shard) or layout.shard(name) == shard or name == layout.RESTIC_CONFIG

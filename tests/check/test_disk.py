@@ -19,6 +19,7 @@ from filestoraged.check.disk import CheckedDisk, check_disk
 from filestoraged.check.findings import DAMAGED, FOREIGN, HALF_MADE, UNREADABLE, CheckTotals, Finding
 from filestoraged.check.inventory import Item, ItemKind
 from filestoraged.check.rows import IDS_PER_QUERY
+from filestoraged.check.s3 import classify
 from filestoraged.check.store_check import ItemChecker
 from filestoraged.check.throttle import CheckStopped, FileHasher, Throttle
 from filestoraged.command_errors import CheckError
@@ -218,6 +219,17 @@ class ObjectsTest(DiskCheckCase):
         self.assertEqual([], self.check())
         repository.namespace("data").put(TEA)
         self.assertEqual(TEA, read(repository.namespace("data").get(digest)))
+
+    def test_repositories_may_have_the_name_of_a_shard(self) -> None:
+        for name in ("ab", "c0"):
+            self.store.namespace(f"restic/{name}").put(b"any bytes", name="config")
+            for each in (f"restic/{name}/data", f"restic/{name}/keys", f"repositories/{name}"):
+                self.store.namespace(each).put(TEA)
+
+        self.assertEqual([], self.check())
+        self.assertEqual(6, self.disk_check.totals.objects)
+        for name in ("ab", "c0"):
+            self.assertIs(ItemKind.CONFIG, classify(f"restic/{name}/config"))
 
     def test_foreign_files_in_a_repository_of_restic_are_reported(self) -> None:
         repository = self.store.namespace("restic/laptop")
