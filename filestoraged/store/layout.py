@@ -70,8 +70,8 @@ _SEGMENT = f"{JOURNAL}."
 LOST_AND_FOUND = "lost+found"
 
 # The name of a staging that is renamed into a directory to test that it can be. A crash may leave one; the next test
-# replaces it.
-TRIAL = ".trial"
+# replaces it. No repository or space can have this name: its directory would be in the way.
+TRIAL = ".trial~"
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 # From the 32 digits of MD5 to the 128 of SHA-512.

@@ -14,6 +14,7 @@ from unittest import mock
 
 from filestoraged.errors import AlreadyExists, NotFound, StoreDetached
 from filestoraged.future import Future
+from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.store import contract
@@ -45,6 +46,15 @@ class DiskStoreTest(contract.StoreContract):
 
         self.assertEqual([f"{TEA_DIGEST[:2]}/{TEA_DIGEST}"], self.files_below(self.root))
         self.assertEqual(TEA, (self.root / TEA_DIGEST[:2] / TEA_DIGEST).read_bytes())
+
+    def test_trial_of_a_rename_is_in_the_way_of_no_repository(self) -> None:
+        repositories = self.store.namespace("repositories")
+        for name in filter(layout.is_repository, (".trial", layout.TRIAL)):
+            repositories.namespace(name).put(TEA)
+
+        repositories.probe_rename()
+
+        self.assertFalse(os.path.lexists(f"{repositories.root}/{layout.TRIAL}"))
 
     def test_namespace_is_a_directory(self) -> None:
         self.store.namespace("repositories").namespace("pets").put(TEA)
