@@ -74,8 +74,9 @@ LOST_AND_FOUND = "lost+found"
 TRIAL = ".trial~"
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
-# From the 32 digits of MD5 to the 128 of SHA-512.
-_DIGEST = re.compile(r"(?:[0-9a-f]{2}){16,64}")
+# An even number of digits, from the 32 of MD5 to the 128 of SHA-512. The 64 of SHA-256 come first, by themselves: a
+# repeated group takes twice the time to match.
+_DIGEST = re.compile(r"[0-9a-f]{64}(?:[0-9a-f]{2}){0,32}|(?:[0-9a-f]{2}){16,31}")
 _CONFIG = re.compile(RESTIC_CONFIG)
 _RESTIC_REPOSITORY = re.compile(rf"{RESTIC}/[^/]+")
 # Namespaces whose objects lie in the directory itself: restic has shards for its data alone.

@@ -27,6 +27,15 @@ class LayoutTest(unittest.TestCase):
             with self.subTest(name=name):
                 self.assertEqual(expected, layout.is_shard(name))
 
+    def test_object_is_named_by_an_even_number_of_32_to_128_lower_case_hexadecimal_digits(self) -> None:
+        valid = [length for length in range(140) if layout.is_object_name(("0f" * 70)[:length])]
+
+        self.assertEqual([*range(32, 129, 2)], valid)
+        for length in valid:
+            for wrong in "Fg\n/":
+                self.assertFalse(layout.is_object_name("0" * (length - 1) + wrong))
+                self.assertFalse(layout.is_object_name(wrong + "0" * (length - 1)))
+
     def test_file_with_a_databases_name_and_a_suffix_is_beside_it(self) -> None:
         for name in ("kv.sqlite-wal", "kv.sqlite.turn", "locks.sqlite-wal", "drops.sqlite-shm", layout.JANITOR_LOCK):
             with self.subTest(name=name):
