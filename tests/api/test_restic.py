@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Collection
 from typing import Any
 from unittest import mock
@@ -13,7 +14,7 @@ from unittest import mock
 from filestoraged.api import restic
 from filestoraged.web.auth import hashed
 from tests.api.test_tokens import TokensCase, basic
-from tests.support import ServerCase, split_answer
+from tests.support import PATIENCE, ServerCase, read_all, split_answer
 
 V1 = "application/vnd.x.restic.rest.v1"
 V2 = "application/vnd.x.restic.rest.v2"
@@ -274,6 +275,34 @@ class ListTest(ResticCase):
 
         self.assertTrue(received.startswith(b"HTTP/1.1 200"))
         self.assertFalse(received.endswith(b"0\r\n\r\n"))
+
+    def test_small_download_does_not_wait_for_a_list_whose_directory_is_slow(self) -> None:
+        small = self.store_file("keys", LOCK)
+        self.make_packs(50)
+        disk = self.services.disk
+        real, calls = disk.volume.system.scandir, []
+        reading, goes_on = threading.Event(), threading.Event()
+
+        def wait(path: str) -> Any:
+            calls.append(path)
+            if len(calls) == 20:
+                reading.set()
+                goes_on.wait(PATIENCE)
+            return real(path)
+
+        with (
+            mock.patch.object(restic, "_PIECE", 7),
+            mock.patch.object(disk.volume.system, "scandir", wait),
+            self.connect() as connection,
+        ):
+            connection.sendall(b"GET /restic/laptop/data/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            self.assertTrue(reading.wait(PATIENCE))
+            answer = self.get(small)
+            goes_on.set()
+            received = read_all(connection)
+
+        self.assertEqual(LOCK, answer.body)
+        self.assertTrue(received.endswith(b"0\r\n\r\n"))
 
     def test_list_of_a_store_that_is_lost_is_not_empty_but_refused(self) -> None:
         self.store_file("data", PACK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -10,12 +11,13 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from tests.bench.command import run
 from tests.bench.contest import QUIET, Bench, timed, write_new
-from tests.bench.figures import Figure, Goal
+from tests.bench.figures import Figure, Goal, median
 from tests.bench.machine import CLIENT_CORE, MIB, SERVER_CORE, pinned
 from tests.bench.servers import ours, wait_until_listening
 from tests.daemon.process import PATIENCE, Daemon, clean_environment
@@ -50,29 +52,58 @@ def backups(bench: Bench) -> list[Figure]:
 
 
 def listing(bench: Bench) -> list[Figure]:
-    """A list of 200,000 packs with their sizes."""
-    data = bench.directory / "store" / "restic" / "large" / "data"
+    """A list of 200,000 packs with their sizes, alone, and while another client asks for a small file."""
+    store = bench.directory / "store"
+    data = store / "restic" / "large" / "data"
     for number in range(bench.part_of(PACKS)):
         name = f"{number % 256:02x}{number:062x}"
         (data / name[:2]).mkdir(parents=True, exist_ok=True)
         (data / name[:2] / name).touch()
     with ours(bench.directory, *QUIET) as daemon:
-        asked = urllib.request.Request(f"{daemon.url}/restic/large/data/")
-        asked.add_header("Accept", "application/vnd.x.restic.rest.v2")
         os.sched_setaffinity(0, {CLIENT_CORE})
         before = _idle(daemon)
-
-        def ask() -> None:
-            with urllib.request.urlopen(asked) as answer:
-                while answer.read(MIB):
-                    pass
-
-        seconds = [timed(ask) for _ in range(bench.rounds)]
+        seconds = [timed(partial(_list, daemon.url)) for _ in range(bench.rounds)]
         above = (daemon.resident("VmHWM") - before) / MIB
+        alone, beside = _small_downloads(daemon.url, _nothing), _small_downloads(daemon.url, partial(_list, daemon.url))
+    longest = Goal("ms", max(beside), 50, at_most=True)
     return [
         Figure("list of 200,000 packs", "s", {"daemon": seconds}, [Goal("s", min(seconds), 1.0, at_most=True)]),
         Figure("its memory", "MiB", {"daemon": [above]}, [Goal("MiB", above, 10, at_most=True)]),
+        Figure("median of small downloads", "ms", {"alone": [median(alone)], "beside a list": [median(beside)]}, []),
+        Figure("longest of small downloads", "ms", {"alone": [max(alone)], "beside a list": [max(beside)]}, [longest]),
     ]
+
+
+def _list(base: str) -> None:
+    asked = urllib.request.Request(f"{base}/restic/large/data/")
+    asked.add_header("Accept", "application/vnd.x.restic.rest.v2")
+    with urllib.request.urlopen(asked) as answer:
+        while answer.read(MIB):
+            pass
+
+
+def _nothing() -> None:
+    threading.Event().wait(1)
+
+
+def _small_downloads(base: str, meanwhile: Callable[[], None]) -> list[float]:
+    """Download a small file again and again while the work lasts. Returns the milliseconds of each."""
+    connection = http.client.HTTPConnection(base.removeprefix("http://"))
+    connection.request("POST", "/", bytes(1000), {"Accept": "text/plain"})
+    path = f"/{connection.getresponse().read().decode().strip()}"
+
+    def download() -> None:
+        connection.request("GET", path)
+        connection.getresponse().read()
+
+    with contextlib.closing(connection), ProcessPoolExecutor(1) as other:
+        # The process starts before the first is measured.
+        other.submit(os.getpid).result()
+        working, samples = other.submit(meanwhile), []
+        while not working.done():
+            samples.append(timed(download) * 1000)
+        working.result()
+    return samples
 
 
 def kills(bench: Bench) -> list[Figure]:
