@@ -32,7 +32,7 @@ _VARIABLES = {"$__rate_interval": "5m", "$job": "filestoraged", "$instance": ".*
 
 class AlertsTest(TempCase):
     def test_prometheus_understands_the_rules(self) -> None:
-        self.assertIn("SUCCESS: 7 rules found", promtool("check", "rules", str(ALERTS)))
+        self.assertIn("SUCCESS: 9 rules found", promtool("check", "rules", str(ALERTS)))
 
     def test_each_alert_is_raised_when_it_must_be_and_not_else(self) -> None:
         promtool("test", "rules", str(ROOT / "tests" / "alerts.yml"))
