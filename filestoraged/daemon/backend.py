@@ -41,14 +41,14 @@ class CommonOptions(Options):
     store: str = declare(
         parse_directory,
         "DIR",
-        "directory of the store, created with mode 0700; without --database, keys, drops and locks are in it, too",
+        "directory of the store, created with mode 0700; without --database, its databases are in it, too",
         make_default=default_store,
         shown="./store; under systemd $STATE_DIRECTORY",
     )
     database: DatabaseAddress | None = declare(
         parse_database,
         "URL",
-        "PostgreSQL database that keeps keys, drops and locks, instead of files in the directory:"
+        "PostgreSQL database that keeps keys, drops, locks and names, instead of files in the directory:"
         " postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME[?PARAMETER=VALUE]",
         shown="none",
     )

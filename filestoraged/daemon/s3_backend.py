@@ -58,7 +58,7 @@ class S3Options(CommonOptions):
     s3: StoreURL | None = declare(
         parse_s3_url,
         "URL",
-        "S3 store that keeps the objects of files, repositories and drops: https://HOST[:PORT]/BUCKET[/PREFIX]",
+        "S3 store that keeps the objects of all interfaces, instead of the directory: https://HOST[:PORT]/BUCKET[/PREFIX]",
         shown="none",
     )
     s3_region: str = declare(

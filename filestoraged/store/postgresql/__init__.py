@@ -1,1 +1,1 @@
-"""Keys, drops and locks in a PostgreSQL database, which any number of daemons share."""
+"""Keys, drops, locks and names in a PostgreSQL database, which any number of daemons share."""
