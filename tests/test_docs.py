@@ -46,7 +46,7 @@ _SHOWN = ("text",)
 _OF_EVERY_RESPONSE = {"connection", "content-length", "date", "server"}
 
 # Options of other programs than the daemon.
-_NOT_OURS = {"--data-binary", "--etag-hash", "--fast", "--offline"}
+_NOT_OURS = {"--data-binary", "--etag-hash", "--fast", "--offline", "--path", "--private-repos"}
 
 
 def runnable(document: str) -> list[Block]:
