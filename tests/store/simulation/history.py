@@ -20,7 +20,8 @@ from tests.store.simulation.oracle import ANSWERED, FAILED, Change, Impossible, 
 from tests.store.simulation.process import Process
 
 ROOT = "/var/lib/store"
-_NAMESPACES = ("", "repositories/pets", "drops")
+# The last one has no shards.
+_NAMESPACES = ("", "repositories/pets", "drops", "restic/laptop/keys")
 # Two shards, of which one has two objects; the last one is large.
 _NAMES = ("aa" + "0" * 62, "aa" + "1" * 62, "bb" + "2" * 62, "cc" + "3" * 62)
 _KEYS = [(namespace, name) for namespace in _NAMESPACES for name in _NAMES]
