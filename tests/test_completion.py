@@ -23,7 +23,7 @@ _PRINTING = {"help", "version", "manual"}
 _ZSHRC = r"""
 PS1= RPS1=
 autoload -Uz compinit
-compinit -D
+compinit -C -d "$ZDOTDIR/dump"
 zstyle ':completion:*' insert-tab false
 source %s
 compadd() {
