@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from filestoraged.api import listing, objects
@@ -23,12 +24,13 @@ from filestoraged.store.contract import SMALL, Blob, Staging, Store
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.name_collection import SUCCESSION_TIME, Collector, NamesJanitor
 from filestoraged.store.name_limits import FindRules, no_rules, require_unwritten
-from filestoraged.store.name_listing import Name
+from filestoraged.store.name_listing import Name, Page
 from filestoraged.store.name_tables import area_of, prepare_names
 from filestoraged.store.names import Link, Names, PutResult, unconditional
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, NO_STORE, Fields, Response, encode_fields, field_lines
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
+from filestoraged.web.streamed_content import streamed
 from filestoraged.wire.dates import format_date, format_timestamp
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 _OID_LENGTH = 64
 
 _NO_CACHE = field_lines(("Cache-Control", "no-cache"))
+
+# Entries in one piece of a list: 1.2 MB at most, with the longest names and types.
+_PIECE = 250
 
 # Stores of spaces that are kept: making one takes as long as a lookup.
 _MAX_SPACES = 1000
@@ -85,10 +90,13 @@ class _Requests:
         space, _ = self._open(segment)
         limit = listing.limit_of(request)
         prefix, after = listing.parameter(request, "prefix") or "", listing.parameter(request, "after") or ""
-        page = self._names.list(space, prefix=prefix, by_folder=by_folder(request), after=after, limit=limit)
-        entries = ", ".join([_encoded(name, with_type=True) for name in page.names])
-        rest = f'"prefixes": {json.dumps(page.prefixes)}, "next": {json.dumps(page.next)}'
-        return Response(200, JSON + NO_STORE, f'{{"names": [{entries}], {rest}}}\n'.encode())
+        pages = self._names.pages(
+            space, prefix=prefix, by_folder=by_folder(request), after=after, limit=limit, size=_PIECE
+        )
+        first = next(pages)
+        if first.next is None or limit <= _PIECE:
+            return Response(200, JSON + NO_STORE, b"".join(_pieces([first])))
+        return streamed(request, 200, JSON + NO_STORE, _pieces(itertools.chain([first], pages)))
 
     def download(self, request: Request, segment: str, name_segment: str) -> Response:
         space, store = self._open(segment)
@@ -206,6 +214,21 @@ async def _commit(
         return result
     await stored
     return await put()
+
+
+def _pieces(pages: Iterable[Page]) -> Generator[bytes, None, None]:
+    """A list as JSON, made while it is sent: of names, a client that reads slowly has one piece in memory."""
+    begin = '{"names": ['
+    prefixes: list[str] = []
+    following = None
+    for page in pages:
+        prefixes += page.prefixes
+        following = page.next
+        if page.names:
+            yield (begin + ", ".join([_encoded(name, with_type=True) for name in page.names])).encode()
+            begin = ", "
+    end = f'], "prefixes": {json.dumps(prefixes)}, "next": {json.dumps(following)}}}\n'
+    yield (end if begin == ", " else begin + end).encode()
 
 
 def _type_fields(name: Name) -> Fields:

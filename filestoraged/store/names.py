@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
@@ -128,6 +128,17 @@ class Names:
         With `by_folder`, names that have a slash behind the prefix are one entry for each text up to that slash.
         """
         return NameListing(self.transactions, space, prefix, by_folder=by_folder).page(after, limit)
+
+    def pages(self, space: str, *, prefix: str, by_folder: bool, after: str, limit: int, size: int) -> Iterator[Page]:
+        """The same in pages of `size` at most, each read when it is needed."""
+        listed = NameListing(self.transactions, space, prefix, by_folder=by_folder)
+        while True:
+            page = listed.page(after, min(limit, size))
+            yield page
+            limit -= len(page.names) + len(page.prefixes)
+            if page.next is None or not limit:
+                return
+            after = page.next
 
     def list_spaces(self, after: str, limit: int) -> Sequence[str]:
         """At most `limit` spaces that have names and sort after `after`, in their order."""

@@ -320,6 +320,29 @@ class NamesTest(ServerCase):
         self.assertEqual(["b/1", "b/2/x", "b0"], self.names_of("/names/s?prefix=b"))
         self.assertEqual(["b/1"], self.names_of("/names/s?prefix=b%2F&limit=1"))
 
+    def test_long_list_is_made_while_it_is_sent(self) -> None:
+        self.put("/names/s/a", TEA)
+        # Names and folders in turns.
+        names = [f"{number:03}" for number in range(600)]
+        paths = [f"s/{name}/x" if number % 2 else f"s/{name}" for number, name in enumerate(names)]
+        registry = next(each for each in self.services.resources.janitors if hasattr(each, "_names"))._names
+        registry.transactions.write_rows(
+            """INSERT INTO names (path, space, oid, size, type, fields, modified, used)
+                VALUES (?, 's', ?, 3, '', '', 0, 0)""",
+            [(path.encode(), TEA_OID) for path in paths],
+        ).result()
+
+        for limit, following in ((250, "249/"), (251, "250"), (500, "499/"), (501, "500"), (600, "599/"), (601, None)):
+            answer = self.get(f"/names/s?delimiter=/&limit={limit}")
+            page = json.loads(answer.body)
+
+            self.assertEqual(limit > 250, answer.fields.get("transfer-encoding") == "chunked")
+            self.assertEqual([*names[:limit:2], *["a"][: limit - 600]], self.names_in(page), limit)
+            self.assertEqual([f"{name}/" for name in names[1:limit:2]], page["prefixes"])
+            self.assertEqual(following, page["next"])
+        self.assertEqual([*(path[2:] for path in paths), "a"], self.names_of("/names/s"))
+        self.assertEqual([], self.names_of("/names/s?after=b&limit=1000"))
+
     def names_in(self, page: Any) -> list[str]:
         return [each["name"] for each in page["names"]]
 
