@@ -16,6 +16,13 @@ from filestoraged.web.router import READ, PageVariant, Route, Router
 from filestoraged.wire.accept import prefers_html
 from filestoraged.wire.dates import format_timestamp
 
+# Of a page. They take 0.6 s and 4 MiB with the longest names.
+_MAX_ROWS = 1000
+
+
+def _rows_of(request: Request) -> int:
+    return min(listing.limit_of(request), _MAX_ROWS)
+
 
 class _Listed(NamedTuple):
     """`above` is the URL of what is one level up, "" for nothing.
@@ -46,7 +53,7 @@ class NamePages:
         )
 
     def show_spaces(self, request: Request) -> Response:
-        limit, after = listing.limit_of(request), listing.after_repository(request)
+        limit, after = _rows_of(request), listing.after_repository(request)
         spaces = self._names.list_spaces(after, limit + 1)
         rows = [self._row(space, f"{mount(request)}{space}?delimiter=/") for space in spaces[:limit]]
         more = {"after": listing.next_of(spaces, limit), "limit": listing.parameter(request, "limit")}
@@ -55,7 +62,7 @@ class NamePages:
 
     def show_names(self, request: Request, segment: str) -> Response:
         space = repository_name(segment)
-        limit, prefix = listing.limit_of(request), listing.parameter(request, "prefix") or ""
+        limit, prefix = _rows_of(request), listing.parameter(request, "prefix") or ""
         after = listing.parameter(request, "after") or ""
         # A folder is what a person looks for; programs list all names unless they ask for folders.
         page = self._names.list(space, prefix=prefix, by_folder=True, after=after, limit=limit)

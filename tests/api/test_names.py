@@ -321,16 +321,10 @@ class NamesTest(ServerCase):
         self.assertEqual(["b/1"], self.names_of("/names/s?prefix=b%2F&limit=1"))
 
     def test_long_list_is_made_while_it_is_sent(self) -> None:
-        self.put("/names/s/a", TEA)
         # Names and folders in turns.
         names = [f"{number:03}" for number in range(600)]
         paths = [f"s/{name}/x" if number % 2 else f"s/{name}" for number, name in enumerate(names)]
-        registry = next(each for each in self.services.resources.janitors if hasattr(each, "_names"))._names
-        registry.transactions.write_rows(
-            """INSERT INTO names (path, space, oid, size, type, fields, modified, used)
-                VALUES (?, 's', ?, 3, '', '', 0, 0)""",
-            [(path.encode(), TEA_OID) for path in paths],
-        ).result()
+        self.make_names(paths)
 
         for limit, following in ((250, "249/"), (251, "250"), (500, "499/"), (501, "500"), (600, "599/"), (601, None)):
             answer = self.get(f"/names/s?delimiter=/&limit={limit}")
@@ -342,6 +336,16 @@ class NamesTest(ServerCase):
             self.assertEqual(following, page["next"])
         self.assertEqual([*(path[2:] for path in paths), "a"], self.names_of("/names/s"))
         self.assertEqual([], self.names_of("/names/s?after=b&limit=1000"))
+
+    def make_names(self, paths: list[str]) -> None:
+        """Besides `a`, which leads to the same bytes."""
+        self.put("/names/s/a", TEA)
+        registry = next(each for each in self.services.resources.janitors if hasattr(each, "_names"))._names
+        registry.transactions.write_rows(
+            """INSERT INTO names (path, space, oid, size, type, fields, modified, used)
+                VALUES (?, 's', ?, 3, '', '', 0, 0)""",
+            [(path.encode(), TEA_OID) for path in paths],
+        ).result()
 
     def names_in(self, page: Any) -> list[str]:
         return [each["name"] for each in page["names"]]
@@ -416,6 +420,14 @@ class NamesTest(ServerCase):
         self.assertIn("&lt;b&gt;.txt", below)
         self.assertIn('href="?after=docs%2F&amp;limit=1"', paged)
         self.assertEqual(TEA, self.get("/names/s/docs/%3Cb%3E.txt", Accept=accept).body)
+
+    def test_page_for_a_browser_has_1000_rows_at_most(self) -> None:
+        self.make_names([f"s/{number:04}" for number in range(1000)])
+
+        page = self.get("/names/s?limit=10000", Accept="text/html").body.decode()
+
+        self.assertIn("1000 names on this page.", page)
+        self.assertIn('href="?after=0999&amp;limit=10000"', page)
 
     def test_cross_site_upload_answers_403(self) -> None:
         for method in ("PUT", "DELETE"):
