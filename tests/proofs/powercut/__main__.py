@@ -8,7 +8,8 @@ first that sees the store is the check. Five rounds share a file system: what wa
 the cuts of the others.
 
 Each client has connections to several workers and daemons: what one of them stored another one removes, and stores
-again. Sometimes all daemons are killed and started again before the cut, in the same boot.
+again. What no name leads to any more is collected while all this happens. Sometimes all daemons are killed and started
+again before the cut, in the same boot.
 
 `--break fsync,syncfs` makes system calls of the daemon do nothing, by strace: the proof must then fail.
 """
@@ -29,12 +30,17 @@ from pathlib import Path
 
 from tests.bench.disk import FILE_SYSTEMS, Disk, unshare_mounts
 from tests.bench.machine import kill_family
+from tests.daemon.hasty import run_hasty_daemon
 from tests.daemon.process import PATIENCE, Daemon
 from tests.proofs.powercut.load import Connection, Load
+from tests.proofs.powercut.names import NameClient, SwappingClient, verify_names
 from tests.proofs.powercut.record import Record
 from tests.proofs.powercut.resumable import ResumingClient, verify_uploads
 from tests.proofs.powercut.verify import verify_check, verify_drops, verify_files, verify_keys, verify_objects
 from tests.support import find_program
+
+# The clients of a round besides those of `load`.
+_MORE = (*(4 * (ResumingClient,)), *(4 * (NameClient,)), *(3 * (SwappingClient,)))
 
 # A file system is made anew after so many rounds, so that its image stays small: a round writes 300 MiB at most.
 _ROUNDS_PER_DISK = 5
@@ -123,7 +129,7 @@ class Proof:
                 stack.enter_context(self._serving(disk, self._options.broken)) for _ in range(self._options.daemons)
             ]
             ports = [daemon.wait_until_listening().ports[0] for daemon in daemons]
-            with Load(ports, record, f"{self._options.seed}.{name}", 4 * (ResumingClient,)) as load:
+            with Load(ports, record, f"{self._options.seed}.{name}", _MORE) as load:
                 time.sleep(self._random.uniform(0.05, self._options.after))
                 if self._random.random() < _QUIET:
                     load.finish_with_one()
@@ -156,6 +162,7 @@ class Proof:
                     errors += verify_uploads(connection, record)
                     errors += verify_drops(connection.ask, record, cut)
                     errors += verify_keys(connection.ask, record)
+                    errors += verify_names(connection.ask, record, store)
                     connection.close()
                     if daemon.stop():
                         errors.append(f"the daemon's exit status is {daemon.process.returncode}")
@@ -168,7 +175,7 @@ class Proof:
         """Start a daemon, and kill it at the end. Its system calls in `broken` do nothing."""
         workers = str(self._options.workers)
         arguments = ("--listen", "127.0.0.1:0", "--workers", workers, "--store", str(disk.path / "store"))
-        daemon = Daemon(*arguments, before=(*disk.before, *_breaking(broken)))
+        daemon = Daemon(*arguments, before=(*disk.before, *_breaking(broken)), main=run_hasty_daemon)
         try:
             yield daemon
         finally:

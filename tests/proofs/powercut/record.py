@@ -67,6 +67,11 @@ class Record:
         self.uploads: dict[str, Resumable] = {}
         # By the name of the client.
         self.keys: dict[str, Keys] = {}
+        # By the name: the oids that it may lead to, None for nothing.
+        self.names: dict[str, set[str | None]] = {}
+        # Of names that several clients change: the oid that each one has replaced, and those that were acknowledged.
+        self._replaced: dict[tuple[str, str], str] = {}
+        self._swapped: dict[str, set[str]] = {}
         self.counts: Counter[str] = Counter()
         # Responses before the cut that are none of those expected.
         self.unexpected: list[str] = []
@@ -100,6 +105,26 @@ class Record:
         with self._lock:
             self.recent.add(path)
             self.objects[path] = State.EITHER
+
+    def begin_swap(self, name: str, oid: str, former: str) -> None:
+        with self._lock:
+            self._replaced[name, oid] = former
+
+    def end_swap(self, name: str, oid: str) -> None:
+        """It was acknowledged."""
+        with self._lock:
+            self._swapped.setdefault(name, set()).add(oid)
+
+    def lost_swaps(self, name: str, oid: str) -> set[str]:
+        """Those that were acknowledged and that did not lead to what was found. All others are forgotten."""
+        found, each = set(), oid
+        while each:
+            found.add(each)
+            each = self._replaced.get((name, each), "")
+        lost = self._swapped.get(name, set()) - found
+        self._replaced[name, oid] = ""
+        self._swapped[name] = {oid} - {""}
+        return lost
 
     def acknowledge(self, what: str) -> bool:
         """Count an acknowledgement. Returns False if it may have come after the cut, so that it proves nothing."""

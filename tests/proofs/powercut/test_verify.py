@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sqlite3
 from typing import Any
 
+from tests.proofs.powercut.names import verify_names
 from tests.proofs.powercut.record import Drop, Keys, Record, State
 from tests.proofs.powercut.verify import verify_drops, verify_files, verify_keys, verify_objects
 from tests.support import TempCase
@@ -114,7 +117,52 @@ class VerifyKeysTest(TempCase):
         self.assertEqual(2, self.keys.committed)
 
 
+class VerifyNamesTest(TempCase):
+    """A name that was put, and one that all clients swap, in a store with the object of the first."""
+
+    def verify(self, stored: bytes = DATA, **found: bytes) -> list[str]:
+        record = Record()
+        record.names["own"] = {DIGEST}
+        file = self.directory / "names" / "power" / DIGEST[:2] / DIGEST
+        file.parent.mkdir(parents=True)
+        file.write_bytes(stored)
+        with contextlib.closing(sqlite3.connect(self.directory / "names.sqlite")) as database:
+            database.execute("CREATE TABLE collections AS SELECT 8 AS number")
+        names = [{"name": name, "oid": hashlib.sha256(body).hexdigest()} for name, body in found.items()]
+
+        def ask(_: str, path: str) -> tuple[int, bytes]:
+            name = path.rpartition("/")[2]
+            return 200, found[name] if name in found else json.dumps({"names": names, "next": None}).encode()
+
+        return list(verify_names(ask, record, self.directory))
+
+    def test_name_that_leads_to_what_was_acknowledged_is_no_error(self) -> None:
+        self.assertEqual([], self.verify(own=DATA))
+
+    def test_name_that_leads_to_other_bytes_or_an_object_that_is_missing_is_an_error(self) -> None:
+        errors = self.verify(own=DATA, unknown=b"woof")
+
+        self.assertEqual(["never named: unknown", "collected, but a name leads to it"], errors)
+
+
 class RecordTest(TempCase):
+    def test_swap_that_was_acknowledged_and_does_not_lead_to_what_was_found_is_lost(self) -> None:
+        record = Record()
+        for oid, former in (("a", ""), ("b", "a"), ("c", "b"), ("other", "b")):
+            record.begin_swap("name", oid, former)
+        for oid in ("a", "b", "c"):
+            record.end_swap("name", oid)
+
+        self.assertEqual({"c"}, record.lost_swaps("name", "other"))
+
+    def test_swap_that_was_found_is_the_first_of_the_next_round(self) -> None:
+        record = Record()
+        record.begin_swap("name", "a", "")
+        self.assertEqual(set(), record.lost_swaps("name", "a"))
+        record.begin_swap("name", "b", "a")
+
+        self.assertEqual({"a"}, record.lost_swaps("name", ""))
+
     def test_acknowledgement_after_the_end_of_a_round_is_ignored(self) -> None:
         record = Record()
         record.end_round()
