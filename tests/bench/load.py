@@ -73,11 +73,11 @@ def run_wrk(
     return Load(float(rate), p50, p99, _seconds(slowest), int(count), used / elapsed)
 
 
-def uploads(directory: Path, size: int, *, method: str = "POST", named: bool = False) -> Sequence[str]:
-    """Return arguments for wrk that upload `size` unique bytes, each to a path of its own if `named`."""
+def uploads(directory: Path, size: int, *, method: str = "POST", path: str = "/", named: bool = False) -> Sequence[str]:
+    """Return arguments for wrk that upload `size` unique bytes, each to a path of its own below `path` if `named`."""
     mark = str(time.monotonic_ns())
     flag = "true" if named else "false"
-    return script(directory, "uploads", _UPLOADS.format(size=size, mark=mark, method=method, path="/", named=flag))
+    return script(directory, "uploads", _UPLOADS.format(size=size, mark=mark, method=method, path=path, named=flag))
 
 
 def many_paths(directory: Path, name: str, paths: list[str], *, method: str = "GET") -> Sequence[str]:
