@@ -40,6 +40,7 @@ from filestoraged.check.throttle import FileHasher, Throttle
 from filestoraged.command_errors import CheckError
 from filestoraged.errors import JournalDamaged, NotFound, StoreUnavailable
 from filestoraged.store import layout
+from filestoraged.store.area_tables import WRONG_SUMS
 from filestoraged.store.contract import Usage
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.staging_area import list_abandoned, sweep_area
@@ -288,6 +289,7 @@ class CheckedDisk(CheckedStore):
         try:
             registry = self._registries.get(name)
             failure = registry.damage if registry else integrity_failure(f"{self._root}/{name}", self._throttle)
+            areas = registry.wrong_sums() if failure is None and isinstance(registry, SqliteStored) else []
         except FileNotFoundError:
             return
         except (sqlite3.OperationalError, OSError, StoreUnavailable, RegistryUnreadable) as error:
@@ -295,6 +297,7 @@ class CheckedDisk(CheckedStore):
             return
         if failure is not None:
             yield Finding(DAMAGED, name, f"SQLite reports: {failure}")
+        yield from (Finding(DAMAGED, f"{name}/{area}", WRONG_SUMS) for area in areas)
 
     def _examine_area(self, area: str, *, repair: bool) -> Iterator[Finding]:
         path = f"{self._root}/{area}"

@@ -53,14 +53,17 @@ POSTGRESQL_AREAS = (
     *_INDEXES,
 )
 
-# The sums are those of the rows.
+# Of a row of `areas`.
+SUMS_ARE_RIGHT = """(bytes, objects) = (
+    SELECT coalesce(sum(size), 0), count(*) FROM stored WHERE stored.area = areas.area AND names > 0)"""
+WRONG_SUMS = "its sums are not those of its objects"
+
 POSTGRESQL_CHECK = RowCheck(
     "areas",
     "area",
     "",
     "area",
     "octet_length(area)",
-    """(bytes, objects) = (
-        SELECT coalesce(sum(size), 0), count(*) FROM stored WHERE stored.area = areas.area AND names > 0)""",
-    "its sums are not those of its objects",
+    SUMS_ARE_RIGHT,
+    WRONG_SUMS,
 )

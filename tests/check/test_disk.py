@@ -1081,6 +1081,12 @@ class NamesTest(DiskCheckCase):
         self.put("a", POT)
         self.assertEqual([], self.found())
 
+    def test_sums_of_an_area_that_are_not_those_of_its_objects_are_damaged(self) -> None:
+        self.put("a", TEA)
+        self.names.transactions.write(lambda each: each.execute("UPDATE areas SET bytes = bytes + 1")).result()
+
+        self.assertEqual(["damaged names.sqlite/names/s"], self.found())
+
     def test_missing_database_is_reported_and_nothing_is_moved(self) -> None:
         oid = self.put("a", TEA)
         os.utime(self.space.path(oid), (0, 0))
