@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -14,7 +15,9 @@ from typing import Any
 import requests
 
 from tests.daemon.process import PATIENCE, Daemon, fork_command, running
+from tests.store.s3.servers import Rclone, shared
 from tests.support import TempCase, in_threads
+from tests.watch import wait_for_change
 
 QUOTA = 300_000
 
@@ -116,3 +119,86 @@ class LimitsDaemonTest(TempCase):
 
     def status(self, daemon: Daemon, data: bytes) -> int:
         return int(requests.put(f"{daemon.url}/data/pets", data, timeout=PATIENCE).status_code)
+
+    def test_limits_of_spaces_hold_whether_a_file_or_the_command_line_has_them(self) -> None:
+        rules = ("names/bazel=write-once,digest-names:cas/", "names/*=quota:10")
+        config = self.directory / "filestoraged.conf"
+        lines = "".join(f"    {rule}\n" for rule in rules)
+        config.write_text(f"[filestoraged]\nstore = {self.directory / 'other'}\nlimit =\n{lines}")
+        with running("--config", str(config)) as daemon:
+            self.assert_limits_of_spaces(daemon)
+        with self.running(*(option for rule in rules for option in ("--limit", rule))) as daemon:
+            self.assert_limits_of_spaces(daemon)
+
+    def assert_limits_of_spaces(self, daemon: Daemon) -> None:
+        def put(path: str, data: bytes) -> int:
+            return int(requests.put(f"{daemon.url}/names/{path}", data, timeout=PATIENCE).status_code)
+
+        wrong, long = "0" * 64, b"longer than the quota of others"
+        digest = hashlib.sha256(long).hexdigest()
+        self.assertEqual([400, 201], [put(f"bazel/cas/{wrong}", long), put(f"bazel/cas/{digest}", long)])
+        self.assertEqual([201, 409, 200], [put("bazel/a", each) for each in (b"one", b"two", b"one")])
+        self.assertEqual([507, 201], [put("ccache/a", each) for each in (long, b"ten bytes!")])
+        self.assertEqual(507, put("ccache/b", b"x"))
+        requests.delete(f"{daemon.url}/names/ccache/a", timeout=PATIENCE).raise_for_status()
+        self.assertEqual(201, put("ccache/b", b"x"))
+        metrics = requests.get(f"{daemon.url}/-/metrics", timeout=PATIENCE).text
+        self.assertIn('\nfilestoraged_area_bytes{area="names/ccache"} 1\n', metrics)
+        self.assertIn('\nfilestoraged_area_quota_bytes{area="names/ccache"} 10\n', metrics)
+
+
+class LimitsInS3Test(TempCase):
+    """Limits of areas in an S3 store, whose objects no directory lists."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bucket = shared(Rclone).make_bucket()
+
+    def running(self, *limits: str) -> contextlib.AbstractContextManager[Daemon]:
+        options = ("--store", str(self.directory / "store"), "--s3", self.bucket.url, "--workers", "2")
+        return running(
+            *options, *(option for limit in limits for option in ("--limit", limit)), environment=self.environment
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.bucket.server.environment
+
+    def stored(self, prefix: str) -> int:
+        return sum(len(self.bucket.get(key)) for key in self.bucket.keys(prefix))
+
+    def fill(self, url: str) -> None:
+        """Upload from many sides at once, more than the quota."""
+        statuses = in_threads(8, lambda number: [self.put(url, number, each) for each in range(3)])
+        self.assertEqual({201, 507}, {status for each in statuses for status in each})
+
+    def test_clients_at_once_never_exceed_the_quota_of_a_repository(self) -> None:
+        with self.running("data/*=quota:50K") as daemon:
+            self.fill(f"{daemon.url}/data/pets")
+
+            self.assertLessEqual(self.stored("repositories/pets/"), 50 * 1024)
+            self.assertGreater(self.stored("repositories/pets/"), 45 * 1024)
+
+    def test_clients_at_once_never_exceed_the_quota_of_a_space(self) -> None:
+        with self.running("names/*=quota:50K") as daemon:
+            self.fill(f"{daemon.url}/names/pets/{{}}")
+            # Bytes of uploads that were refused at the end are removed later, and do not count.
+            found = requests.get(f"{daemon.url}/names/pets", timeout=PATIENCE).json()["names"]
+
+            self.assertLessEqual(sum(each["size"] for each in found), 50 * 1024)
+            self.assertGreater(sum(each["size"] for each in found), 45 * 1024)
+
+    def put(self, url: str, number: int, each: int) -> int:
+        body = b"%d %d " % (number, each) * 1000
+        return int(requests.put(url.format(f"{number}/{each}"), body, timeout=PATIENCE).status_code)
+
+    def test_objects_that_were_stored_before_the_limit_count_after_a_start(self) -> None:
+        with self.running() as daemon:
+            self.put(f"{daemon.url}/data/pets", 1, 1)
+        with self.running("data/pets=quota:5000") as daemon:
+            # The count is written beside the store.
+            url, store = f"{daemon.url}/data/pets", self.directory / "store"
+            wait_for_change("they are counted", store, lambda: self.put(url, 2, 2) != 503)
+
+            self.assertEqual(507, self.put(url, 2, 2))
+            self.assertEqual(4000, self.stored("repositories/pets/"))
