@@ -131,16 +131,15 @@ class Resources(Additions):
         passwords: Passwords,
         clock: Clock,
     ) -> None:
-        """`objects` is where files and repositories keep their objects; `drop_ttl` is in seconds.
+        """`objects` is where files and repositories keep their objects; `disk` is the store's directory.
 
         `drops` has the bytes of drops, `segments` those of unfinished uploads, None for a part of the directory.
-        Without an `authorizer`, requests need no token. Without `pages`, there are none for people.
+        Without an `authorizer`, requests need no token; without `pages`, people get none. `drop_ttl` is in seconds.
         """
         super().__init__(gauges)
         self.objects = objects
         self.drops = drops
         self.segments = segments
-        # The store's directory.
         self.disk = disk
         self.databases = databases
         self.delivery = delivery

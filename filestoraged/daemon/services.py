@@ -75,8 +75,6 @@ class Services:
         self._read(config, mounts)
         # Of the store's directory and of the databases.
         self.identities = PathIdentities(former)
-        # nginx runs as another user, and reads what --accel hands over to it.
-        self._permissions = GROUP_READABLE if config.accel else PRIVATE
         self._warnings: list[str] = []
         threads = HashThreads()
         self.disk = self._make_disk(threads)
@@ -106,6 +104,8 @@ class Services:
         self._origins = Origins(public_url=config.public_url, allowed=config.allow_origin)
         self._hosts = self._loopback_hosts()
         self._pages = self._read_pages()
+        # nginx runs as another user, and reads what --accel hands over to it.
+        self._permissions = GROUP_READABLE if config.accel else PRIVATE
 
     @property
     def _uses_disk(self) -> bool:
