@@ -19,7 +19,7 @@ from filestoraged.api.upload_targets import Targets
 from filestoraged.clock import Clock
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store import layout
-from filestoraged.store.accounts import Accounts, open_cleanup_lock, open_transactions
+from filestoraged.store.accounts import Accounts, open_cleanup_lock
 from filestoraged.store.area_janitor import AreasJanitor
 from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases
@@ -29,7 +29,7 @@ from filestoraged.store.janitors import Janitor
 from filestoraged.store.limited_store import limit_drops, limit_objects
 from filestoraged.store.limits import AreaLimits
 from filestoraged.store.name_limits import FindRules, no_rules
-from filestoraged.store.name_tables import prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
 from filestoraged.store.passwords import Guard, Passwords
 from filestoraged.store.uploads.uploads import Uploads
 from filestoraged.web.auth import Tokens
@@ -156,7 +156,7 @@ class Resources(Additions):
 
     def limit(self, limits: AreaLimits) -> None:
         """Count what areas store. Called before anything else uses the stores."""
-        transactions = open_transactions(self.databases)
+        transactions = self.databases.open_transactions(layout.NAMES_DATABASE, NAMES_SCHEMA)
         self.accounts = Accounts(transactions, limits, self.objects, self.drops, self.clock)
         self.find_rules = limits.find
         self.objects, self.drops = limit_objects(self.accounts), limit_drops(self.accounts)

@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filestoraged.api import listing, objects
 from filestoraged.api.interface import Data, Description, Interface, Resources
@@ -25,16 +25,13 @@ from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.name_collection import SUCCESSION_TIME, Collector, NamesJanitor
 from filestoraged.store.name_limits import FindRules, no_rules, require_unwritten
 from filestoraged.store.name_listing import Name, Page
-from filestoraged.store.name_tables import area_of, prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA, area_of, prepare_names
 from filestoraged.store.names import Link, Names, PutResult, unconditional
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, NO_STORE, Fields, Response, encode_fields, field_lines
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.web.streamed_content import streamed
 from filestoraged.wire.dates import format_date, format_timestamp
-
-if TYPE_CHECKING:
-    from filestoraged.store.postgresql.databases import PostgresDatabases
 
 # Hexadecimal digits.
 _OID_LENGTH = 64
@@ -246,14 +243,8 @@ def _encoded(name: Name, *, with_type: bool = False) -> str:
 
 
 def open_names(databases: Databases, find_rules: FindRules = no_rules) -> Names:
-    def local(files: SqliteDatabases) -> Names:
-        identity = files.identity(layout.NAMES_DATABASE)
-        return Names.open(identity.path, identity, clock=files.clock, find_rules=find_rules)
-
-    def remote(database: PostgresDatabases) -> Names:
-        return Names(database.share(), database.clock, find_rules=find_rules)
-
-    return databases.open(local, remote)
+    transactions = databases.open_transactions(layout.NAMES_DATABASE, NAMES_SCHEMA)
+    return Names(transactions, databases.clock, find_rules=find_rules)
 
 
 def open_cleanup_lock(databases: Databases) -> CleanupLock:

@@ -14,8 +14,6 @@ from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.limits import KINDS, NAMES, AreaLimits, Rules
-from filestoraged.store.name_tables import NAMES_SCHEMA
-from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Transaction, Transactions
 
 _Result = TypeVar("_Result")
@@ -139,16 +137,6 @@ class Account:
 
     def _is_empty(self) -> bool:
         return not any(part.store.list(limit=1) for part in self._accounts.stores.parts(self._area))
-
-
-def open_transactions(databases: Databases) -> Transactions:
-    """Those of the database of areas, which names have, too."""
-
-    def local(files: SqliteDatabases) -> Transactions:
-        identity = files.identity(layout.NAMES_DATABASE)
-        return TransactionQueue(identity.path, NAMES_SCHEMA, identity, clock=files.clock)
-
-    return databases.open(local, lambda database: database.share())
 
 
 def open_cleanup_lock(databases: Databases) -> CleanupLock:

@@ -6,6 +6,7 @@ It does not know which interfaces there are. Each opens its own rows, by a funct
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -13,6 +14,9 @@ from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store import layout
 from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.path_identity import PathIdentities, PathIdentity
+from filestoraged.store.sqlite.database import Schema
+from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.transactions import Transactions
 
 if TYPE_CHECKING:
     from filestoraged.store.postgresql.databases import PostgresDatabases
@@ -26,6 +30,7 @@ class Databases(Protocol):
 
     # Whether queries wait for another machine.
     is_remote: bool
+    clock: Clock
 
     def prepare(self) -> Sequence[str]:
         """Make what is missing, in the master. Returns faults that the daemon starts with. Raises StartError."""
@@ -34,6 +39,9 @@ class Databases(Protocol):
         self, local: Callable[[SqliteDatabases], _Opened], remote: Callable[[PostgresDatabases], _Opened]
     ) -> _Opened:
         """Return what the one of the two functions opens that is for these databases."""
+
+    def open_transactions(self, name: str, schema: Schema) -> Transactions:
+        """Those of the file with that name. All who open one share it, and the last who closes it does."""
 
     def open_cleanup_lock(self) -> CleanupLock:
         """The lock of the janitors. Open the drops or the uploads first."""
@@ -48,6 +56,9 @@ class SqliteDatabases:
         self.root = root
         self.clock = clock
         self._identities = identities
+        # By the names of the files. The lock guards it.
+        self._shared: dict[str, TransactionQueue] = {}
+        self._lock = threading.Lock()
 
     def prepare(self) -> Sequence[str]:
         return ()
@@ -56,6 +67,14 @@ class SqliteDatabases:
         self, local: Callable[[SqliteDatabases], _Opened], remote: Callable[[PostgresDatabases], _Opened]
     ) -> _Opened:
         return local(self)
+
+    def open_transactions(self, name: str, schema: Schema) -> Transactions:
+        with self._lock:
+            shared = self._shared.get(name)
+            if shared is None or not shared.users.add():
+                identity = self.identity(name)
+                shared = self._shared[name] = TransactionQueue(identity.path, schema, identity, clock=self.clock)
+            return shared
 
     def open_cleanup_lock(self) -> CleanupLock:
         return FileLock(self.path(layout.JANITOR_LOCK), self.root)

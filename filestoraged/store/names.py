@@ -29,9 +29,7 @@ from filestoraged.store.name_limits import (
     require_unwritten,
 )
 from filestoraged.store.name_listing import COLUMNS, UNEXPIRED, Name, NameListing, Page, path_of
-from filestoraged.store.name_tables import CONDEMNED, NAMES_SCHEMA, REMOVED, area_of
-from filestoraged.store.path_identity import PathIdentity
-from filestoraged.store.sqlite.group_commit import TransactionQueue
+from filestoraged.store.name_tables import CONDEMNED, REMOVED, area_of
 from filestoraged.store.transactions import Transaction, Transactions
 from filestoraged.store.wall_clock import JUDGED_TIME
 
@@ -85,18 +83,6 @@ class Names:
         self._uses = Uses(transactions, clock)
         # Uploads that wait for a removal. Appended to by any thread, and emptied by the janitor's.
         self._waiting: deque[_Waiting] = deque()
-
-    @classmethod
-    def open(
-        cls,
-        path: str,
-        identity: PathIdentity | None = None,
-        *,
-        clock: Clock = SYSTEM_CLOCK,
-        find_rules: FindRules = no_rules,
-    ) -> Names:
-        """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, NAMES_SCHEMA, identity, clock=clock), clock, find_rules=find_rules)
 
     @property
     def is_remote(self) -> bool:

@@ -6,10 +6,13 @@ with `?` for values. `epoch()` is the time by the database's clock, in seconds s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from filestoraged.errors import Error
 from filestoraged.future import Future
+from filestoraged.store.batch_writer import BatchWriter
 
 _Result = TypeVar("_Result")
 
@@ -76,7 +79,62 @@ class Transactions(Protocol):
     def probe(self) -> None:
         """Check that the database can be written. Raises an Error or OSError."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """The last of those who share it closes its connections."""
+
+
+class Job(Future[Any]):
+    """A function that waits for its transaction. It is the future of its caller."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[Transaction], Any]) -> None:
+        super().__init__()
+        self._function = function
+
+    def run(self, transaction: Transaction) -> Any:
+        """Return the result, or the Error that it has raised: it has then changed nothing."""
+        try:
+            return self._function(transaction)
+        except Error as error:
+            return error
+
+
+class JobQueue:
+    """The part of `Transactions` that queues jobs for the one writer that a process has for a database."""
+
+    _writer: BatchWriter[Job]
+
+    def write(self, function: Callable[[Transaction], _Result], /) -> Future[_Result]:
+        job = Job(function)
+        self._writer.submit(job)
+        return job
+
+    def write_rows(self, statement: str, rows: Sequence[Sequence[object]], /) -> Future[None]:
+        def execute(transaction: Transaction) -> None:
+            transaction.executemany(statement, rows)
+
+        return self.write(execute)
+
+
+class Users:
+    """Counts who shares a database that the last of them closes. Any thread calls it."""
+
+    def __init__(self) -> None:
+        self._number = 1
+        self._lock = threading.Lock()
+
+    def add(self) -> bool:
+        """Returns False if the last one has left."""
+        with self._lock:
+            self._number += self._number > 0
+            return self._number > 0
+
+    def remove(self) -> bool:
+        """Returns whether it was the last one."""
+        with self._lock:
+            self._number -= 1
+            return self._number == 0
 
 
 class Owners(Protocol):

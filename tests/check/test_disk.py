@@ -32,10 +32,11 @@ from filestoraged.store.drop_tables import prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.locks import prepare_locks
-from filestoraged.store.name_tables import prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
 from filestoraged.store.names import Link, Names
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.permissions import PRIVATE
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.sqlite.reading import query
 from filestoraged.store.system import LINUX
 from tests.clock import PassingClock
@@ -1033,7 +1034,7 @@ class NamesTest(DiskCheckCase):
         self.space = self.store.namespace("names").namespace("s")
         path = str(self.root / "names.sqlite")
         prepare_names(path)
-        self.names = Names.open(path)
+        self.names = Names(TransactionQueue(path, NAMES_SCHEMA))
         self.addCleanup(self.names.close)
 
     def put(self, name: str, data: bytes) -> str:

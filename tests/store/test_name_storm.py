@@ -19,8 +19,9 @@ from filestoraged.store import name_collection
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.name_collection import Collector
 from filestoraged.store.name_listing import Name
-from filestoraged.store.name_tables import prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
 from filestoraged.store.names import Link, Names
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.clock import VirtualClock
 from tests.support import TempCase
 
@@ -39,7 +40,7 @@ class Process:
 
     def __init__(self, history: History) -> None:
         self.history = history
-        self.names = Names.open(history.path, clock=history.clock)
+        self.names = Names(TransactionQueue(history.path, NAMES_SCHEMA, clock=history.clock), history.clock)
         self.store = DiskStore(history.root)
         self.collector = Collector(self.names, self.store, clock=history.clock)
         # What it is about to do; each ends by StopIteration.

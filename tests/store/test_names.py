@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from filestoraged.store.name_tables import prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
 from filestoraged.store.names import Names
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.store import names_contract
 
 
@@ -15,7 +16,7 @@ class NamesTest(names_contract.NamesContract):
         self.names = self.open_names()
 
     def open_names(self) -> Names:
-        names = Names.open(self.path, clock=self.clock)
+        names = Names(TransactionQueue(self.path, NAMES_SCHEMA, clock=self.clock), self.clock)
         self.addCleanup(names.close)
         return names
 

@@ -15,6 +15,8 @@ from filestoraged.store.postgresql.connection import Connector
 from filestoraged.store.postgresql.lease import JanitorLease
 from filestoraged.store.postgresql.transactions import PostgresTransactions
 from filestoraged.store.postgresql.url import DatabaseAddress
+from filestoraged.store.sqlite.database import Schema
+from filestoraged.store.transactions import Transactions
 
 _Opened = TypeVar("_Opened")
 
@@ -29,7 +31,7 @@ class PostgresDatabases:
         self.clock = clock
         self.connector = Connector(address, clock=clock)
         self._lock = threading.Lock()
-        self._shared: SharedTransactions | None = None
+        self._shared: PostgresTransactions | None = None
 
     def prepare(self) -> Sequence[str]:
         try:
@@ -50,31 +52,17 @@ class PostgresDatabases:
         return JanitorLease(self.shared)
 
     @property
-    def shared(self) -> SharedTransactions:
+    def shared(self) -> PostgresTransactions:
         """What its users have in common: there is one, who closes it."""
         assert self._shared is not None
         return self._shared
 
-    def share(self) -> SharedTransactions:
+    def share(self) -> PostgresTransactions:
         """Count one more user of the connections, who closes what this returns."""
         with self._lock:
-            if self._shared is None:
-                self._shared = SharedTransactions(self.connector)
-            self._shared.users += 1
+            if self._shared is None or not self._shared.users.add():
+                self._shared = PostgresTransactions(self.connector)
             return self._shared
 
-
-class SharedTransactions(PostgresTransactions):
-    """Closed by the last of its users. Several threads close it; the lock guards their number."""
-
-    def __init__(self, connector: Connector) -> None:
-        super().__init__(connector)
-        self.users = 0
-        self._users_lock = threading.Lock()
-
-    def close(self) -> None:
-        with self._users_lock:
-            self.users -= 1
-            is_last = self.users == 0
-        if is_last:
-            super().close()
+    def open_transactions(self, name: str, schema: Schema) -> Transactions:
+        return self.share()

@@ -10,20 +10,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from filestoraged.errors import Error, StoreUnavailable
+from filestoraged.errors import StoreUnavailable
 from filestoraged.future import Future, set_results
 from filestoraged.store.batch_writer import BatchWriter
 from filestoraged.store.postgresql.connection import Connector, DeadlineConnection, ReadSessions, Session, translate
 from filestoraged.store.postgresql.failures import CONFLICTS, failure
 from filestoraged.store.postgresql.schema import SCHEMA
-from filestoraged.store.transactions import Cursor, Transaction
+from filestoraged.store.transactions import Cursor, Job, JobQueue, Users
 
 log = logging.getLogger(__name__)
-
-_Result = TypeVar("_Result")
 
 # Connections for queries of a process.
 _READERS = 4
@@ -41,14 +39,6 @@ _CLOSE_TIMEOUT = 5.0
 PROBE = f"SELECT 1 FROM {SCHEMA}.version FOR UPDATE SKIP LOCKED"
 # Seconds.
 PROBE_TIMEOUT = 5.0
-
-
-class _Job(Future[Any]):
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[[Transaction], Any]) -> None:
-        super().__init__()
-        self.function = function
 
 
 class _Transaction:
@@ -75,33 +65,23 @@ class _Transaction:
         self._connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (name,))
 
 
-class PostgresTransactions:
+class PostgresTransactions(JobQueue):
     """Implements `Transactions`, and `Owners` by its session. Make it after the fork. Any thread calls it."""
 
     is_remote = True
 
     def __init__(self, connector: Connector) -> None:
+        self.users = Users()
         self._readers = ReadSessions(connector, _READERS)
         # Used by the writer's thread alone.
         self._session = Session(connector, on_connect=self._own)
         self._token = ""
-        self._writer: BatchWriter[_Job] = BatchWriter(contextlib.nullcontext(), self)
+        self._writer: BatchWriter[Job] = BatchWriter(contextlib.nullcontext(), self)
 
     # Transactions.
 
     def read(self, statement: str, /, *values: Any) -> list[Any]:
         return self._readers.all(translate(statement), values)
-
-    def write(self, function: Callable[[Transaction], _Result], /) -> Future[_Result]:
-        job = _Job(function)
-        self._writer.submit(job)
-        return job
-
-    def write_rows(self, statement: str, rows: Sequence[Sequence[object]], /) -> Future[None]:
-        def execute(transaction: Transaction) -> None:
-            transaction.executemany(statement, rows)
-
-        return self.write(execute)
 
     def encode(self, text: str, /) -> bytes:
         return text.encode("utf-8", "surrogatepass")
@@ -113,6 +93,8 @@ class PostgresTransactions:
         wait_for_probe(self.write(lambda transaction: transaction.execute(PROBE).rowcount))
 
     def close(self) -> None:
+        if not self.users.remove():
+            return
         if not self._writer.close(_CLOSE_TIMEOUT):
             log.error("closed while the database does not answer")
             return
@@ -141,13 +123,13 @@ class PostgresTransactions:
 
     # The rest runs on the writer's threads.
 
-    def write_batch(self, jobs: Sequence[_Job]) -> None:
+    def write_batch(self, jobs: Sequence[Job]) -> None:
         set_results(self._transact(jobs))
 
     def maintain(self) -> float:
         return float("inf")
 
-    def refuse(self, jobs: Sequence[_Job], error: Exception) -> None:
+    def refuse(self, jobs: Sequence[Job], error: Exception) -> None:
         set_results([(job, failure(error)) for job in jobs])
 
     def _own(self, connection: DeadlineConnection) -> None:
@@ -155,7 +137,7 @@ class PostgresTransactions:
         connection.execute("SELECT pg_advisory_lock(%s)", (number,))
         self._token = f"{number:016x}"
 
-    def _transact(self, jobs: Sequence[_Job]) -> list[tuple[_Job, Any]]:
+    def _transact(self, jobs: Sequence[Job]) -> list[tuple[Job, Any]]:
         """Run the jobs in one transaction. If one fails in a way that ends it, run each in a transaction of its own."""
         try:
             return list(zip(jobs, self._repeat(jobs), strict=True))
@@ -165,14 +147,14 @@ class PostgresTransactions:
                 return [(job, known) for job in jobs]
         return [(job, self._run_alone(job)) for job in jobs]
 
-    def _run_alone(self, job: _Job) -> Any:
+    def _run_alone(self, job: Job) -> Any:
         try:
             (result,) = self._repeat([job])
         except Exception as error:
             return failure(error)
         return result
 
-    def _repeat(self, jobs: Sequence[_Job]) -> list[Any]:
+    def _repeat(self, jobs: Sequence[Job]) -> list[Any]:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._run(jobs)
@@ -181,25 +163,18 @@ class PostgresTransactions:
                     raise
         raise AssertionError("unreachable")
 
-    def _run(self, jobs: Sequence[_Job]) -> list[Any]:
+    def _run(self, jobs: Sequence[Job]) -> list[Any]:
         connection = self._session.begin()
         try:
             # Not prepared: that would take three messages more, and save the parsing of one word.
             connection.execute("BEGIN", prepare=False)
             transaction = _Transaction(connection)
-            results = [_call(job, transaction) for job in jobs]
+            results = [job.run(transaction) for job in jobs]
             connection.execute("COMMIT", prepare=False)
         except BaseException:
             self._session.recover()
             raise
         return results
-
-
-def _call(job: _Job, transaction: Transaction) -> Any:
-    try:
-        return job.function(transaction)
-    except Error as error:
-        return error
 
 
 def lock_number(token: str) -> int:

@@ -17,7 +17,7 @@ import math
 import os
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
@@ -30,11 +30,9 @@ from filestoraged.store.path_identity import PathIdentity, database_identity
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import ReadConnections, Schema
 from filestoraged.store.sqlite.write_lock import WriteLock
-from filestoraged.store.transactions import Transaction
+from filestoraged.store.transactions import Job, JobQueue, Users
 
 log = logging.getLogger(__name__)
-
-_Result = TypeVar("_Result")
 
 # Pages of the log before they are copied into the database. Syncing both takes long with more.
 _CHECKPOINT_PAGES = 4000
@@ -72,6 +70,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         checkpoint_pages: int = _CHECKPOINT_PAGES,
     ) -> None:
         """`identity` is what the master has opened at the path; without it, the first connection decides."""
+        self.users = Users()
         self._path = path
         self._schema = schema
         self._identity = identity or database_identity(path)
@@ -95,7 +94,12 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
             raise StoreUnavailable("The database cannot be written at present.") from error
 
     def close(self) -> None:
-        """Finish the batch in progress, and close all files. If that takes too long, the process's end closes them."""
+        """Finish the batch in progress, and close all files. If that takes too long, the process's end closes them.
+
+        The last of its users does that.
+        """
+        if not self.users.remove():
+            return
         if not self._writer.close(_CLOSE_TIMEOUT):
             log.error("%s: closed while another process holds its write lock", os.path.basename(self._path))
             return
@@ -214,14 +218,6 @@ def _is_lost(identity: PathIdentity) -> bool:
     return False
 
 
-class _Transaction(Future[Any]):
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[[Transaction], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-
 class _SqliteTransaction:
     """The `Transaction` of a connection."""
 
@@ -240,7 +236,7 @@ class _SqliteTransaction:
         pass
 
 
-class TransactionQueue(GroupCommitDatabase[_Transaction]):
+class TransactionQueue(JobQueue, GroupCommitDatabase[Job]):
     """Runs functions within transactions. A result means that the change is durable."""
 
     is_remote = False
@@ -249,28 +245,11 @@ class TransactionQueue(GroupCommitDatabase[_Transaction]):
         """All rows of a query. Raises an Error."""
         return self._readers.all(statement, *values)
 
-    def write(self, function: Callable[[Transaction], _Result]) -> Future[_Result]:
-        """Call `function` within a transaction that other jobs share. If it raises an Error, it has changed nothing.
-
-        Raises StoreUnavailable if it cannot be queued.
-        """
-        job = _Transaction(function)
-        self._writer.submit(job)
-        return job
-
-    def write_rows(self, statement: str, rows: Sequence[Sequence[object]]) -> Future[None]:
-        """Execute a statement with the values of each row."""
-
-        def execute(transaction: Transaction) -> None:
-            transaction.executemany(statement, rows)
-
-        return self.write(execute)
-
-    def _transact(self, jobs: Sequence[_Transaction]) -> list[tuple[_Transaction, Any]]:
+    def _transact(self, jobs: Sequence[Job]) -> list[tuple[Job, Any]]:
         with self._transaction(contextlib.nullcontext()) as connection:
             self._pages = _PAGES_PER_JOB * len(jobs)
             transaction = _SqliteTransaction(connection)
-            return [(job, _call(job, transaction)) for job in jobs]
+            return [(job, job.run(transaction)) for job in jobs]
 
     def encode(self, text: str) -> str:
         return text
@@ -278,12 +257,5 @@ class TransactionQueue(GroupCommitDatabase[_Transaction]):
     def decode(self, value: str) -> str:
         return value
 
-    def _probe_job(self) -> _Transaction:
-        return _Transaction(lambda transaction: database.touch(transaction, self._schema))
-
-
-def _call(job: _Transaction, transaction: Transaction) -> Any:
-    try:
-        return job.function(transaction)
-    except Error as error:
-        return error
+    def _probe_job(self) -> Job:
+        return Job(lambda transaction: database.touch(transaction, self._schema))
