@@ -16,7 +16,7 @@ time, and confirms the row or deletes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from filestoraged.errors import QuotaExceeded, StoreUnavailable
 from filestoraged.store.contract import ObjectStatus
@@ -35,48 +35,44 @@ def serialize(transaction: Transaction) -> None:
 # Names. The caller has called `serialize`.
 
 
-def require_room(
-    transaction: Transaction, area: str, quota: int, *, key: str, size: int, replaced: str | None = None
-) -> None:
-    """Raise QuotaExceeded if one name more for an object is too much, where the object `replaced` loses a name."""
-    if _names(transaction, area, key) > 0:
-        return
-    freed = 0
-    if replaced is not None:
-        statement = "SELECT size FROM stored WHERE area = ? AND key = ? AND names = 1"
-        freed = sum(found for (found,) in transaction.execute(statement, (area, replaced)).fetchall())
-    _judge(area, quota, stored=_sum(transaction, area), added=size - freed)
+class NamedObject(NamedTuple):
+    """An object of a space, and the number of names that lead to it: below 1 for none."""
+
+    key: str
+    size: int
+    names: int
 
 
-def add_name(transaction: Transaction, area: str, key: str, size: int) -> None:
-    """Count one name more that leads to an object, and the object in the sums of its area if that is the first."""
-    if _names(transaction, area, key) > 0:
-        transaction.execute("UPDATE stored SET names = names + 1 WHERE area = ? AND key = ?", (area, key))
-        return
+def require_room(transaction: Transaction, area: str, quota: int, new: NamedObject, former: NamedObject | None) -> None:
+    """Raise QuotaExceeded if it is too much that a name leads to an object in place of another one."""
+    added, _ = _growth(new, former)
+    _judge(area, quota, stored=_sum(transaction, area), added=added)
+
+
+def lead(transaction: Transaction, area: str, new: NamedObject, former: NamedObject | None) -> None:
+    """Count that a name leads to an object which was uploaded, in place of another one, None for a new name.
+
+    The caller has read the number of names: each statement costs a change of threads.
+    """
+    if former is None or former.key != new.key:
+        _add_name(transaction, area, new)
+        if former is not None:
+            _take_name(transaction, area, former)
     transaction.execute(
-        """INSERT INTO stored (area, key, size, at, names) VALUES (?, ?, ?, epoch(), 1)
-            ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, names = 1, since = NULL""",
-        (area, key, size),
-    )
-    transaction.execute(
-        """INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, ?, 1, epoch_second(), 1)
-            ON CONFLICT (area) DO UPDATE SET bytes = areas.bytes + excluded.bytes, objects = areas.objects + 1""",
-        (area, size),
+        """INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, ?, ?, epoch_second(), 1)
+            ON CONFLICT (area) DO UPDATE SET bytes = areas.bytes + excluded.bytes,
+            objects = areas.objects + excluded.objects, last_upload = excluded.last_upload""",
+        (area, *_growth(new, former)),
     )
 
 
 def remove_name(transaction: Transaction, area: str, key: str) -> None:
     """Count one name less. Without any, the object leaves the sums of its area, and is collected later."""
     row = transaction.execute("SELECT size, names FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
-    if row is None or row[1] < 1:
-        return
-    transaction.execute(
-        """UPDATE stored SET names = names - 1, since = CASE WHEN names = 1 THEN epoch() END
-            WHERE area = ? AND key = ?""",
-        (area, key),
-    )
-    if row[1] == 1:
-        _add(transaction, area, -row[0], -1)
+    if row is not None:
+        _take_name(transaction, area, NamedObject(key, *row))
+        if row[1] == 1:
+            _add(transaction, area, -row[0], -1)
 
 
 # Objects without names.
@@ -206,9 +202,30 @@ def count_removals(transaction: Transaction, area: str, reason: str, number: int
     )
 
 
-def _names(transaction: Transaction, area: str, key: str) -> int:
-    row = transaction.execute("SELECT names FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
-    return 0 if row is None else int(row[0])
+def _growth(new: NamedObject, former: NamedObject | None) -> tuple[int, int]:
+    """The bytes and objects that a space has more when a name leads to `new` in place of `former`."""
+    if former is not None and former.key == new.key:
+        return 0, 0
+    is_added, is_left = new.names < 1, former is not None and former.names == 1
+    freed = former.size if former is not None and is_left else 0
+    return (new.size if is_added else 0) - freed, is_added - is_left
+
+
+def _add_name(transaction: Transaction, area: str, each: NamedObject) -> None:
+    if each.names > 0:
+        transaction.execute("UPDATE stored SET names = names + 1 WHERE area = ? AND key = ?", (area, each.key))
+        return
+    transaction.execute(
+        """INSERT INTO stored (area, key, size, at, names) VALUES (?, ?, ?, epoch(), 1)
+            ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, names = 1, since = NULL""",
+        (area, each.key, each.size),
+    )
+
+
+def _take_name(transaction: Transaction, area: str, each: NamedObject) -> None:
+    statement = """UPDATE stored SET names = names - 1, since = CASE WHEN names = 1 THEN epoch() END
+        WHERE area = ? AND key = ? AND names > 0"""
+    transaction.execute(statement, (area, each.key))
 
 
 def _sum(transaction: Transaction, area: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from filestoraged.errors import QuotaExceeded, StoreUnavailable
 from filestoraged.store import areas
+from filestoraged.store.areas import NamedObject
 from filestoraged.store.transactions import Transaction, Transactions
 from tests.support import TempCase, in_threads
 
@@ -31,6 +32,16 @@ class AreasContract(TempCase):
         self.assertEqual([(size, objects)], [tuple(row) for row in rows])
         return int(size), int(objects)
 
+    def object(self, key: str, size: int) -> NamedObject:
+        rows = self.transactions.read("SELECT names FROM stored WHERE area = 'names/pets' AND key = ?", key)
+        return NamedObject(key, size, rows[0][0] if rows else 0)
+
+    def add_name(self, key: str, size: int) -> None:
+        self.write(areas.lead, "names/pets", self.object(key, size), None)
+
+    def require_room(self, new: NamedObject, replaced: NamedObject | None = None) -> None:
+        self.write(areas.require_room, "names/pets", 10, new, replaced)
+
     def complete(self, area: str) -> None:
         def insert(transaction: Transaction) -> None:
             transaction.execute("INSERT INTO areas VALUES (?, 0, 0, 0, 1)", (area,))
@@ -38,9 +49,9 @@ class AreasContract(TempCase):
         self.transactions.write(insert).result()
 
     def test_object_counts_while_a_name_leads_to_it(self) -> None:
-        self.write(areas.add_name, "names/pets", "a", 5)
-        self.write(areas.add_name, "names/pets", "a", 5)
-        self.write(areas.add_name, "names/pets", "b", 7)
+        self.add_name("a", 5)
+        self.add_name("a", 5)
+        self.add_name("b", 7)
         self.assertEqual((12, 2), self.sums("names/pets"))
 
         self.write(areas.remove_name, "names/pets", "a")
@@ -52,29 +63,27 @@ class AreasContract(TempCase):
         self.write(areas.remove_name, "names/pets", "a")
         self.assertEqual((7, 1), self.sums("names/pets"))
 
-        self.write(areas.add_name, "names/pets", "a", 5)
+        self.add_name("a", 5)
         self.assertEqual((12, 2), self.sums("names/pets"))
 
     def test_new_name_that_exceeds_the_quota_is_refused_unless_it_replaces_enough(self) -> None:
-        self.write(areas.add_name, "names/pets", "a", 5)
-        self.write(areas.add_name, "names/pets", "b", 3)
-        self.write(areas.add_name, "names/pets", "b", 3)
+        self.add_name("a", 5)
+        self.add_name("b", 3)
+        self.add_name("b", 3)
 
-        self.write(areas.require_room, "names/pets", 10, key="c", size=2)
-        self.write(areas.require_room, "names/pets", 10, key="a", size=5)
-        self.write(areas.require_room, "names/pets", 10, key="c", size=7, replaced="a")
+        self.require_room(self.object("c", 2))
+        self.require_room(self.object("a", 5))
+        self.require_room(self.object("c", 7), self.object("a", 5))
         with self.assertRaisesRegex(QuotaExceeded, "The quota of names/pets is 10 bytes, of which 8 are used"):
-            self.write(areas.require_room, "names/pets", 10, key="c", size=3)
+            self.require_room(self.object("c", 3))
         # Another name leads to b.
-        self.assertRaises(
-            QuotaExceeded, self.write, areas.require_room, "names/pets", 10, key="c", size=3, replaced="b"
-        )
+        self.assertRaises(QuotaExceeded, self.require_room, self.object("c", 3), self.object("b", 3))
 
     def test_area_above_its_quota_takes_what_makes_it_smaller(self) -> None:
-        self.write(areas.add_name, "names/pets", "a", 50)
+        self.add_name("a", 50)
 
-        self.write(areas.require_room, "names/pets", 10, key="b", size=20, replaced="a")
-        self.assertRaises(QuotaExceeded, self.write, areas.require_room, "names/pets", 10, key="b", size=1)
+        self.require_room(self.object("b", 20), self.object("a", 50))
+        self.assertRaises(QuotaExceeded, self.require_room, self.object("b", 1))
 
     def test_reservation_counts_an_object_once(self) -> None:
         self.complete("files")
