@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from filestoraged.clock import Clock
-from filestoraged.errors import QuotaExceeded
 from filestoraged.future import Future
 from filestoraged.store import areas, layout
 from filestoraged.store.area_stores import AreaStores, Part
@@ -78,20 +77,10 @@ class Account:
         """
         if self._quota is None or size <= self._part.free:
             return None
-        read = self._accounts.transactions.read
-        rows = read("SELECT bytes, complete FROM areas WHERE area = ?", self._area)
-        stored, complete = rows[0] if rows else (0, 0)
-        if complete and stored + size <= self._quota:
-            return int(self._quota - stored)
-        statement = "SELECT 1 FROM stored WHERE area = ? AND key = ?"
-        if any(read(statement, self._area, self._key(name)) for name in names):
-            return None
-        if complete:
-            raise QuotaExceeded(self._area, self._quota, stored=stored, added=size)
-        self._require_empty()
-        if size > self._quota:
-            raise QuotaExceeded(self._area, self._quota, stored=0, added=size)
-        return self._quota
+        keys = [self._key(name) for name in names]
+        return areas.find_room(
+            self._accounts.transactions, self._area, self._quota, size, keys=keys, is_empty=self._is_empty
+        )
 
     def reserve(self, name: str, size: int) -> Future[int] | None:
         """Count an object that is about to be stored. The future has the version of its row. None if it is free."""
@@ -128,12 +117,6 @@ class Account:
 
     def _key(self, name: str) -> str:
         return f"{self._part.prefix}{name}"
-
-    def _require_empty(self) -> None:
-        """Raise StoreUnavailable where an area that was not counted has objects. The janitor then counts it."""
-        if not self._is_empty():
-            self._write(areas.enter)
-            raise areas.not_counted(self._area)
 
     def _is_empty(self) -> bool:
         return not any(part.store.list(limit=1) for part in self._accounts.stores.parts(self._area))

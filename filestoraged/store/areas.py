@@ -15,12 +15,12 @@ time, and confirms the row or deletes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from filestoraged.errors import QuotaExceeded, StoreUnavailable
 from filestoraged.store.contract import ObjectStatus
-from filestoraged.store.transactions import Transaction
+from filestoraged.store.transactions import Transaction, Transactions
 
 # All transactions that change sums wait for each other, also those of names: with a lock for each area, two
 # transactions that several jobs share could wait for each other.
@@ -30,6 +30,39 @@ _LOCK = "names"
 def serialize(transaction: Transaction) -> None:
     """Wait for other transactions that change sums. Call it before what is read to decide about a change."""
     transaction.serialize(_LOCK)
+
+
+def find_room(
+    transactions: Transactions,
+    area: str,
+    quota: int,
+    size: int,
+    *,
+    keys: Sequence[str],
+    is_empty: Callable[[], bool] = lambda: True,
+) -> int | None:
+    """Judge an upload of `size` bytes before its body. Returns the room that there is, in bytes.
+
+    One of the `keys` is that of the object, if any is known: what is stored takes no room, and the room is None.
+    Raises QuotaExceeded, and StoreUnavailable where the area was not counted yet, unless it `is_empty`. The
+    transaction of the change judges again.
+    """
+    rows = transactions.read("SELECT bytes, complete FROM areas WHERE area = ?", area)
+    stored, complete = rows[0] if rows else (0, 0)
+    if complete and stored + size <= quota:
+        return int(quota - stored)
+    statement = "SELECT 1 FROM stored WHERE area = ? AND key = ? AND names > 0"
+    if any(transactions.read(statement, area, key) for key in keys):
+        return None
+    if not complete:
+        if not is_empty():
+            # The janitor then counts it.
+            transactions.write(lambda transaction: enter(transaction, area))
+            raise not_counted(area)
+        stored = 0
+    if stored + size > quota:
+        raise QuotaExceeded(area, quota, stored=stored, added=size)
+    return int(quota - stored)
 
 
 # Names. The caller has called `serialize`.
@@ -195,11 +228,12 @@ def forget(transaction: Transaction, area: str, limit: int) -> int:
 
 
 def count_removals(transaction: Transaction, area: str, reason: str, number: int) -> None:
-    transaction.execute(
-        """INSERT INTO removals (area, reason, number) VALUES (?, ?, ?)
-            ON CONFLICT (area, reason) DO UPDATE SET number = removals.number + excluded.number""",
-        (area, reason, number),
-    )
+    if number:
+        transaction.execute(
+            """INSERT INTO removals (area, reason, number) VALUES (?, ?, ?)
+                ON CONFLICT (area, reason) DO UPDATE SET number = removals.number + excluded.number""",
+            (area, reason, number),
+        )
 
 
 def _growth(new: NamedObject, former: NamedObject | None) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.errors import Conflict, QuotaExceeded
+from filestoraged.errors import Conflict
 from filestoraged.store import areas
 from filestoraged.store.limits import EVICTED_TO, EVICTION_INTERVAL, Rules
 from filestoraged.store.name_tables import area_of
@@ -138,19 +138,6 @@ class NameEviction:
             yield removed
 
 
-def require_room(transactions: Transactions, space: str, rules: Rules, size: int, oid: str | None) -> None:
-    """Judge an upload before its body: `oid` is that of the bytes, None if it is not known. Raises QuotaExceeded."""
-    area = area_of(space)
-    if rules.quota is None:
-        return
-    statement = "SELECT 1 FROM stored WHERE area = ? AND key = ? AND names > 0"
-    if oid is not None and transactions.read(statement, area, oid):
-        return
-    stored = sum(found for (found,) in transactions.read("SELECT bytes FROM areas WHERE area = ?", area))
-    if stored + size > rules.quota:
-        raise QuotaExceeded(area, rules.quota, stored=stored, added=size)
-
-
 def _remove_old(space: str, column: str, last: int, reason: str, transaction: Transaction) -> int:
     """Remove names whose time in `column` is `last` or earlier."""
     areas.serialize(transaction)
@@ -158,7 +145,7 @@ def _remove_old(space: str, column: str, last: int, reason: str, transaction: Tr
     rows = transaction.execute(statement, (space, last, _NAMES_PER_STEP)).fetchall()
     for path, oid in rows:
         _remove(transaction, space, path, oid)
-    _count(transaction, space, reason, len(rows))
+    areas.count_removals(transaction, area_of(space), reason, len(rows))
     return len(rows)
 
 
@@ -174,19 +161,10 @@ def _shrink(space: str, target: int, transaction: Transaction) -> int:
             break
         _remove(transaction, space, path, oid)
         removed += 1
-    _count(transaction, space, "max-size", removed)
+    areas.count_removals(transaction, area, "max-size", removed)
     return removed
 
 
 def _remove(transaction: Transaction, space: str, path: object, oid: str) -> None:
     transaction.execute("DELETE FROM names WHERE path = ?", (path,))
     areas.remove_name(transaction, area_of(space), oid)
-
-
-def _count(transaction: Transaction, space: str, reason: str, number: int) -> None:
-    if number:
-        transaction.execute(
-            """INSERT INTO removals (area, reason, number) VALUES (?, ?, ?)
-                ON CONFLICT (area, reason) DO UPDATE SET number = removals.number + excluded.number""",
-            (area_of(space), reason, number),
-        )

@@ -25,7 +25,6 @@ from filestoraged.store.name_limits import (
     FindRules,
     Uses,
     no_rules,
-    require_room,
     require_unwritten,
 )
 from filestoraged.store.name_listing import COLUMNS, UNEXPIRED, Name, NameListing, Page, path_of
@@ -104,9 +103,10 @@ class Names:
 
     def require_room(self, space: str, size: int, oid: str | None) -> None:
         """Judge an upload of `size` bytes before its body. Raises QuotaExceeded. `put` judges it again."""
-        rules = self.find_rules(area_of(space))
-        if rules is not None:
-            require_room(self.transactions, space, rules, size, oid)
+        area = area_of(space)
+        rules = self.find_rules(area)
+        if rules is not None and rules.quota is not None:
+            areas.find_room(self.transactions, area, rules.quota, size, keys=[] if oid is None else [oid])
 
     def list(self, space: str, *, prefix: str = "", by_folder: bool = False, after: str = "", limit: int) -> Page:
         """At most `limit` names that begin with `prefix` and sort after `after`, in the order of their bytes.
