@@ -6,8 +6,8 @@ Where an area has no limits, its store is the one within: uploads cost nothing m
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import NotFound
@@ -15,7 +15,7 @@ from filestoraged.future import Future, then
 from filestoraged.store import layout
 from filestoraged.store.accounts import GRACE, Account, Accounts
 from filestoraged.store.area_stores import Part, restic_part
-from filestoraged.store.contract import Blob, ObjectStatus, Staging, Store, Usage, completed, never_pause
+from filestoraged.store.contract import Staging, Store, completed
 from filestoraged.store.hashing import OverlappedHasher
 from filestoraged.store.limits import DATA, DROPS, FILES, RESTIC
 
@@ -52,80 +52,50 @@ def limit_part(accounts: Accounts, area: str, part: Part) -> Store:
     return part.store if account is None else LimitedStore(part.store, account)
 
 
+class _OfStore:
+    """An attribute or a method that is that of the store within."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, within: _Within, owner: type) -> Any:
+        return getattr(within.store, self._name)
+
+    def __set__(self, within: _Within, value: object) -> None:
+        setattr(within.store, self._name, value)
+
+
 class _Within(Store):
-    """Does what the store within does."""
+    """Does what the store within does. A subclass overrides the rest; callers see the types of `Store`."""
+
+    algorithm: Any = _OfStore()
+    stages_files: Any = _OfStore()
+    hash_threads: Any = _OfStore()
+    max_size: Any = _OfStore()
+
+    stage: Any = _OfStore()
+    stage_file: Any = _OfStore()
+    stage_new: Any = _OfStore()
+    require_room: Any = _OfStore()
+    open: Any = _OfStore()
+    stat: Any = _OfStore()
+    get: Any = _OfStore()
+    relative_path: Any = _OfStore()
+    remove: Any = _OfStore()
+    remove_later: Any = _OfStore()
+    remove_all: Any = _OfStore()
+    namespace: Any = _OfStore()
+    list: Any = _OfStore()
+    scan: Any = _OfStore()
+    list_namespaces: Any = _OfStore()
+    probe: Any = _OfStore()
+    usage: Any = _OfStore()
+    sweep: Any = _OfStore()
+    close: Any = _OfStore()
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self.algorithm = store.algorithm
+        self.store = store
         self.remote = store.remote
-        self.stages_files = store.stages_files
-        self.hash_threads = store.hash_threads
-
-    @property
-    def max_size(self) -> int | None:
-        return self._store.max_size
-
-    @max_size.setter
-    def max_size(self, size: int | None) -> None:
-        self._store.max_size = size
-
-    def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
-        return self._store.stage(size, expected=expected)
-
-    def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> Staging | None:
-        return self._store.stage_file(path, size, hasher)
-
-    def stage_new(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
-        return self._store.stage_new(size, expected=expected)
-
-    def require_room(self, size: int, names: Sequence[str] = ()) -> None:
-        self._store.require_room(size, names)
-
-    def open(self, name: str) -> Blob:
-        return self._store.open(name)
-
-    def stat(self, name: str) -> ObjectStatus:
-        return self._store.stat(name)
-
-    def get(self, name: str) -> BinaryIO:
-        return self._store.get(name)
-
-    def relative_path(self, name: str) -> str | None:
-        return self._store.relative_path(name)
-
-    def remove(self, name: str) -> None:
-        self._store.remove(name)
-
-    def remove_later(self, name: str) -> Future[None]:
-        return self._store.remove_later(name)
-
-    def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
-        return self._store.remove_all(names)
-
-    def namespace(self, name: str, *, algorithm: str | None = None) -> Store:
-        return self._store.namespace(name, algorithm=algorithm)
-
-    def list(self, after: str = "", limit: int = 1000) -> Sequence[str]:
-        return self._store.list(after, limit)
-
-    def scan(self) -> Generator[ObjectStatus, None, None]:
-        return self._store.scan()
-
-    def list_namespaces(self, after: str = "", limit: int = 1000) -> Sequence[str]:
-        return self._store.list_namespaces(after, limit)
-
-    def probe(self) -> None:
-        self._store.probe()
-
-    def usage(self, pause: Callable[[], None] = never_pause) -> Mapping[str, Usage | None]:
-        return self._store.usage(pause)
-
-    def sweep(self) -> int:
-        return self._store.sweep()
-
-    def close(self) -> None:
-        self._store.close()
 
 
 class _Parent(_Within):
@@ -136,7 +106,7 @@ class _Parent(_Within):
         self._limit = limit
 
     def namespace(self, name: str, *, algorithm: str | None = None) -> Store:
-        return self._limit(name, self._store.namespace(name, algorithm=algorithm))
+        return self._limit(name, self.store.namespace(name, algorithm=algorithm))
 
 
 class LimitedStore(_Within):
@@ -154,10 +124,10 @@ class LimitedStore(_Within):
     def stage_new(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> Staging:
         names = [each.digest for each in expected if each.algorithm == self.algorithm]
         room = self._account.require_room(size or 0, names)
-        return LimitedStaging(self._store.stage_new(size, expected=expected), self._account, room, names)
+        return LimitedStaging(self.store.stage_new(size, expected=expected), self._account, room, names)
 
     def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> Staging | None:
-        staging = self._store.stage_file(path, size, hasher)
+        staging = self.store.stage_file(path, size, hasher)
         return None if staging is None else LimitedStaging(staging, self._account)
 
     def require_room(self, size: int, names: Sequence[str] = ()) -> None:
@@ -166,7 +136,7 @@ class LimitedStore(_Within):
     def remove(self, name: str) -> None:
         version = self._account.begin_removal(name).result()
         try:
-            self._store.remove(name)
+            self.store.remove(name)
         except NotFound:
             # Another removal was faster, and leaves the row to this one, which began later.
             self._end_removal(name, version)
@@ -182,7 +152,7 @@ class LimitedStore(_Within):
     def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
         names = list(names)
         versions = self._account.begin_removals(names).result()
-        failures = self._store.remove_all(names)
+        failures = self.store.remove_all(names)
         removed = [(name, version) for name, version in zip(names, versions) if version is not None]
         self._account.end_removals([each for each in removed if each[0] not in failures]).result()
         return failures
@@ -192,7 +162,7 @@ class LimitedStore(_Within):
             self._account.end_removal(name, version).result()
 
     def _remove_counted(self, name: str, version: int | None) -> Future[None]:
-        removal = self._store.remove_later(name)
+        removal = self.store.remove_later(name)
         if version is None:
             return removal
         removal.add_done_callback(functools.partial(self._forget_missing, name, version))
