@@ -318,7 +318,8 @@ def open_drops(databases: Databases, *, ttl: float, passwords: Passwords = PASSW
 
 def _build(resources: Resources) -> Router:
     registry = open_drops(resources.databases, ttl=resources.drop_ttl, passwords=resources.guard.passwords)
-    janitor = DropsJanitor(registry, resources.drops, resources.databases.open_cleanup_lock(), resources.clock)
+    lock = resources.databases.open_cleanup_lock(layout.JANITOR_LOCK)
+    janitor = DropsJanitor(registry, resources.drops, lock, resources.clock)
     janitor.start()
     resources.janitors.append(janitor)
     resources.test("Drops", registry.probe)

@@ -19,7 +19,7 @@ from filestoraged.api.upload_targets import Targets
 from filestoraged.clock import Clock
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store import layout
-from filestoraged.store.accounts import Accounts, open_cleanup_lock
+from filestoraged.store.accounts import Accounts
 from filestoraged.store.area_janitor import AreasJanitor
 from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases
@@ -167,7 +167,7 @@ class Resources(Additions):
     def enforce_limits(self) -> None:
         """Start what removes objects beyond the limits, once all interfaces are built."""
         assert self.accounts is not None
-        lock = open_cleanup_lock(self.databases)
+        lock = self.databases.open_cleanup_lock(layout.LIMITS_JANITOR_LOCK)
         janitor = AreasJanitor(self.accounts, lock, self.drop_registry, self.clock)
         janitor.start()
         self.janitors.append(janitor)

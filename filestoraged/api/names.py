@@ -19,9 +19,8 @@ from filestoraged.digest import Expected, parse_digest
 from filestoraged.errors import CorruptObject, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
-from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.contract import SMALL, Blob, Staging, Store
-from filestoraged.store.databases import Databases, SqliteDatabases
+from filestoraged.store.databases import Databases
 from filestoraged.store.name_collection import SUCCESSION_TIME, Collector, NamesJanitor
 from filestoraged.store.name_limits import FindRules, no_rules, require_unwritten
 from filestoraged.store.name_listing import Name, Page
@@ -247,22 +246,15 @@ def open_names(databases: Databases, find_rules: FindRules = no_rules) -> Names:
     return Names(transactions, databases.clock, find_rules=find_rules)
 
 
-def open_cleanup_lock(databases: Databases) -> CleanupLock:
-    """In SQLite a lock that dies with its process alone, which `Collector` relies on."""
-
-    def local(files: SqliteDatabases) -> CleanupLock:
-        return FileLock(files.path(layout.NAMES_JANITOR_LOCK), files.root, timeout=float("inf"))
-
-    return databases.open(local, lambda database: database.open_cleanup_lock())
-
-
 def _build(resources: Resources) -> Router:
     # An oid is a SHA-256 digest, whatever --hash says.
     store = resources.objects.namespace(layout.NAMES, algorithm="sha256")
     names = open_names(resources.databases, resources.find_rules)
     is_remote = store.remote or names.is_remote
     collector = Collector(names, store, succession_time=SUCCESSION_TIME if is_remote else 0.0, clock=resources.clock)
-    janitor = NamesJanitor(names, collector, open_cleanup_lock(resources.databases), resources.clock)
+    # In SQLite a lock that dies with its process alone, which the collector relies on.
+    lock = resources.databases.open_cleanup_lock(layout.NAMES_JANITOR_LOCK, timeout=float("inf"))
+    janitor = NamesJanitor(names, collector, lock, resources.clock)
     janitor.start()
     resources.janitors.append(janitor)
     resources.test("Names", names.probe)

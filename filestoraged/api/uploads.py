@@ -319,7 +319,7 @@ def _open_storage(resources: Resources, registry: Registry) -> Storage:
 def _cleanup_lock(resources: Resources, storage: Storage) -> CleanupLock:
     """One janitor works for all who reach the same bytes."""
     if storage.is_remote:
-        return resources.databases.open_cleanup_lock()
+        return resources.databases.open_cleanup_lock(layout.JANITOR_LOCK)
     return FileLock(resources.path(layout.UPLOADS_JANITOR_LOCK), resources.disk.volume.identity)
 
 

@@ -7,11 +7,9 @@ from typing import TypeVar
 
 from filestoraged.clock import Clock
 from filestoraged.future import Future
-from filestoraged.store import areas, layout
+from filestoraged.store import areas
 from filestoraged.store.area_stores import AreaStores, Part
-from filestoraged.store.cleanup_lock import CleanupLock, FileLock
 from filestoraged.store.contract import Store
-from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.limits import KINDS, NAMES, AreaLimits, Rules
 from filestoraged.store.transactions import Transaction, Transactions
 
@@ -120,10 +118,3 @@ class Account:
 
     def _is_empty(self) -> bool:
         return not any(part.store.list(limit=1) for part in self._accounts.stores.parts(self._area))
-
-
-def open_cleanup_lock(databases: Databases) -> CleanupLock:
-    def local(files: SqliteDatabases) -> CleanupLock:
-        return FileLock(files.path(layout.LIMITS_JANITOR_LOCK), files.root)
-
-    return databases.open(local, lambda database: database.open_cleanup_lock())

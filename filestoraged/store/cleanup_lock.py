@@ -14,7 +14,7 @@ from filestoraged.store.path_identity import PathIdentity
 
 # A janitor that has the lock and has done nothing for so many seconds is stopped, or its disk hangs: another one then
 # works without the lock.
-_JANITOR_TIMEOUT = 60.0
+JANITOR_TIMEOUT = 60.0
 
 
 class CleanupLock(Protocol):
@@ -38,7 +38,7 @@ class FileLock:
         root: PathIdentity | None = None,
         *,
         clock: Clock = SYSTEM_CLOCK,
-        timeout: float = _JANITOR_TIMEOUT,
+        timeout: float = JANITOR_TIMEOUT,
     ) -> None:
         """Without `root`, the directory that it is in, the file is created in whatever is there.
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.store import layout
-from filestoraged.store.cleanup_lock import CleanupLock, FileLock
+from filestoraged.store.cleanup_lock import JANITOR_TIMEOUT, CleanupLock, FileLock
 from filestoraged.store.path_identity import PathIdentities, PathIdentity
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -43,8 +42,8 @@ class Databases(Protocol):
     def open_transactions(self, name: str, schema: Schema) -> Transactions:
         """Those of the file with that name. All who open one share it, and the last who closes it does."""
 
-    def open_cleanup_lock(self) -> CleanupLock:
-        """The lock of the janitors. Open the drops or the uploads first."""
+    def open_cleanup_lock(self, name: str, timeout: float = JANITOR_TIMEOUT) -> CleanupLock:
+        """The lock of janitors, a file with that name. Open transactions first. See `FileLock` for the `timeout`."""
 
 
 class SqliteDatabases:
@@ -76,8 +75,8 @@ class SqliteDatabases:
                 shared = self._shared[name] = TransactionQueue(identity.path, schema, identity, clock=self.clock)
             return shared
 
-    def open_cleanup_lock(self) -> CleanupLock:
-        return FileLock(self.path(layout.JANITOR_LOCK), self.root)
+    def open_cleanup_lock(self, name: str, timeout: float = JANITOR_TIMEOUT) -> CleanupLock:
+        return FileLock(self.path(name), self.root, timeout=timeout)
 
     def identity(self, name: str) -> PathIdentity:
         """Return the identity of the file with that name. Queries that find another file there fail."""

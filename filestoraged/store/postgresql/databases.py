@@ -10,7 +10,7 @@ from typing import TypeVar
 from filestoraged.clock import Clock
 from filestoraged.command_errors import StartError
 from filestoraged.errors import StorageFull, StoreFailed, StoreUnavailable
-from filestoraged.store.cleanup_lock import CleanupLock
+from filestoraged.store.cleanup_lock import JANITOR_TIMEOUT, CleanupLock
 from filestoraged.store.postgresql.connection import Connector
 from filestoraged.store.postgresql.lease import JanitorLease
 from filestoraged.store.postgresql.transactions import PostgresTransactions
@@ -47,8 +47,8 @@ class PostgresDatabases:
     def open(self, local: Callable[..., _Opened], remote: Callable[[PostgresDatabases], _Opened]) -> _Opened:
         return remote(self)
 
-    def open_cleanup_lock(self) -> CleanupLock:
-        # It ends with the drops or the uploads.
+    def open_cleanup_lock(self, name: str, timeout: float = JANITOR_TIMEOUT) -> CleanupLock:
+        # It ends with the transactions.
         return JanitorLease(self.shared)
 
     @property
