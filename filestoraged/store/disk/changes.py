@@ -108,12 +108,10 @@ class ObjectUpload(Change):
         # What exists is durable: the upload that stored it locked its path until it was.
         if not self._replace and self._exists():
             raise AlreadyExists(self._name)
-        if isinstance(self._source, MemoryStaging):
-            data: Bytes = self._source.data
-            self._write(data)
-            return data
-        assert self._file is not None
-        return self._file.read()
+        assert isinstance(self._source, MemoryStaging)
+        data: Bytes = self._source.data
+        self._write(data)
+        return data
 
     def apply(self) -> None:
         # Another upload of the same round may have stored it.

@@ -65,7 +65,10 @@ class DiskStaging(Staging):
         source, self._source = self._source, None
         volume = self._volume
         upload = ObjectUpload(path, source, volume.directories, volume.staging_area, digest=digest, replace=replace)
-        volume.commit(upload, size=self.size, is_recorded=not layout.is_fetched_once(path))
+        # Bytes in a file may have been lost by a failed sync since they were written. What is fetched once is to leave
+        # no copy.
+        is_recorded = isinstance(source, MemoryStaging) and not layout.is_fetched_once(path)
+        volume.commit(upload, size=self.size, is_recorded=is_recorded)
         return upload.done
 
     def _discard(self) -> None:

@@ -27,7 +27,7 @@ from filestoraged.store.permissions import (
     is_allowed,
     open_own_directory,
 )
-from filestoraged.store.system import LINUX, Files, System, exists, listed, read_file
+from filestoraged.store.system import LINUX, Files, System, exists, listed
 
 log = logging.getLogger(__name__)
 
@@ -161,10 +161,6 @@ class StagedFile:
         while view:
             # A signal or a full disk may cut a write short. The next write raises the error, if there is one.
             view = view[self._system.write(self._descriptor, view) :]
-
-    def read(self) -> bytes:
-        """All of its bytes."""
-        return read_file(self._system, self._path)
 
     def sync(self) -> None:
         """Make the bytes durable. If that fails, they are discarded."""
