@@ -108,8 +108,8 @@ class Volume:
             with self._locked(change.path):
                 try:
                     change.commit_alone()
-                    self.check_changes()
                     self._note(change.path)
+                    self.check_changes()
                 except BaseException:
                     change.take_back()
                     raise
@@ -124,6 +124,7 @@ class Volume:
         with self._locked(path):
             yield
             self._note(path)
+            self.check_changes()
 
     def check_changes(self) -> None:
         """Raise OSError if the file system failed although a sync succeeded, and StoreDetached if the root is lost.
