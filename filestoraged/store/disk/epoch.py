@@ -48,8 +48,8 @@ _CHECKSUM_SIZE = 16
 
 _EPOCH = struct.Struct("<8sQ32s")
 _EPOCH_MAGIC = b"fsepoch1"
-# The byte behind the epoch: whether it was durable when others may have read it.
-_SHUT, _OPEN = b"\0", b"\1"
+# The byte behind the epoch: whether it was durable when others may have read it; and whether a sync has failed in it.
+_SHUT, _OPEN, _FAILED = b"\0", b"\1", b"\2"
 
 _BLOCK = 4096
 _SLOTS = 2 * _BLOCK
@@ -125,7 +125,7 @@ class EpochFile:
             # Not in one step: another process may recover in between, from nothing.
             self._system.flock(self._descriptor, fcntl.LOCK_SH)
             epoch = self._read()
-            if epoch is not None and self._is_open(epoch):
+            if epoch is not None and self._state(epoch) in (_OPEN, _FAILED):
                 return epoch
             # The process that recovered has failed to begin an epoch.
             self._system.flock(self._descriptor, fcntl.LOCK_UN)
@@ -155,7 +155,14 @@ class EpochFile:
     def unlock_paths(self) -> None:
         self._system.unlock(self._descriptor, _PATH_LOCKS, 2 * _PATH_LOCKS)
 
-    # Doubts, marks and checkpoints.
+    # Failures, doubts, marks and checkpoints.
+
+    def note_failure(self, epoch: Epoch) -> None:
+        """A sync has failed: what was written until then may be lost, and is read nevertheless. Raises OSError."""
+        write_at(self._system, self._descriptor, _FAILED, self._state_of(epoch))
+
+    def has_failed(self, epoch: Epoch) -> bool:
+        return self._state(epoch) == _FAILED
 
     def begin_doubt(self) -> None:
         """Call it before a sync of the file system: a process that dies by a failed one has told. Raises OSError."""
@@ -233,8 +240,8 @@ class EpochFile:
         _, number, key = _EPOCH.unpack(head)
         return Epoch(number, key)
 
-    def _is_open(self, epoch: Epoch) -> bool:
-        return self._system.pread(self._descriptor, 1, self._state_of(epoch)) == _OPEN
+    def _state(self, epoch: Epoch) -> bytes:
+        return self._system.pread(self._descriptor, 1, self._state_of(epoch))
 
     def _state_of(self, epoch: Epoch) -> int:
         return epoch.number % 2 * _BLOCK + _EPOCH.size + _CHECKSUM_SIZE

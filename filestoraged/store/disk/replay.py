@@ -3,8 +3,9 @@
 At the start of an epoch that is all that processes of the last one have recorded and no checkpoint covers. It may be
 repeated: a power cut during a replay leaves the journals as they were, and the next start does the same again.
 
-In an epoch, a failed `syncfs` may have cost the bytes of any file that was written since the last checkpoint. Then the
-files of all journals are made anew, unless they were removed meanwhile.
+In an epoch, a failed `syncfs` may have cost the bytes of any file that was written since the last checkpoint, also of
+one that is recorded later. From then on, each checkpoint makes the files that no checkpoint covers anew, unless they
+were removed meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.epoch import Checkpoint, Epoch
 from filestoraged.store.disk.records import Format, Group, Record, RecordKind, first_missing, has_groups, valid_records
 from filestoraged.store.disk.staging_area import StagedFile
-from filestoraged.store.system import System, exists, listed, read_file
+from filestoraged.store.system import System, listed, read_file
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def read_journals(
     """What is to be done, by path: the last record of each object that no checkpoint covers.
 
     The checkpoints are read behind the journals: what was written over meanwhile is covered by one of them. Of journals
-    that `are_written` at the same time, some groups may be missed.
+    that `are_written` at the same time, some groups may be missed, and removals do not count: the group of one may have
+    failed, and not be void yet.
 
     Raises JournalDamaged, and OSError.
     """
@@ -76,6 +78,8 @@ def read_journals(
         if missing is not None:
             raise JournalDamaged(_place_of(missing, journal, found), "records in its middle are missing")
         for record in valid_records(groups, covered):
+            if are_written and record.kind is RecordKind.REMOVED:
+                continue
             former = last.get(record.path)
             if former is None or former.time <= record.time:
                 last[record.path] = record
@@ -124,16 +128,26 @@ class Replay:
         return changed
 
     def remake(self, records: dict[str, Record], lock: Callable[[str], AbstractContextManager[None]]) -> None:
-        """Make the files anew that are still there. Raises OSError, and what `lock` raises, which locks a path."""
+        """Make the files anew that are still there. Raises OSError, and what `lock` raises, which locks a path.
+
+        Each is synced before it gets its name: a checkpoint of another process may have covered the object meanwhile.
+        """
         for path, record in records.items():
             if record.kind is RecordKind.STORED:
                 full = self._full(path)
                 with lock(path):
-                    if exists(self._system, full):
-                        self._write(full, record)
+                    if self._is_there(full):
+                        self._write(full, record, StagedFile.sync)
 
     def _full(self, path: str) -> str:
         return f"{self._directories.root}/{path}"
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            self._system.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def _is_applied(self, path: str, record: Record) -> bool:
         """Whether the file has the bytes of the record: a process that was killed has not cost what the kernel has."""
@@ -144,10 +158,11 @@ class Replay:
             return self._system.lstat(full).st_size == len(record.data) and read_file(self._system, full) == record.data
         return False
 
-    def _write(self, path: str, record: Record) -> None:
+    def _write(self, path: str, record: Record, sync: Callable[[StagedFile], None] = lambda _: None) -> None:
         file = self._make_staging()
         try:
             file.write(record.data)
+            sync(file)
             self._directories.place(os.path.dirname(path), file.rename, path)
         finally:
             file.discard()

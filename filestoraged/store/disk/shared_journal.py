@@ -39,9 +39,9 @@ class SharedJournal:
         self._file_system: FileSystem | None = None
         # The token under which it has a mark; empty before its first record or checkpoint.
         self._token = ""
-        # Whether it has to make the files of all journals anew: a sync failed, or another process may have been told of
-        # a failure before this one opened the file system.
-        self._is_doubted = False
+        # Whether its next checkpoint has to make files anew: another process may have been told of a failure before
+        # this one opened the file system. And whether a sync of its own has failed.
+        self._is_doubted = self._has_failed = False
 
     def join(self) -> None:
         """Have the store: replay the journals of the last epoch, if no other process has it.
@@ -139,7 +139,7 @@ class SharedJournal:
             file.close()
             raise
         self._file, self._file_system, self._pid = file, file_system, self._system.getpid()
-        self._token, self._is_doubted = "", file.is_in_doubt()
+        self._token, self._is_doubted, self._has_failed = "", file.is_in_doubt(), False
 
     def _recover(self, former: Epoch | None, file: EpochFile, file_system: FileSystem) -> None:
         journals = find_journals(self._area.directory, system=self._system)
@@ -152,7 +152,8 @@ class SharedJournal:
             journals, former, lambda: [] if former is None else file.checkpoints(former), system=self._system
         )
         replay = self._replay()
-        changed = replay.write_all(records) if file.is_in_doubt() else replay.apply(records)
+        is_doubted = file.is_in_doubt() or (former is not None and file.has_failed(former))
+        changed = replay.write_all(records) if is_doubted else replay.apply(records)
         file.begin_doubt()
         file_system.sync()
         if changed:
@@ -160,19 +161,32 @@ class SharedJournal:
 
     def _sync(self, epoch: Epoch, file: EpochFile) -> None:
         """Sync all files. Where bytes could not be written, make them anew, and sync once more. Raises OSError."""
-        assert self._file_system is not None
         file.begin_doubt()
-        if not self._is_doubted:
+        if not (self._is_doubted or self._has_failed or file.has_failed(epoch)):
             try:
-                self._file_system.sync()
+                self._sync_once()
+                file.end_doubt()
+                return
             except OSError as error:
-                log.error("cannot sync the files of the journals; writing them once more: %s", error)
-                self._is_doubted = True
-        if self._is_doubted:
-            self._remake(epoch, file)
-            self._file_system.sync()
-            self._is_doubted = False
+                log.error(
+                    "cannot sync the files of the journals; syncing each apart until the next start: %s",
+                    error,
+                )
+        if self._has_failed:
+            # Not once: a file that was written before may get its name after the next checkpoint has begun.
+            file.note_failure(epoch)
+        self._remake(epoch, file)
+        self._sync_once()
+        self._is_doubted = False
         file.end_doubt()
+
+    def _sync_once(self) -> None:
+        assert self._file_system is not None
+        try:
+            self._file_system.sync()
+        except OSError:
+            self._has_failed = True
+            raise
 
     def _remake(self, epoch: Epoch, file: EpochFile) -> None:
         journals = find_journals(self._area.directory, system=self._system)

@@ -121,7 +121,8 @@ MUTATIONS = (
     ),
     _shared_journal("checkpoint-syncs-nothing", "            self._sync(epoch, file)\n", ""),
     _shared_journal("failed-sync-makes-no-file-anew", "        self._replay().remake(records, self.locked)\n", ""),
-    _shared_journal("files-are-made-anew-at-each-checkpoint", "            self._is_doubted = False\n", ""),
+    _shared_journal("files-are-made-anew-at-each-checkpoint", "        self._is_doubted = False\n", ""),
+    _shared_journal("failed-sync-is-forgotten-behind-its-checkpoint", "            self._has_failed = True\n", ""),
     _shared_journal("failed-sync-of-a-dead-process-is-forgotten", "if file.is_in_doubt() else", "if 0 else"),
     _shared_journal(
         "failed-sync-of-a-replay-is-forgotten",
@@ -132,9 +133,7 @@ MUTATIONS = (
     _replay("damaged-journal-is-replayed", "if missing is not None:", "if 0:"),
     _replay("damaged-epoch-is-taken-for-a-new-store", "if any(map(has_groups, segments)):", "if 0:"),
     _replay("removed-object-comes-back", "                changed += self._remove(full)\n", "                pass\n"),
-    _replay(
-        "removed-object-is-made-anew", "                    if exists(self._system, full):", "                    if 1:"
-    ),
+    _replay("removed-object-is-made-anew", "                    if self._is_there(full):", "                    if 1:"),
     _records("group-of-another-epoch-counts", "return body if epoch == self.epoch and", "return body if"),
     _records("group-of-another-journal-counts", "person=self.token.encode()", 'person=b""'),
     _records("void-record-counts", "and voids.isdisjoint(", "and not voids.issuperset("),

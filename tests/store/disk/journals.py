@@ -57,8 +57,8 @@ class JournalCase(TempCase):
     def segments(self, root: Path | None = None) -> list[Path]:
         return sorted((root or self.root).glob("staging/*/journal.*"))
 
-    def checkpoint(self) -> None:
-        shared = self.store.volume._shared
+    def checkpoint(self, store: DiskStore | None = None) -> None:
+        shared = (store or self.store).volume._shared
         assert shared is not None
         shared.checkpoint()
 

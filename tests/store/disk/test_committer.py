@@ -512,10 +512,36 @@ class CheckpointTest(JournalCase):
 
         self.assertEqual(TEA, self.path(digest).read_bytes())
         self.assertNotEqual(before, self.inode(digest))
-        digests = [digest, self.store.put(b"coffee")]
-        again = [self.inode(each) for each in digests]
+
+    def test_checkpoints_behind_a_failed_one_make_files_anew_that_it_did_not_cover(self) -> None:
+        """Their bytes may have been written, and lost, before they were recorded."""
+        covered = self.store.put(TEA)
+        self.disk.checkpoint_failures = [FAILURE]
+        with self.assertLogs("filestoraged", "ERROR"):
+            self.checkpoint()
+
+        for store in (self.store, self.open_store(self.root, Disk())):
+            digest = store.put(f"{id(store)}".encode())
+            before = [self.inode(covered), self.inode(digest)]
+            self.checkpoint(store)
+            self.assertEqual(before[0], self.inode(covered))
+            self.assertNotEqual(before[1], self.inode(digest))
+
+    def test_process_that_starts_while_another_one_syncs_makes_files_anew_once(self) -> None:
+        self.disk.before_checkpoint = lambda: others.append(self.open_store(self.root, Disk()))
+        others: list[DiskStore] = []
+        self.store.put(TEA)
         self.checkpoint()
-        self.assertEqual(again, [self.inode(each) for each in digests])
+        (other,) = others
+
+        stays = []
+        for data in (b"first", b"second"):
+            digest = other.put(data)
+            before = self.inode(digest)
+            self.checkpoint(other)
+            stays.append(self.inode(digest) == before)
+
+        self.assertEqual([False, True], stays)
 
     def test_failed_checkpoint_does_not_bring_back_what_was_removed(self) -> None:
         self.store.remove(self.store.put(TEA))

@@ -7,7 +7,7 @@ after it. A failed history raises with its seed and its last calls.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from filestoraged.digest import Bytes
@@ -38,6 +38,8 @@ MakeStore = Callable[[Process], DiskStore]
 class Plan(NamedTuple):
     """What happens in a history. `failures` and `aborts` are chances of a call; `None` lets the seed decide.
 
+    `failing` are the calls that may fail: all of them by default.
+
     `grouped` is the chance that a machine has one process, with more clients, whose changes are committed in groups.
     `second_cuts` is that of a power cut while a process replays journals.
     """
@@ -50,6 +52,7 @@ class Plan(NamedTuple):
     changes: int = 4
     failures: float | None = None
     aborts: float | None = None
+    failing: Sequence[str] = ()
     grouped: float = 0.4
     second_cuts: float = 0.3
     file_system: str | None = None
@@ -161,7 +164,7 @@ class History:
 
     def _live(self) -> None:
         machine, random = self.machine, self.machine.random
-        machine.faults.allow(chance=self._failures)
+        machine.faults.allow(*self.plan.failing, chance=self._failures)
         machine.faults.aborts, machine.faults.short_writes = self._aborts, random.choice((0.0, 0.1))
         self.is_grouped = random.random() < self.plan.grouped
         count = 1 if self.is_grouped else random.randint(1, self.plan.processes)

@@ -37,6 +37,7 @@ _ALONE = Plan(failures=0.0, aborts=0.0, file_system="btrfs")
 _JOURNALS = Plan(failures=0.0, aborts=0.0, changes=8, file_system="ext4")
 _FAILING = Plan(failures=0.01, aborts=0.0, changes=8, file_system="ext4")
 _FAILING_OFTEN = Plan(failures=0.03, aborts=0.0, changes=16, file_system="ext4")
+_FAILING_SYNCS = Plan(failures=0.3, failing=("syncfs",), aborts=0.0, changes=8, file_system="ext4")
 _STARTING = Plan(failures=0.02, aborts=0.0, lives=3, changes=4, grouped=0.0, file_system="ext4")
 _CONTENDED = Plan(failures=0.0, aborts=0.0, changes=24, grouped=0.0, file_system="ext4")
 _CROWDED_ALONE = Plan(failures=0.0, aborts=0.0, grouped=1.0, group=16, file_system="btrfs")
@@ -68,6 +69,10 @@ class HistoriesTest(SimulationCase):
     def test_more_histories_lose_nothing_answered_and_show_nothing_failed_and_no_other_bytes(self) -> None:
         for seed in seeds()[_FIRST:]:
             History(seed).run()
+
+    def test_histories_in_which_syncs_of_the_file_system_fail(self) -> None:
+        for seed in range(1, 101):
+            History(seed, _FAILING_SYNCS).run()
 
     def test_history_of_a_seed_is_the_same_each_time(self) -> None:
         histories = [History(11) for _ in range(2)]
@@ -125,7 +130,7 @@ class PlantedFaultsTest(SimulationCase):
             self._position += len(data)
 
         fault = mock.patch.object(JournalSegment, "write", write)
-        self.assert_found(177, _FAILING, fault, symptom="is missing|is there|JournalDamaged|not its own")
+        self.assert_found(125, _FAILING, fault, symptom="is missing|is there|JournalDamaged|not its own")
 
     def test_record_of_an_earlier_life_of_its_segment(self) -> None:
         fault = mock.patch.object(Checkpoint, "covers", lambda *_: 0)
@@ -168,15 +173,23 @@ class PlantedFaultsTest(SimulationCase):
 
     def test_failed_sync_of_files_that_are_not_made_anew(self) -> None:
         fault = mock.patch("filestoraged.store.disk.replay.Replay.remake", lambda *_: None)
-        self.assert_found(520, _FAILING_OFTEN, fault, symptom="not its own|is missing")
+        self.assert_found(4, _FAILING_SYNCS, fault, symptom="not its own|is missing")
+
+    def test_failed_sync_that_is_forgotten_behind_its_checkpoint(self) -> None:
+        def sync(self: SharedJournal) -> None:
+            assert self._file_system is not None
+            self._file_system.sync()
+
+        fault = mock.patch.object(SharedJournal, "_sync_once", sync)
+        self.assert_found(135, _FAILING_SYNCS, fault, symptom="not its own|is missing")
 
     def test_failed_sync_that_dies_with_its_process(self) -> None:
         fault = mock.patch.object(EpochFile, "is_in_doubt", lambda *_: False)
-        self.assert_found(2053, _FAILING_OFTEN, fault, symptom="not its own|is missing")
+        self.assert_found(234, _FAILING_SYNCS, fault, symptom="not its own|is missing")
 
     def test_epoch_that_is_believed_before_it_is_durable(self) -> None:
-        fault = mock.patch.object(EpochFile, "_is_open", lambda *_: True)
-        self.assert_found(112, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
+        fault = mock.patch.object(EpochFile, "_state", lambda *_: b"\1")
+        self.assert_found(796, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
 
     # Changes that are synced alone.
 
@@ -210,7 +223,7 @@ class PlantedFaultsTest(SimulationCase):
             self._system.fsync(self._descriptor)
 
         fault = mock.patch.object(StagedFile, "sync", repeat)
-        self.assert_found(94, _FAILING_ALONE, fault, symptom="bytes that are not its own")
+        self.assert_found(2, _FAILING_ALONE, fault, symptom="bytes that are not its own")
 
     def test_success_of_a_sync_that_is_believed_on_a_file_system_that_failed(self) -> None:
         fault = mock.patch.object(Volume, "check_changes", lambda _: None)
