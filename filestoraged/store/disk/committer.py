@@ -34,6 +34,9 @@ _MAX_ROUND_SIZE = 1024 * 1024
 # Threads of a committer without a journal: the file system serves simultaneous syncs by fewer writes of its own.
 _MAX_THREADS = 16
 
+# Seconds between two attempts to tell other processes what became of a round.
+_PAUSE = 1.0
+
 # In the queue of full segments: the end of the thread.
 _END = object()
 
@@ -154,6 +157,10 @@ class JournalCommitter(Committer):
         self._deferred: list[_Waiting] = []
         self._is_locked_out = False
         self._is_ended = False
+        # All is applied up to that time, which could not be marked; 0 where it was. And whether that, or a group that
+        # failed and is not void, leaves open for other processes what became of a round.
+        self._unmarked = 0
+        self._is_settled = True
         # Why the last checkpoint failed. Owner: the thread of checkpoints.
         self._failure: Exception | None = None
 
@@ -196,10 +203,13 @@ class JournalCommitter(Committer):
             self._check_root()
             journal, file = self._open()
             file.check()
+            if not self._is_settled:
+                self._settle(journal, file)
             pending = [*self._prepare(waiting, file)]
             if pending:
                 self._commit(pending, journal, file)
         except (Error, OSError) as error:
+            self._note_settled()
             self._remove_on_full_disk(_unfinished(waiting, self._deferred), error)
             self._fail(_unfinished(waiting, self._deferred), error)
         except Exception as error:
@@ -207,14 +217,17 @@ class JournalCommitter(Committer):
             log.exception("a round of the committer failed")
             self._fail(_unfinished(waiting, self._deferred), error)
         finally:
-            if self._epoch_file is not None:
+            # Else another process could change the same objects, and a checkpoint cover that change alone.
+            if self._epoch_file is not None and self._is_settled:
                 self._epoch_file.unlock_paths()
 
     def _take(self) -> list[_Waiting]:
         """The changes of the next round. Waits for the first of them, or shortly if paths are to be locked."""
         waiting, self._deferred = self._deferred, []
         until = self._system.monotonic() + LOCK_TIMEOUT
-        block, timeout = (True, LOCK_PAUSE) if self._is_locked_out else (not waiting, None)
+        block, timeout = not waiting, None if self._is_settled else _PAUSE
+        if self._is_locked_out:
+            block, timeout = True, LOCK_PAUSE
         if self._is_locked_out and self._is_ended:
             self._system.sleep(LOCK_PAUSE)
         self._is_locked_out = False
@@ -270,15 +283,33 @@ class JournalCommitter(Committer):
     def _commit(self, pending: Sequence[tuple[Change, Record]], journal: Journal, file: EpochFile) -> None:
         journal, sequence = self._append([record for _, record in pending], journal)
         applied, voids = self._apply(pending, sequence)
-        file.mark(pending[-1][1].time)
+        self._mark(pending[-1][1].time, file)
         finish(applied)
         if voids:
             try:
                 journal.append([each.record for each in voids])
-                file.mark(voids[-1].record.time)
+                self._mark(voids[-1].record.time, file)
             finally:
                 for each in voids:
                     self._fail([each.change], each.error)
+
+    def _settle(self, journal: Journal, file: EpochFile) -> None:
+        """Tell other processes what became of earlier rounds, where that has failed so far."""
+        if self._unmarked:
+            self._mark(self._unmarked, file)
+        journal.settle()
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        self._is_settled = not self._unmarked and (self._journal is None or self._journal.is_settled)
+
+    def _mark(self, time: int, file: EpochFile) -> None:
+        try:
+            file.mark(time)
+            self._unmarked = 0
+        except OSError:
+            self._unmarked = time
+            self._is_settled = False
 
     def _append(self, records: Sequence[Record], journal: Journal) -> tuple[Journal, int]:
         try:

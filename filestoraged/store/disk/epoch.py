@@ -183,13 +183,11 @@ class EpochFile:
         # The last checkpoint of the process that had the slot stays until this one has made another.
         self._generation = max((self._generation_of(copy) for copy in range(2)), default=0)
         self._token = bytes.fromhex(token)
-        self._mark(time)
+        self.mark(time)
 
     def mark(self, time: int) -> None:
-        """All that the process has recorded up to that time is applied."""
-        # If it fails, a checkpoint covers less.
-        with contextlib.suppress(OSError):
-            self._mark(time)
+        """All that the process has recorded up to that time is applied. Raises OSError."""
+        write_at(self._system, self._descriptor, _MARK.pack(self._token, time), self._position())
 
     def marks(self) -> dict[str, int]:
         """The marks of all slots, also of processes that are dead."""
@@ -256,9 +254,6 @@ class EpochFile:
         data = self._system.pread(self._descriptor, _CHECKPOINT.size, self._copy(copy))
         is_there = len(data) == _CHECKPOINT.size and data.startswith(_CHECKPOINT_MAGIC)
         return _CHECKPOINT.unpack(data)[2] % _MAX_GENERATION if is_there else 0
-
-    def _mark(self, time: int) -> None:
-        write_at(self._system, self._descriptor, _MARK.pack(self._token, time), self._position())
 
     def _position(self) -> int:
         return _SLOTS + self._slot * _SLOT_SIZE

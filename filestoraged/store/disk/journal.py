@@ -118,6 +118,16 @@ class Journal:
                 self._void_failed()
             raise
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether each group that failed is void."""
+        return not self._failed
+
+    def settle(self) -> None:
+        """Void the groups that failed, if that is possible now."""
+        if self._failed:
+            self._void_failed()
+
     def refuse(self, error: Exception) -> None:
         """No segment can be written again. The next `append` that needs one raises the error."""
         self._free.put(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -13,6 +14,7 @@ from unittest import mock
 from filestoraged.daemon.values import MAX_WORKERS
 from filestoraged.errors import AlreadyExists, NotFound, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
+from filestoraged.store import layout
 from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.changes import Removal
 from filestoraged.store.disk.committer import JournalCommitter
@@ -561,8 +563,7 @@ class CheckpointTest(JournalCase):
 
         self.assertEqual([], self.files_below(self.root))
 
-    def test_segment_whose_records_are_not_marked_as_applied_is_not_written_again(self) -> None:
-        digests = [self.store.put(b"0")]
+    def refusing_marks(self) -> contextlib.AbstractContextManager[object]:
         pwrite = self.disk.pwrite
 
         def refuse_marks(descriptor: int, data: Any, position: int) -> int:
@@ -570,7 +571,28 @@ class CheckpointTest(JournalCase):
                 raise FAILURE
             return pwrite(descriptor, data, position)
 
-        with mock.patch.object(self.disk, "pwrite", refuse_marks):
+        return mock.patch.object(self.disk, "pwrite", refuse_marks)
+
+    def test_path_of_a_change_that_is_not_marked_stays_locked(self) -> None:
+        """Else a checkpoint could cover what another process does with the object next, and not the removal."""
+        digest = self.store.put(TEA)
+        other = EpochFile(str(self.root), system=Linux())
+        self.addCleanup(other.close)
+
+        with self.refusing_marks():
+            self.store.remove(digest)
+            was_free = other.try_lock(layout.object_path(digest))
+        self.store.put(b"coffee")
+        # Its round has ended when the next one has begun.
+        self.store.put(b"more")
+
+        self.assertFalse(was_free)
+        self.assertTrue(other.try_lock(layout.object_path(digest)))
+
+    def test_segment_whose_records_are_not_marked_as_applied_is_not_written_again(self) -> None:
+        digests = [self.store.put(b"0")]
+
+        with self.refusing_marks():
             digests += [self.store.put(b"%d" % number) for number in range(1, 8)]
             self.assertIsInstance(self.upload(TEA).exception(PATIENCE), StoreUnavailable)
         root = self.cut_power()
