@@ -680,6 +680,14 @@ class LostDatabaseTest(TempCase):
         self.assertFalse(exists)
         self.assertEqual([b"1", None], [self.open().get("a"), self.open().get("b")])
 
+    def test_lookup_that_fails_without_the_log_has_no_answer(self) -> None:
+        later = self.open()
+        later.set("b", b"2")
+        (self.store / "kv.sqlite-wal").unlink()
+
+        # SQLite has opened the log for the writer alone.
+        self.assertRaises(StoreDetached, later.get, "a")
+
     def test_log_that_another_process_has_made_where_one_was_removed_keeps_what_that_one_committed(self) -> None:
         for name in ("kv.sqlite-wal", "kv.sqlite-shm"):
             (self.store / name).unlink()

@@ -11,6 +11,7 @@ import os
 import secrets
 import sqlite3
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -155,9 +156,11 @@ def begin_log_anew(connection: sqlite3.Connection) -> bool:
 class ReadConnections:
     """Connections for reading, as many as threads read at once."""
 
-    def __init__(self, identity: PathIdentity, clock: Clock) -> None:
+    def __init__(self, identity: PathIdentity, clock: Clock, log: Callable[[], Sequence[PathIdentity]]) -> None:
+        """`log` returns the files of the log, as far as the writer has identified them."""
         self._identity = identity
         self._clock = clock
+        self._log = log
         self._idle: deque[sqlite3.Connection] = deque()
 
     def all(self, statement: str, *values: Any) -> list[Any]:
@@ -177,7 +180,7 @@ class ReadConnections:
         except sqlite3.Error as error:
             if connection is not None:
                 close_identified(connection, self._identity)
-            raise identified_failure(error, self._identity) from error
+            raise identified_failure(error, self._identity, *self._log()) from error
         self._idle.append(connection)
         return rows
 
@@ -237,10 +240,11 @@ def retire(connection: sqlite3.Connection, write_lock: WriteLock, identity: Path
     close_identified(connection, identity)
 
 
-def identified_failure(error: Exception, identity: PathIdentity) -> Error:
-    """What `failure` returns, or StoreDetached where the database is lost: nothing is tried beside it then."""
+def identified_failure(error: Exception, identity: PathIdentity, *log_files: PathIdentity) -> Error:
+    """What `failure` returns, or StoreDetached if the database or its log is lost: then nothing is tried beside it."""
     try:
-        identity.check()
+        for each in (identity, *log_files):
+            each.check()
     except StoreDetached as detached:
         return detached
     return failure(error, identity.path)

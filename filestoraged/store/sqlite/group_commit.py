@@ -77,7 +77,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         self._clock = clock
         self._checkpoint_pages = checkpoint_pages
         self._write_lock = WriteLock(path, self._identity, clock)
-        self._readers = ReadConnections(self._identity, clock)
+        self._readers = ReadConnections(self._identity, clock, lambda: self._log)
         self._connection: sqlite3.Connection | None = None
         # Of the log and its index, which SQLite has open behind the connection.
         self._log: Sequence[PathIdentity] = ()
@@ -143,7 +143,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
 
     def refuse(self, jobs: Sequence[_Job], error: Exception) -> None:
         if isinstance(error, (sqlite3.Error, OSError)):
-            error = database.identified_failure(error, self._identity)
+            error = database.identified_failure(error, self._identity, *self._log)
         set_results([(job, error) for job in jobs])
 
     def _connect(self) -> sqlite3.Connection:
