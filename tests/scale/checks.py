@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import unittest
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tests.scale.load import Load
 from tests.scale.program import wait_until
@@ -53,15 +53,23 @@ class FaultCase(unittest.TestCase):
 
     def wait_until_refused(self, kinds: Iterable[str], statuses: Iterable[int]) -> None:
         """Wait until a request of each kind that begins from now on gets one of these statuses."""
-        kinds, statuses, now = set(kinds), set(statuses), time.monotonic()
+        self._wait_until_refused([{kind} for kind in kinds], statuses)
+
+    def wait_until_one_refused(self, kinds: Iterable[str], statuses: Iterable[int]) -> None:
+        """Wait until a request of any of the kinds that begins from now on gets one of these statuses."""
+        self._wait_until_refused([{*kinds}], statuses)
+
+    def _wait_until_refused(self, groups: Sequence[set[str]], statuses: Iterable[int]) -> None:
+        statuses, now = set(statuses), time.monotonic()
 
         def are_refused() -> bool:
             records = self.service.requests.records(since=now)
-            missing = kinds - {record.kind for record in records if record.status in statuses}
+            refused = {record.kind for record in records if record.status in statuses}
+            missing = [sorted(group) for group in groups if not group & refused]
             assert not missing, f"{missing} not yet refused: {describe(records)}"
             return True
 
-        wait_until(f"{', '.join(sorted(kinds))} are refused", are_refused)
+        wait_until(f"one of each of {groups} is refused", are_refused)
 
     def records(self) -> list[Record]:
         """The requests since the fault."""
