@@ -30,7 +30,7 @@ http {{
   sendfile on;
   tcp_nopush on;
   keepalive_requests 1000000000;
-  server {{ listen 127.0.0.1:{port}; root {root}; }}
+  server {{ listen 127.0.0.1:{port}; root {root}; {location} }}
 }}
 """
 
@@ -60,14 +60,14 @@ class Other(NamedTuple):
 
 @contextlib.contextmanager
 def nginx(
-    directory: Path, root: Path, *, access_log: str = "off", before: Sequence[str] | None = None
+    directory: Path, root: Path, *, access_log: str = "off", location: str = "", before: Sequence[str] | None = None
 ) -> Iterator[Other]:
-    """Run nginx with one worker, configured for speed. `before` is as for `ours`."""
+    """Run nginx with one worker, configured for speed. `location` is one more; `before` is as for `ours`."""
     port = free_port()
     configuration = directory / "nginx.conf"
     # As root, its worker would be another user, who cannot read the store.
     user = "user root;" if os.getuid() == 0 else ""
-    text = _NGINX.format(directory=directory, user=user, port=port, root=root, access_log=access_log)
+    text = _NGINX.format(directory=directory, user=user, port=port, root=root, access_log=access_log, location=location)
     configuration.write_text(text)
     with run_server([find_program("nginx"), "-c", str(configuration)], port, directory, before=before) as server:
         yield server

@@ -1,6 +1,7 @@
 """A second build of C files by ccache, from the daemon and a local directory: `python -m tests.proofs.build_caches`.
 
-Needs ccache and gcc, which bin/test installs.
+What HTTP costs ccache, whichever the server, nginx tells, which stores what it gets as files and syncs nothing. Needs
+ccache and gcc, which bin/test installs, and nginx.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from tests.bench.command import run
 from tests.bench.contest import QUIET, Bench, timed
 from tests.bench.figures import Figure, Goal, ratio
-from tests.bench.servers import ours
+from tests.bench.servers import nginx, ours
 from tests.daemon.process import clean_environment
 
 FILES = 500
@@ -24,6 +25,9 @@ _SOURCE = """
 #include <stdlib.h>
 int value_{number}(int argument) {{ return printf("%d", argument) + abs({number}); }}
 """
+
+# An object below a directory that a PUT makes.
+_WEBDAV = "location / { dav_methods PUT; create_full_put_path on; client_body_temp_path {bodies}; }"
 
 # Two at a time.
 _BUILD = "rm -f *.o && ls *.c | xargs -P 2 -I{} ccache gcc -O2 -c {}"
@@ -61,18 +65,25 @@ def ccache(bench: Bench) -> list[Figure]:
     project.mkdir()
     for number in range(bench.part_of(FILES)):
         (project / f"{number}.c").write_text(_SOURCE.format(number=number))
-    remote = bench.directory / "remote"
+    remote, served = bench.directory / "remote", bench.directory / "served"
+    served.mkdir()
     # Not bound to a core: the compilers use all of them.
-    with ours(bench.directory, *QUIET, before=()) as daemon:
+    with (
+        ours(bench.directory, *QUIET, before=()) as daemon,
+        nginx(
+            bench.directory, served, location=_WEBDAV.replace("{bodies}", str(bench.directory / "bodies")), before=()
+        ) as other,
+    ):
         builders = {
             "the daemon": Builder(project, bench.directory / "a", f"{daemon.url}/names/ccache"),
             "a local directory as remote storage": Builder(project, bench.directory / "b", f"file:{remote}"),
+            "nginx": Builder(project, bench.directory / "d", f"{other.url}/ccache"),
             "a local cache": Builder(project, bench.directory / "c"),
         }
         for builder in builders.values():
             builder.run(_BUILD)
         samples = bench.take_turns({name: builder.seconds for name, builder in builders.items()})
-    first, second, _ = builders
+    first, second, *_ = builders
     goal = Goal(f"of {second}", ratio(samples, first, second), 1.3, at_most=True)
     return [Figure("second build of 500 C files", "s", samples, [goal])]
 
