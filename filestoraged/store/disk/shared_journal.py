@@ -153,8 +153,10 @@ class SharedJournal:
         )
         replay = self._replay()
         is_doubted = file.is_in_doubt() or (former is not None and file.has_failed(former))
-        changed = replay.write_all(records) if is_doubted else replay.apply(records)
         file.begin_doubt()
+        # What the journals say may be in memory alone: a power cut would else leave parts of files, and no record.
+        file_system.sync()
+        changed = replay.write_all(records) if is_doubted else replay.apply(records)
         file_system.sync()
         if changed:
             log.info("replayed %d records of journals: %d files were made or removed", len(records), changed)
