@@ -110,7 +110,7 @@ class PlantedFaultsTest(SimulationCase):
         real, apply = ObjectUpload.prepare, ObjectUpload.apply
         with mock.patch.object(ObjectUpload, "apply", lambda _: None):
             fault = mock.patch.object(ObjectUpload, "prepare", prepare)
-            found = self.find(17, _JOURNALS, fault, symptom="not its own|is missing")
+            found = self.find(81, _JOURNALS, fault, symptom="not its own|is missing")
         History(found, _JOURNALS).run()
 
     def test_group_that_is_not_synced(self) -> None:
@@ -119,7 +119,7 @@ class PlantedFaultsTest(SimulationCase):
             self._position += len(data)
 
         fault = mock.patch.object(JournalSegment, "write", write)
-        self.assert_found(3, _JOURNALS, fault, symptom="is missing|is there")
+        self.assert_found(13, _JOURNALS, fault, symptom="is missing|is there")
 
     def test_failed_sync_of_a_group_that_is_repeated_until_it_succeeds(self) -> None:
         def write(self: JournalSegment, data: bytes) -> None:
@@ -130,11 +130,11 @@ class PlantedFaultsTest(SimulationCase):
             self._position += len(data)
 
         fault = mock.patch.object(JournalSegment, "write", write)
-        self.assert_found(125, _FAILING, fault, symptom="is missing|is there|JournalDamaged|not its own")
+        self.assert_found(250, _FAILING, fault, symptom="is missing|is there|JournalDamaged|not its own")
 
     def test_record_of_an_earlier_life_of_its_segment(self) -> None:
         fault = mock.patch.object(Checkpoint, "covers", lambda *_: 0)
-        self.assert_found(6, _JOURNALS, fault, symptom="is there|is missing|JournalDamaged")
+        self.assert_found(4, _JOURNALS, fault, symptom="is there|is missing|JournalDamaged")
 
     def test_removal_that_another_journal_undoes(self) -> None:
         """Each process covers its own records alone: one forgets a removal before another one forgets the upload."""
@@ -147,12 +147,12 @@ class PlantedFaultsTest(SimulationCase):
 
         with mock.patch.object(StagingArea, "living", living):
             fault = mock.patch.object(Checkpoint, "covers", covers)
-            found = self.find(21, _CONTENDED, fault, symptom="is there")
+            found = self.find(39, _CONTENDED, fault, symptom="is there")
         History(found, _CONTENDED).run()
 
     def test_checkpoint_that_is_saved_before_its_sync_has_ended(self) -> None:
         fault = mock.patch.object(SharedJournal, "_sync", lambda *_: None)
-        self.assert_found(7, _JOURNALS, fault, symptom="is missing|is there|not its own")
+        self.assert_found(3, _JOURNALS, fault, symptom="is missing|is there|not its own")
 
     def test_checkpoint_that_covers_what_is_not_applied_yet(self) -> None:
         def marks(self: EpochFile) -> dict[str, int]:
@@ -160,16 +160,16 @@ class PlantedFaultsTest(SimulationCase):
 
         real = EpochFile.marks
         fault = mock.patch.object(EpochFile, "marks", marks)
-        self.assert_found(3, _JOURNALS, fault, symptom="is missing|is there|not its own")
+        self.assert_found(4, _JOURNALS, fault, symptom="is missing|is there|not its own")
 
     def test_void_record_that_is_lost(self) -> None:
         nothing: set[tuple[int, int]] = set()
         fault = mock.patch.object(records, "_voids", lambda _: nothing)
-        self.assert_found(50, _FAILING, fault, symptom="is there|JournalDamaged")
+        self.assert_found(29, _FAILING, fault, symptom="is there|JournalDamaged")
 
     def test_object_whose_change_without_a_record_is_not_noted(self) -> None:
         fault = mock.patch.object(Volume, "_note", lambda *_: None)
-        self.assert_found(16, _JOURNALS, fault, symptom="is missing")
+        self.assert_found(14, _JOURNALS, fault, symptom="is missing")
 
     def test_failed_sync_of_files_that_are_not_made_anew(self) -> None:
         fault = mock.patch("filestoraged.store.disk.replay.Replay.remake", lambda *_: None)
@@ -181,21 +181,21 @@ class PlantedFaultsTest(SimulationCase):
             self._file_system.sync()
 
         fault = mock.patch.object(SharedJournal, "_sync_once", sync)
-        self.assert_found(135, _FAILING_SYNCS, fault, symptom="not its own|is missing")
+        self.assert_found(4, _FAILING_SYNCS, fault, symptom="not its own|is missing")
 
     def test_failed_sync_that_dies_with_its_process(self) -> None:
         fault = mock.patch.object(EpochFile, "is_in_doubt", lambda *_: False)
-        self.assert_found(234, _FAILING_SYNCS, fault, symptom="not its own|is missing")
+        self.assert_found(426, _FAILING_SYNCS, fault, symptom="not its own|is missing")
 
     def test_epoch_that_is_believed_before_it_is_durable(self) -> None:
         fault = mock.patch.object(EpochFile, "_state", lambda *_: b"\1")
-        self.assert_found(796, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
+        self.assert_found(324, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
 
     # Changes that are synced alone.
 
     def test_name_that_is_given_before_the_bytes_are_synced(self) -> None:
         fault = mock.patch.object(StagedFile, "sync", lambda _: None)
-        self.assert_found(1, _ALONE, fault, symptom="bytes that are not its own")
+        self.assert_found(3, _ALONE, fault, symptom="bytes that are not its own")
 
     def test_directory_that_is_not_synced(self) -> None:
         fault = mock.patch.object(Directories, "sync", lambda *_: None)
@@ -207,14 +207,14 @@ class PlantedFaultsTest(SimulationCase):
 
     def test_directory_that_is_taken_for_durable_although_it_has_just_changed(self) -> None:
         fault = mock.patch("filestoraged.store.disk.directories.is_past", lambda *_, **__: True)
-        self.assert_found(54, _ALONE, fault, symptom="is missing")
+        self.assert_found(13, _ALONE, fault, symptom="is missing")
 
     def test_removal_that_is_not_synced(self) -> None:
         def unlink(self: Removal) -> None:
             self._is_removed = self._unlink(self._full, None)
 
         fault = mock.patch.object(Removal, "commit_alone", unlink)
-        self.assert_found(17, _ALONE, fault, symptom="is there")
+        self.assert_found(21, _ALONE, fault, symptom="is there")
 
     def test_failed_sync_that_is_repeated_until_it_succeeds(self) -> None:
         def repeat(self: StagedFile) -> None:
@@ -223,22 +223,22 @@ class PlantedFaultsTest(SimulationCase):
             self._system.fsync(self._descriptor)
 
         fault = mock.patch.object(StagedFile, "sync", repeat)
-        self.assert_found(2, _FAILING_ALONE, fault, symptom="bytes that are not its own")
+        self.assert_found(40, _FAILING_ALONE, fault, symptom="bytes that are not its own")
 
     def test_success_of_a_sync_that_is_believed_on_a_file_system_that_failed(self) -> None:
         fault = mock.patch.object(Volume, "check_changes", lambda _: None)
-        self.assert_found(13, _ABORTING, fault, symptom="is missing|is there")
+        self.assert_found(43, _ABORTING, fault, symptom="is missing|is there")
 
     def test_name_of_a_failed_upload_that_stays(self) -> None:
         fault = mock.patch.object(ObjectUpload, "take_back", lambda _: None)
-        self.assert_found(181, _FAILING_ALONE, fault, symptom="is there")
+        self.assert_found(31, _FAILING_ALONE, fault, symptom="is there")
 
     def test_name_of_an_earlier_upload_that_a_failed_one_takes_back(self) -> None:
         def take_any(self: ObjectUpload) -> None:
             self._system.unlink(self._full)
 
         fault = mock.patch.object(ObjectUpload, "take_back", take_any)
-        self.assert_found(29, _FAILING_ALONE, fault, symptom="is missing")
+        self.assert_found(4, _FAILING_ALONE, fault, symptom="is missing")
 
     def test_refusal_of_an_upload_before_the_object_that_exists_is_durable(self) -> None:
         def sync(self: Directories, path: str, descriptor: int) -> None:
@@ -247,18 +247,18 @@ class PlantedFaultsTest(SimulationCase):
 
         real = Directories.sync
         fault = mock.patch.object(Directories, "sync", sync)
-        self.assert_found(711, _CROWDED_ALONE, fault, symptom="is missing")
+        self.assert_found(364, _CROWDED_ALONE, fault, symptom="is missing")
 
     def test_change_without_a_record_whose_path_is_not_locked(self) -> None:
         fault = mock.patch.object(Volume, "_locked", lambda *_: contextlib.nullcontext())
-        self.assert_found(45, _FAILING_ALONE, fault, symptom="is missing")
+        self.assert_found(29, _FAILING_ALONE, fault, symptom="is missing")
 
     def test_staging_of_a_living_process_that_is_swept(self) -> None:
         def never_alive(*_: Any, **__: Any) -> bool:
             return True
 
         fault = mock.patch.object(staging_area, "lock_if_dead", never_alive)
-        self.assert_found(33, _CALM, fault, symptom="FileNotFoundError|is missing")
+        self.assert_found(21, _CALM, fault, symptom="FileNotFoundError|is missing")
 
 
 def _seeds(first: int) -> tuple[int, ...]:
