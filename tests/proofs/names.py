@@ -159,16 +159,17 @@ def pages(bench: Bench) -> list[Figure]:
         after = ""
         while after is not None:
             after = json.loads(_ask(client, "GET", f"/names/bench?limit=1000&after={after}"))["next"]
+        listed = (daemon.resident() - idle) / MIB
+        # Fills the caches of requests and objects, which are as large where there are few names.
         run_wrk(daemon.url, CLIENTS, bench.seconds, *many_paths(bench.directory, "names", _sample_paths(count)))
-        above = (daemon.resident() - idle) / MIB
+        read = (daemon.resident() - idle) / MIB
     slowest = max(median(each) for each in samples.values())
     page = Goal("ms", slowest, 20, at_most=True)
-    memory = Goal("MiB", above, 5, at_most=True)
+    memory = Goal("MiB listed", listed, 5, at_most=True)
+    above = {"listed": [listed], "20,000 of them read as well": [read]}
     return [
         Figure(f"a page of 1,000 of {count:,} names", "ms", samples, [page]),
-        Figure(
-            f"memory of a worker with {count:,} names, listed and read, above idle", "MiB", {OURS: [above]}, [memory]
-        ),
+        Figure(f"memory of a worker with {count:,} names, above idle", "MiB", above, [memory]),
     ]
 
 
