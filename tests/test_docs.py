@@ -27,9 +27,9 @@ _NO_PODMAN = "needs podman: bin/test-packages starts the images without it"
 # Blocks that are not run here, and why.
 NOT_RUN = {
     "README.md: python3 -m filestoraged": "bin/test runs this test; the daemon's command is run by the block above it",
-    "docs/install.md: pipx install ./filestoraged-0.2.0-py3-none-any.whl": "needs an index: bin/test-packages runs it",
-    "docs/install.md: podman load --input filestoraged-0.2.0-oci.tar": _NO_PODMAN,
-    "docs/install.md: podman run --rm filestoraged:0.2.0 token alice read,write >tokens": _NO_PODMAN,
+    "docs/install.md: pipx install ./filestoraged-0.3.0-py3-none-any.whl": "needs an index: bin/test-packages runs it",
+    "docs/install.md: podman load --input filestoraged-0.3.0-oci.tar": _NO_PODMAN,
+    "docs/install.md: podman run --rm filestoraged:0.3.0 token alice read,write >tokens": _NO_PODMAN,
     "docs/install.md: sudo apt install ./filestoraged_*_all.deb": "bin/test-packages does it",
     "README.md: sudo apt install python3-venv": "needs root and systemd: bin/test-systemd runs it",
 }

@@ -53,7 +53,7 @@ def make_layer(members: Iterable[Member], date: int, history: str) -> Layer:
 def write_image(stream: BinaryIO, layers: list[Layer], config: dict[str, Any], *, name: str, date: int) -> None:
     """Write the layout of one image.
 
-    `config` has `architecture` and `config` of the specification; `name` is such as "filestoraged:0.2.0".
+    `config` has `architecture` and `config` of the specification; `name` is such as "filestoraged:0.3.0".
     """
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(date))
     blobs: dict[str, bytes] = {}

@@ -131,7 +131,7 @@ class Life(DebianCase):
         self.machine.shell(_STORE)
 
     def test_upgrade_under_load_fails_no_request_and_keeps_the_configuration(self) -> None:
-        newer = self.build_next("0.2.0.1")
+        newer = self.build_next("0.3.0.1")
         before = self.machine.show("filestoraged.service", "MainPID")
         self.machine.shell(f"echo '{_CHANGE}' >>/etc/filestoraged.conf")
 
@@ -141,13 +141,13 @@ class Life(DebianCase):
         self.note = f"{clients.requests} requests"
         self.assertEqual({}, clients.faults)
         self.assertNotEqual(before, self.machine.show("filestoraged.service", "MainPID"))
-        self.assertEqual("filestoraged 0.2.0.1", self.machine.shell("filestoraged --version"))
+        self.assertEqual("filestoraged 0.3.0.1", self.machine.shell("filestoraged --version"))
         self.assertEqual(_CHANGE, self.machine.shell("tail -n 1 /etc/filestoraged.conf"))
 
     def test_units_that_the_administrator_disabled_stay_disabled(self) -> None:
         self.machine.shell(f"systemctl disable --now --quiet {_UNITS}")
 
-        self.apt("install", self.build_next("0.2.0.2"))
+        self.apt("install", self.build_next("0.3.0.2"))
 
         self.assertEqual(["inactive", "inactive", "disabled", "disabled"], self.states())
 
