@@ -83,15 +83,17 @@ class SharedJournal:
             self._file.check()
 
     @contextlib.contextmanager
-    def locked(self, path: str) -> Iterator[None]:
+    def locked(self, path: str, *, is_removal: bool = False) -> Iterator[None]:
         """A block in which no other thread or process changes the object. Raises OSError, and StoreUnavailable."""
         self.check()
         try:
             own = EpochFile(self._directories.root, system=self._system)
         except OSError as error:
-            if error.errno not in DISK_FULL or exists(self._system, f"{self._directories.root}/{layout.JOURNAL}"):
+            is_there = exists(self._system, f"{self._directories.root}/{layout.JOURNAL}")
+            if not is_removal or is_there or error.errno not in DISK_FULL:
                 raise
-            # On a full disk, a file that cannot be made is locked by no process, and objects can be removed.
+            # A full disk has no room for the file, but objects can be removed. Uploads cannot go on: one that fails
+            # would take back what another one has stored.
             yield
             return
         try:

@@ -14,6 +14,7 @@ from filestoraged.store.disk.committer import Committer, JournalCommitter, Paral
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.disk.file_system import check_changes, has_journals
 from filestoraged.store.disk.journal import SEGMENT_SIZE
+from filestoraged.store.disk.records import RecordKind
 from filestoraged.store.disk.replay import find_journals
 from filestoraged.store.disk.shared_journal import SharedJournal
 from filestoraged.store.disk.staging_area import StagingArea
@@ -105,7 +106,7 @@ class Volume:
         """Commit a change by the calling thread, without a record."""
         try:
             self.identity.check()
-            with self._locked(change.path):
+            with self._share().locked(change.path, is_removal=change.kind is RecordKind.REMOVED):
                 try:
                     change.commit_alone()
                     self._note(change.path)
@@ -121,7 +122,7 @@ class Volume:
     @contextlib.contextmanager
     def changing(self, path: str) -> Iterator[None]:
         """A block that changes the object at `path` without a record, and syncs it. Raises OSError and Error."""
-        with self._locked(path):
+        with self._share().locked(path):
             yield
             self._note(path)
             self.check_changes()
@@ -173,9 +174,6 @@ class Volume:
             note = Note(path, self.directories)
             self._committer(is_recorded=True).submit(note)
             self.system.result_of(note.done)
-
-    def _locked(self, path: str) -> contextlib.AbstractContextManager[None]:
-        return self._share().locked(path)
 
     def _has_journals(self) -> bool:
         if self._is_journaled is None:

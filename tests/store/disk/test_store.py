@@ -15,11 +15,12 @@ from unittest import mock
 from filestoraged.errors import AlreadyExists, NotFound, StoreDetached
 from filestoraged.future import Future
 from filestoraged.store import layout
+from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.store import contract
 from tests.store.contract import TEA, TEA_DIGEST
-from tests.store.disk.systems import Disk, PlainLinux, finished
+from tests.store.disk.systems import FULL, Disk, PlainLinux, finished
 from tests.store.simulation.machine import Machine
 from tests.store.simulation.process import Process
 from tests.support import PATIENCE, TempCase
@@ -314,6 +315,23 @@ class FailedSyncTest(TempCase):
         self.store.prepare()
 
         self.refuse(first=lambda: shutil.rmtree(self.root / "staging"))
+
+        self.assertEqual([], self.files_below(self.root))
+
+    def test_full_disk_without_room_for_the_file_of_locks_refuses_uploads_and_removes_objects(self) -> None:
+        self.store.put(TEA)
+        (self.root / layout.JOURNAL).unlink()
+        real = self.system.open
+
+        def open_(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+            if flags & os.O_CREAT and path == f"{self.root}/{layout.JOURNAL}":
+                raise FULL
+            return real(path, flags, mode, dir_fd=dir_fd)
+
+        with mock.patch.object(self.system, "open", open_):
+            for data in (b"small", bytes(SMALL + 1)):
+                self.assertRaises(OSError, self.store.put, data)
+            self.store.remove(TEA_DIGEST)
 
         self.assertEqual([], self.files_below(self.root))
 
