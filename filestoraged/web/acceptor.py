@@ -175,20 +175,21 @@ class Acceptor:
         return self._limit.is_ahead and not self._helps
 
 
-def set_options(listener: socket.socket, linger: float) -> None:
-    """Set the options that connections inherit from a listener, which saves a system call for each."""
+def prepare_listener(listener: socket.socket, linger: float) -> None:
+    """Let connections inherit their options, which saves a system call for each; those that wait already have not."""
     # Another worker may have accepted the connection that woke this one.
     listener.setblocking(False)
-    set_timeouts(listener, linger)
-    if listener.family != socket.AF_UNIX:
-        # A response in two segments would wait 40 ms for Nagle's algorithm.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
+    set_options(listener, linger)
 
 
-def set_timeouts(connection: socket.socket, linger: float) -> None:
-    """Set for how long a thread waits for a client, in seconds; the kernel keeps that time."""
+def set_options(socket_: socket.socket, linger: float) -> None:
+    """Of a connection or a listener. `linger` is how long a thread waits for a client, in seconds."""
     micros = int(linger * 1_000_000)
+    # The kernel keeps that time.
     value = struct.pack("@ll", micros // 1_000_000, micros % 1_000_000)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+    socket_.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    socket_.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+    if socket_.family != socket.AF_UNIX:
+        # A response in two segments would wait 40 ms for Nagle's algorithm.
+        socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)

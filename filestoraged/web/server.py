@@ -16,7 +16,7 @@ from typing import Any
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error
-from filestoraged.web.acceptor import Acceptor, set_options, set_timeouts
+from filestoraged.web.acceptor import Acceptor, prepare_listener, set_options
 from filestoraged.web.admission import Admission, Place
 from filestoraged.web.client_limit import ClientLimit
 from filestoraged.web.connection import Connection
@@ -87,7 +87,9 @@ class Server(ThreadingHTTPServer):
         admission = Admission(connection_limit, clients, proxies, Eviction(poller, clock.now), reserved=reserved)
         self.context = LoopContext(STEPS, limits, poller, admission, metrics=metrics, clock=clock, threads=threads)
         for listener in apps:
-            set_options(listener, limits.linger)
+            prepare_listener(listener, limits.linger)
+        # Listeners whose connections have inherited the options.
+        self._inherited: set[socket.socket] = set()
         self._poll, self._find = poller.poll, poller.find
         self.make_transport = transport
         self._drain = Drain(self.context)
@@ -198,13 +200,17 @@ class Server(ThreadingHTTPServer):
             connection, address = self.socket.accept()
         except OSError as error:
             admission.give_back(place)
+            if isinstance(error, BlockingIOError):
+                # Those that came before the listener had them, such as the one that systemd starts the daemon for, are
+                # accepted.
+                self._inherited.add(self.socket)
             if error.errno in _EXHAUSTED:
                 self._warn("cannot accept connections for now: %s", error.strerror)
                 self._acceptor.on_exhausted()
             raise
-        if not address:
-            # Over TCP, it inherits these from its listener.
-            set_timeouts(connection, self._limits.linger)
+        # Over a Unix socket, nothing is inherited, and there is no address.
+        if not address or self.socket not in self._inherited:
+            set_options(connection, self._limits.linger)
         self._has_accepted = True
         client = address[0] if address else None
         self.refusal = admission.enter(connection, client, place)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filestoraged.web.acceptor import Acceptor, set_options
+from filestoraged.web.acceptor import Acceptor, prepare_listener
 from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.poller import Poller
 from filestoraged.web.receiver import DONT_WAIT
@@ -23,7 +23,7 @@ class AcceptorTest(unittest.TestCase):
     def setUp(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(self.listener.close)
-        set_options(self.listener, 0.005)
+        prepare_listener(self.listener, 0.005)
         self.address = self.listener.getsockname()
         self.limit = ConnectionLimit(1000, workers=2)
         self.addCleanup(self.limit.close)

@@ -171,6 +171,36 @@ class WakeTest(ServerCase):
         self.assertEqual([201, 201], [first.status, second.status])
 
 
+class OptionsTest(ServerCase):
+    """Options of connections: without them, a response could wait 40 ms, and a thread for ever."""
+
+    interfaces = ("files",)
+
+    def open_listeners(self) -> list[socket.socket]:
+        listeners = super().open_listeners()
+        self.early = self.enterContext(socket.create_connection((self.bound.host, self.bound.port), PATIENCE))
+        return listeners
+
+    def test_connection_that_came_before_the_worker_has_the_options_of_later_ones(self) -> None:
+        late = self.enterContext(socket.create_connection((self.bound.host, self.bound.port), PATIENCE))
+        for client in (self.early, late):
+            client.sendall(HEALTH)
+            self.assertEqual(200, read_answer(client).status)
+
+        options = [
+            (
+                socket_.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
+                socket_.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16),
+                socket_.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16),
+            )
+            for socket_ in (each.transport.socket for each in self.worker._server.context.poller.all())
+        ]
+
+        self.assertEqual(options[:1] * 2, options)
+        self.assertEqual(1, options[0][0])
+        self.assertNotIn(bytes(16), options[0])
+
+
 class NoThreadTest(LoopCase):
     def test_requests_without_a_thread_for_too_long_answer_503_and_close(self) -> None:
         self.machine.pool.has_threads = False
