@@ -250,7 +250,7 @@ class PlantedFaultsTest(SimulationCase):
         self.assert_found(364, _CROWDED_ALONE, fault, symptom="is missing")
 
     def test_change_without_a_record_whose_path_is_not_locked(self) -> None:
-        fault = mock.patch.object(Volume, "_locked", lambda *_: contextlib.nullcontext())
+        fault = mock.patch.object(SharedJournal, "locked", lambda *_, **__: contextlib.nullcontext())
         self.assert_found(29, _FAILING_ALONE, fault, symptom="is missing")
 
     def test_staging_of_a_living_process_that_is_swept(self) -> None:
