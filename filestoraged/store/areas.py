@@ -15,8 +15,7 @@ time, and confirms the row or deletes it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from filestoraged.errors import QuotaExceeded, StoreUnavailable
@@ -91,7 +90,7 @@ def lead(transaction: Transaction, area: str, new: NamedObject, former: NamedObj
     if former is None or former.key != new.key:
         _add_name(transaction, area, new)
         if former is not None:
-            _take_names(transaction, area, {former.key: 1})
+            _take_name(transaction, area, former)
     transaction.execute(
         """INSERT INTO areas (area, bytes, objects, last_upload, complete) VALUES (?, ?, ?, epoch_second(), 1)
             ON CONFLICT (area) DO UPDATE SET bytes = areas.bytes + excluded.bytes,
@@ -100,18 +99,13 @@ def lead(transaction: Transaction, area: str, new: NamedObject, former: NamedObj
     )
 
 
-def remove_names(transaction: Transaction, area: str, keys: Sequence[str]) -> None:
-    """Count one name less for each of at most 500 keys, which may repeat.
-
-    Objects that have no name then leave the sums of their area, and are collected later.
-    """
-    numbers = Counter(keys)
-    marks = ", ".join("?" * len(numbers))
-    statement = f"SELECT key, size, names FROM stored WHERE area = ? AND key IN ({marks})"
-    rows = transaction.execute(statement, (area, *numbers)).fetchall()
-    _take_names(transaction, area, numbers)
-    unnamed = [size for key, size, names in rows if 0 < names <= numbers[key]]
-    _add(transaction, area, -sum(unnamed), -len(unnamed))
+def remove_name(transaction: Transaction, area: str, key: str) -> None:
+    """Count one name less. Without any, the object leaves the sums of its area, and is collected later."""
+    row = transaction.execute("SELECT size, names FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
+    if row is not None:
+        _take_name(transaction, area, NamedObject(key, *row))
+        if row[1] == 1:
+            _add(transaction, area, -row[0], -1)
 
 
 # Objects without names.
@@ -262,12 +256,10 @@ def _add_name(transaction: Transaction, area: str, each: NamedObject) -> None:
     )
 
 
-def _take_names(transaction: Transaction, area: str, numbers: Mapping[str, int]) -> None:
-    """Count so many names less for each key."""
-    statement = """UPDATE stored SET names = CASE WHEN names > ? THEN names - ? ELSE 0 END,
-        since = CASE WHEN names <= ? THEN epoch() END WHERE area = ? AND key = ? AND names > 0"""
-    # In one call: each costs a change of threads.
-    transaction.executemany(statement, [(*[number] * 3, area, key) for key, number in numbers.items()])
+def _take_name(transaction: Transaction, area: str, each: NamedObject) -> None:
+    statement = """UPDATE stored SET names = names - 1, since = CASE WHEN names = 1 THEN epoch() END
+        WHERE area = ? AND key = ? AND names > 0"""
+    transaction.execute(statement, (area, each.key))
 
 
 def _sum(transaction: Transaction, area: str) -> int:

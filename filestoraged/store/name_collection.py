@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import ListingUnsupported, NotFound
+from filestoraged.store.areas import remove_name
 from filestoraged.store.cleanup_lock import CleanupLock
 from filestoraged.store.contract import Store
 from filestoraged.store.janitors import Janitor
-from filestoraged.store.name_limits import NameEviction, NameRow, remove_rows
+from filestoraged.store.name_limits import NameEviction
 from filestoraged.store.name_tables import CONDEMNED, REMOVED, area_of
 from filestoraged.store.names import Names
 from filestoraged.store.transactions import Transaction
@@ -103,16 +104,20 @@ class Collector:
         now = self.wall_clock.settled()
         if now is None:
             return 0
-        if not self._transactions.read("SELECT 1 FROM names WHERE expires <= ? LIMIT 1", now):
-            return 0
-        return self._transactions.write(functools.partial(_expire, now)).result()
+        statement = "SELECT path FROM names WHERE expires <= ? LIMIT ?"
+        paths = [bytes(path) for (path,) in self._transactions.read(statement, now, _ROWS_PER_STEP)]
+        if paths:
+            self._transactions.write(functools.partial(_expire, paths, now)).result()
+        return len(paths)
 
     def collect(self) -> int:
         """Condemn objects that have had no name for a while, or that others have condemned, and remove them."""
-        if not self._transactions.read(f"SELECT 1 FROM stored WHERE {_COLLECTABLE} LIMIT 1", self._succession_time):
+        values = (self._succession_time, _ROWS_PER_STEP)
+        found = _objects(self._transactions.read(f"SELECT area, key FROM stored WHERE {_COLLECTABLE} LIMIT ?", *values))
+        if not found:
             return 0
         deadline = self._clock.now() + _REMOVAL_TIME
-        condemn = functools.partial(_condemn, self._succession_time)
+        condemn = functools.partial(_condemn, found, self._succession_time)
         return self._remove(self._transactions.write(condemn).result(), deadline)
 
     def forget(self) -> int:
@@ -213,26 +218,27 @@ class NamesJanitor(Janitor):
         return found + self._try(collector.forget) + self._try(collector.scan)
 
 
-def _expire(now: float, transaction: Transaction) -> int:
+def _expire(paths: Sequence[bytes], now: float, transaction: Transaction) -> None:
     transaction.serialize("names")
-    statement = "SELECT path, space, oid FROM names WHERE expires <= ? LIMIT ?"
-    rows = transaction.execute(statement, (now, _ROWS_PER_STEP)).fetchall()
-    remove_rows(transaction, [NameRow(*row) for row in rows])
-    return len(rows)
+    for path in paths:
+        # It may have been put again since.
+        statement = "SELECT space, oid FROM names WHERE path = ? AND expires <= ?"
+        for space, oid in transaction.execute(statement, (path, now)).fetchall():
+            transaction.execute("DELETE FROM names WHERE path = ?", (path,))
+            remove_name(transaction, area_of(space), oid)
 
 
-def _condemn(succession_time: float, transaction: Transaction) -> list[Condemned]:
-    """Returns those that this has condemned."""
+def _condemn(found: Sequence[Condemned], succession_time: float, transaction: Transaction) -> list[Condemned]:
+    """Returns those that this has condemned: another name may lead to one, or another process have condemned it."""
     transaction.serialize("names")
     number = _next_number(transaction)
-    transaction.execute(
-        f"""UPDATE stored SET names = {CONDEMNED}, since = epoch(), condemned = ?
-            WHERE (area, key) IN (SELECT area, key FROM stored WHERE {_COLLECTABLE} LIMIT ?)""",
-        (number, succession_time, _ROWS_PER_STEP),
-    )
-    statement = f"SELECT area, key FROM stored WHERE names < 1 AND names = {CONDEMNED} AND condemned = ?"
-    rows = transaction.execute(statement, (number,)).fetchall()
-    return [Condemned(area.partition("/")[2], oid) for area, oid in rows]
+    statement = f"""UPDATE stored SET names = {CONDEMNED}, since = epoch(), condemned = ?
+        WHERE area = ? AND key = ? AND {_COLLECTABLE}"""
+    return [
+        each
+        for each in found
+        if transaction.execute(statement, (number, area_of(each.space), each.oid, succession_time)).rowcount
+    ]
 
 
 def _mark_removed(removed: Sequence[Condemned], transaction: Transaction) -> None:
@@ -272,6 +278,10 @@ def _begin_scan(transaction: Transaction) -> bool:
     statement = f"""UPDATE collections SET scanned = epoch()
         WHERE scanned <= epoch() - {_SCAN_INTERVAL} OR scanned > epoch() + {_AHEAD}"""
     return transaction.execute(statement).rowcount == 1
+
+
+def _objects(rows: Sequence[Sequence[str]]) -> list[Condemned]:
+    return [Condemned(area.partition("/")[2], oid) for area, oid in rows]
 
 
 def _all(list_page: Callable[[str, int], Sequence[str]]) -> Iterator[str]:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Conflict
@@ -140,30 +138,13 @@ class NameEviction:
             yield removed
 
 
-class NameRow(NamedTuple):
-    """A row of a name that is to be removed."""
-
-    path: bytes
-    space: str
-    oid: str
-
-
-def remove_rows(transaction: Transaction, rows: Sequence[NameRow]) -> None:
-    """Remove at most 500 names. The caller has called `serialize`."""
-    transaction.executemany("DELETE FROM names WHERE path = ?", [(row.path,) for row in rows])
-    by_space: dict[str, list[str]] = {}
-    for row in rows:
-        by_space.setdefault(row.space, []).append(row.oid)
-    for space, oids in by_space.items():
-        areas.remove_names(transaction, area_of(space), oids)
-
-
 def _remove_old(space: str, column: str, last: int, reason: str, transaction: Transaction) -> int:
     """Remove names whose time in `column` is `last` or earlier."""
     areas.serialize(transaction)
-    statement = f"SELECT path, space, oid FROM names WHERE space = ? AND {column} <= ? ORDER BY {column} LIMIT ?"
+    statement = f"SELECT path, oid FROM names WHERE space = ? AND {column} <= ? ORDER BY {column} LIMIT ?"
     rows = transaction.execute(statement, (space, last, _NAMES_PER_STEP)).fetchall()
-    remove_rows(transaction, [NameRow(*row) for row in rows])
+    for path, oid in rows:
+        _remove(transaction, space, path, oid)
     areas.count_removals(transaction, area_of(space), reason, len(rows))
     return len(rows)
 
@@ -172,20 +153,18 @@ def _shrink(space: str, target: int, transaction: Transaction) -> int:
     """Remove the names that were used least recently, until the space has `target` bytes."""
     areas.serialize(transaction)
     area = area_of(space)
-    ((excess,),) = transaction.execute("SELECT bytes - ? FROM areas WHERE area = ?", (target, area)).fetchall()
-    statement = """SELECT n.path, n.space, n.oid, s.size, s.names FROM names AS n
-        LEFT JOIN stored AS s ON s.area = ? AND s.key = n.oid WHERE n.space = ? ORDER BY n.used LIMIT ?"""
-    removed: list[NameRow] = []
-    gone: Counter[str] = Counter()
-    for *row, size, names in transaction.execute(statement, (area, space, _NAMES_PER_STEP)).fetchall():
-        if excess <= 0:
+    removed = 0
+    statement = "SELECT path, oid FROM names WHERE space = ? ORDER BY used LIMIT ?"
+    for path, oid in transaction.execute(statement, (space, _NAMES_PER_STEP)).fetchall():
+        ((size,),) = transaction.execute("SELECT bytes FROM areas WHERE area = ?", (area,)).fetchall()
+        if size <= target:
             break
-        each = NameRow(*row)
-        removed.append(each)
-        gone[each.oid] += 1
-        # With its last name, an object leaves the sums.
-        if gone[each.oid] == names:
-            excess -= size
-    remove_rows(transaction, removed)
-    areas.count_removals(transaction, area, "max-size", len(removed))
-    return len(removed)
+        _remove(transaction, space, path, oid)
+        removed += 1
+    areas.count_removals(transaction, area, "max-size", removed)
+    return removed
+
+
+def _remove(transaction: Transaction, space: str, path: object, oid: str) -> None:
+    transaction.execute("DELETE FROM names WHERE path = ?", (path,))
+    areas.remove_name(transaction, area_of(space), oid)

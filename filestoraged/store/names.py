@@ -19,14 +19,12 @@ from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, NotFound, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store import areas
-from filestoraged.store.areas import NamedObject
+from filestoraged.store.areas import NamedObject, remove_name
 from filestoraged.store.limits import Rules
 from filestoraged.store.name_limits import (
     FindRules,
-    NameRow,
     Uses,
     no_rules,
-    remove_rows,
     require_unwritten,
 )
 from filestoraged.store.name_listing import COLUMNS, UNEXPIRED, Name, NameListing, Page, path_of
@@ -312,7 +310,8 @@ def _remove(space: str, name: str, condition: Condition, transaction: Transactio
     condition(current)
     if current is None:
         raise not_found()
-    remove_rows(transaction, [NameRow(path, space, current.oid)])
+    transaction.execute("DELETE FROM names WHERE path = ?", (path,))
+    remove_name(transaction, area_of(space), current.oid)
 
 
 def _renew(area: str, oid: str, transaction: Transaction) -> int | None:

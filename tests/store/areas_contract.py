@@ -54,27 +54,17 @@ class AreasContract(TempCase):
         self.add_name("b", 7)
         self.assertEqual((12, 2), self.sums("names/pets"))
 
-        self.write(areas.remove_names, "names/pets", ["a"])
+        self.write(areas.remove_name, "names/pets", "a")
         self.assertEqual((12, 2), self.sums("names/pets"))
 
-        self.write(areas.remove_names, "names/pets", ["a"])
+        self.write(areas.remove_name, "names/pets", "a")
         self.assertEqual((7, 1), self.sums("names/pets"))
 
-        self.write(areas.remove_names, "names/pets", ["a"])
+        self.write(areas.remove_name, "names/pets", "a")
         self.assertEqual((7, 1), self.sums("names/pets"))
 
         self.add_name("a", 5)
         self.assertEqual((12, 2), self.sums("names/pets"))
-
-    def test_names_of_several_objects_are_removed_at_once(self) -> None:
-        for key, size in (("a", 5), ("a", 5), ("b", 7), ("c", 11), ("c", 11), ("c", 11)):
-            self.add_name(key, size)
-
-        self.write(areas.remove_names, "names/pets", ["a", "b", "c", "a", "c", "none"])
-        self.assertEqual((11, 1), self.sums("names/pets"))
-
-        self.write(areas.remove_names, "names/pets", ["c"])
-        self.assertEqual((0, 0), self.sums("names/pets"))
 
     def test_new_name_that_exceeds_the_quota_is_refused_unless_it_replaces_enough(self) -> None:
         self.add_name("a", 5)

@@ -80,7 +80,11 @@ class Process:
         with contextlib.ExitStack() as stack:
             stack.callback(self.history.release, self)
             # The steps of `Collector.collect`, with other processes in between.
-            condemn = functools.partial(name_collection._condemn, 0.0)
+            found = self.names.transactions.read(
+                f"SELECT area, key FROM stored WHERE {name_collection._COLLECTABLE}", 0.0
+            )
+            yield
+            condemn = functools.partial(name_collection._condemn, name_collection._objects(found), 0.0)
             condemned = self.names.transactions.write(condemn).result()
             yield
             for each in condemned:
