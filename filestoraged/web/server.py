@@ -198,6 +198,9 @@ class Server(ThreadingHTTPServer):
             raise BlockingIOError
         try:
             connection, address = self.socket.accept()
+            # Over a Unix socket, nothing is inherited, and there is no address.
+            if not address or self.socket not in self._inherited:
+                set_options(connection, self._limits.linger)
         except OSError as error:
             admission.give_back(place)
             if isinstance(error, BlockingIOError):
@@ -208,9 +211,6 @@ class Server(ThreadingHTTPServer):
                 self._warn("cannot accept connections for now: %s", error.strerror)
                 self._acceptor.on_exhausted()
             raise
-        # Over a Unix socket, nothing is inherited, and there is no address.
-        if not address or self.socket not in self._inherited:
-            set_options(connection, self._limits.linger)
         self._has_accepted = True
         client = address[0] if address else None
         self.refusal = admission.enter(connection, client, place)
