@@ -182,6 +182,8 @@ class EpochFile:
         self._slot = next(each for each in itertools.count() if self._try_slot(each))
         # The last checkpoint of the process that had the slot stays until this one has made another.
         self._generation = max((self._generation_of(copy) for copy in range(2)), default=0)
+        if self._generation:
+            self._renew(self._copy(self._generation % 2), _COPY_SIZE)
         self._token = bytes.fromhex(token)
         self.mark(time)
 
@@ -203,12 +205,14 @@ class EpochFile:
         """Make a checkpoint durable. All that it covers was synced before. Raises OSError."""
         if len(checkpoint.marks) > _MAX_MARKS:
             raise OSError(errno.EUSERS, "Too many processes have the store")
-        self._generation += 1
-        numbers = epoch.number, self._generation, checkpoint.time, len(checkpoint.marks)
+        generation = self._generation + 1
+        numbers = epoch.number, generation, checkpoint.time, len(checkpoint.marks)
         data = _CHECKPOINT.pack(_CHECKPOINT_MAGIC, *numbers)
         data += b"".join(_MARK.pack(bytes.fromhex(token), time) for token, time in checkpoint.marks.items())
-        write_at(self._system, self._descriptor, data + _checksum(data, epoch.key), self._copy(self._generation % 2))
+        write_at(self._system, self._descriptor, data + _checksum(data, epoch.key), self._copy(generation % 2))
         self._system.fdatasync(self._descriptor)
+        # Where that fails, the next one goes to the same place: the other has the last that is durable.
+        self._generation = generation
 
     def checkpoints(self, epoch: Epoch) -> list[Checkpoint]:
         """All that were saved in the epoch and are there, the last one of each slot among them."""
@@ -223,12 +227,22 @@ class EpochFile:
         """Make another epoch durable. What the last one left in doubt is synced."""
         for slot in range(self._count()):
             write_at(self._system, self._descriptor, _SURE, _SLOTS + slot * _SLOT_SIZE + _MARK.size)
+        if former is not None:
+            self._renew(former.number % 2 * _BLOCK, _BLOCK)
         epoch = Epoch(1 if former is None else former.number + 1, self._system.urandom(32))
         data = _EPOCH.pack(_EPOCH_MAGIC, *epoch)
         write_at(self._system, self._descriptor, data + _checksum(data, b"") + _SHUT, epoch.number % 2 * _BLOCK)
         self._system.fsync(self._descriptor)
         sync(self._root, system=self._system)
         write_at(self._system, self._descriptor, _OPEN, self._state_of(epoch))
+
+    def _renew(self, position: int, size: int) -> None:
+        """Make durable what is there, before what is older is written over: the sync behind it may have failed.
+
+        The kernel then has it in memory, and says nothing any more.
+        """
+        write_at(self._system, self._descriptor, self._system.pread(self._descriptor, size, position), position)
+        self._system.fdatasync(self._descriptor)
 
     def _read_epoch(self, number: int) -> Epoch | None:
         data = self._system.pread(self._descriptor, _EPOCH.size + _CHECKSUM_SIZE, number % 2 * _BLOCK)
