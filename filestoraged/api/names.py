@@ -118,8 +118,12 @@ class _Requests:
             condition(self._current(space, name))
         announced = self._announced(request, space, store, name)
         with objects.begin_replacing(request, store, announced) as staging:
+            room = self._room(request, space)
             async for piece in request.body:
                 staging.write(piece)
+                if room is not None and staging.size > room:
+                    known = _known(announced, store)
+                    room = self._names.require_room(space, staging.size, known, is_whole=False)
             oid = staging.finish()
             self._require_unwritten(space, name, oid)
             number = await self._names.secure(space, oid)
@@ -150,9 +154,13 @@ class _Requests:
         if rules.digest_names is not None and name.startswith(rules.digest_names) and last and len(last) == _OID_LENGTH:
             expected.append(Expected(store.algorithm, last))
         if request.size is not None:
-            known = [each.digest for each in expected if each.algorithm == store.algorithm]
-            self._names.require_room(space, request.size, known[0] if known else None)
+            self._names.require_room(space, request.size, _known(expected, store))
         return expected
+
+    def _room(self, request: Request, space: str) -> int | None:
+        """The bytes that an upload of unknown length may have before it is judged: its name may lead to as many now."""
+        rules = self._names.find_rules(area_of(space))
+        return None if rules is None or request.size is not None else rules.quota
 
     def _require_unwritten(self, space: str, name: str, oid: str) -> None:
         """Raise Conflict before bytes are stored that a name cannot lead to. The transaction judges again."""
@@ -196,6 +204,11 @@ class _Requests:
     def _open_space(self, segment: str) -> tuple[str, Store]:
         space = repository_name(segment)
         return space, self._store.namespace(space)
+
+
+def _known(announced: Sequence[Expected], store: Store) -> str | None:
+    """The oid that an upload has, if that is known before its bytes."""
+    return next((each.digest for each in announced if each.algorithm == store.algorithm), None)
 
 
 async def _commit(

@@ -67,7 +67,7 @@ class Account:
         """Whether a lookup waits for another machine."""
         return self._accounts.transactions.is_remote
 
-    def require_room(self, size: int, names: Sequence[str] = ()) -> int | None:
+    def require_room(self, size: int, names: Sequence[str] = (), *, is_whole: bool = True) -> int | None:
         """Return the room that there is for an object of `size` bytes, None if there is no quota.
 
         One of the names is that of the object, if any is known: what is there takes no room. Raises QuotaExceeded. The
@@ -77,7 +77,13 @@ class Account:
             return None
         keys = [self._key(name) for name in names]
         return areas.find_room(
-            self._accounts.transactions, self._area, self._quota, size, keys=keys, is_empty=self._is_empty
+            self._accounts.transactions,
+            self._area,
+            self._quota,
+            size,
+            keys=keys,
+            is_whole=is_whole,
+            is_empty=self._is_empty,
         )
 
     def reserve(self, name: str, size: int) -> Future[int] | None:

@@ -39,11 +39,14 @@ def find_room(
     size: int,
     *,
     keys: Sequence[str],
+    is_whole: bool = True,
     is_empty: Callable[[], bool] = lambda: True,
 ) -> int | None:
     """Judge an upload of `size` bytes before its body. Returns the room that there is, in bytes.
 
     One of the `keys` is that of the object, if any is known: what is stored takes no room, and the room is None.
+    Without `is_whole`, these are the bytes that came of an upload of unknown length: while they are not more than all
+    that is stored, they may be those of an object that is there.
     Raises QuotaExceeded, and StoreUnavailable where the area was not counted yet, unless it `is_empty`. The
     transaction of the change judges again.
     """
@@ -61,6 +64,8 @@ def find_room(
             raise not_counted(area)
         stored = 0
     if stored + size > quota:
+        if not is_whole and size <= stored:
+            return int(stored)
         raise QuotaExceeded(area, quota, stored=stored, added=size)
     return int(quota - stored)
 

@@ -191,8 +191,8 @@ class LimitedStaging(Staging):
         self._write(data)
         self.size = self._staging.size
         if self._room is not None and self.size > self._room:
-            # An upload that did not declare its size ends where the room does.
-            self._room = self._account.require_room(self.size, self._names)
+            # An upload that did not declare its size ends where the room does, unless it may be what is stored.
+            self._room = self._account.require_room(self.size, self._names, is_whole=False)
 
     def reserve(self, name: str | None = None) -> Future[int] | None:
         if self._reservation is None:

@@ -101,12 +101,14 @@ class Names:
         if rules is not None:
             self._uses.note(path_of(space, name), rules)
 
-    def require_room(self, space: str, size: int, oid: str | None) -> None:
-        """Judge an upload of `size` bytes before its body. Raises QuotaExceeded. `put` judges it again."""
+    def require_room(self, space: str, size: int, oid: str | None, *, is_whole: bool = True) -> int | None:
+        """Judge an upload of `size` bytes before its body. `put` judges it again. For the rest see `find_room`."""
         area = area_of(space)
         rules = self.find_rules(area)
-        if rules is not None and rules.quota is not None:
-            areas.find_room(self.transactions, area, rules.quota, size, keys=[] if oid is None else [oid])
+        if rules is None or rules.quota is None:
+            return None
+        keys = [] if oid is None else [oid]
+        return areas.find_room(self.transactions, area, rules.quota, size, keys=keys, is_whole=is_whole)
 
     def list(self, space: str, *, prefix: str = "", by_folder: bool = False, after: str = "", limit: int) -> Page:
         """At most `limit` names that begin with `prefix` and sort after `after`, in the order of their bytes.

@@ -480,6 +480,17 @@ class RulesTest(ServerCase):
 
         self.assertEqual(507, answer.status)
 
+    def test_upload_of_unknown_length_is_refused_where_no_change_of_a_name_makes_room(self) -> None:
+        self.limit(Rules(quota=5))
+
+        (answer,) = self.raw(b"PUT /names/s/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n123456\r\n")
+
+        self.assertEqual(507, answer.status)
+        self.limit(Rules())
+        self.put("/names/s/a", b"1234567")
+        self.limit(Rules(quota=5))
+        self.assertEqual(200, self.put("/names/s/a", iter([b"1234", b"567"])).status)
+
     def test_other_bytes_under_a_name_that_is_written_once_answer_409(self) -> None:
         self.limit(Rules(write_once=True))
 

@@ -93,6 +93,14 @@ class FilesTest(QuotaCase):
         self.assertEqual(200, self.post(f"/?hash={digest}", b"12345678").status)
         self.assertEqual((8, 1), self.sums("files"))
 
+    def test_same_bytes_of_unknown_length_take_no_room(self) -> None:
+        self.post("/", b"12345678")
+
+        self.assertEqual(200, self.post("/", iter([b"1234", b"5678"])).status)
+        self.assert_refused(self.post("/", iter([b"1234", b"567."])), "files")
+        self.assert_refused(self.post("/", iter([b"1234", b"56789"])), "files")
+        self.assertEqual((8, 1), self.sums("files"))
+
     def test_upload_of_unknown_length_is_refused_where_the_room_ends(self) -> None:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         (answer,) = self.raw(head + b"b\r\nhello world\r\n")
