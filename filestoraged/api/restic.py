@@ -24,7 +24,7 @@ from filestoraged.web.request import Request
 from filestoraged.web.response import NO_STORE, Fields, Response, field_lines
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.web.streamed_content import streamed
-from filestoraged.wire.grammar import members
+from filestoraged.wire.accept import names_type
 from filestoraged.wire.ranges import parse_range
 
 _NAME = re.compile("[0-9a-f]{64}")
@@ -95,7 +95,7 @@ class _Repositories:
 
     def list(self, type_: str, request: Request, repository: str) -> Response:
         files = self._open(repository, type_).scan()
-        if _V2 in map(str.lower, members(request.fields.get("accept", ""))):
+        if names_type(request.fields.get("accept"), _V2):
             return streamed(request, 200, _list_fields(_V2), _pieces(files, _with_size))
         return streamed(request, 200, _list_fields(_V1), _pieces(files, _by_name))
 

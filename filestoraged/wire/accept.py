@@ -1,4 +1,4 @@
-"""Content negotiation (Accept, RFC 9110, section 12.5.1): between JSON, plain text and a page."""
+"""Content negotiation (Accept, RFC 9110, section 12.5.1): JSON, plain text or a page, and versions of lists."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def prefers_html(accept: str | None) -> bool:
     weights = _weights(accept)
     quality = _quality(weights, "text/html")
     return quality > _quality(weights, "application/json") and quality >= _quality(weights, "text/plain")
+
+
+def names_type(accept: str | None, media_type: str) -> bool:
+    """Whether the client names a media type, in lower case, and does not refuse it. A wildcard does not name it."""
+    return accept is not None and _weights(accept).get(media_type, 0.0) > 0
 
 
 def _weights(accept: str) -> dict[str, float]:

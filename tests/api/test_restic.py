@@ -210,6 +210,11 @@ class ListTest(ResticCase):
                 found = {each["name"]: each["size"] for each in self.listed(type_, Accept=V2)}
                 self.assertEqual({NAME: len(PACK), LOCK_NAME: len(LOCK)}, found)
 
+    def test_version_of_a_list_is_negotiated_with_weights(self) -> None:
+        for accept, version in ((f"{V2}; q=0.9", V2), (f"{V1}, {V2}", V2), (f"{V2};q=0", V1), ("*/*", V1)):
+            with self.subTest(accept=accept):
+                self.assertEqual(version, self.get("/restic/laptop/data/", Accept=accept).fields["content-type"])
+
     def test_foreign_files_are_not_listed(self) -> None:
         self.store_file("data", PACK)
         self.store_file("index", PACK)

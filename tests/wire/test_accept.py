@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from filestoraged.wire.accept import prefers_html, prefers_text
+from filestoraged.wire.accept import names_type, prefers_html, prefers_text
 
 TEXT = {
     "it is named": (
@@ -89,3 +89,13 @@ class PageTest(unittest.TestCase):
             for field in fields:
                 with self.subTest(field=field):
                     self.assertIs(expected, prefers_html(field))
+
+
+class NamedTypeTest(unittest.TestCase):
+    def test_type_is_named_by_itself_with_any_weight_but_0(self) -> None:
+        named = ("a/b.v2", "A/B.V2", "a/b.v2;q=1", "a/b.v2; q=0.1", "a/b.v1, a/b.v2;q=0.5", "a/b.v2;charset=utf-8")
+        others = (None, "", "*/*", "a/*", "a/b.v1", "a/b.v20", "a/b.v2;q=0", "a/b.v2; q=0.000, */*", "a/b.v2;q=2")
+        for expected, fields in ((True, named), (False, others)):
+            for field in fields:
+                with self.subTest(field=field):
+                    self.assertIs(expected, names_type(field, "a/b.v2"))
