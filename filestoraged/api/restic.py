@@ -11,6 +11,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Generator, Iterator
+from urllib.parse import unquote
 
 from filestoraged.api import objects
 from filestoraged.api.interface import Description, Interface, Json, Resources
@@ -153,7 +154,8 @@ async def _remove(store: Store, name: str) -> Response:
     return Response(200)
 
 
-def _file_name(name: str) -> str:
+def _file_name(segment: str) -> str:
+    name = unquote(segment)
     if not _NAME.fullmatch(name):
         raise NotFound("There is no file by that name: expected 64 lower-case hexadecimal digits.")
     return name

@@ -71,6 +71,14 @@ class FilesTest(ResticCase):
         self.assertEqual(data, self.get(path).body)
         self.assertEqual("3000000", self.request("HEAD", path).fields["content-length"])
 
+    def test_name_may_be_percent_encoded(self) -> None:
+        self.store_file("data", PACK)
+        encoded = "".join(f"%{ord(digit):02x}" for digit in NAME)
+
+        self.assertEqual(PACK, self.get(f"/restic/laptop/data/{encoded}").body)
+        self.assertEqual(200, self.delete(f"/restic/laptop/data/{encoded}").status)
+        self.assertEqual([], self.files())
+
     def test_missing_file_and_impossible_name_answer_404(self) -> None:
         paths = [f"/restic/laptop/data/{name}" for name in (NAME, NAME.upper(), NAME[:-1], "config", "%2e%2e", "x")]
         for path in (*paths, "/restic/laptop/config", f"/restic/laptop/packs/{NAME}", f"/restic/laptop/{NAME}"):
