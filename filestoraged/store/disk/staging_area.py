@@ -25,6 +25,7 @@ from filestoraged.store.permissions import (
     create_file,
     create_file_as_allowed,
     is_allowed,
+    make_directory,
     open_own_directory,
 )
 from filestoraged.store.system import LINUX, Files, System, exists, listed
@@ -125,7 +126,10 @@ class StagingArea(OwnerLocks):
 
     def _make(self, path: str) -> int:
         self._directories.make(self._directory, PRIVATE.directory)
-        self._directories.make(path, PRIVATE.directory)
+        self._directories.refuse_link(path)
+        # Not by `make`: one that was swept meanwhile must not be made again. Another sweep may still have it, and
+        # remove what has its name.
+        make_directory(path, PRIVATE.directory, system=self._system)
         return open_own_directory(path, system=self._system)
 
     def _remove(self, path: str) -> None:

@@ -478,6 +478,22 @@ class TwoDaemonsTest(unittest.TestCase):
 
         self.assertEqual(TEA_DIGEST, finished(self.process, self.staging.commit()))
 
+    def test_staging_area_that_is_swept_while_it_is_made_gets_another_name(self) -> None:
+        system = self.other.volume.system
+        real, swept = system.stat, list[str]()
+
+        def stat(path: str, **options: Any) -> os.stat_result:
+            if path.startswith("/store/staging/") and not swept:
+                swept.append(path)
+                system.rmdir(path)
+            return real(path, **options)
+
+        with mock.patch.object(system, "stat", stat):
+            area = self.other.volume.staging_area.own()
+
+        self.assertEqual(1, len(swept))
+        self.assertNotIn(area.path, swept)
+
     def test_killed_daemons_staging_is_swept(self) -> None:
         self.process.kill()
 
