@@ -85,7 +85,7 @@ class FaultCase(unittest.TestCase):
         """Assert that each request that failed has one of these statuses, and was told when to retry."""
         statuses = (*statuses,)
         failed = [record for record in self.records() if record.failed]
-        unclear = [each for each in failed if each.status not in statuses or not (each.may_retry or each.status == 507)]
+        unclear = [each for each in failed if each.status not in statuses or not _says_when_to_retry(each)]
         self.assertEqual("", describe(unclear), unclear[:3])
 
     def without_s3(self) -> list[str]:
@@ -100,3 +100,8 @@ class FaultCase(unittest.TestCase):
             "all daemons are up",
             lambda: set(self.service.haproxy.statuses()) == {"UP"},
         )
+
+
+def _says_when_to_retry(record: Record) -> bool:
+    """A connection that broke off says nothing, nor does an answer for which somebody has to make room."""
+    return record.may_retry or record.status in (0, 507)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+from tests.runner.judge import announce
 from tests.scale.checks import FaultCase
 from tests.scale.program import run, wait_until
 from tests.scale.requests import KINDS
@@ -14,6 +15,9 @@ from tests.support import find_program
 
 # HAProxy's own: no daemon can be reached, or the one that had the request is gone.
 _PROXY = (502, 503)
+
+# A drop was sent, and its end cannot be written.
+_BROKEN_OFF = "connection of client 127.0.0.1 broke off: DatabaseFailure: "
 
 _OBJECTS = ("files put", "files get", "repositories put")
 
@@ -130,6 +134,7 @@ class DatabaseTest(FaultCase):
         self.assert_fails_keys_and_drops_alone(hanging)
 
     def assert_fails_keys_and_drops_alone(self, fault: AbstractContextManager[None]) -> None:
+        announce(_BROKEN_OFF)
         with self.load(), fault:
             self.wait_until_refused(("drops put",), (503,))
             self.wait_until_one_refused(_CHANGES, (503,))
@@ -140,6 +145,7 @@ class DatabaseTest(FaultCase):
 
 class ProxyTest(FaultCase):
     def test_requests_that_need_neither_go_on_without_store_and_database(self) -> None:
+        announce(_BROKEN_OFF)
         with self.load(), dropped(self.service.gateway.port), dropped(self.service.database.primary.port):
             self.wait_until_refused(("files put", "kv get", "drops put"), (503,))
             wait_until("no daemon is ready", lambda: set(self.service.haproxy.statuses()) == {"NOLB"})
