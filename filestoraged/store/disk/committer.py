@@ -386,7 +386,8 @@ class JournalCommitter(Committer):
             waiting = [each for each in waiting if each.time > covered]
             for each in ready:
                 each.free.put(each)
-            if waiting and not ready:
+            # A broken one is not written again: who waits for a segment would wait for the others, which nobody covers.
+            if waiting and all(each.is_broken for each in ready):
                 self._refuse("The store's journal is full; retry later.")
 
     def _refuse(self, message: str) -> None:

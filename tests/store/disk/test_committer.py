@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import threading
+import unittest
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.contract import SMALL
 from filestoraged.store.disk.changes import Removal
-from filestoraged.store.disk.committer import JournalCommitter
+from filestoraged.store.disk.committer import _END, JournalCommitter
 from filestoraged.store.disk.epoch import LOCK_TIMEOUT, Checkpoint, EpochFile
+from filestoraged.store.disk.journal import Journal, JournalSegment
 from filestoraged.store.disk.records import BLOCK
+from filestoraged.store.disk.shared_journal import SharedJournal
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.store import contract
@@ -692,6 +695,24 @@ class CheckpointTest(JournalCase):
         self.store.put(b"coffee")
 
         self.assertEqual(1, len(self.segments()))
+
+
+class FullJournalTest(unittest.TestCase):
+    def test_broken_segment_that_is_covered_refuses_those_who_wait_for_the_others(self) -> None:
+        system, shared = Linux(), mock.create_autospec(SharedJournal, instance=True)
+        shared.checkpoint.return_value = 10
+        committer = JournalCommitter(shared, lambda: None, size=BLOCK, system=system)
+        committer._journal = journal = mock.create_autospec(Journal, instance=True)
+        broken, full = (JournalSegment(f"journal.{n}", -1, system.queue(), size=BLOCK, system=system) for n in (0, 1))
+        broken.is_broken, full.time = True, 11
+        for each in (full, broken, _END):
+            committer._full.put(each)
+
+        committer._run_checkpoints()
+
+        self.assertIs(broken, broken.free.get(block=False))
+        # For the first, and for the two.
+        self.assertEqual(2, journal.refuse.call_count)
 
 
 class PlainTest(TempCase):
