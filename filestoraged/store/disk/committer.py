@@ -389,6 +389,9 @@ class JournalCommitter(Committer):
             # A broken one is not written again: who waits for a segment would wait for the others, which nobody covers.
             if waiting and all(each.is_broken for each in ready):
                 self._refuse("The store's journal is full; retry later.")
+        # They are closed with the others.
+        for each in waiting:
+            each.free.put(each)
 
     def _refuse(self, message: str) -> None:
         journal = self._journal

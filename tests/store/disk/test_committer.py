@@ -711,6 +711,8 @@ class FullJournalTest(unittest.TestCase):
         committer._run_checkpoints()
 
         self.assertIs(broken, broken.free.get(block=False))
+        # At the end, to be closed.
+        self.assertIs(full, full.free.get(block=False))
         # For the first, and for the two.
         self.assertEqual(2, journal.refuse.call_count)
 
