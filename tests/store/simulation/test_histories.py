@@ -110,7 +110,7 @@ class PlantedFaultsTest(SimulationCase):
         real, apply = ObjectUpload.prepare, ObjectUpload.apply
         with mock.patch.object(ObjectUpload, "apply", lambda _: None):
             fault = mock.patch.object(ObjectUpload, "prepare", prepare)
-            found = self.find(81, _JOURNALS, fault, symptom="not its own|is missing")
+            found = self.find(91, _JOURNALS, fault, symptom="not its own|is missing")
         History(found, _JOURNALS).run()
 
     def test_group_that_is_not_synced(self) -> None:
@@ -130,7 +130,7 @@ class PlantedFaultsTest(SimulationCase):
             self._position += len(data)
 
         fault = mock.patch.object(JournalSegment, "write", write)
-        self.assert_found(250, _FAILING, fault, symptom="is missing|is there|JournalDamaged|not its own")
+        self.assert_found(28, _FAILING, fault, symptom="is missing|is there|JournalDamaged|not its own")
 
     def test_record_of_an_earlier_life_of_its_segment(self) -> None:
         fault = mock.patch.object(Checkpoint, "covers", lambda *_: 0)
@@ -147,7 +147,7 @@ class PlantedFaultsTest(SimulationCase):
 
         with mock.patch.object(StagingArea, "living", living):
             fault = mock.patch.object(Checkpoint, "covers", covers)
-            found = self.find(39, _CONTENDED, fault, symptom="is there")
+            found = self.find(18, _CONTENDED, fault, symptom="is there")
         History(found, _CONTENDED).run()
 
     def test_checkpoint_that_is_saved_before_its_sync_has_ended(self) -> None:
@@ -160,20 +160,20 @@ class PlantedFaultsTest(SimulationCase):
 
         real = EpochFile.marks
         fault = mock.patch.object(EpochFile, "marks", marks)
-        self.assert_found(4, _JOURNALS, fault, symptom="is missing|is there|not its own")
+        self.assert_found(31, _JOURNALS, fault, symptom="is missing|is there|not its own")
 
     def test_void_record_that_is_lost(self) -> None:
         nothing: set[tuple[int, int]] = set()
         fault = mock.patch.object(records, "_voids", lambda _: nothing)
-        self.assert_found(29, _FAILING, fault, symptom="is there|JournalDamaged")
+        self.assert_found(19, _FAILING, fault, symptom="is there|JournalDamaged")
 
     def test_object_whose_change_without_a_record_is_not_noted(self) -> None:
         fault = mock.patch.object(Volume, "_note", lambda *_: None)
-        self.assert_found(14, _JOURNALS, fault, symptom="is missing")
+        self.assert_found(54, _JOURNALS, fault, symptom="is missing")
 
     def test_failed_sync_of_files_that_are_not_made_anew(self) -> None:
         fault = mock.patch("filestoraged.store.disk.replay.Replay.remake", lambda *_: None)
-        self.assert_found(4, _FAILING_SYNCS, fault, symptom="not its own|is missing")
+        self.assert_found(1, _FAILING_SYNCS, fault, symptom="not its own|is missing")
 
     def test_failed_sync_that_is_forgotten_behind_its_checkpoint(self) -> None:
         def sync(self: SharedJournal) -> None:
@@ -181,15 +181,15 @@ class PlantedFaultsTest(SimulationCase):
             self._file_system.sync()
 
         fault = mock.patch.object(SharedJournal, "_sync_once", sync)
-        self.assert_found(4, _FAILING_SYNCS, fault, symptom="not its own|is missing")
+        self.assert_found(18, _FAILING_SYNCS, fault, symptom="not its own|is missing")
 
     def test_failed_sync_that_dies_with_its_process(self) -> None:
         fault = mock.patch.object(EpochFile, "is_in_doubt", lambda *_: False)
-        self.assert_found(426, _FAILING_SYNCS, fault, symptom="not its own|is missing")
+        self.assert_found(11, _FAILING_SYNCS, fault, symptom="not its own|is missing")
 
     def test_epoch_that_is_believed_before_it_is_durable(self) -> None:
         fault = mock.patch.object(EpochFile, "_state", lambda *_: b"\1")
-        self.assert_found(324, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
+        self.assert_found(1484, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
 
     # Changes that are synced alone.
 
@@ -203,18 +203,18 @@ class PlantedFaultsTest(SimulationCase):
 
     def test_new_directory_whose_own_name_is_not_synced(self) -> None:
         fault = mock.patch.object(Directories, "_sync_name", lambda *_: None)
-        self.assert_found(3, _ALONE, fault, symptom="is missing")
+        self.assert_found(1, _ALONE, fault, symptom="is missing")
 
     def test_directory_that_is_taken_for_durable_although_it_has_just_changed(self) -> None:
         fault = mock.patch("filestoraged.store.disk.directories.is_past", lambda *_, **__: True)
-        self.assert_found(13, _ALONE, fault, symptom="is missing")
+        self.assert_found(45, _ALONE, fault, symptom="is missing")
 
     def test_removal_that_is_not_synced(self) -> None:
         def unlink(self: Removal) -> None:
             self._is_removed = self._unlink(self._full, None)
 
         fault = mock.patch.object(Removal, "commit_alone", unlink)
-        self.assert_found(21, _ALONE, fault, symptom="is there")
+        self.assert_found(6, _ALONE, fault, symptom="is there")
 
     def test_failed_sync_that_is_repeated_until_it_succeeds(self) -> None:
         def repeat(self: StagedFile) -> None:
@@ -223,11 +223,11 @@ class PlantedFaultsTest(SimulationCase):
             self._system.fsync(self._descriptor)
 
         fault = mock.patch.object(StagedFile, "sync", repeat)
-        self.assert_found(40, _FAILING_ALONE, fault, symptom="bytes that are not its own")
+        self.assert_found(106, _FAILING_ALONE, fault, symptom="bytes that are not its own")
 
     def test_success_of_a_sync_that_is_believed_on_a_file_system_that_failed(self) -> None:
         fault = mock.patch.object(Volume, "check_changes", lambda _: None)
-        self.assert_found(43, _ABORTING, fault, symptom="is missing|is there")
+        self.assert_found(17, _ABORTING, fault, symptom="is missing|is there")
 
     def test_name_of_a_failed_upload_that_stays(self) -> None:
         fault = mock.patch.object(ObjectUpload, "take_back", lambda _: None)
@@ -238,7 +238,7 @@ class PlantedFaultsTest(SimulationCase):
             self._system.unlink(self._full)
 
         fault = mock.patch.object(ObjectUpload, "take_back", take_any)
-        self.assert_found(4, _FAILING_ALONE, fault, symptom="is missing")
+        self.assert_found(12, _FAILING_ALONE, fault, symptom="is missing")
 
     def test_refusal_of_an_upload_before_the_object_that_exists_is_durable(self) -> None:
         def sync(self: Directories, path: str, descriptor: int) -> None:
@@ -247,11 +247,11 @@ class PlantedFaultsTest(SimulationCase):
 
         real = Directories.sync
         fault = mock.patch.object(Directories, "sync", sync)
-        self.assert_found(364, _CROWDED_ALONE, fault, symptom="is missing")
+        self.assert_found(496, _CROWDED_ALONE, fault, symptom="is missing")
 
     def test_change_without_a_record_whose_path_is_not_locked(self) -> None:
         fault = mock.patch.object(SharedJournal, "locked", lambda *_, **__: contextlib.nullcontext())
-        self.assert_found(29, _FAILING_ALONE, fault, symptom="is missing")
+        self.assert_found(2, _FAILING_ALONE, fault, symptom="is missing")
 
     def test_staging_of_a_living_process_that_is_swept(self) -> None:
         def never_alive(*_: Any, **__: Any) -> bool:
