@@ -129,14 +129,16 @@ class _Repositories:
     async def store_config(self, request: Request, repository: str) -> Response:
         store = self._open(repository)
         data = await self._configs.gather(request)
+        # First, so that one that is refused or there already is not counted, nor judged by a quota.
+        with contextlib.suppress(NotFound):
+            _require_config(store, data)
+            return Response(200)
         with store.stage_new(len(data)) as staging:
             staging.write(data)
             try:
                 await staging.commit(name=layout.RESTIC_CONFIG, replace=False)
-            except AlreadyExists as error:
-                with store.get(layout.RESTIC_CONFIG) as stream:
-                    if stream.read(len(data) + 1) != data:
-                        raise Forbidden("The repository has another config.") from error
+            except AlreadyExists:
+                _require_config(store, data)
         return Response(200)
 
     async def remove_config(self, request: Request, repository: str) -> Response:
@@ -145,6 +147,13 @@ class _Repositories:
     def _open(self, repository: str, type_: str = "") -> Store:
         """Where a repository keeps its files of a type, or its config. All of its bytes go through here."""
         return self._store.namespace(f"{repository_name(repository)}/{type_}".rstrip("/"))
+
+
+def _require_config(store: Store, data: bytes) -> None:
+    """Raise Forbidden if the repository has another config, and NotFound if it has none."""
+    with store.get(layout.RESTIC_CONFIG) as stream:
+        if stream.read(len(data) + 1) != data:
+            raise Forbidden("The repository has another config.")
 
 
 async def _remove(store: Store, name: str) -> Response:

@@ -235,6 +235,15 @@ class ResticTest(QuotaCase):
         self.assertEqual(200, self.send("index", bytes(11)).status)
         self.assertEqual((51, 2), self.counted())
 
+    def test_config_that_is_there_already_or_refused_takes_and_makes_no_room(self) -> None:
+        self.assertEqual(200, self.post("/restic/laptop/config", bytes(40)).status)
+        self.assertEqual(200, self.send("data", bytes(60)).status)
+
+        self.assertEqual(200, self.post("/restic/laptop/config", bytes(40)).status)
+        self.assertEqual([403, 403], [self.post("/restic/laptop/config", bytes(size)).status for size in (1, 41)])
+        self.assertEqual((100, 2), self.counted())
+        self.assert_refused(self.send("data", b"x"), "restic/laptop")
+
     def counted(self) -> tuple[int, int]:
         ((size, objects),) = self.accounts.transactions.read(
             "SELECT bytes, objects FROM areas WHERE area = 'restic/laptop'"
