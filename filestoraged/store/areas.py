@@ -50,24 +50,32 @@ def find_room(
     Raises QuotaExceeded, and StoreUnavailable where the area was not counted yet, unless it `is_empty`. The
     transaction of the change judges again.
     """
-    rows = transactions.read("SELECT bytes, complete FROM areas WHERE area = ?", area)
-    stored, complete = rows[0] if rows else (0, 0)
-    if complete and stored + size <= quota:
-        return int(quota - stored)
+    stored, complete = _read_sum(transactions, area)
+    is_known = bool(complete) or is_empty()
+    if not is_known:
+        # The first upload to an area enters it before its object can be seen.
+        stored, complete = _read_sum(transactions, area)
+        is_known = bool(complete)
+    elif not complete:
+        stored = 0
+    if is_known and stored + size <= quota:
+        return quota - stored
     statement = "SELECT 1 FROM stored WHERE area = ? AND key = ? AND names > 0"
     if any(transactions.read(statement, area, key) for key in keys):
         return None
-    if not complete:
-        if not is_empty():
-            # The janitor then counts it.
-            transactions.write(lambda transaction: enter(transaction, area))
-            raise not_counted(area)
-        stored = 0
-    if stored + size > quota:
-        if not is_whole and size <= stored:
-            return int(stored)
-        raise QuotaExceeded(area, quota, stored=stored, added=size)
-    return int(quota - stored)
+    if not is_known:
+        # The janitor then counts it.
+        transactions.write(lambda transaction: enter(transaction, area))
+        raise not_counted(area)
+    if not is_whole and size <= stored:
+        return stored
+    raise QuotaExceeded(area, quota, stored=stored, added=size)
+
+
+def _read_sum(transactions: Transactions, area: str) -> tuple[int, int]:
+    """The bytes of an area, and when they were counted completely, 0 if never."""
+    rows = transactions.read("SELECT bytes, complete FROM areas WHERE area = ?", area)
+    return (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
 
 
 # Names. The caller has called `serialize`.

@@ -119,6 +119,16 @@ class AreasContract(TempCase):
         self.assertEqual((5, 1), self.sums("files"))
         self.assertRaises(StoreUnavailable, self.write, areas.reserve, "files", "b", 5, 10)
 
+    def test_upload_that_is_judged_while_the_first_one_of_its_area_is_stored_counts_that(self) -> None:
+        def is_empty() -> bool:
+            self.write(areas.reserve_first, "data/pets", "first", 6, 10)
+            return False
+
+        self.assertEqual(4, areas.find_room(self.transactions, "data/pets", 10, 1, keys=(), is_empty=is_empty))
+
+        with self.assertRaises(QuotaExceeded):
+            areas.find_room(self.transactions, "data/pets", 10, 5, keys=())
+
     def test_simultaneous_reservations_fill_the_quota_and_exceed_it_never(self) -> None:
         self.complete("files")
         processes = [self.transactions, self.open()]
