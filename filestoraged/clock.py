@@ -1,6 +1,6 @@
 """Time as a parameter: what waits or expires is given a clock, and tests give it one that they advance.
 
-It is monotonic, except for `date`. Where a kernel or a database tells the time, this clock is not asked.
+`now` is monotonic. Where a kernel or a database tells the time, this clock is not asked.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ class Clock(Protocol):
     def date(self) -> float:
         """Seconds since 1970. An operator may set this clock, and it may be wrong."""
 
+    def work(self) -> float:
+        """Seconds of processor time that the calling thread has used."""
+
     def sleep(self, seconds: float, /) -> None: ...
 
     def wait(self, event: threading.Event, timeout: float | None = None, /) -> bool:
@@ -41,6 +44,7 @@ class _SystemClock:
 
     now = staticmethod(time.monotonic)
     date = staticmethod(time.time)
+    work = staticmethod(time.thread_time)
     sleep = staticmethod(time.sleep)
     wait = staticmethod(threading.Event.wait)
     wait_for = staticmethod(threading.Condition.wait_for)

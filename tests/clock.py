@@ -29,6 +29,8 @@ class VirtualClock:
         self._now = now
         # The date when the clock shows 0.
         self._epoch = _EPOCH
+        # What `work` returns, for all threads.
+        self.worked = 0.0
         # Guards the list, and is notified when it grows. It has each thread that waits, by its condition and the end.
         self._changed = threading.Condition()
         self._waiting: list[tuple[threading.Condition, float]] = []
@@ -38,6 +40,9 @@ class VirtualClock:
 
     def date(self) -> float:
         return self._epoch + self._now
+
+    def work(self) -> float:
+        return self.worked
 
     def set_date(self, date: float) -> None:
         """No time passes."""
@@ -142,6 +147,7 @@ class HastyClock:
 
     now = staticmethod(SYSTEM_CLOCK.now)
     date = staticmethod(SYSTEM_CLOCK.date)
+    work = staticmethod(SYSTEM_CLOCK.work)
     wait = staticmethod(SYSTEM_CLOCK.wait)
     wait_for = staticmethod(SYSTEM_CLOCK.wait_for)
 

@@ -14,7 +14,6 @@ import logging
 import os
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -150,7 +149,7 @@ class SharedCount:
             os.read(self._request_reader, _MAX_RESULT_SIZE)
             if self._stopping.is_set():
                 return
-            began, worked = self._clock.now(), time.thread_time()
+            began, worked = self._clock.now(), self._clock.work()
             os.pwrite(self._record, _IN_PROGRESS.pack(began), 0)
             try:
                 self._write(began, {"counted": count(_Pauses(self._stopping, self._clock))})
@@ -159,7 +158,7 @@ class SharedCount:
             except Exception as error:
                 self._write(began, {"failed": str(error)[:1000]})
             os.pwrite(self._record, _IN_PROGRESS.pack(0.0), 0)
-            self._clock.wait(self._stopping, _pause_after(self._clock.now() - began, time.thread_time() - worked))
+            self._clock.wait(self._stopping, _pause_after(self._clock.now() - began, self._clock.work() - worked))
 
     def _write(self, began: float, value: Any) -> None:
         data = json.dumps(value).encode()
@@ -191,13 +190,13 @@ class _Pauses:
     def __init__(self, stopping: threading.Event, clock: Clock) -> None:
         self._stopping = stopping
         self._clock = clock
-        self._since = time.thread_time()
+        self._since = self._clock.work()
 
     def __call__(self) -> None:
         # Processor time: time in which the thread waits for a core is not work.
-        worked = time.thread_time() - self._since
+        worked = self._clock.work() - self._since
         if worked >= _WORK_SLICE:
             self._clock.wait(self._stopping, worked * (1 / _CORE_SHARE - 1))
-            self._since = time.thread_time()
+            self._since = self._clock.work()
         if self._stopping.is_set():
             raise CountStopped

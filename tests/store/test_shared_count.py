@@ -10,11 +10,10 @@ import threading
 import unittest
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.store.shared_count import Counted, Pause, SharedCount, _pause_after, _Pauses
-from tests.clock import StoppedClock
+from tests.clock import StoppedClock, VirtualClock
 from tests.support import PATIENCE, wait_until
 
 
@@ -97,17 +96,11 @@ class SharedCountTest(unittest.TestCase):
                 return self.shared.latest(count)
 
     def test_count_waits_four_times_as_long_as_it_has_worked(self) -> None:
-        now = [5.0]
         clock = StoppedClock()
-
-        with mock.patch("time.thread_time", lambda: now[0]):
-            pause = _Pauses(threading.Event(), clock)
-            # Too short a slice to wait for.
-            now[0] += 0.0005
-            pause()
-            now[0] += 0.0015
-            pause()
-            now[0] += 0.003
+        pause = _Pauses(threading.Event(), clock)
+        # The first slice is too short to wait for.
+        for worked in (0.0005, 0.0015, 0.003):
+            clock.worked += worked
             pause()
 
         self.assertEqual([0.008, 0.012], [round(seconds, 6) for seconds in clock.waits])
@@ -116,17 +109,19 @@ class SharedCountTest(unittest.TestCase):
         self.assertEqual([0.0, 196.0], [_pause_after(0.001, 0.001), round(_pause_after(20.0, 4.0))])
 
     def test_stop_ends_the_pause_after_a_long_count(self) -> None:
-        counted = threading.Event()
+        clock = VirtualClock()
+        shared = SharedCount(clock)
+        self.addCleanup(shared.close)
 
         def count(_: Pause) -> None:
-            counted.set()
+            clock.worked += 1.0
+            clock.advance(1.0)
 
-        with mock.patch("filestoraged.store.shared_count._pause_after", lambda *_: 3600.0):
-            self.shared.latest(count)
-            self.assertTrue(counted.wait(PATIENCE))
-            self.shared.stop()
+        shared.latest(count)
+        clock.wait_for_waiting()
+        shared.stop()
 
-        self.assertIsNone(self.shared._thread)
+        self.assertIsNone(shared._thread)
 
     def test_stop_ends_a_count_at_its_next_pause(self) -> None:
         begun = threading.Event()
