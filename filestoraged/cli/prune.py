@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -15,6 +14,7 @@ from filestoraged.cli.options import CommandParser
 from filestoraged.cli.progress import size_text
 from filestoraged.cli.report import JsonReport, Report, ReportEntry, report_all
 from filestoraged.cli.stopping import STOPPED, run_with_output, stopped_by_signals
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.command_errors import CheckError, StartError, UsageError
 from filestoraged.daemon.backend import default_store
 from filestoraged.daemon.backends import StoreOptions, selected
@@ -45,7 +45,7 @@ def prune(arguments: Sequence[str]) -> int:
 
     def run() -> int:
         throttle = Throttle()
-        pruning = _open_run(given, throttle, before=time.time() - age)
+        pruning = _open_run(given, throttle, before=SYSTEM_CLOCK.date() - age)
         with stopped_by_signals(throttle):
             return _run(pruning, given)
 

@@ -72,6 +72,7 @@ class LoopContext(Generic[_C]):
         threads: int,
     ) -> None:
         self.now = clock.now
+        self.date = clock.date
         self.steps = steps
         self.limits = limits
         self.metrics = metrics

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -156,12 +155,12 @@ def json_response(status: int, value: object, fields: Fields = "") -> Response:
     return Response(status, JSON + fields, json.dumps(value).encode() + b"\n")
 
 
-def encode_head(response: Response, connection: bytes) -> bytes:
-    """`connection` is a whole field line, or nothing."""
+def encode_head(response: Response, connection: bytes, date: float) -> bytes:
+    """`connection` is a whole field line, or nothing; `date` is in seconds since 1970."""
     fields = response.encoded_fields
     if fields is None:
         fields = _encode(response)
-    return b"".join((_beginning(response.status, int(time.time())), fields, connection, b"\r\n"))
+    return b"".join((_beginning(response.status, int(date)), fields, connection, b"\r\n"))
 
 
 def encode_fields(response: Response) -> None:

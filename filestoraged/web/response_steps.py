@@ -45,7 +45,7 @@ def respond(connection: Connection, response: Response, event: Event = _RESPONSE
     else:
         # The default of HTTP/1.1.
         field = b"" if parsed.speaks_1_1 else b"Connection: keep-alive\r\n"
-    connection.transport.sender.begin(encode_head(response, field))
+    connection.transport.sender.begin(encode_head(response, field, connection.context.date()))
     return send(connection)
 
 
