@@ -38,7 +38,8 @@ _JOURNALS = Plan(failures=0.0, aborts=0.0, changes=8, file_system="ext4")
 _FAILING = Plan(failures=0.01, aborts=0.0, changes=8, file_system="ext4")
 _FAILING_OFTEN = Plan(failures=0.03, aborts=0.0, changes=16, file_system="ext4")
 _FAILING_SYNCS = Plan(failures=0.3, failing=("syncfs",), aborts=0.0, changes=8, file_system="ext4")
-_STARTING = Plan(failures=0.02, aborts=0.0, lives=3, changes=4, grouped=0.0, file_system="ext4")
+# What the journals are led by: their epochs, and directories.
+_FAILING_FSYNCS = Plan(failures=0.3, failing=("fsync",), aborts=0.0, lives=4, grouped=0.0, file_system="ext4")
 _CONTENDED = Plan(failures=0.0, aborts=0.0, changes=24, grouped=0.0, file_system="ext4")
 _CROWDED_ALONE = Plan(failures=0.0, aborts=0.0, grouped=1.0, group=16, file_system="btrfs")
 _FAILING_ALONE = Plan(failures=0.01, aborts=0.0, file_system="btrfs")
@@ -70,9 +71,11 @@ class HistoriesTest(SimulationCase):
         for seed in seeds()[_FIRST:]:
             History(seed).run()
 
-    def test_histories_in_which_syncs_of_the_file_system_fail(self) -> None:
-        for seed in range(1, 101):
-            History(seed, _FAILING_SYNCS).run()
+    @thorough("hundreds of histories")
+    def test_histories_in_which_one_kind_of_sync_fails_often(self) -> None:
+        for plan in (_FAILING_SYNCS, _FAILING_FSYNCS):
+            for seed in range(1, 101):
+                History(seed, plan).run()
 
     def test_history_of_a_seed_is_the_same_each_time(self) -> None:
         histories = [History(11) for _ in range(2)]
@@ -189,7 +192,7 @@ class PlantedFaultsTest(SimulationCase):
 
     def test_epoch_that_is_believed_before_it_is_durable(self) -> None:
         fault = mock.patch.object(EpochFile, "_state", lambda *_: b"\1")
-        self.assert_found(1484, _STARTING, fault, symptom="JournalDamaged|is missing|not its own|is there")
+        self.assert_found(3, _FAILING_FSYNCS, fault, symptom="JournalDamaged|is missing|not its own|is there")
 
     # Changes that are synced alone.
 
