@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import requests
 
 from tests.daemon.process import PATIENCE, Daemon, running
-from tests.support import TempCase, find_program, in_threads
+from tests.support import TempCase, in_threads
 
 PATH = "/vimeo/api/v1.0/file"
 
@@ -51,16 +51,6 @@ class DropsDaemonTest(TempCase):
 
         for statuses in zip(*results):
             self.assertEqual([200] + [410] * 15, sorted(statuses))
-
-    def test_passwords_work_where_setpriority_fails(self) -> None:
-        # As a service manager has it that filters system calls.
-        before = [find_program("strace"), "-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=setpriority:error=EPERM"]
-        with running("--store", str(self.store), "--mount", "drops=/d", before=before) as daemon:
-            link = put_with_password(daemon, "/d/file")
-
-            statuses = [requests.get(link, params={"password": each}).status_code for each in ("wrong", "right")]
-
-        self.assertEqual([401, 200], statuses)
 
     def test_kill_leaves_downloaded_drops_gone_and_releases_the_claimed_one(self) -> None:
         data = os.urandom(10_000_000)

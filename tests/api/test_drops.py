@@ -414,6 +414,14 @@ class FailureTest(DropsCase):
         (line,) = self.log_lines(logging.ERROR)
         self.assertEqual("connection of client 127.0.0.1 broke off: OSError: [Errno 5] Input/output error", line)
 
+    def test_passwords_work_where_a_service_manager_forbids_to_set_a_priority(self) -> None:
+        with mock.patch("os.setpriority", side_effect=PermissionError(errno.EPERM, "")) as refused:
+            path = self.drop(b"tea", "right")
+            statuses = [self.get(f"{path}?password={each}").status for each in ("wrong", "right")]
+
+        self.assertEqual([401, 200], statuses)
+        refused.assert_called()
+
     def test_client_that_leaves_is_not_logged_as_an_error_nor_counted_as_one(self) -> None:
         path = self.drop(bytes(MIB))
 
