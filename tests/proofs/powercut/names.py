@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import random
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,8 @@ def verify_names(ask: Ask, record: Record, store: Path) -> Iterator[str]:
     expected = set(list_names(ask).values())
 
     def stored() -> set[str]:
-        return {file.name for file in (store / layout.NAMES / SPACE).glob("[0-9a-f][0-9a-f]/*")}
+        # Unlike a glob, it passes over a directory that is removed meanwhile.
+        return {name for _, _, names in os.walk(store / layout.NAMES / SPACE) for name in names}
 
     try:
         # The database is written after each removal.
