@@ -292,7 +292,7 @@ class VerifyTest(MigrationCase):
         keys.set("b", b"1")
         keys.commit()
         self.old.locks().lock("pets", "a.bin", "ann").result()
-        self.migrate()
+        self.migrated = self.migrate()
 
     def test_equal_sides_exit_0_and_nothing_is_written(self) -> None:
         before = self.files_below(self.new.root)
@@ -322,6 +322,8 @@ class VerifyTest(MigrationCase):
                 f"missing    repositories/pets/{layout.object_path(missing)}: the target does not have it",
             ],
             sorted(done.out.splitlines()[:-2], key=lambda line: (line.split()[0], "drops" in line)),
+            # A journal that was left behind would be replayed, and so heal a small object.
+            self.migrated,
         )
 
     def test_differences_of_rows_are_counted(self) -> None:
