@@ -369,6 +369,11 @@ def free_port() -> int:
     return port
 
 
+def changed(data: bytes) -> bytes:
+    """The bytes with another last one: a fixed one might be the same where they are random."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 def find_program(name: str) -> str:
     """Return the path of a program. A missing one fails the test: tests are not skipped."""
     path: str | None = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")

@@ -27,7 +27,7 @@ from filestoraged.store.names import Link, Names
 from filestoraged.store.path_identity import PathIdentities, root_identity
 from filestoraged.store.postgresql.kv import PostgresKeys
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command
-from tests.support import TempCase, wait_until
+from tests.support import TempCase, changed, wait_until
 
 COMMAND = (sys.executable, "-m", "filestoraged", "migrate")
 
@@ -135,7 +135,7 @@ class Side:
     def spoil(self, digest: str) -> str:
         """Damage an object of files. Returns its path within the store."""
         path = self.root / layout.object_path(digest)
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        path.write_bytes(changed(path.read_bytes()))
         return layout.object_path(digest)
 
 
