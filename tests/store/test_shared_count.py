@@ -114,6 +114,8 @@ class SharedCountTest(unittest.TestCase):
         self.addCleanup(shared.close)
 
         def count(_: Pause) -> None:
+            # The request waits for the result; else nothing would wake it.
+            clock.wait_for_waiting()
             clock.worked += 1.0
             clock.advance(1.0)
 
