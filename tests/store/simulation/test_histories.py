@@ -38,7 +38,7 @@ _JOURNALS = Plan(failures=0.0, aborts=0.0, changes=8, file_system="ext4")
 _FAILING = Plan(failures=0.01, aborts=0.0, changes=8, file_system="ext4")
 _FAILING_OFTEN = Plan(failures=0.03, aborts=0.0, changes=16, file_system="ext4")
 _FAILING_SYNCS = Plan(failures=0.3, failing=("syncfs",), aborts=0.0, changes=8, file_system="ext4")
-# What the journals are led by: their epochs, and directories.
+# That is the sync of the file of epochs, of new segments, and of directories.
 _FAILING_FSYNCS = Plan(failures=0.3, failing=("fsync",), aborts=0.0, lives=4, grouped=0.0, file_system="ext4")
 _CONTENDED = Plan(failures=0.0, aborts=0.0, changes=24, grouped=0.0, file_system="ext4")
 _CROWDED_ALONE = Plan(failures=0.0, aborts=0.0, grouped=1.0, group=16, file_system="btrfs")
