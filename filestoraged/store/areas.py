@@ -50,20 +50,16 @@ def find_room(
     Raises QuotaExceeded, and StoreUnavailable where the area was not counted yet, unless it `is_empty`. The
     transaction of the change judges again.
     """
-    stored, complete = _read_sum(transactions, area)
-    is_known = bool(complete) or is_empty()
-    if not is_known:
+    stored = _read_sum(transactions, area)
+    if stored is None:
         # The first upload to an area enters it before its object can be seen.
-        stored, complete = _read_sum(transactions, area)
-        is_known = bool(complete)
-    elif not complete:
-        stored = 0
-    if is_known and stored + size <= quota:
+        stored = 0 if is_empty() else _read_sum(transactions, area)
+    if stored is not None and stored + size <= quota:
         return quota - stored
     statement = "SELECT 1 FROM stored WHERE area = ? AND key = ? AND names > 0"
     if any(transactions.read(statement, area, key) for key in keys):
         return None
-    if not is_known:
+    if stored is None:
         # The janitor then counts it.
         transactions.write(lambda transaction: enter(transaction, area))
         raise not_counted(area)
@@ -72,10 +68,10 @@ def find_room(
     raise QuotaExceeded(area, quota, stored=stored, added=size)
 
 
-def _read_sum(transactions: Transactions, area: str) -> tuple[int, int]:
-    """The bytes of an area, and when they were counted completely, 0 if never."""
-    rows = transactions.read("SELECT bytes, complete FROM areas WHERE area = ?", area)
-    return (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
+def _read_sum(transactions: Transactions, area: str) -> int | None:
+    """The bytes of an area; None where it was not counted yet."""
+    rows = transactions.read("SELECT bytes FROM areas WHERE area = ? AND complete > 0", area)
+    return int(rows[0][0]) if rows else None
 
 
 # Names. The caller has called `serialize`.
