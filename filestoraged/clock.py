@@ -22,7 +22,7 @@ class Clock(Protocol):
     def date(self) -> float:
         """Seconds since 1970. An operator may set this clock, and it may be wrong."""
 
-    def work(self) -> float:
+    def thread_time(self) -> float:
         """Seconds of processor time that the calling thread has used."""
 
     def sleep(self, seconds: float, /) -> None: ...
@@ -44,7 +44,7 @@ class _SystemClock:
 
     now = staticmethod(time.monotonic)
     date = staticmethod(time.time)
-    work = staticmethod(time.thread_time)
+    thread_time = staticmethod(time.thread_time)
     sleep = staticmethod(time.sleep)
     wait = staticmethod(threading.Event.wait)
     wait_for = staticmethod(threading.Condition.wait_for)

@@ -41,7 +41,7 @@ class VirtualClock:
     def date(self) -> float:
         return self._epoch + self._now
 
-    def work(self) -> float:
+    def thread_time(self) -> float:
         return self.worked
 
     def set_date(self, date: float) -> None:
@@ -147,7 +147,7 @@ class HastyClock:
 
     now = staticmethod(SYSTEM_CLOCK.now)
     date = staticmethod(SYSTEM_CLOCK.date)
-    work = staticmethod(SYSTEM_CLOCK.work)
+    thread_time = staticmethod(SYSTEM_CLOCK.thread_time)
     wait = staticmethod(SYSTEM_CLOCK.wait)
     wait_for = staticmethod(SYSTEM_CLOCK.wait_for)
 

@@ -149,7 +149,7 @@ class SharedCount:
             os.read(self._request_reader, _MAX_RESULT_SIZE)
             if self._stopping.is_set():
                 return
-            began, worked = self._clock.now(), self._clock.work()
+            began, worked = self._clock.now(), self._clock.thread_time()
             os.pwrite(self._record, _IN_PROGRESS.pack(began), 0)
             try:
                 self._write(began, {"counted": count(_Pauses(self._stopping, self._clock))})
@@ -158,7 +158,9 @@ class SharedCount:
             except Exception as error:
                 self._write(began, {"failed": str(error)[:1000]})
             os.pwrite(self._record, _IN_PROGRESS.pack(0.0), 0)
-            self._clock.wait(self._stopping, _pause_after(self._clock.now() - began, self._clock.work() - worked))
+            self._clock.wait(
+                self._stopping, _pause_after(self._clock.now() - began, self._clock.thread_time() - worked)
+            )
 
     def _write(self, began: float, value: Any) -> None:
         data = json.dumps(value).encode()
@@ -190,13 +192,13 @@ class _Pauses:
     def __init__(self, stopping: threading.Event, clock: Clock) -> None:
         self._stopping = stopping
         self._clock = clock
-        self._since = self._clock.work()
+        self._since = self._clock.thread_time()
 
     def __call__(self) -> None:
         # Processor time: time in which the thread waits for a core is not work.
-        worked = self._clock.work() - self._since
+        worked = self._clock.thread_time() - self._since
         if worked >= _WORK_SLICE:
             self._clock.wait(self._stopping, worked * (1 / _CORE_SHARE - 1))
-            self._since = self._clock.work()
+            self._since = self._clock.thread_time()
         if self._stopping.is_set():
             raise CountStopped
