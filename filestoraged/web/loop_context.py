@@ -20,7 +20,7 @@ from filestoraged.web.completion_queue import CompletionQueue
 from filestoraged.web.limits import Limits
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.poller import Poller, Watched
-from filestoraged.web.pool import Job, Pool
+from filestoraged.web.pool import Pool, PoolJob
 from filestoraged.web.states import State
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _SCRATCH = 64 * 1024
 _SPARE = 64
 
 
-class _Connection(Watched, Job, Protocol):
+class _Connection(Watched, PoolJob, Protocol):
     """What the instruments know of a connection."""
 
     def flush(self) -> None: ...

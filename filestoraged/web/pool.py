@@ -11,11 +11,11 @@ from typing import Generic, Protocol, TypeVar
 log = logging.getLogger(__name__)
 
 
-class Job(Protocol):
+class PoolJob(Protocol):
     def run_on_thread(self) -> None: ...
 
 
-_Job = TypeVar("_Job", bound=Job)
+_Job = TypeVar("_Job", bound=PoolJob)
 
 
 class Pool(Generic[_Job]):

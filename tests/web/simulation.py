@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from filestoraged.web.limits import Limits
-from filestoraged.web.pool import Job
+from filestoraged.web.pool import PoolJob
 from filestoraged.web.sender import Sender, WouldWait
 from filestoraged.web.server import Server
 from filestoraged.web.transport import Transport
@@ -283,7 +283,7 @@ class SimulatedPool:
     """Jobs that run one after the other, on the test's thread, when the loop has nothing to do."""
 
     def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[PoolJob] = deque()
         self.is_saturated = False
         # Without threads, jobs are given back: `test_pool` tests after which time.
         self.has_threads = True
@@ -292,10 +292,10 @@ class SimulatedPool:
     def busy(self) -> bool:
         return bool(self._jobs)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: PoolJob) -> None:
         self._jobs.append(job)
 
-    def check(self, _: float) -> list[Job]:
+    def check(self, _: float) -> list[PoolJob]:
         if self.has_threads:
             return []
         jobs = list(self._jobs)
