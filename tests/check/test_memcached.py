@@ -20,7 +20,7 @@ from filestoraged.store.memcached.pool import ServerPool, Versioned
 from filestoraged.store.memcached.store import MemcachedStore
 from tests.runner.marks import long
 from tests.store.memcached.servers import open_store, start_memcached
-from tests.support import PATIENCE, TempCase
+from tests.support import PATIENCE, TempCase, changed
 
 SMALL = b"tea"
 LARGE = bytes(range(256)) * 6000
@@ -78,9 +78,7 @@ class DamageTest(MemcachedCheckCase):
     def test_changed_bit_is_reported_as_damaged(self) -> None:
         digest = self.store.put(LARGE)
         key, client = sorted(self.chunks().items())[1]
-        data = bytearray(client.get(key))
-        data[0] ^= 1
-        client.set(key, bytes(data))
+        client.set(key, changed(client.get(key)))
 
         (finding,) = self.check()
 
