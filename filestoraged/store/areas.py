@@ -77,7 +77,7 @@ def _read_sum(transactions: Transactions, area: str) -> int | None:
 # Names. The caller has called `serialize`.
 
 
-class NamedObject(NamedTuple):
+class CountedObject(NamedTuple):
     """An object of a space, and the number of names that lead to it: below 1 for none."""
 
     key: str
@@ -85,13 +85,15 @@ class NamedObject(NamedTuple):
     names: int
 
 
-def require_room(transaction: Transaction, area: str, quota: int, new: NamedObject, former: NamedObject | None) -> None:
+def require_room(
+    transaction: Transaction, area: str, quota: int, new: CountedObject, former: CountedObject | None
+) -> None:
     """Raise QuotaExceeded if it is too much that a name leads to an object in place of another one."""
     added, _ = _growth(new, former)
     _judge(area, quota, stored=_sum(transaction, area), added=added)
 
 
-def lead(transaction: Transaction, area: str, new: NamedObject, former: NamedObject | None) -> None:
+def lead(transaction: Transaction, area: str, new: CountedObject, former: CountedObject | None) -> None:
     """Count that a name leads to an object which was uploaded, in place of another one, None for a new name.
 
     The caller has read the number of names: each statement costs a change of threads.
@@ -112,7 +114,7 @@ def remove_name(transaction: Transaction, area: str, key: str) -> None:
     """Count one name less. Without any, the object leaves the sums of its area, and is collected later."""
     row = transaction.execute("SELECT size, names FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
     if row is not None:
-        _take_name(transaction, area, NamedObject(key, *row))
+        _take_name(transaction, area, CountedObject(key, *row))
         if row[1] == 1:
             _add(transaction, area, -row[0], -1)
 
@@ -245,7 +247,7 @@ def count_removals(transaction: Transaction, area: str, reason: str, number: int
         )
 
 
-def _growth(new: NamedObject, former: NamedObject | None) -> tuple[int, int]:
+def _growth(new: CountedObject, former: CountedObject | None) -> tuple[int, int]:
     """The bytes and objects that a space has more when a name leads to `new` in place of `former`."""
     if former is not None and former.key == new.key:
         return 0, 0
@@ -254,7 +256,7 @@ def _growth(new: NamedObject, former: NamedObject | None) -> tuple[int, int]:
     return (new.size if is_added else 0) - freed, is_added - is_left
 
 
-def _add_name(transaction: Transaction, area: str, each: NamedObject) -> None:
+def _add_name(transaction: Transaction, area: str, each: CountedObject) -> None:
     if each.names > 0:
         transaction.execute("UPDATE stored SET names = names + 1 WHERE area = ? AND key = ?", (area, each.key))
         return
@@ -265,7 +267,7 @@ def _add_name(transaction: Transaction, area: str, each: NamedObject) -> None:
     )
 
 
-def _take_name(transaction: Transaction, area: str, each: NamedObject) -> None:
+def _take_name(transaction: Transaction, area: str, each: CountedObject) -> None:
     statement = """UPDATE stored SET names = names - 1, since = CASE WHEN names = 1 THEN epoch() END
         WHERE area = ? AND key = ? AND names > 0"""
     transaction.execute(statement, (area, each.key))

@@ -6,7 +6,7 @@ import json
 import secrets
 
 from filestoraged.store import areas
-from filestoraged.store.areas import NamedObject
+from filestoraged.store.areas import CountedObject
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
 from filestoraged.store.sqlite.group_commit import TransactionQueue
@@ -27,7 +27,7 @@ class UsageCommandTest(TempCase):
         store.namespace("drops").put(b"12345", name=secrets.token_hex(16))
         prepare_names(str(self.root / "names.sqlite"))
         names = TransactionQueue(str(self.root / "names.sqlite"), NAMES_SCHEMA)
-        names.write(lambda transaction: areas.lead(transaction, "names/ci", NamedObject("a", 7, 0), None)).result()
+        names.write(lambda transaction: areas.lead(transaction, "names/ci", CountedObject("a", 7, 0), None)).result()
         names.close()
         store.close()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from filestoraged.errors import QuotaExceeded, StoreUnavailable
 from filestoraged.store import areas
-from filestoraged.store.areas import NamedObject
+from filestoraged.store.areas import CountedObject
 from filestoraged.store.transactions import Transaction, Transactions
 from tests.support import TempCase, in_threads
 
@@ -32,14 +32,14 @@ class AreasContract(TempCase):
         self.assertEqual([(size, objects)], [tuple(row) for row in rows])
         return int(size), int(objects)
 
-    def object(self, key: str, size: int) -> NamedObject:
+    def object(self, key: str, size: int) -> CountedObject:
         rows = self.transactions.read("SELECT names FROM stored WHERE area = 'names/pets' AND key = ?", key)
-        return NamedObject(key, size, rows[0][0] if rows else 0)
+        return CountedObject(key, size, rows[0][0] if rows else 0)
 
     def add_name(self, key: str, size: int) -> None:
         self.write(areas.lead, "names/pets", self.object(key, size), None)
 
-    def require_room(self, new: NamedObject, replaced: NamedObject | None = None) -> None:
+    def require_room(self, new: CountedObject, replaced: CountedObject | None = None) -> None:
         self.write(areas.require_room, "names/pets", 10, new, replaced)
 
     def complete(self, area: str) -> None:
