@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from filestoraged.clock import SYSTEM_CLOCK
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 
 # Real seconds after which a thread that nothing wakes fails, so that a test ends.
 _PATIENCE = 60.0
@@ -153,3 +153,22 @@ class HastyClock:
 
     def sleep(self, seconds: float, /) -> None:
         self.wait(threading.Event(), seconds / 100)
+
+
+class _PatientClock:
+    """That of the machine, but its time runs slower, so that no deadline passes while a busy disk keeps others waiting.
+
+    Pauses are as long as ever.
+    """
+
+    date = staticmethod(SYSTEM_CLOCK.date)
+    thread_time = staticmethod(SYSTEM_CLOCK.thread_time)
+    sleep = staticmethod(SYSTEM_CLOCK.sleep)
+    wait = staticmethod(SYSTEM_CLOCK.wait)
+    wait_for = staticmethod(SYSTEM_CLOCK.wait_for)
+
+    def now(self) -> float:
+        return SYSTEM_CLOCK.now() / 20
+
+
+PATIENT_CLOCK: Clock = _PatientClock()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.clock import Clock
 from filestoraged.daemon.config import Config
 from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.daemon.services import Services
@@ -29,6 +29,7 @@ from filestoraged.web.connection_limit import ConnectionLimit
 from filestoraged.web.limits import Limits
 from filestoraged.web.metrics import Metrics
 from filestoraged.web.server import Server
+from tests.clock import PATIENT_CLOCK
 from tests.runner.judge import judge
 
 # Seconds that a test waits for something at most. Nothing takes that long, not even on a busy machine.
@@ -134,7 +135,7 @@ class ServerCase(TempCase):
     connections = 1000
     limits = Limits(notice=0.02, last_call=0.1)
     # That of the services. The server's is real: it watches sockets.
-    clock: Clock = SYSTEM_CLOCK
+    clock: Clock = PATIENT_CLOCK
 
     def setUp(self) -> None:
         super().setUp()

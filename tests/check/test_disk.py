@@ -39,7 +39,7 @@ from filestoraged.store.permissions import PRIVATE
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.sqlite.reading import query
 from filestoraged.store.system import LINUX
-from tests.clock import PassingClock
+from tests.clock import PATIENT_CLOCK, PassingClock
 from tests.store.disk.journals import JournalCase
 from tests.store.disk.systems import PlainLinux
 from tests.support import PATIENCE, TempCase, ago, read
@@ -1034,7 +1034,7 @@ class NamesTest(DiskCheckCase):
         self.space = self.store.namespace("names").namespace("s")
         path = str(self.root / "names.sqlite")
         prepare_names(path)
-        self.names = Names(TransactionQueue(path, NAMES_SCHEMA))
+        self.names = Names(TransactionQueue(path, NAMES_SCHEMA, clock=PATIENT_CLOCK))
         self.addCleanup(self.names.close)
 
     def put(self, name: str, data: bytes) -> str:

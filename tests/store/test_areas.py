@@ -5,6 +5,7 @@ from __future__ import annotations
 from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Transactions
+from tests.clock import PATIENT_CLOCK
 from tests.store import areas_contract
 
 
@@ -16,6 +17,6 @@ class AreasTest(areas_contract.AreasContract):
         self.transactions = self.open()
 
     def open(self) -> Transactions:
-        queue = TransactionQueue(self.path, NAMES_SCHEMA)
+        queue = TransactionQueue(self.path, NAMES_SCHEMA, clock=PATIENT_CLOCK)
         self.addCleanup(queue.close)
         return queue

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.clock import Clock
 from filestoraged.store.drops import Drops
 from filestoraged.store.locks import Locks
 from filestoraged.store.postgresql import transactions
@@ -15,6 +15,7 @@ from filestoraged.store.postgresql.connection import Connector
 from filestoraged.store.postgresql.kv import PostgresKeys
 from filestoraged.store.postgresql.transactions import PostgresTransactions
 from filestoraged.store.postgresql.url import parse_url
+from tests.clock import PATIENT_CLOCK
 from tests.postgresql import PostgresCase
 from tests.support import CHEAP_PASSWORDS
 
@@ -42,10 +43,10 @@ def after_statement(text: str, function: Callable[[], object]) -> Iterator[None]
 class OpenedCase(PostgresCase):
     """Opens each database as often as a test wants: each time is another process."""
 
-    def connector(self, clock: Clock = SYSTEM_CLOCK) -> Connector:
+    def connector(self, clock: Clock = PATIENT_CLOCK) -> Connector:
         return Connector(parse_url(self.url), clock=clock)
 
-    def open_keys(self, clock: Clock = SYSTEM_CLOCK) -> PostgresKeys:
+    def open_keys(self, clock: Clock = PATIENT_CLOCK) -> PostgresKeys:
         keys = PostgresKeys(self.connector(clock))
         self.addCleanup(keys.close)
         return keys

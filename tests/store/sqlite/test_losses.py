@@ -18,6 +18,7 @@ from filestoraged.store.sqlite import losses
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.sqlite.losses import _frames, count_lost_frames, find_losses
 from filestoraged.store.sqlite.write_lock import is_of_this_boot
+from tests.clock import PATIENT_CLOCK
 from tests.runner.marks import thorough
 from tests.support import PATIENCE, TempCase
 
@@ -36,7 +37,7 @@ class LossesCase(TempCase):
         self.open_locks()
 
     def open_locks(self, **settings: Any) -> None:
-        self.locks = TransactionQueue(self.path("locks.sqlite"), LOCKS_SCHEMA, **settings)
+        self.locks = TransactionQueue(self.path("locks.sqlite"), LOCKS_SCHEMA, **{"clock": PATIENT_CLOCK, **settings})
         self.addCleanup(self.locks.close)
 
     def path(self, name: str) -> str:

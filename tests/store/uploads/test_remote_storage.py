@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.daemon.values import parse_database
 from filestoraged.digest import Expected
 from filestoraged.errors import (
@@ -42,7 +43,7 @@ from filestoraged.store.uploads.registry import Draft, Registry, Upload
 from filestoraged.store.uploads.remote_storage import RemoteStorage
 from filestoraged.store.uploads.segments import MAX_SEGMENT
 from filestoraged.store.uploads.uploads import Uploads
-from tests.clock import DatedClock, VirtualClock
+from tests.clock import PATIENT_CLOCK, DatedClock, VirtualClock
 from tests.postgresql import PostgresCase
 from tests.store.postgresql.opened import after_statement
 from tests.store.s3.proxy import Fault, flip_bit, hang, leave_unanswered, refuse, start_proxy
@@ -112,7 +113,9 @@ class RemoteCase(PostgresCase):
         client = S3Client(location, credentials, connect=connect, clock=self.store_clock)
         self.addCleanup(client.close)
         self.target = target = Target(S3Store(client, disk.volume.staging_area))
-        transactions = PostgresTransactions(Connector(parse_database(url or self.url)))
+        # A database that fails is asked again after pauses.
+        clock = SYSTEM_CLOCK if url else PATIENT_CLOCK
+        transactions = PostgresTransactions(Connector(parse_database(url or self.url), clock=clock))
         self.addCleanup(transactions.close)
         objects = SegmentObjects(client, disk.volume.staging_area, HashThreads())
         registry = Registry(transactions, ttl=3600, clock=self.clock)
