@@ -268,6 +268,8 @@ class ReadSessions:
         except Exception as error:
             if session.recover():
                 return self._read(statement, values)
+            if session.is_open:
+                self._idle.append(session)
             known = failure(error)
             raise known from known.__cause__
         self._idle.append(session)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from filestoraged.errors import Gone, NotFound, StoreUnavailable
+from filestoraged.errors import Error, Gone, NotFound, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.postgresql.lease import JanitorLease
@@ -212,6 +212,13 @@ class SessionTest(RegistryCase):
 
         self.assertEqual([True, False, True, *[False] * 20], failed)
         self.assertEqual(21, self.drops.count()["arriving"])
+
+    def test_connection_of_a_query_that_fails_is_used_again(self) -> None:
+        ((before,),) = self.transactions.read("SELECT pg_backend_pid()")
+
+        self.assertRaises(Error, self.transactions.read, "SELECT 1 / 0")
+
+        self.assertEqual([(before,)], self.transactions.read("SELECT pg_backend_pid()"))
 
 
 def holds(lease: JanitorLease) -> bool:
