@@ -83,12 +83,19 @@ class CrashCase(TempCase):
         super().setUp()
         self.servers = [start_memcached(self, "-m", "512") for _ in range(2)]
         self.line, self.addresses = start_proxies(self, self.servers)
-        self.store = self.new_store(PATIENCE)
+        self.store = self.new_store()
         self.data = os.urandom(3 * CHUNK_SIZE + 1000)
         self.digest = hashlib.sha256(self.data).hexdigest()
 
-    def new_store(self, timeout: float) -> MemcachedStore:
+    def new_store(self, timeout: float = PATIENCE) -> MemcachedStore:
         return open_store(self, self.addresses, timeout=timeout)
+
+    def hurry(self, store: MemcachedStore, server: Memcached) -> None:
+        """Let the store wait shortly for that server, which hangs, and for no other, which may be late."""
+        node = store.pool.servers[self.servers.index(server)]
+        node._timeout = TIMEOUT
+        # Those that are open have the former one.
+        node.close()
 
     def break_everywhere(self, arrange: _Work, work: _Work) -> list[Run]:
         """Break each command of `work` in each way, every time with a new object."""
@@ -191,21 +198,21 @@ class UploadTest(CrashCase):
         self.servers[0].hang()
 
         for _ in range(3):
-            store = self.new_store(PATIENCE)
-            # For this one alone: where the one that does not hang is late too, its chunk stays until it expires.
-            store.pool.servers[0]._timeout = TIMEOUT
+            store = self.new_store()
+            self.hurry(store, self.servers[0])
             self.assertFalse(self.is_answered(functools.partial(store.put, data)))
 
         self.assertEqual([], self.servers[1].all_keys())
 
     def test_upload_whose_servers_hang_before_the_last_step_leaves_no_orphaned_chunk(self) -> None:
-        store = self.new_store(TIMEOUT)
+        store = self.new_store()
         touch = store.pool.touch_all
 
         def hang_at_the_second(ttls: Mapping[str, int]) -> list[str]:
             if 0 in ttls.values():
                 for server in self.servers:
                     server.hang()
+                    self.hurry(store, server)
             return touch(ttls)
 
         store.pool.touch_all = hang_at_the_second  # type: ignore[method-assign]
@@ -352,8 +359,10 @@ class RemovalTest(CrashCase):
             self.remove(self.store, data)
             data = data[1:]
         without.hang()
+        store = self.new_store()
+        self.hurry(store, without)
 
-        self.remove(self.new_store(TIMEOUT), data)
+        self.remove(store, data)
 
         without.wake()
         self.assertEqual(set(), Inventory(self.servers).orphans())
