@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 
 from filestoraged.digest import Bytes
 from filestoraged.web.limits import Limits
@@ -17,9 +17,6 @@ _PIECE = 512 * 1024
 # sends a byte now and then is never silent.
 _QUANTUM = 4 * 1024 * 1024
 _TURN = 0.02
-
-# Shorter pieces of one read, which are chunks, are fed as one: each costs as much as a long one.
-_SHORT = 4 * 1024
 
 
 class RequestBody:
@@ -155,7 +152,7 @@ class RequestBody:
         pieces, used = self._framing.decode(data)
         is_wanted = True
         kept = []
-        for piece in _joined(pieces):
+        for piece in pieces:
             if is_wanted:
                 self.received += len(piece)
                 with piece:
@@ -165,21 +162,3 @@ class RequestBody:
         if kept:
             self._undelivered = b"".join(kept)
         return used, is_wanted
-
-
-def _joined(pieces: list[memoryview]) -> Iterator[memoryview]:
-    """The pieces, with those that are short joined."""
-    if len(pieces) < 2:
-        yield from pieces
-        return
-    short: list[memoryview] = []
-    for piece in pieces:
-        if len(piece) < _SHORT:
-            short.append(piece)
-            continue
-        if short:
-            yield memoryview(b"".join(short))
-            short.clear()
-        yield piece
-    if short:
-        yield memoryview(b"".join(short))

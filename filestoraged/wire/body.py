@@ -26,6 +26,9 @@ _MAX_LENGTH = 10**_MAX_LENGTH_DIGITS - 1
 _MAX_LINE = 4 * 1024
 _MAX_TRAILERS = 32 * 1024
 
+# Shorter pieces of chunks that came together are joined: each takes as much time and memory as a long one.
+_SHORT = 4 * 1024
+
 _LENGTH = re.compile(r"[0-9]+")
 
 # RFC 9112, section 7.1.1: white space is allowed around the parts of an extension and nowhere else.
@@ -50,7 +53,10 @@ class Framing(Protocol):
         """Whether the body has ended."""
 
     def decode(self, data: memoryview) -> _Pieces:
-        """Return the pieces of the body in `data`, as views of it, and the number of bytes used."""
+        """Return the pieces of the body in `data`, and the number of bytes used.
+
+        A piece is a view of `data`, or of bytes that never change.
+        """
 
 
 class Sized:
@@ -98,18 +104,26 @@ class Chunked:
         self._parse_line: Callable[[bytes], None] | None = self._parse_chunk_line
 
     def decode(self, data: memoryview) -> _Pieces:
-        pieces = []
+        pieces: list[memoryview] = []
+        short = bytearray()
         used = 0
         while used < len(data) and not self.done:
             if self._parse_line is None:
                 piece = data[used : used + self._chunk_left]
-                pieces.append(piece)
+                if len(piece) < _SHORT:
+                    short += piece
+                else:
+                    _add_joined(pieces, short)
+                    pieces.append(piece)
                 used += len(piece)
                 self._chunk_left -= len(piece)
                 if self._chunk_left == 0:
                     self._parse_line = self._parse_chunk_end
             else:
+                if self._parse_line == self._parse_chunk_line and not self._line:
+                    used = _join_whole(data, used, short)
                 used = self._read_plain_line(data, used) or self._read_line(data, used, self._parse_line)
+        _add_joined(pieces, short)
         return pieces, used
 
     def _read_plain_line(self, data: memoryview, start: int) -> int:
@@ -172,6 +186,30 @@ class Chunked:
             raise MalformedRequest(f"The trailers exceed the limit of {_MAX_TRAILERS} bytes.")
         if not _TRAILER.fullmatch(line):
             raise MalformedRequest("Invalid trailer field: expected a name, a colon and a value.")
+
+
+def _join_whole(data: memoryview, start: int, short: bytearray) -> int:
+    """Append the data of short chunks that have come whole, without extensions. Returns where the last of them ends.
+
+    A client may send each byte in a chunk of its own: here, one takes a third of the time.
+    """
+    match = _PLAIN_CHUNK_LINE.match
+    while True:
+        matched = match(data, start)
+        if matched is None:
+            return start
+        begin = matched.end()
+        end = begin + int(matched[1], 16)
+        if not begin < end < begin + _SHORT or bytes(data[end : end + 2]) != b"\r\n":
+            return start
+        short += data[begin:end]
+        start = end + 2
+
+
+def _add_joined(pieces: list[memoryview], short: bytearray) -> None:
+    if short:
+        pieces.append(memoryview(bytes(short)))
+        short.clear()
 
 
 # Most requests have no body. This framing decodes nothing and so has no state: all of those requests share it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import unittest
 from collections.abc import Iterable
 
@@ -185,13 +186,23 @@ class ChunkedTest(unittest.TestCase):
 
         self.assertEqual(([], 0), (views, used))
 
-    def test_pieces_are_views_of_the_input(self) -> None:
-        data = b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
+    def test_long_pieces_are_views_of_the_input(self) -> None:
+        data = b"2000\r\n" + b"x" * 8192 + b"\r\n6\r\n world\r\n0\r\n\r\n"
 
-        views, _ = Chunked().decode(memoryview(data))
+        (long, short), _ = Chunked().decode(memoryview(data))
 
-        self.assertEqual([b"hello", b" world"], [bytes(view) for view in views])
-        self.assertTrue(all(view.obj is data for view in views))
+        self.assertEqual((b"x" * 8192, b" world"), (bytes(long), bytes(short)))
+        self.assertTrue(long.obj is data)
+
+    def test_short_chunks_of_one_input_take_no_more_memory_than_their_bytes(self) -> None:
+        data = b"1\r\na\r\n" * 10_000 + b"1;b\r\na\r\n" * 10_000
+        framing = Chunked()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+
+        framing.decode(memoryview(data))
+
+        self.assertLess(tracemalloc.get_traced_memory()[1], len(data))
 
     def test_line_without_end_is_refused(self) -> None:
         for beginning in (b"5;a=", b"0" * 20, b"0\r\nA: "):
