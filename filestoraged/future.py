@@ -129,5 +129,22 @@ def then(first: Future[_First], step: Callable[[_First], Future[_Result]]) -> Fu
     return both
 
 
+def recovered(first: Future[_Result], recover: Callable[[BaseException], _Result]) -> Future[_Result]:
+    """The outcome of `first`; in place of an error, what `recover` returns, or the error that it raises."""
+    outcome: Future[_Result] = Future()
+
+    def end(done: Future[_Result]) -> None:
+        error = done.exception()
+        try:
+            result = done.result() if error is None else recover(error)
+        except Exception as another:
+            outcome.set_exception(another)
+        else:
+            outcome.set_result(result)
+
+    first.add_done_callback(end)
+    return outcome
+
+
 def _nothing(*_: object) -> None:
     pass

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from filestoraged.digest import Bytes, Digest, Expected
-from filestoraged.errors import NotFound
-from filestoraged.future import Future, then
+from filestoraged.errors import NotFound, StorageFull
+from filestoraged.future import Future, recovered, then
 from filestoraged.store import layout
 from filestoraged.store.accounts import GRACE, Account, Accounts
 from filestoraged.store.area_stores import Part, restic_part
 from filestoraged.store.contract import Staging, Store, completed
 from filestoraged.store.hashing import OverlappedHasher
 from filestoraged.store.limits import DATA, DROPS, FILES, RESTIC
+
+_Result = TypeVar("_Result")
+
+# The version of a row that could not be marked before its object was removed.
+_UNNOTED = -1
 
 
 def limit_objects(accounts: Accounts) -> Store:
@@ -134,43 +139,67 @@ class LimitedStore(_Within):
         self._account.require_room(size, names)
 
     def remove(self, name: str) -> None:
-        version = self._account.begin_removal(name).result()
+        version = self._begin_removal(name).result()
         try:
             self.store.remove(name)
         except NotFound:
             # Another removal was faster, and leaves the row to this one, which began later.
-            self._end_removal(name, version)
+            self._end_removal(name, version).result()
             raise
-        self._end_removal(name, version)
+        self._end_removal(name, version).result()
 
     def remove_later(self, name: str) -> Future[None]:
         if self.remote:
             self.remove(name)
             return completed(None)
-        return then(self._account.begin_removal(name), functools.partial(self._remove_counted, name))
+        return then(self._begin_removal(name), functools.partial(self._remove_counted, name))
 
     def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
         names = list(names)
-        versions = self._account.begin_removals(names).result()
+        unnoted: list[int | None] = [_UNNOTED] * len(names)
+        versions = recovered(self._account.begin_removals(names), functools.partial(_if_full, unnoted)).result()
         failures = self.store.remove_all(names)
-        removed = [(name, version) for name, version in zip(names, versions) if version is not None]
-        self._account.end_removals([each for each in removed if each[0] not in failures]).result()
+        removed = [(name, version) for name, version in zip(names, versions) if name not in failures]
+        if versions is unnoted:
+            _settled(self._account.begin_removals([name for name, _ in removed])).result()
+        else:
+            ended = [(name, version) for name, version in removed if version is not None]
+            _settled(self._account.end_removals(ended)).result()
         return failures
 
-    def _end_removal(self, name: str, version: int | None) -> None:
-        if version is not None:
-            self._account.end_removal(name, version).result()
+    def _begin_removal(self, name: str) -> Future[int | None]:
+        """The version of the row, `_UNNOTED` if the disk has no room for it: the removal makes some."""
+        return recovered(self._account.begin_removal(name), functools.partial(_if_full, _UNNOTED))
+
+    def _end_removal(self, name: str, version: int | None) -> Future[None]:
+        """Count an object less, which is not there any more. Whatever happens, the future has no error."""
+        if version is None:
+            return completed(None)
+        if version == _UNNOTED:
+            # Not the end: an upload may have come between. The janitor looks.
+            return _settled(self._account.begin_removal(name))
+        return _settled(self._account.end_removal(name, version))
 
     def _remove_counted(self, name: str, version: int | None) -> Future[None]:
         removal = self.store.remove_later(name)
-        if version is None:
-            return removal
         removal.add_done_callback(functools.partial(self._forget_missing, name, version))
-        return then(removal, lambda _: then(self._account.end_removal(name, version), lambda _: completed(None)))
+        return then(removal, lambda _: self._end_removal(name, version))
 
-    def _forget_missing(self, name: str, version: int, removed: Future[None]) -> None:
+    def _forget_missing(self, name: str, version: int | None, removed: Future[None]) -> None:
         if isinstance(removed.exception(), NotFound):
-            self._account.end_removal(name, version)
+            self._end_removal(name, version)
+
+
+def _if_full(result: _Result, error: BaseException) -> _Result:
+    """Returns the result where the disk is full. Raises any other error."""
+    if not isinstance(error, StorageFull):
+        raise error
+    return result
+
+
+def _settled(written: Future[Any]) -> Future[None]:
+    """Done when a change of a row is, or has failed. The object is gone all the same, and the janitor finds the row."""
+    return then(recovered(written, lambda _: None), lambda _: completed(None))
 
 
 class LimitedStaging(Staging):
