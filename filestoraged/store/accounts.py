@@ -68,13 +68,15 @@ class Account:
         return self._accounts.transactions.is_remote
 
     def require_room(self, size: int, names: Sequence[str] = (), *, is_whole: bool = True) -> int | None:
-        """Return the room that there is for an object of `size` bytes, None if there is no quota.
+        """Return how many bytes an object may have of which `size` are known, None if there is no quota.
 
         One of the names is that of the object, if any is known: what is there takes no room. Raises QuotaExceeded. The
         binding judgement is that of `reserve`.
         """
-        if self._quota is None or size <= self._part.free:
+        if self._quota is None:
             return None
+        if size <= self._part.free:
+            return self._part.free
         keys = [self._key(name) for name in names]
         return areas.find_room(
             self._accounts.transactions,

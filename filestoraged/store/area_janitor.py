@@ -156,22 +156,22 @@ class AreasJanitor(Janitor):
             AND (since <= epoch() - {GRACE} OR since > epoch() + {GRACE}) LIMIT ?"""
         rows = self._transactions.read(statement, _ROWS_PER_STEP)
         for area, key, version in rows:
-            step = areas.confirm if self._is_there(area, key) else areas.end_removal
-            self._accounts.write(step, area, key, version)
+            try:
+                self._accounts.write(areas.confirm, area, key, version, self._size_of(area, key))
+            except NotFound:
+                self._accounts.write(areas.end_removal, area, key, version)
         if rows:
             # Behind all others.
             self._accounts.write(areas.serialize).result()
         return len(rows)
 
-    def _is_there(self, area: str, key: str) -> bool:
+    def _size_of(self, area: str, key: str) -> int | None:
+        """The size of an object, None for a damaged one. Raises NotFound."""
         part, name = self._find(area, key)
         try:
-            part.store.stat(name)
-        except NotFound:
-            return False
+            return part.store.stat(name).size
         except CorruptObject:
-            return True
-        return True
+            return None
 
     def _find(self, area: str, key: str) -> tuple[Part, str]:
         part = next(each for each in self._accounts.stores.parts(area) if key.startswith(each.prefix))

@@ -41,10 +41,10 @@ def find_room(
     keys: Sequence[str],
     is_whole: bool = True,
     is_empty: Callable[[], bool] = lambda: True,
-) -> int | None:
-    """Judge an upload of `size` bytes before its body. Returns the room that there is, in bytes.
+) -> int:
+    """Judge an upload of `size` bytes before its body. Returns how many it may have.
 
-    One of the `keys` is that of the object, if any is known: what is stored takes no room, and the room is None.
+    One of the `keys` is that of the object, if any is known: what is stored takes no room, and has no more bytes then.
     Without `is_whole`, these are the bytes that came of an upload of unknown length: while they are not more than all
     that is stored, they may be those of an object that is there.
     Raises QuotaExceeded, and StoreUnavailable where the area was not counted yet, unless it `is_empty`. The
@@ -56,9 +56,10 @@ def find_room(
         stored = 0 if is_empty() else _read_sum(transactions, area)
     if stored is not None and stored + size <= quota:
         return quota - stored
-    statement = "SELECT 1 FROM stored WHERE area = ? AND key = ? AND names > 0"
-    if any(transactions.read(statement, area, key) for key in keys):
-        return None
+    statement = "SELECT size FROM stored WHERE area = ? AND key = ? AND names > 0"
+    sizes = [int(known) for key in keys for (known,) in transactions.read(statement, area, key)]
+    if sizes and size <= max(sizes):
+        return max(sizes)
     if stored is None:
         # The janitor then counts it.
         transactions.write(lambda transaction: enter(transaction, area))
@@ -135,15 +136,16 @@ def reserve(transaction: Transaction, area: str, key: str, size: int, quota: int
     """
     serialize(transaction)
     row = transaction.execute("SELECT size, version FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
-    # One that is damaged is replaced by one of another size.
-    added = size if row is None else size - row[0]
+    # One that is damaged is replaced by one of another size, and one whose name is no digest may be refused. Until the
+    # janitor has looked, the larger size counts.
+    added = size if row is None else max(0, size - row[0])
     if quota is not None and added > 0:
         _judge(area, quota, stored=_complete_sum(transaction, area), added=added)
     transaction.execute(
         """INSERT INTO stored (area, key, size, at, names, since) VALUES (?, ?, ?, epoch(), 1, epoch())
-            ON CONFLICT (area, key) DO UPDATE SET size = excluded.size, at = excluded.at, since = excluded.since,
+            ON CONFLICT (area, key) DO UPDATE SET size = stored.size + ?, at = excluded.at, since = excluded.since,
             version = stored.version + 1""",
-        (area, key, size),
+        (area, key, size, added),
     )
     enter(transaction, area)
     _add(transaction, area, added, 1 if row is None else 0)
@@ -182,10 +184,16 @@ def end_removal(transaction: Transaction, area: str, key: str, version: int) -> 
     return True
 
 
-def confirm(transaction: Transaction, area: str, key: str, version: int) -> None:
-    """The object of a row is there, as of a time at which the row had that version."""
-    statement = "UPDATE stored SET since = NULL WHERE area = ? AND key = ? AND version = ?"
-    transaction.execute(statement, (area, key, version))
+def confirm(transaction: Transaction, area: str, key: str, version: int, size: int | None) -> None:
+    """The object of a row is there, with that size if it is known, as of a time at which the row had that version."""
+    serialize(transaction)
+    row = transaction.execute("SELECT size, version FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
+    if row is None or row[1] != version:
+        return
+    size = row[0] if size is None else size
+    transaction.execute("UPDATE stored SET since = NULL, size = ? WHERE area = ? AND key = ?", (size, area, key))
+    if size != row[0]:
+        _add(transaction, area, size - row[0], 0)
 
 
 def count(

@@ -110,6 +110,16 @@ class FilesTest(QuotaCase):
         self.assertEqual(200, answer.status)
         self.assertEqual((5, 1), self.sums("files"))
 
+    def test_upload_of_a_known_hash_with_more_bytes_than_that_has_is_refused_before_them(self) -> None:
+        self.post("/", b"12345678")
+        target = f"/?hash={hashlib.sha256(b'12345678').hexdigest()}"
+        head = f"POST {target} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+
+        (answer,) = self.raw(f"{head}Content-Length: 9\r\n\r\n".encode())
+        self.assert_refused(answer, "files")
+        self.assert_refused(self.post(target, iter([b"12345678", b"9"])), "files")
+        self.assertEqual((8, 1), self.sums("files"))
+
     def test_form_beyond_the_quota_answers_507(self) -> None:
         body, kind = form("a.txt", b"hello world")
 
@@ -234,6 +244,13 @@ class ResticTest(QuotaCase):
         self.assertEqual(200, self.delete(f"/restic/laptop/data/{hashlib.sha256(bytes(50)).hexdigest()}").status)
         self.assertEqual(200, self.send("index", bytes(11)).status)
         self.assertEqual((51, 2), self.counted())
+
+    def test_lock_of_unknown_length_has_the_room_that_there_is(self) -> None:
+        name = hashlib.sha256(bytes(70_000)).hexdigest()
+
+        self.assert_refused(self.post(f"/restic/laptop/locks/{name}", iter([bytes(70_000)])), "restic/laptop")
+        name = hashlib.sha256(bytes(60_000)).hexdigest()
+        self.assertEqual(200, self.post(f"/restic/laptop/locks/{name}", iter([bytes(60_000)])).status)
 
     def test_config_that_is_there_already_or_refused_takes_and_makes_no_room(self) -> None:
         self.assertEqual(200, self.post("/restic/laptop/config", bytes(40)).status)

@@ -101,6 +101,19 @@ class AreasContract(TempCase):
 
         self.assertEqual((9, 1), self.sums("files"))
 
+    def test_largest_of_several_reservations_counts_until_the_size_is_confirmed(self) -> None:
+        self.complete("files")
+        versions = [self.write(areas.reserve, "files", "a", size, 10) for size in (5, 9, 3)]
+        self.assertEqual((9, 1), self.sums("files"))
+
+        # One that is outdated, and one that knows no size.
+        self.write(areas.confirm, "files", "a", versions[1], 1)
+        self.write(areas.confirm, "files", "a", versions[2], None)
+        self.assertEqual((9, 1), self.sums("files"))
+
+        self.write(areas.confirm, "files", "a", versions[2], 3)
+        self.assertEqual((3, 1), self.sums("files"))
+
     def test_reservation_above_the_quota_changes_nothing(self) -> None:
         self.complete("files")
         self.write(areas.reserve, "files", "a", 5, 10)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from unittest import mock
 
 from filestoraged.daemon.limits import parse_limit
-from filestoraged.errors import NotFound, QuotaExceeded
+from filestoraged.errors import AlreadyExists, NotFound, QuotaExceeded, StorageFull
 from filestoraged.store import areas
 from filestoraged.store.accounts import GRACE, Accounts
 from filestoraged.store.area_janitor import AreasJanitor
@@ -150,6 +151,21 @@ class SettleTest(AreasCase):
         self.clean_up()
         self.assertEqual((0, 0), self.sums())
 
+    def test_refused_config_counts_until_the_janitor_has_looked(self) -> None:
+        self.start("restic/*=quota:1000")
+        store = self.objects.namespace("restic", algorithm="sha256").namespace("laptop")
+        with store.stage_new(100) as first, store.stage_new(300) as second, store.stage_new(20) as third:
+            for staging, size in ((first, 100), (second, 300), (third, 20)):
+                staging.write(bytes(size))
+            first.commit(name="config", replace=False).result()
+            for staging in (second, third):
+                self.assertRaises(AlreadyExists, staging.commit(name="config", replace=False).result)
+
+        self.assertEqual((300, 1), self.sums("restic/laptop"))
+        self.clock.advance(GRACE)
+        self.clean_up()
+        self.assertEqual((100, 1), self.sums("restic/laptop"))
+
     def test_upload_that_is_given_up_makes_room_at_once(self) -> None:
         with self.repository().stage(10) as staging:
             staging.write(b"0123456789")
@@ -188,6 +204,38 @@ class SettleTest(AreasCase):
         self.disk.namespace("repositories").namespace("pets").remove(digest)
 
         self.assertRaises(NotFound, self.repository().remove, digest)
+        self.assertEqual((0, 0), self.sums())
+
+    def test_removal_whose_end_cannot_be_written_succeeds_and_frees_the_room_after_a_while(self) -> None:
+        store = self.repository()
+        digests = [store.put(b"%d" % number) for number in range(4)]
+
+        with mock.patch.object(areas, "end_removal", side_effect=StorageFull("full")):
+            store.remove(digests[0])
+            store.remove_later(digests[1]).result()
+            self.assertEqual({}, store.remove_all(digests[2:]))
+        self.assertEqual((4, 4), self.sums())
+
+        self.clock.advance(GRACE)
+        self.clean_up()
+        self.assertEqual((0, 0), self.sums())
+
+    def test_removal_is_done_although_the_disk_is_too_full_to_note_it(self) -> None:
+        store = self.repository()
+        digests = [store.put(b"%d" % (100 + number)) for number in range(3)]
+
+        noted = [StorageFull("full"), 1, StorageFull("full"), StorageFull("full"), mock.DEFAULT]
+        with mock.patch.object(areas, "begin_removal", side_effect=noted, wraps=areas.begin_removal):
+            store.remove(digests[0])
+            store.remove_later(digests[1]).result()
+        with mock.patch.object(areas, "begin_removal", side_effect=StorageFull("full")):
+            self.assertEqual({}, store.remove_all(digests[2:]))
+        self.assertEqual([], list(store.list()))
+
+        # The day's count finds those of which nothing could be written.
+        for seconds in (_DAY, GRACE):
+            self.clock.advance(seconds)
+            self.clean_up()
         self.assertEqual((0, 0), self.sums())
 
     def test_simultaneous_removals_free_the_room_at_once(self) -> None:
