@@ -60,11 +60,15 @@ class TrustedProxies:
 
 
 def parse_ip_address(text: str) -> IPAddress | None:
-    """Return an IP address, with or without a port behind it; None for anything else. IPv4 within IPv6 is IPv4."""
+    """Return an IP address, with or without a port behind it; None for anything else. IPv4 within IPv6 is IPv4.
+
+    A zone is left out: a client may have made it up, of any characters, and addresses are logged.
+    """
     matched = _WITH_PORT.fullmatch(text)
     try:
         address = ipaddress.ip_address(text if matched is None else matched.group(1) or matched.group(2))
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
