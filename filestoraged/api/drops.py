@@ -122,8 +122,7 @@ class _Requests:
         return drop
 
     async def download(self, request: Request, id_: str) -> Response:
-        if any(word in request.fields.get(field, "").lower() for field in _PREFETCH_FIELDS for word in _PREFETCH_WORDS):
-            raise Forbidden("A prefetch is refused: a drop can be downloaded once.")
+        _refuse_prefetch(request)
         return await self.fetch(request, self.find(id_), None)
 
     async def fetch(self, request: Request, drop: Drop, password: str | None) -> Response:
@@ -162,8 +161,9 @@ class _Requests:
             raise
         return Response(200, _description(drop) + accel)
 
-    def recall(self, _: Request, id_: str) -> Response | None:
-        """Answer 404 and 410 on the loop. Returns None for an available drop."""
+    def recall(self, request: Request, id_: str) -> Response | None:
+        """Answer 403, 404 and 410 on the loop. Returns None for an available drop."""
+        _refuse_prefetch(request)
         try:
             self.find(id_)
         except (NotFound, Gone):
@@ -279,6 +279,11 @@ class _Claimed:
 
 def _description(drop: Drop) -> Fields:
     return objects.saved_as(drop.name) + _NO_STORE + objects.NO_PAGE
+
+
+def _refuse_prefetch(request: Request) -> None:
+    if any(word in request.fields.get(field, "").lower() for field in _PREFETCH_FIELDS for word in _PREFETCH_WORDS):
+        raise Forbidden("A prefetch is refused: a drop can be downloaded once.")
 
 
 def _is_partial(request: Request) -> bool:

@@ -226,6 +226,9 @@ class DropsTest(DropsCase):
             self.assertEqual(403, self.get(path, **fields).status)
 
         self.assertEqual(200, self.get(path, Purpose="reading").status)
+        self.wait_for_state(path, 3)
+        # What else would be answered comes second.
+        self.assertEqual([403, 403], [self.get(each, Purpose="prefetch").status for each in (path, f"{PATH}/0")])
 
     def test_downloaded_bytes_are_removed_and_the_link_stays_gone(self) -> None:
         path, other = self.drop(b"tea"), self.drop(b"coffee")
