@@ -112,7 +112,11 @@ class _Repositories:
         return Response(200)
 
     async def remove(self, type_: str, request: Request, repository: str, name: str) -> Response:
-        return await _remove(self._open(repository, type_), _file_name(name))
+        store, oid = self._open(repository, type_), _file_name(name)
+        # A retry finds nothing. If it is missing, that is raised once the absence is durable.
+        with contextlib.suppress(NotFound):
+            await objects.remove(request, store, oid)
+        return Response(200)
 
     # The config: its name is no digest, so that it could be replaced by another one.
 
@@ -120,7 +124,9 @@ class _Repositories:
         with self._open(repository).get(layout.RESTIC_CONFIG) as stream:
             data = stream.read()
         fields = _OCTETS + NO_STORE
-        part = parse_range(request.fields["range"], len(data)) if "range" in request.fields else None
+        # Of HEAD, a range is ignored, and so it is with If-Range: nothing could match that (RFC 9110, 13.1.5 and 14.2).
+        wanted = request.fields.get("range") if request.method == "GET" and "if-range" not in request.fields else None
+        part = None if wanted is None else parse_range(wanted, len(data))
         if part is None:
             return Response(200, fields, data)
         start, stop = part
@@ -142,7 +148,9 @@ class _Repositories:
         return Response(200)
 
     async def remove_config(self, request: Request, repository: str) -> Response:
-        return await _remove(self._open(repository), layout.RESTIC_CONFIG)
+        with contextlib.suppress(NotFound):
+            await self._open(repository).remove_later(layout.RESTIC_CONFIG)
+        return Response(200)
 
     def _open(self, repository: str, type_: str = "") -> Store:
         """Where a repository keeps its files of a type, or its config. All of its bytes go through here."""
@@ -154,13 +162,6 @@ def _require_config(store: Store, data: bytes) -> None:
     with store.get(layout.RESTIC_CONFIG) as stream:
         if stream.read(len(data) + 1) != data:
             raise Forbidden("The repository has another config.")
-
-
-async def _remove(store: Store, name: str) -> Response:
-    # A retry finds nothing. If it is missing, that is raised once the absence is durable.
-    with contextlib.suppress(NotFound):
-        await store.remove_later(name)
-    return Response(200)
 
 
 def _file_name(segment: str) -> str:

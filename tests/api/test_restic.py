@@ -105,6 +105,13 @@ class FilesTest(ResticCase):
 
         self.assertEqual(PACK, file.read_bytes())
 
+    def test_condition_that_fails_keeps_the_file(self) -> None:
+        path = self.store_file("data", PACK)
+
+        self.assertEqual([412, 412], [self.delete(path, If_Match=tag).status for tag in ('"x"', f'W/"{NAME}"')])
+        self.assertEqual([200, 200], [self.delete(path, If_Match=f'"{NAME}"').status for _ in range(2)])
+        self.assertEqual([], self.files())
+
     def test_removal_succeeds_also_for_what_is_not_there(self) -> None:
         for type_ in TYPES:
             path = self.store_file(type_, PACK)
@@ -180,6 +187,9 @@ class ConfigTest(ResticCase):
         self.assertEqual((200, b"config", "no-store"), (whole.status, whole.body, whole.fields["cache-control"]))
         self.assertEqual((206, b"onf", "bytes 1-3/6"), (part.status, part.body, part.fields["content-range"]))
         self.assertEqual(416, self.get(self.path, Range="bytes=6-").status)
+        # A range is of a GET; and nothing that If-Range could have is the tag of a config.
+        self.assertEqual(200, self.request("HEAD", self.path, Range="bytes=1-3").status)
+        self.assertEqual(b"config", self.get(self.path, Range="bytes=1-3", If_Range='"x"').body)
 
     def test_config_can_be_removed_and_stored_anew(self) -> None:
         self.post(self.path, b"one")
