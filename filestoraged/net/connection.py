@@ -24,10 +24,11 @@ FAILURES = (OSError, http.client.HTTPException)
 # The ports that a URL need not name, by its scheme.
 PORTS = {"http": 80, "https": 443}
 
-# Bytes that are looked at for interim responses, and one or more whole heads of these. Longer ones are read as a
-# response, which bounds them.
+# Bytes that are looked at for interim responses, and whole heads of these. Longer ones are read as a response, which
+# bounds them.
 _PEEKED = 4096
-_INTERIM = re.compile(rb"(?:HTTP/1\.[01] 1[0-9]{2}[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)+")
+_INTERIM = re.compile(rb"(?:HTTP/1\.[01] 1[0-9]{2}[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)*")
+_INTERIM_BEGINNINGS = (b"HTTP/1.1 1", b"HTTP/1.0 1")
 
 # Methods whose request has a body, if only an empty one.
 _WITH_BODY = ("POST", "PUT", "PATCH")
@@ -148,12 +149,21 @@ class HttpConnection(BoundedConnection):
         # By TLS, other messages than a response arrive, too: only reading would tell.
         if self._context is not None or not self._is_readable():
             return False
-        return _INTERIM.fullmatch(self.sock.recv(_PEEKED, socket.MSG_PEEK)) is None
+        return not _is_interim(self.sock.recv(_PEEKED, socket.MSG_PEEK))
 
     def _is_readable(self) -> bool:
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(0))
+
+
+def _is_interim(data: bytes) -> bool:
+    """Whether these are interim responses alone. The last one may not have come whole."""
+    if not data or len(data) == _PEEKED:
+        return False
+    matched = _INTERIM.match(data)
+    rest = data if matched is None else data[matched.end() :]
+    return any(each.startswith(rest[: len(each)]) for each in _INTERIM_BEGINNINGS)
 
 
 class ConnectionPool:

@@ -34,6 +34,11 @@ class BodyTest(unittest.TestCase):
     def test_body_is_sent_on_behind_interim_responses_alone(self) -> None:
         for what, answered, sent in (
             ("interim responses", PROCESSING + HINTS, b"tea"),
+            ("the first byte of a response", b"H", b"tea"),
+            ("a part of an interim response", PROCESSING[:-2], b"tea"),
+            ("a part of another one", PROCESSING + HINTS[:30], b"tea"),
+            ("the status of a response", PROCESSING + b"HTTP/1.1 4", b""),
+            ("no response", b"SSH-2.0", b""),
             ("a response", PROCESSING + b"HTTP/1.1 413 Content Too Large\r\n", b""),
             ("interim responses without an end", PROCESSING * 1000, b""),
             ("the end of the connection", b"", b""),
