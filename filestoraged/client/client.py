@@ -160,6 +160,7 @@ class Client:
         while True:
             try:
                 with transport.request("DELETE", path) as response:
+                    response.require_status(200)
                     response.discard()
                 return
             except PASSING as error:

@@ -116,9 +116,13 @@ class Download:
 
         def ask() -> ClientResponse:
             response = self._ask(start)
+            if "content-encoding" in response.fields:
+                response.close()
+                raise UnexpectedResponse("the server has encoded the bytes, which was not asked for")
             if start and response.status == 206:
                 _check_start(response, start)
-            elif start:
+            else:
+                response.require_status(200)
                 _skip(response, start)
             return response
 

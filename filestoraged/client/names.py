@@ -152,6 +152,7 @@ class NameRequests:
         while True:
             try:
                 with self._transport.request("DELETE", self.path(reference), condition.fields) as response:
+                    response.require_status(204)
                     response.discard()
                 return
             except PASSING as error:

@@ -82,6 +82,12 @@ class ClientResponse(HttpExchange):
         except FAILURES as error:
             raise _failure(error, f"{_BROKEN} within a response") from error
 
+    def require_status(self, status: int) -> None:
+        """Raise UnexpectedResponse for another status, of which all from 300 on are raised before."""
+        if self.status != status:
+            self.close()
+            raise UnexpectedResponse(f"the server is no filestoraged: it answered {self.status}")
+
     def blocks(self) -> Iterator[bytes]:
         while block := self.read(BLOCK_SIZE):
             yield block

@@ -115,6 +115,17 @@ class StrangersTest(AnswersCase):
             with self.subTest(script[:40]):
                 self.assert_unexpected(script)
 
+    def test_status_that_the_daemon_does_not_answer_is_refused(self) -> None:
+        part = answer(206, b"tea", Content_Range="bytes 0-2/1000")
+        encoded = answer(200, b"tea", Content_Encoding="gzip")
+        for script in (part, answer(202, b""), answer(204, b""), encoded):
+            with self.subTest(script):
+                url = self.serve(script).url
+                self.assertRaises(UnexpectedResponse, self.client(url).fetch_drop, f"{url}/drop/{'0' * 32}")
+                self.assertRaises(UnexpectedResponse, self.client(url).get, TEA)
+                if script != encoded:
+                    self.assertRaises(UnexpectedResponse, self.client(url).delete, TEA)
+
     def test_redirect_is_not_followed_and_gets_no_token(self) -> None:
         target = self.serve(STORED)
         server = self.serve(answer(302, Location=f"{target.url}/"))
