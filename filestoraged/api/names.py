@@ -101,7 +101,8 @@ class _Requests:
         try:
             accel = objects.accelerated(store, name.oid, self._accel)
             if accel or not objects.is_unconditional(request):
-                found = objects.Representation(name.oid, name.modified, self._fields(name), _type_fields(name), accel)
+                fields, description = self._fields(name), _type_fields(name)
+                found = objects.Representation(name.oid, name.modified, fields, description, accel, may_change=True)
                 return objects.represent(request, blob, found)
             return self._whole(name, blob)
         except Exception:

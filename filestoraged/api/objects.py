@@ -198,13 +198,17 @@ def _fields(blob: Blob, fixed: Fields) -> Fields:
 
 
 class Representation(NamedTuple):
-    """What is answered with: `fields` in each case, `description` with the bytes. `accel` makes a proxy send them."""
+    """What is answered with: `fields` in each case, `description` with the bytes. `accel` makes a proxy send them.
+
+    `may_change` says that other bytes may be in its place later.
+    """
 
     tag: str
     modified: int
     fields: Fields
     description: Fields
     accel: Fields
+    may_change: bool = False
 
 
 def is_unconditional(request: Request) -> bool:
@@ -222,7 +226,8 @@ def represent(request: Request, blob: Blob, found: Representation) -> Response:
         return _hand_over(blob, fields + found.accel)
     # Of other methods, a range is ignored (RFC 9110, section 14.2).
     wanted = request.fields.get("range") if request.method == "GET" else None
-    if wanted is not None and conditions.if_range_holds(request.fields, found.tag, found.modified):
+    modified = None if found.may_change else found.modified
+    if wanted is not None and conditions.if_range_holds(request.fields, found.tag, modified):
         part = parse_range(wanted, blob.size)
         if part is not None:
             start, stop = part

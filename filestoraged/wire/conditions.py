@@ -47,14 +47,17 @@ def matches_if_none_match(fields: Mapping[str, str], tag: str) -> bool:
     return field is not None and (_is_any(field) or tag in _weak_tags(field))
 
 
-def if_range_holds(fields: Mapping[str, str], tag: str, modified: int) -> bool:
-    """Whether Range applies: If-Range is absent, or the client's part is of this object (section 13.1.5)."""
+def if_range_holds(fields: Mapping[str, str], tag: str, modified: int | None) -> bool:
+    """Whether Range applies: If-Range is absent, or the client's part is of this object (section 13.1.5).
+
+    Without `modified`, no date says so: other bytes may have come within the same second (section 8.8.2.2).
+    """
     condition = fields.get("if-range")
     if condition is None:
         return True
     if '"' in condition:
         return condition == f'"{tag}"'
-    return parse_date(condition) == modified
+    return modified is not None and parse_date(condition) == modified
 
 
 def forbids_overwrite(fields: Mapping[str, str]) -> bool:
