@@ -40,6 +40,9 @@ _NO_CACHE = field_lines(("Cache-Control", "no-cache"))
 # Entries in one piece of a list: 1.2 MB at most, with the longest names and types.
 _PIECE = 250
 
+# Characters, of which the JSON may have six bytes each: 10,000 prefixes of 50.
+_MAX_PREFIXES = 500_000
+
 # Stores of spaces that are kept: making one takes as long as a lookup.
 _MAX_SPACES = 1000
 
@@ -227,16 +230,23 @@ async def _commit(
 
 
 def _pieces(pages: Iterable[Page]) -> Generator[bytes, None, None]:
-    """A list as JSON, made while it is sent: of names, a client that reads slowly has one piece in memory."""
+    """A list as JSON, made while it is sent: a client that reads slowly has one piece in memory, and the prefixes.
+
+    So it ends early where these are long.
+    """
     begin = '{"names": ['
     prefixes: list[str] = []
+    length = 0
     following = None
     for page in pages:
         prefixes += page.prefixes
+        length += sum(map(len, page.prefixes))
         following = page.next
         if page.names:
             yield (begin + ", ".join([_encoded(name, with_type=True) for name in page.names])).encode()
             begin = ", "
+        if length > _MAX_PREFIXES:
+            break
     end = f'], "prefixes": {json.dumps(prefixes)}, "next": {json.dumps(following)}}}\n'
     yield (end if begin == ", " else begin + end).encode()
 

@@ -340,6 +340,16 @@ class NamesTest(ServerCase):
         self.assertEqual([*(path[2:] for path in paths), "a"], self.names_of("/names/s"))
         self.assertEqual([], self.names_of("/names/s?after=b&limit=1000"))
 
+    def test_page_of_long_prefixes_ends_early_and_the_next_one_goes_on(self) -> None:
+        folders = [f"{number:04}{'x' * 1000}/" for number in range(900)]
+        self.make_names([f"s/{folder}x" for folder in folders])
+
+        first = self.listed("/names/s?delimiter=/&limit=10000")
+        second = self.listed(f"/names/s?delimiter=/&limit=10000&after={first['next']}")
+
+        self.assertEqual((500, [], None), (len(first["prefixes"]), first["names"], second["next"]))
+        self.assertEqual(folders, first["prefixes"] + second["prefixes"])
+
     def make_names(self, paths: list[str]) -> None:
         """Besides `a`, which leads to the same bytes."""
         self.put("/names/s/a", TEA)
