@@ -312,6 +312,16 @@ class UploadsTest(UploadsCase):
             [201, 507], [self.create(size, Upload_Metadata=metadata(target="drops")).status for size in (5, 6)]
         )
 
+    def test_length_that_is_told_later_is_judged_then_and_each_piece_before(self) -> None:
+        path = self.created(None)
+        self.assertEqual(204, self.append(path, 0, b"12345678").status)
+
+        answers = [self.append(path, 8, b"abc"), self.append(path, 8, b"ab", Upload_Length="11")]
+        self.assertEqual([507, 507], [each.status for each in answers])
+        self.assertEqual(8, self.offset(path))
+        self.assertEqual(204, self.append(path, 8, b"ab", Upload_Length="10").status)
+        self.assertEqual(b"12345678ab", self.get(f"/{hashlib.sha256(b'12345678ab').hexdigest()}").body)
+
     def test_upload_whose_room_was_taken_is_refused_at_its_end_and_can_be_finished_later(self) -> None:
         path = self.created(8)
         digest = json.loads(self.post("/", b"12345").body)["hash"]

@@ -7,7 +7,15 @@ import logging
 
 from filestoraged.clock import Clock
 from filestoraged.digest import Bytes, Expected, Hasher
-from filestoraged.errors import ChecksumMismatch, DigestMismatch, Error, OffsetConflict, TooLarge, UploadLocked
+from filestoraged.errors import (
+    ChecksumMismatch,
+    DigestMismatch,
+    Error,
+    OffsetConflict,
+    QuotaExceeded,
+    TooLarge,
+    UploadLocked,
+)
 from filestoraged.store.contract import Store
 from filestoraged.store.hashing import OverlappedHasher
 from filestoraged.store.uploads.hashers import Hashers, PositionedHasher
@@ -57,6 +65,8 @@ class Reception:
         self._record_at = self._clock.now() + _RECORD_INTERVAL
         self._checksum: Hasher | None = None
         self._hasher: PositionedHasher | None = None
+        # Bytes of an upload of unknown length that its area had room for.
+        self._judged = upload.received
         # Whether this piece told the length.
         self._told_length = False
         self._is_open = False
@@ -87,7 +97,8 @@ class Reception:
     def begin(self, offset: int, *, length: int | None, size: int | None, checksum: Expected | None) -> None:
         """Begin a piece at `offset`, of `size` bytes if that is known.
 
-        `length` is that of the upload, if the request tells it. Raises OffsetConflict, TooLarge, and Conflict.
+        `length` is that of the upload, if the request tells it. Raises OffsetConflict, TooLarge, QuotaExceeded, and
+        Conflict.
         """
         if offset != self._recorded:
             raise OffsetConflict(self._recorded, offset)
@@ -96,6 +107,8 @@ class Reception:
             self._check_size(length)
             self.upload = self.upload._replace(length=length)
         self._check_size(offset + (size or 0))
+        if told_length or self.upload.length is None:
+            self._require_room(length or offset + (size or 0))
         # Not before the request is known to fit: a refused one must not leave a length that no other one can change.
         if length is not None and told_length:
             self._hold.change(self._registry.telling(self.upload.id, length))
@@ -108,10 +121,13 @@ class Reception:
         self._is_open = True
 
     def write(self, data: Bytes) -> None:
-        """Raises TooLarge beyond the length: then nothing of the piece counts."""
+        """Raises TooLarge beyond the length, and QuotaExceeded: then nothing of the piece counts."""
+        size = self.content.size + len(data)
         try:
-            self._check_size(self.content.size + len(data))
-        except TooLarge:
+            self._check_size(size)
+            if self.upload.length is None and size > self._judged + self._record_size:
+                self._require_room(size)
+        except (TooLarge, QuotaExceeded):
             self._reject()
             raise
         self.content.append(data)
@@ -195,6 +211,12 @@ class Reception:
             changes.append(self._registry.untelling(self.upload.id))
         self.content.cut(self._start, joined(changes))
         self._recorded = self._start
+
+    def _require_room(self, size: int) -> None:
+        """Raise QuotaExceeded before more arrives: what was not known when the upload was created is judged now."""
+        names = [each.digest for each in self.upload.expected if each.algorithm == self._store.algorithm]
+        self._store.require_room(size, names)
+        self._judged = size
 
     def _check_size(self, size: int) -> None:
         limits = [limit for limit in (self.upload.length, self._store.max_size) if limit is not None]

@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 from unittest import mock
 
-from filestoraged.errors import BadRequest, Gone, NotFound, TooLarge, UploadLocked
+from filestoraged.digest import Expected
+from filestoraged.errors import BadRequest, Gone, NotFound, QuotaExceeded, TooLarge, UploadLocked
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
@@ -102,6 +103,24 @@ class UploadsTest(TempCase):
 
         self.assertEqual((4, TEA_HASH), (offset, complete.digest))
         self.assertEqual(TEA, (self.directory / layout.object_path(TEA_HASH)).read_bytes())
+
+    def test_upload_of_unknown_length_ends_where_the_room_does(self) -> None:
+        def require_room(_: Store, size: int, names: Sequence[str]) -> None:
+            self.assertEqual([TEA_HASH], names)
+            if size > 10:
+                raise QuotaExceeded("files", 10, stored=0, added=size)
+
+        uploads = self.open(record_size=4)
+        with mock.patch.object(DiskStore, "require_room", require_room):
+            self.upload = uploads.create(Draft("files", None, expected=[Expected("sha256", TEA_HASH)])).id
+            self.append(TEA[:4], uploads)
+            with uploads.receive(self.upload) as reception:
+                reception.begin(4, length=None, size=None, checksum=None)
+                reception.write(TEA[4:6])
+                reception.write(TEA[6:8])
+                self.assertRaises(QuotaExceeded, reception.write, b"milk and more")
+
+        self.assertEqual(4, self.received())
 
     def test_bytes_of_a_failed_sync_do_not_count_for_one_who_takes_the_upload_over(self) -> None:
         with self.uploads.receive(self.upload) as silent:
