@@ -204,3 +204,12 @@ class LimitsInS3Test(TempCase):
 
             self.assertEqual(507, self.put(url, 2, 2))
             self.assertEqual(4000, self.stored("repositories/pets/"))
+
+    def test_quota_is_not_judged_by_what_was_counted_before_a_time_without_limits(self) -> None:
+        for limits in (["data/pets=quota:5000"], []):
+            with self.running(*limits) as daemon:
+                self.assertEqual(201, self.put(f"{daemon.url}/data/pets", len(limits), 1))
+
+        with self.running("data/pets=quota:9000") as daemon:
+            # Until it is counted, and then.
+            self.assertIn(self.put(f"{daemon.url}/data/pets", 2, 2), (503, 507))

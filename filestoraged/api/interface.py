@@ -6,6 +6,7 @@ stores, and a row of the table INTERFACES in `daemon/interfaces.py`. The module 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.accounts import Accounts
 from filestoraged.store.area_janitor import AreasJanitor
+from filestoraged.store.areas import distrust
 from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases
 from filestoraged.store.disk.store import DiskStore
@@ -163,6 +165,14 @@ class Resources(Additions):
         self.targets.limit(self.objects)
         self.test("Limits", transactions.probe)
         self.gauges["areas"] = areas.gauge(self.accounts)
+
+    def forget_counts(self) -> None:
+        """There are no limits, so nothing is counted."""
+        transactions = self.databases.open_transactions(layout.NAMES_DATABASE, NAMES_SCHEMA)
+        self.closing.append((transactions.close,))
+        # Where the database fails, areas are counted after the next start with limits all the same, a moment later.
+        with contextlib.suppress(Error):
+            distrust(transactions)
 
     def enforce_limits(self) -> None:
         """Start what removes objects beyond the limits, once all interfaces are built."""

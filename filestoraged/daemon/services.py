@@ -219,6 +219,8 @@ class Services:
             return
         if self._config.limits:
             self.resources.limit(AreaLimits(self._config.limits))
+        elif layout.NAMES_DATABASE in self._data:
+            self.resources.forget_counts()
         for each in self._interfaces:
             if each.open is not None:
                 each.open(self.resources)

@@ -246,6 +246,16 @@ def forget(transaction: Transaction, area: str, limit: int) -> int:
     return len(rows)
 
 
+def distrust(transactions: Transactions) -> None:
+    """From now on, objects are stored that nobody counts: have all areas counted before a quota is judged again.
+
+    Does not wait for that, nor for another machine.
+    """
+    counted = "complete > 0 AND area NOT LIKE 'names/%'"
+    if transactions.is_remote or transactions.read(f"SELECT 1 FROM areas WHERE {counted} LIMIT 1"):
+        transactions.write_rows(f"UPDATE areas SET complete = ? WHERE {counted}", [(0,)])
+
+
 def count_removals(transaction: Transaction, area: str, reason: str, number: int) -> None:
     if number:
         transaction.execute(

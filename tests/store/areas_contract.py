@@ -142,6 +142,20 @@ class AreasContract(TempCase):
         with self.assertRaises(QuotaExceeded):
             areas.find_room(self.transactions, "data/pets", 10, 5, keys=())
 
+    def test_areas_that_are_not_counted_any_more_refuse_uploads_until_they_are(self) -> None:
+        self.complete("files")
+        self.write(areas.reserve, "files", "a", 5, 10)
+        self.add_name("a", 5)
+
+        for _ in range(2):
+            areas.distrust(self.transactions)
+        # Behind those changes.
+        self.write(areas.serialize)
+
+        self.assertRaises(StoreUnavailable, self.write, areas.reserve, "files", "b", 5, 10)
+        rows = self.transactions.read("SELECT area, complete FROM areas ORDER BY area")
+        self.assertEqual([("files", 0), ("names/pets", 1)], [tuple(row) for row in rows])
+
     def test_simultaneous_reservations_fill_the_quota_and_exceed_it_never(self) -> None:
         self.complete("files")
         processes = [self.transactions, self.open()]
