@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,10 @@ class LimitsInS3Test(TempCase):
         for limits in (["data/pets=quota:5000"], []):
             with self.running(*limits) as daemon:
                 self.assertEqual(201, self.put(f"{daemon.url}/data/pets", len(limits), 1))
+        with contextlib.closing(sqlite3.connect(self.directory / "store" / "names.sqlite")) as database:
+            counts = database.execute("SELECT complete FROM areas WHERE area = 'data/pets'").fetchall()
 
+        self.assertEqual([(0,)], counts)
         with self.running("data/pets=quota:9000") as daemon:
             # Until it is counted, and then.
             self.assertIn(self.put(f"{daemon.url}/data/pets", 2, 2), (503, 507))
