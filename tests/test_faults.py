@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -87,6 +88,33 @@ class FullDiskTest(PrivateDiskCase):
         digest = small.json()["hash"]
         self.assertEqual([f"{digest[:2]}/{digest}"], self.files_below(store))
         self.assertEqual(1, sum("WARNING" in line for line in self.daemon.lines_with("answering 507")))
+
+    def test_names_are_removed_from_a_full_disk(self) -> None:
+        self.disk("12M", ":", "--mount", "names=/names")
+        urls = self.fill(f"{self.daemon.url}/names/s/{{}}".format)
+
+        self.assertEqual({204}, {requests.delete(url, timeout=PATIENCE).status_code for url in urls})
+
+    def test_objects_with_a_quota_are_removed_from_a_full_disk_and_make_room(self) -> None:
+        self.disk("12M", ":", "--mount", "repositories=/data", "--limit", "data/*=quota:1G")
+        self.fill(lambda _: f"{self.daemon.url}/data/pets")
+        listed = requests.get(f"{self.daemon.url}/data/pets", timeout=PATIENCE).json()["objects"]
+        urls = [f"{self.daemon.url}/data/pets/{each['oid']}" for each in listed]
+
+        self.assertEqual({200}, {requests.delete(url, timeout=PATIENCE).status_code for url in urls})
+        stored = requests.put(f"{self.daemon.url}/data/pets", os.urandom(1_000_000), timeout=PATIENCE)
+        self.assertEqual(201, stored.status_code)
+
+    def fill(self, url: Callable[[int], str]) -> list[str]:
+        """Store files until some in a row find the disk full. Returns the URLs that others were sent to."""
+        stored: list[str] = []
+        full = number = 0
+        while full < 20:
+            number += 1
+            status = requests.put(url(number), os.urandom(100_000), timeout=PATIENCE).status_code
+            full = full + 1 if status == 507 else 0
+            stored += [url(number)] if status == 201 else []
+        return stored
 
 
 class ReadOnlyDiskTest(PrivateDiskCase):

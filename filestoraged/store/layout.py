@@ -12,7 +12,7 @@
     ROOT/uploads/ID, ROOT/uploads/ID.lock bytes of an unfinished resumable upload, and who adds to it
     ROOT/uploads/ID/NUMBER                segments of one, in an S3 store alone
     ROOT/quarantine/…                     damaged and pruned files, under the paths that they had
-    ROOT/kv.sqlite, ROOT/drops.sqlite,    databases, with their -wal, -shm and .turn files
+    ROOT/kv.sqlite, ROOT/drops.sqlite,    databases, with their -wal, -shm, .turn and .reserve files
     ROOT/locks.sqlite, ROOT/uploads.sqlite,
     ROOT/names.sqlite
     ROOT/drops.sqlite.janitor             the lock of the janitor
@@ -82,7 +82,7 @@ _RESTIC_REPOSITORY = re.compile(rf"{RESTIC}/[^/]+")
 # Namespaces whose objects lie in the directory itself: restic has shards for its data alone.
 _FLAT = re.compile(rf"{RESTIC}/[^/]+(?:/(?:index|keys|locks|snapshots))?")
 _REPOSITORY = re.compile(r"[A-Za-z0-9._\-]{1,128}")
-# Database files have suffixes such as -wal, -shm, -journal, .turn and .janitor.
+# Database files have suffixes such as -wal, -shm, -journal, .turn, .reserve and .janitor.
 _BESIDE_DATABASE = re.compile(rf"(?:{'|'.join(map(re.escape, DATABASES))})[.-].+")
 
 
@@ -194,9 +194,14 @@ def log_files(database: str) -> tuple[str, str]:
 
 def files_of_database(database: str) -> tuple[str, ...]:
     """The paths of the database at that path and of the files that SQLite and the daemon keep beside it."""
-    return (database, *log_files(database), f"{database}-journal", write_lock(database))
+    return (database, *log_files(database), f"{database}-journal", write_lock(database), reserve(database))
 
 
 def write_lock(database: str) -> str:
     """The path of the file that holds the write lock of the database at that path."""
     return f"{database}.turn"
+
+
+def reserve(database: str) -> str:
+    """The path of the file whose space the database at that path gets where the disk is full."""
+    return f"{database}.reserve"

@@ -532,7 +532,7 @@ class PrivateTest(TempCase):
         modes = {name: os.stat(self.directory / name).st_mode & 0o777 for name in os.listdir(self.directory)}
 
         self.assertEqual(dict.fromkeys(modes, 0o600), modes)
-        self.assertEqual(4, len(modes))
+        self.assertEqual(5, len(modes))
 
 
 class UpgradeTest(TempCase):

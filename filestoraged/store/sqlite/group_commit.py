@@ -22,13 +22,14 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
-from filestoraged.errors import Error, StoreDetached, StoreUnavailable
+from filestoraged.errors import Error, StorageFull, StoreDetached, StoreUnavailable
 from filestoraged.future import Future, set_results
 from filestoraged.store import layout
 from filestoraged.store.batch_writer import BatchWriter
 from filestoraged.store.path_identity import PathIdentity, database_identity
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import ReadConnections, Schema
+from filestoraged.store.sqlite.reserve import Reserve
 from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.transactions import Job, JobQueue, Users
 
@@ -77,6 +78,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         self._clock = clock
         self._checkpoint_pages = checkpoint_pages
         self._write_lock = WriteLock(path, self._identity, clock)
+        self._reserve = Reserve(path)
         self._readers = ReadConnections(self._identity, clock, lambda: self._log)
         self._connection: sqlite3.Connection | None = None
         # Of the log and its index, which SQLite has open behind the connection.
@@ -126,14 +128,26 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
 
     def write_batch(self, jobs: Sequence[_Job]) -> None:
         try:
-            results = self._transact(jobs)
+            results = self._transact_on_full_disk(jobs)
         except Exception as error:
             self.refuse(jobs, error)
             return
         # Together: the loop, to which most callers belong, is woken once.
         set_results(results)
 
+    def _transact_on_full_disk(self, jobs: Sequence[_Job]) -> Iterable[tuple[_Job, Any]]:
+        """Write the jobs, once more with the space of the reserve if the disk is full."""
+        try:
+            return self._transact(jobs)
+        except (sqlite3.Error, OSError) as error:
+            known = database.identified_failure(error, self._identity, *self._log)
+            if not isinstance(known, StorageFull) or not self._reserve.give_up():
+                raise
+        return self._transact(jobs)
+
     def maintain(self) -> float:
+        # Where it was given up, and there is room again.
+        self._reserve.keep()
         try:
             self._checkpoint()
         except (Error, sqlite3.Error, OSError) as error:
@@ -158,6 +172,7 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
                 database.close_identified(connection, self._identity)
                 raise
             self._connection = connection
+            self._reserve.keep()
         # SQLite would go on writing to files that were removed. Two calls of `stat` for each group of changes.
         for each in self._log:
             each.check()
