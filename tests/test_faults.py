@@ -108,12 +108,14 @@ class FullDiskTest(PrivateDiskCase):
     def fill(self, url: Callable[[int], str]) -> list[str]:
         """Store files until some in a row find the disk full. Returns the URLs that others were sent to."""
         stored: list[str] = []
-        full = number = 0
-        while full < 20:
-            number += 1
-            status = requests.put(url(number), os.urandom(100_000), timeout=PATIENCE).status_code
-            full = full + 1 if status == 507 else 0
-            stored += [url(number)] if status == 201 else []
+        number = 0
+        for size in (100_000, 1000, 10):
+            full = 0
+            while full < 20:
+                number += 1
+                status = requests.put(url(number), os.urandom(size), timeout=PATIENCE).status_code
+                full = full + 1 if status == 507 else 0
+                stored += [url(number)] if status == 201 else []
         return stored
 
 

@@ -43,11 +43,11 @@ class Accounts:
 
     def write(self, function: Callable[..., _Result], *values: object, **named: object) -> Future[_Result]:
         """Call a function with a transaction and the values."""
+        return self.transactions.write(_calling(function, *values, **named))
 
-        def call(transaction: Transaction) -> _Result:
-            return function(transaction, *values, **named)
-
-        return self.transactions.write(call)
+    def free(self, function: Callable[..., _Result], *values: object) -> Future[_Result]:
+        """As `write`, for what makes room."""
+        return self.transactions.free(_calling(function, *values))
 
     def close(self) -> None:
         self.transactions.close()
@@ -94,35 +94,36 @@ class Account:
             return None
         is_known = self._accounts.transactions.read("SELECT 1 FROM areas WHERE area = ?", self._area)
         function = areas.reserve if is_known or not self._is_empty() else areas.reserve_first
-        return self._write(function, self._key(name), size, self._quota)
+        return self._accounts.write(function, self._area, self._key(name), size, self._quota)
 
     def begin_removal(self, name: str) -> Future[int | None]:
-        return self._write(areas.begin_removal, self._key(name))
+        return self._accounts.free(areas.begin_removal, self._area, self._key(name))
 
     def end_removal(self, name: str, version: int) -> Future[bool]:
-        return self._write(areas.end_removal, self._key(name), version)
+        return self._accounts.free(areas.end_removal, self._area, self._key(name), version)
 
     def begin_removals(self, names: Sequence[str]) -> Future[list[int | None]]:
         def begin(transaction: Transaction) -> list[int | None]:
             return [areas.begin_removal(transaction, self._area, self._key(name)) for name in names]
 
-        return self._accounts.write(begin)
+        return self._accounts.free(begin)
 
     def end_removals(self, removed: Sequence[tuple[str, int]]) -> Future[None]:
         def end(transaction: Transaction) -> None:
             for name, version in removed:
                 areas.end_removal(transaction, self._area, self._key(name), version)
 
-        return self._accounts.write(end)
+        return self._accounts.free(end)
 
     def now(self) -> float:
         return self._accounts.clock.now()
-
-    def _write(self, function: Callable[..., _Result], *values: object) -> Future[_Result]:
-        return self._accounts.write(function, self._area, *values)
 
     def _key(self, name: str) -> str:
         return f"{self._part.prefix}{name}"
 
     def _is_empty(self) -> bool:
         return not any(part.store.list(limit=1) for part in self._accounts.stores.parts(self._area))
+
+
+def _calling(function: Callable[..., _Result], *values: object, **named: object) -> Callable[[Transaction], _Result]:
+    return lambda transaction: function(transaction, *values, **named)

@@ -98,7 +98,7 @@ class AreasJanitor(Janitor):
         known = (area for (area,) in self._transactions.read(statement, int(due)))
         for area in itertools.chain(self._unknown(), known):
             if self._accounts.limits.find(area) is None:
-                while self._accounts.write(areas.forget, area, _ROWS_PER_STEP).result():
+                while self._accounts.free(areas.forget, area, _ROWS_PER_STEP).result():
                     yield 1
             else:
                 yield from self._count_area(area)
@@ -159,7 +159,7 @@ class AreasJanitor(Janitor):
             try:
                 self._accounts.write(areas.confirm, area, key, version, self._size_of(area, key))
             except NotFound:
-                self._accounts.write(areas.end_removal, area, key, version)
+                self._accounts.free(areas.end_removal, area, key, version)
         if rows:
             # Behind all others.
             self._accounts.write(areas.serialize).result()

@@ -116,7 +116,7 @@ class Drops:
         # The id at which the next step of `remove` continues.
         self._after = ""
         # The changes of `finish`, `release` and `retract`.
-        self._deferred = DeferredWrites(transactions.write)
+        self._deferred = DeferredWrites(transactions.free)
 
     @classmethod
     def open(
@@ -214,7 +214,7 @@ class Drops:
             ((breaks,),) = transaction.execute("SELECT breaks FROM drops WHERE id = ?", (id_,))
             return Claim(id_, owner, breaks)
 
-        return self._transactions.write(update)
+        return self._transactions.free(update)
 
     def seal(self, claim: Claim) -> Future[None]:
         """Confirm a claim before its last byte is sent: the drop is gone for all others, even if this process dies.
@@ -237,7 +237,7 @@ class Drops:
             if not transaction.execute(statement, (keep, *claim)).rowcount:
                 raise Gone("The claim on this drop was lost.")
 
-        return self._transactions.write(update)
+        return self._transactions.free(update)
 
     def finish(self, claim: Claim) -> Future[None]:
         """End a claim whose bytes were received. Retried until it is written; until then the drop stays claimed."""
@@ -269,7 +269,7 @@ class Drops:
         def update(transaction: Transaction) -> list[str]:
             return [id_ for id_ in ids if transaction.execute(statement, (id_,)).rowcount]
 
-        return self._transactions.write(update).result()
+        return self._transactions.free(update).result()
 
     def count(self) -> dict[str, int]:
         """The number of drops in each state."""
@@ -401,7 +401,7 @@ class Drops:
         return owner is not None and self._owners.is_alive(owner)
 
     def _change(self, statement: str, *values: object) -> Future[None]:
-        return self._transactions.write(functools.partial(_execute, statement, values))
+        return self._transactions.free(functools.partial(_execute, statement, values))
 
     def _write_rows(self, statement: str, rows: Sequence[Sequence[object]]) -> int:
         if rows:

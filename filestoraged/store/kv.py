@@ -221,6 +221,10 @@ class KeyValues(KeyChanges, GroupCommitDatabase[KeyJob]):
             pending = self._remove_pending(math.inf)
             super().refuse([each.job for each in pending], error)
 
+    def _makes_room(self, job: KeyJob) -> bool:
+        # A commit applies deletions.
+        return job.kind in (JobKind.DELETE, JobKind.COMMIT)
+
     def _probe_job(self) -> KeyJob:
         return KeyJob(JobKind.PROBE)
 

@@ -149,7 +149,7 @@ class Locks:
                 raise _not_found()
             return self._lock(rows[0])
 
-        return self._transactions.write(delete)
+        return self._transactions.free(delete)
 
     def get(self, repository: str, id_: int) -> Lock:
         """Look up a lock. Its owner and its path never change. Raises NotFound."""

@@ -107,7 +107,7 @@ class Collector:
         statement = "SELECT path FROM names WHERE expires <= ? LIMIT ?"
         paths = [bytes(path) for (path,) in self._transactions.read(statement, now, _ROWS_PER_STEP)]
         if paths:
-            self._transactions.write(functools.partial(_expire, paths, now)).result()
+            self._transactions.free(functools.partial(_expire, paths, now)).result()
         return len(paths)
 
     def collect(self) -> int:
@@ -118,7 +118,7 @@ class Collector:
             return 0
         deadline = self._clock.now() + _REMOVAL_TIME
         condemn = functools.partial(_condemn, found, self._succession_time)
-        return self._remove(self._transactions.write(condemn).result(), deadline)
+        return self._remove(self._transactions.free(condemn).result(), deadline)
 
     def forget(self) -> int:
         """Delete the rows of objects that were removed long ago."""
@@ -126,7 +126,7 @@ class Collector:
             WHERE names < 1 AND names = {REMOVED} AND since <= epoch() - {_TOMBSTONE_TTL} LIMIT ?"""
         rows = self._transactions.read(statement, _ROWS_PER_STEP)
         if rows:
-            self._transactions.write(functools.partial(_forget, rows)).result()
+            self._transactions.free(functools.partial(_forget, rows)).result()
         return len(rows)
 
     def scan(self) -> int:
@@ -150,7 +150,7 @@ class Collector:
                 failures.update(failed)
                 removed += [Condemned(space, oid) for oid in some if oid not in failed]
         if removed:
-            self._transactions.write(functools.partial(_mark_removed, removed)).result()
+            self._transactions.free(functools.partial(_mark_removed, removed)).result()
         elif failures:
             raise next(iter(failures.values()))
         return len(removed)

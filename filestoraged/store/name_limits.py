@@ -134,7 +134,7 @@ class NameEviction:
                 yield from self._repeat(functools.partial(_shrink, space, int(rules.max_size * EVICTED_TO)))
 
     def _repeat(self, step: Callable[[Transaction], int]) -> Iterator[int]:
-        while removed := self._transactions.write(step).result():
+        while removed := self._transactions.free(step).result():
             yield removed
 
 

@@ -200,7 +200,7 @@ class Names:
 
     def remove(self, space: str, name: str, condition: Condition = unconditional) -> Future[None]:
         """Remove a name. The future raises NotFound, and what the condition raises."""
-        return self.transactions.write(functools.partial(_remove, space, name, condition))
+        return self.transactions.free(functools.partial(_remove, space, name, condition))
 
     def retry(self) -> None:
         """Let uploads go on that wait for a removal which has ended, and write uses. The janitor calls it."""

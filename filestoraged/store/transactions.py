@@ -67,6 +67,9 @@ class Transactions(Protocol):
         It may be called again after a transaction that was rolled back. Raises StoreUnavailable if it cannot be queued.
         """
 
+    def free(self, function: Callable[[Transaction], _Result], /) -> Future[_Result]:
+        """As `write`, for a change that makes room, or leads to that: on a full disk, it has the reserve."""
+
     def write_rows(self, statement: str, rows: Sequence[Sequence[object]], /) -> Future[None]:
         """Execute a statement with the values of each row."""
 
@@ -100,6 +103,12 @@ class Job(Future[Any]):
             return error
 
 
+class FreeingJob(Job):
+    """One that makes room."""
+
+    __slots__ = ()
+
+
 class JobQueue:
     """The part of `Transactions` that queues jobs for the one writer that a process has for a database."""
 
@@ -107,6 +116,11 @@ class JobQueue:
 
     def write(self, function: Callable[[Transaction], _Result], /) -> Future[_Result]:
         job = Job(function)
+        self._writer.submit(job)
+        return job
+
+    def free(self, function: Callable[[Transaction], _Result], /) -> Future[_Result]:
+        job = FreeingJob(function)
         self._writer.submit(job)
         return job
 

@@ -31,7 +31,7 @@ from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import ReadConnections, Schema
 from filestoraged.store.sqlite.reserve import Reserve
 from filestoraged.store.sqlite.write_lock import WriteLock
-from filestoraged.store.transactions import Job, JobQueue, Users
+from filestoraged.store.transactions import FreeingJob, Job, JobQueue, Users
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,10 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         """Write the jobs by one transaction. Returns those that are done, with their results or errors."""
 
     @abstractmethod
+    def _makes_room(self, job: _Job) -> bool:
+        """Whether a job removes something, so that it may use the reserve."""
+
+    @abstractmethod
     def _probe_job(self) -> _Job:
         """A job that writes and changes nothing."""
 
@@ -136,14 +140,16 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         set_results(results)
 
     def _transact_on_full_disk(self, jobs: Sequence[_Job]) -> Iterable[tuple[_Job, Any]]:
-        """Write the jobs, once more with the space of the reserve if the disk is full."""
+        """Write the jobs; if the disk is full, those that make room, with the space of the reserve."""
         try:
             return self._transact(jobs)
         except (sqlite3.Error, OSError) as error:
             known = database.identified_failure(error, self._identity, *self._log)
-            if not isinstance(known, StorageFull) or not self._reserve.give_up():
+            freeing = [job for job in jobs if self._makes_room(job)]
+            if not isinstance(known, StorageFull) or not freeing or not self._reserve.give_up():
                 raise
-        return self._transact(jobs)
+        refused = [(job, known) for job in jobs if not self._makes_room(job)]
+        return [*self._transact(freeing), *refused]
 
     def maintain(self) -> float:
         # Where it was given up, and there is room again.
@@ -265,6 +271,9 @@ class TransactionQueue(JobQueue, GroupCommitDatabase[Job]):
             self._pages = _PAGES_PER_JOB * len(jobs)
             transaction = _SqliteTransaction(connection)
             return [(job, job.run(transaction)) for job in jobs]
+
+    def _makes_room(self, job: Job) -> bool:
+        return isinstance(job, FreeingJob)
 
     def encode(self, text: str) -> str:
         return text

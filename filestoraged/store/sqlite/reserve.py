@@ -1,7 +1,7 @@
 """Disk space that a database has in hand: a file beside it, which is given up where the disk is full.
 
 Each change needs space first, a removal too: the log grows by it, and the database by what the log has. With the space
-of the reserve rows can be removed, and what they stand for, which makes room for all else.
+of the reserve rows can be removed, and what they stand for, which makes room for all else. Nothing else gets it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Reserve:
         self._is_kept = False
 
     def keep(self) -> None:
-        """Make the file if there is room. A file system on which that is not known has none."""
+        """Make the file if there is room for it."""
         if self._is_kept:
             return
         with contextlib.suppress(OSError):
