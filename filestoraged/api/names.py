@@ -174,11 +174,15 @@ class _Requests:
             require_unwritten(name, None if current is None else current.oid, oid)
 
     def _find(self, space: str, store: Store, name: str) -> tuple[Name, Blob]:
-        """Look up a name, and open what it leads to. Raises NotFound, and CorruptObject if the bytes are missing."""
+        """Look up a name, and open what it leads to. Raises NotFound, and CorruptObject if bytes are missing."""
         found = self._names.get(space, name)
         while True:
             try:
-                return found, store.open(found.oid)
+                blob = store.open(found.oid)
+                if blob.size != found.size:
+                    blob.close()
+                    raise CorruptObject(found.oid, f"it has {blob.size} bytes, not {found.size}")
+                return found, blob
             except NotFound as error:
                 # The name may have been changed since, and the object removed.
                 missing, found = found, self._names.get(space, name)

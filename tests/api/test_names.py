@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from typing import Any
 from unittest import mock
 
@@ -385,6 +386,16 @@ class NamesTest(ServerCase):
 
         path = layout.object_path(TEA_OID)
         self.assertEqual([f"names/s/{path}", f"names/t/{path}"], self.files_below(self.store_path))
+
+    def test_name_whose_bytes_were_cut_off_answers_500_until_they_are_stored_again(self) -> None:
+        for data in (TEA, LARGE):
+            oid = json.loads(self.put("/names/s/a", data).body)["oid"]
+            os.truncate(self.store_path / "names" / "s" / layout.object_path(oid), 2)
+            self.announce(f"it has 2 bytes, not {len(data)}")
+
+            self.assertEqual(500, self.get("/names/s/a").status)
+            self.assertEqual(200, self.put("/names/s/a", data).status)
+            self.assertEqual(data, self.get("/names/s/a").body)
 
     def test_name_whose_bytes_are_missing_answers_500(self) -> None:
         self.put("/names/s/a", LARGE)
