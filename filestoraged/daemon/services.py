@@ -113,8 +113,11 @@ class Services:
 
     def _data_by_database(self) -> Mapping[str, Data]:
         """What is kept in databases, by their names."""
+        config = self._config
         data = {each.data.database: each.data for each in self._interfaces if each.data is not None}
-        if self._config.limits:
+        # Without limits, one from a time with them, whose counts are outdated from now on.
+        is_there = bool(data) if config.database else os.path.exists(os.path.join(config.store, layout.NAMES_DATABASE))
+        if config.limits or is_there:
             data.setdefault(layout.NAMES_DATABASE, LIMITS_DATA)
         return data
 

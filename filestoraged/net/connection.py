@@ -28,6 +28,7 @@ PORTS = {"http": 80, "https": 443}
 # bounds them.
 _PEEKED = 4096
 _INTERIM = re.compile(rb"(?:HTTP/1\.[01] 1[0-9]{2}[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)*")
+_HEAD_END = re.compile(rb"\n\r?\n")
 _INTERIM_BEGINNINGS = (b"HTTP/1.1 1", b"HTTP/1.0 1")
 
 # Methods whose request has a body, if only an empty one.
@@ -163,6 +164,9 @@ def _is_interim(data: bytes) -> bool:
         return False
     matched = _INTERIM.match(data)
     rest = data if matched is None else data[matched.end() :]
+    # One that has come whole is none of them.
+    if _HEAD_END.search(rest):
+        return False
     return any(each.startswith(rest[: len(each)]) for each in _INTERIM_BEGINNINGS)
 
 

@@ -198,7 +198,10 @@ def _if_full(result: _Result, error: BaseException) -> _Result:
 
 
 def _settled(written: Future[Any]) -> Future[None]:
-    """Done when a change of a row is, or has failed. The object is gone all the same, and the janitor finds the row."""
+    """Done when a change of a row is, or has failed. The object is gone all the same.
+
+    The janitor finds the row of a removal that was noted before, after minutes; others are found by the day's count.
+    """
     return then(recovered(written, lambda _: None), lambda _: completed(None))
 
 

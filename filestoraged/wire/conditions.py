@@ -61,8 +61,9 @@ def if_range_holds(fields: Mapping[str, str], tag: str, modified: int | None) ->
 
 
 def forbids_overwrite(fields: Mapping[str, str]) -> bool:
-    """Whether an upload must not replace an existing object (If-None-Match: *)."""
-    return fields.get("if-none-match", "").strip() == "*"
+    """Whether an upload must not replace an existing object (If-None-Match: *, if only once too often)."""
+    field = fields.get("if-none-match")
+    return field is not None and all(member.strip() == "*" for member in field.split(","))
 
 
 def _is_any(field: str) -> bool:

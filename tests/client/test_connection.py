@@ -39,6 +39,7 @@ class BodyTest(unittest.TestCase):
             ("a part of another one", PROCESSING + HINTS[:30], b"tea"),
             ("the status of a response", PROCESSING + b"HTTP/1.1 4", b""),
             ("no response", b"SSH-2.0", b""),
+            ("a response behind lines without CR", b"HTTP/1.1 100 Continue\n\nHTTP/1.1 413 Large\n\n", b""),
             ("a response", PROCESSING + b"HTTP/1.1 413 Content Too Large\r\n", b""),
             ("interim responses without an end", PROCESSING * 1000, b""),
             ("the end of the connection", b"", b""),

@@ -152,8 +152,9 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         return [*self._transact(freeing), *refused]
 
     def maintain(self) -> float:
-        # Where it was given up, and there is room again.
-        self._reserve.keep()
+        # Where it was given up, and there is room again. Nothing is made where the database is lost.
+        if not self._identity.is_lost:
+            self._reserve.keep()
         try:
             self._checkpoint()
         except (Error, sqlite3.Error, OSError) as error:

@@ -12,27 +12,25 @@ import os
 from filestoraged.store import layout
 from filestoraged.store.permissions import PRIVATE
 
-# In bytes: some fifty removals of names, or so many new pages of a database.
-_SIZE = 1024 * 1024
+# In bytes: what a checkpoint may add to a database whose rows are names of 1,000 characters.
+_SIZE = 4 * 1024 * 1024
 
 
 class Reserve:
-    """All processes share the file. The writer's thread calls it."""
+    """All processes share the file. Whoever calls it has the write lock of the database."""
 
     def __init__(self, database: str) -> None:
         self._path = layout.reserve(database)
-        self._is_kept = False
 
     def keep(self) -> None:
-        """Make the file if there is room for it."""
-        if self._is_kept:
-            return
+        """Make the file if it is missing and there is room for it."""
         with contextlib.suppress(OSError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            if self._exists():
+                return
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(self._path, flags, PRIVATE.file)
             try:
                 os.posix_fallocate(descriptor, 0, _SIZE)
-                self._is_kept = True
             except BaseException:
                 os.unlink(self._path)
                 raise
@@ -41,9 +39,18 @@ class Reserve:
 
     def give_up(self) -> bool:
         """Returns whether there was one."""
-        self._is_kept = False
         try:
             os.unlink(self._path)
         except OSError:
             return False
         return True
+
+    def _exists(self) -> bool:
+        """Removes what a process has left that died while it made the file."""
+        try:
+            if os.lstat(self._path).st_size >= _SIZE:
+                return True
+        except FileNotFoundError:
+            return False
+        os.unlink(self._path)
+        return False
