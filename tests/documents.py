@@ -27,10 +27,6 @@ _CHECKOUT = ("CONTRIBUTING.md", "LICENSE", "README.md", "bin", "build.sh", "docs
 _IN_CHECKOUT = ("README.md", "CONTRIBUTING.md", "docs/install.md", "docs/kv.md")
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-# In seconds. A session takes one or two.
-_LIMIT = 120
-
 # A document says `sleep 1` after a command that starts a server. Under load that may be too short, so here it waits
 # until one more socket listens; and `kill` waits until the job has ended.
 _PREAMBLE = """
@@ -172,7 +168,6 @@ class Machine:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=_LIMIT,
             check=False,
         )
         self.errors = done.stderr

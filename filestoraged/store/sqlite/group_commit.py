@@ -153,7 +153,8 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
 
     def maintain(self) -> float:
         # Where it was given up, and there is room again. Nothing is made where the database is lost.
-        if not self._identity.is_lost:
+        with contextlib.suppress(StoreDetached):
+            self._identity.check()
             self._reserve.keep()
         try:
             self._checkpoint()

@@ -15,8 +15,8 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
         super().setUp()
         self.keys = self.open_keys()
 
-    def test_commit_of_100_000_keys_is_visible_at_once(self) -> None:
-        number = 100_000
+    def test_commit_of_20_000_keys_is_visible_at_once(self) -> None:
+        number = 20_000
         # No time passes: however slow the machine, no change is refused because the writer takes long for others.
         keys, other, seen = self.open_keys(VirtualClock()), self.open_keys(), set[int]()
         changes = [keys.set_later(f"key {index}", b"%d" % index) for index in range(number)]
@@ -38,7 +38,7 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
         counting.join()
 
         self.assertLessEqual(seen, {0, number - 1})
-        self.assertEqual([b"0", None, b"99999"], [other.get(f"key {index}") for index in (0, 5, 99_999)])
+        self.assertEqual([b"0", None, b"19999"], [other.get(f"key {index}") for index in (0, 5, 19_999)])
         self.assertEqual(0, other.queued)
 
     def test_changes_and_commit_that_arrive_together_are_committed(self) -> None:
