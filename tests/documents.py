@@ -27,6 +27,7 @@ _CHECKOUT = ("CONTRIBUTING.md", "LICENSE", "README.md", "bin", "build.sh", "docs
 _IN_CHECKOUT = ("README.md", "CONTRIBUTING.md", "docs/install.md", "docs/kv.md")
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
 # A document says `sleep 1` after a command that starts a server. Under load that may be too short, so here it waits
 # until one more socket listens; and `kill` waits until the job has ended.
 _PREAMBLE = """
