@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import psycopg
 import requests
 
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.command_errors import UsageError
 from filestoraged.daemon.values import parse_database
 from tests.daemon.process import PATIENCE, Daemon, fork_command, running, traced_processes
@@ -137,6 +138,9 @@ class SeveralDaemonsTest(PostgresCase):
 
 class FaultCase(ServerCase):
     """A daemon's server in this process, whose database has a fault."""
+
+    # A database that has failed is asked again after a pause.
+    clock = SYSTEM_CLOCK
 
     def setUp(self) -> None:
         """The tests choose the database, so they start the server."""
