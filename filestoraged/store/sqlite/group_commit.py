@@ -136,6 +136,8 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         except Exception as error:
             self.refuse(jobs, error)
             return
+        # Before any caller learns of it. The database is not lost, or this would not be reached.
+        self._reserve.keep()
         # Together: the loop, to which most callers belong, is woken once.
         set_results(results)
 
@@ -152,10 +154,6 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
         return [*self._transact(freeing), *refused]
 
     def maintain(self) -> float:
-        # Where it was given up, and there is room again. Nothing is made where the database is lost.
-        with contextlib.suppress(StoreDetached):
-            self._identity.check()
-            self._reserve.keep()
         try:
             self._checkpoint()
         except (Error, sqlite3.Error, OSError) as error:
@@ -180,7 +178,6 @@ class GroupCommitDatabase(ABC, Generic[_Job]):
                 database.close_identified(connection, self._identity)
                 raise
             self._connection = connection
-            self._reserve.keep()
         # SQLite would go on writing to files that were removed. Two calls of `stat` for each group of changes.
         for each in self._log:
             each.check()
