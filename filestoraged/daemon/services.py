@@ -113,11 +113,8 @@ class Services:
 
     def _data_by_database(self) -> Mapping[str, Data]:
         """What is kept in databases, by their names."""
-        config = self._config
         data = {each.data.database: each.data for each in self._interfaces if each.data is not None}
-        # Without limits, one from a time with them, whose counts are outdated from now on.
-        is_there = bool(data) if config.database else os.path.exists(os.path.join(config.store, layout.NAMES_DATABASE))
-        if config.limits or is_there:
+        if self._config.limits:
             data.setdefault(layout.NAMES_DATABASE, LIMITS_DATA)
         return data
 
@@ -222,7 +219,8 @@ class Services:
             return
         if self._config.limits:
             self.resources.limit(AreaLimits(self._config.limits))
-        elif layout.NAMES_DATABASE in self._data:
+        elif self._data if self._databases.is_remote else os.path.exists(self.resources.path(layout.NAMES_DATABASE)):
+            # From a time with limits, perhaps. It is not prepared: what does not use it starts if it is damaged, too.
             self.resources.forget_counts()
         for each in self._interfaces:
             if each.open is not None:
