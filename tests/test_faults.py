@@ -106,7 +106,7 @@ class FullDiskTest(PrivateDiskCase):
         self.assertEqual(201, stored.status_code)
 
     def fill(self, url: Callable[[int], str]) -> list[str]:
-        """Store files until some in a row find the disk full. Returns the URLs that others were sent to."""
+        """Store files of each size until 20 in a row get 507. Returns the URLs that answered 201."""
         stored: list[str] = []
         number = 0
         for size in (100_000, 1000, 10):

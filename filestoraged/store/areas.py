@@ -136,8 +136,8 @@ def reserve(transaction: Transaction, area: str, key: str, size: int, quota: int
     """
     serialize(transaction)
     row = transaction.execute("SELECT size, version FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
-    # One that is damaged is replaced by one of another size, and one whose name is no digest may be refused. Until the
-    # janitor has looked, the larger size counts.
+    # The size differs where the stored object is damaged, or its name is no digest, so that this upload may be refused.
+    # The larger size counts until the janitor has looked at the object.
     added = size if row is None else max(0, size - row[0])
     if quota is not None and added > 0:
         _judge(area, quota, stored=_complete_sum(transaction, area), added=added)
@@ -247,9 +247,9 @@ def forget(transaction: Transaction, area: str, limit: int) -> int:
 
 
 def distrust(transactions: Transactions) -> None:
-    """From now on, objects are stored that nobody counts: have all areas counted before a quota is judged again.
+    """Mark the counts of all areas as outdated, because objects are stored from now on without being counted.
 
-    Does not wait for that, nor for another machine.
+    A quota is judged again after the next count. Does not wait for the change, nor for another machine.
     """
     counted = "complete > 0 AND area NOT LIKE 'names/%'"
     if transactions.is_remote or transactions.read(f"SELECT 1 FROM areas WHERE {counted} LIMIT 1"):

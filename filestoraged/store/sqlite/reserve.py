@@ -17,7 +17,7 @@ _SIZE = 4 * 1024 * 1024
 
 
 class Reserve:
-    """All processes share the file. Whoever calls it has the write lock of the database."""
+    """The file is shared by all processes. Each method is called with the write lock of the database held."""
 
     def __init__(self, database: str) -> None:
         self._path = layout.reserve(database)
@@ -46,7 +46,7 @@ class Reserve:
         return True
 
     def _exists(self) -> bool:
-        """Removes what a process has left that died while it made the file."""
+        """Whether the whole file is there. Removes a part, which a process has left that died while it made it."""
         try:
             if os.lstat(self._path).st_size >= _SIZE:
                 return True
