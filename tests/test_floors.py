@@ -26,6 +26,7 @@ FLOORS["command_errors"] = {"errors"}
 FLOORS["digest"] = {"errors"}
 FLOORS["bounded_cache"] = set()
 FLOORS["clock"] = set()
+FLOORS["file_lock"] = {"clock"}
 FLOORS["future"] = set()
 FLOORS["shared_table"] = set()
 FLOORS["resources"] = set()
@@ -37,6 +38,7 @@ FLOORS["store"] = {
     "digest",
     "clock",
     "bounded_cache",
+    "file_lock",
     "future",
     "shared_table",
     "wire",
@@ -44,7 +46,7 @@ FLOORS["store"] = {
 }
 FLOORS["check"] = {"errors", "command_errors", "digest", "clock", "wire", "net", "store"}
 FLOORS["migration"] = {"errors", "command_errors", "digest", "clock", "wire", "net", "store", "check"}
-FLOORS["client"] = {"errors", "command_errors", "digest", "clock", "wire", "net"}
+FLOORS["client"] = {"errors", "command_errors", "digest", "clock", "file_lock", "wire", "net"}
 FLOORS["web"] = {"errors", "command_errors", "digest", "clock", "bounded_cache", "future", "shared_table", "wire"}
 FLOORS["api"] = {"errors", "digest", "clock", "bounded_cache", "future", "resources", "wire", "net", "store", "web"}
 FLOORS["daemon"] = {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import itertools
 import os
@@ -21,6 +20,7 @@ from filestoraged.client.refusals import TargetBusy, TargetExists
 from filestoraged.client.sources import Progress
 from filestoraged.digest import Digest, new_hash
 from filestoraged.errors import DISK_FULL, DigestMismatch, StorageFull
+from filestoraged.file_lock import try_lock
 
 # The largest drop, in bytes, of a daemon that has no other --drop-size; of one that tells no size, the largest at all.
 MAX_DROP_SIZE = 16 * 1024 * 1024
@@ -300,10 +300,11 @@ def _open_locked(path: str) -> int:
         if descriptor is None:
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            if not try_lock(descriptor):
+                raise TargetBusy("another process downloads it to the same file")
+        except BaseException:
             os.close(descriptor)
-            raise TargetBusy("another process downloads it to the same file") from error
+            raise
         with contextlib.suppress(FileNotFoundError):
             status = os.fstat(descriptor)
             if os.path.samestat(os.stat(path), status):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ import stat
 from collections.abc import Sequence
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.file_lock import try_lock
 
 # Seconds. A daemon keeps an upload for 24 hours after its last byte.
 _MAX_AGE = 2 * 24 * 3600
@@ -95,8 +95,7 @@ def _lock(file: str) -> int | None:
     """Open and lock a file. Returns None if another process has it: it uploads the same to the same target."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink:
+        if try_lock(descriptor) and os.fstat(descriptor).st_nlink:
             return descriptor
     except OSError:
         pass

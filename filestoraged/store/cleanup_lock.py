@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.file_lock import try_lock
 from filestoraged.store.path_identity import PathIdentity
 
 # A janitor that has the lock and has done nothing for so many seconds is stopped, or its disk hangs: another one then
@@ -67,8 +67,4 @@ class FileLock:
 
     def _is_locked(self, lock: int) -> bool:
         """Lock the file. Returns whether a process has it locked that is alive."""
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return abs(self._clock.date() - os.fstat(lock).st_mtime) < self._timeout
-        return False
+        return not try_lock(lock) and abs(self._clock.date() - os.fstat(lock).st_mtime) < self._timeout

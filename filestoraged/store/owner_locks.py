@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+from filestoraged.file_lock import lock, try_lock
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import PRIVATE, make_directory, open_own_directory
 from filestoraged.store.system import LINUX, Files, System
@@ -105,7 +105,7 @@ class OwnerLocks(ABC):
                 # A process that starts swept the entry before it was opened.
                 continue
             try:
-                self._system.flock(descriptor, fcntl.LOCK_EX)
+                lock(descriptor, flock=self._system.flock)
                 # No link: a process that starts swept the entry before it was locked.
                 if self._system.fstat(descriptor).st_nlink:
                     return LockOwner(token, path, self._system.getpid(), descriptor)
@@ -171,20 +171,11 @@ class OwnerFiles(OwnerLocks):
                 raise
             return False
         with closed_after(descriptor, system=self._system):
-            if not lock_if_dead(descriptor, system=self._system):
+            if not try_lock(descriptor, flock=self._system.flock):
                 return True
             with contextlib.suppress(FileNotFoundError):
                 self._system.unlink(token, dir_fd=directory)
         return False
-
-
-def lock_if_dead(descriptor: int, operation: int = fcntl.LOCK_EX, *, system: Files = LINUX) -> bool:
-    """Lock an owner's entry, if its owner is dead. Returns whether it was."""
-    try:
-        system.flock(descriptor, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ that needs a result takes over. Nothing is counted before the first request.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import StoreUnavailable
+from filestoraged.file_lock import try_lock_as_process, unlock_as_process
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class SharedCount:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._request_writer, b"!")
             thread.join()
-            fcntl.lockf(self._record, fcntl.LOCK_UN)
+            unlock_as_process(self._record)
 
     def close(self) -> None:
         self.stop()
@@ -125,7 +125,7 @@ class SharedCount:
 
     def _start(self, count: Count) -> None:
         with self._starting:
-            if self._thread is None and not self._stopping.is_set() and self._acquire():
+            if self._thread is None and not self._stopping.is_set() and try_lock_as_process(self._record):
                 thread = threading.Thread(target=self._run, args=(count,), name="count", daemon=True)
                 try:
                     thread.start()
@@ -133,14 +133,6 @@ class SharedCount:
                 except RuntimeError as error:
                     # The next request tries again.
                     log.warning("cannot start a thread to count objects: %s", error)
-
-    def _acquire(self) -> bool:
-        try:
-            # A lock of the process, not of the descriptor, which all workers inherit from the supervisor.
-            fcntl.lockf(self._record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
     # The rest runs on the counting thread.
 

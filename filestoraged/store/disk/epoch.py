@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import itertools
 import os
@@ -37,9 +36,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from filestoraged.errors import StoreUnavailable
+from filestoraged.file_lock import SHARED, lock, try_lock, unlock
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import sync
-from filestoraged.store.owner_locks import lock_if_dead
 from filestoraged.store.permissions import PRIVATE, create_file
 from filestoraged.store.system import System, write_at
 
@@ -118,17 +117,17 @@ class EpochFile:
         It waits while another process recovers. Raises OSError, and what `recover` raises.
         """
         while True:
-            if lock_if_dead(self._descriptor, system=self._system):
+            if try_lock(self._descriptor, flock=self._system.flock):
                 former = self._read()
                 recover(former)
                 self._begin(former)
             # Not in one step: another process may recover in between, from nothing.
-            self._system.flock(self._descriptor, fcntl.LOCK_SH)
+            lock(self._descriptor, SHARED, flock=self._system.flock)
             epoch = self._read()
             if epoch is not None and self._state(epoch) in (_OPEN, _FAILED):
                 return epoch
             # The process that recovered has failed to begin an epoch.
-            self._system.flock(self._descriptor, fcntl.LOCK_UN)
+            unlock(self._descriptor, flock=self._system.flock)
 
     def _read(self) -> Epoch | None:
         """The last epoch; None if the file has none, whole."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
 
 from filestoraged.digest import Bytes
+from filestoraged.file_lock import SHARED, try_lock
 from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories
-from filestoraged.store.owner_locks import LockOwner, OwnerLocks, closed_after, lock_if_dead
+from filestoraged.store.owner_locks import LockOwner, OwnerLocks, closed_after
 from filestoraged.store.permissions import (
     PRIVATE,
     Permissions,
@@ -115,7 +115,7 @@ class StagingArea(OwnerLocks):
         except (FileNotFoundError, NotADirectoryError):
             return False
         with closed_after(descriptor, system=self._system):
-            return not lock_if_dead(descriptor, fcntl.LOCK_SH, system=self._system)
+            return not try_lock(descriptor, SHARED, flock=self._system.flock)
 
     def _listed(self, token: str) -> Sequence[str]:
         return listed(self._system, self.path(token))
@@ -214,7 +214,7 @@ def list_abandoned(path: str) -> Sequence[str]:
         return []
     with closed_after(descriptor):
         # A shared lock: other checks may list it at the same time, and the owner's lock is exclusive.
-        names = os.listdir(descriptor) if lock_if_dead(descriptor, fcntl.LOCK_SH) else []
+        names = os.listdir(descriptor) if try_lock(descriptor, SHARED) else []
         return [name for name in names if not layout.is_segment(name)]
 
 
@@ -229,7 +229,7 @@ def sweep_area(path: str, spares: Callable[[str], bool] = layout.is_segment, *, 
         # Another process swept it since it was listed, or it is a foreign file.
         return 0
     with closed_after(descriptor, system=system):
-        return _remove_all(path, descriptor, spares, system) if lock_if_dead(descriptor, system=system) else 0
+        return _remove_all(path, descriptor, spares, system) if try_lock(descriptor, flock=system.flock) else 0
 
 
 def _remove_all(path: str, descriptor: int, spares: Callable[[str], bool], system: Files) -> int:

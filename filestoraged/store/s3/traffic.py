@@ -6,11 +6,11 @@ on from there. No lock is waited for.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Mapping
 
+from filestoraged.file_lock import try_lock_as_process
 from filestoraged.shared_table import SharedTable
 
 # What has become of an attempt: it was answered, it is made again, or the request failed with it.
@@ -47,10 +47,4 @@ class Traffic:
         os.close(self._file)
 
     def _take_row(self) -> int | None:
-        for row in range(_ROWS):
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, row)
-            except OSError:
-                continue
-            return row
-        return None
+        return next((row for row in range(_ROWS) if try_lock_as_process(self._file, row)), None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import mmap
 import os
 import struct
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error
+from filestoraged.file_lock import lock, try_lock_within, unlock
 from filestoraged.store import layout
 from filestoraged.store.path_identity import PathIdentity, database_identity
 
@@ -25,9 +25,6 @@ from filestoraged.store.path_identity import PathIdentity, database_identity
 _COMMITS, _DOUBT, _WRITTEN, _BOOT = range(4)
 _UINT64 = struct.Struct("=Q")
 _FILE_SIZE = 4096
-
-# Seconds between two attempts of `acquire_within`.
-_ATTEMPT_PAUSE = 0.02
 
 # A random number, new with each boot; Linux, "Documentation for /proc/sys/kernel/", section "random".
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -56,11 +53,11 @@ class WriteLock:
 
     def __enter__(self) -> None:
         self._open()
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        lock(self._descriptor)
         self._check_identity()
 
     def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        unlock(self._descriptor)
 
     @contextlib.contextmanager
     def acquire_within(self, seconds: float) -> Iterator[None]:
@@ -69,11 +66,8 @@ class WriteLock:
         Raises TimeoutError if other processes hold it for that long, and StoreDetached as the with-block does.
         """
         self._open()
-        deadline = self._clock.now() + seconds
-        while not self._try_acquire():
-            if self._clock.now() >= deadline:
-                raise TimeoutError(errno.ETIMEDOUT, f"another process has held the write lock for {seconds:g} s")
-            self._clock.sleep(_ATTEMPT_PAUSE)
+        if not try_lock_within(self._descriptor, seconds, self._clock):
+            raise TimeoutError(errno.ETIMEDOUT, f"another process has held the write lock for {seconds:g} s")
         self._check_identity()
         with contextlib.ExitStack() as stack:
             stack.push(self.__exit__)
@@ -149,13 +143,6 @@ class WriteLock:
         except BaseException:
             self.__exit__()
             raise
-
-    def _try_acquire(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
     def _write(self, first: int, *numbers: int) -> None:
         os.pwrite(self._descriptor, b"".join(map(_UINT64.pack, numbers)), first * _UINT64.size)

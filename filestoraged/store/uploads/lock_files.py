@@ -8,7 +8,6 @@ still its own.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import StoreUnavailable, UploadLocked
+from filestoraged.file_lock import try_lock, try_lock_within, unlock
 from filestoraged.store.disk.directories import Directories
 from filestoraged.store.owner_locks import OwnerFiles, closed_after
 from filestoraged.store.permissions import PRIVATE
@@ -24,10 +24,8 @@ from filestoraged.store.uploads.storage import SILENCE, Change, Tail
 # Seconds between two notes in the file's time that a holder is active.
 _NOTE_INTERVAL = 0.1
 
-# Seconds that a holder waits for the file's lock, and pauses between attempts. Others have it for microseconds, except
-# a process that was stopped.
+# Seconds that a holder waits for the file's lock. Others have it for microseconds, except a process that was stopped.
 _LOCK_TIMEOUT = 5.0
-_LOCK_PAUSE = 0.002
 
 # The content of a lock file: a generation, a token, a Tail; and its size in bytes.
 _CONTENT = re.compile(rb"([0-9]{1,18}) ([0-9a-f]{16}|-) ([012]) *$")
@@ -89,7 +87,7 @@ class FileHold:
             self.note_activity()
             yield
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            unlock(self._descriptor)
 
     def note_activity(self) -> None:
         now = self._clock.now()
@@ -164,11 +162,9 @@ class FileHolds:
             os.close(descriptor)
 
     def _acquire(self, path: str, descriptor: int, token: str) -> FileHold | None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(descriptor):
             # The holder writes at this moment.
-            raise UploadLocked from error
+            raise UploadLocked
         if not os.fstat(descriptor).st_nlink:
             return None
         holder = _read(descriptor)
@@ -179,7 +175,7 @@ class FileHolds:
         generation = holder.generation + 1
         _write(descriptor, _Holder(generation, token, Tail.CUT_OFF))
         os.utime(descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        unlock(descriptor)
         # Of a dead process, the last write or sync may have failed without anyone who knows.
         has_tail = is_alive and holder.tail is Tail.COUNTS
         return FileHold(path, descriptor, generation, token, has_tail=has_tail, apply=self._apply, clock=self._clock)
@@ -195,15 +191,8 @@ class FileHolds:
 
 def _lock(descriptor: int, clock: Clock) -> None:
     """Lock the file. Raises StoreUnavailable where a process that was stopped has it."""
-    deadline = clock.now() + _LOCK_TIMEOUT
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if clock.now() >= deadline:
-                raise StoreUnavailable("The upload is locked by another process; retry later.") from error
-        clock.sleep(_LOCK_PAUSE)
+    if not try_lock_within(descriptor, _LOCK_TIMEOUT, clock):
+        raise StoreUnavailable("The upload is locked by another process; retry later.")
 
 
 def _read(descriptor: int) -> _Holder:

@@ -147,7 +147,7 @@ MUTATIONS = (
     ),
     _staging_area(
         "sweep-removes-live-uploads",
-        "system) if lock_if_dead(descriptor, system=system) else 0",
+        "system) if try_lock(descriptor, flock=system.flock) else 0",
         "system)",
         missed="a sweep asks before, too, which owners are dead; a simulated history finds it where neither does",
     ),
@@ -182,7 +182,7 @@ MUTATIONS = (
     _owner_locks("lock-of-a-removed-file-counts", "fstat(descriptor).st_nlink:", "fstat(descriptor).st_nlink >= 0:"),
     _owner_locks(
         "live-owner-is-taken-for-dead",
-        "            if not lock_if_dead(descriptor, system=self._system):\n                return True\n",
+        "            if not try_lock(descriptor, flock=self._system.flock):\n                return True\n",
         "",
     ),
     _locks("page-of-locks-repeats-its-last", "id > ? ORDER BY id LIMIT ?", "id >= ? ORDER BY id LIMIT ?"),

@@ -260,7 +260,7 @@ class PlantedFaultsTest(SimulationCase):
         def never_alive(*_: Any, **__: Any) -> bool:
             return True
 
-        fault = mock.patch.object(staging_area, "lock_if_dead", never_alive)
+        fault = mock.patch.object(staging_area, "try_lock", never_alive)
         self.assert_found(21, _CALM, fault, symptom="FileNotFoundError|is missing")
 
 
