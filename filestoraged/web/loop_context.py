@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -85,6 +86,8 @@ class LoopContext(Generic[_C]):
         # For pages that wait for other machines.
         self.remote_pool: Pool[_C] = Pool(threads, idle=limits.thread, patience=limits.no_thread)
         self.access_log = AccessLog()
+        # Held by a thread while it decodes chunks.
+        self.decoding = threading.Lock()
         # Buffer for discarded input.
         self.scratch = memoryview(bytearray(_SCRATCH))
         # Connections with a response that is sent at the end of the round.

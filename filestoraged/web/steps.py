@@ -82,7 +82,10 @@ def read_head(connection: Connection) -> bool:
         raise
     except Error as error:
         return _refuse(connection, error, is_bodiless=is_head_request(data or receiver.buffer))
-    body = EMPTY_BODY if parsed.framing is NO_BODY else RequestBody(receiver, parsed.framing, connection.context.now)
+    body: Body = EMPTY_BODY
+    if parsed.framing is not NO_BODY:
+        context = connection.context
+        body = RequestBody(receiver, parsed.framing, context.now, context.decoding)
     return _dispatch(connection, parsed, body)
 
 

@@ -296,7 +296,7 @@ class InFlightTest(KvCase):
         self.addCleanup(client.close)
         self.addCleanup(connection.close)
         request = Request(Head("POST", "/set", "", (1, 1), {}), None).copy(
-            "", RequestBody(Receiver(connection), Sized(1), SYSTEM_CLOCK.now)
+            "", RequestBody(Receiver(connection), Sized(1), SYSTEM_CLOCK.now, threading.Lock())
         )
         body = self.payloads().gather(request)
         body.send(None)

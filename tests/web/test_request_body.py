@@ -28,6 +28,7 @@ class RequestBodyTest(unittest.TestCase):
         self.addCleanup(connection.close)
         self.receiver = Receiver(connection)
         self.clock = VirtualClock()
+        self.decoding = threading.Lock()
         # Every piece that was fed, and its bytes at that time.
         self.pieces: list[memoryview] = []
         self.bytes: list[bytes] = []
@@ -35,7 +36,7 @@ class RequestBodyTest(unittest.TestCase):
         self.stops: set[bytes] = set()
 
     def body(self, framing: Framing) -> RequestBody:
-        return RequestBody(self.receiver, framing, self.clock.now)
+        return RequestBody(self.receiver, framing, self.clock.now, self.decoding)
 
     def feed(self, piece: Any) -> bool:
         self.pieces.append(piece)
@@ -65,6 +66,27 @@ class RequestBodyTest(unittest.TestCase):
 
         self.assertEqual([b"tea"], self.bytes)
         self.assert_released()
+
+    def test_chunks_are_decoded_by_one_thread_at_a_time_and_fed_by_any(self) -> None:
+        decoded: list[bool] = []
+        fed: list[bool] = []
+        for framing in (Chunked(), Sized(3)):
+            body = self.body(framing)
+            self.receiver.buffer = chunks(b"tea", b"") if framing.size is None else b"tea"
+            decode = framing.decode
+
+            def judged(data: memoryview, decode: Any = decode) -> Any:
+                decoded.append(self.decoding.locked())
+                return decode(data)
+
+            def feed(_: Any) -> bool:
+                fed.append(self.decoding.locked())
+                return True
+
+            with mock.patch.object(framing, "decode", judged):
+                body.deliver(feed)
+
+        self.assertEqual(([True, False], {False}), (decoded, set(fed)))
 
     def test_each_chunk_is_released_and_the_end_is_an_empty_piece(self) -> None:
         body = self.body(Chunked())

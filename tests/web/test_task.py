@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import unittest
 from typing import Any
 
@@ -51,7 +52,7 @@ class TaskTest(unittest.TestCase):
         self.log: list[Any] = []
 
     def task(self, page: Any, framing: Framing | None = None) -> tuple[Task, RequestBody]:
-        body = RequestBody(Receiver(self.connection), framing or Sized(6), VirtualClock().now)
+        body = RequestBody(Receiver(self.connection), framing or Sized(6), VirtualClock().now, threading.Lock())
         request = Request(Head("POST", "/", "", (1, 1), {}), None).copy("client", body)
         coroutine: Page = page(request)
         return Task(App(), request, coroutine), body
