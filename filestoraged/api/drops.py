@@ -6,7 +6,6 @@ import functools
 import json
 import logging
 import re
-from typing import TYPE_CHECKING
 
 from filestoraged.api import forms, objects
 from filestoraged.api.drop_form import DropForm
@@ -19,11 +18,10 @@ from filestoraged.errors import BadRequest, Error, Forbidden, Gone, NotFound, Un
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.contract import Blob, Sink, Store
-from filestoraged.store.databases import Databases, SqliteDatabases
-from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.databases import Databases
+from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.janitors import DropsJanitor
-from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.passwords import PASSWORDS, Guard, Passwords
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.request import Request, RunsOn
@@ -31,9 +29,6 @@ from filestoraged.web.response import JSON, Fields, Response
 from filestoraged.web.router import READ, WRITE, Route, Router
 from filestoraged.wire.authorization import parse_basic
 from filestoraged.wire.multipart import form_boundary
-
-if TYPE_CHECKING:
-    from filestoraged.store.postgresql.databases import PostgresDatabases
 
 log = logging.getLogger(__name__)
 
@@ -308,17 +303,9 @@ def _refuse(error: Error) -> Response:
 
 def open_drops(databases: Databases, *, ttl: float, passwords: Passwords = PASSWORDS) -> Drops:
     """`ttl` is the time in seconds for which a drop can be fetched."""
-
-    def local(files: SqliteDatabases) -> Drops:
-        identity = files.identity(layout.DROPS_DATABASE)
-        owners = OwnerFiles(files.path(layout.DROP_OWNERS), files.root)
-        return Drops.open(identity.path, owners, ttl=ttl, identity=identity, passwords=passwords, clock=files.clock)
-
-    def remote(database: PostgresDatabases) -> Drops:
-        shared = database.share()
-        return Drops(shared, shared, ttl=ttl, passwords=passwords, clock=database.clock)
-
-    return databases.open(local, remote)
+    transactions = databases.open_transactions(layout.DROPS_DATABASE, DROPS_SCHEMA)
+    owners = databases.owners(layout.DROP_OWNERS)
+    return Drops(transactions, owners, ttl=ttl, passwords=passwords, clock=databases.clock)
 
 
 def _build(resources: Resources) -> Router:

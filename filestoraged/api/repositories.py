@@ -11,8 +11,8 @@ from filestoraged.api.metrics import number_of
 from filestoraged.api.objects import Delivery, repository_name
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
-from filestoraged.store.databases import Databases, SqliteDatabases
-from filestoraged.store.locks import Locks, prepare_locks
+from filestoraged.store.databases import Databases
+from filestoraged.store.locks import LOCKS_SCHEMA, Locks, prepare_locks
 from filestoraged.web.request import Request
 from filestoraged.web.response import JSON, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
@@ -76,11 +76,7 @@ class _Repositories:
 
 
 def open_locks(databases: Databases) -> Locks:
-    def local(files: SqliteDatabases) -> Locks:
-        identity = files.identity(layout.LOCKS_DATABASE)
-        return Locks.open(identity.path, identity, clock=files.clock)
-
-    return databases.open(local, lambda database: Locks(database.share()))
+    return Locks(databases.open_transactions(layout.LOCKS_DATABASE, LOCKS_SCHEMA))
 
 
 def _build(resources: Resources) -> Router:

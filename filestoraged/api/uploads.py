@@ -24,11 +24,11 @@ from filestoraged.errors import (
 )
 from filestoraged.store import layout
 from filestoraged.store.cleanup_lock import CleanupLock, FileLock
-from filestoraged.store.databases import Databases, SqliteDatabases
+from filestoraged.store.databases import SqliteDatabases
 from filestoraged.store.janitors import UploadsJanitor
 from filestoraged.store.passwords import Guard
 from filestoraged.store.uploads.local_storage import LocalStorage
-from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
+from filestoraged.store.uploads.registry import UPLOADS_SCHEMA, Draft, Registry, Upload, prepare_uploads
 from filestoraged.store.uploads.storage import Storage
 from filestoraged.store.uploads.uploads import Uploads
 from filestoraged.web.auth import Tokens
@@ -278,7 +278,8 @@ def _refuse(error: Error) -> Response:
 
 def open_uploads(resources: Resources) -> None:
     """Open the resumable uploads, which `repositories` hands out to Git LFS as well."""
-    registry = _open_registry(resources.databases)
+    transactions = resources.databases.open_transactions(layout.UPLOADS_DATABASE, UPLOADS_SCHEMA)
+    registry = Registry(transactions, ttl=_TTL, clock=resources.clock)
     storage = _open_storage(resources, registry)
     resources.uploads = Uploads(registry, storage, resources.targets.target_of, clock=resources.clock)
     janitor = UploadsJanitor(resources.uploads, _cleanup_lock(resources, storage), resources.clock)
@@ -288,14 +289,6 @@ def open_uploads(resources: Resources) -> None:
         "filestoraged_uploads", "Resumable uploads by state.", registry.count
     )
     resources.closing.append((janitor.stop, registry.close))
-
-
-def _open_registry(databases: Databases) -> Registry:
-    def local(files: SqliteDatabases) -> Registry:
-        identity = files.identity(layout.UPLOADS_DATABASE)
-        return Registry.open(identity.path, ttl=_TTL, identity=identity, clock=files.clock)
-
-    return databases.open(local, lambda database: Registry(database.share(), ttl=_TTL, clock=database.clock))
 
 
 def _open_storage(resources: Resources, registry: Registry) -> Storage:

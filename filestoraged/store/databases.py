@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.cleanup_lock import JANITOR_TIMEOUT, CleanupLock, FileLock
+from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.path_identity import PathIdentities, PathIdentity
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.sqlite.group_commit import TransactionQueue
-from filestoraged.store.transactions import Transactions
+from filestoraged.store.transactions import Owners, Transactions
 
 if TYPE_CHECKING:
     from filestoraged.store.postgresql.databases import PostgresDatabases
@@ -41,6 +42,12 @@ class Databases(Protocol):
 
     def open_transactions(self, name: str, schema: Schema) -> Transactions:
         """Those of the file with that name. All who open one share it, and the last who closes it does."""
+
+    def owners(self, name: str) -> Owners:
+        """The processes that have the database open, by their lock files in the directory with that name.
+
+        Open transactions first.
+        """
 
     def open_cleanup_lock(self, name: str, timeout: float = JANITOR_TIMEOUT) -> CleanupLock:
         """The lock of janitors, a file with that name. Open transactions first. See `FileLock` for the `timeout`."""
@@ -74,6 +81,9 @@ class SqliteDatabases:
                 identity = self.identity(name)
                 shared = self._shared[name] = TransactionQueue(identity.path, schema, identity, clock=self.clock)
             return shared
+
+    def owners(self, name: str) -> Owners:
+        return OwnerFiles(self.path(name), self.root)
 
     def open_cleanup_lock(self, name: str, timeout: float = JANITOR_TIMEOUT) -> CleanupLock:
         return FileLock(self.path(name), self.root, timeout=timeout)

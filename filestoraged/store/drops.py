@@ -19,11 +19,9 @@ from filestoraged.errors import Error, Gone, NotFound, StoreUnavailable, TooMany
 from filestoraged.future import Future
 from filestoraged.store import guess_limit, layout
 from filestoraged.store.deferred_writes import DeferredWrites
-from filestoraged.store.drop_tables import ARRIVING, AVAILABLE, CLAIMED, DROPS_SCHEMA, GONE, STATE_NAMES
+from filestoraged.store.drop_tables import ARRIVING, AVAILABLE, CLAIMED, GONE, STATE_NAMES
 from filestoraged.store.guess_limit import Guess
 from filestoraged.store.passwords import PASSWORDS, Passwords
-from filestoraged.store.path_identity import PathIdentity
-from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Owners, Transaction, Transactions
 from filestoraged.store.wall_clock import JUDGED_TIME, WallClock
 
@@ -117,21 +115,6 @@ class Drops:
         self._after = ""
         # The changes of `finish`, `release` and `retract`.
         self._deferred = DeferredWrites(transactions.free)
-
-    @classmethod
-    def open(
-        cls,
-        path: str,
-        owners: Owners,
-        *,
-        ttl: float,
-        identity: PathIdentity | None = None,
-        passwords: Passwords = PASSWORDS,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> Drops:
-        """The SQLite database at `path`, which exists."""
-        transactions = TransactionQueue(path, DROPS_SCHEMA, identity, clock=clock)
-        return cls(transactions, owners, ttl=ttl, passwords=passwords, clock=clock)
 
     @property
     def is_remote(self) -> bool:

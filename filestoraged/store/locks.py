@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
-from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.rows import Row, RowCheck, RowGroup, Table, decoded, encoded
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
-from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Transaction, Transactions
 
 LOCKS_SCHEMA = Schema(
@@ -107,11 +104,6 @@ class Locks:
     def __init__(self, transactions: Transactions) -> None:
         """The database has the table of the schema."""
         self._transactions = transactions
-
-    @classmethod
-    def open(cls, path: str, identity: PathIdentity | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Locks:
-        """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, LOCKS_SCHEMA, identity, clock=clock))
 
     @property
     def is_remote(self) -> bool:

@@ -28,7 +28,7 @@ from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.disk.volume import Volume
-from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import KeyValues, prepare_keys
 from filestoraged.store.locks import prepare_locks
@@ -625,7 +625,8 @@ class DropsTest(DiskCheckCase):
         self.bytes = DiskStore(self.root / "drops", within=self.store)
 
     def open_registry(self) -> Drops:
-        drops = Drops.open(self.database, OwnerFiles(str(self.root / "drops.owners")), ttl=1000.0)
+        owners = OwnerFiles(str(self.root / "drops.owners"))
+        drops = Drops(TransactionQueue(self.database, DROPS_SCHEMA), owners, ttl=1000.0)
         self.open = contextlib.ExitStack()
         self.addCleanup(self.open.close)
         self.open.callback(drops.close)

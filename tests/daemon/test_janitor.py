@@ -9,10 +9,11 @@ from unittest import mock
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.cleanup_lock import FileLock
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.system import LINUX
 from tests.clock import PassingClock, VirtualClock
 from tests.support import PATIENCE, TempCase
@@ -39,7 +40,8 @@ class JanitorCase(TempCase):
         super().setUp()
         self.path = str(self.directory / "drops.sqlite")
         prepare_drops(self.path)
-        self.drops = Drops.open(self.path, OwnerFiles(str(self.directory / "owners")), ttl=100)
+        owners = OwnerFiles(str(self.directory / "owners"))
+        self.drops = Drops(TransactionQueue(self.path, DROPS_SCHEMA), owners, ttl=100)
         self.addCleanup(self.drops.close)
         self.store = DiskStore(self.directory)
         self.store.prepare()

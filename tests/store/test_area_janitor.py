@@ -14,7 +14,7 @@ from filestoraged.store.area_janitor import AreasJanitor
 from filestoraged.store.cleanup_lock import FileLock
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.limited_store import limit_drops, limit_objects
 from filestoraged.store.limits import AreaLimits
@@ -320,7 +320,8 @@ class DropsTest(AreasCase):
         path = str(self.directory / "drops.sqlite")
         prepare_drops(path)
         owners = OwnerFiles(str(self.directory / "owners"))
-        self.drops = Drops.open(path, owners, ttl=100 * _DAY, clock=self.clock)
+        transactions = TransactionQueue(path, DROPS_SCHEMA, clock=self.clock)
+        self.drops = Drops(transactions, owners, ttl=100 * _DAY, clock=self.clock)
         self.addCleanup(self.drops.close)
         self.start("drops=max-size:10")
         self.clean_up()

@@ -14,10 +14,11 @@ from unittest import mock
 from filestoraged.command_errors import StartError
 from filestoraged.errors import Gone, NotFound, StoreFailed, StoreUnavailable, TooManyGuesses, Unavailable
 from filestoraged.store import passwords
-from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.kv import prepare_keys
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.clock import PassingClock, VirtualClock
 from tests.daemon.process import ROOT
 from tests.store import drops_contract
@@ -26,9 +27,11 @@ from tests.support import CHEAP_PASSWORDS, PATIENCE, TempCase
 # A process that claims a drop, announces another, prints its id, and waits to be killed.
 _CLAIM = """
 import sys
+from filestoraged.store.drop_tables import DROPS_SCHEMA
 from filestoraged.store.drops import Drops
 from filestoraged.store.owner_locks import OwnerFiles
-drops = Drops.open(sys.argv[1], OwnerFiles(sys.argv[2]), ttl=100)
+from filestoraged.store.sqlite.group_commit import TransactionQueue
+drops = Drops(TransactionQueue(sys.argv[1], DROPS_SCHEMA), OwnerFiles(sys.argv[2]), ttl=100)
 drops.claim(sys.argv[3]).result()
 print(drops.announce().result(), flush=True)
 sys.stdin.read()
@@ -59,7 +62,8 @@ class DropsCase(drops_contract.RegistryCase):
 
     def open_drops(self) -> Drops:
         owners = OwnerFiles(str(self.directory / "owners"))
-        drops = Drops.open(self.path, owners, ttl=100, passwords=CHEAP_PASSWORDS, clock=self.clock)
+        transactions = TransactionQueue(self.path, DROPS_SCHEMA, clock=self.clock)
+        drops = Drops(transactions, owners, ttl=100, passwords=CHEAP_PASSWORDS, clock=self.clock)
         self.addCleanup(drops.close)
         return drops
 

@@ -7,7 +7,8 @@ import sys
 
 from filestoraged.command_errors import StartError
 from filestoraged.store.kv import prepare_keys
-from filestoraged.store.locks import Lock, LockResult, Locks, prepare_locks
+from filestoraged.store.locks import LOCKS_SCHEMA, Lock, LockResult, Locks, prepare_locks
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.clock import VirtualClock
 from tests.daemon.process import ROOT
 from tests.store import locks_contract
@@ -15,8 +16,9 @@ from tests.store import locks_contract
 # A process that locks a path as its own owner, prints the owner of the lock, and waits to be killed.
 _LOCK = """
 import sys
-from filestoraged.store.locks import Locks
-locks = Locks.open(sys.argv[1])
+from filestoraged.store.locks import LOCKS_SCHEMA, Locks
+from filestoraged.store.sqlite.group_commit import TransactionQueue
+locks = Locks(TransactionQueue(sys.argv[1], LOCKS_SCHEMA))
 sys.stdin.readline()
 print(locks.lock("pets", "a", sys.argv[2]).result().lock.owner, flush=True)
 sys.stdin.read()
@@ -32,7 +34,7 @@ class LocksTest(locks_contract.LocksContract):
         self.locks = self.open_locks()
 
     def open_locks(self) -> Locks:
-        locks = Locks.open(self.path, clock=self.clock)
+        locks = Locks(TransactionQueue(self.path, LOCKS_SCHEMA, clock=self.clock))
         self.addCleanup(locks.close)
         return locks
 

@@ -16,7 +16,7 @@ from filestoraged.store.postgresql.lease import JanitorLease
 from filestoraged.store.postgresql.transactions import PostgresTransactions
 from filestoraged.store.postgresql.url import DatabaseAddress
 from filestoraged.store.sqlite.database import Schema
-from filestoraged.store.transactions import Transactions
+from filestoraged.store.transactions import Owners, Transactions
 
 _Opened = TypeVar("_Opened")
 
@@ -47,6 +47,9 @@ class PostgresDatabases:
     def open(self, local: Callable[..., _Opened], remote: Callable[[PostgresDatabases], _Opened]) -> _Opened:
         return remote(self)
 
+    def owners(self, name: str) -> Owners:
+        return self.shared
+
     def open_cleanup_lock(self, name: str, timeout: float = JANITOR_TIMEOUT) -> CleanupLock:
         # It ends with the transactions.
         return JanitorLease(self.shared)
@@ -57,12 +60,8 @@ class PostgresDatabases:
         assert self._shared is not None
         return self._shared
 
-    def share(self) -> PostgresTransactions:
-        """Count one more user of the connections, who closes what this returns."""
+    def open_transactions(self, name: str, schema: Schema) -> Transactions:
         with self._lock:
             if self._shared is None or not self._shared.users.add():
                 self._shared = PostgresTransactions(self.connector)
             return self._shared
-
-    def open_transactions(self, name: str, schema: Schema) -> Transactions:
-        return self.share()

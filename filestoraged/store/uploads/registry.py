@@ -16,11 +16,9 @@ from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.digest import Expected
 from filestoraged.errors import Gone, NotFound
 from filestoraged.store import wall_clock
-from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.rows import RowCheck
 from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
-from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Transaction, Transactions
 from filestoraged.store.uploads.storage import Change
 from filestoraged.store.wall_clock import JUDGED_TIME, WallClock
@@ -41,7 +39,7 @@ WITH_BYTES = f"received > 0 AND state <> {UploadPhase.COMPLETE:d} AND expires > 
 # The application id in the header of the SQLite file: "fsup".
 APPLICATION = 0x66737570
 
-_UPLOADS_SCHEMA = Schema(
+UPLOADS_SCHEMA = Schema(
     application=APPLICATION,
     version=1,
     tables=(
@@ -141,7 +139,7 @@ _INSERT = (
 
 def prepare_uploads(path: str) -> None:
     """Make the database, or check that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, _UPLOADS_SCHEMA)
+    database.prepare(path, UPLOADS_SCHEMA)
 
 
 class Registry:
@@ -155,13 +153,6 @@ class Registry:
         self._transactions = transactions
         self._ttl = ttl
         self._wall_clock = WallClock(self._transactions, clock)
-
-    @classmethod
-    def open(
-        cls, path: str, *, ttl: float, identity: PathIdentity | None = None, clock: Clock = SYSTEM_CLOCK
-    ) -> Registry:
-        """The SQLite database at `path`, which exists."""
-        return cls(TransactionQueue(path, _UPLOADS_SCHEMA, identity, clock=clock), ttl=ttl, clock=clock)
 
     def create(self, draft: Draft) -> Upload:
         def insert(transaction: Transaction) -> Upload:

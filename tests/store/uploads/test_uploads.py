@@ -16,9 +16,10 @@ from filestoraged.errors import BadRequest, Gone, NotFound, QuotaExceeded, TooLa
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.system import LINUX
 from filestoraged.store.uploads.local_storage import LocalStorage
-from filestoraged.store.uploads.registry import Draft, Registry, Upload, prepare_uploads
+from filestoraged.store.uploads.registry import UPLOADS_SCHEMA, Draft, Registry, Upload, prepare_uploads
 from filestoraged.store.uploads.storage import Held, Tail
 from filestoraged.store.uploads.uploads import Uploads
 from tests.clock import VirtualClock
@@ -54,7 +55,8 @@ class UploadsTest(TempCase):
     def open(self, max_size: int | None = None, **settings: Any) -> Uploads:
         """An engine with nothing in memory, as another process has it."""
         disk = DiskStore(self.directory, max_size=max_size)
-        registry = Registry.open(self.path, ttl=3600, clock=self.clock)
+        transactions = TransactionQueue(self.path, UPLOADS_SCHEMA, clock=self.clock)
+        registry = Registry(transactions, ttl=3600, clock=self.clock)
         self.addCleanup(registry.close)
 
         def find_target(name: str) -> Target:
