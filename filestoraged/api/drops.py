@@ -19,7 +19,7 @@ from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.contract import Blob, Sink, Store
 from filestoraged.store.databases import Databases
-from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA
 from filestoraged.store.drops import Claim, Drop, Drops
 from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.passwords import PASSWORDS, Guard, Passwords
@@ -377,5 +377,5 @@ DROPS = Interface(
     _build,
     _describe,
     layout.DROPS,
-    Data(layout.DROPS_DATABASE, prepare_drops, "drops"),
+    Data(layout.DROPS_DATABASE, DROPS_SCHEMA, "drops"),
 )

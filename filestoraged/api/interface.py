@@ -31,8 +31,9 @@ from filestoraged.store.janitors import Janitor
 from filestoraged.store.limited_store import limit_drops, limit_objects
 from filestoraged.store.limits import AreaLimits
 from filestoraged.store.name_limits import FindRules, no_rules
-from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA
 from filestoraged.store.passwords import Guard, Passwords
+from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.uploads.uploads import Uploads
 from filestoraged.web.auth import Tokens
 from filestoraged.web.router import Router
@@ -59,14 +60,14 @@ class Data(NamedTuple):
     """Rows that an interface keeps: in a SQLite database below the store, unless --database is given."""
 
     database: str
-    # Creates the database at a path before the fork.
-    prepare: Callable[[str], None]
+    # The database is made before the fork.
+    schema: Schema
     # What it is, for the log.
     content: str
 
 
 # That of the accounts of limited areas, whichever interfaces are mounted.
-LIMITS_DATA = Data(layout.NAMES_DATABASE, prepare_names, "limits")
+LIMITS_DATA = Data(layout.NAMES_DATABASE, NAMES_SCHEMA, "limits")
 
 
 class Interface(NamedTuple):

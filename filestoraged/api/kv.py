@@ -14,7 +14,7 @@ from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.databases import Databases, SqliteDatabases
-from filestoraged.store.kv import KeyValues, prepare_keys
+from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, NO_STORE, Answer, Response
@@ -270,5 +270,5 @@ KEYS = Interface(
     "kv",
     _build,
     _describe,
-    data=Data(layout.KEYS_DATABASE, prepare_keys, "keys"),
+    data=Data(layout.KEYS_DATABASE, KEYS_SCHEMA, "keys"),
 )

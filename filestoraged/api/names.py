@@ -24,7 +24,7 @@ from filestoraged.store.databases import Databases
 from filestoraged.store.name_collection import SUCCESSION_TIME, Collector, NamesJanitor
 from filestoraged.store.name_limits import FindRules, no_rules, require_unwritten
 from filestoraged.store.name_listing import Name, Page
-from filestoraged.store.name_tables import NAMES_SCHEMA, area_of, prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA, area_of
 from filestoraged.store.names import Link, Names, PutResult, unconditional
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, NO_STORE, Fields, Response, encode_fields, field_lines
@@ -333,5 +333,5 @@ NAMES = Interface(
     _build,
     _describe,
     layout.NAMES,
-    Data(layout.NAMES_DATABASE, prepare_names, "names"),
+    Data(layout.NAMES_DATABASE, NAMES_SCHEMA, "names"),
 )

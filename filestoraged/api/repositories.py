@@ -12,7 +12,7 @@ from filestoraged.api.objects import Delivery, repository_name
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.databases import Databases
-from filestoraged.store.locks import LOCKS_SCHEMA, Locks, prepare_locks
+from filestoraged.store.locks import LOCKS_SCHEMA, Locks
 from filestoraged.web.request import Request
 from filestoraged.web.response import JSON, Response
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
@@ -137,5 +137,5 @@ REPOSITORIES = Interface(
     _build,
     _describe,
     layout.REPOSITORIES,
-    Data(layout.LOCKS_DATABASE, prepare_locks, "locks"),
+    Data(layout.LOCKS_DATABASE, LOCKS_SCHEMA, "locks"),
 )

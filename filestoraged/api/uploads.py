@@ -28,7 +28,7 @@ from filestoraged.store.databases import SqliteDatabases
 from filestoraged.store.janitors import UploadsJanitor
 from filestoraged.store.passwords import Guard
 from filestoraged.store.uploads.local_storage import LocalStorage
-from filestoraged.store.uploads.registry import UPLOADS_SCHEMA, Draft, Registry, Upload, prepare_uploads
+from filestoraged.store.uploads.registry import UPLOADS_SCHEMA, Draft, Registry, Upload
 from filestoraged.store.uploads.storage import Storage
 from filestoraged.store.uploads.uploads import Uploads
 from filestoraged.web.auth import Tokens
@@ -379,6 +379,6 @@ UPLOADS = Interface(
     _build,
     _describe,
     layout.UPLOADS,
-    Data(layout.UPLOADS_DATABASE, prepare_uploads, "uploads"),
+    Data(layout.UPLOADS_DATABASE, UPLOADS_SCHEMA, "uploads"),
     open_uploads,
 )

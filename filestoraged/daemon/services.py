@@ -31,6 +31,7 @@ from filestoraged.store.passwords import PASSWORDS, Passwords
 from filestoraged.store.path_identity import PathIdentities
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE, permission_warning
 from filestoraged.store.shared_count import SharedCount
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.losses import find_losses
 from filestoraged.web.cross_site import ANY, Hosts, Origins
 from filestoraged.web.metrics import Metrics
@@ -326,7 +327,7 @@ class Services:
                 for loss in find_losses(path, timeout=_EXAMINATION_TIMEOUT):
                     # Also if the start fails: the next one does not find it any more.
                     log.warning("%s: %s; restore a backup", loss.path, loss.reason)
-                data.prepare(path)
+                database.prepare(path, data.schema)
                 identity.fix()
         except StoreDetached as error:
             raise _not_opened(error) from error

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from filestoraged.store import guess_limit, layout, wall_clock
 from filestoraged.store.rows import Row, RowCheck, RowGroup, Table, decoded, encoded
-from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 
 ARRIVING, AVAILABLE, CLAIMED, GONE = range(4)
@@ -135,8 +134,3 @@ def _decode(row: Row) -> DropRow:
 
 DROP_TABLE = Table("drops", ", ".join(DropRow._fields), encode=_encode, decode=_decode)
 DROP_ROWS = RowGroup("drops", (DROP_TABLE,), layout.DROPS_DATABASE, DROPS_SCHEMA)
-
-
-def prepare_drops(path: str) -> None:
-    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, DROPS_SCHEMA)

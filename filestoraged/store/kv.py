@@ -19,7 +19,6 @@ import threading
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store import layout
 from filestoraged.store.batch_writer import URGENT
 from filestoraged.store.key_jobs import JobKind, KeyChanges, KeyJob
@@ -141,11 +140,6 @@ class _PendingCommit(NamedTuple):
 
     last: int
     job: KeyJob
-
-
-def prepare_keys(path: str, clock: Clock = SYSTEM_CLOCK) -> None:
-    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, KEYS_SCHEMA, clock)
 
 
 class KeyValues(KeyChanges, GroupCommitDatabase[KeyJob]):

@@ -14,7 +14,6 @@ from filestoraged.errors import NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.rows import Row, RowCheck, RowGroup, Table, decoded, encoded
-from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.transactions import Transaction, Transactions
 
@@ -88,11 +87,6 @@ class LockResult(NamedTuple):
 
     lock: Lock
     is_new: bool
-
-
-def prepare_locks(path: str) -> None:
-    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, LOCKS_SCHEMA)
 
 
 class Locks:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from filestoraged.store import layout, wall_clock
 from filestoraged.store.area_tables import POSTGRESQL_AREAS, SQLITE_AREAS
 from filestoraged.store.rows import Row, RowCheck, RowGroup, Table
-from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 
 # In place of a number of names: the object is being removed; it was removed.
@@ -97,8 +96,3 @@ AREA_ROWS = RowGroup("areas", (Table("areas", "area, bytes, objects"),), layout.
 
 def area_of(space: str) -> str:
     return f"{layout.NAMES}/{space}"
-
-
-def prepare_names(path: str) -> None:
-    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, NAMES_SCHEMA)

@@ -10,12 +10,17 @@ from filestoraged.api.interface import Data, Description, Interface, Resources
 from filestoraged.errors import NotFound
 from filestoraged.store.databases import SqliteDatabases
 from filestoraged.store.postgresql.databases import PostgresDatabases
+from filestoraged.store.sqlite.database import Schema
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import Response
 from filestoraged.web.router import READ, WRITE, Route, Router
 from filestoraged.wire.exposition import Family
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT NOT NULL)"
+_SCHEMA = Schema(
+    application=0x6E6F7465,
+    version=1,
+    tables=("CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT NOT NULL)",),
+)
 
 
 class _Notes:
@@ -43,11 +48,6 @@ class _Notes:
         with contextlib.closing(sqlite3.connect(self._path)) as connection:
             (number,) = connection.execute("SELECT count(*) FROM notes").fetchone()
         yield Family("filestoraged_notes", "gauge", "Notes.", [({}, number)])
-
-
-def _prepare(path: str) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(_SCHEMA)
 
 
 def _build(resources: Resources) -> Router:
@@ -86,4 +86,4 @@ def _describe() -> Description:
     )
 
 
-NOTES = Interface("notes", _build, _describe, data=Data("notes.sqlite", _prepare, "notes"))
+NOTES = Interface("notes", _build, _describe, data=Data("notes.sqlite", _SCHEMA, "notes"))

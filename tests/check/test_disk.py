@@ -28,14 +28,15 @@ from filestoraged.errors import NotFound, StoreUnavailable
 from filestoraged.store.disk.quarantine import Quarantine
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.disk.volume import Volume
-from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA
 from filestoraged.store.drops import Drop, Drops
-from filestoraged.store.kv import KeyValues, prepare_keys
-from filestoraged.store.locks import prepare_locks
-from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
+from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
+from filestoraged.store.locks import LOCKS_SCHEMA
+from filestoraged.store.name_tables import NAMES_SCHEMA
 from filestoraged.store.names import Link, Names
 from filestoraged.store.owner_locks import OwnerFiles
 from filestoraged.store.permissions import PRIVATE
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.sqlite.reading import query
 from filestoraged.store.system import LINUX
@@ -157,9 +158,9 @@ class ObjectsTest(DiskCheckCase):
         for data in (b"", TEA, POT):
             self.store.put(data)
             self.pets.put(data)
-        prepare_keys(str(self.root / "kv.sqlite"))
-        prepare_drops(str(self.root / "drops.sqlite"))
-        prepare_locks(str(self.root / "locks.sqlite"))
+        database.prepare(str(self.root / "kv.sqlite"), KEYS_SCHEMA)
+        database.prepare(str(self.root / "drops.sqlite"), DROPS_SCHEMA)
+        database.prepare(str(self.root / "locks.sqlite"), LOCKS_SCHEMA)
         (self.root / "lost+found").mkdir()
 
         self.assertEqual([], self.check())
@@ -620,7 +621,7 @@ class DropsTest(DiskCheckCase):
     def setUp(self) -> None:
         super().setUp()
         self.database = str(self.root / "drops.sqlite")
-        prepare_drops(self.database)
+        database.prepare(self.database, DROPS_SCHEMA)
         self.drops = self.open_registry()
         self.bytes = DiskStore(self.root / "drops", within=self.store)
 
@@ -804,7 +805,7 @@ class DropsTest(DiskCheckCase):
 class DatabasesTest(DiskCheckCase):
     def test_damaged_page_is_reported(self) -> None:
         path = self.root / "kv.sqlite"
-        prepare_keys(str(path))
+        database.prepare(str(path), KEYS_SCHEMA)
         with contextlib.closing(sqlite3.connect(str(path))) as connection, connection:
             connection.execute("CREATE TABLE filling (text TEXT)")
             connection.executemany("INSERT INTO filling VALUES (?)", [("x" * 500,)] * 500)
@@ -827,14 +828,14 @@ class DatabasesTest(DiskCheckCase):
 
     def test_registry_of_another_program_is_damaged(self) -> None:
         for name in ("drops.sqlite", "uploads.sqlite"):
-            prepare_keys(str(self.root / name))
+            database.prepare(str(self.root / name), KEYS_SCHEMA)
 
             self.assertEqual([f"damaged {name}"], self.found())
             (self.root / name).unlink()
 
     def test_database_that_another_program_keeps_locked_is_unreadable_and_all_else_is_checked(self) -> None:
-        for name, prepare in (("kv.sqlite", prepare_keys), ("drops.sqlite", prepare_drops)):
-            prepare(str(self.root / name))
+        for name, schema in (("kv.sqlite", KEYS_SCHEMA), ("drops.sqlite", DROPS_SCHEMA)):
+            database.prepare(str(self.root / name), schema)
         digest = self.store.put(TEA)
         self.spoil(self.path(digest))
         DiskStore(self.root / "drops", within=self.store).put(TEA, name="ab" * 16)
@@ -849,7 +850,7 @@ class DatabasesTest(DiskCheckCase):
         self.assertIn("database is locked", findings[1].reason)
 
     def test_registry_that_is_locked_after_it_was_examined_is_unreadable(self) -> None:
-        prepare_drops(str(self.root / "drops.sqlite"))
+        database.prepare(str(self.root / "drops.sqlite"), DROPS_SCHEMA)
         drops = DiskStore(self.root / "drops", within=self.store)
         drops.put(TEA, name="0" * 32)
         # More than one query has.
@@ -872,7 +873,7 @@ class DatabasesTest(DiskCheckCase):
 
     def test_query_keeps_the_locks_of_a_simultaneous_query(self) -> None:
         path = self.root / "kv.sqlite"
-        prepare_keys(str(path))
+        database.prepare(str(path), KEYS_SCHEMA)
         with contextlib.closing(sqlite3.connect(str(path))) as writer:
             writer.execute("SELECT 1 FROM pairs").fetchall()
 
@@ -961,7 +962,7 @@ class DatabasesTest(DiskCheckCase):
         path = str(self.root / "kv.sqlite")
 
         def commit() -> None:
-            prepare_keys(path)
+            database.prepare(path, KEYS_SCHEMA)
             keys = KeyValues(path)
             for number in range(5):
                 keys.set(str(number), b"x" * 3000)
@@ -1034,7 +1035,7 @@ class NamesTest(DiskCheckCase):
         super().setUp()
         self.space = self.store.namespace("names").namespace("s")
         path = str(self.root / "names.sqlite")
-        prepare_names(path)
+        database.prepare(path, NAMES_SCHEMA)
         self.names = Names(TransactionQueue(path, NAMES_SCHEMA, clock=PATIENT_CLOCK))
         self.addCleanup(self.names.close)
 

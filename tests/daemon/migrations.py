@@ -18,14 +18,15 @@ from filestoraged.daemon.values import parse_database
 from filestoraged.store import layout
 from filestoraged.store.databases import Databases, open_databases
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.drop_tables import prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA
 from filestoraged.store.drops import Drop, Drops
-from filestoraged.store.kv import KeyValues, prepare_keys
-from filestoraged.store.locks import Locks, prepare_locks
-from filestoraged.store.name_tables import prepare_names
+from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
+from filestoraged.store.locks import LOCKS_SCHEMA, Locks
+from filestoraged.store.name_tables import NAMES_SCHEMA
 from filestoraged.store.names import Link, Names
 from filestoraged.store.path_identity import PathIdentities, root_identity
 from filestoraged.store.postgresql.kv import PostgresKeys
+from filestoraged.store.sqlite import database
 from tests.daemon.process import PATIENCE, ROOT, clean_environment, fork_command
 from tests.support import TempCase, changed, wait_until
 
@@ -88,24 +89,24 @@ class Side:
 
     def keys(self) -> KeyValues | PostgresKeys:
         if self._address is None:
-            prepare_keys(self.path(layout.KEYS_DATABASE))
+            database.prepare(self.path(layout.KEYS_DATABASE), KEYS_SCHEMA)
         keys = self._closed_later(open_keys(self._databases))
         assert isinstance(keys, KeyValues | PostgresKeys)
         return keys
 
     def drops(self) -> Drops:
         if self._address is None:
-            prepare_drops(self.path(layout.DROPS_DATABASE))
+            database.prepare(self.path(layout.DROPS_DATABASE), DROPS_SCHEMA)
         return self._closed_later(open_drops(self._databases, ttl=DAY))
 
     def locks(self) -> Locks:
         if self._address is None:
-            prepare_locks(self.path(layout.LOCKS_DATABASE))
+            database.prepare(self.path(layout.LOCKS_DATABASE), LOCKS_SCHEMA)
         return self._closed_later(open_locks(self._databases))
 
     def names(self) -> Names:
         if self._address is None:
-            prepare_names(self.path(layout.NAMES_DATABASE))
+            database.prepare(self.path(layout.NAMES_DATABASE), NAMES_SCHEMA)
         return self._closed_later(open_names(self._databases))
 
     def space(self, name: str) -> DiskStore:

@@ -9,10 +9,11 @@ from unittest import mock
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.cleanup_lock import FileLock
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.system import LINUX
 from tests.clock import PassingClock, VirtualClock
@@ -39,7 +40,7 @@ class JanitorCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = str(self.directory / "drops.sqlite")
-        prepare_drops(self.path)
+        database.prepare(self.path, DROPS_SCHEMA)
         owners = OwnerFiles(str(self.directory / "owners"))
         self.drops = Drops(TransactionQueue(self.path, DROPS_SCHEMA), owners, ttl=100)
         self.addCleanup(self.drops.close)

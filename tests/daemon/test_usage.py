@@ -8,7 +8,8 @@ import secrets
 from filestoraged.store import areas
 from filestoraged.store.areas import CountedObject
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.clock import PATIENT_CLOCK
 from tests.daemon.process import fork_command
@@ -26,7 +27,7 @@ class UsageCommandTest(TempCase):
         for name, data in (("pets", b"tea"), ("pets", b"milk"), ("cars", b"x")):
             repositories.namespace(name).put(data)
         store.namespace("drops").put(b"12345", name=secrets.token_hex(16))
-        prepare_names(str(self.root / "names.sqlite"))
+        database.prepare(str(self.root / "names.sqlite"), NAMES_SCHEMA)
         names = TransactionQueue(str(self.root / "names.sqlite"), NAMES_SCHEMA, clock=PATIENT_CLOCK)
         names.write(lambda transaction: areas.lead(transaction, "names/ci", CountedObject("a", 7, 0), None)).result()
         names.close()

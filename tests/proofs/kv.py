@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from filestoraged.store.kv import KeyValues, prepare_keys
+from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
+from filestoraged.store.sqlite import database
 from tests.bench.command import run
 from tests.bench.contest import QUIET, Bench
 from tests.bench.figures import Figure, Goal, ratio
@@ -198,7 +199,7 @@ def memory(bench: Bench) -> list[Figure]:
     path, count = bench.directory / "store" / "kv.sqlite", bench.part_of(65_536)
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
-    prepare_keys(str(path))
+    database.prepare(str(path), KEYS_SCHEMA)
     keys = KeyValues(str(path))
     value = b'"' + b"x" * 16 * 1024 + b'"'
     for number in range(count):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filestoraged.store import layout
 from filestoraged.store.limits import EVICTED_TO
-from filestoraged.store.name_tables import NAME_ROWS, prepare_names
+from filestoraged.store.name_tables import NAME_ROWS, NAMES_SCHEMA
 from filestoraged.store.sqlite import database
 from tests.bench.command import run
 from tests.bench.contest import QUIET, Bench, timed
@@ -255,7 +255,7 @@ def _make_names(store: Path, count: int, *, per_object: int = 1, files: int | No
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()
     path = str(store / layout.NAMES_DATABASE)
-    prepare_names(path)
+    database.prepare(path, NAMES_SCHEMA)
     now = int(time.time())
     with contextlib.closing(database.connect(path)) as connection:
         connection.execute("BEGIN")

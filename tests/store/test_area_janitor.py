@@ -14,12 +14,13 @@ from filestoraged.store.area_janitor import AreasJanitor
 from filestoraged.store.cleanup_lock import FileLock
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA
 from filestoraged.store.drops import Drop, Drops
 from filestoraged.store.limited_store import limit_drops, limit_objects
 from filestoraged.store.limits import AreaLimits
-from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.clock import VirtualClock
 from tests.support import TempCase
@@ -35,7 +36,7 @@ class AreasCase(TempCase):
         self.disk.prepare()
         self.addCleanup(self.disk.close)
         self.path = str(self.directory / "names.sqlite")
-        prepare_names(self.path)
+        database.prepare(self.path, NAMES_SCHEMA)
         self.drops: Drops | None = None
 
     def start(self, *limits: str) -> None:
@@ -318,7 +319,7 @@ class DropsTest(AreasCase):
     def setUp(self) -> None:
         super().setUp()
         path = str(self.directory / "drops.sqlite")
-        prepare_drops(path)
+        database.prepare(path, DROPS_SCHEMA)
         owners = OwnerFiles(str(self.directory / "owners"))
         transactions = TransactionQueue(path, DROPS_SCHEMA, clock=self.clock)
         self.drops = Drops(transactions, owners, ttl=100 * _DAY, clock=self.clock)

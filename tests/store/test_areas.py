@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.transactions import Transactions
 from tests.clock import PATIENT_CLOCK
@@ -13,7 +14,7 @@ class AreasTest(areas_contract.AreasContract):
     def setUp(self) -> None:
         super().setUp()
         self.path = str(self.directory / "names.sqlite")
-        prepare_names(self.path)
+        database.prepare(self.path, NAMES_SCHEMA)
         self.transactions = self.open()
 
     def open(self) -> Transactions:

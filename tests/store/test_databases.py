@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from filestoraged.store.databases import open_databases
-from filestoraged.store.locks import LOCKS_SCHEMA, prepare_locks
-from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
+from filestoraged.store.locks import LOCKS_SCHEMA
+from filestoraged.store.name_tables import NAMES_SCHEMA
 from filestoraged.store.path_identity import PathIdentities
+from filestoraged.store.sqlite import database
 from filestoraged.store.transactions import Transactions, Users
 from tests.support import TempCase, in_threads
 
@@ -13,8 +14,8 @@ from tests.support import TempCase, in_threads
 class SharedTransactionsTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
-        prepare_names(str(self.directory / "names.sqlite"))
-        prepare_locks(str(self.directory / "locks.sqlite"))
+        database.prepare(str(self.directory / "names.sqlite"), NAMES_SCHEMA)
+        database.prepare(str(self.directory / "locks.sqlite"), LOCKS_SCHEMA)
         identities = PathIdentities()
         self.databases = open_databases(None, identities.of_root(str(self.directory)), identities)
 

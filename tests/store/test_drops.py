@@ -14,10 +14,11 @@ from unittest import mock
 from filestoraged.command_errors import StartError
 from filestoraged.errors import Gone, NotFound, StoreFailed, StoreUnavailable, TooManyGuesses, Unavailable
 from filestoraged.store import passwords
-from filestoraged.store.drop_tables import DROPS_SCHEMA, prepare_drops
+from filestoraged.store.drop_tables import DROPS_SCHEMA
 from filestoraged.store.drops import Drop, Drops
-from filestoraged.store.kv import prepare_keys
+from filestoraged.store.kv import KEYS_SCHEMA
 from filestoraged.store.owner_locks import OwnerFiles
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.clock import PassingClock, VirtualClock
 from tests.daemon.process import ROOT
@@ -54,7 +55,7 @@ class DropsCase(drops_contract.RegistryCase):
         logging.getLogger("filestoraged").addHandler(silent)
         self.addCleanup(logging.getLogger("filestoraged").removeHandler, silent)
         self.path = str(self.directory / "drops.sqlite")
-        prepare_drops(self.path)
+        database.prepare(self.path, DROPS_SCHEMA)
         self.drops = self.open_drops()
 
     def make_clock(self) -> VirtualClock:
@@ -169,9 +170,9 @@ class TidyTest(DropsCase):
 
     def test_another_kind_of_database_is_refused(self) -> None:
         path = str(self.directory / "kv.sqlite")
-        prepare_keys(path)
+        database.prepare(path, KEYS_SCHEMA)
 
-        self.assertRaises(StartError, prepare_drops, path)
+        self.assertRaises(StartError, database.prepare, path, DROPS_SCHEMA)
 
 
 class BrokenDatabaseTest(DropsCase):
@@ -487,7 +488,7 @@ class ClockTest(DropsCase):
         with sqlite3.connect(self.path) as other:
             other.execute("DROP TABLE clock")
             other.execute("PRAGMA user_version = 1")
-        prepare_drops(self.path)
+        database.prepare(self.path, DROPS_SCHEMA)
 
         with self.clock_ahead(self.AHEAD):
             self.assertEqual(0, self.open_drops().expire())
@@ -533,7 +534,7 @@ class CountTest(DropsCase):
             other.execute("PRAGMA user_version = 1")
 
         for _ in range(2):
-            prepare_drops(self.path)
+            database.prepare(self.path, DROPS_SCHEMA)
 
         self.assertEqual({"arriving": 0, "available": 1, "claimed": 1, "gone": 0}, self.open_drops().count())
 

@@ -19,8 +19,9 @@ from filestoraged.command_errors import StartError
 from filestoraged.errors import StorageFull, StoreDetached, StoreFailed, StoreUnavailable
 from filestoraged.store import kv
 from filestoraged.store.batch_writer import URGENT
-from filestoraged.store.kv import KeyValues, prepare_keys
+from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
 from filestoraged.store.path_identity import database_identity
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.write_lock import WriteLock
 from filestoraged.store.system import LINUX
 from tests.clock import PassingClock
@@ -53,7 +54,7 @@ class KeysCase(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = str(self.directory / "kv.sqlite")
-        prepare_keys(self.path)
+        database.prepare(self.path, KEYS_SCHEMA)
         self.keys = self.open_keys()
 
     # Of KeyValues.
@@ -170,7 +171,7 @@ class PrepareTest(TempCase):
         self.path = self.directory / "kv.sqlite"
 
     def test_many_processes_may_make_the_database_at_once(self) -> None:
-        in_threads(8, lambda _: prepare_keys(str(self.path)))
+        in_threads(8, lambda _: database.prepare(str(self.path), KEYS_SCHEMA))
 
     def test_file_that_is_not_a_database_is_refused(self) -> None:
         for data in (b"nonsense " * 1000, b"x", b"SQLite format 3\0" + b"x" * 5000):
@@ -185,7 +186,7 @@ class PrepareTest(TempCase):
 
             self.assert_refused("belongs to another program")
             self.path.unlink()
-        prepare_keys(str(self.path))
+        database.prepare(str(self.path), KEYS_SCHEMA)
         self.execute("PRAGMA user_version = 3")
 
         self.assert_refused("newer than this program")
@@ -226,7 +227,7 @@ class PrepareTest(TempCase):
 
     def assert_not_checked(self, clock: Clock) -> None:
         with self.assertLogs("filestoraged.store.sqlite.database", "INFO") as logged:
-            prepare_keys(str(self.path), clock)
+            database.prepare(str(self.path), KEYS_SCHEMA, clock)
         self.assertIn("too large to be checked", logged.output[0])
 
     def test_database_in_a_missing_directory_is_refused(self) -> None:
@@ -235,7 +236,7 @@ class PrepareTest(TempCase):
         self.assert_refused("cannot use the database")
 
     def make_large(self) -> None:
-        prepare_keys(str(self.path))
+        database.prepare(str(self.path), KEYS_SCHEMA)
         keys = KeyValues(str(self.path))
         for number in range(1000):
             keys.set_later(f"key {number}", b"%d" % number * 30)
@@ -250,7 +251,7 @@ class PrepareTest(TempCase):
 
     def assert_refused(self, reason: str) -> None:
         with self.assertRaises(StartError) as caught:
-            prepare_keys(str(self.path))
+            database.prepare(str(self.path), KEYS_SCHEMA)
         self.assertIn(reason, str(caught.exception))
         self.assertNotIn("\n", str(caught.exception))
 
@@ -452,7 +453,7 @@ class DoubtTest(KeysCase):
         other.set("other", b"2")
 
         self.keys.close()
-        prepare_keys(self.path)
+        database.prepare(self.path, KEYS_SCHEMA)
 
         self.assertFalse(WriteLock(self.path).is_doubtful)
         self.assertTrue(other.set("later", b"3"))
@@ -509,12 +510,12 @@ class LockedTest(KeysCase):
 
     def test_existing_database_is_usable_while_another_process_holds_the_lock(self) -> None:
         with WriteLock(self.path):
-            prepare_keys(self.path)
+            database.prepare(self.path, KEYS_SCHEMA)
 
     def test_making_a_database_while_the_lock_is_held_times_out(self) -> None:
         path = str(self.directory / "new.sqlite")
         with WriteLock(path), self.assertRaises(StartError) as caught:
-            prepare_keys(path, PassingClock())
+            database.prepare(path, KEYS_SCHEMA, PassingClock())
 
         self.assertIn("held the write lock for 5 s", str(caught.exception))
 
@@ -524,7 +525,7 @@ class PrivateTest(TempCase):
         before = os.umask(0)
         self.addCleanup(os.umask, before)
         path = str(self.directory / "kv.sqlite")
-        prepare_keys(path)
+        database.prepare(path, KEYS_SCHEMA)
         keys = KeyValues(path)
         self.addCleanup(keys.close)
         keys.set("cup", b"1")
@@ -551,7 +552,7 @@ class UpgradeTest(TempCase):
             shell.execute(statement)
         shell.close()
 
-        prepare_keys(path)
+        database.prepare(path, KEYS_SCHEMA)
         keys = KeyValues(path)
         self.addCleanup(keys.close)
         keys.commit()
@@ -567,7 +568,7 @@ class LostDatabaseTest(TempCase):
         self.store = self.directory / "store"
         self.store.mkdir()
         self.path = self.store / "kv.sqlite"
-        prepare_keys(str(self.path))
+        database.prepare(str(self.path), KEYS_SCHEMA)
         # As the master does.
         self.identity = database_identity(str(self.path))
         self.identity.fix()

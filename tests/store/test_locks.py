@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 from filestoraged.command_errors import StartError
-from filestoraged.store.kv import prepare_keys
-from filestoraged.store.locks import LOCKS_SCHEMA, Lock, LockResult, Locks, prepare_locks
+from filestoraged.store.kv import KEYS_SCHEMA
+from filestoraged.store.locks import LOCKS_SCHEMA, Lock, LockResult, Locks
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.clock import VirtualClock
 from tests.daemon.process import ROOT
@@ -29,7 +30,7 @@ class LocksTest(locks_contract.LocksContract):
     def setUp(self) -> None:
         super().setUp()
         self.path = str(self.directory / "locks.sqlite")
-        prepare_locks(self.path)
+        database.prepare(self.path, LOCKS_SCHEMA)
         self.clock = VirtualClock()
         self.locks = self.open_locks()
 
@@ -64,16 +65,16 @@ class LocksTest(locks_contract.LocksContract):
     def test_locks_are_kept_when_the_database_is_opened_again(self) -> None:
         made = self.lock("a").lock
         self.locks.close()
-        prepare_locks(self.path)
+        database.prepare(self.path, LOCKS_SCHEMA)
 
         self.assertEqual([made], self.open_locks().list("pets", 0, 10))
 
     def test_database_of_another_kind_is_refused(self) -> None:
         path = str(self.directory / "kv.sqlite")
-        prepare_keys(path)
+        database.prepare(path, KEYS_SCHEMA)
 
         with self.assertRaisesRegex(StartError, "belongs to another program"):
-            prepare_locks(path)
+            database.prepare(path, LOCKS_SCHEMA)
 
     def start(self, owner: str) -> subprocess.Popen[str]:
         child = subprocess.Popen(

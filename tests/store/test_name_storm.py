@@ -19,8 +19,9 @@ from filestoraged.store import name_collection
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.name_collection import Collector
 from filestoraged.store.name_listing import Name
-from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA
 from filestoraged.store.names import Link, Names
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.clock import VirtualClock
 from tests.support import TempCase
@@ -108,7 +109,7 @@ class History:
         self.random = Random(seed)
         self.root = os.path.join(root, f"store-{seed}")
         self.path = os.path.join(root, f"names-{seed}.sqlite")
-        prepare_names(self.path)
+        database.prepare(self.path, NAMES_SCHEMA)
         self.clock = VirtualClock()
         self.janitor: Process | None = None
         self.processes = [Process(self) for _ in range(3)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from filestoraged.store.name_tables import NAMES_SCHEMA, prepare_names
+from filestoraged.store.name_tables import NAMES_SCHEMA
 from filestoraged.store.names import Names
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from tests.store import names_contract
 
@@ -12,7 +13,7 @@ class NamesTest(names_contract.NamesContract):
     def setUp(self) -> None:
         super().setUp()
         self.path = str(self.directory / "names.sqlite")
-        prepare_names(self.path)
+        database.prepare(self.path, NAMES_SCHEMA)
         self.names = self.open_names()
 
     def open_names(self) -> Names:
@@ -27,7 +28,7 @@ class NamesTest(names_contract.NamesContract):
         self.put("a")
         kept = self.names.get("s", "a")
         self.names.close()
-        prepare_names(self.path)
+        database.prepare(self.path, NAMES_SCHEMA)
 
         self.assertEqual(kept, self.open_names().get("s", "a"))
 

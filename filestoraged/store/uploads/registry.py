@@ -17,7 +17,6 @@ from filestoraged.digest import Expected
 from filestoraged.errors import Gone, NotFound
 from filestoraged.store import wall_clock
 from filestoraged.store.rows import RowCheck
-from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.transactions import Transaction, Transactions
 from filestoraged.store.uploads.storage import Change
@@ -135,11 +134,6 @@ _INSERT = (
     f"INSERT INTO uploads ({_COLUMNS}, reuse) VALUES ({', '.join('?' * (len(Upload._fields) + 1))})"
     " ON CONFLICT (reuse) DO NOTHING"
 )
-
-
-def prepare_uploads(path: str) -> None:
-    """Make the database, or check that it can be used. Raises StartError and StorageFull."""
-    database.prepare(path, UPLOADS_SCHEMA)
 
 
 class Registry:

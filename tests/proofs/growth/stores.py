@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from filestoraged.store import layout
-from filestoraged.store.drop_tables import prepare_drops
-from filestoraged.store.kv import prepare_keys
+from filestoraged.store.drop_tables import DROPS_SCHEMA
+from filestoraged.store.kv import KEYS_SCHEMA
 from filestoraged.store.permissions import PRIVATE
+from filestoraged.store.sqlite import database
 
 # Bytes of an object: the body of number n is n in that many digits.
 _BODY_SIZE = 32
@@ -58,7 +59,7 @@ def make_repositories(store: Path, count: int) -> None:
 def make_keys(store: Path, count: int) -> None:
     """`count` keys, which are decimal numbers."""
     path = str(store / layout.KEYS_DATABASE)
-    prepare_keys(path)
+    database.prepare(path, KEYS_SCHEMA)
     rows = ((str(number).encode(), b'"%s"' % body(number)) for number in range(count))
     _insert(path, "INSERT INTO pairs (key, value) VALUES (?, ?)", rows)
 
@@ -66,7 +67,7 @@ def make_keys(store: Path, count: int) -> None:
 def make_drops(store: Path, count: int) -> None:
     """`count` drops that are available, and as many that are gone."""
     path = str(store / layout.DROPS_DATABASE)
-    prepare_drops(path)
+    database.prepare(path, DROPS_SCHEMA)
     now = time.time()
     rows = [(drop_id(number), 1 if number < count else 3, now, now, "name") for number in range(2 * count)]
     _insert(path, "INSERT INTO drops (id, state, changed, created, name) VALUES (?, ?, ?, ?, ?)", rows)

@@ -7,7 +7,7 @@ import sqlite3
 
 from filestoraged.command_errors import StartError
 from filestoraged.errors import StoreFailed
-from filestoraged.store.kv import KeyValues, prepare_keys
+from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
 from filestoraged.store.sqlite import database
 from tests.support import TempCase
 
@@ -17,7 +17,7 @@ class LinkTest(TempCase):
         super().setUp()
         self.outside = str(self.directory / "outside.sqlite")
         self.path = str(self.directory / "kv.sqlite")
-        prepare_keys(self.outside)
+        database.prepare(self.outside, KEYS_SCHEMA)
 
     def test_database_that_is_a_symbolic_link_is_not_opened(self) -> None:
         os.symlink(self.outside, self.path)
@@ -25,10 +25,12 @@ class LinkTest(TempCase):
         self.assertRaisesRegex(
             sqlite3.OperationalError, f"'{self.path}' is a symbolic link", database.connect, self.path
         )
-        self.assertRaisesRegex(StartError, f"'{self.path}' is a symbolic link", prepare_keys, self.path)
+        self.assertRaisesRegex(
+            StartError, f"'{self.path}' is a symbolic link", database.prepare, self.path, KEYS_SCHEMA
+        )
 
     def test_log_that_is_a_symbolic_link_is_not_written(self) -> None:
-        prepare_keys(self.path)
+        database.prepare(self.path, KEYS_SCHEMA)
         outside = self.directory / "outside"
         outside.touch()
         for suffix in ("-wal", "-shm"):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from unittest import mock
 
-from filestoraged.store.kv import KeyValues, prepare_keys
-from filestoraged.store.locks import LOCKS_SCHEMA, prepare_locks
-from filestoraged.store.sqlite import losses
+from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
+from filestoraged.store.locks import LOCKS_SCHEMA
+from filestoraged.store.sqlite import database, losses
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.sqlite.losses import _frames, count_lost_frames, find_losses
 from filestoraged.store.sqlite.write_lock import is_of_this_boot
@@ -33,7 +33,7 @@ class LossesCase(TempCase):
         super().setUp()
         (self.directory / "store").mkdir()
         self.copies = 0
-        prepare_locks(self.path("locks.sqlite"))
+        database.prepare(self.path("locks.sqlite"), LOCKS_SCHEMA)
         self.open_locks()
 
     def open_locks(self, **settings: Any) -> None:
@@ -275,7 +275,7 @@ class PowerCutTest(LossesCase):
             self.assertEqual(0, self.lost({**first, "-wal": log}))
 
     def test_any_sectors_of_all_sets_since_a_commit_may_be_missing(self) -> None:
-        prepare_keys(self.path("kv.sqlite"))
+        database.prepare(self.path("kv.sqlite"), KEYS_SCHEMA)
         keys = KeyValues(self.path("kv.sqlite"))
         self.addCleanup(keys.close)
         for seed in range(8):

@@ -16,10 +16,11 @@ from filestoraged.errors import BadRequest, Gone, NotFound, QuotaExceeded, TooLa
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
+from filestoraged.store.sqlite import database
 from filestoraged.store.sqlite.group_commit import TransactionQueue
 from filestoraged.store.system import LINUX
 from filestoraged.store.uploads.local_storage import LocalStorage
-from filestoraged.store.uploads.registry import UPLOADS_SCHEMA, Draft, Registry, Upload, prepare_uploads
+from filestoraged.store.uploads.registry import UPLOADS_SCHEMA, Draft, Registry, Upload
 from filestoraged.store.uploads.storage import Held, Tail
 from filestoraged.store.uploads.uploads import Uploads
 from tests.clock import VirtualClock
@@ -47,7 +48,7 @@ class UploadsTest(TempCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = str(self.directory / layout.UPLOADS_DATABASE)
-        prepare_uploads(self.path)
+        database.prepare(self.path, UPLOADS_SCHEMA)
         self.clock = VirtualClock()
         self.uploads = self.open()
         self.upload = self.uploads.create(Draft("files", len(TEA))).id
