@@ -11,7 +11,7 @@ from filestoraged.store import areas
 from filestoraged.store.area_stores import AreaStores, Part
 from filestoraged.store.contract import Store
 from filestoraged.store.limits import KINDS, NAMES, AreaLimits, Rules
-from filestoraged.store.transactions import Transaction, Transactions
+from filestoraged.store.transactions import ServiceTables, Transaction, Transactions
 
 _Result = TypeVar("_Result")
 
@@ -19,14 +19,14 @@ _Result = TypeVar("_Result")
 GRACE = 300.0
 
 
-class Accounts:
+class Accounts(ServiceTables):
     """Make it after the fork. Any thread calls it."""
 
     def __init__(
         self, transactions: Transactions, limits: AreaLimits, objects: Store, drops: Store, clock: Clock
     ) -> None:
         """The database has the tables of areas. `objects` and `drops` are the stores without limits."""
-        self.transactions = transactions
+        super().__init__(transactions)
         self.limits = limits
         self.clock = clock
         self.stores = AreaStores(objects, drops)
@@ -49,9 +49,6 @@ class Accounts:
         """As `write`, for what makes room."""
         return self.transactions.free(_calling(function, *values))
 
-    def close(self) -> None:
-        self.transactions.close()
-
 
 class Account:
     """What one part of a limited area has. Any thread calls it."""
@@ -65,7 +62,7 @@ class Account:
     @property
     def is_remote(self) -> bool:
         """Whether a lookup waits for another machine."""
-        return self._accounts.transactions.is_remote
+        return self._accounts.is_remote
 
     def require_room(self, size: int, names: Sequence[str] = (), *, is_whole: bool = True) -> int | None:
         """Return how many bytes an object may have of which `size` are known, None if there is no quota.

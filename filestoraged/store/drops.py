@@ -22,7 +22,7 @@ from filestoraged.store.deferred_writes import DeferredWrites
 from filestoraged.store.drop_tables import ARRIVING, AVAILABLE, CLAIMED, GONE, STATE_NAMES
 from filestoraged.store.guess_limit import Guess
 from filestoraged.store.passwords import PASSWORDS, Passwords
-from filestoraged.store.transactions import Owners, Transaction, Transactions
+from filestoraged.store.transactions import Owners, ServiceTables, Transaction, Transactions
 from filestoraged.store.wall_clock import JUDGED_TIME, WallClock
 
 # Selects the row of a `Claim` that has not ended, which may be sealed.
@@ -89,8 +89,8 @@ class Claim(NamedTuple):
     breaks: int
 
 
-class Drops:
-    """Make it after the fork. Any thread calls it.
+class Drops(ServiceTables):
+    """Make it after the fork. Any thread calls it. If it `is_remote`, a claim can be lost while its process lives.
 
     Methods that return a future raise Unavailable if the job cannot be queued.
     """
@@ -105,7 +105,7 @@ class Drops:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Drops expire `ttl` seconds after their upload. The database has the tables of DROPS_SCHEMA."""
-        self._transactions = transactions
+        super().__init__(transactions)
         self._owners = owners
         self._ttl = ttl
         self._passwords = passwords
@@ -115,11 +115,6 @@ class Drops:
         self._after = ""
         # The changes of `finish`, `release` and `retract`.
         self._deferred = DeferredWrites(transactions.free)
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether queries wait for another machine, and a claim can be lost while its process lives."""
-        return self._transactions.is_remote
 
     def announce(self) -> Future[str]:
         """Insert an arriving drop. Returns the id under which the caller stores its bytes."""
@@ -132,21 +127,21 @@ class Drops:
             transaction.execute(statement, (id_, ARRIVING, self._owners.token))
             return id_
 
-        return self._transactions.write(insert)
+        return self.transactions.write(insert)
 
     def publish(self, drop: Drop) -> Future[None]:
         """Make the drop available after its bytes were stored. Raises StoreUnavailable if it was reaped meanwhile."""
         # Without an owner it is being reaped.
         statement = f"""UPDATE drops SET state = ?, changed = epoch(), owner = NULL, name = ?, password = ?
             WHERE id = ? AND state = {ARRIVING} AND owner IS NOT NULL"""
-        values = (AVAILABLE, self._transactions.encode(drop.name), drop.password, drop.id)
+        values = (AVAILABLE, self.transactions.encode(drop.name), drop.password, drop.id)
 
         def update(transaction: Transaction) -> None:
             if not transaction.execute(statement, values).rowcount:
                 # Another process took this one for dead: its lock file was removed, or its connection lost.
                 raise StoreUnavailable("The drop was removed while it was stored; upload it again.")
 
-        return self._transactions.write(update)
+        return self.transactions.write(update)
 
     def retract(self, id_: str) -> Future[None]:
         """Give up an arriving drop. `reap` removes it like that of a dead process."""
@@ -163,14 +158,14 @@ class Drops:
     def get(self, id_: str) -> Drop:
         """Look up an available drop. Raises NotFound, Gone if it was claimed or has expired, and TooManyGuesses."""
         statement = f"SELECT state, {JUDGED_TIME} - created, name, password FROM drops WHERE id = ?"
-        for state, age, name, password in self._transactions.read(statement, id_):
+        for state, age, name, password in self.transactions.read(statement, id_):
             if state == ARRIVING:
                 break
             if state != AVAILABLE or age >= self._ttl:
                 raise _gone()
             if password is not None:
-                guess_limit.raise_if_too_many(self._transactions, id_)
-            return Drop(id_, self._transactions.decode(name), password)
+                guess_limit.raise_if_too_many(self.transactions, id_)
+            return Drop(id_, self.transactions.decode(name), password)
         raise NotFound("There is no drop with this id.")
 
     def check(self, drop: Drop, password: str) -> None:
@@ -178,9 +173,9 @@ class Drops:
         guess = self._record_guess(drop.id)
         if drop.password is None or self._passwords.matches(password, drop.password):
             # Not waited for: if this fails, the guess counts for a minute.
-            self._transactions.write(functools.partial(guess_limit.settle_right, guess=guess))
+            self.transactions.write(functools.partial(guess_limit.settle_right, guess=guess))
         else:
-            self._transactions.write(functools.partial(guess_limit.settle_wrong, guess=guess)).result()
+            self.transactions.write(functools.partial(guess_limit.settle_wrong, guess=guess)).result()
             raise Unauthorized("The password is wrong.")
 
     def claim(self, id_: str) -> Future[Claim]:
@@ -197,7 +192,7 @@ class Drops:
             ((breaks,),) = transaction.execute("SELECT breaks FROM drops WHERE id = ?", (id_,))
             return Claim(id_, owner, breaks)
 
-        return self._transactions.free(update)
+        return self.transactions.free(update)
 
     def seal(self, claim: Claim) -> Future[None]:
         """Confirm a claim before its last byte is sent: the drop is gone for all others, even if this process dies.
@@ -220,7 +215,7 @@ class Drops:
             if not transaction.execute(statement, (keep, *claim)).rowcount:
                 raise Gone("The claim on this drop was lost.")
 
-        return self._transactions.free(update)
+        return self.transactions.free(update)
 
     def finish(self, claim: Claim) -> Future[None]:
         """End a claim whose bytes were received. Retried until it is written; until then the drop stays claimed."""
@@ -252,23 +247,16 @@ class Drops:
         def update(transaction: Transaction) -> list[str]:
             return [id_ for id_ in ids if transaction.execute(statement, (id_,)).rowcount]
 
-        return self._transactions.free(update).result()
+        return self.transactions.free(update).result()
 
     def count(self) -> dict[str, int]:
         """The number of drops in each state."""
-        numbers = dict(self._transactions.read("SELECT state, number FROM counts"))
+        numbers = dict(self.transactions.read("SELECT state, number FROM counts"))
         return {name: numbers.get(state, 0) for state, name in enumerate(STATE_NAMES)}
-
-    def probe(self) -> None:
-        """Check that the database can be written. Raises an Error or OSError."""
-        self._transactions.probe()
 
     def flush(self) -> None:
         """Wait until all deferred changes are written."""
         self._deferred.flush()
-
-    def close(self) -> None:
-        self._transactions.close()
 
     # Steps of the janitor. Each returns how many drops it processed; the janitor repeats them until that is 0.
 
@@ -286,9 +274,7 @@ class Drops:
     def reap(self, remove: Callable[[str], None]) -> int:
         """Make drops available that dead processes had claimed, and remove those that they were uploading."""
         statement = "SELECT DISTINCT owner FROM drops WHERE state IN (?, ?)"
-        dead = [
-            owner for (owner,) in self._transactions.read(statement, ARRIVING, CLAIMED) if not self._is_alive(owner)
-        ]
+        dead = [owner for (owner,) in self.transactions.read(statement, ARRIVING, CLAIMED) if not self._is_alive(owner)]
         for owner in dead:
             self._change(
                 "UPDATE drops SET state = ?, changed = epoch(), owner = NULL WHERE state = ? AND owner IS ?",
@@ -298,7 +284,7 @@ class Drops:
             self._change("UPDATE drops SET owner = NULL WHERE state = ? AND owner IS ?", ARRIVING, owner).result()
         if dead:
             statement = "SELECT id FROM drops WHERE state = ? AND owner IS NULL"
-            for (id_,) in self._transactions.read(statement, ARRIVING):
+            for (id_,) in self.transactions.read(statement, ARRIVING):
                 remove(id_)
                 self._change("DELETE FROM drops WHERE id = ? AND state = ?", id_, ARRIVING).result()
         self._owners.sweep()
@@ -313,7 +299,7 @@ class Drops:
         statement = f"""SELECT id FROM drops INDEXED BY drops_by_creation WHERE state = {AVAILABLE} AND created <= ?
             LIMIT ?"""
         changes = [
-            (GONE, id_, AVAILABLE) for (id_,) in self._transactions.read(statement, now - self._ttl, _ROWS_PER_STEP)
+            (GONE, id_, AVAILABLE) for (id_,) in self.transactions.read(statement, now - self._ttl, _ROWS_PER_STEP)
         ]
         return self._write_rows(
             "UPDATE drops SET state = ?, changed = epoch(), removal = epoch() WHERE id = ? AND state = ?", changes
@@ -334,16 +320,16 @@ class Drops:
 
     def delete_old(self) -> int:
         """Delete the rows of drops that have been gone for long, and old guesses."""
-        deleted = guess_limit.delete_old(self._transactions, _ROWS_PER_STEP)
+        deleted = guess_limit.delete_old(self.transactions, _ROWS_PER_STEP)
         now = self._wall_clock.settled()
         if now is None:
             return deleted
         statement = "SELECT id FROM drops WHERE state = ? AND changed <= ? AND removal IS NULL LIMIT ?"
-        ids = self._transactions.read(statement, GONE, now - _TOMBSTONE_TTL, _ROWS_PER_STEP)
+        ids = self.transactions.read(statement, GONE, now - _TOMBSTONE_TTL, _ROWS_PER_STEP)
         return deleted + self._write_rows("DELETE FROM drops WHERE id = ?", ids)
 
     def _removable(self, statement: str, *values: object) -> list[str]:
-        return sorted(id_ for (id_,) in self._transactions.read(statement, *values))
+        return sorted(id_ for (id_,) in self.transactions.read(statement, *values))
 
     def _remove(self, ids: Sequence[str], remove_all: RemoveAll) -> int:
         deadline = self._clock.now() + _REMOVAL_TIME
@@ -371,10 +357,10 @@ class Drops:
             return guess_limit.record(transaction, id_)
 
         while True:
-            guess = self._transactions.write(record).result()
+            guess = self.transactions.write(record).result()
             if guess is not None:
                 return guess
-            guess_limit.raise_if_too_many(self._transactions, id_)
+            guess_limit.raise_if_too_many(self.transactions, id_)
             # Other processes are judging guesses that may be right.
             if self._clock.now() >= deadline:
                 raise TooManyGuesses(1)
@@ -384,11 +370,11 @@ class Drops:
         return owner is not None and self._owners.is_alive(owner)
 
     def _change(self, statement: str, *values: object) -> Future[None]:
-        return self._transactions.free(functools.partial(_execute, statement, values))
+        return self.transactions.free(functools.partial(_execute, statement, values))
 
     def _write_rows(self, statement: str, rows: Sequence[Sequence[object]]) -> int:
         if rows:
-            self._transactions.write_rows(statement, rows).result()
+            self.transactions.write_rows(statement, rows).result()
         return len(rows)
 
 

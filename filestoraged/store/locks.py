@@ -15,7 +15,7 @@ from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.rows import Row, RowCheck, RowGroup, Table, decoded, encoded
 from filestoraged.store.sqlite.database import Schema
-from filestoraged.store.transactions import Transaction, Transactions
+from filestoraged.store.transactions import ServiceTables, Transaction
 
 LOCKS_SCHEMA = Schema(
     # "fslk"
@@ -89,24 +89,15 @@ class LockResult(NamedTuple):
     is_new: bool
 
 
-class Locks:
-    """Make it after the fork. Any thread calls it.
+class Locks(ServiceTables):
+    """Make it after the fork, of a database with the tables of LOCKS_SCHEMA. Any thread calls it.
 
     Methods that return a future raise StoreUnavailable if the job cannot be queued.
     """
 
-    def __init__(self, transactions: Transactions) -> None:
-        """The database has the table of the schema."""
-        self._transactions = transactions
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether queries wait for another machine."""
-        return self._transactions.is_remote
-
     def lock(self, repository: str, path: str, owner: str) -> Future[LockResult]:
         """Lock a path, unless it is locked. Of simultaneous calls one gets a new lock, the others get that one."""
-        encoded = self._transactions.encode(path)
+        encoded = self.transactions.encode(path)
 
         def insert(transaction: Transaction) -> LockResult:
             statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND path = ?"
@@ -122,7 +113,7 @@ class Locks:
                 if row is not None:
                     return LockResult(self._lock(row), bool(is_new))
 
-        return self._transactions.write(insert)
+        return self.transactions.write(insert)
 
     def release(self, repository: str, id_: int) -> Future[Lock]:
         """Remove a lock, and return it. Raises NotFound if it was removed meanwhile."""
@@ -135,7 +126,7 @@ class Locks:
                 raise _not_found()
             return self._lock(rows[0])
 
-        return self._transactions.free(delete)
+        return self.transactions.free(delete)
 
     def get(self, repository: str, id_: int) -> Lock:
         """Look up a lock. Its owner and its path never change. Raises NotFound."""
@@ -146,7 +137,7 @@ class Locks:
 
     def find(self, repository: str, path: str) -> Sequence[Lock]:
         """The lock of a path, if it is locked."""
-        return self._read("path = ?", repository, self._transactions.encode(path))
+        return self._read("path = ?", repository, self.transactions.encode(path))
 
     def list(self, repository: str, after: int, limit: int) -> Sequence[Lock]:
         """At most `limit` locks of a repository with ids above `after`, in their order."""
@@ -154,23 +145,16 @@ class Locks:
 
     def count(self) -> int:
         """The number of locks in all repositories."""
-        ((number,),) = self._transactions.read("SELECT count(*) FROM locks")
+        ((number,),) = self.transactions.read("SELECT count(*) FROM locks")
         return int(number)
-
-    def probe(self) -> None:
-        """Check that the database can be written. Raises an Error or OSError."""
-        self._transactions.probe()
-
-    def close(self) -> None:
-        self._transactions.close()
 
     def _read(self, condition: str, *values: object) -> Sequence[Lock]:
         statement = f"SELECT {_COLUMNS} FROM locks WHERE repository = ? AND {condition}"
-        return [self._lock(row) for row in self._transactions.read(statement, *values)]
+        return [self._lock(row) for row in self.transactions.read(statement, *values)]
 
     def _lock(self, row: Sequence[Any]) -> Lock:
         id_, path, owner, created = row
-        return Lock(id_, self._transactions.decode(path), owner, created)
+        return Lock(id_, self.transactions.decode(path), owner, created)
 
 
 def _not_found() -> NotFound:

@@ -29,7 +29,7 @@ from filestoraged.store.name_limits import (
 )
 from filestoraged.store.name_listing import COLUMNS, UNEXPIRED, Name, NameListing, Page, path_of
 from filestoraged.store.name_tables import CONDEMNED, REMOVED, area_of
-from filestoraged.store.transactions import Transaction, Transactions
+from filestoraged.store.transactions import ServiceTables, Transaction, Transactions
 from filestoraged.store.wall_clock import JUDGED_TIME
 
 # Seconds that an upload waits for the removal of the same object by the janitor, which takes milliseconds.
@@ -75,7 +75,7 @@ def unconditional(_: Name | None) -> None:
     """The condition that always holds."""
 
 
-class Names:
+class Names(ServiceTables):
     """Make it after the fork. Any thread calls it.
 
     Methods that return a future raise StoreUnavailable if the job cannot be queued.
@@ -85,17 +85,12 @@ class Names:
         self, transactions: Transactions, clock: Clock = SYSTEM_CLOCK, *, find_rules: FindRules = no_rules
     ) -> None:
         """The database has the tables of NAMES_SCHEMA. `find_rules` has the limits of areas."""
-        self.transactions = transactions
+        super().__init__(transactions)
         self.find_rules = find_rules
         self._clock = clock
         self._uses = Uses(transactions, clock)
         # Uploads that wait for a removal. Appended to by any thread, and emptied by the janitor's.
         self._waiting: deque[_Waiting] = deque()
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether queries wait for another machine."""
-        return self.transactions.is_remote
 
     def get(self, space: str, name: str) -> Name:
         """Look up a name. Raises NotFound, also for one that has expired."""
@@ -213,10 +208,6 @@ class Names:
             else:
                 each.secured.set_exception(_unavailable())
 
-    def probe(self) -> None:
-        """Check that the database can be written. Raises an Error or OSError."""
-        self.transactions.probe()
-
     def flush(self) -> None:
         """Write all uses."""
         self._uses.write()
@@ -224,7 +215,7 @@ class Names:
     def close(self) -> None:
         while self._waiting:
             self._waiting.popleft().secured.set_exception(_unavailable())
-        self.transactions.close()
+        super().close()
 
     def _renew(self, waiting: _Waiting) -> None:
         """Begin the time anew after which an object without a name is condemned."""

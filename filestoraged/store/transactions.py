@@ -151,6 +151,25 @@ class Users:
             return self._number == 0
 
 
+class ServiceTables:
+    """What a service keeps in tables of a database, which others may share. Any thread calls it."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self.transactions = transactions
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether queries wait for another machine."""
+        return self.transactions.is_remote
+
+    def probe(self) -> None:
+        """Check that the database can be written. Raises an Error or OSError."""
+        self.transactions.probe()
+
+    def close(self) -> None:
+        self.transactions.close()
+
+
 class Owners(Protocol):
     """The processes that share a database, by tokens. Any thread calls it."""
 

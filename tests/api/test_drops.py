@@ -87,9 +87,7 @@ class DropsCase(ServerCase):
         )
 
     def state_of(self, path: str) -> int:
-        ((state,),) = self.registry()._transactions.read(
-            "SELECT state FROM drops WHERE id = ?", path.rpartition("/")[2]
-        )
+        ((state,),) = self.registry().transactions.read("SELECT state FROM drops WHERE id = ?", path.rpartition("/")[2])
         return int(state)
 
     def wait_for_state(self, path: str, state: int) -> None:
@@ -324,7 +322,7 @@ class BrokenDownloadTest(DropsCase):
 
         def is_tidy() -> bool:
             self.tidy_up()
-            return not self.registry()._transactions.read("SELECT * FROM drops")
+            return not self.registry().transactions.read("SELECT * FROM drops")
 
         self.wait_until("nothing is left", is_tidy)
         self.assertEqual([], self.files_below(self.store_path))
@@ -754,7 +752,7 @@ class PasswordTest(VirtualDropsCase):
         self.drop(b"tea", "same")
         self.drop(b"tea", "same")
 
-        kept = self.registry()._transactions.read("SELECT password FROM drops")
+        kept = self.registry().transactions.read("SELECT password FROM drops")
 
         self.assertEqual(2, len({bytes(each) for (each,) in kept}))
 

@@ -355,7 +355,7 @@ class GuessTest(DropsCase):
 
         self.assertEqual("right", self.outcome(self.drops.get(drop.id), "right"))
         self.assertEqual(10, self.drops.delete_old())
-        self.assertEqual([], self.drops._transactions.read("SELECT * FROM guesses"))
+        self.assertEqual([], self.drops.transactions.read("SELECT * FROM guesses"))
 
 
 class ClockTest(DropsCase):
@@ -539,8 +539,8 @@ class CountTest(DropsCase):
         self.assertEqual({"arriving": 0, "available": 1, "claimed": 1, "gone": 0}, self.open_drops().count())
 
     def test_neither_counting_nor_the_janitor_reads_all_drops(self) -> None:
-        read = self.drops._transactions.read
-        with mock.patch.object(self.drops._transactions, "read", wraps=read) as reads:
+        read = self.drops.transactions.read
+        with mock.patch.object(self.drops.transactions, "read", wraps=read) as reads:
             self.drops.count()
             self.drops.expire()
             self.drops.remove_latest(self.take)
