@@ -218,6 +218,15 @@ class Session:
         self._connection = connection
         return connection
 
+    def query(self, statement: str, values: Sequence[object], *, binary: bool = False) -> list[Any]:
+        """All rows of a query, in PostgreSQL's dialect."""
+        try:
+            return self.begin().execute(statement, values, binary=binary).fetchall()
+        except Exception:
+            if not self.recover():
+                raise
+        return self.query(statement, values, binary=binary)
+
     def recover(self) -> bool:
         """After an error: end the transaction, or close a connection that is not usable any more.
 
@@ -264,10 +273,8 @@ class ReadSessions:
         except IndexError:
             session = Session(self._connector)
         try:
-            rows = session.begin().execute(statement, values).fetchall()
+            rows = session.query(statement, values)
         except Exception as error:
-            if session.recover():
-                return self._read(statement, values)
             if session.is_open:
                 self._idle.append(session)
             known = failure(error)

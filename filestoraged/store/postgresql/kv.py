@@ -9,35 +9,21 @@ time.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from filestoraged.future import Future, set_results
-from filestoraged.store.batch_writer import BatchWriter
+from filestoraged.future import Future
 from filestoraged.store.key_jobs import JobKind, KeyChanges, KeyJob
 from filestoraged.store.postgresql.connection import Connector, DeadlineConnection, ReadSessions, Session
-from filestoraged.store.postgresql.failures import CONFLICTS, failure
 from filestoraged.store.postgresql.schema import COMMIT_LOCK
-from filestoraged.store.postgresql.transactions import PROBE, wait_for_probe
-
-log = logging.getLogger(__name__)
+from filestoraged.store.postgresql.transactions import PROBE, SessionWriter, wait_for_probe
 
 # Seconds for the statements of one batch: a commit of a million keys takes about that long.
 _BATCH_TIMEOUT = 15.0
 
-# Seconds after which a queued job is refused while the batch before it is written.
-_JOB_TIMEOUT = 5.0
-
 # Values that are read together may have 1 MiB each.
 _MAX_READS = 64
-
-_CLOSE_TIMEOUT = 5.0
-
-# How often a transaction is repeated that was rolled back for the sake of another one.
-_ATTEMPTS = 5
 
 # Queues rows in their order, and returns the keys of `sets` that are committed.
 _QUEUE = """WITH queued AS (
@@ -73,14 +59,9 @@ class PostgresKeys(KeyChanges):
     is_remote: Literal[True] = True
 
     def __init__(self, connector: Connector) -> None:
-        self._writing = _Writing(Session(connector, timeout=_BATCH_TIMEOUT))
-        self._reading = _Reading(Session(connector))
+        self._writing = _Writing(Session(connector, timeout=_BATCH_TIMEOUT), clock=connector.clock)
+        self._reading = _Reading(Session(connector), max_batch=_MAX_READS, clock=connector.clock)
         self._counting = ReadSessions(connector, 1)
-        none, clock = contextlib.nullcontext(), connector.clock
-        self._writer: BatchWriter[KeyJob] = BatchWriter(none, self._writing, timeout=_JOB_TIMEOUT, clock=clock)
-        self._reader: BatchWriter[_Read] = BatchWriter(
-            none, self._reading, timeout=_JOB_TIMEOUT, max_batch=_MAX_READS, clock=clock
-        )
 
     @property
     def queued(self) -> int:
@@ -94,7 +75,7 @@ class PostgresKeys(KeyChanges):
 
     def get_later(self, key: str) -> Future[bytes | None]:
         job = _Read(key)
-        self._reader.submit(job)
+        self._reading.submit(job)
         return job
 
     def probe(self) -> None:
@@ -102,81 +83,36 @@ class PostgresKeys(KeyChanges):
         wait_for_probe(self._queued(KeyJob(JobKind.PROBE)))
 
     def close(self) -> None:
-        for writer, session in (
-            (self._writer, self._writing.session),
-            (self._reader, self._reading.session),
-        ):
-            if writer.close(_CLOSE_TIMEOUT):
-                session.close()
-            else:
-                log.error("closed while the database does not answer")
+        self._writing.end()
+        self._reading.end()
         self._counting.close()
 
     def _submit(self, job: KeyJob) -> None:
-        self._writer.submit(job)
+        self._writing.submit(job)
 
 
-class _Target:
-    """What both targets of a BatchWriter do. All but `refuse` runs on its thread."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    def maintain(self) -> float:
-        return float("inf")
-
-    def refuse(self, jobs: Sequence[Future[Any]], error: Exception) -> None:
-        set_results([(job, failure(error)) for job in jobs])
-
-
-class _Reading(_Target):
+class _Reading(SessionWriter[_Read]):
     """Reads the values of many callers by one statement."""
 
-    def write_batch(self, jobs: Sequence[_Read]) -> None:
-        try:
-            values = self._values(list({job.digest for job in jobs}))
-        except Exception as error:
-            self.refuse(jobs, error)
-            return
-        set_results([(job, values.get(job.digest)) for job in jobs])
-
-    def _values(self, digests: list[bytes]) -> Mapping[bytes, bytes]:
-        try:
-            return dict(self.session.begin().execute(_GET, (digests,), binary=True).fetchall())
-        except Exception:
-            if not self.session.recover():
-                raise
-        # The server was restarted, for example: a query can be repeated.
-        return dict(self.session.begin().execute(_GET, (digests,), binary=True).fetchall())
+    def _transact(self, jobs: Sequence[_Read]) -> list[tuple[_Read, bytes | None]]:
+        values = dict(self._session.query(_GET, (list({job.digest for job in jobs}),), binary=True))
+        return [(job, values.get(job.digest)) for job in jobs]
 
 
-class _Writing(_Target):
+class _Writing(SessionWriter[KeyJob]):
     """Queues and commits the changes of many callers."""
 
-    def write_batch(self, jobs: Sequence[KeyJob]) -> None:
-        try:
-            existing = self._repeat(jobs)
-        except Exception as error:
-            self.refuse(jobs, error)
-            return
-        set_results([(job, job.kind is JobKind.SET and _digest(job.key) not in existing) for job in jobs])
+    def _transact(self, jobs: Sequence[KeyJob]) -> list[tuple[KeyJob, bool]]:
+        existing = self._repeat(self._write, jobs)
+        return [(job, job.kind is JobKind.SET and _digest(job.key) not in existing) for job in jobs]
 
-    def _repeat(self, jobs: Sequence[KeyJob]) -> set[bytes]:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._transact(jobs)
-            except CONFLICTS:
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
-
-    def _transact(self, jobs: Sequence[KeyJob]) -> set[bytes]:
+    def _write(self, jobs: Sequence[KeyJob]) -> set[bytes]:
         """Write all jobs. Returns the digests of their keys that are committed.
 
         Their callers wait at the same time, so commits may come last.
         """
         changes = [job for job in jobs if job.kind in (JobKind.SET, JobKind.DELETE)]
-        connection = self.session.begin()
+        connection = self._session.begin()
         try:
             if any(job.kind is JobKind.PROBE for job in jobs):
                 connection.execute(PROBE)
@@ -188,7 +124,7 @@ class _Writing(_Target):
                 return set()
             return self._queue_and_commit(connection, changes)
         except BaseException:
-            self.session.recover()
+            self._session.recover()
             raise
 
     def _queue_and_commit(self, connection: DeadlineConnection, changes: Sequence[KeyJob]) -> set[bytes]:

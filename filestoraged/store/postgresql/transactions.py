@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
-from collections.abc import Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 from filestoraged.errors import StoreUnavailable
 from filestoraged.future import Future, set_results
@@ -22,6 +24,9 @@ from filestoraged.store.postgresql.schema import SCHEMA
 from filestoraged.store.transactions import Cursor, Job, JobQueue, Users
 
 log = logging.getLogger(__name__)
+
+_Item = TypeVar("_Item", bound=Future[Any])
+_Result = TypeVar("_Result")
 
 # Connections for queries of a process.
 _READERS = 4
@@ -65,7 +70,57 @@ class _Transaction:
         self._connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (name,))
 
 
-class PostgresTransactions(JobQueue):
+class SessionWriter(ABC, Generic[_Item]):
+    """Passes the jobs of many callers to `_transact`, which uses one session for them."""
+
+    def __init__(self, session: Session, **settings: Any) -> None:
+        """`settings` are those of the BatchWriter."""
+        self._session = session
+        self._writer: BatchWriter[_Item] = BatchWriter(contextlib.nullcontext(), self, **settings)
+
+    def submit(self, job: _Item) -> None:
+        """Raises StoreUnavailable if it cannot be queued."""
+        self._writer.submit(job)
+
+    def end(self) -> bool:
+        """Finish the batch in progress, and close the session. Returns False if that takes too long."""
+        if not self._writer.close(_CLOSE_TIMEOUT):
+            log.error("closed while the database does not answer")
+            return False
+        self._session.close()
+        return True
+
+    # The rest runs on the writer's threads.
+
+    @abstractmethod
+    def _transact(self, jobs: Sequence[_Item]) -> Iterable[tuple[_Item, Any]]:
+        """Returns the jobs with their results or errors. What it raises is the error of all of them."""
+
+    def write_batch(self, jobs: Sequence[_Item]) -> None:
+        try:
+            results = self._transact(jobs)
+        except Exception as error:
+            self.refuse(jobs, error)
+        else:
+            set_results(results)
+
+    def maintain(self) -> float:
+        return math.inf
+
+    def refuse(self, jobs: Sequence[_Item], error: Exception) -> None:
+        set_results([(job, failure(error)) for job in jobs])
+
+    def _repeat(self, transact: Callable[[Sequence[_Item]], _Result], jobs: Sequence[_Item]) -> _Result:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return transact(jobs)
+            except CONFLICTS:
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+
+class PostgresTransactions(JobQueue, SessionWriter[Job]):
     """Implements `Transactions`, and `Owners` by its session. Make it after the fork. Any thread calls it."""
 
     is_remote = True
@@ -73,10 +128,8 @@ class PostgresTransactions(JobQueue):
     def __init__(self, connector: Connector) -> None:
         self.users = Users()
         self._readers = ReadSessions(connector, _READERS)
-        # Used by the writer's thread alone.
-        self._session = Session(connector, on_connect=self._own)
         self._token = ""
-        self._writer: BatchWriter[Job] = BatchWriter(contextlib.nullcontext(), self)
+        super().__init__(Session(connector, on_connect=self._own))
 
     # Transactions.
 
@@ -93,13 +146,8 @@ class PostgresTransactions(JobQueue):
         wait_for_probe(self.write(lambda transaction: transaction.execute(PROBE).rowcount))
 
     def close(self) -> None:
-        if not self.users.remove():
-            return
-        if not self._writer.close(_CLOSE_TIMEOUT):
-            log.error("closed while the database does not answer")
-            return
-        self._session.close()
-        self._readers.close()
+        if self.users.remove() and self.end():
+            self._readers.close()
 
     # Owners.
 
@@ -123,15 +171,6 @@ class PostgresTransactions(JobQueue):
 
     # The rest runs on the writer's threads.
 
-    def write_batch(self, jobs: Sequence[Job]) -> None:
-        set_results(self._transact(jobs))
-
-    def maintain(self) -> float:
-        return float("inf")
-
-    def refuse(self, jobs: Sequence[Job], error: Exception) -> None:
-        set_results([(job, failure(error)) for job in jobs])
-
     def _own(self, connection: DeadlineConnection) -> None:
         number = secrets.randbits(_TOKEN_BITS)
         connection.execute("SELECT pg_advisory_lock(%s)", (number,))
@@ -140,7 +179,7 @@ class PostgresTransactions(JobQueue):
     def _transact(self, jobs: Sequence[Job]) -> list[tuple[Job, Any]]:
         """Run the jobs in one transaction. If one fails in a way that ends it, run each in a transaction of its own."""
         try:
-            return list(zip(jobs, self._repeat(jobs), strict=True))
+            return list(zip(jobs, self._repeat(self._run, jobs), strict=True))
         except Exception as error:
             known = failure(error)
             if len(jobs) == 1 or isinstance(known, StoreUnavailable):
@@ -149,19 +188,10 @@ class PostgresTransactions(JobQueue):
 
     def _run_alone(self, job: Job) -> Any:
         try:
-            (result,) = self._repeat([job])
+            (result,) = self._repeat(self._run, [job])
         except Exception as error:
             return failure(error)
         return result
-
-    def _repeat(self, jobs: Sequence[Job]) -> list[Any]:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._run(jobs)
-            except CONFLICTS:
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
 
     def _run(self, jobs: Sequence[Job]) -> list[Any]:
         connection = self._session.begin()
