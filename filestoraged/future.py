@@ -129,14 +129,14 @@ def then(first: Future[_First], step: Callable[[_First], Future[_Result]]) -> Fu
     return both
 
 
-def recovered(first: Future[_Result], recover: Callable[[BaseException], _Result]) -> Future[_Result]:
+def recovered(first: Future[_First], recover: Callable[[BaseException], _Result]) -> Future[_First | _Result]:
     """The outcome of `first`; in place of an error, what `recover` returns, or the error that it raises."""
-    outcome: Future[_Result] = Future()
+    outcome: Future[_First | _Result] = Future()
 
-    def end(done: Future[_Result]) -> None:
+    def end(done: Future[_First]) -> None:
         error = done.exception()
         try:
-            result = done.result() if error is None else recover(error)
+            result: _First | _Result = done.result() if error is None else recover(error)
         except Exception as another:
             outcome.set_exception(another)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from filestoraged.clock import Clock
@@ -93,15 +93,12 @@ class Account:
         function = areas.reserve if is_known or not self._is_empty() else areas.reserve_first
         return self._accounts.write(function, self._area, self._key(name), size, self._quota)
 
-    def begin_removal(self, name: str) -> Future[int | None]:
-        return self._accounts.free(areas.begin_removal, self._area, self._key(name))
+    def begin_removals(self, names: Sequence[str]) -> Future[Mapping[str, int]]:
+        """The future has the versions of the rows that there are, by the names."""
 
-    def end_removal(self, name: str, version: int) -> Future[bool]:
-        return self._accounts.free(areas.end_removal, self._area, self._key(name), version)
-
-    def begin_removals(self, names: Sequence[str]) -> Future[list[int | None]]:
-        def begin(transaction: Transaction) -> list[int | None]:
-            return [areas.begin_removal(transaction, self._area, self._key(name)) for name in names]
+        def begin(transaction: Transaction) -> Mapping[str, int]:
+            versions = {name: areas.begin_removal(transaction, self._area, self._key(name)) for name in names}
+            return {name: version for name, version in versions.items() if version is not None}
 
         return self._accounts.free(begin)
 

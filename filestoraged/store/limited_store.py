@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import NotFound, StorageFull
@@ -19,10 +19,8 @@ from filestoraged.store.contract import Staging, Store, completed
 from filestoraged.store.hashing import OverlappedHasher
 from filestoraged.store.limits import DATA, DROPS, FILES, RESTIC
 
-_Result = TypeVar("_Result")
-
-# The version of a row that could not be marked before its object was removed.
-_UNNOTED = -1
+# Of the rows of objects that are removed, by their names; None where the removal could not be noted before.
+_Versions = Mapping[str, int] | None
 
 
 def limit_objects(accounts: Accounts) -> Store:
@@ -37,7 +35,7 @@ def limit_objects(accounts: Accounts) -> Store:
             return store
         within = _Parent(store, functools.partial(_limit_within, accounts, kinds[name]))
         # Which of the namespaces have limits is not known when routes are made.
-        within.remote = store.remote or accounts.transactions.is_remote
+        within.remote = store.remote or accounts.is_remote
         return within
 
     return _Parent(files, namespace) if kinds else files
@@ -139,62 +137,53 @@ class LimitedStore(_Within):
         self._account.require_room(size, names)
 
     def remove(self, name: str) -> None:
-        version = self._begin_removal(name).result()
+        versions = self._begin_removals([name]).result()
         try:
             self.store.remove(name)
         except NotFound:
             # Another removal was faster, and leaves the row to this one, which began later.
-            self._end_removal(name, version).result()
+            self._end_removals([name], versions).result()
             raise
-        self._end_removal(name, version).result()
+        self._end_removals([name], versions).result()
 
     def remove_later(self, name: str) -> Future[None]:
         if self.remote:
             self.remove(name)
             return completed(None)
-        return then(self._begin_removal(name), functools.partial(self._remove_counted, name))
+        return then(self._begin_removals([name]), functools.partial(self._remove_counted, name))
 
     def remove_all(self, names: Iterable[str]) -> Mapping[str, Exception]:
         names = list(names)
-        unnoted: list[int | None] = [_UNNOTED] * len(names)
-        versions = recovered(self._account.begin_removals(names), functools.partial(_if_full, unnoted)).result()
+        versions = self._begin_removals(names).result()
         failures = self.store.remove_all(names)
-        removed = [(name, version) for name, version in zip(names, versions) if name not in failures]
-        if versions is unnoted:
-            _settled(self._account.begin_removals([name for name, _ in removed])).result()
-        else:
-            ended = [(name, version) for name, version in removed if version is not None]
-            _settled(self._account.end_removals(ended)).result()
+        self._end_removals([name for name in names if name not in failures], versions).result()
         return failures
 
-    def _begin_removal(self, name: str) -> Future[int | None]:
-        """The version of the row, `_UNNOTED` if the disk has no room for it: the removal makes some."""
-        return recovered(self._account.begin_removal(name), functools.partial(_if_full, _UNNOTED))
+    def _begin_removals(self, names: Sequence[str]) -> Future[_Versions]:
+        return recovered(self._account.begin_removals(names), _unnoted)
 
-    def _end_removal(self, name: str, version: int | None) -> Future[None]:
-        """Count an object less, which is not there any more. Whatever happens, the future has no error."""
-        if version is None:
-            return completed(None)
-        if version == _UNNOTED:
+    def _end_removals(self, removed: Sequence[str], versions: _Versions) -> Future[None]:
+        """Count objects less, which are not there any more. Whatever happens, the future has no error."""
+        if versions is None:
             # Not the end: an upload may have come between. The janitor looks.
-            return _settled(self._account.begin_removal(name))
-        return _settled(self._account.end_removal(name, version))
+            return _settled(self._account.begin_removals(removed))
+        ended = [(name, versions[name]) for name in removed if name in versions]
+        return _settled(self._account.end_removals(ended)) if ended else completed(None)
 
-    def _remove_counted(self, name: str, version: int | None) -> Future[None]:
+    def _remove_counted(self, name: str, versions: _Versions) -> Future[None]:
         removal = self.store.remove_later(name)
-        removal.add_done_callback(functools.partial(self._forget_missing, name, version))
-        return then(removal, lambda _: self._end_removal(name, version))
+        removal.add_done_callback(functools.partial(self._forget_missing, name, versions))
+        return then(removal, lambda _: self._end_removals([name], versions))
 
-    def _forget_missing(self, name: str, version: int | None, removed: Future[None]) -> None:
+    def _forget_missing(self, name: str, versions: _Versions, removed: Future[None]) -> None:
         if isinstance(removed.exception(), NotFound):
-            self._end_removal(name, version)
+            self._end_removals([name], versions)
 
 
-def _if_full(result: _Result, error: BaseException) -> _Result:
-    """Returns the result where the disk is full. Raises any other error."""
+def _unnoted(error: BaseException) -> None:
+    """Lets a removal go on where the disk has no room to note it: it makes some. Raises any other error."""
     if not isinstance(error, StorageFull):
         raise error
-    return result
 
 
 def _settled(written: Future[Any]) -> Future[None]:
@@ -259,7 +248,7 @@ class LimitedStaging(Staging):
     def _release(self, reserved: Future[int]) -> None:
         """Give the room back. The row is that of this upload alone if it is the first one of it."""
         if reserved.exception() is None and reserved.result() == 0:
-            self._account.end_removal(self._name, 0)
+            self._account.end_removals([(self._name, 0)])
 
     def _confirm(self, began: float, committed: Future[Digest]) -> None:
         """Count the object again if that took so long that the janitor may have found none."""
