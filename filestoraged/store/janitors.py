@@ -73,9 +73,10 @@ class Janitor(ABC):
             self._clock.wait(self._stopping, min(self.pause_factor * (self._clock.now() - started), _INTERVAL))
             self.retry()
 
-    def _try(self, step: Callable[[], int]) -> int:
+    def _try(self, step: Callable[[], int | None]) -> int:
+        """Returns what the step returns, 0 where it fails or returns nothing."""
         try:
-            return step()
+            return step() or 0
         except StoreDetached:
             # Logged by what found it. Nothing is cleaned up elsewhere.
             pass
@@ -101,13 +102,12 @@ class Janitor(ABC):
         self._try(self._clean_up_alone)
         self._logged |= self._failures
 
-    def _clean_up_alone(self) -> int:
+    def _clean_up_alone(self) -> None:
         with self._lock.hold() as is_alone:
             if not is_alone:
-                return 0
+                return
             self.clean_up()
         self._logged = set(self._failures)
-        return 0
 
 
 class DropsJanitor(Janitor):

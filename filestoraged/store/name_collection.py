@@ -195,19 +195,11 @@ class NamesJanitor(Janitor):
         self._eviction = NameEviction(names.transactions, names.find_rules, clock, wall_clock=collector.wall_clock)
 
     def retry(self) -> None:
-        self._try(self._retry)
+        self._try(self._names.retry)
 
     def stop(self) -> None:
         super().stop()
-        self._try(self._flush)
-
-    def _retry(self) -> int:
-        self._names.retry()
-        return 0
-
-    def _flush(self) -> int:
-        self._names.flush()
-        return 0
+        self._try(self._names.flush)
 
     def _take_step(self) -> int:
         collector = self._collector
