@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from filestoraged.api.interface import Data, Description, Interface, Resources
@@ -11,7 +11,6 @@ from filestoraged.api.metrics import number_of
 from filestoraged.api.payloads import Payloads
 from filestoraged.bounded_cache import BoundedCache
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound
-from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.databases import Databases, SqliteDatabases
 from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
@@ -23,6 +22,7 @@ from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 
 if TYPE_CHECKING:
     from filestoraged.store.postgresql.databases import PostgresDatabases
+    from filestoraged.store.postgresql.kv import PostgresKeys
 
 # Not to be cached: a commit may change the value at any time.
 _FRESH_JSON = JSON + NO_STORE
@@ -38,45 +38,8 @@ _MAX_CACHE_SIZE = 8 * 1024 * 1024
 _ENTRY_OVERHEAD = 256
 
 
-class _Keys(Protocol):
-    """A key-value database; see `store.kv`. Methods that return a future may raise StoreUnavailable."""
-
-    @property
-    def queued(self) -> int: ...
-
-    def set_later(self, key: str, value: bytes) -> Future[bool]: ...
-
-    def delete_later(self, key: str) -> Future[bool]: ...
-
-    def commit_later(self) -> Future[bool]: ...
-
-    def probe(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class LocalKeys(_Keys, Protocol):
-    """On this machine, whose processes count commits together."""
-
-    @property
-    def is_remote(self) -> Literal[False]: ...
-
-    @property
-    def commits(self) -> int: ...
-
-    def get(self, key: str) -> bytes | None: ...
-
-
-class RemoteKeys(_Keys, Protocol):
-    """On another machine, where others may commit at any time."""
-
-    @property
-    def is_remote(self) -> Literal[True]: ...
-
-    def get_later(self, key: str) -> Future[bytes | None]: ...
-
-
-Keys = LocalKeys | RemoteKeys
+# Methods that return a future may raise StoreUnavailable.
+Keys: TypeAlias = "KeyValues | PostgresKeys"
 
 
 def routes(keys: Keys) -> Router:
@@ -109,7 +72,7 @@ def _read_routes(keys: Keys, patterns: Sequence[str]) -> Sequence[Route]:
 
 
 class _LocalReads:
-    def __init__(self, keys: LocalKeys) -> None:
+    def __init__(self, keys: KeyValues) -> None:
         self._keys = keys
         self._answers = _ResponseCache()
 
@@ -131,7 +94,7 @@ class _LocalReads:
 class _RemoteReads:
     """Nothing is cached, and the loop waits for a value without a thread."""
 
-    def __init__(self, keys: RemoteKeys) -> None:
+    def __init__(self, keys: PostgresKeys) -> None:
         self._keys = keys
 
     async def read(self, request: Request, *_: str) -> Response:
