@@ -12,7 +12,7 @@ from filestoraged.api.payloads import Payloads
 from filestoraged.bounded_cache import BoundedCache
 from filestoraged.errors import BadRequest, Error, MethodNotAllowed, NotFound
 from filestoraged.store import layout
-from filestoraged.store.databases import Databases, SqliteDatabases
+from filestoraged.store.databases import Databases
 from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
 from filestoraged.web.error_responses import refusal
 from filestoraged.web.request import Request, RunsOn
@@ -21,7 +21,6 @@ from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire.json_text import encode_pair, parse_pair, parse_string
 
 if TYPE_CHECKING:
-    from filestoraged.store.postgresql.databases import PostgresDatabases
     from filestoraged.store.postgresql.kv import PostgresKeys
 
 # Not to be cached: a commit may change the value at any time.
@@ -182,16 +181,12 @@ def _refuse(error: Error) -> Response:
 
 
 def open_keys(databases: Databases) -> Keys:
-    def local(files: SqliteDatabases) -> Keys:
-        identity = files.identity(layout.KEYS_DATABASE)
-        return KeyValues(identity.path, identity, clock=files.clock)
-
-    def remote(database: PostgresDatabases) -> Keys:
+    if databases.is_remote:
         from filestoraged.store.postgresql.kv import PostgresKeys
 
-        return PostgresKeys(database.connector)
-
-    return databases.open(local, remote)
+        return PostgresKeys(databases.connector)
+    identity = databases.identity(layout.KEYS_DATABASE)
+    return KeyValues(identity.path, identity, clock=databases.clock)
 
 
 def _build(resources: Resources) -> Router:

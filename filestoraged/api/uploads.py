@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from filestoraged.api import drop_form
 from filestoraged.api.interface import Data, Description, Interface, Resources
@@ -24,7 +23,6 @@ from filestoraged.errors import (
 )
 from filestoraged.store import layout
 from filestoraged.store.cleanup_lock import CleanupLock, FileLock
-from filestoraged.store.databases import SqliteDatabases
 from filestoraged.store.janitors import UploadsJanitor
 from filestoraged.store.passwords import Guard
 from filestoraged.store.uploads.local_storage import LocalStorage
@@ -41,9 +39,6 @@ from filestoraged.wire.dates import format_date
 from filestoraged.wire.expectations import expected_digests
 
 _RESUMABLE = field_lines(("Tus-Resumable", tus.VERSION))
-
-if TYPE_CHECKING:
-    from filestoraged.store.postgresql.databases import PostgresDatabases
 
 # Seconds after the last byte for which an upload can be continued.
 _TTL = 24 * 3600.0
@@ -293,20 +288,14 @@ def open_uploads(resources: Resources) -> None:
 
 def _open_storage(resources: Resources, registry: Registry) -> Storage:
     """Where unfinished uploads have their bytes: the directory, unless other machines share rows and segments."""
-
-    def local(_: SqliteDatabases) -> Storage:
+    databases = resources.databases
+    if not databases.is_remote or resources.segments is None:
         return LocalStorage(resources.disk, registry, resources.clock)
+    from filestoraged.store.uploads.remote_storage import RemoteStorage
 
-    def remote(database: PostgresDatabases) -> Storage:
-        if resources.segments is None:
-            return LocalStorage(resources.disk, registry, resources.clock)
-        from filestoraged.store.uploads.remote_storage import RemoteStorage
-
-        # Closed with the registry.
-        shared = database.shared
-        return RemoteStorage(shared, shared, resources.segments, clock=database.clock)
-
-    return resources.databases.open(local, remote)
+    # Closed with the registry.
+    shared = databases.shared
+    return RemoteStorage(shared, shared, resources.segments, clock=databases.clock)
 
 
 def _cleanup_lock(resources: Resources, storage: Storage) -> CleanupLock:

@@ -1,14 +1,14 @@
 """Where interfaces keep their rows: SQLite files in the directory of the store, or one database of several machines.
 
-It does not know which interfaces there are. Each opens its own rows, by a function for either.
+It does not know which interfaces there are. Each opens its own rows.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.store.cleanup_lock import JANITOR_TIMEOUT, CleanupLock, FileLock
@@ -22,41 +22,15 @@ if TYPE_CHECKING:
     from filestoraged.store.postgresql.databases import PostgresDatabases
     from filestoraged.store.postgresql.url import DatabaseAddress
 
-_Opened = TypeVar("_Opened")
-
-
-class Databases(Protocol):
-    """Opens each kind of rows once in a worker. Those who open one close it."""
-
-    # Whether queries wait for another machine.
-    is_remote: bool
-    clock: Clock
-
-    def prepare(self) -> Sequence[str]:
-        """Make what is missing, in the master. Returns faults that the daemon starts with. Raises StartError."""
-
-    def open(
-        self, local: Callable[[SqliteDatabases], _Opened], remote: Callable[[PostgresDatabases], _Opened]
-    ) -> _Opened:
-        """Return what the one of the two functions opens that is for these databases."""
-
-    def open_transactions(self, name: str, schema: Schema) -> Transactions:
-        """Those of the file with that name. All who open one share it, and the last who closes it does."""
-
-    def owners(self, name: str) -> Owners:
-        """The processes that have the database open, by their lock files in the directory with that name.
-
-        Open transactions first.
-        """
-
-    def open_cleanup_lock(self, name: str, timeout: float = JANITOR_TIMEOUT) -> CleanupLock:
-        """The lock of janitors, a file with that name. Open transactions first. See `FileLock` for the `timeout`."""
+# Opens each kind of rows once in a worker. Those who open one close it.
+Databases: TypeAlias = "SqliteDatabases | PostgresDatabases"
 
 
 class SqliteDatabases:
     """Files in the directory of the store, `root`. Interfaces prepare their own, and fix their `identities`."""
 
-    is_remote = False
+    # Whether queries wait for another machine.
+    is_remote: Literal[False] = False
 
     def __init__(self, root: PathIdentity, identities: PathIdentities, clock: Clock) -> None:
         self.root = root
@@ -67,14 +41,11 @@ class SqliteDatabases:
         self._lock = threading.Lock()
 
     def prepare(self) -> Sequence[str]:
+        """Make what is missing, in the master. Returns faults that the daemon starts with. Raises StartError."""
         return ()
 
-    def open(
-        self, local: Callable[[SqliteDatabases], _Opened], remote: Callable[[PostgresDatabases], _Opened]
-    ) -> _Opened:
-        return local(self)
-
     def open_transactions(self, name: str, schema: Schema) -> Transactions:
+        """Those of the file with that name. All who open one share it, and the last who closes it does."""
         with self._lock:
             shared = self._shared.get(name)
             if shared is None or not shared.users.add():
@@ -83,9 +54,14 @@ class SqliteDatabases:
             return shared
 
     def owners(self, name: str) -> Owners:
+        """The processes that have the database open, by their lock files in the directory with that name.
+
+        Open transactions first.
+        """
         return OwnerFiles(self.path(name), self.root)
 
     def open_cleanup_lock(self, name: str, timeout: float = JANITOR_TIMEOUT) -> CleanupLock:
+        """The lock of janitors, a file with that name. Open transactions first. See `FileLock` for the `timeout`."""
         return FileLock(self.path(name), self.root, timeout=timeout)
 
     def identity(self, name: str) -> PathIdentity:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 from filestoraged.api.interface import Data, Description, Interface, Resources
 from filestoraged.errors import NotFound
-from filestoraged.store.databases import SqliteDatabases
-from filestoraged.store.postgresql.databases import PostgresDatabases
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import Response
@@ -51,13 +49,8 @@ class _Notes:
 
 
 def _build(resources: Resources) -> Router:
-    def local(files: SqliteDatabases) -> _Notes:
-        return _Notes(files.identity("notes.sqlite").path)
-
-    def remote(_: PostgresDatabases) -> _Notes:
-        raise NotImplementedError
-
-    notes = resources.databases.open(local, remote)
+    assert not resources.databases.is_remote
+    notes = _Notes(resources.databases.identity("notes.sqlite").path)
     resources.test("Notes", notes.probe)
     resources.gauges["notes"] = notes.gauge
     return Router(

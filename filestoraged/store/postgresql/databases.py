@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 from filestoraged.clock import Clock
 from filestoraged.command_errors import StartError
@@ -18,13 +18,14 @@ from filestoraged.store.postgresql.url import DatabaseAddress
 from filestoraged.store.sqlite.database import Schema
 from filestoraged.store.transactions import Owners, Transactions
 
-_Opened = TypeVar("_Opened")
-
 
 class PostgresDatabases:
-    """The database at an address. All but keys share their connections, which the last of them closes."""
+    """The database at an address, with the methods of `SqliteDatabases`.
 
-    is_remote = True
+    All but keys share their connections, which the last of them closes.
+    """
+
+    is_remote: Literal[True] = True
 
     def __init__(self, address: DatabaseAddress, clock: Clock) -> None:
         self._address = address
@@ -43,9 +44,6 @@ class PostgresDatabases:
         except StoreFailed as error:
             cause = error.__cause__ or error
             raise StartError(f"cannot use the database {self._address.description}: {cause}") from error
-
-    def open(self, local: Callable[..., _Opened], remote: Callable[[PostgresDatabases], _Opened]) -> _Opened:
-        return remote(self)
 
     def owners(self, name: str) -> Owners:
         return self.shared
