@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import CorruptObject, ListingUnsupported, NotFound
@@ -42,12 +41,6 @@ _ROWS_PER_STEP = 400
 _COUNTED_PER_STEP = 2000
 
 _OTHERS = "area NOT LIKE 'names/%'"
-
-
-class _Row(NamedTuple):
-    key: str
-    size: int
-    at: float
 
 
 class AreasJanitor(Janitor):
@@ -196,18 +189,17 @@ class AreasJanitor(Janitor):
         """A step for one area. Returns how many objects it has removed."""
         removed = 0
         if rules.max_age is not None and now is not None:
-            statement = "SELECT key, size, at FROM stored WHERE area = ? AND at <= ? ORDER BY at LIMIT ?"
+            statement = "SELECT key FROM stored WHERE area = ? AND at <= ? ORDER BY at LIMIT ?"
             rows = self._transactions.read(statement, area, int(now) - rules.max_age, _ROWS_PER_STEP)
-            removed += self._remove(area, [_Row(*row) for row in rows], "max-age")
+            removed += self._remove(area, [key for (key,) in rows], "max-age")
         if rules.max_size is not None and size > rules.max_size:
-            statement = "SELECT key, size, at FROM stored WHERE area = ? ORDER BY at, key LIMIT ?"
+            statement = "SELECT key, size FROM stored WHERE area = ? ORDER BY at, key LIMIT ?"
             rows = self._transactions.read(statement, area, _ROWS_PER_STEP)
             excess = size - int(rules.max_size * EVICTED_TO)
             removed += self._remove(area, _oldest(rows, excess), "max-size")
         return removed
 
-    def _remove(self, area: str, rows: Sequence[_Row], reason: str) -> int:
-        keys = [row.key for row in rows]
+    def _remove(self, area: str, keys: Sequence[str], reason: str) -> int:
         if area == DROPS:
             # Those that are uploaded or fetched at present stay.
             keys = [] if self._drops is None else self._drops.end(keys)
@@ -222,13 +214,12 @@ class AreasJanitor(Janitor):
         return removed
 
 
-def _oldest(rows: Sequence[Sequence[object]], excess: int) -> list[_Row]:
-    """The first rows that have so many bytes together."""
-    chosen: list[_Row] = []
-    for each in rows:
+def _oldest(rows: Iterable[tuple[str, int]], excess: int) -> list[str]:
+    """The keys of the first rows that have so many bytes together."""
+    chosen: list[str] = []
+    for key, size in rows:
         if excess <= 0:
             break
-        row = _Row(*each)  # type: ignore[arg-type]
-        chosen.append(row)
-        excess -= row.size
+        chosen.append(key)
+        excess -= size
     return chosen
