@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -21,9 +22,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.store import layout
 from filestoraged.store.limits import EVICTED_TO
 from filestoraged.store.name_tables import NAME_ROWS, NAMES_SCHEMA
+from filestoraged.store.path_identity import database_identity
 from filestoraged.store.sqlite import database
 from tests.bench.command import run
 from tests.bench.contest import QUIET, Bench, timed
@@ -257,7 +260,7 @@ def _make_names(store: Path, count: int, *, per_object: int = 1, files: int | No
     path = str(store / layout.NAMES_DATABASE)
     database.prepare(path, NAMES_SCHEMA)
     now = int(time.time())
-    with contextlib.closing(database.connect(path)) as connection:
+    with contextlib.closing(_connect(path)) as connection:
         connection.execute("BEGIN")
         connection.executemany(
             """INSERT INTO names (path, space, oid, size, type, fields, modified, used)
@@ -332,14 +335,18 @@ def _is_evicted(store: Path, most: int) -> bool:
     """Whether a space has at most so many objects, and none without a name that was not removed yet."""
     if _objects_of(store) > most:
         return False
-    with contextlib.closing(database.connect(str(store / layout.NAMES_DATABASE))) as connection:
+    with contextlib.closing(_connect(str(store / layout.NAMES_DATABASE))) as connection:
         return not connection.execute("SELECT 1 FROM stored WHERE names IN (0, -1) LIMIT 1").fetchall()
 
 
 def _objects_of(store: Path) -> int:
-    with contextlib.closing(database.connect(str(store / layout.NAMES_DATABASE))) as connection:
+    with contextlib.closing(_connect(str(store / layout.NAMES_DATABASE))) as connection:
         ((objects,),) = connection.execute("SELECT objects FROM areas WHERE area = 'names/bench'")
         return int(objects)
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return database.connect_identified(database_identity(path), SYSTEM_CLOCK)
 
 
 def _is_counted(daemon: Daemon, count: int) -> bool:

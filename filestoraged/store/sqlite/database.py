@@ -58,16 +58,6 @@ class Schema(NamedTuple):
     tables: tuple[str, ...]
 
 
-def connect(path: str, clock: Clock = SYSTEM_CLOCK) -> sqlite3.Connection:
-    """Open an existing database. The caller begins transactions. Commits are synced.
-
-    One thread at a time uses the connection. Make it after the fork.
-    """
-    connection = _open(path)
-    _configure(connection, clock)
-    return connection
-
-
 def _open(path: str) -> sqlite3.Connection:
     # SQLite follows that of a database, and puts the log beside its target, while the write lock is beside the link.
     # That of a log it refuses without its path.
@@ -91,6 +81,9 @@ def _configure(connection: sqlite3.Connection, clock: Clock) -> None:
 
 def connect_identified(identity: PathIdentity, clock: Clock) -> sqlite3.Connection:
     """Open the database that was identified, and no other one at its path. Raises StoreDetached.
+
+    The caller begins transactions. Commits are synced. One thread at a time uses the connection. Make it after the
+    fork.
 
     SQLite opens the file at once, and the log at its path by the first statement. The path is checked before each and
     behind both: as the last connection to a copy, this one would copy the log into that on close, and remove the log.
@@ -203,7 +196,7 @@ def prepare(path: str, schema: Schema, clock: Clock = SYSTEM_CLOCK) -> None:
         _make_file(path)
         identity = database_identity(path)
         with contextlib.closing(WriteLock(path, identity, clock)) as write_lock:
-            connection = connect(path, clock)
+            connection = connect_identified(identity, clock)
             try:
                 if not _is_made(connection, path, schema):
                     with write_lock.acquire_within(BUSY_TIMEOUT):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 
+from filestoraged.clock import SYSTEM_CLOCK
 from filestoraged.command_errors import StartError
 from filestoraged.errors import StoreFailed
 from filestoraged.store.kv import KEYS_SCHEMA, KeyValues
+from filestoraged.store.path_identity import database_identity
 from filestoraged.store.sqlite import database
 from tests.support import TempCase
 
@@ -22,9 +24,8 @@ class LinkTest(TempCase):
     def test_database_that_is_a_symbolic_link_is_not_opened(self) -> None:
         os.symlink(self.outside, self.path)
 
-        self.assertRaisesRegex(
-            sqlite3.OperationalError, f"'{self.path}' is a symbolic link", database.connect, self.path
-        )
+        with self.assertRaisesRegex(sqlite3.OperationalError, f"'{self.path}' is a symbolic link"):
+            database.connect_identified(database_identity(self.path), SYSTEM_CLOCK)
         self.assertRaisesRegex(
             StartError, f"'{self.path}' is a symbolic link", database.prepare, self.path, KEYS_SCHEMA
         )
