@@ -39,12 +39,12 @@ class RegistryKind(NamedTuple):
     needs_bytes: str
 
 
-DROPS = RegistryKind("drops", drops.APPLICATION, drops.MAY_HAVE_BYTES, drops.HAS_BYTES)
-UPLOADS = RegistryKind("uploads", uploads.APPLICATION, "1 = 1", uploads.WITH_BYTES)
-SEGMENTS = RegistryKind("upload_segments", uploads.APPLICATION, "1 = 1", "1 = 1")
+DROPS = RegistryKind("drops", drops.DROPS_SCHEMA.application, drops.MAY_HAVE_BYTES, drops.HAS_BYTES)
+UPLOADS = RegistryKind("uploads", uploads.UPLOADS_SCHEMA.application, "1 = 1", uploads.WITH_BYTES)
+SEGMENTS = RegistryKind("upload_segments", uploads.UPLOADS_SCHEMA.application, "1 = 1", "1 = 1")
 
 
-STORED = RegistryKind("stored", names.APPLICATION, f"names <> {names.REMOVED}", "names > 0")
+STORED = RegistryKind("stored", names.NAMES_SCHEMA.application, f"names <> {names.REMOVED}", "names > 0")
 
 
 class RowRegistry(ABC):

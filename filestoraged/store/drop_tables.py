@@ -16,11 +16,9 @@ STATE_NAMES = ("arriving", "available", "claimed", "gone")
 HAS_BYTES = f"state IN ({AVAILABLE}, {CLAIMED})"
 MAY_HAVE_BYTES = f"(state <> {GONE} OR removal IS NOT NULL)"
 
-# The application id in the header of the SQLite file: "fsdr".
-APPLICATION = 0x66736472
-
 DROPS_SCHEMA = Schema(
-    application=APPLICATION,
+    # "fsdr"
+    application=0x66736472,
     version=2,
     tables=(
         # Times are seconds since 1970: `changed` is when the state was set, `removal` when the bytes may be removed,

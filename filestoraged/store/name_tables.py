@@ -17,9 +17,6 @@ from filestoraged.store.sqlite.database import Schema
 # In place of a number of names: the object is being removed; it was removed.
 CONDEMNED, REMOVED = -1, -2
 
-# The application id in the header of the SQLite file: "fsnm".
-APPLICATION = 0x66736E6D
-
 _COLLECTIONS = (
     # `number` is that of the last collection, `forgotten` the highest in a row of `stored` that was deleted. `scanned`
     # is when the last scan for objects without a row began, in seconds since 1970.
@@ -35,7 +32,8 @@ _INDEXES = (
 )
 
 NAMES_SCHEMA = Schema(
-    application=APPLICATION,
+    # "fsnm"
+    application=0x66736E6D,
     version=1,
     tables=(
         # `path` is the space, a slash and the name in UTF-8. `fields` are further header fields of downloads. Times are

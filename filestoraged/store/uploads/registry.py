@@ -35,11 +35,9 @@ class UploadPhase(enum.IntEnum):
 # Selects the uploads that have bytes of their own, by their ids.
 WITH_BYTES = f"received > 0 AND state <> {UploadPhase.COMPLETE:d} AND expires > 0"
 
-# The application id in the header of the SQLite file: "fsup".
-APPLICATION = 0x66737570
-
 UPLOADS_SCHEMA = Schema(
-    application=APPLICATION,
+    # "fsup"
+    application=0x66737570,
     version=1,
     tables=(
         # `length` is NULL while the client has not told it; `received` counts durable bytes. `expected` has announced
