@@ -36,8 +36,6 @@ _SMALL_BODY = 4 * 1024
 _MAX_CACHE_SIZE = 8 * 1024 * 1024
 _ENTRY_OVERHEAD = 256
 
-
-# Methods that return a future may raise StoreUnavailable.
 Keys: TypeAlias = "KeyValues | PostgresKeys"
 
 
@@ -118,7 +116,7 @@ class _Changes:
         key, value = parse_pair(body)
         if not key:
             raise BadRequest("Invalid key '': expected at least 1 character.")
-        is_new = await self._keys.set_later(key, value)
+        is_new = await self._keys.set(key, value)
         return Response(201 if is_new else 200, JSON, body)
 
     async def delete(self, request: Request) -> Response:
@@ -127,11 +125,11 @@ class _Changes:
             key = parse_string(body)
             if not key:
                 raise BadRequest("Invalid key '': expected at least 1 character.")
-            await self._keys.delete_later(key)
+            await self._keys.delete(key)
         return Response(200, JSON, body)
 
     async def commit(self, request: Request) -> Response:
-        await self._keys.commit_later()
+        await self._keys.commit()
         return Response(204)
 
 

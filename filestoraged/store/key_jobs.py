@@ -31,29 +31,21 @@ class KeyJob(Future[bool]):
 
 
 class KeyChanges(ABC):
-    """Keys are strings that UTF-8 can encode, values are bytes. Any thread calls it."""
+    """Keys are strings that UTF-8 can encode, values are bytes. Any thread calls it.
 
-    def set(self, key: str, value: bytes) -> bool:
-        """Queue a value. Returns whether the commit will create the key."""
-        return self.set_later(key, value).result()
+    Methods that return a future raise StoreUnavailable if the job cannot be queued.
+    """
 
-    def delete(self, key: str) -> None:
-        """Queue a deletion. The key may be missing."""
-        self.delete_later(key).result()
-
-    def commit(self) -> None:
-        """Make all queued changes visible, in their order."""
-        self.commit_later().result()
-
-    # The same, for callers that do not wait. Raises StoreUnavailable if the job cannot be queued.
-
-    def set_later(self, key: str, value: bytes) -> Future[bool]:
+    def set(self, key: str, value: bytes) -> Future[bool]:
+        """Queue a value. The future has whether the commit will create the key."""
         return self._queued(KeyJob(JobKind.SET, key.encode(), value))
 
-    def delete_later(self, key: str) -> Future[bool]:
+    def delete(self, key: str) -> Future[bool]:
+        """Queue a deletion. The key may be missing."""
         return self._queued(KeyJob(JobKind.DELETE, key.encode()))
 
-    def commit_later(self) -> Future[bool]:
+    def commit(self) -> Future[bool]:
+        """Make all queued changes visible, in their order."""
         return self._queued(KeyJob(JobKind.COMMIT))
 
     def _queued(self, job: KeyJob) -> KeyJob:

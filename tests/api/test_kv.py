@@ -221,7 +221,7 @@ class KvTest(KvCase):
         self.commit()
         engine = self.engine()
         engine._large_queue = 10
-        for queued in [engine.set_later(f"key {number}", b'{"n": %d}' % number) for number in range(100)]:
+        for queued in [engine.set(f"key {number}", b'{"n": %d}' % number) for number in range(100)]:
             queued.result(PATIENCE)
         values: list[Any] = []
 
@@ -280,7 +280,7 @@ class InFlightTest(KvCase):
     def test_large_body_counts_until_its_value_is_written(self) -> None:
         future: Future[bool] = Future()
         keys = self.pages()._keys
-        with mock.patch.object(keys, "set_later", lambda *_: future):
+        with mock.patch.object(keys, "set", lambda *_: future):
             connection = self.connect()
             body = b'{"large": "' + b"x" * 40_000 + b'"}'
             connection.sendall(b"POST /set HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))

@@ -965,8 +965,8 @@ class DatabasesTest(DiskCheckCase):
             database.prepare(path, KEYS_SCHEMA)
             keys = KeyValues(path)
             for number in range(5):
-                keys.set(str(number), b"x" * 3000)
-                keys.commit()
+                keys.set(str(number), b"x" * 3000).result()
+                keys.commit().result()
             os._exit(0)
 
         in_a_process_that_dies(commit)

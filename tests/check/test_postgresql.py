@@ -25,11 +25,11 @@ class PostgresCheckTest(OpenedCase):
         super().setUp()
         keys, drops, locks = self.open_keys(), self.open_drops(), self.open_locks()
         for number in range(1200):
-            keys.set_later(f"key {number}", b"%d" % number)
-        keys.set("last", b"x" * 10_000)
-        keys.commit()
-        keys.set("queued", b"1")
-        keys.delete("other")
+            keys.set(f"key {number}", b"%d" % number)
+        keys.set("last", b"x" * 10_000).result()
+        keys.commit().result()
+        keys.set("queued", b"1").result()
+        keys.delete("other").result()
         locks.lock("pets", "a", "alice").result()
         self.root = self.directory / "store"
         store = DiskStore(self.root)

@@ -21,12 +21,12 @@ POT = os.urandom(300_000)
 class DatabasesContract(_Case):
     def test_keys_are_copied_with_the_queue(self) -> None:
         keys = self.old.keys()
-        keys.set("a", b"1")
-        keys.set("b\0\ud7ff", b"2.0")
-        keys.commit()
-        keys.set("a", b"3")
-        keys.set("a", b"4")
-        keys.delete("b\0\ud7ff")
+        keys.set("a", b"1").result()
+        keys.set("b\0\ud7ff", b"2.0").result()
+        keys.commit().result()
+        keys.set("a", b"3").result()
+        keys.set("a", b"4").result()
+        keys.delete("b\0\ud7ff").result()
 
         done = self.migrate()
 
@@ -34,19 +34,19 @@ class DatabasesContract(_Case):
         self.assertEqual(0, done.status, done)
         self.assertIn("copied 2 keys, 0 drops, 0 locks", done.out)
         self.assertEqual((b"1", b"2.0", 3), (copied.get("a"), copied.get("b\0\ud7ff"), copied.queued))
-        copied.commit()
+        copied.commit().result()
         self.assertEqual((b"4", None), (copied.get("a"), copied.get("b\0\ud7ff")))
 
     def test_second_run_makes_the_keys_those_of_the_source(self) -> None:
         keys = self.old.keys()
         for name in ("changed", "deleted", "same"):
-            keys.set(name, b"1")
-        keys.commit()
+            keys.set(name, b"1").result()
+        keys.commit().result()
         self.migrate()
-        keys.set("changed", b"2")
-        keys.delete("deleted")
-        keys.set("added", b"1")
-        keys.commit()
+        keys.set("changed", b"2").result()
+        keys.delete("deleted").result()
+        keys.set("added", b"1").result()
+        keys.commit().result()
 
         self.migrate()
 
@@ -56,12 +56,12 @@ class DatabasesContract(_Case):
 
     def test_target_that_was_served_from_is_refused_before_anything_is_copied(self) -> None:
         keys = self.old.keys()
-        keys.set("a", b"1")
-        keys.commit()
+        keys.set("a", b"1").result()
+        keys.commit().result()
         self.migrate()
         served = self.new.keys()
-        served.set("b", b"1")
-        served.commit()
+        served.set("b", b"1").result()
+        served.commit().result()
         self.old.disk.put(TEA)
 
         done = self.migrate()

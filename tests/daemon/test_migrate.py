@@ -247,10 +247,10 @@ class InterruptionTest(MigrationCase):
 class DatabasesTest(DatabasesContract, MigrationCase):
     def test_keys_of_a_large_commit_are_whole_while_they_are_moved(self) -> None:
         keys = self.old.keys()
-        jobs = [keys.set_later(f"key {number}", b"1") for number in range(20_000)]
+        jobs = [keys.set(f"key {number}", b"1") for number in range(20_000)]
         for job in jobs:
             job.result()
-        keys.commit()
+        keys.commit().result()
 
         done = self.migrate()
 
@@ -289,9 +289,9 @@ class VerifyTest(MigrationCase):
         self.old.repository("pets").put(TEA)
         self.drop = self.old.put_drop(self.old.drops(), MILK)
         keys = self.old.keys()
-        keys.set("a", b"1")
-        keys.set("b", b"1")
-        keys.commit()
+        keys.set("a", b"1").result()
+        keys.set("b", b"1").result()
+        keys.commit().result()
         self.old.locks().lock("pets", "a.bin", "ann").result()
         self.migrate()
 
@@ -327,10 +327,10 @@ class VerifyTest(MigrationCase):
 
     def test_differences_of_rows_are_counted(self) -> None:
         keys = self.old.keys()
-        keys.set("a", b"2")
-        keys.delete("b")
-        keys.set("c", b"1")
-        keys.commit()
+        keys.set("a", b"2").result()
+        keys.delete("b").result()
+        keys.set("c", b"1").result()
+        keys.commit().result()
         self.old.locks().lock("pets", "b.bin", "ann").result()
 
         done = self.migrate("--verify")

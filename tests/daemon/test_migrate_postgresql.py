@@ -44,11 +44,11 @@ class FromPostgresTest(PostgresSide, PostgresCase, MigrationCase):
 
     def test_keys_drops_and_locks_are_copied(self) -> None:
         keys = self.old.keys()
-        keys.set("a", b"1")
-        keys.set("b\0", b"2.0")
-        keys.commit()
-        keys.set("a", b"3")
-        keys.set("a", b"4")
+        keys.set("a", b"1").result()
+        keys.set("b\0", b"2.0").result()
+        keys.commit().result()
+        keys.set("a", b"3").result()
+        keys.set("a", b"4").result()
         drops = self.old.drops()
         available, gone = self.old.put_drop(drops, POT, "t\u00e9.txt", b"kept"), self.old.put_drop(drops, TEA)
         drops.finish(drops.claim(gone).result()).result()
@@ -64,7 +64,7 @@ class FromPostgresTest(PostgresSide, PostgresCase, MigrationCase):
         self.assertIn("equal 2 keys, 1 drops, 1 locks", verified.out)
         copied = self.new.keys()
         self.assertEqual((b"1", b"2.0", 2), (copied.get("a"), copied.get("b\0"), copied.queued))
-        copied.commit()
+        copied.commit().result()
         self.assertEqual(b"4", copied.get("a"))
         self.assertEqual(drops.get(available), self.new.drops().get(available))
         with self.assertRaises(Gone):

@@ -137,8 +137,8 @@ def _other_contenders(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Ca
 def fill(path: Path) -> None:
     keys = KeyValues(str(path))
     for number in range(1, KEYS + 1):
-        keys.set_later(f"key {number}", b'"value"')
-    keys.commit()
+        keys.set(f"key {number}", b'"value"')
+    keys.commit().result()
     keys.close()
 
 
@@ -159,13 +159,13 @@ def latency(bench: Bench) -> list[Figure]:
     with ours(bench.directory, *_MOUNT) as daemon:
         keys = KeyValues(str(bench.directory / "store" / "kv.sqlite"))
         for number in range(20_000):
-            keys.set_later(f"old {number}", b'"value"')
-        keys.commit()
+            keys.set(f"old {number}", b'"value"')
+        keys.commit().result()
 
         def committing() -> float:
             for number in range(bench.part_of(100_000)):
-                keys.set_later(f"new {number}", b'"value"')
-            keys.set("last", b"1")
+                keys.set(f"new {number}", b'"value"')
+            keys.set("last", b"1").result()
             commit = threading.Thread(target=ask, args=(daemon, "POST", "/commit"))
             commit.start()
             return _percentile_99(daemon, lambda: not commit.is_alive())
@@ -203,10 +203,10 @@ def memory(bench: Bench) -> list[Figure]:
     keys = KeyValues(str(path))
     value = b'"' + b"x" * 16 * 1024 + b'"'
     for number in range(count):
-        keys.set_later(str(number), value)
+        keys.set(str(number), value)
         if number % 4096 == 4095:
-            keys.commit()
-    keys.commit()
+            keys.commit().result()
+    keys.commit().result()
     keys.close()
     with ours(bench.directory, *_MOUNT) as daemon:
         idle = proportional_memory(daemon.process.pid) / MIB

@@ -18,19 +18,19 @@ class KeysContract(TempCase):
         raise NotImplementedError
 
     def test_queued_values_are_visible_after_the_commit(self) -> None:
-        self.keys.set("cup", b'"tea"')
+        self.keys.set("cup", b'"tea"').result()
         before = self.keys.get("cup")
-        self.keys.commit()
+        self.keys.commit().result()
 
         self.assertIsNone(before)
         self.assertEqual(b'"tea"', self.keys.get("cup"))
 
     def test_deletion_is_visible_after_the_commit(self) -> None:
-        self.keys.set("cup", b"1")
-        self.keys.commit()
-        self.keys.delete("cup")
+        self.keys.set("cup", b"1").result()
+        self.keys.commit().result()
+        self.keys.delete("cup").result()
         before = self.keys.get("cup")
-        self.keys.commit()
+        self.keys.commit().result()
 
         self.assertEqual(b"1", before)
         self.assertIsNone(self.keys.get("cup"))
@@ -42,30 +42,30 @@ class KeysContract(TempCase):
         ):
             for step in steps:
                 if step is None:
-                    self.keys.delete("cup")
+                    self.keys.delete("cup").result()
                 else:
-                    self.keys.set("cup", step)
-            self.keys.commit()
+                    self.keys.set("cup", step).result()
+            self.keys.commit().result()
 
             with self.subTest(steps=steps):
                 self.assertEqual(expected, self.keys.get("cup"))
 
     def test_key_is_new_until_it_is_committed(self) -> None:
-        answers = [self.keys.set("cup", b"1"), self.keys.set("cup", b"2")]
-        self.keys.commit()
-        answers.append(self.keys.set("cup", b"3"))
-        self.keys.delete("cup")
-        answers.append(self.keys.set("cup", b"4"))
-        self.keys.commit()
-        self.keys.delete("cup")
-        self.keys.commit()
-        answers.append(self.keys.set("cup", b"5"))
+        answers = [self.keys.set("cup", b"1").result(), self.keys.set("cup", b"2").result()]
+        self.keys.commit().result()
+        answers.append(self.keys.set("cup", b"3").result())
+        self.keys.delete("cup").result()
+        answers.append(self.keys.set("cup", b"4").result())
+        self.keys.commit().result()
+        self.keys.delete("cup").result()
+        self.keys.commit().result()
+        answers.append(self.keys.set("cup", b"5").result())
 
         self.assertEqual([True, True, False, False, True], answers)
 
     def test_commit_without_changes_succeeds(self) -> None:
-        self.keys.commit()
-        self.keys.commit()
+        self.keys.commit().result()
+        self.keys.commit().result()
 
     def test_any_string_is_a_key(self) -> None:
         names = [
@@ -83,15 +83,15 @@ class KeysContract(TempCase):
             "01",
         ]
         for number, name in enumerate(names):
-            self.keys.set(name, b"%d" % number)
-        self.keys.commit()
+            self.keys.set(name, b"%d" % number).result()
+        self.keys.commit().result()
 
         self.assertEqual([b"%d" % number for number in range(len(names))], [self.keys.get(name) for name in names])
 
     def test_large_value_is_read_back(self) -> None:
         value = b'"' + b"x" * 1_000_000 + b'"'
-        self.keys.set("large", value)
-        self.keys.commit()
+        self.keys.set("large", value).result()
+        self.keys.commit().result()
 
         self.assertEqual(value, self.keys.get("large"))
 
@@ -99,12 +99,12 @@ class KeysContract(TempCase):
         processes = [self.keys, self.open_keys(), self.open_keys()]
 
         for number in range(30):
-            processes[number % 3].set("cup", b"%d" % number)
-            processes[(number + 1) % 3].commit()
+            processes[number % 3].set("cup", b"%d" % number).result()
+            processes[(number + 1) % 3].commit().result()
             self.assertEqual([b"%d" % number] * 3, [each.get("cup") for each in processes])
 
     def test_probe_changes_nothing(self) -> None:
-        self.keys.set("cup", b"1")
+        self.keys.set("cup", b"1").result()
 
         self.keys.probe()
 
@@ -125,9 +125,9 @@ class KeysContract(TempCase):
         reader = threading.Thread(target=read)
         reader.start()
         for number in range(200):
-            self.keys.set("first", b"%d" % number)
-            self.keys.set("second", b"%d" % number)
-            self.keys.commit()
+            self.keys.set("first", b"%d" % number).result()
+            self.keys.set("second", b"%d" % number).result()
+            self.keys.commit().result()
         done.set()
         reader.join(PATIENCE)
 
@@ -139,12 +139,12 @@ class KeysContract(TempCase):
         def work(number: int) -> None:
             keys = others[number % 3]
             for step in range(30):
-                keys.set(f"{number} {step}", b"%d" % step)
+                keys.set(f"{number} {step}", b"%d" % step).result()
                 if step % 7 == 0:
-                    keys.commit()
+                    keys.commit().result()
 
         in_threads(12, work)
-        self.keys.commit()
+        self.keys.commit().result()
 
         missing = [(n, s) for n in range(12) for s in range(30) if self.keys.get(f"{n} {s}") != b"%d" % s]
         self.assertEqual([], missing)

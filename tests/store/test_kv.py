@@ -34,9 +34,9 @@ _HALF = """
 import sys
 from filestoraged.store.kv import KeyValues
 keys = KeyValues(sys.argv[1])
-keys.set("committed", b"1")
-keys.commit()
-keys.set("queued", b"2")
+keys.set("committed", b"1").result()
+keys.commit().result()
+keys.set("queued", b"2").result()
 print("queued", flush=True)
 sys.stdin.read()
 """
@@ -73,15 +73,15 @@ class KeysTest(KeysCase, kv_contract.KeysContract):
 class CommitTest(KeysCase):
     def test_changes_and_commit_of_one_batch_are_committed_in_their_order(self) -> None:
         for key in ("cup", "pot", "tray"):
-            self.keys.set(key, b"0")
-        self.keys.commit()
+            self.keys.set(key, b"0").result()
+        self.keys.commit().result()
         with WriteLock(self.path):
-            sets = [self.keys.set_later("cup", b"1"), self.keys.set_later("new", b"1")]
-            self.keys.delete_later("cup")
-            self.keys.delete_later("pot")
-            self.keys.delete_later("none")
-            sets += [self.keys.set_later("pot", b"2"), *(self.keys.set_later(f"{n}", b"%d" % n) for n in range(100))]
-            commits = [self.keys.commit_later(), self.keys.commit_later()]
+            sets = [self.keys.set("cup", b"1"), self.keys.set("new", b"1")]
+            self.keys.delete("cup")
+            self.keys.delete("pot")
+            self.keys.delete("none")
+            sets += [self.keys.set("pot", b"2"), *(self.keys.set(f"{n}", b"%d" % n) for n in range(100))]
+            commits = [self.keys.commit(), self.keys.commit()]
         for commit in commits:
             commit.result(PATIENCE)
 
@@ -93,9 +93,9 @@ class CommitTest(KeysCase):
     def test_count_of_commits_changes_with_each_commit_of_any_process(self) -> None:
         other = self.open_keys()
         before = other.commits
-        self.keys.set("cup", b"1")
+        self.keys.set("cup", b"1").result()
         queued = other.commits
-        self.keys.commit()
+        self.keys.commit().result()
 
         self.assertEqual(before, queued)
         self.assertGreater(other.commits, before)
@@ -113,7 +113,7 @@ class KilledTest(KeysCase):
             child.kill()
 
         self.assertEqual([b"1", None], [self.keys.get("committed"), self.keys.get("queued")])
-        self.keys.commit()
+        self.keys.commit().result()
         self.assertEqual(b"2", self.keys.get("queued"))
 
     def test_odd_count_after_a_kill_is_even_after_the_next_commit(self) -> None:
@@ -123,7 +123,7 @@ class KilledTest(KeysCase):
             raise KeyboardInterrupt
         odd = self.keys.commits
 
-        self.keys.commit()
+        self.keys.commit().result()
 
         self.assertEqual((1, 0), (odd % 2, self.keys.commits % 2))
         self.assertGreater(self.keys.commits, odd)
@@ -131,16 +131,16 @@ class KilledTest(KeysCase):
 
 class FailingTest(KeysCase):
     def test_full_disk_raises_storage_full_and_loses_nothing(self) -> None:
-        self.keys.set("cup", b"1")
+        self.keys.set("cup", b"1").result()
         connection = self.keys._connect()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
 
-        self.assertRaises(StorageFull, self.keys.set, "large", b"x" * 100_000)
+        self.assertRaises(StorageFull, self.keys.set("large", b"x" * 100_000).result)
 
         connection.execute("PRAGMA max_page_count = 100000")
-        self.keys.set("saucer", b"2")
-        self.keys.commit()
+        self.keys.set("saucer", b"2").result()
+        self.keys.commit().result()
         self.assertEqual([b"1", b"2", None], [self.keys.get(key) for key in ("cup", "saucer", "large")])
 
     def test_lock_of_another_program_raises_store_unavailable(self) -> None:
@@ -150,19 +150,19 @@ class FailingTest(KeysCase):
         self.addCleanup(shell.close)
         shell.execute("BEGIN IMMEDIATE")
 
-        self.assertRaises(StoreUnavailable, keys.set, "cup", b"1")
+        self.assertRaises(StoreUnavailable, keys.set("cup", b"1").result)
 
         shell.execute("ROLLBACK")
-        self.assertTrue(keys.set("cup", b"1"))
+        self.assertTrue(keys.set("cup", b"1").result())
 
     def test_unexpected_error_is_raised_to_all_callers(self) -> None:
         failing = mock.Mock(side_effect=ZeroDivisionError)
         with mock.patch.object(KeyValues, "_transact", failing):
-            results = [self.keys.set_later("cup", b"1") for _ in range(5)]
+            results = [self.keys.set("cup", b"1") for _ in range(5)]
             errors = [result.exception(PATIENCE) for result in results]
 
         self.assertEqual({ZeroDivisionError}, {type(error) for error in errors})
-        self.assertTrue(self.keys.set("cup", b"1"))
+        self.assertTrue(self.keys.set("cup", b"1").result())
 
 
 class PrepareTest(TempCase):
@@ -239,8 +239,8 @@ class PrepareTest(TempCase):
         database.prepare(str(self.path), KEYS_SCHEMA)
         keys = KeyValues(str(self.path))
         for number in range(1000):
-            keys.set_later(f"key {number}", b"%d" % number * 30)
-        keys.commit()
+            keys.set(f"key {number}", b"%d" % number * 30)
+        keys.commit().result()
         keys.close()
 
     def execute(self, statement: str) -> None:
@@ -281,16 +281,16 @@ class SyncTest(KeysCase):
         return modes
 
     def test_commit_is_synced_before_its_result(self) -> None:
-        self.keys.set("cup", b"1")
+        self.keys.set("cup", b"1").result()
 
-        self.assertEqual(["FULL"], self.synced("COMMIT", self.keys.commit))
+        self.assertEqual(["FULL"], self.synced("COMMIT", lambda: self.keys.commit().result()))
 
     def test_transaction_that_makes_a_large_commit_visible_is_synced(self) -> None:
         self.keys = self.open_keys(large_queue=10, rows=(5, 5))
         for number in range(20):
-            self.keys.set(f"key {number}", b"1")
+            self.keys.set(f"key {number}", b"1").result()
 
-        self.assertEqual(["FULL"], self.synced("UPDATE state SET is_visible = 1", self.keys.commit))
+        self.assertEqual(["FULL"], self.synced("UPDATE state SET is_visible = 1", lambda: self.keys.commit().result()))
 
 
 class SlicedCommitTest(KeysCase):
@@ -300,7 +300,7 @@ class SlicedCommitTest(KeysCase):
 
     def queue(self, count: int) -> None:
         for number in range(count):
-            self.keys.set(f"key {number % 30}", b"%d" % number)
+            self.keys.set(f"key {number % 30}", b"%d" % number).result()
 
     def values(self, keys: KeyValues) -> list[object]:
         return [keys.get(f"key {number}") for number in range(30)]
@@ -319,11 +319,11 @@ class SlicedCommitTest(KeysCase):
 
         self.queue(100)
         with mock.patch.object(KeyValues, "_step", step_once):
-            large = self.keys.commit_later()
+            large = self.keys.commit()
             self.assertTrue(staged.wait(PATIENCE))
             half = self.values(self.keys)
             other = self.open_keys()
-            other.set("later", b"1")
+            other.set("later", b"1").result()
             goes_on.set()
             large.result(PATIENCE)
             whole = self.values(self.keys)
@@ -341,12 +341,12 @@ class SlicedCommitTest(KeysCase):
     def test_interrupted_commit_is_completed_by_the_next(self) -> None:
         self.queue(100)
         with mock.patch.object(KeyValues, "_make_visible", side_effect=OSError(5, "Input/output error")):
-            self.assertRaises(StoreFailed, self.keys.commit)
+            self.assertRaises(StoreFailed, self.keys.commit().result)
         before = self.values(self.keys)
-        self.keys.set("key 0", b"last")
+        self.keys.set("key 0", b"last").result()
         queued = self.keys.queued
 
-        self.open_keys().commit()
+        self.open_keys().commit().result()
 
         self.assertEqual([None] * 30, before)
         self.assertGreaterEqual(queued, 30)
@@ -356,14 +356,14 @@ class SlicedCommitTest(KeysCase):
     def test_visible_staged_pairs_count_as_committed(self) -> None:
         with mock.patch.object(KeyValues, "_move_staged"):
             self.queue(100)
-            self.keys.commit()
-            self.keys.delete("key 1")
-            self.keys.set("key 2", b"new")
-            self.keys.commit()
+            self.keys.commit().result()
+            self.keys.delete("key 1").result()
+            self.keys.set("key 2", b"new").result()
+            self.keys.commit().result()
 
-            answers = [self.keys.set(f"key {number}", b"again") for number in (0, 1, 2, 31)]
+            answers = [self.keys.set(f"key {number}", b"again").result() for number in (0, 1, 2, 31)]
             values = self.values(self.keys)[:3]
-        self.keys.commit()
+        self.keys.commit().result()
         self.wait_until("all is moved", self.is_moved)
 
         self.assertEqual([b"90", None, b"new"], values)
@@ -384,60 +384,60 @@ class DoubtTest(KeysCase):
     """A write or a sync of the log that failed in any process."""
 
     def test_log_is_rewritten_before_anything_else_is_written(self) -> None:
-        self.keys.set("queued", b"1")
+        self.keys.set("queued", b"1").result()
         WriteLock(self.path).begin_writing()
 
         with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING") as logged:
-            self.keys.set("later", b"2")
+            self.keys.set("later", b"2").result()
 
         self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
         self.assertEqual(1, len(logged.output))
 
     def test_transaction_that_fails_leaves_the_log_in_doubt_for_all(self) -> None:
         other = self.open_keys()
-        self.keys.set("queued", b"1")
+        self.keys.set("queued", b"1").result()
         with mock.patch.object(KeyValues, "_connect", return_value=Failing(self.keys._connect(), "COMMIT")):
-            self.assertRaises(StoreFailed, self.keys.commit)
+            self.assertRaises(StoreFailed, self.keys.commit().result)
         self.assertEqual([], self.in_database("SELECT key FROM queue"))
 
         with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING"):
-            other.set("later", b"2")
+            other.set("later", b"2").result()
 
         self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
 
     def test_nothing_is_written_while_the_log_cannot_be_rewritten(self) -> None:
-        self.keys.set("queued", b"1")
+        self.keys.set("queued", b"1").result()
         WriteLock(self.path).begin_writing()
         with mock.patch.object(KeyValues, "_connect", return_value=Failing(self.keys._connect(), "PRAGMA wal_")):
-            self.assertRaises(StoreFailed, self.keys.set, "later", b"2")
-            self.assertRaises(StoreFailed, self.keys.commit)
+            self.assertRaises(StoreFailed, self.keys.set("later", b"2").result)
+            self.assertRaises(StoreFailed, self.keys.commit().result)
 
         self.assertEqual(1, self.keys.queued)
 
     def test_failed_checkpoint_is_repeated(self) -> None:
-        self.keys.set("queued", b"1")
+        self.keys.set("queued", b"1").result()
         other = self.open_keys(checkpoint_pages=1)
         failing = Failing(other._connect(), "wal_checkpoint(P")
         with mock.patch.object(KeyValues, "_connect", return_value=failing):
-            other.set("saucer", b"2")
+            other.set("saucer", b"2").result()
             # The log is in doubt during each write, so that does not tell of the failure.
             self.assertTrue(failing.has_failed.wait(PATIENCE))
 
         with self.assertLogs("filestoraged.store.sqlite.group_commit", "WARNING"):
-            self.keys.commit()
+            self.keys.commit().result()
 
         self.assertFalse(self.keys._write_lock.is_doubtful)
 
     def test_log_is_copied_into_the_database_when_it_has_grown(self) -> None:
         self.keys = self.open_keys(checkpoint_pages=10)
-        self.keys.set("large", b"x" * 100_000)
-        self.keys.set("cup", b"1")
+        self.keys.set("large", b"x" * 100_000).result()
+        self.keys.set("cup", b"1").result()
         self.wait_until("it is copied", lambda: self.in_database("SELECT key FROM queue") != [])
 
         self.assertFalse(self.keys._write_lock.is_doubtful)
 
     def test_closing_copies_the_log_into_the_database(self) -> None:
-        self.keys.set("queued", b"1")
+        self.keys.set("queued", b"1").result()
         self.keys.close()
 
         self.assertEqual([(b"queued",)], self.in_database("SELECT key FROM queue"))
@@ -445,21 +445,21 @@ class DoubtTest(KeysCase):
 
     def test_closing_while_others_read_leaves_no_doubt(self) -> None:
         other = self.open_keys()
-        self.keys.set("queued", b"1")
+        self.keys.set("queued", b"1").result()
         shell = sqlite3.connect(self.path, isolation_level=None)
         self.addCleanup(shell.close)
         shell.execute("BEGIN")
         shell.execute("SELECT * FROM pairs").fetchall()
-        other.set("other", b"2")
+        other.set("other", b"2").result()
 
         self.keys.close()
         database.prepare(self.path, KEYS_SCHEMA)
 
         self.assertFalse(WriteLock(self.path).is_doubtful)
-        self.assertTrue(other.set("later", b"3"))
+        self.assertTrue(other.set("later", b"3").result())
 
     def test_log_that_cannot_be_copied_on_close_stays_in_doubt(self) -> None:
-        self.keys.set("queued", b"1")
+        self.keys.set("queued", b"1").result()
         self.keys._connection = Failing(self.keys._connect(), "wal_checkpoint")  # type: ignore[assignment]
         self.keys.close()
 
@@ -494,17 +494,17 @@ class Failing:
 
 class LockedTest(KeysCase):
     def test_writes_are_refused_while_another_process_holds_the_lock(self) -> None:
-        self.keys.set("cup", b"1")
-        self.keys.commit()
+        self.keys.set("cup", b"1").result()
+        self.keys.commit().result()
         with WriteLock(self.path):
             self.keys._writer._timeout = 0.1
-            self.assertRaises(StoreUnavailable, self.keys.set, "saucer", b"2")
-            self.assertRaises(StoreUnavailable, self.keys.commit)
+            self.assertRaises(StoreUnavailable, self.keys.set("saucer", b"2").result)
+            self.assertRaises(StoreUnavailable, self.keys.commit().result)
             self.assertRaises(StoreUnavailable, self.keys.probe)
             self.assertEqual(b"1", self.keys.get("cup"))
             self.keys._writer._timeout = PATIENCE
 
-        self.assertTrue(self.keys.set("saucer", b"3"))
+        self.assertTrue(self.keys.set("saucer", b"3").result())
         self.keys.probe()
         self.assertEqual(1, self.keys.queued)
 
@@ -528,7 +528,7 @@ class PrivateTest(TempCase):
         database.prepare(path, KEYS_SCHEMA)
         keys = KeyValues(path)
         self.addCleanup(keys.close)
-        keys.set("cup", b"1")
+        keys.set("cup", b"1").result()
 
         modes = {name: os.stat(self.directory / name).st_mode & 0o777 for name in os.listdir(self.directory)}
 
@@ -555,7 +555,7 @@ class UpgradeTest(TempCase):
         database.prepare(path, KEYS_SCHEMA)
         keys = KeyValues(path)
         self.addCleanup(keys.close)
-        keys.commit()
+        keys.commit().result()
 
         self.assertEqual([b"1", b"2"], [keys.get("cup"), keys.get("saucer")])
 
@@ -573,8 +573,8 @@ class LostDatabaseTest(TempCase):
         self.identity = database_identity(str(self.path))
         self.identity.fix()
         self.keys = self.open()
-        self.keys.set("a", b"1")
-        self.keys.commit()
+        self.keys.set("a", b"1").result()
+        self.keys.commit().result()
         self.assertEqual(b"1", self.keys.get("a"))
 
     def open(self) -> KeyValues:
@@ -584,9 +584,9 @@ class LostDatabaseTest(TempCase):
 
     def assert_refused(self, keys: KeyValues) -> None:
         actions: dict[str, Callable[[], object]] = {
-            "set": lambda: keys.set("b", b"2"),
-            "delete": lambda: keys.delete("a"),
-            "commit": keys.commit,
+            "set": lambda: keys.set("b", b"2").result(),
+            "delete": lambda: keys.delete("a").result(),
+            "commit": lambda: keys.commit().result(),
             "get": lambda: keys.get("a"),
             "queued": lambda: keys.queued,
             "probe": keys.probe,
@@ -650,8 +650,8 @@ class LostDatabaseTest(TempCase):
         os.rename(kept, self.path)
 
         for number, keys in enumerate((self.keys, later)):
-            keys.set("b", b"%d" % number)
-            keys.commit()
+            keys.set("b", b"%d" % number).result()
+            keys.commit().result()
             self.assertEqual([b"1", b"%d" % number], [keys.get("a"), keys.get("b")])
             self.assertEqual(0, keys.commits % 2)
 
@@ -663,8 +663,8 @@ class LostDatabaseTest(TempCase):
         self.assert_refused(later)
 
         os.rename(away, self.store)
-        self.keys.set("b", b"2")
-        self.keys.commit()
+        self.keys.set("b", b"2").result()
+        self.keys.commit().result()
 
         self.assertEqual([b"1", b"2"], [later.get("a"), later.get("b")])
         self.assertEqual([b"1", b"2"], [self.keys.get("a"), self.keys.get("b")])
@@ -673,7 +673,7 @@ class LostDatabaseTest(TempCase):
         for name in ("kv.sqlite-wal", "kv.sqlite-shm"):
             (self.store / name).unlink()
 
-        for action in (lambda: self.keys.set("b", b"2"), self.keys.commit, self.keys.probe):
+        for action in (lambda: self.keys.set("b", b"2").result(), lambda: self.keys.commit().result(), self.keys.probe):
             self.assertRaises(StoreDetached, action)
         exists = (self.store / "kv.sqlite-wal").exists()
         self.keys.close()
@@ -683,7 +683,7 @@ class LostDatabaseTest(TempCase):
 
     def test_lookup_that_fails_without_the_log_has_no_answer(self) -> None:
         later = self.open()
-        later.set("b", b"2")
+        later.set("b", b"2").result()
         (self.store / "kv.sqlite-wal").unlink()
 
         # SQLite has opened the log for the writer alone.
@@ -697,7 +697,7 @@ class LostDatabaseTest(TempCase):
         ) as other:
             assert other.stdout is not None
             other.stdout.readline()
-            self.assertRaises(StoreDetached, self.keys.set, "c", b"3")
+            self.assertRaises(StoreDetached, self.keys.set("c", b"3").result)
             self.keys.close()
             other.kill()
         with subprocess.Popen(
@@ -732,10 +732,10 @@ class LostDatabaseTest(TempCase):
         path = self.directory / "late.sqlite"
         keys = KeyValues(str(path))
         self.addCleanup(keys.close)
-        keys.set("a", b"1")
+        keys.set("a", b"1").result()
 
         path.unlink()
 
         with self.assertRaises(StoreDetached):
-            keys.set("a", b"2")
+            keys.set("a", b"2").result()
         self.assertFalse(path.exists())

@@ -19,8 +19,8 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
         number = 20_000
         # No time passes: however slow the machine, no change is refused because the writer takes long for others.
         keys, other, seen = self.open_keys(VirtualClock()), self.open_keys(), set[int]()
-        changes = [keys.set_later(f"key {index}", b"%d" % index) for index in range(number)]
-        changes.append(keys.delete_later("key 5"))
+        changes = [keys.set(f"key {index}", b"%d" % index) for index in range(number)]
+        changes.append(keys.delete("key 5"))
         for each in changes:
             each.result()
         stopping = threading.Event()
@@ -33,7 +33,7 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
         self.assertIsNone(other.get("key 0"))
         counting = threading.Thread(target=count)
         counting.start()
-        keys.commit()
+        keys.commit().result()
         stopping.set()
         counting.join()
 
@@ -42,13 +42,13 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
         self.assertEqual(0, other.queued)
 
     def test_changes_and_commit_that_arrive_together_are_committed(self) -> None:
-        self.keys.set("pot", b"0")
-        self.keys.commit()
+        self.keys.set("pot", b"0").result()
+        self.keys.commit().result()
 
-        jobs = [self.keys.set_later(f"{number}", b"1") for number in range(50)]
-        jobs += [self.keys.delete_later("pot"), self.keys.set_later("pot", b"2"), self.keys.commit_later()]
+        jobs = [self.keys.set(f"{number}", b"1") for number in range(50)]
+        jobs += [self.keys.delete("pot"), self.keys.set("pot", b"2"), self.keys.commit()]
         results = [job.result() for job in jobs]
-        self.keys.commit()
+        self.keys.commit().result()
 
         self.assertEqual([True] * 50 + [False, False, False], results)
         self.assertEqual([b"1", b"2"], [self.keys.get("0"), self.keys.get("pot")])
@@ -59,12 +59,12 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
 
         def commit(number: int) -> None:
             while not stopping.is_set():
-                daemons[number].commit()
+                daemons[number].commit().result()
 
         def count_up(number: int) -> None:
             # Each answered set is later than the one before, through whichever daemon.
             for step in range(60):
-                daemons[(number + step) % 3].set(f"counter {number}", b"%d" % step)
+                daemons[(number + step) % 3].set(f"counter {number}", b"%d" % step).result()
 
         committing = [threading.Thread(target=commit, args=(number,)) for number in range(3)]
         for thread in committing:
@@ -73,17 +73,17 @@ class PostgresKeysTest(OpenedCase, kv_contract.KeysContract):
         stopping.set()
         for thread in committing:
             thread.join()
-        self.keys.commit()
+        self.keys.commit().result()
 
         self.assertEqual([b"59"] * 6, [self.keys.get(f"counter {number}") for number in range(6)])
         self.assertEqual(0, self.keys.queued)
 
     def test_queue_survives_the_end_of_all_sessions(self) -> None:
-        self.keys.set("cup", b"1")
+        self.keys.set("cup", b"1").result()
         self.end_sessions()
 
         self.assertIsNone(self.keys.get("cup"))
         self.end_sessions()
-        self.keys.commit()
+        self.keys.commit().result()
 
         self.assertEqual(b"1", self.keys.get("cup"))

@@ -40,7 +40,7 @@ class LinkTest(TempCase):
 
             with self.subTest(suffix=suffix):
                 with self.assertRaises(StoreFailed) as caught:
-                    keys.set("tea", b"1")
+                    keys.set("tea", b"1").result()
                 self.assertIn(f"'{self.path}{suffix}' is a symbolic link", str(caught.exception.__cause__))
                 self.assertEqual(b"", outside.read_bytes())
             keys.close()

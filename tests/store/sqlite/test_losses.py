@@ -280,10 +280,10 @@ class PowerCutTest(LossesCase):
         self.addCleanup(keys.close)
         for seed in range(8):
             chance = random.Random(seed)
-            keys.commit()
+            keys.commit().result()
             before = self.killed("kv.sqlite")
             for number in range(12):
-                keys.set(f"{number}", b"x" * chance.randrange(5000))
+                keys.set(f"{number}", b"x" * chance.randrange(5000)).result()
             after = self.killed("kv.sqlite")
             with self.after_a_reboot(), self.subTest(seed=seed):
                 for _ in range(5):
