@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import ListingUnsupported, NotFound
-from filestoraged.store.areas import remove_name
+from filestoraged.store import areas
 from filestoraged.store.cleanup_lock import CleanupLock
 from filestoraged.store.contract import Store
 from filestoraged.store.janitors import Janitor
@@ -211,18 +211,18 @@ class NamesJanitor(Janitor):
 
 
 def _expire(paths: Sequence[bytes], now: float, transaction: Transaction) -> None:
-    transaction.serialize("names")
+    areas.serialize(transaction)
     for path in paths:
         # It may have been put again since.
         statement = "SELECT space, oid FROM names WHERE path = ? AND expires <= ?"
         for space, oid in transaction.execute(statement, (path, now)).fetchall():
             transaction.execute("DELETE FROM names WHERE path = ?", (path,))
-            remove_name(transaction, area_of(space), oid)
+            areas.remove_name(transaction, area_of(space), oid)
 
 
 def _condemn(found: Sequence[Condemned], succession_time: float, transaction: Transaction) -> list[Condemned]:
     """Returns those that this has condemned: another name may lead to one, or another process have condemned it."""
-    transaction.serialize("names")
+    areas.serialize(transaction)
     number = _next_number(transaction)
     statement = f"""UPDATE stored SET names = {CONDEMNED}, since = epoch(), condemned = ?
         WHERE area = ? AND key = ? AND {_COLLECTABLE}"""
@@ -234,7 +234,7 @@ def _condemn(found: Sequence[Condemned], succession_time: float, transaction: Tr
 
 
 def _mark_removed(removed: Sequence[Condemned], transaction: Transaction) -> None:
-    transaction.serialize("names")
+    areas.serialize(transaction)
     number = _next_number(transaction)
     statement = f"""UPDATE stored SET names = {REMOVED}, since = epoch(), condemned = ?
         WHERE area = ? AND key = ? AND names = {CONDEMNED}"""
@@ -248,7 +248,7 @@ def _next_number(transaction: Transaction) -> int:
 
 
 def _forget(rows: Sequence[Any], transaction: Transaction) -> None:
-    transaction.serialize("names")
+    areas.serialize(transaction)
     statement = f"DELETE FROM stored WHERE area = ? AND key = ? AND condemned = ? AND names = {REMOVED}"
     transaction.executemany(statement, rows)
     last = max(condemned for _, _, condemned in rows)
@@ -256,7 +256,7 @@ def _forget(rows: Sequence[Any], transaction: Transaction) -> None:
 
 
 def _enter(area: str, oid: str, size: int, transaction: Transaction) -> None:
-    transaction.serialize("names")
+    areas.serialize(transaction)
     transaction.execute(
         f"""INSERT INTO stored (area, key, size, at, names, since) VALUES (?, ?, ?, epoch_second(), 0, epoch())
             ON CONFLICT (area, key) DO UPDATE SET names = 0, since = excluded.since WHERE stored.names = {REMOVED}""",
@@ -266,7 +266,7 @@ def _enter(area: str, oid: str, size: int, transaction: Transaction) -> None:
 
 def _begin_scan(transaction: Transaction) -> bool:
     """Returns False if a process has begun one within a day. A time in the future is from before the clock was set."""
-    transaction.serialize("names")
+    areas.serialize(transaction)
     statement = f"""UPDATE collections SET scanned = epoch()
         WHERE scanned <= epoch() - {_SCAN_INTERVAL} OR scanned > epoch() + {_AHEAD}"""
     return transaction.execute(statement).rowcount == 1

@@ -19,7 +19,7 @@ from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import Error, NotFound, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store import areas
-from filestoraged.store.areas import CountedObject, remove_name
+from filestoraged.store.areas import CountedObject
 from filestoraged.store.limits import Rules
 from filestoraged.store.name_limits import (
     FindRules,
@@ -269,7 +269,7 @@ def _put(
     condition: Condition,
     rules: Rules | None,
 ) -> PutResult | Error:
-    transaction.serialize("names")
+    areas.serialize(transaction)
     path, area = path_of(space, name), area_of(space)
     before = _read_before(transaction, path, name, area, link.oid, number=number)
     new = CountedObject(link.oid, link.size, before.names)
@@ -312,19 +312,19 @@ def _read_before(transaction: Transaction, path: bytes, name: str, area: str, oi
 
 
 def _remove(space: str, name: str, condition: Condition, transaction: Transaction) -> None:
-    transaction.serialize("names")
+    areas.serialize(transaction)
     path = path_of(space, name)
     current = _find(transaction, path, name, f" AND {UNEXPIRED}")
     condition(current)
     if current is None:
         raise not_found()
     transaction.execute("DELETE FROM names WHERE path = ?", (path,))
-    remove_name(transaction, area_of(space), current.oid)
+    areas.remove_name(transaction, area_of(space), current.oid)
 
 
 def _renew(area: str, oid: str, transaction: Transaction) -> int | None:
     """Return the number of the last collection, None if the object is being removed."""
-    transaction.serialize("names")
+    areas.serialize(transaction)
     transaction.execute("UPDATE stored SET since = epoch() WHERE area = ? AND key = ? AND names = 0", (area, oid))
     statement = f"SELECT {_STATE} FROM collections LEFT JOIN stored AS s ON s.area = ? AND s.key = ?"
     names, _, number, _ = transaction.execute(statement, (area, oid)).fetchone()
