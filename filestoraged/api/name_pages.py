@@ -65,7 +65,7 @@ class NamePages:
         limit, prefix = _rows_of(request), listing.parameter(request, "prefix") or ""
         after = listing.parameter(request, "after") or ""
         # A folder is what a person looks for; programs list all names unless they ask for folders.
-        page = self._names.list(space, prefix=prefix, by_folder=True, after=after, limit=limit)
+        page = self._names.listing(space, prefix, by_folder=True).page(after, limit)
         here = f"{mount(request)}{space}"
         rows = [
             self._row(folder[prefix.rfind("/") + 1 :], f"{here}?{urlencode({'prefix': folder, 'delimiter': '/'})}")

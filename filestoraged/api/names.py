@@ -89,9 +89,7 @@ class _Requests:
         space, _ = self._open(segment)
         limit = listing.limit_of(request)
         prefix, after = listing.parameter(request, "prefix") or "", listing.parameter(request, "after") or ""
-        pages = self._names.pages(
-            space, prefix=prefix, by_folder=by_folder(request), after=after, limit=limit, size=_PIECE
-        )
+        pages = self._names.listing(space, prefix, by_folder=by_folder(request)).pages(after, limit, _PIECE)
         first = next(pages)
         if first.next is None or limit <= _PIECE:
             return Response(200, JSON + NO_STORE, b"".join(_pieces([first])))

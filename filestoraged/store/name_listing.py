@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from filestoraged.store.transactions import Transactions
@@ -45,6 +45,16 @@ class NameListing:
         self._space = path_of(space, "")
         self._prefix = self._space + prefix.encode()
         self._by_folder = by_folder
+
+    def pages(self, after: str, limit: int, size: int) -> Iterator[Page]:
+        """At most `limit` entries that sort after `after`, in pages of `size` at most, each read when it is needed."""
+        while True:
+            page = self.page(after, min(limit, size))
+            yield page
+            limit -= len(page.names) + len(page.prefixes)
+            if page.next is None or not limit:
+                return
+            after = page.next
 
     def page(self, after: str, limit: int) -> Page:
         """One entry more is read than the page has, to know whether another page follows."""

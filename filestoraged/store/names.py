@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from filestoraged.clock import SYSTEM_CLOCK, Clock
@@ -27,7 +27,7 @@ from filestoraged.store.name_limits import (
     no_rules,
     require_unwritten,
 )
-from filestoraged.store.name_listing import COLUMNS, UNEXPIRED, Name, NameListing, Page, path_of
+from filestoraged.store.name_listing import COLUMNS, UNEXPIRED, Name, NameListing, path_of
 from filestoraged.store.name_tables import CONDEMNED, REMOVED, area_of
 from filestoraged.store.transactions import ServiceTables, Transaction, Transactions
 from filestoraged.store.wall_clock import JUDGED_TIME
@@ -114,23 +114,12 @@ class Names(ServiceTables):
         keys = [] if oid is None else [oid]
         return areas.find_room(self.transactions, area, rules.quota, size, keys=keys, is_whole=is_whole)
 
-    def list(self, space: str, *, prefix: str = "", by_folder: bool = False, after: str = "", limit: int) -> Page:
-        """At most `limit` names that begin with `prefix` and sort after `after`, in the order of their bytes.
+    def listing(self, space: str, prefix: str = "", *, by_folder: bool = False) -> NameListing:
+        """The names that begin with `prefix`, in the order of their bytes.
 
         With `by_folder`, names that have a slash behind the prefix are one entry for each text up to that slash.
         """
-        return NameListing(self.transactions, space, prefix, by_folder=by_folder).page(after, limit)
-
-    def pages(self, space: str, *, prefix: str, by_folder: bool, after: str, limit: int, size: int) -> Iterator[Page]:
-        """The same in pages of `size` at most, each read when it is needed."""
-        listed = NameListing(self.transactions, space, prefix, by_folder=by_folder)
-        while True:
-            page = listed.page(after, min(limit, size))
-            yield page
-            limit -= len(page.names) + len(page.prefixes)
-            if page.next is None or not limit:
-                return
-            after = page.next
+        return NameListing(self.transactions, space, prefix, by_folder=by_folder)
 
     def list_spaces(self, after: str, limit: int) -> Sequence[str]:
         """At most `limit` spaces that have names and sort after `after`, in their order."""

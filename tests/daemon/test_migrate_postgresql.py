@@ -78,7 +78,7 @@ class FromPostgresTest(PostgresSide, PostgresCase, MigrationCase):
         self.old.put_name(names, "s", "b", TEA)
         self.old.put_name(names, "t", "c", POT)
         names.remove("t", "c").result()
-        kept = names.list("s", limit=10)
+        kept = names.listing("s").page("", 10)
 
         done = self.migrate()
         verified = self.migrate("--verify")
@@ -86,7 +86,7 @@ class FromPostgresTest(PostgresSide, PostgresCase, MigrationCase):
         self.assertEqual([0, 0], [done.status, verified.status], (done, verified))
         self.assertIn("equal 0 keys, 0 drops, 0 locks, 2 names", verified.out)
         copied = self.new.names()
-        self.assertEqual(kept, copied.list("s", limit=10))
+        self.assertEqual(kept, copied.listing("s").page("", 10))
         self.assertEqual((["s"], 1), (list(copied.list_spaces("", 10)), copied.count()))
         with self.new.space("s").get(oid) as stream:
             self.assertEqual(TEA, stream.read())
@@ -116,7 +116,7 @@ class ToPostgresTest(DatabasesContract, DropsContract, PostgresSide, PostgresCas
         self.old.put_name(names, "s", "b", TEA)
         self.old.put_name(names, "t", "c", POT)
         names.remove("t", "c").result()
-        kept = names.list("s", limit=10)
+        kept = names.listing("s").page("", 10)
 
         done = self.migrate()
         verified = self.migrate("--verify")
@@ -124,7 +124,7 @@ class ToPostgresTest(DatabasesContract, DropsContract, PostgresSide, PostgresCas
         self.assertEqual([0, 0], [done.status, verified.status], (done, verified))
         self.assertIn("equal 0 keys, 0 drops, 0 locks, 2 names", verified.out)
         copied = self.new.names()
-        self.assertEqual(kept, copied.list("s", limit=10))
+        self.assertEqual(kept, copied.listing("s").page("", 10))
         self.assertEqual((["s"], 1), (list(copied.list_spaces("", 10)), copied.count()))
         with self.new.space("s").get(oid) as stream:
             self.assertEqual(TEA, stream.read())

@@ -84,8 +84,8 @@ class NamesContract(TempCase):
         for name in names:
             self.put(name)
 
-    def listed(self, **options: object) -> Page:
-        return self.names.list("s", **{"limit": 1000, **options})  # type: ignore[arg-type]
+    def listed(self, prefix: str = "", *, by_folder: bool = False, after: str = "", limit: int = 1000) -> Page:
+        return self.names.listing("s", prefix, by_folder=by_folder).page(after, limit)
 
     def settle(self) -> None:
         """Wait for what was queued before."""
@@ -189,7 +189,7 @@ class NamesContract(TempCase):
         self.put("c", space="r")
 
         first = self.listed(limit=3)
-        second = self.listed(limit=3, after=first.next)
+        second = self.listed(limit=3, after=first.next or "")
 
         self.assertEqual(names[:3], [each.name for each in first.names])
         self.assertEqual(names[3:6], [each.name for each in second.names])

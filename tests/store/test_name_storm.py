@@ -154,7 +154,7 @@ class History:
 
     def check(self, process: Process) -> None:
         """Each name leads to its bytes."""
-        for name in process.names.list("s", limit=100).names:
+        for name in process.names.listing("s").page("", 100).names:
             try:
                 with process.store.namespace("s").get(name.oid) as stream:
                     assert stream.read() in CONTENTS
@@ -173,7 +173,7 @@ class History:
         for _ in range(3):
             self.clock.advance(31)
             last.collector.collect()
-        led_to = {each.oid for each in last.names.list("s", limit=100).names}
+        led_to = {each.oid for each in last.names.listing("s").page("", 100).names}
         there = set(last.store.namespace("s").list())
         self.check(last)
         last.kill()
