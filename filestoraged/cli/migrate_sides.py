@@ -12,8 +12,8 @@ from filestoraged.daemon.backend import drop_store
 from filestoraged.daemon.backends import selected
 from filestoraged.daemon.config import Config
 from filestoraged.errors import Error, JournalDamaged, ListingUnsupported
-from filestoraged.migration.migration import Parts, Service
-from filestoraged.migration.namespace_pairs import Stores
+from filestoraged.migration.migration import Parts
+from filestoraged.migration.namespace_pairs import Service
 from filestoraged.migration.transfer import reason_of
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
@@ -73,7 +73,7 @@ def prepare(target: ConfiguredSide, closing: ExitStack) -> None:
         raise StartError(f"cannot write the store {target.config.store!r}: {error.strerror or error}") from error
     closing.callback(disk.close)
     try:
-        target.service.stores.objects.probe()
+        target.service.objects.probe()
     except (Error, OSError) as error:
         raise CheckError(f"cannot write the target: {reason_of(error)}") from error
 
@@ -101,7 +101,7 @@ def open_side(config: Config, closing: ExitStack) -> ConfiguredSide:
         directory if opened.drops is None else objects,
         directory if config.database is None else config.database.description,
     )
-    service = Service(Stores(opened.store, drop_store(config, opened, disk)), rows, config.hash)
+    service = Service(opened.store, drop_store(config, opened, disk), rows, config.hash)
     return ConfiguredSide(config, disk, service, places)
 
 
@@ -124,7 +124,7 @@ def _open_rows(config: Config) -> RowStore:
 
 def _require_listing(source: ConfiguredSide) -> None:
     try:
-        source.service.stores.objects.list("", 1)
+        source.service.objects.list("", 1)
     except ListingUnsupported as error:
         where = selected(source.config).describe(source.config)
         raise CheckError(f"cannot copy objects from {where}: it cannot list them") from error

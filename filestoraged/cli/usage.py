@@ -58,7 +58,7 @@ def _areas(side: ConfiguredSide, given: Sequence[str]) -> Iterator[tuple[str, Us
     """What areas hold, in the order of their kinds and names. Raises CheckError where that cannot be read."""
     if side.directory in side.places and not os.path.isdir(side.config.store):
         raise CheckError(f"there is no store {side.config.store!r}")
-    stores = AreaStores(side.service.stores.objects, side.service.stores.drops)
+    stores = AreaStores(side.service.objects, side.service.drops)
     try:
         for kind in KINDS:
             for area, held in _named(side) if kind == NAMES else _stored(stores, kind, given):

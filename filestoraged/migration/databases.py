@@ -19,7 +19,7 @@ from filestoraged.check.throttle import Throttle
 from filestoraged.command_errors import CheckError
 from filestoraged.errors import NotFound
 from filestoraged.migration.findings import DIFFERENT, EXTRA, MigrationTotals
-from filestoraged.migration.namespace_pairs import can_list, names
+from filestoraged.migration.namespace_pairs import Service, names
 from filestoraged.store.contract import Store
 from filestoraged.store.drop_tables import DROP_ROWS, DROP_TABLE, DropRow
 from filestoraged.store.kv import KEY_ROWS
@@ -33,16 +33,10 @@ GROUPS = (KEY_ROWS, DROP_ROWS, LOCK_ROWS, NAME_ROWS)
 _PAGE = 1000
 
 
-class DatabaseSide(NamedTuple):
-    rows: RowStore
-    # The bytes of drops.
-    drops: Store
-
-
 class DatabaseCopy:
     """Copies all databases from one side to another. One thread uses it."""
 
-    def __init__(self, source: DatabaseSide, target: DatabaseSide, throttle: Throttle, totals: MigrationTotals) -> None:
+    def __init__(self, source: Service, target: Service, throttle: Throttle, totals: MigrationTotals) -> None:
         self._source = source
         self._target = target
         self._throttle = throttle
@@ -61,11 +55,8 @@ class DatabaseCopy:
 
     def remove_orphans(self) -> None:
         """Remove bytes of drops at the target that are no longer available there."""
-        store = self._target.drops
-        if not can_list(store):
-            return
         page: list[str] = []
-        for id_ in names(store.list):
+        for id_ in names(self._target.drops.list):
             page.append(id_)
             if len(page) == _PAGE:
                 self._remove_without_row(page)
@@ -119,7 +110,7 @@ class DatabaseCopy:
 class DatabaseComparison:
     """Compares all databases of two sides. One thread uses it."""
 
-    def __init__(self, source: DatabaseSide, target: DatabaseSide, throttle: Throttle, totals: MigrationTotals) -> None:
+    def __init__(self, source: Service, target: Service, throttle: Throttle, totals: MigrationTotals) -> None:
         self._source = source
         self._target = target
         self._throttle = throttle
@@ -152,7 +143,7 @@ class DatabaseComparison:
 
         return self._source.rows.read(group, with_source)
 
-    def _rows(self, reader: RowReader, table: Table, side: DatabaseSide) -> Iterator[Row]:
+    def _rows(self, reader: RowReader, table: Table, side: Service) -> Iterator[Row]:
         for row in reader.rows(table):
             self._throttle.raise_if_stopped()
             if table is not DROP_TABLE:
@@ -209,17 +200,10 @@ class _BytesByID:
     """Whether the target has the bytes of drops, which are asked for in ascending order."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._names = names(store.list) if can_list(store) else None
+        self._names = names(store.list)
         self._next: str | None = ""
 
     def has(self, id_: str) -> bool:
-        if self._names is None:
-            try:
-                self._store.stat(id_)
-            except NotFound:
-                return False
-            return True
         while self._next is not None and self._next < id_:
             self._next = next(self._names, None)
         return self._next == id_

@@ -19,25 +19,10 @@ from filestoraged.check.findings import Finding
 from filestoraged.check.runner import start_counting
 from filestoraged.check.throttle import Throttle
 from filestoraged.command_errors import CheckError
-from filestoraged.migration import databases
 from filestoraged.migration.databases import DatabaseComparison, DatabaseCopy, available_drops
 from filestoraged.migration.findings import MigrationTotals
-from filestoraged.migration.namespace_pairs import NamespacePair, Stores, drop_pair, object_pairs
+from filestoraged.migration.namespace_pairs import NamespacePair, Service, drop_pair, object_pairs
 from filestoraged.migration.passes import ComparePass, CopyPasses
-from filestoraged.store.rows import RowStore
-
-
-class Service(NamedTuple):
-    """What one daemon keeps."""
-
-    stores: Stores
-    rows: RowStore
-    # The one that names most objects of files.
-    algorithm: str
-
-    @property
-    def side(self) -> databases.DatabaseSide:
-        return databases.DatabaseSide(self.rows, self.stores.drops)
 
 
 class Parts(NamedTuple):
@@ -62,13 +47,13 @@ class _Run:
     def _pairs(self) -> Iterator[NamespacePair]:
         source, target = self._source, self._target
         if self._parts.objects:
-            yield from object_pairs(source.stores, target.stores, source.algorithm)
+            yield from object_pairs(source, target)
         if self._parts.drops:
-            yield drop_pair(source.stores, target.stores, functools.partial(available_drops, source.rows))
+            yield drop_pair(source, target, functools.partial(available_drops, source.rows))
 
     def _start_counting(self) -> None:
         if self._parts.objects:
-            store, throttle = self._source.stores.objects, self._throttle
+            store, throttle = self._source.objects, self._throttle
             start_counting(lambda: store.usage(throttle.raise_if_stopped).values(), self.totals, throttle)
 
 
@@ -81,7 +66,7 @@ class Migration(_Run):
         super().__init__(source, target, parts, throttle)
         self._delete = delete
         self._passes = CopyPasses(throttle, self.totals, delete=delete)
-        self._databases = DatabaseCopy(source.side, target.side, throttle, self.totals)
+        self._databases = DatabaseCopy(source, target, throttle, self.totals)
 
     def findings(self, pause: float) -> Iterator[Finding | None]:
         """All objects that are not copied; and None after each `pause` seconds without one.
@@ -110,5 +95,4 @@ class Comparison(_Run):
         self._start_counting()
         yield from ComparePass(self._throttle, self.totals).run(self._pairs, pause)
         if self._parts.databases:
-            source, target = self._source.side, self._target.side
-            yield from DatabaseComparison(source, target, self._throttle, self.totals).findings()
+            yield from DatabaseComparison(self._source, self._target, self._throttle, self.totals).findings()

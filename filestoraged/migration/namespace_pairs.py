@@ -15,6 +15,7 @@ from filestoraged.digest import ALGORITHMS, digest_length
 from filestoraged.errors import ListingUnsupported
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
+from filestoraged.store.rows import RowStore
 
 # Names in one page. S3 stores return 1,000 at most; a directory is listed once for each page.
 _PAGE = 10_000
@@ -30,13 +31,16 @@ class Listed(NamedTuple):
     at_target: bool | None
 
 
-class Stores(NamedTuple):
-    """Where one side keeps its objects."""
+class Service(NamedTuple):
+    """What one daemon keeps."""
 
-    # Those of files; repositories are namespaces below it.
+    # The objects of files; repositories are namespaces below it.
     objects: Store
     # The bytes of drops.
     drops: Store
+    rows: RowStore
+    # The one that names most objects of files.
+    algorithm: str
 
 
 class NamespacePair(NamedTuple):
@@ -67,12 +71,12 @@ class NamespacePair(NamedTuple):
         return f"{self.path}{layout.object_path(name, self.path.rstrip('/'))}"
 
 
-def object_pairs(source: Stores, target: Stores, algorithm: str) -> Iterator[NamespacePair]:
-    """Files, each repository, each space of names, and repositories of restic. `algorithm` names most objects of files.
+def object_pairs(source: Service, target: Service) -> Iterator[NamespacePair]:
+    """Files, each repository, each space of names, and repositories of restic.
 
     Raises ListingUnsupported if the source keeps no index, and CheckError for what the target cannot keep.
     """
-    algorithms = (algorithm, *(each for each in ALGORITHMS if each != algorithm))
+    algorithms = (source.algorithm, *(each for each in ALGORITHMS if each != source.algorithm))
     yield _pair("", source.objects, target.objects, algorithms)
     # An oid is a SHA-256 digest, whatever names the objects of files.
     for directory in (layout.REPOSITORIES, layout.NAMES):
@@ -82,7 +86,7 @@ def object_pairs(source: Stores, target: Stores, algorithm: str) -> Iterator[Nam
     yield from _restic_pairs(source, target)
 
 
-def _restic_pairs(source: Stores, target: Stores) -> Iterator[NamespacePair]:
+def _restic_pairs(source: Service, target: Service) -> Iterator[NamespacePair]:
     ours, theirs = (side.objects.namespace(layout.RESTIC, algorithm="sha256") for side in (source, target))
     # As the interface has it.
     theirs.max_size = None
@@ -97,7 +101,7 @@ def _restic_pairs(source: Stores, target: Stores) -> Iterator[NamespacePair]:
         yield _pair(f"{layout.RESTIC}/{name}/", *config, ())._replace(is_named_by_digest=False)
 
 
-def drop_pair(source: Stores, target: Stores, ids: Callable[[], Iterator[str]]) -> NamespacePair:
+def drop_pair(source: Service, target: Service, ids: Callable[[], Iterator[str]]) -> NamespacePair:
     """`ids` yields those of the drops that have bytes, in ascending order."""
     return NamespacePair(f"{layout.DROPS}/", source.drops, target.drops, ids, is_named_by_digest=False, algorithms=())
 
