@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from filestoraged.check.findings import DAMAGED, ORPHANED, CheckTotals, Finding
@@ -164,12 +164,12 @@ class MemcachedCheck:
             if self._has_no_orphans():
                 return
             self._throttle.sleep(self._grace)
-            for orphan in self._listing.orphans():
-                listed = set(orphan.numbers) & set(again.numbers(orphan.token))
-                keys = [chunk_key(bytes.fromhex(orphan.token), number) for number in sorted(listed)]
+            for token in self._listing.orphans():
+                listed = set(self._listing.numbers(token)) & set(again.numbers(token))
+                keys = [chunk_key(bytes.fromhex(token), number) for number in sorted(listed)]
                 keys = [key for key in keys if self._pool.get(key) is not None]
                 if keys:
-                    yield self._orphaned(orphan.token, keys)
+                    yield self._orphaned(token, keys)
 
     def _has_no_orphans(self) -> bool:
         return next(self._listing.orphans(), None) is None
@@ -198,13 +198,6 @@ class MemcachedCheck:
         return Finding(ORPHANED, f"fsd:{token}", f"no manifest lists its {len(keys)} chunks", remedy)
 
 
-class OrphanedChunks(NamedTuple):
-    """Chunks of one upload that no manifest lists."""
-
-    token: str
-    numbers: list[int]
-
-
 class Listing:
     """The manifests and the permanent chunks that servers list, at one moment.
 
@@ -229,28 +222,18 @@ class Listing:
 
     def manifests(self) -> Iterator[str]:
         """The keys of all manifests, for one thread at a time."""
-        page = [("",)]
-        while page:
-            statement = "SELECT key FROM manifests WHERE key > ? ORDER BY key LIMIT ?"
-            page = self._execute(statement, page[-1][0], _KEYS_PER_QUERY)
-            for (key,) in page:
-                yield key
+        return self._pages("SELECT key FROM manifests WHERE key > ? ORDER BY key LIMIT ?")
 
     def add_token(self, token: bytes) -> None:
         """Record that a manifest lists the chunks of that upload."""
         self._execute("INSERT OR IGNORE INTO named VALUES (?)", token.hex())
 
-    def orphans(self) -> Iterator[OrphanedChunks]:
-        """The chunks of uploads whose token was not added."""
-        page = [("",)]
-        while page:
-            statement = (
-                "SELECT DISTINCT token FROM chunks WHERE token > ? AND token NOT IN (SELECT token FROM named)"
-                " ORDER BY token LIMIT ?"
-            )
-            page = self._execute(statement, page[-1][0], _KEYS_PER_QUERY)
-            for (token,) in page:
-                yield OrphanedChunks(token, self.numbers(token))
+    def orphans(self) -> Iterator[str]:
+        """The tokens of uploads that have chunks and were not added."""
+        return self._pages(
+            "SELECT DISTINCT token FROM chunks WHERE token > ? AND token NOT IN (SELECT token FROM named)"
+            " ORDER BY token LIMIT ?"
+        )
 
     def numbers(self, token: str) -> list[int]:
         """The numbers of an upload's chunks."""
@@ -281,6 +264,14 @@ class Listing:
             self._execute("INSERT OR IGNORE INTO manifests VALUES (?)", key.decode())
         elif chunk and expires < 0:
             self._execute("INSERT OR IGNORE INTO chunks VALUES (?, ?)", chunk.group(1).decode(), int(chunk.group(2)))
+
+    def _pages(self, statement: str) -> Iterator[str]:
+        """What a statement selects behind a value, so many at a time."""
+        page = [("",)]
+        while page:
+            page = self._execute(statement, page[-1][0], _KEYS_PER_QUERY)
+            for (each,) in page:
+                yield each
 
     def _execute(self, statement: str, *values: Any) -> list[Any]:
         with self._lock:
