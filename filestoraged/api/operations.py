@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -40,8 +41,13 @@ Probe = Callable[[], None]
 
 def description_routes(describe: Callable[[], bytes]) -> Router:
     """The document that `describe` returns. It is made for the first request."""
-    document = _Document(describe)
-    return Router("operations", [Route("GET", "/", document.show, PUBLIC, RunsOn.THREAD)], public=True)
+    # Two threads may make it at once: the same one.
+    document = functools.cache(describe)
+
+    def show(_: Request) -> Response:
+        return Response(200, JSON + _REVALIDATED, document())
+
+    return Router("operations", [Route("GET", "/", show, PUBLIC, RunsOn.THREAD)], public=True)
 
 
 def health_routes() -> Router:
@@ -129,20 +135,6 @@ class _Known(NamedTuple):
 
     fault: Fault | None
     until: float
-
-
-class _Document:
-    """The page `/-/openapi.json`."""
-
-    def __init__(self, describe: Callable[[], bytes]) -> None:
-        self._describe = describe
-        self._text: bytes | None = None
-
-    def show(self, _: Request) -> Response:
-        if self._text is None:
-            # Two threads may make it at once: the same one.
-            self._text = self._describe()
-        return Response(200, JSON + _REVALIDATED, self._text)
 
 
 class _Ready:
