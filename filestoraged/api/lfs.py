@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 from filestoraged.api import objects
@@ -109,10 +109,9 @@ class _Batches:
         batch = lfs.parse_batch(await self._payloads.gather(request), uploads=transfers)
         if self._authorizer is not None:
             self._authorizer.require(request, WRITE if batch.operation == lfs.UPLOAD else READ)
-        links = _Links(f"{request.mount_url(self._public_url)}/{name}")
-        lookup = _Lookup(self._store.namespace(name))
+        lookup = _Lookup(self._store.namespace(name), f"{request.mount_url(self._public_url)}/{name}")
         describe = lookup.upload if batch.operation == lfs.UPLOAD else lookup.download
-        described = [describe(each, links) for each in batch.objects]
+        described = [describe(each) for each in batch.objects]
         if batch.transfer == lfs.TUS:
             self._make_resumable(request, name, described)
         answer = {"transfer": batch.transfer, "objects": described, "hash_algo": lfs.HASH_ALGORITHM}
@@ -129,29 +128,19 @@ class _Batches:
             each["actions"] = {"upload": {"href": f"{start}/{id_}"}}
 
 
-class _Links(NamedTuple):
-    """The links of a repository, whose URL is `start`."""
-
-    start: str
-
-    def upload(self, oid: str) -> dict[str, Any]:
-        return {"upload": {"href": f"{self.start}?hash={oid}"}}
-
-    def download(self, oid: str) -> dict[str, Any]:
-        return {"download": {"href": f"{self.start}/{oid}"}}
-
-
 class _Lookup:
     """Describes the objects of one batch. Each is looked up once, however often the batch names it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, url: str) -> None:
+        """`url` is that of the repository."""
         self._store = store
+        self._url = url
         self._found: dict[str, ObjectStatus | NotFound | CorruptObject] = {}
         # Objects that are to be uploaded, and the sum of their sizes.
         self._wanted: set[str] = set()
         self._wanted_size = 0
 
-    def upload(self, wanted: BatchObject, links: _Links) -> dict[str, Any]:
+    def upload(self, wanted: BatchObject) -> dict[str, Any]:
         """An object that is stored has no link: the client then sends nothing."""
         if wanted.fault:
             return _described(wanted, Unprocessable(wanted.fault))
@@ -163,9 +152,9 @@ class _Lookup:
         if excess is not None:
             return _described(wanted, excess)
         self._require_room(wanted)
-        return {**_described(wanted, None), "actions": links.upload(wanted.oid)}
+        return {**_described(wanted, None), "actions": {"upload": {"href": f"{self._url}?hash={wanted.oid}"}}}
 
-    def download(self, wanted: BatchObject, links: _Links) -> dict[str, Any]:
+    def download(self, wanted: BatchObject) -> dict[str, Any]:
         if wanted.fault:
             return _described(wanted, Unprocessable(wanted.fault))
         found = self._find(wanted.oid)
@@ -174,7 +163,7 @@ class _Lookup:
             fault = self._excess(wanted) or fault
         if fault is not None:
             return _described(wanted, fault)
-        return {**_described(wanted, None), "actions": links.download(wanted.oid)}
+        return {**_described(wanted, None), "actions": {"download": {"href": f"{self._url}/{wanted.oid}"}}}
 
     def _excess(self, wanted: BatchObject) -> Unprocessable | None:
         """The error for an object that could not be uploaded. What is stored was smaller than the limit of its day."""
