@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from filestoraged.digest import parse_digest
 from filestoraged.errors import BadRequest, CorruptObject, NotFound, quoted
@@ -32,11 +32,11 @@ def objects(request: Request, store: Store) -> Response:
     return Response(200, JSON + NO_STORE, body.encode())
 
 
-def repositories(request: Request, store: Store) -> Response:
-    """Answer with a page of the names of repositories, in the order of their bytes."""
+def areas(request: Request, member: str, list_names: Callable[[str, int], Sequence[str]]) -> Response:
+    """Answer with a page of the names of repositories or spaces, in the order of their bytes, as a `member`."""
     limit, after = limit_of(request), after_repository(request)
-    names = store.list_namespaces(after, limit + 1)
-    return json_response(200, {"repositories": names[:limit], "next": next_of(names, limit)}, NO_STORE)
+    names = list_names(after, limit + 1)
+    return json_response(200, {member: names[:limit], "next": next_of(names, limit)}, NO_STORE)
 
 
 def _statuses(store: Store, names: Sequence[str]) -> list[ObjectStatus]:

@@ -80,10 +80,7 @@ class _Requests:
         self._open = functools.lru_cache(_MAX_SPACES)(self._open_space)
 
     def list_spaces(self, request: Request) -> Response:
-        limit, after = listing.limit_of(request), listing.after_repository(request)
-        spaces = self._names.list_spaces(after, limit + 1)
-        body = {"spaces": spaces[:limit], "next": listing.next_of(spaces, limit)}
-        return Response(200, JSON + NO_STORE, json.dumps(body).encode() + b"\n")
+        return listing.areas(request, "spaces", self._names.list_spaces)
 
     def list_names(self, request: Request, segment: str) -> Response:
         space, _ = self._open(segment)

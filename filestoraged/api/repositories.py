@@ -56,7 +56,7 @@ class _Repositories:
         return await self.upload(request, "")
 
     def list_repositories(self, request: Request) -> Response:
-        return listing.repositories(request, self._store)
+        return listing.areas(request, "repositories", self._store.list_namespaces)
 
     def list_objects(self, request: Request, repository: str) -> Response:
         return listing.objects(request, self._open(repository))
