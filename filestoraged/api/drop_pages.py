@@ -11,7 +11,7 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 from filestoraged.api import forms
-from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show, show_once, size_hint
+from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show, show_once, size_hint, wants_page
 from filestoraged.api.payloads import Payloads
 from filestoraged.errors import BadRequest, ClientGone, Error, TooManyGuesses, Unauthorized
 from filestoraged.store.drops import Drop
@@ -19,7 +19,6 @@ from filestoraged.web.error_responses import meaning
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import REASONS, Response, field_lines
 from filestoraged.web.router import PUBLIC, READ, WRITE, PageVariant, Route, Router
-from filestoraged.wire.accept import prefers_html
 from filestoraged.wire.multipart import FormEvent, FormPart, form_boundary
 
 # Maximum size of the form that fetches a drop, in bytes: a password of 1,024 bytes, each percent-encoded.
@@ -74,7 +73,7 @@ class DropPages:
             Route("GET", "/", self.show_form, PUBLIC, RunsOn.INLINE),
             Route("GET", "/file/{id}", self.show, PUBLIC, runs_on),
         ]
-        return PageVariant(Router("drops", routes, secret=True), _wants_page)
+        return PageVariant(Router("drops", routes, secret=True), wants_page)
 
     def show_form(self, request: Request) -> Response:
         content = self._pages.fill(
@@ -174,10 +173,6 @@ class _PasswordPart:
             if len(self.value) + len(event) > _MAX_FORM_SIZE:
                 raise BadRequest(f"The password has more than {_MAX_FORM_SIZE} bytes.")
             self.value += event
-
-
-def _wants_page(request: Request) -> bool:
-    return prefers_html(request.fields.get("accept"))
 
 
 def _password_of(body: bytes) -> str | None:

@@ -7,14 +7,14 @@ from urllib.parse import unquote
 from filestoraged.api import forms, objects
 from filestoraged.api.interface import Description, Interface, Resources
 from filestoraged.api.objects import Delivery
-from filestoraged.api.pages import Pages, mount, mount_of, show, size_hint
+from filestoraged.api.pages import Pages, mount, mount_of, show, size_hint, wants_page
 from filestoraged.digest import Digest
 from filestoraged.errors import BadRequest, MalformedMultipart
 from filestoraged.store.contract import Staging, Store
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import JSON, Response, json_response
 from filestoraged.web.router import DELETE, PUBLIC, READ, WRITE, PageVariant, Route, Router
-from filestoraged.wire.accept import prefers_html, prefers_text
+from filestoraged.wire.accept import prefers_text
 from filestoraged.wire.expectations import expected_digests
 from filestoraged.wire.multipart import FormEvent, FormPart, form_boundary
 
@@ -153,7 +153,7 @@ class _UploadPage:
 
 def _wants_page(request: Request) -> bool:
     """With a hash, the request is for the file, whoever sends it."""
-    return prefers_html(request.fields.get("accept")) and not request.parameters("hash", "file_hash")
+    return wants_page(request) and not request.parameters("hash", "file_hash")
 
 
 def _build(resources: Resources) -> Router:

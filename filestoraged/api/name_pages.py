@@ -8,12 +8,11 @@ from urllib.parse import quote, urlencode
 
 from filestoraged.api import listing
 from filestoraged.api.objects import repository_name
-from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show_once
+from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show_once, wants_page
 from filestoraged.store.names import Names
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import Response
 from filestoraged.web.router import READ, PageVariant, Route, Router
-from filestoraged.wire.accept import prefers_html
 from filestoraged.wire.dates import format_timestamp
 
 # Of a page. They take 0.6 s and 4 MiB with the longest names.
@@ -48,9 +47,7 @@ class NamePages:
             Route("GET", "/", self.show_spaces, READ, runs_on),
             Route("GET", "/{space}", self.show_names, READ, runs_on),
         ]
-        return PageVariant(
-            Router("names", routes, has_areas=True), lambda request: prefers_html(request.fields.get("accept"))
-        )
+        return PageVariant(Router("names", routes, has_areas=True), wants_page)
 
     def show_spaces(self, request: Request) -> Response:
         limit, after = _rows_of(request), listing.after_repository(request)

@@ -18,6 +18,7 @@ from filestoraged.web.auth import Tokens
 from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import Fields, Response, field_lines
 from filestoraged.web.router import PUBLIC, Route, Router
+from filestoraged.wire.accept import prefers_html
 from filestoraged.wire.conditions import matches_if_none_match
 
 # The path of the assets.
@@ -181,6 +182,11 @@ def show(request: Request, page: bytes) -> Response:
 def show_once(page: bytes, *, status: int = 200, fields: Fields = "") -> Response:
     """Answer with a page that no cache may keep."""
     return Response(status, _PAGE + _NOT_CACHED + fields, page)
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a request is one of a person where programs get something else."""
+    return prefers_html(request.fields.get("accept"))
 
 
 def mount(request: Request) -> str:
