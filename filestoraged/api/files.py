@@ -22,15 +22,15 @@ from filestoraged.wire.multipart import FormEvent, FormPart, form_boundary
 def routes(store: Store, delivery: Delivery, pages: Pages | None = None) -> Router:
     """Without `pages`, there is none for people."""
     requests = _Files(store, delivery)
-    changes, reads = objects.runs_on(store)
+    runs_on = objects.runs_on(store)
     return Router(
         "files",
         [
             objects.upload_route("POST", "/", requests.upload, store),
-            Route("GET", "/", requests.download, READ, reads),
-            Route("DELETE", "/", requests.remove, DELETE, changes),
-            Route("GET", "/{hash}", requests.download, READ, reads),
-            Route("DELETE", "/{hash}", requests.remove, DELETE, changes),
+            Route("GET", "/", requests.download, READ, runs_on),
+            Route("DELETE", "/", requests.remove, DELETE, runs_on),
+            Route("GET", "/{hash}", requests.download, READ, runs_on),
+            Route("DELETE", "/{hash}", requests.remove, DELETE, runs_on),
         ],
         variant=None if pages is None else _UploadPage(pages, store).variant(),
     )

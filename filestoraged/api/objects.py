@@ -54,14 +54,12 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TYPES = dict(mimetypes.types_map)
 
 
-def runs_on(store: Store) -> tuple[RunsOn, RunsOn]:
-    """Where pages run that change a store, and where those run that read it.
+def runs_on(store: Store) -> RunsOn:
+    """Where pages run that read or change a store.
 
     A local disk is read on the loop. What changes it waits for another thread, and holds none.
     """
-    if store.remote:
-        return RunsOn.REMOTE, RunsOn.REMOTE
-    return RunsOn.INLINE, RunsOn.INLINE
+    return RunsOn.REMOTE if store.remote else RunsOn.INLINE
 
 
 def runs_waiting(store: Store) -> RunsOn:
@@ -71,7 +69,7 @@ def runs_waiting(store: Store) -> RunsOn:
 
 def upload_route(method: str, pattern: str, page: Callable[..., Answer], store: Store) -> Route:
     """The route of a page that stores a body. On the loop, it stages small ones in memory."""
-    return Route(method, pattern, page, WRITE, runs_on(store)[0], inline_body=0 if store.remote else SMALL)
+    return Route(method, pattern, page, WRITE, runs_on(store), inline_body=0 if store.remote else SMALL)
 
 
 async def receive_object(request: Request, store: Store, expected: Sequence[Expected]) -> tuple[Digest, int]:

@@ -21,19 +21,18 @@ from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 def routes(store: Store, delivery: Delivery, nested: Sequence[Router] = (), *, public_url: str | None = None) -> Router:
     """`store` names objects by their SHA-256. `nested` are further routers below the paths of repositories."""
     pages = _Repositories(store, delivery, public_url)
-    changes, reads = objects.runs_on(store)
-    lists = objects.runs_waiting(store)
+    runs_on, lists = objects.runs_on(store), objects.runs_waiting(store)
     return Router(
         "repositories",
         [
             Route("GET", "", pages.list_repositories, READ, lists),
             Route("GET", "/", pages.list_repositories, READ, lists),
             # The path of a repository without a name.
-            Route("PUT", "/", pages.upload_to_none, WRITE, changes),
+            Route("PUT", "/", pages.upload_to_none, WRITE, runs_on),
             objects.upload_route("PUT", "/{repository}", pages.upload, store),
             Route("GET", "/{repository}", pages.list_objects, READ, lists),
-            Route("GET", "/{repository}/{oid}", pages.download, READ, reads),
-            Route("DELETE", "/{repository}/{oid}", pages.remove, DELETE, changes),
+            Route("GET", "/{repository}/{oid}", pages.download, READ, runs_on),
+            Route("DELETE", "/{repository}/{oid}", pages.remove, DELETE, runs_on),
         ],
         has_areas=True,
         nested=nested,

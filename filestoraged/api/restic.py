@@ -43,16 +43,16 @@ _CONFIG = "/{repository}/config"
 
 def routes(store: Store, delivery: Delivery) -> Router:
     """`store` has the repositories, whose objects are named by their SHA-256."""
-    changes, waiting = objects.runs_on(store)[0], objects.runs_waiting(store)
+    runs_on, waiting = objects.runs_on(store), objects.runs_waiting(store)
     pages = _Repositories(store, delivery)
     return Router(
         "restic",
         [
-            Route("POST", "/{repository}/", pages.create, WRITE, changes),
+            Route("POST", "/{repository}/", pages.create, WRITE, runs_on),
             Route("HEAD", _CONFIG, pages.open_config, READ, waiting),
             Route("GET", _CONFIG, pages.open_config, READ, waiting),
             Route("POST", _CONFIG, pages.store_config, WRITE, waiting),
-            Route("DELETE", _CONFIG, pages.remove_config, DELETE, changes),
+            Route("DELETE", _CONFIG, pages.remove_config, DELETE, runs_on),
             *itertools.chain.from_iterable(_routes_of(type_, pages, store) for type_ in layout.RESTIC_DIRECTORIES),
         ],
         has_areas=True,
@@ -61,15 +61,15 @@ def routes(store: Store, delivery: Delivery) -> Router:
 
 def _routes_of(type_: str, pages: _Repositories, store: Store) -> Iterator[Route]:
     """The routes of files of a type."""
-    changes, reads = objects.runs_on(store)
+    runs_on = objects.runs_on(store)
     open_file = functools.partial(pages.open, type_)
     # Each run of restic removes its lock, also one that may remove nothing else.
     removes = WRITE if type_ == _LOCKS else DELETE
     yield Route("GET", _list_of(type_), functools.partial(pages.list, type_), READ, objects.runs_waiting(store))
-    yield Route("HEAD", _file_of(type_), open_file, READ, reads)
-    yield Route("GET", _file_of(type_), open_file, READ, reads)
+    yield Route("HEAD", _file_of(type_), open_file, READ, runs_on)
+    yield Route("GET", _file_of(type_), open_file, READ, runs_on)
     yield objects.upload_route("POST", _file_of(type_), functools.partial(pages.store, type_), store)
-    yield Route("DELETE", _file_of(type_), functools.partial(pages.remove, type_), removes, changes)
+    yield Route("DELETE", _file_of(type_), functools.partial(pages.remove, type_), removes, runs_on)
 
 
 def _list_of(type_: str) -> str:
