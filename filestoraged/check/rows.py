@@ -75,14 +75,18 @@ class RowRegistry(ABC):
     def all_with_bytes(self) -> Iterator[tuple[str, int | None]]:
         """The ids of all rows whose bytes must exist, and their size if the row tells it."""
         statement = f"SELECT id FROM {self._kind.table} WHERE id > ? AND {self._kind.needs_bytes} ORDER BY id LIMIT ?"
-        page = self._query(statement, "", IDS_PER_QUERY)
-        while page:
-            yield from ((id_, None) for (id_,) in page)
-            page = self._query(statement, page[-1][0], IDS_PER_QUERY)
+        return ((id_, None) for (id_,) in self._pages(statement, ""))
 
     def incomplete(self) -> Iterator[str]:
         """The paths of those with more bytes than all their rows name."""
         return iter(())
+
+    def _pages(self, statement: str, *after: object) -> Iterator[Any]:
+        """All rows of a statement behind the key `after`, with which each row begins. A page is in memory at a time."""
+        page = self._query(statement, *after, IDS_PER_QUERY)
+        while page:
+            yield from page
+            page = self._query(statement, *page[-1][: len(after)], IDS_PER_QUERY)
 
     @abstractmethod
     def _query(self, statement: str, *values: object) -> list[Any]:
@@ -113,16 +117,10 @@ class SegmentRegistry(RowRegistry):
 
     def all_with_bytes(self) -> Iterator[tuple[str, int | None]]:
         statement = f"{self._NEEDED} AND (upload_segments.id, number) > (?, ?) ORDER BY upload_segments.id, number"
-        page = self._query(f"{statement} LIMIT ?", "", 0, IDS_PER_QUERY)
-        while page:
-            yield from ((f"{id_}/{number}", size) for id_, number, size in page)
-            page = self._query(f"{statement} LIMIT ?", *page[-1][:2], IDS_PER_QUERY)
+        return ((f"{id_}/{number}", size) for id_, number, size in self._pages(f"{statement} LIMIT ?", "", 0))
 
     def incomplete(self) -> Iterator[str]:
-        page = self._query(self._INCOMPLETE, "", IDS_PER_QUERY)
-        while page:
-            yield from (layout.upload_path(id_) for (id_,) in page)
-            page = self._query(self._INCOMPLETE, page[-1][0], IDS_PER_QUERY)
+        return (layout.upload_path(id_) for (id_,) in self._pages(self._INCOMPLETE, ""))
 
 
 class StoredRegistry(RowRegistry):
@@ -149,10 +147,8 @@ class StoredRegistry(RowRegistry):
         return bool(self._query(statement, names.area_of(space), oid))
 
     def all_with_bytes(self) -> Iterator[tuple[str, int | None]]:
-        page = self._query(self._PAGE, names.area_of(""), "", IDS_PER_QUERY)
-        while page:
-            yield from ((f"{area.partition('/')[2]}/{oid}", size) for area, oid, size in page)
-            page = self._query(self._PAGE, *page[-1][:2], IDS_PER_QUERY)
+        rows = self._pages(self._PAGE, names.area_of(""), "")
+        return ((f"{area.partition('/')[2]}/{oid}", size) for area, oid, size in rows)
 
 
 class BytesKind(NamedTuple):
