@@ -47,10 +47,7 @@ class DropForm:
         """Return the file's name, its bytes, and the password, empty for none."""
         if self._staging is None:
             raise MalformedMultipart("The form has no part named 'file'.")
-        try:
-            return self._name, self._staging, b"".join(self._password or []).decode()
-        except UnicodeDecodeError as error:
-            raise BadRequest("The password is not UTF-8.") from error
+        return self._name, self._staging, decode_password(b"".join(self._password or []))
 
     def _begin(self, part: FormPart) -> None:
         self._part = part.name or ""
@@ -63,6 +60,13 @@ class DropForm:
             if self._password is not None:
                 raise BadRequest("The form has two parts named 'password': expected one at most.")
             self._password = []
+
+
+def decode_password(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest("The password is not UTF-8.") from error
 
 
 def check_password_size(size: int) -> None:

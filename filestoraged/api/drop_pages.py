@@ -11,6 +11,7 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 from filestoraged.api import forms
+from filestoraged.api.drop_form import decode_password
 from filestoraged.api.pages import VARIES, Markup, Pages, mount, readable_size, show, show_once, size_hint, wants_page
 from filestoraged.api.payloads import Payloads
 from filestoraged.errors import BadRequest, ClientGone, Error, TooManyGuesses, Unauthorized
@@ -156,7 +157,7 @@ class DropPages:
             return _password_of(await self._payloads.gather(request))
         collected = _PasswordPart()
         await forms.receive_form(request, boundary, collected.receive, limit=_MAX_FORM_SIZE)
-        return _decoded(bytes(collected.value)) or None
+        return decode_password(bytes(collected.value)) or None
 
 
 class _PasswordPart:
@@ -182,13 +183,6 @@ def _password_of(body: bytes) -> str | None:
     except ValueError as error:
         raise BadRequest("Invalid form: expected password=… in percent-encoded UTF-8.") from error
     return next((value for name, value in pairs if name == "password"), "") or None
-
-
-def _decoded(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise BadRequest("The password is not UTF-8.") from error
 
 
 def _marked(response: Response, error: Error) -> Response:
