@@ -72,9 +72,9 @@ LATE["cli.main"] = {
 LATE["cli.check"] = {"check.tables"}
 LATE["cli.migrate_sides"] = {"store.postgresql.rows"}
 LATE["cli.serve"] = {"cli.manual"}
-LATE["daemon.backend"] = {"check.tables"}
+LATE["daemon.backend"] = {"check.rows", "check.tables"}
 LATE["daemon.config"] = {"configparser"}
-LATE["daemon.disk_backend"] = {"check.disk", "check.rows", "check.tables"}
+LATE["daemon.disk_backend"] = {"check.disk", "check.rows"}
 LATE["daemon.interfaces"] = {
     f"api.{name}" for name in ("drops", "files", "kv", "names", "repositories", "restic", "uploads")
 }
@@ -82,7 +82,7 @@ LATE["daemon.memcached_backend"] = {
     *("check.memcached", "store.memcached.manifest", "store.memcached.pool", "store.memcached.store"),
 }
 LATE["daemon.s3_backend"] = {
-    *("check.databases", "check.s3", "check.tables", "store.s3.client"),
+    *("check.databases", "check.rows", "check.s3", "store.s3.client"),
     *("store.s3.credentials", "store.s3.segment_objects", "store.s3.store", "store.s3.url"),
 }
 LATE["daemon.services"] = {"api.openapi"}

@@ -23,7 +23,7 @@ from filestoraged.store.hashing import HashThreads
 if TYPE_CHECKING:
     from filestoraged.check.findings import CheckTotals, Finding
     from filestoraged.check.inventory import CheckedStore
-    from filestoraged.check.rows import RowRegistry
+    from filestoraged.check.rows import RegistryKind, RowRegistry
     from filestoraged.check.throttle import Throttle
     from filestoraged.store.postgresql.url import DatabaseAddress
     from filestoraged.store.s3.segment_objects import SegmentObjects
@@ -140,19 +140,13 @@ def drop_store(options: CommonOptions, opened: OpenStore, disk: DiskStore) -> St
     return opened.drops or DiskStore(root, max_size=options.drop_size, cache_size=0, within=disk)
 
 
-def name_registry(options: CommonOptions) -> RowRegistry | None:
-    """The rows of objects that names lead to in the database; None for those in the directory."""
+def remote_registry(options: CommonOptions, kind: RegistryKind) -> RowRegistry | None:
+    """The rows of a kind in the database; None for those in the directory. Raises StoreUnavailable and StoreFailed."""
     if options.database is None:
         return None
-    from filestoraged.check.tables import PostgresStored
+    from filestoraged.check.rows import SEGMENTS, STORED
+    from filestoraged.check.tables import PostgresRegistry, PostgresSegments, PostgresStored
 
-    return PostgresStored(options.database)
-
-
-def drop_registry(options: CommonOptions) -> RowRegistry | None:
-    """The registry of drops in the database; None for that in the directory."""
-    if options.database is None:
-        return None
-    from filestoraged.check.tables import PostgresRegistry
-
-    return PostgresRegistry(options.database)
+    if kind == SEGMENTS:
+        return PostgresSegments(options.database)
+    return PostgresStored(options.database) if kind == STORED else PostgresRegistry(options.database, kind)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from filestoraged.clock import Clock
 from filestoraged.command_errors import StartError
-from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry, name_registry
+from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, remote_registry
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.hashing import HashThreads
 
 if TYPE_CHECKING:
     from filestoraged.check.inventory import CheckedStore
-    from filestoraged.check.rows import RowRegistry
     from filestoraged.check.throttle import Throttle
 
 
@@ -32,29 +31,20 @@ def _describe(options: CommonOptions) -> str:
 
 def _open_check(options: CommonOptions, *, throttle: Throttle, repair: bool, drops_elsewhere: bool) -> Check:
     from filestoraged.check.disk import check_disk
+    from filestoraged.check.rows import DROPS, STORED, UPLOADS
 
     return check_disk(
         options.store,
         algorithm=options.hash,
         has_drops=not drops_elsewhere,
-        drops=drop_registry(options),
+        drops=remote_registry(options, DROPS),
         has_uploads=not (drops_elsewhere and options.database),
-        uploads=_upload_registry(options),
+        uploads=remote_registry(options, UPLOADS),
         has_names=not drops_elsewhere,
-        names=name_registry(options),
+        names=remote_registry(options, STORED),
         throttle=throttle,
         repair=repair,
     )
-
-
-def _upload_registry(options: CommonOptions) -> RowRegistry | None:
-    """The registry of resumable uploads in the database; None for that in the directory."""
-    if options.database is None:
-        return None
-    from filestoraged.check.rows import UPLOADS
-    from filestoraged.check.tables import PostgresRegistry
-
-    return PostgresRegistry(options.database, UPLOADS)
 
 
 def _open_prune(options: CommonOptions, repository: str, throttle: Throttle, *, moves: bool) -> CheckedStore:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from filestoraged.api.metrics import Gauge
 from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.command_errors import StartError, UsageError
-from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, drop_registry, name_registry
+from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, remote_registry
 from filestoraged.daemon.fields import declare
 from filestoraged.daemon.values import parse_path
 from filestoraged.errors import Error, StoreUnavailable
@@ -112,6 +112,8 @@ def _open_segments(
 
 def _open_check(options: S3Options, *, throttle: Throttle, repair: bool, drops_elsewhere: bool) -> Check:
     """Without a directory among the options, drops are not compared with their registry."""
+    from filestoraged.check.databases import SqliteRegistry, SqliteStored
+    from filestoraged.check.rows import DROPS, SEGMENTS, STORED
     from filestoraged.check.s3 import check_s3
 
     client = make_client(options, connections=_CHECK_CONNECTIONS)
@@ -122,34 +124,19 @@ def _open_check(options: S3Options, *, throttle: Throttle, repair: bool, drops_e
     return check_s3(
         client,
         algorithm=options.hash,
-        drops=drop_registry(options) or _local_registry(options, throttle),
-        segments=_segment_registry(options),
-        names=name_registry(options) or _local_names(options, throttle),
+        drops=remote_registry(options, DROPS) or _local(options, layout.DROPS_DATABASE, SqliteRegistry, throttle),
+        segments=remote_registry(options, SEGMENTS),
+        names=remote_registry(options, STORED) or _local(options, layout.NAMES_DATABASE, SqliteStored, throttle),
         throttle=throttle,
         repair=repair,
     )
 
 
-def _local_registry(options: S3Options, throttle: Throttle) -> RowRegistry | None:
-    from filestoraged.check.databases import SqliteRegistry
-
-    path = os.path.join(options.store, layout.DROPS_DATABASE) if options.store else ""
-    return SqliteRegistry(path, throttle) if os.path.exists(path) else None
-
-
-def _local_names(options: S3Options, throttle: Throttle) -> RowRegistry | None:
-    from filestoraged.check.databases import SqliteStored
-
-    path = os.path.join(options.store, layout.NAMES_DATABASE) if options.store else ""
-    return SqliteStored(path, throttle) if os.path.exists(path) else None
-
-
-def _segment_registry(options: S3Options) -> RowRegistry | None:
-    if options.database is None:
-        return None
-    from filestoraged.check.tables import PostgresSegments
-
-    return PostgresSegments(options.database)
+def _local(
+    options: S3Options, database: str, open_: Callable[[str, Throttle], RowRegistry], throttle: Throttle
+) -> RowRegistry | None:
+    path = os.path.join(options.store, database) if options.store else ""
+    return open_(path, throttle) if os.path.exists(path) else None
 
 
 def _open_prune(options: S3Options, repository: str, throttle: Throttle, *, moves: bool) -> CheckedStore:
