@@ -16,7 +16,6 @@ from filestoraged.migration.migration import Parts
 from filestoraged.migration.namespace_pairs import Service
 from filestoraged.migration.transfer import reason_of
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.hashing import HashThreads
 from filestoraged.store.permissions import GROUP_READABLE, PRIVATE
 from filestoraged.store.rows import RowStore
 from filestoraged.store.sqlite.rows import SqliteRowStore
@@ -86,11 +85,10 @@ def open_side(config: Config, closing: ExitStack) -> ConfiguredSide:
         max_size=config.max_size,
         # As the daemon makes files that nginx sends.
         permissions=GROUP_READABLE if config.accel else PRIVATE,
-        hash_threads=HashThreads(),
         cache_size=0,
     )
     backend = selected(config)
-    opened = backend.open(config, 1, disk, disk.hash_threads, SYSTEM_CLOCK)
+    opened = backend.open(config, 1, disk, SYSTEM_CLOCK)
     closing.callback(opened.store.close)
     rows = _open_rows(config)
     closing.callback(rows.close)

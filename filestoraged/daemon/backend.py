@@ -18,7 +18,6 @@ from filestoraged.digest import ALGORITHMS
 from filestoraged.store import layout
 from filestoraged.store.contract import Store
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.hashing import HashThreads
 
 if TYPE_CHECKING:
     from filestoraged.check.findings import CheckTotals, Finding
@@ -120,10 +119,8 @@ class Backend(NamedTuple, Generic[_O_contra]):
 
     # The attribute of the option that selects it, and that names it for the check.
     option: str
-    # Raises UsageError where options contradict each other.
-    validate: Callable[[_O_contra], None]
-    # For a daemon of so many workers. Raises StartError.
-    open: Callable[[_O_contra, int, DiskStore, HashThreads, Clock], OpenStore]
+    # For a daemon of so many workers, which hash by the threads of the directory's store. Raises StartError.
+    open: Callable[[_O_contra, int, DiskStore, Clock], OpenStore]
     # Where its objects are, for the log.
     describe: Callable[[_O_contra], str]
     check: OpenCheck[_O_contra]
@@ -131,6 +128,8 @@ class Backend(NamedTuple, Generic[_O_contra]):
     prune: OpenPrune[_O_contra] | None = None
     # Whether it has the bytes of drops, and with a database those of unfinished resumable uploads.
     keeps_drops: bool = False
+    # Raises UsageError where options contradict each other.
+    validate: Callable[[_O_contra], None] = lambda _: None
 
 
 def drop_store(options: CommonOptions, opened: OpenStore, disk: DiskStore) -> Store:

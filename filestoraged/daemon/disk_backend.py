@@ -10,18 +10,13 @@ from filestoraged.command_errors import StartError
 from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore, remote_registry
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.hashing import HashThreads
 
 if TYPE_CHECKING:
     from filestoraged.check.inventory import CheckedStore
     from filestoraged.check.throttle import Throttle
 
 
-def _validate(options: CommonOptions) -> None:
-    """It has no option that another one contradicts."""
-
-
-def _open(options: CommonOptions, workers: int, disk: DiskStore, threads: HashThreads, clock: Clock) -> OpenStore:
+def _open(options: CommonOptions, workers: int, disk: DiskStore, clock: Clock) -> OpenStore:
     return OpenStore(disk)
 
 
@@ -63,4 +58,4 @@ def _open_prune(options: CommonOptions, repository: str, throttle: Throttle, *, 
     return store
 
 
-DISK: Backend[CommonOptions] = Backend("store", _validate, _open, _describe, _open_check, _open_prune)
+DISK: Backend[CommonOptions] = Backend("store", _open, _describe, _open_check, _open_prune)

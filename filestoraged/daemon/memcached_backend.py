@@ -61,8 +61,8 @@ def _validate(options: MemcachedOptions) -> None:
         raise UsageError(f"--max-size {options.max_size} exceeds the {MAX_SIZE} bytes that --memcached accepts at most")
 
 
-def _open(options: MemcachedOptions, workers: int, _: DiskStore, threads: HashThreads, clock: Clock) -> OpenStore:
-    store = _connect(options, memory=options.memory // workers, hash_threads=threads, clock=clock)
+def _open(options: MemcachedOptions, workers: int, disk: DiskStore, clock: Clock) -> OpenStore:
+    store = _connect(options, memory=options.memory // workers, hash_threads=disk.hash_threads, clock=clock)
     warnings = tuple(f"starting without {cause}; each request tries it again" for cause in store.unreachable_servers())
     return OpenStore(store, {"memcached": _gauge(store)}, warnings)
 
@@ -119,8 +119,8 @@ def _gauge(store: Store) -> Gauge:
 
 MEMCACHED: Backend[MemcachedOptions] = Backend(
     "memcached",
-    _validate,
     _open,
     lambda options: f"memcached at {', '.join(options.memcached)}",
     _open_check,
+    validate=_validate,
 )

@@ -16,7 +16,6 @@ from filestoraged.daemon.values import parse_path
 from filestoraged.errors import Error, StoreUnavailable
 from filestoraged.store import layout
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.hashing import HashThreads
 from filestoraged.wire.exposition import Family, labelled
 
 if TYPE_CHECKING:
@@ -75,11 +74,7 @@ class S3Options(CommonOptions):
     )
 
 
-def _validate(options: S3Options) -> None:
-    """None of its options contradicts another one."""
-
-
-def _open(options: S3Options, workers: int, disk: DiskStore, threads: HashThreads, clock: Clock) -> OpenStore:
+def _open(options: S3Options, workers: int, disk: DiskStore, clock: Clock) -> OpenStore:
     from filestoraged.store.s3.store import S3Store
 
     client = make_client(options, clock=clock)
@@ -88,26 +83,24 @@ def _open(options: S3Options, workers: int, disk: DiskStore, threads: HashThread
         disk.volume.staging_area,
         algorithm=options.hash,
         max_size=options.max_size,
-        hash_threads=threads,
+        hash_threads=disk.hash_threads,
     )
     return OpenStore(
         store,
         {"s3": _gauge(client.traffic.totals, lambda: client.idle_connections)},
         _warnings(client),
         store.named_namespace(layout.DROPS, max_size=options.drop_size),
-        _open_segments(options, client, disk, threads),
+        _open_segments(options, client, disk),
     )
 
 
-def _open_segments(
-    options: S3Options, client: S3Client, disk: DiskStore, threads: HashThreads
-) -> SegmentObjects | None:
+def _open_segments(options: S3Options, client: S3Client, disk: DiskStore) -> SegmentObjects | None:
     """Where unfinished uploads have their bytes; None if only this daemon has their rows."""
     if options.database is None:
         return None
     from filestoraged.store.s3.segment_objects import SegmentObjects
 
-    return SegmentObjects(client, disk.volume.staging_area, threads)
+    return SegmentObjects(client, disk.volume.staging_area, disk.hash_threads)
 
 
 def _open_check(options: S3Options, *, throttle: Throttle, repair: bool, drops_elsewhere: bool) -> Check:
@@ -205,7 +198,6 @@ def _gauge(traffic: Callable[[], Mapping[str, int]], idle_connections: Callable[
 
 S3: Backend[S3Options] = Backend(
     "s3",
-    _validate,
     _open,
     lambda options: f"the S3 store {options.s3}",
     _open_check,

@@ -25,7 +25,6 @@ from filestoraged.errors import DISK_FULL, JournalDamaged, StorageFull, StoreDet
 from filestoraged.store import layout
 from filestoraged.store.databases import open_databases
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.hashing import HashThreads
 from filestoraged.store.limits import AreaLimits
 from filestoraged.store.passwords import PASSWORDS, Passwords
 from filestoraged.store.path_identity import PathIdentities
@@ -77,9 +76,8 @@ class Services:
         # Of the store's directory and of the databases.
         self.identities = PathIdentities(former)
         self._warnings: list[str] = []
-        threads = HashThreads()
-        self.disk = self._make_disk(threads)
-        opened = selected(config).open(config, config.workers, self.disk, threads, clock)
+        self.disk = self._make_disk()
+        opened = selected(config).open(config, config.workers, self.disk, clock)
         # Where files and repositories keep their objects.
         self.store = opened.store
         self._databases = open_databases(config.database, self.disk.volume.identity, self.identities, clock)
@@ -125,14 +123,13 @@ class Services:
         if self._data:
             self._warnings += self._databases.prepare()
 
-    def _make_disk(self, threads: HashThreads) -> DiskStore:
+    def _make_disk(self) -> DiskStore:
         config = self._config
         return DiskStore(
             config.store,
             algorithm=config.hash,
             max_size=config.max_size,
             permissions=self._permissions,
-            hash_threads=threads,
             cache_size=cache_shares(config.cache, config.workers).objects,
             identity=self.identities.of_root(os.path.abspath(config.store)),
         )

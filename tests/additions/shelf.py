@@ -12,7 +12,6 @@ from filestoraged.daemon.backend import Backend, Check, CommonOptions, OpenStore
 from filestoraged.daemon.fields import declare
 from filestoraged.daemon.values import parse_directory
 from filestoraged.store.disk.store import DiskStore
-from filestoraged.store.hashing import HashThreads
 from filestoraged.wire.exposition import Family
 
 
@@ -34,8 +33,8 @@ def _validate(options: ShelfOptions) -> None:
         raise UsageError("--shelf and --store are the same directory")
 
 
-def _open(options: ShelfOptions, workers: int, disk: DiskStore, threads: HashThreads, _clock: Clock) -> OpenStore:
-    store = DiskStore(options.shelf, algorithm=options.hash, hash_threads=threads, cache_size=0)
+def _open(options: ShelfOptions, workers: int, disk: DiskStore, _clock: Clock) -> OpenStore:
+    store = DiskStore(options.shelf, algorithm=options.hash, hash_threads=disk.hash_threads, cache_size=0)
     store.prepare()
     return OpenStore(store, {"shelf": lambda: [Family("filestoraged_shelves", "gauge", "Shelves.", [({}, 1)])]})
 
@@ -48,4 +47,4 @@ def _open_check(options: ShelfOptions, *, throttle: Throttle, repair: bool, drop
     return _ShelfCheck()
 
 
-SHELF: Backend[ShelfOptions] = Backend("shelf", _validate, _open, _describe, _open_check)
+SHELF: Backend[ShelfOptions] = Backend("shelf", _open, _describe, _open_check, validate=_validate)
