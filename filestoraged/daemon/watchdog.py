@@ -5,13 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from filestoraged.daemon.processes import Processes
 from filestoraged.daemon.supervisor import WorkerProcess
 from filestoraged.daemon.systemd import ServiceManager
 
 log = logging.getLogger(__name__)
+
+# Seconds that the master waits for a worker before it kills it: since the last heartbeat, of which a loop makes two a
+# second. A loop that is silent holds up all of its connections: no step of it is meant to take 0.1 s.
+_SILENCE_TIMEOUT = 15.0
+# From the fork to the first heartbeat. A worker sweeps stagings and opens the databases before it, and SQLite may have
+# to recover a log of gigabytes. A killed worker's successor starts that again, so this is long.
+_START_TIMEOUT = 60.0
 
 
 class Heartbeats(Protocol):
@@ -22,20 +29,6 @@ class Heartbeats(Protocol):
     def clear_slot(self, slot: int) -> None: ...
 
 
-class HeartbeatTimeouts(NamedTuple):
-    """How long the master waits for a worker before it kills it, in seconds."""
-
-    # Since the last heartbeat; a loop makes two a second. A loop that is silent holds up all of its connections: no
-    # step of it is meant to take 0.1 s.
-    silence: float = 15.0
-    # From the fork to the first heartbeat. A worker sweeps stagings and opens the databases before it, and SQLite may
-    # have to recover a log of gigabytes. A killed worker's successor starts that again, so this is long.
-    start: float = 60.0
-
-
-_TIMEOUTS = HeartbeatTimeouts()
-
-
 class Watchdog:
     """The supervisor's monitor. The main thread of the master calls it.
 
@@ -43,19 +36,12 @@ class Watchdog:
     that hangs, or one whose workers all die at their start; a single worker that hangs is killed by the master.
     """
 
-    def __init__(
-        self,
-        processes: Processes,
-        heartbeats: Heartbeats,
-        manager: ServiceManager,
-        timeouts: HeartbeatTimeouts = _TIMEOUTS,
-    ) -> None:
+    def __init__(self, processes: Processes, heartbeats: Heartbeats, manager: ServiceManager) -> None:
         self._processes = processes
         self._heartbeats = heartbeats
         self._manager = manager
-        self._timeouts = timeouts
         # Seconds between two calls: a worker is killed within 1 s of its timeout, and no notification is late.
-        self.interval = min(timeouts.silence / 15, manager.watchdog_timeout / 4)
+        self.interval = min(_SILENCE_TIMEOUT / 15, manager.watchdog_timeout / 4)
         self._last_call = processes.now()
         # Heartbeats before that say nothing: this process was stopped.
         self._resumed = -math.inf
@@ -66,7 +52,7 @@ class Watchdog:
         """Return the process ids of workers that hang, each once, for the caller to kill."""
         self._manager.flush()
         now = self._processes.now()
-        if now - self._last_call > self._timeouts.silence / 2:
+        if now - self._last_call > _SILENCE_TIMEOUT / 2:
             # All processes were stopped, or the machine had no time for this one: the workers had none either.
             self._resumed = now
         self._last_call = now
@@ -80,12 +66,12 @@ class Watchdog:
 
     def _answers(self, worker: WorkerProcess, now: float) -> bool:
         beat = self._heartbeats.last_beat(worker.slot)
-        return bool(beat) and now - max(beat, self._resumed) < self._timeouts.silence
+        return bool(beat) and now - max(beat, self._resumed) < _SILENCE_TIMEOUT
 
     def _hangs(self, pid: int, worker: WorkerProcess, now: float) -> bool:
         beat = self._heartbeats.last_beat(worker.slot)
         waited = now - max(beat or worker.started, self._resumed)
-        if waited < (self._timeouts.silence if beat else self._timeouts.start):
+        if waited < (_SILENCE_TIMEOUT if beat else _START_TIMEOUT):
             self._reported.discard(worker.slot)
             return False
         if worker.slot in self._reported:

@@ -104,12 +104,12 @@ MUTATIONS = (
     _drop_tables("drop-without-bytes-is-copied", " and has_bytes(self.id):", ":"),
     _databases("drop-of-a-live-process-is-copied", "is not None and self._source", "is not None and not self._source"),
     # The daemon.
-    _watchdog("worker-is-killed-after-a-stopped-machine", "_timeouts.silence / 2:", "_timeouts.silence * 2000:"),
+    _watchdog("worker-is-killed-after-a-stopped-machine", "_SILENCE_TIMEOUT / 2:", "_SILENCE_TIMEOUT * 2000:"),
     _watchdog("worker-under-a-debugger-is-killed", "        if tracer:\n", "        if tracer < 0:\n"),
     _watchdog(
         "worker-that-starts-has-the-time-of-a-silent-one",
-        "self._timeouts.silence if beat else self._timeouts.start",
-        "self._timeouts.silence",
+        "_SILENCE_TIMEOUT if beat else _START_TIMEOUT",
+        "_SILENCE_TIMEOUT",
     ),
     _cleanup_lock(
         "stopped-janitor-keeps-the-lock",
