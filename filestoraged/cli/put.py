@@ -30,38 +30,33 @@ def put(arguments: Sequence[str]) -> int:
     _check(given)
     output = ClientOutput(json=given.json, quiet=given.quiet)
     client = make_client(given, output)
+    uploads = _Uploads(client, output, given)
     if given.drop:
-        drops = _Drops(client, output, password_of(given), given.name)
-        return run_client(client, given.files, drops.put, output)
+        return run_client(client, given.files, uploads.put_drop, output)
     if given.name is not None:
-        return run_client(client, given.files, _Named(client, output, given).put, output)
-    objects = _Objects(client, output, given.repository)
-    return run_client(client, given.files, objects.put, output)
+        return run_client(client, given.files, uploads.put_named, output)
+    return run_client(client, given.files, uploads.put_object, output)
 
 
-class _Objects:
-    def __init__(self, client: Client, output: ClientOutput, repository: str | None) -> None:
-        self._client = client
-        self._output = output
-        self._repository = repository
-
-    def put(self, name: str) -> None:
-        stored = self._client.put(_content(name), self._repository, progress=self._output.progress(name))
-        key = "hash" if self._repository is None else "oid"
-        fields = {"file": name, key: stored.digest, "size": stored.size, "url": stored.url}
-        if self._repository is not None:
-            fields["repository"] = self._repository
-        self._output.add(stored.digest if self._output.is_quiet else named_line(stored.digest, name), fields)
-
-
-class _Named:
+class _Uploads:
     def __init__(self, client: Client, output: ClientOutput, given: argparse.Namespace) -> None:
+        """Raises UsageError and StartError."""
         self._client = client
         self._output = output
         self._given = given
+        self._password = password_of(given)
         self._ttl = None if given.ttl is None else parse_duration(given.ttl)
 
-    def put(self, file: str) -> None:
+    def put_object(self, file: str) -> None:
+        repository = self._given.repository
+        stored = self._client.put(_content(file), repository, progress=self._output.progress(file))
+        key = "hash" if repository is None else "oid"
+        fields = {"file": file, key: stored.digest, "size": stored.size, "url": stored.url}
+        if repository is not None:
+            fields["repository"] = repository
+        self._output.add(stored.digest if self._output.is_quiet else named_line(stored.digest, file), fields)
+
+    def put_named(self, file: str) -> None:
         given, reference = self._given, parse_name(self._given.name)
         stored = self._client.put_name(
             *reference,
@@ -74,19 +69,11 @@ class _Named:
         fields = {"file": file, "space": reference.space, **stored._asdict()}
         self._output.add(stored.oid if self._output.is_quiet else named_line(stored.oid, given.name), fields)
 
-
-class _Drops:
-    def __init__(self, client: Client, output: ClientOutput, password: str | None, name: str | None) -> None:
-        self._client = client
-        self._output = output
-        self._password = password
-        self._name = name
-
-    def put(self, name: str) -> None:
+    def put_drop(self, file: str) -> None:
         link = self._client.create_drop(
-            _content(name), name=self._name, password=self._password, progress=self._output.progress(name)
+            _content(file), name=self._given.name, password=self._password, progress=self._output.progress(file)
         )
-        self._output.add(link, {"file": name, "url": link})
+        self._output.add(link, {"file": file, "url": link})
 
 
 def _content(name: str) -> Content:
