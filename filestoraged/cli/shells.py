@@ -179,29 +179,26 @@ def write_fish(commands: Sequence[CommandSyntax]) -> str:
 def _fish_command(command: CommandSyntax) -> str:
     condition = f"complete -c filestoraged -n '__filestoraged_is {command.name}'"
     options = [
-        f"{condition} -l {option.name}{_fish_words(option)} -d {_fish_quote(option.help)}\n"
+        f"{condition} -l {option.name}{_fish_value(option)} -d {_fish_quote(option.help)}\n"
         for option in command.options
     ]
-    arguments = [f"{condition}{_fish_argument(words)}\n" for words in command.arguments if words is not Words.NONE]
+    arguments = [f"{condition}{_fish_words(words)}\n" for words in command.arguments if words is not Words.NONE]
     return "\n" + "".join(options + arguments)
 
 
-def _fish_words(option: Option) -> str:
+def _fish_value(option: Option) -> str:
     if option.value is None:
         return ""
-    if option.words is Words.FILES:
-        return " -r -F"
-    if option.words is Words.DIRECTORIES:
-        return " -x -a '(__fish_complete_directories)'"
-    return f" -x -a {_fish_quote(' '.join(option.words.values))}" if option.words.values else " -x"
+    # -x: a value is required, and files are not offered.
+    return (" -r" if option.words is Words.FILES else " -x") + _fish_words(option.words)
 
 
-def _fish_argument(words: Words) -> str:
+def _fish_words(words: Words) -> str:
     if words is Words.FILES:
         return " -F"
     if words is Words.DIRECTORIES:
         return " -a '(__fish_complete_directories)'"
-    return f" -a {_fish_quote(' '.join(words.values))}"
+    return f" -a {_fish_quote(' '.join(words.values))}" if words.values else ""
 
 
 def _fish_quote(text: str) -> str:
