@@ -16,7 +16,7 @@ from filestoraged.client import saving
 from filestoraged.client.download import Download
 from filestoraged.client.hashing import BackgroundHash, algorithms_of
 from filestoraged.client.location import DaemonURL, parse_location
-from filestoraged.client.names import Condition, NamedObject, NameReference, NameRequests, parse_name
+from filestoraged.client.names import NamedObject, NameReference, NameRequests, condition_fields, parse_name
 from filestoraged.client.reference import DropReference, ObjectReference, parse_drop, parse_object
 from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse, line_of
 from filestoraged.client.retries import PASSING, Retries
@@ -87,7 +87,7 @@ class Client:
         self._uploader = Uploader(
             self._transport, self._retries, self._mounts, algorithm=algorithm, state_directory=state_directory
         )
-        self._names = NameRequests(self._transport, self._retries, self._mounts["names"], self._pages)
+        self._names = NameRequests(self._transport, self._retries, self._mounts["names"], self._entries)
         # Transports by the endpoints of URLs that methods were given; the lock guards them.
         self._others: dict[ServerAddress, ClientTransport] = {}
         self._lock = threading.Lock()
@@ -174,15 +174,11 @@ class Client:
 
     def repositories(self) -> Iterator[str]:
         """Yield the names of all repositories, in order. The request for a page is sent when it is needed."""
-        for page in self._pages(self._mounts["repositories"], "repositories"):
-            for each in page:
-                yield line_of(each)
+        yield from map(line_of, self._entries(self._mounts["repositories"], "repositories"))
 
     def list(self, repository: str) -> Iterator[Entry]:
         """Yield the objects of a repository by oid. The request for a page is sent when it is needed."""
-        for page in self._pages(self._uploader.target(repository).path, "objects"):
-            for each in page:
-                yield _entry(each)
+        yield from map(_entry, self._entries(self._uploader.target(repository).path, "objects"))
 
     def put_name(
         self,
@@ -201,7 +197,7 @@ class Client:
         With `if_new` the name must not exist; with `if_oid` it must lead to the object with that oid. Raises
         PreconditionFailed otherwise: of several clients that require the same, one succeeds.
         """
-        reference, condition = parse_name(f"{space}/{name}"), Condition.of(if_new=if_new, if_oid=if_oid)
+        reference, condition = parse_name(f"{space}/{name}"), condition_fields(if_new=if_new, if_oid=if_oid)
         with _sent(content) as source:
             return self._names.put(
                 source, reference, ttl=ttl, type_=content_type, condition=condition, progress=progress
@@ -232,7 +228,7 @@ class Client:
 
     def delete_name(self, space: str, name: str, *, if_oid: str | None = None) -> None:
         """Remove a name; with `if_oid`, if it leads to that object. Raises NotFound and PreconditionFailed."""
-        self._names.remove(parse_name(f"{space}/{name}"), Condition.of(if_oid=if_oid))
+        self._names.remove(parse_name(f"{space}/{name}"), condition_fields(if_oid=if_oid))
 
     def names(self, space: str, prefix: str = "") -> Iterator[NamedObject]:
         """Yield the names of a space that begin with a prefix, in the order of their bytes."""
@@ -380,7 +376,8 @@ class Client:
         known = [name for name in possible if name == self._uploader.algorithm]
         return known or possible or ["sha256"]
 
-    def _pages(self, path: str, key: str) -> Iterator[builtins.list[Any]]:
+    def _entries(self, path: str, key: str) -> Iterator[Any]:
+        """Yield the entries of a listing, which its pages have under a key."""
         after, empty = "", 0
         while True:
             separator = "&" if "?" in path else "?"
@@ -388,7 +385,7 @@ class Client:
             entries, following = page.get(key), page.get("next")
             if not isinstance(entries, builtins.list) or not (following is None or isinstance(following, str)):
                 raise UnexpectedResponse(f"the server is no filestoraged: its listing has no {key}")
-            yield entries
+            yield from entries
             if following is None:
                 return
             empty = 0 if entries else empty + 1

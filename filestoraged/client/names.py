@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -56,25 +55,17 @@ class NamedObject(NamedTuple):
     expires: str | None
 
 
-class Condition(NamedTuple):
-    """What a change of a name requires: that the name does not exist, or that it leads to `oid`."""
+def condition_fields(*, if_new: bool = False, if_oid: str | None = None) -> dict[str, str]:
+    """What a change of a name requires: that the name does not exist, or that it leads to `if_oid`.
 
-    if_new: bool = False
-    if_oid: Digest | None = None
-
-    @staticmethod
-    def of(*, if_new: bool = False, if_oid: str | None = None) -> Condition:
-        """Raises UsageError for what is no oid."""
-        digest = None if if_oid is None else parse_digest(if_oid)
-        if if_oid is not None and (digest is None or len(digest) != _OID_LENGTH):
-            raise UsageError(f"invalid oid {quoted(if_oid)}: expected {_OID_LENGTH} hexadecimal digits")
-        return Condition(if_new, digest)
-
-    @property
-    def fields(self) -> dict[str, str]:
-        if self.if_new:
-            return {"If-None-Match": "*"}
-        return {} if self.if_oid is None else {"If-Match": f'"{self.if_oid}"'}
+    Raises UsageError for what is no oid.
+    """
+    digest = None if if_oid is None else parse_digest(if_oid)
+    if if_oid is not None and (digest is None or len(digest) != _OID_LENGTH):
+        raise UsageError(f"invalid oid {quoted(if_oid)}: expected {_OID_LENGTH} hexadecimal digits")
+    if if_new:
+        return {"If-None-Match": "*"}
+    return {} if digest is None else {"If-Match": f'"{digest}"'}
 
 
 def parse_name(text: str) -> NameReference:
@@ -99,19 +90,19 @@ def is_name(text: str) -> bool:
 
 
 class NameRequests:
-    """Any thread calls it. `pages` yields the pages of a listing at a path, by the key of its entries."""
+    """Any thread calls it. `entries` yields those of a listing at a path, which pages have under a key."""
 
     def __init__(
         self,
         transport: ClientTransport,
         retries: Retries,
         mount: str,
-        pages: Callable[[str, str], Iterator[builtins.list[Any]]],
+        entries: Callable[[str, str], Iterator[Any]],
     ) -> None:
         self._transport = transport
         self._retries = retries
         self._mount = mount.rstrip("/")
-        self._pages = pages
+        self._entries = entries
 
     def path(self, reference: NameReference) -> str:
         return f"{self._mount}/{reference.space}/{quote(reference.name, safe=_PATH_CHARS)}"
@@ -123,12 +114,12 @@ class NameRequests:
         *,
         ttl: int | None,
         type_: str | None,
-        condition: Condition,
+        condition: Mapping[str, str],
         progress: Progress | None,
     ) -> NamedObject:
         """Raises PreconditionFailed, also for a name that another client has changed."""
         path = self.path(reference) + ("" if ttl is None else f"?ttl={ttl}")
-        fields = {"Content-Type": type_ or _OCTETS, **condition.fields}
+        fields = {"Content-Type": type_ or _OCTETS, **condition}
         with HashedSource(source, "sha256", progress) as hashed:
             stored = self._send(path, fields, hashed)
             if hashed.digest("sha256") != stored.oid:
@@ -146,12 +137,12 @@ class NameRequests:
 
         return self._retries.run(ask)
 
-    def remove(self, reference: NameReference, condition: Condition) -> None:
+    def remove(self, reference: NameReference, condition: Mapping[str, str]) -> None:
         """Raises NotFound and PreconditionFailed."""
         attempts = self._retries.begin()
         while True:
             try:
-                with self._transport.request("DELETE", self.path(reference), condition.fields) as response:
+                with self._transport.request("DELETE", self.path(reference), condition) as response:
                     response.require_status(204)
                     response.discard()
                 return
@@ -170,14 +161,10 @@ class NameRequests:
             raise UsageError(f"invalid space {quoted(space)}: expected 1 to 128 letters, digits and . _ -, not . or ..")
         _check_characters(prefix)
         query = urlencode({"limit": _PAGE, **({"prefix": prefix} if prefix else {})})
-        for page in self._pages(f"{self._mount}/{space}?{query}", "names"):
-            for each in page:
-                yield _named(each)
+        yield from map(_named, self._entries(f"{self._mount}/{space}?{query}", "names"))
 
     def spaces(self) -> Iterator[str]:
-        for page in self._pages(self._mount, "spaces"):
-            for each in page:
-                yield line_of(each)
+        yield from map(line_of, self._entries(self._mount, "spaces"))
 
     def _send(self, path: str, fields: Mapping[str, str], source: HashedSource) -> NamedObject:
         attempts = self._retries.begin()
