@@ -18,7 +18,7 @@ from filestoraged.client.download import Download
 from filestoraged.client.hashing import BLOCK_SIZE, BackgroundHash
 from filestoraged.client.refusals import TargetBusy, TargetExists
 from filestoraged.client.sources import Progress
-from filestoraged.digest import Digest, new_hash
+from filestoraged.digest import Digest
 from filestoraged.errors import DISK_FULL, DigestMismatch, StorageFull
 from filestoraged.file_lock import try_lock
 
@@ -76,11 +76,7 @@ class PartFile:
         return hashed
 
     def digest(self, algorithm: str) -> Digest:
-        again, position = new_hash(algorithm), 0
-        while block := os.pread(self.descriptor, BLOCK_SIZE, position):
-            again.update(block)
-            position += len(block)
-        return Digest(again.hexdigest())
+        return self.hash_bytes([algorithm]).digest(algorithm)
 
     def write(self, data: bytes, start: int) -> None:
         left = memoryview(data)
