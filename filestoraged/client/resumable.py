@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from filestoraged.client.refusals import UnexpectedResponse
 from filestoraged.client.retries import PASSING, Retries
@@ -48,21 +48,14 @@ class UploadLost(Exception):
     """The daemon does not have the upload any more: it is begun again."""
 
 
-class Announced(NamedTuple):
-    """The digest of a complete upload, as the daemon has computed it."""
-
-    algorithm: str
-    digest: str
-
-
 class ResumableUpload:
     """An upload at the daemon. One thread uses it."""
 
     def __init__(self, transport: ClientTransport, retries: Retries, path: str) -> None:
         """`path` is that of the upload, below the location."""
         self.path = path
-        # Set by the response that completes the upload.
-        self.announced: Announced | None = None
+        # By which the daemon has computed the digest. Set by the response that completes the upload.
+        self.algorithm: str | None = None
         self._transport = transport
         self._retries = retries
 
@@ -138,7 +131,7 @@ class ResumableUpload:
             text = response.fields.get("upload-offset", "")
             if not _NUMBER.fullmatch(text):
                 raise UnexpectedResponse(f"the server answered an upload without its offset: {quoted(text)}")
-            self.announced = _parse_digest(response.fields.get("repr-digest", "")) or self.announced
+            self.algorithm = _algorithm(response.fields.get("repr-digest", "")) or self.algorithm
             return int(text)
 
 
@@ -177,12 +170,14 @@ def _checksum(data: bytes) -> str:
     return f"sha256 {base64.b64encode(hashlib.sha256(data).digest()).decode()}"
 
 
-def _parse_digest(field: str) -> Announced | None:
+def _algorithm(field: str) -> str | None:
+    """Return our name of the algorithm of a Repr-Digest; None without a valid one."""
     matched = _DIGEST.fullmatch(field)
     if matched is None:
         return None
     name, encoded = matched.groups()
     try:
-        return Announced(_NAMES.get(name, name), base64.b64decode(encoded, validate=True).hex())
+        base64.b64decode(encoded, validate=True)
     except ValueError:
         return None
+    return _NAMES.get(name, name)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from filestoraged.client import resumable
 from filestoraged.client.hashing import algorithms_of
 from filestoraged.client.refusals import UnexpectedResponse
-from filestoraged.client.resumable import Announced, ResumableUpload, UploadLost
+from filestoraged.client.resumable import ResumableUpload, UploadLost
 from filestoraged.client.retries import Retries
 from filestoraged.client.sources import BytesSource, FileSource, HashedSource, Piece, Progress, Source, pieces
 from filestoraged.client.transport import ClientTransport
@@ -132,8 +132,8 @@ class Uploader:
 
     def _put_resumable(
         self, source: HashedSource, target: Destination, key: Sequence[str | int]
-    ) -> tuple[Mapping[str, Any], Announced | None] | None:
-        """Returns the answer, and the digest in the daemon's words; None where the interface is not mounted."""
+    ) -> tuple[Mapping[str, Any], str | None] | None:
+        """Returns the answer, and the algorithm that it tells; None where the interface is not mounted."""
         directory = self._state_directory if key else None
         with UploadState(directory, [*key, str(self._transport.location), target.name]) as state:
             path = state.read()
@@ -155,11 +155,11 @@ class Uploader:
 
     def _finish(
         self, upload: ResumableUpload, source: HashedSource, offset: int, state: UploadState
-    ) -> tuple[Mapping[str, Any], Announced | None]:
+    ) -> tuple[Mapping[str, Any], str | None]:
         upload.send(source, offset)
         answer = upload.result()
         state.forget()
-        return answer, upload.announced
+        return answer, upload.algorithm
 
     def _put_pieces(
         self, upload: ResumableUpload, parts: Iterator[Piece], target: Destination, progress: Progress | None
@@ -178,7 +178,7 @@ class Uploader:
             raise Gone("The server has removed the upload while it was sent.") from error
         digest = _digest_of(upload.result(), target)
         # The daemon has compared a checksum of each piece. With another algorithm, that must do.
-        if upload.announced is None or upload.announced.algorithm == algorithm:
+        if upload.algorithm in (None, algorithm):
             _require_equal(algorithm, Digest(hashed.hexdigest()), digest)
         return self._stored(digest, size, target)
 
@@ -190,7 +190,7 @@ class Uploader:
         return "sha256" if target.repository is not None else self.algorithm or "sha256"
 
     def _checked(
-        self, source: HashedSource, target: Destination, answer: Mapping[str, Any], announced: Announced | None
+        self, source: HashedSource, target: Destination, answer: Mapping[str, Any], announced: str | None
     ) -> Stored:
         """Compare the digests. Raises DigestMismatch."""
         digest = _digest_of(answer, target)
@@ -203,12 +203,12 @@ class Uploader:
         source.check()
         raise DigestMismatch(candidates[0], source.digest(candidates[0]), digest)
 
-    def _candidates(self, target: Destination, digest: Digest, announced: Announced | None) -> Sequence[str]:
-        """Return the algorithms that may have made a digest, at least one."""
+    def _candidates(self, target: Destination, digest: Digest, announced: str | None) -> Sequence[str]:
+        """Return the algorithms that may have made a digest, at least one. `announced` is what the daemon has told."""
         if target.repository is not None:
             return ["sha256"]
-        if announced is not None and announced.algorithm in ALGORITHMS:
-            return [announced.algorithm]
+        if announced in ALGORITHMS:
+            return [announced]
         return [self.algorithm] if self.algorithm is not None else algorithms_of(digest) or ["sha256"]
 
     def _stored(self, digest: Digest, size: int, target: Destination) -> Stored:
