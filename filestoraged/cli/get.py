@@ -16,8 +16,8 @@ from filestoraged.cli.client_output import ClientOutput, named_line
 from filestoraged.cli.options import CommandParser
 from filestoraged.client.client import Client
 from filestoraged.client.download import Download
+from filestoraged.client.location import is_drop, parse_object
 from filestoraged.client.names import is_name, parse_name
-from filestoraged.client.reference import is_drop, parse_object
 from filestoraged.client.refusals import UnexpectedResponse
 from filestoraged.client.saving import Saved, safe_name
 from filestoraged.command_errors import UsageError

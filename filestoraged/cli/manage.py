@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from filestoraged.cli.client_options import client_parser, make_client, run_client
 from filestoraged.cli.client_output import ClientOutput
 from filestoraged.cli.options import CommandParser
+from filestoraged.client.location import parse_object
 from filestoraged.client.names import is_name, parse_name
-from filestoraged.client.reference import parse_object
 from filestoraged.command_errors import UsageError
 from filestoraged.errors import NotFound, printable
 

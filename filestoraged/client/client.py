@@ -15,9 +15,15 @@ from urllib.parse import quote
 from filestoraged.client import saving
 from filestoraged.client.download import Download
 from filestoraged.client.hashing import BackgroundHash, algorithms_of
-from filestoraged.client.location import DaemonURL, parse_location
+from filestoraged.client.location import (
+    DaemonURL,
+    DropReference,
+    ObjectReference,
+    parse_drop,
+    parse_location,
+    parse_object,
+)
 from filestoraged.client.names import NamedObject, NameReference, NameRequests, condition_fields, parse_name
-from filestoraged.client.reference import DropReference, ObjectReference, parse_drop, parse_object
 from filestoraged.client.refusals import ServerUnreachable, UnexpectedResponse, line_of
 from filestoraged.client.retries import PASSING, Retries
 from filestoraged.client.saving import Saved

@@ -1,12 +1,16 @@
-"""Where a daemon is: `http://HOST:PORT/PREFIX`, `https://…` or `unix:/path`."""
+"""Where a daemon is: `http://HOST:PORT/PREFIX`, `https://…` or `unix:/path`; and what names an object or a drop there.
+
+An object is named by its digest, a drop by its id, and both by the URL that the daemon has answered.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from filestoraged.command_errors import UsageError
+from filestoraged.digest import Digest, parse_digest
 from filestoraged.errors import quoted
 from filestoraged.net.connection import PORTS, ServerAddress
 
@@ -17,6 +21,10 @@ _HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+")
 
 _EXPECTED = "expected http://HOST[:PORT][/PREFIX], https://... or unix:/path"
 
+# A drop's link, for programs and for people.
+_DROP = re.compile(r"(/.*)?/(?:file|drop)/([0-9a-f]{32})")
+_ID = re.compile(r"[0-9a-f]{32}")
+
 
 class DaemonURL(NamedTuple):
     """A daemon, and what precedes its paths: `prefix` is empty, or begins with a slash and does not end with one."""
@@ -26,6 +34,24 @@ class DaemonURL(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.endpoint}{self.prefix}"
+
+
+class ObjectReference(NamedTuple):
+    """`location` is the URL's origin, and None for a mere digest. `path` has the query, too."""
+
+    digest: Digest
+    location: DaemonURL | None = None
+    path: str = ""
+    # The `name` of the query.
+    name: str | None = None
+
+
+class DropReference(NamedTuple):
+    """`location` is the URL's origin, and None for a mere id. `path` is the one for programs."""
+
+    id: str
+    location: DaemonURL | None = None
+    path: str = ""
 
 
 def parse_location(text: str) -> DaemonURL:
@@ -53,3 +79,41 @@ def split_url(text: str) -> tuple[DaemonURL, str]:
     path = quote(parts.path.rstrip("/"), safe=_PATH_CHARS)
     endpoint = ServerAddress(parts.scheme, host, PORTS[parts.scheme] if port is None else port)
     return DaemonURL(endpoint, path), parts.query
+
+
+def parse_object(text: str) -> ObjectReference:
+    """Raises UsageError."""
+    if "://" not in text:
+        digest = parse_digest(text)
+        if digest is None:
+            raise UsageError(f"invalid digest {quoted(text)}: expected hexadecimal digits, or a URL")
+        return ObjectReference(digest)
+    location, query = split_url(text)
+    parameters = parse_qs(query)
+    hashes = parameters.get("hash", []) + parameters.get("file_hash", [])
+    digest = parse_digest(hashes[0] if hashes else location.prefix.rpartition("/")[2])
+    if digest is None:
+        raise UsageError(f"invalid URL {quoted(text)}: it has no digest at its end, nor as ?hash=")
+    path = (location.prefix or "/") + (f"?{query}" if query else "")
+    name = parameters.get("name", [None])[0]
+    return ObjectReference(digest, location._replace(prefix=""), path, name)
+
+
+def parse_drop(text: str) -> DropReference:
+    """Raises UsageError, whose message does not repeat the link: it is a secret."""
+    if _ID.fullmatch(text):
+        return DropReference(text)
+    location, _ = split_url(text) if "://" in text else (None, "")
+    matched = None if location is None else _DROP.fullmatch(location.prefix)
+    if location is None or matched is None:
+        raise UsageError("invalid link of a drop: expected a URL that ends in /file/ID or /drop/ID")
+    start, id_ = matched.groups(default="")
+    return DropReference(id_, location._replace(prefix=""), f"{start}/file/{id_}")
+
+
+def is_drop(text: str) -> bool:
+    """Whether a text is the link of a drop."""
+    try:
+        return "://" in text and parse_drop(text).location is not None
+    except UsageError:
+        return False

@@ -9,8 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 from filestoraged.client.hashing import BLOCK_SIZE, BackgroundHash, algorithms_of
-from filestoraged.client.location import parse_location
-from filestoraged.client.reference import is_drop, parse_drop, parse_object
+from filestoraged.client.location import is_drop, parse_drop, parse_location, parse_object
 from filestoraged.client.refusals import ServerUnreachable
 from filestoraged.client.retries import Retries
 from filestoraged.client.saving import PartFile, safe_name
