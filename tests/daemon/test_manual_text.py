@@ -10,8 +10,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from filestoraged.cli.manual import PAGES
-from filestoraged.cli.roff import render
+from filestoraged.cli.manual import PAGES, render
 from tests.daemon.process import PATIENCE, ROOT, clean_environment
 from tests.support import TempCase, find_program
 
