@@ -8,7 +8,7 @@ import os
 import threading
 from pathlib import Path
 
-from filestoraged.daemon import forking
+from filestoraged.daemon import processes
 from tests.clock import PassingClock
 from tests.support import TempCase
 
@@ -38,7 +38,7 @@ class ForkTest(TempCase):
     def test_child_is_forked_when_ended_threads_are_gone(self) -> None:
         shown = self.ended_thread()
 
-        child = forking.fork()
+        child = processes.fork()
         if not child:
             os._exit(0)
         self.addCleanup(os.waitpid, child, 0)
@@ -46,7 +46,7 @@ class ForkTest(TempCase):
         self.assertFalse(shown.exists())
 
     def test_collector_ignores_the_objects_that_a_child_shares_with_its_parent(self) -> None:
-        child = forking.fork()
+        child = processes.fork()
         if not child:
             os._exit(gc.get_freeze_count() > 1000)
 
@@ -75,5 +75,5 @@ class ForkTest(TempCase):
         """Wait for ended threads, of which there are as many as entries. Returns the seconds."""
         clock = PassingClock()
         began = clock.now()
-        forking.wait_for_ended_threads(clock, directory)
+        processes.wait_for_ended_threads(clock, directory)
         return clock.now() - began

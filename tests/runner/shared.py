@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from filestoraged.daemon.forking import wait_for_ended_threads
+from filestoraged.daemon.processes import wait_for_ended_threads
 
 # Names the directory of the run, and the process of the runner.
 _DIRECTORY, _RUNNER = "TESTS_SHARED_DIRECTORY", "TESTS_SHARED_RUNNER"

@@ -6,7 +6,7 @@ import errno
 import os
 from unittest import mock
 
-from filestoraged.daemon.forking import wait_for_ended_threads
+from filestoraged.daemon.processes import wait_for_ended_threads
 from filestoraged.errors import StoreDetached
 from filestoraged.store.path_identity import PathIdentities, PathIdentity
 from filestoraged.store.system import Linux
