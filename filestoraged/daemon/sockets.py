@@ -117,7 +117,7 @@ def _bind_all(wanted: Sequence[tuple[int, str, int]]) -> list[socket.socket]:
         for family, host, port in wanted:
             try:
                 # The system chooses a port for the first socket; the others get the same.
-                listeners.append(_bind(family, host, port or (listeners[0].getsockname()[1] if listeners else 0)))
+                listeners.append(_bind(family, (host, port or (listeners[0].getsockname()[1] if listeners else 0))))
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise
@@ -130,15 +130,17 @@ def _bind_all(wanted: Sequence[tuple[int, str, int]]) -> list[socket.socket]:
     return listeners
 
 
-def _bind(family: int, host: str, port: int) -> socket.socket:
+def _bind(family: int, name: tuple[str, int] | str) -> socket.socket:
+    """Bind a socket to a host and a port, or to a path, and listen."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # A restart need not wait until the connections of the process before have left TIME_WAIT.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+        if family != socket.AF_UNIX:
+            # A restart need not wait until the connections of the process before have left TIME_WAIT.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
         if family == socket.AF_INET6:
             # Otherwise [::] would take the port of 0.0.0.0 as well.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
-        listener.bind((host, port))
+        listener.bind(name)
         listener.listen(LISTEN_BACKLOG)
     except OSError:
         listener.close()
@@ -148,14 +150,7 @@ def _bind(family: int, host: str, port: int) -> socket.socket:
 
 def _listen_unix(path: str) -> socket.socket:
     _remove_stale_socket(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(path)
-        listener.listen(LISTEN_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    return _bind(socket.AF_UNIX, path)
 
 
 def _remove_stale_socket(path: str) -> None:
