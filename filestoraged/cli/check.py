@@ -39,10 +39,9 @@ _CLEAN, _FOUND = range(2)
 
 # By attribute, as the table of backends names them.
 _STORE_FIELDS = {field.attribute: field for field in StoreOptions.fields}
-_BACKEND_FIELDS = frozenset(backend.option for backend in BACKENDS)
-# What the check of a backend needs besides.
+# What is checked, and what the check of a backend needs besides.
+_PLACES = (*(backend.option for backend in BACKENDS), "database")
 _OTHER_FIELDS = ("hash", "s3_region", "s3_credentials")
-_FILE_FIELDS = (*_BACKEND_FIELDS, *_OTHER_FIELDS, "database")
 
 
 def check(arguments: Sequence[str]) -> int:
@@ -137,22 +136,17 @@ def _settings(given: argparse.Namespace) -> dict[str, Any]:
     Raises StartError where a store is not there, unless there is another backend: its daemon may have neither drops nor
     keys.
     """
-    settings = (
-        file_values(given.config, [*_BACKEND_FIELDS, *_OTHER_FIELDS, "database"]) if given.config is not None else {}
-    )
-    for name in _OTHER_FIELDS:
-        if getattr(given, name) is not None:
-            settings[name] = _STORE_FIELDS[name].value(getattr(given, name))
-    flags = {name: getattr(given, name) for name in _BACKEND_FIELDS if getattr(given, name) is not None}
-    if flags or given.database is not None:
-        settings = {name: value for name, value in settings.items() if name not in (*_BACKEND_FIELDS, "database")}
-        if given.database is not None:
-            flags["database"] = given.database
-        settings.update({name: _STORE_FIELDS[name].value(text) for name, text in flags.items()})
-    else:
+    fields = (*_OTHER_FIELDS, *_PLACES)
+    settings = file_values(given.config, fields) if given.config is not None else {}
+    texts = {name: getattr(given, name) for name in fields if getattr(given, name) is not None}
+    flags = {name: _STORE_FIELDS[name].value(text) for name, text in texts.items()}
+    if flags.keys().isdisjoint(_PLACES):
         settings.setdefault("store", default_store())
+    else:
+        settings = {name: value for name, value in settings.items() if name not in _PLACES}
+    settings.update(flags)
     if "store" in settings and not os.path.isdir(settings["store"]):
-        if len(settings.keys() & {*_BACKEND_FIELDS, "database"}) == 1:
+        if len(settings.keys() & set(_PLACES)) == 1:
             raise StartError(f"there is no store {settings['store']!r}")
         del settings["store"]
     return settings

@@ -136,7 +136,8 @@ class StatusTest(CheckCase):
         configuration = self.directory / "filestoraged.conf"
         configuration.write_text("[filestoraged]\nmax-size = 7\n")
 
-        with mock.patch.multiple(check, BACKENDS=(backend, BACKENDS[-1]), _BACKEND_FIELDS={"max_size", "store"}):
+        places = ("max_size", "store", "database")
+        with mock.patch.multiple(check, BACKENDS=(backend, BACKENDS[-1]), _PLACES=places):
             self.assertRaisesRegex(CheckError, "asked to check 8", check.check, ["--max-size", "8"])
             self.assertRaisesRegex(CheckError, "asked to check 7", check.check, ["--config", str(configuration)])
 
