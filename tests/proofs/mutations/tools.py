@@ -79,7 +79,7 @@ MUTATIONS = (
     _saving("part-with-another-name-is-written", "if status.st_nlink == 1:", "if status.st_nlink:"),
     _saving("foreign-part-is-continued", "(status.st_mode) and status.st_uid == os.geteuid()", "(status.st_mode)"),
     _upload_state("state-in-a-directory-of-others-is-read", "st_uid != os.geteuid() or", "st_uid != os.geteuid() and"),
-    _upload_state("two-processes-continue-one-upload", "LOCK_EX | fcntl.LOCK_NB", "LOCK_SH | fcntl.LOCK_NB"),
+    _upload_state("two-processes-continue-one-upload", "        if try_lock(descriptor) and", "        if"),
     _refusals(
         "error-of-another-program-is-the-daemons",
         'if not isinstance(value.get("error"), str):',
