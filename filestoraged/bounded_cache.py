@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -24,76 +25,24 @@ _Value = TypeVar("_Value")
 _Requestable = TypeVar("_Requestable", bound=Requestable)
 
 
-class BoundedCache(Generic[_Key, _Value]):
-    """Values by key. When another would exceed a bound, all are forgotten: those in demand are soon back.
+class _Cache(ABC, Generic[_Key, _Value]):
+    """Values by key, in `max_size` bytes at most, of which a value has `size_of`. That does not change, nor is it None.
 
-    Least-recently-used eviction would need a lock for each read. Any thread calls it; the lock guards the sum of sizes.
-    No value is None, and the size of a value does not change.
+    Any thread calls it; the lock guards changes.
     """
 
-    def __init__(
-        self, *, entries: int, size: int | None = None, size_of: Callable[[_Key, _Value], int] | None = None
-    ) -> None:
-        """At most `entries` values, and `size` bytes of them by `size_of`; None for any size."""
-        self._max_entries = entries
-        self._max_size = math.inf if size is None else size
-        self._size_of = size_of or _no_size
-        self._values: dict[_Key, _Value] = {}
+    def __init__(self, values: dict[_Key, _Value], max_size: float, size_of: Callable[[_Key, _Value], int]) -> None:
+        """`values` is the empty dictionary that they are kept in."""
+        self._values = values
+        self._max_size = max_size
+        self._size_of = size_of
         self._lock = threading.Lock()
         self.size = 0
         # The dictionary's own method: a read costs no more than that.
         self.get: Callable[[_Key], _Value | None] = self._values.get
 
     def put(self, key: _Key, value: _Value) -> None:
-        """Keep a value, in place of the key's earlier one."""
-        size = self._size_of(key, value)
-        with self._lock:
-            self._forget(key)
-            if len(self._values) >= self._max_entries or self.size + size > self._max_size:
-                self._values.clear()
-                self.size = 0
-            self._values[key] = value
-            self.size += size
-
-    def discard(self, key: _Key) -> None:
-        """Forget a key's value, if it has one."""
-        with self._lock:
-            self._forget(key)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def _forget(self, key: _Key) -> None:
-        value = self._values.pop(key, None)
-        if value is not None:
-            self.size -= self._size_of(key, value)
-
-
-class ClockCache(Generic[_Key, _Requestable]):
-    """Values by key, in `max_size` bytes at most. A full cache keeps the values in demand (the CLOCK algorithm).
-
-    One of ADMITTED_ONE_OF new values takes the place of those that were not used since they were considered last. If it
-    meets one that was, the new value is not kept, and that one is considered again after all others. So requests for
-    more values than there is room for, one after the other, leave most of the cache as it is.
-
-    Any thread calls it; the lock guards changes.
-    """
-
-    def __init__(self, max_size: int, size_of: Callable[[_Key, _Requestable], int]) -> None:
-        """The size of a value by `size_of`, in bytes, does not change."""
-        self._max_size = max_size
-        self._size_of = size_of
-        # In the order in which they are considered.
-        self._values: OrderedDict[_Key, _Requestable] = OrderedDict()
-        # New values that came when it was full.
-        self._newcomers = 0
-        self._lock = threading.Lock()
-        self.size = 0
-        # The dictionary's own method: a read costs no more than that.
-        self.get: Callable[[_Key], _Requestable | None] = self._values.get
-
-    def put(self, key: _Key, value: _Requestable) -> None:
-        """Keep a value, in place of the key's earlier one, unless those in demand need all of the memory."""
+        """Keep a value, in place of the key's earlier one, if room is made for it."""
         size = self._size_of(key, value)
         with self._lock:
             self._remove(key)
@@ -109,6 +58,51 @@ class ClockCache(Generic[_Key, _Requestable]):
     def __len__(self) -> int:
         return len(self._values)
 
+    @abstractmethod
+    def _make_room(self, size: int) -> bool:
+        """Forget values if another one, of `size` bytes, exceeds a bound. Returns False if it is not to be kept."""
+
+    def _remove(self, key: _Key) -> None:
+        value = self._values.pop(key, None)
+        if value is not None:
+            self.size -= self._size_of(key, value)
+
+
+class BoundedCache(_Cache[_Key, _Value]):
+    """When another value would exceed a bound, all are forgotten: those in demand are soon back.
+
+    Least-recently-used eviction would need a lock for each read.
+    """
+
+    def __init__(
+        self, *, entries: int, size: int | None = None, size_of: Callable[[_Key, _Value], int] | None = None
+    ) -> None:
+        """At most `entries` values, and `size` bytes of them by `size_of`; None for any size."""
+        super().__init__({}, math.inf if size is None else size, size_of or _no_size)
+        self._max_entries = entries
+
+    def _make_room(self, size: int) -> bool:
+        if len(self._values) >= self._max_entries or self.size + size > self._max_size:
+            self._values.clear()
+            self.size = 0
+        return True
+
+
+class ClockCache(_Cache[_Key, _Requestable]):
+    """A full cache keeps the values in demand (the CLOCK algorithm).
+
+    One of ADMITTED_ONE_OF new values takes the place of those that were not used since they were considered last. If it
+    meets one that was, the new value is not kept, and that one is considered again after all others. So requests for
+    more values than there is room for, one after the other, leave most of the cache as it is.
+    """
+
+    def __init__(self, max_size: int, size_of: Callable[[_Key, _Requestable], int]) -> None:
+        # In the order in which they are considered.
+        self._order: OrderedDict[_Key, _Requestable] = OrderedDict()
+        super().__init__(self._order, max_size, size_of)
+        # New values that came when it was full.
+        self._newcomers = 0
+
     def _make_room(self, size: int) -> bool:
         if self.size + size <= self._max_size:
             return True
@@ -116,20 +110,15 @@ class ClockCache(Generic[_Key, _Requestable]):
         if self._newcomers % ADMITTED_ONE_OF:
             return False
         while self.size + size > self._max_size:
-            if not self._values:
+            if not self._order:
                 return False
-            key, oldest = next(iter(self._values.items()))
+            key, oldest = next(iter(self._order.items()))
             if oldest.is_used:
                 oldest.is_used = False
-                self._values.move_to_end(key)
+                self._order.move_to_end(key)
                 return False
             self._remove(key)
         return True
-
-    def _remove(self, key: _Key) -> None:
-        value = self._values.pop(key, None)
-        if value is not None:
-            self.size -= self._size_of(key, value)
 
 
 def _no_size(*_: object) -> int:
