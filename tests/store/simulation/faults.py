@@ -13,7 +13,6 @@ _ERRORS: dict[str, tuple[int, ...]] = {
     "create": (errno.EMFILE, *_FULL),
     "write": _FULL,
     "pwrite": _FULL,
-    "pwritev": _FULL,
     "link": _FULL,
     "rename": _FULL,
     "mkdir": _FULL,

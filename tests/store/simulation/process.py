@@ -98,9 +98,9 @@ class Process:
         self._opened[fd] = OpenFile(inode, flags, inode.errors, self._files.errors)
         return fd
 
-    def stat(self, path: str, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
-        self._enter("stat", path, dir_fd)
-        return status_of(self._files.look_up(path, self._directory(dir_fd)))
+    def stat(self, path: str) -> os.stat_result:
+        self._enter("stat", path)
+        return status_of(self._files.look_up(path))
 
     def lstat(self, path: str) -> os.stat_result:
         self._enter("lstat", path)
@@ -114,20 +114,20 @@ class Process:
             return False
         return True
 
-    def link(self, src: str, dst: str, *, dst_dir_fd: int | None = None, follow_symlinks: bool = True) -> None:
-        self._change("link", src, dst, dst_dir_fd)
+    def link(self, src: str, dst: str, *, follow_symlinks: bool = True) -> None:
+        self._change("link", src, dst)
         inode = self._files.look_up(src)
-        parent, name = self._place(dst, dst_dir_fd)
+        parent, name = self._place(dst)
         if name in parent.entries:
             raise error(errno.EEXIST, src, dst)
         if isinstance(inode, Directory):
             raise error(errno.EPERM, src, dst)
         self._files.add(parent, name, inode, self.machine.file_time)
 
-    def rename(self, src: str, dst: str, *, dst_dir_fd: int | None = None) -> None:
-        self._change("rename", src, dst, dst_dir_fd)
+    def rename(self, src: str, dst: str) -> None:
+        self._change("rename", src, dst)
         old = self._files.parent(src)
-        new = self._files.parent(dst, self._directory(dst_dir_fd))
+        new = self._files.parent(dst)
         self._files.rename(old, new, self.machine.file_time)
 
     def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
@@ -261,21 +261,6 @@ class Process:
         self._change("pwrite", fd, bytes(data), offset)
         return self._write(self._whole_file(fd), data, offset)
 
-    def pwritev(self, fd: int, buffers: Sequence[Bytes], offset: int, flags: int = 0, /) -> int:
-        self._change("pwritev", fd, b"".join(buffers), offset)
-        file = self._whole_file(fd)
-        written = self._write(file, b"".join(buffers), offset)
-        if flags & os.RWF_DSYNC:
-            self._sync("fdatasync", fd)
-        return written
-
-    def ftruncate(self, fd: int, length: int, /) -> None:
-        self._change("ftruncate", fd, length)
-        file = self._whole_file(fd)
-        if not file.flags & (os.O_WRONLY | os.O_RDWR) or not isinstance(file.inode, File):
-            raise error(errno.EINVAL)
-        self._truncate(file.inode, length)
-
     def fsync(self, fd: int) -> None:
         self._sync("fsync", fd)
 
@@ -370,9 +355,9 @@ class Process:
             raise error(errno.ENOTDIR)
         return inode
 
-    def _place(self, path: str, fd: int | None = None) -> tuple[Directory, str]:
+    def _place(self, path: str) -> tuple[Directory, str]:
         """Where a new name goes. Raises FileNotFoundError in a directory that was removed."""
-        parent, name = self._files.parent(path, self._directory(fd))
+        parent, name = self._files.parent(path)
         if not parent.links:
             raise error(errno.ENOENT, path)
         return parent, name
