@@ -40,7 +40,7 @@ def make_directory(path: str, mode: int, *, system: Files = LINUX) -> None:
 
 def create_file(path: str, mode: int, *, system: Files = LINUX) -> int:
     """Create an empty file. Returns a descriptor to write to it. Raises FileExistsError and other OSErrors."""
-    descriptor = create_file_as_allowed(path, mode, system=system)
+    descriptor = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         if system.fstat(descriptor).st_mode & mode != mode:
             system.fchmod(descriptor, mode)
@@ -48,22 +48,6 @@ def create_file(path: str, mode: int, *, system: Files = LINUX) -> int:
         system.close(descriptor)
         raise
     return descriptor
-
-
-def create_file_as_allowed(path: str, mode: int, *, system: Files = LINUX) -> int:
-    """Like `create_file`, with one system call less, for a umask that is known to allow the mode."""
-    return system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-
-
-def is_allowed(directory: str, mode: int, *, system: Files = LINUX) -> bool:
-    """Whether the umask allows files of that mode. `directory` must be empty."""
-    path = f"{directory}/mode"
-    descriptor = create_file_as_allowed(path, mode, system=system)
-    try:
-        return system.fstat(descriptor).st_mode & mode == mode
-    finally:
-        system.close(descriptor)
-        system.unlink(path)
 
 
 def require_directory(path: str, *, system: Files = LINUX) -> None:

@@ -23,8 +23,6 @@ from filestoraged.store.permissions import (
     PRIVATE,
     Permissions,
     create_file,
-    create_file_as_allowed,
-    is_allowed,
     make_directory,
     open_own_directory,
 )
@@ -44,7 +42,6 @@ class StagingArea(OwnerLocks):
         self._directories = directories
         self._mode = permissions.file
         self._numbers = itertools.count()
-        self._create = create_file
 
     def create(self) -> tuple[str, int]:
         """Create an empty file. Returns its path, and a descriptor to write to it. Raises OSError and StoreDetached."""
@@ -122,7 +119,7 @@ class StagingArea(OwnerLocks):
 
     def _create_in(self, area: str) -> tuple[str, int]:
         path = f"{area}/{next(self._numbers)}"
-        return path, self._create(path, self._mode, system=self._system)
+        return path, create_file(path, self._mode, system=self._system)
 
     def _make(self, path: str) -> int:
         self._directories.make(self._directory, PRIVATE.directory)
@@ -134,16 +131,6 @@ class StagingArea(OwnerLocks):
 
     def _remove(self, path: str) -> None:
         self._system.rmdir(path)
-
-    def _make_own(self) -> LockOwner:
-        area = super()._make_own()
-        try:
-            allowed = is_allowed(area.path, self._mode, system=self._system)
-            self._create = create_file_as_allowed if allowed else create_file
-        except BaseException:
-            self._system.close(area.descriptor)
-            raise
-        return area
 
 
 class StagedFile:
