@@ -121,10 +121,11 @@ def object_path(name: str, namespace: str = "") -> str:
 
 
 def checked_path(name: str, namespace: str = "") -> str:
-    """As `object_path`. Raises ValueError if no object of the namespace can have that name."""
+    """The path of an object within the store. Raises ValueError if no object of the namespace can have that name."""
     if not is_object_name(name, namespace):
         raise ValueError(f"invalid name {name!r}: objects on disk are named by 32 to 128 lower-case hex digits")
-    return object_path(name, namespace)
+    path = object_path(name, namespace)
+    return f"{namespace}/{path}" if namespace else path
 
 
 def segment_name(number: int) -> str:
@@ -145,11 +146,6 @@ def named_path(id_: str) -> str:
     """The path within the store of an object that names lead to, by its space, a slash and its oid."""
     space, _, oid = id_.partition("/")
     return f"{NAMES}/{space}/{object_path(oid)}"
-
-
-def is_fetched_once(path: str) -> bool:
-    """Whether the bytes at a path within the store are to leave the disk once they were fetched, with all copies."""
-    return path.startswith(f"{DROPS}/")
 
 
 def upload_path(id_: str) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 from filestoraged.digest import Bytes, Digest
 from filestoraged.errors import AlreadyExists, NotFound
 from filestoraged.future import Future
-from filestoraged.store import layout
 from filestoraged.store.disk.directories import Directories, open_directory, sync
 from filestoraged.store.disk.records import RecordKind
 from filestoraged.store.disk.staging_area import StagedFile, StagingArea
@@ -236,12 +235,3 @@ class Note(Change):
 
     def finish(self) -> None:
         pass
-
-
-def object_path(root: str, namespace: str, name: str) -> str:
-    """The path of an object below the directory `root` of the store; `namespace` is the directory that it is in.
-
-    Raises ValueError if no object can have that name.
-    """
-    within = namespace[len(root) + 1 :]
-    return f"{within}/{layout.checked_path(name, within)}".lstrip("/")

@@ -9,7 +9,7 @@ from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.contract import Staging, Store
-from filestoraged.store.disk.changes import ObjectUpload, Source, object_path
+from filestoraged.store.disk.changes import ObjectUpload, Source
 from filestoraged.store.disk.staging_area import StagedFile
 from filestoraged.store.disk.staging_memory import MemoryStaging
 from filestoraged.store.disk.volume import Volume
@@ -24,13 +24,13 @@ class DiskStaging(Staging):
         expected: Sequence[Expected],
         *,
         volume: Volume,
-        root: str,
+        namespace: str,
         source: Source | None = None,
     ) -> None:
-        """`root` is the directory of the namespace; `source` has bytes that were received before."""
+        """`namespace` is its path below the outermost store; `source` has bytes that were received before."""
         super().__init__(store, size, expected)
         self._volume = volume
-        self._root = root
+        self._namespace = namespace
         # None if the bytes were committed or discarded.
         self._source: Source | None = source or volume.staging_memory.stage(size) or volume.staging_area.stage()
 
@@ -61,13 +61,13 @@ class DiskStaging(Staging):
     def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
         if self._source is None:
             raise OSError(errno.EBADF, "The staging was discarded")
-        path = object_path(self._volume.root, self._root, name or digest)
+        path = layout.checked_path(name or digest, self._namespace)
         source, self._source = self._source, None
         volume = self._volume
         upload = ObjectUpload(path, source, volume.directories, volume.staging_area, digest=digest, replace=replace)
         # Bytes in a file may have been lost by a failed sync since they were written. What is fetched once is to leave
         # no copy.
-        is_recorded = isinstance(source, MemoryStaging) and not layout.is_fetched_once(path)
+        is_recorded = isinstance(source, MemoryStaging) and self._namespace != layout.DROPS
         volume.commit(upload, size=self.size, is_recorded=is_recorded)
         return upload.done
 
@@ -83,9 +83,9 @@ class LinkedStaging(DiskStaging):
     """The staging of a file that is there already: its bytes get another name, and are not copied."""
 
     def __init__(
-        self, store: Store, file: StagedFile, size: int, hasher: OverlappedHasher, *, volume: Volume, root: str
+        self, store: Store, file: StagedFile, size: int, hasher: OverlappedHasher, *, volume: Volume, namespace: str
     ) -> None:
         """`hasher` has hashed the `size` bytes of the file."""
-        super().__init__(store, size, (), volume=volume, root=root, source=file)
+        super().__init__(store, size, (), volume=volume, namespace=namespace, source=file)
         self.size = size
         self._hasher = hasher

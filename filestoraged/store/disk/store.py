@@ -21,7 +21,7 @@ from filestoraged.errors import DISK_FULL, Error, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
 from filestoraged.store.contract import SMALL, Blob, ObjectStatus, Sink, Store, Usage, never_pause
-from filestoraged.store.disk.changes import Removal, object_path
+from filestoraged.store.disk.changes import Removal
 from filestoraged.store.disk.journal import SEGMENT_SIZE
 from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SmallBlob, SmallBlobCache, read_at_once
 from filestoraged.store.disk.staging import DiskStaging, LinkedStaging
@@ -231,7 +231,7 @@ class DiskStore(Store):
         self.volume.close()
 
     def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> DiskStaging:
-        return DiskStaging(self, size, expected, volume=self.volume, root=self.root)
+        return DiskStaging(self, size, expected, volume=self.volume, namespace=self._path)
 
     def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> DiskStaging | None:
         try:
@@ -241,7 +241,7 @@ class DiskStore(Store):
                 return None
             raise
         try:
-            return LinkedStaging(self, file, size, hasher, volume=self.volume, root=self.root)
+            return LinkedStaging(self, file, size, hasher, volume=self.volume, namespace=self._path)
         except BaseException:
             file.discard()
             raise
@@ -293,7 +293,7 @@ class DiskStore(Store):
         self.volume.system.result_of(self.remove_later(name))
 
     def remove_later(self, name: str) -> Future[None]:
-        removal = Removal(object_path(self.volume.root, self.root, name), self.volume.directories)
+        removal = Removal(layout.checked_path(name, self._path), self.volume.directories)
         self.volume.commit(removal)
         return removal.done
 
@@ -316,14 +316,10 @@ class DiskStore(Store):
         return DiskStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
 
     def path(self, name: str) -> str:
-        return f"{self.root}/{layout.checked_path(name, self._path)}"
+        return f"{self.volume.root}/{layout.checked_path(name, self._path)}"
 
     def relative_path(self, name: str) -> str | None:
-        return os.path.relpath(self.path(name), self.volume.root)
-
-    def shard(self, name: str) -> str:
-        """The directory of an object with that name."""
-        return f"{self.root}/{layout.shard(name)}"
+        return layout.checked_path(name, self._path)
 
     def _full_path(self, name: str) -> str:
         return f"{self.root}/{name}" if self._is_flat else f"{self.root}/{layout.object_path(name)}"

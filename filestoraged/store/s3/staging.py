@@ -146,7 +146,7 @@ def write_all(file: BinaryIO, data: Bytes) -> None:
 
 def object_key(prefix: str, name: str) -> str:
     """The key of an object of the namespace whose keys have that prefix. Raises ValueError for an impossible name."""
-    return prefix + layout.checked_path(name, prefix.rstrip("/"))
+    return layout.checked_path(name, prefix.rstrip("/"))
 
 
 def check_missing(client: S3Client, prefix: str, name: str, until: float) -> None:
