@@ -134,15 +134,11 @@ class DiskStore(Store):
         self.volume.identity.check()
         self.volume.probe()
         self._system.stat(self.root)
-        path, descriptor = self.volume.staging_area.create()
+        file = self.volume.staging_area.stage()
         try:
-            data = memoryview(bytes(_PROBE_SIZE))
-            while data:
-                data = data[self._system.write(descriptor, data) :]
+            file.write(bytes(_PROBE_SIZE))
         finally:
-            self._system.close(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                self._system.unlink(path)
+            file.discard()
 
     def probe_rename(self) -> None:
         """Rename a staging into the directory, if that exists, and remove it. Raises OSError.
