@@ -93,7 +93,7 @@ class ObjectUpload(Change):
         replace: bool,
     ) -> None:
         super().__init__(path, directories)
-        self._source: Source | None = source
+        self._source = source
         self._digest = digest
         self._replace = replace
         self._area = area
@@ -169,12 +169,10 @@ class ObjectUpload(Change):
         return True
 
     def _release(self) -> None:
-        source, self._source = self._source, None
-        if isinstance(source, MemoryStaging):
-            source.release()
-        if self._file is not None:
-            # It is an object or to be discarded; an error here changes neither.
-            with contextlib.suppress(OSError):
+        # It is an object or to be discarded; an error here changes neither.
+        with contextlib.suppress(OSError):
+            self._source.discard()
+            if self._file is not None:
                 self._file.discard()
 
 

@@ -25,14 +25,21 @@ class DiskStaging(Staging):
         *,
         volume: Volume,
         namespace: str,
-        source: Source | None = None,
+        file: StagedFile | None = None,
+        hasher: OverlappedHasher | None = None,
     ) -> None:
-        """`namespace` is its path below the outermost store; `source` has bytes that were received before."""
+        """`namespace` is its path below the outermost store.
+
+        `file` has all `size` bytes already, which `hasher` has hashed: they get another name, and are not copied.
+        """
         super().__init__(store, size, expected)
+        if hasher is not None:
+            self.size = size or 0
+            self._hasher = hasher
         self._volume = volume
         self._namespace = namespace
         # None if the bytes were committed or discarded.
-        self._source: Source | None = source or volume.staging_memory.stage(size) or volume.staging_area.stage()
+        self._source: Source | None = file or volume.staging_memory.stage(size) or volume.staging_area.stage()
 
     def _write(self, data: Bytes) -> None:
         self._append(data)
@@ -56,7 +63,7 @@ class DiskStaging(Staging):
             file.discard()
             raise
         self._source = file
-        memory.release()
+        memory.discard()
 
     def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
         if self._source is None:
@@ -73,19 +80,5 @@ class DiskStaging(Staging):
 
     def _discard(self) -> None:
         source, self._source = self._source, None
-        if isinstance(source, MemoryStaging):
-            source.release()
-        elif source is not None:
+        if source is not None:
             source.discard()
-
-
-class LinkedStaging(DiskStaging):
-    """The staging of a file that is there already: its bytes get another name, and are not copied."""
-
-    def __init__(
-        self, store: Store, file: StagedFile, size: int, hasher: OverlappedHasher, *, volume: Volume, namespace: str
-    ) -> None:
-        """`hasher` has hashed the `size` bytes of the file."""
-        super().__init__(store, size, (), volume=volume, namespace=namespace, source=file)
-        self.size = size
-        self._hasher = hasher

@@ -58,7 +58,7 @@ class MemoryStaging:
         self.data += data
         return True
 
-    def release(self) -> None:
+    def discard(self) -> None:
         """Forget the bytes, and give the memory back. A second call does nothing."""
         reserved, self._reserved = self._reserved, 0
         self.data = bytearray()

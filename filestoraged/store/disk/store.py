@@ -24,7 +24,7 @@ from filestoraged.store.contract import SMALL, Blob, ObjectStatus, Sink, Store, 
 from filestoraged.store.disk.changes import Removal
 from filestoraged.store.disk.journal import SEGMENT_SIZE
 from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SmallBlob, SmallBlobCache, read_at_once
-from filestoraged.store.disk.staging import DiskStaging, LinkedStaging
+from filestoraged.store.disk.staging import DiskStaging
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
@@ -237,7 +237,7 @@ class DiskStore(Store):
                 return None
             raise
         try:
-            return LinkedStaging(self, file, size, hasher, volume=self.volume, namespace=self._path)
+            return DiskStaging(self, size, (), volume=self.volume, namespace=self._path, file=file, hasher=hasher)
         except BaseException:
             file.discard()
             raise

@@ -85,7 +85,7 @@ class S3Staging(Staging):
         self._file = create_file(self._space.area)
         write_all(self._file, memory.data)
         self._memory = None
-        memory.release()
+        memory.discard()
 
     def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
         if replace:
@@ -132,7 +132,7 @@ class S3Staging(Staging):
         memory, self._memory = self._memory, None
         file, self._file = self._file, None
         if memory is not None:
-            memory.release()
+            memory.discard()
         if file is not None:
             file.close()
 
