@@ -24,7 +24,8 @@ from filestoraged.daemon.values import Address
 from filestoraged.errors import Overloaded, StoreDetached, StoreUnavailable
 from filestoraged.future import Future
 from filestoraged.store.contract import Staging
-from filestoraged.store.disk.store import DiskBlob, DiskStore
+from filestoraged.store.disk.blobs import DiskBlob
+from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.drops import Drops
 from filestoraged.store.janitors import DropsJanitor
 from filestoraged.store.passwords import FairQueue

@@ -20,17 +20,17 @@ from filestoraged.digest import Expected
 from filestoraged.errors import DISK_FULL, Error, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
-from filestoraged.store.contract import SMALL, Blob, ObjectStatus, Sink, Store, Usage, never_pause
+from filestoraged.store.contract import SMALL, Blob, ObjectStatus, Store, Usage, never_pause
+from filestoraged.store.disk.blobs import DEFAULT_CACHE_SIZE, DiskBlob, SmallBlobCache
 from filestoraged.store.disk.changes import Removal
 from filestoraged.store.disk.journal import SEGMENT_SIZE
-from filestoraged.store.disk.small_blobs import DEFAULT_CACHE_SIZE, SmallBlob, SmallBlobCache, read_at_once
 from filestoraged.store.disk.staging import DiskStaging
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
 from filestoraged.store.path_identity import PathIdentity
 from filestoraged.store.permissions import PRIVATE, Permissions, require_directory, require_file
-from filestoraged.store.system import LINUX, DirectoryEntry, Files, System, exists, is_directory, listed
+from filestoraged.store.system import LINUX, DirectoryEntry, System, exists, is_directory, listed
 
 # O_NONBLOCK: opening a pipe under an object's name must not wait for its other end. O_NOFOLLOW: a symbolic link there
 # leads to a foreign file.
@@ -319,38 +319,6 @@ class DiskStore(Store):
 
     def _full_path(self, name: str) -> str:
         return f"{self.root}/{name}" if self._is_flat else f"{self.root}/{layout.object_path(name)}"
-
-
-class DiskBlob(Blob):
-    def __init__(self, name: str, descriptor: int, *, system: Files = LINUX) -> None:
-        """Take over `descriptor`. Raises NotFound if it is not a regular file's."""
-        self._descriptor = descriptor
-        self._system = system
-        self._status = system.fstat(descriptor)
-        if not stat.S_ISREG(self._status.st_mode):
-            self.close()
-            raise NotFound(name=name)
-        self.digest = name
-        self.size = self._status.st_size
-        self.modified = int(self._status.st_mtime)
-
-    def send(self, sink: Sink, start: int, stop: int) -> int:
-        return start + sink.sendfile(self._descriptor, start, stop)
-
-    def load(self) -> SmallBlob | None:
-        """The same object in memory, or None if the disk would have to be read."""
-        data = read_at_once(self._descriptor, self.size, system=self._system)
-        return None if data is None else SmallBlob(self.digest, data, self._status)
-
-    def detach(self) -> int:
-        """Give the descriptor to the caller, who closes it."""
-        descriptor, self._descriptor = self._descriptor, -1
-        return descriptor
-
-    def close(self) -> None:
-        descriptor = self.detach()
-        if descriptor >= 0:
-            self._system.close(descriptor)
 
 
 def _is_namespace(entry: DirectoryEntry) -> bool:

@@ -22,7 +22,7 @@ _replay = in_file("store/disk/replay.py", "tests.store.disk.test_replay", "tests
 _records = in_file("store/disk/records.py", "tests.store.disk.test_records")
 _file_system = in_file("store/disk/file_system.py", "tests.store.disk.test_file_system")
 _staging_area = in_file("store/disk/staging_area.py", "tests.store.disk.test_store", "tests.store.disk.test_replay")
-_small_blobs = in_file("store/disk/small_blobs.py", "tests.store.disk.test_small_blobs")
+_blobs = in_file("store/disk/blobs.py", "tests.store.disk.test_blobs")
 _layout = in_file("store/layout.py", "tests.store.test_layout", "tests.api.test_repositories")
 
 _drops = in_file("store/drops.py", "tests.store.test_drops")
@@ -151,7 +151,7 @@ MUTATIONS = (
         "system)",
         missed="a sweep asks before, too, which owners are dead; a simulated history finds it where neither does",
     ),
-    _small_blobs("cache-ignores-what-is-on-disk", "if blob.is_of(self._lstat(path)):", "if self._lstat(path):"),
+    _blobs("cache-ignores-what-is-on-disk", "if blob.is_of(self._lstat(path)):", "if self._lstat(path):"),
     _layout("repository-of-128-characters-is-refused", "{1,128}", "{1,127}"),
     # Drops.
     _drops("drop-that-is-claimed-is-shown-as-available", "state != AVAILABLE or age >", "state != AVAILABLE and age >"),

@@ -8,7 +8,7 @@ from unittest import mock
 
 from filestoraged.errors import NotFound
 from filestoraged.store.contract import SMALL
-from filestoraged.store.disk.small_blobs import SmallBlob, SmallBlobCache
+from filestoraged.store.disk.blobs import SmallBlob, SmallBlobCache
 from filestoraged.store.disk.store import DiskStore
 from filestoraged.store.system import Linux
 from tests.runner.marks import on_disk

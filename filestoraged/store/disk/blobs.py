@@ -1,15 +1,17 @@
-"""A cache of small objects that are in demand, valid while their files are unchanged.
+"""Objects opened for reading: by their files, or in a cache of small ones that are in demand.
 
-Each hit costs one `stat` of the file, instead of opening, reading and closing it, so a removal or a replacement by
-another process is noticed. The path is looked up each time: a descriptor of the file would cost half as much, but does
-not tell that a directory above the file was moved away.
+What the cache has is valid while its file is unchanged. Each hit costs one `stat` of the file, instead of opening,
+reading and closing it, so a removal or a replacement by another process is noticed. The path is looked up each time: a
+descriptor of the file would cost half as much, but does not tell that a directory above the file was moved away.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 
 from filestoraged.bounded_cache import ClockCache
+from filestoraged.errors import NotFound
 from filestoraged.store.contract import Blob, Sink
 from filestoraged.store.system import LINUX, Files
 
@@ -52,6 +54,45 @@ class SmallBlob(Blob):
         pass
 
 
+class DiskBlob(Blob):
+    """An object whose file is open."""
+
+    def __init__(self, name: str, descriptor: int, *, system: Files = LINUX) -> None:
+        """Take over `descriptor`. Raises NotFound if it is not a regular file's."""
+        self._descriptor = descriptor
+        self._system = system
+        self._status = system.fstat(descriptor)
+        if not stat.S_ISREG(self._status.st_mode):
+            self.close()
+            raise NotFound(name=name)
+        self.digest = name
+        self.size = self._status.st_size
+        self.modified = int(self._status.st_mtime)
+
+    def send(self, sink: Sink, start: int, stop: int) -> int:
+        return start + sink.sendfile(self._descriptor, start, stop)
+
+    def load(self) -> SmallBlob | None:
+        """The same object in memory, or None if the page cache has not all of it: the disk would have to be read."""
+        data = bytearray(self.size)
+        try:
+            read = self._system.preadv(self._descriptor, (data,), 0, os.RWF_NOWAIT)
+        except OSError:
+            # The read would wait for the disk, or the file system does not support RWF_NOWAIT.
+            return None
+        return SmallBlob(self.digest, bytes(data), self._status) if read == self.size else None
+
+    def detach(self) -> int:
+        """Give the descriptor to the caller, who closes it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        return descriptor
+
+    def close(self) -> None:
+        descriptor = self.detach()
+        if descriptor >= 0:
+            self._system.close(descriptor)
+
+
 class SmallBlobCache:
     """Small blobs by path, in `size` bytes of memory at most. Any thread calls it."""
 
@@ -81,14 +122,3 @@ class SmallBlobCache:
 
 def _size_of(path: str, blob: SmallBlob) -> int:
     return blob.size + len(path) + _ENTRY_SIZE
-
-
-def read_at_once(descriptor: int, size: int, *, system: Files = LINUX) -> bytes | None:
-    """Read a whole small file if the page cache has all of it. Returns None if the disk would have to be read."""
-    data = bytearray(size)
-    try:
-        read = system.preadv(descriptor, (data,), 0, os.RWF_NOWAIT)
-    except OSError:
-        # The read would wait for the disk, or the file system does not support RWF_NOWAIT.
-        return None
-    return bytes(data) if read == size else None
