@@ -114,7 +114,7 @@ class RequestPathTest(SimulatedCase):
         return "\n".join(["", *calls, *sorted(self.trace.files)])
 
     def test_upload_of_1_kib(self) -> None:
-        self.check(UPLOAD, files=39, crossings=112, commits=True)
+        self.check(UPLOAD, files=38, crossings=109, commits=True)
 
     def test_cached_get_of_1_kib(self) -> None:
         client = self.connect()

@@ -16,15 +16,16 @@ import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
-from filestoraged.digest import Expected
+from filestoraged.digest import Bytes, Digest, Expected
 from filestoraged.errors import DISK_FULL, Error, NotFound
 from filestoraged.future import Future
 from filestoraged.store import layout
-from filestoraged.store.contract import SMALL, Blob, ObjectStatus, Store, Usage, never_pause
+from filestoraged.store.contract import SMALL, Blob, ObjectStatus, Staging, Store, Usage, never_pause
 from filestoraged.store.disk.blobs import DEFAULT_CACHE_SIZE, DiskBlob, SmallBlobCache
-from filestoraged.store.disk.changes import Removal
+from filestoraged.store.disk.changes import ObjectUpload, Removal, Source
 from filestoraged.store.disk.journal import SEGMENT_SIZE
-from filestoraged.store.disk.staging import DiskStaging
+from filestoraged.store.disk.staging_area import StagedFile
+from filestoraged.store.disk.staging_memory import MemoryStaging
 from filestoraged.store.disk.usage import DiskUsage
 from filestoraged.store.disk.volume import Volume
 from filestoraged.store.hashing import HashThreads, OverlappedHasher
@@ -87,9 +88,9 @@ class DiskStore(Store):
         )
         self._system = self.volume.system
         # Within the outermost store; and whether objects lie in the directory itself.
-        self._path = self.root[len(self.volume.root) + 1 :]
-        self._is_flat = layout.is_flat(self._path)
-        self._names = layout.object_names(self._path)
+        self.namespace_path = self.root[len(self.volume.root) + 1 :]
+        self._is_flat = layout.is_flat(self.namespace_path)
+        self._names = layout.object_names(self.namespace_path)
         self._small_blobs = self._choose_cache(within, cache_size)
         self._usage: DiskUsage | None = None
 
@@ -227,7 +228,7 @@ class DiskStore(Store):
         self.volume.close()
 
     def stage(self, size: int | None = None, *, expected: Sequence[Expected] = ()) -> DiskStaging:
-        return DiskStaging(self, size, expected, volume=self.volume, namespace=self._path)
+        return DiskStaging(self, size, expected)
 
     def stage_file(self, path: str, size: int, hasher: OverlappedHasher) -> DiskStaging | None:
         try:
@@ -237,7 +238,7 @@ class DiskStore(Store):
                 return None
             raise
         try:
-            return DiskStaging(self, size, (), volume=self.volume, namespace=self._path, file=file, hasher=hasher)
+            return DiskStaging(self, size, (), file=file, hasher=hasher)
         except BaseException:
             file.discard()
             raise
@@ -289,7 +290,7 @@ class DiskStore(Store):
         self.volume.system.result_of(self.remove_later(name))
 
     def remove_later(self, name: str) -> Future[None]:
-        removal = Removal(layout.checked_path(name, self._path), self.volume.directories)
+        removal = Removal(layout.checked_path(name, self.namespace_path), self.volume.directories)
         self.volume.commit(removal)
         return removal.done
 
@@ -312,13 +313,78 @@ class DiskStore(Store):
         return DiskStore(root, algorithm=algorithm or self.algorithm, max_size=self.max_size, within=self)
 
     def path(self, name: str) -> str:
-        return f"{self.volume.root}/{layout.checked_path(name, self._path)}"
+        return f"{self.volume.root}/{layout.checked_path(name, self.namespace_path)}"
 
     def relative_path(self, name: str) -> str | None:
-        return layout.checked_path(name, self._path)
+        return layout.checked_path(name, self.namespace_path)
 
     def _full_path(self, name: str) -> str:
         return f"{self.root}/{name}" if self._is_flat else f"{self.root}/{layout.object_path(name)}"
+
+
+class DiskStaging(Staging):
+    """Small bytes in memory, larger ones in a file of the staging area."""
+
+    def __init__(
+        self,
+        store: DiskStore,
+        size: int | None,
+        expected: Sequence[Expected],
+        *,
+        file: StagedFile | None = None,
+        hasher: OverlappedHasher | None = None,
+    ) -> None:
+        """`file` has all `size` bytes already, which `hasher` has hashed: they get another name, and are not copied."""
+        super().__init__(store, size, expected)
+        if hasher is not None:
+            self.size = size or 0
+            self._hasher = hasher
+        self._volume = volume = store.volume
+        self._namespace = store.namespace_path
+        # None if the bytes were committed or discarded.
+        self._source: Source | None = file or volume.staging_memory.stage(size) or volume.staging_area.stage()
+
+    def _write(self, data: Bytes) -> None:
+        self._append(data)
+        # After the write: the hash thread, once woken, competes with the write for Python's lock.
+        self._hasher.update(data)
+
+    def _append(self, data: Bytes) -> None:
+        if isinstance(self._source, MemoryStaging):
+            if self._source.append(data):
+                return
+            self._spill(self._source)
+        assert isinstance(self._source, StagedFile)
+        self._source.write(data)
+
+    def _spill(self, memory: MemoryStaging) -> None:
+        """Write the bytes so far to a file."""
+        file = self._volume.staging_area.stage()
+        try:
+            file.write(memory.data)
+        except BaseException:
+            file.discard()
+            raise
+        self._source = file
+        memory.discard()
+
+    def _publish(self, name: str | None, digest: Digest, *, replace: bool) -> Future[Digest]:
+        if self._source is None:
+            raise OSError(errno.EBADF, "The staging was discarded")
+        path = layout.checked_path(name or digest, self._namespace)
+        source, self._source = self._source, None
+        volume = self._volume
+        upload = ObjectUpload(path, source, volume.directories, volume.staging_area, digest=digest, replace=replace)
+        # Bytes in a file may have been lost by a failed sync since they were written. What is fetched once is to leave
+        # no copy.
+        is_recorded = isinstance(source, MemoryStaging) and self._namespace != layout.DROPS
+        volume.commit(upload, size=self.size, is_recorded=is_recorded)
+        return upload.done
+
+    def _discard(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.discard()
 
 
 def _is_namespace(entry: DirectoryEntry) -> bool:
