@@ -19,7 +19,7 @@ from typing import NamedTuple
 from filestoraged.errors import CrossSite, Error, MisdirectedRequest
 from filestoraged.web.request import COMMON_METHODS, Request
 from filestoraged.web.response import Fields, field_lines
-from filestoraged.wire.origin import Host, Origin, origin_at, parse_host, parse_origin
+from filestoraged.wire.origin import Origin, parse_origin
 
 # A value of --allow-origin or --host.
 ANY = "*"
@@ -115,10 +115,10 @@ class Origins:
     def _is_own(self, request: Request, origin: Origin) -> bool:
         if self._own is not None:
             return origin == self._own
-        host = parse_host(request.fields.get("host", ""))
         # A proxy in front may speak HTTPS, which no header field shows, so either scheme is accepted. To serve a
         # page as http://HOST beside https://HOST, an attacker must control the network; browsers call that cross-site.
-        return host is not None and origin.scheme in ("http", "https") and origin == origin_at(host, origin.scheme)
+        host = request.fields.get("host", "")
+        return origin.scheme in ("http", "https") and origin == parse_origin(f"{origin.scheme}://{host}")
 
 
 class Hosts:
@@ -134,14 +134,14 @@ class Hosts:
         """Return the error for a refused Host, None for an accepted one."""
         field = request.fields.get("host")
         # Only HTTP/1.0 may omit Host, and browsers always send it.
-        if field is None or self._accepts(parse_host(field)):
+        if field is None or self._accepts(parse_origin(f"http://{field}")):
             return None
         return MisdirectedRequest(field)
 
-    def _accepts(self, host: Host | None) -> bool:
-        if host is None:
+    def _accepts(self, own: Origin | None) -> bool:
+        if own is None:
             return False
-        name = _canonical(host.name)
+        name = _canonical(own.host)
         # Browsers do not resolve names below localhost by DNS (RFC 6761, section 6.3).
         return name == "localhost" or name.endswith(".localhost") or name in self._names or _is_address(name)
 

@@ -28,7 +28,7 @@ from filestoraged.wire import (
 from filestoraged.wire.body import Chunked, body_framing
 from filestoraged.wire.head import MAX_HEAD, MAX_TARGET
 from filestoraged.wire.json_text import parse_object, parse_pair, parse_string
-from filestoraged.wire.origin import parse_host, parse_origin
+from filestoraged.wire.origin import parse_origin
 from filestoraged.wire.parameters import attachment, decode_extended, parse_parameters
 from filestoraged.wire.ranges import parse_range
 from filestoraged.wire.redaction import redact_target
@@ -241,7 +241,7 @@ PARSERS: dict[str, Case] = {
     "expectations: Content-MD5": Case(lambda field: expectations.expected_digests({"content-md5": field}), repeat("a")),
     "origin: a host": Case(parse_origin, repeat("a", "http://", "/")),
     "origin: a scheme": Case(parse_origin, repeat("a")),
-    "origin: colons": Case(parse_host, repeat(":1")),
+    "origin: colons": Case(parse_origin, repeat(":1", "http://")),
     "parameters: semicolons": Case(parse_parameters, repeat(";", "a")),
     "parameters: blanks": Case(parse_parameters, repeat(" ", "a", "x")),
     "parameters: blanks before a name": Case(parse_parameters, repeat(" ", "a;", "=")),
