@@ -14,13 +14,13 @@ from filestoraged.web.request_cache import ParsedRequest
 from filestoraged.web.response import Response
 from filestoraged.web.sender import Confirmation
 from filestoraged.web.task import Task
-from filestoraged.wire.body import NO_BODY
+from filestoraged.wire.body import NO_BODY, Framing
 from filestoraged.wire.head import Head
 
 log = logging.getLogger(__name__)
 
 # A head that could not be parsed.
-UNPARSED = ParsedRequest(Request(Head("", "", "", (1, 1), {}), 0), NO_BODY)
+UNPARSED = ParsedRequest(Request(Head("", "", "", (1, 1), {}), 0))
 
 
 class Exchange:
@@ -33,6 +33,7 @@ class Exchange:
         "_client_key",
         "client",
         "confirmation",
+        "framing",
         "is_closing",
         "is_in_flight",
         "is_inline",
@@ -45,9 +46,14 @@ class Exchange:
         "task",
     )
 
-    def __init__(self, parsed: ParsedRequest, request: Request | None, client: str, started: float) -> None:
-        """`client` is on whose behalf it is; `started` when its first byte came. No `request` where it is refused."""
-        self.begin(parsed, request, client, started)
+    def __init__(
+        self, parsed: ParsedRequest, request: Request | None, framing: Framing, client: str, started: float
+    ) -> None:
+        """`framing` is that of what still comes of the body; `client` is on whose behalf it is.
+
+        `started` is when its first byte came. No `request` where it is refused.
+        """
+        self.begin(parsed, request, framing, client, started)
         # The page that runs.
         self.task: Task | None = None
         # The response, and how far it is sent. In the state CONFIRM, whether it has arrived.
@@ -61,10 +67,13 @@ class Exchange:
         self.is_in_flight = False
         self._client_key = 0
 
-    def begin(self, parsed: ParsedRequest, request: Request | None, client: str, started: float) -> None:
+    def begin(
+        self, parsed: ParsedRequest, request: Request | None, framing: Framing, client: str, started: float
+    ) -> None:
         """Begin, also where it was another one on the loop, which has ended."""
         self.parsed = parsed
         self.request = request
+        self.framing = framing
         self.client = client
         self.started = started
         # Whether its page runs on the loop.
@@ -158,4 +167,4 @@ class Exchange:
 
 
 # Of all connections between two requests. Nothing of it is ever changed.
-NO_EXCHANGE = Exchange(UNPARSED, None, "", 0.0)
+NO_EXCHANGE = Exchange(UNPARSED, None, NO_BODY, "", 0.0)

@@ -17,7 +17,7 @@ from filestoraged.errors import Error
 from filestoraged.web.auth import hashed
 from filestoraged.web.request import Request, has_secret_field
 from filestoraged.wire.authorization import is_bearer, parse_token
-from filestoraged.wire.body import NO_BODY, Framing, Received, Sized, body_framing
+from filestoraged.wire.body import NO_BODY, Framing, Sized, body_framing
 from filestoraged.wire.head import parse_fields, parse_head
 
 # The memory of a cache where a server is made without a daemon, in bytes.
@@ -48,22 +48,18 @@ class ParsedRequest:
     __slots__ = (
         "expects_continue",
         "fault",
-        "framing",
         "is_used",
         "keep_alive",
         "key",
         "request",
         "size",
-        "speaks_1_1",
     )
 
     def __init__(
         self,
         request: Request,
-        framing: Framing,
         *,
         keep_alive: bool = True,
-        speaks_1_1: bool = True,
         expects_continue: bool = False,
         size: int = 0,
         key: bytes | None = None,
@@ -74,29 +70,13 @@ class ParsedRequest:
         `key` is what it may be cached by once it is routed; None where it may not, or is already.
         """
         self.request = request
-        self.framing = framing
         self.keep_alive = keep_alive
-        self.speaks_1_1 = speaks_1_1
         self.expects_continue = expects_continue
         self.size = size
         self.key = key
         self.fault = fault
         # Whether it was recalled since the cache considered it last.
         self.is_used = False
-
-    def copy(self) -> ParsedRequest:
-        """Return the same for another upload: a framing counts the bytes of one body."""
-        # Not by the constructor, which takes twice as long.
-        own = ParsedRequest.__new__(ParsedRequest)
-        own.request = self.request
-        own.framing = Sized(self.request.size or 0)
-        own.keep_alive = self.keep_alive
-        own.speaks_1_1 = self.speaks_1_1
-        own.expects_continue = self.expects_continue
-        own.size = self.size
-        own.key = None
-        own.fault = self.fault
-        return own
 
 
 class RequestCache:
@@ -130,47 +110,48 @@ class RequestCache:
         """Return the cached request and its body where `data` is one whole request with a body of a known length."""
         end = data.find(b"\r\n\r\n") + 4
         known = self._uploads.get(data[:end])
-        if known is None or len(data) - end != known.framing.size:
+        if known is None or len(data) - end != known.request.size:
             return None
         return known, data[end:]
 
-    def read(self, data: bytes) -> ParsedRequest:
-        """Parse a whole head. Call `keep` next, when it is routed. Raises what `parse_head` does."""
+    def read(self, data: bytes) -> tuple[ParsedRequest, Framing]:
+        """Parse a whole head, and return the framing of its body. Raises what `parse_head` does.
+
+        Call `keep` next, when it is routed.
+        """
         key = data if _BEARER not in data else self._hash(data)
         known = self._uploads.get(key)
         if known is not None:
-            return known.copy()
+            # Not the same framing for two: it counts the bytes of one body.
+            return known, Sized(known.request.size or 0)
         head = parse_head(data, self._read_fields)
         request = Request(head, None)
         has_token = "authorization" in request.fields and _take_token(request)
         try:
             framing, expects_continue = body_framing(head), head.expects_continue
         except Error as error:
-            return ParsedRequest(request, NO_BODY, keep_alive=False, fault=error)
+            return ParsedRequest(request, keep_alive=False, fault=error), NO_BODY
         request.size = framing.size
         is_hashed = key is not data
         may_keep = len(data) <= _MAX_HEAD_SIZE and has_token <= is_hashed
-        return ParsedRequest(
+        parsed = ParsedRequest(
             request,
-            framing,
             keep_alive=head.keep_alive,
-            speaks_1_1=head.version >= (1, 1),
             expects_continue=expects_continue,
             size=_entry_size(len(data), len(head.fields)),
             key=key if may_keep else None,
         )
+        return parsed, framing
 
-    def keep(self, parsed: ParsedRequest) -> None:
+    def keep(self, parsed: ParsedRequest, framing: Framing) -> None:
         """Cache a request that was read and routed, unless it holds a secret."""
         key, parsed.key = parsed.key, None
         if key is None or not parsed.request.may_be_kept:
             return
-        if parsed.framing is NO_BODY:
+        if framing is NO_BODY:
             self._bodiless.put(key, parsed)
-        elif parsed.framing.size is not None:
-            received = parsed.copy()
-            received.framing = Received(parsed.framing.size)
-            self._uploads.put(key, received)
+        elif framing.size is not None:
+            self._uploads.put(key, parsed)
 
     def _read_fields(self, lines: bytes) -> Mapping[str, str]:
         known = self._fields.get(lines)

@@ -38,24 +38,24 @@ def respond(connection: Connection, response: Response, event: Event = _RESPONSE
         response.closes
         or not parsed.keep_alive
         or connection.context.is_draining
-        or (parsed.framing is not NO_BODY and not _is_skippable(connection))
+        or (exchange.framing is not NO_BODY and not _is_skippable(connection))
     )
     if exchange.is_closing:
         field = b"Connection: close\r\n"
     else:
         # The default of HTTP/1.1.
-        field = b"" if parsed.speaks_1_1 else b"Connection: keep-alive\r\n"
+        field = b"" if parsed.request.speaks_1_1 else b"Connection: keep-alive\r\n"
     connection.transport.sender.begin(encode_head(response, field, connection.context.date()))
     return send(connection)
 
 
 def _is_skippable(connection: Connection) -> bool:
     """Whether the body was read, or so little of it is left that reading it costs less than a new connection."""
-    parsed, request = connection.exchange.parsed, connection.exchange.request
-    framing = parsed.framing
+    exchange = connection.exchange
+    request, framing = exchange.request, exchange.framing
     if framing.done:
         return True
-    is_coming = not parsed.expects_continue or (request is not None and request.body.is_wanted)
+    is_coming = not exchange.parsed.expects_continue or (request is not None and request.body.is_wanted)
     return is_coming and framing.left <= connection.context.limits.drain_bytes
 
 
@@ -163,7 +163,7 @@ def follow_response(connection: Connection) -> bool:
         return _close(connection)
     transport.awaits = READABLE
     transport.deadline = connection.since + connection.context.limits.idle
-    framing = exchange.parsed.framing
+    framing = exchange.framing
     if framing is not NO_BODY and not framing.done:
         connection.move(Event.UNREAD_BODY)
         return True
@@ -181,7 +181,7 @@ def follow_response(connection: Connection) -> bool:
 
 def skip_body(connection: Connection) -> bool:
     """SKIP: discard the unread body. Receives once at most, as `read_head` does."""
-    receiver, framing = connection.transport.receiver, connection.exchange.parsed.framing
+    receiver, framing = connection.transport.receiver, connection.exchange.framing
     if not receiver.buffer and not receiver.receive():
         return connection.wait()
     _, used = framing.decode(memoryview(receiver.buffer))
@@ -195,10 +195,10 @@ def skip_body(connection: Connection) -> bool:
 
 def _close(connection: Connection) -> bool:
     # A client that asked for the end, and whose every byte was read, closes when it has read the response.
-    parsed, transport = connection.exchange.parsed, connection.transport
+    exchange, transport = connection.exchange, connection.transport
     connection.exchange = NO_EXCHANGE
-    is_read = parsed.framing.done and not transport.receiver.buffer
-    if parsed.keep_alive or not is_read:
+    is_read = exchange.framing.done and not transport.receiver.buffer
+    if exchange.parsed.keep_alive or not is_read:
         context = connection.context
         try:
             closing = connection.lingering_close = LingeringClose(transport.socket, context.limits, context.now)

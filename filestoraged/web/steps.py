@@ -40,7 +40,7 @@ from filestoraged.web.states import (
     Event,
 )
 from filestoraged.web.task import Task
-from filestoraged.wire.body import NO_BODY
+from filestoraged.wire.body import NO_BODY, Framing
 from filestoraged.wire.head import is_head_request
 
 # Needed for each request; see `states`.
@@ -64,12 +64,12 @@ def read_head(connection: Connection) -> bool:
     if parsed is not None:
         receiver.buffer = b""
         receiver.skipped = 0
-        return _dispatch(connection, parsed, EMPTY_BODY)
+        return _dispatch(connection, parsed, NO_BODY, EMPTY_BODY)
     upload = connection.cache.recall_upload(receiver.buffer)
     if upload is not None:
         receiver.buffer = b""
         receiver.skipped = 0
-        return _dispatch(connection, upload[0], ReceivedBody(upload[1]))
+        return _dispatch(connection, upload[0], NO_BODY, ReceivedBody(upload[1]))
     data: bytes | None = None
     try:
         data = receiver.take_head()
@@ -77,16 +77,16 @@ def read_head(connection: Connection) -> bool:
             data = receiver.take_head()
         if data is None:
             return _wait_for_head(connection)
-        parsed = connection.cache.read(data)
+        parsed, framing = connection.cache.read(data)
     except ClientGone:
         raise
     except Error as error:
         return _refuse(connection, error, is_bodiless=is_head_request(data or receiver.buffer))
     body: Body = EMPTY_BODY
-    if parsed.framing is not NO_BODY:
+    if framing is not NO_BODY:
         context = connection.context
-        body = RequestBody(receiver, parsed.framing, context.now, context.decoding)
-    return _dispatch(connection, parsed, body)
+        body = RequestBody(receiver, framing, context.now, context.decoding)
+    return _dispatch(connection, parsed, framing, body)
 
 
 def _wait_for_head(connection: Connection) -> bool:
@@ -97,30 +97,30 @@ def _wait_for_head(connection: Connection) -> bool:
     return connection.wait()
 
 
-def _dispatch(connection: Connection, parsed: ParsedRequest, body: Body) -> bool:
-    """Choose where the page runs; on the loop, run it."""
+def _dispatch(connection: Connection, parsed: ParsedRequest, framing: Framing, body: Body) -> bool:
+    """Choose where the page runs; on the loop, run it. `framing` is that of what still comes of the body."""
     context, request, client = connection.context, parsed.request, connection.peer
     if connection.is_proxied:
         client = context.proxies.client(request.fields.get("x-forwarded-for"), client)
     if context.spare and not connection.is_on_thread:
         exchange: Exchange = context.spare.pop()
-        exchange.begin(parsed, request, client, connection.since)
+        exchange.begin(parsed, request, framing, client, connection.since)
     else:
-        exchange = Exchange(parsed, request, client, connection.since)
+        exchange = Exchange(parsed, request, framing, client, connection.since)
     connection.exchange = exchange
     connection.move(_HEAD_COMPLETE)
     if request.match is None:
         connection.app.route(request)
         request.set_loggable()
         # Not before: the route tells whether the path is secret. Shared requests are routed once.
-        connection.cache.keep(parsed)
+        connection.cache.keep(parsed, framing)
     runs_on = request.runs_on
     if parsed.fault is not None:
         return respond(connection, connection.app.refuse_body(request, parsed.fault))
     if runs_on is _INLINE:
         exchange.is_inline = True
         connection.pool = context.pool
-        if parsed.framing is not NO_BODY:
+        if body is not EMPTY_BODY:
             exchange.request = request.copy(client, body)
         return run_page(connection)
     if not connection.is_on_thread:
@@ -221,8 +221,9 @@ def _refuse(connection: Connection, error: Error, event: Event = _REFUSED, *, is
         response.start = response.stop
     if connection.exchange is NO_EXCHANGE:
         # Nothing says on whose behalf a proxy has sent it.
-        connection.exchange = Exchange(UNPARSED, None, connection.peer, connection.since)
+        connection.exchange = Exchange(UNPARSED, None, NO_BODY, connection.peer, connection.since)
     connection.exchange.parsed = UNPARSED
+    connection.exchange.framing = NO_BODY
     return respond(connection, response, event)
 
 

@@ -76,19 +76,6 @@ class Sized:
         return [piece], len(piece)
 
 
-class Received:
-    """A body of `size` bytes that was received with its head. Requests with that head share it."""
-
-    left = 0.0
-    done = True
-
-    def __init__(self, size: int) -> None:
-        self.size: int | None = size
-
-    def decode(self, data: memoryview) -> _Pieces:
-        return [], 0
-
-
 class Chunked:
     """A body in chunks. Extensions and trailers are validated and discarded: no interface uses them."""
 
@@ -212,7 +199,8 @@ def _add_joined(pieces: list[memoryview], short: bytearray) -> None:
         short.clear()
 
 
-# Most requests have no body. This framing decodes nothing and so has no state: all of those requests share it.
+# Most requests have no body, or one that came with the head. This framing decodes nothing and so has no state: all of
+# those requests share it.
 NO_BODY: Framing = Sized(0)
 
 

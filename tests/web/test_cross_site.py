@@ -444,7 +444,7 @@ class HostsTest(unittest.TestCase):
 
 def request(*fields: str) -> Request:
     head = "\r\n".join(("POST / HTTP/1.1", *fields, "", ""))
-    return RequestCache().read(head.encode()).request
+    return RequestCache().read(head.encode())[0].request
 
 
 class _App(App):

@@ -115,7 +115,7 @@ MUTATIONS = (
         "connection.context.now() + connection.context.limits.idle",
     ),
     _response_steps("body-that-waits-for-100-is-waited-for", "return is_coming and framing.", "return framing."),
-    _response_steps("refused-body-resets-the-connection", "if parsed.keep_alive or not", "if parsed.keep_alive and"),
+    _response_steps("refused-body-resets-the-connection", "parsed.keep_alive or not", "parsed.keep_alive and"),
     _response_steps("draining-connection-is-kept-alive", "        or connection.context.is_draining\n", ""),
     _eviction("any-idle-connection-is-evicted", "idle.sort(key=itemgetter(0))", "idle.reverse()"),
     _acceptor("connections-without-a-place-are-refused-at-once", "_REFUSING_CHECK = 2", "_REFUSING_CHECK = 1"),
