@@ -53,38 +53,33 @@ class Sites:
 
     def __init__(self, apps: Mapping[socket.socket, App], cache_size: int) -> None:
         """`cache_size` is the memory for the requests of all apps, in bytes."""
-        # By listener: the app of all its connections; and, if it listens on all addresses, the app for loopback
-        # addresses and the app for other addresses.
-        fixed: dict[socket.socket, App] = {}
-        mixed: dict[socket.socket, tuple[App, App]] = {}
-        for listener, app in apps.items():
-            if app.on_loopback is not app and _listens_everywhere(listener):
-                mixed[listener] = app.on_loopback, app
-            else:
-                fixed[listener] = app.on_loopback if arrives_on_loopback(listener) else app
+        apps_of = {listener: _apps_of(listener, app) for listener, app in apps.items()}
         # Listeners with one app share one cache.
-        used = {*fixed.values(), *(app for pair in mixed.values() for app in pair)}
+        used = {app for pair in apps_of.values() for app in pair}
         sites = {app: Site(app, RequestCache(cache_size // len(used))) for app in used}
-        self._fixed = {listener: sites[app] for listener, app in fixed.items()}
-        self._mixed = {listener: (sites[local], sites[app]) for listener, (local, app) in mixed.items()}
+        # By listener: for connections that arrive on a loopback address, and for others.
+        self._sites = {listener: (sites[local], sites[app]) for listener, (local, app) in apps_of.items()}
 
     def site_of(self, listener: socket.socket, connection: socket.socket) -> Site:
         """Return the site of a connection that `listener` has accepted."""
-        site = self._fixed.get(listener)
-        if site is not None:
-            return site
-        on_loopback, elsewhere = self._mixed[listener]
-        return on_loopback if arrives_on_loopback(connection) else elsewhere
+        on_loopback, elsewhere = self._sites[listener]
+        # Most listeners have one site: to ask for the local address takes a system call.
+        is_local = on_loopback is not elsewhere and arrives_on_loopback(connection)
+        return on_loopback if is_local else elsewhere
+
+
+def _apps_of(listener: socket.socket, app: App) -> tuple[App, App]:
+    """The apps for connections that arrive on a loopback address, and for others; they differ on all addresses."""
+    if _local_host(listener) in ("0.0.0.0", "::", "::ffff:0.0.0.0"):
+        return app.on_loopback, app
+    only = app.on_loopback if arrives_on_loopback(listener) else app
+    return only, only
 
 
 def arrives_on_loopback(connection: socket.socket) -> bool:
     """Whether the local address is a loopback address, IPv4-mapped IPv6 included."""
     host = _local_host(connection)
     return host is not None and (host.startswith(("127.", "::ffff:127.")) or host == "::1")
-
-
-def _listens_everywhere(listener: socket.socket) -> bool:
-    return _local_host(listener) in ("0.0.0.0", "::", "::ffff:0.0.0.0")
 
 
 def _local_host(bound: socket.socket) -> str | None:
