@@ -291,7 +291,7 @@ def _password(request: Request) -> str | None:
     given = next(iter(request.parameters("password")), "")
     if not given and request.is_free:
         # If the request needed a token, this field contains the token.
-        given = parse_basic(request.fields.get("authorization", ""))
+        _, given = parse_basic(request.fields.get("authorization", ""))
     return given or None
 
 

@@ -37,7 +37,7 @@ from filestoraged.web.request import Request, RunsOn
 from filestoraged.web.response import NO_STORE, Response, field_lines
 from filestoraged.web.router import DELETE, READ, WRITE, Route, Router
 from filestoraged.wire import lfs
-from filestoraged.wire.authorization import parse_user
+from filestoraged.wire.authorization import parse_basic
 from filestoraged.wire.dates import format_timestamp
 from filestoraged.wire.lfs import BatchObject, LockPage
 
@@ -276,7 +276,7 @@ def owner_of(request: Request, authorizer: Tokens | None) -> str:
     """Return the name of the request's token; without tokens, that of the user."""
     if authorizer is not None:
         return authorizer.name_of(request) or ANYBODY
-    user = parse_user(request.fields.get("authorization", ""))
+    user, _ = parse_basic(request.fields.get("authorization", ""))
     if len(user) > _MAX_USER or not user.isprintable():
         raise Unprocessable(f"Invalid user name: expected {_MAX_USER} printable characters at most.")
     return user or ANYBODY

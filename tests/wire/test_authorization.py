@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import unittest
 
-from filestoraged.wire.authorization import parse_basic, parse_token, parse_user
+from filestoraged.wire.authorization import parse_basic, parse_token
 
 
 def basic(text: str | bytes) -> str:
@@ -23,10 +23,10 @@ class AuthorizationTest(unittest.TestCase):
             (basic("alice:secret").replace("Basic ", "BASIC   "), "alice", "secret"),
         ):
             with self.subTest(field=field):
-                self.assertEqual((user, password), (parse_user(field), parse_basic(field)))
+                self.assertEqual((user, password), parse_basic(field))
                 self.assertEqual(password, parse_token(field))
 
     def test_malformed_credentials_have_no_user_and_no_password(self) -> None:
         for field in ("", "Basic", "Basic %%%", "Basic eA", basic(b"\xff:x"), "Bearer x", "Digest " + basic("a:b")[6:]):
             with self.subTest(field=field):
-                self.assertEqual(("", ""), (parse_user(field), parse_basic(field)))
+                self.assertEqual(("", ""), parse_basic(field))
