@@ -84,7 +84,7 @@ class Exchange:
         if self.is_in_flight:
             return True
         self.is_in_flight = True
-        context.metrics.request_started()
+        context.metrics.add_in_flight(1)
         if is_proxied:
             key = context.admission.enter_client(self.client)
             self._client_key = key or 0
@@ -94,7 +94,7 @@ class Exchange:
     def end_in_flight(self, context: LoopContext[Any]) -> None:
         if self.is_in_flight:
             self.is_in_flight = False
-            context.metrics.request_ended()
+            context.metrics.add_in_flight(-1)
             if self._client_key:
                 context.admission.leave_client(self._client_key)
                 self._client_key = 0

@@ -215,12 +215,10 @@ class Metrics:
             counted.add_details(0, 0.0, kind)
             counted.publish()
 
-    def request_started(self) -> None:
-        """A request is in flight."""
-        self._add_in_flight(1)
-
-    def request_ended(self) -> None:
-        self._add_in_flight(-1)
+    def add_in_flight(self, number: int) -> None:
+        """Count requests that are in flight from now on; a negative number where they no longer are."""
+        with self._lock:
+            self._head[_IN_FLIGHT] += number
 
     def beat(self, connections: int, idle: int) -> None:
         """Publish that the loop runs, and the present numbers of connections."""
@@ -260,10 +258,6 @@ class Metrics:
             place = self._places[labels] + offset
             counted = counters[labels] = RequestCounter(self._own[place : place + _SIZE])
         return counted
-
-    def _add_in_flight(self, number: int) -> None:
-        with self._lock:
-            self._head[_IN_FLIGHT] += number
 
 
 def _read(cells: Sequence[int]) -> RequestTotals:
