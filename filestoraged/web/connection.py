@@ -15,13 +15,12 @@ from filestoraged.digest import Bytes
 from filestoraged.errors import ClientGone, Error
 from filestoraged.web.error_responses import failure
 from filestoraged.web.exchange import NO_EXCHANGE, Exchange
-from filestoraged.web.lingering_close import LingeringClose
 from filestoraged.web.loop_context import LoopContext, Step
 from filestoraged.web.pool import Pool
 from filestoraged.web.receiver import DONT_WAIT
 from filestoraged.web.sites import Site
 from filestoraged.web.states import CLOSED, IDLE, INITIAL, LINGER, TABLE, Event, State, Wait
-from filestoraged.web.transport import LOOP, READABLE, RESULT, THREAD, WRITABLE, Transport
+from filestoraged.web.transport import LOOP, READABLE, RESULT, THREAD, WRITABLE, LingeringClose, Transport
 
 log = logging.getLogger(__name__)
 

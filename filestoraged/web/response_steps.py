@@ -9,11 +9,10 @@ import logging
 
 from filestoraged.web.connection import Connection
 from filestoraged.web.exchange import NO_EXCHANGE, UNPARSED
-from filestoraged.web.lingering_close import LingeringClose
 from filestoraged.web.response import Response, encode_head
 from filestoraged.web.sender import Confirmation, WouldWait
 from filestoraged.web.states import Event
-from filestoraged.web.transport import LOOP, READABLE, WRITABLE
+from filestoraged.web.transport import LOOP, READABLE, WRITABLE, LingeringClose
 from filestoraged.wire.body import NO_BODY
 
 log = logging.getLogger(__name__)

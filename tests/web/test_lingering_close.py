@@ -6,7 +6,7 @@ import socket
 import unittest
 
 from filestoraged.web.limits import Limits
-from filestoraged.web.lingering_close import LingeringClose
+from filestoraged.web.transport import LingeringClose
 
 
 class LingeringCloseTest(unittest.TestCase):
