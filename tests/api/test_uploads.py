@@ -17,7 +17,7 @@ from filestoraged.daemon.interfaces import INTERFACES, OPERATIONS
 from filestoraged.daemon.services import Services
 from filestoraged.errors import BadRequest
 from filestoraged.store import layout
-from filestoraged.store.uploads.lock_files import FileHolds
+from filestoraged.store.uploads.local_storage import LocalStorage
 from filestoraged.web.metrics import Metrics
 from tests.api.test_tokens import TokensCase, bearer
 from tests.clock import VirtualClock
@@ -586,7 +586,7 @@ class HolderTest(PiecesCase):
     silence = 600.0
 
     def setUp(self) -> None:
-        with mock.patch.dict(FileHolds.__init__.__kwdefaults__, silence=self.silence):
+        with mock.patch.dict(LocalStorage.__init__.__kwdefaults__, silence=self.silence):
             super().setUp()
 
     def make_silent(self, path: str) -> None:

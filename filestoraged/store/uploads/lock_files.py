@@ -2,7 +2,7 @@
 
 The lock file of an upload names its holder: a generation, and the owner lock of the process. A holder that was taken
 over cannot be trusted to notice in time, so it writes each piece under the file's lock, and only if the generation is
-still its own.
+still its own. `local_storage` makes holds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from filestoraged.clock import SYSTEM_CLOCK, Clock
+from filestoraged.clock import Clock
 from filestoraged.errors import StoreUnavailable, UploadLocked
-from filestoraged.file_lock import try_lock, try_lock_within, unlock
-from filestoraged.store.disk.directories import Directories
-from filestoraged.store.owner_locks import OwnerFiles, closed_after
-from filestoraged.store.permissions import PRIVATE
-from filestoraged.store.uploads.storage import SILENCE, Change, Tail
+from filestoraged.file_lock import try_lock_within, unlock
+from filestoraged.store.uploads.storage import Change, Tail
 
 # Seconds between two notes in the file's time that a holder is active.
 _NOTE_INTERVAL = 0.1
@@ -32,7 +29,7 @@ _CONTENT = re.compile(rb"([0-9]{1,18}) ([0-9a-f]{16}|-) ([012]) *$")
 _MAX_CONTENT = 64
 
 
-class _Holder(NamedTuple):
+class LockHolder(NamedTuple):
     """The content of a lock file. `token` is empty while the upload has no holder."""
 
     generation: int
@@ -67,7 +64,7 @@ class FileHold:
 
     def set_tail(self, tail: Tail) -> None:
         with self.kept():
-            _write(self._descriptor, _Holder(self._generation, self._token, tail))
+            write_holder(self._descriptor, LockHolder(self._generation, self._token, tail))
 
     def change(self, change: Change) -> None:
         with self.kept():
@@ -82,7 +79,7 @@ class FileHold:
         """A block in which no other request takes the hold over. Raises UploadLocked where one has."""
         _lock(self._descriptor, self._clock)
         try:
-            if _read(self._descriptor).generation != self._generation:
+            if read_holder(self._descriptor).generation != self._generation:
                 raise UploadLocked
             self.note_activity()
             yield
@@ -107,86 +104,11 @@ class FileHold:
             return
         try:
             _lock(descriptor, self._clock)
-            if _read(descriptor).generation == self._generation:
+            if read_holder(descriptor).generation == self._generation:
                 # The next generation: a thread that was forgotten with this hold must not write any more.
-                _write(descriptor, _Holder(self._generation + 1, "", Tail.CUT_OFF))
+                write_holder(descriptor, LockHolder(self._generation + 1, "", Tail.CUT_OFF))
         finally:
             os.close(descriptor)
-
-
-class FileHolds:
-    """Makes holds. Any thread calls it."""
-
-    def __init__(
-        self,
-        directories: Directories,
-        owners: OwnerFiles,
-        apply: Callable[[Change], None],
-        *,
-        silence: float = SILENCE,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        """`apply` makes a change of a row in a transaction."""
-        self._directories = directories
-        self._owners = owners
-        self._apply = apply
-        self._silence = silence
-        self._clock = clock
-
-    def is_held(self, path: str) -> bool:
-        """Whether a living process holds the upload with that lock file, silent or not."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            return self._is_alive(_read(descriptor))
-        finally:
-            os.close(descriptor)
-
-    def acquire(self, path: str) -> FileHold:
-        """Hold the upload with that lock file. Raises UploadLocked, OSError and StoreDetached."""
-        # The lock file is made if it is missing.
-        self._directories.identity.check()
-        token = self._owners.token
-        while True:
-            descriptor = self._open(path)
-            try:
-                hold = self._acquire(path, descriptor, token)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if hold is not None:
-                return hold
-            # The upload ended, and its lock file was removed before this one was locked.
-            os.close(descriptor)
-
-    def _acquire(self, path: str, descriptor: int, token: str) -> FileHold | None:
-        if not try_lock(descriptor):
-            # The holder writes at this moment.
-            raise UploadLocked
-        if not os.fstat(descriptor).st_nlink:
-            return None
-        holder = _read(descriptor)
-        is_alive = self._is_alive(holder)
-        is_silent = abs(self._clock.date() - os.fstat(descriptor).st_mtime) >= self._silence
-        if is_alive and (not is_silent or holder.tail is Tail.NONE):
-            raise UploadLocked
-        generation = holder.generation + 1
-        _write(descriptor, _Holder(generation, token, Tail.CUT_OFF))
-        os.utime(descriptor)
-        unlock(descriptor)
-        # Of a dead process, the last write or sync may have failed without anyone who knows.
-        has_tail = is_alive and holder.tail is Tail.COUNTS
-        return FileHold(path, descriptor, generation, token, has_tail=has_tail, apply=self._apply, clock=self._clock)
-
-    def _open(self, path: str) -> int:
-        above, name = os.path.split(path)
-        with closed_after(self._directories.open(above)) as directory:
-            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE.file, dir_fd=directory)
-
-    def _is_alive(self, holder: _Holder) -> bool:
-        return holder.token != "" and self._owners.is_alive(holder.token)
 
 
 def _lock(descriptor: int, clock: Clock) -> None:
@@ -195,16 +117,16 @@ def _lock(descriptor: int, clock: Clock) -> None:
         raise StoreUnavailable("The upload is locked by another process; retry later.")
 
 
-def _read(descriptor: int) -> _Holder:
+def read_holder(descriptor: int) -> LockHolder:
     """The content of a lock file; an empty one is new, and one that a crash has torn has no holder."""
     matched = _CONTENT.match(os.pread(descriptor, _MAX_CONTENT, 0))
     if matched is None:
-        return _Holder(0, "", Tail.CUT_OFF)
+        return LockHolder(0, "", Tail.CUT_OFF)
     generation, token, tail = matched.groups()
-    return _Holder(int(generation), token.decode().strip("-"), Tail(int(tail)))
+    return LockHolder(int(generation), token.decode().strip("-"), Tail(int(tail)))
 
 
-def _write(descriptor: int, holder: _Holder) -> None:
+def write_holder(descriptor: int, holder: LockHolder) -> None:
     content = f"{holder.generation} {holder.token or '-'} {int(holder.tail)}"
     # Always of one length, and so written over whole.
     os.pwrite(descriptor, content.ljust(_MAX_CONTENT).encode("ascii"), 0)

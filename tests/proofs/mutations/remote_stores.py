@@ -41,6 +41,7 @@ _uploads = in_file(
     "tests.store.uploads.test_remote_storage",
 )
 _reception = in_file("store/uploads/reception.py", "tests.store.uploads.test_uploads", "tests.api.test_uploads")
+_local_storage = in_file("store/uploads/local_storage.py", "tests.store.uploads.test_uploads", "tests.api.test_uploads")
 _lock_files = in_file("store/uploads/lock_files.py", "tests.store.uploads.test_uploads", "tests.api.test_uploads")
 _registry = in_file("store/uploads/registry.py", "tests.store.uploads.test_uploads", "tests.api.test_uploads")
 _segments = in_file("store/uploads/segments.py", "tests.store.uploads.test_remote_storage")
@@ -140,12 +141,14 @@ MUTATIONS = (
     _reception("checksum-of-a-piece-is-not-checked", "self._checksum.check()", "pass"),
     _reception("refused-piece-leaves-its-length", "changes.append(self._registry.untelling(self.upload.id))", "pass"),
     _lock_files("former-holder-may-write", "generation != self._generation:", "generation < self._generation:"),
-    _lock_files(
+    _local_storage(
         "holder-that-makes-the-object-is-taken-over",
         "if is_alive and (not is_silent or holder.tail is Tail.NONE):",
         "if is_alive and not is_silent:",
     ),
-    _lock_files("tail-of-a-dead-process-counts", "has_tail = is_alive and holder.tail is", "has_tail = holder.tail is"),
+    _local_storage(
+        "tail-of-a-dead-process-counts", "has_tail = is_alive and holder.tail is", "has_tail = holder.tail is"
+    ),
     _registry("expired-upload-is-continued", "expires <= {JUDGED_TIME}, {_COLUMNS}", "expires <= 0, {_COLUMNS}"),
     _segments("missing-segment-is-overlooked", "        if end != recorded:\n", "        if end > recorded:\n"),
     _segments(
