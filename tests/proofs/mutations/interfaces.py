@@ -38,7 +38,7 @@ MUTATIONS = (
     ),
     _objects(
         "range-ignores-if-range",
-        "if wanted is not None and conditions.if_range_holds(request.fields, found.tag, found.modified):",
+        "if wanted is not None and conditions.if_range_holds(request.fields, found.tag, modified):",
         "if wanted is not None:",
     ),
     _forms("digest-of-a-form-is-not-checked", "        whole.check()\n", "        whole.digest()\n"),

@@ -18,6 +18,8 @@ _journal = in_file("store/disk/journal.py", "tests.store.disk.test_committer")
 _shared_journal = in_file(
     "store/disk/shared_journal.py", "tests.store.disk.test_committer", "tests.store.disk.test_replay"
 )
+_doubt = in_file("store/disk/epoch.py", "tests.store.simulation.test_histories.HistoriesTest")
+_failed_sync = in_file("store/disk/shared_journal.py", "tests.store.simulation.test_histories.HistoriesTest")
 _replay = in_file("store/disk/replay.py", "tests.store.disk.test_replay", "tests.store.disk.test_committer")
 _records = in_file("store/disk/records.py", "tests.store.disk.test_records")
 _file_system = in_file("store/disk/file_system.py", "tests.store.disk.test_file_system")
@@ -69,8 +71,8 @@ MUTATIONS = (
     _changes("name-comes-before-the-sync-of-the-bytes", "            self._file.sync()\n", ""),
     _changes(
         "existing-object-is-replaced-in-spite-of-the-journal",
-        "            raise AlreadyExists(self._name)\n        if isinstance",
-        "            pass\n        if isinstance",
+        "            raise AlreadyExists(self._name)\n        self._give_name()",
+        "            pass\n        self._give_name()",
     ),
     _volume("file-system-that-failed-is-not-noticed", "                    self.check_changes()\n", ""),
     _volume("failed-change-is-not-taken-back", "                    change.take_back()\n", ""),
@@ -123,11 +125,11 @@ MUTATIONS = (
     _shared_journal("failed-sync-makes-no-file-anew", "        self._replay().remake(records, self.locked)\n", ""),
     _shared_journal("files-are-made-anew-at-each-checkpoint", "        self._is_doubted = False\n", ""),
     _shared_journal("failed-sync-is-forgotten-behind-its-checkpoint", "            self._has_failed = True\n", ""),
-    _shared_journal("failed-sync-of-a-dead-process-is-forgotten", "if file.is_in_doubt() else", "if 0 else"),
-    _shared_journal(
+    _doubt("failed-sync-of-a-dead-process-is-forgotten", "return _IN_DOUBT in (", "return None in ("),
+    _failed_sync(
         "failed-sync-of-a-replay-is-forgotten",
-        "        file.begin_doubt()\n        file_system.sync()\n",
-        "        file_system.sync()\n",
+        "        file.begin_doubt()\n        # What the journals",
+        "        # What the journals",
     ),
     _replay("last-record-of-an-object-does-not-count", "former.time <= record.time", "former.time > record.time"),
     _replay("damaged-journal-is-replayed", "if missing is not None:", "if 0:"),
@@ -204,5 +206,9 @@ MUTATIONS = (
         "        if self._write_lock.is_doubtful:\n            self._rewrite_log(connection)\n",
         "",
     ),
-    _write_lock("write-lock-is-shared", "(self._descriptor, fcntl.LOCK_EX)", "(self._descriptor, fcntl.LOCK_SH)"),
+    _write_lock(
+        "write-lock-is-shared",
+        "lock(self._descriptor)\n        self._check",
+        "lock(self._descriptor, 1)\n        self._check",
+    ),
 )

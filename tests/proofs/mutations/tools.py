@@ -113,8 +113,8 @@ MUTATIONS = (
     ),
     _cleanup_lock(
         "stopped-janitor-keeps-the-lock",
-        "return abs(self._clock.date() - os.fstat(lock).st_mtime) < self._timeout",
-        "return True",
+        "return not try_lock(lock) and abs(self._clock.date() - os.fstat(lock).st_mtime) < self._timeout",
+        "return not try_lock(lock)",
     ),
     _tokens_file("token-may-be-named-anybody", "    if digest != _ANONYMOUS:\n        _check_not_anybody(name)\n", ""),
     _tokens_file("invalid-line-is-shown", "tokens file {path!r}: {error}", "tokens file {path!r}: {error}: {line}"),
