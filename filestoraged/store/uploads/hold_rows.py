@@ -1,23 +1,22 @@
-"""Holds by rows of a database that daemons on several machines share; and which objects have an upload's bytes.
+"""Holds by rows of a database that daemons on several machines share.
 
 The row of an upload in `upload_holds` names its holder: a generation, and the token of the process. Every change of a
 holder is one transaction that begins with a condition, that the generation is still its own. So a holder that was
 stopped, or cut off from the database, changes nothing after another one has taken the upload over, whatever it has
-sent to the S3 store meanwhile. The time of the last sign of activity is that of the database's clock.
+sent to the S3 store meanwhile. The time of the last sign of activity is that of the database's clock. `remote_storage`
+makes holds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from filestoraged.clock import Clock
-from filestoraged.errors import Error, NotFound, StoreUnavailable, UploadLocked
+from filestoraged.errors import Error, StoreUnavailable, UploadLocked
 from filestoraged.future import Future
 from filestoraged.store.serial_executor import start_thread
 from filestoraged.store.transactions import Owners, Transaction, Transactions
@@ -37,23 +36,6 @@ _NOTE = (
     "UPDATE upload_holds SET touched = epoch(), holder = ?, has_bytes = ?"
     " WHERE id = ? AND generation = ? AND holder IS NOT NULL"
 )
-
-
-class Segment(NamedTuple):
-    """Bytes of an upload that are an object: `size` bytes from `start` on, with that SHA-256."""
-
-    number: int
-    start: int
-    size: int
-    digest: str
-
-
-class _Holder(NamedTuple):
-    generation: int
-    token: str
-
-
-_NOBODY = _Holder(-1, "")
 
 
 class RowHold:
@@ -171,90 +153,6 @@ class RowHold:
                 return
             except Error as error:
                 log.debug("cannot note that an upload is active: %s", error)
-
-
-class HoldRows:
-    """Makes holds, and reads and changes the table of segments. Any thread calls it."""
-
-    def __init__(self, transactions: Transactions, owners: Owners, *, silence: float, clock: Clock) -> None:
-        """`silence` is in seconds."""
-        self._transactions = transactions
-        self._owners = owners
-        self._silence = silence
-        self._clock = clock
-
-    def acquire(self, id_: str) -> tuple[RowHold, Sequence[Segment]]:
-        """Hold an upload. Returns its segments, too, in their order. Raises UploadLocked, and NotFound without one."""
-        found = self._acquire(id_, _NOBODY)
-        if isinstance(found, _Holder) and not self._is_alive(found):
-            # Asked outside of the transaction, which others wait for.
-            found = self._acquire(id_, found)
-        if isinstance(found, _Holder):
-            raise UploadLocked
-        generation, segments = found
-        return RowHold(self._transactions, self._owners, id_, generation, self._clock), segments
-
-    def is_held(self, id_: str) -> bool:
-        statement = "SELECT holder FROM upload_holds WHERE id = ? AND holder IS NOT NULL"
-        return any(self._owners.is_alive(token) for (token,) in self._transactions.read(statement, id_))
-
-    def may_have_bytes(self, id_: str) -> bool:
-        return bool(self._transactions.read("SELECT 1 FROM upload_holds WHERE id = ? AND has_bytes = 1", id_))
-
-    def has_segments(self, id_: str) -> bool:
-        """Whether the segments of an upload have the bytes that its row promises, both as they are at one moment."""
-        statement = (
-            "SELECT 1 FROM uploads WHERE id = ? AND received ="
-            " (SELECT coalesce(sum(size), 0) FROM upload_segments WHERE upload_segments.id = uploads.id)"
-        )
-        return bool(self._transactions.read(statement, id_))
-
-    def _acquire(self, id_: str, dead: _Holder) -> tuple[int, Sequence[Segment]] | _Holder:
-        """Returns the generation of a new hold, and the segments; else who has it. The process of `dead` has ended."""
-
-        def acquire(transaction: Transaction) -> tuple[int, Sequence[Segment]] | _Holder:
-            token = self._owners.token
-            taken = transaction.execute(
-                "UPDATE upload_holds SET generation = generation + 1, holder = ?, touched = epoch(), has_bytes = 1"
-                " WHERE id = ? AND (holder IS NULL OR (generation = ? AND holder = ?)"
-                " OR abs(epoch() - touched) >= ?)",
-                (token, id_, *dead, self._silence),
-            )
-            # Without an upload there is no hold: its row would stay.
-            made = not taken.rowcount and transaction.execute(
-                "INSERT INTO upload_holds (id, generation, holder, touched, has_bytes)"
-                " SELECT id, 1, ?, epoch(), 1 FROM uploads WHERE id = ? ON CONFLICT (id) DO NOTHING",
-                (token, id_),
-            ).rowcount  # fmt: skip
-            row = transaction.execute("SELECT generation, holder FROM upload_holds WHERE id = ?", (id_,)).fetchone()
-            if row is None:
-                raise NotFound("There is no upload with this id.")
-            generation = int(row[0])
-            if not taken.rowcount and not made:
-                return _Holder(generation, row[1] or "")
-            statement = "SELECT number, start, size, digest FROM upload_segments WHERE id = ? ORDER BY start"
-            return generation, list(itertools.starmap(Segment, transaction.execute(statement, (id_,))))
-
-        return self._transactions.write(acquire).result()
-
-    def _is_alive(self, holder: _Holder) -> bool:
-        # Without a token, it was released after the statement that could not acquire it: in PostgreSQL, the next one
-        # sees what others have committed meanwhile.
-        return bool(holder.token) and self._owners.is_alive(holder.token)
-
-
-def insertion(id_: str, segments: Sequence[Segment]) -> Change:
-    """Objects have become segments of an upload."""
-    rows = [(id_, *segment) for segment in segments]
-    statement = "INSERT INTO upload_segments (id, number, start, size, digest) VALUES (?, ?, ?, ?, ?)"
-    return lambda transaction: transaction.executemany(statement, rows)
-
-
-def deletion(id_: str, start: int) -> Change:
-    """The segments from `start` on are none any more."""
-    return lambda transaction: transaction.execute(
-        "DELETE FROM upload_segments WHERE id = ? AND start >= ?", (id_, start)
-    )
 
 
 def _nothing(_: Transaction) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from filestoraged.digest import Bytes, new_hash
 from filestoraged.errors import CorruptObject, Error, Gone, NotFound, UploadLocked
@@ -20,7 +20,7 @@ from filestoraged.store import layout
 from filestoraged.store.contract import Staging, Store
 from filestoraged.store.hashing import COPY_SIZE, OverlappedHasher
 from filestoraged.store.s3.segment_objects import SegmentObjects
-from filestoraged.store.uploads.hold_rows import RowHold, Segment, deletion, insertion
+from filestoraged.store.uploads.hold_rows import RowHold
 from filestoraged.store.uploads.storage import Change, joined
 
 # In bytes. Only bytes with a checksum for all of them, which are recorded together, come to more than one segment. Its
@@ -30,6 +30,15 @@ MAX_SEGMENT = 64 * 1024 * 1024
 # In bytes. A smaller segment is written anew: a request reads and stores as much besides its own bytes, and an upload
 # has one segment for each MiB at most.
 SMALL_SEGMENT = 1024 * 1024
+
+
+class Segment(NamedTuple):
+    """Bytes of an upload that are an object: `size` bytes from `start` on, with that SHA-256."""
+
+    number: int
+    start: int
+    size: int
+    digest: str
 
 
 class Segments:
@@ -237,3 +246,17 @@ class _Slice:
         self.hash.update(memoryview(data)[:written])
         self.size += written
         return written
+
+
+def insertion(id_: str, segments: Sequence[Segment]) -> Change:
+    """Objects have become segments of an upload."""
+    rows = [(id_, *segment) for segment in segments]
+    statement = "INSERT INTO upload_segments (id, number, start, size, digest) VALUES (?, ?, ?, ?, ?)"
+    return lambda transaction: transaction.executemany(statement, rows)
+
+
+def deletion(id_: str, start: int) -> Change:
+    """The segments from `start` on are none any more."""
+    return lambda transaction: transaction.execute(
+        "DELETE FROM upload_segments WHERE id = ? AND start >= ?", (id_, start)
+    )
