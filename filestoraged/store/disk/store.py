@@ -88,7 +88,7 @@ class DiskStore(Store):
         )
         self._system = self.volume.system
         # Within the outermost store; and whether objects lie in the directory itself.
-        self.namespace_path = self.root[len(self.volume.root) + 1 :]
+        self.namespace_path = self.root[len(self.volume.root) :].lstrip("/")
         self._is_flat = layout.is_flat(self.namespace_path)
         self._names = layout.object_names(self.namespace_path)
         self._small_blobs = self._choose_cache(within, cache_size)

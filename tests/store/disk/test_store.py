@@ -245,6 +245,16 @@ class DiskStoreTest(contract.StoreContract):
         self.assertRaises(OSError, DiskStore(self.directory / "file" / "store").prepare)
 
 
+class RootDirectoryTest(unittest.TestCase):
+    def test_namespaces_of_a_store_in_the_root_directory_have_their_own_names(self) -> None:
+        store = DiskStore("/").namespace(layout.REPOSITORIES).namespace("pets")
+
+        path = f"repositories/pets/{TEA_DIGEST[:2]}/{TEA_DIGEST}"
+        self.assertEqual(
+            (path, f"/{path}"), (store.relative_path(TEA_DIGEST), os.path.realpath(store.path(TEA_DIGEST)))
+        )
+
+
 class FailedSyncTest(TempCase):
     """An upload whose directory cannot be synced fails and leaves no object, unless another upload stored it."""
 
