@@ -16,9 +16,6 @@ EXCLUSIVE, SHARED = fcntl.LOCK_EX, fcntl.LOCK_SH
 # As `fcntl.flock`.
 Flock = Callable[[int, int], object]
 
-# Seconds between two attempts of `try_lock_within`.
-_ATTEMPT_PAUSE = 0.002
-
 
 def lock(descriptor: int, kind: int = EXCLUSIVE, *, flock: Flock = fcntl.flock) -> None:
     """Lock a file. It waits in the kernel, in order. Raises OSError."""
@@ -33,18 +30,22 @@ def try_lock(descriptor: int, kind: int = EXCLUSIVE, *, flock: Flock = fcntl.flo
     """Lock a file, unless it is locked. Returns whether it was free. Raises OSError."""
     try:
         flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
+        # The second where the kernel makes a lock of another kind of it, as for CIFS; fcntl(2), "EACCES or EAGAIN".
         return False
     return True
 
 
-def try_lock_within(descriptor: int, seconds: float, clock: Clock = SYSTEM_CLOCK) -> bool:
-    """Lock a file within that time. Returns False if others have it locked for so long. Raises OSError."""
+def try_lock_within(descriptor: int, seconds: float, clock: Clock = SYSTEM_CLOCK, *, pause: float) -> bool:
+    """Lock a file within that time. Returns False if others have it locked for so long. Raises OSError.
+
+    `pause` is the time between two attempts, in seconds.
+    """
     deadline = clock.now() + seconds
     while not try_lock(descriptor):
         if clock.now() >= deadline:
             return False
-        clock.sleep(_ATTEMPT_PAUSE)
+        clock.sleep(pause)
     return True
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import threading
+from unittest import mock
 
 from filestoraged.file_lock import SHARED, lock, try_lock, try_lock_as_process, try_lock_within, unlock
 from tests.clock import VirtualClock
@@ -29,7 +31,11 @@ class FileLockTest(TempCase):
         first, second, clock = self.open(), self.open(), VirtualClock()
         lock(first)
         results: list[bool] = []
-        thread = threading.Thread(target=lambda: results.append(try_lock_within(second, 5.0, clock)))
+
+        def wait() -> None:
+            results.append(try_lock_within(second, 5.0, clock, pause=0.5))
+
+        thread = threading.Thread(target=wait)
 
         thread.start()
         clock.wait_for_waiting()
@@ -37,13 +43,21 @@ class FileLockTest(TempCase):
         thread.join()
         self.assertEqual([False], results)
 
-        thread = threading.Thread(target=lambda: results.append(try_lock_within(second, 5.0, clock)))
+        thread = threading.Thread(target=wait)
         thread.start()
         clock.wait_for_waiting()
         unlock(first)
         clock.advance(1.0)
         thread.join()
         self.assertEqual([False, True], results)
+
+    def test_file_that_a_network_file_system_refuses_to_lock_is_locked_by_another(self) -> None:
+        refused = OSError(errno.EACCES, os.strerror(errno.EACCES))
+        without_locks = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        self.assertFalse(try_lock(0, flock=mock.Mock(side_effect=refused)))
+        with self.assertRaises(OSError):
+            try_lock(0, flock=mock.Mock(side_effect=without_locks))
 
     def test_file_that_was_opened_before_a_fork_is_locked_by_one_process_byte_by_byte(self) -> None:
         with tempfile.TemporaryFile() as file:

@@ -26,6 +26,9 @@ _COMMITS, _DOUBT, _WRITTEN, _BOOT = range(4)
 _UINT64 = struct.Struct("=Q")
 _FILE_SIZE = 4096
 
+# Seconds between two attempts of `acquire_within`.
+_ATTEMPT_PAUSE = 0.02
+
 # A random number, new with each boot; Linux, "Documentation for /proc/sys/kernel/", section "random".
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -66,7 +69,7 @@ class WriteLock:
         Raises TimeoutError if other processes hold it for that long, and StoreDetached as the with-block does.
         """
         self._open()
-        if not try_lock_within(self._descriptor, seconds, self._clock):
+        if not try_lock_within(self._descriptor, seconds, self._clock, pause=_ATTEMPT_PAUSE):
             raise TimeoutError(errno.ETIMEDOUT, f"another process has held the write lock for {seconds:g} s")
         self._check_identity()
         with contextlib.ExitStack() as stack:

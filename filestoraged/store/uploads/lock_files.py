@@ -21,8 +21,10 @@ from filestoraged.store.uploads.storage import Change, Tail
 # Seconds between two notes in the file's time that a holder is active.
 _NOTE_INTERVAL = 0.1
 
-# Seconds that a holder waits for the file's lock. Others have it for microseconds, except a process that was stopped.
+# Seconds that a holder waits for the file's lock, and pauses between attempts. Others have it for microseconds, except
+# a process that was stopped.
 _LOCK_TIMEOUT = 5.0
+_LOCK_PAUSE = 0.002
 
 # The content of a lock file: a generation, a token, a Tail; and its size in bytes.
 _CONTENT = re.compile(rb"([0-9]{1,18}) ([0-9a-f]{16}|-) ([012]) *$")
@@ -113,7 +115,7 @@ class FileHold:
 
 def _lock(descriptor: int, clock: Clock) -> None:
     """Lock the file. Raises StoreUnavailable where a process that was stopped has it."""
-    if not try_lock_within(descriptor, _LOCK_TIMEOUT, clock):
+    if not try_lock_within(descriptor, _LOCK_TIMEOUT, clock, pause=_LOCK_PAUSE):
         raise StoreUnavailable("The upload is locked by another process; retry later.")
 
 
