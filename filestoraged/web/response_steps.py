@@ -169,7 +169,7 @@ def follow_response(connection: Connection) -> bool:
     connection.exchange = NO_EXCHANGE
     if not connection.is_on_thread:
         # Its head may be that of a drop, of which nothing is kept.
-        exchange.parsed = UNPARSED
+        exchange.parsed, exchange.framing = UNPARSED, NO_BODY
         connection.context.spare.append(exchange)
     connection.move(_KEEP_ALIVE)
     if transport.receiver.buffer:
