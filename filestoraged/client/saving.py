@@ -71,8 +71,13 @@ class PartFile:
     def hash_bytes(self, algorithms: Sequence[str]) -> BackgroundHash:
         """Hash the bytes that are there."""
         hashed = BackgroundHash(algorithms)
-        while block := os.pread(self.descriptor, BLOCK_SIZE, hashed.position):
-            hashed.update(block)
+        try:
+            while block := os.pread(self.descriptor, BLOCK_SIZE, hashed.position):
+                hashed.update(block)
+        except BaseException:
+            # Its thread would wait for more.
+            hashed.close()
+            raise
         return hashed
 
     def digest(self, algorithm: str) -> Digest:

@@ -185,6 +185,15 @@ class PartFileTest(TempCase):
             PartFile(directory, "x")
         self.assertFalse(target.exists())
 
+    def test_part_that_cannot_be_read_leaves_no_thread_behind(self) -> None:
+        threads = threading.active_count()
+        with PartFile(str(self.directory), "x") as part:
+            blocks = [bytes(BLOCK_SIZE)] * 16
+            with mock.patch.object(os, "pread", side_effect=[*blocks, OSError]), self.assertRaises(OSError):
+                part.digest("sha256")
+
+        self.assertEqual(threads, threading.active_count())
+
     def test_names_from_elsewhere_do_no_harm(self) -> None:
         for name, expected in (
             ("../../etc/passwd", "passwd"),
