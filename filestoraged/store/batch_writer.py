@@ -22,7 +22,7 @@ _Item = TypeVar("_Item")
 _Item_contra = TypeVar("_Item_contra", contravariant=True)
 
 # Jobs in one batch: in a larger one, the first job would wait long for the last.
-_MAX_BATCH = 500
+MAX_BATCH = 500
 
 # Seconds to wait for as many jobs as the last batch had: a transaction of one job costs half as much as one of ten. The
 # only caller never waits. Whatever the clock: what it waits for are threads of this process.
@@ -67,7 +67,7 @@ class BatchWriter(Generic[_Item]):
         target: BatchTarget[_Item],
         *,
         timeout: float = _JOB_TIMEOUT,
-        max_batch: int = _MAX_BATCH,
+        max_batch: int = MAX_BATCH,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Queued jobs are refused after `timeout` seconds while the writer is blocked."""

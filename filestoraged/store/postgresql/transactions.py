@@ -15,9 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
+from filestoraged.clock import SYSTEM_CLOCK, Clock
 from filestoraged.errors import StoreUnavailable
 from filestoraged.future import Future, set_results
-from filestoraged.store.batch_writer import BatchWriter
+from filestoraged.store.batch_writer import MAX_BATCH, BatchWriter
 from filestoraged.store.postgresql.connection import Connector, DeadlineConnection, ReadSessions, Session, translate
 from filestoraged.store.postgresql.failures import CONFLICTS, failure
 from filestoraged.store.postgresql.schema import SCHEMA
@@ -73,10 +74,10 @@ class _Transaction:
 class SessionWriter(ABC, Generic[_Item]):
     """Passes the jobs of many callers to `_transact`, which uses one session for them."""
 
-    def __init__(self, session: Session, **settings: Any) -> None:
-        """`settings` are those of the BatchWriter."""
+    def __init__(self, session: Session, *, max_batch: int = MAX_BATCH, clock: Clock = SYSTEM_CLOCK) -> None:
         self._session = session
-        self._writer: BatchWriter[_Item] = BatchWriter(contextlib.nullcontext(), self, **settings)
+        none = contextlib.nullcontext()
+        self._writer: BatchWriter[_Item] = BatchWriter(none, self, max_batch=max_batch, clock=clock)
 
     def submit(self, job: _Item) -> None:
         """Raises StoreUnavailable if it cannot be queued."""
