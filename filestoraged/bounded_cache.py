@@ -26,9 +26,9 @@ _Requestable = TypeVar("_Requestable", bound=Requestable)
 
 
 class _Cache(ABC, Generic[_Key, _Value]):
-    """Values by key, in `max_size` bytes at most, of which a value has `size_of`. That does not change, nor is it None.
+    """Values by key, with `max_size` bytes at most by `size_of`. Any thread calls it; the lock guards changes.
 
-    Any thread calls it; the lock guards changes.
+    The size of a value does not change, and no value is None.
     """
 
     def __init__(self, values: dict[_Key, _Value], max_size: float, size_of: Callable[[_Key, _Value], int]) -> None:

@@ -31,7 +31,7 @@ def try_lock(descriptor: int, kind: int = EXCLUSIVE, *, flock: Flock = fcntl.flo
     try:
         flock(descriptor, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        # The second where the kernel makes a lock of another kind of it, as for CIFS; fcntl(2), "EACCES or EAGAIN".
+        # EACCES: what network file systems may answer if another machine has the lock, see fcntl(2).
         return False
     return True
 

@@ -136,7 +136,7 @@ def reserve(transaction: Transaction, area: str, key: str, size: int, quota: int
     """
     serialize(transaction)
     row = transaction.execute("SELECT size, version FROM stored WHERE area = ? AND key = ?", (area, key)).fetchone()
-    # The size differs where the stored object is damaged, or its name is no digest, so that this upload may be refused.
+    # The sizes differ if the stored object is damaged, or if its name is not a digest: then this upload may be refused.
     # The larger size counts until the janitor has looked at the object.
     added = size if row is None else max(0, size - row[0])
     if quota is not None and added > 0:
